@@ -1,0 +1,56 @@
+# Needs Python 3.11+, make, and for the browser tests apt or an installed Chromium.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+PORT ?= 8765
+TRAIN := $(BIN)/workbench train
+
+.PHONY: demo test lab dashboard lint clean browser bench
+
+demo: .venv/demo  ## train on bundled images, write report.html, say how to look further
+	$(TRAIN) softvq-digits --tokens 2 --out $(RUNS)/softvq-digits-2
+	$(TRAIN) softvq-digits --tokens 4 --out $(RUNS)/softvq-digits-4
+	$(TRAIN) softvq-digits --tokens 8 --out $(RUNS)/softvq-digits-8
+	$(TRAIN) vqvae-digits --tokens 8 --out $(RUNS)/vqvae-digits-8
+	$(TRAIN) softvq-photos --out $(RUNS)/softvq-photos
+	$(TRAIN) sit-digits --tokenizer $(RUNS)/softvq-digits-8 --out $(RUNS)/sit-digits
+	@echo
+	@echo "The dashboard:  make dashboard      then open http://127.0.0.1:$(PORT)"
+	@echo "JupyterLab:     make lab            then open 0_first_run.ipynb"
+	@echo "The report:"
+	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --generator $(RUNS)/sit-digits \
+	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8 --out report.html 2>/dev/null
+
+test: .venv/dev browser  ## every test, in a real browser too
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lab: .venv/demo  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+
+dashboard: .venv/demo  ## the dashboard over runs/
+	$(BIN)/workbench dashboard $(RUNS) --port $(PORT)
+
+lint: .venv/dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: .venv/demo  ## this machine's training speed beside its matmul rate
+	$(BIN)/python benchmarks/train_step.py
+
+clean:  ## everything that can be made again, but not the runs
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.html
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && $$SUDO apt-get install -qy chromium; }
+
+# Versions are those of the lock; torch first, so that no other package brings a second build of it.
+.venv/demo: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock torch
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock -e '.[all]'
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@

@@ -1,0 +1,25 @@
+"""Shared by all tests: shapes are checked at run time, and every process uses one thread."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two test processes on two cores must not fight
+
+import pytest
+from jaxtyping import install_import_hook
+
+CHECKED = ["types", "nn", "quantizers", "tokenizers", "generators", "train", "collect"]
+hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with four small, really trained and collected runs: three tokenizers and a generator."""
+    from workbench.recipes import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}
+    train("softvq-digits", folder / "soft-4", tokens=4, codes=32, **small)
+    train("softvq-digits", folder / "soft-2", tokens=2, codes=32, **small)
+    train("ae-digits", folder / "plain", tokens=4, **small)
+    train("sit-digits", folder / "flow", tokenizer=folder / "soft-4", **(small | {"depth": 2}))
+    return folder

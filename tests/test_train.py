@@ -1,0 +1,264 @@
+"""The loop: interrupted and resumed it gives equal weights, one writer at a time, steered through files, and honest."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.errors import RunError, UserError
+from workbench.recipes import prepare
+from workbench.runs import Run, read_checkpoint
+from workbench.train import Plan, fit, learning_rate
+
+SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
+TRAINER = """
+import sys, json
+from workbench.recipes import prepare
+from workbench.train import fit
+job = prepare("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
+print("ready", flush=True)
+for record in fit(job.model, job.data, job.plan, job.run):
+    print(record.step, flush=True)
+"""
+
+
+def trained(folder: Path, **changes) -> Run:
+    job = prepare("softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes))
+    for _ in fit(job.model, job.data, job.plan, job.run):
+        pass
+    return job.run
+
+
+def start(folder: Path, **changes) -> subprocess.Popen:
+    settings = json.dumps(SMALL | {"steps": 40, "save_every": 10} | changes)
+    command = [sys.executable, "-c", TRAINER, str(folder), settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def tensors(run: Run) -> dict[str, torch.Tensor]:
+    return {f"{g}.{k}": v for g, group in read_checkpoint(run.checkpoint()).items() for k, v in group.items()}
+
+
+def assert_equal(one: Run, other: Run) -> None:
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def test_a_run_killed_at_random_moments_ends_with_equal_weights(tmp_path):
+    """SIGKILL to a real process, again and again, until the run is done; nothing differs from one left alone."""
+    alone, killed, kills = trained(tmp_path / "alone", steps=60), tmp_path / "killed", 0
+    chance = random.Random(0)
+    while True:
+        process = start(killed, steps=60)
+        begun = max(Run(killed).steps, default=0)
+        while kills < 12 and process.poll() is None and max(Run(killed).steps, default=0) == begun < 60:
+            if chance.random() < 0.01:  # at any moment, between saves or in the middle of one
+                break
+            time.sleep(0.001)
+        if kills >= 12:
+            break
+        if kills % 2:  # every other time, only after some progress
+            while process.poll() is None and max(Run(killed).steps, default=0) <= min(begun, 40):
+                time.sleep(0.001)
+        process.kill()
+        process.wait()
+        kills += 1
+        assert not list(killed.glob("step-*.tmp*"))
+        for step in Run(killed).steps:
+            read_checkpoint(Run(killed).checkpoint(step))  # what has the name is whole
+    assert process.wait() == 0 and kills >= 10
+    assert_equal(alone, Run(killed))
+    assert alone.history().drop(columns="time").equals(Run(killed).history().drop(columns="time"))
+
+
+def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
+    one, same = trained(tmp_path / "one"), trained(tmp_path / "same")
+    assert_equal(one, same)
+    other = trained(tmp_path / "other", seed=1)
+    assert any(not torch.equal(tensors(one)[n], t) for n, t in tensors(other).items())
+
+
+def test_closing_the_iterator_keeps_a_checkpoint_and_the_run_goes_on_to_equal_weights(tmp_path):
+    whole, job = (
+        trained(tmp_path / "whole"),
+        prepare("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10),
+    )
+    job = prepare("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10)
+    records = fit(job.model, job.data, job.plan, job.run)
+    assert next(records).step == 10
+    records.close()
+    assert job.run.status()["state"] == "stopped" and job.run.steps == [10]
+    assert_equal(whole, trained(tmp_path / "cut"))
+
+
+def test_a_second_writer_is_refused_with_a_sentence(tmp_path):
+    process = start(tmp_path / "a", steps=100_000)
+    process.stdout.readline()
+    try:
+        with pytest.raises(RunError, match=rf"is being trained by process {process.pid}. Stop that one, or wait"):
+            trained(tmp_path / "a", steps=100_000)
+    finally:
+        process.kill()
+        process.wait()
+    assert Run(tmp_path / "a").status()["state"] == "interrupted"  # and its claim died with it:
+    Run(tmp_path / "a").ask("stop")
+
+
+def wait_for(what, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_pause_resume_sample_and_stop_are_answered_and_recorded(tmp_path):
+    process = start(tmp_path / "a", steps=100_000, save_every=50_000)
+    run = Run(tmp_path / "a")
+    try:
+        run.ask("pause")
+        wait_for(lambda: run.status()["state"] == "paused")
+        step = run.status()["step"]
+        time.sleep(0.5)
+        assert run.status()["step"] == step
+        run.ask("resume")
+        wait_for(lambda: run.status()["state"] == "running" and run.status()["step"] > step)
+        run.ask("sample")
+        number = run.ask("stop")
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    status = run.status()
+    assert status["state"] == "stopped" and status["answered"] == number
+    assert run.steps == [status["step"]]  # stopped with a checkpoint
+    assert [e["event"] for e in run.events()] == ["started", "pause", "resume", "sample", "stop", "saved", "stopped"]
+
+
+def test_a_request_for_pictures_is_passed_on_to_who_draws_them(tmp_path):
+    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=4000, save_every=4000, log_every=2000)
+    job.run.ask("sample")  # before the start: not for this session
+    drawn = []
+    for record in fit(job.model, job.data, job.plan, job.run):
+        drawn.append((record.step, record.sample, record.saved))
+        break
+    records = fit(job.model, job.data, job.plan, job.run)
+    job.run.ask("sample")
+    record = next(records)
+    assert record.sample or next(records).sample
+    records.close()
+
+
+def test_what_pause_asks_in_an_unknown_way_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Did you mean `pause`"):
+        trained(tmp_path / "a", steps=10).ask("paus")
+
+
+def test_a_loss_that_is_not_finite_stops_training_names_the_term_and_keeps_the_last_checkpoint(tmp_path):
+    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
+    records = fit(job.model, job.data, job.plan, job.run)
+    next(records)
+    with torch.no_grad():
+        job.model.decoder.decoder.to_patches.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="The pixel term became nan by step 20; the checkpoint of step 10 is kept"):
+        list(records)
+    assert job.run.steps == [10] and job.run.status()["state"] == "failed"
+    assert all(torch.isfinite(t).all() for t in tensors(job.run).values())
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(tmp_path):
+    """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
+    script = TRAINER + "\n"
+    limited = (
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        f"import workbench.cli as cli, types\nsource = {script!r}\n"
+        "cli.app = lambda: exec(compile(source, 'trainer', 'exec'), {'__name__': 'x'})\ncli.main()\n"
+    )
+    settings = json.dumps(SMALL | {"steps": 40, "save_every": 10})
+    ended = subprocess.run(
+        [sys.executable, "-c", limited, str(tmp_path / "a"), settings], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert "step-000010.safetensors could not be written" in ended.stderr and "Traceback" not in ended.stderr
+    assert not [p for p in (tmp_path / "a").iterdir() if p.name.startswith(".step")] and Run(tmp_path / "a").steps == []
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
+    run = trained(tmp_path / "a", steps=20)
+    path = run.checkpoint()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match="step-000020.safetensors is damaged .* go on from the checkpoint before"):
+        trained(tmp_path / "a", steps=20)
+    path.unlink()
+    assert_equal(trained(tmp_path / "a", steps=20), trained(tmp_path / "b", steps=20))
+
+
+def test_the_learning_rate_warms_up_then_falls_along_a_cosine():
+    plan = Plan(steps=1000, lr=1.0, warmup=100, final_lr=0.1)
+    assert learning_rate(plan, 0) == pytest.approx(0.01)
+    assert learning_rate(plan, 99) == pytest.approx(1, abs=0.03)
+    assert learning_rate(plan, 500) == pytest.approx(0.55)
+    assert learning_rate(plan, 1000) == pytest.approx(0.1)
+
+
+def test_the_average_follows_the_weights_by_its_decay(tmp_path):
+    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=3, save_every=1, log_every=1)
+    expected, name = None, "encoder.embed.weight"
+    expected = job.model.state_dict()[name].clone()
+    for step, _ in enumerate(fit(job.model, job.data, job.plan, job.run)):
+        decay = min(0.995, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * read_checkpoint(job.run.checkpoint(step + 1))["model"][name]
+    torch.testing.assert_close(job.run.load().state_dict()[name], expected)
+
+
+def test_every_image_is_seen_once_an_epoch(tmp_path):
+    from workbench.train import _batch
+
+    class Items:
+        def __len__(self) -> int:
+            return 50
+
+        def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor]:
+            return (indices,)
+
+    plan = Plan(batch=20)
+    seen = torch.cat([_batch(Items(), plan, step, torch.device("cpu"))[0] for step in range(5)])
+    assert sorted(seen[:50].tolist()) == list(range(50)) == sorted(seen[50:].tolist())
+    assert seen[:50].tolist() != seen[50:].tolist()
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"batch": -1}, {"lr": 0.0}, {"precision": "half"}])
+def test_a_plan_that_cannot_be_is_refused(settings):
+    with pytest.raises(UserError, match=next(iter(settings))):
+        Plan(**settings)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_stops_with_a_checkpoint_and_an_exit_code(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "train",
+        "ae-digits",
+        "--out",
+        str(tmp_path / "a"),
+        "--steps",
+        "100000",
+    ]
+    process = subprocess.Popen([*command, "--width", "16"], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"] > 10, 60)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    assert Run(tmp_path / "a").steps[-1] == Run(tmp_path / "a").status()["step"]

@@ -1,0 +1,232 @@
+"""The command line: thin words over the package's functions. `workbench COMMAND --help` shows examples."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.errors import UserError
+
+app = typer.Typer(
+    name="workbench",
+    help="Train visual tokenizers and small latent diffusion models, and look inside them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+ANY_SETTING = {"allow_extra_args": True, "ignore_unknown_options": True}
+RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
+
+
+def _list_recipes() -> str:
+    from workbench.recipes import RECIPES
+
+    return "Recipes: " + ", ".join(RECIPES) + "."
+
+
+@app.command(context_settings=ANY_SETTING, epilog=_list_recipes())
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="What to train: a system and its data, such as softvq-digits.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it goes on.")],
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Latent tokens an image.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's run; generators need one.")] = None,
+    collect: Annotated[bool, typer.Option(help="Collect evidence when training is done.")] = True,
+) -> None:
+    """Train a recipe. Every setting can be changed by its name, as in --lr 0.001 or --codes 512.
+
+    \b
+    workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --tokens 16
+    workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
+    workbench train sit-digits --tokenizer runs/a --out runs/flow
+    """
+    from workbench import recipes
+
+    given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
+    run = recipes.train(recipe, out, collect=collect, **given, **_settings(context.args))
+    status = run.status()
+    if status["state"] != "finished":
+        typer.echo(
+            f"Stopped at step {status['step']} of {status['steps']}; the same command goes on from there.", err=True
+        )
+        raise typer.Exit(130)
+    typer.echo(
+        f"{run.folder} is trained: {status['step']} steps. Look at it with: workbench dashboard {run.folder.parent}"
+    )
+
+
+@app.command()
+def collect(
+    run: RunFolder,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")] = None,
+    limit: Annotated[int, typer.Option(help="Held-out images (or samples) at most.", min=1)] = 2000,
+) -> None:
+    """Run a trained model over held-out images and keep what it did as arrays, for every analysis to read.
+
+    \b
+    workbench collect runs/a
+    """
+    from workbench.collect import collect as collect_evidence
+    from workbench.runs import Run
+
+    typer.echo(collect_evidence(Run(run), step=step, limit=limit))
+
+
+@app.command(context_settings=ANY_SETTING)
+def report(
+    context: typer.Context,
+    template: Annotated[str, typer.Argument(help="A template's name in reports/, such as tokenizer; or a notebook.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; beside the run by default.")] = None,
+) -> None:
+    """Execute a report's notebook with parameters and write one HTML file that needs no network.
+
+    \b
+    workbench report tokenizer --run runs/a
+    workbench report tokenizer --run runs/a --others runs/b,runs/c --out report.html
+    """
+    from workbench.views.report import report as write_report
+
+    typer.echo(write_report(template, out, **_settings(context.args)).resolve())
+
+
+@app.command()
+def dashboard(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 8765,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+    address: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+) -> None:
+    """Open the dashboard over a folder of runs.
+
+    \b
+    workbench dashboard runs --port 8765 --no-browser
+    """
+    from workbench.views.dashboard import serve
+
+    serve(runs, port=port, address=address, show=browser)
+
+
+@app.command()
+def watch(
+    run: RunFolder,
+    ask: Annotated[str | None, typer.Option(help="Ask the run to: pause, resume, stop or sample.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
+) -> None:
+    """Follow a run from another terminal: it reads files only. With --ask, steer it.
+
+    \b
+    workbench watch runs/a
+    workbench watch runs/a --ask pause
+    """
+    from tqdm import tqdm
+
+    from workbench.runs import Run
+
+    opened = Run(run)
+    if ask is not None:
+        number = opened.ask(ask)
+        typer.echo(f"Asked {run} to {ask}; it answers within a second if it is running (request {number}).")
+        return
+    status = opened.status()
+    if once:
+        typer.echo(repr(opened))
+        return
+    with tqdm(total=status["steps"], initial=status["step"], desc=opened.name, unit="step", disable=None) as bar:
+        while status["state"] in ("running", "paused"):
+            bar.update(status["step"] - bar.n)
+            bar.set_postfix_str(status["state"])
+            time.sleep(0.5)
+            status = opened.status()
+        bar.update(status["step"] - bar.n)
+    typer.echo(repr(opened))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and what is missing.
+
+    \b
+    workbench doctor
+    """
+    import importlib.metadata as metadata
+    import platform
+    import socket
+
+    def line(name: str, said: str) -> None:
+        typer.echo(f"{name:<18} {said}")
+
+    line("python", platform.python_version())
+    for package, need in PACKAGES.items():
+        try:
+            line(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            line(package, f"missing: pip install 'workbench[{need}]'")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line("cores", str(cores))
+    line("accelerator", _accelerator())
+    line(
+        "browser",
+        shutil.which("chromium") or shutil.which("google-chrome") or "no chromium on the PATH (tests need one)",
+    )
+    line("this folder", "writable" if os.access(".", os.W_OK) else "not writable: runs cannot be kept here")
+    with socket.socket() as probe:
+        line("port 8765", "in use: give --port" if probe.connect_ex(("127.0.0.1", 8765)) == 0 else "free")
+
+
+PACKAGES = {
+    "workbench": "all",
+    "numpy": "all",
+    "plotly": "all",
+    "umap-learn": "all",
+    "torch": "train",
+    "accelerate": "train",
+    "datasets": "train",
+    "jupyterlab": "lab",
+    "ipywidgets": "lab",
+    "panel": "dashboard",
+    "papermill": "report",
+}
+
+
+def _accelerator() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "unknown without torch"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none: training runs on the CPU"
+
+
+def _settings(words: list[str]) -> dict[str, Any]:
+    """`--lr 0.001 --codes=512` as a dictionary. Raises UserError for anything else."""
+    settings, rest = {}, list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise UserError(f"`{word}` is not a setting; write --name value.")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--{name} needs a value, as in --{name} 1.")
+            value = rest.pop(0)
+        settings[name.replace("-", "_")] = value
+    return settings
+
+
+def main() -> None:
+    """The entry point: a user's mistake, or the machine's, ends in one sentence and an exit code that is not 0."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"workbench: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"workbench: this needs {error.name}, which is not installed: pip install 'workbench[all]'")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"workbench: {error.strerror or error}{where}.")

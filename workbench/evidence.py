@@ -1,0 +1,118 @@
+"""What a tokenizer (or a generator) did to fixed images, as arrays on disk: no model is needed to read it.
+
+A folder of `.npy` files, one per field, opened as memory maps, and `provenance.json`. `collect.py` writes it.
+"""
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import NotApplicable, RunError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Evidence:
+    """Arrays over n held-out images; a field is None where the model has no such thing."""
+
+    provenance: dict[str, Any]  # run, step, data, fingerprint, split, n of how many, seed, versions
+    images: np.ndarray | None = None  # uint8 (n, h, w, c)
+    reconstructions: np.ndarray | None = None  # uint8 (n, h, w, c)
+    latents: np.ndarray | None = None  # float32 (n, tokens, d): the vectors the decoder reads
+    codes: np.ndarray | None = None  # int32 (n, tokens)
+    codebook: np.ndarray | None = None  # float32 (g, k, d): book i serves the i-th of g equal blocks of tokens
+    active: np.ndarray | None = None  # bool (n, tokens)
+    labels: np.ndarray | None = None  # int64 (n,)
+    prefixes: np.ndarray | None = None  # int32 (m,): token counts that were decoded alone
+    prefix_mse: np.ndarray | None = None  # float32 (n, m): squared error of those, pixels in [0, 1]
+    samples: np.ndarray | None = None  # uint8 (s, h, w, c): what a generator drew
+    sample_labels: np.ndarray | None = None  # int64 (s,)
+
+    @property
+    def run(self) -> str:
+        """The name of the run's folder."""
+        return self.provenance["run"]
+
+    @property
+    def step(self) -> int:
+        """The training step of the checkpoint."""
+        return self.provenance["step"]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+        return tuple(self.provenance.get("names", ()))
+
+    def for_(self, analysis: Callable[..., Any]) -> dict[str, Any]:
+        """The arguments this evidence gives to an analysis, picked by parameter name. Raises NotApplicable."""
+        return arguments(analysis, [self])
+
+    def save(self, folder: Path) -> None:
+        """Write every field beside the final place, then move the folder there in one step."""
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            for name, array in self._arrays().items():
+                np.save(aside / f"{name}.npy", array, allow_pickle=False)
+            text = json.dumps({"format": FORMAT, **self.provenance}, indent=1)
+            (aside / "provenance.json").write_text(text, encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.replace(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Evidence":
+        """Open a folder of evidence without reading its arrays. Raises RunError where it is missing or damaged."""
+        try:
+            provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)} - {"provenance"}
+            files = {p.stem: p for p in folder.glob("*.npy") if p.stem in known}
+            arrays = {name: np.load(p, mmap_mode="r", allow_pickle=False) for name, p in files.items()}
+        except FileNotFoundError:
+            raise RunError(
+                f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"
+            ) from None
+        except (ValueError, OSError, EOFError) as error:
+            again = f"workbench collect {folder.parent.parent}"
+            raise RunError(f"The evidence in {folder} is damaged ({error}). Collect it again: {again}") from None
+        if provenance.pop("format", 0) > FORMAT:
+            raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
+        return cls(provenance=provenance, **arrays)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in self._arrays().items())
+        return f"Evidence of {self.run} at step {self.step}: {shapes}"
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "provenance"}
+        return {name: np.asarray(array) for name, array in named.items() if array is not None}
+
+
+def arguments(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> dict[str, Any]:
+    """The evidence an analysis's positional parameters name: from the first run, or all runs for `evidences`.
+
+    Raises NotApplicable, in one sentence, where a parameter without a default has nothing to stand on.
+    """
+    given, lacking = {}, []
+    for parameter in inspect.signature(analysis).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            continue
+        value = tuple(evidences) if parameter.name == "evidences" else getattr(evidences[0], parameter.name)
+        if value is not None:
+            given[parameter.name] = value
+        elif parameter.default is parameter.empty:
+            lacking.append(parameter.name.replace("_", " "))
+    if lacking:
+        title = analysis.__name__.replace("_", " ")
+        raise NotApplicable(f"{title.capitalize()} needs {' and '.join(lacking)}; {evidences[0].run} has none.")
+    return given

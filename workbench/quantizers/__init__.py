@@ -1,0 +1,1 @@
+"""From vectors to codes; one paper a file, all return `Quantized`."""

@@ -1,0 +1,334 @@
+"""A run is a folder a person can read without us; one process writes it, anyone reads it. Reading needs no torch.
+
+config.json               class, settings, plan, data fingerprint, versions: enough to build the model again
+log.jsonl                 a line per logged step: the objective's terms by name
+events.jsonl              a line per thing that happened: started, paused, saved, ...
+status.json               how it stands now: state, step, seconds left, who is writing
+control.json              what a person asks of it: pause, resume, stop, sample (written by hosts, read by `fit`)
+step-000500.safetensors   weights, their running average, and the optimiser, of one step
+samples/*.npy             the pictures of one step
+evidence/step-000500/     what the model did to held-out images (see evidence.py)
+notes.md                  yours; never read, never written
+"""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RunError, UserError, unknown
+from workbench.evidence import Evidence
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, nn
+
+FORMAT = 1
+COMMANDS = ("pause", "resume", "stop", "sample")
+_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+
+
+class Run:
+    """A training run on disk. `Run("runs/a")` opens one; `Run.create` starts one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise _missing(self.folder)
+        self.config = _read_config(self.folder / "config.json")
+
+    @classmethod
+    def create(cls, folder: str | Path, config: dict[str, Any]) -> "Run":
+        """Make the folder and its config.json. Raises RunError where a run already is."""
+        folder = Path(folder)
+        if (folder / "config.json").exists():
+            raise RunError(f"{folder} already holds a run. Open it with Run('{folder}'), or choose another name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.json", json.dumps({"format": FORMAT, **config}, indent=1))
+        return cls(folder)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def kind(self) -> str:
+        """The class that was trained, without its module: SoftVQ, SiT."""
+        return self.config["class"].rpartition(":")[2]
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending."""
+        found = (_CHECKPOINT.fullmatch(p.name) for p in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def checkpoint(self, step: int | None = None) -> Path:
+        """The checkpoint of a step (None: the last). Raises RunError if there is none."""
+        steps = self.steps
+        if not steps:
+            raise RunError(f"{self.folder} has no step-*.safetensors yet. Train it, or wait for its first save.")
+        if step is not None and step not in steps:
+            raise RunError(f"{self.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
+        return self.folder / f"step-{steps[-1] if step is None else step:06d}.safetensors"
+
+    def load(self, step: int | None = None, *, averaged: bool = True, modules: Sequence[str] = ()) -> "nn.Module":
+        """The trained model, ready to use: its running average unless told otherwise.
+
+        Only classes of this package, or of the modules you name, are imported.
+        """
+        model = self.build(modules)
+        weights = read_checkpoint(self.checkpoint(step))["average" if averaged else "model"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self.checkpoint(step)} does not fit {self.config['class']}: {reason}") from None
+        return model.eval()
+
+    def build(self, modules: Sequence[str] = ()) -> "nn.Module":
+        """The model as it was before training."""
+        import importlib
+
+        module, _, name = self.config["class"].partition(":")
+        if not (module.startswith("workbench.") or module in modules):
+            allow = f"Run({str(self.folder)!r}).load(modules=[{module!r}])"
+            raise RunError(f"{self.folder} was trained with {module}:{name}. To import that module, say {allow}.")
+        try:
+            made_of = getattr(importlib.import_module(module), name)
+            return made_of(made_of.Config(**self.config["settings"]))
+        except (ImportError, AttributeError, TypeError) as error:
+            raise RunError(f"{self.folder} cannot be built from {module}:{name}: {error}.") from None
+
+    def history(self) -> "pd.DataFrame":
+        """The log, a row per logged step. A last line that is still being written is left out."""
+        import pandas as pd
+
+        return pd.DataFrame(_read_lines(self.folder / "log.jsonl"))
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened, oldest first."""
+        return _read_lines(self.folder / "events.jsonl")
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands: state, step, steps, seconds_left. A writer that died without a word is `interrupted`."""
+        status = {"state": "new", "step": 0, "steps": self.config.get("plan", {}).get("steps", 0), "seconds_left": None}
+        try:
+            status |= json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return status
+        if status["state"] in ("running", "paused") and not _alive(status):
+            status["state"] = "interrupted"
+        return status
+
+    def evidence(self, step: int | None = None) -> Evidence:
+        """What the model did to held-out images at a step (None: the last collected). Raises RunError."""
+        collected = sorted((self.folder / "evidence").glob("step-*"))
+        if step is not None:
+            collected = [p for p in collected if p.name == f"step-{step:06d}"]
+        if not collected:
+            at = "" if step is None else f" of step {step}"
+            raise RunError(f"{self.folder} has no evidence{at} yet. Make it with: workbench collect {self.folder}")
+        return Evidence.open(collected[-1])
+
+    # -- what a person asks of it --------------------------------------------------------------------------------
+
+    def ask(self, command: str) -> int:
+        """Ask a running `fit` to pause, resume, stop (with a checkpoint) or sample. Returns the request's number."""
+        if command not in COMMANDS:
+            raise unknown("command", command, COMMANDS)
+        asked = self.asked()
+        number = asked[-1]["id"] + 1 if asked else 1
+        request = {"id": number, "command": command, "time": time.time()}
+        write_text(self.folder / "control.json", json.dumps([*asked[-20:], request]))
+        return number
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The latest requests, oldest first."""
+        try:
+            return json.loads((self.folder / "control.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return []
+
+    # -- what the one writer does --------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the run's one writer. Raises RunError while another process is; a killed writer's claim ends with it."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            who = self.status().get("pid", "unknown")
+            raise RunError(f"{self.folder} is being trained by process {who}. Stop that one, or wait for it.") from None
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Append one line to the log."""
+        self._append("log.jsonl", {"step": step, **numbers})
+
+    def event(self, name: str, step: int, **more: Any) -> None:
+        """Append one line to the events."""
+        self._append("events.jsonl", {"event": name, "step": step, "time": time.time(), **more})
+
+    def report(self, state: str, step: int, **more: Any) -> None:
+        """Say how the run stands."""
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        write_text(self.folder / "status.json", json.dumps({"state": state, "step": step, **more, **who}))
+
+    def rewind(self, step: int) -> None:
+        """Forget the log after a step: what a killed run had logged but not saved will be logged again."""
+        kept = [line for line in _read_lines(self.folder / "log.jsonl") if line["step"] <= step]
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save(self, step: int, tensors: "dict[str, Tensor]") -> Path:
+        """Write a checkpoint beside its place, then move it there: it is whole or it is not there."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self.folder / f"step-{step:06d}.safetensors"
+        with _aside(path) as aside:
+            try:
+                save_file(tensors, aside, metadata={"format": "pt", "step": str(step)})
+            except SafetensorError as error:  # how it reports a full disk
+                raise OSError(str(error)) from None
+            aside.chmod(0o644)  # safetensors makes it private to its writer; a run is there to be read
+        return path
+
+    def save_samples(self, step: int, pictures: "np.ndarray") -> Path:
+        """Keep the pictures of a step, uint8 (n, h, w, c)."""
+        import numpy as np
+
+        path = self.folder / "samples" / f"step-{step:06d}.npy"
+        path.parent.mkdir(exist_ok=True)
+        with _aside(path) as aside, aside.open("wb") as file:
+            np.save(file, pictures, allow_pickle=False)
+        return path
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        path = self.folder / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RunError(f"{path} could not be written: {error.strerror or error}.") from None
+
+    @cached_property
+    def tokenizer(self) -> "Run | None":
+        """The tokenizer's run that a generator was trained on; None for a tokenizer."""
+        told = self.config.get("tokenizer")
+        return Run(os.path.normpath(self.folder / told["run"])) if told else None
+
+    def __repr__(self) -> str:
+        status = self.status()
+        return f"Run('{self.folder}'): {self.kind}, {status['state']} at step {status['step']} of {status['steps']}"
+
+
+def find(folder: str | Path) -> tuple[list[Run], list[str]]:
+    """The runs in a folder (or the folder itself, if it is one), and a sentence for each that cannot be opened."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise _missing(folder)
+    if (folder / "config.json").exists():
+        return [Run(folder)], []
+    runs, refused = [], []
+    for path in sorted(p.parent for p in folder.glob("*/config.json")):
+        try:
+            runs.append(Run(path))
+        except UserError as error:
+            refused.append(str(error))
+    return runs, refused
+
+
+def read_checkpoint(path: Path) -> "dict[str, dict[str, Tensor]]":
+    """A checkpoint's tensors, in three groups: model, average, optimizer. Raises RunError if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    try:
+        for name, tensor in load_file(path).items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+    except (SafetensorError, KeyError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it to go on from the checkpoint before it.") from None
+    return groups
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file aside and move it into place, so that no reader ever sees half of it."""
+    with _aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        aside.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written: {error.strerror or error}. What was there before stays."
+        ) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        written, _ = config["format"], config["class"]
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not a run: it has no config.json. Train one with: workbench train") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}). Restore it from a copy; the checkpoints need it.") from None
+    if written > FORMAT:
+        raise RunError(
+            f"{path.parent} was written by a newer workbench (format {written}, this one reads {FORMAT}). Upgrade."
+        )
+    return config
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in raw[: raw.rfind(b"\n") + 1].splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue  # a line torn by a kill or a full disk: the ones around it are good
+    return records
+
+
+def _missing(folder: Path) -> RunError:
+    if folder.parent.is_dir():
+        known = [p.parent.name for p in folder.parent.glob("*/config.json")]
+        if known:
+            return RunError(
+                str(unknown("run", folder.name, known)).replace("there is", f"in {folder.parent} there is", 1)
+            )
+    return RunError(f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}")
+
+
+def _alive(status: dict[str, Any]) -> bool:
+    if status.get("host") != socket.gethostname():
+        return time.time() - status.get("time", 0) < 60  # another machine: believe its last word for a minute
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, KeyError):
+        return True
+    return True

@@ -1,0 +1,53 @@
+"""VQ-VAE (arXiv:1711.00937) with one-dimensional latents: each token is one codeword."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.quantizers.hard import HardQuantizer
+from workbench.tokenizers.tokenizer import Tokenizer
+from workbench.types import Images, Objective, Tokens
+
+
+class VQVAE(Tokenizer):
+    """Encoder, nearest codeword, decoder; the gradient goes straight through the choice."""
+
+    discrete = True
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Sizes):
+        """Sizes, and the codebook."""
+
+        codes: int = 256  # K, codewords
+        commitment: float = 0.25  # beta, pulls the encoder to its codes
+        cosine: bool = True  # distances between unit vectors
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+        self.quantizer = HardQuantizer(
+            codes=config.codes, dim=config.dim, commitment=config.commitment, cosine=config.cosine
+        )
+
+    @property
+    def codebook(self) -> Float[Tensor, "g k d"]:
+        """The codewords in use, as the quantizer compares them."""
+        return self.quantizer.words
+
+    def encode(self, images: Images) -> Tokens:
+        """Each token's nearest codeword and its index."""
+        quantized = self.quantizer(self.encoder(images))
+        return Tokens(quantized.latents, quantized.codes)
+
+    def decode(self, tokens: Tokens) -> Images:
+        """Tokens to images."""
+        return self.decoder(tokens)
+
+    def objective(self, images: Images) -> Objective:
+        """Eq. 3: squared error, codebook loss, commitment loss."""
+        quantized = self.quantizer(self.encoder(images))
+        reconstruction = self.decode(Tokens(quantized.latents))
+        return Objective({"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction)

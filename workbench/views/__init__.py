@@ -1,0 +1,1 @@
+"""What people look at: thin shells over the analyses."""
