@@ -24,7 +24,7 @@ def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, c
     torch.manual_seed(0)
     quantized = make(codes)(torch.randn(3, 6, 4))
     assert quantized.latents.shape == (3, 6, 4)
-    assert 0 <= quantized.codes.min() and quantized.codes.max() < codes
+    assert quantized.codes.min() >= 0 and quantized.codes.max() < codes
     assert all(torch.isfinite(loss) for loss in quantized.losses.values())
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,7 @@ def train(
     """
     from workbench import recipes
 
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"  # of skipped images: the sentence alone
     given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
     run = recipes.train(recipe, out, collect=collect, **given, **_settings(context.args))
     status = run.status()

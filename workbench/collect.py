@@ -29,10 +29,12 @@ def collect(
     step: int | None = None,
     limit: int = 2000,
     seed: int = 0,
+    guidance: float = 2.0,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evidence:
     """Write and return the evidence of a run at a step (None: the last): of a tokenizer what it does to at most
-    `limit` held-out images, of a generator as many samples as that, at most 64 a class. `tick` hears done and total.
+    `limit` held-out images, of a generator as many samples as that, at most 64 a class, with classifier-free guidance.
+    `tick` hears done and total.
     """
     step = run.steps[-1] if step is None and run.steps else step
     run.checkpoint(step)
@@ -42,7 +44,7 @@ def collect(
         if isinstance(model, Tokenizer):
             found = _of_tokenizer(run, model.to(device), limit, seed, tick)
         else:
-            found = _of_generator(run, model.to(device), limit, seed, tick)
+            found = _of_generator(run, model.to(device), limit, seed, guidance, tick)
     found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed}
     found["provenance"] |= {"settings": run.config["settings"], "versions": versions()}
     Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
@@ -89,7 +91,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
     labels = torch.arange(count) % run.config["settings"]["classes"]
     return torch.no_grad()(
-        lambda model: decode_samples(tokenizer, sample(model, labels.to(_device(model)), steps=20).cpu())
+        lambda model: decode_samples(tokenizer, sample(model, labels.to(_device(model)), steps=20, guidance=2.0).cpu())
     )
 
 
@@ -133,14 +135,16 @@ def _of_tokenizer(run: Run, model: Tokenizer, limit: int, seed: int, tick: Any) 
     return {"provenance": provenance, "prefixes": np.array(prefixes, dtype=np.int32), **arrays}
 
 
-def _of_generator(run: Run, model: SiT, limit: int, seed: int, tick: Any) -> dict[str, Any]:
+def _of_generator(
+    run: Run, model: SiT, limit: int, seed: int, guidance: float, tick: Any
+) -> dict[str, Any]:
     source = _tokenizer_of(run)
     tokenizer = source.load(run.config["tokenizer"]["step"])
     classes, device = model.config.classes, _device(model)
     labels = torch.arange(classes).repeat_interleave(max(1, min(64, limit // classes)))[:limit]
     drawn = []
     for done, part in enumerate(labels.split(BATCH), 1):
-        latents = sample(model, part.to(device), seed=seed + done - 1)
+        latents = sample(model, part.to(device), seed=seed + done - 1, guidance=guidance)
         drawn.append(decode_samples(tokenizer, latents.cpu()))
         if tick:
             tick(min(done * BATCH, len(labels)), len(labels))
@@ -149,7 +153,7 @@ def _of_generator(run: Run, model: SiT, limit: int, seed: int, tick: Any) -> dic
         "names": source.config["data"]["names"],
         "tokenizer": run.config["tokenizer"],
         "n": len(labels),
-        "sampling": {"solver": "heun", "steps": 50, "guidance": 1.0},
+        "sampling": {"solver": "heun", "steps": 50, "guidance": guidance},
     }
     return {"provenance": provenance, "samples": np.concatenate(drawn), "sample_labels": labels.numpy()}
 

@@ -142,9 +142,6 @@ def _about_images(source: str, config: Any, limit: Any) -> dict[str, Any]:
     limit = None if limit is None else _as(int, "limit", limit)
     source = str(source)
     images = load(source, side=config.side, channels=config.channels, limit=limit)
-    if images.skipped:
-        shown = "\n  ".join(images.skipped[:5])
-        sys.stderr.write(f"{len(images.skipped)} images of {source} were skipped:\n  {shown}\n")
     data = {"source": source, "side": config.side, "channels": config.channels, "limit": limit}
     data |= {
         "fingerprint": images.fingerprint,

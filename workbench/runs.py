@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.atomic import aside, read_tensors, write_tensors, write_text
 from workbench.errors import RunError, UserError, unknown
 from workbench.evidence import Evidence
 
@@ -85,7 +86,7 @@ class Run:
         Only classes of this package, or of the modules you name, are imported.
         """
         model = self.build(modules)
-        weights = read_checkpoint(self.checkpoint(step))["average" if averaged else "model"]
+        weights = read_tensors(self.checkpoint(step))["average" if averaged else "model"]
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -190,17 +191,9 @@ class Run:
         write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, step: int, tensors: "dict[str, Tensor]") -> Path:
-        """Write a checkpoint beside its place, then move it there: it is whole or it is not there."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
+        """Write the checkpoint of a step."""
         path = self.folder / f"step-{step:06d}.safetensors"
-        with _aside(path) as aside:
-            try:
-                save_file(tensors, aside, metadata={"format": "pt", "step": str(step)})
-            except SafetensorError as error:  # how it reports a full disk
-                raise OSError(str(error)) from None
-            aside.chmod(0o644)  # safetensors makes it private to its writer; a run is there to be read
+        write_tensors(path, tensors, step)
         return path
 
     def save_samples(self, step: int, pictures: "np.ndarray") -> Path:
@@ -209,7 +202,7 @@ class Run:
 
         path = self.folder / "samples" / f"step-{step:06d}.npy"
         path.parent.mkdir(exist_ok=True)
-        with _aside(path) as aside, aside.open("wb") as file:
+        with aside(path) as beside, beside.open("wb") as file:
             np.save(file, pictures, allow_pickle=False)
         return path
 
@@ -246,41 +239,6 @@ def find(folder: str | Path) -> tuple[list[Run], list[str]]:
         except UserError as error:
             refused.append(str(error))
     return runs, refused
-
-
-def read_checkpoint(path: Path) -> "dict[str, dict[str, Tensor]]":
-    """A checkpoint's tensors, in three groups: model, average, optimizer. Raises RunError if it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    try:
-        for name, tensor in load_file(path).items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-    except (SafetensorError, KeyError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete it to go on from the checkpoint before it.") from None
-    return groups
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file aside and move it into place, so that no reader ever sees half of it."""
-    with _aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-        aside.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be written: {error.strerror or error}. What was there before stays."
-        ) from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from workbench.atomic import read_tensors
 from workbench.errors import UserError
-from workbench.runs import Run, read_checkpoint
+from workbench.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ class Learner:
         """Go on from the run's last checkpoint; returns its step, or 0 if there is none."""
         if not run.steps:
             return 0
-        state = read_checkpoint(run.checkpoint())
+        state = read_tensors(run.checkpoint())
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for name, parameter in self.model.named_parameters():

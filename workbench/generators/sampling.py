@@ -1,6 +1,7 @@
 """From noise to data along a velocity field: Euler's and Heun's method, and classifier-free guidance."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -16,16 +17,21 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x, t of shape (b,)) -> dx/dt
 def euler(velocity: Velocity, noise: Float[Tensor, "b n d"], steps: int) -> Float[Tensor, "b n d"]:
     """Integrate from t = 1 to 0 in equal steps, one evaluation each. First order."""
     x, times = noise, torch.linspace(1, 0, steps + 1).tolist()
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in pairwise(times):
         x = x + (then - now) * velocity(x, x.new_full((len(x),), now))
     return x
 
 
 def heun(velocity: Velocity, noise: Float[Tensor, "b n d"], steps: int) -> Float[Tensor, "b n d"]:
-    """Integrate from t = 1 to 0 in equal steps, two evaluations each. Second order."""
+    """Integrate from t = 1 to 0 in equal steps, two evaluations each but the last. Second order.
+
+    The last step is Euler's: the velocity at t = 0 is never trained, and may be singular.
+    """
     x, times = noise, torch.linspace(1, 0, steps + 1).tolist()
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in pairwise(times):
         start = velocity(x, x.new_full((len(x),), now))
+        if then == 0:
+            return x - now * start
         end = velocity(x + (then - now) * start, x.new_full((len(x),), then))
         x = x + (then - now) * (start + end) / 2
     return x

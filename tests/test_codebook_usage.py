@@ -1,0 +1,138 @@
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import entropy
+
+from workbench.analysis.codebook import codebook_usage, rarefy, usage
+from workbench.errors import NotApplicable, UserError
+
+
+def book(size: int, books: int = 1) -> np.ndarray:
+    return np.zeros((books, size, 2), np.float32)
+
+
+def counted(codes: np.ndarray, size: int):
+    return usage(np.bincount(codes, minlength=size))
+
+
+def skewed(size: int = 300, tokens: int = 2000) -> np.ndarray:
+    weights = 1 / np.arange(1, size + 1)
+    return np.random.default_rng(0).choice(size, tokens, p=weights / weights.sum())
+
+
+def test_four_tokens_on_two_codes_are_said_in_a_sentence():
+    summary = codebook_usage(np.array([[0, 0, 1, 1]]), book(4)).summary()
+    assert summary.startswith("2 of 4 codes are used, as evenly as 2.0 codes.")
+    assert "A uniform source would have used 2.7 of them with 4 tokens." in summary
+    assert "under-sampled" in summary
+
+
+def test_perplexity_is_the_exponential_of_scipys_entropy():
+    codes = skewed()
+    share = np.bincount(codes, minlength=300) / len(codes)
+    assert counted(codes, 300).perplexity == pytest.approx(np.exp(entropy(share)))
+
+
+def test_gini_agrees_with_a_double_loop_over_pairs_of_codes():
+    counts = np.bincount(skewed(30, 200), minlength=30)
+    pairs = sum(abs(int(a) - int(b)) for a in counts for b in counts)
+    assert usage(counts).gini == pytest.approx(pairs / (2 * 30**2 * counts.mean()))
+
+
+def test_rarefaction_agrees_with_drawing_tokens_without_replacement():
+    codes, random = skewed(), np.random.default_rng(1)
+    for size in (10, 500, 1999):
+        drawn = [len(np.unique(random.choice(codes, size, replace=False))) for _ in range(300)]
+        expected = rarefy(np.bincount(codes, minlength=300), np.array([size]))[0]
+        assert expected == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(300) + 1e-9)
+
+
+def test_rarefaction_ends_at_the_used_codes():
+    found = counted(skewed(), 300)
+    assert found.rarefaction[0] == pytest.approx(1)
+    assert found.rarefaction[-1] == pytest.approx(found.used)
+
+
+@pytest.mark.parametrize(
+    ("tokens_a_code", "active", "plug_in", "corrected"),
+    [(0.5, 0.393, 0.365, 0.541), (1, 0.632, 0.563, 0.773), (5, 0.993, 0.901, 0.995), (20, 1.0, 0.975, 1.0)],
+)
+def test_a_uniform_source_shows_its_known_null_values(tokens_a_code, active, plug_in, corrected):
+    size = 50_000
+    found = counted(np.random.default_rng(0).integers(0, size, int(size * tokens_a_code)), size)
+    assert found.used / size == pytest.approx(active, abs=0.005)
+    assert found.ceiling / size == pytest.approx(active, abs=0.001)
+    assert found.perplexity / size == pytest.approx(plug_in, abs=0.005)
+    assert found.perplexity_null / size == pytest.approx(plug_in, abs=0.002)
+    assert found.perplexity_corrected / size == pytest.approx(corrected, abs=0.006)
+    assert found.chao1 / size == pytest.approx(1, abs=0.02)
+
+
+def test_giving_the_codes_other_numbers_changes_nothing_but_their_places():
+    codes = skewed().reshape(-1, 4)
+    shuffled = np.random.default_rng(2).permutation(300)[codes]
+    columns = codebook_usage(codes, book(300)).table().drop(columns="verdict").astype(float)
+    again = codebook_usage(shuffled, book(300)).table().drop(columns="verdict").astype(float)
+    np.testing.assert_allclose(columns, again)
+
+
+def test_a_book_that_uses_every_code_often_is_healthy():
+    assert counted(np.random.default_rng(0).integers(0, 64, 2000), 64).verdict == "healthy"
+
+
+@pytest.mark.parametrize("tokens", [2000, 500])
+def test_a_book_that_uses_few_codes_again_and_again_is_collapsed(tokens):
+    found = counted(np.random.default_rng(0).integers(0, 10, tokens), 512)
+    assert found.verdict == "collapsed"
+    assert found.chao1 == 10
+
+
+@pytest.mark.parametrize("tokens", [100, 512, 2000])
+def test_a_healthy_book_seen_through_few_tokens_is_under_sampled_not_collapsed(tokens):
+    found = counted(np.random.default_rng(0).integers(0, 512, tokens), 512)
+    assert found.verdict == "under-sampled"
+    assert found.chao1 == pytest.approx(512, rel=0.25)
+
+
+def test_each_book_counts_its_own_block_of_tokens():
+    codes = np.tile([0, 1, 2, 3, 0, 0, 0, 0], (50, 1))
+    result = codebook_usage(codes, book(4, books=2))
+    assert [b.used for b in result.books] == [4, 1]
+    assert [b.verdict for b in result.books] == ["healthy", "collapsed"]
+    assert result.table().set_index("book").loc["mean", "used"] == 2.5
+    assert result.summary().startswith("2.5 of 4 codes are used in each of 2 books, on average,")
+    assert "1 of 2 books is collapsed" in result.summary()
+
+
+def test_a_book_of_one_code_is_fully_used():
+    found = codebook_usage(np.zeros((3, 4), int), book(1)).books[0]
+    assert (found.used, found.dead, found.verdict) == (1, 0, "healthy")
+    assert found.perplexity == pytest.approx(1)
+    assert found.gini == pytest.approx(0)
+
+
+def test_dead_codes_are_crossed_out_in_the_grid():
+    figure = codebook_usage(np.array([[0, 0, 1, 1]]), book(4)).figure()
+    crosses = next(trace for trace in figure.data if trace.name == "× dead")
+    assert len(crosses.x) == 2
+
+
+def test_half_a_million_codes_fit_in_a_small_figure():
+    codes = np.random.default_rng(0).integers(0, 500_000, (1000, 1000))
+    assert len(codebook_usage(codes, book(500_000)[..., :1]).figure().to_json()) < 500_000
+
+
+def test_a_code_outside_the_book_is_refused():
+    with pytest.raises(UserError, match=re.escape("code 9 in a codebook of 4. Do both come from the same run?")):
+        codebook_usage(np.array([[0, 9]]), book(4))
+
+
+def test_tokens_that_the_books_cannot_share_are_refused():
+    with pytest.raises(UserError, match="3 tokens cannot be shared by 2 books"):
+        codebook_usage(np.zeros((5, 3), int), book(4, books=2))
+
+
+def test_no_images_are_answered_with_a_sentence():
+    with pytest.raises(NotApplicable, match="needs at least one image with codes"):
+        codebook_usage(np.zeros((0, 4), int), book(4))
