@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two test processe
 import pytest
 from jaxtyping import install_import_hook
 
-CHECKED = ["types", "nn", "quantizers", "tokenizers", "generators", "train", "collect"]
+CHECKED = ["types", "nn", "quantizers", "tokenizers", "generators", "training", "collect"]
 hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
 
 

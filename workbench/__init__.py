@@ -16,7 +16,6 @@ _HOMES = {
     "Run": "workbench.runs",
     "Evidence": "workbench.evidence",
     "analyses": "workbench.analysis",
-    "collect": "workbench.collect",
     "open": "workbench.views.notebook",
     "report": "workbench.views.report",
     "train": "workbench.recipes",

@@ -25,15 +25,16 @@ RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RU
 
 
 def _list_recipes() -> str:
-    from workbench.recipes import RECIPES
+    from workbench.recipes import SIZES, SYSTEMS
 
-    return "Recipes: " + ", ".join(RECIPES) + "."
+    lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in SYSTEMS)
+    return "\n".join(["\b", "Recipes:", *lines])  # \b: a name is not to be broken at its hyphen
 
 
 @app.command(context_settings=ANY_SETTING, epilog=_list_recipes())
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="What to train: a system and its data, such as softvq-digits.")],
+    recipe: Annotated[str, typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE")],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it goes on.")],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
@@ -84,8 +85,10 @@ def collect(
 @app.command(context_settings=ANY_SETTING)
 def report(
     context: typer.Context,
-    template: Annotated[str, typer.Argument(help="A template's name in reports/, such as tokenizer; or a notebook.")],
-    out: Annotated[Path | None, typer.Option(help="The HTML file; beside the run by default.")] = None,
+    template: Annotated[
+        str, typer.Argument(help="A template's name, such as tokenizer; or a notebook.", metavar="TEMPLATE")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; in the run by default.", dir_okay=False)] = None,
 ) -> None:
     """Execute a report's notebook with parameters and write one HTML file that needs no network.
 
@@ -100,8 +103,8 @@ def report(
 
 @app.command()
 def dashboard(
-    runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
-    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 8765,
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.", metavar="RUNS")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     address: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
 ) -> None:
@@ -112,7 +115,10 @@ def dashboard(
     """
     from workbench.views.dashboard import serve
 
-    serve(runs, port=port, address=address, show=browser)
+    try:
+        serve(runs, port=port, address=address, show=browser)
+    except OSError as error:
+        raise UserError(f"Nothing can listen at {address}, port {port}: {error.strerror or error}.") from None
 
 
 @app.command()
@@ -225,10 +231,17 @@ def main() -> None:
     """The entry point: a user's mistake, or the machine's, ends in one sentence and an exit code that is not 0."""
     try:
         app()
+    except SystemExit as ended:  # typer's answer to Ctrl-C is silence
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
+            said = "workbench: Interrupted; files are whole or not there, and the same command can be given again."
+            typer.echo(said, err=True)
+        raise
     except UserError as error:
         sys.exit(f"workbench: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"workbench: this needs {error.name}, which is not installed: pip install 'workbench[all]'")
+    except (FileExistsError, NotADirectoryError) as error:
+        sys.exit(f"workbench: {error.filename} is a file where a folder is needed.")
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"workbench: {error.strerror or error}{where}.")

@@ -53,7 +53,9 @@ def collect(
 
 def held_out(run: Run, split: str = "test") -> ImageSet:
     """The images of a tokenizer's run. Raises RunError if they are no longer those it was trained beside."""
-    told = run.config["data"]
+    told = run.config.get("data")
+    if told is None:
+        raise RunError(f"{run.folder} does not say which images it was trained on; its config.json should.")
     images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=told["limit"])
     if split == "train" and images.fingerprint != told["fingerprint"]:
         raise RunError(
@@ -135,9 +137,7 @@ def _of_tokenizer(run: Run, model: Tokenizer, limit: int, seed: int, tick: Any) 
     return {"provenance": provenance, "prefixes": np.array(prefixes, dtype=np.int32), **arrays}
 
 
-def _of_generator(
-    run: Run, model: SiT, limit: int, seed: int, guidance: float, tick: Any
-) -> dict[str, Any]:
+def _of_generator(run: Run, model: SiT, limit: int, seed: int, guidance: float, tick: Any) -> dict[str, Any]:
     source = _tokenizer_of(run)
     tokenizer = source.load(run.config["tokenizer"]["step"])
     classes, device = model.config.classes, _device(model)
@@ -153,7 +153,7 @@ def _of_generator(
         "names": source.config["data"]["names"],
         "tokenizer": run.config["tokenizer"],
         "n": len(labels),
-        "sampling": {"solver": "heun", "steps": 50, "guidance": guidance},
+        "sampling": {"solver": "heun", "steps": 50, "guidance": guidance, "seed": seed},
     }
     return {"provenance": provenance, "samples": np.concatenate(drawn), "sample_labels": labels.numpy()}
 

@@ -51,42 +51,65 @@ class Evidence:
         """The classes' names, by label."""
         return tuple(self.provenance.get("names", ()))
 
+    @property
+    def sampling(self) -> dict[str, Any] | None:
+        """How the samples were drawn: solver, steps, guidance, seed."""
+        return self.provenance.get("sampling")
+
     def for_(self, analysis: Callable[..., Any]) -> dict[str, Any]:
         """The arguments this evidence gives to an analysis, picked by parameter name. Raises NotApplicable."""
         return arguments(analysis, [self])
 
     def save(self, folder: Path) -> None:
-        """Write every field beside the final place, then move the folder there in one step."""
+        """Write every field beside the final place, then move the folder there. Raises RunError where it cannot."""
         aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        before = aside.with_name(f"{aside.name}.before")
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
+            aside.mkdir(parents=True)
             for name, array in self._arrays().items():
                 np.save(aside / f"{name}.npy", array, allow_pickle=False)
             text = json.dumps({"format": FORMAT, **self.provenance}, indent=1)
             (aside / "provenance.json").write_text(text, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.replace(before)  # a folder cannot be replaced, and a reader must not see one being emptied
             aside.replace(folder)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{folder} could not be written: {reason}. What was there before stays.") from None
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if before.exists() and not folder.exists():
+                before.replace(folder)
+            for left in (aside, before):
+                shutil.rmtree(left, ignore_errors=True)
 
     @classmethod
     def open(cls, folder: Path) -> "Evidence":
         """Open a folder of evidence without reading its arrays. Raises RunError where it is missing or damaged."""
+        path, arrays = folder / "provenance.json", {}
         try:
-            provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-            known = {f.name for f in fields(cls)} - {"provenance"}
-            files = {p.stem: p for p in folder.glob("*.npy") if p.stem in known}
-            arrays = {name: np.load(p, mmap_mode="r", allow_pickle=False) for name, p in files.items()}
+            written = path.stat()
+            provenance = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(provenance, dict) or not isinstance(provenance.get("format"), int):
+                raise ValueError
+            if provenance.pop("format") > FORMAT:
+                raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
+            if not {"run", "step"} <= provenance.keys():
+                raise ValueError
+            for name in (f.name for f in fields(cls) if (folder / f"{f.name}.npy").exists()):
+                path = folder / f"{name}.npy"
+                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not os.path.samestat(written, (folder / "provenance.json").stat()):
+                return cls.open(folder)  # it was replaced in the meantime, and some of the arrays are older than others
         except FileNotFoundError:
             raise RunError(
                 f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"
             ) from None
-        except (ValueError, OSError, EOFError) as error:
+        except RunError:
+            raise
+        except (ValueError, OSError, EOFError):  # numpy's reasons mislead: an empty file "contains pickled data"
             again = f"workbench collect {folder.parent.parent}"
-            raise RunError(f"The evidence in {folder} is damaged ({error}). Collect it again: {again}") from None
-        if provenance.pop("format", 0) > FORMAT:
-            raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
+            raise RunError(f"The evidence in {folder} is damaged ({path.name}). Collect it again: {again}") from None
         return cls(provenance=provenance, **arrays)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import sys
 import threading
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from os.path import relpath
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from workbench.errors import RunError, UserError, unknown
 from workbench.runs import Run
+from workbench.settings import plain, typed
 
 SYSTEMS = {
     "ae": "workbench.tokenizers.ae:AE",
@@ -42,6 +43,7 @@ PLANS = {
     "softvq": {"steps": 1000, "batch": 64, "lr": 2e-3},
     "sit": {"steps": 2000, "batch": 128, "lr": 2e-3, "save_every": 500},
 }
+LEARNED = ("tokens", "dim", "classes", "mean", "std")  # settings of a generator that its tokenizer decides
 RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)
 
 
@@ -65,22 +67,30 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
 
     from workbench.collect import collect as collect_evidence
     from workbench.collect import previewer
-    from workbench.train import fit
+    from workbench.training import fit
 
     job = prepare(recipe, out, **changes)
     run, steps = job.run, job.plan.steps
     preview, begun = previewer(run), max(run.steps, default=0)
-    with tqdm(total=steps, initial=begun, desc=run.name, unit="step", disable=None) as bar, _stopping_gently(run):
-        for record in fit(job.model, job.data, job.plan, run):
+    look = {"disable": None, "dynamic_ncols": True}  # a narrow notebook wraps the line instead of losing the bar
+    with (
+        tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
+        _stopping_gently(run) as stopping,
+        closing(fit(job.model, job.data, job.plan, run)) as records,
+    ):
+        for record in records:
             bar.update(record.step - bar.n)
             bar.set_postfix({k: f"{v:.3g}" for k, v in record.terms.items()}, refresh=False)
             if record.sample:
                 run.save_samples(record.step, preview(record.model))
+            if stopping and record.step < steps:
+                break  # asked for while `fit` was not listening yet
     if collect and run.status()["state"] == "finished":
-        with tqdm(desc=f"{run.name}: evidence", unit="image", disable=None) as bar:
+        with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
 
             def tick(done: int, total: int) -> None:
-                bar.total = total
+                if bar.total != total:
+                    bar.reset(total)  # in a notebook this is what gives the bar its width
                 bar.update(done - bar.n)
 
             collect_evidence(run, tick=tick)
@@ -88,90 +98,136 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
 
 
 def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
-    """Build what a recipe trains: afresh in an empty folder, or as the run in the folder was told."""
-    import torch
+    """Build what a recipe trains: afresh in an empty folder, or as the run in the folder was told.
 
-    from workbench.train import Plan
+    What cannot be trained raises UserError before anything is written.
+    """
+    import torch
 
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
-    changes = {name: _plain(value) for name, value in changes.items() if value is not None}
+    changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
     if (Path(out) / "config.json").exists():
         run = _as_before(Run(out), recipe, changes)
+        data = _data_of(run)
     else:
-        run = Run.create(out, _configure(recipe, Path(out), changes))
-    plan = Plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in run.config["plan"].items()})
+        with _in_a_sentence(recipe, changes):
+            config, data = _configure(recipe, Path(out), changes)
+            _rehearse(config, data)
+        run = Run.create(out, config)
+    plan = _plan(run.config.get("plan", {}))
     torch.manual_seed(plan.seed)
-    return Job(run.build(), _data_of(run), plan, run)
+    return Job(run.build(), data, plan, run)
 
 
-def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """A run's config.json: the recipe's settings, with changes."""
-    from workbench.collect import versions
-    from workbench.train import Plan
+def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes in the types their settings declare, as JSON keeps them. Raises UserError for an unknown name."""
+    from workbench.training import Plan
 
-    system, data = recipe.split("-")
-    made_of = _class(SYSTEMS[system])
-    settings, plan = dict(SETTINGS[system]), dict(PLANS[system])
-    if system != "sit":
-        settings |= SIZES[data]
-    others = {"data", "limit"} if system != "sit" else {"tokenizer"}
-    hints = {name: typing.get_type_hints(kind) for name, kind in (("settings", made_of.Config), ("plan", Plan))}
-    for name, value in changes.items():
-        if name in hints["settings"]:
-            settings[name] = _as(hints["settings"][name], name, value)
-        elif name in hints["plan"]:
-            plan[name] = _as(hints["plan"][name], name, value)
-        elif name not in others:
-            raise unknown("setting", name, {*hints["settings"], *hints["plan"], *others})
-    told: dict[str, Any] = {"recipe": recipe, "changes": changes, "class": SYSTEMS[system]}
+    system, _ = recipe.split("-")
+    kinds = typing.get_type_hints(Plan) | typing.get_type_hints(_class(SYSTEMS[system]).Config)
     if system == "sit":
-        told |= _about_latents(recipe, out, changes.get("tokenizer"), settings)
+        kinds = {name: kind for name, kind in kinds.items() if name not in LEARNED} | {"tokenizer": str}
     else:
-        told |= _about_images(changes.get("data", data), made_of.Config(**settings), changes.get("limit"))
-    plan = {k: _plain(v) for k, v in dataclasses.asdict(Plan(**plan)).items()}
-    settings = dataclasses.asdict(made_of.Config(**settings, **told.pop("learned", {})))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**told, "settings": settings, "plan": plan, "versions": versions(), "created": now}
+        kinds |= {"data": str, "limit": int}
+    for name in changes:
+        if system == "sit" and name in LEARNED:
+            raise UserError(f"{recipe} takes {', '.join(LEARNED)} from its tokenizer; leave {name} out.")
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
+    return {name: plain(typed(kinds[name], name, value)) for name, value in changes.items()}
 
 
-def _about_images(source: str, config: Any, limit: Any) -> dict[str, Any]:
-    """What a tokenizer's run remembers of its images."""
-    from workbench.data import load
+def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """A run's config.json, which is the recipe's settings with changes; and the data to train on."""
+    from workbench.collect import versions
 
-    limit = None if limit is None else _as(int, "limit", limit)
-    source = str(source)
+    system, source = recipe.split("-")
+    made_of = _class(SYSTEMS[system])
+    mine = {name: value for name, value in changes.items() if name in typing.get_type_hints(made_of.Config)}
+    others = {name: changes[name] for name in changes.keys() - mine.keys() - {"tokenizer", "data", "limit"}}
+    plan = _plan(PLANS[system] | others)
+    if system == "sit":
+        told, data, learned = _about_latents(recipe, out, changes.get("tokenizer"))
+        config = made_of.Config(**(SETTINGS[system] | mine | learned))
+    else:
+        config = made_of.Config(**(SIZES[source] | SETTINGS[system] | mine))
+        told, data = _about_images(changes.get("data", source), config, changes.get("limit"))
+    return {
+        "recipe": recipe,
+        "changes": changes,
+        "class": SYSTEMS[system],
+        **told,
+        "settings": dataclasses.asdict(config),
+        "plan": {name: plain(value) for name, value in dataclasses.asdict(plan).items()},
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }, data
+
+
+def _rehearse(config: dict[str, Any], data: Any) -> None:
+    """Build the model on the side and show it two items: some settings are only refused by arithmetic."""
+    import torch
+
+    from workbench.training import Learner
+
+    plan, made_of = _plan(config["plan"]), _class(config["class"])
+    torch.manual_seed(plan.seed)
+    model = made_of(made_of.Config(**config["settings"]))
+    Learner(model, plan)
+    model.objective(*data.batch(torch.arange(min(2, len(data)))))
+
+
+@contextmanager
+def _in_a_sentence(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        asked = ", ".join(f"{name}={value}" for name, value in changes.items()) or "its own settings"
+        raise UserError(f"{recipe} cannot be trained with {asked}: {str(error).splitlines()[0]}") from error
+
+
+def _plan(told: dict[str, Any]) -> Any:
+    """A train.Plan from what JSON keeps of it."""
+    from workbench.training import Plan
+
+    return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+
+
+def _about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
+    """What a tokenizer's run remembers of its images, and the images."""
+    from workbench.data import BUNDLED, load
+
     images = load(source, side=config.side, channels=config.channels, limit=limit)
+    if source not in BUNDLED and not source.startswith("hub:"):
+        source = str(Path(source).expanduser().resolve())  # so that the run can be read from any folder
     data = {"source": source, "side": config.side, "channels": config.channels, "limit": limit}
-    data |= {
-        "fingerprint": images.fingerprint,
-        "names": list(images.names),
-        "n": len(images),
-        "skipped": images.skipped,
-    }
-    return {"data": data}
+    data |= {"fingerprint": images.fingerprint, "names": list(images.names), "n": len(images)}
+    return {"data": data | {"skipped": images.skipped}}, images
 
 
-def _about_latents(recipe: str, out: Path, tokenizer: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a generator's run remembers of its tokenizer, and what it has to know of the latents."""
+def _about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
     from workbench.collect import latents_of
 
+    asked_for = recipe.split("-")[1]
     if tokenizer is None:
-        example = f"workbench train {recipe} --tokenizer runs/softvq-{recipe.split('-')[1]} --out {out}"
+        example = f"workbench train {recipe} --tokenizer runs/softvq-{asked_for} --out {out}"
         raise UserError(f"{recipe} learns from a trained tokenizer's latents; name its run: {example}")
     source = Run(tokenizer)
     if source.tokenizer is not None:
         raise UserError(f"{tokenizer} is a generator ({source.kind}); a generator learns from a tokenizer's run.")
-    trained_on, asked_for = source.config["data"]["source"], recipe.split("-")[1]
-    if source.config["recipe"].split("-")[1] != asked_for:
-        raise UserError(
-            f"{tokenizer} was trained on {trained_on}; use the recipe sit-{source.config['recipe'].split('-')[1]}."
-        )
-    step = source.steps[-1] if source.checkpoint() else 0
+    trained_on = source.config.get("recipe", recipe).split("-")[1]
+    if trained_on != asked_for:
+        raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe sit-{trained_on}.")
+    source.checkpoint()
+    step = source.steps[-1]
     found = latents_of(source, step)
     learned = {"tokens": found.latents.shape[1], "dim": found.latents.shape[2], "classes": int(found.labels.max()) + 1}
     learned |= {"mean": found.latents.mean().item(), "std": found.latents.std().item()}
-    return {"tokenizer": {"run": relpath(source.folder, out), "step": step}, "learned": learned}
+    return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
 
 
 def _data_of(run: Run) -> Any:
@@ -185,6 +241,8 @@ def _as_before(run: Run, recipe: str, changes: dict[str, Any]) -> Run:
     """The run, if it was started with the same recipe and changes. Raises RunError, naming a difference, if not."""
     told = {"recipe": run.config.get("recipe"), **run.config.get("changes", {})}
     asked = {"recipe": recipe, **changes}
+    if run.tokenizer and "tokenizer" in asked and run.tokenizer.folder.resolve() == Path(asked["tokenizer"]).resolve():
+        told["tokenizer"] = asked["tokenizer"]  # the same folder, by another path
     for name in sorted({*told, *asked}):
         if str(told.get(name)) != str(asked.get(name)):
             was, now = (f"{name}={d[name]}" if name in d else f"no {name}" for d in (told, asked))
@@ -200,37 +258,19 @@ def _class(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _as(kind: Any, name: str, value: Any) -> Any:
-    """A setting in its declared type, from Python or from a command line's text."""
-    try:
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-        if typing.get_origin(kind) is tuple:
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(float(part) for part in parts)
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return int(float(value)) if kind is int else kind(value)
-    except (ValueError, KeyError, TypeError, OverflowError):
-        expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, str(kind))
-        raise UserError(f"{name} takes {expected}; got `{value}`.") from None
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON keeps it."""
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
-
-
 @contextmanager
-def _stopping_gently(run: Run) -> Iterator[None]:
-    """The first Ctrl-C (or a scheduler's SIGTERM) asks for a checkpoint and stops; the second stops at once."""
+def _stopping_gently(run: Run) -> Iterator[list[int]]:
+    """The first Ctrl-C (or a scheduler's SIGTERM) asks for a checkpoint and stops; the second stops at once.
+
+    Yields a list that is empty until then.
+    """
+    stopping: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stopping
         return
 
     def ask(number: int, frame: Any) -> None:
+        stopping.append(number)
         run.ask("stop")
         sys.stderr.write("\nStopping with a checkpoint; once more stops at once.\n")
         for one, handler in before.items():
@@ -238,7 +278,7 @@ def _stopping_gently(run: Run) -> Iterator[None]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.atomic import aside, read_tensors, write_tensors, write_text
+from workbench.atomic import append_line, aside, read_json, read_lines, read_tensors, write_tensors, write_text
 from workbench.errors import RunError, UserError, unknown
 from workbench.evidence import Evidence
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 COMMANDS = ("pause", "resume", "stop", "sample")
-_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+_CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
+_NEEDED = {"class": str, "settings": dict}
 
 
 class Run:
@@ -47,11 +48,16 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, config: dict[str, Any]) -> "Run":
-        """Make the folder and its config.json. Raises RunError where a run already is."""
+        """Make the folder and its config.json. Raises RunError where a run already is, or no folder can be."""
         folder = Path(folder)
         if (folder / "config.json").exists():
             raise RunError(f"{folder} already holds a run. Open it with Run('{folder}'), or choose another name.")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot become a folder: {error.strerror or error}. Choose another place."
+            ) from None
         write_text(folder / "config.json", json.dumps({"format": FORMAT, **config}, indent=1))
         return cls(folder)
 
@@ -112,26 +118,23 @@ class Run:
         """The log, a row per logged step. A last line that is still being written is left out."""
         import pandas as pd
 
-        return pd.DataFrame(_read_lines(self.folder / "log.jsonl"))
+        return pd.DataFrame(read_lines(self.folder / "log.jsonl"))
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, oldest first."""
-        return _read_lines(self.folder / "events.jsonl")
+        return read_lines(self.folder / "events.jsonl")
 
     def status(self) -> dict[str, Any]:
         """How the run stands: state, step, steps, seconds_left. A writer that died without a word is `interrupted`."""
         status = {"state": "new", "step": 0, "steps": self.config.get("plan", {}).get("steps", 0), "seconds_left": None}
-        try:
-            status |= json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return status
+        status |= read_json(self.folder / "status.json", {})
         if status["state"] in ("running", "paused") and not _alive(status):
             status["state"] = "interrupted"
         return status
 
     def evidence(self, step: int | None = None) -> Evidence:
         """What the model did to held-out images at a step (None: the last collected). Raises RunError."""
-        collected = sorted((self.folder / "evidence").glob("step-*"))
+        collected = sorted((self.folder / "evidence").glob("step-*"), key=lambda p: (len(p.name), p.name))
         if step is not None:
             collected = [p for p in collected if p.name == f"step-{step:06d}"]
         if not collected:
@@ -153,10 +156,8 @@ class Run:
 
     def asked(self) -> list[dict[str, Any]]:
         """The latest requests, oldest first."""
-        try:
-            return json.loads((self.folder / "control.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return []
+        told = read_json(self.folder / "control.json", [])
+        return [request for request in told if isinstance(request, dict) and {"id", "command"} <= request.keys()]
 
     # -- what the one writer does --------------------------------------------------------------------------------
 
@@ -165,20 +166,28 @@ class Run:
         """Be the run's one writer. Raises RunError while another process is; a killed writer's claim ends with it."""
         from filelock import FileLock, Timeout
 
+        lock = FileLock(self.folder / ".lock")
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
+            lock.acquire(timeout=0)
         except Timeout:
             who = self.status().get("pid", "unknown")
             raise RunError(f"{self.folder} is being trained by process {who}. Stop that one, or wait for it.") from None
+        except OSError as error:
+            raise RunError(f"{self.folder} cannot be written to: {error.strerror or error}.") from None
+        try:
+            for half in self.folder.glob(".step-*.safetensors.*"):
+                half.unlink(missing_ok=True)  # what a killed writer was writing
+            yield
+        finally:
+            lock.release()
 
     def log(self, step: int, **numbers: float) -> None:
         """Append one line to the log."""
-        self._append("log.jsonl", {"step": step, **numbers})
+        append_line(self.folder / "log.jsonl", {"step": step, **numbers})
 
     def event(self, name: str, step: int, **more: Any) -> None:
         """Append one line to the events."""
-        self._append("events.jsonl", {"event": name, "step": step, "time": time.time(), **more})
+        append_line(self.folder / "events.jsonl", {"event": name, "step": step, "time": time.time(), **more})
 
     def report(self, state: str, step: int, **more: Any) -> None:
         """Say how the run stands."""
@@ -187,7 +196,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Forget the log after a step: what a killed run had logged but not saved will be logged again."""
-        kept = [line for line in _read_lines(self.folder / "log.jsonl") if line["step"] <= step]
+        kept = [line for line in read_lines(self.folder / "log.jsonl") if line.get("step", step + 1) <= step]
         write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, step: int, tensors: "dict[str, Tensor]") -> Path:
@@ -206,19 +215,17 @@ class Run:
             np.save(file, pictures, allow_pickle=False)
         return path
 
-    def _append(self, name: str, record: dict[str, Any]) -> None:
-        path = self.folder / name
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise RunError(f"{path} could not be written: {error.strerror or error}.") from None
-
     @cached_property
     def tokenizer(self) -> "Run | None":
-        """The tokenizer's run that a generator was trained on; None for a tokenizer."""
+        """The tokenizer's run that a generator was trained on; None for a tokenizer. Raises RunError if it moved."""
         told = self.config.get("tokenizer")
-        return Run(os.path.normpath(self.folder / told["run"])) if told else None
+        if not told:
+            return None
+        place = Path(os.path.normpath(self.folder / str(told.get("run"))))
+        if not place.is_dir():
+            where = f"write its place, seen from {self.folder}, into config.json there"
+            raise RunError(f"{self.folder} needs the tokenizer {place}, which is gone. Move it back, or {where}.")
+        return Run(place)
 
     def __repr__(self) -> str:
         status = self.status()
@@ -235,7 +242,9 @@ def find(folder: str | Path) -> tuple[list[Run], list[str]]:
     runs, refused = [], []
     for path in sorted(p.parent for p in folder.glob("*/config.json")):
         try:
-            runs.append(Run(path))
+            run = Run(path)
+            run.tokenizer  # noqa: B018  a generator without its tokenizer is refused here, not while it is shown
+            runs.append(run)
         except UserError as error:
             refused.append(str(error))
     return runs, refused
@@ -244,39 +253,38 @@ def find(folder: str | Path) -> tuple[list[Run], list[str]]:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        written, _ = config["format"], config["class"]
+        fault = _fault(config)
     except FileNotFoundError:
-        raise RunError(f"{path.parent} is not a run: it has no config.json. Train one with: workbench train") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error}). Restore it from a copy; the checkpoints need it.") from None
-    if written > FORMAT:
-        raise RunError(
-            f"{path.parent} was written by a newer workbench (format {written}, this one reads {FORMAT}). Upgrade."
-        )
+        known = _names(path.parent)
+        advice = f"It holds the runs {', '.join(known)}; name one." if known else "Train one with: workbench train"
+        raise RunError(f"{path.parent} is not a run: it has no config.json. {advice}") from None
+    except (OSError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or str(error)
+    if fault:
+        raise RunError(f"{path} is damaged ({fault}). Restore it from a copy; the checkpoints need it.")
+    if config["format"] > FORMAT:
+        newer = f"a newer workbench (format {config['format']}, this one reads {FORMAT})"
+        raise RunError(f"{path.parent} was written by {newer}. Upgrade.")
     return config
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in raw[: raw.rfind(b"\n") + 1].splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue  # a line torn by a kill or a full disk: the ones around it are good
-    return records
+def _fault(config: Any) -> str:
+    """What a config.json lacks, in words; "" where it is sound, or too new to tell."""
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        return "it does not say its format"
+    lacking = [name for name, kind in _NEEDED.items() if not isinstance(config.get(name), kind)]
+    return f"it lacks {' and '.join(lacking)}" if lacking and config["format"] <= FORMAT else ""
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.parent.name for p in folder.glob("*/config.json"))
 
 
 def _missing(folder: Path) -> RunError:
-    if folder.parent.is_dir():
-        known = [p.parent.name for p in folder.parent.glob("*/config.json")]
-        if known:
-            return RunError(
-                str(unknown("run", folder.name, known)).replace("there is", f"in {folder.parent} there is", 1)
-            )
+    if folder.exists():
+        return RunError(f"{folder} is a file, and a run is a folder. Did you mean {folder.parent}?")
+    if folder.parent.is_dir() and (known := _names(folder.parent)):
+        return RunError(str(unknown("run", folder.name, known)).replace("there is", f"in {folder.parent} there is", 1))
     return RunError(f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}")
 
 
@@ -285,8 +293,8 @@ def _alive(status: dict[str, Any]) -> bool:
         return time.time() - status.get("time", 0) < 60  # another machine: believe its last word for a minute
     try:
         os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, KeyError):
+    except PermissionError:
         return True
+    except (ProcessLookupError, KeyError, TypeError, OverflowError):
+        return False
     return True

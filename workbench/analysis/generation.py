@@ -1,8 +1,9 @@
 """What a generator draws, class by class. No score is given: a handful of samples supports none."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ class Samples(Result):
 
     counts: dict[str, int]  # by class; one entry `any` where the generator knows no class
     labelled: bool
+    sampling: str  # how they were drawn, in words; "" where the evidence does not say
     row_names: tuple[str, ...] = field(repr=False)
     per_row: int  # images in the mosaic's fullest row
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
@@ -42,7 +44,8 @@ class Samples(Result):
         figure.update_xaxes(title=f"the first {self.per_row} of each row")
         hidden = len(self.counts) - rows if self.labelled else 0
         note = f"; {hidden} more classes are not drawn" if hidden > 0 else ""
-        figure.update_layout(title={"text": "Samples", "subtitle": {"text": self.summary().rstrip(".") + note}})
+        said = self.summary().rstrip(".") + note
+        figure.update_layout(title={"text": "Samples", "subtitle": {"text": said}})
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
@@ -51,16 +54,18 @@ class Samples(Result):
 
     def summary(self) -> str:
         """How many samples, of how many classes."""
-        plural = "" if self.n == 1 else "s"
-        if not self.labelled:
-            return f"{self.n:,} generated image{plural}, without classes."
-        return f"{self.n:,} generated image{plural} of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}."
+        images = f"{self.n:,} generated image{'' if self.n == 1 else 's'}"
+        classes = (
+            f"of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}" if self.labelled else "without classes"
+        )
+        return f"{images} {classes}{': ' if self.sampling else ''}{self.sampling}."
 
 
 def samples(
     samples: np.ndarray,
     sample_labels: np.ndarray | None = None,
     names: tuple[str, ...] = (),
+    sampling: Mapping[str, Any] | None = None,
     *,
     per_class: Annotated[int, Range(1, 16)] = 8,
 ) -> Samples:
@@ -81,4 +86,5 @@ def samples(
         rows = [np.flatnonzero(texts == name)[:per_class].tolist() for name in order[:MOST_ROWS]]
         row_names = tuple(order[:MOST_ROWS])
     picture = mosaic.compose([np.asarray(samples[row]) for row in rows])
-    return Samples(counts, sample_labels is not None, row_names, max(map(len, rows)), picture)
+    how = "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling) if sampling else ""
+    return Samples(counts, sample_labels is not None, how, row_names, max(map(len, rows)), picture)

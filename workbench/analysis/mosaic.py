@@ -29,11 +29,12 @@ def draw(mosaic: np.ndarray, row_names: Sequence[str], shape: tuple[int, int], r
     """A figure of a mosaic of (rows, columns), each row named at its left and `row_height` screen pixels high."""
     rows, columns = shape
     height, width = mosaic.shape[0], mosaic.shape[1]
-    middle = (np.arange(rows) + 0.5) * height / rows
+    middle = [(row + 0.5) * height / rows for row in range(rows)]
     figure = go.Figure(go.Image(source=_png(mosaic), hoverinfo="skip"))
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     figure.update_xaxes(range=[0, width], constrain="domain", constraintoward="left")
-    figure.update_yaxes(tickvals=middle, ticktext=list(row_names), showgrid=False, zeroline=False, automargin=True)
+    figure.update_yaxes(tickmode="array", tickvals=middle, ticktext=list(row_names), automargin=True)
+    figure.update_yaxes(showgrid=False, zeroline=False)
     figure.update_yaxes(ticklabelstandoff=6)
     figure.update_yaxes(range=[height, 0], constrain="domain", constraintoward="top")
     return figure.update_layout(height=rows * row_height + 120)
@@ -43,5 +44,5 @@ def _png(mosaic: np.ndarray) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(mosaic, "RGBA").save(buffer, "PNG")
+    Image.fromarray(mosaic).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

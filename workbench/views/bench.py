@@ -104,7 +104,7 @@ def _with_samples(leading: Evidence, others: Sequence[Evidence]) -> Evidence:
         return leading
     for other in others:
         if other.samples is not None and Path(other.provenance["tokenizer"]["run"]).name == leading.run:
-            provenance = leading.provenance | {"generator": other.provenance}
+            provenance = leading.provenance | {"generator": other.provenance, "sampling": other.sampling}
             return replace(leading, provenance=provenance, samples=other.samples, sample_labels=other.sample_labels)
     return leading
 

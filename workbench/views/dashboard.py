@@ -4,6 +4,7 @@ One `Session` a browser tab. What it shows is a ViewState; the address bar alway
 """
 
 import html
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class Session:
     """One visitor's view: the state, and the widgets that show and change it."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.bench = Bench(folder)
-        self.notice = pn.pane.Alert("", alert_type="warning", visible=False)
+        self.bench, self.dark = Bench(folder), False
+        self.notice = pmui.Alert("", severity="warning", visible=False)
         self.state = self._asked_for()
         self.runs = self._run_list()
         self.tabs = {name: Tab(self, name) for name in analysis.analyses()}
@@ -58,8 +59,10 @@ class Session:
     def page(self) -> pn.viewable.Viewable:
         """The whole page."""
         page = pmui.Page(
-            title="workbench", sidebar=self._sidebar(), sidebar_width=430, main=[self.notice, self._main()]
+            title="workbench", sidebar=self._sidebar(), sidebar_width=550, main=[self.notice, self._main()]
         )
+        self.dark = page.dark_theme
+        page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
         pn.state.onload(lambda: self.go())
         return page
 
@@ -70,6 +73,11 @@ class Session:
             pn.state.location.search = "?" + self.state.to_query()
         if self.bench.runs:
             self.tabs[self.state.analysis].show(self.state)
+
+    def _repaint(self, dark: bool) -> None:
+        self.dark = dark
+        for tab in self.tabs.values():
+            tab.paint()
 
     def _asked_for(self) -> ViewState:
         """The view of the address bar, or a first look."""
@@ -89,17 +97,17 @@ class Session:
 
     def _run_list(self) -> pn.widgets.Tabulator:
         table = self.bench.table()
+        shown = table[["run", "kind", "tokens", "state"]].copy()
+        shown["PSNR (dB)"] = ["" if math.isnan(psnr) else f"{psnr:.1f}" for psnr in table["PSNR (dB)"]]
         chosen = [i for i, name in enumerate(table["run"]) if name in self.state.runs]
         runs = pn.widgets.Tabulator(
-            table[["run", "kind", "data", "tokens", "step", "state", "PSNR (dB)"]],
+            shown,
             selection=chosen,
             selectable="checkbox",
             show_index=False,
             disabled=True,
-            pagination="local",
-            page_size=20,
             layout="fit_data_table",
-            formatters={"PSNR (dB)": {"type": "money", "precision": 1, "thousand": ""}},
+            max_height=600,
             sizing_mode="stretch_width",
         )
         runs.param.watch(lambda event: self._select(table, event.new), "selection")
@@ -122,8 +130,9 @@ class Session:
         note = pn.pane.Markdown(
             "The leading run fills every tab; the others join it in *Token budget*.", styles={"opacity": "0.8"}
         )
-        refused = [pn.pane.Alert(html.escape(sentence), alert_type="danger") for sentence in self.bench.refused]
-        return [leading, note, self.runs, *refused]
+        refused = [pmui.Alert(html.escape(sentence), severity="error") for sentence in self.bench.refused]
+        # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
+        return [pmui.Column(leading, note, self.runs, *refused, sizing_mode="stretch_width")]
 
     def _main(self) -> pn.viewable.Viewable:
         if not self.bench.runs:
@@ -140,12 +149,12 @@ class Tab:
         self.widgets = {c.name: _widget(c, told.get(c.name, c.default)) for c in controls(analysis.get(name))}
         for widget in self.widgets.values():
             widget.param.watch(self._changed, "value_throttled" if hasattr(widget, "value_throttled") else "value")
-        self.figure = pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width", min_height=420)
+        self.figure = pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width")
         self.summary = pn.pane.Markdown("", sizing_mode="stretch_width")
         self.table = pn.widgets.Tabulator(
             pd.DataFrame(), disabled=True, show_index=False, pagination="remote", page_size=15, layout="fit_data_table"
         )
-        self.sentence = pn.pane.Alert("", alert_type="info", visible=False)
+        self.sentence = pmui.Alert("", severity="info", visible=False)
         self.result = pn.Column(
             self.summary, self.figure, pmui.Accordion(("table", self.table)), sizing_mode="stretch_width"
         )
@@ -163,25 +172,36 @@ class Tab:
         if state == self.shown:
             return
         self.body.loading = True
+        if self.shown is None:  # nothing to look at meanwhile
+            self._say(
+                f"Computing {self.name.replace('_', ' ')} of {state.runs[0] if state.runs else 'no run'} …", "info"
+            )
         try:
             result = self.session.bench.result(state)
             self.summary.object, self.table.value = html.escape(result.summary()), result.table()
-            self.figure.object = themed(result.figure(), dark=_dark())
             self.result.visible, self.sentence.visible = True, False
             self.shown = state
+            self.paint()
         except UserError as error:
-            self.sentence.alert_type = "info" if isinstance(error, NotApplicable) else "warning"
-            self.sentence.object, self.sentence.visible = html.escape(str(error)), True
-            self.result.visible = False
+            self._say(str(error), "info" if isinstance(error, NotApplicable) else "warning")
+        except Exception as error:
+            self._say(f"{self.name} failed: {type(error).__name__}: {error}. The server's log says where.", "error")
+            raise
         finally:
             self.body.loading = False
 
+    def paint(self) -> None:
+        """Draw the figure of what is shown, in the page's light or dark."""
+        if self.shown is not None:
+            figure = themed(self.session.bench.result(self.shown).figure(), dark=self.session.dark)
+            self.figure.param.update(object=figure, height=int(figure.layout.height or 480))
+
+    def _say(self, sentence: str, kind: str) -> None:
+        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
+        self.result.visible, self.sentence.visible = False, True
+
     def _changed(self, event: Any) -> None:
-        self.session.go(controls=self.values())
-
-
-def _dark() -> bool:
-    return pn.config.theme == "dark"
+        self.session.go(analysis=self.name, controls=self.values())
 
 
 def _widget(control: Control, value: Any) -> pn.widgets.Widget:

@@ -4,16 +4,18 @@ What is on the screen can be had in code: `.state`, `.result`, `.figure`, `.tabl
 """
 
 import html
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
 import plotly.graph_objects as go
-from IPython.display import HTML, display
+from IPython.display import display
 
 from workbench import analysis
-from workbench.analysis.result import Result
+from workbench.analysis.result import Result, mime_bundle
 from workbench.errors import UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
@@ -21,6 +23,7 @@ from workbench.views.controls import Control, controls
 from workbench.views.state import ViewState
 
 SHORT = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
+ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
 
 
 def open(folder: str | Path = "runs") -> "Explorer":
@@ -33,12 +36,13 @@ class Explorer:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.state = bench, bench.first_look()
-        self._view: widgets.VBox | None = None
+        self._one_at_a_time = threading.Lock()  # JupyterLab runs widgets' callbacks beside the cells, in a thread
 
     @property
     def result(self) -> Result:
         """The analysis on the screen. Raises UserError where the screen shows a sentence instead."""
-        return self.bench.result(self.state)
+        with self._one_at_a_time:
+            return self.bench.result(self.state)
 
     @property
     def figure(self) -> go.Figure:
@@ -60,54 +64,74 @@ class Explorer:
         """The selected runs, the leading one first."""
         return [self.bench.run(name) for name in self.state.runs]
 
+    def show(self, name: str, /, *, runs: Sequence[str] = (), step: int | None = None, **controls: Any) -> "Explorer":
+        """Look at another analysis, with some controls set; of other runs, the leading one first, where given.
+
+        Raises UserError for an unknown name or value.
+        """
+        names = tuple(self.bench.run(run).name for run in runs)
+        self.state = ViewState(names or self.state.runs, step, name, controls)
+        return self
+
     def code(self) -> str:
         """The Python that makes what is on the screen."""
-        state, folder = self.state, self.bench.folder
-        given = "".join(f", {name}={value!r}" for name, value in state.controls.items())
-        module = analysis.get(state.analysis).__module__
-        evidences = ", ".join(f"Run({str(folder / name)!r}).evidence()" for name in state.runs)
-        return (
-            f"from {module} import {state.analysis}\nfrom workbench.evidence import arguments\n"
-            f"from workbench.runs import Run\n\nevidences = [{evidences}]\n"
-            f"{state.analysis}(**arguments({state.analysis}, evidences){given})"
-        )
+        state = self.state
+        step = {} if state.step is None else {"step": state.step}
+        given = {"runs": list(state.runs), **step, **state.controls}
+        arguments = ", ".join([repr(state.analysis), *(f"{name}={value!r}" for name, value in given.items())])
+        opened = f"wb.open({str(self.bench.folder)!r})"
+        return f"import workbench as wb\n\nresult = {opened}.show({arguments}).result\nresult"
 
-    def show(self, analysis: str, **controls: Any) -> "Explorer":
-        """Look at another analysis, with some controls set. Raises UserError for an unknown name or value."""
-        self.state = self.state.change(analysis=analysis, controls=controls)
-        return self
+    def __repr__(self) -> str:
+        return f"Explorer of {self.bench.folder}: {len(self.bench.runs)} runs, looking at {_title(self.state.analysis)}"
 
     def _repr_html_(self) -> str:
         """Without a kernel: the runs, and what the analysis says."""
+        if not self.bench.runs:
+            return _nothing_yet(self.bench)
+        runs = self.runs[list(SHORT)].to_html(index=False, border=0, float_format="%.1f", na_rep="")
         try:
-            said = self.result._repr_html_()
+            return runs + _refused(self.bench) + self.result._repr_html_()
         except UserError as error:
-            said = f"<p><em>{html.escape(str(error))}</em></p>"
-        return self.runs[list(SHORT)].to_html(index=False, border=0, float_format="%.1f", na_rep="") + said
+            return runs + _refused(self.bench) + _sentence(error)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        self._view = _Screen(self).box
-        return {**self._view._repr_mimebundle_(), "text/html": self._repr_html_()}
+        """The widgets; without a kernel, the page; in a terminal, a line."""
+        page = self._repr_html_()
+        return {**Screen(self).box._repr_mimebundle_(), "text/html": page, "text/plain": repr(self)}
+
+    def _ipython_display_(self) -> None:
+        """Say what is being computed, then put the finished thing in its place."""
+        said = _computing(self.state)
+        place = display({"text/html": said, "text/plain": repr(self)}, raw=True, display_id=True)
+        place.update(self._repr_mimebundle_(), raw=True)
 
 
-class _Screen:
-    """The widgets of one cell, bound to an Explorer."""
+class Screen:
+    """The widgets of one cell, bound to an Explorer: its state follows them, and the figure follows its state."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
+        self.explorer, self.controls = explorer, {}
         names, state = list(explorer.bench.runs), explorer.state
-        self.leading = widgets.Dropdown(options=names, value=state.runs[0] if state.runs else None, description="run")
-        others = [name for name in state.runs[1:] if name in names]
-        self.others = widgets.SelectMultiple(options=names, value=others, description="beside", rows=min(5, len(names)))
-        known = [(name.replace("_", " "), name) for name in analysis.analyses()]
+        look = {"options": names, "style": {"description_width": "initial"}}
+        self.leading = widgets.Dropdown(value=next(iter(state.runs), None), description="run", **look)
+        rows = min(5, max(1, len(names)))
+        self.others = widgets.SelectMultiple(value=state.runs[1:], description="compared with", rows=rows, **look)
+        self.others.tooltip = "Ctrl-click (⌘-click) adds a run or takes it away"
+        known = [(_title(name), name) for name in analysis.analyses()]
         self.analysis = widgets.ToggleButtons(options=known, value=state.analysis, style={"button_width": "auto"})
-        self.row = widgets.HBox([], layout={"flex_flow": "row wrap"})
-        self.busy = widgets.HTML()
+        self.row = widgets.HBox(layout=ROW)
+        self.said = widgets.HTML()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
-        top = widgets.HBox([self.leading, self.others], layout={"flex_flow": "row wrap"})
-        self.box = widgets.VBox([top, self.analysis, self.row, self.busy, self.output])
-        for widget in (self.leading, self.others):
-            widget.observe(self._changed, "value")
+        top = widgets.HBox([self.leading, self.others], layout=ROW)
+        looking = [widgets.HTML(_refused(explorer.bench)), top, self.analysis, self.row, self.said, self.output]
+        self.box = widgets.VBox(looking if names else [widgets.HTML(_nothing_yet(explorer.bench))])
+        if names:
+            self._listen()
+
+    def _listen(self) -> None:
+        self.leading.observe(self._changed, "value")
+        self.others.observe(self._changed, "value")
         self.analysis.observe(self._turned, "value")
         self._turned()
 
@@ -122,21 +146,54 @@ class _Screen:
         self._changed()
 
     def _changed(self, _: Any = None) -> None:
-        """The state follows the widgets, and the figure the state."""
-        if self.leading.value is None:
-            self.busy.value = f"<em>No runs in {html.escape(str(self.explorer.bench.folder))} yet.</em>"
-            return
-        runs = (self.leading.value, *(name for name in self.others.value if name != self.leading.value))
+        before, lead = self.explorer.state, self.leading.value
+        runs = (lead, *(name for name in self.others.value if name != lead))
+        step = before.step if before.runs[:1] == (lead,) else None  # a step of one run is none of another's
         values = {name: widget.value for name, widget in self.controls.items()}
-        self.explorer.state = ViewState(runs, self.explorer.state.step, self.analysis.value, values)
-        self.busy.value = "<em>computing …</em>"
-        self.output.clear_output(wait=True)
-        with self.output:
-            try:
-                display(self.explorer.result)
-            except UserError as error:
-                display(HTML(f"<p><em>{html.escape(str(error))}</em></p>"))
-        self.busy.value = ""
+        self.explorer.state = ViewState(runs, step, self.analysis.value, values)
+        self.said.value = _computing(self.explorer.state)
+        said = "<em>stopped</em>"  # by an interrupt, or an error of ours
+        try:
+            result = self.explorer.result
+            # Set as a value, not captured: what a thread displays would land in another cell.
+            self.output.outputs = (_shown(_drawn(result.figure())), _shown({"text/html": result._repr_html_()}))
+            said = ""
+        except UserError as error:
+            self.output.outputs, said = (), _sentence(error)
+        finally:
+            self.said.value = said
+
+
+def _drawn(figure: go.Figure) -> dict[str, Any]:
+    """A figure's bundle, not `responsive`: in an Output that would take the height from the box, which has none."""
+    ((kind, drawing),) = mime_bundle(figure).items()
+    return {kind: {**drawing, "config": {**drawing["config"], "responsive": False}}}
+
+
+def _shown(bundle: dict[str, Any]) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": bundle, "metadata": {}}
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _computing(state: ViewState) -> str:
+    return f"<em>computing {_title(state.analysis)} …</em>"
+
+
+def _sentence(error: UserError) -> str:
+    return f"<p><em>{html.escape(str(error))}</em></p>"
+
+
+def _nothing_yet(bench: Bench) -> str:
+    folder = html.escape(str(bench.folder))
+    command = f"<code>workbench train softvq-digits --out {folder}/first</code>"
+    return f"<p>No runs in {folder} yet. Train one: {command}</p>{_refused(bench)}"
+
+
+def _refused(bench: Bench) -> str:
+    return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in bench.refused)
 
 
 def _widget(control: Control, value: Any) -> widgets.Widget:

@@ -16,13 +16,13 @@ from workbench.atomic import read_tensors
 from workbench.errors import RunError, UserError
 from workbench.recipes import prepare
 from workbench.runs import Run
-from workbench.train import Plan, fit, learning_rate
+from workbench.training import Plan, fit, learning_rate
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
 import sys, json
 from workbench.recipes import prepare
-from workbench.train import fit
+from workbench.training import fit
 job = prepare("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
 print("ready", flush=True)
 for record in fit(job.model, job.data, job.plan, job.run):
@@ -221,7 +221,7 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path):
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path):
-    from workbench.train import _batch
+    from workbench.training import _batch
 
     class Items:
         def __len__(self) -> int:

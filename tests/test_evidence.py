@@ -1,0 +1,246 @@
+"""Evidence: the arrays say what the model did, are whole or not there, and give analyses what they ask for by name."""
+
+import json
+import resource
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.analysis.codebook import codebook_usage
+from workbench.analysis.reconstruction import reconstruction
+from workbench.collect import collect, held_out
+from workbench.errors import NotApplicable, RunError
+from workbench.evidence import Evidence, arguments
+from workbench.runs import Run
+from workbench.types import Tokens
+
+PROVENANCE = {"run": "a", "step": 5, "data": "digits", "names": ["zero", "one"]}
+
+
+def small(**arrays) -> Evidence:
+    return Evidence(provenance=dict(PROVENANCE), **arrays)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "a" / "evidence" / "step-000005"
+    small(latents=np.arange(6, dtype=np.float32).reshape(3, 1, 2), codes=np.array([[1], [0], [1]])).save(folder)
+    return folder
+
+
+# The folder
+
+
+def test_what_was_saved_is_what_is_opened(saved):
+    evidence = Evidence.open(saved)
+    assert evidence.provenance == PROVENANCE
+    assert (evidence.run, evidence.step, evidence.names) == ("a", 5, ("zero", "one"))
+    assert evidence.latents.tolist() == [[[0, 1]], [[2, 3]], [[4, 5]]] and evidence.latents.dtype == np.float32
+    assert evidence.codes.tolist() == [[1], [0], [1]]
+    assert evidence.images is None and evidence.codebook is None
+    assert repr(evidence) == "Evidence of a at step 5: latents 3x1x2, codes 3x1"
+
+
+def test_opening_maps_the_arrays_without_reading_them(saved):
+    """The file says 64 gigabytes and the disk holds nothing of it: reading it would fail."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 24, 32, 32)}
+    with (saved / "latents.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + (1 << 36))
+    latents = Evidence.open(saved).latents
+    assert isinstance(latents, np.memmap) and latents.shape == (1 << 24, 32, 32) and latents[12345].sum() == 0
+
+
+def test_saving_again_replaces_everything_and_leaves_no_other_folder(saved):
+    small(labels=np.array([1])).save(saved)
+    assert sorted(p.name for p in saved.iterdir()) == ["labels.npy", "provenance.json"]
+    assert [p.name for p in saved.parent.iterdir()] == ["step-000005"]
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_evidence_before_stays(saved):
+    """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(RunError, match="step-000005 could not be written: .*. What was there before stays"):
+            small(latents=np.zeros((1000, 100), np.float32)).save(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert Evidence.open(saved).latents.shape == (3, 1, 2)
+    assert [p.name for p in saved.parent.iterdir()] == ["step-000005"]
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+    (tmp_path / "evidence").write_text("mine")
+    with pytest.raises(RunError, match="step-000005 could not be written: Not a directory"):
+        small().save(tmp_path / "evidence" / "step-000005")
+
+
+def test_a_reader_never_sees_half_of_the_evidence(saved):
+    """While one thread saves again and again, another opens: what it sees is all of one version, or nothing."""
+    ones = {name: np.ones((50, 2), np.float32) for name in ("latents", "codes", "active", "labels")}
+    done = threading.Event()
+
+    def write() -> None:
+        for value in range(150):
+            small(**{name: array * value for name, array in ones.items()}).save(saved)
+        done.set()
+
+    small(**ones).save(saved)
+    writer = threading.Thread(target=write)
+    writer.start()
+    opened = 0
+    while not done.is_set():
+        try:
+            evidence = Evidence.open(saved)
+        except RunError:
+            continue  # between two moves
+        opened += 1
+        assert all(getattr(evidence, name) is not None for name in ones)
+    writer.join()
+    assert opened > 10
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None])
+def test_a_damaged_array_is_named_with_the_way_out(saved, content):
+    path = saved / "latents.npy"
+    path.write_bytes(path.read_bytes()[:-4] if content is None else content)
+    with pytest.raises(RunError, match=r"is damaged \(latents.npy\). Collect it again: workbench collect .*a$"):
+        Evidence.open(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 1}', '{"run": "a", "step": 5}'])
+def test_a_damaged_provenance_is_named(saved, text):
+    (saved / "provenance.json").write_text(text)
+    with pytest.raises(RunError, match=r"damaged \(provenance.json\)"):
+        Evidence.open(saved)
+
+
+def test_evidence_that_is_missing_or_too_new_is_refused(saved):
+    (saved / "provenance.json").write_text('{"format": 9}')
+    with pytest.raises(RunError, match="written by a newer workbench. Upgrade"):
+        Evidence.open(saved)
+    (saved / "provenance.json").unlink()
+    with pytest.raises(RunError, match="holds no evidence. Make it with: workbench collect"):
+        Evidence.open(saved)
+
+
+# Arguments
+
+
+def test_an_analysis_is_given_what_its_parameters_name():
+    def spread(latents, labels=None, names=(), *, by=1):
+        """Anything."""
+
+    latents = np.zeros((2, 1, 3))
+    assert small(latents=latents).for_(spread) == {"latents": latents, "names": ("zero", "one")}
+    both = [small(latents=latents), small()]
+    assert arguments(lambda evidences: None, both) == {"evidences": tuple(both)}
+
+
+def test_what_a_tokenizer_lacks_is_said_in_a_sentence():
+    with pytest.raises(NotApplicable, match="^Codebook usage needs codes and codebook; a has none.$"):
+        small(latents=np.zeros((2, 1, 3))).for_(codebook_usage)
+
+
+def test_collected_evidence_can_be_analysed_at_once(trained):
+    evidence = Run(trained / "plain").evidence()
+    assert reconstruction(**evidence.for_(reconstruction)).summary()
+    with pytest.raises(NotApplicable, match="plain has none"):
+        evidence.for_(codebook_usage)
+
+
+# Collecting from a tokenizer
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    """A copy, to collect into."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "runs")
+
+
+@pytest.fixture(scope="module")
+def soft(runs) -> Run:
+    return Run(runs / "soft-4")
+
+
+def test_the_arrays_have_a_row_for_every_held_out_image(soft):
+    evidence, images = soft.evidence(), held_out(soft)
+    n = len(images)
+    assert n == 360 and (evidence.images == images.pixels).all() and (evidence.labels == images.labels).all()
+    assert evidence.reconstructions.shape == (n, 8, 8, 1) and evidence.reconstructions.dtype == np.uint8
+    assert evidence.latents.shape == (n, 4, 8) and evidence.codes.shape == (n, 4)
+    assert evidence.codebook.shape == (1, 32, 8) and 0 <= evidence.codes.min() <= evidence.codes.max() < 32
+    assert evidence.prefixes.tolist() == [1, 2, 4] and evidence.prefix_mse.shape == (n, 3)
+
+
+def test_decoding_the_stored_latents_gives_the_stored_pictures(soft):
+    """And encoding the stored images gives the stored latents and codes: the arrays are the model's own."""
+    model, evidence = soft.load(), soft.evidence()
+    with torch.no_grad():
+        decoded = model.decode(Tokens(torch.from_numpy(np.array(evidence.latents))))
+        tokens = model.encode(held_out(soft).images())
+    pictures = np.rint((decoded.clamp(-1, 1).numpy() + 1) * 127.5).transpose(0, 2, 3, 1)
+    assert np.abs(pictures - evidence.reconstructions).max() <= 1  # a rounding on the edge
+    assert (pictures == evidence.reconstructions).mean() > 0.999
+    np.testing.assert_allclose(tokens.latents.numpy(), evidence.latents, atol=1e-5)
+    assert (tokens.codes.numpy() == evidence.codes).mean() > 0.999
+    np.testing.assert_allclose(model.codebook.detach().numpy(), evidence.codebook, atol=1e-6)
+
+
+def test_the_error_of_all_tokens_is_that_of_the_reconstructions_and_fewer_tokens_are_worse(soft):
+    evidence = soft.evidence()
+    difference = (evidence.reconstructions.astype(float) - evidence.images) / 255
+    np.testing.assert_allclose(evidence.prefix_mse[:, -1], (difference**2).mean(axis=(1, 2, 3)), atol=1e-3)
+    assert (np.diff(evidence.prefix_mse.mean(axis=0)) < 0).all()
+
+
+def test_provenance_says_where_everything_came_from(soft):
+    told = soft.evidence().provenance
+    assert told["run"] == "soft-4" and told["step"] == 60 and told["seed"] == 0 and told["split"] == "test"
+    assert told["data"] == "digits" and told["n"] == told["of"] == 360 and told["names"] == list("0123456789")
+    assert told["fingerprint"] == held_out(soft).fingerprint
+    assert told["class"] == "workbench.tokenizers.softvq:SoftVQ" and told["settings"] == soft.config["settings"]
+    assert told["discrete"] is False and told["versions"]["torch"] == torch.__version__
+    json.dumps(told)
+
+
+def test_collecting_again_gives_equal_arrays_and_a_limit_takes_a_part_by_the_seed(soft):
+    before = {name: np.array(array) for name, array in soft.evidence()._arrays().items()}
+    again = collect(soft)._arrays()
+    assert before.keys() == again.keys() and all(np.array_equal(before[name], again[name]) for name in before)
+    parts = [collect(soft, step=30, limit=20, seed=seed) for seed in (1, 1, 2)]
+    assert [part.step for part in parts] == [30, 30, 30] and parts[0].provenance["of"] == 360
+    one, same, other = (part.images for part in parts)  # still mapped, though each was replaced by the next
+    assert (one == same).all() and not (one == other).all()
+
+
+def test_collecting_tells_how_far_it_is(soft):
+    heard = []
+    collect(soft, step=30, tick=lambda done, total: heard.append((done, total)))
+    assert heard == [(256, 360), (360, 360)]
+
+
+# Collecting from a generator
+
+
+def test_a_generator_draws_as_many_samples_of_each_class(runs):
+    evidence = Run(runs / "flow").evidence()
+    assert evidence.samples.shape == (640, 8, 8, 1) and evidence.samples.dtype == np.uint8
+    assert np.bincount(evidence.sample_labels).tolist() == [64] * 10
+    assert evidence.images is None and evidence.names == tuple("0123456789")
+    assert evidence.provenance["tokenizer"] == {"run": "../soft-4", "step": 60}
+    assert evidence.sampling == {"solver": "heun", "steps": 50, "guidance": 2.0, "seed": 0}
+
+
+def test_the_same_seed_draws_the_same_samples(runs):
+    flow = Run(runs / "flow")
+    first, same, other = (np.array(collect(flow, step=30, limit=20, seed=seed).samples) for seed in (3, 3, 4))
+    assert first.shape == (20, 8, 8, 1) and (first == same).all() and not (first == other).all()
+    assert collect(flow, step=30, limit=3).sample_labels.tolist() == [0, 1, 2]

@@ -1,0 +1,214 @@
+"""The notebooks run from top to bottom, `open(...)` shows and tells the same thing, and a real JupyterLab draws it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import ipywidgets
+import nbformat
+import pytest
+from browser import free_port, opened, served
+from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+import workbench as wb
+from workbench import analysis
+from workbench.errors import RunError, UserError
+from workbench.views.notebook import Screen
+
+pytestmark = pytest.mark.xdist_group("lab")
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FIGURE = "application/vnd.plotly.v1+json"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Parameters that make any notebook quick; runs that one notebook trains, the next only opens."""
+    return {"folder": str(tmp_path_factory.mktemp("notebooks")), "steps": 20}
+
+
+def small(notebook: Path, toy: dict) -> nbformat.NotebookNode:
+    node = load_notebook_node(str(notebook))
+    named = next(cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
+    return parameterize_notebook(node, {name: value for name, value in toy.items() if f"{name}:" in named})
+
+
+# -- the notebooks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs_from_top_to_bottom_and_shows_figures(notebook, toy, tmp_path):
+    node = small(notebook, toy)
+    NotebookClient(node, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert any(FIGURE in output.get("data", {}) for output in outputs)
+    screens = [o.data for o in outputs if {WIDGET, "text/html"} <= set(o.get("data", {}))]
+    assert all("PSNR" in screen["text/html"] for screen in screens) and len(screens) == 1  # updated in its place
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_is_kept_without_outputs(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+# -- the explorer, without a browser -----------------------------------------------------------------------------
+
+
+def test_the_first_look_compares_every_run(trained):
+    bench = wb.open(trained)
+    assert bench.state.analysis == "reconstruction" and len(bench.selected) == 4
+    assert bench.selected[0].name == bench.state.runs[0] and bench.selected[0].tokenizer is None
+
+
+@pytest.mark.parametrize("name", [name for name in analysis.analyses() if name not in ("latent_map", "mixture_modes")])
+def test_the_code_of_a_view_makes_the_same_table(trained, name):
+    bench = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
+    elsewhere: dict = {}
+    exec(bench.code(), elsewhere)
+    assert elsewhere["result"].table().equals(bench.table)
+    assert bench.table.equals(bench.bench.result(bench.state).table())
+
+
+def test_the_code_keeps_the_step_and_the_controls(trained):
+    bench = wb.open(trained).show("latent_map", runs=["soft-2"], step=60, method="pca", neighbors=7)
+    elsewhere: dict = {}
+    exec(bench.code(), elsewhere)
+    assert "step=60" in bench.code() and elsewhere["result"].neighbors == 7 and elsewhere["result"].method == "pca"
+    assert elsewhere["result"].table().equals(bench.table) and bench.figure.layout.title.text.startswith("Latent map")
+
+
+def test_unknown_names_are_answered_with_the_nearest(trained):
+    bench = wb.open(trained)
+    before = bench.state
+    with pytest.raises(UserError, match=r"no analysis `codebok_usage`.*Did you mean `codebook_usage`\?"):
+        bench.show("codebok_usage")
+    with pytest.raises(UserError, match=r"no control of latent_map `neighbor`.*Did you mean `neighbors`\?"):
+        bench.show("latent_map", neighbor=3)
+    with pytest.raises(UserError, match=r"no run `soft4`.*Did you mean `soft-4`\?"):
+        bench.show("latent_map", runs=["soft4"])
+    assert bench.state == before
+    with pytest.raises(RunError, match="does not exist. Train a run with: workbench train"):
+        wb.open(trained / "none" / "such")
+
+
+def test_moving_a_widget_moves_the_state_and_the_figure(trained):
+    bench = wb.open(trained)
+    screen = Screen(bench)
+    screen.leading.value, screen.others.value = "soft-2", ("soft-4", "soft-2")
+    assert bench.state.runs == ("soft-2", "soft-4")
+    screen.controls["order"].value = "worst"
+    assert bench.state.controls["order"] == "worst" and bench.result.order == "worst"
+    screen.analysis.value = "token_budget"
+    before = screen.output.outputs[0]["data"][FIGURE]
+    assert list(screen.controls) == ["metric", "prefixes"] == list(bench.state.controls)
+    screen.controls["metric"].value = "mse"
+    after = screen.output.outputs[0]["data"][FIGURE]
+    assert "PSNR" in json.dumps(before["layout"]) and "squared error" in json.dumps(after["layout"])
+    assert "mse" in bench.table.columns
+
+
+def test_a_slider_cannot_leave_the_range_of_its_control(trained):
+    screen = Screen(wb.open(trained).show("reconstruction", show=8))
+    slider = screen.controls["show"]
+    assert (slider.min, slider.value, slider.max) == (4, 8, 32)
+    slider.value = 1000
+    assert slider.value == 32 and not slider.continuous_update
+
+
+def test_an_analysis_that_does_not_apply_shows_its_sentence(trained):
+    screen = Screen(wb.open(trained).show("codebook_usage", runs=["plain"]))
+    assert "Codebook usage needs codes and codebook; plain has none." in screen.said.value
+    assert screen.output.outputs == ()
+
+
+def test_another_run_is_shown_at_its_own_last_step(trained):
+    bench = wb.open(trained).show("reconstruction", runs=["soft-2"], step=60)
+    screen = Screen(bench)
+    assert bench.state.step == 60
+    screen.leading.value = "plain"
+    assert bench.state.step is None
+
+
+def test_without_a_kernel_the_page_names_every_run_and_says_what_was_found(trained):
+    bench = wb.open(trained)
+    bundle = bench._repr_mimebundle_()
+    assert WIDGET in bundle and bundle["text/plain"] == repr(bench)
+    assert all(name in bundle["text/html"] for name in ("soft-4", "soft-2", "plain", "flow"))
+    assert bench.result.summary().split(",")[0] in bundle["text/html"]
+
+
+def test_a_run_name_that_is_markup_is_shown_and_not_obeyed(trained, tmp_path):
+    name = "<img src=x onerror=alert(1)>"
+    shutil.copytree(trained / "soft-2", tmp_path / name)
+    page = wb.open(tmp_path)._repr_html_()
+    assert "<img" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_an_empty_folder_says_how_to_train_and_a_damaged_run_is_named(trained, tmp_path):
+    bench = wb.open(tmp_path)
+    assert "workbench train softvq-digits" in bench._repr_html_()
+    (hint,) = Screen(bench).box.children
+    assert isinstance(hint, ipywidgets.HTML) and "workbench train softvq-digits" in hint.value
+    shutil.copytree(trained / "soft-2", tmp_path / "good")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{"class": ')
+    bench = wb.open(tmp_path)
+    assert "torn" in bench._repr_html_() and "is damaged" in Screen(bench).box.children[0].value
+
+
+# -- the real JupyterLab -----------------------------------------------------------------------------------------
+
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+CODE = "window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code')"
+DONE = f"() => {CODE}.every(cell => cell.model.executionCount && cell.model.executionState === 'idle')"
+OUTPUTS = f"() => {CODE}.flatMap(cell => cell.model.sharedModel.getOutputs())"
+TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A JupyterLab over a temporary folder that asks nobody for news, extensions or a password."""
+    port = free_port()
+    flags = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token="]
+    flags += ["--ServerApp.ip=127.0.0.1", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    flags += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address:
+        yield address
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, toy, tmp_path):
+    node = small(NOTEBOOKS[0], toy)
+    nbformat.write(node, tmp_path / "first.ipynb")
+    place = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
+    with opened(f"{lab}/lab/tree/first.ipynb?reset") as (page, seen):
+        page.wait_for_function(READY)
+        page.evaluate(RUN_ALL)
+        page.wait_for_function(DONE, timeout=180_000)
+        outputs = page.evaluate(OUTPUTS)
+        assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+        page.evaluate(TO_THE_SCREEN, place)
+        screen = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
+        figure = screen.locator(".js-plotly-plot")
+        figure.locator(".main-svg").first.wait_for()
+        assert figure.bounding_box()["height"] > 200
+        screen.get_by_text("PSNR").first.wait_for()
+
+        screen.get_by_role("button", name="codebook usage").click()
+        screen.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
+        screen.get_by_role("button", name="token budget").click()
+        screen.get_by_label("metric").select_option("mse")
+        figure.get_by_text("squared error").first.wait_for()
+
+        screen.get_by_role("button", name="latent map").click()
+        screen.get_by_text("computing latent map").wait_for()  # said while the kernel works, not after
+        screen.get_by_text(re.compile("UMAP of 360 of 360 images")).wait_for()
+        assert screen.get_by_text("computing").count() == 0
+        assert seen.outside == []

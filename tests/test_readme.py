@@ -1,0 +1,68 @@
+"""What the README says is true: its Python runs, its commands exist, its files are there, its numbers have a source."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.partition("#")[0].strip().removeprefix(".venv/bin/")
+    for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.splitlines()
+    if re.match(r"(\.venv/bin/)?(workbench|make) ", line)
+]
+
+
+def test_the_two_commands_come_first():
+    assert COMMANDS[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+def test_every_python_block_runs(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.replace("steps=200", "steps=20"), "README.md", "exec"), {})
+    assert "codes are used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_every_make_command_has_a_target(command):
+    assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("workbench")])
+def test_every_workbench_command_is_understood(command):
+    """Parsed by the real command line: the command exists, and so does every option it names."""
+    import typer
+
+    from workbench.cli import app
+
+    group = typer.main.get_command(app)
+    name, *words = shlex.split(command)[1:]
+    context = group.commands[name].make_context(name, words)
+    if name == "report":
+        from workbench.views.report import find_template, parameters_of
+
+        known = {parameter.name for parameter in parameters_of(find_template(context.params["template"]))}
+        assert {word.removeprefix("--") for word in context.args if word.startswith("--")} <= known
+
+
+def test_files_the_readme_names_are_there():
+    package = [p for p in re.findall(r"`([\w/]+\.py)`", TEXT) if p != "ae.py"]
+    assert package and all((ROOT / "workbench" / path).exists() for path in package)
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
+    assert pictures and all((ROOT / path).exists() for path in pictures)
+    assert (ROOT / "notebooks" / "0_first_run.ipynb").exists()
+
+
+def test_every_recipe_and_system_the_readme_names_exists():
+    from workbench.recipes import RECIPES
+
+    assert set(re.findall(r"train (\w+-\w+)", TEXT)) <= set(RECIPES)
+
+
+def test_the_demos_runs_are_those_of_the_table():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE) == re.findall(r"--out \$\(RUNS\)/(\S+)", makefile)

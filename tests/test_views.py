@@ -1,0 +1,201 @@
+"""The state that hosts share, the controls read off a signature, and the same numbers on all three surfaces."""
+
+import json
+import sys
+import types
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from workbench import analysis
+from workbench.analysis.result import Range, Result
+from workbench.errors import UserError
+from workbench.views.bench import Bench
+from workbench.views.controls import accept, controls
+from workbench.views.state import ViewState
+
+
+def example(
+    latents: np.ndarray,
+    *,
+    log: bool = True,
+    kind: Literal["a", "b"] = "a",
+    count: Annotated[int, Range(2, 8)] = 4,
+    share: Annotated[float, Range(0, 1)] = 0.5,
+) -> Result: ...
+
+
+def test_controls_are_read_off_the_signature():
+    flag, choice, integer, number = controls(example)
+    assert (flag.kind, flag.default) == ("flag", True)
+    assert (choice.kind, choice.choices) == ("choice", ("a", "b"))
+    assert (integer.kind, integer.low, integer.high, integer.step) == ("integer", 2, 8, 1)
+    assert (number.kind, number.step) == ("number", 0.01)
+
+
+def test_values_from_a_url_take_the_controls_type():
+    assert accept(example, {"log": "False", "count": "3"}) == {"log": False, "kind": "a", "count": 3, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"cuont": 3}, "Did you mean `count`"),
+        ({"count": 9}, "count takes a whole number from 2 to 8; got 9"),
+        ({"count": 2.5}, "count takes a whole number"),
+        ({"share": "much"}, "share takes a number from 0 to 1; got `much`"),
+        ({"share": float("nan")}, "share takes a number from 0 to 1"),
+        ({"kind": "c"}, "There is no kind `c`; there is a, b"),
+        ({"log": "perhaps"}, "log is true or false"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_in_a_sentence(values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        accept(example, values)
+
+
+def test_every_analysis_has_controls_a_host_can_draw():
+    for function in analysis.analyses().values():
+        for control in controls(function):
+            assert control.accept(control.default) == control.default
+
+
+def test_a_state_survives_a_url_and_json():
+    state = ViewState(("a b", "c&d=1"), 500, "token_budget", {"metric": "mse", "prefixes": False})
+    assert ViewState.from_query("?" + state.to_query()) == state
+    assert ViewState.from_json(state.to_json()) == state
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("analysis=token_bugdet", "Did you mean `token_budget`"),
+        ("analysis=token_budget&metrci=mse", "Did you mean `metric`"),
+        ("step=-1", "step takes a whole number"),
+    ],
+)
+def test_a_url_that_asks_for_what_is_not_there_is_refused(query, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ViewState.from_query(query)
+
+
+def test_another_analysis_starts_with_its_own_controls():
+    state = ViewState((), None, "token_budget", {"metric": "mse"})
+    assert state.change(analysis="codebook_usage").controls == {}
+    assert state.change(runs=("a",)).controls == {"metric": "mse"}
+
+
+def test_the_first_look_leads_with_the_tokenizer_of_most_tokens(trained):
+    assert Bench(trained).first_look().runs[0] in ("plain", "soft-4")
+
+
+def test_a_generators_samples_show_beside_its_own_tokenizer_only(trained):
+    bench, asked = Bench(trained), ViewState(("soft-4", "flow"), analysis="samples")
+    assert bench.result(asked).n == 640
+    with pytest.raises(UserError, match="Samples needs samples; soft-2 has none"):
+        bench.result(asked.change(runs=("soft-2", "flow")))
+
+
+def test_a_result_is_computed_once_and_again_when_anything_it_depends_on_changes(trained):
+    bench, asked = Bench(trained), ViewState(("soft-4",), analysis="codebook_usage")
+    assert bench.result(asked) is bench.result(asked)
+    assert bench.result(asked) is not bench.result(asked.change(runs=("soft-2",)))
+
+
+def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
+    table = Bench(trained).table().set_index("run")
+    evidence = Bench(trained).run("soft-4").evidence()
+    error = (evidence.images.astype(float) - evidence.reconstructions.astype(float)) / 255
+    each = -10 * np.log10((error**2).mean(axis=(1, 2, 3)))
+    assert table.loc["soft-4", "PSNR (dB)"] == pytest.approx(each.mean(), abs=1e-3)
+    assert np.isnan(table.loc["flow", "PSNR (dB)"])
+
+
+def report_table(trained, name: str, values: dict) -> pd.DataFrame:
+    from workbench.views.report import Pages
+
+    pages = Pages(str(trained / "soft-4"), [str(trained / "soft-2"), str(trained / "flow")])
+    return pages.bench.result(pages.state.change(analysis=name, controls=values)).table()
+
+
+OTHER_VALUES = {
+    "reconstruction": {"show": 8, "order": "worst"},
+    "token_budget": {"metric": "mse"},
+    "codebook_usage": {},
+    "mixture_modes": {"components": 4, "most": 6, "seed": 1},
+    "latent_map": {"method": "pca"},
+    "samples": {"per_class": 3},
+}
+
+
+@pytest.mark.parametrize("name", list(analysis.analyses()))
+def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(trained, name):
+    from workbench.views.dashboard import Session
+    from workbench.views.notebook import Explorer
+
+    values, runs = OTHER_VALUES[name], ("soft-4", "soft-2", "flow")
+    explorer = Explorer(Bench(trained))
+    explorer.state = explorer.state.change(runs=runs)
+    in_notebook = explorer.show(name, **values).table
+    session = Session(trained)
+    for control, value in values.items():
+        session.tabs[name].widgets[control].value = value
+    session.go(analysis=name, runs=runs)
+    pd.testing.assert_frame_equal(in_notebook, session.tabs[name].table.value)
+    pd.testing.assert_frame_equal(in_notebook, report_table(trained, name, values))
+
+
+class Count(Result):
+    """A Result with one number."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def figure(self) -> go.Figure:
+        return go.Figure(go.Bar(x=["images"], y=[self.n])).update_layout(title="Image count")
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame({"n": [self.n]})
+
+    def summary(self) -> str:
+        return f"{self.n} images."
+
+
+def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
+    """A module put into the analysis package is found; no host file is touched."""
+
+    def image_count(images: np.ndarray, *, double: bool = False) -> Count:
+        return Count(len(images) * (2 if double else 1))
+
+    module = types.ModuleType("workbench.analysis.zz_counting")
+    image_count.__module__ = module.__name__
+    module.image_count = image_count
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = analysis.__path__[0]
+    monkeypatch.setattr(analysis, "__path__", [path, str(trained / "extra")])
+    (trained / "extra").mkdir(exist_ok=True)
+    (trained / "extra" / "zz_counting.py").write_text("", encoding="utf-8")
+    try:
+        from workbench.views.dashboard import Session
+        from workbench.views.notebook import Explorer
+
+        assert Explorer(Bench(trained)).show("image_count", double=True).table["n"][0] == 720
+        session = Session(trained)
+        session.go(analysis="image_count")
+        assert session.tabs["image_count"].table.value["n"][0] == 360
+        assert report_table(trained, "image_count", {})["n"][0] == 360
+    finally:
+        (trained / "extra" / "zz_counting.py").unlink()
+
+
+def test_a_result_shows_itself_in_a_notebook_as_a_figure_without_the_cloud_button(trained):
+    from workbench.analysis.result import mime_bundle
+
+    result = Bench(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
+    bundle = mime_bundle(result.figure())["application/vnd.plotly.v1+json"]
+    assert "sendChartToCloud" in bundle["config"]["modeBarButtonsToRemove"]
+    assert "codes are used" in result._repr_html_()
+    json.dumps(bundle, default=lambda array: array.tolist())
