@@ -18,8 +18,8 @@ demo: .venv/demo  ## train on bundled images, write report.html, say how to look
 	@echo "The dashboard:  make dashboard      then open http://127.0.0.1:$(PORT)"
 	@echo "JupyterLab:     make lab            then open 0_first_run.ipynb"
 	@echo "The report:"
-	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --generator $(RUNS)/sit-digits \
-	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8 --out report.html 2>/dev/null
+	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --out report.html \
+	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8,$(RUNS)/sit-digits
 
 test: .venv/dev browser  ## every test, in a real browser too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

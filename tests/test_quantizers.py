@@ -97,6 +97,12 @@ def test_the_entropy_weight_and_its_own_temperature_scale_the_term():
     assert abs(soft(x).losses["entropy"].item()) < 1e-4  # all but uniform posteriors: nothing to gain
 
 
+def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
+    logits = (1e3 * torch.eye(4)[None, [0, 1, 1]]).requires_grad_()  # codes 2 and 3: posterior exactly 0 in float32
+    entropy_gap(logits).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 @pytest.mark.parametrize("cosine", [False, True])
 def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
     torch.manual_seed(0)

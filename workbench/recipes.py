@@ -38,10 +38,10 @@ SETTINGS = {  # of a system, whatever the data
     "sit": {"width": 96, "depth": 4},
 }
 PLANS = {
-    "ae": {"steps": 1000, "batch": 64, "lr": 2e-3},
-    "vqvae": {"steps": 1000, "batch": 64, "lr": 2e-3},
-    "softvq": {"steps": 1000, "batch": 64, "lr": 2e-3},
-    "sit": {"steps": 2000, "batch": 128, "lr": 2e-3, "save_every": 500},
+    "ae": {"steps": 800, "batch": 64, "lr": 2e-3, "save_every": 200},
+    "vqvae": {"steps": 800, "batch": 64, "lr": 2e-3, "save_every": 200},
+    "softvq": {"steps": 800, "batch": 64, "lr": 2e-3, "save_every": 200},
+    "sit": {"steps": 1000, "batch": 128, "lr": 2e-3, "save_every": 250},
 }
 LEARNED = ("tokens", "dim", "classes", "mean", "std")  # settings of a generator that its tokenizer decides
 RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)

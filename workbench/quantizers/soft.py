@@ -4,6 +4,8 @@ Cosine logits, the codebook detached inside them, no straight-through, no commit
 term is computed for each codebook and then averaged; the released code pools code j of every book as one event.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -52,8 +54,9 @@ class SoftQuantizer(nn.Module):
 
 def entropy_gap(logits: Float[Tensor, "g t k"]) -> Float[Tensor, ""]:
     """H(q(k|x)) - H(E_x q(k|x)), mean over books: least, at -log K, when tokens are certain and codes used evenly."""
+    # In logarithms throughout: at a sharp temperature posteriors underflow to 0, where p log p has no finite gradient.
     log_posterior = F.log_softmax(logits, dim=-1)
-    posterior = log_posterior.exp()
-    each = -(posterior * log_posterior).sum(dim=-1).mean(dim=-1)
-    together = torch.special.entr(posterior.mean(dim=1)).sum(dim=-1)
+    log_marginal = log_posterior.logsumexp(dim=1) - math.log(logits.shape[1])
+    each = -(log_posterior.exp() * log_posterior).sum(dim=-1).mean(dim=-1)
+    together = -(log_marginal.exp() * log_marginal).sum(dim=-1)
     return (each - together).mean()

@@ -42,11 +42,19 @@ class Bench:
         return self.runs[name]
 
     def first_look(self) -> ViewState:
-        """What to show somebody who has asked for nothing: every run, the best collected tokenizer leading."""
+        """What to show somebody who has asked for nothing: every run, led by one that most analyses apply to.
+
+        That is a tokenizer with evidence, rather one that a generator was trained on, or one with codes, or more tokens.
+        """
+        drawn_from = {run.tokenizer.name for run in self.runs.values() if run.tokenizer}
         tokenizers = [name for name, run in self.runs.items() if run.tokenizer is None and self.collected(name)]
-        leading = max(tokenizers, key=lambda name: self.run(name).config["settings"].get("tokens", 0), default=None)
+        leading = max(tokenizers, key=lambda name: self._promise(name, drawn_from), default=None)
         others = [name for name in self.runs if name != leading]
         return ViewState(runs=tuple([leading, *others] if leading else others))
+
+    def _promise(self, name: str, drawn_from: set[str]) -> tuple[bool, bool, int]:
+        settings = self.run(name).config["settings"]
+        return name in drawn_from, "codes" in settings, settings.get("tokens", 0)
 
     def collected(self, name: str) -> list[int]:
         """The steps of a run that have evidence."""
