@@ -2,12 +2,14 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two test processes on two cores must not fight
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 CHECKED = ["types", "nn", "quantizers", "tokenizers", "generators", "training", "collect"]
+torch.set_num_threads(1)  # two test processes on two cores, waiting for each other's threads, take ten times as long
 hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
 
 

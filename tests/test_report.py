@@ -101,6 +101,12 @@ def test_an_unknown_template_is_answered_with_the_nearest():
         find_template("none.ipynb")
 
 
+def test_a_file_that_is_no_notebook_is_refused(tmp_path):
+    (tmp_path / "text.ipynb").write_text("not json", encoding="utf-8")
+    with pytest.raises(UserError, match="text.ipynb is not a notebook"):
+        report(str(tmp_path / "text.ipynb"), tmp_path / "out.html")
+
+
 def test_a_section_that_fails_is_named_and_leaves_no_half_report(trained, tmp_path):
     book = json.loads(TEMPLATE.read_text(encoding="utf-8"))
     book["cells"][2]["source"] = 'raise ValueError("the dog ate it")'

@@ -236,7 +236,10 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
     assert seen[:50].tolist() != seen[50:].tolist()
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"batch": -1}, {"lr": 0.0}, {"precision": "half"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 0}, {"batch": -1}, {"lr": 0.0}, {"precision": "half"}, {"average": 2.0}, {"clip": 0.0}, {"warmup": -1}],
+)
 def test_a_plan_that_cannot_be_is_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         Plan(**settings)

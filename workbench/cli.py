@@ -156,6 +156,21 @@ def watch(
     typer.echo(repr(opened))
 
 
+@app.command(name="list")
+def list_runs(runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs")) -> None:
+    """List the runs of a folder: what each is, how far it is, its PSNR on held-out images.
+
+    \b
+    workbench list runs
+    """
+    from workbench.views.bench import Bench
+
+    bench = Bench(runs)
+    typer.echo(bench.table().to_string(index=False, na_rep="", float_format="{:.1f}".format))
+    for sentence in bench.refused:
+        typer.echo(f"workbench: {sentence}", err=True)
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine has, and what is missing.

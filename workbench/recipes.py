@@ -26,6 +26,7 @@ SYSTEMS = {
     "softvq": "workbench.tokenizers.softvq:SoftVQ",
     "sit": "workbench.generators.transformer:SiT",
 }
+GENERATORS = tuple(system for system, path in SYSTEMS.items() if path.startswith("workbench.generators."))
 SIZES = {  # of a tokenizer, by data
     "digits": {"side": 8, "channels": 1, "patch": 2, "tokens": 8, "dim": 8, "width": 64, "depth": 2, "heads": 4},
     "photos": {"side": 32, "channels": 3, "patch": 8, "tokens": 16, "dim": 16, "width": 96, "depth": 2, "heads": 4},
@@ -126,12 +127,12 @@ def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     system, _ = recipe.split("-")
     kinds = typing.get_type_hints(Plan) | typing.get_type_hints(_class(SYSTEMS[system]).Config)
-    if system == "sit":
+    if system in GENERATORS:
         kinds = {name: kind for name, kind in kinds.items() if name not in LEARNED} | {"tokenizer": str}
     else:
         kinds |= {"data": str, "limit": int}
     for name in changes:
-        if system == "sit" and name in LEARNED:
+        if system in GENERATORS and name in LEARNED:
             raise UserError(f"{recipe} takes {', '.join(LEARNED)} from its tokenizer; leave {name} out.")
         if name not in kinds:
             raise unknown("setting", name, kinds)
@@ -147,7 +148,7 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     mine = {name: value for name, value in changes.items() if name in typing.get_type_hints(made_of.Config)}
     others = {name: changes[name] for name in changes.keys() - mine.keys() - {"tokenizer", "data", "limit"}}
     plan = _plan(PLANS[system] | others)
-    if system == "sit":
+    if system in GENERATORS:
         told, data, learned = _about_latents(recipe, out, changes.get("tokenizer"))
         config = made_of.Config(**(SETTINGS[system] | mine | learned))
     else:
@@ -221,7 +222,7 @@ def _about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[
         raise UserError(f"{tokenizer} is a generator ({source.kind}); a generator learns from a tokenizer's run.")
     trained_on = source.config.get("recipe", recipe).split("-")[1]
     if trained_on != asked_for:
-        raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe sit-{trained_on}.")
+        raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe {recipe.split('-')[0]}-{trained_on}.")
     source.checkpoint()
     step = source.steps[-1]
     found = latents_of(source, step)

@@ -43,8 +43,15 @@ class Plan:
         for name in ("steps", "batch", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"lr is {self.lr}; it must be above 0.")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("average", "final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
         if self.precision not in ("no", "bf16"):
             raise UserError(f"precision is `{self.precision}`; it is one of no, bf16.")
 

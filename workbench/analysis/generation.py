@@ -55,10 +55,8 @@ class Samples(Result):
     def summary(self) -> str:
         """How many samples, of how many classes."""
         images = f"{self.n:,} generated image{'' if self.n == 1 else 's'}"
-        classes = (
-            f"of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}" if self.labelled else "without classes"
-        )
-        return f"{images} {classes}{': ' if self.sampling else ''}{self.sampling}."
+        classes = f" of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}" if self.labelled else ""
+        return f"{images}{classes or ', without classes'}{': ' if self.sampling else ''}{self.sampling}."
 
 
 def samples(

@@ -44,7 +44,7 @@ class Bench:
     def first_look(self) -> ViewState:
         """What to show somebody who has asked for nothing: every run, led by one that most analyses apply to.
 
-        That is a tokenizer with evidence, rather one that a generator was trained on, or one with codes, or more tokens.
+        That is a tokenizer with evidence; rather one that a generator was trained on, or with codes, or of more tokens.
         """
         drawn_from = {run.tokenizer.name for run in self.runs.values() if run.tokenizer}
         tokenizers = [name for name, run in self.runs.items() if run.tokenizer is None and self.collected(name)]

@@ -68,7 +68,7 @@ def report(template: str, out: str | Path | None = None, **parameters: Any) -> P
     executed = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
     try:
         papermill.execute_notebook(
-            str(source), str(executed), values, kernel_name="python3", cwd=str(Path.cwd()), progress_bar=True
+            str(source), str(executed), values, kernel_name="python3", language="python", cwd=str(Path.cwd())
         )
         page = to_html(executed, title=f"{source.stem}: {Path(str(values.get('run', ''))).name}")
     except papermill.PapermillExecutionError as error:
@@ -99,7 +99,10 @@ def find_template(name: str) -> Path:
 
 def parameters_of(template: Path) -> list[Parameter]:
     """The parameters a template declares, in the cell tagged `parameters`. Raises UserError if it has none."""
-    cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
+    try:
+        cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{template} is not a notebook; a report's template is a .ipynb file.") from None
     tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", ())]
     if not tagged:
         raise UserError(f"{template.name} has no cell tagged `parameters`; a template needs one.")
