@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.recipes import prepare
+from workbench.jobs import prepare
 from workbench.training import fit
 
 RECIPES = ("ae-digits", "softvq-digits", "vqvae-digits", "softvq-photos", "sit-digits")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ["types", "nn", "quantizers", "tokenizers", "generators", "training", "collect"]
+CHECKED = ["types", "nn", "quantizers", "teachers", "tokenizers", "generators", "training", "collect"]
 torch.set_num_threads(1)  # two test processes on two cores, waiting for each other's threads, take ten times as long
 hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
 
@@ -16,7 +16,7 @@ hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     """A folder with four small, really trained and collected runs: three tokenizers and a generator."""
-    from workbench.recipes import train
+    from workbench.jobs import train
 
     folder = tmp_path_factory.mktemp("runs")
     small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}

@@ -1,19 +1,34 @@
-"""Generators: the path's ends and velocity, solvers on fields with known answers, guidance, the network's promises."""
+"""Generators: the path's ends and slopes, solvers on fields with known answers, guidance, each paper's choices."""
 
+import dataclasses
 import math
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from workbench.errors import UserError
-from workbench.generators.path import linear, logit_normal
-from workbench.generators.sampling import euler, guided, heun, sample
-from workbench.generators.transformer import SiT, sines
+from workbench.generators.losses import loss_by_time
+from workbench.generators.path import draw_times, interpolant, shifted, time_at
+from workbench.generators.presets import PRESETS
+from workbench.generators.sampling import euler, euler_maruyama, guided, heun, sample, times
+from workbench.generators.transformer import SiT, direction, sines
+from workbench.nn.transformer import SwiGLU, rotate, turns
+
+SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
+OTHER = {"tokens": 6, "dim": 2, "classes": 7, "mean": 0.5, "std": 2.0, "width": 32, "depth": 1, "heads": 1}
+OTHER |= {"drop_class": 0.9, "path": "cosine", "predict": "noise", "times": "uniform", "norm": "rms", "mlp": "swiglu"}
+OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0.5, "shift": 3.0}
+paths = pytest.mark.parametrize("path", ["linear", "cosine"])
+each = pytest.mark.parametrize("preset", PRESETS)
 
 
 def small(**settings) -> SiT:
     torch.manual_seed(0)
-    return SiT(SiT.Config(**({"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2} | settings)))
+    return SiT(SiT.Config(**(SMALL | settings)))
 
 
 def awake(**settings) -> SiT:
@@ -25,66 +40,216 @@ def awake(**settings) -> SiT:
     return model.eval()
 
 
-def test_the_path_starts_at_the_data_and_ends_at_the_noise():
-    data, noise = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
-    assert torch.equal(linear(data, noise, torch.zeros(2)).x, data)
-    assert torch.equal(linear(data, noise, torch.ones(2)).x, noise)
+def double(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
 
 
-def test_the_velocity_is_the_derivative_of_the_path():
-    data, noise, t = torch.randn(2, 4, 3).double(), torch.randn(2, 4, 3).double(), torch.rand(2).double()
-    step = (linear(data, noise, t + 1e-6).x - linear(data, noise, t - 1e-6).x) / 2e-6
-    torch.testing.assert_close(step, linear(data, noise, t).velocity, atol=1e-6, rtol=0)
+# The path
 
 
-def test_logit_normal_times_have_a_standard_normal_logit():
+@paths
+def test_the_path_starts_at_the_data_and_ends_at_the_noise(path):
+    data, noise = double(2, 4, 3), double(2, 4, 3)
+    torch.testing.assert_close(interpolant(path, torch.zeros(2).double()).mix(data, noise), data)
+    torch.testing.assert_close(interpolant(path, torch.ones(2).double()).mix(data, noise), noise)
+
+
+@paths
+def test_the_velocity_is_the_derivative_of_the_path(path):
+    data, noise, t = double(2, 4, 3), double(2, 4, 3), torch.rand(2).double()
+    after, before = interpolant(path, t + 1e-6), interpolant(path, t - 1e-6)
+    step = (after.mix(data, noise) - before.mix(data, noise)) / 2e-6
+    torch.testing.assert_close(step, interpolant(path, t).slope(data, noise), atol=1e-6, rtol=0)
+
+
+@paths
+def test_data_noise_and_velocity_are_recovered_from_each_other(path):
+    data, noise, at = double(5, 4, 3), double(5, 4, 3), interpolant(path, torch.linspace(0.1, 0.9, 5).double())
+    x, velocity = at.mix(data, noise), at.slope(data, noise)
+    torch.testing.assert_close(at.data(x, velocity), data)
+    torch.testing.assert_close(at.noise(x, velocity), noise)
+    torch.testing.assert_close(at.velocity(x, noise), velocity)
+
+
+@paths
+def test_the_score_is_the_gradient_of_a_gaussians_log_density(path):
+    """Data N(0, 4): x is N(0, 4 alpha^2 + sigma^2), and the velocity is the slope of E[. | x]."""
+    at, x = interpolant(path, torch.tensor([0.3]).double()), double(1, 6, 1)
+    variance = 4 * at.alpha**2 + at.sigma**2
+    velocity = (4 * at.alpha * at.alpha_slope + at.sigma * at.sigma_slope) / variance * x
+    torch.testing.assert_close(at.score(x, velocity), -x / variance)
+
+
+def test_the_cosine_path_is_the_cosine_noise_schedule():
+    """Of 1,000 steps without its offset: alpha_bar(t) = cos^2(pi t / 2), variance preserved."""
+    at = interpolant("cosine", torch.linspace(0, 1, 1000))
+    torch.testing.assert_close(at.alpha.flatten() ** 2, (1 + torch.cos(math.pi * at.t)) / 2, atol=1e-6, rtol=0)
+    torch.testing.assert_close(at.alpha**2 + at.sigma**2, torch.ones(1000, 1, 1))
+
+
+@paths
+def test_a_time_is_found_by_its_noise_to_data_ratio(path):
+    ratios = torch.tensor([0.01, 0.5, 1.0, 30.0])
+    at = interpolant(path, time_at(path, ratios.log()))
+    torch.testing.assert_close((at.sigma / at.alpha).flatten(), ratios)
+
+
+@paths
+def test_logit_normal_times_have_a_standard_normal_log_ratio(path):
     torch.manual_seed(0)
-    logits = logit_normal(20_000, torch.zeros(1)).logit()
-    assert logits.mean().abs() < 0.03 and (logits.std() - 1).abs() < 0.03  # 4 standard errors
+    at = interpolant(path, draw_times("logit-normal", path, 20_000, torch.zeros(1)))
+    logs = (at.sigma / at.alpha).log()
+    assert logs.mean().abs() < 0.03 and (logs.std() - 1).abs() < 0.03  # 4 standard errors
+
+
+def test_uniform_times_fill_every_tenth_alike():
+    torch.manual_seed(0)
+    counts = torch.histc(draw_times("uniform", "linear", 20_000, torch.zeros(1)), 10, 0, 1)
+    assert (counts - 2000).abs().max() < 170  # 4 standard deviations
+
+
+def test_the_shift_keeps_the_ends_rises_and_is_lightningdits():
+    at = [shifted(i / 100, 3.0) for i in range(101)]
+    assert at[0] == 0 and at[-1] == 1 and at == sorted(at) and shifted(0.4, 1.0) == 0.4
+    # Its code's map with s = 0.3, in its time, which runs the other way: a table of known values.
+    theirs = [1 - shifted(1 - t, 1 / 0.3) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    assert theirs == pytest.approx([0.032, 0.091, 0.231, 0.474, 0.730], abs=5e-4)
+
+
+# Solvers
+
+
+def test_the_grid_of_times_goes_down_from_first_to_nothing():
+    assert times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert times(2, shift=3.0) == [1.0, 0.75, 0.0]
+    assert times(3, first=0.9, last=0.1) == pytest.approx([0.9, 0.5, 0.1, 0.0])
+    assert times(1) == [1.0, 0.0] == times(1, last=0.04)
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_constant_velocity_is_integrated_exactly(solve, steps):
     noise = torch.randn(2, 4, 3)
-    torch.testing.assert_close(solve(lambda x, t: torch.full_like(x, 0.5), noise, steps), noise - 0.5)
+    torch.testing.assert_close(solve(lambda x, t: torch.full_like(x, 0.5), noise, times(steps)), noise - 0.5)
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
 def test_the_flow_to_a_single_point_ends_in_that_point(solve):
     """For data that is one point c the exact velocity is (x - c) / t, and every line leads to c."""
-    c = torch.tensor(0.7)
-    end = solve(lambda x, t: (x - c) / t.clamp(min=1e-3)[:, None, None], torch.randn(3, 4, 3), 10)
-    torch.testing.assert_close(end, c.expand(3, 4, 3), atol=1e-4, rtol=0)
+    end = solve(lambda x, t: (x - 0.7) / t, double(3, 4, 3), times(10, shift=2.0))
+    torch.testing.assert_close(end, torch.full_like(end, 0.7))
 
 
 def test_heun_is_of_second_order_and_euler_of_first():
     noise, exact = torch.ones(1, 1, 1).double(), math.exp(-1)
 
     def wrong(solve, steps: int) -> float:  # dx/dt = x from t = 1 to 0
-        return abs(solve(lambda x, t: x, noise, steps).item() - exact)
+        return abs(solve(lambda x, t: x, noise, times(steps)).item() - exact)
 
     assert wrong(euler, 20) / wrong(euler, 40) == pytest.approx(2, rel=0.1)
     assert wrong(heun, 20) / wrong(heun, 40) == pytest.approx(4, rel=0.1)
 
 
+def of_gaussian(path: str, deviation: float):
+    """The exact velocity for data N(0, deviation^2), as a function of x and t."""
+
+    def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+        at, v = interpolant(path, x.new_full((1,), t)), deviation**2
+        return (v * at.alpha * at.alpha_slope + at.sigma * at.sigma_slope) / (v * at.alpha**2 + at.sigma**2) * x
+
+    return velocity
+
+
+@paths
+def test_the_ode_of_a_gaussian_scales_the_noise_to_its_deviation(path):
+    noise = double(1, 50, 1)
+    torch.testing.assert_close(heun(of_gaussian(path, 0.5), noise, times(400)), 0.5 * noise, rtol=1e-2, atol=0)
+
+
+@paths
+def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 20_000, 1, generator=generator)
+    for diffusion in (0.5, 2.0):
+        grid = times(150, last=0.02)
+        drawn = euler_maruyama(of_gaussian(path, 0.5), noise, grid, path=path, generator=generator, diffusion=diffusion)
+        assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
+        assert drawn.mean().abs() < 0.02
+    assert torch.corrcoef(torch.stack([drawn.flatten(), noise.flatten()]))[0, 1] < 0.6  # the ODE's is 1
+
+
+def test_the_sde_without_diffusion_is_eulers_ode():
+    noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), times(9, last=0.04)
+    drawn = euler_maruyama(field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0)
+    torch.testing.assert_close(drawn, euler(field, noise, grid))
+
+
+def test_euler_on_the_linear_path_is_ddim_on_predicted_noise():
+    """DDIM: the data the noise points to, mixed again with that noise at the next time."""
+    model, x, labels = awake(predict="noise"), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    stepped = euler(guided(model, labels, 1.0), x, [0.8, 0.5])
+    noise = model(x, torch.tensor([0.8, 0.8]), labels)
+    torch.testing.assert_close(stepped, 0.5 * (x - 0.8 * noise) / 0.2 + 0.5 * noise)
+
+
+# Guidance
+
+
+def rows_seen(model: SiT) -> list[int]:
+    seen: list[int] = []
+    model.label.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    return seen
+
+
 def test_guidance_of_scale_one_is_the_conditional_exactly():
-    model, x, t, labels = awake(), torch.randn(2, 4, 3), torch.rand(2), torch.tensor([1, 3])
-    assert torch.equal(guided(model, labels, 1.0)(x, t), model(x, t, labels))
+    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    assert torch.equal(guided(model, labels, 1.0)(x, 0.4), model(x, torch.full((2,), 0.4), labels))
 
 
-def test_guidance_extrapolates_from_the_null_class():
-    model, x, t, labels = awake(), torch.randn(2, 4, 3), torch.rand(2), torch.tensor([1, 3])
-    null, conditional = model(x, t, torch.tensor([5, 5])), model(x, t, labels)
-    torch.testing.assert_close(guided(model, labels, 3.0)(x, t), null + 3 * (conditional - null))
-    torch.testing.assert_close(guided(model, labels, 0.0)(x, t), null)
+def test_guidance_outside_its_interval_is_the_conditional_exactly_and_costs_no_more():
+    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    velocity, seen = guided(model, labels, 3.0, (0.3, 0.7)), rows_seen(model)
+    for t in (0.29, 0.71):
+        assert torch.equal(velocity(x, t), model.velocity(x, torch.full((2,), t), labels))
+    assert seen == [2, 2, 2, 2]
 
 
-def test_an_untrained_network_predicts_nothing_so_its_loss_is_two():
-    """E|noise - data|^2 = 1 + 1 a number, for latents of unit variance."""
+def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_class_at_twice_the_cost():
+    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    for t in (0.3, 0.5, 0.7):
+        at = torch.full((2,), t)
+        null, conditional = model(x, at, torch.tensor([5, 5])), model(x, at, labels)
+        torch.testing.assert_close(guided(model, labels, 3.0, (0.3, 0.7))(x, t), null + 3 * (conditional - null))
+        torch.testing.assert_close(guided(model, labels, 0.0, (0.3, 0.7))(x, t), null)
+    seen = rows_seen(model)
+    sample(model, labels, steps=10, solver="euler", guidance=3.0, interval=(0.35, 0.75))  # 4 of t = 1, 0.9 .. 0.1
+    assert sorted(seen) == [2] * 6 + [4] * 4
+
+
+# The network
+
+
+@each
+def test_before_training_nothing_is_predicted_so_the_losses_are_known(preset):
+    """For unit variance: E|noise - data|^2 = 1 + 1 a number, E|noise|^2 = 1, and nothing has no direction."""
     torch.manual_seed(1)
-    terms = small().objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64)).terms
-    assert terms["velocity"].item() == pytest.approx(2, abs=0.06)
+    terms = small(**PRESETS[preset]).objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64)).terms
+    expected = {"sit": {"velocity": 2}, "dit": {"noise": 1}, "lightningdit": {"velocity": 2, "direction": 1}}
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected[preset], abs=0.06)
+
+
+def test_before_training_the_cosine_paths_velocity_costs_a_quarter_of_pi_squared():
+    torch.manual_seed(1)
+    terms = small(path="cosine").objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64)).terms
+    assert terms["velocity"].item() == pytest.approx(math.pi**2 / 4, abs=0.07)
+
+
+def test_the_default_is_sit_under_the_names_that_stored_runs_have():
+    names = {"embed", "time.0", "time.2", "modulation", "to_velocity"}
+    names |= {f"blocks.0.{part}" for part in ("attention.project_in", "attention.project_out", "mlp.0", "mlp.2")}
+    names = {f"{name}.{kind}" for name in names | {"blocks.0.modulation"} for kind in ("weight", "bias")}
+    assert set(small(depth=1).state_dict()) == names | {"label.weight"}
+    assert PRESETS["sit"] == {}
 
 
 def test_latents_are_standardised_and_restored():
@@ -94,12 +259,29 @@ def test_latents_are_standardised_and_restored():
     torch.testing.assert_close(model.restore(seen), latents)
 
 
-def test_the_class_the_time_and_the_place_of_a_token_all_matter():
-    model, x, t = awake(), torch.randn(1, 4, 3), torch.tensor([0.3])
+@pytest.mark.parametrize("positions", ["sines", "rope", "sines+rope"])
+def test_the_class_the_time_and_the_place_of_a_token_all_matter(positions):
+    model, x, t = awake(positions=positions), torch.randn(1, 4, 3), torch.tensor([0.3])
     base = model(x, t, torch.tensor([0]))
     assert not torch.allclose(model(x, t, torch.tensor([1])), base)
     assert not torch.allclose(model(x, t + 0.3, torch.tensor([0])), base)
     assert not torch.allclose(model(x.flip(1), t, torch.tensor([0])).flip(1), base)
+
+
+def test_rope_alone_tells_equal_tokens_nothing_and_sines_tell_them_where_they_are():
+    """Rotations change what is attended to; where all tokens hold the same, that is the same."""
+    x, t, label = torch.ones(1, 4, 3), torch.tensor([0.3]), torch.tensor([0])
+    alone, both = (awake(positions=positions)(x, t, label)[0] for positions in ("rope", "sines+rope"))
+    torch.testing.assert_close(alone[1:], alone[:1].expand(3, 3))
+    assert not torch.allclose(both[1], both[0])
+
+
+@each
+def test_each_item_is_on_its_own_and_every_parameter_learns(preset):
+    model, x, t, labels = awake(**PRESETS[preset]), torch.randn(3, 4, 3), torch.rand(3), torch.tensor([0, 4, 2])
+    torch.testing.assert_close(model(x[1:2], t[1:2], labels[1:2]), model(x, t, labels)[1:2])
+    model.objective(torch.randn(64, 4, 3), torch.arange(64) % 5).total.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def test_labels_are_dropped_at_the_set_rate():
@@ -110,37 +292,231 @@ def test_labels_are_dropped_at_the_set_rate():
     assert (seen[0] == 5).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
-def test_one_seed_gives_the_same_samples_and_another_others():
-    model, labels = awake(), torch.arange(5)
-    first = sample(model, labels, steps=3, seed=1)
-    assert torch.equal(first, sample(model, labels, steps=3, seed=1))
-    assert not torch.allclose(first, sample(model, labels, steps=3, seed=2))
+def test_every_setting_changes_something():
+    """No decorative options: each field, changed alone, changes a loss term or the samples."""
 
+    def behaviour(**settings) -> list[torch.Tensor]:
+        model = awake(**settings)
+        torch.manual_seed(1)
+        latents = torch.randn(64, model.config.tokens, model.config.dim)
+        terms = model.objective(latents, torch.arange(64) % 5).terms
+        return [*terms.values(), sample(model, torch.arange(5), steps=3)]
 
-def test_a_generator_overfits_one_point():
-    """Trained on a single latent, every sample is that latent."""
-    torch.manual_seed(0)
-    model, target = small(width=32), torch.tensor([[[1.0, -1.0, 0.5]] * 4])
-    data, labels = target.expand(64, 4, 3), torch.zeros(64, dtype=torch.int64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(250):
-        optimizer.zero_grad()
-        model.objective(data, labels).total.backward()
-        optimizer.step()
-    drawn = sample(model.eval(), torch.zeros(16, dtype=torch.int64), steps=20)
-    assert (drawn - target).abs().mean() < 0.15
+    usual = behaviour()
+    for field in dataclasses.fields(SiT.Config):
+        now = behaviour(**{field.name: OTHER[field.name]})
+        same = len(now) == len(usual) and all(map(torch.equal, now, usual))
+        assert not same, f"{field.name} changes nothing"
 
 
 @pytest.mark.parametrize(
-    ("labels", "steps", "sentence"),
-    [([5], 4, "labels must lie in 0..4; got 5 to 5"), ([-1, 2], 4, "got -1 to 2"), ([0], 0, "at least 1 step; got 0")],
+    ("settings", "sentence"),
+    [
+        ({"depth": 0}, "depth is 0; it must be at least 1."),
+        ({"std": 0.0}, "std is 0.0; it must be above 0."),
+        ({"shift": -1.0}, "shift is -1.0; it must be above 0."),
+        ({"drop_class": 1.5}, "drop_class is 1.5; it must lie between 0 and 1."),
+        ({"direction_weight": 1.0, "predict": "noise"}, "above 0 needs predict=velocity."),
+        ({"rows": 3}, "4 tokens do not divide into 3 rows."),
+        ({"heads": 3}, "width 16 must be even and divide into 3 heads."),
+        ({"width": 18, "rows": 2}, "width 18 must be a multiple of 4 and divide into 2 heads."),
+        ({"width": 18, "positions": "rope"}, "rope turns pairs of channels; heads of width 9 are no multiple of 2."),
+    ],
 )
-def test_sampling_refuses_what_cannot_be(labels, steps, sentence):
+def test_settings_that_cannot_be_are_refused_in_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        sample(small(), torch.tensor(labels), steps=steps)
+        SiT.Config(**(SMALL | settings))
+
+
+def test_a_misspelled_choice_is_refused_in_one_sentence():
+    """In a process of its own: here the checker of types, which users do not run, is faster."""
+    code = "from workbench.generators.transformer import SiT; SiT.Config(tokens=4, dim=3, classes=5, path='linaer')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = "UserError: There is no path `linaer`; there is cosine, linear. Did you mean `linear`?"
+    assert ended.stderr.strip().endswith(said)
+
+
+def test_the_direction_term_is_one_minus_the_cosine_of_each_token():
+    a, b = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.tensor([[[6.0, 8.0], [5.0, 0.0]]])
+    assert direction(a, b).item() == pytest.approx(0.5)  # one token agrees, the other is at a right angle
+    assert direction(-a, 2 * a).item() == pytest.approx(2)
+
+
+def test_the_direction_terms_first_gradient_is_no_larger_than_it_need_be():
+    """The first prediction is 0, where torch's own cosine has a gradient of 1e8."""
+    nothing, velocity = torch.zeros(1, 1, 3, requires_grad=True), torch.randn(1, 1, 3)
+    assert direction(nothing, velocity).item() == 1
+    direction(nothing, velocity).backward()
+    assert 0 < nothing.grad.norm() < 11
+
+
+# Its parts
+
+
+def test_rope_makes_products_depend_on_the_difference_of_places_alone():
+    torch.manual_seed(0)
+    q, k = (torch.randn(8).expand(1, 1, 6, 8) for _ in range(2))
+    at = turns(torch.arange(6.0)[:, None], 8)
+    products = rotate(q, at)[0, 0] @ rotate(k, at)[0, 0].T
+    for offset in range(-5, 6):
+        diagonal = products.diagonal(offset)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    assert products[0].std() > 0.01
+    torch.testing.assert_close(rotate(q, at).norm(dim=-1), q.norm(dim=-1))
+
+
+def test_rope_in_two_axes_tells_a_row_from_a_column():
+    q = k = torch.ones(1, 1, 3, 8)
+    at = turns(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 8)
+    a, b = rotate(q, at)[0, 0], rotate(k, at)[0, 0]
+    torch.testing.assert_close(a[0] @ b[1], a[0] @ b[2])  # as far, and alike for channels that are all alike
+    assert (a[1] @ b[2]) < (a[0] @ b[1])
+    assert not torch.allclose(a[1], a[2])
+
+
+def test_qk_norm_bounds_what_attention_sees():
+    """Queries and keys have root mean square 1, so scaling them cannot make attention harder."""
+    model, loud = awake(qk_norm=True), awake(qk_norm=True)
+    for block in loud.blocks:
+        block.attention.project_in.weight.data[:32] *= 50
+        block.attention.project_in.bias.data[:32] *= 50
+    x, t, labels = torch.randn(2, 4, 3), torch.rand(2), torch.tensor([0, 1])
+    torch.testing.assert_close(loud(x, t, labels), model(x, t, labels), atol=1e-4, rtol=1e-3)
+
+
+@each
+def test_mixed_precision_trains_without_a_warning(preset):
+    model = awake(**PRESETS[preset], qk_norm=True)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        torch.manual_seed(1)
+        low = model.objective(torch.randn(64, 4, 3), torch.arange(64) % 5).total
+        low.backward()
+    torch.manual_seed(1)
+    assert low.item() == pytest.approx(
+        model.objective(torch.randn(64, 4, 3), torch.arange(64) % 5).total.item(), rel=0.02
+    )
+
+
+def test_swiglu_gates_one_half_by_the_swish_of_the_other():
+    part, x = SwiGLU(6), torch.randn(2, 4, 6)
+    a, b = (F.linear(x, part.project_in.weight[h], part.project_in.bias[h]) for h in (slice(16), slice(16, 32)))
+    torch.testing.assert_close(part(x), part.project_out(a / (1 + torch.exp(-a)) * b))
+
+
+def test_swiglu_has_about_as_many_weights_as_the_plain_mlp():
+    def count(**settings) -> int:
+        return sum(p.numel() for block in small(width=96, **settings).blocks for p in block.mlp.parameters())
+
+    assert count(mlp="swiglu") == pytest.approx(count(), rel=0.01)
 
 
 def test_sines_tell_values_apart():
     codes = sines(torch.arange(50.0), 16)
     distances = torch.cdist(codes, codes) + 9 * torch.eye(50)
     assert distances.min() > 0.05
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "euler-maruyama"])
+def test_one_seed_gives_the_same_samples_and_another_others(solver):
+    model, labels = awake(), torch.arange(5)
+    first = sample(model, labels, steps=3, solver=solver, seed=1)
+    assert torch.equal(first, sample(model, labels, steps=3, solver=solver, seed=1))
+    assert not torch.allclose(first, sample(model, labels, steps=3, solver=solver, seed=2))
+
+
+def test_sampling_follows_the_models_shift_unless_told_another():
+    model, labels = awake(shift=3.0), torch.arange(5)
+    assert torch.equal(sample(model, labels, steps=3), sample(model, labels, steps=3, shift=3.0))
+    assert not torch.allclose(sample(model, labels, steps=3), sample(model, labels, steps=3, shift=1.0))
+
+
+@each
+@pytest.mark.parametrize("solver", ["heun", "euler-maruyama"])
+def test_a_generator_overfits_one_point(preset, solver, learned):
+    """Trained on a single latent, every sample is that latent."""
+    model, target = learned(preset)
+    drawn = sample(model, torch.zeros(16, dtype=torch.int64), steps=20, solver=solver)
+    assert (drawn - target).abs().mean() < 0.15
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Each preset, trained on one point, once."""
+    made: dict[str, tuple[SiT, torch.Tensor]] = {}
+
+    def train(preset: str) -> tuple[SiT, torch.Tensor]:
+        if preset not in made:
+            model, target = small(width=32, **PRESETS[preset]), torch.tensor([[[1.0, -1.0, 0.5]] * 4])
+            torch.manual_seed(0)
+            data, labels = target.expand(32, 4, 3), torch.zeros(32, dtype=torch.int64)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+            for _ in range(200):
+                optimizer.zero_grad()
+                model.objective(data, labels).total.backward()
+                optimizer.step()
+            made[preset] = model.eval(), target
+        return made[preset]
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"labels": [5]}, "labels must lie in 0..4; got 5 to 5"),
+        ({"labels": [-1, 2]}, "got -1 to 2"),
+        ({"steps": 0}, "at least 1 step; got 0"),
+        ({"solver": "hoin"}, "There is no solver `hoin`; there is euler, euler-maruyama, heun."),
+        ({"interval": (0.7, 0.2)}, "a guidance interval goes up within 0..1, 1 being noise; got 0.7 to 0.2"),
+        ({"shift": 0.0}, "shift is 0.0; it must be above 0"),
+    ],
+)
+def test_sampling_refuses_what_cannot_be(told, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sample(small(), torch.tensor(told.pop("labels", [0])), **({"steps": 4} | told))
+
+
+# The loss by time
+
+
+def at_rest(bins: int = 5, **settings):
+    latents = torch.randn(2000, 4, 3, generator=torch.Generator().manual_seed(3))
+    return loss_by_time(small(**settings), latents, torch.zeros(2000, dtype=torch.int64), bins=bins)
+
+
+def test_an_untrained_sits_loss_is_two_at_every_time():
+    found = at_rest()
+    torch.testing.assert_close(found.t, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    torch.testing.assert_close(found.velocity, torch.full((5,), 2.0), atol=0.06, rtol=0)
+    assert found.numbers == 12 and found.mean == pytest.approx(2, abs=0.06)
+
+
+def test_losses_of_other_paths_and_predictions_are_told_on_the_same_scale():
+    """For Gaussian latents no velocity is the best one on the cosine path; no noise puts all of x into the data."""
+    best = at_rest(path="cosine")
+    torch.testing.assert_close(best.velocity, 1 / (best.t**2 + (1 - best.t) ** 2), rtol=0.04, atol=0)
+    for path in ("linear", "cosine"):
+        found = at_rest(path=path, predict="noise")
+        torch.testing.assert_close(found.velocity, 1 / (1 - found.t) ** 2, rtol=0.04, atol=0)
+
+
+def test_the_loss_by_time_repeats_is_of_standardised_latents_and_sees_every_batch():
+    model, labels = awake(), torch.arange(700) % 5
+    latents = torch.randn(700, 4, 3)
+    found = loss_by_time(model, latents, labels, bins=2)
+    assert torch.equal(found.velocity, loss_by_time(model, latents, labels, bins=2).velocity)
+    assert not torch.equal(found.velocity, loss_by_time(model, latents, labels, bins=2, seed=1).velocity)
+    scaled = awake(mean=3.0, std=0.1)
+    torch.testing.assert_close(loss_by_time(scaled, 3 + 0.1 * latents, labels, bins=2).velocity, found.velocity)
+    noise = torch.randn(700, 4, 3, generator=torch.Generator().manual_seed(0))
+    quarter = model(0.75 * latents + 0.25 * noise, torch.full((700,), 0.25), labels)
+    assert found.velocity[0].item() == pytest.approx(F.mse_loss(quarter, noise - latents).item(), rel=1e-4)
+
+
+def test_the_loss_by_time_refuses_nothing_to_measure():
+    with pytest.raises(UserError, match="at least 1 bin and 1 image; got 3 and 0"):
+        loss_by_time(small(), torch.zeros(0, 4, 3), torch.zeros(0, dtype=torch.int64), bins=3)

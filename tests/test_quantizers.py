@@ -3,18 +3,24 @@
 import math
 
 import pytest
+import scipy.special
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from workbench.quantizers.gaussian import GaussianBottleneck, divergence
 from workbench.quantizers.hard import HardQuantizer
+from workbench.quantizers.nearest import nearest
+from workbench.quantizers.scalar import ScalarQuantizer
 from workbench.quantizers.soft import SoftQuantizer, entropy_gap
 
 MAKERS = {
     "soft": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4),
     "soft, 2 books": lambda codes: SoftQuantizer(books=2, codes=codes, dim=4),
+    "soft, distances": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4, logits="distance"),
     "hard": lambda codes: HardQuantizer(codes=codes, dim=4),
     "hard, cosine": lambda codes: HardQuantizer(codes=codes, dim=4, cosine=True),
+    "hard, averaged, revived": lambda codes: HardQuantizer(codes=codes, dim=4, learn="ema", revive=0.1),
 }
 
 
@@ -22,20 +28,28 @@ MAKERS = {
 @pytest.mark.parametrize("codes", [1, 7])
 def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, codes):
     torch.manual_seed(0)
-    quantized = make(codes)(torch.randn(3, 6, 4))
+    quantizer = make(codes)
+    for _ in range(3):  # while it trains, too
+        quantized = quantizer(torch.randn(3, 6, 4))
     assert quantized.latents.shape == (3, 6, 4)
     assert quantized.codes.min() >= 0 and quantized.codes.max() < codes
     assert all(torch.isfinite(loss) for loss in quantized.losses.values())
 
 
-def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens():
+@pytest.mark.parametrize("logits", ["cosine", "distance"])
+def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits):
     torch.manual_seed(0)
-    quantizer, x = SoftQuantizer(books=2, codes=5, dim=3, temperature=0.2), torch.randn(3, 4, 3)
+    quantizer, x = SoftQuantizer(books=2, codes=5, dim=3, logits=logits, temperature=0.2), torch.randn(3, 4, 3)
+    quantizer.codebook.data *= torch.rand(2, 5, 1) + 0.5
     quantized = quantizer(x)
     for b in range(3):
         for n in range(4):
-            words = F.normalize(quantizer.codebook[n // 2], dim=-1)  # contiguous blocks: tokens 0, 1 and 2, 3
-            posterior = F.softmax(words @ F.normalize(x[b, n], dim=-1) / 0.2, dim=-1)
+            words = quantizer.codebook[n // 2]  # contiguous blocks: tokens 0, 1 and 2, 3
+            if logits == "cosine":
+                words = F.normalize(words, dim=-1)
+                posterior = F.softmax(words @ F.normalize(x[b, n], dim=-1) / 0.2, dim=-1)
+            else:
+                posterior = F.softmax(-(words - x[b, n]).norm(dim=-1) / 0.2, dim=-1)
             torch.testing.assert_close(quantized.latents[b, n], posterior @ words)
             assert quantized.codes[b, n] == posterior.argmax()
 
@@ -56,10 +70,11 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
     torch.testing.assert_close(quantizer.codebook.grad[0], tangent, atol=1e-5, rtol=1e-4)  # rows have unit norm
 
 
-def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one():
+@pytest.mark.parametrize("logits", ["cosine", "distance"])
+def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits):
     torch.manual_seed(0)
-    soft = SoftQuantizer(books=1, codes=9, dim=4, temperature=1e-3)
-    hard = HardQuantizer(codes=9, dim=4, cosine=True)
+    soft = SoftQuantizer(books=1, codes=9, dim=4, logits=logits, temperature=1e-3)
+    hard = HardQuantizer(codes=9, dim=4, cosine=logits == "cosine")
     hard.codebook.data = soft.codebook.data.clone()
     x = torch.randn(5, 3, 4)
     torch.testing.assert_close(soft(x).latents, hard(x).latents, atol=1e-3, rtol=0)
@@ -69,6 +84,17 @@ def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one():
 def test_soft_latents_never_leave_the_unit_ball():
     torch.manual_seed(0)
     assert SoftQuantizer(books=1, codes=50, dim=8)(10 * torch.randn(9, 4, 8)).latents.norm(dim=-1).max() <= 1 + 1e-6
+
+
+def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
+    """Its latents are the encoder's directions times A_d(1 / tau), von Mises and Fisher's mean resultant length."""
+    torch.manual_seed(0)
+    quantizer, x = SoftQuantizer(books=1, codes=20_000, dim=8), torch.randn(4, 4, 8)
+    quantizer.codebook.data = torch.randn(1, 20_000, 8)
+    shrink = scipy.special.ive(4, 1 / 0.07) / scipy.special.ive(3, 1 / 0.07)  # 0.778
+    latents = quantizer(x).latents
+    torch.testing.assert_close(latents, shrink * F.normalize(x, dim=-1), atol=0.1, rtol=0)
+    assert latents.norm(dim=-1).mean().item() == pytest.approx(shrink, rel=0.01)
 
 
 def test_the_entropy_term_is_least_when_tokens_are_certain_and_codes_evenly_used():
@@ -112,9 +138,9 @@ def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
     for b in range(4):
         for n in range(5):
             point = F.normalize(x[b, n], dim=-1) if cosine else x[b, n]
-            nearest = (words - point).norm(dim=-1).argmin()
-            assert quantized.codes[b, n] == nearest
-            torch.testing.assert_close(quantized.latents[b, n], words[nearest])
+            least = (words - point).norm(dim=-1).argmin()
+            assert quantized.codes[b, n] == least
+            assert torch.equal(quantized.latents[b, n], words[least])
 
 
 def test_the_gradient_passes_the_hard_choice_as_if_it_were_the_identity():
@@ -138,4 +164,199 @@ def test_codes_rebuild_the_hard_latents():
     quantizer = HardQuantizer(codes=16, dim=4)
     quantized = quantizer(torch.randn(3, 5, 4))
     looked_up = F.embedding(rearrange(quantized.codes, "b n -> (b n)"), quantizer.words[0])
-    torch.testing.assert_close(rearrange(quantized.latents, "b n d -> (b n) d"), looked_up)
+    assert torch.equal(rearrange(quantized.latents, "b n d -> (b n) d"), looked_up)
+
+
+def near_ties(count: int = 200, dim: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens, and words of which each has a twin that differs in the last bits."""
+    torch.manual_seed(0)
+    words = torch.randn(count, dim)
+    return words[:100] + 0.3 * torch.randn(100, dim), torch.cat([words, words * (1 + 6e-8), words])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 33, 99])
+def test_neither_the_chunk_nor_its_neighbours_change_a_tokens_nearest_code(chunk):
+    tokens, words = near_ties()
+    alone = torch.cat([nearest(part, words) for part in tokens.split(chunk)])
+    assert torch.equal(nearest(tokens, words, chunk=chunk), nearest(tokens, words))
+    assert torch.equal(alone, nearest(tokens, words))
+
+
+def test_of_equal_codes_the_first_is_nearest_wherever_the_chunks_end():
+    torch.manual_seed(0)
+    words = torch.randn(4097, 16)  # a chunk of words and one more, which a product takes on its own
+    words[4096] = words[4095] = words[5]
+    assert nearest(words[5] + 0.1 * torch.randn(100, 16), words).unique().tolist() == [5]
+
+
+def test_half_precision_around_it_does_not_blur_the_choice():
+    tokens, words = near_ties()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        blurred = nearest(tokens, words)
+    assert torch.equal(blurred, nearest(tokens, words))
+
+
+def test_nearest_codes_far_from_the_origin_are_those_of_double_precision():
+    torch.manual_seed(0)
+    words, tokens = 1e3 + torch.randn(500, 8), 1e3 + torch.randn(300, 8)
+    assert torch.equal(nearest(tokens, words), torch.cdist(tokens.double(), words.double()).argmin(dim=-1))
+
+
+def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_codes():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                self.numbers = max(self.numbers, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+            return out
+
+    quantizer, x = HardQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1), torch.randn(64, 32, 4)
+    with Largest() as largest:
+        quantizer(x)
+    assert 512 * 4096 <= largest.numbers < 2048 * 20_000 / 10
+
+
+def averaged(**settings) -> HardQuantizer:
+    torch.manual_seed(0)
+    return HardQuantizer(**({"codes": 6, "dim": 3, "learn": "ema", "decay": 0.8} | settings))
+
+
+def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it():
+    quantizer, seen = averaged(), []
+    for step in range(5):
+        x = torch.randn(2, 7, 3)
+        for token, code in zip(x.reshape(-1, 3), quantizer(x).codes.reshape(-1), strict=True):
+            seen.append((step, int(code), token))
+    for k in range(6):
+        mine = [(0.2 * 0.8 ** (4 - step), token) for step, code, token in seen if code == k]
+        if mine:
+            mean = sum(weight * token for weight, token in mine) / sum(weight for weight, _ in mine)
+            torch.testing.assert_close(quantizer.codebook[0, k], mean)
+            assert quantizer.counts[k].item() == pytest.approx(sum(weight for weight, _ in mine), rel=1e-5)
+
+
+def test_an_averaged_codebook_is_state_and_no_parameter_and_has_no_codebook_loss():
+    quantizer = averaged()
+    assert not list(quantizer.parameters())
+    assert {"codebook", "counts", "sums"} <= quantizer.state_dict().keys()
+    assert quantizer(torch.randn(2, 3, 3)).losses.keys() == {"commitment"}
+
+
+@pytest.mark.parametrize("learn", ["ema", "gradient"])
+def test_evaluation_and_passes_without_gradients_leave_the_codebook_alone(learn):
+    quantizer, x = averaged(learn=learn, revive=0.5), torch.randn(4, 3, 3)
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    with torch.no_grad():
+        quantizer(x)
+    quantizer.eval()(x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
+
+
+@pytest.mark.parametrize("learn", ["ema", "gradient"])
+def test_with_revival_the_first_batch_gives_every_code_a_token_of_its_own(learn):
+    quantizer, x = averaged(learn=learn, revive=0.1), 50 + torch.randn(4, 5, 3)
+    codes = quantizer(x).codes
+    assert len(set(codes.flatten().tolist())) == 6
+    if learn == "gradient":
+        assert all((x == word).all(dim=-1).any() for word in quantizer.codebook[0])
+
+
+def test_codes_that_fell_out_of_use_are_revived_relative_to_an_even_use():
+    """Two clusters, then one: the other's codes die after log(0.1) / log(0.8) = 10.3 batches, and move over."""
+    quantizer, far = averaged(codes=2, revive=0.1), torch.tensor([100.0, 0.0, 0.0])
+    near = torch.randn(8, 5, 3)
+    quantizer(torch.stack([*near[:4], *(far + near[4:])]))
+    quantizer.counts[:] = 20.0  # 40 tokens, 2 codes
+    left = []
+    for _ in range(12):
+        quantizer(near)
+        left.append(bool((quantizer.codebook[0, :, 0] > 50).any()))
+    assert left == [True] * 11 + [False]
+
+
+def test_a_batch_smaller_than_the_codebook_never_makes_two_equal_codes():
+    quantizer = averaged(codes=50, revive=0.1, learn="gradient")
+    for _ in range(6):
+        quantizer(torch.randn(2, 4, 3))
+    assert len(torch.unique(quantizer.codebook[0], dim=0)) == 50
+
+
+def test_revival_keeps_a_large_codebook_in_use_where_it_would_else_collapse():
+    def used(revive: float) -> int:
+        quantizer = averaged(codes=64, decay=0.9, revive=revive)
+        for step in range(60):
+            torch.manual_seed(step)
+            quantizer(5 + 0.1 * torch.randn(32, 8, 3))  # far from where the codes begin
+        return len(quantizer.eval()(5 + 0.1 * torch.randn(200, 8, 3)).codes.unique())
+
+    assert used(0.0) < 10 and used(0.1) > 55
+
+
+def test_the_gaussian_divergence_is_that_of_torch_summed_over_an_image_in_nats():
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    normal = torch.distributions.Normal
+    each = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0))
+    torch.testing.assert_close(divergence(mean, log_variance), each.sum(dim=(1, 2)).mean())
+    assert divergence(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)).item() == 0  # the prior itself
+    assert divergence(torch.ones(1, 4, 2), torch.zeros(1, 4, 2)).item() == pytest.approx(4)  # 8 numbers, 1/2 nat each
+
+
+def test_a_gaussian_token_is_sampled_in_training_and_its_mean_after():
+    torch.manual_seed(0)
+    moments = torch.cat([torch.full((1, 20_000, 1), 3.0), torch.full((1, 20_000, 1), math.log(4.0))], dim=-1)
+    bottleneck = GaussianBottleneck(beta=1.0)
+    sampled = bottleneck(moments).latents
+    assert sampled.mean().item() == pytest.approx(3, abs=0.05) and sampled.std().item() == pytest.approx(2, rel=0.02)
+    assert torch.equal(bottleneck.eval()(moments).latents, moments[..., :1])
+
+
+def test_beta_weighs_the_divergence_and_extreme_variances_stay_finite():
+    moments = torch.randn(2, 3, 8)
+    ratio = GaussianBottleneck(beta=0.5)(moments).losses["kl"] / GaussianBottleneck(beta=0.1)(moments).losses["kl"]
+    assert ratio.item() == pytest.approx(5)
+    for extreme in (-1e4, 1e4):
+        quantized = GaussianBottleneck(beta=1.0)(torch.full((1, 2, 4), extreme))
+        assert torch.isfinite(quantized.losses["kl"]) and torch.isfinite(quantized.latents).all()
+
+
+LEVELS = (8, 5, 4, 3)
+
+
+def test_scalar_codes_agree_with_a_loop_over_channels():
+    torch.manual_seed(0)
+    x, quantizer = 2 * torch.randn(3, 6, 4), ScalarQuantizer(levels=LEVELS)
+    quantized = quantizer(x)
+    for b in range(3):
+        for n in range(6):
+            code, place = 0, 1
+            for i, levels in enumerate(LEVELS):
+                half, offset = (levels - 1) / 2 * 1.001, 0.5 if levels % 2 == 0 else 0.0
+                rounded = round(math.tanh(x[b, n, i].item() + math.atanh(offset / half)) * half - offset)
+                assert quantized.latents[b, n, i].item() == pytest.approx(rounded / (levels // 2))
+                code, place = code + (rounded + levels // 2) * place, place * levels
+            assert quantized.codes[b, n] == code
+
+
+def test_scalar_codes_number_the_whole_grid_and_look_up_their_latents():
+    torch.manual_seed(0)
+    quantizer = ScalarQuantizer(levels=LEVELS)
+    quantized = quantizer(2 * torch.randn(10, 80, 4))
+    swept = quantizer(torch.linspace(-6, 6, 200).expand(4, -1).T[None]).latents[0]
+    assert [len(channel.unique()) for channel in swept.T] == list(LEVELS)  # each level of each channel can be reached
+    assert torch.equal(quantizer.look_up(quantized.codes), quantized.latents)
+    assert torch.equal(quantizer.words[0, quantized.codes], quantized.latents)
+    assert quantizer.words.abs().max() == 1 and len(torch.unique(quantizer.words[0], dim=0)) == 480
+
+
+def test_scalar_zero_stays_zero_and_the_gradient_passes_the_rounding():
+    quantizer, x = ScalarQuantizer(levels=LEVELS), torch.zeros(1, 1, 4, requires_grad=True)
+    quantizer(x).latents.sum().backward()
+    assert torch.equal(quantizer(x).latents, torch.zeros(1, 1, 4))
+    half = [(levels - 1) / 2 * 1.001 for levels in LEVELS]
+    slope = [(h - (0.5 * (n % 2 == 0)) ** 2 / h) / (n // 2) for h, n in zip(half, LEVELS, strict=True)]  # h sech^2
+    torch.testing.assert_close(x.grad[0, 0], torch.tensor(slope))

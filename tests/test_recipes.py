@@ -16,7 +16,8 @@ import torch
 import workbench
 from workbench.collect import collect, held_out
 from workbench.errors import RunError, UserError
-from workbench.recipes import RECIPES, SIZES, SYSTEMS, prepare, train
+from workbench.jobs import prepare, train
+from workbench.recipes import RECIPES, SIZES, SYSTEMS
 from workbench.runs import Run
 from workbench.settings import typed
 from workbench.training import fit
@@ -251,7 +252,7 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
         import sys
         sys.modules |= dict.fromkeys({VIEWERS})  # importing one of them would raise
         import torch
-        from workbench.recipes import prepare, train
+        from workbench.jobs import prepare, train
         from workbench.training import fit
         torch.set_num_threads(1)
         small = {SMALL}

@@ -14,14 +14,14 @@ import torch
 
 from workbench.atomic import read_tensors
 from workbench.errors import RunError, UserError
-from workbench.recipes import prepare
+from workbench.jobs import prepare
 from workbench.runs import Run
 from workbench.training import Plan, fit, learning_rate
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
 import sys, json
-from workbench.recipes import prepare
+from workbench.jobs import prepare
 from workbench.training import fit
 job = prepare("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
 print("ready", flush=True)

@@ -18,7 +18,7 @@ _HOMES = {
     "analyses": "workbench.analysis",
     "open": "workbench.views.notebook",
     "report": "workbench.views.report",
-    "train": "workbench.recipes",
+    "train": "workbench.jobs",
 }
 __all__ = ["__version__", *_HOMES]
 

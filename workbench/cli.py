@@ -49,11 +49,11 @@ def train(
     workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
     workbench train sit-digits --tokenizer runs/a --out runs/flow
     """
-    from workbench import recipes
+    from workbench import jobs
 
     warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"  # of skipped images: the sentence alone
     given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
-    run = recipes.train(recipe, out, collect=collect, **given, **_settings(context.args))
+    run = jobs.train(recipe, out, collect=collect, **given, **_settings(context.args))
     status = run.status()
     if status["state"] != "finished":
         typer.echo(

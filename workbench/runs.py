@@ -11,6 +11,7 @@ evidence/step-000500/     what the model did to held-out images (see evidence.py
 notes.md                  yours; never read, never written
 """
 
+import importlib
 import json
 import os
 import re
@@ -102,15 +103,14 @@ class Run:
 
     def build(self, modules: Sequence[str] = ()) -> "nn.Module":
         """The model as it was before training."""
-        import importlib
-
         module, _, name = self.config["class"].partition(":")
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config["settings"].items()}
         if not (module.startswith("workbench.") or module in modules):
             allow = f"Run({str(self.folder)!r}).load(modules=[{module!r}])"
             raise RunError(f"{self.folder} was trained with {module}:{name}. To import that module, say {allow}.")
         try:
             made_of = getattr(importlib.import_module(module), name)
-            return made_of(made_of.Config(**self.config["settings"]))
+            return made_of(made_of.Config(**settings))
         except (ImportError, AttributeError, TypeError) as error:
             raise RunError(f"{self.folder} cannot be built from {module}:{name}: {error}.") from None
 
@@ -289,8 +289,8 @@ def _missing(folder: Path) -> RunError:
 
 
 def _alive(status: dict[str, Any]) -> bool:
-    if status.get("host") != socket.gethostname():
-        return time.time() - status.get("time", 0) < 60  # another machine: believe its last word for a minute
+    if status.get("host") != socket.gethostname():  # on another machine: believe its last word for a minute
+        return time.time() - status.get("time", 0) < 60
     try:
         os.kill(status["pid"], 0)
     except PermissionError:

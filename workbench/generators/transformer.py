@@ -1,9 +1,11 @@
-"""SiT (arXiv:2401.08740): a class-conditional transformer over latents that predicts the velocity of a linear path.
+"""One class-conditional transformer over latents for DiT, SiT and LightningDiT; its settings name the differences.
 
-Here: on one-dimensional tokens, with fixed sine positions; latents are standardised by one global mean and deviation.
+DiT (arXiv:2212.09748) gives the blocks, SiT (arXiv:2401.08740) the paths and what is predicted, LightningDiT
+(arXiv:2501.01423) the norms, gates, rotations and the direction loss. `generators.presets` has each one's settings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +13,18 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import UserError
-from workbench.generators.path import linear, logit_normal
-from workbench.nn.transformer import ModulatedBlock, initialise
+from workbench.errors import UserError, unknown
+from workbench.generators.path import Path, Times, draw_times, interpolant
+from workbench.nn.transformer import Inner, ModulatedBlock, Norm, initialise, normalise, turns
 from workbench.types import Objective
 
 
 class SiT(nn.Module):
-    """Predicts velocity(x, t, labels); trained by flow matching, sampled by `generators.sampling`."""
+    """Predicts the velocity, or the noise, at a point of the path; sampled by `generators.sampling`."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """What is learned about the latents, and the sizes."""
+        """What is learned about the latents, the sizes, and the choices in which the papers differ."""
 
         tokens: int  # L, of the tokenizer
         dim: int  # d, of the tokenizer
@@ -33,46 +35,111 @@ class SiT(nn.Module):
         depth: int = 4
         heads: int = 4
         drop_class: float = 0.1  # share of labels replaced by the null class in training
+        path: Path = "linear"
+        predict: Literal["velocity", "noise"] = "velocity"
+        times: Times = "logit-normal"  # at which training looks
+        norm: Norm = "layer"  # rms: with a learned gain
+        mlp: Inner = "gelu"
+        positions: Literal["sines", "rope", "sines+rope"] = "sines"  # added, or turning queries and keys, or both
+        rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
+        qk_norm: bool = False  # RMSNorm of queries and keys
+        direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
+        shift: float = 1.0  # of the times that sampling visits; above 1 more of them are near the noise
 
         def __post_init__(self) -> None:
-            if self.width % self.heads or self.width % 2:
-                raise UserError(f"width {self.width} must be even and divide into {self.heads} heads.")
+            for field in fields(self):
+                value = getattr(self, field.name)
+                if get_origin(field.type) is Literal and value not in get_args(field.type):
+                    raise unknown(field.name, str(value), get_args(field.type))
+                if field.type is int and value < 1:
+                    raise UserError(f"{field.name} is {value}; it must be at least 1.")
+            for name in ("shift", "std"):
+                if not 0 < getattr(self, name) < float("inf"):
+                    raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+            if not 0 <= self.drop_class <= 1:
+                raise UserError(f"drop_class is {self.drop_class}; it must lie between 0 and 1.")
+            if self.direction_weight < 0 or (self.direction_weight and self.predict != "velocity"):
+                asked = f"direction_weight is {self.direction_weight} with predict={self.predict}"
+                raise UserError(f"{asked}; it must not be below 0, and above 0 needs predict=velocity.")
+            self._check_sizes()
+
+        def _check_sizes(self) -> None:
+            if self.tokens % self.rows:
+                raise UserError(f"{self.tokens} tokens do not divide into {self.rows} rows.")
+            if self.width % self.heads or self.width % (2 * self.axes):
+                even = "even" if self.axes == 1 else "a multiple of 4"
+                raise UserError(f"width {self.width} must be {even} and divide into {self.heads} heads.")
+            if "rope" in self.positions and self.width // self.heads % (2 * self.axes):
+                raise UserError(
+                    f"rope turns pairs of channels; heads of width {self.width // self.heads} "
+                    f"are no multiple of {2 * self.axes}."
+                )
+
+        @property
+        def axes(self) -> int:
+            """In how many directions tokens have places."""
+            return 1 if self.rows == 1 else 2
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, width = config, config.width
         self.embed = nn.Linear(config.dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(ModulatedBlock(width, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation, self.to_velocity = nn.Linear(width, 2 * width), nn.Linear(width, config.dim)
+        choices = {"norm": config.norm, "mlp": config.mlp, "qk_norm": config.qk_norm}
+        self.blocks = nn.ModuleList(ModulatedBlock(width, config.heads, **choices) for _ in range(config.depth))
+        self.norm = normalise(config.norm, width)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.to_velocity = nn.Linear(width, config.dim)  # or to noise; stored runs know it by this name
         initialise(self, config.depth)
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
         # adaLN-zero: every block, and the output, start at nothing.
         for zero in (*(block.modulation for block in self.blocks), self.modulation, self.to_velocity):
             nn.init.zeros_(zero.weight)
-        positions = sines(torch.arange(config.tokens, dtype=torch.float32), width)
-        self.register_buffer("positions", positions, persistent=False)
+        places = grid(config.tokens, config.rows)
+        added = torch.cat([sines(axis, width // config.axes) for axis in places.T], dim=1)
+        turned = turns(places, width // config.heads) if "rope" in config.positions else None
+        self.register_buffer("positions", added if "sines" in config.positions else None, persistent=False)
+        self.register_buffer("turns", turned, persistent=False)
 
     def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"]) -> Objective:
-        """Flow matching: squared error of the velocity at a logit-normal time. Before training it is 2."""
-        data = self.standardise(latents)
-        dropped = torch.rand(len(labels), device=labels.device) < self.config.drop_class
-        path = linear(data, torch.randn_like(data), logit_normal(len(data), data))
-        predicted = self(path.x, path.t, torch.where(dropped, self.config.classes, labels))
-        return Objective({"velocity": F.mse_loss(predicted, path.velocity)})
+        """Squared error of what is predicted, at a random time, and the direction term.
+
+        Before training, with latents of unit variance: velocity 2 on the linear path and (pi / 2)^2 on the cosine one,
+        noise 1, direction its weight.
+        """
+        config, data = self.config, self.standardise(latents)
+        dropped = torch.rand(len(labels), device=labels.device) < config.drop_class
+        noise = torch.randn_like(data)
+        at = interpolant(config.path, draw_times(config.times, config.path, len(data), data))
+        target = at.slope(data, noise) if config.predict == "velocity" else noise
+        predicted = self(at.mix(data, noise), at.t, torch.where(dropped, config.classes, labels))
+        terms = {config.predict: F.mse_loss(predicted, target)}
+        if config.direction_weight:
+            terms["direction"] = config.direction_weight * direction(predicted, target)
+        return Objective(terms)
 
     def forward(
         self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n d"]:
-        """The velocity at x, of standardised latents. Label `classes` is the null class."""
+        """What is predicted at x, of standardised latents. Label `classes` is the null class."""
         condition = self.time(sines(1000 * t, self.config.width)) + self.label(labels)
-        x = self.embed(x) + self.positions
+        x = self.embed(x)
+        if self.positions is not None:
+            x = x + self.positions
         for block in self.blocks:
-            x = block(x, condition)
+            x = block(x, condition, self.turns)
         shift, scale = rearrange(self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2)
         return self.to_velocity(self.norm(x) * (1 + scale) + shift)
+
+    def velocity(
+        self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b n d"]:
+        """The velocity at x, converted where noise is predicted; that is singular at t = 1."""
+        predicted = self(x, t, labels)
+        return (
+            predicted if self.config.predict == "velocity" else interpolant(self.config.path, t).velocity(x, predicted)
+        )
 
     def standardise(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Latents as the network sees them."""
@@ -81,6 +148,22 @@ class SiT(nn.Module):
     def restore(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Latents as the tokenizer's decoder reads them."""
         return x * self.config.std + self.config.mean
+
+
+def direction(predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:
+    """1 - cos between two velocities, across a token's channels (LightningDiT, after FasterDiT, arXiv:2410.10356).
+
+    Here: a vector shorter than 0.1 counts as that long. The first prediction is 0, and with torch's 1e-8 its gradient
+    would be 1e8, which Adam's second moment remembers for hundreds of steps.
+    """
+    return 1 - F.cosine_similarity(predicted, velocity, dim=-1, eps=0.1).mean()
+
+
+def grid(tokens: int, rows: int) -> Float[Tensor, "n axes"]:
+    """The places of the tokens: along a line, or by row and column."""
+    index = torch.arange(tokens)
+    axes = [index] if rows == 1 else [index // (tokens // rows), index % (tokens // rows)]
+    return torch.stack(axes, dim=1).float()
 
 
 def sines(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:

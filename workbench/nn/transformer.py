@@ -1,23 +1,52 @@
 """The only transformer: pre-norm blocks, plain or modulated by a condition (adaLN-zero, arXiv:2212.09748)."""
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+Norm = Literal["layer", "rms"]
+Inner = Literal["gelu", "swiglu"]
+
+
+class RMSNorm(nn.Module):
+    """Rows of root mean square 1 times a learned gain (arXiv:1910.07467), computed in float32 whatever comes in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """Normalise the last axis."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over every row, or over the visible rows alone."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
+        # Bounded queries and keys keep attention from saturating in long low-precision runs (arXiv:2302.05442).
+        self.norm_q = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(width // heads) if qk_norm else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b t width"], visible: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """Mix the rows; a row that is not visible is never looked at."""
+    def forward(
+        self,
+        x: Float[Tensor, "b t width"],
+        visible: Bool[Tensor, "b t"] | None = None,
+        turns: Float[Tensor, "two t half"] | None = None,
+    ) -> Tensor:
+        """Mix the rows; a row that is not visible is never looked at. `turns`: by which places rotate (RoPE)."""
         q, k, v = rearrange(self.project_in(x), "b t (three heads e) -> three b heads t e", three=3, heads=self.heads)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if turns is not None:
+            q, k = rotate(q, turns), rotate(k, turns)
         mask = None if visible is None else rearrange(visible, "b t -> b 1 1 t")
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.project_out(rearrange(mixed, "b heads t e -> b t (heads e)"))
@@ -28,6 +57,20 @@ class MLP(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP (arXiv:2002.05202), two thirds as wide inside, so that it has as many weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 4 * width * 2 // 3
+        self.project_in, self.project_out = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b t width"]) -> Float[Tensor, "b t width"]:
+        """One half, after SiLU, scales the other."""
+        gate, value = self.project_in(x).chunk(2, dim=-1)
+        return self.project_out(F.silu(gate) * value)
 
 
 class Block(nn.Module):
@@ -47,20 +90,48 @@ class Block(nn.Module):
 class ModulatedBlock(nn.Module):
     """A block whose norms are shifted, scaled and gated by a condition; the identity before training."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self, width: int, heads: int, *, norm: Norm = "layer", mlp: Inner = "gelu", qk_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.attention, self.mlp = Attention(width, heads), MLP(width)
+        self.norm_1, self.norm_2 = normalise(norm, width), normalise(norm, width)
+        self.attention = Attention(width, heads, qk_norm=qk_norm)
+        self.mlp = MLP(width) if mlp == "gelu" else SwiGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Float[Tensor, "b t width"], condition: Float[Tensor, "b width"]) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "b t width"],
+        condition: Float[Tensor, "b width"],
+        turns: Float[Tensor, "two t half"] | None = None,
+    ) -> Tensor:
         """Attention, then the MLP, each modulated and gated by the condition."""
         modulation = rearrange(self.modulation(F.silu(condition)), "b (six width) -> six b 1 width", six=6)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
-        x = x + gate_1 * self.attention(self.norm(x) * (1 + scale_1) + shift_1)
-        return x + gate_2 * self.mlp(self.norm(x) * (1 + scale_2) + shift_2)
+        x = x + gate_1 * self.attention(self.norm_1(x) * (1 + scale_1) + shift_1, turns=turns)
+        return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
+
+
+def normalise(norm: Norm, width: int) -> nn.Module:
+    """The norm before a modulation: LayerNorm without a gain (DiT), or RMSNorm with one (LightningDiT)."""
+    return nn.LayerNorm(width, elementwise_affine=False) if norm == "layer" else RMSNorm(width)
+
+
+def turns(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:
+    """Cosines and sines of RoPE's angles (arXiv:2104.09864) for heads of that width, an equal share for each axis."""
+    pairs = width // (2 * places.shape[1])
+    frequencies = 1e4 ** (-torch.arange(pairs, device=places.device) / pairs)
+    angles = rearrange(einsum(places, frequencies, "t axes, pairs -> t axes pairs"), "t axes pairs -> t (axes pairs)")
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Float[Tensor, "b heads t e"], turns: Float[Tensor, "two t half"]) -> Float[Tensor, "b heads t e"]:
+    """Turn each pair of channels (i, i + half) by its place's angle: products then depend on differences of places."""
+    cos, sin = turns.to(x.dtype)
+    one, other = x.chunk(2, dim=-1)
+    return torch.cat([one * cos - other * sin, one * sin + other * cos], dim=-1)
 
 
 def initialise(module: nn.Module, depth: int) -> None:

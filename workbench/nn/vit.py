@@ -74,12 +74,16 @@ class Encoder(nn.Module):
         size = self.sizes.patch
         return self.embed(rearrange(images, "b c (h i) (w j) -> b (h w) (i j c)", i=size, j=size))
 
+    def queries(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n width"]:
+        """The tokens before they have looked: learned, plus their mix of the patches where the network skips."""
+        tokens = repeat(self.tokens, "n width -> b n width", b=len(patches))
+        if self.mix is None:
+            return tokens
+        return tokens + einsum(patches, self.mix, "b p width, n p -> b n width")
+
     def read(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n d"]:
         """Patches into latents: blocks over patches and tokens together, then the tokens' rows."""
-        tokens = repeat(self.tokens, "n width -> b n width", b=len(patches))
-        if self.mix is not None:
-            tokens = tokens + einsum(patches, self.mix, "b p width, n p -> b n width")
-        x = torch.cat([patches + self.patch_positions, tokens], dim=1)
+        x = torch.cat([patches + self.patch_positions, self.queries(patches)], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.to_latents(self.norm(x[:, -self.sizes.tokens :]))

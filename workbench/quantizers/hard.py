@@ -1,22 +1,48 @@
-"""VQ (arXiv:1711.00937): a token becomes its nearest codeword, its gradient copied straight through."""
+"""VQ (arXiv:1711.00937): a token becomes its nearest codeword, its gradient copied straight through.
+
+The codebook learns by gradient (Eq. 3) or as a running average of the tokens that chose it (Appendix A.1). Here: codes
+that fell out of use are revived, and the average is not smoothed: a code moves when it is chosen, and only then.
+"""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.quantizers.nearest import nearest
 from workbench.types import Quantized
 
 
 class HardQuantizer(nn.Module):
-    """One codebook, learned by gradient. Distances are Euclidean, or between unit vectors with `cosine`."""
+    """One codebook. While it trains, each forward pass with gradients also counts who was chosen; see `revive`."""
 
-    def __init__(self, *, codes: int, dim: int, commitment: float = 0.25, cosine: bool = False) -> None:
+    counts: Float[Tensor, " k"]  # running average of the tokens that chose a code, a batch; 0 before the first
+
+    def __init__(
+        self,
+        *,
+        codes: int,  # K
+        dim: int,  # d
+        commitment: float = 0.25,  # beta
+        cosine: bool = False,  # compare unit vectors; the latents are unit codewords
+        learn: Literal["gradient", "ema"] = "gradient",
+        decay: float = 0.95,  # of the running averages, a batch
+        revive: float = 0.0,  # replace codes chosen less often than this share of B L / K by tokens; 0: never
+    ) -> None:
         super().__init__()
-        self.commitment, self.cosine = commitment, cosine
+        self.commitment, self.cosine, self.learn = commitment, cosine, learn
+        self.decay, self.revive = decay, revive
         # At the scale of the encoder's output: uniform(-1/K, 1/K) puts every code in one spot, and one wins them all.
-        self.codebook = nn.Parameter(F.normalize(torch.randn(1, codes, dim), dim=-1))
+        codebook = F.normalize(torch.randn(1, codes, dim), dim=-1)
+        if learn == "ema":
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("sums", torch.zeros(codes, dim))
+        else:
+            self.codebook = nn.Parameter(codebook)
+        self.register_buffer("counts", torch.zeros(codes))
 
     @property
     def words(self) -> Float[Tensor, "1 k d"]:
@@ -24,23 +50,41 @@ class HardQuantizer(nn.Module):
         return F.normalize(self.codebook, dim=-1) if self.cosine else self.codebook
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
-        """Choose the nearest codeword of each token; losses pull the code to the token and the token to the code."""
+        """Choose the nearest codeword of each token; losses pull the token to the code and, by gradient, back."""
+        x = F.normalize(x.float(), dim=-1) if self.cosine else x.float()
+        tokens, learning = rearrange(x.detach(), "b n d -> (b n) d"), self.training and torch.is_grad_enabled()
+        if learning:
+            self._revive(tokens)
         words = self.words[0]
-        if self.cosine:
-            x = F.normalize(x, dim=-1)
-        codes = rearrange(_nearest(rearrange(x, "b n d -> (b n) d"), words), "(b n) -> b n", b=len(x))
+        flat = nearest(tokens, words)
+        codes = rearrange(flat, "(b n) -> b n", b=len(x))
         chosen = F.embedding(codes, words)
-        return Quantized(
-            latents=x + (chosen - x).detach(),
-            codes=codes,
-            losses={
-                "codebook": F.mse_loss(chosen, x.detach()),
-                "commitment": self.commitment * F.mse_loss(x, chosen.detach()),
-            },
-        )
+        if learning:
+            self._follow(tokens, flat)
+        losses = {"commitment": self.commitment * F.mse_loss(x, chosen.detach())}
+        if self.learn == "gradient":
+            losses["codebook"] = F.mse_loss(chosen, x.detach())
+        return Quantized(latents=chosen.detach() + (x - x.detach()), codes=codes, losses=losses)
 
+    @torch.no_grad()
+    def _revive(self, tokens: Float[Tensor, "t d"]) -> None:
+        """Move codes out of use to random tokens, each to another one; counts begin at 0, so at first all of them."""
+        usual = len(tokens) / len(self.counts)
+        # No more codes than tokens: two codes in one place are one code. The others' turn comes with the next batch.
+        least = self.counts.topk(min(len(tokens), len(self.counts)), largest=False)
+        dead = least.indices[least.values < self.revive * usual]
+        drawn = tokens[torch.randperm(len(tokens), device=tokens.device)[: len(dead)]]
+        self.codebook[0, dead] = drawn
+        self.counts[dead] = usual
+        if self.learn == "ema":
+            self.sums[dead] = drawn * usual
 
-@torch.no_grad()
-def _nearest(x: Float[Tensor, "t d"], words: Float[Tensor, "k d"]) -> Tensor:
-    # |x - w|^2 = |x|^2 - 2 x.w + |w|^2, and |x|^2 does not change the order.
-    return (words.square().sum(dim=-1) - 2 * x @ words.T).argmin(dim=-1)
+    @torch.no_grad()
+    def _follow(self, tokens: Float[Tensor, "t d"], codes: Int[Tensor, " t"]) -> None:
+        """Move the running averages, and with them the codes that were chosen."""
+        chosen = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(tokens[:, 0]))
+        self.counts.lerp_(chosen, 1 - self.decay)
+        if self.learn == "ema":
+            self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, tokens), 1 - self.decay)
+            hit = chosen > 0  # of the others sum and count shrink alike, and their ratio stays
+            self.codebook[0, hit] = self.sums[hit] / self.counts[hit, None]

@@ -1,10 +1,11 @@
 """SoftVQ (arXiv:2412.10958): a token becomes a soft categorical mix of codewords.
 
-Cosine logits, the codebook detached inside them, no straight-through, no commitment or codebook loss. Here: the entropy
-term is computed for each codebook and then averaged; the released code pools code j of every book as one event.
+The codebook is detached inside the logits; no straight-through, no commitment or codebook loss. Here: the entropy term
+is computed for each codebook and then averaged; the released code pools code j of every book as one event.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from workbench.types import Quantized
 
 
 class SoftQuantizer(nn.Module):
-    """G codebooks over G contiguous blocks of tokens; latents are mixes of unit codewords, so of norm at most 1."""
+    """G codebooks over G contiguous blocks of tokens; latents lie in the convex hull of their book's codewords."""
 
     def __init__(
         self,
@@ -24,25 +25,25 @@ class SoftQuantizer(nn.Module):
         books: int,  # G
         codes: int,  # K, codewords a book
         dim: int,  # d
+        logits: Literal["cosine", "distance"] = "cosine",  # of unit vectors, as released; minus |x - w|, as printed
         temperature: float = 0.07,  # tau, lower is harder
         entropy_weight: float = 0.01,  # lambda
         entropy_temperature: float = 0.01,  # of the regulariser alone, much sharper than tau
     ) -> None:
         super().__init__()
-        self.books, self.temperature = books, temperature
+        self.books, self.logits, self.temperature = books, logits, temperature
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         self.codebook = nn.Parameter(F.normalize((2 * torch.rand(books, codes, dim) - 1) / codes, dim=-1))
 
     @property
     def words(self) -> Float[Tensor, "g k d"]:
-        """The codewords, of unit norm."""
-        return F.normalize(self.codebook, dim=-1)
+        """The codewords as they are compared and mixed: of unit norm where logits are cosines."""
+        return F.normalize(self.codebook, dim=-1) if self.logits == "cosine" else self.codebook
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
         """Mix the codewords of each token's book. The number of tokens must divide into `books`."""
-        directions = rearrange(F.normalize(x, dim=-1), "b (g m) d -> g (b m) d", g=self.books)
         words = self.words
-        similarity = einsum(directions, words.detach(), "g t d, g k d -> g t k")
+        similarity = self._similarity(rearrange(x, "b (g m) d -> g (b m) d", g=self.books), words.detach())
         posterior = F.softmax(similarity / self.temperature, dim=-1)  # q(k | x)
         mixed = einsum(posterior, words, "g t k, g k d -> g t d")
         return Quantized(
@@ -51,11 +52,17 @@ class SoftQuantizer(nn.Module):
             losses={"entropy": self.entropy_weight * entropy_gap(similarity / self.entropy_temperature)},
         )
 
+    def _similarity(self, x: Float[Tensor, "g t d"], words: Float[Tensor, "g k d"]) -> Float[Tensor, "g t k"]:
+        if self.logits == "distance":
+            return -torch.cdist(x, words)
+        return einsum(F.normalize(x, dim=-1), words, "g t d, g k d -> g t k")
+
 
 def entropy_gap(logits: Float[Tensor, "g t k"]) -> Float[Tensor, ""]:
     """H(q(k|x)) - H(E_x q(k|x)), mean over books: least, at -log K, when tokens are certain and codes used evenly."""
     # In logarithms throughout: at a sharp temperature posteriors underflow to 0, where p log p has no finite gradient.
-    log_posterior = F.log_softmax(logits, dim=-1)
+    # Nothing below e^-60 counts, and a CPU takes five times as long over numbers that are all but 0 (denormal).
+    log_posterior = F.log_softmax(logits, dim=-1).clamp(min=-60)
     log_marginal = log_posterior.logsumexp(dim=1) - math.log(logits.shape[1])
     each = -(log_posterior.exp() * log_posterior).sum(dim=-1).mean(dim=-1)
     together = -(log_marginal.exp() * log_marginal).sum(dim=-1)

@@ -1,28 +1,43 @@
-"""AE: a plain autoencoder with one-dimensional latents, the ceiling that quantizers are measured against."""
+"""AE: a plain autoencoder with one-dimensional latents, the ceiling that quantizers are measured against.
+
+With a `radius` its latents lie on a sphere: the control for SoftVQ, which with a large and even codebook does little
+more than that (its latents are then the encoder's directions times a constant).
+"""
 
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 
+from workbench.errors import UserError
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
 from workbench.tokenizers.tokenizer import Tokenizer
 from workbench.types import Images, Objective, Tokens
 
 
 class AE(Tokenizer):
-    """Encoder, decoder, squared error; the latents are free."""
+    """Encoder, decoder, squared error; the latents are free, or of one norm."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Sizes):
-        """The sizes alone."""
+        """Sizes, and the sphere."""
+
+        radius: float | None = None  # c, the norm of every latent; None: latents are free
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.radius is not None and self.radius <= 0:
+                raise UserError(f"radius is {self.radius}; it must be above 0, or none for free latents.")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
     def encode(self, images: Images) -> Tokens:
-        """The encoder's output, as it is."""
-        return Tokens(self.encoder(images))
+        """The encoder's output, as it is or on the sphere."""
+        latents = self.encoder(images)
+        if self.config.radius is not None:
+            latents = self.config.radius * F.normalize(latents, dim=-1)
+        return Tokens(latents)
 
     def decode(self, tokens: Tokens) -> Images:
         """Tokens to images."""

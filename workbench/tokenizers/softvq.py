@@ -4,12 +4,13 @@ Here: squared error and the entropy term; without the perceptual, adversarial an
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.errors import UserError
+from workbench.errors import UserError, unknown
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
 from workbench.quantizers.soft import SoftQuantizer
 from workbench.tokenizers.tokenizer import Tokenizer
@@ -25,12 +26,17 @@ class SoftVQ(Tokenizer):
 
         books: int = 1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
         codes: int = 256  # K, codewords a book; the paper's models have 8192
+        logits: Literal["cosine", "distance"] = "cosine"  # of unit vectors, as released; minus |x - w|, as printed
         temperature: float = 0.07  # tau, lower is harder
         entropy_weight: float = 0.01  # lambda
         entropy_temperature: float = 0.01  # temperature of the entropy term alone
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if min(self.books, self.codes) < 1:
+                raise UserError(f"books and codes must be at least 1; got {self.books} and {self.codes}.")
+            if self.logits not in ("cosine", "distance"):
+                raise unknown("kind of logits", self.logits, ("cosine", "distance"))
             if self.tokens % self.books:
                 raise UserError(f"{self.tokens} tokens do not divide into {self.books} books of equal blocks.")
             if min(self.temperature, self.entropy_temperature) <= 0:
@@ -43,6 +49,7 @@ class SoftVQ(Tokenizer):
             books=config.books,
             codes=config.codes,
             dim=config.dim,
+            logits=config.logits,
             temperature=config.temperature,
             entropy_weight=config.entropy_weight,
             entropy_temperature=config.entropy_temperature,

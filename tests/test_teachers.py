@@ -1,0 +1,321 @@
+"""Teachers: HOG against a double loop, networks that never learn, controls that control, and features kept on disk."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from workbench.data import load
+from workbench.errors import RunError, UserError
+from workbench.runs import Run
+from workbench.teachers import Teacher, by_name
+from workbench.teachers.cache import WithFeatures, features_of
+from workbench.teachers.contrastive import ContrastiveNet, train_teacher
+from workbench.teachers.hog import HOG, sobel
+from workbench.teachers.network import Shuffled, untrained
+from workbench.training import Plan
+
+QUICK = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
+LOCAL = ("hog", "random", "shuffled:hog")
+
+
+def images(count: int = 4, *, channels: int = 3, side: int = 16) -> Tensor:
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def slow_hog(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(c, h, w) to (c, 2 rows, 2 columns, 9), pixel by pixel."""
+    c, height, width = image.shape
+    padded = np.pad(image.astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    kernel = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
+    patch_height, patch_width = height // rows, width // columns
+    cells = np.zeros((c, 2 * rows, 2 * columns, 9))
+    for channel in range(c):
+        for i in range(height):
+            for j in range(width):
+                around = padded[channel, i : i + 3, j : j + 3]
+                x, y = (around * kernel).sum(), (around * kernel.T).sum()
+                angle = math.atan2(x, y) % math.pi  # of a line: a turn by 180 degrees is the same orientation
+                down = (i % patch_height - (patch_height - 1) / 2) / (patch_height / 2)
+                across = (j % patch_width - (patch_width - 1) / 2) / (patch_width / 2)
+                weight = math.exp(-(down**2 + across**2) / 2)
+                cell = channel, i * 2 * rows // height, j * 2 * columns // width, int(angle / math.pi * 9) % 9
+                cells[cell] += weight * math.hypot(x, y)
+    return cells / np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-9)  # corners reflect to no gradient
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(1, (3, 3)), (3, (2, 3)), (1, (6, 6))])
+def test_hog_agrees_with_a_double_loop_over_pixels(channels, grid):
+    image = images(1, channels=channels, side=12)
+    found = HOG(channels).features(image, grid)[0]
+    cells = rearrange(found, "(h w) (c k i j) -> c (h i) (w j) k", h=grid[0], c=channels, k=9, i=2)
+    np.testing.assert_allclose(cells.numpy(), slow_hog(image[0].numpy(), *grid), atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["digits", "photos", "shapes"])
+def test_each_hog_cell_has_norm_one_or_zero(source):
+    pictures = load(source, limit=50)
+    teacher = by_name("hog", channels=pictures.pixels.shape[-1])
+    cells = rearrange(teacher.features(pictures.images(), (4, 4)), "b p (c k ij) -> (b p c ij) k", k=9, ij=4)
+    norms = cells.norm(dim=1)
+    assert (((norms - 1).abs() < 1e-5) | (norms == 0)).all() and (norms == 1).sum() > 100
+
+
+def test_a_flat_image_has_no_orientation_whatever_its_grey():
+    greys = torch.linspace(-1, 1, 255)[:, None, None, None].expand(-1, 1, 8, 8)
+    assert (HOG(1).features(greys, (2, 2)) == 0).all()
+
+
+def test_a_gradient_that_cancels_up_to_rounding_has_no_orientation():
+    patch = torch.tensor([[0, 0.05, 0.1, 0], [0, 0, -0.15, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]])[None, None]
+    x, y = (gradient[0, 0, 1, 1] for gradient in sobel(patch))  # 0.1 - 0.3 + 0.2 and 0.1 + 0.1 - 0.2
+    assert 0 < max(abs(x), abs(y)) < 1e-7
+    assert (HOG(1).features(patch, (2, 2))[0, 0].unflatten(0, (9, 2, 2))[:, 1, 1] == 0).all()
+
+
+def test_the_steps_of_a_staircase_all_have_one_orientation():
+    staircase = torch.arange(8.0).div(8).expand(1, 1, 8, 8)[..., 1:7, :]
+    cells = rearrange(HOG(1).features(staircase, (1, 2)), "b p (k i j) -> (b p i j) k", k=9, i=2)
+    assert cells.shape == (8, 9) and (cells == torch.eye(9)[4]).all()  # x alone: 90 degrees, the fifth of nine
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 5), (16, 16)])
+def test_every_teacher_fills_any_grid_and_gives_no_gradient(name, channels, grid):
+    teacher = by_name(name, channels=channels)
+    found = teacher.features(images(channels=channels).requires_grad_(), grid)
+    assert teacher.name == name and found.shape == (4, grid[0] * grid[1], teacher.dim)
+    assert torch.isfinite(found).all() and not found.requires_grad
+    assert torch.equal(found, teacher.features(images(channels=channels), grid))
+
+
+@pytest.mark.parametrize("name", ["hog", "random"])
+def test_a_teacher_looks_at_each_image_on_its_own_and_where_things_are(name):
+    teacher, x = by_name(name), images()
+    whole = teacher.features(x, (4, 4))
+    torch.testing.assert_close(teacher.features(x[2:3], (4, 4)), whole[2:3])
+    corner = x.clone()
+    corner[..., :2, :2] *= -1
+    changed = (teacher.features(corner, (4, 4)) - whole).abs().mean(dim=(0, 2))
+    assert changed.argmax() == 0 and changed[-1] < changed[0] / 3  # a network's norms see the whole image
+
+
+def test_a_networks_features_have_mean_zero_and_variance_one_over_their_channels():
+    features = by_name("random").features(images(), (4, 4))
+    torch.testing.assert_close(features.mean(dim=2), torch.zeros(4, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.var(dim=2, unbiased=False), torch.ones(4, 16), atol=1e-3, rtol=0)
+
+
+def test_a_colour_network_sees_grey_as_equal_colours_and_a_grey_one_the_mean():
+    x = images()
+    grey = x.mean(dim=1, keepdim=True)
+    colour_net, grey_net = untrained(3), untrained(1)
+    same = colour_net.features(grey.repeat(1, 3, 1, 1), (4, 4))
+    torch.testing.assert_close(colour_net.features(grey, (4, 4)), same)
+    torch.testing.assert_close(grey_net.features(x, (4, 4)), grey_net.features(grey, (4, 4)))
+
+
+def test_a_copy_of_a_teacher_is_the_teacher():
+    teacher = by_name("random")
+    assert copy.deepcopy(teacher) is teacher
+
+
+# Controls
+
+
+def test_shuffled_features_are_true_ones_and_nobody_keeps_its_own():
+    true = by_name("hog").features(images(7), (2, 2))
+    shuffled = by_name("shuffled:hog").features(images(7), (2, 2))
+    from_whom = [[torch.equal(row, other) for other in true].index(True) for row in shuffled]
+    assert sorted(from_whom) == list(range(7)) and all(i != j for i, j in enumerate(from_whom))
+    assert not torch.equal(shuffled, Shuffled(HOG(), seed=1).features(images(7), (2, 2)))
+
+
+def test_a_single_image_cannot_be_shuffled():
+    with pytest.raises(UserError, match="shuffled:hog gives an image another's features, so a batch needs at least 2"):
+        by_name("shuffled:hog").features(images(1), (2, 2))
+
+
+def test_the_untrained_network_depends_on_its_seed_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    one = untrained(seed=0)
+    assert torch.equal(torch.rand(3), expected)  # and it leaves everybody's random numbers alone
+    assert one.fingerprint == untrained(seed=0).fingerprint != untrained(seed=1).fingerprint
+
+
+# The network trained here
+
+
+def test_a_trained_teacher_goes_by_its_folder_and_training_again_changes_nothing(tmp_path):
+    digits = load("digits", limit=100)
+    run = train_teacher(digits, tmp_path / "t", plan=QUICK)
+    assert run.steps == [10, 20] and run.history().columns[1] == "contrastive"
+    teacher = by_name(str(tmp_path / "t"), channels=1)
+    train_teacher(digits, tmp_path / "t", plan=QUICK)
+    assert teacher.fingerprint == by_name(str(tmp_path / "t")).fingerprint != untrained(1).fingerprint
+    assert teacher.features(digits.images(slice(3)), (4, 4)).shape == (3, 16, 64)
+    with pytest.raises(RunError, match="holds a run of other images, settings or plan; choose another folder"):
+        train_teacher(digits, tmp_path / "t", width=8, plan=QUICK)
+
+
+def test_training_teaches_the_network_to_tell_digits_apart(tmp_path):
+    from sklearn.linear_model import RidgeClassifier
+
+    digits, held_out = load("digits"), load("digits", split="test")
+    train_teacher(digits, tmp_path / "t")
+
+    def accuracy(name: str) -> float:
+        found = [by_name(name, channels=1).features(s.images(), (1, 1))[:, 0].numpy() for s in (digits, held_out)]
+        return RidgeClassifier(alpha=10.0).fit(found[0], digits.labels).score(found[1], held_out.labels)
+
+    assert accuracy(str(tmp_path / "t")) > accuracy("random") + 0.03  # 0.97 against 0.89
+
+
+def test_every_weight_of_the_network_is_trained():
+    network = ContrastiveNet(ContrastiveNet.Config(channels=1, width=8))
+    network.objective(images(channels=1)).total.backward()
+    assert all(p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_views_that_cannot_be_told_apart_cost_the_logarithm_of_the_others():
+    network = ContrastiveNet(ContrastiveNet.Config(width=8))
+    with torch.no_grad():
+        network.head[2].weight.zero_()
+    assert network.objective(images(4)).total.item() == pytest.approx(math.log(7), abs=1e-5)
+
+
+def test_a_folder_that_holds_another_model_is_no_teacher(tmp_path):
+    Run.create(tmp_path / "a", {"class": "workbench.tokenizers.ae:AE", "settings": {}})
+    with pytest.raises(UserError, match="holds AE, which is no teacher; make one with train_teacher"):
+        by_name(str(tmp_path / "a"))
+
+
+# Names
+
+
+def test_a_name_that_is_no_teacher_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match="There is no teacher `hogg`; there is clip, dinov2, hog.* Did you mean `hog`"):
+        by_name("hogg")
+
+
+def test_a_width_the_norms_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="width 20 is not a multiple of 8. Use 8, 16, 32 or 64."):
+        ContrastiveNet.Config(width=20)
+
+
+# Kept on disk
+
+
+class Counting(Teacher):
+    """A teacher that says each image's mean, and counts what it was asked."""
+
+    name, dim, directional, asked = "counting", 1, False, 0
+
+    def features(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        self.asked += len(images)
+        return images.mean(dim=(1, 2, 3))[:, None, None].expand(-1, grid[0] * grid[1], 1)
+
+
+def test_features_are_computed_once_for_the_same_images_teacher_and_grid(tmp_path):
+    digits, teacher = load("digits", limit=150), Counting()
+    first = features_of(digits, teacher, (2, 2), tmp_path / "new")
+    again = features_of(digits, teacher, (2, 2), tmp_path / "new")
+    assert teacher.asked == 150 and isinstance(again, np.memmap) and np.array_equal(first, again)
+    expected = teacher.features(digits.images(), (2, 2))
+    np.testing.assert_allclose(first, expected, atol=1e-3)
+    for other in (
+        features_of(digits.take(100), teacher, (2, 2), tmp_path / "new"),
+        features_of(digits, teacher, (1, 1), tmp_path / "new"),
+        features_of(digits, HOG(1), (2, 2), tmp_path / "new"),
+    ):
+        assert other.shape != first.shape
+    assert len(list((tmp_path / "new").iterdir())) == 4
+
+
+def test_other_weights_under_the_same_name_are_another_file(tmp_path):
+    one, other = (features_of(load("digits", limit=9), untrained(1, seed), (2, 2), tmp_path) for seed in (0, 1))
+    assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+def test_features_that_were_not_finished_are_not_there(tmp_path):
+    class Failing(Counting):
+        def features(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        features_of(load("digits", limit=10), Failing(), (2, 2), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_holds_images_and_their_features(tmp_path):
+    digits = load("digits", limit=50)
+    tables = tuple(features_of(digits, by_name(name, channels=1), (4, 4), tmp_path) for name in ("hog", "random"))
+    data, chosen = WithFeatures(digits, tables), torch.tensor([7, 3, 30])
+    shown, hog, random = data.batch(chosen)
+    assert len(data) == 50 and torch.equal(shown, digits.images(chosen))
+    torch.testing.assert_close(hog, HOG(1).features(shown, (4, 4)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(random, untrained(1).features(shown, (4, 4)), atol=5e-3, rtol=0)
+
+
+# From the hub
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Tiny, untrained models of the three families, saved as their authors saved theirs: CLIP's with a text tower."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("models")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image = small | {"intermediate_size": 32, "patch_size": 16, "image_size": 64}
+    text = small | {"intermediate_size": 32, "vocab_size": 50}
+    torch.manual_seed(0)
+    dino = transformers.Dinov2Config(**small, patch_size=14, image_size=56)
+    transformers.Dinov2Model(dino).save_pretrained(folder / "dinov2")
+    for name in ("CLIP", "Siglip"):
+        config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=image)
+        getattr(transformers, f"{name}Model")(config).save_pretrained(folder / name.lower())
+    return folder
+
+
+@pytest.mark.parametrize(("family", "resolution"), [("dinov2", 224), ("clip", 64), ("siglip", 64)])
+def test_a_pretrained_model_sees_its_own_colours_and_resolution_and_answers_on_any_grid(models, family, resolution):
+    teacher = by_name(f"{family}:{models / family}")
+    black, white = (teacher.seen(torch.full((1, 1, 8, 8), value)) for value in (-1.0, 1.0))
+    assert white.shape == (1, 3, resolution, resolution)
+    red_mean = {"dinov2": 0.485, "clip": 0.48145466, "siglip": 0.5}[family]
+    red_std = {"dinov2": 0.229, "clip": 0.26862954, "siglip": 0.5}[family]
+    assert black[0, 0, 0, 0].item() == pytest.approx(-red_mean / red_std, rel=1e-5)
+    assert (white - black)[0, 0, 0, 0].item() == pytest.approx(1 / red_std, rel=1e-5)
+    found = teacher.features(images(2, channels=1, side=8), (3, 5))
+    assert found.shape == (2, 15, 16) and torch.isfinite(found).all() and teacher.dim == 16
+
+
+def test_clips_image_tower_is_read_from_a_checkpoint_that_holds_both_towers(models):
+    import transformers
+
+    whole, teacher = transformers.CLIPModel.from_pretrained(models / "clip").eval(), by_name(f"clip:{models / 'clip'}")
+    rows = whole.vision_model(pixel_values=teacher.seen(images())).last_hidden_state
+    torch.testing.assert_close(teacher.features(images(), (4, 4)), rows[:, 1:])  # without the class token
+
+
+def test_without_weights_or_network_the_sentence_says_what_to_download_and_where_to_put_it(monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"`hf download owner/none --local-dir FOLDER`, bring .* name .* dinov2:FOLDER."
+    ):
+        by_name("dinov2:owner/none")
+
+
+def test_a_folder_that_is_not_there_is_named():
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match=r"The teacher clip:./none needs the folder ./none, which does not exist."):
+        by_name("clip:./none")

@@ -1,0 +1,270 @@
+"""From a recipe's name to a trained run: what to build, what to train it on, and going on with what was stopped.
+
+`train("softvq-digits", "runs/a", tokens=8, steps=500)` trains one; the same call goes on with a run that was stopped.
+"""
+
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import threading
+import typing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RunError, UserError, unknown
+from workbench.recipes import GENERATORS, LEARNED, PLANS, RECIPES, SETTINGS, SYSTEMS, sizes_of
+from workbench.runs import Run
+from workbench.settings import plain, typed
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """All that `fit` needs to train one recipe."""
+
+    model: Any  # nn.Module with an objective
+    data: Any  # train.Data
+    plan: Any  # train.Plan
+    run: Run
+
+
+def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
+    """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
+
+    `changes` replaces any setting of the model or the plan by name, and: `data` (a folder, a parquet file, hub:name),
+    `limit` (images at most), `tokenizer` (a run; generators need one). Raises UserError for anything that does not fit.
+    """
+    _wait_patiently()
+    from tqdm.auto import tqdm
+
+    from workbench.collect import collect as collect_evidence
+    from workbench.collect import previewer
+    from workbench.training import fit
+
+    job = prepare(recipe, out, **changes)
+    run, steps = job.run, job.plan.steps
+    preview, begun = previewer(run), max(run.steps, default=0)
+    look = {"disable": None, "dynamic_ncols": True}  # a narrow notebook wraps the line instead of losing the bar
+    with (
+        tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
+        _stopping_gently(run) as stopping,
+        closing(fit(job.model, job.data, job.plan, run)) as records,
+    ):
+        for record in records:
+            bar.update(record.step - bar.n)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in record.terms.items()}, refresh=False)
+            if record.sample:
+                run.save_samples(record.step, preview(record.model))
+            if stopping and record.step < steps:
+                break  # asked for while `fit` was not listening yet
+    if collect and run.status()["state"] == "finished":
+        with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
+
+            def tick(done: int, total: int) -> None:
+                if bar.total != total:
+                    bar.reset(total)  # in a notebook this is what gives the bar its width
+                bar.update(done - bar.n)
+
+            collect_evidence(run, tick=tick)
+    return run
+
+
+def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
+    """Build what a recipe trains: afresh in an empty folder, or as the run in the folder was told.
+
+    What cannot be trained raises UserError before anything is written.
+    """
+    _wait_patiently()
+    import torch
+
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
+    if (Path(out) / "config.json").exists():
+        run = _as_before(Run(out), recipe, changes)
+        data = _data_of(run)
+    else:
+        with _in_a_sentence(recipe, changes):
+            config, data = _configure(recipe, Path(out), changes)
+            _rehearse(config, data)
+        run = Run.create(out, config)
+    plan = _plan(run.config.get("plan", {}))
+    torch.manual_seed(plan.seed)
+    return Job(run.build(), data, plan, run)
+
+
+def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes in the types their settings declare, as JSON keeps them. Raises UserError for an unknown name."""
+    from workbench.training import Plan
+
+    system, _ = recipe.split("-")
+    kinds = typing.get_type_hints(Plan) | typing.get_type_hints(_class(SYSTEMS[system]).Config)
+    if system in GENERATORS:
+        kinds = {name: kind for name, kind in kinds.items() if name not in LEARNED} | {"tokenizer": str}
+    else:
+        kinds |= {"data": str, "limit": int}
+    for name in changes:
+        if system in GENERATORS and name in LEARNED:
+            raise UserError(f"{recipe} takes {', '.join(LEARNED)} from its tokenizer; leave {name} out.")
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
+    return {name: plain(typed(kinds[name], name, value)) for name, value in changes.items()}
+
+
+def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """A run's config.json, which is the recipe's settings with changes; and the data to train on."""
+    from workbench.collect import versions
+
+    system, source = recipe.split("-")
+    made_of = _class(SYSTEMS[system])
+    mine = {name: value for name, value in changes.items() if name in typing.get_type_hints(made_of.Config)}
+    others = {name: changes[name] for name in changes.keys() - mine.keys() - {"tokenizer", "data", "limit"}}
+    plan = _plan(PLANS[system] | others)
+    if system in GENERATORS:
+        told, data, learned = _about_latents(recipe, out, changes.get("tokenizer"))
+        config = made_of.Config(**(SETTINGS[system] | mine | learned))
+    else:
+        config = made_of.Config(**(sizes_of(system, source) | SETTINGS[system] | mine))
+        told, data = _about_images(changes.get("data", source), config, changes.get("limit"))
+    return {
+        "recipe": recipe,
+        "changes": changes,
+        "class": SYSTEMS[system],
+        **told,
+        "settings": dataclasses.asdict(config),
+        "plan": {name: plain(value) for name, value in dataclasses.asdict(plan).items()},
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }, data
+
+
+def _rehearse(config: dict[str, Any], data: Any) -> None:
+    """Build the model on the side and show it two items: some settings are only refused by arithmetic."""
+    import torch
+
+    from workbench.training import Learner
+
+    plan, made_of = _plan(config["plan"]), _class(config["class"])
+    torch.manual_seed(plan.seed)
+    model = made_of(made_of.Config(**config["settings"]))
+    Learner(model, plan)
+    model.objective(*data.batch(torch.arange(min(2, len(data)))))
+
+
+@contextmanager
+def _in_a_sentence(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        asked = ", ".join(f"{name}={value}" for name, value in changes.items()) or "its own settings"
+        raise UserError(f"{recipe} cannot be trained with {asked}: {str(error).splitlines()[0]}") from error
+
+
+def _plan(told: dict[str, Any]) -> Any:
+    """A train.Plan from what JSON keeps of it."""
+    from workbench.training import Plan
+
+    return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+
+
+def _about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
+    """What a tokenizer's run remembers of its images, and the images."""
+    from workbench.data import BUNDLED, load
+
+    images = load(source, side=config.side, channels=config.channels, limit=limit)
+    if source not in BUNDLED and not source.startswith("hub:"):
+        source = str(Path(source).expanduser().resolve())  # so that the run can be read from any folder
+    data = {"source": source, "side": config.side, "channels": config.channels, "limit": limit}
+    data |= {"fingerprint": images.fingerprint, "names": list(images.names), "n": len(images)}
+    return {"data": data | {"skipped": images.skipped}}, images
+
+
+def _about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
+    from workbench.collect import latents_of
+
+    asked_for = recipe.split("-")[1]
+    if tokenizer is None:
+        example = f"workbench train {recipe} --tokenizer runs/softvq-{asked_for} --out {out}"
+        raise UserError(f"{recipe} learns from a trained tokenizer's latents; name its run: {example}")
+    source = Run(tokenizer)
+    if source.tokenizer is not None:
+        raise UserError(f"{tokenizer} is a generator ({source.kind}); a generator learns from a tokenizer's run.")
+    trained_on = source.config.get("recipe", recipe).split("-")[1]
+    if trained_on != asked_for:
+        raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe {recipe.split('-')[0]}-{trained_on}.")
+    source.checkpoint()
+    step = source.steps[-1]
+    found = latents_of(source, step)
+    learned = {"tokens": found.latents.shape[1], "dim": found.latents.shape[2], "classes": int(found.labels.max()) + 1}
+    learned |= {"mean": found.latents.mean().item(), "std": found.latents.std().item()}
+    return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
+
+
+def _data_of(run: Run) -> Any:
+    """The training data of a run: its images, or its tokenizer's latents of them."""
+    from workbench.collect import held_out, latents_of
+
+    return latents_of(run.tokenizer, run.config["tokenizer"]["step"]) if run.tokenizer else held_out(run, "train")
+
+
+def _as_before(run: Run, recipe: str, changes: dict[str, Any]) -> Run:
+    """The run, if it was started with the same recipe and changes. Raises RunError, naming a difference, if not."""
+    told = {"recipe": run.config.get("recipe"), **run.config.get("changes", {})}
+    asked = {"recipe": recipe, **changes}
+    if run.tokenizer and "tokenizer" in asked and run.tokenizer.folder.resolve() == Path(asked["tokenizer"]).resolve():
+        told["tokenizer"] = asked["tokenizer"]  # the same folder, by another path
+    for name in sorted({*told, *asked}):
+        if str(told.get(name)) != str(asked.get(name)):
+            was, now = (f"{name}={d[name]}" if name in d else f"no {name}" for d in (told, asked))
+            raise RunError(
+                f"{run.folder} was started with {was}, and now you ask for {now}. "
+                "Give the same settings to go on with it, or another folder to start afresh."
+            )
+    return run
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _wait_patiently() -> None:
+    """Before torch is imported: its threads, waiting for each other, shall give their cores away soon.
+
+    By default they spin so long that training on a busy machine is some fifty times slower than on one thread.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+@contextmanager
+def _stopping_gently(run: Run) -> Iterator[list[int]]:
+    """The first Ctrl-C (or a scheduler's SIGTERM) asks for a checkpoint and stops; the second stops at once.
+
+    Yields a list that is empty until then.
+    """
+    stopping: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stopping.append(number)
+        run.ask("stop")
+        sys.stderr.write("\nStopping with a checkpoint; once more stops at once.\n")
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""Frozen features a tokenizer may align to or predict. Teachers go by name, so that a run's settings can hold them."""
+
+from pathlib import Path
+
+from workbench.errors import unknown
+from workbench.teachers.teacher import Teacher
+
+__all__ = ["Teacher", "by_name"]
+
+
+def by_name(name: str, *, channels: int = 3) -> Teacher:
+    """A teacher for images of 1 or 3 channels. Raises UserError for a name that is none, or weights that are not here.
+
+    hog; random (an untrained network); dinov2, clip or siglip, also with a hub name or a folder, dinov2:NAME; the
+    folder of a network that `train_teacher` trained; and shuffled:ANY of these.
+    """
+    from workbench.teachers.hog import HOG
+    from workbench.teachers.hub import FAMILIES, Hub
+    from workbench.teachers.network import Shuffled, trained, untrained
+
+    kind, _, rest = name.partition(":")
+    if name == "hog":
+        return HOG(channels)
+    if name == "random":
+        return untrained(channels)
+    if kind in FAMILIES:
+        return Hub(kind, rest)
+    if kind == "shuffled":
+        return Shuffled(by_name(rest, channels=channels))
+    if Path(name, "config.json").is_file():
+        return trained(name)
+    raise unknown("teacher", name, ["hog", "random", *FAMILIES, "shuffled:NAME", "the folder of a trained one"])

@@ -1,0 +1,73 @@
+"""Tail drop (Matryoshka, One-D-Piece, arXiv:2501.10064): the baseline that finds an image's length by search.
+
+In training the decoder sees a random number of first tokens; afterwards any prefix can be decoded, and the shortest one
+that meets a target error is found by decoding again and again. KARL claims to need no such search.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.errors import UserError
+from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.tokenizers.tokenizer import Tokenizer
+from workbench.types import Images, Objective, Tokens
+
+
+class TailDrop(Tokenizer):
+    """A plain autoencoder whose tokens are ordered by use: the first ones carry the most."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Sizes):
+        """The sizes, and how short a prefix training draws."""
+
+        shortest: int = 1  # tokens; prefixes are drawn evenly from here to all
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 1 <= self.shortest <= self.tokens:
+                raise UserError(f"shortest is {self.shortest}; it must lie between 1 and {self.tokens} tokens.")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+
+    def encode(self, images: Images, *, budget: int | None = None, error: float | None = None) -> Tokens:
+        """Every token; or the first `budget`; or for each image the fewest first ones that `search` finds."""
+        latents = self.encoder(images)
+        if error is not None:
+            return Tokens(latents, active=self._first(self.search(latents, images, error)[0]))
+        if budget is not None and not 1 <= budget <= self.config.tokens:
+            raise UserError(f"budget is {budget}; it must lie between 1 and {self.config.tokens}.")
+        return Tokens(latents, active=self._first(latents.new_full((len(images),), budget)) if budget else None)
+
+    def decode(self, tokens: Tokens) -> Images:
+        """The active tokens to images."""
+        return self.decoder(tokens)
+
+    def objective(self, images: Images) -> Objective:
+        """Squared error of what a random prefix decodes to, drawn for each image."""
+        length = torch.randint(self.config.shortest, self.config.tokens + 1, (len(images),), device=images.device)
+        reconstruction = self.decode(Tokens(self.encoder(images), active=self._first(length)))
+        return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)
+
+    def search(self, latents: Float[Tensor, "b n d"], images: Images, error: float) -> tuple[Int[Tensor, " b"], int]:
+        """The shortest prefix of each image that meets the error (pixels in [0, 1]), all tokens if none does; and the
+        number of decodings that took. By bisection, so right where the error falls with every token.
+        """
+        low = torch.ones(len(images), dtype=torch.int64, device=images.device)
+        high, decodings = torch.full_like(low, self.config.tokens), 0
+        while (low < high).any():
+            middle = (low + high) // 2
+            shown = self.decode(Tokens(latents, active=self._first(middle)))
+            met = ((shown - images).abs() / 2).mean(dim=(1, 2, 3)) <= error
+            low, high, decodings = torch.where(met, low, middle + 1), torch.where(met, middle, high), decodings + 1
+            low = torch.minimum(low, high)
+        return high, decodings
+
+    def _first(self, length: Tensor) -> Bool[Tensor, "b n"]:
+        return torch.arange(self.config.tokens, device=length.device) < rearrange(length, "b -> b 1")

@@ -1,0 +1,117 @@
+"""VA-VAE (arXiv:2501.01423): a convolutional KL autoencoder whose latents are aligned to a frozen teacher's features.
+
+More channels a token reconstruct better and generate worse; alignment breaks the dilemma. Here: mean absolute error
+without the perceptual and adversarial terms, and one stage; the paper's three (weight 0.5, then 0.1, then with margins)
+are three plans on one run's settings and are not scheduled for you.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from workbench.errors import UserError
+from workbench.nn.conv import ConvDecoder, ConvEncoder, ConvSizes
+from workbench.quantizers.gaussian import GaussianBottleneck
+from workbench.teachers import by_name
+from workbench.tokenizers.tokenizer import Tokenizer
+from workbench.types import Images, Objective, Tokens
+
+
+class VAVAE(Tokenizer):
+    """Encoder, diagonal Gaussian, decoder; two marginal losses pull the latents towards the teacher."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ConvSizes):
+        """Sizes, the divergence, and the alignment."""
+
+        kl_weight: float = 1e-6  # of a nat, against an error summed over pixels, as in the paper
+        teacher: str = "hog"  # see workbench.teachers.by_name; the paper's is dinov2
+        align_weight: float = 0.1  # w_hyper; 0: a plain KL autoencoder
+        margin_cosine: float = 0.5  # m1: a token this near to its teacher's direction (1 - m1) is left alone
+        margin_distance: float = 0.25  # m2: a pair whose similarity is this near to the teacher's is left alone
+        align: Literal["sample", "mean"] = "sample"  # what is aligned, of the posterior; the paper: its sample
+        project: Literal["up", "down"] = "up"  # latents to the teacher's channels, or the teacher to the latents'
+        adaptive: bool = True  # weigh the alignment by gradient norms at the encoder's last convolution
+        noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("kl_weight", "align_weight", "margin_cosine", "margin_distance", "noise"):
+                if getattr(self, name) < 0:
+                    raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.encoder, self.decoder = ConvEncoder(config, out=2 * config.dim), ConvDecoder(config)
+        pixels = config.channels * config.side**2
+        self.bottleneck = GaussianBottleneck(beta=config.kl_weight / pixels)  # our error is a mean over pixels
+        self.teacher = by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        if self.teacher is not None:
+            ends = (config.dim, self.teacher.dim) if config.project == "up" else (self.teacher.dim, config.dim)
+            self.projection = nn.Linear(*ends, bias=config.project == "down")
+
+    def encode(self, images: Images) -> Tokens:
+        """The posterior's mean, a token a place."""
+        mean, _ = rearrange(self.encoder(images), "b n (two d) -> two b n d", two=2)
+        return Tokens(mean, grid=self.config.grid)
+
+    def decode(self, tokens: Tokens) -> Images:
+        """Tokens to images; one that is not active is a zero."""
+        active = tokens.active
+        return self.decoder(tokens.latents if active is None else tokens.latents * rearrange(active, "b n -> b n 1"))
+
+    def objective(self, images: Images) -> Objective:
+        """Absolute error, divergence, and the alignment at its adaptive weight."""
+        moments = self.encoder(images)
+        quantized = self.bottleneck(moments)
+        latents = quantized.latents
+        if self.training and self.config.noise:
+            latents = latents + self.config.noise * torch.randn_like(latents)
+        reconstruction = self.decoder(latents)
+        terms = {"pixel": F.l1_loss(reconstruction, images), **quantized.losses}
+        if self.teacher is not None:
+            mean = rearrange(moments, "b n (two d) -> two b n d", two=2)[0]
+            misfit = self.misfit(quantized.latents if self.config.align == "sample" else mean, images)
+            weight = 1.0
+            if self.config.adaptive and torch.is_grad_enabled():  # without gradients there is nothing to weigh by
+                weight = adaptive_weight(terms["pixel"], misfit, self.encoder.last.weight)
+            terms["align"] = self.config.align_weight * weight * misfit
+        return Objective(terms, reconstruction)
+
+    def misfit(self, latents: Float[Tensor, "b n d"], images: Images) -> Float[Tensor, ""]:
+        """L_mcos + L_mdms, both of the projected latents."""
+        features = self.teacher.features(images, self.config.grid)
+        if self.config.project == "up":
+            latents = self.projection(latents)
+        else:
+            features = self.projection(features)
+        near = marginal_cosine(latents, features, self.config.margin_cosine)
+        return near + marginal_distance(latents, features, self.config.margin_distance)
+
+
+def marginal_cosine(z: Float[Tensor, "b n e"], f: Float[Tensor, "b n e"], margin: float) -> Float[Tensor, ""]:
+    """Eq. 3, L_mcos: how far each token's direction is from its teacher's, beyond the margin; mean over tokens."""
+    return F.relu(1 - margin - F.cosine_similarity(z, f, dim=-1)).mean()
+
+
+def marginal_distance(z: Float[Tensor, "b n e"], f: Float[Tensor, "b n k"], margin: float) -> Float[Tensor, ""]:
+    """Eq. 4, L_mdms: how much an image's token-to-token cosines differ from the teacher's, beyond the margin."""
+    return F.relu((_similarities(z) - _similarities(f)).abs() - margin).mean()
+
+
+def adaptive_weight(
+    reference: Float[Tensor, ""], loss: Float[Tensor, ""], at: Tensor, most: float = 1e8
+) -> Float[Tensor, ""]:
+    """Eq. 6: the factor that gives the loss a gradient as long as the reference's, at one weight; detached."""
+    norms = [torch.autograd.grad(one, at, retain_graph=True)[0].norm() for one in (reference, loss)]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
+
+
+def _similarities(x: Float[Tensor, "b n e"]) -> Float[Tensor, "b n m"]:
+    unit = F.normalize(x, dim=-1)
+    return unit @ unit.mT
