@@ -17,7 +17,7 @@ TINY = ["--width", "16", "--depth", "1", "--codes", "16", "--batch", "16", "--wa
 COMMANDS = ("train", "collect", "report", "dashboard", "watch", "doctor")
 
 
-def run_alone(*command: str, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess:
+def run_alone(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
     """A process of its own, as from a shell."""
     environment = os.environ | {"PYTHONPATH": str(Path(workbench.__file__).parents[1]), "COLUMNS": "120"}
     return subprocess.run(

@@ -154,7 +154,7 @@ def direction(predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"
     """1 - cos between two velocities, across a token's channels (LightningDiT, after FasterDiT, arXiv:2410.10356).
 
     Here: a vector shorter than 0.1 counts as that long. The first prediction is 0, and with torch's 1e-8 its gradient
-    would be 1e8, which Adam's second moment remembers for hundreds of steps.
+    is 1e8: a run without clipping starts slowly then, as Adam's second moment remembers it. Clipped, it matters little.
     """
     return 1 - F.cosine_similarity(predicted, velocity, dim=-1, eps=0.1).mean()
 
