@@ -119,7 +119,7 @@ def test_watch_tells_and_asks(typed, tmp_path):
         ("train softvq-digits --out {new} --lr nan", "lr takes a number; got `nan`"),
         ("train softvq-digits --out {new} lr 3", "`lr` is not a setting; write --name value"),
         ("train softvq-digits --out {new} --steps abc", "'--steps'"),
-        ("train softvq-digits --out {new} --codes 0", "cannot be trained with codes=0"),
+        ("train softvq-digits --out {new} --codes 0", "codes must be at least 1; got 1 and 0"),
         ("train softvq-digits", "Missing option '--out'"),
         ("train softvq-digits --out {run}/config.json", "config.json cannot become a folder"),
         ("train sit-digits --out {new} --tokenizer {run}-9", "There is no run `soft-4-9`"),
@@ -175,6 +175,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(typed, mon
 
 INTERRUPTED = """
 import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children deaf to it
 
 module = sys.argv.pop(1)
 
