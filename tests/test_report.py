@@ -107,6 +107,13 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path):
         report(str(tmp_path / "text.ipynb"), tmp_path / "out.html")
 
 
+def test_a_parameter_that_is_not_a_plain_value_is_refused_and_not_run(tmp_path):
+    book = TEMPLATE.read_text(encoding="utf-8").replace("step: int = 0 ", "step: int = len([]) ")
+    (tmp_path / "odd.ipynb").write_text(book, encoding="utf-8")
+    with pytest.raises(UserError, match=r"odd.ipynb: parameter step must start as a plain value.*got `len\(\[\]\)`"):
+        parameters_of(tmp_path / "odd.ipynb")
+
+
 def test_a_section_that_fails_is_named_and_leaves_no_half_report(trained, tmp_path):
     book = json.loads(TEMPLATE.read_text(encoding="utf-8"))
     book["cells"][2]["source"] = 'raise ValueError("the dog ate it")'

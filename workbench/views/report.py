@@ -109,7 +109,12 @@ def parameters_of(template: Path) -> list[Parameter]:
     found = []
     for line in ast.parse("".join(tagged[0]["source"])).body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
-            found.append(Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)))
+            try:
+                default = ast.literal_eval(line.value)  # literals alone: nothing of a template runs before its checks
+            except ValueError:
+                said = f"{template.name}: parameter {line.target.id} must start as a plain value"
+                raise UserError(f"{said}, such as 0 or a text; got `{ast.unparse(line.value)}`.") from None
+            found.append(Parameter(line.target.id, ast.unparse(line.annotation), default))
     return found
 
 
