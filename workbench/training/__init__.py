@@ -1,0 +1,13 @@
+"""One loop that trains anything with an `objective`, one step at a time, and can be killed at any of them.
+
+The batch, the learning rate and the seed are functions of the step: a run that was interrupted and resumed has equal
+weights to one that was not. On several processes (`accelerate launch`, `torchrun`) each takes its share of a batch.
+"""
+
+from workbench.training.desk import Progress
+from workbench.training.feed import Data, Share, Stream
+from workbench.training.learner import Learner
+from workbench.training.loop import fit
+from workbench.training.plan import Plan, learning_rate
+
+__all__ = ["Data", "Learner", "Plan", "Progress", "Share", "Stream", "fit", "learning_rate"]
