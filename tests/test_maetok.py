@@ -2,8 +2,7 @@
 
 import copy
 import math
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import jaxtyping
 import numpy as np
@@ -11,14 +10,12 @@ import pytest
 import torch
 from scipy.stats import truncnorm
 
-from workbench.atomic import read_tensors
+import workbench as wb
 from workbench.data import load
 from workbench.errors import UserError
-from workbench.runs import Run
 from workbench.teachers import by_name
-from workbench.teachers.cache import WithFeatures, features_of
-from workbench.tokenizers.maetok import MAETok, feature_loss, random_mask, stage_two, truncated_normal
-from workbench.training import Learner, Plan, fit
+from workbench.tokenizers.maetok import MAETok, feature_loss, random_mask, truncated_normal
+from workbench.training import Plan
 
 SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 6, "width": 16, "depth": 1, "heads": 2}
 SMALL |= {"aux_width": 8, "aux_depth": 1}
@@ -180,11 +177,14 @@ def test_features_computed_before_give_the_same_terms():
         model.objective(x, ready[0])
 
 
-def test_the_loop_trains_on_images_and_features_from_disk(tmp_path):
-    digits, model = load("digits", limit=50), make()
-    data = WithFeatures(digits, (features_of(digits, by_name("hog", channels=1), (4, 4), tmp_path),))
-    history = [record.terms["hog"] for record in fit(model, data, PLAN, begin(model, tmp_path / "a"))]
-    assert history[-1] < history[0]
+def test_features_kept_in_a_folder_train_as_features_computed_each_time(tmp_path, unchecked):
+    small = {"tokens": 4, "width": 16, "depth": 1, "aux_width": 16, "batch": 16, "steps": 10, "limit": 50}
+    computed = wb.train("maetok-digits", tmp_path / "a", collect=False, **small)
+    kept = wb.train("maetok-digits", tmp_path / "b", collect=False, cache=tmp_path / "features", **small)
+    assert len(list((tmp_path / "features").glob("hog-4x4-*.npy"))) == 1
+    assert kept.history()["hog"].to_numpy() == pytest.approx(computed.history()["hog"].to_numpy(), abs=1e-3)  # float16
+    with pytest.raises(UserError, match="this AE has no teacher"):
+        wb.train("ae-digits", tmp_path / "c", cache=tmp_path / "features")
 
 
 def test_teachers_are_in_no_checkpoint_and_copies_share_them():
@@ -201,30 +201,20 @@ def test_teachers_are_in_no_checkpoint_and_copies_share_them():
 # Stage two
 
 
-def begin(model: MAETok, folder: Path) -> Run:
-    config = {"class": "workbench.tokenizers.maetok:MAETok", "settings": asdict(model.config)}
-    return Run.create(folder, config)
-
-
-def train(model: MAETok, folder: Path, *, stop_at: int | None = None) -> Run:
-    """Stage two as a run of its own: the weights it starts from are its checkpoint of step 0."""
-    run = Run(folder) if folder.exists() else begin(model, folder)
-    if not run.steps:
-        run.save(0, Learner(model, PLAN).state())
-    records = fit(model, load("digits", limit=100), PLAN, run)
-    for record in records:
-        if record.step == stop_at:
-            records.close()
-    return run
+def tuning(model: MAETok, **settings) -> MAETok:
+    """The same weights, in stage two."""
+    tuned = MAETok(replace(model.config, tuning=True, **settings))
+    tuned.load_state_dict({k: v for k, v in model.state_dict().items() if k in tuned.state_dict()})
+    return tuned.train()
 
 
 def test_stage_two_changes_the_decoder_and_not_one_bit_of_the_latents(tmp_path, unchecked):
-    first = make()
-    for _ in fit(first, load("digits", limit=100), PLAN, begin(first, tmp_path / "one")):
-        pass
-    learned = Run(tmp_path / "one").load()
-    run = train(stage_two(learned, steps=15), tmp_path / "two")
-    assert "hog" not in run.history().columns
+    """As a user does it: a second run that starts from the first."""
+    small = {"tokens": 4, "width": 16, "depth": 1, "batch": 16, "steps": 20, "save_every": 10, "collect": False}
+    small |= {"aux_width": 16}
+    learned = wb.train("maetok-digits", tmp_path / "one", **small).load()
+    run = wb.train("maetok-digits", tmp_path / "two", start=tmp_path / "one", tuning=True, **small)
+    assert "hog" not in run.history().columns and run.steps == [0, 10, 20]
     for averaged in (True, False):
         tuned = run.load(averaged=averaged)
         assert torch.equal(tuned.encode(images()).latents, learned.encode(images()).latents)
@@ -235,7 +225,7 @@ def test_stage_two_changes_the_decoder_and_not_one_bit_of_the_latents(tmp_path, 
 def test_a_few_steps_of_stage_two_mend_the_reconstruction_of_whole_images():
     model, x = make(), load("digits").images(slice(32))
     learn(model, x, 100)
-    tuned = stage_two(model, steps=60).train()
+    tuned = tuning(model)
     before = model.eval().objective(x).terms["pixel"].item()
     learn(tuned, x, 80)
     assert tuned.eval().objective(x).terms["pixel"].item() < 0.9 * before
@@ -243,41 +233,31 @@ def test_a_few_steps_of_stage_two_mend_the_reconstruction_of_whole_images():
 
 def learn(model: MAETok, x: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    for _ in range(steps):
+    for step in range(steps):
+        model.progress.fill_(step / steps)
         optimizer.zero_grad()
         model.objective(x).total.backward()
         optimizer.step()
 
 
-def test_stage_two_interrupted_and_resumed_has_equal_weights_and_an_equal_ratio(tmp_path, unchecked):
-    whole = train(stage_two(make(), steps=15), tmp_path / "whole")
-    train(stage_two(make(), steps=15), tmp_path / "cut", stop_at=10)
-    assert Run(tmp_path / "cut").steps == [0, 10]
-    cut = train(Run(tmp_path / "cut").build(), tmp_path / "cut")
-    one, other = (read_tensors(run.checkpoint()) for run in (whole, cut))
-    assert one["model"]["tuned"] == 20
-    for group in one:
-        assert all(torch.equal(tensor, other[group][name]) for name, tensor in one[group].items())
-
-
-def test_the_ratio_falls_in_a_straight_line_to_nothing_and_stays_there():
-    model, seen = stage_two(make(), steps=4).train(), []
-    for _ in range(6):
+def test_the_ratio_falls_in_a_straight_line_to_nothing():
+    model, seen = tuning(make()), []
+    for step in range(5):
+        model.progress.fill_(step / 4)
         seen.append(model.ratios(2)[0].item())
-        model.objective(images(2))
-    assert seen == pytest.approx([0.6, 0.45, 0.3, 0.15, 0, 0])
+    assert seen == pytest.approx([0.6, 0.45, 0.3, 0.15, 0])
 
 
 def test_stage_two_can_show_the_decoder_whole_images_from_the_start():
-    model = stage_two(make(), 4, mask_low=0, mask_high=0).train()
+    model = tuning(make(), mask_low=0, mask_high=0)
     torch.testing.assert_close(model.objective(images()).reconstruction, model.decode(model.encode(images())))
 
 
 def test_only_the_decoder_is_left_to_train_and_no_teacher_is_needed():
-    tuned = stage_two(make(), steps=4)
+    tuned = tuning(make())
     assert {n.split(".")[0] for n, p in tuned.named_parameters() if p.requires_grad} == {"decoder"}
     assert tuned.teachers == () and len(tuned.aux_decoders) == 0
-    there = replace(make().config, targets=("dinov2:/nowhere",), tuning_steps=4)
+    there = replace(make().config, targets=("dinov2:/nowhere",), tuning=True)
     assert MAETok(there).encode(images()).latents.shape == (5, 4, 6)
 
 
@@ -300,7 +280,6 @@ def test_targets_come_as_a_tuple_however_they_were_kept(unchecked):
         ({"targets": ("hog", "hog")}, "targets hog, hog name a teacher twice; name each once."),
         ({"aux_width": 9}, "aux_width 9 does not divide into 2 heads."),
         ({"aux_depth": 0}, "aux_depth is 0; it must be at least 1."),
-        ({"tuning_steps": 0}, "tuning_steps is 0; it must be at least 1, or none for stage one."),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_sentence(settings, sentence, unchecked):

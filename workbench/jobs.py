@@ -10,10 +10,10 @@ import signal
 import sys
 import threading
 import typing
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from workbench.errors import RunError, UserError, unknown
 from workbench.recipes import GENERATORS, LEARNED, PLANS, RECIPES, SETTINGS, SYSTEMS, sizes_of
 from workbench.runs import Run
 from workbench.settings import plain, typed
+from workbench.sources import about_images, about_latents, about_start, data_of, save_start, with_features
+
+OF_JOBS = {"tokenizer", "data", "limit", "cache", "start"}  # changes that are neither the model's nor the plan's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +40,21 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
 
     `changes` replaces any setting of the model or the plan by name, and: `data` (a folder, a parquet file, hub:name),
-    `limit` (images at most), `tokenizer` (a run; generators need one). Raises UserError for anything that does not fit.
+    `limit` (images at most), `cache` (a folder for teachers' features), `tokenizer` (a run; generators need one),
+    `start` (a run whose weights to begin with). Raises UserError for anything that does not fit.
     """
     _wait_patiently()
     from tqdm.auto import tqdm
 
     from workbench.collect import collect as collect_evidence
     from workbench.collect import previewer
-    from workbench.training import fit
+    from workbench.training import Share, fit
 
+    share = Share.here()
     job = prepare(recipe, out, **changes)
+    if share.rank:
+        deque(fit(job.model, job.data, job.plan, job.run), maxlen=0)
+        return job.run
     run, steps = job.run, job.plan.steps
     preview, begun = previewer(run), max(run.steps, default=0)
     look = {"disable": None, "dynamic_ncols": True}  # a narrow notebook wraps the line instead of losing the bar
@@ -82,20 +90,27 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     _wait_patiently()
     import torch
 
+    from workbench.training import Share
+
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
     if (Path(out) / "config.json").exists():
         run = _as_before(Run(out), recipe, changes)
-        data = _data_of(run)
+        data = data_of(run)
     else:
         with _in_a_sentence(recipe, changes):
             config, data = _configure(recipe, Path(out), changes)
             _rehearse(config, data)
-        run = Run.create(out, config)
+        run = Share.here().first(lambda: Run.create(out, config), then=lambda: Run(out))
     plan = _plan(run.config.get("plan", {}))
     torch.manual_seed(plan.seed)
-    return Job(run.build(), data, plan, run)
+    model = run.build()
+    if "start" in run.config and not run.steps:
+        Share.here().first(lambda: save_start(run, model, plan), then=lambda: None)
+    if cache := run.config.get("changes", {}).get("cache"):
+        data = with_features(model, data, cache)
+    return Job(model, data, plan, run)
 
 
 def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +122,8 @@ def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
     if system in GENERATORS:
         kinds = {name: kind for name, kind in kinds.items() if name not in LEARNED} | {"tokenizer": str}
     else:
-        kinds |= {"data": str, "limit": int}
+        kinds |= {"data": str, "limit": int, "cache": str}
+    kinds |= {"start": str}
     for name in changes:
         if system in GENERATORS and name in LEARNED:
             raise UserError(f"{recipe} takes {', '.join(LEARNED)} from its tokenizer; leave {name} out.")
@@ -123,14 +139,16 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     system, source = recipe.split("-")
     made_of = _class(SYSTEMS[system])
     mine = {name: value for name, value in changes.items() if name in typing.get_type_hints(made_of.Config)}
-    others = {name: changes[name] for name in changes.keys() - mine.keys() - {"tokenizer", "data", "limit"}}
+    others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
     plan = _plan(PLANS[system] | others)
     if system in GENERATORS:
-        told, data, learned = _about_latents(recipe, out, changes.get("tokenizer"))
+        told, data, learned = about_latents(recipe, out, changes.get("tokenizer"))
         config = made_of.Config(**(SETTINGS[system] | mine | learned))
     else:
         config = made_of.Config(**(sizes_of(system, source) | SETTINGS[system] | mine))
-        told, data = _about_images(changes.get("data", source), config, changes.get("limit"))
+        told, data = about_images(changes.get("data", source), config, changes.get("limit"))
+    if "start" in changes:
+        told |= about_start(Run(changes["start"]), made_of(config), out)
     return {
         "recipe": recipe,
         "changes": changes,
@@ -172,47 +190,6 @@ def _plan(told: dict[str, Any]) -> Any:
     from workbench.training import Plan
 
     return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
-
-
-def _about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
-    """What a tokenizer's run remembers of its images, and the images."""
-    from workbench.data import BUNDLED, load
-
-    images = load(source, side=config.side, channels=config.channels, limit=limit)
-    if source not in BUNDLED and not source.startswith("hub:"):
-        source = str(Path(source).expanduser().resolve())  # so that the run can be read from any folder
-    data = {"source": source, "side": config.side, "channels": config.channels, "limit": limit}
-    data |= {"fingerprint": images.fingerprint, "names": list(images.names), "n": len(images)}
-    return {"data": data | {"skipped": images.skipped}}, images
-
-
-def _about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
-    from workbench.collect import latents_of
-
-    asked_for = recipe.split("-")[1]
-    if tokenizer is None:
-        example = f"workbench train {recipe} --tokenizer runs/softvq-{asked_for} --out {out}"
-        raise UserError(f"{recipe} learns from a trained tokenizer's latents; name its run: {example}")
-    source = Run(tokenizer)
-    if source.tokenizer is not None:
-        raise UserError(f"{tokenizer} is a generator ({source.kind}); a generator learns from a tokenizer's run.")
-    trained_on = source.config.get("recipe", recipe).split("-")[1]
-    if trained_on != asked_for:
-        raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe {recipe.split('-')[0]}-{trained_on}.")
-    source.checkpoint()
-    step = source.steps[-1]
-    found = latents_of(source, step)
-    learned = {"tokens": found.latents.shape[1], "dim": found.latents.shape[2], "classes": int(found.labels.max()) + 1}
-    learned |= {"mean": found.latents.mean().item(), "std": found.latents.std().item()}
-    return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
-
-
-def _data_of(run: Run) -> Any:
-    """The training data of a run: its images, or its tokenizer's latents of them."""
-    from workbench.collect import held_out, latents_of
-
-    return latents_of(run.tokenizer, run.config["tokenizer"]["step"]) if run.tokenizer else held_out(run, "train")
 
 
 def _as_before(run: Run, recipe: str, changes: dict[str, Any]) -> Run:

@@ -90,6 +90,11 @@ class ConvDecoder(nn.Module):
         last = nn.Conv2d(widths[-1], sizes.channels, 3, padding=1)
         self.body = nn.Sequential(*layers, _norm(widths[-1]), nn.SiLU(), last)
 
+    @property
+    def last(self) -> nn.Parameter:
+        """The last layer's weight, where gradients are weighed."""
+        return self.body[-1].weight
+
     def forward(self, latents: Float[Tensor, "b n d"]) -> Images:
         """Put the tokens in their places and grow the image around them."""
         return self.body(rearrange(latents, "b (h w) d -> b d h w", h=self.rows))

@@ -130,6 +130,11 @@ class PixelDecoder(nn.Module):
         self.sizes = sizes
         self.decoder = Decoder(sizes, out=sizes.channels * sizes.patch**2)
 
+    @property
+    def last(self) -> nn.Parameter:
+        """The last layer's weight, where gradients are weighed."""
+        return self.decoder.to_patches.weight
+
     def forward(self, tokens: Tokens) -> Images:
         """Decode the patches and put them in their places."""
         size, rows = self.sizes.patch, self.sizes.side // self.sizes.patch

@@ -11,8 +11,8 @@ __all__ = ["Teacher", "by_name"]
 def by_name(name: str, *, channels: int = 3) -> Teacher:
     """A teacher for images of 1 or 3 channels. Raises UserError for a name that is none, or weights that are not here.
 
-    hog; random (an untrained network); dinov2, clip or siglip, also with a hub name or a folder, dinov2:NAME; the
-    folder of a network that `train_teacher` trained; and shuffled:ANY of these.
+    hog; random (an untrained network; another one by a seed, random:1); dinov2, clip or siglip, also with a hub name or
+    a folder, dinov2:NAME; the folder of a network that `train_teacher` trained; and shuffled:ANY of these.
     """
     from workbench.teachers.hog import HOG
     from workbench.teachers.hub import FAMILIES, Hub
@@ -21,8 +21,8 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
     kind, _, rest = name.partition(":")
     if name == "hog":
         return HOG(channels)
-    if name == "random":
-        return untrained(channels)
+    if kind == "random" and (not rest or rest.isdigit()):
+        return untrained(channels, seed=int(rest or 0))
     if kind in FAMILIES:
         return Hub(kind, rest)
     if kind == "shuffled":

@@ -86,6 +86,13 @@ class Hub(Teacher):
         maps = rearrange(rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side)  # class and registers come first
         return on_grid(maps, grid)
 
+    def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
+        """Patch features after each quarter of the blocks."""
+        told = self.network.to(images.device)(pixel_values=self.seen(images), output_hidden_states=True).hidden_states
+        side, blocks = self.resolution // self.config.patch_size, len(told) - 1
+        chosen = [told[max(1, blocks * quarter // 4)] for quarter in (1, 2, 3, 4)]
+        return [rearrange(rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side) for rows in chosen]
+
     @property
     def place(self) -> str:
         """A hub name, or a folder."""

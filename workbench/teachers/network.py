@@ -33,6 +33,13 @@ class Network(Teacher):
         maps = self.network.to(images.device)(in_channels(images, self.network.config.channels))
         return F.layer_norm(on_grid(maps, grid), [self.dim])
 
+    def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
+        """What each convolution gives."""
+        x, found = in_channels(images, self.network.config.channels), []
+        for convolution in self.network.to(images.device).trunk:
+            found.append(x := convolution(x))
+        return found
+
 
 class Shuffled(Teacher):
     """A control: true features, each image given another's. What still helps is not what a teacher says of an image."""
@@ -60,7 +67,7 @@ def untrained(channels: int = 3, seed: int = 0) -> Network:
     """A control: the network before training. What still helps is the architecture, not what it learned."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network("random", ContrastiveNet(ContrastiveNet.Config(channels=channels)))
+        return Network(f"random:{seed}" if seed else "random", ContrastiveNet(ContrastiveNet.Config(channels=channels)))
 
 
 def trained(folder: str | Path) -> Network:

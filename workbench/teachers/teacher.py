@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.errors import UserError
 from workbench.types import Images
 
 
@@ -21,6 +22,10 @@ class Teacher(ABC):
     @abstractmethod
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
         """Features of images in [-1, 1] in the cells of a grid of rows and columns, row by row; without gradient."""
+
+    def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
+        """Feature maps of several depths, with gradients to the images. Raises UserError where there are none."""
+        raise UserError(f"{self.name} has no layers to compare images in; random, a trained network or dinov2 have.")
 
     @property
     def fingerprint(self) -> str:

@@ -1,10 +1,13 @@
 """MAETok (arXiv:2502.03444): an autoencoder of 1-D tokens whose encoder sees a part of the image while it learns.
 
 Masked patches become one learned vector before they get positions; all tokens are kept; small decoders predict
-teachers' features of the masked patches. Stage two freezes the encoder and unmasks by degrees to mend the decoder.
+teachers' features of the masked patches. Stage two freezes the encoder and unmasks by degrees to mend the decoder:
+a run of its own that starts from the first one's weights, `train("maetok-digits", out, start=first, tuning=True)`;
+with mask_low=0, mask_high=0 its decoder learns from whole images throughout.
 
-Here: squared error for pixels, without the perceptual and adversarial terms; learned positions instead of rotary ones;
-plain decoders without adaLN. As in the released code, networks' features are compared by cosine (Eq. 8: squared error).
+Here: squared error for pixels, the perceptual and adversarial terms off unless asked for; learned positions instead of
+rotary ones; plain decoders without adaLN. As in the released code, networks' features are compared by cosine (Eq. 8: by
+squared error).
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from workbench.errors import UserError, unknown
 from workbench.nn.vit import Decoder, Encoder, PixelDecoder, Sizes
 from workbench.teachers import Teacher, by_name
+from workbench.tokenizers.appearance import Appearance, AppearanceSettings
 from workbench.tokenizers.tokenizer import Tokenizer
 from workbench.types import Images, Objective, Tokens
 
@@ -32,7 +36,7 @@ class MAETok(Tokenizer):
     """Encoder, decoder, and in stage one a shallow decoder for each teacher."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(AppearanceSettings, Sizes):
         """Sizes, the mask, what is predicted from the tokens, and the stage."""
 
         mask: Masking = "truncnorm"  # how a ratio is drawn: one a batch, "fixed" at mask_high; "sample": one an image
@@ -43,10 +47,11 @@ class MAETok(Tokenizer):
         aux_weight: float = 1.0  # of each teacher's term
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
-        tuning_steps: int | None = None  # stage two: steps for the ratio to fall from mask_high to 0; None: stage one
+        tuning: bool = False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            Sizes.__post_init__(self)
+            AppearanceSettings.__post_init__(self)
             named = (self.targets,) if isinstance(self.targets, str) else self.targets  # JSON keeps a list
             object.__setattr__(self, "targets", tuple(name for name in named if name))
             for name, kind in (("mask", Masking), ("score", Score)):
@@ -56,8 +61,6 @@ class MAETok(Tokenizer):
                 told = f"mask_low {self.mask_low} and mask_high {self.mask_high}"
                 raise UserError(f"{told} are no range of shares; 0 <= mask_low <= mask_high < 1 is.")
             self._check_targets()
-            if self.tuning_steps is not None and self.tuning_steps < 1:
-                raise UserError(f"tuning_steps is {self.tuning_steps}; it must be at least 1, or none for stage one.")
 
         def _check_targets(self) -> None:
             if len(set(self.targets)) < len(self.targets):
@@ -66,23 +69,28 @@ class MAETok(Tokenizer):
                 raise UserError(f"aux_width {self.aux_width} does not divide into {self.heads} heads.")
             if self.aux_depth < 1:
                 raise UserError(f"aux_depth is {self.aux_depth}; it must be at least 1.")
-            if self.targets and self.score == "masked" and self.mask_high == 0 and self.tuning_steps is None:
+            if self.targets and self.score == "masked" and self.mask_high == 0 and not self.tuning:
                 raise UserError('With mask_high 0 no patch is masked, so targets need score "all", not "masked".')
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
         self.mask_patch = nn.Parameter(0.02 * torch.randn(config.width))
-        self.teachers: tuple[Teacher, ...] = ()  # a plain tuple: no part of the checkpoint
-        if config.tuning_steps is None:
-            self.teachers = tuple(by_name(name, channels=config.channels) for name in config.targets)
-        else:
+        self.appearance = Appearance(config, config.channels)
+        # A plain tuple: no part of the checkpoint. Stage two has no targets.
+        targets = () if config.tuning else config.targets
+        self._teachers = tuple(by_name(name, channels=config.channels) for name in targets)
+        if config.tuning:
             self.encoder.requires_grad_(False)
             self.mask_patch.requires_grad_(False)
-            self.register_buffer("tuned", torch.zeros((), dtype=torch.long))  # steps of stage two so far
         shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(Sizes)}
         shallow = Sizes(**(shared | {"width": config.aux_width, "depth": config.aux_depth}))
         self.aux_decoders = nn.ModuleList(Decoder(shallow, out=teacher.dim) for teacher in self.teachers)
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """One for each target."""
+        return self._teachers
 
     def encode(self, images: Images) -> Tokens:
         """Tokens of the whole image: masks are for training alone."""
@@ -101,9 +109,9 @@ class MAETok(Tokenizer):
         mask = random_mask(self.ratios(len(images), images.device), patches.shape[1])
         tokens = Tokens(self.encoder.read(torch.where(rearrange(mask, "b p -> b p 1"), self.mask_patch, patches)))
         reconstruction = self.decode(tokens)
-        terms = {"pixel": F.mse_loss(reconstruction, images)}
-        if self.training and self.config.tuning_steps is not None and torch.is_grad_enabled():
-            self.tuned += 1
+        pixel = F.mse_loss(reconstruction, images)
+        looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
+        terms = {"pixel": pixel, **self.appearance(images, reconstruction, **looks)}
         known = list(features) or self.features(images)
         if len(known) != len(self.teachers):
             came = f"features of {len(known)} teacher{'s' * (len(known) > 1)} came with the images"
@@ -117,34 +125,21 @@ class MAETok(Tokenizer):
 
     def features(self, images: Images) -> list[Float[Tensor, "b p _"]]:
         """What each teacher says of the images' patches."""
-        rows = self.config.side // self.config.patch
-        return [teacher.features(images, (rows, rows)) for teacher in self.teachers]
+        return [teacher.features(images, self.cells) for teacher in self.teachers]
 
     def ratios(self, count: int, device: torch.device | None = None) -> Float[Tensor, " b"]:
         """Shares of patches to mask, image by image: drawn in stage one, falling in stage two, 0 in eval mode."""
         low, high = self.config.mask_low, self.config.mask_high
         if not self.training:
             return torch.zeros(count, device=device)
-        if self.config.tuning_steps is not None:
-            left = (1 - self.tuned / self.config.tuning_steps).clamp(min=0)
-            return (high * left).expand(count)
+        if self.config.tuning:
+            return (high * (1 - self.progress)).expand(count)
         uniform = torch.rand(count if self.config.mask == "sample" else 1, device=device)
         if self.config.mask == "fixed":
             return torch.full_like(uniform, high).expand(count)
         if self.config.mask == "uniform":
             return (low + (high - low) * uniform).expand(count)
         return truncated_normal(uniform, low, high).expand(count)
-
-
-def stage_two(model: MAETok, steps: int, **changes: float) -> MAETok:
-    """The same tokenizer, ready to train its decoder alone while the ratio falls to 0; `changes` are settings.
-
-    With mask_low=0, mask_high=0 the decoder learns from whole images throughout.
-    """
-    tuned = MAETok(dataclasses.replace(model.config, tuning_steps=steps, **changes))
-    kept = {name: value for name, value in model.state_dict().items() if name in tuned.state_dict()}
-    tuned.load_state_dict(tuned.state_dict() | kept)
-    return tuned
 
 
 def truncated_normal(uniform: Tensor, low: float, high: float) -> Tensor:

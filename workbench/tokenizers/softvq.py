@@ -1,28 +1,36 @@
 """SoftVQ-VAE (arXiv:2412.10958): a soft categorical mix of codewords, so that few 1-D tokens carry an image.
 
-Here: squared error and the entropy term; without the perceptual, adversarial and teacher-alignment terms.
+The mixes may be aligned to a frozen teacher's features: a token stands for the patches it would cover, row by row.
+
+Here: the encoder starts from random weights (the paper's from DINOv2's); entropy is computed for each codebook (the
+released code pools them); alignment, perceptual and adversarial terms are off unless asked for.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
+from einops import reduce, repeat
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.errors import UserError, unknown
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
 from workbench.quantizers.soft import SoftQuantizer
+from workbench.teachers import Teacher, by_name
+from workbench.tokenizers.appearance import Appearance, AppearanceSettings
 from workbench.tokenizers.tokenizer import Tokenizer
 from workbench.types import Images, Objective, Tokens
+
+Align = Literal["repeat", "pool", "global"]
 
 
 class SoftVQ(Tokenizer):
     """Encoder, soft quantizer, decoder: fully differentiable, no straight-through and no commitment."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
-        """Sizes, and the soft codebooks."""
+    class Config(AppearanceSettings, Sizes):
+        """Sizes, the soft codebooks, and the alignment."""
 
         books: int = 1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
         codes: int = 256  # K, codewords a book; the paper's models have 8192
@@ -30,15 +38,27 @@ class SoftVQ(Tokenizer):
         temperature: float = 0.07  # tau, lower is harder
         entropy_weight: float = 0.01  # lambda
         entropy_temperature: float = 0.01  # temperature of the entropy term alone
+        align_weight: float = 0.0  # of the alignment; the paper's models have 0.1
+        teacher: str = "hog"  # whose features; the paper's is dinov2
+        align: Align = "repeat"  # each token for its patches; "pool": its patches' mean; "global": mean to mean
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            Sizes.__post_init__(self)
+            AppearanceSettings.__post_init__(self)
             if min(self.books, self.codes) < 1:
                 raise UserError(f"books and codes must be at least 1; got {self.books} and {self.codes}.")
             if self.logits not in ("cosine", "distance"):
                 raise unknown("kind of logits", self.logits, ("cosine", "distance"))
             if self.tokens % self.books:
                 raise UserError(f"{self.tokens} tokens do not divide into {self.books} books of equal blocks.")
+            if self.align not in get_args(Align):
+                raise unknown("way to align", self.align, get_args(Align))
+            if self.align_weight < 0:
+                raise UserError(f"align_weight is {self.align_weight}; it must not be below 0.")
+            if self.align_weight and self.align != "global" and self.patches % self.tokens:
+                raise UserError(
+                    f"{self.patches} patches do not divide among {self.tokens} tokens, as align={self.align} needs."
+                )
             if min(self.temperature, self.entropy_temperature) <= 0:
                 raise UserError(f"temperatures must be above 0; got {self.temperature}, {self.entropy_temperature}.")
 
@@ -54,6 +74,17 @@ class SoftVQ(Tokenizer):
             entropy_weight=config.entropy_weight,
             entropy_temperature=config.entropy_temperature,
         )
+        self.appearance = Appearance(config, config.channels)
+        self.teacher = by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        if self.teacher is not None:
+            e = self.teacher.dim
+            layers = nn.Linear(config.dim, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e)
+            self.projection = nn.Sequential(*layers)
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The one that it aligns to."""
+        return () if self.teacher is None else (self.teacher,)
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"]:
@@ -69,8 +100,30 @@ class SoftVQ(Tokenizer):
         """Tokens to images."""
         return self.decoder(tokens)
 
-    def objective(self, images: Images) -> Objective:
-        """Squared error plus the entropy term."""
+    def objective(self, images: Images, features: Float[Tensor, "b p _"] | None = None) -> Objective:
+        """Squared error plus the entropy term, and what else was asked for.
+
+        The teacher's features, where they were computed before, spare its work.
+        """
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective({"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction)
+        pixel = F.mse_loss(reconstruction, images)
+        looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
+        terms = {"pixel": pixel, **quantized.losses, **self.appearance(images, reconstruction, **looks)}
+        if self.teacher is not None:
+            features = self.teacher.features(images, self.cells) if features is None else features
+            agreement = alignment(self.projection(quantized.latents), features, self.config.align)
+            terms["align"] = -self.config.align_weight * agreement
+        return Objective(terms, reconstruction)
+
+
+def alignment(projected: Float[Tensor, "b n e"], features: Float[Tensor, "b p e"], how: Align) -> Float[Tensor, ""]:
+    """Mean cosine of projected tokens and a teacher's features; token i covers patches i p/n to (i + 1) p/n - 1."""
+    each = features.shape[1] // projected.shape[1]
+    if how == "repeat":
+        projected = repeat(projected, "b n e -> b (n each) e", each=each)
+    elif how == "pool":
+        features = reduce(features, "b (n each) e -> b n e", "mean", each=each)
+    else:
+        projected, features = projected.mean(dim=1), features.mean(dim=1)
+    return F.cosine_similarity(projected, features, dim=-1).mean()

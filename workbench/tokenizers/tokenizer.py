@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.teachers import Teacher
 from workbench.types import Images, Objective, Tokens
 
 
@@ -17,10 +19,27 @@ class Tokenizer(nn.Module, ABC):
 
     Config: ClassVar[type]  # a frozen, keyword-only dataclass: every setting, one comment each
     discrete: ClassVar[bool] = False  # True: the codes alone rebuild the latents, so they can be counted in bits
+    frozen_encoder: ClassVar[bool] = False  # True: nothing that is trained takes part in choosing the codes
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+        # The share of the training that is done, which `fit` sets before each step: what follows a schedule reads it.
+        self.register_buffer("progress", torch.ones(()), persistent=False)
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Those whose features its objective wants, and takes after the images where they were computed before."""
+        return ()
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the grid on which it asks teachers for features."""
+        rows = self.config.side // self.config.patch
+        return rows, rows
+
+    def prepare(self, data: Any, seed: int) -> None:
+        """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it."""
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"] | None:
