@@ -12,14 +12,16 @@ from workbench.analysis import analyses, get
 from workbench.errors import UserError
 from workbench.evidence import Evidence, arguments
 
-NAMES = ("reconstruction", "token_budget", "codebook_usage", "mixture_modes", "latent_map", "samples")
+NAMES = ("reconstruction", "token_budget", "codebook_usage", "mixture_modes", "latent_map", "latent_geometry")
+NAMES += ("probes", "teacher_alignment", "samples", "fidelity", "denoising_loss")
+PROVENANCE = {"run": "a", "step": 1, "fingerprint": "f", "class": "m:Mine", "names": ["cat", "dog"], "discrete": True}
 
 
 def evidence(n: int) -> Evidence:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
     return Evidence(
-        {"run": "a", "step": 1, "fingerprint": "f", "class": "m:Mine", "names": ["cat", "dog"], "discrete": True},
+        PROVENANCE | {"judge": "resnet56", "teacher": "hog", "grid": [2, 2]},
         images=images,
         reconstructions=np.roll(images, 1, axis=1),
         latents=random.normal(size=(n, 4, 2)).astype(np.float32),
@@ -30,6 +32,17 @@ def evidence(n: int) -> Evidence:
         prefix_mse=random.uniform(0.1, 0.2, (n, 2)).astype(np.float32),
         samples=images,
         sample_labels=random.integers(0, 2, n),
+        features=random.normal(size=(n, 3)).astype(np.float32),
+        reconstruction_features=random.normal(size=(n, 3)).astype(np.float32),
+        train_features=random.normal(size=(2 * n, 3)).astype(np.float32),
+        train_images=np.concatenate([images, images]),
+        sample_features=random.normal(size=(n, 3)).astype(np.float32),
+        midpoint_features=random.normal(size=(n, 3)).astype(np.float32),
+        teacher_features=random.normal(size=(n, 4, 3)).astype(np.float16),
+        noise_levels=np.array([0.1, 0.2], np.float32),
+        noise_mse=random.uniform(0.1, 0.2, (n, 2)).astype(np.float32),
+        loss_times=np.array([0.25, 0.75], np.float32)[:n],
+        loss_by_time=np.array([1, 2], np.float32)[:n],
     )
 
 

@@ -236,7 +236,8 @@ def test_a_generator_draws_as_many_samples_of_each_class(runs):
     assert np.bincount(evidence.sample_labels).tolist() == [64] * 10
     assert evidence.images is None and evidence.names == tuple("0123456789")
     assert evidence.provenance["tokenizer"] == {"run": "../soft-4", "step": 60}
-    assert evidence.sampling == {"solver": "heun", "steps": 50, "guidance": 2.0, "seed": 0}
+    how = {"solver": "heun", "steps": 50, "shift": 1.0, "interval": [0.0, 1.0]}
+    assert evidence.sampling == how | {"guidance": 2.0, "seed": 0}
 
 
 def test_the_same_seed_draws_the_same_samples(runs):

@@ -22,6 +22,7 @@ SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 
 OTHER = {"tokens": 6, "dim": 2, "classes": 7, "mean": 0.5, "std": 2.0, "width": 32, "depth": 1, "heads": 1}
 OTHER |= {"drop_class": 0.9, "path": "cosine", "predict": "noise", "times": "uniform", "norm": "rms", "mlp": "swiglu"}
 OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0.5, "shift": 3.0}
+OTHER |= {"interval": (0.0, 0.6)}
 paths = pytest.mark.parametrize("path", ["linear", "cosine"])
 each = pytest.mark.parametrize("preset", PRESETS)
 
@@ -300,7 +301,7 @@ def test_every_setting_changes_something():
         torch.manual_seed(1)
         latents = torch.randn(64, model.config.tokens, model.config.dim)
         terms = model.objective(latents, torch.arange(64) % 5).terms
-        return [*terms.values(), sample(model, torch.arange(5), steps=3)]
+        return [*terms.values(), sample(model, torch.arange(5), steps=3, guidance=2.0)]
 
     usual = behaviour()
     for field in dataclasses.fields(SiT.Config):

@@ -5,7 +5,7 @@ import torch
 
 from workbench.errors import UserError
 from workbench.tokenizers.karl import KARL, halting_loss
-from workbench.tokenizers.taildrop import TailDrop
+from workbench.tokenizers.taildrop import GradientEnergyLength, TailDrop, gradient_energy
 from workbench.types import Tokens
 
 SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 6, "dim": 4, "width": 24, "depth": 1, "heads": 2}
@@ -116,6 +116,70 @@ def test_what_cannot_be_asked_is_refused(asked, sentence):
         make().encode(images(), **asked)
 
 
+# The discrete bottleneck
+
+
+def test_with_codes_every_latent_is_a_unit_codeword_and_the_codes_alone_rebuild_it():
+    model, x = make(codes=16), images()
+    model.quantizer.codebook.data *= 3  # compared as unit vectors, whatever their length
+    assert make().codebook is None and make().encode(x).codes is None
+    for tokens in (model.encode(x), model.encode(x, budget=3)):
+        assert model.codebook.shape == (1, 16, 4) and tokens.codes.shape == (5, 6)
+        assert torch.equal(model.codebook[0][tokens.codes], tokens.latents)
+        torch.testing.assert_close(tokens.latents.norm(dim=-1), torch.ones(5, 6))
+
+
+def test_with_codes_every_parameter_learns_and_both_runs_are_decoded_from_their_codes_and_pay_for_them():
+    model, found, shown = make(codes=16).train(), [], []
+    model.quantizer.register_forward_hook(lambda module, given, out: found.append(out.losses))
+    model.decoder.register_forward_hook(lambda module, given, out: shown.append(given[0]))
+    objective = model.objective(images(32))
+    objective.total.backward()
+    assert list(objective.terms) == ["estimate", "pixel", "halt", "commitment", "codebook"]
+    for name, factor in (("commitment", 1.0), ("codebook", 4.0)):
+        expected = sum(losses["commitment"] for losses in found) * factor
+        torch.testing.assert_close(objective.terms[name], expected)
+    assert len(found) == len(shown) == 2
+    for tokens in shown:
+        norms = tokens.latents[tokens.active].norm(dim=-1)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def test_a_token_beyond_the_budget_teaches_the_codebook_nothing():
+    model, latents = make(codes=16), torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(2))
+    within = torch.arange(6) < torch.tensor([[2], [5]])
+    some, loud = model.quantize(latents, within), torch.where(within[..., None], latents, 1e3)
+    assert torch.equal(model.quantize(loud, within).losses["commitment"], some.losses["commitment"])
+    everything = model.quantize(latents)
+    assert torch.equal(some.latents[within], everything.latents[within]) and not some.latents[~within].any()
+    assert some.losses["commitment"] != everything.losses["commitment"]
+
+
+def test_a_small_codebook_still_learns_to_reconstruct():
+    from workbench.data import load
+
+    x, model = load("digits").images(slice(32)), make(codes=32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    before = model.objective(x).terms["pixel"].item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        model.objective(x).total.backward()
+        optimizer.step()
+    tokens = model.eval().encode(x, budget=6)
+    assert (model.decode(tokens) - x).abs().mean().item() < 0.6 * before
+    assert len(tokens.codes.unique()) > 8
+
+
+def test_fewer_than_no_codes_are_refused_and_one_is_enough():
+    with pytest.raises(UserError, match="codes is -1; it must be at least 1, or 0 for a continuous bottleneck."):
+        make(codes=-1)
+    assert not make(codes=1).encode(images()).codes.any()
+
+
+# Tail drop
+
+
 def test_tail_drop_decodes_prefixes_and_search_agrees_with_trying_every_length():
     from workbench.data import load
 
@@ -143,3 +207,55 @@ def test_tail_drop_decodes_prefixes_and_search_agrees_with_trying_every_length()
     assert falls.sum() > 5 and torch.equal(found[falls], fewest[falls])
     assert decodings <= 3  # log2 of 6 lengths, rounded up
     assert errors.mean(dim=0).diff().max() < 0  # more tokens, lower error
+
+
+def test_tail_drop_takes_one_budget_for_all_images_or_one_for_each():
+    model, x, lengths = make(TailDrop), images(), torch.tensor([1, 6, 3, 2, 6])
+    assert model.encode(x, budget=lengths).active.sum(dim=1).tolist() == [1, 6, 3, 2, 6]
+    assert torch.equal(model.encode(x, budget=torch.full((5,), 4)).active, model.encode(x, budget=4).active)
+    with pytest.raises(UserError, match="budget is 7; it must lie between 1 and 6."):
+        model.encode(x, budget=lengths + 1)
+
+
+# Lengths from gradient energy
+
+
+def striped(amplitudes: list[float]) -> torch.Tensor:
+    """Vertical stripes, one pixel wide: every pixel differs from those beside it by twice the amplitude."""
+    stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 8, 8)
+    return torch.stack([amplitude * stripes for amplitude in amplitudes])
+
+
+def test_gradient_energy_is_the_mean_squared_step_across_plus_down():
+    assert gradient_energy(striped([0.0, 0.5, 1.0])).tolist() == [0.0, 1.0, 4.0]
+    turned = striped([0.5]).transpose(2, 3)
+    both = (striped([0.5]) + turned) / 2  # half the step, both ways
+    assert gradient_energy(turned).tolist() == [1.0] and gradient_energy(both).tolist() == [0.5]
+
+
+def test_lengths_are_read_off_a_rising_curve_of_the_images_it_was_fitted_on():
+    """Energies 0, 1, 4 needed 2, 5, 9 tokens: in between straight lines, beyond the ends the ends."""
+    length = GradientEnergyLength.fit(striped([0.0, 0.5, 1.0]), torch.tensor([2, 5, 9]))
+    asked = striped([0.0, 0.5, 1.0, 0.75**0.5, 3.0])  # the fourth has energy 3: 5 + 2 * 4 / 3
+    assert length.predict(asked).tolist() == [2, 5, 9, 8, 9]
+
+
+def test_a_curve_that_would_fall_is_flattened_to_the_mean():
+    length = GradientEnergyLength.fit(striped([0.25, 0.5, 1.0]), torch.tensor([2, 8, 4]))
+    assert length.predict(striped([0.25, 0.5, 1.0])).tolist() == [2, 6, 6]
+
+
+def test_lengths_from_gradient_energy_are_budgets_that_tail_drop_takes():
+    from workbench.data import load
+
+    x, model = load("digits").images(slice(32)), make(TailDrop)
+    with torch.no_grad():
+        needed = model.search(model.encode(x).latents, x, 0.2)[0]
+        predicted = GradientEnergyLength.fit(x, needed).predict(x)
+        assert model.encode(x, budget=predicted).active.sum(dim=1).tolist() == predicted.tolist()
+    assert predicted.dtype == torch.int64 and needed.min() <= predicted.min() and predicted.max() <= needed.max()
+
+
+def test_no_images_teach_no_lengths():
+    with pytest.raises(UserError, match="a length cannot be learned from no images."):
+        GradientEnergyLength.fit(images(0), torch.zeros(0, dtype=torch.int64))

@@ -1,5 +1,6 @@
 """Recipes: every name trains, settings change by name and type, and what cannot be trained is refused before a run."""
 
+import importlib
 import json
 import os
 import shutil
@@ -17,13 +18,13 @@ import workbench
 from workbench.collect import collect, held_out
 from workbench.errors import RunError, UserError
 from workbench.jobs import prepare, train
-from workbench.recipes import RECIPES, SIZES, SYSTEMS
+from workbench.recipes import LEARNED, RECIPES, SIZES, SOURCES, SYSTEMS, plan_of, settings_of
 from workbench.runs import Run
 from workbench.settings import typed
-from workbench.training import fit
+from workbench.training import Plan, fit
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "batch": 16, "steps": 20, "save_every": 10, "warmup": 2}
-GENERATORS = [system for system, made_of in SYSTEMS.items() if ".generators." in made_of]
+BUNDLED = [data for data in SIZES if SOURCES[data] == data]
 
 
 def config(folder: Path) -> dict:
@@ -32,10 +33,10 @@ def config(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    """A tokenizer's run for each kind of data, with a checkpoint of no training at all."""
+    """A tokenizer's run for each kind of data, with codes, and a checkpoint of no training at all."""
     folder = tmp_path_factory.mktemp("untrained")
-    for data in SIZES:
-        job = prepare(f"ae-{data}", folder / data, width=16, depth=1, tokens=4, limit=100)
+    for data in BUNDLED:
+        job = prepare(f"vqvae-{data}", folder / data, width=16, depth=1, tokens=4, codes=16, limit=100)
         job.run.save(1, {f"average.{k}": v for k, v in job.model.state_dict().items()})
     return folder
 
@@ -56,16 +57,53 @@ def folder_of_images(tmp_path):
 # What a recipe builds
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_builds_a_model_that_its_data_fits(recipe, untrained, tmp_path):
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.split("-")[1] in BUNDLED])
+def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, untrained, tmp_path):
     system, data = recipe.split("-")
-    more = {"tokenizer": untrained / data} if system in GENERATORS else {"limit": 50}
+    more = {"tokenizer": untrained / data} if system in LEARNED else {"limit": 50}
     job = prepare(recipe, tmp_path / "run", **more)
     assert type(job.model).__name__ == SYSTEMS[system].partition(":")[2] == job.run.kind
-    assert len(job.data) == (100 if system in GENERATORS else 50)
+    assert len(job.data) == (100 if system in LEARNED else 50)
     terms = job.model.objective(*job.data.batch(torch.arange(2))).terms
     assert terms and all(torch.isfinite(term) for term in terms.values())
     assert job.run.config["recipe"] == recipe and job.run.steps == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_recipe_at_a_larger_scale_has_settings_and_a_plan_that_are_accepted(system):
+    learned = {"tokens": 256, "dim": 32, "classes": 10, "mean": 0.0, "std": 1.0, "rows": 16, "codes": 512, "books": 1}
+    made_of = _made_of(system)
+    for data in ("cifar10", "imagenet256"):
+        given = {name: learned[name] for name in LEARNED.get(system, ())}
+        assert made_of.Config(**settings_of(system, data), **given)
+        assert Plan(**plan_of(system, data))
+
+
+# Parameters that the papers (or their READMEs) state, and what we count of them.
+PUBLISHED = {
+    "softvq": (173e6, {"align_weight": 0.0}),
+    "maetok": (176e6, {"targets": ()}),
+    "sit": (675e6, {}),
+    "dit": (675e6, {}),
+    "lightningdit": (675e6, {}),
+}
+
+
+@pytest.mark.parametrize("system", PUBLISHED)
+def test_the_papers_scale_has_the_papers_number_of_parameters(system):
+    """Within 5 %, without the parts that other networks bring, and without discriminators."""
+    stated, without = PUBLISHED[system]
+    learned = {"tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
+    settings = settings_of(system, "imagenet256") | {name: learned[name] for name in LEARNED.get(system, ())} | without
+    settings |= {name: 0.0 for name in ("perceptual_weight", "adversarial_weight") if name in settings}
+    with torch.device("meta"):
+        model = _made_of(system)(_made_of(system).Config(**settings))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(stated, rel=0.05)
+
+
+def _made_of(system: str):
+    module, _, name = SYSTEMS[system].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def test_a_run_stores_all_it_was_made_of(tmp_path):

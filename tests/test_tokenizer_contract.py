@@ -7,11 +7,12 @@ import pkgutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import workbench.tokenizers
-from workbench.data import load
+from workbench.data import ImageSet, load
 from workbench.errors import UserError
 from workbench.nn.vit import Sizes
 from workbench.tokenizers.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ OTHER |= {"skip": False, "books": 2, "codes": 33, "temperature": 0.5, "entropy_w
 OTHER |= {"commitment": 1.0, "cosine": False, "learn": "gradient", "decay": 0.5, "revive": 0.0, "logits": "distance"}
 OTHER |= {"radius": 2.0, "beta": 0.1, "levels": (4, 3, 3, 3, 3, 3)}
 OTHER |= {"mask": "sample", "mask_low": 0.0, "mask_high": 0.8, "targets": ("random",), "score": "all"}  # MAETok
-OTHER |= {"aux_weight": 0.3, "aux_width": 24, "aux_depth": 1, "tuning_steps": 5}
+OTHER |= {"aux_weight": 0.3, "aux_width": 24, "aux_depth": 1, "tuning": True}
 OTHER |= {"multipliers": (1, 2), "blocks": 2, "kl_weight": 1.0, "teacher": "random", "align_weight": 0.5}  # VA-VAE
 OTHER |= {
     "margin_cosine": 0.1,
@@ -36,6 +37,16 @@ OTHER |= {
 }
 OTHER |= {"error": 0.2, "bins": 4, "least": 0.02, "most": 0.9, "threshold": 0.3, "halt_weight": 2.0}  # KARL
 OTHER |= {"balance": "balanced", "hide": "predicted", "shortest": 3}
+SMALL, OTHER = SMALL | {"rounds": 2}, OTHER | {"rounds": 4}  # ALIT
+CLUSTERED = {"patch": 4, "codes": 8, "adapter": True}  # UniCode2: a token is a patch
+OTHER |= {"normalise": "unit", "builder": "sample", "shrinkage": 0.5, "per_class": True, "tokens_per_code": 3}
+OTHER |= {"role": "random", "decoder": "flow", "adapter": False, "train": "adapter"}
+
+
+# Off in a usual model, and on where every setting is tried.
+LOOKS = {"perceptual_weight": 0.1, "adversarial_weight": 0.1, "align_weight": 0.1}
+OTHER |= {"perceptual_weight": 0.3, "perceptual": "random:1", "adversarial_weight": 0.3, "adversarial_start": 0.9}
+OTHER |= {"adversarial_adaptive": False, "lecam": 1.0, "stages": True}
 
 
 def found() -> list[type[Tokenizer]]:
@@ -47,12 +58,14 @@ def found() -> list[type[Tokenizer]]:
     return sorted({k for k in kinds if issubclass(k, Tokenizer) and k is not Tokenizer}, key=lambda k: k.__name__)
 
 
-def config_of(kind: type[Tokenizer], **settings):
+def config_of(kind: type[Tokenizer], **changed):
     """A small config; where channels have levels, there are as many of them as channels."""
     fields = {field.name for field in dataclasses.fields(kind.Config)}
-    settings = {name: value for name, value in SMALL.items() if name in fields} | settings
+    settings = {name: value for name, value in SMALL.items() if name in fields} | changed
     if "levels" in fields:
         settings = {"levels": (5,) * settings["dim"]} | settings
+    if "builder" in fields:
+        settings = settings | CLUSTERED | changed
     return kind.Config(**settings)
 
 
@@ -65,11 +78,24 @@ def images(count: int = 5, *, channels: int = 1, side: int = 8) -> torch.Tensor:
     return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+def pictures(*, channels: int, side: int) -> ImageSet:
+    """Training data of two classes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, side, side, channels), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(16) % 2, ("even", "odd"), "noise", "train")
+
+
+def optimizers(model: Tokenizer, lr: float) -> list[torch.optim.Optimizer]:
+    """AdamW, and for tables of sparse gradients the optimiser that takes them."""
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.sparse]
+    dense = [p for p in model.parameters() if not any(p is table for table in tables)]
+    return [torch.optim.AdamW(dense, lr=lr), *([torch.optim.SparseAdam(tables, lr=lr)] if tables else [])]
+
+
 each = pytest.mark.parametrize("kind", found(), ids=lambda k: k.__name__)
 
 
 def test_the_walk_finds_the_systems():
-    assert {"AE", "FSQVAE", "KARL", "KLVAE", "MAETok", "SoftVQ", "TailDrop", "VAVAE", "VQVAE"} <= {
+    assert {"AE", "ALIT", "FSQVAE", "KARL", "KLVAE", "MAETok", "SoftVQ", "TailDrop", "UniCode2", "VAVAE", "VQVAE"} <= {
         kind.__name__ for kind in found()
     }
 
@@ -130,22 +156,33 @@ def test_every_trainable_parameter_gets_a_gradient(kind):
     assert not still
 
 
-@each
+@pytest.mark.parametrize("kind", [k for k in found() if not k.frozen_encoder], ids=lambda k: k.__name__)
 def test_the_decoders_gradient_reaches_the_encoder_through_the_latents(kind):
     model = make(kind)
     model.decode(model.encode(images(8))).square().mean().backward()
     assert next(model.encoder.parameters()).grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", [k for k in found() if k.frozen_encoder], ids=lambda k: k.__name__)
+def test_no_trainable_parameter_takes_part_in_the_codes_of_a_frozen_encoder(kind):
+    model = make(kind)
+    codes = model.encode(images()).codes
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    assert torch.equal(model.encode(images()).codes, codes)
+
+
 @each
 def test_a_few_steps_help(kind):
-    model = make(kind).train()
-    optimizer, x = torch.optim.AdamW(model.parameters(), lr=5e-3), load("digits").images(slice(32))
+    model, digits = make(kind).train(), load("digits")
+    model.prepare(digits, 0)
+    steppers, x = optimizers(model, lr=5e-3), digits.images(slice(32))
     before = model.objective(x).terms["pixel"].item()
     for _ in range(60):
-        optimizer.zero_grad()
+        model.zero_grad()
         model.objective(x).total.backward()
-        optimizer.step()
+        for stepper in steppers:
+            stepper.step()
     assert model.objective(x).terms["pixel"].item() < 0.5 * before
 
 
@@ -157,11 +194,13 @@ def test_a_misspelled_setting_is_refused(kind):
 
 @each
 def test_every_setting_changes_something(kind):
-    """No decorative options: each field, changed alone, changes tokens, images, loss terms or what is accepted."""
+    """No decorative options: each field, changed alone, changes tokens, images, terms, what is accepted or learns."""
 
     def behaviour(config) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = kind(config).train()
+        model.prepare(pictures(channels=config.channels, side=config.side), 0)
+        model.progress.fill_(0.5)
         x = images(channels=config.channels, side=config.side)
         objective = model.objective(x)
         tokens = model.eval().encode(x)
@@ -169,14 +208,18 @@ def test_every_setting_changes_something(kind):
             "latents": tokens.latents,
             "image": objective.reconstruction,
             "look": model.decode(tokens),
+            "learning": torch.tensor([p.requires_grad for p in model.parameters()]),
             **objective.terms,
         }
 
-    usual = behaviour(config_of(kind))
-    for field in dataclasses.fields(kind.Config):
-        now = behaviour(config_of(kind, **{field.name: OTHER[field.name]}))
-        same = usual.keys() == now.keys() and all(torch.equal(usual[name], now[name]) for name in usual)
-        assert not same, f"{field.name} changes nothing"
+    fields = [field.name for field in dataclasses.fields(kind.Config)]
+    on = {name: value for name, value in LOOKS.items() if name in fields}
+    others = OTHER | ({"patch": 8} if "builder" in fields else {}) | ({"align": "pool"} if "books" in fields else {})
+    usual = behaviour(config_of(kind, **on))
+    for name in fields:
+        now = behaviour(config_of(kind, **(on | {name: others[name]})))
+        same = usual.keys() == now.keys() and all(torch.equal(usual[key], now[key]) for key in usual)
+        assert not same, f"{name} changes nothing"
 
 
 @each

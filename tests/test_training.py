@@ -221,7 +221,7 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path):
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path):
-    from workbench.training import _batch
+    from workbench.training.feed import Share, indices
 
     class Items:
         def __len__(self) -> int:
@@ -231,7 +231,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
             return (indices,)
 
     plan = Plan(batch=20)
-    seen = torch.cat([_batch(Items(), plan, step, torch.device("cpu"))[0] for step in range(5)])
+    seen = torch.cat([indices(Items(), plan, Share(), step) for step in range(5)])
     assert sorted(seen[:50].tolist()) == list(range(50)) == sorted(seen[50:].tolist())
     assert seen[:50].tolist() != seen[50:].tolist()
 

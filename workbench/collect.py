@@ -13,7 +13,7 @@ import workbench
 from workbench.data import ImageSet, load
 from workbench.errors import RunError, UserError
 from workbench.evidence import Evidence
-from workbench.generators.latents import Latents
+from workbench.generators.autoregressive import AR
 from workbench.generators.sampling import sample
 from workbench.generators.transformer import SiT
 from workbench.runs import Run
@@ -56,6 +56,8 @@ def held_out(run: Run, split: str = "test") -> ImageSet:
     told = run.config.get("data")
     if told is None:
         raise RunError(f"{run.folder} does not say which images it was trained on; its config.json should.")
+    if split == "train" and told["source"].startswith("stream:"):
+        raise UserError(f"{told['source']} is only ever read in order; a generator needs images that can be indexed.")
     images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=told["limit"])
     if split == "train" and images.fingerprint != told["fingerprint"]:
         raise RunError(
@@ -64,25 +66,22 @@ def held_out(run: Run, split: str = "test") -> ImageSet:
     return images
 
 
-def latents_of(run: Run, step: int | None = None) -> Latents:
-    """A tokenizer's latents of its training images, with labels. Raises UserError if the images have no labels."""
-    images = held_out(run, "train")
-    if images.labels is None:
-        raise UserError(f"{images.source} has no labels, and a class-conditional generator needs them.")
-    model = run.load(step)
-    with torch.no_grad():
-        latents = torch.cat([model.encode(images.images(part)).latents for part in _parts(len(images))])
-    return Latents(latents, torch.from_numpy(np.asarray(images.labels)))
-
-
 def pictures(images: Tensor) -> np.ndarray:
     """Images in [-1, 1] as uint8 (n, h, w, c), clamped."""
     return rearrange(((images.clamp(-1, 1) + 1) * 127.5).round().byte(), "n c h w -> n h w c").cpu().numpy()
 
 
-def decode_samples(tokenizer: Tokenizer, latents: Tensor) -> np.ndarray:
-    """A generator's latents as pictures, uint8 (n, h, w, c)."""
-    return np.concatenate([pictures(tokenizer.decode(Tokens(part))) for part in latents.split(BATCH)])
+def drawn(
+    model: SiT | AR, tokenizer: Tokenizer, labels: Tensor, *, steps: int = 50, guidance: float = 1.0, seed: int = 0
+) -> np.ndarray:
+    """One picture a label, uint8 (b, h, w, c): what a generator draws, decoded by its tokenizer."""
+    if isinstance(model, AR):
+        codes = model.generate(labels, guidance=guidance, seed=seed).cpu()
+        words = tokenizer.codebook.cpu().repeat_interleave(codes.shape[1] // len(tokenizer.codebook), dim=0)
+        tokens = Tokens(words[torch.arange(codes.shape[1]), codes], codes)
+    else:
+        tokens = Tokens(sample(model, labels, steps=steps, guidance=guidance, seed=seed).cpu())
+    return pictures(tokenizer.decode(tokens))
 
 
 def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
@@ -92,9 +91,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
         return torch.no_grad()(lambda model: pictures(model.decode(model.encode(images.to(_device(model))))))
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
     labels = torch.arange(count) % run.config["settings"]["classes"]
-    return torch.no_grad()(
-        lambda model: decode_samples(tokenizer, sample(model, labels.to(_device(model)), steps=20, guidance=2.0).cpu())
-    )
+    return torch.no_grad()(lambda model: drawn(model, tokenizer, labels.to(_device(model)), steps=20, guidance=2.0))
 
 
 def versions() -> dict[str, str]:
@@ -130,22 +127,22 @@ def _of_tokenizer(run: Run, model: Tokenizer, limit: int, seed: int, tick: Any) 
         "fingerprint": images.fingerprint,
         "n": len(images),
         "of": len(everything),
-        "discrete": type(model).discrete,
+        "discrete": model.discrete and model.codebook is not None,
+        "grid": tokens.grid,
     }
     arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
     arrays |= {"images": images.pixels, "labels": images.labels, "codebook": codebook}
     return {"provenance": provenance, "prefixes": np.array(prefixes, dtype=np.int32), **arrays}
 
 
-def _of_generator(run: Run, model: SiT, limit: int, seed: int, guidance: float, tick: Any) -> dict[str, Any]:
+def _of_generator(run: Run, model: SiT | AR, limit: int, seed: int, guidance: float, tick: Any) -> dict[str, Any]:
     source = _tokenizer_of(run)
     tokenizer = source.load(run.config["tokenizer"]["step"])
     classes, device = model.config.classes, _device(model)
     labels = torch.arange(classes).repeat_interleave(max(1, min(64, limit // classes)))[:limit]
-    drawn = []
+    samples = []
     for done, part in enumerate(labels.split(BATCH), 1):
-        latents = sample(model, part.to(device), seed=seed + done - 1, guidance=guidance)
-        drawn.append(decode_samples(tokenizer, latents.cpu()))
+        samples.append(drawn(model, tokenizer, part.to(device), seed=seed + done - 1, guidance=guidance))
         if tick:
             tick(min(done * BATCH, len(labels)), len(labels))
     provenance = {
@@ -153,9 +150,16 @@ def _of_generator(run: Run, model: SiT, limit: int, seed: int, guidance: float, 
         "names": source.config["data"]["names"],
         "tokenizer": run.config["tokenizer"],
         "n": len(labels),
-        "sampling": {"solver": "heun", "steps": 50, "guidance": guidance, "seed": seed},
+        "sampling": _how(model) | {"guidance": guidance, "seed": seed},
     }
-    return {"provenance": provenance, "samples": np.concatenate(drawn), "sample_labels": labels.numpy()}
+    return {"provenance": provenance, "samples": np.concatenate(samples), "sample_labels": labels.numpy()}
+
+
+def _how(model: SiT | AR) -> dict[str, Any]:
+    if isinstance(model, AR):
+        return {"solver": "autoregressive", "steps": model.config.tokens, "temperature": 1.0}
+    config = model.config
+    return {"solver": "heun", "steps": 50, "shift": config.shift, "interval": list(config.interval)}
 
 
 def _tokenizer_of(run: Run) -> Run:

@@ -35,6 +35,17 @@ class Evidence:
     prefix_mse: np.ndarray | None = None  # float32 (n, m): squared error of those, pixels in [0, 1]
     samples: np.ndarray | None = None  # uint8 (s, h, w, c): what a generator drew
     sample_labels: np.ndarray | None = None  # int64 (s,)
+    features: np.ndarray | None = None  # float32 (n, e): the judge network's, of the images
+    reconstruction_features: np.ndarray | None = None  # float32 (n, e): the judge's, of the reconstructions
+    train_features: np.ndarray | None = None  # float32 (t, e): the judge's, of training images
+    train_images: np.ndarray | None = None  # uint8 (t, h, w, c): those training images
+    sample_features: np.ndarray | None = None  # float32 (s, e): the judge's, of the samples
+    midpoint_features: np.ndarray | None = None  # float32 (m, e): of decoded midpoints of nearest latents
+    teacher_features: np.ndarray | None = None  # float16 (n, p, e2): a teacher's of the images, on the tokens' grid
+    noise_levels: np.ndarray | None = None  # float32 (m,): noise added to latents, in their standard deviations
+    noise_mse: np.ndarray | None = None  # float32 (n, m): squared error of decoding those, pixels in [0, 1]
+    loss_times: np.ndarray | None = None  # float32 (m,): times in [0, 1], 0 data and 1 noise
+    loss_by_time: np.ndarray | None = None  # float32 (m,): a generator's mean loss on held-out images at those
 
     @property
     def run(self) -> str:
@@ -55,6 +66,22 @@ class Evidence:
     def sampling(self) -> dict[str, Any] | None:
         """How the samples were drawn: solver, steps, guidance, seed."""
         return self.provenance.get("sampling")
+
+    @property
+    def judge(self) -> str | None:
+        """The network whose features are compared: hog, resnet56, inception."""
+        return self.provenance.get("judge")
+
+    @property
+    def teacher(self) -> str | None:
+        """The network whose features the latents are held against."""
+        return self.provenance.get("teacher")
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the tokens, where they have a place in the image."""
+        grid = self.provenance.get("grid")
+        return None if grid is None else (int(grid[0]), int(grid[1]))
 
     def for_(self, analysis: Callable[..., Any]) -> dict[str, Any]:
         """The arguments this evidence gives to an analysis, picked by parameter name. Raises NotApplicable."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError, UserError, unknown
-from workbench.recipes import GENERATORS, LEARNED, PLANS, RECIPES, SETTINGS, SYSTEMS, sizes_of
+from workbench.recipes import LEARNED, RECIPES, SOURCES, SYSTEMS, plan_of, settings_of
 from workbench.runs import Run
 from workbench.settings import plain, typed
 from workbench.sources import about_images, about_latents, about_start, data_of, save_start, with_features
@@ -119,14 +119,15 @@ def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     system, _ = recipe.split("-")
     kinds = typing.get_type_hints(Plan) | typing.get_type_hints(_class(SYSTEMS[system]).Config)
-    if system in GENERATORS:
-        kinds = {name: kind for name, kind in kinds.items() if name not in LEARNED} | {"tokenizer": str}
+    learned = LEARNED.get(system, ())
+    if learned:
+        kinds = {name: kind for name, kind in kinds.items() if name not in learned} | {"tokenizer": str}
     else:
         kinds |= {"data": str, "limit": int, "cache": str}
     kinds |= {"start": str}
     for name in changes:
-        if system in GENERATORS and name in LEARNED:
-            raise UserError(f"{recipe} takes {', '.join(LEARNED)} from its tokenizer; leave {name} out.")
+        if name in learned:
+            raise UserError(f"{recipe} takes {', '.join(learned)} from its tokenizer; leave {name} out.")
         if name not in kinds:
             raise unknown("setting", name, kinds)
     return {name: plain(typed(kinds[name], name, value)) for name, value in changes.items()}
@@ -140,13 +141,14 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     made_of = _class(SYSTEMS[system])
     mine = {name: value for name, value in changes.items() if name in typing.get_type_hints(made_of.Config)}
     others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
-    plan = _plan(PLANS[system] | others)
-    if system in GENERATORS:
+    plan = _plan(plan_of(system, source) | others)
+    settings = settings_of(system, source) | mine
+    if system in LEARNED:
         told, data, learned = about_latents(recipe, out, changes.get("tokenizer"))
-        config = made_of.Config(**(SETTINGS[system] | mine | learned))
+        config = made_of.Config(**(settings | learned))
     else:
-        config = made_of.Config(**(sizes_of(system, source) | SETTINGS[system] | mine))
-        told, data = about_images(changes.get("data", source), config, changes.get("limit"))
+        config = made_of.Config(**settings)
+        told, data = about_images(changes.get("data", SOURCES[source]), config, changes.get("limit"))
     if "start" in changes:
         told |= about_start(Run(changes["start"]), made_of(config), out)
     return {
@@ -171,7 +173,7 @@ def _rehearse(config: dict[str, Any], data: Any) -> None:
     torch.manual_seed(plan.seed)
     model = made_of(made_of.Config(**config["settings"]))
     Learner(model, plan)
-    model.objective(*data.batch(torch.arange(min(2, len(data)))))
+    model.objective(*(data.batch(torch.arange(min(2, len(data)))) if hasattr(data, "batch") else (data.take(2),)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Each `about_` says what a run remembers of a source; the others read it again.
 
 from os.path import relpath
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from workbench.errors import UserError
@@ -15,6 +16,8 @@ def about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str,
     """What a tokenizer's run remembers of its images, and the images."""
     from workbench.data import BUNDLED, load
 
+    if source.startswith("stream:"):
+        return _about_stream(source, config)
     images = load(source, side=config.side, channels=config.channels, limit=limit)
     if source not in BUNDLED and not source.startswith("hub:"):
         source = str(Path(source).expanduser().resolve())  # so that the run can be read from any folder
@@ -23,9 +26,21 @@ def about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str,
     return {"data": data | {"skipped": images.skipped}}, images
 
 
+def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
+    from workbench.data.stream import ImageStream
+
+    name = source.removeprefix("stream:")
+    if Path(name).expanduser().exists():
+        name = str(Path(name).expanduser().resolve())
+    images = ImageStream(name, config.side, config.channels)
+    data = {"source": images.source, "side": config.side, "channels": config.channels, "limit": None}
+    return {"data": data | {"fingerprint": images.fingerprint, "names": [], "n": None, "skipped": []}}, images
+
+
 def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
-    from workbench.collect import latents_of
+    from workbench.collect import held_out
+    from workbench.latents import codes_of, latents_of
 
     asked_for = recipe.split("-")[1]
     if tokenizer is None:
@@ -39,9 +54,16 @@ def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[s
         raise UserError(f"{tokenizer} was trained on {trained_on}; use the recipe {recipe.split('-')[0]}-{trained_on}.")
     source.checkpoint()
     step = source.steps[-1]
-    found = latents_of(source, step)
-    learned = {"tokens": found.latents.shape[1], "dim": found.latents.shape[2], "classes": int(found.labels.max()) + 1}
-    learned |= {"mean": found.latents.mean().item(), "std": found.latents.std().item()}
+    if recipe.startswith("ar-"):
+        found = codes_of(source, step)
+        books, codes, dim = found.codebook.shape
+        learned = {"codes": codes, "dim": dim, "books": books}
+    else:
+        found = latents_of(source, step)
+        mean, std = found.moments()
+        grid = source.load(step).encode(held_out(source, "train").images(slice(1))).grid
+        learned = {"dim": found.rows.shape[2], "mean": mean, "std": std, "rows": grid[0] if grid else 1}
+    learned |= {"tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
     return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
 
 
@@ -82,7 +104,13 @@ def with_features(model: Any, images: Any, folder: str) -> Any:
 
 
 def data_of(run: Run) -> Any:
-    """The training data of a run: its images, or its tokenizer's latents of them."""
-    from workbench.collect import held_out, latents_of
+    """The training data of a run: its images, or its tokenizer's latents or codes of them."""
+    from workbench.collect import held_out
+    from workbench.latents import codes_of, latents_of
 
-    return latents_of(run.tokenizer, run.config["tokenizer"]["step"]) if run.tokenizer else held_out(run, "train")
+    if run.tokenizer is None:
+        told = run.config.get("data", {})
+        if str(told.get("source")).startswith("stream:"):
+            return _about_stream(told["source"], SimpleNamespace(side=told["side"], channels=told["channels"]))[1]
+        return held_out(run, "train")
+    return (codes_of if run.kind == "AR" else latents_of)(run.tokenizer, run.config["tokenizer"]["step"])

@@ -10,7 +10,8 @@ from typing import Any
 from workbench.errors import unknown
 
 # The order in which hosts list them; modules that are not named here follow, alphabetically.
-ORDER = ("reconstruction", "budget", "codebook", "modes", "projection", "generation")
+ORDER = ("reconstruction", "budget", "codebook", "modes", "projection", "geometry", "probes", "alignment")
+ORDER += ("generation", "fidelity", "denoising")
 
 
 def analyses() -> dict[str, Callable[..., Any]]:

@@ -21,7 +21,8 @@ def load(
     channels: int | None = None,  # 1 or 3; None: the source's own
     limit: int | None = None,  # read at most this many images, drawn at random; None: all
 ) -> ImageSet:
-    """Images by the name of a bundled set, the path of a folder or parquet file, or hub:owner/name.
+    """Images by the name of a bundled set, the path of a folder or parquet file, hub:owner/name, or the first of
+    stream:PATH (see stream.py), which training reads as it goes.
 
     Files that cannot be read are skipped: one warning counts them, and `skipped` says why, file by file. Raises
     UserError for a source, a split or a number that is none, and where no image can be read.
@@ -46,6 +47,10 @@ def load(
 def _read(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:
     if source in BUNDLED:
         return _read_bundled(source, split, side, limit)
+    if source.startswith("stream:"):
+        from workbench.data.stream import first_images
+
+        return first_images(source.removeprefix("stream:"), split, side, None, limit)
     if source.startswith("hub:"):
         from workbench.data.parquet import read_hub
 

@@ -107,16 +107,17 @@ def _image_set(
     if "test" not in tables:
         rows = rows[held_out(map(str, rows)) == (split == "test")]
     rows = rows[some_of(len(rows), limit)]
-    column = _image_column(table, source)
+    column = image_column(table, source)
     cells = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
-    contents = ((row_name(part, row), _content(cell[column])) for row, cell in zip(rows.tolist(), cells, strict=True))
+    contents = ((row_name(part, row), content(cell[column])) for row, cell in zip(rows.tolist(), cells, strict=True))
     pixels, kept, skipped = decode_all(contents, count=len(rows), side=side, source=source)
     labels, names = _labels(tables, part)
     labels = None if labels is None else labels[rows[kept]]
     return ImageSet(pixels, labels, names, source, split, skipped=skipped)
 
 
-def _image_column(table: "datasets.Dataset", source: str) -> str:
+def image_column(table: "datasets.Dataset | datasets.IterableDataset", source: str) -> str:
+    """The name of the first column of images. Raises UserError where there is none."""
     import datasets
 
     for name, feature in table.features.items():
@@ -126,7 +127,8 @@ def _image_column(table: "datasets.Dataset", source: str) -> str:
     raise UserError(f"{source} has no column of images (bytes, or bytes and path); it has {', '.join(table.features)}.")
 
 
-def _content(cell: dict[str, bytes | str | None] | None) -> bytes | Path | None:
+def content(cell: dict[str, bytes | str | None] | None) -> bytes | Path | None:
+    """An image cell's bytes, or where they are."""
     cell = cell or {}
     return cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else None)
 

@@ -12,12 +12,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv:2212.09748, on the cosine schedule, as SoftVQ-VAE trains it, and in continuous time; the paper's is another.
     "dit": {"path": "cosine", "predict": "noise", "times": "uniform"},
     # arXiv:2501.01423. QK-norm is off as in its code; the time embedding reads 1000 t, where its code reads t.
-    # With guidance it leaves the noisiest tenth alone: `sample(interval=(0, 0.9))`.
+    # With guidance it leaves the noisiest tenth alone.
     "lightningdit": {
         "norm": "rms",
         "mlp": "swiglu",
         "positions": "sines+rope",
         "direction_weight": 1.0,
         "shift": 1 / 0.3,
+        "interval": (0.0, 0.9),
     },
 }

@@ -94,14 +94,15 @@ def sample(
     steps: int = 50,
     solver: str = "heun",
     guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, 1.0),
+    interval: tuple[float, float] | None = None,
     shift: float | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b n d"]:
     """Draw one set of latents a label, as the tokenizer's decoder reads them. The same seed gives the same noise.
 
-    `guidance` holds while t lies in `interval` (1 is noise); `shift` None: the model's own. Raises UserError.
+    `guidance` holds while t lies in `interval` (1 is noise); that and `shift` None: the model's own. Raises UserError.
     """
+    interval = tuple(model.config.interval) if interval is None else interval
     shift = model.config.shift if shift is None else shift
     _check(model, labels, steps, solver, interval, shift)
     generator = torch.Generator().manual_seed(seed)

@@ -45,6 +45,7 @@ class SiT(nn.Module):
         qk_norm: bool = False  # RMSNorm of queries and keys
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
         shift: float = 1.0  # of the times that sampling visits; above 1 more of them are near the noise
+        interval: tuple[float, float] = (0.0, 1.0)  # of times in which guidance holds, if it is asked for; 1 is noise
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -56,6 +57,9 @@ class SiT(nn.Module):
             for name in ("shift", "std"):
                 if not 0 < getattr(self, name) < float("inf"):
                     raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+            low, high = self.interval
+            if not 0 <= low <= high <= 1:
+                raise UserError(f"a guidance interval goes up within 0..1, 1 being noise; got {low} to {high}.")
             if not 0 <= self.drop_class <= 1:
                 raise UserError(f"drop_class is {self.drop_class}; it must lie between 0 and 1.")
             if self.direction_weight < 0 or (self.direction_weight and self.predict != "velocity"):

@@ -24,8 +24,25 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
 
 
+class Past:
+    """The keys and values of the rows that one causal attention has already seen: they need not be computed again."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def joined(
+        self, keys: Float[Tensor, "b heads t e"], values: Float[Tensor, "b heads t e"]
+    ) -> tuple[Float[Tensor, "b heads s e"], Float[Tensor, "b heads s e"]]:
+        """Those seen before and the new ones, which from now on have been seen too."""
+        if self.keys is not None and self.values is not None:
+            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention over every row, or over the visible rows alone."""
+    """Multi-head self-attention over every row, over the visible rows alone, or over the rows so far."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
@@ -41,14 +58,26 @@ class Attention(nn.Module):
         x: Float[Tensor, "b t width"],
         visible: Bool[Tensor, "b t"] | None = None,
         turns: Float[Tensor, "two t half"] | None = None,
+        *,
+        causal: bool = False,
+        past: Past | None = None,
     ) -> Tensor:
-        """Mix the rows; a row that is not visible is never looked at. `turns`: by which places rotate (RoPE)."""
+        """Mix the rows; a row that is not visible is never looked at. `turns`: by which places rotate (RoPE).
+
+        `causal`: no row looks at later ones (without `visible`). `past`: the rows that came before these.
+        """
         q, k, v = rearrange(self.project_in(x), "b t (three heads e) -> three b heads t e", three=3, heads=self.heads)
         q, k = self.norm_q(q), self.norm_k(k)
         if turns is not None:
             q, k = rotate(q, turns), rotate(k, turns)
-        mask = None if visible is None else rearrange(visible, "b t -> b 1 1 t")
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if past is not None:
+            k, v = past.joined(k, v)
+        mask, new, all_rows = None, q.shape[2], k.shape[2]
+        if visible is not None:
+            mask = rearrange(visible, "b t -> b 1 1 t")
+        elif causal and new < all_rows:
+            mask = torch.ones(new, all_rows, dtype=torch.bool, device=x.device).tril(all_rows - new)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and new == all_rows)
         return self.project_out(rearrange(mixed, "b heads t e -> b t (heads e)"))
 
 
@@ -81,9 +110,16 @@ class Block(nn.Module):
         self.norm_1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm_2, self.mlp = nn.LayerNorm(width), MLP(width)
 
-    def forward(self, x: Float[Tensor, "b t width"], visible: Bool[Tensor, "b t"] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "b t width"],
+        visible: Bool[Tensor, "b t"] | None = None,
+        *,
+        causal: bool = False,
+        past: Past | None = None,
+    ) -> Tensor:
         """Attention, then the MLP, each added to the stream."""
-        x = x + self.attention(self.norm_1(x), visible)
+        x = x + self.attention(self.norm_1(x), visible, causal=causal, past=past)
         return x + self.mlp(self.norm_2(x))
 
 

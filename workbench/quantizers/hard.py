@@ -7,6 +7,7 @@ that fell out of use are revived, and the average is not smoothed: a code moves 
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -53,7 +54,7 @@ class HardQuantizer(nn.Module):
         """Choose the nearest codeword of each token; losses pull the token to the code and, by gradient, back."""
         x = F.normalize(x.float(), dim=-1) if self.cosine else x.float()
         tokens, learning = rearrange(x.detach(), "b n d -> (b n) d"), self.training and torch.is_grad_enabled()
-        if learning:
+        if learning and self.revive:
             self._revive(tokens)
         words = self.words[0]
         flat = nearest(tokens, words)
@@ -69,11 +70,11 @@ class HardQuantizer(nn.Module):
     @torch.no_grad()
     def _revive(self, tokens: Float[Tensor, "t d"]) -> None:
         """Move codes out of use to random tokens, each to another one; counts begin at 0, so at first all of them."""
-        usual = len(tokens) / len(self.counts)
+        usual = _everywhere(self.counts.new_tensor(float(len(tokens)))).item() / len(self.counts)
         # No more codes than tokens: two codes in one place are one code. The others' turn comes with the next batch.
         least = self.counts.topk(min(len(tokens), len(self.counts)), largest=False)
         dead = least.indices[least.values < self.revive * usual]
-        drawn = tokens[torch.randperm(len(tokens), device=tokens.device)[: len(dead)]]
+        drawn = _first(tokens[torch.randperm(len(tokens), device=tokens.device)[: len(dead)]])
         self.codebook[0, dead] = drawn
         self.counts[dead] = usual
         if self.learn == "ema":
@@ -82,9 +83,24 @@ class HardQuantizer(nn.Module):
     @torch.no_grad()
     def _follow(self, tokens: Float[Tensor, "t d"], codes: Int[Tensor, " t"]) -> None:
         """Move the running averages, and with them the codes that were chosen."""
-        chosen = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(tokens[:, 0]))
+        chosen = _everywhere(torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(tokens[:, 0])))
         self.counts.lerp_(chosen, 1 - self.decay)
         if self.learn == "ema":
-            self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, tokens), 1 - self.decay)
+            sums = _everywhere(torch.zeros_like(self.sums).index_add_(0, codes, tokens))
+            self.sums.lerp_(sums, 1 - self.decay)
             hit = chosen > 0  # of the others sum and count shrink alike, and their ratio stays
             self.codebook[0, hit] = self.sums[hit] / self.counts[hit, None]
+
+
+def _everywhere(part: Tensor) -> Tensor:
+    """The sum over all processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(part)
+    return part
+
+
+def _first(value: Tensor) -> Tensor:
+    """The first process's, so that codebooks stay one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(value := value.contiguous(), src=0)
+    return value

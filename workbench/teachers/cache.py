@@ -56,6 +56,11 @@ class WithFeatures:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The images'."""
+        return getattr(self.pictures, "labels", None)
+
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The images at the indices, and each teacher's features of them."""
         rows = indices.numpy()

@@ -6,7 +6,8 @@ budget, and learns which tokens were surplus. Errors are mean absolute differenc
 Here: pixels are predicted without a base tokenizer, perceptual or adversarial terms; the budget is drawn for each image
 (the released code draws one a batch, in steps of 16); masks are laid out by sample (the released code's are not); error
 embeddings start random (its start constant, which its first norm maps to one point); run 1 always asks for the tightest
-error (it draws among the tight ones).
+error (it draws among the tight ones). The bottleneck is continuous, or, with `codes`, the released one: unit vectors,
+a codebook that learns by gradient, commitment 0.25; of run 1 only the tokens within the budget teach it.
 """
 
 from dataclasses import dataclass
@@ -20,12 +21,17 @@ from torch import Tensor, nn
 
 from workbench.errors import UserError
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.quantizers.hard import HardQuantizer
 from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.types import Images, Objective, Quantized, Tokens
+
+COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss counts 1
 
 
 class KARL(Tokenizer):
     """An encoder told the error it may make, a head that halts surplus tokens, a decoder that never sees those."""
+
+    discrete = True  # where it has codes
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Sizes):
@@ -39,6 +45,7 @@ class KARL(Tokenizer):
         halt_weight: float = 1.0  # lambda
         balance: Literal["plain", "balanced"] = "plain"  # of the halting loss; the released code's is balanced by class
         hide: Literal["label", "predicted"] = "label"  # which tokens run 2 drops; the paper's: the predicted
+        codes: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -46,6 +53,8 @@ class KARL(Tokenizer):
                 raise UserError(f"{self.bins} bins from {self.least} to {self.most} tell no errors apart.")
             if not 0 < self.threshold < 1:
                 raise UserError(f"threshold is {self.threshold}; it must lie between 0 and 1.")
+            if self.codes < 0:
+                raise UserError(f"codes is {self.codes}; it must be at least 1, or 0 for a continuous bottleneck.")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -54,6 +63,14 @@ class KARL(Tokenizer):
         self.halting = nn.Sequential(nn.Linear(config.width, config.width), nn.Tanh(), nn.Linear(config.width, 1))
         edges = torch.logspace(0, 1, config.bins, base=config.most / config.least) * config.least
         self.register_buffer("edges", edges, persistent=False)
+        self.quantizer = None
+        if config.codes:
+            self.quantizer = HardQuantizer(codes=config.codes, dim=config.dim, commitment=COMMITMENT, cosine=True)
+
+    @property
+    def codebook(self) -> Float[Tensor, "g k d"] | None:
+        """The codewords as they are compared; None for a continuous bottleneck."""
+        return None if self.quantizer is None else self.quantizer.words
 
     def encode(self, images: Images, *, error: float | None = None, budget: int | None = None) -> Tokens:
         """As many tokens as each image needs for the error, in one pass; or exactly `budget` for each."""
@@ -63,13 +80,15 @@ class KARL(Tokenizer):
             if not 1 <= budget <= self.config.tokens:
                 raise UserError(f"budget is {budget}; it must lie between 1 and {self.config.tokens}.")
             active = self._first(torch.full_like(self._tightest(images), budget))
-            return Tokens(self.write(images, self._tightest(images), active)[0], active=active)
+            quantized = self.quantize(self.write(images, self._tightest(images), active)[0])
+            return Tokens(quantized.latents, quantized.codes, active)
         error = self.config.error if error is None else error
         if not error > 0:
             raise UserError(f"error is {error}; it must be above 0 (pixels in [0, 1]).")
         wanted = self.bin_of(images.new_full((len(images),), error))
         latents, logits = self.write(images, wanted, self._first(torch.full_like(wanted, self.config.tokens)))
-        return Tokens(latents, active=self.kept(logits))
+        quantized = self.quantize(latents)
+        return Tokens(quantized.latents, quantized.codes, self.kept(logits))
 
     def decode(self, tokens: Tokens) -> Images:
         """The active tokens to images."""
@@ -80,17 +99,19 @@ class KARL(Tokenizer):
         # Run 1: estimate. An error that `budget` tokens reach.
         budget = torch.randint(1, self.config.tokens + 1, (len(images),), device=images.device)
         within = self._first(budget)
-        latents, _ = self.write(images, self._tightest(images), within)
-        first = self.decode(Tokens(latents, active=within))
+        estimate = self.quantize(self.write(images, self._tightest(images), within)[0], within)
+        first = self.decode(Tokens(estimate.latents, active=within))
         reached = ((first.detach() - images).abs() / 2).mean(dim=(1, 2, 3))
         # Run 2: learn. The same image, that error, the whole budget; what lies beyond `budget` was surplus.
         latents, logits = self.write(images, self.bin_of(reached), torch.ones_like(within))
+        learn = self.quantize(latents)
         kept = within if self.config.hide == "label" else self.kept(logits)
-        second = self.decode(Tokens(latents, active=kept))
+        second = self.decode(Tokens(learn.latents, active=kept))
         terms = {
             "estimate": F.l1_loss(first, images),
             "pixel": F.l1_loss(second, images),
             "halt": self.config.halt_weight * halting_loss(logits, ~within, self.config.balance),
+            **{name: estimate.losses[name] + learn.losses[name] for name in learn.losses},
         }
         return Objective(terms, second)
 
@@ -106,6 +127,17 @@ class KARL(Tokenizer):
             x = block(x, mask)
         slots = self.encoder.norm(x[:, -visible.shape[1] :])
         return self.encoder.to_latents(slots), rearrange(self.halting(slots), "b n 1 -> b n")
+
+    def quantize(self, latents: Float[Tensor, "b n d"], within: Bool[Tensor, "b n"] | None = None) -> Quantized:
+        """The bottleneck: each latent's codeword, or the latent itself. `within`: those to learn from; others are 0."""
+        if self.quantizer is None:
+            return Quantized(latents, None, {})
+        if within is None:
+            return self.quantizer(latents)
+        found = self.quantizer(rearrange(latents[within], "t d -> 1 t d"))
+        nothing = found.latents.new_zeros(latents.shape)
+        chosen = nothing.masked_scatter(rearrange(within, "b n -> b n 1"), found.latents)
+        return Quantized(chosen, None, found.losses)
 
     def kept(self, logits: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
         """The tokens that are not halted; the first always stays, so that a decoder has something to see."""

@@ -1,7 +1,8 @@
 """Tail drop (Matryoshka, One-D-Piece, arXiv:2501.10064): the baseline that finds an image's length by search.
 
 In training the decoder sees a random number of first tokens; afterwards any prefix can be decoded, and the shortest one
-that meets a target error is found by decoding again and again. KARL claims to need no such search.
+that meets a target error is found by decoding again and again. KARL claims to need no such search, and neither does
+`GradientEnergyLength`, which looks at the image's edges alone.
 """
 
 from dataclasses import dataclass
@@ -36,14 +37,20 @@ class TailDrop(Tokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
-    def encode(self, images: Images, *, budget: int | None = None, error: float | None = None) -> Tokens:
-        """Every token; or the first `budget`; or for each image the fewest first ones that `search` finds."""
+    def encode(
+        self, images: Images, *, budget: int | Int[Tensor, " b"] | None = None, error: float | None = None
+    ) -> Tokens:
+        """Every token; or the first `budget`, of all images or each; or the fewest first ones that `search` finds."""
         latents = self.encoder(images)
         if error is not None:
             return Tokens(latents, active=self._first(self.search(latents, images, error)[0]))
-        if budget is not None and not 1 <= budget <= self.config.tokens:
-            raise UserError(f"budget is {budget}; it must lie between 1 and {self.config.tokens}.")
-        return Tokens(latents, active=self._first(latents.new_full((len(images),), budget)) if budget else None)
+        if budget is None:
+            return Tokens(latents)
+        lengths = torch.as_tensor(budget, device=latents.device).expand(len(latents))
+        for length in lengths.unique().tolist():
+            if not 1 <= length <= self.config.tokens:
+                raise UserError(f"budget is {length}; it must lie between 1 and {self.config.tokens}.")
+        return Tokens(latents, active=self._first(lengths))
 
     def decode(self, tokens: Tokens) -> Images:
         """The active tokens to images."""
@@ -71,3 +78,38 @@ class TailDrop(Tokenizer):
 
     def _first(self, length: Tensor) -> Bool[Tensor, "b n"]:
         return torch.arange(self.config.tokens, device=length.device) < rearrange(length, "b -> b 1")
+
+
+@dataclass(frozen=True)
+class GradientEnergyLength:
+    """How many tokens images need for one error, guessed from their gradient energy: a rising curve of steps.
+
+    The sanity check of KARL's learned halting: if this ties with it, the halting has learned no more than a statistic
+    made by hand. To use it: `model.encode(images, budget=length.predict(images))`.
+    """
+
+    energies: Float[Tensor, " m"]  # the curve's corners
+    tokens: Float[Tensor, " m"]
+
+    @classmethod
+    def fit(cls, images: Images, needed: Int[Tensor, " b"]) -> "GradientEnergyLength":
+        """Isotonic regression of the tokens needed, as `TailDrop.search` finds them. Raises UserError for no images."""
+        from sklearn.isotonic import IsotonicRegression
+
+        if not len(images):
+            raise UserError("a length cannot be learned from no images.")
+        curve = IsotonicRegression().fit(gradient_energy(images).cpu().double(), needed.cpu().double())
+        return cls(torch.tensor(curve.X_thresholds_).float(), torch.tensor(curve.y_thresholds_).float())
+
+    def predict(self, images: Images) -> Int[Tensor, " b"]:
+        """The tokens that each image is expected to need, rounded; outside of what was fitted, as at its ends."""
+        import numpy as np
+
+        guessed = np.interp(gradient_energy(images).cpu().numpy(), self.energies.numpy(), self.tokens.numpy())
+        return torch.from_numpy(guessed.round()).long().to(images.device)
+
+
+def gradient_energy(images: Images) -> Float[Tensor, " b"]:
+    """Mean squared difference of neighbouring pixels, across plus down."""
+    across, down = images.diff(dim=3), images.diff(dim=2)
+    return across.square().mean(dim=(1, 2, 3)) + down.square().mean(dim=(1, 2, 3))

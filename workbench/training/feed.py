@@ -31,7 +31,9 @@ class Data(Protocol):
 class Stream(Protocol):
     """Data too large to index. Reading from any item gives what reading from the first would have given there."""
 
-    def batches(self, size: int, *, first: int, share: "Share", seed: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(
+        self, size: int, *, first: int = 0, share: "Share | None" = None, seed: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
         """Batches without end, from a process's `first` item on."""
         ...
 

@@ -30,9 +30,10 @@ def fit(model: nn.Module, data: Data | Stream, plan: Plan, run: Run) -> Iterator
     share.part(plan)
     accelerator = Accelerator(mixed_precision=plan.precision)
     with run.writing() if share.rank == 0 else nullcontext():
+        model.to(accelerator.device).train()
         if not run.steps and hasattr(model, "prepare"):
             model.prepare(data, plan.seed)
-        learner = Learner(model.to(accelerator.device).train(), plan)
+        learner = Learner(model, plan)
         step, stopping = learner.restore(run), False
         accelerator.wait_for_everyone()  # nobody writes before all have read
         desk = Desk(run, plan, step) if share.rank == 0 else None

@@ -1,0 +1,461 @@
+"""Codes one after another: what a code may depend on, the drawing of one, both tasks learned, a loss in pieces."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from workbench.errors import UserError
+from workbench.generators import autoregressive, vocabulary
+from workbench.generators.autoregressive import AR
+from workbench.generators.vocabulary import chunked_cross_entropy, draw, shortlist
+from workbench.nn.transformer import Attention, Block, Past
+
+SMALL = {"tokens": 4, "codes": 7, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
+OTHER = {"tokens": 6, "codes": 9, "dim": 5, "classes": 7, "books": 2, "width": 32, "depth": 1, "heads": 1}
+OTHER |= {"drop_class": 0.9, "understand": 2.0, "head": "tied", "table": "codebook"}
+KINDS = [{"head": h, "table": t, "books": g} for h in ("free", "tied") for t in ("learned", "codebook") for g in (1, 2)]
+each = pytest.mark.parametrize("settings", KINDS, ids=lambda s: f"{s['head']}-{s['table']}-{s['books']}")
+
+
+def small(**settings) -> AR:
+    torch.manual_seed(0)
+    return AR(AR.Config(**(SMALL | settings)))
+
+
+def loud(noise: float = 0.3, **settings) -> AR:
+    """A network with larger weights than at the start, so that its choices are clear."""
+    model = small(**settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return model.eval()
+
+
+def some(count: int = 6, *, tokens: int = 4, codes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = torch.randint(codes, (count, tokens), generator=torch.Generator().manual_seed(1))
+    return drawn, torch.arange(count) % 5
+
+
+# What depends on what
+
+
+@each
+def test_changing_a_later_code_never_changes_earlier_logits(settings):
+    model, (codes, labels) = loud(**settings), some()
+    base = model(codes, labels)
+    for place in range(4):
+        other = codes.clone()
+        other[:, place] = (other[:, place] + 1) % 7
+        moved = (model(other, labels) - base).abs().amax(dim=(0, 2)) > 1e-4
+        assert moved.tolist() == [later > place for later in range(4)]
+    assert (model(codes, (labels + 1) % 5) - base).abs().amax(dim=(0, 2)).min() > 1e-4  # the class is seen by all
+
+
+@each
+def test_each_image_is_on_its_own_and_every_parameter_learns(settings):
+    model, (codes, labels) = small(**settings), some(64)
+    torch.testing.assert_close(model(codes[3:4], labels[3:4]), model(codes, labels)[3:4])
+    model.objective(codes, labels).total.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert not [name for name, gradient in gradients.items() if not gradient.to_dense().abs().sum() > 0]
+    sparse = [name for name, gradient in gradients.items() if gradient.is_sparse]
+    assert sparse == (["table.weight"] if settings["head"] == "free" and settings["table"] == "codebook" else [])
+
+
+def test_a_sparse_table_moves_only_the_rows_of_codes_that_were_seen():
+    model = small(table="codebook")
+    codes = torch.tensor([[0, 2, 2, 0], [2, 0, 0, 2]])
+    model.objective(codes, torch.tensor([0, 1])).total.backward()
+    assert model.table.weight.grad.coalesce().indices()[0].tolist() == [0, 2]
+
+
+def test_with_two_books_the_same_number_is_another_code():
+    """Code i of book 1 is row K + i: the first half of the image looks up and predicts other rows than the second."""
+    model, codes = loud(books=2, table="codebook"), torch.full((1, 4), 3)
+    model.adopt(torch.arange(2 * 7 * 3).float().view(2, 7, 3))
+    seen = []
+    model.table.register_forward_hook(lambda module, given, out: seen.append(given[0].tolist()))
+    base = model(codes, torch.tensor([0]))
+    assert seen == [[[3, 3, 10]]]  # the last code is predicted, and not read
+    with torch.no_grad():
+        model.to_codes.bias[7:] += 1.0
+    assert (model(codes, torch.tensor([0])) - base).mean(dim=(0, 2)).tolist() == pytest.approx([0, 0, 1, 1], abs=1e-5)
+
+
+def test_labels_that_are_always_dropped_say_nothing_about_the_codes():
+    codes, labels = some()
+    always, never = (small(drop_class=share).objective for share in (1.0, 0.0))
+    assert always(codes, labels).terms["generate"] == always(codes, labels.flip(0)).terms["generate"]
+    assert never(codes, labels).terms["generate"] != never(codes, labels.flip(0)).terms["generate"]
+
+
+def test_labels_are_dropped_at_the_set_rate():
+    seen, model = [], small(drop_class=0.25, understand=0.0)
+    model.words.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    model.objective(*some(8000))
+    assert (seen[0][:, 1] == 5).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+# The cache
+
+
+def test_rows_given_one_by_one_with_their_past_are_mixed_as_all_at_once():
+    torch.manual_seed(0)
+    attention, x, past = Attention(16, 2), torch.randn(3, 7, 16), Past()
+    together = attention(x, causal=True)
+    parts = [attention(part, causal=True, past=past) for part in x.split([2, 1, 3, 1], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), together)
+    assert not torch.allclose(together[:, 0], attention(x)[:, 0])  # which looks at later rows
+
+
+def test_a_causal_block_gives_the_last_row_what_a_plain_one_does():
+    torch.manual_seed(0)
+    block, x = Block(16, 2), torch.randn(3, 7, 16)
+    torch.testing.assert_close(block(x, causal=True)[:, -1], block(x)[:, -1])
+
+
+@each
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_greedy_drawing_with_the_cache_is_the_largest_logit_recomputed_without_it(settings, guidance):
+    model, labels = loud(1.0, **settings), torch.arange(5)
+    codes, null = torch.zeros(5, 4, dtype=torch.int64), torch.full((5,), 5)
+    for place in range(4):
+        logits = model(codes, null) + guidance * (model(codes, labels) - model(codes, null))
+        codes[:, place] = logits[:, place].argmax(dim=-1)
+    assert torch.equal(model.generate(labels, top_k=1, guidance=guidance), codes)
+    assert len(codes.unique()) > 1
+
+
+# Drawing
+
+
+def test_top_k_keeps_exactly_the_k_largest_even_among_equals():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    kept = shortlist(logits, top_k=2).isfinite()
+    assert kept.tolist() == [[False, True, False, True], [True, True, False, False]]
+    assert torch.equal(shortlist(logits, top_k=2)[0, [1, 3]], logits[0, [1, 3]])
+    assert torch.equal(shortlist(logits, top_k=9), logits)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.01, {2}), (0.49, {2}), (0.51, {2, 0}), (0.74, {2, 0}), (0.76, {2, 0, 3}), (1.0, {0, 1, 2, 3})],
+)
+def test_top_p_keeps_the_fewest_codes_whose_probability_reaches_p(top_p, kept):
+    logits = torch.tensor([[0.25, 0.1, 0.5, 0.15]]).log()
+    assert set(shortlist(logits, top_p=top_p)[0].isfinite().nonzero()[:, 0].tolist()) == kept
+
+
+def test_top_p_stops_where_p_is_reached_exactly_and_always_keeps_one():
+    even = torch.zeros(1, 4)
+    assert [shortlist(even, top_p=p).isfinite().sum().item() for p in (1e-9, 0.25, 0.26, 0.5, 0.75)] == [1, 1, 2, 2, 3]
+
+
+def test_top_p_counts_the_probability_among_the_top_k():
+    """Of 4, 3, 2, 1 tenths the two largest are 4/7 and 3/7: half of that is the first alone."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert shortlist(logits, top_k=2, top_p=0.55).isfinite().tolist() == [[True, False, False, False]]
+    assert shortlist(logits, top_p=0.55).isfinite().tolist() == [[True, True, False, False]]
+
+
+def test_codes_are_drawn_as_often_as_their_probability_says():
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(20_000, 4)
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+    def shares(**settings) -> list[float]:
+        drawn = draw(logits, torch.Generator().manual_seed(0), **(plain | settings))
+        return (torch.bincount(drawn, minlength=4) / len(drawn)).tolist()
+
+    assert shares() == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.015)  # 4 standard errors
+    assert shares(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=0.015)
+    assert shares(top_p=0.8) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0], abs=0.015)
+    assert shares(temperature=0.5) == pytest.approx([16 / 22, 4 / 22, 1 / 22, 1 / 22], abs=0.015)  # squares
+    assert shares(temperature=1e-3) == [1, 0, 0, 0]
+    assert shares(temperature=1e3) == pytest.approx([0.25] * 4, abs=0.015)
+
+
+def test_one_seed_draws_the_same_codes_and_another_others_and_no_one_elses_dice_are_used():
+    model, labels = loud(), torch.arange(5)
+    torch.manual_seed(3)
+    first, state = model.generate(labels, seed=1), torch.get_rng_state()
+    torch.manual_seed(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, model.generate(labels, seed=1))
+    assert not torch.equal(first, model.generate(labels, seed=2))
+    assert first.shape == (5, 4) and first.min() >= 0 and first.max() < 7
+    assert model.generate(labels[:0]).shape == (0, 4)
+
+
+def test_guidance_of_one_is_the_conditional_exactly_and_never_asks_the_null_class():
+    model, seen = loud(), []
+    model.words.register_forward_hook(lambda module, given, out: seen.append(given[0][:, 1].tolist()))
+    plain = model.generate(torch.arange(5), seed=1)
+    assert seen == [[0, 1, 2, 3, 4]]
+    with torch.no_grad():
+        model.words.weight[5] += 9.0
+    assert torch.equal(model.generate(torch.arange(5), seed=1, guidance=1.0), plain)
+    assert not torch.equal(model.generate(torch.arange(5), seed=1, guidance=3.0), plain)
+
+
+def test_guidance_of_zero_draws_from_the_null_class():
+    model = loud()
+    drawn = model.generate(torch.arange(5), guidance=0.0, top_k=1)
+    assert len(drawn.unique(dim=0)) == 1
+
+
+# The loss
+
+
+@each
+def test_before_training_a_code_costs_about_log_k_and_a_class_log_c(settings):
+    terms = small(**settings, codes=64, understand=1.0).objective(*some(512, codes=64)).terms
+    assert terms["generate"].item() == pytest.approx(math.log(64), abs=0.1)
+    assert terms["understand"].item() == pytest.approx(math.log(5), abs=0.1)
+
+
+def test_a_tied_heads_first_loss_does_not_depend_on_the_scale_of_the_codebook():
+    codes, labels = some(64)
+    for scale in (1e-3, 1.0, 50.0):
+        model = small(head="tied", table="codebook", understand=0.0)
+        model.adopt(scale * torch.randn(1, 7, 3, generator=torch.Generator().manual_seed(2)))
+        loss = model.objective(codes, labels).total.item()
+        assert loss == pytest.approx(math.log(7), abs=0.1)
+
+
+@each
+def test_the_loss_is_the_cross_entropy_of_the_logits_and_bits_are_the_same_by_log_2(settings):
+    model, (codes, labels) = loud(**settings, drop_class=0.0), some(700)
+    expected = F.cross_entropy(model(codes, labels).flatten(0, 1), codes.flatten()).item()
+    assert model.objective(codes, labels).terms["generate"].item() == pytest.approx(expected, rel=1e-5)
+    assert model.bits(codes, labels) == pytest.approx(expected / math.log(2), rel=1e-5)
+
+
+def test_understanding_is_the_cross_entropy_of_classify_and_its_weight_is_its_weight():
+    codes, labels = some()
+    expected = F.cross_entropy(loud().classify(codes), labels).item()
+    for weight in (0.5, 2.0):
+        term = loud(understand=weight).objective(codes, labels).terms["understand"].item()
+        assert term == pytest.approx(weight * expected, rel=1e-5)
+    assert list(small(understand=0.0).objective(codes, labels).terms) == ["generate"]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10, 99])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_cross_entropy_in_chunks_is_torchs_and_so_are_its_gradients(chunk, with_bias):
+    torch.manual_seed(0)
+    given = [torch.randn(10, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)]
+    given += [torch.randn(50, dtype=torch.float64)] if with_bias else []
+    targets = torch.randint(50, (10,))
+
+    def gradients(loss) -> list[torch.Tensor]:
+        leaves = [tensor.float().requires_grad_() for tensor in given]
+        value = loss(*leaves)
+        return [value, *torch.autograd.grad(value, leaves)]
+
+    ours = gradients(
+        lambda rows, weight, bias=None: chunked_cross_entropy(rows, weight, targets, bias=bias, chunk=chunk)
+    )
+    theirs = gradients(lambda rows, weight, bias=None: F.cross_entropy(F.linear(rows, weight, bias), targets))
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-6, rtol=1e-6)
+
+
+@pytest.fixture
+def held(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes of all logits that a cross-entropy is taken of."""
+    shapes, plain = [], F.cross_entropy
+
+    def watched(logits: torch.Tensor, *rest, **named) -> torch.Tensor:
+        shapes.append(tuple(logits.shape))
+        return plain(logits, *rest, **named)
+
+    monkeypatch.setattr(vocabulary.F, "cross_entropy", watched)
+    return shapes
+
+
+def test_cross_entropy_in_chunks_never_holds_more_logits_than_a_chunk(held):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        rows, weight = torch.randn(10, 6, requires_grad=True), torch.randn(500, 6, requires_grad=True)
+        loss = chunked_cross_entropy(rows, weight, torch.zeros(10, dtype=torch.int64), chunk=4)
+    assert held == [(4, 500), (4, 500), (2, 500)]
+    assert max(saved, default=0) <= 500 * 6  # for the backward pass: no logits
+    loss.backward()
+    assert len(held) == 6  # once more each
+
+
+def test_a_large_vocabulary_is_trained_in_chunks(monkeypatch, held):
+    model, (codes, labels) = loud(drop_class=0.0, understand=0.0), some()
+    whole = model.objective(codes, labels).total
+    monkeypatch.setattr(autoregressive, "LOGITS", 15)  # of two codes
+    torch.testing.assert_close(model.objective(codes, labels).total, whole)
+    assert held == [(24, 7)] + [(2, 7)] * 12
+
+
+# The codebook
+
+
+@pytest.mark.parametrize("head", ["free", "tied"])
+def test_adopting_puts_the_codebooks_rows_in_by_book_and_code(head):
+    model, codebook = small(table="codebook", books=2, head=head), torch.randn(2, 7, 3)
+    model.adopt(codebook)
+    assert torch.equal(model.table.weight[:7], codebook[0]) and torch.equal(model.table.weight[7:], codebook[1])
+    assert model.table.weight.requires_grad
+    model.table.weight.data.zero_()
+    assert codebook.abs().sum() > 0  # a copy
+
+
+def test_a_codebook_is_seen_whatever_its_scale():
+    codes, labels = some()
+    codebook = torch.randn(1, 7, 3)
+    seen = []
+    for scale in (0.01, 10.0):
+        model = loud(table="codebook")
+        model.adopt(scale * codebook)
+        seen.append(model(codes, labels))
+    torch.testing.assert_close(*seen)
+
+
+def test_a_codebook_of_one_point_is_adopted_without_dividing_by_nothing():
+    model = small(table="codebook", codes=1)
+    model.adopt(torch.ones(1, 1, 3))
+    assert model(torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0, 1])).isfinite().all()
+    assert model.generate(torch.tensor([0, 1])).tolist() == [[0] * 4] * 2
+
+
+# Learning
+
+
+@pytest.fixture(scope="module", params=[KINDS[0], KINDS[3], KINDS[6]], ids=["free", "sparse-2-books", "tied"])
+def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
+    """A model that has seen eight sequences, each of a class of its own, over and over."""
+    codes = torch.randint(16, (8, 6), generator=torch.Generator().manual_seed(4))
+    labels = torch.arange(8)
+    model = small(**request.param, tokens=6, codes=16, dim=8, classes=8, width=32)
+    tables = [p for n, p in model.named_parameters() if n == "table.weight" and model.table.sparse]
+    rest = [p for n, p in model.named_parameters() if n != "table.weight" or not model.table.sparse]
+    optimizers = [torch.optim.AdamW(rest, lr=5e-3)] + ([torch.optim.SparseAdam(tables, lr=5e-3)] if tables else [])
+    torch.manual_seed(0)
+    for _ in range(150):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        model.objective(codes, labels).total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    return model.eval(), codes, labels
+
+
+def test_a_memorised_class_draws_its_sequence(learned):
+    model, codes, labels = learned
+    assert torch.equal(model.generate(labels, top_k=1), codes)
+    assert torch.equal(model.generate(labels, top_k=1, guidance=1.5), codes)
+
+
+def test_a_memorised_sequence_is_told_its_class(learned):
+    model, codes, labels = learned
+    assert torch.equal(model.classify(codes).argmax(dim=-1), labels)
+
+
+def test_memorised_codes_cost_few_bits_of_the_right_class_and_many_of_a_wrong_one(learned):
+    model, codes, labels = learned
+    assert model.bits(codes, labels) < 0.2 < 1 < model.bits(codes, labels.roll(1))
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"depth": 0}, "depth is 0; it must be at least 1."),
+        ({"books": 3}, "4 tokens do not divide into 3 books of equal blocks."),
+        ({"heads": 3}, "width 16 does not divide into 3 heads."),
+        ({"drop_class": 1.5}, "drop_class is 1.5; it must lie between 0 and 1."),
+        ({"understand": -1.0}, "understand is -1.0; it must not be below 0."),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_sentence(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        AR.Config(**(SMALL | settings))
+
+
+def test_a_misspelled_choice_is_refused_in_one_sentence():
+    """In a process of its own: here the checker of types, which users do not run, is faster."""
+    code = "from workbench.generators.autoregressive import AR\n"
+    code += "AR.Config(tokens=4, codes=7, dim=3, classes=5, head='tide')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr.strip().endswith(
+        "UserError: There is no head `tide`; there is free, tied. Did you mean `tied`?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"labels": [5]}, "labels must lie in 0..4; got 5 to 5"),
+        ({"temperature": 0.0}, r"temperature is 0.0; it must be above 0 \(top_k 1 draws the most probable code\)"),
+        ({"top_k": -1}, "top_k is -1; it must be at least 1, or 0 for all codes"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0, and 1 keeps all codes"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(asked, sentence):
+    with pytest.raises(UserError, match=sentence):
+        small().generate(torch.tensor(asked.pop("labels", [0])), **asked)
+
+
+def test_a_model_is_not_asked_for_what_it_never_learned():
+    codes, labels = some()
+    with pytest.raises(UserError, match="made with understand=0: it draws codes, and cannot tell their class"):
+        small(understand=0.0).classify(codes)
+    with pytest.raises(UserError, match="made with drop_class=0 and knows no null class; draw with guidance 1"):
+        small(drop_class=0.0).generate(labels, guidance=2.0)
+
+
+def test_codes_and_codebooks_of_another_tokenizer_are_refused_in_one_sentence():
+    model, (codes, labels) = small(table="codebook"), some(tokens=5)
+    with pytest.raises(UserError, match="images have 5 codes; this model was made for 4."):
+        model.objective(codes, labels)
+    with pytest.raises(UserError, match="code 9 in a codebook of 7. Do both come from the same run?"):
+        model.bits(torch.full((1, 4), 9), torch.tensor([0]))
+    with pytest.raises(UserError, match="code -2 in a codebook of 7."):
+        model.classify(torch.full((1, 4), -2))
+    with pytest.raises(
+        UserError, match=r"the codebook is 1 x 8 x 3 \(books, codes, channels\); .* made for 1 x 7 x 3."
+    ):
+        model.adopt(torch.zeros(1, 8, 3))
+    with pytest.raises(UserError, match="make the model with table=codebook"):
+        small().adopt(torch.zeros(1, 7, 3))
+
+
+def test_every_setting_changes_something():
+    """No decorative options: each field, changed alone, changes a loss term, a shape or the codes drawn."""
+
+    def behaviour(**settings) -> list[torch.Tensor]:
+        model = loud(**({"table": "codebook"} | settings))
+        codes, labels = some(64, tokens=model.config.tokens)
+        torch.manual_seed(1)
+        terms = model.objective(codes, labels).terms
+        return [*terms.values(), model.generate(torch.arange(5)), model.classify(codes)]
+
+    usual = behaviour()
+    for field in dataclasses.fields(AR.Config):
+        now = behaviour(**{field.name: "learned" if field.name == "table" else OTHER[field.name]})
+        same = len(now) == len(usual) and all(map(torch.equal, now, usual))
+        assert not same, f"{field.name} changes nothing"
+
+
+@each
+def test_mixed_precision_trains_without_a_warning(settings):
+    model, (codes, labels) = loud(**settings, drop_class=0.0), some(64)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        low = model.objective(codes, labels).total
+        low.backward()
+    assert low.item() == pytest.approx(model.objective(codes, labels).total.item(), rel=0.05)

@@ -1,0 +1,118 @@
+"""The decoder that draws: its loss at rest, what it may depend on, and that it learns to draw what it is shown."""
+
+import pytest
+import torch
+
+from workbench.errors import UserError
+from workbench.generators.flow_decoder import FlowDecoder
+
+SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 16, "dim": 3, "width": 16, "depth": 2, "heads": 2}
+kinds = pytest.mark.parametrize(
+    "settings",
+    [{}, {"tokens": 4}, {"tokens": 64}, {"tokens": 5, "line": True}, {"patch": 8, "tokens": 1}],
+    ids=["a latent a patch", "a coarser grid", "a finer grid", "on a line", "one patch"],
+)
+
+
+def small(**settings) -> FlowDecoder:
+    torch.manual_seed(0)
+    return FlowDecoder(**(SMALL | settings))
+
+
+def awake(**settings) -> FlowDecoder:
+    """A network whose zero-initialised gates have moved, so that it says something."""
+    model = small(**settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def shown(model: FlowDecoder, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, model.tokens, 3, generator=torch.Generator().manual_seed(1))
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def test_before_training_it_draws_the_noise_it_started_from():
+    """Velocity zero: the loss is E|noise - data|^2 = 1 + E|data|^2, here 1 + 1/3."""
+    model, many = small(), torch.rand(2000, 1, 8, 8) * 2 - 1
+    assert model.loss(torch.randn(2000, 16, 3), many).item() == pytest.approx(4 / 3, abs=0.03)
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(model(shown(model), seed=5), noise.expand(3, 1, 8, 8))
+
+
+@kinds
+def test_each_image_is_drawn_alike_alone_in_a_batch_and_in_another_order(settings):
+    model = awake(**settings)
+    latents = shown(model)
+    drawn = model(latents, steps=3)
+    assert drawn.shape == (3, 1, 8, 8)
+    torch.testing.assert_close(model(latents[1:2], steps=3), drawn[1:2])
+    torch.testing.assert_close(model(latents.flip(0), steps=3), drawn.flip(0))
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3  # the latents matter
+
+
+@kinds
+def test_every_parameter_learns_and_the_latents_feel_it(settings):
+    model = awake(**settings)
+    latents = shown(model).requires_grad_()
+    model.loss(latents, images()).backward()
+    assert not [n for n, p in model.named_parameters() if not p.grad.abs().sum() > 0]
+    assert (latents.grad.abs().sum(dim=-1) > 0).all()
+
+
+def test_one_seed_draws_one_image_and_another_seed_another():
+    model = awake()
+    latents = shown(model)
+    assert torch.equal(model(latents, steps=3, seed=1), model(latents, steps=3, seed=1))
+    assert not torch.allclose(model(latents, steps=3, seed=1), model(latents, steps=3, seed=2))
+
+
+def test_a_latent_of_a_grid_is_shown_where_it_lies():
+    """With idle blocks a patch hears its own latent alone; on a coarser grid, those around it."""
+    for tokens, heard in ((16, {5}), (4, {0, 1, 2, 4, 5, 6, 8, 9, 10})):  # patches of 4 x 4; latent 0 lies top left
+        model = awake(tokens=tokens)
+        for block in model.blocks:
+            torch.nn.init.zeros_(block.modulation.weight)
+            torch.nn.init.zeros_(block.modulation.bias)
+        latents, at = torch.zeros(1, tokens, 3), 5 if tokens == 16 else 0
+        other = latents.clone()
+        other[0, at] = 1.0
+        x, t = torch.zeros(1, 16, 4), torch.tensor([0.5])
+        moved = (model.velocity(x, t, latents) - model.velocity(x, t, other)).abs().sum(dim=-1)[0] > 1e-6
+        assert set(moved.nonzero()[:, 0].tolist()) == heard
+
+
+def test_it_learns_to_draw_the_image_it_is_shown():
+    """Two images, two latents: each latent's drawing is its image, from any noise."""
+    torch.manual_seed(0)
+    model, latents, two = small(width=32, depth=1), torch.randn(2, 16, 3), images(2).sign() * 0.8
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        model.loss(latents.repeat(16, 1, 1), two.repeat(16, 1, 1, 1)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        for seed in (0, 1):
+            assert (model(latents, seed=seed) - two).abs().mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"tokens": 5}, "5 latents make no square grid. Use 4, or put them on a line."),
+        ({"patch": 3}, "side 8 must be a multiple of patch 3, and width 16 of 4 and of 2 heads"),
+        ({"heads": 3}, "width 16 of 4 and of 3 heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_in_one_sentence(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        small(**settings)
+
+
+def test_no_steps_draw_nothing():
+    with pytest.raises(UserError, match="at least 1 step; got 0"):
+        small()(torch.zeros(1, 16, 3), steps=0)
