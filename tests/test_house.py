@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "evidence": {"errors"},
     "runs": {"evidence", "atomic", "errors"},
     "training": {"runs", "atomic", "errors"},
-    "collect": {"runs", "evidence", "data", "tokenizers", "generators", "types", "errors"},
+    "collect": {"runs", "evidence", "data", "teachers", "tokenizers", "generators", "types", "errors"},
     "settings": {"errors"},
     "recipes": {"generators"},
     "latents": {"collect", "data", "runs", "atomic", "errors"},

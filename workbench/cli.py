@@ -70,6 +70,7 @@ def collect(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")] = None,
     limit: Annotated[int, typer.Option(help="Held-out images (or samples) at most.", min=1)] = 2000,
+    judge: Annotated[str, typer.Option(help="Whose features tell sets of images apart: a teacher's name.")] = "hog",
 ) -> None:
     """Run a trained model over held-out images and keep what it did as arrays, for every analysis to read.
 
@@ -79,7 +80,7 @@ def collect(
     from workbench.collect import collect as collect_evidence
     from workbench.runs import Run
 
-    typer.echo(collect_evidence(Run(run), step=step, limit=limit))
+    typer.echo(collect_evidence(Run(run), step=step, limit=limit, judge=judge))
 
 
 @app.command(context_settings=ANY_SETTING)

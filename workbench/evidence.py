@@ -46,6 +46,17 @@ class Evidence:
     noise_mse: np.ndarray | None = None  # float32 (n, m): squared error of decoding those, pixels in [0, 1]
     loss_times: np.ndarray | None = None  # float32 (m,): times in [0, 1], 0 data and 1 noise
     loss_by_time: np.ndarray | None = None  # float32 (m,): a generator's mean loss on held-out images at those
+    prefix_l1: np.ndarray | None = None  # float32 (n, m): mean absolute error of those, pixels in [0, 1]
+    previous_codes: np.ndarray | None = None  # int32 (n, tokens): of the same images at the checkpoint before
+    untrained_latents: np.ndarray | None = None  # float32 (n, tokens, d): of the same images before training
+    complexity: np.ndarray | None = None  # float64 (n,): of procedural images, in bits
+    requested: np.ndarray | None = None  # float32 (m,): mean absolute errors an adaptive tokenizer was asked for
+    reached: np.ndarray | None = None  # float32 (m, n): those it made
+    spent: np.ndarray | None = None  # int32 (m, n): tokens it used for them
+    posterior: np.ndarray | None = None  # float32 (n, tokens, 2): of soft codes, perplexity and largest probability
+    cascade_start: np.ndarray | None = None  # float32 (g, k, d): a cascade's frozen table, where its codebook began
+    predicted: np.ndarray | None = None  # int64 (n,): the class a generator told from each image's codes
+    code_bits: np.ndarray | None = None  # float32 (1,): bits a token of held-out images, to an autoregressive generator
 
     @property
     def run(self) -> str:

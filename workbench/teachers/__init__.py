@@ -12,11 +12,13 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
     """A teacher for images of 1 or 3 channels. Raises UserError for a name that is none, or weights that are not here.
 
     hog; random (an untrained network; another one by a seed, random:1); dinov2, clip or siglip, also with a hub name or
-    a folder, dinov2:NAME; the folder of a network that `train_teacher` trained; and shuffled:ANY of these.
+    a folder, dinov2:NAME; CIFAR-10's ResNet-56, resnet56:FILE; the folder of a network that `train_teacher` trained;
+    and shuffled:ANY of these.
     """
     from workbench.teachers.hog import HOG
     from workbench.teachers.hub import FAMILIES, Hub
     from workbench.teachers.network import Shuffled, trained, untrained
+    from workbench.teachers.resnet import ResNet56
 
     kind, _, rest = name.partition(":")
     if name == "hog":
@@ -25,6 +27,8 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
         return untrained(channels, seed=int(rest or 0))
     if kind in FAMILIES:
         return Hub(kind, rest)
+    if kind == "resnet56":
+        return ResNet56(rest)
     if kind == "shuffled":
         return Shuffled(by_name(rest, channels=channels))
     if Path(name, "config.json").is_file():

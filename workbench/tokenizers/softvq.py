@@ -91,6 +91,10 @@ class SoftVQ(Tokenizer):
         """The codewords in use, as the quantizer compares them."""
         return self.quantizer.words
 
+    def certainty(self, images: Images) -> Float[Tensor, "b n 2"]:
+        """How hard the choice of each token is: its perplexity among the codewords, and its largest share."""
+        return self.quantizer.certainty(self.encoder(images))
+
     def encode(self, images: Images) -> Tokens:
         """The mixes, and each one's most probable code."""
         quantized = self.quantizer(self.encoder(images))

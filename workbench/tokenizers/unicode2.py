@@ -116,6 +116,11 @@ class UniCode2(Tokenizer):
         table = self.quantizer.table
         return None if table is None else rearrange(table, "k d -> 1 k d")
 
+    @property
+    def first_codebook(self) -> Float[Tensor, "1 k d"] | None:
+        """Where the codebook began, if it is one that learns while another table chooses."""
+        return rearrange(self.quantizer.index, "k d -> 1 k d") if self.config.role == "cascade" else None
+
     def encode(self, images: Images) -> Tokens:
         """The code of each patch's feature, and what the code says."""
         quantized = self.quantize(self.features(images))

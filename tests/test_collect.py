@@ -1,0 +1,127 @@
+"""What collecting adds to tokens and pictures: judged features, disturbed latents, requests, and a generator's loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.collect import collect, held_out
+from workbench.errors import UserError
+from workbench.jobs import train
+from workbench.runs import Run
+from workbench.teachers import by_name
+from workbench.types import Tokens
+
+SMALL = {"width": 16, "depth": 1, "batch": 16, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs of each kind that has something of its own to show."""
+    folder = tmp_path_factory.mktemp("made")
+    train("vqvae-digits", folder / "vq", codes=16, tokens=4, steps=200, save_every=100, **SMALL)
+    train("karl-digits", folder / "karl", tokens=4, steps=30, save_every=30, **SMALL)
+    train("unicode2-digits", folder / "uni", codes=32, steps=30, save_every=30, **SMALL)
+    larger = SMALL | {"width": 32, "batch": 64}
+    train("ar-digits", folder / "ar", tokenizer=folder / "vq", steps=250, save_every=250, **larger)
+    return folder
+
+
+def pictures(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.moveaxis(np.array(array), -1, 1)).float() / 127.5 - 1
+
+
+def test_the_judge_sees_images_reconstructions_and_training_images(trained):
+    evidence, hog = Run(trained / "plain").evidence(), by_name("hog", channels=1)
+    assert evidence.judge == "hog" == evidence.teacher
+    for shown, judged in (
+        (evidence.images, evidence.features),
+        (evidence.reconstructions, evidence.reconstruction_features),
+        (evidence.train_images, evidence.train_features),
+    ):
+        np.testing.assert_allclose(judged[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5)
+    expected = hog.features(pictures(evidence.images[:20]), (4, 4))
+    np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
+    trained_on = held_out(Run(trained / "plain"), "train").pixels
+    assert {image.tobytes() for image in evidence.train_images} <= {image.tobytes() for image in trained_on}
+
+
+def test_another_judge_may_be_asked_and_one_without_weights_is_refused(trained):
+    evidence = collect(Run(trained / "plain"), step=30, limit=10, judge="random")
+    assert evidence.judge == "random" and evidence.features.shape == (10, 64)
+    with pytest.raises(UserError, match="resnet56 needs its weights: /nowhere is no file"):
+        collect(Run(trained / "plain"), judge="resnet56:/nowhere")
+
+
+def test_noise_on_the_latents_is_decoded_and_more_of_it_is_worse(trained):
+    run = Run(trained / "plain")
+    evidence, model = run.evidence(), run.load()
+    assert (np.diff(evidence.noise_mse.mean(axis=0)) > 0).all()
+    latents = torch.from_numpy(np.array(evidence.latents))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shown = model.decode(Tokens(latents + evidence.noise_levels[0].item() * latents.std() * noise)).clamp(-1, 1)
+    error = ((shown - pictures(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
+
+
+def test_midpoints_lie_between_an_image_and_its_nearest(trained):
+    run = Run(trained / "plain")
+    evidence, model = run.evidence(), run.load()
+    flat = np.array(evidence.latents).reshape(len(evidence.latents), -1)
+    distances = np.linalg.norm(flat[:1] - flat, axis=1)
+    near = int(np.argsort(distances)[1])
+    middle = torch.from_numpy((evidence.latents[0] + evidence.latents[near]) / 2)[None]
+    with torch.no_grad():
+        shown = ((model.decode(Tokens(middle)).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    expected = by_name("hog", channels=1).features(shown, (1, 1))[0, 0]
+    np.testing.assert_allclose(evidence.midpoint_features[0], expected, atol=1e-4)
+
+
+def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside(made):
+    run = Run(made / "vq")
+    evidence = run.evidence()
+    images = held_out(run).images()
+    with torch.no_grad():
+        assert torch.equal(torch.from_numpy(np.array(evidence.previous_codes)), run.load(100).encode(images).codes.int())
+        torch.manual_seed(run.config["plan"]["seed"])
+        untrained = run.build().eval().encode(images).latents
+    np.testing.assert_allclose(evidence.untrained_latents, untrained, atol=1e-5)
+    assert collect(run, step=100).previous_codes is None
+
+
+def test_an_adaptive_tokenizer_is_asked_for_errors(made):
+    evidence = Run(made / "karl").evidence()
+    m, n = len(evidence.requested), len(evidence.images)
+    assert evidence.reached.shape == evidence.spent.shape == (m, n)
+    assert evidence.spent.min() >= 1 and evidence.spent.max() <= 4
+    model, images = Run(made / "karl").load(), held_out(Run(made / "karl")).images()
+    with torch.no_grad():
+        tokens = model.encode(images, error=evidence.requested[2].item())
+        error = ((model.decode(tokens).clamp(-1, 1) - images) / 2).abs().mean(dim=(1, 2, 3))
+    assert (evidence.spent[2] == tokens.active.sum(dim=1).numpy()).all()
+    np.testing.assert_allclose(evidence.reached[2], error, rtol=1e-4)
+
+
+def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, trained):
+    posterior = Run(trained / "soft-4").evidence().posterior
+    assert posterior.shape == (360, 4, 2)
+    assert posterior[..., 0].min() >= 1 and posterior[..., 0].max() <= 32 and posterior[..., 1].max() <= 1
+    cascade = Run(made / "uni").evidence()
+    assert cascade.cascade_start.shape == cascade.codebook.shape
+    moved = (cascade.cascade_start != cascade.codebook).any(axis=2)[0]
+    assert moved.sum() > 0 and cascade.grid == (4, 4)
+
+
+def test_an_autoregressive_generator_draws_tells_classes_and_knows_bits(made):
+    evidence = Run(made / "ar").evidence()
+    assert evidence.samples.shape == (640, 8, 8, 1) and evidence.sampling["solver"] == "autoregressive"
+    assert 0 < evidence.code_bits[0] < np.log2(16)
+    accuracy = (evidence.predicted == evidence.labels).mean()
+    assert accuracy > 0.3  # of ten classes
+
+
+def test_a_flow_has_its_loss_on_held_out_latents_time_by_time(trained):
+    evidence = Run(trained / "flow").evidence()
+    assert evidence.loss_times.shape == evidence.loss_by_time.shape == (20,)
+    assert (evidence.loss_by_time > 0).all() and (np.diff(evidence.loss_times) > 0).all()
+    assert evidence.sample_features.shape[1] == evidence.features.shape[1] == evidence.train_features.shape[1]

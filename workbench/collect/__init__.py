@@ -1,0 +1,45 @@
+"""From a trained run to arrays: the only step of an analysis that needs the model."""
+
+from collections.abc import Callable
+
+import torch
+
+from workbench.collect.drawing import drawn, of_generator, previewer
+from workbench.collect.encoding import of_tokenizer
+from workbench.collect.images import held_out, pictures, tokenizer_of, versions
+from workbench.evidence import Evidence
+from workbench.runs import Run
+from workbench.teachers import by_name
+from workbench.tokenizers.tokenizer import Tokenizer
+
+__all__ = ["collect", "drawn", "held_out", "pictures", "previewer", "versions"]
+
+
+def collect(
+    run: Run,
+    *,
+    step: int | None = None,
+    limit: int = 2000,
+    seed: int = 0,
+    guidance: float = 2.0,
+    judge: str = "hog",
+    tick: Callable[[int, int], None] | None = None,
+) -> Evidence:
+    """Write and return the evidence of a run at a step (None: the last): of a tokenizer what it does to at most
+    `limit` held-out images, of a generator as many samples as that, at most 64 a class, with classifier-free guidance.
+    `judge` is the teacher whose features tell sets of images apart. `tick` hears done and total.
+    """
+    step = run.steps[-1] if step is None and run.steps else step
+    run.checkpoint(step)
+    model = run.load(step).to("cuda" if torch.cuda.is_available() else "cpu")
+    source = run if isinstance(model, Tokenizer) else tokenizer_of(run)
+    teacher = by_name(judge, channels=source.config["settings"]["channels"])
+    with torch.no_grad():
+        if isinstance(model, Tokenizer):
+            found = of_tokenizer(run, step, model, teacher, limit=limit, seed=seed, tick=tick)
+        else:
+            found = of_generator(run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick)
+    found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed, "judge": teacher.name}
+    found["provenance"] |= {"settings": run.config["settings"], "versions": versions()}
+    Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
+    return run.evidence(step)

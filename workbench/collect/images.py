@@ -1,0 +1,84 @@
+"""The images a run is looked at with, and what a judge says of them."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+import workbench
+from workbench.data import ImageSet, load
+from workbench.errors import RunError, UserError
+from workbench.runs import Run
+from workbench.teachers import Teacher
+
+BATCH = 256
+ROOM = 2**26  # bytes of one array that is only there for a closer look
+
+
+def held_out(run: Run, split: str = "test") -> ImageSet:
+    """The images of a tokenizer's run. Raises RunError if they are no longer those it was trained beside."""
+    told = run.config.get("data")
+    if told is None:
+        raise RunError(f"{run.folder} does not say which images it was trained on; its config.json should.")
+    if split == "train" and told["source"].startswith("stream:"):
+        raise UserError(f"{told['source']} is only ever read in order; a generator needs images that can be indexed.")
+    images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=told["limit"])
+    if split == "train" and images.fingerprint != told["fingerprint"]:
+        raise RunError(
+            f"The images in {told['source']} changed since {run.folder} was trained on them; train a new run."
+        )
+    return images
+
+
+def tokenizer_of(run: Run) -> Run:
+    """The tokenizer's run of a generator's. Raises RunError where nobody told which it is."""
+    if run.tokenizer is None:
+        raise RunError(f"{run.folder} does not say which tokenizer it was trained on; its config.json should.")
+    return run.tokenizer
+
+
+def pictures(images: Tensor) -> np.ndarray:
+    """Images in [-1, 1] as uint8 (n, h, w, c), clamped."""
+    return rearrange(((images.clamp(-1, 1) + 1) * 127.5).round().byte(), "n c h w -> n h w c").cpu().numpy()
+
+
+def judged(judge: Teacher, shown: np.ndarray, device: torch.device) -> np.ndarray:
+    """A judge's features of whole pictures, uint8 (n, h, w, c) to float32 (n, e); all are judged as they are seen."""
+    rows = []
+    for part in parts(len(shown)):
+        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(shown[part], -1, 1))).to(device).float() / 127.5 - 1
+        rows.append(judge.features(images, (1, 1))[:, 0].float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def of_training_images(run: Run, judge: Teacher, device: torch.device, limit: int, seed: int) -> dict[str, Any]:
+    """Training images to compare with, and what the judge says of them; nothing where they cannot be indexed."""
+    if run.config["data"]["source"].startswith("stream:"):
+        return {}
+    images = held_out(run, "train")
+    images = images.take(min(limit, max(1, ROOM // images.pixels[0].size)), seed)
+    return {"train_images": images.pixels, "train_features": judged(judge, images.pixels, device)}
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    return {"workbench": workbench.__version__, "torch": torch.__version__, "numpy": np.__version__}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(model.parameters()).device
+
+
+def parts(count: int) -> Iterator[slice]:
+    """Slices of at most BATCH rows."""
+    return (slice(a, b) for a, b in pairwise([*range(0, count, BATCH), count]))
+
+
+def ticker(tick: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    """What hears how many are done."""
+    return (lambda done: tick(min(done, total), total)) if tick else (lambda done: None)
