@@ -5,7 +5,7 @@ RUNS ?= runs
 PORT ?= 8765
 TRAIN := $(BIN)/workbench train
 
-.PHONY: demo test lab dashboard lint clean browser bench
+.PHONY: demo test golden lab dashboard lint clean browser bench
 
 demo: .venv/demo  ## train on bundled images, write report.html, say how to look further
 	$(TRAIN) softvq-digits --tokens 2 --out $(RUNS)/softvq-digits-2
@@ -32,6 +32,9 @@ dashboard: .venv/demo  ## the dashboard over runs/
 
 lint: .venv/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+golden: .venv/dev  ## write the first twenty steps of every system anew, where a change is meant
+	OMP_NUM_THREADS=1 WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
 bench: .venv/demo  ## this machine's training speed beside its matmul rate
 	$(BIN)/python benchmarks/train_step.py

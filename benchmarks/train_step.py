@@ -1,8 +1,9 @@
 """How fast a training step is here, beside what this machine's matrix products reach. `make bench`
 
-For each recipe: items a second of the bare step (objective, backward, optimiser) and of the whole loop (`fit`: data,
-log, average, checkpoints, requests), the loop's share of the bare step, and the arithmetic as a share of the best
-float32 matmul rate measured in the same run. Ratios hold on other machines; seconds do not.
+For each system on images of two sizes (or the recipes named after the JSON file): items a second of the bare step
+(objective, backward, optimiser) and of the whole loop (`fit`: data, log, average, checkpoints, requests), the loop's
+share of the bare step, and the arithmetic as a share of the best float32 matmul rate measured in the same run. Ratios
+hold on other machines; seconds do not.
 """
 
 import json
@@ -14,11 +15,12 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.jobs import prepare
-from workbench.training import fit
+from workbench.jobs import prepare, train
+from workbench.recipes import LEARNED, SYSTEMS
+from workbench.training import Learner, fit
 
-RECIPES = ("ae-digits", "softvq-digits", "vqvae-digits", "softvq-photos", "sit-digits")
-STEPS = 150
+SIZES = ("digits", "shapes")  # 8 x 8 grey and 32 x 32 RGB
+STEPS = 40
 
 
 def matmul_rate(size: int = 1024, repeats: int = 20) -> float:
@@ -34,15 +36,19 @@ def matmul_rate(size: int = 1024, repeats: int = 20) -> float:
 
 def measure(recipe: str, folder: Path) -> dict[str, float]:
     """Items a second, bare and in the loop, and operations an item of one recipe."""
-    more = {"steps": STEPS, "save_every": STEPS} | ({"tokenizer": folder / "softvq-digits"} if "sit" in recipe else {})
-    job = prepare(recipe, folder / recipe, **more)
+    system, data = recipe.split("-")
+    more = {"steps": STEPS, "save_every": STEPS, "limit": None if system in LEARNED else 1000}
+    job = prepare(recipe, folder / recipe, tokenizer=folder / data if system in LEARNED else None, **more)
     model, batch = job.model.train(), job.data.batch(torch.arange(job.plan.batch))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    if hasattr(model, "prepare"):
+        model.prepare(job.data, 0)
+    optimizers = Learner(model, job.plan).optimizers
 
     def step() -> None:
         model.objective(*batch).total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
     step()
     with FlopCounterMode(display=False) as counter:
@@ -62,17 +68,20 @@ def main() -> None:
     """Measure every recipe, print a table, and write it as JSON where asked."""
     rate = matmul_rate()
     print(f"{torch.get_num_threads()} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}\n")
-    print(f"{'recipe':<16}{'items/s bare':>14}{'items/s loop':>14}{'loop/bare':>11}{'MFLOP/item':>12}{'of matmul':>11}")
+    print(f"{'recipe':<22}{'items/s bare':>14}{'items/s loop':>14}{'loop/bare':>11}{'MFLOP/item':>12}{'of matmul':>11}")
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in RECIPES:
+        for data in SIZES:  # what generators learn from
+            quick = {"steps": 5, "batch": 8, "save_every": 5, "limit": 1000, "collect": False}
+            train(f"vqvae-{data}", Path(folder) / data, **quick)
+        for recipe in sys.argv[2:] or [f"{system}-{data}" for system in SYSTEMS for data in SIZES]:
             row = rows[recipe] = measure(recipe, Path(folder))
             row |= {
                 "share_of_matmul": row["loop"] * row["operations"] / rate,
                 "loop_over_bare": row["loop"] / row["bare"],
             }
             print(
-                f"{recipe:<16}{row['bare']:>14.0f}{row['loop']:>14.0f}{row['loop_over_bare']:>11.2f}"
+                f"{recipe:<22}{row['bare']:>14.0f}{row['loop']:>14.0f}{row['loop_over_bare']:>11.2f}"
                 f"{row['operations'] / 1e6:>12.1f}{row['share_of_matmul']:>11.1%}"
             )
     if len(sys.argv) > 1:

@@ -309,3 +309,49 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(workbench.__file__).parents[1])}
+
+
+def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path):
+    """UniCode2's minimal adaptation: a decoder of continuous features is fed codes, and a new adapter alone learns."""
+    small = {"codes": 16, "width": 16, "depth": 1, "collect": False}
+    first = train("unicode2-digits", tmp_path / "first", role="continuous", **small, steps=6, batch=16, save_every=6)
+    more = {
+        "role": "frozen",
+        "adapter": True,
+        "train": "adapter",
+        "start": first.folder,
+        "steps": 4,
+        "batch": 16,
+        "save_every": 4,
+    }
+    second = train("unicode2-digits", tmp_path / "second", **small, **more)
+    assert second.steps == [0, 4] and second.config["start"] == {"run": "../first", "step": 6}
+    shutil.rmtree(first.folder)
+    begun, done = second.load(0).state_dict(), second.load(4).state_dict()
+    changed = {name for name in done if not torch.equal(begun[name], done[name])}
+    assert changed == {"adapter.weight", "adapter.bias"}
+    assert (begun["adapter.weight"] == torch.eye(len(begun["adapter.weight"]))).all()
+    noted = next(event for event in second.events() if event["event"] == "started from")
+    assert noted["taken"] > 10 and noted["new"] == ["adapter.bias", "adapter.weight"]
+
+
+def test_weights_that_fit_nowhere_are_refused_before_there_is_a_run(tmp_path):
+    small = {"width": 16, "depth": 1, "steps": 2, "batch": 16, "save_every": 2, "collect": False}
+    train("ae-digits", tmp_path / "ae", **small)
+    with pytest.raises(UserError, match="has no weights that this VAVAE could take"):
+        train("vavae-digits", tmp_path / "other", start=tmp_path / "ae")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_goes_on_under_other_code_is_told_and_notes_it(tmp_path):
+    run = train("ae-digits", tmp_path / "run", collect=False, **SMALL)
+    (tmp_path / "run" / "step-000020.safetensors").unlink()
+    run.report("stopped", 10)
+    told = config(tmp_path / "run")
+    told["versions"]["code"] = "0123456789ab"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(told))
+    with pytest.warns(UserWarning, match="began with code 0123456789ab, now .* It goes on, as noted in its events"):
+        run = train("ae-digits", tmp_path / "run", collect=False, **SMALL)
+    assert run.status()["state"] == "finished"
+    noted = next(event for event in run.events() if event["event"] == "versions changed")
+    assert noted["step"] == 10 and noted["before"]["code"] == "0123456789ab" != noted["now"]["code"]

@@ -36,7 +36,7 @@ OTHER |= {
     "noise": 0.5,
 }
 OTHER |= {"error": 0.2, "bins": 4, "least": 0.02, "most": 0.9, "threshold": 0.3, "halt_weight": 2.0}  # KARL
-OTHER |= {"balance": "balanced", "hide": "predicted", "shortest": 3}
+OTHER |= {"balance": "balanced", "hide": "label", "trust": 0.9, "shortest": 3}
 SMALL, OTHER = SMALL | {"rounds": 2}, OTHER | {"rounds": 4}  # ALIT
 CLUSTERED = {"patch": 4, "codes": 8, "adapter": True}  # UniCode2: a token is a patch
 OTHER |= {"normalise": "unit", "builder": "sample", "shrinkage": 0.5, "per_class": True, "tokens_per_code": 3}
@@ -44,7 +44,7 @@ OTHER |= {"role": "random", "decoder": "flow", "adapter": False, "train": "adapt
 
 
 # Off in a usual model, and on where every setting is tried.
-LOOKS = {"perceptual_weight": 0.1, "adversarial_weight": 0.1, "align_weight": 0.1}
+LOOKS = {"perceptual_weight": 0.1, "adversarial_weight": 0.1, "align_weight": 0.1, "hide": "predicted"}
 OTHER |= {"perceptual_weight": 0.3, "perceptual": "random:1", "adversarial_weight": 0.3, "adversarial_start": 0.9}
 OTHER |= {"adversarial_adaptive": False, "lecam": 1.0, "stages": True}
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import typing
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -98,6 +99,7 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     if (Path(out) / "config.json").exists():
         run = _as_before(Run(out), recipe, changes)
         data = data_of(run)
+        _tell_of_changes(run)
     else:
         with _in_a_sentence(recipe, changes):
             config, data = _configure(recipe, Path(out), changes)
@@ -208,6 +210,21 @@ def _as_before(run: Run, recipe: str, changes: dict[str, Any]) -> Run:
                 "Give the same settings to go on with it, or another folder to start afresh."
             )
     return run
+
+
+def _tell_of_changes(run: Run) -> None:
+    """Warn, and note in the run's events, where the code or a library is another than that which the run began with."""
+    from workbench.collect import versions
+
+    began, now = run.config.get("versions", {}), versions()
+    differ = [f"{name} {began[name]}, now {now[name]}" for name in now if began.get(name, now[name]) != now[name]]
+    if differ and run.status()["state"] != "finished":
+        run.event("versions changed", max(run.steps, default=0), before=began, now=now)
+        warnings.warn(
+            f"{run.folder} began with {'; '.join(differ)}. It goes on, as noted in its events, "
+            "but its two parts may not be what one version alone would have given.",
+            stacklevel=4,
+        )
 
 
 def _class(path: str) -> Any:

@@ -11,10 +11,12 @@ import plotly.graph_objects as go
 from scipy.special import gammaln, xlogy
 from scipy.stats import binom
 
+from workbench.analysis.codes import read
 from workbench.analysis.result import Result
-from workbench.errors import NotApplicable, UserError
 
 ENOUGH = 5.0  # tokens a code: with fewer, even a uniform source leaves codes out
+EVEN = 0.5  # of the bits a uniform source's token would tell: with fewer, few codes carry almost all tokens
+VERDICTS = ("collapsed", "uneven", "under-sampled", "healthy")  # the worst first
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +30,10 @@ class Book:
     perplexity_corrected: float  # exp of Miller and Madow's entropy, H + (used - 1) / 2n
     perplexity_null: float  # exp of the plug-in entropy's exact mean under a uniform source
     gini: float  # 0: all codes equally often
+    top: float  # share of the tokens that chose the commonest 1 % of the codes (at least one)
     chao1: float  # estimate, from below, of how many codes can be reached; at most k
     growth: float  # share of the used codes that only the second half of the tokens brought in
-    verdict: str  # "healthy", "collapsed" or "under-sampled"
+    verdict: str  # one of VERDICTS
     seen: np.ndarray = field(repr=False)  # (m,) numbers of tokens
     rarefaction: np.ndarray = field(repr=False)  # (m,) codes expected among so many tokens of ours
     uniform: np.ndarray = field(repr=False)  # (m,) codes expected among so many tokens of a uniform source
@@ -50,6 +53,16 @@ class Book:
         """How many codes no token chose."""
         return self.size - self.used
 
+    @property
+    def bits(self) -> float:
+        """What a token tells: the plug-in entropy."""
+        return float(np.log2(self.perplexity))
+
+    @property
+    def bits_null(self) -> float:
+        """What a uniform source's would."""
+        return float(np.log2(self.perplexity_null))
+
 
 @dataclass(frozen=True, eq=False)
 class CodebookUsage(Result):
@@ -60,9 +73,9 @@ class CodebookUsage(Result):
 
     @property
     def verdict(self) -> str:
-        """The worst book's: collapsed, else under-sampled, else healthy."""
+        """The worst book's."""
         found = {book.verdict for book in self.books}
-        return next(v for v in ("collapsed", "under-sampled", "healthy") if v in found)
+        return next(v for v in VERDICTS if v in found)
 
     def figure(self) -> go.Figure:
         """Rank and frequency, codes against tokens, and the book as a grid in which dead codes are crossed out."""
@@ -73,7 +86,7 @@ class CodebookUsage(Result):
     def table(self) -> pd.DataFrame:
         """One row a book, and a row `mean` where there are several."""
         names = ("size", "tokens", "used", "ceiling", "perplexity", "perplexity_corrected", "perplexity_null")
-        names += ("dead", "gini", "chao1", "growth", "verdict")
+        names += ("dead", "gini", "top", "chao1", "growth", "verdict")
         rows = [{"book": str(i), **{name: getattr(book, name) for name in names}} for i, book in enumerate(self.books)]
         if len(rows) > 1:
             means = pd.DataFrame(rows)[list(names[:-1])].mean().to_dict()
@@ -100,38 +113,32 @@ class CodebookUsage(Result):
         several = len(self.books) > 1
         verb = "is" if len(alike) == 1 else "are"
         which = f"{len(alike)} of {len(self.books)} books {verb}" if several else "The codebook is"
-        reachable = (
-            f"about {np.mean([self.books[i].chao1 for i in alike]):,.0f} of {self.books[0].size:,} seem reachable"
+        chao1, bits, null = (
+            np.mean([getattr(self.books[i], x) for i in alike]) for x in ("chao1", "bits", "bits_null")
         )
+        reachable = f"about {chao1:,.0f} of {self.books[0].size:,} seem reachable"
         reasons = {
             "collapsed": f"more tokens would hardly bring more codes, {reachable}",
+            "uneven": f"few codes carry most tokens, which tell {bits:.1f} bits each, a uniform source's {null:.1f}",
             "under-sampled": f"count more tokens before calling a code dead, {reachable}",
             "healthy": reachable,
         }
         return f"{which} {self.verdict}: {reasons[self.verdict]}."
 
 
-def codebook_usage(codes: np.ndarray, codebook: np.ndarray, *, log: bool = True) -> CodebookUsage:
+def codebook_usage(
+    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None, *, log: bool = True
+) -> CodebookUsage:
     """Count how often codes (n, tokens) choose each entry of a codebook (g, k, d); `log` draws ranks on log axes.
 
     A book is *collapsed* when it uses under 3/4 of what a uniform source would, and its curve of codes against tokens
-    is flat (the second half of the tokens brought in under 5 % of the used codes). Else it is *under-sampled* where
-    codes are left over and there are under 5 tokens a code, or it uses under 9/10 of what a uniform source would on a
-    curve that still rises. Else it is *healthy*.
+    is flat (the second half of the tokens brought in under 5 % of the used codes). Else it is *uneven* where its tokens
+    tell under half the bits of a uniform source's. Else it is *under-sampled* where codes are left over and there are
+    under 5 tokens a code, or it uses under 9/10 of what a uniform source would on a curve that still rises. Else it is
+    *healthy*. Tokens that are not `active` are not counted.
     Raises UserError for a code outside the book or tokens that g does not divide, NotApplicable without tokens.
     """
-    if codebook.ndim != 3:
-        raise UserError(f"The codebook has {codebook.ndim} axes; it needs 3: books, codes, dimensions.")
-    (books, size, _), tokens = codebook.shape, codes.shape[1]
-    if not codes.size:
-        raise NotApplicable("Codebook usage needs at least one image with codes; this evidence has none.")
-    if tokens % books:
-        raise UserError(f"{tokens} tokens cannot be shared by {books} books. Do both come from the same run?")
-    for code in (int(codes.max()), int(codes.min())):
-        if not 0 <= code < size:
-            raise UserError(f"code {code} in a codebook of {size}. Do both come from the same run?")
-    blocks = np.split(np.asarray(codes), books, axis=1)
-    counts = (np.bincount(block.ravel(), minlength=size) for block in blocks)
+    counts = read(codes, codebook, active, "Codebook usage").counts
     return CodebookUsage(tuple(usage(c) for c in counts), log)
 
 
@@ -140,21 +147,25 @@ def usage(counts: np.ndarray) -> Book:
     size, tokens, used = len(counts), int(counts.sum()), int((counts > 0).sum())
     share = counts / tokens
     entropy = -xlogy(share, share).sum()
+    entropy_null = _uniform_entropy(size, tokens)
     ceiling = _uniform_used(size, tokens)
     seen = np.unique(np.geomspace(1, tokens, 60).round().astype(np.int64))
     rarefaction = rarefy(counts, np.append(seen, tokens // 2))
     growth = 1 - rarefaction[-1] / used
+    ascending = np.sort(share)
+    even = entropy >= EVEN * entropy_null
     return Book(
         counts=counts,
         used=used,
         ceiling=float(ceiling),
         perplexity=float(np.exp(entropy)),
         perplexity_corrected=float(np.exp(entropy + (used - 1) / (2 * tokens))),
-        perplexity_null=float(np.exp(_uniform_entropy(size, tokens))),
-        gini=float(2 * (np.arange(1, size + 1) * np.sort(share)).sum() / size - (size + 1) / size),
+        perplexity_null=float(np.exp(entropy_null)),
+        gini=float(2 * (np.arange(1, size + 1) * ascending).sum() / size - (size + 1) / size),
+        top=float(ascending[-max(1, size // 100) :].sum()),
         chao1=_chao1(counts),
         growth=float(growth),
-        verdict=_verdict(used / size, used / ceiling, growth, tokens / size),
+        verdict=_verdict(used / size, used / ceiling, growth, even, tokens / size),
         seen=seen,
         rarefaction=rarefaction[:-1],
         uniform=_uniform_used(size, seen),
@@ -191,10 +202,12 @@ def _chao1(counts: np.ndarray) -> float:
     return float(min(used + unseen, len(counts)))
 
 
-def _verdict(of_book: float, of_ceiling: float, growth: float, tokens_a_code: float) -> str:
+def _verdict(of_book: float, of_ceiling: float, growth: float, even: bool, tokens_a_code: float) -> str:
     flat = growth < 0.05
     if flat and of_ceiling < 3 / 4:
         return "collapsed"
+    if not even:
+        return "uneven"
     if of_book < 1 and (tokens_a_code < ENOUGH or (not flat and of_ceiling < 9 / 10)):
         return "under-sampled"
     return "healthy"

@@ -1,4 +1,4 @@
-"""Codes as every analysis of them reads them: checked, numbered across books, and without tokens that are not active."""
+"""Codes as every analysis of them reads them: checked, numbered across books, inactive tokens left out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,14 +78,7 @@ def some(n: int, most: int, random: np.random.Generator) -> np.ndarray:
     return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
 
 
-def book_names(books: int) -> list[str]:
-    """What tables call the books."""
-    return [str(i) for i in range(books)]
-
-
-def _ids(
-    rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int
-) -> np.ndarray:
+def _ids(rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int) -> np.ndarray:
     first = np.repeat(np.arange(books) * size, rows.shape[1] // books)
     ids = np.asarray(rows[images], np.int64) + first
     return ids if active is None else np.where(np.asarray(active[images], bool), ids, -1)

@@ -5,6 +5,7 @@ Starts as in k-means++ (Arthur and Vassilvitskii 2007); a few rounds of each, th
 2003, "short runs of EM"). One more start is warm: the previous number's means and the point they explain worst.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,8 +13,11 @@ from typing import Literal
 import numpy as np
 
 Covariance = Literal["diag", "full", "tied"]
-FOLDS, STARTS, SHORT, LONG = 5, 10, 6, 500
+FOLDS, STARTS, SHORT, LONG, LLOYD = 5, 10, 6, 500, 8
 TOLERANCE = 1e-3  # nats a point and round, below which EM has converged
+WARM = True
+STAGES = ((6, 3), (30, 1))
+DT = np.float32
 FLOOR = 1e-3  # added to every variance, where the points' own is 1
 
 
@@ -57,13 +61,22 @@ def fit(
 ) -> Mixture:
     """The likeliest mixture of several starts."""
     statistics = _statistics(points, covariance)
-    starts = _spread_out(points, modes, random, STARTS if modes > 1 else 1)
-    if warm is not None and len(warm.means) < modes:
+    rough, light = points.astype(DT), statistics.astype(DT)
+    starts = _spread_out(rough, modes, random, STARTS if modes > 1 else 1)
+    if WARM and warm is not None and len(warm.means) < modes:
         worst = points[np.argsort(warm.density(points))[: modes - len(warm.means)]]
-        starts = np.concatenate([starts, np.concatenate([warm.means, worst])[None]])
-    natural, _ = _maximised(_sums(_nearest(points, starts), statistics), points.shape[1], covariance)
-    natural, likelihood = _expected_maximised(statistics, natural, covariance, points.shape[1], SHORT)
-    best = natural[[likelihood.argmax()]]
+        starts = np.concatenate([starts, np.concatenate([warm.means, worst])[None].astype(DT)])
+    nearest = _nearest(rough, starts)
+    for _ in range(LLOYD):
+        sums = nearest @ rough
+        count = nearest.sum(axis=2)[..., None]
+        starts = np.where(count > 0, sums / np.maximum(count, 1), starts)
+        nearest = _nearest(rough, starts)
+    natural, _ = _maximised(_sums(nearest, light), points.shape[1], covariance)
+    for rounds, kept in STAGES:
+        natural, likelihood = _expected_maximised(light, natural, covariance, points.shape[1], rounds)
+        natural = natural[np.argsort(-likelihood, kind="stable")[:kept]]
+    best = natural.astype(float)
     natural, _ = _expected_maximised(statistics, best, covariance, points.shape[1], LONG)
     sums = _sums(_posterior(natural, statistics)[0], statistics)
     natural, means = _maximised(sums, points.shape[1], covariance)
@@ -94,7 +107,7 @@ def _spread_out(points: np.ndarray, modes: int, random: np.random.Generator, sta
 def _nearest(points: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """One where a start's centre is the nearest to a point, (starts, modes, n)."""
     distance = (starts * starts).sum(axis=2)[:, :, None] - 2 * starts @ points.T
-    return (distance == distance.min(axis=1, keepdims=True)).astype(float)
+    return (distance == distance.min(axis=1, keepdims=True)).astype(starts.dtype)
 
 
 def _sums(posterior: np.ndarray, statistics: np.ndarray) -> np.ndarray:
@@ -108,6 +121,7 @@ def _posterior(natural: np.ndarray, statistics: np.ndarray) -> tuple[np.ndarray,
     joint = (natural.reshape(-1, size) @ statistics).reshape(starts, modes, -1)
     top = joint.max(axis=1, keepdims=True)
     joint -= top
+    np.maximum(joint, -60, out=joint)  # numbers too small for their type make products ten times as slow
     np.exp(joint, out=joint)
     total = joint.sum(axis=1, keepdims=True)
     joint /= total
@@ -129,7 +143,7 @@ def _maximised(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.nda
         spread = spread + FLOOR * np.eye(d)
         precision, logdet = np.linalg.inv(spread), np.linalg.slogdet(spread)[1]
         shape, linear = precision.reshape(*mean.shape[:2], d * d), (precision @ mean[..., None])[..., 0]
-    constant = np.log(weight) - (d * np.log(2 * np.pi) + logdet + (mean * linear).sum(axis=-1)) / 2
+    constant = np.log(weight) - (d * math.log(2 * math.pi) + logdet + (mean * linear).sum(axis=-1)) / 2
     return np.concatenate([constant[..., None], linear, -shape / 2], axis=-1), mean
 
 

@@ -39,7 +39,7 @@ def collect(
             found = of_tokenizer(run, step, model, teacher, limit=limit, seed=seed, tick=tick)
         else:
             found = of_generator(run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick)
-    found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed, "judge": teacher.name}
-    found["provenance"] |= {"settings": run.config["settings"], "versions": versions()}
+    found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed}
+    found["provenance"] |= {"judge": teacher.name, "settings": run.config["settings"], "versions": versions()}
     Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
     return run.evidence(step)

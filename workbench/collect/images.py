@@ -1,7 +1,10 @@
 """The images a run is looked at with, and what a judge says of them."""
 
+import hashlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,9 +67,15 @@ def of_training_images(run: Run, judge: Teacher, device: torch.device, limit: in
     return {"train_images": images.pixels, "train_features": judged(judge, images.pixels, device)}
 
 
+@cache
 def versions() -> dict[str, str]:
-    """The versions a result depends on."""
-    return {"workbench": workbench.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    """The versions a result depends on; `code` is a fingerprint of all of this package that trains and encodes."""
+    package, code = Path(workbench.__file__).parent, hashlib.sha256()
+    for room in ("types.py", "training", "nn", "quantizers", "teachers", "tokenizers", "generators", "data"):
+        for path in sorted([package / room] if room.endswith(".py") else (package / room).glob("*.py")):
+            code.update(path.read_bytes())
+    libraries = {"workbench": workbench.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    return libraries | {"code": code.hexdigest()[:12]}
 
 
 def device_of(model: nn.Module) -> torch.device:

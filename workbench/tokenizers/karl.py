@@ -45,6 +45,7 @@ class KARL(Tokenizer):
         halt_weight: float = 1.0  # lambda
         balance: Literal["plain", "balanced"] = "plain"  # of the halting loss; the released code's is balanced by class
         hide: Literal["label", "predicted"] = "label"  # which tokens run 2 drops; the paper's: the predicted
+        trust: float = 0.15  # share of the training after which predictions are good enough to hide by
         codes: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
 
         def __post_init__(self) -> None:
@@ -105,7 +106,8 @@ class KARL(Tokenizer):
         # Run 2: learn. The same image, that error, the whole budget; what lies beyond `budget` was surplus.
         latents, logits = self.write(images, self.bin_of(reached), torch.ones_like(within))
         learn = self.quantize(latents)
-        kept = within if self.config.hide == "label" else self.kept(logits)
+        trusted = self.config.hide == "predicted" and self.progress > self.config.trust
+        kept = self.kept(logits) if trusted else within
         second = self.decode(Tokens(learn.latents, active=kept))
         terms = {
             "estimate": F.l1_loss(first, images),
