@@ -63,6 +63,17 @@ def test_every_recipe_and_system_the_readme_names_exists():
     assert set(re.findall(r"train (\w+-\w+)", TEXT)) <= set(RECIPES)
 
 
+def test_every_system_is_in_the_table_of_systems():
+    from workbench.recipes import SYSTEMS
+
+    table = TEXT.partition("## What can be trained")[2].partition("Data:")[0]
+    named = [
+        name for line in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+    ]
+    assert sorted(named) == sorted(SYSTEMS)
+
+
 def test_the_demos_runs_are_those_of_the_table():
     makefile = (ROOT / "Makefile").read_text()
-    assert re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE) == re.findall(r"--out \$\(RUNS\)/(\S+)", makefile)
+    table = TEXT.partition("## What to expect")[2].partition("## ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == re.findall(r"--out \$\(RUNS\)/(\S+)", makefile)
