@@ -100,7 +100,8 @@ PAPER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
     ),
     "unicode2": (
-        {"codes": 500_000, "teacher": TEACHERS[2], "skip": False, "decoder": "flow"},
+        # 20 tokens a code are 46 GB of features while they are clustered.
+        {"codes": 500_000, "teacher": TEACHERS[2], "tokens_per_code": 20, "skip": False, "decoder": "flow"},
         VIT,
     ),
     "vqvae": ({"codes": 8192, "skip": False}, VIT),

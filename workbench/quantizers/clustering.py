@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -152,9 +153,11 @@ def budgets(sizes: Int[Tensor, " c"], codes: int) -> Int[Tensor, " c"]:
 
 def distinct(rows: Float[Tensor, "t d"]) -> Int[Tensor, " u"]:
     """Where each different row stands first, in the order of rows."""
-    unique, inverse = rows.unique(dim=0, return_inverse=True)
-    last = torch.full((len(unique),), len(rows), device=rows.device)
-    return last.scatter_reduce(0, inverse, torch.arange(len(rows), device=rows.device), "amin").sort().values
+    # As strings of bytes, which numpy sorts in place; torch would make a tensor of every row. + 0 makes -0 a 0.
+    table = np.ascontiguousarray((rows + 0).cpu().numpy())
+    whole = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
+    first = np.sort(np.unique(whole, return_index=True)[1])
+    return torch.from_numpy(first).to(rows.device)
 
 
 def _by_class(
