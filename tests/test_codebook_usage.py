@@ -1,10 +1,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import entropy
 
-from workbench.analysis.codebook import codebook_usage, rarefy, usage
+from workbench.analysis.codebook import CodebookUsage, codebook_usage, rarefy, usage
 from workbench.errors import NotApplicable, UserError
 
 
@@ -55,18 +56,29 @@ def test_rarefaction_ends_at_the_used_codes():
 
 
 @pytest.mark.parametrize(
-    ("tokens_a_code", "active", "plug_in", "corrected"),
-    [(0.5, 0.393, 0.365, 0.541), (1, 0.632, 0.563, 0.773), (5, 0.993, 0.901, 0.995), (20, 1.0, 0.975, 1.0)],
+    ("tokens_a_code", "active", "plug_in", "corrected", "gini", "top"),
+    [
+        (0.5, 0.393, 0.365, 0.541, 0.674, 0.064),
+        (1, 0.632, 0.563, 0.773, 0.524, 0.044),
+        (5, 0.993, 0.901, 0.995, 0.249, 0.024),
+    ],
 )
-def test_a_uniform_source_shows_its_known_null_values(tokens_a_code, active, plug_in, corrected):
-    size = 50_000
+def test_a_uniform_source_of_half_a_million_codes_shows_its_known_null_values(
+    tokens_a_code, active, plug_in, corrected, gini, top
+):
+    size = 500_000
     found = counted(np.random.default_rng(0).integers(0, size, int(size * tokens_a_code)), size)
-    assert found.used / size == pytest.approx(active, abs=0.005)
-    assert found.ceiling / size == pytest.approx(active, abs=0.001)
-    assert found.perplexity / size == pytest.approx(plug_in, abs=0.005)
-    assert found.perplexity_null / size == pytest.approx(plug_in, abs=0.002)
-    assert found.perplexity_corrected / size == pytest.approx(corrected, abs=0.006)
-    assert found.chao1 / size == pytest.approx(1, abs=0.02)
+    empty = np.exp(-tokens_a_code)
+    error = 3 * np.sqrt(empty * (1 - (1 + tokens_a_code) * empty) / size)  # three standard errors of the share in use
+    rounding = 0.001  # the table has three digits
+    assert found.used / size == pytest.approx(1 - empty, abs=error)
+    assert found.ceiling / size == pytest.approx(active, abs=rounding)
+    assert found.perplexity / size == pytest.approx(plug_in, abs=error + rounding)
+    assert found.perplexity_null / size == pytest.approx(plug_in, abs=rounding)
+    assert found.perplexity_corrected / size == pytest.approx(corrected, abs=2 * error + rounding)
+    assert found.gini == pytest.approx(gini, abs=error + rounding)
+    assert found.top == pytest.approx(top, abs=0.001)
+    assert found.chao1 / size == pytest.approx(1, abs=0.01)
 
 
 def test_giving_the_codes_other_numbers_changes_nothing_but_their_places():
@@ -93,6 +105,48 @@ def test_a_healthy_book_seen_through_few_tokens_is_under_sampled_not_collapsed(t
     found = counted(np.random.default_rng(0).integers(0, 512, tokens), 512)
     assert found.verdict == "under-sampled"
     assert found.chao1 == pytest.approx(512, rel=0.25)
+
+
+def test_a_book_whose_tokens_nearly_all_choose_three_codes_is_uneven_and_not_healthy():
+    codes = np.concatenate([np.arange(512), np.random.default_rng(0).integers(0, 3, 50_000)])
+    found = counted(codes, 512)
+    assert (found.used, found.verdict) == (512, "uneven")
+    summary = codebook_usage(codes[:, None], book(512)).summary()
+    assert summary.endswith("uneven: few codes carry most tokens, which tell 1.7 bits each, a uniform source's 9.0.")
+
+
+def test_a_book_used_as_unevenly_as_words_are_is_healthy():
+    """Zipf's law: frequency is one over rank."""
+    weights = 1 / np.arange(1, 1025)
+    codes = np.random.default_rng(0).choice(1024, 200_000, p=weights / weights.sum())
+    assert counted(codes, 1024).verdict == "healthy"
+
+
+def test_every_token_with_a_code_of_its_own_is_as_even_as_can_be():
+    found = counted(np.arange(200), 200)
+    assert found.used == 200
+    assert found.perplexity == pytest.approx(200)
+    assert found.gini == pytest.approx(0)
+
+
+def test_the_counts_of_two_shards_add_up_to_those_of_the_union():
+    codes = skewed().reshape(-1, 4)
+    whole, (first, second) = codebook_usage(codes, book(300)), np.split(codes, [123])
+    counts = sum(codebook_usage(part, book(300)).books[0].counts for part in (first, second))
+    pd.testing.assert_frame_equal(whole.table(), CodebookUsage((usage(counts),), log=True).table())
+
+
+def test_a_second_copy_of_a_code_never_raises_the_share_in_use():
+    before = counted(skewed(), 300)
+    after = counted(skewed(), 301)  # nobody chooses the copy: the first of equals is nearest
+    assert after.used / after.size < before.used / before.size
+
+
+def test_tokens_that_are_not_active_are_counted_nowhere():
+    codes, active = np.array([[0, 1], [0, 99]]), np.array([[True, True], [True, False]])
+    assert codebook_usage(codes, book(4), active).books[0].counts.tolist() == [2, 1, 0, 0]
+    with pytest.raises(NotApplicable, match="active tokens in every book"):
+        codebook_usage(codes, book(4, books=2), np.array([[True, False], [True, False]]))
 
 
 def test_each_book_counts_its_own_block_of_tokens():

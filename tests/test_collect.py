@@ -107,6 +107,8 @@ def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, tra
     posterior = Run(trained / "soft-4").evidence().posterior
     assert posterior.shape == (360, 4, 2)
     assert posterior[..., 0].min() >= 1 and posterior[..., 0].max() <= 32 and posterior[..., 1].max() <= 1
+    mean = Run(trained / "soft-4").evidence().mean_posterior
+    assert mean.shape == (1, 32) and mean.sum() == pytest.approx(1)
     cascade = Run(made / "uni").evidence()
     assert cascade.cascade_start.shape == cascade.codebook.shape
     moved = (cascade.cascade_start != cascade.codebook).any(axis=2)[0]

@@ -362,13 +362,13 @@ def test_scalar_zero_stays_zero_and_the_gradient_passes_the_rounding():
     torch.testing.assert_close(x.grad[0, 0], torch.tensor(slope))
 
 
-def test_certainty_is_one_code_where_the_temperature_is_low_and_all_codes_where_it_is_high():
+def test_the_posterior_is_one_code_where_the_temperature_is_low_and_all_codes_where_it_is_high():
     x = torch.randn(2, 6, 4)
     torch.manual_seed(0)
-    for temperature, perplexity, largest in ((1e-4, 1.0, 1.0), (1e4, 16.0, 1 / 16)):
+    for temperature, largest in ((1e-4, 1.0), (1e4, 1 / 16)):
         quantizer = SoftQuantizer(books=2, codes=16, dim=4, temperature=temperature)
-        found = quantizer.certainty(x)
-        torch.testing.assert_close(found[..., 0], torch.full((2, 6), perplexity), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(found[..., 1], torch.full((2, 6), largest), rtol=1e-3, atol=1e-3)
-    posterior = F.softmax(F.normalize(x[1, 4], dim=0) @ quantizer.words[1].T / 1e4, dim=0)  # token 4 is in book 1
-    assert found[1, 4, 1].item() == pytest.approx(posterior.max().item())
+        posterior = quantizer.log_posterior(x).exp()
+        torch.testing.assert_close(posterior.sum(dim=-1), torch.ones(2, 6))
+        torch.testing.assert_close(posterior.amax(dim=-1), torch.full((2, 6), largest), rtol=1e-3, atol=1e-3)
+    expected = F.softmax(F.normalize(x[1, 4], dim=0) @ quantizer.words[1].T / 1e4, dim=0)  # token 4 is in book 1
+    torch.testing.assert_close(posterior[1, 4], expected)

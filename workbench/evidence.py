@@ -54,6 +54,7 @@ class Evidence:
     reached: np.ndarray | None = None  # float32 (m, n): those it made
     spent: np.ndarray | None = None  # int32 (m, n): tokens it used for them
     posterior: np.ndarray | None = None  # float32 (n, tokens, 2): of soft codes, perplexity and largest probability
+    mean_posterior: np.ndarray | None = None  # float32 (g, k): of soft codes, the mean over all tokens of a book
     cascade_start: np.ndarray | None = None  # float32 (g, k, d): a cascade's frozen table, where its codebook began
     predicted: np.ndarray | None = None  # int64 (n,): the class a generator told from each image's codes
     code_bits: np.ndarray | None = None  # float32 (1,): bits a token of held-out images, to an autoregressive generator
@@ -87,6 +88,12 @@ class Evidence:
     def teacher(self) -> str | None:
         """The network whose features the latents are held against."""
         return self.provenance.get("teacher")
+
+    @property
+    def temperature(self) -> float | None:
+        """Of a soft codebook whose logits are cosines: what they are divided by."""
+        settings = self.provenance.get("settings", {})
+        return settings.get("temperature") if settings.get("logits") == "cosine" else None
 
     @property
     def grid(self) -> tuple[int, int] | None:

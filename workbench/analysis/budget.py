@@ -1,26 +1,30 @@
-"""What quality costs: reconstruction against the number of tokens, of every run at once.
+"""What quality costs: reconstruction against tokens, bits or a generator's work, of every run at once.
 
-A run answers for the tokens it was trained with and, where its decoder can, for the first few of them alone.
+A run answers for the tokens it was trained with, where its decoder can for the first few of them alone, and where it is
+adaptive for each error it was asked for.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.compare import METRICS, Metric
+from workbench.analysis.cost import bits_a_token, generator_gmacs
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.reconstruction import decibels, errors
 from workbench.analysis.result import Result
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.structure import ssim
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
 
-Metric = Literal["psnr", "mse"]
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
+KINDS = ("trained", "prefix", "adaptive")
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -29,83 +33,108 @@ class Point:
 
     run: str
     tokenizer: str  # its class, without the module
-    kind: str  # "trained" at this many tokens, or the first tokens as a "prefix"
-    tokens: int
-    value: float  # mean over images: dB, or squared error of pixels in [0, 1]
+    kind: str  # "trained" at this many tokens, the first tokens as a "prefix", or "adaptive": as many as an image needs
+    tokens: float  # mean over images
+    value: float  # mean over images: the metric
     low: float  # 95 % bootstrap interval of the mean
     high: float
     bits: float  # of an image's codes: tokens * log2(codes); NaN where tokens are not discrete
-    frontier: bool = False  # no point has as few tokens and does better
+    pixels: int  # rows times columns of an image
+    gmacs: float  # of one SiT-XL pass over the tokens, mean over images
+    frontier: bool = False  # no point costs as little and does better
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """The image's bits over its pixels."""
+        return self.bits / self.pixels
+
+    def cost(self, of: Cost) -> float:
+        """What it costs, in tokens, bits, bits per pixel or billions of multiply-adds."""
+        return {"tokens": self.tokens, "bits": self.bits, "bits per pixel": self.bits_per_pixel, "GMACs": self.gmacs}[
+            of
+        ]
 
 
 @dataclass(frozen=True)
 class TokenBudget(Result):
-    """Quality against tokens, with the runs that could not be compared."""
+    """Quality against cost, with the runs that could not be compared."""
 
     points: tuple[Point, ...]
     metric: Metric
+    against: Cost
     n: int  # images
     left_out: tuple[str, ...]  # runs on other images
+    unmeasured: tuple[str, ...]  # runs without that metric, or judged by another network
+    priceless: tuple[str, ...]  # runs without that cost: their tokens are not discrete
+
+    @property
+    def frontier(self) -> tuple[Point, ...]:
+        """The points that nothing as cheap beats, the cheapest first."""
+        return tuple(sorted((p for p in self.points if p.frontier), key=lambda p: p.cost(self.against)))
 
     def figure(self) -> go.Figure:
-        """Trained runs of a class joined by a line, the prefixes of one run by a dashed one."""
-        figure = go.Figure()
-        for i, name in enumerate(dict.fromkeys(p.tokenizer for p in self.points)):
-            colour, symbol = COLOURS[i % 6], SYMBOLS[i % 6]
-            mine = [p for p in self.points if p.tokenizer == name]
-            look = {"marker": {"color": colour, "symbol": symbol, "size": 9}, "line_color": colour}
-            figure.add_trace(_line([p for p in mine if p.kind == "trained"], name=name, **look))
-            look["marker"] = {**look["marker"], "symbol": f"{symbol}-open"}
-            for run in dict.fromkeys(p.run for p in mine if p.kind == "prefix"):
-                prefixes = [p for p in mine if p.kind == "prefix" and p.run == run]
-                figure.add_trace(_line(prefixes, name=f"{run}, its first tokens", line_dash="dash", **look))
-        tokens = sorted({p.tokens for p in self.points})
-        ends = [math.log10(tokens[0]) - 0.08, math.log10(tokens[-1]) + 0.08]
-        doublings = {"tickvals": [2**i for i in range(tokens[-1].bit_length() + 1)]}
-        figure.update_xaxes(title="tokens an image", type="log", range=ends, minor_showgrid=False, **doublings)
-        figure.update_yaxes(title="PSNR, dB" if self.metric == "psnr" else "squared error, pixels in [0, 1]")
-        left = f" · left out, other images: {len(self.left_out)}" if self.left_out else ""
-        subtitle = f"n = {self.n:,} held-out images · bars: 95 % bootstrap intervals{left}"
-        better = "higher is better" if self.metric == "psnr" else "lower is better"
-        figure.update_layout(title={"text": f"Token budget, {better}", "subtitle": {"text": subtitle}}, height=460)
-        return themed(figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+        """Trained runs of a class joined by a line, prefixes and adaptive ones of one run by a broken one."""
+        from workbench.analysis.budget_figure import draw
+
+        return draw(self)
 
     def table(self) -> pd.DataFrame:
-        """One row for each run and number of tokens; `value` is the metric's mean over images."""
-        table = pd.DataFrame([asdict(p) for p in self.points]).rename(columns={"value": self.metric})
-        return table.astype({"tokens": "int64"})
+        """One row for each run and number of tokens; the column named after the metric is its mean over images."""
+        rows = [asdict(p) | {"bits_per_pixel": p.bits_per_pixel} for p in self.points]
+        return pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
 
     def summary(self) -> str:
-        """The best at the fewest and at the most tokens, and which runs were left out."""
+        """The best at the fewest and at the most tokens, what nothing cheaper beats, and which runs were left out."""
         sentence = f"{self._trend()} ({self.n:,} held-out images)."
-        if self.left_out:
-            sentence += f" Left out, being measured on other images: {', '.join(self.left_out)}."
+        if len(self.frontier) > 1:
+            runs = list(dict.fromkeys(p.run for p in self.frontier))
+            more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+            named = [f"{run} ({self._costs(*(p for p in self.frontier if p.run == run))})" for run in runs[:MOST_NAMED]]
+            sentence += f" Nothing as cheap beats {', '.join(named)}{more}."
+        for runs, reason in (
+            (self.left_out, "measured on other images"),
+            (self.unmeasured, f"without the {METRICS[self.metric][0]} to compare"),
+            (self.priceless, "of continuous tokens, which no number of bits tells"),
+        ):
+            if runs:
+                sentence += f" Left out, being {reason}: {', '.join(runs)}."
         return sentence
 
     def _trend(self) -> str:
-        trained = [p for p in self.points if p.kind == "trained" and not math.isnan(p.value)]
-        name = "PSNR" if self.metric == "psnr" else "Mean squared error"
-        if not trained:
+        name = METRICS[self.metric][0]
+        name = name[0].upper() + name[1:]
+        told = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
+        if not told:
             return f"{name} is not a number in any run"
-        few, many = (self._best(trained, ends(p.tokens for p in trained)) for ends in (min, max))
-        if few.tokens == many.tokens:
-            return f"{name} is {self._text(many.value)} at {_count(many.tokens)}"
+        few, many = (self._best(told, ends(p.cost(self.against) for p in told)) for ends in (min, max))
+        if few.cost(self.against) == many.cost(self.against):
+            return f"{name} is {self._text(many.value)} at {self._costs(many)}"
         verb = "rises" if many.value > few.value else "falls"
-        start, end = (f"{self._text(p.value)} at {_count(p.tokens)}" for p in (few, many))
+        start, end = (f"{self._text(p.value)} at {self._costs(p)}" for p in (few, many))
         return f"{name} {verb} from {start} to {end}"
 
-    def _best(self, points: Sequence[Point], tokens: int) -> Point:
-        return max((p for p in points if p.tokens == tokens), key=lambda p: _goodness(p, self.metric))
+    def _best(self, points: Sequence[Point], cost: float) -> Point:
+        return max((p for p in points if p.cost(self.against) == cost), key=lambda p: goodness(p.value, self.metric))
 
     def _text(self, value: float) -> str:
         return f"{value:.1f} dB" if self.metric == "psnr" else f"{value:.4f}"
 
+    def _costs(self, *points: Point) -> str:
+        costs = [f"{p.cost(self.against):,.4g}" for p in points]
+        return f"{', '.join(costs)} {'token' if (self.against, *costs) == ('tokens', '1') else self.against}"
 
-def token_budget(evidences: Sequence[Evidence], *, metric: Metric = "psnr", prefixes: bool = True) -> TokenBudget:
+
+def token_budget(
+    evidences: Sequence[Evidence], *, metric: Metric = "psnr", against: Cost = "tokens", prefixes: bool = True
+) -> TokenBudget:
     """Compare runs by what their tokens buy, with `prefixes` also the first tokens of each that can decode them.
 
-    PSNR is an image's own, averaged. Runs on other images than the first are left out and named. Raises
-    NotApplicable where no run has images, reconstructions and latents.
+    The metric is an image's own, averaged: PSNR in dB, errors of pixels in [0, 1], or the distance between the judge
+    network's features of image and reconstruction. It is held against tokens, the bits of their codes (without those
+    that say how many tokens there are), bits per pixel, or the work of a SiT-XL that draws them. An adaptive run's
+    tokens are the mean over images; the errors it was asked for are points of the absolute error. Runs on other images
+    than the first are left out and named. Raises NotApplicable where no run has images, reconstructions and latents, or
+    none has the metric and the cost.
     """
     whole = [e for e in evidences if not any(x is None or not len(x) for x in (e.images, e.reconstructions, e.latents))]
     if not whole:
@@ -113,62 +142,70 @@ def token_budget(evidences: Sequence[Evidence], *, metric: Metric = "psnr", pref
     reference = whole[0].provenance.get("fingerprint")
     same = [e for e in whole if e.provenance.get("fingerprint") == reference]
     left_out = tuple(e.run for e in whole if e.provenance.get("fingerprint") != reference)
-    points = [point for e in same for point in _points(e, metric, prefixes)]
-    points.sort(key=lambda p: (p.tokenizer, p.kind != "trained", p.run if p.kind == "prefix" else "", p.tokens, p.run))
-    marked = tuple(_marked(p, points, metric) for p in points)
-    return TokenBudget(marked, metric, len(same[0].images), left_out)
+    judge = next((e.judge for e in same if e.features is not None), None)
+    measured = [e for e in same if metric != "features" or _judged(e, judge)]
+    priced = [e for e in measured if not against.startswith("bits") or not math.isnan(bits_a_token(e))]
+    if not priced:
+        lacking = "the judge network's features" if not measured else "discrete tokens, for bits"
+        raise NotApplicable(f"Token budget needs {lacking}; no selected run has them.")
+    points = [point for e in priced for point in _points(e, metric, prefixes)]
+    points.sort(key=lambda p: (p.tokenizer, KINDS.index(p.kind), "" if p.kind == "trained" else p.run, p.tokens, p.run))
+    marked = tuple(_marked(p, points, metric, against) for p in points)
+    lost = (tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced)))
+    return TokenBudget(marked, metric, against, len(same[0].images), left_out, *lost)
+
+
+def goodness(value: float, metric: Metric) -> float:
+    """The metric's value, turned so that more is better; NaN is worst."""
+    if math.isnan(value):
+        return -math.inf
+    return value if METRICS[metric][2] else -value
+
+
+def _judged(evidence: Evidence, judge: str | None) -> bool:
+    return evidence.features is not None and evidence.reconstruction_features is not None and evidence.judge == judge
 
 
 def _points(evidence: Evidence, metric: Metric, prefixes: bool) -> list[Point]:
-    measured = [("trained", evidence.latents.shape[1], errors(evidence.images, evidence.reconstructions)[0])]
-    if prefixes and evidence.prefixes is not None and evidence.prefix_mse is not None:
-        for tokens, mse in zip(evidence.prefixes, np.asarray(evidence.prefix_mse, np.float64).T, strict=True):
-            measured.append(("prefix", int(tokens), mse))
+    n, tokens = evidence.latents.shape[:2]
+    used = np.full(n, tokens) if evidence.active is None else np.asarray(evidence.active, bool).sum(axis=1)
+    found = [("trained" if evidence.active is None else "adaptive", used, _each(evidence, metric))]
+    if metric == "l1" and not any(x is None for x in (evidence.requested, evidence.reached, evidence.spent)):
+        pairs = zip(np.asarray(evidence.spent), np.asarray(evidence.reached, np.float64), strict=True)
+        found += [("adaptive", spent, reached) for spent, reached in pairs]
+    shortened = {"l1": evidence.prefix_l1}.get(metric, evidence.prefix_mse if metric in ("psnr", "mse") else None)
+    if prefixes and evidence.prefixes is not None and shortened is not None:
+        for length, error in zip(evidence.prefixes, np.asarray(shortened, np.float64).T, strict=True):
+            seen = np.minimum(used, int(length))
+            found.append(("prefix", seen, decibels(error) if metric == "psnr" else error))
+    return [_point(evidence, *one) for one in found]
+
+
+def _point(evidence: Evidence, kind: str, used: np.ndarray, values: np.ndarray) -> Point:
     tokenizer = str(evidence.provenance.get("class", evidence.run)).rpartition(":")[-1]
-    return [
-        Point(evidence.run, tokenizer, kind, tokens, *_mean(mse, metric), bits=tokens * _bits_a_token(evidence))
-        for kind, tokens, mse in measured
-    ]
+    tokens, pixels = float(used.mean()), int(np.prod(evidence.images.shape[1:3]))
+    work = float(np.mean(generator_gmacs(used.astype(np.float64))))
+    bits = tokens * bits_a_token(evidence)
+    return Point(evidence.run, tokenizer, kind, tokens, *mean_interval(values), bits, pixels, work)
 
 
-def _mean(mse: np.ndarray, metric: Metric) -> tuple[float, float, float]:
-    return mean_interval(decibels(mse) if metric == "psnr" else mse)
+def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
+    """The metric of every image, (n,)."""
+    if metric == "ssim":
+        return ssim(evidence.images, evidence.reconstructions)
+    if metric == "features":
+        apart = np.asarray(evidence.features, np.float64) - np.asarray(evidence.reconstruction_features, np.float64)
+        return np.linalg.norm(apart, axis=1)
+    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    return {"psnr": decibels(mse), "mse": mse, "l1": l1}[metric]
 
 
-def _bits_a_token(evidence: Evidence) -> float:
-    discrete = evidence.provenance.get("discrete") is True
-    if not discrete or evidence.codes is None or evidence.codebook is None:
-        return math.nan  # of a soft quantizer the codes are only labels: the decoder reads more than they say
-    return math.log2(evidence.codebook.shape[1])
-
-
-def _marked(point: Point, points: Sequence[Point], metric: Metric) -> Point:
-    mine = _goodness(point, metric)
+def _marked(point: Point, points: Sequence[Point], metric: Metric, against: Cost) -> Point:
+    mine, cost = goodness(point.value, metric), point.cost(against)
     beaten = any(
-        other.tokens <= point.tokens
-        and _goodness(other, metric) >= mine
-        and (other.tokens < point.tokens or _goodness(other, metric) > mine)
+        other.cost(against) <= cost
+        and goodness(other.value, metric) >= mine
+        and (other.cost(against) < cost or goodness(other.value, metric) > mine)
         for other in points
     )
-    return Point(**{**asdict(point), "frontier": not beaten and not math.isnan(point.value)})
-
-
-def _goodness(point: Point, metric: Metric) -> float:
-    if math.isnan(point.value):
-        return -math.inf
-    return point.value if metric == "psnr" else -point.value
-
-
-def _line(points: Sequence[Point], **look: object) -> go.Scatter:
-    value = np.array([p.value for p in points])
-    up, down = np.array([p.high for p in points]) - value, value - np.array([p.low for p in points])
-    hover = "%{text}, %{x} tokens: %{y:.4g}<extra></extra>"
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2}
-    return go.Scatter(
-        x=[p.tokens for p in points], y=value, text=[p.run for p in points],
-        error_y=bars, hovertemplate=hover, mode="lines+markers", **look,
-    )  # fmt: skip
-
-
-def _count(tokens: int) -> str:
-    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
+    return replace(point, frontier=not beaten and not math.isnan(point.value))

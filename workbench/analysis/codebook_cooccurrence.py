@@ -12,13 +12,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy.special import xlogy
 
-from workbench.analysis.codes import Codes, read
+from workbench.analysis.codes import Codes, check_grid, read
 from workbench.analysis.result import Range, Result
 from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.errors import NotApplicable
 
 SHOWN = 12  # pairs in the bars
 MOST_LISTED = 500  # pairs in the table
+DIVERGING = ((0, COLOURS[0]), (0.5, "#9a9a9a"), (1, COLOURS[5]))  # grey is told from no cell on light and on dark
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Pair:
     together: int  # neighbouring pairs, or images that hold both
     expected: float
     pmi: float  # log2(together / expected), bits
-    surprise: float  # G^2 of the 2 x 2 table: above 3.84 in 1 of 20 pairs by chance
+    surprise: float  # G^2, the likelihood ratio of the count: large where both it and the association are
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class CodeCooccurrence(Result):
 
     names: tuple[str, ...]  # of those codes, the commonest first
     pmi: np.ndarray = field(repr=False)  # (m, m) bits; NaN where a pair came together too rarely to say
-    pairs: tuple[Pair, ...] = field(repr=False)  # the most surprising first
+    pairs: tuple[Pair, ...] = field(repr=False)  # the most surprising first, MOST_LISTED at most
     coverage: float  # share of the tokens that chose one of those codes
     same: float  # share of neighbouring tokens with the same code; NaN without a grid
     least: int
@@ -48,17 +49,17 @@ class CodeCooccurrence(Result):
 
     @property
     def together(self) -> tuple[Pair, ...]:
-        """The pairs that come together more often than expected, the most surprising first."""
-        return tuple(p for p in self.pairs if p.pmi > 0)
+        """Pairs of different codes that come together often, and more so than expected; the most surprising first."""
+        return tuple(p for p in self.pairs if p.pmi > 0 and p.together >= self.least and p.first != p.second)
 
     def figure(self) -> go.Figure:
         """The table of pointwise mutual information, and the most surprising pairs."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.55, 0.45], horizontal_spacing=0.2)
-        places, bound = list(range(len(self.names))), max(float(np.nanmax(np.abs(self.pmi), initial=0)), 0.1)
+        places, bound = list(range(len(self.names))), max(float(np.abs(np.nan_to_num(self.pmi)).max()), 0.1)
         names = np.array(self.names)
         pair = np.stack(np.broadcast_arrays(names[:, None], names[None]), axis=-1)
         figure.add_heatmap(
-            x=places, y=places, z=self.pmi, customdata=pair, zmin=-bound, zmax=bound, colorscale="RdBu_r",
+            x=places, y=places, z=self.pmi, customdata=pair, zmin=-bound, zmax=bound, colorscale=DIVERGING,
             hovertemplate="%{customdata[0]} and %{customdata[1]}: %{z:.2f} bits<extra></extra>",
             colorbar={"title": "bits", "thickness": 12, "x": 0.46}, row=1, col=1,
         )  # fmt: skip
@@ -83,7 +84,7 @@ class CodeCooccurrence(Result):
     def table(self) -> pd.DataFrame:
         """One row a pair, the most surprising first."""
         columns = ("first", "second", "together", "expected", "pmi", "surprise")
-        return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in self.pairs[:MOST_LISTED]], None, columns)
+        return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in self.pairs])
 
     def summary(self) -> str:
         """The most surprising pair, how much the codes cover, and how often neighbours agree."""
@@ -97,7 +98,8 @@ class CodeCooccurrence(Result):
                 f"Of these, {p.first} and {p.second} come {where} most surprisingly: {p.together:,} times, where"
                 f" {p.expected:,.1f} would be expected."
             )
-        same = "" if np.isnan(self.same) else f" Neighbouring tokens have the same code {100 * self.same:.1f} % of the time."
+        same = f" Neighbouring tokens have the same code {100 * self.same:.1f} % of the time."
+        same = "" if np.isnan(self.same) else same
         return f"{covered} {said}{same}"
 
 
@@ -112,40 +114,41 @@ def code_cooccurrence(
 ) -> CodeCooccurrence:
     """Count how the `commonest` codes of (n, tokens) come together, and compare with independence.
 
-    Pairs that came together, or would be expected to, fewer than `least` times are left out. Raises NotApplicable for
-    one image without a grid or a single code, UserError for a grid that does not hold the tokens and what `read`
-    refuses.
+    The figure leaves out pairs that came together, and would be expected to, fewer than `least` times. Raises
+    NotApplicable where no two of them ever come together, UserError for a grid that does not hold the tokens and what
+    `read` refuses.
     """
     found = read(codes, codebook, active, "Code co-occurrence")
+    check_grid(grid, codes.shape[1])
     totals = found.counts.ravel()
     order = np.argsort(-totals, kind="stable")[:commonest]
     order = order[totals[order] > 0]
     if len(order) < 2 or (grid is None and len(codes) < 2):
         raise NotApplicable("Code co-occurrence needs two codes, and a grid of tokens or two images; here is neither.")
-    if grid is not None and grid[0] * grid[1] != codes.shape[1]:
-        size = f"{grid[0]} × {grid[1]}"
-        raise UserError(f"A grid of {size} does not hold {codes.shape[1]} tokens. Do both come from one run?")
     rank = np.full(len(totals) + 1, len(order))  # the others share the last place
     rank[order], rank[-1] = np.arange(len(order)), -1  # of an inactive token, whose id is -1
-    count = (lambda: _neighbours(found, rank, len(order), grid)) if grid else (lambda: _images(found, rank, len(order)))
-    together, alone, n, same = count()
+    counted = _neighbours(found, rank, len(order), grid) if grid else _images(found, rank, len(order))
+    together, expected, n, same = counted
     names = tuple(str(i) if found.books == 1 else f"{i // found.size}:{i % found.size}" for i in order.tolist())
     unit = "neighbours" if grid else "images"
-    expected, pmi, surprise = _compared(together, alone, n, least)
+    pmi, surprise = _compared(together, expected, n)
     coverage = float(totals[order].sum() / totals.sum())
-    upper = np.argwhere(np.triu(~np.isnan(pmi), 0 if grid else 1))
-    upper = upper[np.argsort(-surprise[tuple(upper.T)], kind="stable")]
+    upper = np.argwhere(np.triu(together))
+    if not len(upper):
+        raise NotApplicable("Code co-occurrence needs two codes that come together; no two of these ever do.")
+    upper = upper[np.argsort(-surprise[tuple(upper.T)], kind="stable")][:MOST_LISTED]
     pairs = [
         Pair(names[i], names[j], int(together[i, j]), *(float(x[i, j]) for x in (expected, pmi, surprise)))
         for i, j in upper.tolist()
     ]
-    return CodeCooccurrence(names, pmi, tuple(pairs), coverage, same, least, unit, n)
+    shown = np.where(np.maximum(together, expected) >= least, pmi, np.nan)
+    return CodeCooccurrence(names, shown, tuple(pairs), coverage, same, least, unit, n)
 
 
 def _neighbours(
     found: Codes, rank: np.ndarray, m: int, grid: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, int, float]:
-    """Neighbouring pairs (m, m) in either order, the share of pairs' ends at each code (m,), pairs, share alike."""
+    """Neighbouring pairs (m, m) in either order, those expected, how many pairs there are, and the share alike."""
     table, alike, n = np.zeros((m + 1) ** 2, np.int64), 0, 0
     for ids in found.parts():
         square = ids.reshape(-1, *grid)
@@ -157,27 +160,27 @@ def _neighbours(
     if not n:
         raise NotApplicable("Code co-occurrence needs active tokens side by side; this evidence has none.")
     square = table.reshape(m + 1, m + 1)
-    ends = (square.sum(axis=0) + square.sum(axis=1)) / (2 * n)
-    both = square + square.T - np.diag(np.diag(square))
-    return both[:m, :m], ends[:m], n, alike / n
+    before, after = square.sum(axis=1), square.sum(axis=0)
+    expected = np.outer(before, after) / n
+    both, either = (x + x.T - np.diag(np.diag(x)) for x in (square, expected))
+    return both[:m, :m], either[:m, :m], n, alike / n
 
 
 def _images(found: Codes, rank: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray, int, float]:
-    """Images that hold both codes (m, m), the share that holds each (m,), images, NaN."""
+    """Images that hold both codes (m, m), those expected, how many images there are, and NaN."""
     table = np.zeros((m, m), np.int64)
     for ids in found.parts():
         holds = np.zeros((len(ids), m + 2), np.float32)  # the last two: other codes, inactive tokens
         np.put_along_axis(holds, rank[ids], 1, axis=1)
         table += (holds[:, :m].T @ holds[:, :m]).round().astype(np.int64)
     n = len(found.rows)
-    return table, np.diag(table) / n, n, float("nan")
+    expected = np.outer(np.diag(table), np.diag(table)) / n
+    np.fill_diagonal(table, 0)  # a code with itself says nothing
+    return table, expected, n, float("nan")
 
 
-def _compared(
-    together: np.ndarray, alone: np.ndarray, n: int, least: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Expected counts, pointwise mutual information in bits and G^2, each (m, m); NaN for what is too rare."""
-    product = np.outer(alone, alone)
-    if np.isnan(together).any() or n == 0:
-        raise ValueError
-    return product, product, product
+def _compared(together: np.ndarray, expected: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise mutual information in bits and G^2 of counts (m, m) among n; NaN for what never comes together."""
+    seen, expected = np.where(together > 0, together, np.nan), np.minimum(np.maximum(expected, 1e-300), n)
+    rest = xlogy(n - seen, (n - seen) / np.maximum(n - expected, 1e-300))
+    return np.log2(seen / expected), 2 * (seen * np.log(seen / expected) + rest)

@@ -83,7 +83,8 @@ class CodeDistances(Result):
         why = f"{_count(total)} {'is' if total == 1 else 'are'} dead: {parts}." if total else "None is dead."
         return (
             f"Half of the codes have another within {mean['median']:.3g}{drawn}; their mean length is"
-            f" {mean['norm']:.3g}. {_count(mean['duplicates'])} of {mean['size']:,.0f} codes are duplicates{each}. {why}"
+            f" {mean['norm']:.3g}. {_count(mean['duplicates'])} of {mean['size']:,.0f} codes are duplicates{each}."
+            f" {why}"
         )
 
 

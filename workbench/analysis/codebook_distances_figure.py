@@ -35,7 +35,9 @@ def draw(result: CodeDistances) -> go.Figure:
     subtitle = subtitle if several else subtitle.rpartition(" · ")[0]
     title = {"text": "How far apart codes lie, and why some are dead", "subtitle": {"text": subtitle}}
     figure.update_layout(title=title, height=420, barmode="stack", bargap=0.25)
-    return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+    return themed(
+        figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"})
+    )
 
 
 def _fates(figure: go.Figure, result: CodeDistances) -> None:
@@ -50,3 +52,4 @@ def _fates(figure: go.Figure, result: CodeDistances) -> None:
     )  # fmt: skip
     figure.update_xaxes(title="codes", range=[0, max(codes) * 1.15], row=1, col=2)
     figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, autorange="reversed", row=1, col=2)
+    figure.update_yaxes(title="what became of them", ticklabelstandoff=4, row=1, col=2)

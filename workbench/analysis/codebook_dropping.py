@@ -70,7 +70,11 @@ class CodeDropping(Result):
 
 
 def code_dropping(
-    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None, *, seed: Annotated[int, Range(0, 999)] = 0
+    codes: np.ndarray,
+    codebook: np.ndarray,
+    active: np.ndarray | None = None,
+    *,
+    seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeDropping:
     """Keep only some entries of a codebook (g, k, d), and measure how far tokens are from what they chose.
 

@@ -73,19 +73,20 @@ class CodeInformation(Result):
             look = {"color": colour, "pattern": {"shape": pattern}}
             hover = f"{name}: %{{y:.3f}} bits<extra></extra>"
             figure.add_bar(x=things, y=values, name=name, marker=look, hovertemplate=hover, row=1, col=1)
-        figure.update_xaxes(title="told of the token's", row=1, col=1)
+        figure.update_xaxes(title="what a code tells of", row=1, col=1)
         figure.update_yaxes(title="bits a token, plug-in", row=1, col=1)
         for name, purity, colour, symbol in (
             ("classes shuffled among images", self.purity_shuffled, COLOURS[6], "x"),
             ("codes", self.purity, COLOURS[0], "circle"),
         ):
-            marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.6}
+            marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
             figure.add_scatter(x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2)
         figure.update_xaxes(title=f"times chosen, at least {SUPPORT}", type="log", dtick=1, row=1, col=2)
         figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
         said = f"n = {self.images:,} images, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
-        figure.update_layout(title={"text": "What codes tell", "subtitle": {"text": said}}, height=440, barmode="stack")
-        return themed(figure.update_layout(bargap=0.5, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+        title = {"text": "What codes tell", "subtitle": {"text": said}}
+        legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal", "itemsizing": "constant"}
+        return themed(figure.update_layout(title=title, height=440, barmode="stack", bargap=0.5, legend=legend))
 
     def table(self) -> pd.DataFrame:
         """One row for each book and thing, in bits a token."""
@@ -95,15 +96,15 @@ class CodeInformation(Result):
     def summary(self) -> str:
         """What is told beyond chance, of all there is to tell."""
         parts = [
-            f"{self.mean(of, 'corrected'):.2f} of {self.mean(of, 'most'):.2f} bits of its {of} (and"
-            f" {self.mean(of, 'shuffled'):.2f} by chance)"
+            f"{round(self.mean(of, 'corrected'), 2) + 0.0:.2f} of {self.mean(of, 'most'):.2f} bits of its {of}, above"
+            f" {self.mean(of, 'shuffled'):.2f} by chance,"
             for of in dict.fromkeys(t.of for t in self.told)
         ]
-        sentence = f"A token's code, of {self.bits:.2f} bits, tells {' and '.join(parts)}."
+        sentence = f"A token's code, of {self.bits:.2f} bits, tells {' and '.join(parts)}".removesuffix(",") + "."
         if len(self.support):
             pure, chance = (float(np.average(p, weights=self.support)) for p in (self.purity, self.purity_shuffled))
             sentence += (
-                f" {100 * pure:.0f} % of the tokens of a code are of its commonest class, {100 * chance:.0f} % by chance"
+                f" {100 * pure:.0f} % of a code's tokens are of its commonest class, {100 * chance:.0f} % by chance"
                 f" (codes chosen {SUPPORT} times or more, {100 * self.coverage:.0f} % of the tokens)."
             )
         return sentence

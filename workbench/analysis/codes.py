@@ -73,6 +73,12 @@ def read(codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, pur
     return Codes(codes, active, counts)
 
 
+def check_grid(grid: tuple[int, int] | None, tokens: int) -> None:
+    """Raise UserError where a grid does not hold the tokens."""
+    if grid is not None and grid[0] * grid[1] != tokens:
+        raise UserError(f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?")
+
+
 def some(n: int, most: int, random: np.random.Generator) -> np.ndarray:
     """All of n places, or `most` random ones, in order."""
     return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))

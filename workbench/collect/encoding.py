@@ -49,6 +49,8 @@ def of_tokenizer(
             rows.setdefault(name, []).append(array)
         done(part.stop)
     arrays: dict[str, Any] = {name: np.concatenate(several) for name, several in rows.items()}
+    if "mean_posterior" in arrays:
+        arrays["mean_posterior"] = arrays["mean_posterior"].mean(axis=0)
     arrays |= _disturbed(model, arrays, images, judge, seed)
     arrays |= _before(run, step, model, images, with_codes="codes" in arrays)
     if asked:
@@ -81,8 +83,12 @@ def _said(model: Tokenizer, tokens: Tokens, images: Images) -> dict[str, np.ndar
         found["codes"] = tokens.codes.int().cpu().numpy()
     if tokens.active is not None:
         found["active"] = tokens.active.cpu().numpy()
-    if hasattr(model, "certainty"):
-        found["posterior"] = model.certainty(images).float().cpu().numpy()
+    if hasattr(model, "posterior"):
+        mix = model.posterior(images).float()
+        perplexity = torch.special.entr(mix).sum(dim=-1).exp()
+        found["posterior"] = torch.stack([perplexity, mix.amax(dim=-1)], dim=-1).cpu().numpy()
+        books = rearrange(mix, "b (g m) k -> b g m k", g=model.codebook.shape[0])
+        found["mean_posterior"] = books.mean(dim=2).cpu().numpy()
     return found
 
 

@@ -52,13 +52,10 @@ class SoftQuantizer(nn.Module):
             losses={"entropy": self.entropy_weight * entropy_gap(similarity / self.entropy_temperature)},
         )
 
-    def certainty(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 2"]:
-        """The perplexity of each token's mix, 1 to K, and its largest share."""
+    def log_posterior(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+        """log q(k | x) of each token, over the codewords of its book."""
         similarity = self._similarity(rearrange(x, "b (g m) d -> g (b m) d", g=self.books), self.words)
-        log_posterior = F.log_softmax(similarity / self.temperature, dim=-1)
-        perplexity = (-(log_posterior.exp() * log_posterior).sum(dim=-1)).exp()
-        both = torch.stack([perplexity, log_posterior.amax(dim=-1).exp()], dim=-1)
-        return rearrange(both, "g (b m) two -> b (g m) two", b=len(x))
+        return rearrange(F.log_softmax(similarity / self.temperature, dim=-1), "g (b m) k -> b (g m) k", b=len(x))
 
     def _similarity(self, x: Float[Tensor, "g t d"], words: Float[Tensor, "g k d"]) -> Float[Tensor, "g t k"]:
         if self.logits == "distance":

@@ -91,9 +91,9 @@ class SoftVQ(Tokenizer):
         """The codewords in use, as the quantizer compares them."""
         return self.quantizer.words
 
-    def certainty(self, images: Images) -> Float[Tensor, "b n 2"]:
-        """How hard the choice of each token is: its perplexity among the codewords, and its largest share."""
-        return self.quantizer.certainty(self.encoder(images))
+    def posterior(self, images: Images) -> Float[Tensor, "b n k"]:
+        """The share of each codeword of a token's book in its mix."""
+        return self.quantizer.log_posterior(self.encoder(images)).exp()
 
     def encode(self, images: Images) -> Tokens:
         """The mixes, and each one's most probable code."""
