@@ -9,8 +9,11 @@ from typing import Any
 
 from workbench.errors import unknown
 
+CODEBOOK = ("codebook_distances", "codebook_dropping", "codebook_gallery", "codebook_information")
+CODEBOOK += ("codebook_cooccurrence", "codebook_churn", "codebook_cascade", "codebook_softness", "codebook_levels")
 # The order in which hosts list them; modules that are not named here follow, alphabetically.
-ORDER = ("reconstruction", "budget", "codebook", "modes", "projection", "geometry", "probes", "alignment")
+ORDER = ("reconstruction", "budget", "error_request", "complexity", "token_value", "codebook", *CODEBOOK)
+ORDER += ("modes", "projection", "geometry", "probes", "alignment")
 ORDER += ("generation", "fidelity", "denoising")
 
 

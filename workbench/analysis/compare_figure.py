@@ -35,8 +35,8 @@ def _differences(figure: go.Figure, result: MetricsCompared, names: list[str]) -
     up, down = np.array([d.high for d in shown]) - value, value - np.array([d.low for d in shown])
     figure.add_scatter(
         x=value, y=names, mode="markers", showlegend=False, hovertemplate="%{x:+.4g}<extra>%{y}</extra>",
-        error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5},
-        marker={"size": 12, "symbol": [SYMBOLS[d.verdict] for d in shown], "color": [HUES[d.verdict] for d in shown]},
+        error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": COLOURS[6]},
+        marker={"size": 10, "symbol": [SYMBOLS[d.verdict] for d in shown], "color": [HUES[d.verdict] for d in shown]},
         row=1, col=1,
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": COLOURS[6], "dash": "dash"}, row=1, col=1)

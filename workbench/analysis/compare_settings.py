@@ -13,6 +13,7 @@ from workbench.evidence import Evidence
 
 ABSENT = "–"  # a run has no such setting
 LONGEST = 60  # letters of a value
+TOLD = 10  # settings that a sentence names
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,16 @@ class SettingsCompared(Result):
         return self.settings if self.show == "all" or not self.differing else self.differing
 
     def figure(self) -> go.Figure:
-        """The table, a column a run; in bold what differs, where all is shown."""
+        """The table, a column a run; where all is shown, what differs is marked."""
         mark = len(self.shown) > len(self.differing) > 0
         columns = {
-            "": [s.part for s in self.shown],
-            "setting": [f"<b>{s.name}</b>" if mark and s.differs else s.name for s in self.shown],
+            "part": [s.part for s in self.shown],
+            "setting": [f"{s.name} ≠" if mark and s.differs else s.name for s in self.shown],
         }
         columns |= {run: [s.values[i] for s in self.shown] for i, run in enumerate(self.runs)}
-        shown = f"{len(self.differing)} of {len(self.settings)} settings differ"
-        return drawn_table.draw(columns, [10, 18, *[24] * len(self.runs)], title="Settings", subtitle=shown)
+        said = f"{len(self.differing)} of {len(self.settings)} settings differ{' (≠)' if mark else ''}"
+        widths = [10, 24, *[24] * len(self.runs)]
+        return drawn_table.draw(columns, widths, title="Settings", subtitle=said)
 
     def table(self) -> pd.DataFrame:
         """One row a setting, one column a run; values are text, and – where a run has no such setting."""
@@ -69,7 +71,8 @@ class SettingsCompared(Result):
             return f"{self.runs[0]} alone has {len(self.settings)} settings; select a second run to compare."
         if not self.differing:
             return f"All {len(self.settings)} settings of {len(self.runs)} runs are the same."
-        names = ", ".join(s.name for s in self.differing)
+        names = ", ".join(s.name for s in self.differing[:TOLD])
+        names += f", and {len(self.differing) - TOLD} more" if len(self.differing) > TOLD else ""
         return f"{len(self.differing)} of {len(self.settings)} settings differ among {len(self.runs)} runs: {names}."
 
 
@@ -102,4 +105,5 @@ def _flat(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
 
 def _text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = text.removeprefix("workbench.")
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

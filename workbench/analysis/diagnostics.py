@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from workbench.analysis.progress import Cancelled
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 
@@ -60,6 +61,8 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
     for measure in measures:
         try:
             found |= measure(evidence, seed)
+        except Cancelled:
+            raise
         except UserError:
             continue
     found = {name: float(found[name]) for name in BY_NAME if np.isfinite(found.get(name, np.nan))}

@@ -1,5 +1,6 @@
 """A table as a figure: text in rows, readable in light and dark."""
 
+import html
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -31,4 +32,4 @@ def draw(columns: Mapping[str, Sequence[str]], widths: Sequence[int], *, title: 
 
 
 def _broken(text: str, width: int) -> str:
-    return "<br>".join(textwrap.wrap(text.replace("<", "&lt;"), width)) or "–"
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(text, width))

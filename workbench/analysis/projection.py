@@ -1,25 +1,27 @@
-"""A map of a latent space: every image a point, and how far the map may be trusted.
+"""Maps of latent spaces: every image a point, and how far the map may be trusted.
 
-UMAP (arXiv 1802.03426) or principal components. Trustworthiness and continuity: Venna and Kaski 2001.
+UMAP (arXiv 1802.03426) or principal components. Several runs or checkpoints are laid out from the first one's places
+and turned onto it (Procrustes): what still differs is the latents, and not where a layout happened to begin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.inputs import class_names, one_row_an_image
+from workbench.analysis.colouring import By, Colouring, colouring
+from workbench.analysis.inputs import one_row_an_image
+from workbench.analysis.planes import MOST_JUDGED, Method, aligned, lay_out, quality, sample, standardised
+from workbench.analysis.progress import progress
 from workbench.analysis.result import Range, Result
-from workbench.analysis.style import COLOURS, themed
+from workbench.errors import NotApplicable
+from workbench.evidence import Evidence
 
-MOST_POINTS = 10_000  # images on the map; of more, a sample
-MOST_JUDGED = 2_000  # images whose neighbours are compared: every pair's distance is needed
-MOST_CLASSES = 20  # with more, points keep one colour and the name shows on hover
-WEBGL = 4_000  # points above which the browser's graphics card draws them
-SYMBOLS = ("circle", "diamond", "cross", "triangle-up")
-Method = Literal["umap", "pca"]
+LEAST, MOST_MAPS = 5, 9
+FIELDS = ("latents", "labels", "names", "codes", "images", "reconstructions", "active")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,7 @@ class LatentMap(Result):
 
     coordinates: np.ndarray = field(repr=False)  # float32 (m, 2), without unit
     places: np.ndarray = field(repr=False)  # int (m,): which images those are
-    classes: tuple[str, ...] = field(repr=False)  # (m,), or empty without labels
+    colours: Colouring = field(repr=False)
     trust: float  # 1: no neighbour on the map is a stranger in the latent space
     continuity: float  # 1: no neighbour in the latent space is far off on the map
     n: int
@@ -38,112 +40,147 @@ class LatentMap(Result):
     seed: int
 
     def figure(self) -> go.Figure:
-        """A scatter, coloured by class where there are at most 20."""
-        figure = go.Figure()
-        scatter = go.Scattergl if len(self.places) > WEBGL else go.Scatter
-        for i, (name, of_class) in enumerate(self._groups().items()):
-            x, y = self.coordinates[of_class].T
-            text = [self.classes[j] for j in of_class] if self.classes else None
-            colours = COLOURS[:7]  # black is lost on a dark page
-            marker = {"color": colours[i % 7], "symbol": SYMBOLS[i // 7], "size": 6, "opacity": 0.9}
-            hover = "image %{customdata}" + (", %{text}" if text else "") + "<extra></extra>"
-            known = {"customdata": self.places[of_class], "text": text, "hovertemplate": hover}
-            figure.add_trace(scatter(x=x, y=y, mode="markers", name=name, marker=marker, **known))
-        axis = "UMAP" if self.method == "umap" else "principal component"
-        figure.update_xaxes(title=f"{axis} 1", zeroline=False)
-        figure.update_yaxes(title=f"{axis} 2", zeroline=False, scaleanchor="x")
-        title = {"text": f"Latent map, {self._quality()}", "subtitle": {"text": self._sample()}}
-        figure.update_layout(title=title, height=520, showlegend=len(figure.data) > 1)
-        figure.update_layout(legend={"title": {"text": "class"}, "itemsizing": "constant"})
-        return themed(figure)
+        """A scatter, coloured by names where there are at most 20, or by a number."""
+        from workbench.analysis.projection_figure import draw
+
+        return draw(self)
 
     def table(self) -> pd.DataFrame:
-        """One row an image on the map: its place in the evidence, coordinates and class."""
+        """One row an image on the map: its place in the evidence, coordinates and what it is coloured by."""
         x, y = self.coordinates.T
-        columns = {"image": self.places, "x": x, "y": y}
-        return pd.DataFrame({**columns, "class": self.classes} if self.classes else columns)
+        return pd.DataFrame({"image": self.places, "x": x, "y": y, **_column(self.colours)})
 
     def summary(self) -> str:
         """The method, the sample, and how far the map may be trusted."""
         return (
             f"{self.method.upper()} of {len(self.places):,} of {self.n:,} images with {self.neighbors} neighbours and"
-            f" seed {self.seed}: {self._quality()} (1 is perfect; measured on {self.judged:,} images)."
+            f" seed {self.seed}: trust {self.trust:.2f}, continuity {self.continuity:.2f} (1 is perfect; measured on"
+            f" {self.judged:,} images)."
         )
 
-    def _quality(self) -> str:
-        return f"trust {self.trust:.2f}, continuity {self.continuity:.2f}"
 
-    def _sample(self) -> str:
-        return f"n = {len(self.places):,} of {self.n:,} images · {self.neighbors} neighbours · seed {self.seed}"
+@dataclass(frozen=True, eq=False)
+class LatentMaps(Result):
+    """The maps of several runs of the same images, laid onto the first."""
 
-    def _groups(self) -> dict[str, np.ndarray]:
-        names = list(dict.fromkeys(sorted(self.classes, key=_numbers_in_order)))
-        if not 0 < len(names) <= MOST_CLASSES:
-            return {"images": np.arange(len(self.places))}
-        classes = np.array(self.classes)
-        return {name: np.flatnonzero(classes == name) for name in names}
+    runs: tuple[str, ...]
+    maps: tuple[LatentMap, ...] = field(repr=False)
+    disparity: tuple[float, ...]  # from the first run's map: 0 the same, near 1 unrelated
+    left_out: tuple[str, ...]  # runs on other images, or beyond the ninth
+
+    def figure(self) -> go.Figure:
+        """A panel a run; every image has its own place and colour in all."""
+        from workbench.analysis.projection_figure import draw_all
+
+        return draw_all(self)
+
+    def table(self) -> pd.DataFrame:
+        """One row for each run and image on the map."""
+        tables = [one.table().assign(run=run) for run, one in zip(self.runs, self.maps, strict=True)]
+        return pd.concat(tables, ignore_index=True)[["run", *tables[0].columns[:-1]]]
+
+    def summary(self) -> str:
+        """How far each map may be trusted, and how far it is from the first."""
+        first, names = self.maps[0], self.runs
+        each = [
+            f"{run} trust {one.trust:.2f}, continuity {one.continuity:.2f}" + (f", disparity {apart:.2f}" if i else "")
+            for i, (run, one, apart) in enumerate(zip(names, self.maps, self.disparity, strict=True))
+        ]
+        lead = f"{first.method.upper()} of {len(first.places):,} of {first.n:,} images, {first.neighbors} neighbours"
+        said = [f"{lead}, seed {first.seed}: {'; '.join(each)}."]
+        if len(names) > 1:
+            said.append(f"Disparity is what no turn or scaling of a map onto {names[0]}'s explains; 1 is unrelated.")
+        if self.left_out:
+            said.append(f"Left out: {', '.join(self.left_out)}.")
+        return " ".join(said)
 
 
 def latent_map(
     latents: np.ndarray,
     labels: np.ndarray | None = None,
     names: tuple[str, ...] = (),
+    codes: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+    reconstructions: np.ndarray | None = None,
+    active: np.ndarray | None = None,
     *,
     method: Method = "umap",
+    colour: By = "class",
+    points: Annotated[int, Range(500, 50_000, 500)] = 10_000,
     neighbors: Annotated[int, Range(2, 100)] = 15,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> LatentMap:
     """Lay latents (n, tokens, d), an image a point, out in the plane after standardising every dimension.
 
-    Of more than 10,000 images a sample is drawn; `neighbors` is lowered to under half the images. Raises
-    NotApplicable for under 5 images or constant latents, UserError for NaN.
+    Of more than `points` images a sample is drawn; `neighbors` is lowered to under half the images. Raises
+    NotApplicable for under 5 images, constant latents or a colour that the evidence lacks, UserError for NaN.
     """
-    n, random = len(latents), np.random.default_rng(seed)
-    places = _sample(random, n, MOST_POINTS)
-    rows = one_row_an_image(latents if len(places) == n else latents[places], 5, "A latent map")
-    rows = rows - rows.mean(axis=0)
-    deviation = rows.std(axis=0)
-    rows = rows / np.where(deviation > 0, deviation, 1)
+    places = sample(len(latents), points, np.random.default_rng(seed))
+    known = {"latents": latents, "labels": labels, "names": names, "codes": codes, "active": active}
+    known |= {"images": images, "reconstructions": reconstructions}
+    return _map(known, places, method, colour, neighbors, seed)[0]
+
+
+def latent_maps(
+    evidences: Sequence[Evidence],
+    *,
+    method: Method = "umap",
+    colour: By = "class",
+    points: Annotated[int, Range(500, 50_000, 500)] = 5_000,
+    neighbors: Annotated[int, Range(2, 100)] = 15,
+    seed: Annotated[int, Range(0, 999)] = 0,
+) -> LatentMaps:
+    """Map several runs or checkpoints of the same images, each laid onto the first, nine at most.
+
+    Runs on other images than the first are left out and named. Raises as `latent_map` does.
+    """
+    held = [e for e in evidences if e.latents is not None]
+    if not held:
+        raise NotApplicable("Latent maps need latents; no selected run has any.")
+    shown = [e for e in held if _images(e) == _images(held[0])][:MOST_MAPS]
+    places = sample(len(held[0].latents), points, np.random.default_rng(seed))
+    maps, apart = [], []
+    for i, evidence in enumerate(shown):
+        known = {name: getattr(evidence, name) for name in FIELDS}
+        found, disparity = _map(known, places, method, colour, neighbors, seed, maps[0].coordinates if maps else None)
+        maps.append(found)
+        apart.append(disparity)
+        progress(i + 1, len(shown))
+    runs = [e.run for e in shown]
+    names = tuple(e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in shown)
+    left_out = tuple(e.run for e in held if not any(e is one for one in shown))
+    return LatentMaps(names, tuple(maps), tuple(apart), left_out)
+
+
+def _map(
+    known: dict[str, object],
+    places: np.ndarray,
+    method: Method,
+    colour: By,
+    neighbors: int,
+    seed: int,
+    onto: np.ndarray | None = None,
+) -> tuple[LatentMap, float]:
+    latents = known["latents"]
+    n = len(latents)
+    rows = standardised(one_row_an_image(latents if len(places) == n else latents[places], LEAST, "A latent map"))
     # Both measures compare with the images that are not neighbours, of which there must be as many.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
-    coordinates = (_umap if method == "umap" else _pca)(rows, neighbors, seed)
-    judged = _sample(random, len(rows), MOST_JUDGED)
-    trust, continuity = _quality(rows[judged], coordinates[judged], neighbors)
-    classes = class_names(labels, names, n)
-    on_map = tuple(classes[i] for i in places) if classes else ()
-    return LatentMap(coordinates, places, on_map, trust, continuity, n, len(judged), method, neighbors, seed)
+    colours = colouring(colour, places, known, seed)
+    coordinates, disparity = lay_out(rows, method, neighbors, seed, onto), 0.0
+    if onto is not None:
+        coordinates, disparity = aligned(coordinates, onto)
+    trust, continuity = quality(rows, coordinates, neighbors, seed)
+    judged = min(len(rows), MOST_JUDGED)
+    found = LatentMap(coordinates, places, colours, trust, continuity, n, judged, method, neighbors, seed)
+    return found, disparity
 
 
-def _sample(random: np.random.Generator, n: int, most: int) -> np.ndarray:
-    return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
+def _images(evidence: Evidence) -> tuple[object, int]:
+    return evidence.provenance.get("fingerprint"), len(evidence.latents)
 
 
-def _pca(rows: np.ndarray, neighbors: int, seed: int, dimensions: int = 2) -> np.ndarray:
-    from sklearn.decomposition import PCA
-
-    most = min(dimensions, *rows.shape)
-    points = PCA(most, svd_solver="auto", random_state=seed).fit_transform(rows)
-    return np.pad(points, ((0, 0), (0, max(0, 2 - most)))).astype(np.float32)
-
-
-def _umap(rows: np.ndarray, neighbors: int, seed: int) -> np.ndarray:
-    from umap import UMAP
-
-    if rows.shape[1] > 50:
-        rows = _pca(rows, neighbors, seed, 50)
-    # One job and a seed give the same map every time; the spectral start fails on very few images.
-    start = "pca" if rows.shape[1] > 1 else "random"
-    reducer = UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
-    return np.asarray(reducer.fit_transform(rows), np.float32)
-
-
-def _quality(rows: np.ndarray, points: np.ndarray, neighbors: int) -> tuple[float, float]:
-    from sklearn.manifold import trustworthiness
-
-    k = min(neighbors, (len(rows) - 1) // 2)
-    there, back = trustworthiness(rows, points, n_neighbors=k), trustworthiness(points, rows, n_neighbors=k)
-    return float(there), float(back)
-
-
-def _numbers_in_order(name: str) -> tuple[bool, int, str]:
-    return not name.isdigit(), int(name) if name.isdigit() else 0, name
+def _column(colours: Colouring) -> dict[str, object]:
+    if colours.values is not None:
+        return {colours.by: colours.values}
+    return {colours.by: colours.names} if colours.names else {}

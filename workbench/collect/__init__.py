@@ -41,5 +41,6 @@ def collect(
             found = of_generator(run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick)
     found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed}
     found["provenance"] |= {"judge": teacher.name, "settings": run.config["settings"], "versions": versions()}
+    found["provenance"] |= {"plan": run.config.get("plan", {})}
     Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
     return run.evidence(step)
