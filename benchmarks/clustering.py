@@ -67,9 +67,8 @@ def main() -> None:
     parser.add_argument("--per-code", type=int, default=20)
     parser.add_argument("--dim", type=int, default=16)
     asked = parser.parse_args()
-    print(
-        f"{'codes':>8}{'builder':>11}{'N':>11}{'seconds':>9}{'features, MB':>14}{'peak, MB':>10}{'error':>8}{'used':>8} of 20,000"
-    )
+    names = ("codes", "builder", "N", "seconds", "features, MB", "peak, MB", "error", "used")
+    print("".join(f"{name:>14}" for name in names))
     for codes in map(int, asked.codes.split(",")):
         for builder in asked.builders.split(","):
             if builder == "flat" and codes > asked.most_flat:
@@ -80,8 +79,8 @@ def main() -> None:
                 sys.exit(said.stderr)
             row = json.loads(said.stdout)
             print(
-                f"{codes:>8}{builder:>11}{codes * asked.per_code:>11}{row['seconds']:>9.1f}{row['features']:>14.0f}"
-                f"{row['peak']:>10.0f}{row['error']:>8.4f}{row['used']:>8}",
+                f"{codes:>14}{builder:>14}{codes * asked.per_code:>14}{row['seconds']:>14.1f}{row['features']:>14.0f}"
+                f"{row['peak']:>14.0f}{row['error']:>14.4f}{row['used']:>14}",
                 flush=True,
             )
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from workbench.analysis.complexity import gradient_energy, png_bytes, token_complexity
-from workbench.analysis.error_request import error_on_request
-from workbench.analysis.token_value import token_value
+from workbench.analysis.tokens.complexity import gradient_energy, png_bytes, token_complexity
+from workbench.analysis.tokens.request import error_on_request
+from workbench.analysis.tokens.value import token_value
 from workbench.errors import NotApplicable, UserError
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.analysis.checks import SYMBOLS, checks, rules
+from workbench.analysis.checks.checks import SYMBOLS, checks, rules
 from workbench.errors import UserError
 from workbench.evidence import Evidence
 from workbench.views.controls import controls

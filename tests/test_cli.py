@@ -133,7 +133,10 @@ def test_watch_tells_and_asks(typed, tmp_path):
         ("report tokenizer --run {new}", "There is no run `new`"),
         ("report tokenizer --run {run} --out {run}", "is a directory"),
         ("report tokenizer --run {run} --out {run}/config.json/page.html", "config.json is a file where a folder is"),
-        ("watch {run} --ask nonsense", "There is no command `nonsense`; there is pause, resume, sample, stop"),
+        (
+            "watch {run} --ask nonsense",
+            "There is no command `nonsense`; there is evaluate, lr, pause, resume",
+        ),
         ("watch {new}", "There is no run `new`"),
         ("dashboard {run}/config.json --no-browser", "config.json is a file, and a run is a folder"),
         ("dashboard {run} --port 99999", "'--port'"),

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from workbench.analysis.codebook_cascade import cascade_displacement
-from workbench.analysis.codebook_distances import code_distances, nearest_other
-from workbench.analysis.codebook_dropping import code_dropping
+from workbench.analysis.codebook.cascade import cascade_displacement
+from workbench.analysis.codebook.distances import code_distances, nearest_other
+from workbench.analysis.codebook.dropping import code_dropping
 from workbench.errors import NotApplicable, UserError
 
 

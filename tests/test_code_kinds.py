@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import iv
 
-from workbench.analysis.codebook_levels import level_usage
-from workbench.analysis.codebook_softness import codebook_softness, vmf_length
+from workbench.analysis.codebook.levels import level_usage
+from workbench.analysis.codebook.softness import codebook_softness, vmf_length
 from workbench.errors import NotApplicable, UserError
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 
-from workbench.analysis.codebook_churn import adjusted_information, code_churn
-from workbench.analysis.codebook_cooccurrence import code_cooccurrence
-from workbench.analysis.codebook_gallery import code_gallery
-from workbench.analysis.codebook_information import code_information
-from workbench.analysis.information import entropy, mutual_information, within_groups
+from workbench.analysis.codebook.churn import adjusted_information, code_churn
+from workbench.analysis.codebook.cooccurrence import code_cooccurrence
+from workbench.analysis.codebook.gallery import code_gallery
+from workbench.analysis.codebook.information import code_information
+from workbench.analysis.codebook.mutual_information import entropy, mutual_information, within_groups
 from workbench.errors import NotApplicable, UserError
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import entropy
 
-from workbench.analysis.codebook import CodebookUsage, codebook_usage, rarefy, usage
+from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage, rarefy, usage
 from workbench.errors import NotApplicable, UserError
 
 

@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import bootstrap
 from skimage.metrics import structural_similarity
 
-from workbench.analysis.compare import metrics_compared
-from workbench.analysis.compare_settings import settings_compared
-from workbench.analysis.reconstruction import reconstruction
-from workbench.analysis.structure import ssim
+from workbench.analysis.images.reconstruction import reconstruction
+from workbench.analysis.images.structure import ssim
+from workbench.analysis.runs.metrics import metrics_compared
+from workbench.analysis.runs.settings import settings_compared
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.analysis.codebook import codebook_usage
-from workbench.analysis.reconstruction import reconstruction
+from workbench.analysis.codebook.usage import codebook_usage
+from workbench.analysis.images.reconstruction import reconstruction
 from workbench.collect import collect, held_out
 from workbench.errors import NotApplicable, RunError
 from workbench.evidence import Evidence, arguments

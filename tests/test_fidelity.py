@@ -4,11 +4,11 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from workbench.analysis.copying import copied
-from workbench.analysis.denoising import denoising_loss
-from workbench.analysis.feature_distances import frechet_distance, kernel_distance, nearest, precision_recall
-from workbench.analysis.fidelity import fidelity
-from workbench.analysis.halves import half_samples
+from workbench.analysis.generation.copying import copied
+from workbench.analysis.generation.denoising import denoising_loss
+from workbench.analysis.generation.feature_distances import frechet_distance, kernel_distance, nearest, precision_recall
+from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.generation.halves import half_samples
 from workbench.errors import NotApplicable, UserError
 
 

@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import chi
 from sklearn.metrics.pairwise import cosine_similarity
 
-from workbench.analysis import spread
-from workbench.analysis.geometry import latent_geometry
+from workbench.analysis.latents import spread
+from workbench.analysis.latents.geometry import latent_geometry
 from workbench.errors import NotApplicable, UserError
 
 
@@ -171,7 +171,7 @@ def test_tsne_is_drawn_on_request_and_beside_a_gaussian():
 
 
 def test_of_many_numbers_random_images_are_measured_and_that_is_said(monkeypatch):
-    monkeypatch.setattr("workbench.analysis.geometry.MOST_NUMBERS", 480)
+    monkeypatch.setattr("workbench.analysis.latents.geometry.MOST_NUMBERS", 480)
     result = latent_geometry(normal(100, 4, 3))
     assert (result.images, result.of, result.tokens) == (40, 100, 160)
     assert "n = 40 of 100 images" in result.figure().layout.title.subtitle.text

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, `open(...)` shows and tells the same thing, and a real JupyterLab draws it."""
+"""In a notebook `open(...)` shows and tells the same thing, and a real JupyterLab draws it and our modules."""
 
 import json
 import re
@@ -9,7 +9,6 @@ import ipywidgets
 import nbformat
 import pytest
 from browser import free_port, opened, served
-from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -19,42 +18,9 @@ from workbench.errors import RunError, UserError
 from workbench.views.notebook import Screen
 
 pytestmark = pytest.mark.xdist_group("lab")
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FIGURE = "application/vnd.plotly.v1+json"
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """Parameters that make any notebook quick; runs that one notebook trains, the next only opens."""
-    return {"folder": str(tmp_path_factory.mktemp("notebooks")), "steps": 20}
-
-
-def small(notebook: Path, toy: dict) -> nbformat.NotebookNode:
-    node = load_notebook_node(str(notebook))
-    named = next(cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
-    return parameterize_notebook(node, {name: value for name, value in toy.items() if f"{name}:" in named})
-
-
-# -- the notebooks -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_runs_from_top_to_bottom_and_shows_figures(notebook, toy, tmp_path):
-    node = small(notebook, toy)
-    NotebookClient(node, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
-    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    assert any(FIGURE in output.get("data", {}) for output in outputs)
-    screens = [o.data for o in outputs if {WIDGET, "text/html"} <= set(o.get("data", {}))]
-    assert all("PSNR" in screen["text/html"] for screen in screens) and len(screens) == 1  # updated in its place
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_is_kept_without_outputs(notebook):
-    cells = json.loads(notebook.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
 # -- the explorer, without a browser -----------------------------------------------------------------------------
@@ -183,17 +149,23 @@ def lab(tmp_path):
         yield address
 
 
+def run_all(page) -> None:
+    """Run every cell and wait; nothing may fail or complain."""
+    page.wait_for_function(READY)
+    page.evaluate(RUN_ALL)
+    page.wait_for_function(DONE, timeout=180_000)
+    outputs = page.evaluate(OUTPUTS)
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
 @pytest.mark.browser
-def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, toy, tmp_path):
-    node = small(NOTEBOOKS[0], toy)
+def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, tmp_path):
+    node = load_notebook_node(str(FIRST))
+    node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
     place = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
     with opened(f"{lab}/lab/tree/first.ipynb?reset") as (page, seen):
-        page.wait_for_function(READY)
-        page.evaluate(RUN_ALL)
-        page.wait_for_function(DONE, timeout=180_000)
-        outputs = page.evaluate(OUTPUTS)
-        assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+        run_all(page)
         page.evaluate(TO_THE_SCREEN, place)
         screen = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
         figure = screen.locator(".js-plotly-plot")
@@ -212,3 +184,51 @@ def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, toy, tm
         screen.get_by_text(re.compile("UMAP of 360 of 360 images")).wait_for()
         assert screen.get_by_text("computing").count() == 0
         assert seen.outside == []
+
+
+MODULES = """
+import workbench as wb
+lens = wb.lens({run!r}, show=3)
+points = wb.latent_map({run!r}, method="pca")
+codes = wb.codebook({run!r})
+"""
+TOLD = "print('told', lens.picked, len(points.selected), codes.state.selected)"
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kernel_hears_them(lab, trained, tmp_path):
+    cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", TOLD]
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
+    )
+    nbformat.write(node, tmp_path / "modules.ipynb")
+    with opened(f"{lab}/lab/tree/modules.ipynb?reset") as (page, seen):
+        run_all(page)
+        page.evaluate(TO_THE_SCREEN, 1)
+        page.locator(".wb-lens .panels canvas").first.click()
+        page.keyboard.press("[")  # and not JupyterLab's own keys
+        page.keyboard.press("ArrowDown")
+        page.locator(".wb-lens .told", has_text="2 of 4 tokens").wait_for()
+
+        page.evaluate(TO_THE_SCREEN, 2)
+        plane = page.locator(".wb-map .plane")
+        plane.scroll_into_view_if_needed()
+        box = plane.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        for x, y in ((0.9, 0.5), (0.9, 0.1), (0.5, 0.1)):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+        page.mouse.up()
+        page.locator(".wb-map .told", has_text="selected").wait_for()
+        picked = page.locator(".wb-map .told").text_content().split(" ")[0]
+
+        page.evaluate(TO_THE_SCREEN, 3)
+        page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
+        page.locator(".wb-codes .picked", has_text="code 0").wait_for()
+
+        page.evaluate(TO_THE_SCREEN, 4)
+        page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 4 }")
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
+        page.get_by_text(f"told (1, 1) {picked} (0,)").wait_for()
+        assert int(picked) > 3 and seen.outside == []

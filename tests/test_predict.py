@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, permutation_test, spearmanr
 
-from workbench.analysis import rank_correlation
-from workbench.analysis.diagnostics import BY_NAME, diagnostics_of
-from workbench.analysis.predict import LEVEL, generation_predicted
 from workbench.analysis.progress import Cancelled, listening
+from workbench.analysis.runs import rank_correlation
+from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
+from workbench.analysis.runs.predict import LEVEL, generation_predicted
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
 
@@ -125,7 +125,7 @@ def test_more_diagnostics_need_more_tokenizers():
 
 
 def test_diagnostics_are_the_numbers_of_the_analyses():
-    from workbench.analysis.reconstruction import reconstruction
+    from workbench.analysis.images.reconstruction import reconstruction
 
     evidence = tokenizer("a", features=FEATURES, reconstruction_features=FEATURES + [2, 1, 0])
     found = diagnostics_of(evidence)

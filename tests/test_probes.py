@@ -4,9 +4,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
-from workbench.analysis.alignment import teacher_alignment
-from workbench.analysis.likeness import linear_cka, mapped_cosine, pair_cosines, pearson, spearman
-from workbench.analysis.probes import probes
+from workbench.analysis.latents.alignment import teacher_alignment
+from workbench.analysis.latents.likeness import linear_cka, mapped_cosine, pair_cosines, pearson, spearman
+from workbench.analysis.latents.probes import probes
 from workbench.errors import NotApplicable, UserError
 
 

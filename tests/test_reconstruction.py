@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from workbench.analysis.generation import samples
+from workbench.analysis.generation.samples import samples
+from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.intervals import mean_interval
-from workbench.analysis.reconstruction import reconstruction
 from workbench.errors import NotApplicable, UserError
 
 

@@ -1,62 +1,244 @@
 """Reports: one file that draws every figure with the network off; parameters are checked before anything runs."""
 
+import ast
+import hashlib
 import json
+import re
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from browser import drawn, opened
+from plotly.offline import get_plotlyjs
+from template import OPEN, template
 
 from workbench import analysis
 from workbench.errors import RunError, UserError
+from workbench.runs import Run
+from workbench.views import report_page
+from workbench.views.controls import accept
 from workbench.views.report import check_parameters, find_template, parameters_of, report
+from workbench.views.report_manifest import read
 
 pytestmark = pytest.mark.xdist_group("report")
 TEMPLATE = find_template("tokenizer")
+TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
+TINY = ("--tokens", "2", "--codes", "16", "--steps", "20", "--width", "16", "--depth", "1", "--warmup", "5")
+
+
+def typed(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "workbench", *map(str, words)], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def page_file(trained, tmp_path_factory) -> Path:
-    others = [str(trained / name) for name in ("soft-2", "plain", "flow")]
-    out = tmp_path_factory.mktemp("report") / "a report & more.html"
-    return report("tokenizer", out, run=str(trained / "soft-4"), others=others)
+def pages(trained, tmp_path_factory) -> dict[str, Path]:
+    """A page of every template, made as from a shell."""
+    folder, others = tmp_path_factory.mktemp("a report & more"), ",".join(str(trained / n) for n in ("soft-2", "plain"))
+    leading = ("--run", trained / "soft-4")
+    given = {
+        "tokenizer": (*leading, "--others", f"{others},{trained / 'flow'}"),
+        "generator": ("--run", trained / "flow"),
+    }
+    given |= {"comparison": (*leading, "--others", others), "adaptive": leading, "codebook": leading}
+    given |= {"training": ("--folder", folder / "new", "--recipe", "softvq-digits", *TINY)}
+
+    def make(name: str) -> tuple[str, Path]:
+        done = typed("report", name, *given[name], "--out", folder / f"{name}.html")
+        assert done.returncode == 0, done.stderr
+        return name, Path(done.stdout.splitlines()[-1])
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(make, given))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A template of a few cells."""
+    return lambda *cells: str(template(tmp_path / "small.ipynb", OPEN, *cells))
+
+
+# Every template
+
+
+def test_there_is_a_page_of_every_template(pages):
+    assert sorted(pages) == [path.stem for path in TEMPLATES]
 
 
 @pytest.mark.browser
-def test_every_figure_is_drawn_from_disk_with_the_network_off(page_file):
-    with opened(page_file.as_uri()) as (page, seen):
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
-        page.wait_for_timeout(1500)
-        assert drawn(page) == page.locator(".js-plotly-plot").count() == len(analysis.analyses())
+@pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])
+def test_every_figure_is_drawn_from_disk_with_the_network_off(pages, name):
+    told = read(pages[name])
+    with opened(pages[name].as_uri(), width=900) as (page, seen):
+        page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {told['done']}")
+        page.wait_for_timeout(500)
+        assert drawn(page) == page.locator(".js-plotly-plot").count() == told["done"] > 1
         assert seen.errors == [] and seen.outside == []
-        contents = page.locator("nav a").all_inner_texts()
-        assert contents == [name.replace("_", " ").capitalize() for name in analysis.analyses()]
-        page.locator("nav a").last.click()
-        assert page.locator("h2").last.is_visible()
-
-
-@pytest.mark.browser
-def test_code_is_hidden_figures_have_words_and_nothing_runs_off_a_narrow_page(page_file):
-    with opened(page_file.as_uri(), width=900) as (page, _):
-        page.wait_for_timeout(1500)
-        assert page.get_by_text("pages.show").count() == 0
+        assert len(page.locator("nav a").all()) == len(told["sections"]) == page.locator("h2").count()
         labels = [figure.get_attribute("aria-label") for figure in page.locator("figure").all()]
-        assert len(labels) == len(analysis.analyses()) and all(len(label) > 5 for label in labels)
+        assert len(labels) == told["done"] and all(len(label) > 5 for label in labels)
+        assert page.get_by_text("pages.show").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 900
 
 
-def test_it_is_one_file_of_at_most_8_mb_that_names_no_other_host(page_file):
-    text = page_file.read_text(encoding="utf-8")
-    assert page_file.stat().st_size <= 8_000_000
+@pytest.mark.browser
+def test_the_contents_lead_to_every_section_and_print_unfolds_what_is_folded(pages):
+    with opened(pages["tokenizer"].as_uri()) as (page, _):
+        page.wait_for_timeout(1500)
+        assert page.locator("nav a").all_inner_texts() == page.locator("h2").all_inner_texts()
+        page.locator("nav a").last.click()
+        assert page.locator("h2").last.is_visible()
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator("details[open]").count() == 0
+
+
+def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
+    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == set(analysis.analyses())
+
+
+@pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])
+def test_it_is_one_file_of_at_most_8_mb_that_names_no_other_host(pages, name):
+    text = pages[name].read_text(encoding="utf-8")
+    assert read(pages[name])["bytes"] == pages[name].stat().st_size <= 8_000_000
     assert '<script src="' not in text and "sendChartToCloud" in text  # asked for only where it is removed
-    assert [p.name for p in page_file.parent.iterdir()] == [page_file.name]
 
 
-def test_a_report_of_what_a_run_lacks_says_so_where_the_figure_would_be(trained, tmp_path):
-    text = report("tokenizer", tmp_path / "plain.html", run=str(trained / "plain")).read_text(encoding="utf-8")
-    assert "Codebook usage needs codes and codebook; plain has none." in text
-    assert "Samples needs samples; plain has none." in text
+def test_training_from_a_report_leaves_a_run_like_any_other(pages):
+    run = Run(pages["training"].parent / "new")
+    assert run.status()["state"] == "finished" and run.config["changes"]["tokens"] == 2
+    sections = read(pages["training"])["sections"]
+    assert sections[0]["name"] == "losses" and sections[0]["said"].startswith("From step 10 to 20 the weighted terms")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_what_a_template_shows_exists_and_takes_the_controls_it_is_given(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    calls = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            calls += [node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Call)]
+    shown = [call for call in calls if ast.unparse(call.func) == "pages.show"]
+    assert shown
+    for call in shown:
+        values = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+        accept(analysis.get(call.args[0].value), values | {k.arg: 0 for k in call.keywords if k.arg == "seed"})
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_section_of_a_template_says_how_to_read_it(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if "pages.show(" in "".join(cell["source"]):
+            heading, _, words = "".join(before["source"]).partition("\n\n")
+            assert before["cell_type"] == "markdown" and heading.startswith("## ") and words.endswith(".")
+
+
+# What lies beside it
+
+
+def test_the_results_hold_every_number_of_every_section(pages, trained):
+    long = pd.read_parquet(pages["codebook"].with_name("codebook.results.parquet"))
+    assert list(long.columns) == ["section", "row", "column", "value", "text"]
+    evidence = Run(trained / "soft-4").evidence()
+    whole = analysis.get("code_dropping")(**evidence.for_(analysis.get("code_dropping"))).table()
+    part = long[long.section == "code_dropping"]
+    wide = part.pivot(index="row", columns="column", values="value")[whole.columns]
+    np.testing.assert_array_equal(wide.to_numpy(), whole.to_numpy(float))
+    verdict = long[(long.section == "codebook_usage") & (long.column == "verdict")]
+    assert verdict.value.isna().all() and verdict.text.notna().all()
+
+
+def test_the_manifest_tells_how_the_report_was_made(pages, trained):
+    told, run = read(pages["codebook"]), Run(trained / "soft-4")
+    assert told["parameters"] == {"run": str(run.folder), "step": 0, "seed": 0} and told["seconds"] > 0
+    assert {"python", "workbench", "numpy", "papermill", "torch"} <= told["versions"].keys()
+    (about,) = told["runs"]
+    assert (about["name"], about["step"], about["seed"]) == ("soft-4", 60, run.config["plan"]["seed"])
+    assert about["data"]["fingerprint"] == run.evidence().provenance["fingerprint"]
+    inner = hashlib.sha256(run.checkpoint(60).read_bytes()).digest()
+    assert about["checkpoint"] == hashlib.sha256(b"step-000060.safetensors" + inner).hexdigest()[:32]
+    states = [section["state"] for section in told["sections"]]
+    assert told["done"] == states.count("done") and told["done"] + told["absent"] == len(states)
+
+
+def test_the_same_parameters_and_seed_give_the_same_tables(trained, tmp_path, small):
+    source = small('pages.show("code_information", seed=seed)', 'pages.show("probes", seed=seed)')
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        report(source, tmp_path / f"{name}.html", run=str(trained / "soft-4"), seed=seed, progress=False)
+        found.append(pd.read_parquet(tmp_path / f"{name}.results.parquet"))
+    pd.testing.assert_frame_equal(found[0], found[1], check_exact=True)
+    assert not found[0].equals(found[2])
+
+
+def test_a_section_that_is_shown_twice_has_two_names(pages):
+    names = [section["name"] for section in read(pages["comparison"])["sections"]]
+    assert len(set(names)) == len(names) and "metrics_compared, metric=features" in names
+
+
+# What cannot be shown
+
+
+def test_a_report_of_what_a_run_lacks_says_so_where_the_figure_would_be(trained, tmp_path, small):
+    source = small('pages.show("codebook_usage")', 'pages.show("samples")')
+    out = report(source, tmp_path / "plain.html", run=str(trained / "plain"))
+    assert "Codebook usage needs codes and codebook; plain has none." in out.read_text(encoding="utf-8")
+    assert "0 of 2 sections done, 2 not applicable" in out.read_text(encoding="utf-8")
+
+
+def test_sections_that_fail_leave_a_readable_report_and_exit_code_1(trained, tmp_path, small):
+    raising = "pages._section('dog', lambda: 1 / 0)"
+    source = small("## Dog", raising, "## Codes", 'pages.show("codebook_usage")', "## Cat", "1 / 0", "## Bird", "2")
+    done = typed("report", source, "--run", trained / "soft-4", "--out", tmp_path / "r.html")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"1 of 4 sections of small are done, in {tmp_path / 'r.html'}; dog failed: ZeroDivisionError" in done.stderr
+    states = {s["name"]: s["state"] for s in read(tmp_path / "r.html")["sections"]}
+    assert states == {"dog": "failed", "codebook_usage": "done", "cat": "failed", "bird": "missed"}
+    text = re.sub(r"<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8").partition("<main>")[2])
+    assert "1 of 4 sections done. What they show is valid. Failed: dog, cat. Not reached: 1." in text
+    assert "ZeroDivisionError: division by zero" in text and "\x1b" not in text
+    assert set(pd.read_parquet(tmp_path / "r.results.parquet").section) == {"codebook_usage"}
+
+
+def test_a_process_that_dies_loses_only_what_came_after(trained, tmp_path, small):
+    source = small('pages.show("codebook_usage")', "## Crash", "import os\nos._exit(9)", "## Later", "1")
+    with pytest.raises(UserError, match="1 of 3 sections .* crash failed: Its process ended: out of memory"):
+        report(source, tmp_path / "r.html", run=str(trained / "soft-4"))
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("<figure") == 1
+    assert read(tmp_path / "r.html")["missed"] == 1
+
+
+def test_figures_that_make_a_page_too_large_give_way_to_a_sentence(trained, tmp_path, small, monkeypatch):
+    source, how = small('pages.show("code_gallery")', 'pages.show("code_dropping")'), {"run": str(trained / "soft-4")}
+    whole = report(source, tmp_path / "a.html", **how)
+    fragments = re.findall(r"<figure.*?</figure>", whole.read_text(encoding="utf-8"), re.DOTALL)
+    room = len(get_plotlyjs().encode()) + 200_000 + sum(map(len, fragments)) - 5_000
+    monkeypatch.setattr(report_page, "LARGEST", room)
+    smaller = report(source, tmp_path / "b.html", **how)
+    text = smaller.read_text(encoding="utf-8")
+    assert smaller.stat().st_size <= room and text.count("<figure") == len(fragments) - 1
+    assert "is left out to keep this file small; its numbers are in the results." in text
+    monkeypatch.setattr(report_page, "LARGEST", 1_000_000)
+    with pytest.raises(UserError, match=r"would take .* MB, more than 1; report on fewer images"):
+        report(source, tmp_path / "c.html", **how)
+
+
+def test_a_run_named_like_code_is_shown_as_text(trained, tmp_path, small):
+    hostile = tmp_path / "<img src=x onerror=alert(1)>"
+    shutil.copytree(trained / "plain", hostile)
+    source = small('pages.show("reconstruction")', 'pages.show("samples")', 'pages.show("checks")')
+    text = report(source, tmp_path / "out.html", run=str(hostile)).read_text(encoding="utf-8")
+    assert "<img src=x onerror" not in text and "&lt;img src=x onerror" in text
+
+
+# Parameters
 
 
 @pytest.mark.parametrize(
@@ -64,21 +246,51 @@ def test_a_report_of_what_a_run_lacks_says_so_where_the_figure_would_be(trained,
     [
         ({"rnu": "x"}, "tokenizer.ipynb has others, run, seed, step. Did you mean `run`?"),
         ({"run": "SOFT", "seed": "many"}, "parameter seed is of type int; got `many`"),
+        ({"run": "SOFT", "seed": 1000}, "parameter seed takes 0 to 999; got `1000`"),
         ({"run": "SOFT", "step": 1.5}, "parameter step is of type int; got `1.5`"),
+        ({"run": "SOFT", "step": 45}, "soft-4 has no evidence of step 45 yet"),
         ({}, "tokenizer reports on a run: give --run runs/NAME"),
     ],
 )
 def test_parameters_are_checked_by_name_and_type_before_anything_runs(trained, given, sentence):
     given = {name: str(trained / "soft-4") if value == "SOFT" else value for name, value in given.items()}
-    with pytest.raises(UserError, match=sentence.replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         check_parameters(TEMPLATE, given)
 
 
-def test_the_runs_a_report_names_are_opened_before_anything_runs(trained):
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "training trains into a folder: give --folder runs/NAME"),
+        ({"recipe": "softvq-digit", "folder": "a"}, "There is no recipe `softvq-digit`; there is .*softvq-digits`"),
+        ({"folder": "a", "tokens": "four"}, "parameter tokens is of type int; got `four`"),
+        ({"folder": "a", "lr": "nan"}, "parameter lr is of type float; got `nan`"),
+    ],
+)
+def test_what_a_training_is_given_is_checked_before_it_starts(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_parameters(find_template("training"), given)
+
+
+def test_names_that_a_training_does_not_declare_are_settings_of_its_recipe():
+    values = check_parameters(find_template("training"), {"folder": "a", "width": "32", "data": Path("images")})
+    assert values["settings"] == {"width": "32", "data": "images"}
+
+
+def test_a_setting_that_the_recipe_does_not_have_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"training failed: There is no setting `wdith`.*Did you mean `width`"):
+        report("training", tmp_path / "r.html", folder=str(tmp_path / "new"), wdith=16, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_runs_a_report_names_are_opened_before_anything_runs(trained, tmp_path):
     with pytest.raises(RunError, match="There is no run `soft-3`.*Did you mean `soft-2`|`soft-4`"):
         check_parameters(TEMPLATE, {"run": str(trained / "soft-3")})
     with pytest.raises(RunError, match="soft-9"):
         check_parameters(TEMPLATE, {"run": str(trained / "soft-4"), "others": str(trained / "soft-9")})
+    shutil.copytree(trained / "plain", tmp_path / "soft-4")
+    with pytest.raises(UserError, match="Two of the runs are called soft-4"):
+        check_parameters(TEMPLATE, {"run": str(trained / "soft-4"), "others": str(tmp_path / "soft-4")})
 
 
 def test_text_from_a_command_line_becomes_the_declared_type(trained):
@@ -87,11 +299,18 @@ def test_text_from_a_command_line_becomes_the_declared_type(trained):
     assert values["step"] == 60 and values["others"] == [str(trained / "soft-2"), str(trained / "plain")]
 
 
-def test_every_template_declares_typed_parameters_and_holds_no_output():
-    for template in TEMPLATE.parent.glob("*.ipynb"):
-        assert all(p.kind in ("str", "int", "float", "bool", "list") for p in parameters_of(template))
-        cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
-        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+def test_a_template_may_declare_choices_and_bounds(tmp_path):
+    lines = 'kind: Literal["a", "b"] = "a"\nshare: Annotated[float, Range(0, 1)] = 0.5\non: bool = True'
+    source = template(tmp_path / "own.ipynb", "1", parameters=lines)
+    assert check_parameters(source, {"kind": "b", "share": np.float32(0.25), "on": "false"}) == {
+        "kind": "b",
+        "share": 0.25,
+        "on": False,
+    }
+    with pytest.raises(UserError, match="There is no kind `c`; there is a, b"):
+        check_parameters(source, {"kind": "c"})
+    with pytest.raises(UserError, match="parameter share takes 0 to 1; got `2`"):
+        check_parameters(source, {"share": 2})
 
 
 def test_an_unknown_template_is_answered_with_the_nearest():
@@ -101,39 +320,20 @@ def test_an_unknown_template_is_answered_with_the_nearest():
         find_template("none.ipynb")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ("step: int = len([])", r"own.ipynb: parameter step must start as a plain value.*got `len\(\[\]\)`"),
+        ("step: complex = 0", "own.ipynb: parameter step is declared `complex`; write one of str, int"),
+        ("step: int =", "own.ipynb: line 1 of its parameters is not Python"),
+    ],
+)
+def test_a_parameter_that_cannot_be_read_is_refused_and_not_run(tmp_path, parameters, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parameters_of(template(tmp_path / "own.ipynb", parameters=parameters))
+
+
 def test_a_file_that_is_no_notebook_is_refused(tmp_path):
     (tmp_path / "text.ipynb").write_text("not json", encoding="utf-8")
     with pytest.raises(UserError, match="text.ipynb is not a notebook"):
         report(str(tmp_path / "text.ipynb"), tmp_path / "out.html")
-
-
-def test_a_parameter_that_is_not_a_plain_value_is_refused_and_not_run(tmp_path):
-    book = TEMPLATE.read_text(encoding="utf-8").replace("step: int = 0 ", "step: int = len([]) ")
-    (tmp_path / "odd.ipynb").write_text(book, encoding="utf-8")
-    with pytest.raises(UserError, match=r"odd.ipynb: parameter step must start as a plain value.*got `len\(\[\]\)`"):
-        parameters_of(tmp_path / "odd.ipynb")
-
-
-def test_a_section_that_fails_is_named_and_leaves_no_half_report(trained, tmp_path):
-    book = json.loads(TEMPLATE.read_text(encoding="utf-8"))
-    book["cells"][2]["source"] = 'raise ValueError("the dog ate it")'
-    (tmp_path / "bad.ipynb").write_text(json.dumps(book), encoding="utf-8")
-    with pytest.raises(UserError, match="of bad failed: ValueError: the dog ate it"):
-        report(str(tmp_path / "bad.ipynb"), tmp_path / "out.html", run=str(trained / "soft-4"))
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.ipynb"]
-
-
-def test_a_run_named_like_code_is_shown_as_text(trained, tmp_path):
-    import shutil
-
-    hostile = tmp_path / "<img src=x onerror=alert(1)>"
-    shutil.copytree(trained / "plain", hostile)
-    text = report("tokenizer", tmp_path / "out.html", run=str(hostile)).read_text(encoding="utf-8")
-    assert "<img src=x onerror" not in text
-
-
-def test_the_command_line_prints_the_path_last(trained, tmp_path):
-    command = [sys.executable, "-m", "workbench", "report", "tokenizer", "--run", str(trained / "soft-2")]
-    ended = subprocess.run([*command, "--out", str(tmp_path / "r.html")], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-1] == str(tmp_path / "r.html") and (tmp_path / "r.html").exists()

@@ -193,7 +193,7 @@ def test_requests_are_numbered_and_the_latest_are_kept(run):
     for _ in range(30):
         run.ask("sample")
     assert run.asked()[-1]["id"] == 33 and len(run.asked()) < 30
-    with pytest.raises(UserError, match="There is no command `nonsense`; there is pause, resume, sample, stop"):
+    with pytest.raises(UserError, match="There is no command `nonsense`; there is evaluate, lr, pause, resume"):
         run.ask("nonsense")
 
 

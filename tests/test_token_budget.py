@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from workbench.analysis.budget import token_budget
-from workbench.analysis.cost import generator_gmacs
+from workbench.analysis.tokens.budget import token_budget
+from workbench.analysis.tokens.cost import generator_gmacs
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
 

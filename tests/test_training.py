@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_processes import together
 
-from workbench.atomic import read_tensors
+from workbench.atomic import append_line, read_tensors
 from workbench.errors import RunError, UserError
 from workbench.jobs import prepare
 from workbench.runs import Run
 from workbench.training import Plan, fit, learning_rate
+from workbench.training.steering import Change, Steering
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
@@ -264,3 +266,142 @@ def test_ctrl_c_stops_with_a_checkpoint_and_an_exit_code(tmp_path):
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
     assert Run(tmp_path / "a").steps[-1] == Run(tmp_path / "a").status()["step"]
+
+
+# Steering: what is asked on the way is an event, and the run replays its events
+
+GIVEN = [
+    {"event": "weight", "step": 5, "term": "entropy", "value": 0.25},
+    {"event": "lr", "step": 21, "value": 0.5},
+    {"event": "weight", "step": 27, "term": "pixel", "value": 2.0},
+]
+
+
+def told(folder: Path, events: list[dict], **changes) -> Run:
+    """A run that was left alone, but for events given before it began."""
+    job = prepare("softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes))
+    for event in events:
+        append_line(job.run.folder / "events.jsonl", event)
+    for _ in fit(job.model, job.data, job.plan, job.run):
+        pass
+    return job.run
+
+
+PATIENT = TRAINER.replace("print(record.step, flush=True)", "print(record.step, flush=True); sys.stdin.readline()")
+
+
+def test_a_killed_run_repeats_what_was_asked_of_it_and_ends_with_equal_weights(tmp_path):
+    """Asked of a real process at steps we do not choose, one of them lost by the kill; the events alone tell them."""
+    settings = json.dumps(SMALL | {"steps": 40, "save_every": 20})
+    command, run = [sys.executable, "-c", PATIENT, str(tmp_path / "killed"), settings], None
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    asked = {"10": ("weight", {"term": "entropy", "value": 0.25}), "20": ("lr", {"value": 0.5})}
+    assert process.stdout.readline() == "ready\n"
+    while (step := process.stdout.readline().strip()) != "30":
+        run = Run(tmp_path / "killed")
+        number = run.ask(asked[step][0], **asked[step][1])
+        wait_for(lambda: run.status()["answered"] >= number, 2)  # noqa: B023  while the step stands still
+        process.stdin.write("\n")
+        process.stdin.flush()
+    process.kill()
+    process.wait()
+    events = [event for event in run.events() if event["event"] in ("weight", "lr")]
+    assert [event["step"] for event in events] == [11, 21] and run.steps == [20]  # the second was after the last save
+    killed, alone = trained(tmp_path / "killed", save_every=20), told(tmp_path / "alone", events, save_every=20)
+    assert_equal(killed, alone)
+    assert killed.history().drop(columns="time").equals(alone.history().drop(columns="time"))
+    plain = trained(tmp_path / "plain")
+    assert any(not torch.equal(tensors(plain)[name], tensor) for name, tensor in tensors(alone).items())
+
+
+def test_half_the_multiplier_is_half_the_setting(tmp_path):
+    """Powers of two are exact in floating point, so the two ways to say it give the same bits."""
+    steered = told(tmp_path / "steered", [{"event": "lr", "step": 0, "value": 0.5}])
+    assert_equal(steered, trained(tmp_path / "set", lr=1e-3))
+    steered = told(tmp_path / "calm", [{"event": "weight", "step": 0, "term": "entropy", "value": 0.5}])
+    weight = Run(tmp_path / "calm").config["settings"]["entropy_weight"]
+    assert_equal(steered, trained(tmp_path / "half", entropy_weight=weight / 2))
+
+
+def test_the_log_holds_what_the_optimiser_saw(tmp_path):
+    plain, steered = trained(tmp_path / "plain", log_every=1), told(tmp_path / "told", GIVEN, log_every=1)
+    before, after = plain.history(), steered.history()
+    assert after["entropy"][5] == pytest.approx(0.25 * before["entropy"][5])  # of the sixth step, the first after five
+    assert after["lr"][21] == pytest.approx(0.5 * before["lr"][21]) and after["lr"][20] == before["lr"][20]
+    assert after["pixel"][4] == before["pixel"][4]
+    assert steered.status()["weights"] == {"pixel": 2.0, "entropy": 0.25} and steered.status()["lr"] == 0.5
+
+
+def test_a_later_word_overrules_what_an_earlier_life_had_heard_for_later_steps():
+    steering = Steering([*GIVEN, {"event": "saved", "step": 30}])
+    assert [steering.weight(None, step) for step in (20, 21)] == [1.0, 0.5]
+    steering.change(Change(20, "pixel", 3.0))  # after a kill at 30 the run is at 20 again, and is asked anew
+    assert [steering.weight("pixel", step) for step in (19, 20, 27, 40)] == [1.0, 3.0, 3.0, 3.0]
+    assert steering.weight("entropy", 27) == 0.25
+
+
+def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_evaluates(tmp_path):
+    """Nobody moves the loop on: what answers is not the loop."""
+    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000)
+    records = fit(job.model, job.data, job.plan, job.run)
+    assert next(records).step == 10
+    numbers = [job.run.ask("pause"), job.run.ask("evaluate")]
+    wait_for(lambda: job.run.status()["answered"] == numbers[-1], 2)
+    record = next(records)
+    assert record.step == 11 and record.evaluate and job.run.steps == [11]  # saved first, at the step it paused at
+    assert job.run.status()["state"] == "paused"
+    job.run.ask("stop")
+    assert [r.step for r in records] == [11] and job.run.status()["state"] == "stopped"
+    assert job.run.history()["step"].tolist() == [10, 11]
+
+
+def test_what_cannot_be_asked_is_refused_where_it_is_asked_or_else_in_the_events(tmp_path):
+    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
+    records, run = fit(job.model, job.data, job.plan, job.run), job.run
+    next(records)
+    (run.folder / "control.json").write_text('[{"id": 1, "command": "weight", "term": "pixl", "value": 1}]')
+    wait_for(lambda: run.status()["answered"] == 1, 2)
+    next(records)
+    assert "There is no term `pixl`; there is entropy, pixel." in run.events()[-1]["why"]
+    with pytest.raises(UserError, match="no term `pixl`; there is entropy, pixel. Did you mean `pixel`"):
+        run.ask("weight", term="pixl", value=1)
+    records.close()
+
+
+def test_evidence_is_collected_on_the_way_and_changes_nothing(tmp_path):
+    from threading import Thread
+
+    from workbench.jobs import train
+
+    settings = SMALL | {"steps": 300, "save_every": 300, "collect": False}
+    thread = Thread(target=train, args=("softvq-digits", tmp_path / "a"), kwargs=settings)
+    thread.start()
+    wait_for(lambda: (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"])
+    run = Run(tmp_path / "a")
+    run.ask("evaluate")
+    thread.join()
+    (step,) = [event["step"] for event in run.events() if event["event"] == "evaluated"]
+    assert 0 < step < 300 and run.steps == [step, 300] and run.evidence().step == step
+    assert_equal(run, train("softvq-digits", tmp_path / "alone", **settings))
+
+
+def test_two_processes_follow_requests_at_the_same_step(tmp_path):
+    """The log holds means over both: the term is exactly 0 only if both multiply it by 0."""
+    process = together("softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codes=16)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists() or process.poll() is not None, 60)
+        run = Run(tmp_path / "run")
+        run.ask("pause")
+        wait_for(lambda: run.status()["state"] == "paused")
+        run.ask("weight", term="entropy", value=0)
+        run.ask("resume")
+        wait_for(lambda: "entropy" in run.history() and (run.history()["entropy"] == 0).any())
+        run.ask("stop")
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (change,) = [event["step"] for event in run.events() if event["event"] == "weight"]
+    history = run.history()
+    assert run.status()["state"] == "stopped" and change % 3 == 0  # log_every: where they agree
+    assert (history["entropy"][history["step"] > change] == 0).all()
+    assert (history["entropy"][history["step"] <= change] != 0).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.analysis.understanding import understanding
+from workbench.analysis.generation.understanding import understanding
 from workbench.errors import NotApplicable, UserError
 
 

@@ -16,9 +16,17 @@ _HOMES = {
     "Run": "workbench.runs",
     "Evidence": "workbench.evidence",
     "analyses": "workbench.analysis",
+    "budget": "workbench.views.families",
+    "codebook": "workbench.views.codebook",
+    "compare": "workbench.views.families",
+    "latent_map": "workbench.views.latent_map",
+    "lens": "workbench.views.lens",
+    "modes": "workbench.views.families",
     "open": "workbench.views.notebook",
     "report": "workbench.views.report",
+    "start": "workbench.background",
     "train": "workbench.jobs",
+    "watch": "workbench.views.notebook",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -102,6 +102,42 @@ def report(
     typer.echo(write_report(template, out, **_settings(context.args)).resolve())
 
 
+@app.command(context_settings=ANY_SETTING)
+def sweep(
+    context: typer.Context,
+    template: Annotated[str, typer.Argument(help="A report's template, such as training.", metavar="TEMPLATE")],
+    out: Annotated[Path, typer.Option(help="The sweep's folder; what is finished in it is kept.", file_okay=False)],
+    grid: Annotated[str | None, typer.Option(help="Values of parameters, all combined.")] = None,
+    points: Annotated[Path | None, typer.Option("--list", help="A .csv or .json of parameters instead.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reports at once; one a core by default.", min=1)] = None,
+    memory: Annotated[str, typer.Option(help="What one report may take.")] = "2GB",
+    scheduler: Annotated[str | None, typer.Option(help="A Dask scheduler's address; this machine if none.")] = None,
+) -> None:
+    """Make a report for each of many sets of parameters, then compare them. Other parameters are given to all.
+
+    \b
+    workbench sweep training --grid "codes=64,256;tokens=4,8" --out sweeps/a --recipe softvq-digits
+    workbench sweep tokenizer --list points.csv --out sweeps/b --memory 4GB --scheduler tcp://10.0.0.1:8786
+    """
+    from workbench.views.sweep import points_of
+    from workbench.views.sweep import sweep as make_all
+
+    how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context.args)}
+    typer.echo(make_all(template, points_of(grid, points), out, **how).resolve())
+
+
+@app.command()
+def gallery(folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs")) -> None:
+    """Write index.html over all reports in a folder: pictures and headline numbers, to sort and to filter.
+
+    \b
+    workbench gallery runs
+    """
+    from workbench.views.gallery import gallery as write_gallery
+
+    typer.echo(write_gallery(folder).resolve())
+
+
 @app.command()
 def dashboard(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.", metavar="RUNS")] = Path("runs"),
@@ -125,7 +161,9 @@ def dashboard(
 @app.command()
 def watch(
     run: RunFolder,
-    ask: Annotated[str | None, typer.Option(help="Ask the run to: pause, resume, stop or sample.")] = None,
+    ask: Annotated[str | None, typer.Option(help="pause, resume, stop, sample, evaluate, weight or lr.")] = None,
+    term: Annotated[str | None, typer.Option(help="The term whose weight to change.")] = None,
+    value: Annotated[float | None, typer.Option(help="The multiplier of that weight, or of the lr.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
 ) -> None:
     """Follow a run from another terminal: it reads files only. With --ask, steer it.
@@ -133,6 +171,7 @@ def watch(
     \b
     workbench watch runs/a
     workbench watch runs/a --ask pause
+    workbench watch runs/a --ask weight --term align --value 0.5
     """
     from tqdm import tqdm
 
@@ -140,7 +179,7 @@ def watch(
 
     opened = Run(run)
     if ask is not None:
-        number = opened.ask(ask)
+        number = opened.ask(ask, term=term, value=value)
         typer.echo(f"Asked {run} to {ask}; it answers within a second if it is running (request {number}).")
         return
     status = opened.status()

@@ -69,6 +69,8 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
             bar.set_postfix({k: f"{v:.3g}" for k, v in record.terms.items()}, refresh=False)
             if record.sample:
                 run.save_samples(record.step, preview(record.model))
+            if record.evaluate:
+                _evaluate(run, record.step)
             if stopping and record.step < steps:
                 break  # asked for while `fit` was not listening yet
     if collect and run.status()["state"] == "finished":
@@ -81,6 +83,17 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
 
             collect_evidence(run, tick=tick)
     return run
+
+
+def _evaluate(run: Run, step: int) -> None:
+    """Collect evidence on the way. What keeps it from that is noted in the events; the training goes on."""
+    from workbench.collect import collect
+
+    try:
+        collect(run, step=step)
+        run.event("evaluated", step)
+    except UserError as error:
+        run.event("not evaluated", step, why=str(error))
 
 
 def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:

@@ -3,8 +3,8 @@
 config.json               class, settings, plan, data fingerprint, versions: enough to build the model again
 log.jsonl                 a line per logged step: the objective's terms by name
 events.jsonl              a line per thing that happened: started, paused, saved, ...
-status.json               how it stands now: state, step, seconds left, who is writing
-control.json              what a person asks of it: pause, resume, stop, sample (written by hosts, read by `fit`)
+status.json               how it stands now: state, step, seconds left, multipliers in force, who is writing
+control.json              what a person asks of it (see requests.py)
 step-000500.safetensors   weights, their running average, and the optimiser, of one step
 samples/*.npy             the pictures of one step
 evidence/step-000500/     what the model did to held-out images (see evidence.py)
@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import requests
 from workbench.atomic import append_line, aside, read_json, read_lines, read_tensors, write_tensors, write_text
 from workbench.errors import RunError, UserError, unknown
 from workbench.evidence import Evidence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
-COMMANDS = ("pause", "resume", "stop", "sample")
 _CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 _NEEDED = {"class": str, "settings": dict}
 
@@ -144,20 +144,17 @@ class Run:
 
     # -- what a person asks of it --------------------------------------------------------------------------------
 
-    def ask(self, command: str) -> int:
-        """Ask a running `fit` to pause, resume, stop (with a checkpoint) or sample. Returns the request's number."""
-        if command not in COMMANDS:
-            raise unknown("command", command, COMMANDS)
-        asked = self.asked()
-        number = asked[-1]["id"] + 1 if asked else 1
-        request = {"id": number, "command": command, "time": time.time()}
-        write_text(self.folder / "control.json", json.dumps([*asked[-20:], request]))
-        return number
+    def ask(self, command: str, *, term: str | None = None, value: float | None = None) -> int:
+        """Ask a running `fit` for one of requests.COMMANDS; returns the number that its status's `answered` reaches.
+
+        Raises UserError for what cannot be asked.
+        """
+        terms = self.status().get("weights", {})  # none before the first step: then `fit` refuses what it must
+        return requests.append(self.folder, requests.request(command, terms, term=term, value=value))
 
     def asked(self) -> list[dict[str, Any]]:
         """The latest requests, oldest first."""
-        told = read_json(self.folder / "control.json", [])
-        return [request for request in told if isinstance(request, dict) and {"id", "command"} <= request.keys()]
+        return requests.read(self.folder)
 
     # -- what the one writer does --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Analyses: pure functions of evidence that return a `Result`. A new module in this folder is found by existing."""
+"""Analyses: pure functions of evidence that return a `Result`. A new module in a group's folder is found."""
 
 import importlib
 import inspect
@@ -9,22 +9,17 @@ from typing import Any
 
 from workbench.errors import unknown
 
-CODEBOOK = ("codebook_distances", "codebook_dropping", "codebook_gallery", "codebook_information")
-CODEBOOK += ("codebook_cooccurrence", "codebook_churn", "codebook_cascade", "codebook_softness", "codebook_levels")
-# The order in which hosts list them; modules that are not named here follow, alphabetically.
-ORDER = ("reconstruction", "budget", "error_request", "complexity", "token_value", "codebook", *CODEBOOK)
-ORDER += ("modes", "projection", "geometry", "probes", "alignment")
-ORDER += ("generation", "fidelity", "denoising")
+GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "checks")  # as hosts list them
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """The names of the analyses of each group, in the order of its `ORDER`, then by module."""
+    return {group: tuple(_found(group)) for group in GROUPS}
 
 
 def analyses() -> dict[str, Callable[..., Any]]:
-    """Every analysis by its name: the public functions of this folder's modules that return a `Result`."""
-    modules = [module.name for module in pkgutil.iter_modules(__path__)]
-    modules.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    found: dict[str, Callable[..., Any]] = {}
-    for name in modules:
-        found |= _defined_in(importlib.import_module(f"{__name__}.{name}"))
-    return found
+    """Every analysis by its name: the public functions of the groups' modules that return a `Result`."""
+    return {name: function for group in GROUPS for name, function in _found(group).items()}
 
 
 def get(name: str) -> Callable[..., Any]:
@@ -33,6 +28,17 @@ def get(name: str) -> Callable[..., Any]:
     if name not in known:
         raise unknown("analysis", name, known)
     return known[name]
+
+
+def _found(group: str) -> dict[str, Callable[..., Any]]:
+    package = importlib.import_module(f"{__name__}.{group}")
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    order = getattr(package, "ORDER", ())
+    modules.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    found: dict[str, Callable[..., Any]] = {}
+    for name in modules:
+        found |= _defined_in(importlib.import_module(f"{package.__name__}.{name}"))
+    return found
 
 
 def _defined_in(module: ModuleType) -> dict[str, Callable[..., Any]]:

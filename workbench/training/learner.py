@@ -29,11 +29,11 @@ class Learner:
             # Dense Adam's momentum and decay would go on moving rows long after their last hit.
             self.optimizers.append(torch.optim.SparseAdam(tables, lr=plan.lr * plan.table_lr, betas=plan.betas))
 
-    def set_rate(self, step: int) -> None:
-        """Give every optimiser the learning rate of a step."""
+    def set_rate(self, step: int, multiplier: float = 1.0) -> None:
+        """Give every optimiser the learning rate of a step, times a multiplier."""
         for optimizer, share in zip(self.optimizers, (1.0, self.plan.table_lr), strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = share * learning_rate(self.plan, step)
+                group["lr"] = multiplier * share * learning_rate(self.plan, step)
 
     @torch.no_grad()
     def follow(self, step: int) -> None:

@@ -1,17 +1,21 @@
 """The loop itself."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from workbench.errors import UserError
 from workbench.runs import Run
-from workbench.training.desk import Desk, Progress
+from workbench.training.desk import Desk, Orders, Progress
 from workbench.training.feed import Data, Share, Stream, feed
 from workbench.training.learner import Learner
 from workbench.training.plan import Plan, seed_of
+from workbench.training.steering import Steering
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,9 +24,13 @@ if TYPE_CHECKING:
 def fit(model: nn.Module, data: Data | Stream, plan: Plan, run: Run) -> Iterator[Progress]:
     """Train the model, keeping everything in the run's folder; resume from its last checkpoint if it has one.
 
-    Yields a record every `log_every` steps and at each checkpoint. Closing the iterator stops, with a checkpoint. Of
-    several processes the first writes and yields; the others only compute.
+    Yields a record every `log_every` steps, at each checkpoint, and when somebody asks for pictures or evidence.
+    Closing the iterator stops, with a checkpoint. Of several processes the first writes and yields; the others compute.
     Raises RunError if another process is training this run, UserError if a term of the loss is no longer finite.
+
+    A term's multiplier or the learning rate's, asked for on the way, is kept as an event of its step and is in force
+    from the next update on; a run that goes on repeats its events. The log holds what the optimiser saw: terms times
+    their multipliers, and the learning rate times its own.
     """
     from accelerate import Accelerator
 
@@ -33,44 +41,84 @@ def fit(model: nn.Module, data: Data | Stream, plan: Plan, run: Run) -> Iterator
         model.to(accelerator.device).train()
         if not run.steps and hasattr(model, "prepare"):
             model.prepare(data, plan.seed)
-        learner = Learner(model, plan)
-        step, stopping = learner.restore(run), False
+        learner, steering = Learner(model, plan), Steering(run.events())
+        step, orders = learner.restore(run), Orders()
         accelerator.wait_for_everyone()  # nobody writes before all have read
-        desk = Desk(run, plan, step) if share.rank == 0 else None
         stepper = torch.compile(Stepper(model)) if plan.compile else Stepper(model)
         objective, *optimizers = accelerator.prepare(stepper, *learner.optimizers)
+        update = Update(accelerator, objective, optimizers, learner, steering)
+        desk = Desk(run, plan, step, steering) if share.rank == 0 else None
         try:
             with closing(feed(data, plan, share, step, accelerator.device)) as batches:
-                while step < plan.steps and not stopping:
+                while step < plan.steps and not orders.stopping:
                     torch.manual_seed(seed_of(plan, step * share.of + share.rank))
-                    if hasattr(model, "progress"):
-                        model.progress.fill_(step / plan.steps)
-                    terms = _backward(accelerator, objective, next(batches), plan.accumulate)
-                    norm = accelerator.clip_grad_norm_(learner.dense, plan.clip)
-                    learner.set_rate(step)
-                    for optimizer in optimizers:
-                        optimizer.step()
-                        optimizer.zero_grad()
-                    learner.follow(step)
+                    noted = update(next(batches), step)
                     step += 1
                     if desk:
-                        desk.attend(step, {**terms, "gradient": norm})
-                        if desk.due(step):
+                        desk.note(step, *noted)
+                    while True:
+                        orders = _agree(accelerator, desk, steering, step, plan)
+                        if desk and desk.due(step):
                             yield desk.record(step, learner)
-                    stopping = _agree(accelerator, desk is not None and desk.stopping, step, plan)
+                        if not orders.paused:
+                            break
+                        time.sleep(0.1)
         except (GeneratorExit, KeyboardInterrupt) as stop:
             if desk and isinstance(stop, GeneratorExit):  # only ever at a record: weights are whole, and just checked
                 desk.save(step, learner)
             if desk:
                 desk.leave("stopped")
             raise
-        except BaseException:
+        except BaseException as error:
             if desk:
-                desk.leave("failed")
+                desk.leave(
+                    "failed", why=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                )
             raise
         if desk:
             desk.leave("finished" if step >= plan.steps else "stopped")
         accelerator.wait_for_everyone()  # a process that returns may look at how the run stands
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of the optimisers; all it does is a function of the weights, the batch and the step."""
+
+    accelerator: "Accelerator"
+    objective: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    learner: Learner
+    steering: Steering
+
+    def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms times their multipliers, and the gradient's norm before it was clipped."""
+        learner, plan = self.learner, self.learner.plan
+        if hasattr(learner.model, "progress"):
+            learner.model.progress.fill_(step / plan.steps)
+        terms = self._backward(batch, step)
+        norm = self.accelerator.clip_grad_norm_(learner.dense, plan.clip)
+        learner.set_rate(step, self.steering.weight(None, step))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        learner.follow(step)
+        return terms, norm
+
+    def _backward(self, batch: tuple[Tensor, ...], step: int) -> dict[str, Tensor]:
+        """Gradients of one batch, in equal parts, added up; returns the mean of the terms over parts and processes.
+
+        Processes add theirs up once, with the last part.
+        """
+        means: dict[str, Tensor] = {}
+        parts = self.learner.plan.accumulate
+        chunks = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
+        for number, chunk in enumerate(chunks, 1):
+            with nullcontext() if number == parts else self.accelerator.no_sync(self.objective):
+                terms = self.steering.weighted(self.objective(*chunk), step)
+                self.accelerator.backward(torch.stack(list(terms.values())).sum() / parts)
+            for name, value in terms.items():
+                means[name] = means.get(name, 0) + value.detach() / parts
+        return self.accelerator.reduce(means, reduction="mean")
 
 
 class Stepper(nn.Module):
@@ -85,30 +133,19 @@ class Stepper(nn.Module):
         return self.model.objective(*batch).terms
 
 
-def _backward(
-    accelerator: "Accelerator", objective: nn.Module, batch: tuple[Tensor, ...], parts: int
-) -> dict[str, Tensor]:
-    """Gradients of one batch, in equal parts, added up; returns the mean of the terms over parts and processes.
+def _agree(accelerator: "Accelerator", desk: Desk | None, steering: Steering, step: int, plan: Plan) -> Orders:
+    """What was asked, the same for all: of several processes the others ask the first, when it logs.
 
-    Processes add theirs up once, with the last part.
+    They ask again and again while the run is paused, as nobody may be kept waiting for long.
     """
-    means: dict[str, Tensor] = {}
-    chunks = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
-    for number, chunk in enumerate(chunks, 1):
-        with nullcontext() if number == parts else accelerator.no_sync(objective):
-            terms = objective(*chunk)
-            accelerator.backward(torch.stack(list(terms.values())).sum() / parts)
-        for name, value in terms.items():
-            means[name] = means.get(name, 0) + value.detach() / parts
-    return accelerator.reduce(means, reduction="mean")
-
-
-def _agree(accelerator: "Accelerator", stopping: bool, step: int, plan: Plan) -> bool:
-    """Whether to stop: of several processes all must at the same step, so they ask the first when it logs."""
     if accelerator.num_processes == 1:
-        return stopping
-    if step % plan.log_every:
-        return False
-    from accelerate.utils import broadcast
+        return desk.hear()
+    if step % plan.log_every and step != plan.steps:
+        return Orders()
+    from accelerate.utils import broadcast_object_list
 
-    return bool(broadcast(torch.tensor(float(stopping), device=accelerator.device)).item())
+    heard = [desk.hear() if desk else None]
+    orders = broadcast_object_list(heard)[0]
+    for change in () if desk else orders.changes:
+        steering.change(change)
+    return orders

@@ -17,12 +17,16 @@ from workbench.analysis.style import TOOLBAR, themed
 from workbench.errors import NotApplicable, UserError
 from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
+from workbench.views.live_dashboard import Live
 from workbench.views.state import ViewState
 
 GUIDE = """No runs in `{folder}` yet. Train one, and reload this page:
 
     workbench train softvq-digits --out {folder}/first
 """
+
+
+LIVE = "&tab=live"  # in the address: the Live tab has no analysis
 
 
 def serve(folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", show: bool = True) -> None:
@@ -48,13 +52,16 @@ class Session:
         self.state = self._asked_for()
         self.runs = self._run_list()
         self.tabs = {name: Tab(self, name) for name in analysis.analyses()}
-        names = list(self.tabs)
+        self.live = Live()
+        self.groups = {group: Group(self, names) for group, names in analysis.groups().items()}
+        titles = list(self.groups)
         self.pages = pmui.Tabs(
-            *((name.replace("_", " ").capitalize(), tab.body) for name, tab in self.tabs.items()),
-            active=names.index(self.state.analysis),
+            *((title.capitalize(), group.body) for title, group in self.groups.items()),
+            ("Live", self.live.body),
+            active=len(titles) if self.at_live else titles.index(self._group_of(self.state.analysis)),
             dynamic=False,
         )
-        self.pages.param.watch(lambda event: self.go(analysis=names[event.new]), "active")
+        self.pages.param.watch(lambda _: self._turned(titles), "active")
 
     def page(self) -> pn.viewable.Viewable:
         """The whole page."""
@@ -70,21 +77,36 @@ class Session:
         """Change the state, put it into the address bar, and show the tab it names."""
         self.state = self.state.change(**changes)
         if pn.state.location is not None:
-            pn.state.location.search = "?" + self.state.to_query()
-        if self.bench.runs:
+            pn.state.location.search = "?" + self.state.to_query() + LIVE * self.at_live
+        if self.at_live and self.state.runs:
+            self.live.show(self.bench.run(self.state.runs[0]), dark=self.dark)
+        elif self.bench.runs:
             self.tabs[self.state.analysis].show(self.state)
+
+    def _turned(self, titles: list[str]) -> None:
+        self.at_live = self.pages.active == len(titles)
+        if self.at_live:
+            self.go()
+        else:
+            self.live.hide()
+            self.go(analysis=self.groups[titles[self.pages.active]].active)
+
+    def _group_of(self, name: str) -> str:
+        return next(group for group, names in analysis.groups().items() if name in names)
 
     def _repaint(self, dark: bool) -> None:
         self.dark = dark
+        self.live.paint(dark=dark)
         for tab in self.tabs.values():
             tab.paint()
 
     def _asked_for(self) -> ViewState:
         """The view of the address bar, or a first look."""
         first = self.bench.first_look()
-        query = pn.state.location.search if pn.state.location is not None else ""
+        query = pn.state.location.search or "" if pn.state.location is not None else ""
+        self.at_live, query = LIVE in query, query.replace(LIVE, "")
         try:
-            asked = ViewState.from_query(query or "")
+            asked = ViewState.from_query(query)
             for name in asked.runs:
                 self.bench.run(name)
             return asked if asked.runs else asked.change(runs=first.runs)
@@ -138,6 +160,22 @@ class Session:
         if not self.bench.runs:
             return pn.pane.Markdown(GUIDE.format(folder=self.bench.folder))
         return self.pages
+
+
+class Group:
+    """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
+
+    def __init__(self, session: Session, names: tuple[str, ...]) -> None:
+        self.names = names
+        tabs = [(_title(name), session.tabs[name].body) for name in names]
+        chosen = names.index(session.state.analysis) if session.state.analysis in names else 0
+        self.body = pmui.Tabs(*tabs, active=chosen, dynamic=False, color="secondary")
+        self.body.param.watch(lambda event: session.go(analysis=names[event.new]), "active")
+
+    @property
+    def active(self) -> str:
+        """The analysis that is shown."""
+        return self.names[self.body.active]
 
 
 class Tab:
@@ -202,6 +240,10 @@ class Tab:
 
     def _changed(self, event: Any) -> None:
         self.session.go(analysis=self.name, controls=self.values())
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _widget(control: Control, value: Any) -> pn.widgets.Widget:

@@ -20,7 +20,10 @@ from workbench.errors import UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
+from workbench.views.live_notebook import watch
 from workbench.views.state import ViewState
+
+__all__ = ["Explorer", "Screen", "open", "watch"]
 
 SHORT = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
@@ -34,8 +37,9 @@ def open(folder: str | Path = "runs") -> "Explorer":
 class Explorer:
     """The runs of a folder and the analysis being looked at; controls in a row, then figure, summary and table."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.state = bench, bench.first_look()
+    def __init__(self, bench: Bench, state: ViewState | None = None, family: Sequence[str] = ()) -> None:
+        self.bench, self.state = bench, state or bench.first_look()
+        self.family = tuple(family) or tuple(analysis.analyses())  # what its buttons offer
         self._one_at_a_time = threading.Lock()  # JupyterLab runs widgets' callbacks beside the cells, in a thread
 
     @property
@@ -118,7 +122,7 @@ class Screen:
         rows = min(5, max(1, len(names)))
         self.others = widgets.SelectMultiple(value=state.runs[1:], description="compared with", rows=rows, **look)
         self.others.tooltip = "Ctrl-click (⌘-click) adds a run or takes it away"
-        known = [(_title(name), name) for name in analysis.analyses()]
+        known = [(_title(name), name) for name in dict.fromkeys([*explorer.family, state.analysis])]
         self.analysis = widgets.ToggleButtons(options=known, value=state.analysis, style={"button_width": "auto"})
         self.row = widgets.HBox(layout=ROW)
         self.said = widgets.HTML()
@@ -139,7 +143,7 @@ class Screen:
         """Another analysis: its own controls."""
         name, told = self.analysis.value, self.explorer.state
         values = told.controls if told.analysis == name else {}
-        self.controls = {c.name: _widget(c, values.get(c.name, c.default)) for c in controls(analysis.get(name))}
+        self.controls = {c.name: widget_of(c, values.get(c.name, c.default)) for c in controls(analysis.get(name))}
         for widget in self.controls.values():
             widget.observe(self._changed, "value")
         self.row.children = tuple(self.controls.values())
@@ -196,7 +200,8 @@ def _refused(bench: Bench) -> str:
     return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in bench.refused)
 
 
-def _widget(control: Control, value: Any) -> widgets.Widget:
+def widget_of(control: Control, value: Any) -> widgets.Widget:
+    """The widget of a control: a box, a menu or a slider."""
     look = {"description": control.label, "style": {"description_width": "initial"}}
     if control.kind == "flag":
         return widgets.Checkbox(value=value, indent=False, **look)

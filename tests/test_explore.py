@@ -1,0 +1,236 @@
+"""Explorations ask the tokenizer or the generator itself, and show what it says, against a reference that is named."""
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.collect import drawn, pictures
+from workbench.errors import NotApplicable, UserError
+from workbench.explore import modes, samples, tokens
+from workbench.explore.frames import Frames, captions, compared
+from workbench.explore.subject import Subject
+from workbench.generators.sampling import sample
+from workbench.runs import Run
+from workbench.tokenizers.ae import AE
+from workbench.tokenizers.alit import ALIT
+from workbench.tokenizers.karl import KARL
+from workbench.tokenizers.taildrop import TailDrop
+from workbench.tokenizers.vavae import VAVAE
+from workbench.tokenizers.vqvae import VQVAE
+from workbench.types import Tokens
+
+SIZES = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 4, "width": 16, "depth": 1, "heads": 2}
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+
+
+def made(kind: type, **settings: object):
+    torch.manual_seed(0)
+    return kind(kind.Config(**SIZES, **settings)).eval()
+
+
+def batch(images: np.ndarray = IMAGES) -> torch.Tensor:
+    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+@torch.no_grad()
+def seen(model, told: Tokens) -> np.ndarray:
+    return pictures(model.decode(told))
+
+
+# -- frames --------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_those_one_works_out_by_hand():
+    reference = np.zeros((1, 2, 2, 1), np.uint8)
+    shown = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
+    frames = Frames("tokens", ("1", "2"), ("a",), reference, shown)
+    np.testing.assert_allclose(frames.error, [[0.25, 0.2]])
+    np.testing.assert_allclose(frames.psnr, [[-10 * np.log10(0.25), -10 * np.log10(0.04)]])
+    np.testing.assert_allclose(frames.error_map(0, 0), [[0, 0], [0, 1]])
+    assert frames.table().columns.tolist() == ["row", "tokens", "l1", "psnr"]
+
+
+def test_pictures_that_do_not_fit_their_names_are_refused():
+    with pytest.raises(UserError, match="1 rows and 1 stops do not fit"):
+        Frames("tokens", ("1",), ("a",), np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 2, 1)))
+
+
+def test_runs_are_compared_on_the_same_images_without_a_model(trained):
+    evidences = [Run(trained / name).evidence() for name in ("soft-4", "soft-2", "flow")]
+    frames = compared(evidences, [3, 1])
+    assert frames.stops == ("soft-4 · step 60", "soft-2 · step 60") and frames.rows == captions(evidences[0], [3, 1])
+    np.testing.assert_array_equal(frames.shown[:, 1], evidences[1].reconstructions[[3, 1]])
+    assert "flow" in frames.note
+    with pytest.raises(NotApplicable, match="flow has none"):
+        compared(evidences[::-1], [0])
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [AE, VAVAE])
+def test_a_budget_shows_a_decoder_the_first_tokens(kind):
+    model = (
+        made(kind) if kind is AE else kind(kind.Config(side=8, channels=1, dim=4, width=8, multipliers=(1, 2))).eval()
+    )
+    frames, count = tokens.budgets(model, IMAGES), (4 if kind is AE else 16)
+    told = model.encode(batch())
+    active = torch.arange(count).expand(3, count) < 2
+    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid)))
+    np.testing.assert_array_equal(frames.shown[:, -1], seen(model, told))
+    assert frames.stops[:2] == ("1", "2") and frames.tokens[:, -1].tolist() == [count] * 3
+    assert "not trained on fewer" in frames.note
+
+
+def test_an_adaptive_tokenizer_writes_anew_for_each_budget():
+    model = made(KARL)
+    frames = tokens.budgets(model, IMAGES, lengths=[1, 3])
+    np.testing.assert_array_equal(frames.shown[:, 0], seen(model, model.encode(batch(), budget=1)))
+    assert frames.tokens.tolist() == [[1, 3]] * 3 and not frames.note
+    with pytest.raises(UserError, match="5 tokens were asked for; this tokenizer has 1 to 4"):
+        tokens.budgets(model, IMAGES, lengths=[5])
+
+
+def test_a_tokenizer_that_adds_tokens_in_rounds_is_asked_for_whole_rounds():
+    model = made(ALIT, rounds=2)
+    assert tokens.budgets(model, IMAGES).stops == ("2", "4")
+    with pytest.raises(UserError, match="budget is 3"):
+        tokens.budgets(model, IMAGES, lengths=[3])
+
+
+@pytest.mark.parametrize("kind", [KARL, TailDrop])
+def test_an_error_target_is_met_by_the_tokenizers_own_choice_of_tokens(kind):
+    model = made(kind)
+    frames = tokens.errors(model, IMAGES, targets=[0.02, 0.3])
+    told = model.encode(batch(), error=0.3)
+    np.testing.assert_array_equal(frames.active[:, 1], told.active.numpy())
+    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, told))
+    assert frames.stops == ("0.02", "0.3")
+    with pytest.raises(NotApplicable, match="AE cannot be asked for an error; KARL"):
+        tokens.errors(made(AE), IMAGES)
+
+
+def test_a_dropped_token_is_one_the_decoder_does_not_see():
+    model = made(AE)
+    frames, told = tokens.dropped(model, IMAGES), model.encode(batch())
+    np.testing.assert_array_equal(frames.reference, seen(model, told))
+    left = torch.tensor([True, True, False, True]).expand(3, 4)
+    np.testing.assert_array_equal(frames.shown[:, 2], seen(model, Tokens(told.latents, active=left)))
+    assert frames.against == "all its tokens" and frames.stops == ("0", "1", "2", "3")
+
+
+def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
+    model, donors = made(VQVAE, codes=8), IMAGES[::-1]
+    frames = tokens.swapped(model, IMAGES, donors)
+    own, given = model.encode(batch()), model.encode(batch(donors.copy()))
+    latents = own.latents.clone()
+    latents[:, 1] = given.latents[:, 1]
+    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(latents)))
+    np.testing.assert_array_equal(tokens.swapped(model, IMAGES, IMAGES).shown[:, 3], frames.reference)
+
+
+def test_a_token_set_to_the_code_it_has_changes_nothing():
+    model = made(VQVAE, codes=8)
+    told = model.encode(batch(IMAGES[:1]))
+    code = int(told.codes[0, 2])
+    frames = tokens.recoded(model, IMAGES[:1], token=2, codes=[code, (code + 1) % 8])
+    np.testing.assert_array_equal(frames.shown[:, 0], frames.reference)
+    assert (frames.shown[:, 1] != frames.reference).any()
+    for wrong in ({"token": 4, "codes": [0]}, {"token": 0, "codes": [8]}):
+        with pytest.raises(UserError, match="There is no (token 4; .* 0 to 3|code 8; .* 0 to 7)"):
+            tokens.recoded(model, IMAGES, **wrong)
+    with pytest.raises(NotApplicable, match="AE has no codebook"):
+        tokens.recoded(made(AE), IMAGES, token=0, codes=[0])
+
+
+def test_the_same_images_are_seen_on_every_checkpoint(trained):
+    run = Run(trained / "soft-4")
+    images = np.asarray(run.evidence().images[:2])
+    frames = tokens.checkpoints(run, images)
+    assert frames.stops == ("30", "60") and (frames.shown[:, 0] != frames.shown[:, 1]).any()
+    model = run.load(30)
+    np.testing.assert_array_equal(frames.shown[:, 0], seen(model, model.encode(batch(images))))
+
+
+# -- modes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_mode_is_decoded_from_the_mean_of_its_latents():
+    latents = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
+    found = modes.means(latents, np.array([1, 0, 1]))
+    np.testing.assert_array_equal(found, [latents[1], (latents[0] + latents[2]) / 2])
+    with pytest.raises(UserError, match="No image is in mode 1"):
+        modes.means(latents, np.array([0, 2, 2]))
+
+
+def test_a_walk_begins_and_ends_at_its_ends_and_is_half_way_in_the_middle():
+    model, latents = made(AE), np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
+    frames = modes.walk(model, latents[:1], latents[1:], stops=3)
+    for stop, expected in enumerate([latents[0], latents.mean(axis=0), latents[1]]):
+        np.testing.assert_array_equal(frames.shown[:, stop], modes.decode(model, expected[None]))
+    assert frames.stops == ("0.00", "0.50", "1.00")
+    with pytest.raises(UserError, match="at least 2 stops"):
+        modes.walk(model, latents[:1], latents[1:], stops=1)
+
+
+# -- samples -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flow(trained):
+    run = Run(trained / "flow")
+    return run.load(), samples.tokenizer_of(run)
+
+
+def test_every_guidance_starts_from_the_same_noise(flow):
+    model, tokenizer = flow
+    frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
+    expected = drawn(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
+    np.testing.assert_array_equal(frames.shown[:, 1], expected)
+    assert frames.rows == ("class 0", "class 3") and frames.against == "guidance 1"
+
+
+def test_an_interval_in_which_nothing_is_guided_gives_the_conditional(flow):
+    model, tokenizer = flow
+    frames = samples.intervals(model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4)
+    np.testing.assert_array_equal(frames.shown[1, 1], frames.shown[1, 0])
+    assert (frames.shown[0, 1] != frames.shown[0, 0]).any() and frames.rows[0] == "times 0 to 1"
+
+
+def test_a_trajectory_ends_in_the_sample_it_is_the_way_to(flow):
+    model, tokenizer = flow
+    frames = samples.trajectory(model, tokenizer, [2], steps=5, scale=2, seed=1)
+    end = sample(model, torch.tensor([2]), steps=5, solver="euler", guidance=2, seed=1)
+    np.testing.assert_array_equal(frames.shown[:, -1], seen(tokenizer, Tokens(end)))
+    # On the linear path Euler's last step goes where the velocity points to.
+    np.testing.assert_array_equal(frames.shown[:, -2], frames.shown[:, -1])
+    assert frames.stops == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
+
+
+def test_the_same_noise_is_used_on_every_checkpoint(trained, flow):
+    frames = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
+    expected = drawn(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
+    np.testing.assert_array_equal(frames.shown[:, -1], expected)
+    assert frames.stops == ("30", "60") and (frames.shown[:, 0] != frames.shown[:, 1]).any()
+
+
+# -- by name -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_knows_its_axes_and_every_one_of_them_has_pictures(trained):
+    for name, known in {"soft-4": "code", "plain": "token swapped", "flow": "interval"}.items():
+        subject = Subject.load(Run(trained / name))
+        assert known in subject.axes
+        for axis in subject.axes:
+            frames = subject.frames(axis, [0, 1])
+            assert frames.shown.dtype == np.uint8 and len(frames.rows) == len(frames.shown)
+    assert "code" not in Subject.load(Run(trained / "plain")).axes
+    with pytest.raises(UserError, match=r"no axis of soft-4 `tokns`.*Did you mean `tokens`\?"):
+        Subject.load(Run(trained / "soft-4")).frames("tokns", [0])
+
+
+def test_the_way_between_modes_begins_at_the_largest_ones_mean(trained):
+    frames = Subject.load(Run(trained / "plain")).frames("modes", [])
+    sizes = [int(row.split("n = ")[1].split(")")[0]) for row in frames.rows]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(Run(trained / "plain").evidence().images)
+    np.testing.assert_array_equal(frames.shown[0, -1], frames.shown[1, 0])

@@ -1,0 +1,334 @@
+"""A lens, a map and a codebook say in code what they show, in a page without a kernel, and in Panel, the same."""
+
+import base64
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browser import free_port, opened, served
+from skimage.measure import points_in_poly
+from skimage.metrics import peak_signal_noise_ratio
+
+import workbench as wb
+from workbench.errors import NotApplicable, RunError, UserError
+from workbench.runs import Run
+from workbench.views.esm import binary, png, source, static
+from workbench.views.latent_map import placed, rounded
+from workbench.views.lens_screen import Screen
+from workbench.views.selection import inside
+
+pytestmark = pytest.mark.xdist_group("lens")
+MODULES = ("lens", "latentmap", "codegrid")
+
+
+def rebuilt(code: str):
+    elsewhere: dict = {}
+    exec(code, elsewhere)
+    return next(elsewhere[name] for name in ("lens", "map", "codebook") if name in elsewhere)
+
+
+# -- the lens ------------------------------------------------------------------------------------------------------
+
+
+def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
+    lens, evidence = wb.lens(trained / "soft-4"), Run(trained / "soft-4").evidence()
+    assert lens.state.over == "tokens" and lens.selected["tokens"] == "4"
+    np.testing.assert_array_equal(lens.images["reference"], evidence.images[0])
+    np.testing.assert_array_equal(lens.images["shown"], evidence.reconstructions[0])
+    psnr = peak_signal_noise_ratio(np.asarray(evidence.images[0]), np.asarray(evidence.reconstructions[0]))
+    assert lens.table["psnr"][lens.frames.stops.index("4")] == pytest.approx(psnr)
+
+
+def test_the_code_of_a_lens_makes_the_same_pictures(trained):
+    lens = wb.lens(trained / "soft-4", over="token swapped", order="worst", show=3, step=30, row=2, stop=1)
+    again = rebuilt(lens.code())
+    assert again.state == lens.state and again.table.equals(lens.table)
+    for name, array in lens.images.items():
+        np.testing.assert_array_equal(again.images[name], array)
+
+
+def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_path):
+    for name in ("soft-4", "soft-2"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(trained / name / "evidence", tmp_path / name / "evidence")
+        shutil.copy(trained / name / "config.json", tmp_path / name)
+    lens = wb.lens(tmp_path / "soft-4", tmp_path / "soft-2")
+    assert lens.axes == ("run",) and lens.frames.stops == ("soft-4 · step 60", "soft-2 · step 60")
+    assert lens.figure.layout.annotations[1].text == "run soft-4 · step 60"
+
+
+def test_the_worst_images_come_first_where_they_are_asked_for(trained):
+    evidence = Run(trained / "soft-4").evidence()
+    difference = np.asarray(evidence.images, float) - np.asarray(evidence.reconstructions, float)
+    worst = np.abs(difference).mean(axis=(1, 2, 3)).argsort()[::-1][:2]
+    np.testing.assert_array_equal(
+        wb.lens(trained / "soft-4", order="worst", show=2).frames.reference, evidence.images[worst]
+    )
+
+
+def test_what_cannot_be_looked_at_is_said_in_a_sentence(trained, tmp_path):
+    run = trained / "soft-4"
+    for settings, sentence in (
+        ({"over": "tokns"}, r"no axis `tokns`.*Did you mean `tokens`\?"),
+        ({"ordre": "worst"}, r"no setting of a lens `ordre`.*Did you mean `order`\?"),
+        ({"order": "wurst"}, r"no order `wurst`.*Did you mean `worst`\?"),
+        ({"show": 0}, "at least 1 row; got show=0"),
+        ({"step": 31}, "no checkpoint of step 31"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            _ = wb.lens(run, **settings).frames
+    with pytest.raises(UserError, match="A lens looks at a run; name one"):
+        wb.lens()
+    shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("evidence"))
+    with pytest.raises(RunError, match="has no evidence yet. Make it with: workbench collect"):
+        wb.lens(tmp_path / "bare")
+
+
+def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
+    lens = wb.lens(trained / "soft-4", show=2)
+    screen = Screen(lens)
+    before = json.loads(screen.module.data)
+    screen.over.value = "code"
+    assert screen.token in screen.row.children and json.loads(screen.module.data)["axis"] == "code of token 0"
+    screen.token.value = 3
+    assert lens.state.token == 3 and json.loads(screen.module.data)["axis"] == "code of token 3"
+    screen.module.view = json.dumps({"row": 1, "stop": 2, "mode": "wipe", "gain": 4})
+    assert lens.picked == (1, 2) and lens.selected["row"] == before["rows"][1]
+    screen.over.value = "tokens"
+    assert screen.token not in screen.row.children and lens.picked == (0, 2)
+
+
+def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained, monkeypatch):
+    monkeypatch.setattr("workbench.views.lens.LARGEST", 3 * 5 * 64)
+    assert len(wb.lens(trained / "soft-4", show=8).frames.rows) == 3
+
+
+# -- the map -------------------------------------------------------------------------------------------------------
+
+
+def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
+    random = np.random.default_rng(0)
+    points, turns = random.normal(size=(2000, 2)), np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    star = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.where(np.arange(20) % 2, 0.6, 1.8)[:, None]
+    np.testing.assert_array_equal(inside(points, star), points_in_poly(points, star))
+    assert not inside(points, star[:2]).any() and not inside(points, []).any()
+
+
+def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
+    whole = wb.latent_map(trained / "soft-4", method="pca")
+    assert len(whole.selected) == len(whole.selection) == len(whole.images) == 0
+    x, y = whole.table["x"].median(), whole.table["y"].median()
+    some = wb.latent_map(trained / "soft-4", method="pca", polygon=[(x, y), (1e3, y), (1e3, 1e3), (x, 1e3)])
+    corner = whole.table[(whole.table["x"] > x) & (whole.table["y"] > y)]
+    assert set(some.selection) == set(corner["image"]) and 0 < len(some.selected) < len(whole.table)
+    np.testing.assert_array_equal(some.images, Run(trained / "soft-4").evidence().images[some.selection])
+    assert rebuilt(some.code()).selected.equals(some.selected)
+
+
+def test_points_are_drawn_within_a_65536th_of_where_they_are():
+    points = np.random.default_rng(0).normal(size=(50, 2)) * [100, 1]
+    x0, y0, x1, y1 = placed(points)["box"]
+    assert x1 - x0 == pytest.approx(y1 - y0)  # one scale on both axes
+    assert np.abs(rounded(points) - points).max() <= (x1 - x0) / 65535 / 2 * 1.001
+
+
+def test_colours_of_a_map_follow_its_controls(trained):
+    from workbench.views.latent_map_screen import Screen as MapScreen
+
+    shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
+    screen = MapScreen(shown)
+    assert json.loads(screen.module.data)["groups"] == [str(digit) for digit in range(10)]
+    screen.controls["colour"].value = "error"
+    low, high, what = json.loads(screen.module.data)["scale"]
+    assert low < high and "PSNR" in what and shown.state.polygon is not None
+    screen.controls["seed"].value = 1  # another layout: the polygon would hold other points
+    assert shown.state.polygon is None and json.loads(screen.module.view)["polygon"] is None
+    with pytest.raises(NotApplicable, match="needs active"):
+        _ = wb.latent_map(trained / "soft-4", colour="tokens").result
+
+
+# -- the codebook --------------------------------------------------------------------------------------------------
+
+
+def test_a_codebook_counts_every_token_once_and_finds_the_images_of_a_code(trained):
+    codes = np.asarray(Run(trained / "soft-4").evidence().codes)
+    common = int(np.bincount(codes.ravel()).argmax())
+    book = wb.codebook(trained / "soft-4", selected=[common])
+    assert book.table["tokens"].sum() == codes.size and book.selected["tokens"][0] == (codes == common).sum()
+    np.testing.assert_array_equal(book.selection, np.flatnonzero((codes == common).any(axis=1)))
+    assert rebuilt(book.code()).selected.equals(book.selected)
+
+
+def test_the_examples_of_a_code_are_images_that_hold_it(trained):
+    book = wb.codebook(trained / "soft-4")
+    data, codes = book.data(), np.asarray(book.evidence.codes)
+    examples, marks = (
+        np.frombuffer(base64.b64decode(data[name]), "<i4").reshape(-1, data["each"]) for name in ("examples", "marks")
+    )
+    for code, (images, tokens) in enumerate(zip(examples, marks, strict=True)):
+        there = images >= 0
+        assert there.sum() == min(data["each"], (codes == code).any(axis=1).sum())
+        assert (codes[images[there], tokens[there]] == code).all() and len(set(images[there])) == there.sum()
+
+
+def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
+    with pytest.raises(NotApplicable, match="A codebook needs codes; plain has none"):
+        _ = wb.codebook(trained / "plain").table
+    with pytest.raises(UserError, match="There is no code 32; soft-4 has 0 to 31"):
+        wb.codebook(trained / "soft-4", selected=[32])
+
+
+# -- on one question -----------------------------------------------------------------------------------------------
+
+
+def test_the_explorer_of_a_question_offers_what_belongs_to_it(trained):
+    budget = wb.budget(trained / "soft-4", trained / "soft-2", metric="l1")
+    assert budget.state.analysis == "token_budget" and "token_value" in budget.family
+    assert set(budget.table["run"]) == {"soft-4", "soft-2"} and "l1" in budget.table
+    assert "settings_compared" in wb.compare(trained / "soft-4").family
+    assert wb.modes(trained / "soft-4").state.analysis == "mixture_modes"
+    assert "codebook_usage" not in {*budget.family, *wb.modes(trained / "soft-4").family}
+    with pytest.raises(UserError, match="Name at least one run"):
+        wb.compare()
+
+
+# -- in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_fetches_nothing_and_evaluates_no_text(name):
+    text = source(name)
+    assert not re.search(r"https?://|import\(|\beval\b|innerHTML|fetch\(", text)
+    assert text.rstrip().endswith("export default { render };")
+
+
+@pytest.fixture
+def page_of(tmp_path):
+    def write(fragment: str) -> str:
+        page = tmp_path / "page.html"
+        page.write_text(f"<!doctype html><meta charset=utf-8><body>{fragment}</body>")
+        return page.as_uri()
+
+    return write
+
+
+@pytest.mark.browser
+def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
+    lens = wb.lens(trained / "soft-4", show=3)
+    with opened(page_of(lens._repr_html_())) as (page, seen):
+        inner = page.frame_locator("iframe")
+        told = inner.locator(".told")
+        inner.get_by_text("difference × 4").wait_for()
+        assert f"{lens.frames.error[0, 2]:.4f}" in told.text_content() and "4 of 4 tokens" in told.text_content()
+        inner.locator(".panels canvas").first.click()
+        page.keyboard.press("[")
+        page.keyboard.press("ArrowDown")
+        assert f"{lens.frames.error[1, 1]:.4f}" in told.text_content() and "2 of 4 tokens" in told.text_content()
+        shown = inner.locator(".panels canvas")
+        page.keyboard.press("f")
+        assert shown.count() == 1 and inner.locator("figcaption").text_content() == "original"
+        page.keyboard.press("f")
+        assert inner.locator("figcaption").text_content() == "tokens: 2"
+        page.keyboard.press("w")
+        assert "original | tokens: 2" in inner.locator("figcaption").text_content()
+        page.keyboard.press("Escape")
+        before = shown.nth(2).screenshot()
+        shown.nth(0).hover()
+        page.mouse.wheel(0, -400)
+        assert shown.nth(2).screenshot() != before  # one zoom for all
+        page.keyboard.press("0")
+        assert shown.nth(2).screenshot() == before
+        assert re.search(
+            r"pixel \d+, \d+: original \d+, here \d+, difference 0\.\d+", inner.locator(".probe").text_content()
+        )
+        assert seen.errors == [] and seen.outside == []
+
+
+@pytest.mark.browser
+def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
+    bad = "</script><img src=x onerror=alert(1)>"
+    pixel = png(np.zeros((1, 1, 1), np.uint8))
+    data = {"axis": bad, "stops": [bad], "rows": [bad], "against": bad, "note": bad, "size": [1, 1], "notes": [[bad]]}
+    data |= {"active": None, "reference": pixel, "shown": pixel}
+    with opened(page_of(static("lens", data, {}, height=300, title=bad))) as (page, seen):
+        inner = page.frame_locator("iframe")
+        inner.get_by_text(bad).first.wait_for()
+        assert inner.locator("img").count() == 0 and seen.errors == []
+
+
+def drag_a_loop(page, plane, far: float) -> None:
+    """From the middle of the plane to its right and up, by a share of its size."""
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for right, up in ((far, 0), (far, far), (0, far)):
+        page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
+    page.mouse.up()
+
+
+@pytest.mark.browser
+def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
+    points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
+    colour = {"colour": binary(np.zeros(len(points), np.uint8)), "palette": ["#0072B2"], "groups": ["images"]}
+    plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
+    fragment = static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map")
+    with opened(page_of(fragment)) as (page, seen):
+        inner = page.frame_locator("iframe")
+        inner.get_by_text("drag a loop").wait_for()
+        drag_a_loop(page, inner.locator(".plane"), 0.2)
+        inner.get_by_text("of 1,000,000 selected").wait_for()
+        box = inner.locator(".plane").bounding_box()
+        x0, y0, x1, _ = placed(points)["box"]
+        unit = (x1 - x0) / (0.94 * min(box["width"], box["height"]))  # of the map in a pixel
+        right, up = 0.2 * box["width"] * unit, 0.2 * box["height"] * unit
+        x, y = points.T.astype(float) - [[x0 + (x1 - x0) / 2], [y0 + (x1 - x0) / 2]]
+        told = inner.locator(".told").text_content().split(" ")[0].replace(",", "")
+        assert int(told) == pytest.approx(((x > 0) & (x < right) & (y > 0) & (y < up)).sum(), rel=0.01)
+        assert seen.errors == [] and seen.outside == []
+
+
+PANEL = """
+import sys
+from pathlib import Path
+import panel as pn
+import workbench as wb
+from workbench.views.esm.panel import component
+import json
+
+run = sys.argv[1]
+lens = wb.lens(run, show=3)
+shown = component("lens")(data=json.dumps(lens.data()), view=json.dumps(lens.view()))
+chosen = wb.latent_map(run, method="pca")
+points = component("latentmap")(data=json.dumps(chosen.data()), view=json.dumps(chosen.view()))
+def count(view):
+    told = wb.latent_map(run, method="pca", polygon=json.loads(view).get("polygon"))
+    return f"python counts {len(told.selected)}"
+said = pn.pane.Str(pn.bind(lambda view: f"python hears stop {json.loads(view)['stop']}", shown.param.view))
+counted = pn.pane.Str(pn.bind(count, points.param.view))
+page = pn.Column(said, counted, shown, points, width=960)
+page.servable()
+"""
+
+
+@pytest.mark.browser
+def test_the_same_modules_work_in_panel_and_python_hears_them(trained, tmp_path):
+    (tmp_path / "served_page.py").write_text(PANEL)
+    port = free_port()
+    command = ["panel", "serve", str(tmp_path / "served_page.py"), f"--port={port}"]
+    command += [f"--allow-websocket-origin=127.0.0.1:{port}", "--args", str(trained / "soft-4")]
+    with (
+        served(*command, port=port, log=tmp_path / "panel.log", path="/served_page") as address,
+        opened(f"{address}/served_page") as (page, seen),
+    ):
+        page.get_by_text("difference × 4").wait_for()
+        page.locator(".wb-lens .panels canvas").first.click()
+        page.keyboard.press("[")
+        page.get_by_text("python hears stop 1").wait_for()
+        drag_a_loop(page, page.locator(".wb-map .plane"), 0.3)
+        told = page.locator(".wb-map .told").text_content()
+        page.get_by_text(f"python counts {told.split(' ')[0]}").wait_for()
+        assert int(told.split(" ")[0]) > 3 and seen.outside == []

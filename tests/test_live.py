@@ -1,0 +1,270 @@
+"""A run is watched and steered while it trains: from its files alone, in a real dashboard and a real JupyterLab."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from browser import free_port, opened, served
+
+import workbench as wb
+from workbench.errors import UserError
+from workbench.runs import Run
+from workbench.views.live import Follower, advice, answer, apply, headline, picture, seconds_left, span
+from workbench.views.live_figure import curves
+
+TINY = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5, "collect": False}
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A folder that a writer of ten steps a second has left behind, this process seemingly at work in it."""
+    run = Run.create(tmp_path / "a", {"class": "workbench.tokenizers.ae:AE", "settings": {}, "plan": {"steps": 1000}})
+    for step in range(10, 310, 10):
+        run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
+    run.report("running", 300, steps=1000, weights={"pixel": 1.0, "align": 1.0}, lr=1.0, answered=0)
+    return run
+
+
+def wait_for(what, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+# Reading
+
+
+def test_each_look_reads_what_is_new_and_everything_again_after_a_rewind(run):
+    follower = Follower(run)
+    assert len(follower.look().history) == 30
+    with (run.folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 310, "pix')
+    assert follower.look().history["step"].max() == 300
+    run.log(320, pixel=0.1)
+    assert follower.look().history["step"].max() == 320
+    run.rewind(100)
+    assert follower.look().history["step"].tolist() == list(range(10, 110, 10))
+    pd.testing.assert_frame_equal(follower.look().history, run.history())
+
+
+def test_speed_and_time_left_are_told_from_the_latest_records(run):
+    look = Follower(run).look()
+    assert seconds_left(look) == pytest.approx((70, 70))
+    assert re.fullmatch(r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", headline(look))
+    run.log(310, pixel=0.1, time=130.0)  # a pause, or a slow evaluation, is one record of many
+    assert seconds_left(Follower(run).look()) == pytest.approx((70, 70))
+
+
+def test_a_range_of_seconds_is_told_in_the_unit_people_use():
+    assert [span(40, 50), span(70, 70.2), span(2400, 2820), span(5400, 9000)] == [
+        "40–50 s", "70 s", "40–47 min", "1.5–2.5 h",
+    ]  # fmt: skip
+
+
+def test_curves_show_every_number_and_mark_events_where_they_happened(run):
+    run.event("weight", 100, term="align", value=0.5)
+    run.event("saved", 200)
+    figure = curves(Follower(run).look(), log=True, smoothing=0.5)
+    titles = [note.text for note in figure.layout.annotations]
+    named = ["pixel", "align", "learning rate", "gradient norm", "steps a second"]
+    assert all(name in title for name, title in zip(named, titles, strict=False)) and "not log" in titles[1]
+    assert titles[5:] == ["align × 0.5"] and {shape.x0 for shape in figure.layout.shapes} == {100}
+    assert figure.layout.yaxis.type == "log" and figure.layout.yaxis2.type == "linear"
+    smooth, alpha = [figure.data[1].y[0]], 0.5
+    for value in figure.data[0].y[1:]:
+        smooth.append(alpha * value + (1 - alpha) * smooth[-1])
+    assert figure.data[1].y[-1] == pytest.approx(smooth[-1], rel=1e-6)
+
+
+def test_a_long_log_is_thinned_to_means_that_keep_its_mean(run):
+    for step in range(310, 40_010, 10):
+        run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
+    look = Follower(run).look()
+    drawn = curves(look).data[0].y
+    assert len(drawn) == 1000 and drawn.mean() == pytest.approx(look.history["pixel"].mean())
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("new", "Nobody trains this run yet"),
+        ("stopped", "goes on from its last checkpoint"),
+        ("interrupted", "gone without a word"),
+        ("failed", "It failed. The pixel term became nan by step 10"),
+        ("finished", ""),
+    ],
+)
+def test_what_is_not_training_says_what_to_do_next(run, state, said):
+    run.event("failed", 10, why="The pixel term became nan by step 10")
+    run.report(state, 300, steps=1000)
+    look = Follower(run).look()
+    assert said in advice(look) and headline(look).startswith(f"{state} · step 300 of 1,000")
+
+
+def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
+    run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
+    run.save_samples(40, np.zeros((16, 8, 8, 3), np.uint8))
+    assert Follower(run).look().pictured == (20, 40)
+    assert picture(run, 20).startswith(b"\x89PNG") and picture(run, 40).startswith(b"\x89PNG")
+    (run.folder / "samples" / "step-000040.npy").write_bytes(b"torn")
+    assert picture(run, 40) == b"" == picture(run, 60)
+
+
+# Asking
+
+
+def test_apply_asks_for_what_differs_and_nothing_else(run):
+    assert apply(run, {"lr": 1.0, "pixel": 1.0, "align": 1.0}) == []
+    assert apply(run, {"lr": 0.5, "pixel": 1.0, "align": 0.0}) == [1, 2]
+    assert [(r["command"], r.get("term"), r["value"]) for r in run.asked()] == [
+        ("lr", None, 0.5),
+        ("weight", "align", 0.0),
+    ]
+    with pytest.raises(UserError, match="A multiplier is a number from 0 on; got `-1.0`"):
+        apply(run, {"lr": -1.0})
+
+
+def test_the_answer_to_a_request_follows_it_from_asked_to_done(run):
+    number = run.ask("weight", term="align", value=0.5)
+    assert answer(Follower(run).look(), number) == "asked …"
+    run.report("running", 300, answered=number)
+    assert "heard" in answer(Follower(run).look(), number)
+    run.event("weight", 301, id=number, term="align", value=0.5)
+    assert answer(Follower(run).look(), number) == "✓ align × 0.5 at step 301"
+    run.event("refused", 301, id=2, why="There is no term `x`.")
+    assert answer(Follower(run).look(), 2) == "✗ There is no term `x`."
+    run.report("stopped", 301)
+    assert answer(Follower(run).look(), 3) == "✗ The run is stopped; nobody is there to answer."
+
+
+def test_watching_needs_no_torch(run):
+    script = f"import workbench as wb, sys; v = wb.watch({str(run.folder)!r}); v._repr_html_(); v.figure; v.table\n"
+    script += "assert 'torch' not in sys.modules; print(v.code())"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"import workbench as wb\n\nwb.watch({str(run.folder)!r})\n"
+
+
+# A training apart
+
+
+def test_start_refuses_in_the_words_of_train_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="Did you mean `tokens`"):
+        wb.start("softvq-digits", tmp_path / "new" / "a", tokns=4)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="a cannot become a folder"):
+        wb.start("softvq-digits", tmp_path / "file" / "a")
+
+
+def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
+    """The starter is killed with its whole process group, as a closed laptop's kernel is."""
+    script = f"import workbench as wb, time; wb.start('ae-digits', {str(tmp_path / 'a')!r}, steps=100_000, width=16,"
+    script += " tokens=4, depth=1, batch=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert starter.stdout.readline() == "begun\n"
+    import os
+    import signal
+
+    os.killpg(starter.pid, signal.SIGKILL)
+    starter.wait()
+    run = Run(tmp_path / "a")
+    wait_for(lambda: run.status()["step"] > 20)
+    with pytest.raises(UserError, match="There is no term `pixl`; there is pixel. Did you mean `pixel`"):
+        run.ask("weight", term="pixl", value=2)
+    number = run.ask("stop")
+    wait_for(lambda: run.status()["state"] == "stopped")
+    assert run.status()["answered"] == number and run.config["plan"]["betas"] == [0.9, 0.9]
+    assert "Stopped at step" in (run.folder / "train.log").read_text()
+
+
+# The dashboard
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A run that really trains, and is stopped afterwards."""
+    run = wb.start("softvq-digits", tmp_path / "runs" / "a", **TINY, steps=100_000, save_every=100)
+    wait_for(lambda: run.status()["step"] > 110)
+    yield run
+    run.ask("stop")
+    wait_for(lambda: run.status()["state"] in ("stopped", "failed", "interrupted"))
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("dashboard")
+def test_the_live_tab_follows_a_run_and_steers_it(training, tmp_path):
+    port = free_port()
+    command = ("workbench", "dashboard", str(tmp_path / "runs"), "--port", str(port), "--no-browser")
+    with (
+        served(*command, port=port, log=tmp_path / "log") as address,
+        opened(f"{address}/?run=a&tab=live") as (page, seen),
+    ):
+        page.get_by_role("tab", name="Live", selected=True).wait_for()
+        page.get_by_text(re.compile(r"running, alive \d+ s ago")).wait_for()
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        before = training.status()["step"]
+        field = page.locator(".MuiFormControl-root").filter(has_text="entropy ×").locator("input")
+        field.fill("0.5")
+        field.press("Tab")
+        page.get_by_role("button", name="apply").click()
+        page.get_by_text(re.compile(r"✓ entropy × 0.5 at step")).wait_for()
+        page.get_by_role("button", name="pause").click()
+        page.get_by_text(re.compile(r"paused, alive")).wait_for()
+        page.get_by_role("button", name="sample now").click()
+        page.get_by_text(re.compile(r"✓ sample at step")).wait_for()
+        page.get_by_role("button", name="resume").click()
+        page.get_by_text(re.compile(r"running, alive")).wait_for()
+        assert seen.errors == [] and seen.outside == []
+    done = [event for event in training.events() if event.get("id")]
+    assert [event["event"] for event in done] == ["weight", "pause", "sample", "resume"]
+    assert done[0]["step"] > before and done[0] | {"term": "entropy", "value": 0.5} == done[0]
+    assert done[1]["step"] == done[2]["step"]  # a paused run draws what it has
+
+
+# JupyterLab
+
+READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("lab")
+def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_and_its_buttons_act(training, tmp_path):
+    cells = [
+        f"import workbench as wb\nwb.watch({str(training.folder)!r})",
+        "import time\ntime.sleep(15)\nprint('fr' + 'ee')",
+    ]
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(node, tmp_path / "live.ipynb")
+    port = free_port()
+    flags = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token="]
+    flags += ["--ServerApp.ip=127.0.0.1", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    flags += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (
+        served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address,
+        opened(f"{address}/lab/tree/live.ipynb?reset") as (page, seen),
+    ):
+        page.wait_for_function(READY)
+        page.evaluate(RUN_ALL)
+        head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
+        head.wait_for()
+        first = head.inner_text()
+        page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
+        assert page.locator(".jp-OutputArea-output").get_by_text("free").count() == 0  # the cell was still busy
+        page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
+        page.get_by_role("button", name="pause").click()
+        page.get_by_text(re.compile(r"paused, alive")).wait_for()
+        page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
+        assert seen.outside == []
+    assert training.status()["state"] == "paused" and json.loads((training.folder / "control.json").read_text())

@@ -1,0 +1,71 @@
+"""The notebooks run from top to bottom at toy size, in the order they are read in, and are kept without outputs."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+pytestmark = pytest.mark.xdist_group("notebooks")
+HERE = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FIGURE = "application/vnd.plotly.v1+json"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Parameters that make any notebook quick; runs that one notebook trains, the next only opens."""
+    folder = str(tmp_path_factory.mktemp("notebooks"))
+    return {"folder": folder, "steps": 20, "systems": ["softvq", "karl"], "method": "pca"}
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One kernel for all notebooks: most of the time goes into importing torch, once."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("kernel")), env=os.environ | {"OMP_NUM_THREADS": "1"})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs_from_top_to_bottom_and_shows_something(notebook, toy, kernel):
+    node = load_notebook_node(str(notebook))
+    named = next(cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
+    node = parameterize_notebook(node, {name: value for name, value in toy.items() if f"{name}:" in named})
+    node.cells[0].source, node.cells[0].cell_type = "%reset -f", "code"  # nothing of the notebook before
+    node.cells[0].outputs, node.cells[0].execution_count = [], None
+    NotebookClient(node, timeout=240, km=kernel).execute(reset_kc=True)
+    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    pages = [o.data["text/html"] for o in outputs if {WIDGET, "text/html"} <= set(o.get("data", {}))]
+    assert pages  # widgets, each with a page for those who read without a kernel
+    if notebook == NOTEBOOKS[0]:
+        assert len(pages) == 1 and "PSNR" in pages[0]  # what was said while it computed is gone
+        assert any(FIGURE in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_is_kept_without_outputs(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+def test_each_notebook_points_to_the_next():
+    for here, following in zip(NOTEBOOKS[1:], NOTEBOOKS[2:], strict=False):
+        last = "".join(json.loads(here.read_text())["cells"][-1]["source"])
+        assert re.findall(r"`(\d_\w+\.ipynb)`", last) == [following.name]
+
+
+def test_the_first_tokenizer_has_at_most_sixty_lines():
+    cells = json.loads(NOTEBOOKS[1].read_text())["cells"]
+    (written,) = [c["source"] for c in cells if any(line.startswith("class Sixty") for line in c["source"])]
+    start = next(i for i, line in enumerate(written) if line.startswith("class Sixty"))
+    assert len(written[start:]) <= 60

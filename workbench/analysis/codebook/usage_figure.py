@@ -1,0 +1,118 @@
+"""The picture of a codebook's usage: three panels."""
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy.stats import beta, binom
+
+from workbench.analysis.codebook.usage import Book, CodebookUsage
+from workbench.analysis.style import COLOURS, DEAD, MAGNITUDE, themed
+
+MOST_CELLS = 4096  # a larger book is drawn with several codes a cell
+MOST_LINES = 6  # books drawn as lines; the table has them all
+GREY = COLOURS[6]
+
+
+def draw(result: CodebookUsage) -> go.Figure:
+    """Rank and frequency; codes against tokens; the book as a grid."""
+    figure = make_subplots(rows=1, cols=3, column_widths=[0.34, 0.34, 0.32], horizontal_spacing=0.12)
+    several = len(result.books) > 1
+    _ranks(figure, result.books[0], result.log)
+    for i, book in enumerate(result.books[:MOST_LINES]):
+        name, colour = f"book {i}" if several else "our tokens", COLOURS[i]
+        rank = _thinned(book.size)
+        line = {"line_color": colour, "name": name, "legendgroup": name}
+        figure.add_scatter(x=rank, y=np.sort(book.counts)[::-1][rank - 1], showlegend=False, row=1, col=1, **line)
+        figure.add_scatter(x=book.seen, y=book.rarefaction, mode=_mode(book), row=1, col=2, **line)
+        if not several:
+            _chao(figure, book, colour)
+    first = result.books[0]
+    uniform = {"name": "uniform source", "line": {"color": GREY, "dash": "dash"}}
+    figure.add_scatter(x=first.seen, y=first.uniform, mode=_mode(first), row=1, col=2, **uniform)
+    _grid(figure, result.books)
+    return _labelled(figure, result)
+
+
+def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
+    """The band in which 95 % of a uniform source's counts at each rank lie: binomial order statistics."""
+    rank = _thinned(book.size)
+    low, high = (binom.ppf(beta.ppf(q, book.size - rank + 1, rank), book.tokens, 1 / book.size) for q in (0.025, 0.975))
+    edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    figure.add_scatter(x=rank, y=high, row=1, col=1, **edge)
+    figure.add_scatter(
+        x=rank, y=low, row=1, col=1, **{**edge, "showlegend": True}, name="uniform, 95 %", fill="tonexty",
+        fillcolor="rgba(127,127,127,0.45)",
+    )  # fmt: skip
+    kind = "log" if log else "linear"
+    figure.update_xaxes(title="rank of the code", type=kind, row=1, col=1)
+    figure.update_yaxes(title="times chosen", type=kind, row=1, col=1)
+    if log:
+        top = np.log10(max(book.counts.max(), high.max(), 2))
+        figure.update_yaxes(range=[-0.1, top * 1.05 + 0.05], dtick=1, row=1, col=1)
+        figure.update_xaxes(dtick=1, tickangle=0, row=1, col=1)
+
+
+def _chao(figure: go.Figure, book: Book, colour: str) -> None:
+    figure.add_scatter(
+        x=book.seen[[0, -1]], y=[book.chao1] * 2, mode="lines", name="reachable (Chao1)",
+        line={"color": colour, "dash": "dot"}, row=1, col=2,
+    )  # fmt: skip
+
+
+def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
+    cells = [np.array_split(book.counts, min(book.size, MOST_CELLS if len(books) == 1 else 256)) for book in books]
+    mean = np.array([[cell.mean() for cell in row] for row in cells])
+    first = np.cumsum([0] + [len(cell) for cell in cells[0][:-1]])
+    if len(books) == 1:
+        side = int(np.ceil(np.sqrt(mean.size)))
+        padded = np.full(side * -(-mean.size // side), np.nan)
+        padded[: mean.size] = mean[0]
+        mean, first = padded.reshape(-1, side), np.resize(first, padded.size).reshape(-1, side)
+    else:
+        first = np.broadcast_to(first, mean.shape)
+    figure.add_heatmap(
+        z=np.log10(1 + mean), customdata=np.stack([first, mean], axis=-1), colorscale=MAGNITUDE, row=1, col=3,
+        hovertemplate="code %{customdata[0]}: chosen %{customdata[1]:,.1f} times<extra></extra>",
+        colorbar={"title": "times", **_ticks(np.nanmax(mean)), "thickness": 12},
+    )  # fmt: skip
+    dead = np.argwhere(mean == 0)
+    size = float(np.clip(160 / max(mean.shape), 2, 10))
+    mark = {"symbol": "x-thin", "size": size, "line": {"color": DEAD, "width": 1.5}}
+    figure.add_scatter(
+        x=dead[:, 1], y=dead[:, 0], mode="markers", marker=mark, name="× dead", hoverinfo="skip", row=1, col=3
+    )
+
+
+def _labelled(figure: go.Figure, result: CodebookUsage) -> go.Figure:
+    first, several = result.books[0], len(result.books) > 1
+    each = -(-first.size // (256 if several else MOST_CELLS))
+    cell = "a cell is a code" if each == 1 else f"a cell is about {each:,} codes"
+    figure.update_xaxes(title="tokens seen", type="log", dtick=1, tickangle=0, row=1, col=2)
+    figure.update_yaxes(title="codes used", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title=cell, showticklabels=False, showgrid=False, zeroline=False, row=1, col=3)
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, row=1, col=3)
+    if several:
+        figure.update_yaxes(title="book", dtick=1, row=1, col=3)
+    else:
+        figure.update_yaxes(title="codes in order", showticklabels=False, row=1, col=3)
+    used, even = (np.mean([getattr(book, x) for book in result.books]) for x in ("used", "perplexity"))
+    title = f"{used:,.{1 if several else 0}f} of {first.size:,} codes used, as evenly as {even:,.1f}: {result.verdict}"
+    each = f" in each of {len(result.books)} books, whose mean this is" if several else ""
+    subtitle = f"n = {first.tokens:,} tokens{each} · a uniform source would use {first.ceiling:,.1f}"
+    figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=440)
+    figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
+    figure.update_xaxes(tickfont_size=11)
+    return themed(figure)
+
+
+def _mode(book: Book) -> str:
+    return "lines" if len(book.seen) > 1 else "markers"
+
+
+def _thinned(size: int) -> np.ndarray:
+    return np.unique(np.geomspace(1, size, 300).round().astype(np.int64))
+
+
+def _ticks(top: float) -> dict[str, list]:
+    values = [0, *(10**i for i in range(int(np.log10(max(top, 1))) + 1))]
+    return {"tickvals": [float(np.log10(1 + v)) for v in values], "ticktext": [f"{v:,}" for v in values]}

@@ -1,0 +1,4 @@
+"""What a trained model does when somebody moves one thing: pictures along an axis, as arrays.
+
+`frames` needs no torch and no model; `tokens`, `modes` and `samples` ask the model itself.
+"""

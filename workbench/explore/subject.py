@@ -1,0 +1,109 @@
+"""A trained run with its model in memory, and the axes along which it can be explored, by name."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from workbench.analysis.latents.mixtures import fit
+from workbench.analysis.latents.mode_members import largest_first
+from workbench.analysis.latents.reductions import reduced
+from workbench.errors import unknown
+from workbench.evidence import Evidence
+from workbench.explore import modes, samples, tokens
+from workbench.explore.frames import Frames, captions
+from workbench.generators.transformer import SiT
+from workbench.runs import Run
+from workbench.tokenizers.tokenizer import Tokenizer
+
+MODES, COMPONENTS = 8, 16  # of the mixture whose means are walked between
+CODES = 16  # codes that a token is set to: the commonest
+ADAPTIVE = ("error", "budget")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run at a step."""
+
+    run: Run
+    model: nn.Module
+    modules: tuple[str, ...] = ()  # others than ours from which its class may come
+
+    @classmethod
+    def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "Subject":
+        """The run with its model of a step (None: the last). Raises RunError where there is no checkpoint."""
+        return cls(run, run.load(step, modules=modules), tuple(modules))
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What was last collected of the run. Raises RunError where nothing was."""
+        return self.run.evidence()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names that `frames` knows, the most telling first."""
+        if not isinstance(self.model, Tokenizer):
+            walks = isinstance(self.model, SiT)
+            return ("guidance", "interval", "time", "step") if walks else ("guidance", "step")
+        asked = inspect.signature(self.model.encode).parameters
+        found = ["tokens", *(["error"] if "error" in asked else []), "token dropped", "token swapped"]
+        found += ["code"] if self.model.codebook is not None and self.evidence.codes is not None else []
+        return (*found, "modes", "step")
+
+    def frames(self, axis: str, chosen: Sequence[int], *, token: int = 0, seed: int = 0) -> Frames:
+        """Pictures along an axis: of a tokenizer for images at some places of its evidence, of a generator for labels.
+
+        `token` is whose code is changed, `seed` whose noise is drawn from. Raises UserError for an unknown axis.
+        """
+        if axis not in self.axes:
+            raise unknown(f"axis of {self.run.name}", axis, self.axes)
+        if not isinstance(self.model, Tokenizer):
+            return self._drawn(axis, list(chosen), seed)
+        names = {"rows": captions(self.evidence, chosen)}
+        images = np.asarray(self.evidence.images[list(chosen)])
+        if axis == "step":
+            return tokens.checkpoints(self.run, images, modules=self.modules, **names)
+        if axis == "token swapped":
+            return tokens.swapped(self.model, images, np.roll(images, -1, axis=0), **_lent(names["rows"]))
+        if axis == "code":
+            return tokens.recoded(self.model, images, token=token, codes=self._common(token), **names)
+        if axis == "modes":
+            return self._between_modes()
+        ask = {"tokens": tokens.budgets, "error": tokens.errors, "token dropped": tokens.dropped}[axis]
+        return ask(self.model, images, **names)
+
+    def _drawn(self, axis: str, labels: list[int], seed: int) -> Frames:
+        told = self.run.tokenizer.config.get("data", {}).get("names", [])
+        rows = tuple(told[label] if label < len(told) else f"class {label}" for label in labels)
+        if axis == "step":
+            return samples.checkpoints(self.run, labels, seed=seed, rows=rows)
+        if axis == "interval":
+            return samples.intervals(self.model, self._tokenizer, labels[0], seed=seed)
+        draw = samples.guidance if axis == "guidance" else samples.trajectory
+        return draw(self.model, self._tokenizer, labels, seed=seed, rows=rows)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return samples.tokenizer_of(self.run)
+
+    def _common(self, token: int) -> list[int]:
+        chosen = np.bincount(np.asarray(self.evidence.codes)[:, token], minlength=self.model.codebook.shape[1])
+        return np.argsort(-chosen, kind="stable")[:CODES].tolist()
+
+    def _between_modes(self) -> Frames:
+        """From the mean of each mode to the next smaller one's, the largest mode first."""
+        latents = np.asarray(self.evidence.latents)
+        points, _ = reduced(latents.reshape(len(latents), -1), "ours", COMPONENTS, 0)
+        mixture = fit(points, min(MODES, len(points) // 2), "diag", np.random.default_rng(0))
+        assignment, _ = largest_first(mixture, points)
+        means, sizes = modes.means(latents, assignment), np.bincount(assignment)
+        ends = np.roll(means, -1, axis=0)
+        names = [f"mode {i} (n = {sizes[i]}) to {(i + 1) % len(means)}" for i in range(len(means))]
+        return modes.walk(self.model, means, ends, grid=self.evidence.grid, rows=names)
+
+
+def _lent(rows: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {"rows": tuple(f"{row}, tokens of {donor}" for row, donor in zip(rows, [*rows[1:], rows[0]], strict=True))}

@@ -1,0 +1,80 @@
+"""Small JavaScript modules that run unchanged in Jupyter (anywidget), in Panel and in a page without a server.
+
+Each is one file, an AFM module (`export default { render({ model, el }) }`) with two texts of JSON: `data`, which
+Python says, and `view`, which a person changes. Nothing is built, and nothing is fetched.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+SHIM = """const state = STATE, heard = {};
+const model = {
+  get: (name) => state[name],
+  set: (name, value) => { state[name] = value; (heard["change:" + name] || []).forEach((act) => act()); },
+  save_changes() {}, send() {},
+  on: (event, act) => { (heard[event] ||= []).push(act); },
+  off: (event, act) => { heard[event] = (heard[event] || []).filter((other) => other !== act); },
+};
+const module = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
+const root = document.getElementById("root");
+module.default.render({ model, el: root });
+const grow = () => { if (frameElement) frameElement.style.height = root.scrollHeight + 12 + "px"; };
+new ResizeObserver(grow).observe(root);
+"""
+PAGE = """<!doctype html><meta charset="utf-8"><style>:root { color-scheme: light dark } body { margin: 0 }</style>
+<div id="root"></div><script type="module">SCRIPT</script>"""
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a module: lens, latentmap, codegrid."""
+    return (HERE / f"{name}.js").read_text(encoding="utf-8")
+
+
+def static(name: str, data: Mapping[str, Any], view: Mapping[str, Any], *, height: int, title: str) -> str:
+    """A module with its data as an `iframe` that needs neither kernel nor network.
+
+    It is as high as its content; where a page may not know that, `height` pixels.
+    """
+    state = {"data": json.dumps(data), "view": json.dumps(view)}
+    script = SHIM.replace("SOURCE", _quoted(source(name)), 1).replace("STATE", _quoted(state), 1)
+    page = html.escape(PAGE.replace("SCRIPT", script, 1))
+    label = html.escape(title)
+    return f'<iframe srcdoc="{page}" title="{label}" style="border:0;width:100%;height:{height}px"></iframe>'
+
+
+def png(pixels: np.ndarray) -> str:
+    """One picture, uint8 (h, w, 1 or 3), as a `data:` address that loses nothing."""
+    return _address(pixels, "png")
+
+
+def webp(pixels: np.ndarray) -> str:
+    """One picture, uint8 (h, w, 1 or 3), as a small `data:` address that loses a little."""
+    return _address(pixels, "webp", quality=85)
+
+
+def binary(array: np.ndarray) -> str:
+    """An array's bytes, little-endian, as base64: what a typed array is made of."""
+    return base64.b64encode(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))).decode()
+
+
+def _address(pixels: np.ndarray, kind: str, **options: Any) -> str:
+    from PIL import Image
+
+    image, written = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), io.BytesIO()
+    image.save(written, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+def _quoted(value: Any) -> str:
+    """JSON inside a script: nothing in it can end the script."""
+    return json.dumps(value).replace("<", "\\u003c")

@@ -1,0 +1,205 @@
+// A codebook as a grid: a cell a code, as bright as it is used, crossed out where it never is; hovering shows images.
+// data: { n, codes, counts, examples, marks, each, size, grid, thumbs: { sheet, columns, size: [h, w] }, caption }
+//       Arrays are base64 of int32: codes and counts (n); examples and marks (n x each), the thumb and the token of
+//       images that hold a code, -1 where there are fewer. size is how many codes a book has; grid the tokens' rows
+//       and columns, or null where tokens have no place.
+// view: { selected: [codes], sort: "number" | "use" }
+
+const STYLE = `
+.wb-codes { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-codes:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
+.wb-codes .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
+.wb-codes button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+  padding: 2px 8px; cursor: pointer; }
+.wb-codes button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
+.wb-codes .both { display: flex; flex-wrap: wrap; gap: 12px; }
+.wb-codes .cells { flex: 1 1 420px; min-width: 0; max-height: 460px; overflow-y: auto; }
+.wb-codes .cells canvas { display: block; cursor: pointer; }
+.wb-codes .side { flex: 0 1 300px; max-height: 460px; overflow-y: auto; }
+.wb-codes .thumbs { display: flex; flex-wrap: wrap; gap: 3px; margin: 2px 0 8px; }
+.wb-codes .thumbs canvas { image-rendering: pixelated; }
+.wb-codes .ramp { display: inline-block; width: 120px; height: 10px; border-radius: 3px; vertical-align: middle; margin: 0 5px; }
+.wb-codes .dead { color: #D55E00; font-weight: 700; }
+.wb-codes .quiet { opacity: .75; }
+`;
+const KEYS = "Click a code to pick it · arrows and Enter do so too · s sorts · Esc clears";
+const RAMP = ["#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2ba61", "#fee838"]; // Cividis, without its darkest end
+const DEAD = "#D55E00", PICKED = "#0072B2";
+
+function make(tag, attributes = {}, parent = null) {
+  const node = Object.assign(document.createElement(tag), attributes);
+  parent?.append(node);
+  return node;
+}
+function whole(text) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new Int32Array(bytes.buffer);
+}
+
+function render({ model, el }) {
+  make("style", { textContent: STYLE }, el);
+  const root = make("div", { className: "wb-codes", tabIndex: 0 }, el);
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
+  const cells = make("div", { className: "cells" }, both), side = make("div", { className: "side" }, both);
+  const canvas = make("canvas", {}, cells), context = canvas.getContext("2d");
+  canvas.setAttribute("role", "img");
+  const card = make("div", { className: "card" }, side), picked = make("div", { className: "picked" }, side);
+  const caption = make("div", { className: "caption" }, root);
+  make("div", { className: "quiet", textContent: KEYS }, root);
+  const sorts = { number: "by number", use: "by use (s)" };
+  const buttons = Object.fromEntries(Object.entries(sorts).map(([sort, textContent]) => [sort, make("button", { textContent, onclick: () => change({ sort }) }, bar)]));
+  make("button", { textContent: "clear (Esc)", onclick: () => change({ selected: [] }) }, bar);
+  const key = make("span", {}, bar);
+
+  let data, codes, counts, examples, marks, sheet, order = [], under = -1, columns = 1, cell = 10, most = 1, generation = 0;
+  let view = { selected: [], sort: "number" };
+
+  function change(some) {
+    if (some.sort && some.sort !== view.sort) { under = -1; point(); } // another code is there now
+    view = { ...view, ...some };
+    model.set("view", JSON.stringify(view));
+    model.save_changes();
+    arrange();
+  }
+  const toggle = (code) => change({ selected: view.selected.includes(code) ? view.selected.filter((one) => one !== code) : [...view.selected, code] });
+  const title = (i) => (Math.max(...codes) >= data.size ? `book ${Math.floor(codes[i] / data.size)}, code ${codes[i] % data.size}` : `code ${codes[i]}`);
+
+  function arrange() {
+    if (!data) return;
+    order = [...codes.keys()];
+    if (view.sort === "use") order.sort((a, b) => counts[b] - counts[a] || a - b);
+    Object.entries(buttons).forEach(([sort, button]) => button.setAttribute("aria-pressed", sort === view.sort));
+    const width = Math.max(200, Math.min(620, cells.clientWidth || 600)) - 16;
+    columns = Math.min(data.n, Math.max(Math.ceil(Math.sqrt(data.n)), Math.floor(width / 22)));
+    cell = Math.max(5, Math.min(22, Math.floor(width / columns)));
+    columns = Math.min(columns, Math.floor(width / cell));
+    const ratio = window.devicePixelRatio || 1, rows = Math.ceil(data.n / columns);
+    Object.assign(canvas, { width: (columns * cell + 1) * ratio, height: (rows * cell + 1) * ratio });
+    canvas.style.width = `${columns * cell + 1}px`;
+    canvas.style.height = `${rows * cell + 1}px`;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    paint();
+    list();
+  }
+  function shade(count) {
+    const at = Math.log1p(count) / Math.log1p(most) * (RAMP.length - 1), low = Math.min(RAMP.length - 2, Math.floor(at));
+    const part = (hex, i) => parseInt(hex.slice(i, i + 2), 16);
+    return `rgb(${[1, 3, 5].map((i) => Math.round(part(RAMP[low], i) + (at - low) * (part(RAMP[low + 1], i) - part(RAMP[low], i)))).join()})`;
+  }
+  function paint() {
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    const gap = cell > 7 ? 1 : 0;
+    order.forEach((i, place) => {
+      const x = place % columns * cell, y = Math.floor(place / columns) * cell, inner = cell - gap;
+      if (counts[i]) {
+        context.fillStyle = shade(counts[i]);
+        context.fillRect(x, y, inner, inner);
+      } else {
+        context.strokeStyle = DEAD;
+        context.lineWidth = 1;
+        context.beginPath();
+        for (const [a, b] of [[0.25, 0.75], [0.75, 0.25]]) { context.moveTo(x + 0.25 * inner, y + a * inner); context.lineTo(x + 0.75 * inner, y + b * inner); }
+        context.stroke();
+      }
+      if (view.selected.includes(codes[i]) || place === under) {
+        context.strokeStyle = view.selected.includes(codes[i]) ? PICKED : getComputedStyle(root).color;
+        context.lineWidth = 3;
+        context.strokeRect(x + 1.5, y + 1.5, inner - 3, inner - 3);
+      }
+    });
+  }
+  function thumbs(i, size, parent) {
+    const box = make("div", { className: "thumbs" }, parent), { columns: across, size: [h, w] } = data.thumbs;
+    for (let e = i * data.each; e < (i + 1) * data.each && examples[e] >= 0; e++) {
+      const scale = Math.max(1, Math.round(size / Math.max(h, w)));
+      const small = make("canvas", { width: w * scale, height: h * scale }, box), pen = small.getContext("2d");
+      small.style.width = `${size * w / Math.max(h, w)}px`;
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(sheet, examples[e] % across * w, Math.floor(examples[e] / across) * h, w, h, 0, 0, w * scale, h * scale);
+      if (data.grid) {
+        const [rows, wide] = data.grid, high = h * scale / rows, long = w * scale / wide;
+        pen.strokeStyle = PICKED;
+        pen.lineWidth = Math.max(1, scale / 2);
+        pen.strokeRect(marks[e] % wide * long, Math.floor(marks[e] / wide) * high, long, high);
+      }
+    }
+  }
+  function describe(i, parent) {
+    const total = data.total, share = 100 * counts[i] / total;
+    make("b", { textContent: title(i) }, parent);
+    const said = counts[i] ? ` · ${counts[i].toLocaleString("en")} tokens, ${share.toPrecision(2)} %` : " · never chosen ×";
+    make("span", { textContent: said, className: counts[i] ? "" : "dead" }, parent);
+    thumbs(i, 44, parent);
+  }
+  function point() {
+    card.replaceChildren();
+    if (under >= 0) describe(order[under], card);
+    else make("div", { className: "quiet", textContent: "hover over a code to see images that hold it" }, card);
+    paint();
+  }
+  function list() {
+    picked.replaceChildren();
+    const chosen = order.filter((i) => view.selected.includes(codes[i]));
+    if (chosen.length) make("div", { textContent: `${chosen.length} picked:` }, picked);
+    chosen.slice(0, 20).forEach((i) => describe(i, picked));
+    if (chosen.length > 20) make("div", { className: "quiet", textContent: "the first 20 of them" }, picked);
+  }
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left) / cell), row = Math.floor((event.clientY - box.top) / cell);
+    return column < columns && row * columns + column < data.n ? row * columns + column : -1;
+  };
+  canvas.onpointermove = (event) => { const place = at(event); if (place !== under) { under = place; point(); } };
+  canvas.onpointerleave = () => { under = -1; point(); };
+  canvas.onclick = (event) => { const place = at(event); if (place >= 0) toggle(codes[order[place]]); };
+  root.onkeydown = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !data || event.target.tagName === "BUTTON" && event.key === "Enter") return;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (step) { under = Math.min(data.n - 1, Math.max(0, under + step)); point(); }
+    else if (event.key === "Enter" && under >= 0) toggle(codes[order[under]]);
+    else if (event.key === "Escape") change({ selected: [] });
+    else if (event.key === "s") change({ sort: view.sort === "use" ? "number" : "use" });
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+
+  async function load() {
+    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    if (next.n === undefined) return;
+    const image = Object.assign(new Image(), { src: next.thumbs.sheet });
+    await image.decode();
+    if (mine !== generation) return; // newer data came while this was being decoded
+    [data, sheet, under] = [next, image, -1];
+    [codes, counts, examples, marks] = [next.codes, next.counts, next.examples, next.marks].map(whole);
+    most = Math.max(1, ...counts);
+    key.replaceChildren("tokens of a code: 1", make("span", { className: "ramp", style: `background:linear-gradient(to right,${RAMP})` }), `${most} · `);
+    make("span", { className: "dead", textContent: "×" }, key);
+    key.append(" none");
+    caption.textContent = data.caption;
+    canvas.setAttribute("aria-label", data.caption);
+    view = { ...view, ...JSON.parse(model.get("view") || "{}") };
+    arrange();
+    point();
+  }
+  function follow() {
+    const next = { ...view, ...JSON.parse(model.get("view") || "{}") };
+    if (!data || JSON.stringify(next) === JSON.stringify(view)) return;
+    view = next;
+    arrange();
+  }
+  model.on("change:data", load);
+  model.on("change:view", follow);
+  const resized = new ResizeObserver(arrange);
+  resized.observe(root);
+  load();
+  return () => {
+    resized.disconnect();
+    model.off("change:data", load);
+    model.off("change:view", follow);
+  };
+}
+
+export default { render };

@@ -1,0 +1,21 @@
+"""The modules as widgets of a notebook."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anywidget
+import traitlets
+
+from workbench.views.esm import source
+
+
+class Module(anywidget.AnyWidget):
+    """A module by name. Python sets `data`; `view` follows the person, and may be set as well."""
+
+    _esm = traitlets.Unicode().tag(sync=True)
+    data = traitlets.Unicode("{}").tag(sync=True)
+    view = traitlets.Unicode("{}").tag(sync=True)
+
+    def __init__(self, name: str, data: Mapping[str, Any], view: Mapping[str, Any]) -> None:
+        super().__init__(_esm=source(name), data=json.dumps(data), view=json.dumps(view))

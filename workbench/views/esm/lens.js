@@ -1,0 +1,306 @@
+// A lens: pictures along an axis beside what they are held against, with one zoom, flip, wipe and blink.
+// data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown, note }
+//       reference and shown are PNG sheets: n cells in a column, n x m cells.
+// view: { row, stop, mode: "side" | "flip" | "wipe", gain }
+
+const STYLE = `
+.wb-lens { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-lens:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
+.wb-lens .strip { display: flex; gap: 6px; overflow-x: auto; padding: 3px 3px 6px; }
+.wb-lens .cell { border: 0; padding: 2px; background: none; color: inherit; cursor: pointer; font: inherit;
+  font-size: 11px; border-radius: 4px; outline: 2px solid transparent; flex: none; text-align: center; }
+.wb-lens .cell[aria-pressed=true] { outline-color: #E69F00; }
+.wb-lens .cell canvas { display: block; margin: 0 auto 2px; }
+.wb-lens canvas { image-rendering: pixelated; }
+.wb-lens .panels { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0; }
+.wb-lens figure { margin: 0; }
+.wb-lens figcaption { padding: 0 0 3px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; touch-action: none; }
+.wb-lens .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
+.wb-lens .bar button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+  padding: 2px 8px; cursor: pointer; }
+.wb-lens .bar button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
+.wb-lens input[type=range][aria-label=stop] { flex: 0 1 320px; }
+.wb-lens input[type=range] { accent-color: #0072B2; vertical-align: middle; }
+.wb-lens .halting { display: inline-flex; gap: 2px; flex-wrap: wrap; vertical-align: middle; }
+.wb-lens .halting i { width: 9px; height: 9px; border: 1px solid currentColor; opacity: .45; }
+.wb-lens .halting i.on { background: #0072B2; border-color: #0072B2; opacity: 1; }
+.wb-lens .quiet { opacity: .75; }
+.wb-lens .label { font-weight: 600; }
+`;
+const MODES = { side: "side by side", flip: "flip (f)", wipe: "wipe (w)" };
+const KEYS = "Click a picture, then: ← → or [ ] along the axis · ↑ ↓ row · f flip · w wipe · space blink · wheel zoom · drag · 0 reset";
+// Cividis, dark to bright.
+const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
+
+function make(tag, attributes = {}, parent = null) {
+  const node = Object.assign(document.createElement(tag), attributes);
+  parent?.append(node);
+  return node;
+}
+
+async function pixels(source) {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  const canvas = make("canvas", { width: image.width, height: image.height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  return { canvas, data: context.getImageData(0, 0, image.width, image.height).data };
+}
+
+function colour(share) {
+  const at = Math.min(1, Math.max(0, share)) * (CIVIDIS.length - 1), low = Math.min(CIVIDIS.length - 2, Math.floor(at));
+  return CIVIDIS[low].map((c, i) => Math.round(c + (at - low) * (CIVIDIS[low + 1][i] - c)));
+}
+
+function render({ model, el }) {
+  make("style", { textContent: STYLE }, el);
+  const root = make("div", { className: "wb-lens", tabIndex: 0 }, el);
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const bar = make("div", { className: "bar" }, root);
+  const rows = make("div", { className: "strip", ariaLabel: "rows" }, root);
+  const panels = make("div", { className: "panels" }, root);
+  const along = make("div", { className: "bar" }, root);
+  const stops = make("div", { className: "strip", ariaLabel: "stops" }, root);
+  const told = make("div", { className: "told" }, root);
+  const probe = make("div", { className: "quiet probe", textContent: "\u00a0" }, root);
+  make("div", { className: "quiet", textContent: KEYS }, root);
+
+  let data, reference, shown, map, flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
+  let view = { row: 0, stop: 0, mode: "side", gain: 4, ...JSON.parse(model.get("view") || "{}") };
+  let zoom = { x: 0, y: 0, k: 1 };
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  const slider = make("input", { type: "range", min: 0, step: 1, ariaLabel: "stop" });
+  const name = make("span", { className: "label" }, along);
+  along.append(slider);
+  const modes = Object.fromEntries(Object.entries(MODES).map(([mode, text]) => {
+    const button = make("button", { textContent: text, onclick: () => change({ mode }) }, bar);
+    return [mode, button];
+  }));
+  const blink = make("button", { textContent: "blink (space)", onclick: toggleBlink }, bar);
+  make("button", { textContent: "reset zoom (0)", onclick: reset }, bar);
+  const gainLabel = make("label", { textContent: "error × " }, bar);
+  const gain = make("input", { type: "range", min: 0, max: 5, step: 1, ariaLabel: "gain of the error" }, gainLabel);
+  const gainValue = make("span", {}, gainLabel);
+
+  function take(some) {
+    view = { ...view, ...some };
+    view.row = Math.min(Math.max(0, view.row), data.rows.length - 1);
+    view.stop = Math.min(Math.max(0, view.stop), data.stops.length - 1);
+  }
+  function change(some) {
+    take(some);
+    if ("mode" in some) flipped = false;
+    model.set("view", JSON.stringify(view));
+    model.save_changes();
+    paint();
+  }
+  function reset() { zoom = { x: 0, y: 0, k: 1 }; paint(); }
+  function toggleBlink() {
+    if (blinking) { clearInterval(blinking); blinking = 0; flipped = false; }
+    else if (calm) flipped = !flipped;
+    else blinking = setInterval(() => { flipped = !flipped; paint(); }, 450);
+    if (view.mode !== "flip" && (blinking || calm)) change({ mode: "flip" }); else paint();
+  }
+
+  function side() { // of one picture on the screen
+    const width = Math.max(300, Math.min(960, el.clientWidth || 960)) - 12;
+    return view.mode === "side" ? Math.floor(Math.min(280, (width - 24) / 3)) : Math.min(420, width);
+  }
+  function source(which) {
+    const [h, w] = data.size;
+    return which === "reference" ? [reference.canvas, 0, view.row * h] : [shown.canvas, view.stop * w, view.row * h];
+  }
+  function blit(context, which, size) {
+    const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k, [sheet, sx, sy] = source(which);
+    context.drawImage(sheet, sx, sy, w, h, zoom.x, zoom.y, w * scale, h * scale);
+  }
+  function at(which, x, y) {
+    const [sheet, sx, sy] = source(which), values = which === "reference" ? reference.data : shown.data;
+    const start = 4 * ((sy + y) * sheet.width + sx + x);
+    return [values[start], values[start + 1], values[start + 2]];
+  }
+  function difference(x, y) {
+    const a = at("reference", x, y), b = at("shown", x, y);
+    return (Math.abs(a[0] - b[0]) + Math.abs(a[1] - b[1]) + Math.abs(a[2] - b[2])) / 3 / 255;
+  }
+  function errors() {
+    const key = [generation, view.row, view.stop, view.gain].join();
+    if (map?.key === key) return map;
+    const [h, w] = data.size, canvas = make("canvas", { width: w, height: h, key });
+    const image = new ImageData(w, h);
+    for (let y = 0; y < h; y++) for (let x = 0; x < w; x++)
+      image.data.set([...colour(difference(x, y) * view.gain), 255], 4 * (y * w + x));
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return map = canvas;
+  }
+  function panel(caption, draw) {
+    const size = side(), [h, w] = data.size, ratio = window.devicePixelRatio || 1, longest = Math.max(h, w);
+    const figure = make("figure", {}, panels);
+    const wide = size * w / longest, high = size * h / longest;
+    make("figcaption", { textContent: caption, style: `max-width:${wide}px` }, figure);
+    const canvas = make("canvas", { width: wide * ratio, height: high * ratio }, figure);
+    canvas.style.width = `${wide}px`;
+    canvas.style.height = `${high}px`;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", caption);
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    context.imageSmoothingEnabled = false;
+    draw(context, size, wide, high);
+    listen(canvas, size);
+  }
+  function listen(canvas, size) {
+    const place = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+    canvas.onwheel = (event) => {
+      if (!root.contains(el.getRootNode().activeElement)) return; // else a page could not be scrolled over it
+      event.preventDefault();
+      const [x, y] = place(event), k = Math.min(32, Math.max(1, zoom.k * Math.exp(-event.deltaY / 400))), f = k / zoom.k;
+      zoom = k === 1 ? { x: 0, y: 0, k } : { x: x - f * (x - zoom.x), y: y - f * (y - zoom.y), k };
+      paint();
+    };
+    canvas.onpointerdown = (event) => { moving = { x: event.clientX - zoom.x, y: event.clientY - zoom.y }; };
+    canvas.onpointermove = (event) => {
+      const [x, y] = place(event);
+      if (moving && zoom.k > 1) { zoom.x = event.clientX - moving.x; zoom.y = event.clientY - moving.y; paint(); }
+      else if (view.mode === "wipe") { wipe = x / canvas.clientWidth; paint(); }
+      tell(x, y, size);
+    };
+    canvas.ondblclick = reset;
+  }
+  const release = () => { moving = null; };
+  window.addEventListener("pointerup", release);
+
+  function tell(x, y, size) {
+    const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
+    const column = Math.floor((x - zoom.x) / scale), line = Math.floor((y - zoom.y) / scale);
+    if (column < 0 || line < 0 || column >= w || line >= h) { probe.textContent = "\u00a0"; return; }
+    const grey = (rgb) => rgb[0] === rgb[1] && rgb[1] === rgb[2] ? `${rgb[0]}` : `(${rgb.join(", ")})`;
+    const a = grey(at("reference", column, line)), b = grey(at("shown", column, line));
+    probe.textContent = `pixel ${column}, ${line}: ${data.against} ${a}, here ${b}, difference ${difference(column, line).toFixed(3)}`;
+  }
+
+  function thumbnail(parent, which, row, stop, text, act) {
+    const [h, w] = data.size, size = 52, canvas = make("canvas", { width: w, height: h });
+    canvas.style.width = `${size * w / Math.max(h, w)}px`;
+    const sheet = which === "reference" ? reference.canvas : shown.canvas;
+    canvas.getContext("2d").drawImage(sheet, which === "reference" ? 0 : stop * w, row * h, w, h, 0, 0, w, h);
+    const button = make("button", { className: "cell", title: text, onclick: act }, parent);
+    button.append(canvas, make("span", { textContent: text }));
+    return button;
+  }
+  function strips() {
+    const focused = stops.contains(el.getRootNode().activeElement);
+    if (rows.generation !== generation) {
+      rows.replaceChildren();
+      data.rows.forEach((text, row) => thumbnail(rows, "reference", row, 0, text, () => change({ row })));
+      rows.hidden = data.rows.length === 1;
+      stops.hidden = along.hidden = data.stops.length === 1;
+    }
+    if (rows.generation !== generation || stops.row !== view.row) {
+      stops.replaceChildren();
+      data.stops.forEach((text, stop) => thumbnail(stops, "shown", view.row, stop, text, () => change({ stop })));
+      if (focused) root.focus({ preventScroll: true });
+    }
+    [rows.generation, stops.row] = [generation, view.row];
+    choose(rows, view.row);
+    choose(stops, view.stop);
+  }
+  function choose(strip, chosen) {
+    [...strip.children].forEach((cell, i) => cell.setAttribute("aria-pressed", i === chosen));
+    const left = strip.children[chosen].offsetLeft - strip.offsetLeft, right = left + strip.children[chosen].offsetWidth;
+    if (left < strip.scrollLeft) strip.scrollLeft = left - 3;
+    else if (right > strip.scrollLeft + strip.clientWidth) strip.scrollLeft = right + 3 - strip.clientWidth;
+  }
+
+  function paint() {
+    if (!data) return;
+    const here = data.stops.length > 1 ? `${data.axis}: ${data.stops[view.stop]}` : data.stops[0];
+    panels.replaceChildren();
+    if (view.mode === "side") {
+      panel(data.against, (context, size) => blit(context, "reference", size));
+      panel(here, (context, size) => blit(context, "shown", size));
+      const sheet = errors();
+      panel(`difference × ${view.gain}`, (context, size) => {
+        const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
+        context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
+      });
+    } else if (view.mode === "flip") {
+      const which = flipped ? "reference" : "shown";
+      panel(flipped ? data.against : here, (context, size) => blit(context, which, size));
+    } else {
+      panel(`${data.against} | ${here}`, (context, size, wide, high) => {
+        blit(context, "shown", size);
+        context.save();
+        context.beginPath();
+        context.rect(0, 0, wipe * wide, high);
+        context.clip();
+        blit(context, "reference", size);
+        context.restore();
+        context.fillStyle = "#E69F00";
+        context.fillRect(wipe * wide - 1, 0, 2, high);
+      });
+    }
+    strips();
+    name.textContent = data.axis;
+    Object.assign(slider, { max: data.stops.length - 1, value: view.stop });
+    Object.entries(modes).forEach(([mode, button]) => button.setAttribute("aria-pressed", mode === view.mode));
+    blink.setAttribute("aria-pressed", blinking > 0);
+    gain.value = Math.log2(view.gain);
+    gainValue.textContent = ` ${view.gain}`;
+    gainLabel.style.visibility = view.mode === "side" ? "visible" : "hidden";
+    told.replaceChildren(make("span", { textContent: `${data.rows[view.row]} · ${here} · ${data.notes[view.row][view.stop]} ` }));
+    const active = data.active?.[view.row][view.stop];
+    if (active) {
+      const halting = make("span", { className: "halting", title: "filled: a token that the decoder saw" }, told);
+      [...active].forEach((one) => make("i", { className: one === "1" ? "on" : "" }, halting));
+    }
+    if (data.note) make("div", { className: "quiet", textContent: data.note }, told);
+  }
+
+  slider.oninput = () => change({ stop: Number(slider.value) });
+  gain.oninput = () => change({ gain: 2 ** Number(gain.value) });
+  root.onkeydown = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !data) return;
+    const act = {
+      "[": () => change({ stop: view.stop - 1 }), "]": () => change({ stop: view.stop + 1 }),
+      ArrowLeft: () => change({ stop: view.stop - 1 }), ArrowRight: () => change({ stop: view.stop + 1 }),
+      ArrowUp: () => change({ row: view.row - 1 }), ArrowDown: () => change({ row: view.row + 1 }),
+      f: () => { if (view.mode === "flip") { flipped = !flipped; paint(); } else { change({ mode: "flip" }); flipped = true; paint(); } },
+      w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
+      " ": toggleBlink, 0: reset, Escape: () => change({ mode: "side" }),
+    }[event.key];
+    if (!act || (event.target.type === "range" && event.key.startsWith("Arrow"))) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+  };
+
+  async function load() {
+    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    if (!next.stops) return;
+    const sheets = await Promise.all([pixels(next.reference), pixels(next.shown)]);
+    if (mine !== generation) return; // newer data came while this was being decoded
+    [reference, shown] = sheets;
+    data = next;
+    take(JSON.parse(model.get("view") || "{}"));
+    paint();
+  }
+  const follow = () => { if (data) { take(JSON.parse(model.get("view") || "{}")); paint(); } };
+  model.on("change:data", load);
+  model.on("change:view", follow);
+  const resized = new ResizeObserver(() => paint());
+  resized.observe(el);
+  load();
+  return () => {
+    clearInterval(blinking);
+    resized.disconnect();
+    window.removeEventListener("pointerup", release);
+    model.off("change:data", load);
+    model.off("change:view", follow);
+  };
+}
+
+export default { render };

@@ -1,0 +1,70 @@
+"""The widgets of a lens in a notebook: what it looks at above, the pictures below."""
+
+import html
+import json
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench.errors import UserError
+from workbench.views.esm.jupyter import Module
+from workbench.views.lens import ORDERS, Lens
+
+ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
+OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
+
+
+class Screen:
+    """The widgets of one cell, bound to a Lens: its state follows them, and the pictures follow its state."""
+
+    def __init__(self, lens: Lens) -> None:
+        self.lens, state = lens, lens.state
+        look = {"style": {"description_width": "initial"}}
+        menu = look | {"layout": {"width": "auto"}}
+        self.over = widgets.Dropdown(options=lens.axes, value=state.over, description="slider over", **menu)
+        self.show = widgets.IntSlider(state.show, 1, 32, description="rows", continuous_update=False, **look)
+        self.order = widgets.Dropdown(options=ORDERS, value=state.order, description="images", **menu)
+        steps = [("last", 0), *((f"{step:,}", step) for step in lens.runs[0].steps)]
+        self.step = widgets.Dropdown(options=steps, value=state.step or 0, description="checkpoint", **menu)
+        most = max(0, lens.runs[0].config["settings"].get("tokens", 1) - 1)
+        self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
+        self.token.continuous_update = False
+        self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
+        self.said, self.module = widgets.HTML(), Module("lens", {}, {})
+        self.row = widgets.HBox(layout=ROW)
+        self.box = widgets.VBox([self.row, self.said, self.module])
+        for widget in (self.over, self.show, self.order, self.step, self.token, self.seed):
+            widget.observe(self._changed, "value")
+        self.module.observe(self._picked, "view")
+        self._draw()
+
+    def _changed(self, _: Any = None) -> None:
+        names = ("over", "show", "order", "step", "token", "seed")
+        values = {name: getattr(self, name).value for name in names}
+        values["step"] = values["step"] or None
+        if values["over"] != self.lens.state.over:
+            values |= {"row": 0, "stop": -1}
+        self.lens.state = replace(self.lens.state, **values)
+        self._draw()
+
+    def _picked(self, change: dict[str, Any]) -> None:
+        told = json.loads(change["new"])
+        self.lens.state = replace(self.lens.state, row=int(told["row"]), stop=int(told["stop"]))
+
+    def _draw(self) -> None:
+        over, generator = self.over.value, self.lens.runs[0].tokenizer is not None
+        wanted = {self.over: True, self.show: over not in ("modes", "interval")}
+        wanted |= {self.order: not generator and over in OF_IMAGES, self.step: over not in ("step", "run")}
+        wanted |= {self.token: over == "code", self.seed: generator}
+        self.row.children = tuple(widget for widget, shown in wanted.items() if shown)
+        self.said.value, said = "<em>asking the model …</em>", "<em>stopped</em>"
+        try:
+            told = json.dumps(self.lens.data())
+            with self.module.hold_sync():
+                self.module.data, self.module.view = told, json.dumps(self.lens.view())
+            said = ""
+        except UserError as error:
+            said = f"<p><em>{html.escape(str(error))}</em></p>"
+        finally:
+            self.said.value = said

@@ -1,0 +1,163 @@
+"""What a template's cells call, and what comes back of it: a report's sections, and what became of each."""
+
+import base64
+import html
+import io
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from workbench import analysis
+from workbench.analysis.result import Result, mime_bundle
+from workbench.errors import NotApplicable, UserError
+from workbench.runs import Run
+from workbench.views.bench import Bench
+from workbench.views.state import ViewState
+
+State = Literal["done", "absent", "failed", "missed"]  # absent: does not apply to this run; missed: not reached
+STATES = get_args(State)
+KEY = "workbench"  # of an output's metadata: how a section's record leaves the kernel
+
+
+@dataclass(frozen=True)
+class Section:
+    """One analysis of a report: what became of it, what it says, and its table."""
+
+    name: str
+    state: State
+    said: str  # its summary, or why there is none
+    seconds: float = 0.0
+    table: pd.DataFrame | None = field(default=None, repr=False)
+
+
+class Pages:
+    """What a template's cells call: `show("codebook_usage")` puts the result, and what it says."""
+
+    def __init__(self, run: str, others: Sequence[str] = (), step: int = 0) -> None:
+        from IPython.display import display
+
+        opened = [Run(folder) for folder in (run, *others)]
+        self.bench = Bench(opened[0].folder.parent)
+        self.bench.runs |= {one.name: one for one in opened}
+        self.state = ViewState(runs=tuple(one.name for one in opened), step=step or None)
+        self.shown: set[str] = set()
+        told = [{"folder": str(one.folder), "step": one.evidence().step} for one in opened]
+        told[0]["step"] = opened[0].evidence(step or None).step
+        display({"text/html": ""}, raw=True, metadata={KEY: {"runs": told}})
+
+    def show(self, name: str, **controls: Any) -> None:
+        """One analysis: its figure, summary and table, or the sentence that says why there is none."""
+        again = "".join(f", {control}={value}" for control, value in controls.items()) if name in self.shown else ""
+        self.shown.add(name)
+        self._section(name + again, lambda: self.bench.result(self.state.change(analysis=name, controls=controls)))
+
+    def rest(self, *evidence: str) -> None:
+        """Every analysis that has not been shown yet, under its name: a new one appears here by existing.
+
+        With `evidence`, those that read at least one of these fields.
+        """
+        from inspect import getmodule, signature
+
+        from IPython.display import Markdown, display
+
+        for name, function in analysis.analyses().items():
+            asked = not evidence or set(evidence) & signature(function).parameters.keys()
+            if asked and name not in self.shown:
+                lead = str(getmodule(function).__doc__).partition("\n")[0]
+                display(Markdown(f"## {name.replace('_', ' ').capitalize()}\n\n{lead}"))
+                self.show(name)
+
+    def losses(self) -> None:
+        """The leading run's log: every term of its objective by step."""
+        from workbench.views.losses import losses
+
+        self._section("losses", lambda: losses(self.bench.run(self.state.runs[0])))
+
+    def _section(self, name: str, compute: Callable[[], Result]) -> None:
+        from IPython.display import display
+
+        began, table = time.perf_counter(), None
+        try:
+            result = compute()
+            figure, words, table = mime_bundle(result.figure()), result._repr_html_(), result.table()
+            state, said = "done", result.summary()
+            display(figure, raw=True)
+        except NotApplicable as error:
+            state, said, words = "absent", str(error), f'<p class="absent">{html.escape(str(error))}</p>'
+        except Exception as error:  # one section's fault is no reason to lose the others
+            state, said = "failed", _sentence(error)
+            words = failure(said, "" if isinstance(error, UserError) else traceback.format_exc())
+        record = {"section": name, "state": state, "said": said, "seconds": round(time.perf_counter() - began, 3)}
+        record["table"] = None if table is None else _packed(table)
+        display({"text/html": words}, raw=True, metadata={KEY: record})
+
+
+def sections_of(notebook: Any) -> list[Section]:
+    """The sections of an executed notebook; where a cell stopped it, that one failed and the later ones are missed.
+
+    Their outputs are replaced by a sentence.
+    """
+    found, heading, stopped = [], "", False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")]
+            heading = headings[-1] if headings else heading
+            continue
+        found += [_unpacked(told) for told in records(cell) if "section" in told]
+        state = cell.metadata.get("papermill", {}).get("status", "completed")
+        if state == "completed" or not cell.source.strip():
+            continue
+        name, said = heading.lower().replace(" ", "_") or "beginning", "Not reached: a section before it stopped."
+        words = f'<p class="absent">{said}</p>'
+        if not stopped:
+            said, more = _reason(cell)
+            words = failure(said, more)
+        found.append(Section(name, "missed" if stopped else "failed", said))
+        kept = [output for output in cell.outputs if output.output_type != "error"]
+        cell.outputs = [*kept, type(cell)(output_type="display_data", data={"text/html": words}, metadata={})]
+        stopped = True
+    return found
+
+
+def records(cell: Any) -> list[dict[str, Any]]:
+    """What `Pages` told beside the outputs of a cell."""
+    return [output.metadata[KEY] for output in cell.get("outputs", []) if KEY in output.get("metadata", {})]
+
+
+def failure(said: str, more: str = "") -> str:
+    """A fragment of HTML that says what went wrong, the rest of it folded."""
+    folded = f"<details><summary>traceback</summary><pre>{html.escape(more)}</pre></details>" if more else ""
+    return f'<div class="failed"><p><strong>This section failed.</strong> {html.escape(said)}</p>{folded}</div>'
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _reason(cell: Any) -> tuple[str, str]:
+    """Why a cell stopped: in a sentence, and in full."""
+    import re
+
+    for output in cell.outputs:
+        if output.output_type == "error":
+            ours = output.ename in ("UserError", "RunError", "NotApplicable")
+            more = "" if ours else re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
+            return output.evalue if ours else f"{output.ename}: {output.evalue}", more
+    return "Its process ended: out of memory, or stopped from outside.", ""
+
+
+def _packed(table: pd.DataFrame) -> str:
+    """A table as text: parquet keeps every number and its kind, which JSON does not."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _unpacked(told: dict[str, Any]) -> Section:
+    packed = told.get("table")
+    table = None if packed is None else pd.read_parquet(io.BytesIO(base64.b64decode(packed)))
+    return Section(told["section"], told["state"], told["said"], told["seconds"], table)
