@@ -206,7 +206,7 @@ def test_the_live_tab_follows_a_run_and_steers_it(training, tmp_path):
     port = free_port()
     command = ("workbench", "dashboard", str(tmp_path / "runs"), "--port", str(port), "--no-browser")
     with (
-        served(*command, port=port, log=tmp_path / "log") as address,
+        served(*command, port=port, log=tmp_path / "log", path="/static/js/bokeh.min.js") as address,
         opened(f"{address}/?run=a&tab=live") as (page, seen),
     ):
         page.get_by_role("tab", name="Live", selected=True).wait_for()

@@ -117,22 +117,17 @@ def sweep(
 
     \b
     workbench sweep training --grid "codes=64,256;tokens=4,8" --out sweeps/a --recipe softvq-digits
-    workbench sweep tokenizer --list points.csv --out sweeps/b --memory 4GB --scheduler tcp://10.0.0.1:8786
+    workbench sweep tokenizer --list points.csv --out sweeps/b --scheduler tcp://10.0.0.1:8786
     """
-    from workbench.views.sweep import points_of
-    from workbench.views.sweep import sweep as make_all
+    from workbench.views import sweep as sweeps
 
     how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context.args)}
-    typer.echo(make_all(template, points_of(grid, points), out, **how).resolve())
+    typer.echo(sweeps.sweep(template, sweeps.points_of(grid, points), out, **how).resolve())
 
 
 @app.command()
 def gallery(folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs")) -> None:
-    """Write index.html over all reports in a folder: pictures and headline numbers, to sort and to filter.
-
-    \b
-    workbench gallery runs
-    """
+    """Write index.html over all reports in a folder, to sort and to filter: workbench gallery runs."""
     from workbench.views.gallery import gallery as write_gallery
 
     typer.echo(write_gallery(folder).resolve())

@@ -19,7 +19,7 @@ class Change:
 class Steering:
     """All changes of a run. Its events hold them, so it is the same after a kill; without any, every multiplier is 1.
 
-    A change overrules what an earlier life of the run had recorded for later steps, of the same term.
+    The latest word counts, also over what an earlier life of the run had recorded for later steps.
     """
 
     def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
@@ -30,8 +30,7 @@ class Steering:
 
     def change(self, change: Change) -> None:
         """Take a change in."""
-        kept = [old for old in self.changes if old.term != change.term or old.step <= change.step]
-        self.changes = [*kept, change]
+        self.changes.append(change)
 
     def weight(self, term: str | None, step: int) -> float:
         """The multiplier of a term (None: of the learning rate) in the update after `step` updates."""

@@ -178,7 +178,7 @@ class Watch:
 
     def _draw(self, new: go.Figure) -> None:
         new.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-        if len(new.data) != len(self.curves.data):
+        if not self.curves.data or len(new.data) != len(self.curves.data):
             with self.curves.batch_update():
                 self.curves.data = []
                 self.curves.layout = new.layout
