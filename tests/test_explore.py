@@ -120,12 +120,13 @@ def test_a_dropped_token_is_one_the_decoder_does_not_see():
 
 
 def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
-    model, donors = made(VQVAE, codes=8), IMAGES[::-1]
+    model, donors = made(AE), IMAGES[::-1]
     frames = tokens.swapped(model, IMAGES, donors)
     own, given = model.encode(batch()), model.encode(batch(donors.copy()))
     latents = own.latents.clone()
     latents[:, 1] = given.latents[:, 1]
     np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(latents)))
+    assert (frames.shown[0, 1] != frames.reference[0]).any()
     np.testing.assert_array_equal(tokens.swapped(model, IMAGES, IMAGES).shown[:, 3], frames.reference)
 
 
@@ -187,7 +188,7 @@ def test_every_guidance_starts_from_the_same_noise(flow):
     frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
     expected = drawn(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
     np.testing.assert_array_equal(frames.shown[:, 1], expected)
-    assert frames.rows == ("class 0", "class 3") and frames.against == "guidance 1"
+    assert frames.rows == ("class 0", "class 3") and frames.against == "guidance: 1"
 
 
 def test_an_interval_in_which_nothing_is_guided_gives_the_conditional(flow):
@@ -234,3 +235,10 @@ def test_the_way_between_modes_begins_at_the_largest_ones_mean(trained):
     sizes = [int(row.split("n = ")[1].split(")")[0]) for row in frames.rows]
     assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(Run(trained / "plain").evidence().images)
     np.testing.assert_array_equal(frames.shown[0, -1], frames.shown[1, 0])
+
+
+def test_a_token_is_set_to_the_codes_it_has_most_often(trained):
+    codes = np.asarray(Run(trained / "soft-4").evidence().codes)[:, 1]
+    frames = Subject.load(Run(trained / "soft-4")).frames("code", [0], token=1)
+    counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.stops]]
+    assert counts[0] == np.bincount(codes).max() and (np.diff(counts) <= 0).all()

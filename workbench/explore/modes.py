@@ -43,7 +43,7 @@ def walk(
     if stops < 2:
         raise UserError(f"A walk has at least 2 stops, its ends; got {stops}.")
     shares = np.linspace(0, 1, stops, dtype=np.float32)
-    path = ends[:, None] + shares[:, None, None] * (ends - starts)[:, None]
+    path = starts[:, None] + shares[:, None, None] * (ends - starts)[:, None]
     shown = np.stack([decode(model, path[:, j], grid=grid) for j in range(stops)], axis=1)
     names = tuple(rows) or tuple(f"#{row}" for row in range(len(starts)))
     return Frames("share of the way", tuple(f"{s:.2f}" for s in shares), names, shown[:, 0], shown, against="start")

@@ -37,7 +37,7 @@ def guidance(
     wanted = torch.tensor(list(labels), device=device_of(model))
     each = [drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for scale in scales]
     shown, stops = np.stack(each, axis=1), tuple(f"{scale:g}" for scale in scales)
-    return Frames("guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance {stops[0]}")
+    return Frames("guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}")
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def intervals(
     stops = tuple(f"{scale:g}" for scale in scales)
     names = tuple(f"times {low:g} to {high:g}" for low, high in within)
     grid = np.stack(shown)
-    return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance {stops[0]}")
+    return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}")
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def checkpoints(
     tokenizer, wanted = tokenizer_of(run), torch.tensor(list(labels))
     each = [drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for step in found]
     shown, stops = np.stack(each, axis=1), tuple(f"{step:,}" for step in found)
-    return Frames("step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step {stops[-1]}")
+    return Frames("step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}")
 
 
 def tokenizer_of(run: Run) -> Tokenizer:

@@ -99,7 +99,8 @@ class Lens:
     def picked(self) -> tuple[int, int]:
         """The row and the stop that were picked, within what there is."""
         n, m = self.frames.shown.shape[:2]
-        stop = (m - 1 if self.state.over in GROWING else 0) if self.state.stop < 0 else self.state.stop
+        grows = self.state.over in GROWING and not self.frames.against.startswith("step")  # else the last is that one
+        stop = (m - 1 if grows else 0) if self.state.stop < 0 else self.state.stop
         return min(self.state.row, n - 1), min(stop, m - 1)
 
     @property
