@@ -24,6 +24,12 @@ def png(value: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """`datasets` sleeps five seconds after each epoch of several files, for a fault of pyarrow's that small files lack."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Sixty images, each of one grey that no other has, in four files; twelve held out."""

@@ -138,7 +138,7 @@ OTHER_VALUES = {
 }
 # What these runs have no evidence for: tokens on a grid, codes on levels, a cascade, errors on request, an
 # autoregressive generator, four tokenizers with generators.
-LACKING = {"error_on_request", "token_complexity", "code_gallery", "cascade_displacement", "level_usage"}
+LACKING = {"error_on_request", "token_complexity", "cascade_displacement", "level_usage"}
 LACKING |= {"understanding", "generation_predicted"}
 
 
