@@ -37,7 +37,7 @@ def test_every_group_has_a_tab_with_a_tab_for_each_of_its_analyses_that_draws_it
     name = names[-2] if group == "latents" else names[0]  # one that is not the group's first, too
     with opened(f"{dashboard}/?{VIEW}&analysis={name}") as (page, seen):
         page.get_by_role("tab", name=group.capitalize(), exact=True, selected=True).wait_for()
-        for other in names:
+        for other in names if len(names) > 1 else ():
             tab = page.get_by_role("tab", name=other.replace("_", " ").capitalize(), exact=True)
             tab.and_(page.locator(f"[aria-selected={str(other == name).lower()}]")).first.wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")

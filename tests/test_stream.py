@@ -26,7 +26,7 @@ def png(value: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
-    """`datasets` sleeps five seconds after each epoch of several files, for a fault of pyarrow's that small files lack."""
+    """`datasets` sleeps five seconds after an epoch of several files, for a fault of pyarrow that small ones lack."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 

@@ -166,7 +166,9 @@ class Group:
     """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
 
     def __init__(self, session: Session, names: tuple[str, ...]) -> None:
-        self.names = names
+        self.names, self.body = names, session.tabs[names[0]].body
+        if len(names) == 1:
+            return
         tabs = [(_title(name), session.tabs[name].body) for name in names]
         chosen = names.index(session.state.analysis) if session.state.analysis in names else 0
         self.body = pmui.Tabs(*tabs, active=chosen, dynamic=False, color="secondary")
@@ -175,7 +177,7 @@ class Group:
     @property
     def active(self) -> str:
         """The analysis that is shown."""
-        return self.names[self.body.active]
+        return self.names[self.body.active] if len(self.names) > 1 else self.names[0]
 
 
 class Tab:
