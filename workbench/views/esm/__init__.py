@@ -77,4 +77,4 @@ def _address(pixels: np.ndarray, kind: str, **options: Any) -> str:
 
 def _quoted(value: Any) -> str:
     """JSON inside a script: nothing in it can end the script."""
-    return json.dumps(value)
+    return json.dumps(value).replace("<", "\\u003c")
