@@ -40,7 +40,7 @@ bench: .venv/demo  ## this machine's training speed beside its matmul rate
 	$(BIN)/python benchmarks/train_step.py
 
 clean:  ## everything that can be made again, but not the runs
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.html
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 browser:

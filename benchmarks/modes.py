@@ -23,10 +23,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
+from workbench.analysis.latents.held_out import FOLDS, grid, held_out
 from workbench.analysis.latents.mixtures import FLOOR
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.reductions import reduced
-from workbench.analysis.runs.held_out import FOLDS, grid, held_out
 from workbench.evidence import Evidence
 
 SEEDS, DIM, NEAR = 20, 16, 0.01

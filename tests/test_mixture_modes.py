@@ -6,12 +6,12 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
 from workbench.analysis.latents import mixtures
+from workbench.analysis.latents.held_out import held_out
 from workbench.analysis.latents.mode_members import gallery
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.modes_compared import modes_compared
 from workbench.analysis.latents.reductions import reduced, surrogate
 from workbench.analysis.progress import Cancelled, listening
-from workbench.analysis.runs.held_out import held_out
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from workbench.analysis.images.reconstruction import decibels, errors
 from workbench.analysis.inputs import class_names, one_row_an_image
+from workbench.analysis.latents.held_out import grid, held_out
 from workbench.analysis.latents.mode_members import largest_first
 from workbench.analysis.latents.mode_references import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
 from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import reduced
-from workbench.analysis.runs.held_out import grid, held_out
 from workbench.errors import NotApplicable
 
 By = Literal["class", "mode", "code", "error", "tokens"]

@@ -16,13 +16,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.inputs import class_names, one_row_an_image
+from workbench.analysis.latents.held_out import HeldOut, grid, held_out
 from workbench.analysis.latents.mixtures import Covariance
 from workbench.analysis.latents.mode_members import Agreement, Gallery, agreement, gallery, largest_first
 from workbench.analysis.latents.mode_references import LEAST, references
 from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import Preset, reduced
 from workbench.analysis.result import Range, Result
-from workbench.analysis.runs.held_out import HeldOut, grid, held_out
 from workbench.errors import UserError
 
 MOST_IMAGES = 5000  # of more, a sample

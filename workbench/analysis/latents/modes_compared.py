@@ -14,13 +14,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.inputs import one_row_an_image
+from workbench.analysis.latents.held_out import FOLDS, grid
 from workbench.analysis.latents.mixtures import sweeps
 from workbench.analysis.latents.mode_references import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
 from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import SHARE
 from workbench.analysis.result import Range, Result
-from workbench.analysis.runs.held_out import FOLDS, grid
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.runs.held_out import FOLDS
+from workbench.analysis.latents.held_out import FOLDS
 
 Preset = Literal["ours", "paper text", "released script"]
 SHARE, UMAP_DIMENSIONS = 0.9, 100

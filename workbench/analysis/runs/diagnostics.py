@@ -1,0 +1,147 @@
+"""Everything that can be measured of a tokenizer before a generator is trained on it, as one number each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from workbench.analysis.progress import Cancelled
+from workbench.errors import NotApplicable, UserError
+from workbench.evidence import Evidence
+
+SPLITS = 10  # half samples of a distance whose interval is not looked at
+Expected = Literal["higher", "lower", "unknown"]
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A number of a tokenizer: what it says, and which way a better generator is expected to lie."""
+
+    name: str
+    meaning: str
+    better: Expected  # for generation, as papers have it; unknown where they disagree or are silent
+
+
+DIAGNOSTICS = (
+    Diagnostic("PSNR", "how near reconstructions come, pixel by pixel, in dB", "unknown"),
+    Diagnostic("L1", "mean absolute error of a pixel, in [0, 1]", "unknown"),
+    Diagnostic("SSIM", "how alike the structure of reconstructions is", "unknown"),
+    Diagnostic("reconstruction distance", "Frechet distance from images to reconstructions (rFD)", "lower"),
+    Diagnostic("interpolation distance", "Frechet distance from images to decoded midpoints of latents", "lower"),
+    Diagnostic("numbers an image", "tokens times channels: how much there is to generate", "lower"),
+    Diagnostic("perplexity share", "perplexity of the codes over the size of their book", "higher"),
+    Diagnostic("used share", "share of the codes that any token chose", "higher"),
+    Diagnostic("participation ratio", "directions that the latents fill", "unknown"),
+    Diagnostic("participation share", "directions filled, of those there are", "higher"),
+    Diagnostic("top share", "variance along the largest direction", "lower"),
+    Diagnostic("norm CV", "how uneven the tokens' lengths are", "lower"),
+    Diagnostic("10-NN CV", "how uneven the tokens' density is", "lower"),
+    Diagnostic("token |cosine|", "how alike the tokens of an image are: redundancy", "unknown"),
+    Diagnostic("neighbour cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"),
+    Diagnostic("noise cost", "dB lost to the strongest noise against the weakest", "lower"),
+    Diagnostic("linear probe", "accuracy of a linear probe of whole images", "higher"),
+    Diagnostic("neighbour probe", "accuracy of nearest neighbours of whole images", "higher"),
+    Diagnostic("teacher CKA", "how alike images are to the latents and to a teacher", "higher"),
+    Diagnostic("teacher cosine", "how well a linear map of tokens tells a teacher's features", "higher"),
+    Diagnostic("modes, low", "clusters of the latents, the range's low end", "lower"),
+    Diagnostic("modes, high", "clusters of the latents, the range's high end", "lower"),
+)
+BY_NAME = {diagnostic.name: diagnostic for diagnostic in DIAGNOSTICS}
+
+
+def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) -> dict[str, float]:
+    """Every diagnostic that applies to a tokenizer, by its name in DIAGNOSTICS; `modes` counts clusters too, slowly.
+
+    What an analysis refuses to measure, or what is not finite, is left out. Raises NotApplicable where nothing is left.
+    """
+    measures: list[Callable[[Evidence, int], dict[str, float]]] = [_pixels, _distances, _size, _codes, _geometry]
+    measures += [_probes, _alignment, *([_modes] if modes else [])]
+    found: dict[str, float] = {}
+    for measure in measures:
+        try:
+            found |= measure(evidence, seed)
+        except Cancelled:
+            raise
+        except UserError:
+            continue
+    found = {name: float(found[name]) for name in BY_NAME if np.isfinite(found.get(name, np.nan))}
+    if not found:
+        raise NotApplicable(f"Diagnostics need a tokenizer's evidence; {evidence.run} has nothing to measure.")
+    return found
+
+
+def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.images.reconstruction import decibels, errors
+    from workbench.analysis.images.structure import ssim
+
+    _needed(evidence, "images", "reconstructions")
+    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    alike = ssim(evidence.images, evidence.reconstructions)
+    return {"PSNR": decibels(mse).mean(), "L1": l1.mean(), "SSIM": alike.mean()}
+
+
+def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.generation.fidelity import fidelity
+
+    sets = {"reconstruction distance": "reconstruction_features", "interpolation distance": "midpoint_features"}
+    _needed(evidence, "features")
+    found = {}
+    for name, field in sets.items():
+        judged = getattr(evidence, field)
+        if judged is not None:
+            result = fidelity(features=evidence.features, **{field: judged}, splits=SPLITS, seed=seed)
+            found[name] = result.distances[0].value
+    return found
+
+
+def _size(evidence: Evidence, seed: int) -> dict[str, float]:
+    _needed(evidence, "latents")
+    return {"numbers an image": float(np.prod(evidence.latents.shape[1:]))}
+
+
+def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.codebook.usage import codebook_usage
+
+    books = codebook_usage(**evidence.for_(codebook_usage)).books
+    perplexity = np.mean([book.perplexity_corrected / book.size for book in books])
+    return {"perplexity share": perplexity, "used share": np.mean([book.used / book.size for book in books])}
+
+
+def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.latents.geometry import latent_geometry
+
+    result = latent_geometry(**evidence.for_(latent_geometry), seed=seed)
+    found = {measure.name: measure.value for measure in result.measures}
+    found["participation share"] = found["participation ratio"] / result.dimensions
+    if len(result.noise) > 1:
+        found["noise cost"] = result.noise[0].psnr - result.noise[-1].psnr
+    return found
+
+
+def _probes(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.latents.probes import probes
+
+    accuracy = {probe.name: probe.accuracy for probe in probes(**evidence.for_(probes), seed=seed).probes}
+    whole = {"linear probe": "linear, whole image", "neighbour probe": "nearest neighbours, whole image"}
+    return {name: accuracy[probe] for name, probe in whole.items()}
+
+
+def _alignment(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.latents.alignment import teacher_alignment
+
+    result = teacher_alignment(**evidence.for_(teacher_alignment), seed=seed)
+    return {"teacher CKA": result["CKA"].value, "teacher cosine": result["marginal cosine"].value}
+
+
+def _modes(evidence: Evidence, seed: int) -> dict[str, float]:
+    from workbench.analysis.latents.modes import mixture_modes
+
+    result = mixture_modes(**evidence.for_(mixture_modes), seed=seed)
+    return {"modes, low": result.low, "modes, high": result.high}
+
+
+def _needed(evidence: Evidence, *names: str) -> None:
+    for name in names:
+        if getattr(evidence, name) is None:
+            raise NotApplicable(f"This needs {name.replace('_', ' ')}; {evidence.run} has none.")
