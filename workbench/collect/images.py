@@ -53,7 +53,7 @@ def judged(judge: Teacher, shown: np.ndarray, device: torch.device) -> np.ndarra
     """A judge's features of whole pictures, uint8 (n, h, w, c) to float32 (n, e); all are judged as they are seen."""
     rows = []
     for part in parts(len(shown)):
-        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(shown[part], -1, 1))).to(device).float() / 127.5 - 1
+        images = torch.tensor(np.moveaxis(shown[part], -1, 1)).to(device).float() / 127.5 - 1
         rows.append(judge.features(images, (1, 1))[:, 0].float().cpu().numpy())
     return np.concatenate(rows)
 

@@ -1,0 +1,58 @@
+"""Re-run the papers' claims, judge them by the rule in claim.py, and write what came of it.
+
+    python -m benchmarks.claims laptop --cifar data/cifar10        (make claims: under 40 minutes on 2 cores)
+    python -m benchmarks.claims gpu --cifar data/cifar10           (make claims-full: about an hour on one GPU)
+    python -m benchmarks.claims bundled                            (digits, where CIFAR-10 is not at hand)
+
+Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
+claims.html and the README's table. `--only maetok,karl` runs those systems' claims.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from workbench.errors import UserError
+
+
+def main() -> None:
+    """Read the command line; run; write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scale", choices=["laptop", "gpu", "bundled"])
+    parser.add_argument("--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER")
+    parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
+    parser.add_argument("--only", default="", help="systems, by the names of their modules")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
+    parser.add_argument("--readme", type=Path, help="a file whose table between the claims' markers is replaced")
+    asked = parser.parse_args()
+    out = asked.out or Path("claims") / asked.scale
+    try:
+        run(asked.scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
+    except UserError as error:
+        sys.exit(str(error))
+    from .page import write
+
+    write(out, asked.readme)
+    print(f"{out / 'claims.json'}\n{out / 'claims.html'}")
+
+
+def run(scale_name: str, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int) -> None:
+    """Train and measure whatever is not there yet, then write claims.json."""
+    from .results import save
+    from .scales import SCALES, prepared
+    from .work import Step, claims, work
+
+    out.mkdir(parents=True, exist_ok=True)
+    scale = prepared(SCALES[scale_name], out, cifar)
+    chosen = claims(only)
+    steps = [
+        Step(arm, seed, claim.key) for claim in chosen for arm in claim.arms(scale).values() for seed in range(seeds)
+    ]
+    work(steps, scale, out, workers)
+    save(out, scale, chosen, seeds)
+
+
+if __name__ == "__main__":
+    main()

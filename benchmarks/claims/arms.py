@@ -1,0 +1,80 @@
+"""Arms of an experiment: what is trained, at which scale. The same arm in two claims is one run on disk."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.jobs import train
+from workbench.recipes import CLUSTERING, CONVOLUTIONAL
+from workbench.runs import Run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe with changes; on a tokenizer's arm where it is a generator, `start`ed from another arm where it says."""
+
+    recipe: str
+    changes: str = "{}"  # JSON, so that arms compare and hash
+    tokenizer: "Arm | None" = None
+    start: "Arm | None" = None
+
+    @property
+    def needs(self) -> tuple["Arm", ...]:
+        """Arms that are trained before it."""
+        return tuple(arm for arm in (self.tokenizer, self.start) if arm is not None)
+
+    @property
+    def name(self) -> str:
+        """Of its folder: the recipe, and a hash of all that it is made of."""
+        told = [self.recipe, self.changes, *(arm.name if arm else "" for arm in (self.tokenizer, self.start))]
+        return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
+
+    def folder(self, out: Path, seed: int) -> Path:
+        """Where its run of a seed is."""
+        return out / "runs" / f"{self.name}-seed{seed}"
+
+    def train(self, out: Path, seed: int) -> Run:
+        """Its run of a seed: trained, or gone on with."""
+        told = json.loads(self.changes)
+        if self.tokenizer:
+            told["tokenizer"] = str(self.tokenizer.folder(out, seed))
+        if self.start:
+            told["start"] = str(self.start.folder(out, seed))
+        folder = self.folder(out, seed)
+        if (folder / "config.json").exists() and Run(folder).status()["state"] == "finished":
+            return Run(folder)
+        return train(self.recipe, folder, collect=False, seed=seed, **told)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiments are, and on what data: the only thing in which a laptop and a GPU differ."""
+
+    name: str
+    data: str  # the recipes' data: cifar10, digits, photos
+    images: dict[str, Any]  # what tokenizers are told of the data: data, limit, side, channels
+    vit: dict[str, Any]  # sizes of one-dimensional tokenizers
+    grid: dict[str, Any]  # sizes of convolutional ones
+    plan: dict[str, Any]  # of tokenizers
+    network: dict[str, Any]  # sizes of generators
+    generator_plan: dict[str, Any]
+    teacher: str  # whose features are aligned to or predicted
+    judge: str  # whose features tell sets of images apart; never the teacher
+    drawn: int = 1000  # samples of a generator, and held-out images
+    full: bool = False  # every arm; without it, those that a claim cannot do without
+    extra: dict[str, Any] = field(default_factory=dict)  # what a claim alone needs, by its module's name
+
+    def tokenizer(self, system: str, *, start: Arm | None = None, **changes: Any) -> Arm:
+        """An arm that trains a tokenizer."""
+        sizes = self.grid if system in CONVOLUTIONAL else self.vit
+        if system in CLUSTERING:
+            sizes = {name: value for name, value in sizes.items() if name not in ("tokens", "dim")}
+        told = self.images | sizes | self.plan | changes
+        return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), start=start)
+
+    def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
+        """An arm that trains a generator on a tokenizer's latents."""
+        told = self.network | self.generator_plan | changes
+        return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), tokenizer)

@@ -1,0 +1,121 @@
+"""What is measured of every run, and kept beside it: diagnostics of tokenizers, and how well generators draw."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
+from workbench.analysis.runs.diagnostics import diagnostics_of
+from workbench.atomic import write_text
+from workbench.collect import collect, drawn, held_out
+from workbench.collect.images import judged
+from workbench.evidence import Evidence
+from workbench.runs import Run
+from workbench.teachers import Teacher, by_name
+
+from .arms import Scale
+from .claim import Numbers
+
+FREE = "random"  # a network that was never trained, nor is anybody's teacher
+STEPS = 25  # of Heun's method
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A scale, where its runs lie, and the two judges. Everything here is measured at the same n."""
+
+    scale: Scale
+    out: Path
+
+    def evidence(self, run: Run) -> Evidence:
+        """A tokenizer's evidence on held-out images, collected once."""
+        step = run.steps[-1]
+        if not (run.folder / "evidence" / f"step-{step:06d}").exists():
+            collect(run, limit=self.scale.drawn, judge=self.scale.judge)
+        return run.evidence(step)
+
+    def diagnostics(self, run: Run) -> Numbers:
+        """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) by both judges."""
+        return self._kept(run, "diagnostics.json", self._diagnose)
+
+    def generation(self, run: Run, step: int | None = None) -> Numbers:
+        """How far samples are from training images by both judges, unguided, and how far held-out images are: `floor`.
+
+        `gFD` is by the judge, `gFD free` by a network without training. `gap` is from reconstructions of as many
+        training images to the samples, by the judge: what the generator alone is to blame for.
+        """
+        step = run.steps[-1] if step is None else step
+        return self._kept(run, f"generation-{step}.json", lambda run: self._draw(run, step))
+
+    def measure(self, run: Run) -> Numbers:
+        """Of a tokenizer its diagnostics; of a generator its samples', and its tokenizer's diagnostics."""
+        if run.tokenizer is None:
+            return self.diagnostics(run)
+        return self.diagnostics(run.tokenizer) | self.generation(run)
+
+    def judges(self, channels: int) -> dict[str, Teacher]:
+        """The two networks that compare sets of images: what is added to a distance's name, to the network."""
+        return {"": _teacher(self.scale.judge, channels), " free": _teacher(FREE, channels)}
+
+    def _kept(self, run: Run, name: str, measure: "object") -> Numbers:
+        path = run.folder / "claims" / name
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps(measure(run), indent=1))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _diagnose(self, run: Run) -> Numbers:
+        evidence = self.evidence(run)
+        found = diagnostics_of(evidence) | {"rFD": _distance(evidence.features, evidence.reconstruction_features)}
+        free = _teacher(FREE, evidence.images.shape[-1])
+        pictures = (evidence.images, evidence.reconstructions)
+        return found | {"rFD free": _distance(*(judged(free, np.asarray(x), torch.device("cpu")) for x in pictures))}
+
+    def _draw(self, run: Run, step: int) -> Numbers:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer = run.load(step).to(device), run.tokenizer.load(run.config["tokenizer"]["step"]).to(device)
+        labels = torch.arange(self.scale.drawn) % model.config.classes
+        seed = run.config["plan"]["seed"]
+        with torch.no_grad():
+            samples = np.concatenate(
+                [
+                    drawn(model, tokenizer, part.to(device), steps=STEPS, seed=1000 * seed + number)
+                    for number, part in enumerate(labels.split(BATCH))
+                ]
+            )
+            train = held_out(run.tokenizer, "train").take(self.scale.drawn, seed)
+            test = held_out(run.tokenizer).take(self.scale.drawn, seed)
+            decoded = _reconstructions(tokenizer, train)
+            found: Numbers = {}
+            for name, judge in self.judges(train.pixels.shape[-1]).items():
+                real, held, made, rebuilt = (
+                    judged(judge, x, device) for x in (train.pixels, test.pixels, samples, decoded)
+                )
+                found |= {f"gFD{name}": _distance(real, made), f"floor{name}": _distance(real, held)}
+                found[f"gap{name}"] = _distance(rebuilt, made)
+                if not name:
+                    found["precision"], found["recall"] = precision_recall(real, made)
+        return found
+
+
+def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:
+    from workbench.collect import pictures
+
+    device = next(tokenizer.parameters()).device
+    parts = torch.arange(len(images)).split(BATCH)
+    return np.concatenate([pictures(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts])
+
+
+def _distance(real: np.ndarray, made: np.ndarray) -> float:
+    n = min(len(real), len(made))
+    return frechet_distance(real[:n], made[:n])
+
+
+@cache
+def _teacher(name: str, channels: int) -> Teacher:
+    return by_name(name, channels=channels)

@@ -1,0 +1,160 @@
+"""claims.json to claims.html and to the README's table: nothing is retyped, and nothing else is read."""
+
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from workbench.analysis.style import COLOURS, TOOLBAR, themed
+from workbench.atomic import write_text
+from workbench.errors import UserError
+
+from . import claim as rule
+
+BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
+SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto;
+ font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+.shown { color: #00684a; font-weight: 600; } .weak { color: #8a5a00; font-weight: 600; }
+.not { color: #a12a00; font-weight: 600; } small, .told { color: #555; }
+section { margin-top: 2.5rem; border-top: 2px solid #eee; }
+@media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } th, td { border-color: #3a3d42; }
+ section { border-color: #2a2d32; } small, .told { color: #aaa; } .shown { color: #5fd3a8; } .weak { color: #f0b84a; }
+ .not { color: #ff8c66; } a { color: #8ab4f8; } }
+@media print { section { break-inside: avoid; } }
+"""
+
+
+def write(out: Path, readme: Path | None = None) -> None:
+    """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError."""
+    told = json.loads((out / "claims.json").read_text(encoding="utf-8"))
+    write_text(out / "claims.html", page(told))
+    if readme is not None:
+        text = readme.read_text(encoding="utf-8")
+        if BEGIN not in text or END not in text:
+            raise UserError(f"{readme} has no {BEGIN} ... {END} to write the table between.")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        write_text(readme, f"{before}{BEGIN}\n{markdown(told)}\n{END}{after}")
+
+
+def markdown(told: dict[str, Any]) -> str:
+    """The table of claims, with every effect's mean and deviation over seeds."""
+    lines = ["| system | claim | effect (mean ± deviation over seeds) | verdict |", "| --- | --- | --- | --- |"]
+    for claim in told["claims"]:
+        effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
+        lines.append(f"| {claim['system']} | {claim['says']} | {effects} | {claim['verdict']} |")
+    return "\n".join(["", about(told), "", *lines, ""])
+
+
+def about(told: dict[str, Any]) -> str:
+    """Under which setting all this was measured."""
+    minutes = sum(claim["minutes"] for claim in told["claims"])
+    return (
+        f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
+        f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
+        f" contrastive network trained on these images (rFD, gFD), and of an untrained one (free); the teacher is"
+        f" {told['teacher']}. A claim's minutes count shared runs again: {minutes:.0f} in all."
+    )
+
+
+def page(told: dict[str, Any]) -> str:
+    """One HTML file that needs no network: a table of verdicts, then each claim with its figure and numbers."""
+    from plotly.offline import get_plotlyjs
+
+    rows = "".join(
+        f"<tr><td>{_said(c['system'])}</td><td><a href='#{_said(c['key'])}'>{_said(c['says'])}</a></td>"
+        f"<td class='{c['verdict'].split()[0]}'>{SIGNS[c['verdict']]}</td><td class=n>{c['minutes']:.1f}</td></tr>"
+        for c in told["claims"]
+    )
+    head = "<tr><th>system</th><th>claim</th><th>verdict</th><th class=n>minutes</th></tr>"
+    counts = ", ".join(f"{sum(c['verdict'] == v for c in told['claims'])} {v}" for v in reversed(rule.VERDICTS))
+    sections = "".join(_section(claim, told) for claim in told["claims"])
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>The papers' claims, re-run</title>"
+        f"<style>{STYLE}</style>"
+        f"<meta name=viewport content='width=device-width'><script>{get_plotlyjs()}</script>"
+        f"<h1>The papers' claims, re-run</h1><p>{_said(about(told)).replace('`', '')}</p><p><b>{counts}.</b></p>"
+        f"<table>{head}{rows}</table><h2>The rule</h2><p class=told>{_said(rule.__doc__.split(chr(10), 2)[2])}</p>"
+        f"{sections}</html>"
+    )
+
+
+def spread(values: list[float], *, sign: bool = False) -> str:
+    """Mean ± deviation over seeds, four digits at most."""
+    x = np.array([np.nan if v is None else v for v in values], np.float64)
+    mean = f"{x.mean():+.3g}" if sign else f"{x.mean():.4g}"
+    return "–" if math.isnan(x.mean()) else f"{mean} ± {x.std(ddof=1):.2g}" if len(x) > 1 else mean
+
+
+def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
+    effects = "".join(
+        f"<tr><td>{_said(e['name'])}</td><td class=n>{spread(e['values'], sign=True)}</td>"
+        f"<td class=n>{', '.join(f'{v:+.3g}' for v in e['values'])}</td>"
+        f"<td class='{e['verdict'].split()[0]}'>{SIGNS[e['verdict']]}</td></tr>"
+        for e in claim["effects"]
+    )
+    shows = [name for name in claim["shows"] if any(name in arm["numbers"] for arm in claim["arms"].values())]
+    head = "".join(f"<th class=n>{_said(name)}</th>" for name in shows)
+    rows = "".join(
+        f"<tr><td>{_said(label)}</td>"
+        + "".join(f"<td class=n>{spread(arm['numbers'].get(name, [None]))}</td>" for name in shows)
+        + f"<td><small>{_said(arm['recipe'])}</small></td></tr>"
+        for label, arm in claim["arms"].items()
+    )
+    details = ""
+    if claim["details"]:
+        each = sorted(claim["details"].items(), key=lambda item: -abs(np.mean(item[1])))
+        lines = "".join(f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each)
+        details = f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>"
+    figure = themed(effect_figure(claim, told["seeds"])).to_html(
+        full_html=False, include_plotlyjs=False, config=TOOLBAR, div_id=f"figure-{claim['key']}"
+    )
+    tried = f"<p class=told>{_said(claim['tried'])}</p>" if claim["tried"] and claim["verdict"] != "shown" else ""
+    return (
+        f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
+        f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}</p>"
+        f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{tried}"
+        f"<table><tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th>"
+        f"<th>verdict</th></tr>{effects}</table>{figure}"
+        f"<table><tr><th>arm</th>{head}<th>recipe</th></tr>{rows}</table>{details}</section>"
+    )
+
+
+def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
+    """Each effect's seeds as points, in units of its largest; above 0 the claim holds."""
+    figure = go.Figure()
+    names = [e["name"] for e in claim["effects"]]
+    for place, effect in enumerate(claim["effects"]):
+        values = np.asarray(effect["values"], float)
+        scale = np.abs(values).max() or 1.0
+        look = {"mode": "markers", "showlegend": False}
+        dots = {"size": 11, "color": COLOURS[0], "symbol": "circle-open", "line": {"width": 2}}
+        told = {"text": [f"{value:.4g}" for value in values], "hovertemplate": "%{text}<extra></extra>"}
+        figure.add_scatter(x=values / scale, y=[place] * len(values), marker=dots, **told, **look)
+        bar = {"size": 13, "color": COLOURS[5], "symbol": "line-ns-open", "line": {"width": 3}}
+        told = {"hovertemplate": f"mean {values.mean():.4g}<extra></extra>"}
+        figure.add_scatter(x=[values.mean() / scale], y=[place], marker=bar, **told, **look)
+    figure.add_vline(x=0, line={"color": "grey", "dash": "dot"})
+    figure.update_xaxes(title="effect, in units of its largest; above 0 the claim holds", range=[-1.15, 1.15])
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [_wrapped(n) for n in names]}
+    figure.update_yaxes(**ticks, range=[len(names) - 0.4, -0.6], automargin=True)
+    title = {"text": "Effects by seed", "subtitle": {"text": f"{seeds} seeds; bars are means"}}
+    return figure.update_layout(title=title, height=220 + 50 * len(names))
+
+
+def _wrapped(text: str, width: int = 44) -> str:
+    import textwrap
+
+    return "<br>".join(textwrap.wrap(text, width))
+
+
+def _said(text: str) -> str:
+    return html.escape(str(text), quote=True)

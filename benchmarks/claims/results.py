@@ -1,0 +1,111 @@
+"""From runs to claims.json: what was measured of every arm and seed, the effects, the verdicts, and what it took."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workbench.atomic import write_text
+from workbench.collect import versions
+from workbench.runs import Run
+
+from .arms import Arm, Scale
+from .claim import Claim, Numbers, judged, least
+from .lab import Lab
+
+
+def measured(claim: Claim, arm: Arm, seed: int, scale: Scale, out: Path) -> Numbers:
+    """What a claim measures of an arm's run, once."""
+    run, lab = Run(arm.folder(out, seed)), Lab(scale, out)
+    path = run.folder / "claims" / f"{claim.key}.json"
+    if not path.exists():
+        found = lab.measure(run) | (claim.measure(run, lab) if claim.measure else {})
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(found, indent=1))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def timed(run: Path, what: str) -> Iterator[None]:
+    """Add the seconds that something takes to what is known of a run."""
+    begun = time.monotonic()
+    yield
+    path = run / "claims" / "seconds.json"
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    spent = time.monotonic() - begun
+    if spent > 1:  # else it was there already
+        write_text(path, json.dumps(known | {what: known.get(what, 0) + spent}))
+
+
+def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
+    """Write claims.json: all that the page and the README's table say."""
+    told = {
+        "scale": scale.name,
+        "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
+        "images": scale.images.get("limit"),
+        "drawn": scale.drawn,
+        "judge": Path(scale.judge).name,
+        "teacher": scale.teacher.partition(":")[0],
+        "seeds": seeds,
+        "command": f"python -m benchmarks.claims {scale.name}",
+        "machine": machine(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "claims": [_told(claim, scale, out, seeds) for claim in claims],
+    }
+    write_text(out / "claims.json", json.dumps(told, indent=1))
+
+
+def machine() -> str:
+    """What kind it is."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"{os.cpu_count()} {platform.machine()} cores, {sys.platform}"
+
+
+def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
+    arms = claim.arms(scale)
+    rows = [{label: measured(claim, arm, seed, scale, out) for label, arm in arms.items()} for seed in range(seeds)]
+    per_seed = [claim.effects(of) for of in rows]
+    effects = {name: [found[name] for found in per_seed] for name in per_seed[0]}
+    verdicts = {name: judged(values) for name, values in effects.items()}
+    details = [claim.details(of) for of in rows] if claim.details else []
+    return {
+        "key": claim.key,
+        "system": claim.system,
+        "says": claim.says,
+        "source": claim.source,
+        "rule": claim.rule,
+        "verdict": least(list(verdicts.values())),
+        "effects": [{"name": n, "values": v, "verdict": verdicts[n]} for n, v in effects.items()],
+        "arms": {
+            label: {
+                "recipe": arm.recipe,
+                "changes": json.loads(arm.changes),
+                "runs": [arm.folder(out, seed).name for seed in range(seeds)],
+                "numbers": {name: [of[label].get(name) for of in rows] for name in sorted({*rows[0][label]})},
+            }
+            for label, arm in arms.items()
+        },
+        "shows": list(claim.shows),
+        "details": {name: [of.get(name) for of in details] for name in details[0]} if details else {},
+        "tried": claim.tried,
+        "minutes": _minutes(arms.values(), out, seeds),
+    }
+
+
+def _minutes(arms: Any, out: Path, seeds: int) -> float:
+    """Of one process: training and measuring the arms and what they need, each arm counted in full in every claim."""
+    seen: dict[Arm, None] = {}
+    for arm in arms:
+        seen |= dict.fromkeys([*arm.needs, arm])
+    paths = [arm.folder(out, seed) / "claims" / "seconds.json" for arm in seen for seed in range(seeds)]
+    return sum(sum(json.loads(path.read_text(encoding="utf-8")).values()) for path in paths if path.exists()) / 60

@@ -1,0 +1,108 @@
+"""The scales that there are, and what they need before anything is trained: small images, and a judge.
+
+`laptop` and `gpu` read CIFAR-10, `bundled` the digits that come with the package: their tables are never mixed.
+CIFAR-10 is a folder with train.parquet, test.parquet and resnet56.safetensors, which is the teacher. The judge is a
+contrastive network trained here on the first seed's images, which no tokenizer ever sees features of.
+"""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from workbench.data import load
+from workbench.errors import UserError
+from workbench.teachers.contrastive import train_teacher
+from workbench.training import Plan
+
+from .arms import Scale
+
+LAPTOP = Scale(
+    name="laptop",
+    data="cifar10",
+    images={"limit": 8000, "side": 16, "channels": 3},
+    vit={"side": 16, "patch": 4, "tokens": 16, "dim": 16, "width": 64, "depth": 2, "heads": 4},
+    grid={"side": 16, "width": 16, "multipliers": [1, 2, 2], "blocks": 1},
+    plan={"steps": 500, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 500},
+    network={"width": 96, "depth": 3, "heads": 4},
+    generator_plan={
+        "steps": 600, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 600, "average": 0.99,
+    },
+    teacher="",
+    judge="",
+    extra={"karl": {"steps": 1000, "save_every": 1000}, "ar": {"steps": 300, "save_every": 300, "lr": 1e-3}},
+)  # fmt: skip
+GPU = Scale(
+    name="gpu",
+    data="cifar10",
+    images={"limit": 50_000, "side": 32, "channels": 3},
+    vit={"side": 32, "patch": 4, "tokens": 16, "dim": 16, "width": 192, "depth": 4, "heads": 6},
+    grid={"side": 32, "width": 48, "multipliers": [1, 2, 2, 2], "blocks": 1},
+    plan={"steps": 4000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 4000},
+    network={"width": 256, "depth": 6, "heads": 8},
+    generator_plan={
+        "steps": 4000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 4000,
+        "average": 0.999,
+    },
+    teacher="",
+    judge="",
+    drawn=5000,
+    full=True,
+    extra={"karl": {"steps": 8000, "save_every": 8000}, "ar": {"steps": 2000, "save_every": 2000}},
+)  # fmt: skip
+BUNDLED = replace(
+    LAPTOP,
+    name="bundled",
+    data="digits",
+    images={"side": 8, "channels": 1},
+    vit=LAPTOP.vit | {"side": 8, "patch": 2},
+    grid=LAPTOP.grid | {"side": 8, "multipliers": [1, 2]},
+    teacher="hog",
+    drawn=360,
+)
+SCALES = {scale.name: scale for scale in (LAPTOP, GPU, BUNDLED)}
+JUDGE_STEPS = {"laptop": 600, "gpu": 3000, "bundled": 300}
+
+
+def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
+    """The scale with its images, teacher and judge where they are now. Raises UserError where data are missing."""
+    images = dict(scale.images)
+    if scale.data == "cifar10":
+        if cifar is None:
+            raise UserError(
+                f"The scale {scale.name} reads CIFAR-10; say where it is: --cifar FOLDER, or CIFAR10=FOLDER."
+            )
+        images["data"] = str(_small(cifar, out / "images", scale.images["side"], scale.images["limit"]))
+        scale = replace(scale, teacher=f"resnet56:{cifar.resolve() / 'resnet56.safetensors'}")
+    known = load(
+        images.get("data", scale.data), side=images["side"], channels=images["channels"], limit=images.get("limit")
+    )
+    plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
+    judge = train_teacher(known, out / "judge", width=32, plan=plan)
+    return replace(scale, images=images, vit=scale.vit | {"channels": images["channels"]},
+                   grid=scale.grid | {"channels": images["channels"]}, judge=str(judge.folder.resolve()))  # fmt: skip
+
+
+def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:
+    """CIFAR-10 as PNGs of a side, so that a hundred runs need not decode and shrink it anew; returns train.parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, most in (("train", limit), ("test", 10_000)):
+        path = folder / f"{split}.parquet"
+        if path.exists():
+            continue
+        images = load(str(cifar / "train.parquet"), split=split, side=side, channels=3, limit=most)
+        rows = []
+        for pixels in images.pixels:
+            buffer = io.BytesIO()
+            Image.fromarray(np.asarray(pixels)).save(buffer, "PNG", compress_level=1)
+            rows.append({"bytes": buffer.getvalue(), "path": None})
+        names = [images.names[label] for label in images.labels]
+        aside = path.with_suffix(".part")
+        pq.write_table(pa.table({"image": rows, "label": names}), aside)
+        aside.replace(path)
+    return folder / "train.parquet"

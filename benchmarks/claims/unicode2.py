@@ -1,0 +1,233 @@
+"""UniCode2 (arXiv:2506.20214): a frozen codebook of clustered features keeps its use; a trainable table refines it.
+
+The controls of the cascade are roles of one quantizer: `online` learns its codes from scratch, `single` lets one table
+choose and speak, `frozen` refines nothing, `continuous` has no codes at all.
+"""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from workbench.analysis.codebook.information import code_information
+from workbench.collect import held_out
+from workbench.runs import Run
+from workbench.types import Tokens
+
+from .arms import Arm, Scale
+from .claim import Claim, Numbers
+from .lab import Lab
+
+SOURCE = "arXiv:2506.20214"
+SMALL, LARGE = 256, 4096
+LEAST = 0.85  # share of a clustered codebook that held-out tokens should use
+SAFE, HIGH = 1.0, 30.0  # times the learning rate, of the tables
+
+
+def _role(scale: Scale, role: str, codes: int, **changes: object) -> Arm:
+    return scale.tokenizer("unicode2", role=role, codes=codes, teacher=scale.teacher, **changes)
+
+
+def sizes(scale: Scale) -> dict[str, Arm]:
+    """Three ways to own a codebook, small and large."""
+    return {f"{role} {k}": _role(scale, role, k) for role in ("online", "frozen", "cascade") for k in (SMALL, LARGE)}
+
+
+def usage(rows: Mapping[str, Numbers]) -> Numbers:
+    """Shares of the large codebook, and codes that growing brought."""
+    used = {label: row["used share"] for label, row in rows.items()}
+    grown = {role: used[f"{role} {LARGE}"] * LARGE - used[f"{role} {SMALL}"] * SMALL for role in ("online", "cascade")}
+    return {
+        f"share of {LARGE} codes used, cascade less online": used[f"cascade {LARGE}"] - used[f"online {LARGE}"],
+        f"share of {SMALL} codes used, frozen, less {LEAST}": used[f"frozen {SMALL}"] - LEAST,
+        f"codes won from {SMALL} to {LARGE}, cascade less online": grown["cascade"] - grown["online"],
+    }
+
+
+def rates(scale: Scale) -> dict[str, Arm]:
+    """One table against two, at a safe and at a high learning rate of the tables."""
+    return {
+        f"{role}, {rate:g} x": _role(scale, role, SMALL, table_lr=rate)
+        for role in ("single", "cascade")
+        for rate in (SAFE, HIGH)
+    }
+
+
+def stability(rows: Mapping[str, Numbers]) -> Numbers:
+    """What the high rate costs each."""
+    lost = {role: rows[f"{role}, {SAFE:g} x"]["perplexity share"] - rows[f"{role}, {HIGH:g} x"]["perplexity share"]
+            for role in ("single", "cascade")}  # fmt: skip
+    high = {role: rows[f"{role}, {HIGH:g} x"]["PSNR"] for role in ("single", "cascade")}
+    return {
+        f"perplexity share lost at {HIGH:g} x, single less cascade": lost["single"] - lost["cascade"],
+        f"PSNR at {HIGH:g} x, cascade less single, dB": high["cascade"] - high["single"],
+    }
+
+
+def refined_arms(scale: Scale) -> dict[str, Arm]:
+    """With and without a table that learns, and one that starts from noise."""
+    return {role: _role(scale, role, SMALL) for role in ("frozen", "cascade", "random")}
+
+
+def refinement(rows: Mapping[str, Numbers]) -> Numbers:
+    """dB that the second table brings."""
+    return {"PSNR, cascade less frozen, dB": rows["cascade"]["PSNR"] - rows["frozen"]["PSNR"]}
+
+
+def informed_arms(scale: Scale) -> dict[str, Arm]:
+    """Codes of a teacher's features, and codes that were learned from pixels."""
+    patches = (scale.vit["side"] // scale.vit["patch"]) ** 2
+    return {"cascade": _role(scale, "cascade", SMALL), "VQ-VAE": scale.tokenizer("vqvae", codes=SMALL, tokens=patches)}
+
+
+def informed(run: Run, lab: Lab) -> Numbers:
+    """Bits that a code tells of its image's class, less what shuffled classes tell."""
+    evidence = lab.evidence(run)
+    found = code_information(**evidence.for_(code_information))
+    return {"bits of class": found.mean("class", "corrected"), "bits by chance": found.mean("class", "shuffled")}
+
+
+def information(rows: Mapping[str, Numbers]) -> Numbers:
+    """Bits of the class."""
+    return {
+        "bits of class a code, cascade less VQ-VAE": rows["cascade"]["bits of class"] - rows["VQ-VAE"]["bits of class"]
+    }
+
+
+def transfer_arms(scale: Scale) -> dict[str, Arm]:
+    """A decoder of continuous features, which is then fed centres: as it is, and with a linear adapter that learns."""
+    first = _role(scale, "continuous", SMALL)
+    steps = max(1, scale.plan["steps"] // 4)
+    arms = {"continuous": first}
+    for codes in (SMALL, LARGE):
+        told = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
+        for label, plan in {"centres": {"steps": 1, "save_every": 1, "lr": 1e-12}, "adapter": {"steps": steps}}.items():
+            arms[f"{label} {codes}"] = Arm(first.recipe, json.dumps(told | plan, sort_keys=True), start=first)
+    return arms
+
+
+@torch.no_grad()
+def shuffled(run: Run, lab: Lab) -> Numbers:
+    """PSNR with the codebook's rows in another order: what must fail."""
+    model, images = run.load(), held_out(run).take(lab.scale.drawn).images()
+    if model.codebook is None:
+        return {}
+    tokens = model.encode(images)
+    words = model.codebook[0][torch.randperm(model.codebook.shape[1], generator=torch.Generator().manual_seed(0))]
+    shown = model.decode(Tokens(words[tokens.codes], tokens.codes, grid=tokens.grid)).clamp(-1, 1)
+    mse = ((shown - images) / 2).square().mean(dim=(1, 2, 3)).numpy()
+    return {"PSNR, rows shuffled": float((-10 * np.log10(np.maximum(mse, 1e-10))).mean())}
+
+
+def transfer(rows: Mapping[str, Numbers]) -> Numbers:
+    """What centres cost, and what brings it back."""
+    psnr = {label: row["PSNR"] for label, row in rows.items()}
+    return {
+        f"PSNR, adapter less centres at {SMALL}, dB": psnr[f"adapter {SMALL}"] - psnr[f"centres {SMALL}"],
+        f"PSNR gap to continuous, {SMALL} less {LARGE} codes, dB": psnr[f"centres {LARGE}"] - psnr[f"centres {SMALL}"],
+        "PSNR, centres less shuffled rows, dB": psnr[f"centres {LARGE}"]
+        - rows[f"centres {LARGE}"]["PSNR, rows shuffled"],
+    }
+
+
+def unified_arms(scale: Scale) -> dict[str, Arm]:
+    """One transformer on the codes, both ways."""
+    codes = _role(scale, "cascade", SMALL)
+    return {"AR": scale.generator(codes, "ar", understand=True, **scale.extra.get("ar", {}))}
+
+
+def unified(run: Run, lab: Lab) -> Numbers:
+    """Accuracy of the class told from held-out codes, the commonest class's share, and bits a code."""
+    from workbench.analysis.generation.understanding import understanding
+    from workbench.collect import collect
+
+    step = run.steps[-1]
+    if not (run.folder / "evidence" / f"step-{step:06d}").exists():
+        collect(run, limit=lab.scale.drawn, judge=lab.scale.judge)
+    evidence = run.evidence(step)
+    found = understanding(**evidence.for_(understanding))
+    codes = np.asarray(lab.evidence(run.tokenizer).codes)
+    half = len(codes) // 2
+    counts = np.bincount(codes[:half].ravel(), minlength=SMALL) + 1.0
+    unigram = float(-np.log2(counts / counts.sum())[codes[half:]].mean())
+    return {"accuracy": found.accuracy, "chance": found.chance, "bits": float(found.bits), "bits, unigram": unigram}
+
+
+def both(rows: Mapping[str, Numbers]) -> Numbers:
+    """Understanding above chance, and generation below the unigram's bits."""
+    row = rows["AR"]
+    return {
+        "accuracy of the class from codes, less chance": row["accuracy"] - row["chance"],
+        "bits a held-out code, unigram less AR": row["bits, unigram"] - row["bits"],
+    }
+
+
+CLAIMS = (
+    Claim(
+        key="unicode2-usage",
+        system="UniCode2",
+        says="Use of a clustered, frozen codebook stays high as it grows.",
+        source=SOURCE,
+        rule=f"Of {LARGE} codes the cascade uses a larger share of held-out tokens' than codes learned online; of"
+        f" {SMALL} the frozen table uses over {LEAST:.0%}; growing wins the cascade more codes.",
+        arms=sizes,
+        effects=usage,
+        shows=("used share", "perplexity share", "PSNR"),
+    ),
+    Claim(
+        key="unicode2-stability",
+        system="UniCode2",
+        says="Choosing by a frozen table keeps training stable at high learning rates.",
+        source=SOURCE,
+        rule=f"At {HIGH:g} times the learning rate a table that chooses and speaks loses more perplexity than the"
+        " cascade, and reconstructs worse.",
+        arms=rates,
+        effects=stability,
+        shows=("perplexity share", "used share", "PSNR"),
+    ),
+    Claim(
+        key="unicode2-refinement",
+        system="UniCode2",
+        says="The trainable table refines the frozen one.",
+        source=SOURCE,
+        rule="PSNR is higher with the trainable table than with the frozen one alone.",
+        arms=refined_arms,
+        effects=refinement,
+        shows=("PSNR", "linear probe", "rFD"),
+    ),
+    Claim(
+        key="unicode2-information",
+        system="UniCode2",
+        says="Its codes carry meaning.",
+        source=SOURCE,
+        rule="A code tells more bits of its image's class than VQ-VAE's, each less what shuffled classes tell.",
+        arms=informed_arms,
+        measure=informed,
+        effects=information,
+        shows=("bits of class", "bits by chance", "used share"),
+    ),
+    Claim(
+        key="unicode2-transfer",
+        system="UniCode2",
+        says="A decoder of continuous features takes the codes with little adaptation.",
+        source=SOURCE,
+        rule="A linear adapter brings PSNR back; more codes cost less; shuffled rows must fail.",
+        arms=transfer_arms,
+        measure=shuffled,
+        effects=transfer,
+        shows=("PSNR", "PSNR, rows shuffled"),
+    ),
+    Claim(
+        key="unicode2-unified",
+        system="UniCode2",
+        says="One vocabulary serves understanding and generation.",
+        source=SOURCE,
+        rule="One transformer tells classes from held-out codes above chance, and needs fewer bits a code than their"
+        " frequencies alone.",
+        arms=unified_arms,
+        measure=unified,
+        effects=both,
+        shows=("accuracy", "chance", "bits", "bits, unigram", "gFD", "gFD free"),
+    ),
+)

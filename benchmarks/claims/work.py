@@ -1,0 +1,88 @@
+"""The order in which arms are trained and measured, in processes of one thread each."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from workbench.errors import unknown
+
+from . import karl, lightningdit, maetok, prediction, softvq, unicode2, vavae
+from .arms import Arm, Scale
+from .claim import Claim
+from .results import measured, timed
+
+MODULES = {"softvq": softvq, "maetok": maetok, "vavae": vavae, "lightningdit": lightningdit, "karl": karl}
+MODULES |= {"unicode2": unicode2, "prediction": prediction}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing a worker does: train an arm, or measure an arm for a claim."""
+
+    arm: Arm
+    seed: int
+    claim: str | None = None  # None: train
+
+    @property
+    def needs(self) -> tuple["Step", ...]:
+        """What must be done before."""
+        if self.claim is not None:
+            return (Step(self.arm, self.seed),)
+        return tuple(Step(arm, self.seed) for arm in self.arm.needs)
+
+
+def claims(only: list[str]) -> list[Claim]:
+    """Every claim, or those of some modules. Raises UserError for a module that is none."""
+    for name in only:
+        if name not in MODULES:
+            raise unknown("system", name, MODULES)
+    return [claim for name, module in MODULES.items() if not only or name in only for claim in module.CLAIMS]
+
+
+def _with_needs(steps: list[Step]) -> Iterator[Step]:
+    """Steps and what they need, each once, needs first."""
+    seen: dict[Step, None] = {}
+
+    def add(step: Step) -> None:
+        for need in step.needs:
+            add(need)
+        seen.setdefault(step)
+
+    for step in steps:
+        add(step)
+    yield from seen
+
+
+def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
+    """Do the steps in processes of one thread each, as soon as their needs are done."""
+    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    context, done, running = multiprocessing.get_context("spawn"), set(), {}
+    left = dict.fromkeys(_with_needs(steps))
+    with (
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        tqdm(total=len(left), unit="step", disable=False) as bar,
+    ):
+        while left or running:
+            for step in [s for s in left if all(need in done for need in s.needs)][: 2 * workers - len(running)]:
+                del left[step]
+                running[pool.submit(_do, step, scale, out)] = step
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+                done.add(running.pop(future))
+                bar.update()
+
+
+def _do(step: Step, scale: Scale, out: Path) -> None:
+    """In a worker: train, or measure and keep what was measured."""
+    with timed(step.arm.folder(out, step.seed), "measuring" if step.claim else "training"):
+        if step.claim is None:
+            step.arm.train(out, step.seed)
+        else:
+            claim = next(c for c in claims([]) if c.key == step.claim)
+            measured(claim, step.arm, step.seed, scale, out)

@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+from benchmarks.claims import lightningdit, page, prediction, work
+from benchmarks.claims.arms import Arm, Scale
+from benchmarks.claims.claim import Claim, judged, least
+from benchmarks.claims.results import save
+from benchmarks.claims.scales import BUNDLED, GPU, LAPTOP
+
+from workbench.errors import UserError
+from workbench.jobs import _typed
+
+TINY = Scale(
+    name="tiny",
+    data="digits",
+    images={"limit": 60, "side": 8, "channels": 1},
+    vit={"side": 8, "patch": 4, "tokens": 2, "dim": 2, "width": 8, "depth": 1, "heads": 2},
+    grid={},
+    plan={"steps": 2, "batch": 8, "save_every": 2},
+    network={"width": 8, "depth": 1, "heads": 2},
+    generator_plan={"steps": 2, "batch": 8, "save_every": 2},
+    teacher="hog",
+    judge="hog",
+    drawn=40,
+)
+
+
+def test_an_effect_is_shown_only_where_every_seed_and_two_standard_errors_are_above_zero():
+    assert judged([1.0, 1.1, 0.9]) == "shown"
+    assert judged([1.0, 1.1]) == "weak"  # too few seeds
+    assert judged([3.0, 0.1, -0.1]) == "weak"  # one seed against it
+    assert judged([10.0, 0.1, 0.1]) == "weak"  # a mean of one standard error
+    assert judged([1.0, -2.0, 0.5]) == "not shown"
+    assert judged([1.0, np.nan, 1.0]) == "not shown"
+    assert judged([0.0, 0.0, 0.0]) == "not shown"
+
+
+def test_a_claim_is_as_good_as_the_least_of_its_effects():
+    assert least(["shown", "weak"]) == "weak"
+    assert least(["shown", "not shown", "weak"]) == "not shown"
+    assert least(["shown", "shown"]) == "shown"
+    assert least([]) == "not shown"
+
+
+@pytest.mark.parametrize("scale", [LAPTOP, GPU, BUNDLED], ids=lambda scale: scale.name)
+def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
+    arms = [arm for claim in work.claims([]) for arm in claim.arms(scale).values()]
+    for arm in {need for arm in arms for need in (arm, *arm.needs)}:
+        _typed(arm.recipe, json.loads(arm.changes))
+
+
+def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():
+    by_key = {claim.key: claim.arms(LAPTOP) for claim in work.claims([])}
+    assert by_key["maetok-generation"]["AE"] == by_key["maetok-parts"]["AE"]
+    assert by_key["vavae-dilemma"]["64 channels"].tokenizer == by_key["lightningdit-bundle"]["all on"].tokenizer
+    tokenizers = {arm.tokenizer for arm in prediction.arms(LAPTOP).values()}
+    assert len(tokenizers) >= prediction.LEAST
+    everything = {arm.name for arms in by_key.values() for arm in arms.values()}
+    assert len(everything) < sum(map(len, by_key.values()))
+
+
+def test_arms_that_differ_lie_in_different_folders(tmp_path):
+    a = TINY.tokenizer("ae")
+    others = [TINY.tokenizer("ae", dim=3), TINY.tokenizer("klvae"), Arm(a.recipe, a.changes, start=a)]
+    folders = {arm.folder(tmp_path, 0) for arm in (a, *others, TINY.generator(a))} | {a.folder(tmp_path, 1)}
+    assert len(folders) == 6
+    assert a.folder(tmp_path, 0) == TINY.tokenizer("ae").folder(tmp_path, 0)
+
+
+def test_a_speed_up_is_read_off_between_two_measurements():
+    steps = np.array([100, 200, 300, 400])
+    assert lightningdit._reached(steps, np.array([8.0, 4.0, 3.0, 2.0]), 6.0) == pytest.approx(150)
+    assert lightningdit._reached(steps, np.array([8.0, 4.0, 3.0, 2.0]), 9.0) == 100
+    assert lightningdit._reached(steps, np.array([8.0, 4.0, 3.0, 2.0]), 1.0) == 800  # never
+
+
+def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    claim = Claim(
+        key="tiny", system="AE", says="Two are <not> one.", source="ours", rule="more", shows=("PSNR", "gFD"),
+        arms=lambda scale: {"AE": scale.tokenizer("ae"), "on AE": scale.generator(scale.tokenizer("ae"))},
+        effects=lambda rows: {"PSNR above 0": rows["AE"]["PSNR"], "gFD below 0": -rows["on AE"]["gFD"]},
+    )  # fmt: skip
+    monkeypatch.setattr(work, "claims", lambda only: [claim])
+    steps = [work.Step(arm, 0, claim.key) for arm in claim.arms(TINY).values()]
+    order = list(work._with_needs(steps))
+    assert len(order) == 4
+    assert all(order.index(need) < order.index(step) for step in order for need in step.needs)
+    for step in order:
+        work._do(step, TINY, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    for step in order:
+        work._do(step, TINY, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    save(tmp_path, TINY, [claim], seeds=1)
+    told = json.loads((tmp_path / "claims.json").read_text())["claims"][0]
+    assert [e["verdict"] for e in told["effects"]] == ["weak", "not shown"]
+    assert told["verdict"] == "not shown"
+    readme = tmp_path / "README.md"
+    readme.write_text(f"above\n{page.BEGIN}\nold\n{page.END}\nbelow")
+    page.write(tmp_path, readme)
+    text, shown = readme.read_text(), (tmp_path / "claims.html").read_text()
+    assert text.startswith("above\n") and text.endswith("\nbelow") and "old" not in text
+    psnr = told["arms"]["AE"]["numbers"]["PSNR"][0]
+    assert f"PSNR above 0: {psnr:+.3g}" in text
+    assert "Two are &lt;not&gt; one." in shown and f"{psnr:.4g}" in shown and "<not>" not in shown
+
+
+def test_a_readme_without_markers_is_left_alone_and_named(tmp_path):
+    (tmp_path / "claims.json").write_text(json.dumps({
+        "scale": "x", "data": "d", "seeds": 1, "machine": "m", "date": "t", "command": "c", "drawn": 1, "teacher": "t",
+        "claims": [],
+    }))  # fmt: skip
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers")
+    with pytest.raises(UserError, match="README.md has no <!-- claims -->"):
+        page.write(tmp_path, readme)
+    assert readme.read_text() == "no markers"
