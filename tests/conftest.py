@@ -13,6 +13,12 @@ torch.set_num_threads(1)  # two test processes on two cores, waiting for each ot
 hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Again before each test: numba, which maps use, gives the whole process as many threads as there are cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     """A folder with four small, really trained and collected runs: three tokenizers and a generator."""

@@ -14,7 +14,7 @@ from papermill.parameterize import parameterize_notebook
 
 import workbench as wb
 from workbench import analysis
-from workbench.errors import RunError, UserError
+from workbench.errors import NotApplicable, RunError, UserError
 from workbench.views.notebook import Screen
 
 pytestmark = pytest.mark.xdist_group("lab")
@@ -36,7 +36,12 @@ def test_the_first_look_compares_every_run(trained):
 def test_the_code_of_a_view_makes_the_same_table(trained, name):
     bench = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
     elsewhere: dict = {}
-    exec(bench.code(), elsewhere)
+    try:
+        exec(bench.code(), elsewhere)
+    except NotApplicable as refusal:  # and the view says the same
+        with pytest.raises(NotApplicable, match=re.escape(str(refusal))):
+            bench.bench.result(bench.state)
+        return
     assert elsewhere["result"].table().equals(bench.table)
     assert bench.table.equals(bench.bench.result(bench.state).table())
 
@@ -72,7 +77,7 @@ def test_moving_a_widget_moves_the_state_and_the_figure(trained):
     assert bench.state.controls["order"] == "worst" and bench.result.order == "worst"
     screen.analysis.value = "token_budget"
     before = screen.output.outputs[0]["data"][FIGURE]
-    assert list(screen.controls) == ["metric", "prefixes"] == list(bench.state.controls)
+    assert "metric" in screen.controls and list(screen.controls) == list(bench.state.controls)
     screen.controls["metric"].value = "mse"
     after = screen.output.outputs[0]["data"][FIGURE]
     assert "PSNR" in json.dumps(before["layout"]) and "squared error" in json.dumps(after["layout"])
@@ -179,7 +184,7 @@ def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, tmp_pat
         screen.get_by_label("metric").select_option("mse")
         figure.get_by_text("squared error").first.wait_for()
 
-        screen.get_by_role("button", name="latent map").click()
+        screen.get_by_role("button", name="latent map", exact=True).click()
         screen.get_by_text("computing latent map").wait_for()  # said while the kernel works, not after
         screen.get_by_text(re.compile("UMAP of 360 of 360 images")).wait_for()
         assert screen.get_by_text("computing").count() == 0

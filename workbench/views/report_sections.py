@@ -80,20 +80,28 @@ class Pages:
     def _section(self, name: str, compute: Callable[[], Result]) -> None:
         from IPython.display import display
 
-        began, table = time.perf_counter(), None
-        try:
-            result = compute()
-            figure, words, table = mime_bundle(result.figure()), result._repr_html_(), result.table()
-            state, said = "done", result.summary()
-            display(figure, raw=True)
-        except NotApplicable as error:
-            state, said, words = "absent", str(error), f'<p class="absent">{html.escape(str(error))}</p>'
-        except Exception as error:  # one section's fault is no reason to lose the others
-            state, said = "failed", _sentence(error)
-            words = failure(said, "" if isinstance(error, UserError) else traceback.format_exc())
-        record = {"section": name, "state": state, "said": said, "seconds": round(time.perf_counter() - began, 3)}
-        record["table"] = None if table is None else _packed(table)
-        display({"text/html": words}, raw=True, metadata={KEY: record})
+        for data, record in outputs(name, compute):
+            display(data, raw=True, metadata={KEY: record} if record else {})
+
+
+def outputs(name: str, compute: Callable[[], Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What a section puts out, each with its record or none: a Result's figure and what it says, or the sentence
+    that says why there is none. Of anything else that is shown, such as a map, its page."""
+    began, table, found = time.perf_counter(), None, []
+    try:
+        shown = compute()
+        words, table = shown._repr_html_(), getattr(shown, "table", None)
+        if isinstance(shown, Result):
+            found, table = [(mime_bundle(shown.figure()), {})], shown.table()
+        state, said = "done", shown.summary() if isinstance(shown, Result) else repr(shown)
+    except NotApplicable as error:
+        state, said, words = "absent", str(error), f'<p class="absent">{html.escape(str(error))}</p>'
+    except Exception as error:  # one section's fault is no reason to lose the others
+        state, said = "failed", _sentence(error)
+        words = failure(said, "" if isinstance(error, UserError) else traceback.format_exc())
+    record = {"section": name, "state": state, "said": said, "seconds": round(time.perf_counter() - began, 3)}
+    record["table"] = None if table is None else _packed(table)
+    return [*found, ({"text/html": words}, record)]
 
 
 def sections_of(notebook: Any) -> list[Section]:
@@ -108,8 +116,7 @@ def sections_of(notebook: Any) -> list[Section]:
             heading = headings[-1] if headings else heading
             continue
         found += [_unpacked(told) for told in records(cell) if "section" in told]
-        state = cell.metadata.get("papermill", {}).get("status", "completed")
-        if state == "completed" or not cell.source.strip():
+        if _completed(cell):
             continue
         name, said = heading.lower().replace(" ", "_") or "beginning", "Not reached: a section before it stopped."
         words = f'<p class="absent">{said}</p>'
@@ -121,6 +128,13 @@ def sections_of(notebook: Any) -> list[Section]:
         cell.outputs = [*kept, type(cell)(output_type="display_data", data={"text/html": words}, metadata={})]
         stopped = True
     return found
+
+
+def _completed(cell: Any) -> bool:
+    """Whether a cell ran to its end. After a kernel's death papermill calls the cell before it failed, too."""
+    if cell.metadata.get("papermill", {}).get("status", "completed") == "completed" or not cell.source.strip():
+        return True
+    return cell.execution_count is not None and not any(output.output_type == "error" for output in cell.outputs)
 
 
 def records(cell: Any) -> list[dict[str, Any]]:
