@@ -24,8 +24,8 @@ from workbench.analysis import get
 from workbench.evidence import Evidence
 
 SIDE = 16  # tokens
-ANALYSES = ("codebook_usage", "code_distances", "code_dropping", "code_information", "code_cooccurrence")
-ANALYSES += ("code_gallery", "code_churn", "cascade_displacement")
+ANALYSES = ("codebook_usage", "code_distances", "code_dropping", "code_information", "code_prediction")
+ANALYSES += ("code_cooccurrence", "code_gallery", "code_churn", "cascade_displacement")
 
 
 def write(folder: Path, codes: int, tokens: int, dim: int) -> None:

@@ -1,6 +1,7 @@
 """What every analysis promises; the analyses are found, not listed, so a new one is tested by existing."""
 
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.analysis import analyses, get, groups
+from workbench.analysis import analyses, get, groups, result_files
 from workbench.errors import UserError
 from workbench.evidence import Evidence, arguments
 
@@ -47,6 +48,8 @@ def evidence(n: int) -> Evidence:
         code_bits=np.array([3.5], np.float32),
         untrained_latents=random.normal(size=(n, 4, 2)).astype(np.float32),
         prefix_l1=random.uniform(0.1, 0.2, (n, 2)).astype(np.float32),
+        prefix_ssim=random.uniform(0.5, 0.9, (n, 2)).astype(np.float32),
+        prefix_features=random.normal(size=(2, n, 3)).astype(np.float32),
         previous_codes=random.integers(0, 16, (n, 4)).astype(np.int32),
         complexity=random.uniform(10, 20, n),
         requested=np.array([0.1, 0.2], np.float32),
@@ -142,6 +145,17 @@ def test_a_summary_is_whole_sentences(results, name):
     assert "nan" not in summary.lower()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_written_to_files_and_read_again_shows_the_same(results, name, tmp_path):
+    first = results[name][0]
+    result_files.write(first, tmp_path)
+    again = result_files.read(tmp_path)
+    assert type(again) is type(first)
+    assert again.figure().to_json() == first.figure().to_json()
+    pd.testing.assert_frame_equal(again.table(), first.table(), check_exact=True)
+    assert again.summary() == first.summary()
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n):
@@ -156,6 +170,35 @@ def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n
         assert result.figure().data
         assert len(result.table())
         assert result.summary()
+
+
+# What may be wrong with every run's arrays at once.
+BROKEN = {
+    "one class": lambda e: {"labels": np.zeros_like(e.labels), "sample_labels": np.zeros_like(e.labels)},
+    "constant latents": lambda e: {"latents": np.ones_like(e.latents)},
+    "nan": lambda e: {
+        name: np.where(np.arange(array.size).reshape(array.shape) % 7 == 3, np.nan, array)
+        for name, array in e._arrays().items()
+        if array.dtype.kind == "f"
+    },
+    "codes out of range": lambda e: {"codes": e.codes + 12},
+    "no active token": lambda e: {"active": np.zeros(e.codes.shape, bool)},
+}
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_wrong_with_the_arrays_it_works_or_says_in_one_sentence_why_not(name, wrong):
+    analysis = get(name)
+    runs = [e if e.codes is None else replace(e, **BROKEN[wrong](e)) for e in several(12)]
+    try:
+        result = analysis(**arguments(analysis, runs))
+    except UserError as error:
+        assert str(error).endswith((".", "?")) and "\n" not in str(error)
+    else:
+        assert result.figure().data
+        assert len(result.table())
+        assert not re.search(r"\bnan\b", result.summary())
 
 
 def test_a_misspelled_analysis_is_answered_with_the_nearest_name():

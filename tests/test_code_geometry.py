@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.stats import skew
 
 from workbench.analysis.codebook.cascade import cascade_displacement
 from workbench.analysis.codebook.distances import code_distances, nearest_other
 from workbench.analysis.codebook.dropping import code_dropping
+from workbench.analysis.codebook.hubness import hubness, in_degrees, skewness
 from workbench.errors import NotApplicable, UserError
 
 
@@ -50,6 +52,42 @@ def test_codes_that_more_tokens_would_reach_are_rare_not_passed_over():
     codes = np.random.default_rng(0).integers(0, 400, (100, 4))
     found = code_distances(codes, normal(1, 400, 3)).books[0]
     assert found.dead["rare"] > 0.7 * sum(found.dead.values())
+
+
+def test_the_neighbours_of_others_are_counted_as_by_sorting_every_pair():
+    words = normal(60, 5)
+    every = np.linalg.norm(words[:, None].astype(float) - words, axis=2) + np.diag(np.full(60, np.inf))
+    times = np.bincount(np.argsort(every, axis=1)[:, :10].ravel(), minlength=60)
+    np.testing.assert_array_equal(in_degrees(words), times)
+    assert skewness(times) == pytest.approx(skew(times))
+    assert skewness(np.full(5, 10)) == 0
+
+
+def test_codes_around_a_centre_make_it_a_hub_and_many_dimensions_make_hubs_of_their_own():
+    """On a sphere with one code in its middle that code is near everybody; a Gaussian of 2 dimensions has no hubs."""
+    shell = normal(300, 100)
+    shell /= np.linalg.norm(shell, axis=1, keepdims=True)
+    with_centre, _, most = hubness(np.concatenate([shell, np.zeros((1, 100), np.float32)]), np.random.default_rng(0))
+    assert with_centre > most + 2
+    flat, high = (hubness(normal(1000, d), np.random.default_rng(0)) for d in (2, 30))
+    assert abs(flat[0]) < 1 < high[0]
+    assert high[0] == pytest.approx(high[1], rel=0.4)  # a Gaussian is as hubby as a Gaussian
+    assert np.isnan(hubness(normal(20, 4), np.random.default_rng(0))).all()
+
+
+def test_where_the_codes_lie_does_not_matter_to_hubness():
+    words = normal(200, 30).astype(np.float64)
+    here, there = (hubness(words + x, np.random.default_rng(0)) for x in (0, 100))
+    assert here == pytest.approx(there, abs=0.02)
+
+
+def test_hubness_is_told_beside_the_gaussians():
+    found = code_distances(drawn(60), normal(1, 60, 4))
+    first = found.books[0]
+    assert (
+        f"nearest of others: skewness {first.hubness:.2f}, Gaussians' {first.hubness_gaussian:.2f}" in found.summary()
+    )
+    assert "skewness" not in code_distances(drawn(12), normal(1, 12, 4)).summary()
 
 
 def test_the_mean_cosine_is_that_of_all_pairs_of_codes():

@@ -66,6 +66,11 @@ def test_posteriors_of_other_tokens_are_refused():
         soft(np.ones((10, 3, 2), np.float32))
 
 
+def test_posteriors_of_nan_are_refused_and_not_averaged_as_nothing():
+    with pytest.raises(UserError, match="The posteriors hold NaN or infinity"):
+        soft(np.full((10, 4, 2), np.nan, np.float32))
+
+
 def test_levels_are_counted_channel_by_channel():
     codes = np.array([[0, 1], [1, 5]])  # of 3 x 2 levels: (0, 0), (0, 1), (0, 1), (2, 1)
     result = level_usage(codes, grid(3, 2))

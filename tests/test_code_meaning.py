@@ -7,6 +7,7 @@ from workbench.analysis.codebook.cooccurrence import code_cooccurrence
 from workbench.analysis.codebook.gallery import code_gallery
 from workbench.analysis.codebook.information import code_information
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information, within_groups
+from workbench.analysis.codebook.prediction import GIVEN, code_prediction, held_out_bits
 from workbench.errors import NotApplicable, UserError
 
 
@@ -192,3 +193,87 @@ def test_adjusted_information_agrees_with_scikit_learns_exact_expectation():
 def test_codes_of_other_images_are_refused():
     with pytest.raises(UserError, match="The codes before are 3 × 4, now 5 × 4. Are both of the same images?"):
         code_churn(np.zeros((3, 4), int), np.zeros((5, 4), int), book(2))
+
+
+# Prediction
+
+
+def costs(codes: np.ndarray, size: int, **named) -> dict[str, float]:
+    found = code_prediction(codes, book(size), **named)
+    return {given: found.mean(given, "bits") for given in found.given}
+
+
+def test_the_cost_of_held_out_codes_agrees_with_a_double_loop():
+    codes, contexts, folds = random().integers(0, [[6], [4], [3]], (3, 200))
+    found = held_out_bits(codes, contexts, folds, size=7, constants=np.array([2.0]))[:, 0]
+    for i in range(200):
+        seen = [j for j in range(200) if folds[j] != folds[i]]
+        share = (sum(codes[j] == codes[i] for j in seen) + 0.5) / (len(seen) + 3.5)
+        there = [j for j in seen if contexts[j] == contexts[i]]
+        pairs = sum(codes[j] == codes[i] for j in there)
+        assert found[i] == pytest.approx(-np.log2((pairs + 2 * share) / (len(there) + 2)))
+
+
+def test_probabilities_of_all_codes_in_a_context_sum_to_one():
+    """Also of codes and contexts that were never seen."""
+    codes, contexts, folds = np.arange(9) % 5, np.zeros(9, int), np.array([0] * 5 + [1] * 4)
+    bits = held_out_bits(codes, contexts, folds, size=5)
+    np.testing.assert_allclose((2.0 ** -bits[:5]).sum(axis=0), 1)
+
+
+def test_even_and_independent_codes_cost_all_their_bits_whatever_is_given():
+    codes = random().integers(0, 8, (2000, 9))
+    assert costs(codes, 8, grid=(3, 3)) == pytest.approx(dict.fromkeys(GIVEN, 3), abs=0.02)
+
+
+def test_codes_of_fixed_places_cost_nothing_given_the_place():
+    codes = (np.arange(8) + np.zeros((400, 1), int)) % 8
+    found = costs(codes, 8)
+    assert found["nothing"] == pytest.approx(3, abs=0.01)
+    assert found["its place"] < 0.1
+
+
+def test_a_row_that_counts_upward_costs_nothing_but_its_beginning_given_the_code_to_its_left():
+    """The first token of each row of the grid has no neighbour: its three bits are a quarter of the tokens'."""
+    start = random().integers(0, 8, (2000, 4, 1))
+    codes = ((start + np.arange(4)) % 8).reshape(2000, 16)
+    found = code_prediction(codes, book(8), (4, 4))
+    assert found.mean("the code to its left", "bits") == pytest.approx(3 / 4, abs=0.05)
+    assert found.mean("its place", "bits") == pytest.approx(3, abs=0.02)
+    assert found.mean("the code to its left", "shuffled") > 2
+    assert found.summary().startswith("A token's code costs 3.00 bits on held-out images, 3.00 given its place (3.")
+
+
+def test_many_codes_and_few_tokens_seem_bound_to_the_plug_in_and_do_not_here():
+    codes = random().integers(0, 256, (100, 8))
+    assert entropy(np.bincount(codes.ravel())) < 7.8
+    found = costs(codes, 256)
+    assert found == pytest.approx(dict.fromkeys(found, found["nothing"]), abs=0.1)  # what is rarely seen does no harm
+    assert found["nothing"] > 7.95
+
+
+def test_other_numbers_for_the_codes_cost_the_same():
+    codes = random().integers(0, 8, (200, 4)) // 2
+    renamed = np.random.default_rng(5).permutation(8)[codes]
+    assert costs(renamed, 8, grid=(2, 2)) == pytest.approx(costs(codes, 8, grid=(2, 2)))
+
+
+def test_inactive_tokens_cost_nothing_and_predict_nothing_and_each_book_is_its_own():
+    codes, active = random().integers(0, 8, (300, 4)), np.ones((300, 4), bool)
+    active[:, 3] = False
+    other = codes.copy()
+    other[:, 3] = 0
+    assert costs(codes, 8, active=active) == costs(other, 8, active=active)
+    copied = np.repeat(codes[:, :1], 4, axis=1)  # two books of two tokens: the second book's first has no neighbour
+    two = code_prediction(copied, book(8, 2)).table()
+    assert two[two["given"] == "the code before it"]["bits"].tolist() == pytest.approx([1.6, 1.6], abs=0.15)
+
+
+def test_what_cannot_be_predicted_is_refused_in_a_sentence():
+    codes = random().integers(0, 8, (30, 4))
+    with pytest.raises(NotApplicable, match="needs at least 10 images; this evidence has 9"):
+        code_prediction(codes[:9], book(8))
+    with pytest.raises(NotApplicable, match="needs two tokens of a book"):
+        code_prediction(codes[:, :1], book(8))
+    with pytest.raises(UserError, match="A grid of 3 × 3 does not hold 4 tokens"):
+        code_prediction(codes, book(8), (3, 3))

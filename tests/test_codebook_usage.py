@@ -3,9 +3,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import entropy
+from scipy.stats import entropy, zipfian
 
+from workbench.analysis.codebook import codes as reading
+from workbench.analysis.codebook import distances
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage, rarefy, usage
+from workbench.analysis.codebook.zipf import exponent, zipf
 from workbench.errors import NotApplicable, UserError
 
 
@@ -53,6 +56,39 @@ def test_rarefaction_ends_at_the_used_codes():
     found = counted(skewed(), 300)
     assert found.rarefaction[0] == pytest.approx(1)
     assert found.rarefaction[-1] == pytest.approx(found.used)
+
+
+# Zipf's law
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 1.7])
+def test_shares_that_fall_as_a_power_of_the_rank_have_that_exponent(true):
+    found = zipf((1e12 * np.arange(1.0, 1001) ** -true).astype(np.int64))
+    assert found.exponent == pytest.approx(true, abs=1e-3)
+    assert (found.low, found.high) == (10, 500)
+
+
+def test_the_exponent_is_the_likeliest_of_scipys_zipf_laws():
+    counts = np.bincount(skewed(200, 3000), minlength=200)
+    ranked = np.sort(counts)[::-1][:80]
+    tried = np.arange(0.5, 1.5, 0.01)
+    likelihood = [(ranked * zipfian.logpmf(np.arange(1, 81), s, 80)).sum() for s in tried]
+    assert exponent(counts, 1, 80) == pytest.approx(tried[np.argmax(likelihood)], abs=0.006)
+
+
+def test_noise_alone_falls_off_too_and_the_uniform_exponent_says_how_much():
+    even = zipf(np.random.default_rng(1).multinomial(5000, np.full(1000, 1 / 1000)))
+    assert even.exponent > 0.1
+    assert even.exponent == pytest.approx(even.uniform, abs=0.03)
+
+
+def test_of_few_used_codes_no_exponent_is_told():
+    result = codebook_usage(np.arange(20).reshape(5, 4), book(20))
+    assert np.isnan(result.books[0].zipf.exponent)
+    assert "rank" not in result.summary()
+    many = codebook_usage(skewed().reshape(500, 4), book(300))
+    assert f"Shares fall as rank to the -{many.books[0].zipf.exponent:.2f} (ranks 10 to" in many.summary()
+    assert any((trace.name or "").startswith("rank to the -") for trace in many.figure().data)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +170,18 @@ def test_the_counts_of_two_shards_add_up_to_those_of_the_union():
     whole, (first, second) = codebook_usage(codes, book(300)), np.split(codes, [123])
     counts = sum(codebook_usage(part, book(300)).books[0].counts for part in (first, second))
     pd.testing.assert_frame_equal(whole.table(), CodebookUsage((usage(counts),), log=True).table())
+
+
+def test_how_many_tokens_are_read_at_a_time_does_not_matter(monkeypatch):
+    tokens, words = skewed(tokens=2000).reshape(500, 4), np.random.default_rng(1).normal(size=(2, 300, 3))
+    latents = words[0][tokens] + 0.1
+    found = []
+    for at_once in (7, 1 << 20):
+        monkeypatch.setattr(reading, "AT_ONCE", at_once)
+        monkeypatch.setattr(distances, "AT_ONCE", at_once)
+        found.append((codebook_usage(tokens, words).table(), distances.code_distances(tokens, words, latents).table()))
+    for few, all_at_once in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(few, all_at_once)
 
 
 def test_a_second_copy_of_a_code_never_raises_the_share_in_use():

@@ -164,6 +164,13 @@ def test_only_settings_that_differ_are_shown_and_all_on_demand():
     assert settings_compared(runs).summary() == "1 of 5 settings differ among 2 runs: tokens."
 
 
+def test_what_training_was_told_is_compared_too():
+    """Seed, steps and learning rate are no settings of the tokenizer; they stand in the plan."""
+    runs = [Evidence({"run": name, "step": 1, "plan": {"steps": 60, "seed": i}}) for i, name in enumerate("ab")]
+    rows = settings_compared(runs).table()
+    assert rows[["part", "setting", "a", "b"]].to_numpy().tolist() == [["plan", "seed", "0", "1"]]
+
+
 def test_a_setting_that_a_run_does_not_have_is_a_dash():
     runs = [with_settings(run("a"), beta=0.1), with_settings(run("b"), levels=(8, 5))]
     assert named(settings_compared(runs))["settings", "beta"] == ("0.1", "–")

@@ -12,10 +12,12 @@ import torch
 
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.analysis.images.reconstruction import reconstruction
-from workbench.collect import collect, held_out
+from workbench.analysis.images.structure import ssim
+from workbench.collect import collect, held_out, prefixes
 from workbench.errors import NotApplicable, RunError
 from workbench.evidence import Evidence, arguments
 from workbench.runs import Run
+from workbench.teachers import by_name
 from workbench.types import Tokens
 
 PROVENANCE = {"run": "a", "step": 5, "data": "digits", "names": ["zero", "one"]}
@@ -199,6 +201,34 @@ def test_the_error_of_all_tokens_is_that_of_the_reconstructions_and_fewer_tokens
     difference = (evidence.reconstructions.astype(float) - evidence.images) / 255
     np.testing.assert_allclose(evidence.prefix_mse[:, -1], (difference**2).mean(axis=(1, 2, 3)), atol=1e-3)
     assert (np.diff(evidence.prefix_mse.mean(axis=0)) < 0).all()
+
+
+def test_of_all_tokens_structure_and_features_are_those_of_the_reconstructions(soft):
+    evidence = soft.evidence()
+    assert evidence.prefix_ssim.shape == (360, 3) and evidence.prefix_features.shape[:2] == (3, 360)
+    np.testing.assert_allclose(evidence.prefix_ssim[:, -1], ssim(evidence.images, evidence.reconstructions), atol=1e-4)
+    np.testing.assert_allclose(evidence.prefix_features[-1], evidence.reconstruction_features, atol=1e-4)
+    assert not np.allclose(evidence.prefix_features[0], evidence.prefix_features[-1])
+
+
+@pytest.mark.parametrize("side", [2, 4, 7, 12])
+def test_structural_similarity_is_the_same_here_and_where_it_is_analysed(side):
+    a, b = np.random.default_rng(side).integers(0, 256, (2, 3, side, side, 3), dtype=np.uint8)
+    as_images = (torch.from_numpy(np.moveaxis(x, -1, 1).copy()) / 127.5 - 1 for x in (a, b))
+    np.testing.assert_allclose(prefixes.ssim(*as_images).numpy(), ssim(a, b), atol=1e-6)
+
+
+def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft, monkeypatch):
+    """The shortest are kept: what all tokens give is there anyway."""
+    model, judge = soft.load(), by_name("hog", channels=1)
+    images = held_out(soft).images(slice(5))
+    with torch.no_grad():
+        monkeypatch.setattr(prefixes, "ROOM", 2 * 5 * judge.dim * 4)
+        found = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
+        monkeypatch.setattr(prefixes, "ROOM", 5 * judge.dim * 4 - 1)
+        none = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
+    assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (5, 3)
+    assert "prefix_features" not in none
 
 
 def test_provenance_says_where_everything_came_from(soft):

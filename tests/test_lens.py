@@ -6,15 +6,18 @@ import re
 import shutil
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from browser import free_port, opened, served
 from skimage.measure import points_in_poly
 from skimage.metrics import peak_signal_noise_ratio
 
 import workbench as wb
+from workbench.analysis.style import themed
 from workbench.errors import NotApplicable, RunError, UserError
 from workbench.runs import Run
 from workbench.views.esm import binary, png, source, static
+from workbench.views.esm.jupyter import STYLE
 from workbench.views.latent_map import placed, rounded
 from workbench.views.lens_screen import Screen
 from workbench.views.selection import inside
@@ -57,6 +60,17 @@ def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_
     lens = wb.lens(tmp_path / "soft-4", tmp_path / "soft-2")
     assert lens.axes == ("run",) and lens.frames.stops == ("soft-4 · step 60", "soft-2 · step 60")
     assert lens.figure.layout.annotations[1].text == "run soft-4 · step 60"
+
+
+def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
+    lens = wb.lens(trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", places=[5, 3])
+    (other,), (told,) = lens.beside, lens.data()["beside"]
+    assert lens.frames.stops == ("1", "2", "4") and other.stops == ("1", "2") and told["at"] == [0, 1, 1]
+    for frames, name in ((lens.frames, "soft-4"), (other, "soft-2")):
+        np.testing.assert_array_equal(frames.shown[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]])
+    assert wb.lens(trained / "soft-4", trained / "soft-2", over="token dropped").beside == []
+    with pytest.raises(UserError, match="has images 0 to 359"):
+        _ = wb.lens(trained / "soft-4", places=[360]).frames
 
 
 def test_the_worst_images_come_first_where_they_are_asked_for(trained):
@@ -259,6 +273,25 @@ def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
         inner = page.frame_locator("iframe")
         inner.get_by_text(bad).first.wait_for()
         assert inner.locator("img").count() == 0 and seen.errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(page_of, dark):
+    figure = themed(go.Figure(go.Bar(y=[1, 2], marker_color="#0072B2")).update_layout(title="a figure"))
+    light = f"<script>document.body.dataset.jpThemeLight = '{str(not dark).lower()}'</script>"
+    drawn = figure.to_html(full_html=False, include_plotlyjs=True)
+    with opened(page_of(f"<style>{STYLE}</style>{light}{drawn}")) as (page, _):
+        page.locator(".xtick text").first.wait_for()
+
+        def style(selector: str, name: str) -> str:
+            return page.locator(selector).first.evaluate(f"node => getComputedStyle(node).{name}")
+
+        assert style(".main-svg", "backgroundColor") == ("rgba(0, 0, 0, 0)" if dark else "rgb(255, 255, 255)")
+        for ink in (".xtick text", ".gtitle"):
+            assert style(ink, "fill") == ("rgb(224, 224, 224)" if dark else "rgb(42, 63, 95)")
+        assert style(".ygrid", "stroke") == ("rgb(60, 60, 60)" if dark else "rgb(235, 240, 248)")
+        assert style(".bars .point path", "fill") == "rgb(0, 114, 178)"
 
 
 def drag_a_loop(page, plane, far: float) -> None:

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -62,6 +64,26 @@ def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(co
     assert ours.density(points).mean() == pytest.approx(theirs.score(points), abs=0.01)
     assert ours.bic(points) == pytest.approx(theirs.bic(points), abs=6)
     np.testing.assert_allclose(ours.means, theirs.means_, atol=0.1)
+
+
+@pytest.mark.parametrize("covariance", get_args(mixtures.Covariance))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_round_of_em_lowers_the_likelihood(covariance, seed):
+    """Points lie so far apart that what is added to their variances is nothing."""
+    random = np.random.default_rng(seed)
+    points = random.normal(size=(200, 3)) @ random.normal(size=(3, 3)) + 3 * random.integers(0, 2, (200, 1))
+    points *= 1e4
+    statistics = mixtures._statistics(points, covariance)
+    centres = points[random.integers(0, 200, (2, 4))]  # two starts of four Gaussians
+    distance = np.linalg.norm(points[None, None] - centres[:, :, None], axis=3)
+    posterior = (distance == distance.min(axis=1, keepdims=True)).astype(float)
+    told = []
+    for _ in range(30):
+        natural, _ = mixtures._maximised(mixtures._sums(posterior, statistics), 3, covariance)
+        posterior, likelihood = mixtures._posterior(natural, statistics)
+        told.append(likelihood)
+    assert (np.diff(told, axis=0) > -1e-9).all()
+    assert (told[-1] > told[0] + 1e-3).all()
 
 
 def test_a_mixture_is_a_density_its_weights_sum_to_one():

@@ -5,7 +5,7 @@ import pytest
 
 from workbench.analysis.tokens.budget import token_budget
 from workbench.analysis.tokens.cost import generator_gmacs
-from workbench.errors import NotApplicable
+from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 
 
@@ -151,3 +151,78 @@ def test_the_frontier_is_of_the_cost_that_is_asked_for():
     runs = [run("large", 4, 50, **book(1024, 4)), run("small", 5, 50, **book(4, 5))]
     assert [p.run for p in token_budget(runs).frontier] == ["large"]
     assert [p.run for p in token_budget(runs, against="bits").frontier] == ["small"]
+
+
+# By the judge's features
+
+
+def featured(name: str, tokens: int, moved: float, n: int = 40, **more) -> Evidence:
+    """Reconstructions whose features are the images', moved by so much in each of two directions."""
+    random = np.random.default_rng(0)
+    real = random.normal(size=(n, 2)).astype(np.float32)
+    told = {"run": name, "step": 1, "fingerprint": "f", "class": "m:SoftVQ", "judge": "hog"}
+    return Evidence(
+        told | more.pop("provenance", {}),
+        images=np.zeros((n, 4, 4, 1), np.uint8),
+        reconstructions=np.zeros((n, 4, 4, 1), np.uint8),
+        latents=np.zeros((n, tokens, 2), np.float32),
+        features=real,
+        reconstruction_features=real + np.float32(moved),
+        **more,
+    )
+
+
+def test_the_distance_of_all_reconstructions_is_that_of_the_two_sets_of_features():
+    """Moving every row costs the squared length of the move, and no half of the images says otherwise."""
+    (point,) = token_budget([featured("a", 4, 3)], metric="rfd").points
+    assert (point.value, point.low, point.high) == pytest.approx((18, 18, 18), rel=1e-4)
+
+
+def test_first_tokens_have_a_distance_where_the_judge_saw_them():
+    one = featured("a", 4, 0)
+    prefixes = {"prefixes": np.array([1, 2, 4]), "prefix_features": np.stack([one.features + 2, one.features + 1])}
+    result = token_budget([featured("a", 4, 0, **prefixes)], metric="rfd")
+    assert [(p.kind, p.tokens) for p in result.points] == [("trained", 4), ("prefix", 1), ("prefix", 2)]
+    assert [p.value for p in result.points] == pytest.approx([0, 8, 2], abs=1e-4)
+    each = token_budget([featured("a", 4, 0, **prefixes)], metric="features").points
+    assert [p.value for p in each] == pytest.approx([0, math.sqrt(8), math.sqrt(2)], rel=1e-5)
+
+
+def test_the_structure_of_first_tokens_is_read_off_what_was_collected():
+    ssim = np.tile(np.array([0.5, 0.75], np.float32), (6, 1))
+    one = run("a", 4, 0, prefixes=np.array([1, 2]), prefix_ssim=ssim)
+    assert [p.value for p in token_budget([one], metric="ssim").points] == pytest.approx([1, 0.5, 0.75])
+
+
+def test_the_floor_is_how_far_as_many_training_images_lie():
+    training = featured("a", 4, 0).features + np.float32(1)
+    result = token_budget([featured("a", 4, 3, train_features=training)], metric="rfd")
+    assert result.floor == pytest.approx(2, rel=1e-4)
+    assert (
+        "rFD (hog) is 18.0000 at 4 tokens (40 held-out images). Two sets of real images, as many, are 2.0000 apart."
+        in (result.summary())
+    )
+    assert "two sets of real images" in [trace.name for trace in result.figure().data]
+    assert token_budget([featured("a", 4, 3, train_features=training[:39])], metric="rfd").floor is None
+
+
+def test_distances_are_compared_at_equal_n_and_by_one_judge_whose_name_they_bear():
+    runs = [featured("a", 4, 1), featured("few", 4, 1, n=20), featured("other", 4, 1, provenance={"judge": "resnet56"})]
+    result = token_budget(runs, metric="rfd")
+    assert result.unmeasured == ("few", "other")
+    assert result.figure().layout.yaxis.title.text == "rFD (hog)"
+    assert token_budget([featured("a", 4, 1, provenance={"judge": "inception"})], metric="rfd").label == "rFID"
+    assert set(result.table()["judge"]) == {"hog"}
+
+
+def test_the_cheapest_of_equal_distances_is_the_frontier_of_any_cost():
+    runs = [featured("a", 8, 1), featured("b", 4, 1)]
+    for against in ("tokens", "GMACs"):
+        assert [p.run for p in token_budget(runs, metric="rfd", against=against).frontier] == ["b"]
+
+
+def test_no_distance_is_taken_of_nine_images_or_of_nan():
+    with pytest.raises(NotApplicable, match="A Frechet distance needs at least 10 images; a has 9"):
+        token_budget([featured("a", 4, 1, n=9)], metric="rfd")
+    with pytest.raises(UserError, match="The judge's features of a hold NaN"):
+        token_budget([featured("a", 4, math.nan)], metric="rfd")

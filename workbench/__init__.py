@@ -24,6 +24,7 @@ _HOMES = {
     "modes": "workbench.views.families",
     "open": "workbench.views.notebook",
     "report": "workbench.views.report",
+    "select": "workbench.views.picked",
     "start": "workbench.background",
     "train": "workbench.jobs",
     "watch": "workbench.views.notebook",

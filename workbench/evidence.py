@@ -47,6 +47,8 @@ class Evidence:
     loss_times: np.ndarray | None = None  # float32 (m,): times in [0, 1], 0 data and 1 noise
     loss_by_time: np.ndarray | None = None  # float32 (m,): a generator's mean loss on held-out images at those
     prefix_l1: np.ndarray | None = None  # float32 (n, m): mean absolute error of those, pixels in [0, 1]
+    prefix_ssim: np.ndarray | None = None  # float32 (n, m): structural similarity of those
+    prefix_features: np.ndarray | None = None  # float32 (p, n, e): the judge's, of the first p of those prefixes
     previous_codes: np.ndarray | None = None  # int32 (n, tokens): of the same images at the checkpoint before
     untrained_latents: np.ndarray | None = None  # float32 (n, tokens, d): of the same images before training
     complexity: np.ndarray | None = None  # float64 (n,): of procedural images, in bits

@@ -64,17 +64,20 @@ class Scale:
     judge: str  # whose features tell sets of images apart; never the teacher
     drawn: int = 1000  # samples of a generator, and held-out images
     full: bool = False  # every arm; without it, those that a claim cannot do without
-    extra: dict[str, Any] = field(default_factory=dict)  # what a claim alone needs, by its module's name
+    cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # changes for one system alone, by its name
 
     def tokenizer(self, system: str, *, start: Arm | None = None, **changes: Any) -> Arm:
         """An arm that trains a tokenizer."""
         sizes = self.grid if system in CONVOLUTIONAL else self.vit
         if system in CLUSTERING:
             sizes = {name: value for name, value in sizes.items() if name not in ("tokens", "dim")}
-        told = self.images | sizes | self.plan | changes
+        told = self.images | sizes | self.plan | self.extra.get(system, {}) | changes
+        if self.cache and (told.get("teacher") or told.get("targets")):
+            told["cache"] = self.cache
         return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), start=start)
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
         """An arm that trains a generator on a tokenizer's latents."""
-        told = self.network | self.generator_plan | changes
+        told = self.network | self.generator_plan | self.extra.get(system, {}) | changes
         return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), tokenizer)

@@ -31,8 +31,7 @@ FITTED = 1000  # training images whose needs the gradient-energy guess is fitted
 def arms(scale: Scale) -> dict[str, Arm]:
     """KARL and its baselines on the images."""
     names = {"KARL": "karl", "tail-drop": "taildrop", "ALIT": "alit"}
-    plan = scale.extra.get("karl", {})
-    return {label: scale.tokenizer(system, **plan) for label, system in names.items()}
+    return {label: scale.tokenizer(system) for label, system in names.items()}
 
 
 def alone(scale: Scale) -> dict[str, Arm]:

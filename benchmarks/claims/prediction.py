@@ -12,7 +12,7 @@ import numpy as np
 from workbench.analysis.runs.diagnostics import BY_NAME
 from workbench.analysis.runs.rank_correlation import permuted, spearman
 
-from . import maetok, softvq, vavae
+from . import maetok, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
 
@@ -22,7 +22,7 @@ LEAST = 12  # tokenizers
 def arms(scale: Scale) -> dict[str, Arm]:
     """Every latent space that the flow is trained on."""
     same = {"soft": "softvq", "hard": "vqvae"}
-    own = {label: scale.tokenizer(system, codes=softvq.CODES) for label, system in same.items()}
+    own = {label: scale.tokenizer(system, codes=unicode2.SMALL) for label, system in same.items()}
     found = {f"MAETok: {label}": arm for label, arm in maetok.generators(scale).items()}
     found |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
     return found | {f"SoftVQ: {label}": scale.generator(arm) for label, arm in own.items()}

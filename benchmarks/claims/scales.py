@@ -24,14 +24,18 @@ LAPTOP = Scale(
     images={"limit": 8000, "side": 16, "channels": 3},
     vit={"side": 16, "patch": 4, "tokens": 16, "dim": 16, "width": 64, "depth": 2, "heads": 4},
     grid={"side": 16, "width": 16, "multipliers": [1, 2, 2], "blocks": 1},
-    plan={"steps": 500, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 500},
+    plan={"steps": 300, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 300},
     network={"width": 96, "depth": 3, "heads": 4},
     generator_plan={
-        "steps": 600, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 600, "average": 0.99,
+        "steps": 400, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 400, "average": 0.99,
     },
     teacher="",
     judge="",
-    extra={"karl": {"steps": 1000, "save_every": 1000}, "ar": {"steps": 300, "save_every": 300, "lr": 1e-3}},
+    extra={
+        **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 600, "save_every": 600}),
+        "unicode2": {"steps": 200, "save_every": 200},
+        "ar": {"steps": 200, "save_every": 200, "lr": 1e-3},
+    },
 )  # fmt: skip
 GPU = Scale(
     name="gpu",
@@ -49,7 +53,10 @@ GPU = Scale(
     judge="",
     drawn=5000,
     full=True,
-    extra={"karl": {"steps": 8000, "save_every": 8000}, "ar": {"steps": 2000, "save_every": 2000}},
+    extra={
+        **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 8000, "save_every": 8000}),
+        "ar": {"steps": 2000, "save_every": 2000},
+    },
 )  # fmt: skip
 BUNDLED = replace(
     LAPTOP,
@@ -62,7 +69,7 @@ BUNDLED = replace(
     drawn=360,
 )
 SCALES = {scale.name: scale for scale in (LAPTOP, GPU, BUNDLED)}
-JUDGE_STEPS = {"laptop": 600, "gpu": 3000, "bundled": 300}
+JUDGE_STEPS = {"laptop": 400, "gpu": 3000, "bundled": 300}
 
 
 def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
@@ -79,9 +86,9 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         images.get("data", scale.data), side=images["side"], channels=images["channels"], limit=images.get("limit")
     )
     plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
-    judge = train_teacher(known, out / "judge", width=32, plan=plan)
+    judge = train_teacher(known, out / "judge", width=16, plan=plan)
     return replace(scale, images=images, vit=scale.vit | {"channels": images["channels"]},
-                   grid=scale.grid | {"channels": images["channels"]}, judge=str(judge.folder.resolve()))  # fmt: skip
+                   grid=scale.grid | {"channels": images["channels"]}, judge=str(judge.folder.resolve()), cache=str((out / "features").resolve()))  # fmt: skip
 
 
 def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:

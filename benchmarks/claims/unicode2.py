@@ -20,7 +20,7 @@ from .claim import Claim, Numbers
 from .lab import Lab
 
 SOURCE = "arXiv:2506.20214"
-SMALL, LARGE = 256, 4096
+SMALL, LARGE = 128, 1024
 LEAST = 0.85  # share of a clustered codebook that held-out tokens should use
 SAFE, HIGH = 1.0, 30.0  # times the learning rate, of the tables
 
@@ -48,7 +48,7 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
 def rates(scale: Scale) -> dict[str, Arm]:
     """One table against two, at a safe and at a high learning rate of the tables."""
     return {
-        f"{role}, {rate:g} x": _role(scale, role, SMALL, table_lr=rate)
+        f"{role}, {rate:g} x": _role(scale, role, SMALL, **({"table_lr": rate} if rate != SAFE else {}))
         for role in ("single", "cascade")
         for rate in (SAFE, HIGH)
     }
@@ -98,7 +98,7 @@ def information(rows: Mapping[str, Numbers]) -> Numbers:
 def transfer_arms(scale: Scale) -> dict[str, Arm]:
     """A decoder of continuous features, which is then fed centres: as it is, and with a linear adapter that learns."""
     first = _role(scale, "continuous", SMALL)
-    steps = max(1, scale.plan["steps"] // 4)
+    steps = max(1, json.loads(first.changes)["steps"] // 4)
     arms = {"continuous": first}
     for codes in (SMALL, LARGE):
         told = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
@@ -134,7 +134,7 @@ def transfer(rows: Mapping[str, Numbers]) -> Numbers:
 def unified_arms(scale: Scale) -> dict[str, Arm]:
     """One transformer on the codes, both ways."""
     codes = _role(scale, "cascade", SMALL)
-    return {"AR": scale.generator(codes, "ar", understand=True, **scale.extra.get("ar", {}))}
+    return {"AR": scale.generator(codes, "ar", understand=True)}
 
 
 def unified(run: Run, lab: Lab) -> Numbers:

@@ -53,7 +53,10 @@ class Result(ABC):
 
 
 def mime_bundle(figure: go.Figure) -> dict[str, Any]:
-    """A figure as Jupyter's mime bundle, with our toolbar settings and no Plotly Cloud button."""
+    """A figure as Jupyter's mime bundle, with our toolbar settings and no Plotly Cloud button.
+
+    `responsive` would take the height from an output that has none of its own.
+    """
     from workbench.analysis.style import TOOLBAR
 
-    return {"application/vnd.plotly.v1+json": {**figure.to_plotly_json(), "config": TOOLBAR}}
+    return {"application/vnd.plotly.v1+json": {**figure.to_plotly_json(), "config": {**TOOLBAR, "responsive": False}}}

@@ -19,6 +19,7 @@ from workbench.collect.images import (
     pictures,
     ticker,
 )
+from workbench.collect.prefixes import by_prefix, prefix_lengths
 from workbench.data import ImageSet
 from workbench.runs import Run
 from workbench.teachers import Teacher
@@ -34,33 +35,15 @@ def of_tokenizer(
 ) -> dict[str, Any]:
     """The evidence of a tokenizer."""
     everything = held_out(run)
-    images, device = everything.take(limit, seed), device_of(model)
-    rows: dict[str, list[np.ndarray]] = {}
-    done, asked = ticker(tick, len(images)), "error" in inspect.signature(model.encode).parameters
-    for part in parts(len(images)):
-        batch = images.images(part).to(device)
-        tokens = model.encode(batch)
-        found = (
-            _said(model, tokens, batch)
-            | _by_prefix(model, tokens, batch)
-            | (_on_request(model, batch) if asked else {})
-        )
-        for name, array in found.items():
-            rows.setdefault(name, []).append(array)
-        done(part.stop)
-    arrays: dict[str, Any] = {name: np.concatenate(several) for name, several in rows.items()}
-    if "mean_posterior" in arrays:
-        arrays["mean_posterior"] = arrays["mean_posterior"].mean(axis=0)
+    images = everything.take(limit, seed)
+    arrays, grid = _of_every_image(model, images, judge, tick)
     arrays |= _disturbed(model, arrays, images, judge, seed)
     arrays |= _before(run, step, model, images, with_codes="codes" in arrays)
-    if asked:
-        arrays |= {name: arrays[name].T for name in ("reached", "spent")}
-        arrays["requested"] = np.float32(ERRORS)
     codebook = None if model.codebook is None else model.codebook.float().cpu().numpy()
     arrays |= {"images": images.pixels, "labels": images.labels, "codebook": codebook, "complexity": images.complexity}
     if getattr(model, "first_codebook", None) is not None:
         arrays["cascade_start"] = model.first_codebook.float().cpu().numpy()
-    arrays["prefixes"] = np.array(_prefix_lengths(arrays["latents"].shape[1]), dtype=np.int32)
+    arrays["prefixes"] = np.array(prefix_lengths(arrays["latents"].shape[1]), dtype=np.int32)
     arrays |= _compared(run, model, images, arrays["reconstructions"], judge, limit, seed)
     provenance = {
         "data": images.source,
@@ -70,10 +53,33 @@ def of_tokenizer(
         "n": len(images),
         "of": len(everything),
         "discrete": model.discrete and codebook is not None,
-        "grid": tokens.grid,
+        "grid": grid,
         "teacher": judge.name,
     }
     return {"provenance": provenance, **arrays}
+
+
+def _of_every_image(
+    model: Tokenizer, images: ImageSet, judge: Teacher, tick: Any
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """What is found image by image, in batches, as arrays laid out as evidence; and the tokens' grid."""
+    rows: dict[str, list[np.ndarray]] = {}
+    done, asked = ticker(tick, len(images)), "error" in inspect.signature(model.encode).parameters
+    for part in parts(len(images)):
+        batch = images.images(part).to(device_of(model))
+        tokens = model.encode(batch)
+        found = _said(model, tokens, batch) | by_prefix(model, tokens, batch, judge, len(images))
+        for name, array in (found | (_on_request(model, batch) if asked else {})).items():
+            rows.setdefault(name, []).append(array)
+        done(part.stop)
+    arrays: dict[str, Any] = {name: np.concatenate(several) for name, several in rows.items()}
+    if "mean_posterior" in arrays:
+        arrays["mean_posterior"] = arrays["mean_posterior"].mean(axis=0)
+    for name in {"reached", "spent", "prefix_features"} & arrays.keys():  # a row for each request, or prefix
+        arrays[name] = np.moveaxis(arrays[name], 1, 0)
+    if asked:
+        arrays["requested"] = np.float32(ERRORS)
+    return arrays, tokens.grid
 
 
 def _said(model: Tokenizer, tokens: Tokens, images: Images) -> dict[str, np.ndarray]:
@@ -90,21 +96,6 @@ def _said(model: Tokenizer, tokens: Tokens, images: Images) -> dict[str, np.ndar
         books = rearrange(mix, "b (g m) k -> b g m k", g=model.codebook.shape[0])
         found["mean_posterior"] = books.mean(dim=2).cpu().numpy()
     return found
-
-
-def _by_prefix(model: Tokenizer, tokens: Tokens, images: Images) -> dict[str, np.ndarray]:
-    """Errors a pixel, in [0, 1], when the decoder may look at the first tokens only."""
-    differences = []
-    for length in _prefix_lengths(tokens.latents.shape[1]):
-        visible = torch.arange(tokens.latents.shape[1], device=images.device) < length
-        active = visible.expand(tokens.latents.shape[:2])
-        if tokens.active is not None:
-            active = active & tokens.active
-        differences.append(_difference(model, Tokens(tokens.latents, tokens.codes, active, tokens.grid), images))
-    return {
-        "prefix_mse": torch.stack([d.square().mean(dim=(1, 2, 3)) for d in differences], dim=1).cpu().numpy(),
-        "prefix_l1": torch.stack([d.abs().mean(dim=(1, 2, 3)) for d in differences], dim=1).cpu().numpy(),
-    }
 
 
 def _on_request(model: Tokenizer, images: Images) -> dict[str, np.ndarray]:
@@ -190,7 +181,3 @@ def _nearest_other(flat: Tensor, part: slice) -> Tensor:
     distances = torch.cdist(flat[part], flat)
     distances[torch.arange(len(distances)), torch.arange(part.start, part.stop)] = torch.inf
     return distances.argmin(dim=1)
-
-
-def _prefix_lengths(tokens: int) -> list[int]:
-    return sorted({tokens, *(2**i for i in range(tokens.bit_length()) if 2**i <= tokens)})

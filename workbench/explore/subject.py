@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -21,7 +22,7 @@ from workbench.tokenizers.tokenizer import Tokenizer
 
 MODES, COMPONENTS = 8, 16  # of the mixture whose means are walked between
 CODES = 16  # codes that a token is set to: the commonest
-ADAPTIVE = ("error", "budget")
+KEPT = 6  # models held in memory: those of a few runs that are looked at in turn
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Subject:
     @classmethod
     def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "Subject":
         """The run with its model of a step (None: the last). Raises RunError where there is no checkpoint."""
-        return cls(run, run.load(step, modules=modules), tuple(modules))
+        return _loaded(run.folder, step, run.checkpoint(step).stat().st_mtime_ns, tuple(modules))
 
-    @cached_property
+    @property
     def evidence(self) -> Evidence:
         """What was last collected of the run. Raises RunError where nothing was."""
         return self.run.evidence()
@@ -103,6 +104,13 @@ class Subject:
         ends = np.roll(means, -1, axis=0)
         names = [f"mode {i} (n = {sizes[i]}) to {(i + 1) % len(means)}" for i in range(len(means))]
         return modes.walk(self.model, means, ends, grid=self.evidence.grid, rows=names)
+
+
+@lru_cache(maxsize=KEPT)
+def _loaded(folder: Path, step: int | None, written: int, modules: tuple[str, ...]) -> Subject:
+    """A checkpoint's model; `written` tells one that was saved anew from what was there before."""
+    run = Run(folder)
+    return Subject(run, run.load(step, modules=modules), modules)
 
 
 def _lent(rows: Sequence[str]) -> dict[str, tuple[str, ...]]:

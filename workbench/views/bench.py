@@ -1,10 +1,11 @@
 """The runs of one folder and the results computed from them: what every host shows. No host, and no torch."""
 
-import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import analysis
+from workbench.analysis.kept import kept
 from workbench.analysis.result import Result
 from workbench.errors import RunError, UserError, unknown
 from workbench.evidence import Evidence, arguments
@@ -20,6 +22,8 @@ from workbench.views.controls import accept
 from workbench.views.state import ViewState
 
 KEPT = 64  # results held in memory
+RESULTS = ".results"  # in the folder of runs: results held on disk
+FIRST_LOOK = 8  # runs at most: as many as there are colours
 
 
 class Bench:
@@ -27,7 +31,7 @@ class Bench:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._results: OrderedDict[tuple[Any, ...], Result] = OrderedDict()
+        self._results: OrderedDict[Hashable, Result] = OrderedDict()
         self.refresh()
 
     def refresh(self) -> None:
@@ -42,15 +46,21 @@ class Bench:
         return self.runs[name]
 
     def first_look(self) -> ViewState:
-        """What to show somebody who has asked for nothing: every run, led by one that most analyses apply to.
+        """What to show somebody who has asked for nothing: runs led by one that most analyses apply to.
 
         That is a tokenizer with evidence; rather one that a generator was trained on, or with codes, or of more tokens.
+        Of many runs the first few are compared with it, and its own generators before them.
         """
         drawn_from = {run.tokenizer.name for run in self.runs.values() if run.tokenizer}
         tokenizers = [name for name, run in self.runs.items() if run.tokenizer is None and self.collected(name)]
         leading = max(tokenizers, key=lambda name: self._promise(name, drawn_from), default=None)
         others = [name for name in self.runs if name != leading]
-        return ViewState(runs=tuple([leading, *others] if leading else others))
+        others.sort(key=lambda name: self._tokenizer_of(name) != leading)
+        return ViewState(runs=tuple([leading, *others] if leading else others)[:FIRST_LOOK])
+
+    def _tokenizer_of(self, name: str) -> str | None:
+        tokenizer = self.runs[name].tokenizer
+        return None if tokenizer is None else tokenizer.name
 
     def _promise(self, name: str, drawn_from: set[str]) -> tuple[bool, bool, int]:
         settings = self.run(name).config["settings"]
@@ -62,34 +72,65 @@ class Bench:
 
     def result(self, state: ViewState) -> Result:
         """The analysis a state asks for, computed once. Raises UserError: a sentence to show instead."""
-        chosen = analysis.get(state.analysis)
-        evidences = self._evidences(state)
-        controls = accept(chosen, state.controls)
-        key = (
-            state.analysis,
-            *(json.dumps(e.provenance, sort_keys=True) for e in evidences),
-            *sorted(controls.items()),
-        )
+        chosen, key = analysis.get(state.analysis), self.key(state)
         if key not in self._results:
-            self._results[key] = chosen(**arguments(chosen, evidences), **controls)
+            given = arguments(chosen, self._evidences(state))
+            self._results[key] = kept(self.folder / RESULTS, chosen, given, accept(chosen, state.controls))
             while len(self._results) > KEPT:
                 self._results.popitem(last=False)
         return self._results[key]
+
+    def applicable(self, name: str) -> str | None:
+        """A run of the folder that has what an analysis needs; None where there is none."""
+        asked = analysis.get(name)
+        for run in self.runs.values():
+            with suppress(UserError):
+                arguments(asked, [run.evidence()])
+                return run.name
+        return None
+
+    def key(self, state: ViewState) -> Hashable:
+        """What a result depends on: the analysis, its controls, and which evidence of every run.
+
+        Raises UserError where no run is selected, or the leading one has no evidence of that step.
+        """
+        controls = accept(analysis.get(state.analysis), state.controls)
+        read = [(str(place), written_at(place)) for place in self._places(state)]
+        return (state.analysis, *read, *sorted(controls.items()))
 
     def table(self) -> pd.DataFrame:
         """A row a run: what it is, how far it is, and how well its reconstructions do on held-out images."""
         return pd.DataFrame([self._row(run) for run in self.runs.values()], columns=list(COLUMNS))
 
-    def _evidences(self, state: ViewState) -> Sequence[Evidence]:
+    def about(self, state: ViewState) -> str:
+        """What is looked at, in a line: the leading run's checkpoint, how many images of how many, which seed."""
+        told = Evidence.open(self._places(state)[0]).provenance
+        of = f"{told['n']:,} of {told['of']:,}" if told.get("of") else f"{told.get('n', 0):,}"
+        what = f"held-out images of {told.get('data', 'unnamed data')}" if told.get("of") else "samples"
+        facts = [f"checkpoint step-{told['step']:06d}", f"{of} {what}", f"seed {told.get('seed', 0)}"]
+        facts += [f"judged by {told['judge']}"] if told.get("judge") else []
+        others = len(state.runs) - 1
+        facts += [f"compared with {others} other run{'s' if others > 1 else ''}"] if others else []
+        return " · ".join([told["run"], *facts])
+
+    def _places(self, state: ViewState) -> list[Path]:
+        """The folders of evidence of a state's runs; those of a run that has none yet are left out."""
         if not state.runs:
             raise UserError("No run is selected. Select one in the list of runs.")
-        runs = [self.run(name) for name in state.runs]
-        found = [runs[0].evidence(state.step)]
-        for run in runs[1:]:
-            try:
-                found.append(run.evidence())
-            except RunError:
-                continue  # not collected yet: the leading run still has something to show
+        leading, *others = (self.run(name) for name in state.runs)
+        steps = self.collected(leading.name)
+        if not steps or state.step not in (None, *steps):
+            leading.evidence(state.step)  # says why not
+        found = [(leading, steps[-1] if state.step is None else state.step)]
+        found += [(run, steps[-1]) for run in others if (steps := self.collected(run.name))]
+        return [run.folder / "evidence" / f"step-{step:06d}" for run, step in found]
+
+    def _evidences(self, state: ViewState) -> Sequence[Evidence]:
+        leading, *others = self._places(state)
+        found = [Evidence.open(leading)]
+        for place in others:
+            with suppress(RunError):  # damaged: the leading run still has something to show
+                found.append(Evidence.open(place))
         return [_with_samples(found[0], found[1:]), *found[1:]]
 
     def _row(self, run: Run) -> dict[str, Any]:
@@ -97,10 +138,8 @@ class Bench:
         data = run.config.get("data") or (run.tokenizer.config["data"] if run.tokenizer else {})
         psnr, collected = math.nan, self.collected(run.name)
         if collected and run.tokenizer is None:
-            evidence = run.evidence()
-            error = np.asarray(evidence.images, np.float32) - np.asarray(evidence.reconstructions, np.float32)
-            each = np.square(error / 255).mean(axis=(1, 2, 3))
-            psnr = float(-10 * np.log10(np.maximum(each, 1e-10)).mean())
+            place = run.folder / "evidence" / f"step-{collected[-1]:06d}"
+            psnr = mean_psnr(place.resolve(), written_at(place))
         row = (run.name, run.kind, data.get("source"), settings.get("tokens"), settings.get("dim"))
         row += (status["step"], status["state"], psnr, collected[-1] if collected else None)
         return dict(zip(COLUMNS, row, strict=True))
@@ -115,6 +154,28 @@ def _with_samples(leading: Evidence, others: Sequence[Evidence]) -> Evidence:
             provenance = leading.provenance | {"generator": other.provenance, "sampling": other.sampling}
             return replace(leading, provenance=provenance, samples=other.samples, sample_labels=other.sample_labels)
     return leading
+
+
+def written_at(place: Path) -> int:
+    """When evidence was written, in nanoseconds; 0 where it is damaged."""
+    try:
+        return (place / "provenance.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def mean_psnr(place: Path, written: int) -> float:
+    """The mean PSNR in dB of evidence as it was `written`, over its images; NaN where it has no reconstructions."""
+    try:
+        evidence = Evidence.open(place)
+    except RunError:
+        return math.nan
+    if evidence.images is None or evidence.reconstructions is None:
+        return math.nan
+    pairs = zip(evidence.images, evidence.reconstructions, strict=True)  # not all at once: they may be large
+    each = [np.square((np.asarray(a, np.float32) - np.asarray(b, np.float32)) / 255).mean() for a, b in pairs]
+    return float(-10 * np.log10(np.maximum(each, 1e-10)).mean())
 
 
 COLUMNS = ("run", "kind", "data", "tokens", "dim", "step", "state", "PSNR (dB)", "evidence at step")

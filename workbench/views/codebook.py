@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,10 @@ from workbench.errors import NotApplicable, UserError, unknown
 from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.views.esm import binary, static
-from workbench.views.latent_map import MOST_THUMBS, sheet
+from workbench.views.latent_map import MOST_THUMBS, said_of, sheet
+
+if TYPE_CHECKING:
+    from workbench.views.picked import Picked
 
 Sort = Literal["number", "use"]
 EACH = 6  # images that show a code
@@ -98,6 +101,13 @@ class Codebook:
         return np.asarray(self.evidence.images[self.selection])
 
     @property
+    def chosen(self) -> "Picked":
+        """Those images beside all: errors, classes, codes. Raises UserError where no code is picked."""
+        from workbench.views.picked import select
+
+        return select(self.run, step=self.state.step, ids=self.selection.tolist())
+
+    @property
     def figure(self) -> go.Figure:
         """Usage as the analysis draws it."""
         return self.result.figure()
@@ -146,14 +156,17 @@ class Codebook:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widget; without a kernel, the page; in a terminal, a line."""
+        import ipywidgets as widgets
+
         from workbench.views.esm.jupyter import Module
 
-        module = Module("codegrid", self.data(), self.view())
-        module.observe(self._picked, "view")
-        return {**module._repr_mimebundle_()[0], "text/html": self._repr_html_(), "text/plain": repr(self)}
+        module, said = Module("codegrid", self.data(), self.view()), widgets.HTML(said_of(self))
+        module.observe(lambda change: self._picked(json.loads(change["new"])), "view")
+        module.observe(lambda _: setattr(said, "value", said_of(self)), "view")
+        bundle = widgets.VBox([module, said])._repr_mimebundle_()
+        return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}
 
-    def _picked(self, change: dict[str, Any]) -> None:
-        told = json.loads(change["new"])
+    def _picked(self, told: dict[str, Any]) -> None:
         self.state = CodebookState(self.state.step, tuple(map(int, told["selected"])), told["sort"])
 
     @cached_property

@@ -4,29 +4,36 @@ One `Session` a browser tab. What it shows is a ViewState; the address bar alway
 """
 
 import html
-import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
+from param.parameterized import discard_events
 
 from workbench import analysis
-from workbench.analysis.style import TOOLBAR, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.errors import UserError
+from workbench.views.analysis_tab import Tab
+from workbench.views.basket_dashboard import Basket, pages_of
 from workbench.views.bench import Bench
-from workbench.views.controls import Control, controls
-from workbench.views.live_dashboard import Live
+from workbench.views.explore_dashboard import MODULES, Explore
+from workbench.views.jobs import Jobs
+from workbench.views.jobs_card import JobsCard
+from workbench.views.keyboard import Keyboard
+from workbench.views.overview import Overview
+from workbench.views.places import Group, LiveTab, Place, Tabs
+from workbench.views.run_list import RunList
 from workbench.views.state import ViewState
 
 GUIDE = """No runs in `{folder}` yet. Train one, and reload this page:
 
     workbench train softvq-digits --out {folder}/first
 """
-
-
-LIVE = "&tab=live"  # in the address: the Live tab has no analysis
+SIDEBAR = 380  # pixels
+LAST = 0  # in the menu of steps: the last one that was collected
 
 
 def serve(folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", show: bool = True) -> None:
@@ -38,221 +45,237 @@ def serve(folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", s
         with socket.socket() as probe:
             if probe.connect_ex((address, port)) == 0:
                 raise UserError(f"port {port} is in use; give another with --port, or 0 for a free one.")
-    pn.extension("plotly", "tabulator", notifications=True)
-    pn.config.nthreads = 4
-    pn.serve({"/": lambda: Session(folder).page()}, port=port, address=address, show=show, title="workbench")
+    pn.extension("plotly", "tabulator")
+    jobs = Jobs(folder)
+    try:
+        how = {"address": address, "show": show, "title": "workbench", "extra_patterns": [pages_of(folder)]}
+        pn.serve({"/": lambda: Session(folder, jobs).page()}, port=port, **how)
+    finally:
+        jobs.close()
 
 
 class Session:
-    """One visitor's view: the state, and the widgets that show and change it."""
+    """One visitor's view: the state, and the widgets that show and change it.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.bench, self.dark = Bench(folder), False
+    Without `jobs` everything is computed where it is asked for.
+    """
+
+    def __init__(self, folder: str | Path, jobs: Jobs | None = None) -> None:
+        self.bench, self.jobs, self.dark = Bench(folder), jobs, False
+        self.me, self.basket = object(), Basket(self.bench.folder, lambda: self.state)  # me: who waits for jobs
+        self.document: Any = None
+        self._quiet = False
         self.notice = pmui.Alert("", severity="warning", visible=False)
-        self.state = self._asked_for()
-        self.runs = self._run_list()
-        self.tabs = {name: Tab(self, name) for name in analysis.analyses()}
-        self.live = Live()
+        location = pn.state.location
+        self.state = self._asked_for("" if location is None else location.search or "")
+        self.card = JobsCard(jobs, self.me)
+        self.keyboard = Keyboard(self._pressed, self.follow)
+        self.runs = RunList(self.bench, self.state.runs, self._selected)
+        self.tabs = Tabs(self._tab)
+        self.places: dict[str, Place] = {"overview": Overview(self), "live": LiveTab(self)}
+        self.places |= {tab: Explore(self, tab) for tab in MODULES}
         self.groups = {group: Group(self, names) for group, names in analysis.groups().items()}
-        titles = list(self.groups)
-        self.pages = pmui.Tabs(
-            *((title.capitalize(), group.body) for title, group in self.groups.items()),
-            ("Live", self.live.body),
-            active=len(titles) if self.at_live else titles.index(self._group_of(self.state.analysis)),
-            dynamic=False,
-        )
-        self.pages.param.watch(lambda _: self._turned(titles), "active")
+        self.titles = [*(name for name in self.places if name != "live"), *self.groups, "live"]
+        self.titles.sort(key=lambda name: name != "overview")
+        bodies = ((self.places | self.groups)[name].body for name in self.titles)
+        titled = zip((name.capitalize() for name in self.titles), bodies, strict=True)
+        self.pages = pmui.Tabs(*titled, active=self._at(), dynamic=False)
+        self.pages.param.watch(lambda _: self._turned(), "active")
+        self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
+        self.leading = pmui.Select(label="leading run", options=list(self.bench.runs), sizing_mode="stretch_width")
+        self.leading.param.watch(lambda event: self._lead(event.new), "value")
+        self.step = pmui.Select(label="evidence of step", options={"last": LAST}, value=LAST, width=150)
+        self.step.param.watch(lambda event: self._loud(lambda: self.go(step=event.new or None)), "value")
 
     def page(self) -> pn.viewable.Viewable:
         """The whole page."""
         page = pmui.Page(
-            title="workbench", sidebar=self._sidebar(), sidebar_width=550, main=[self.notice, self._main()]
+            title="workbench",
+            header=[pn.layout.HSpacer(), self.keyboard.module],
+            sidebar=self._sidebar(),
+            sidebar_width=SIDEBAR,
+            main=[self.notice, *self._main(), self.keyboard.help, self.card.body],
         )
-        self.dark = page.dark_theme
-        page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
-        pn.state.onload(lambda: self.go())
+        self.dark, self.document = page.dark_theme, pn.state.curdoc
+        watcher = page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
+        me = weakref.ref(self)  # a page that is closed before it has loaded is not kept for its loading
+        pn.state.onload(lambda: me() and me().go())
+        if self.document is not None:
+            pn.state.on_session_destroyed(lambda _: (self.close(), _emptied(page, watcher)))
         return page
 
     def go(self, **changes: Any) -> None:
-        """Change the state, put it into the address bar, and show the tab it names."""
-        self.state = self.state.change(**changes)
-        if pn.state.location is not None:
-            pn.state.location.search = "?" + self.state.to_query() + LIVE * self.at_live
-        if self.at_live and self.state.runs:
-            self.live.show(self.bench.run(self.state.runs[0]), dark=self.dark)
-        elif self.bench.runs:
-            self.tabs[self.state.analysis].show(self.state)
+        """Change the state, put it into the address bar, and show the tab it names; that of an analysis, if given."""
+        before = self.state.tab
+        self.state = self.state.change(**({"tab": ""} if "analysis" in changes else {}), **changes)
+        if not self.state.tab:
+            self.state = self.state.change(controls=self.tabs[self.state.analysis].told())
+        if before != self.state.tab and before in self.places:
+            self.places[before].hide()
+        self._reflect()
+        if not self.bench.runs:
+            return
+        if not self._quiet:
+            self.keyboard.write(self.state.to_query())
+        try:
+            self.about.object = html.escape(self.bench.about(self.state))
+        except UserError:
+            self.about.object = ""
+        (self.places.get(self.state.tab) or self.tabs[self.state.analysis]).show(self.state)
 
-    def _turned(self, titles: list[str]) -> None:
-        self.at_live = self.pages.active == len(titles)
-        if self.at_live:
+    def follow(self, query: str) -> None:
+        """Show what an address asks for, as when somebody goes back in the browser's history."""
+        before, self.notice.visible = self.state.tab, False
+        self.state = self._asked_for(query)
+        if before != self.state.tab and before in self.places:
+            self.places[before].hide()
+        with self._quietly():
+            if self.state.tab:
+                self.places[self.state.tab].put(self.state.looks)
+            else:
+                self.tabs[self.state.analysis].put(self.state.controls)
             self.go()
+
+    def turned(self, name: str) -> None:
+        """Somebody has turned to an analysis."""
+        self._loud(lambda: self.go(analysis=name))
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Do something for this visitor from another thread, if the page is still open."""
+        if self.document is not None and self.document.session_context is not None:
+            with suppress(RuntimeError):  # its loop has just ended
+                self.document.add_next_tick_callback(act)
+
+    def next(self, act: Callable[[], None]) -> None:
+        """Do something after what is being changed now has gone to the page; at once where there is none."""
+        act() if self.document is None else self.later(act)
+
+    def close(self) -> None:
+        """The visitor has left: nothing is read or computed for them any more."""
+        self.document = None
+        self.card.hide()
+        for place in self.places.values():
+            place.hide()
+        for job in [] if self.jobs is None else self.jobs.of(self.me):
+            self.jobs.leave(job, self.me)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Within, widgets that move are following the state, not a person."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    def _loud(self, act: Callable[[], None]) -> None:
+        if not self._quiet:
+            act()
+
+    def _reflect(self) -> None:
+        """Let the widgets around the tabs say what the state says."""
+        with self._quietly():
+            self.runs.put(self.state.runs)
+            self.pages.active = self._at()
+            if not self.state.tab:
+                self.groups[self._group_of(self.state.analysis)].turn(self.state.analysis)
+            lead = next(iter(self.state.runs), None)
+            if lead is not None:
+                self.leading.value = lead
+                steps = self.bench.collected(lead)
+                options = {f"last ({steps[-1]:,})" if steps else "last": LAST} | {f"{s:,}": s for s in steps[:-1]}
+                self.step.param.update(options=options, value=self.state.step or LAST)
+                self.step.disabled = len(options) < 2
+
+    def _tab(self, name: str) -> Tab:
+        told = self.state.controls if self.state.analysis == name else {}
+        return Tab(self, name, told, lambda: self.turned(name))
+
+    def _at(self) -> int:
+        return self.titles.index(self.state.tab or self._group_of(self.state.analysis))
+
+    def _turned(self) -> None:
+        if self._quiet:
+            return
+        title = self.titles[self.pages.active]
+        if title in self.places:
+            self.go(tab=title, looks=self.places[title].told())
         else:
-            self.live.hide()
-            self.go(analysis=self.groups[titles[self.pages.active]].active)
+            self.go(analysis=self.groups[title].active)
 
     def _group_of(self, name: str) -> str:
         return next(group for group, names in analysis.groups().items() if name in names)
 
     def _repaint(self, dark: bool) -> None:
         self.dark = dark
-        self.live.paint(dark=dark)
-        for tab in self.tabs.values():
-            tab.paint()
+        for shown in (*self.places.values(), *self.tabs.made.values()):
+            shown.paint(dark=dark)
 
-    def _asked_for(self) -> ViewState:
-        """The view of the address bar, or a first look."""
-        first = self.bench.first_look()
-        query = pn.state.location.search or "" if pn.state.location is not None else ""
-        self.at_live, query = LIVE in query, query.replace(LIVE, "")
+    def _asked_for(self, query: str) -> ViewState:
+        """The view an address asks for, or a first look."""
+        first = self.bench.first_look().change(tab="overview")
         try:
             asked = ViewState.from_query(query)
             for name in asked.runs:
                 self.bench.run(name)
-            return asked if asked.runs else asked.change(runs=first.runs)
+            asked = asked if asked.runs else asked.change(runs=first.runs)
+            if asked.step is not None and asked.runs:
+                self.bench.run(asked.runs[0]).evidence(asked.step)
         except UserError as error:
             self._say(f"This link could not be followed: {error}")
             return first
+        named = "analysis=" in query or asked.tab
+        return asked if named else asked.change(tab="overview")
 
     def _say(self, text: str) -> None:
         self.notice.object, self.notice.visible = html.escape(text), True
 
-    def _run_list(self) -> pn.widgets.Tabulator:
-        table = self.bench.table()
-        shown = table[["run", "kind", "tokens", "state"]].copy()
-        shown["PSNR (dB)"] = ["" if math.isnan(psnr) else f"{psnr:.1f}" for psnr in table["PSNR (dB)"]]
-        chosen = [i for i, name in enumerate(table["run"]) if name in self.state.runs]
-        runs = pn.widgets.Tabulator(
-            shown,
-            selection=chosen,
-            selectable="checkbox",
-            show_index=False,
-            disabled=True,
-            layout="fit_data_table",
-            max_height=600,
-            sizing_mode="stretch_width",
-        )
-        runs.param.watch(lambda event: self._select(table, event.new), "selection")
-        return runs
-
-    def _select(self, table: pd.DataFrame, rows: list[int]) -> None:
+    def _selected(self, names: tuple[str, ...]) -> None:
         """The run that was leading stays so while it is selected; the sliders and menus keep their values."""
-        names = [table["run"][row] for row in rows]
-        kept = [name for name in self.state.runs if name in names]
-        self.go(runs=tuple(kept + [name for name in names if name not in kept]))
+        same = names[:1] == self.state.runs[:1]
+        self._loud(lambda: self.go(runs=names, step=self.state.step if same else None))
 
     def _lead(self, name: str) -> None:
-        self.go(runs=(name, *(other for other in self.state.runs if other != name)))
+        if name != next(iter(self.state.runs), None):  # a step of one run is none of another's
+            others = (other for other in self.state.runs if other != name)
+            self._loud(lambda: self.go(runs=(name, *others), step=None))
+
+    def _pressed(self, key: str) -> None:
+        """What a key does; see keyboard.KEYS."""
+        if key.isdigit():
+            self.runs.toggle(int(key))
+        elif key in ("ArrowLeft", "ArrowRight") and self.state.runs:
+            steps = self.bench.collected(self.state.runs[0])
+            at = steps.index(self.state.step) if self.state.step in steps else len(steps) - 1
+            to = at + (1 if key == "ArrowRight" else -1)
+            if 0 <= to < len(steps):
+                self.go(step=None if to == len(steps) - 1 else steps[to])
+        elif key in ("[", "]") and not self.state.tab:
+            self.tabs[self.state.analysis].step(1 if key == "]" else -1)
+        elif key in ("[", "]") and self.state.tab == "lens":
+            self.places["lens"].step(1 if key == "]" else -1)
+        elif key == "r":
+            self.basket.add(self.state)
 
     def _sidebar(self) -> list[Any]:
         if not self.bench.runs:
             return []
-        leading = pmui.Select(label="leading run", options=list(self.bench.runs), value=self.state.runs[0])
-        leading.param.watch(lambda event: self._lead(event.new), "value")
-        note = pn.pane.Markdown(
-            "The leading run fills every tab; the others join it in *Token budget*.", styles={"opacity": "0.8"}
+        note = pn.pane.HTML(
+            "The leading run fills every tab; the other selected ones are compared with it.", styles={"opacity": "0.8"}
         )
         refused = [pmui.Alert(html.escape(sentence), severity="error") for sentence in self.bench.refused]
+        parts = [self.leading, self.step, note, self.runs.body, self.basket.body, *refused]
         # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
-        return [pmui.Column(leading, note, self.runs, *refused, sizing_mode="stretch_width")]
+        return [pmui.Column(*parts, sizing_mode="stretch_width")]
 
-    def _main(self) -> pn.viewable.Viewable:
+    def _main(self) -> list[pn.viewable.Viewable]:
         if not self.bench.runs:
-            return pn.pane.Markdown(GUIDE.format(folder=self.bench.folder))
-        return self.pages
+            return [pn.pane.Markdown(GUIDE.format(folder=self.bench.folder))]
+        return [self.about, self.pages]
 
 
-class Group:
-    """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
-
-    def __init__(self, session: Session, names: tuple[str, ...]) -> None:
-        self.names, self.body = names, session.tabs[names[0]].body
-        if len(names) == 1:
-            return
-        tabs = [(_title(name), session.tabs[name].body) for name in names]
-        chosen = names.index(session.state.analysis) if session.state.analysis in names else 0
-        self.body = pmui.Tabs(*tabs, active=chosen, dynamic=False, color="secondary")
-        self.body.param.watch(lambda event: session.go(analysis=names[event.new]), "active")
-
-    @property
-    def active(self) -> str:
-        """The analysis that is shown."""
-        return self.names[self.body.active] if len(self.names) > 1 else self.names[0]
-
-
-class Tab:
-    """One analysis: its controls in a row, its figure, what it says, and its numbers."""
-
-    def __init__(self, session: Session, name: str) -> None:
-        self.session, self.name = session, name
-        told = session.state.controls if session.state.analysis == name else {}
-        self.widgets = {c.name: _widget(c, told.get(c.name, c.default)) for c in controls(analysis.get(name))}
-        for widget in self.widgets.values():
-            widget.param.watch(self._changed, "value_throttled" if hasattr(widget, "value_throttled") else "value")
-        self.figure = pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width")
-        self.summary = pn.pane.Markdown("", sizing_mode="stretch_width")
-        self.table = pn.widgets.Tabulator(
-            pd.DataFrame(), disabled=True, show_index=False, pagination="remote", page_size=15, layout="fit_data_table"
-        )
-        self.sentence = pmui.Alert("", severity="info", visible=False)
-        self.result = pn.Column(
-            self.summary, self.figure, pmui.Accordion(("table", self.table)), sizing_mode="stretch_width"
-        )
-        row = pn.FlexBox(*self.widgets.values(), gap="16px")
-        self.body = pn.Column(row, self.sentence, self.result, sizing_mode="stretch_width", min_height=500)
-        self.shown: ViewState | None = None
-
-    def values(self) -> dict[str, Any]:
-        """The controls as they stand."""
-        return {name: widget.value for name, widget in self.widgets.items()}
-
-    def show(self, state: ViewState) -> None:
-        """Compute what the state asks for, and show it, or the sentence that says why not."""
-        state = state.change(controls=self.values())
-        if state == self.shown:
-            return
-        self.body.loading = True
-        if self.shown is None:  # nothing to look at meanwhile
-            self._say(
-                f"Computing {self.name.replace('_', ' ')} of {state.runs[0] if state.runs else 'no run'} …", "info"
-            )
-        try:
-            result = self.session.bench.result(state)
-            self.summary.object, self.table.value = html.escape(result.summary()), result.table()
-            self.result.visible, self.sentence.visible = True, False
-            self.shown = state
-            self.paint()
-        except UserError as error:
-            self._say(str(error), "info" if isinstance(error, NotApplicable) else "warning")
-        except Exception as error:
-            self._say(f"{self.name} failed: {type(error).__name__}: {error}. The server's log says where.", "error")
-            raise
-        finally:
-            self.body.loading = False
-
-    def paint(self) -> None:
-        """Draw the figure of what is shown, in the page's light or dark."""
-        if self.shown is not None:
-            figure = themed(self.session.bench.result(self.shown).figure(), dark=self.session.dark)
-            self.figure.param.update(object=figure, height=int(figure.layout.height or 480))
-
-    def _say(self, sentence: str, kind: str) -> None:
-        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
-        self.result.visible, self.sentence.visible = False, True
-
-    def _changed(self, event: Any) -> None:
-        self.session.go(analysis=self.name, controls=self.values())
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _widget(control: Control, value: Any) -> pn.widgets.Widget:
-    if control.kind == "flag":
-        return pmui.Checkbox(label=control.label, value=value)
-    if control.kind == "choice":
-        return pmui.Select(label=control.label, options=list(control.choices), value=value, width=160)
-    slider, kind = (pmui.IntSlider, int) if control.kind == "integer" else (pmui.FloatSlider, float)
-    bounds = {"start": kind(control.low), "end": kind(control.high), "step": kind(control.step)}
-    return slider(label=control.label, value=value, width=220, **bounds)
+def _emptied(page: pmui.Page, watcher: Any) -> None:
+    """Take everything out of a page that was closed: the library keeps the page itself."""
+    page.param.unwatch(watcher)
+    with discard_events(page):
+        page.param.update(header=[], sidebar=[], main=[])

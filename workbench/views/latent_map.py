@@ -4,11 +4,13 @@ A lasso picks some: `.selected` has their rows, `.images` their pictures; `.stat
 have the rest of what is seen.
 """
 
+import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,9 @@ from workbench.runs import Run
 from workbench.views.controls import Value, accept
 from workbench.views.esm import binary, static, webp
 from workbench.views.selection import inside
+
+if TYPE_CHECKING:
+    from workbench.views.picked import Picked
 
 # Okabe and Ito's palette without black, then Tol's muted one: as many as a map tells classes apart by colour.
 CLASSES = (*COLOURS[:7], "#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#332288", "#DDCC77", "#CC6677")
@@ -64,9 +69,10 @@ def latent_map(
 class Map:
     """A run's map, and what was picked on it."""
 
-    def __init__(self, run: Run, state: MapState) -> None:
+    def __init__(self, run: Run, state: MapState, result: LatentMap | None = None) -> None:
         self.run, self.state = run, state
-        self._laid_out: tuple[Any, LatentMap] | None = None
+        self._given = None if result is None else (state.step, state.controls, result)
+        self.marked: tuple[int, ...] = ()  # images that were picked elsewhere
 
     @property
     def evidence(self) -> Evidence:
@@ -76,10 +82,10 @@ class Map:
     @property
     def result(self) -> LatentMap:
         """The analysis, computed once for each setting. Raises NotApplicable without latents."""
-        told = replace(self.state, polygon=None)
-        if self._laid_out is None or self._laid_out[0] != told:
-            self._laid_out = told, lay_out(**self.evidence.for_(lay_out), **self.state.controls)
-        return self._laid_out[1]
+        if self._given is not None and self._given[:2] == (self.state.step, self.state.controls):
+            return self._given[2]
+        made_of = json.dumps(self.evidence.provenance, sort_keys=True)
+        return _laid_out(str(self.run.folder), self.state.step, made_of, tuple(sorted(self.state.controls.items())))
 
     @property
     def selection(self) -> np.ndarray:
@@ -95,6 +101,13 @@ class Map:
     def images(self) -> np.ndarray:
         """The images of the selection, uint8 (m, h, w, c)."""
         return np.asarray(self.evidence.images[self.selection])
+
+    @property
+    def chosen(self) -> "Picked":
+        """The selection beside all images: errors, classes, codes. Raises UserError where nothing is selected."""
+        from workbench.views.picked import select
+
+        return select(self.run, step=self.state.step, ids=self.selection.tolist())
 
     @property
     def table(self) -> pd.DataFrame:
@@ -124,7 +137,7 @@ class Map:
 
     def view(self) -> dict[str, Any]:
         """What was picked, as the module has it."""
-        return {"polygon": self.state.polygon}
+        return {"polygon": self.state.polygon, "ids": self.marked}
 
     def __repr__(self) -> str:
         return f"Latent map of {self.run.name}: {len(self.selection):,} of {len(self.result.places):,} points selected"
@@ -155,6 +168,17 @@ class Map:
             parts.append([f"{result.colours.title} {name}" for name in result.colours.names])
         titles, which = np.unique([" · ".join(one) for one in zip(*parts, strict=True)], return_inverse=True)
         return {"titles": titles.tolist(), "names": binary(which.astype(np.int32)) if parts else None}
+
+
+def said_of(shown: Any) -> str:
+    """What is selected on a map or in a codebook, in a line of HTML; empty where nothing is."""
+    return f"<p>{html.escape(shown.chosen.summary())}</p>" if len(shown.selection) else ""
+
+
+@lru_cache(maxsize=8)
+def _laid_out(folder: str, step: int | None, made_of: str, told: tuple[tuple[str, Value], ...]) -> LatentMap:
+    """The map of a run's evidence; `made_of` tells evidence collected anew from what was there before."""
+    return lay_out(**Run(folder).evidence(step).for_(lay_out), **dict(told))
 
 
 def placed(coordinates: np.ndarray) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.errors import UserError
 from workbench.views.controls import controls
 from workbench.views.esm.jupyter import Module
-from workbench.views.latent_map import Map
+from workbench.views.latent_map import Map, said_of
 from workbench.views.notebook import ROW, widget_of
 
 
@@ -23,7 +23,8 @@ class Screen:
         self.controls = {c.name: widget_of(c, shown.state.controls[c.name]) for c in controls(lay_out)}
         self.said, self.module = widgets.HTML(), Module("latentmap", {}, {})
         row = widgets.HBox(list(self.controls.values()), layout=ROW)
-        self.box = widgets.VBox([row, self.said, self.module])
+        self.selected = widgets.HTML()
+        self.box = widgets.VBox([row, self.said, self.module, self.selected])
         for widget in self.controls.values():
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
@@ -39,6 +40,7 @@ class Screen:
         polygon = json.loads(change["new"]).get("polygon")
         corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
         self.map.state = replace(self.map.state, polygon=corners)
+        self.selected.value = said_of(self.map)
 
     def _draw(self) -> None:
         self.said.value, said = "<em>laying out …</em>", "<em>stopped</em>"
@@ -46,7 +48,7 @@ class Screen:
             told = json.dumps(self.map.data())
             with self.module.hold_sync():
                 self.module.data, self.module.view = told, json.dumps(self.map.view())
-            said = ""
+            said, self.selected.value = "", said_of(self.map)
         except UserError as error:
             said = f"<p><em>{html.escape(str(error))}</em></p>"
         finally:

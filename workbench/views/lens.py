@@ -17,14 +17,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.images.reconstruction import errors
-from workbench.analysis.style import MAGNITUDE, themed
-from workbench.errors import UserError, unknown
+from workbench.errors import RunError, UserError, unknown
 from workbench.explore.frames import Frames, compared
 from workbench.runs import Run
-from workbench.views.esm import png, static
+from workbench.views.esm import static
+from workbench.views.lens_data import beside_data, draw, module_data
 
 ORDERS = ("first", "worst", "best")
+OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
 GROWING = ("tokens", "step", "guidance", "interval", "modes")  # axes whose end is what one wants to see first
+SHARED = ("tokens", "error", "step")  # axes along which several runs may be held beside each other
+MOST_BESIDE = 3  # runs beside the leading one
 LARGEST = 24_000_000  # numbers in all pictures of one lens, so that a page stays small
 HEIGHT = 620  # pixels of a lens in a page
 
@@ -39,14 +42,19 @@ class LensState:
     step: int | None = None  # checkpoint; None: the last
     token: int = 0  # whose code the axis "code" changes
     seed: int = 0  # whose noise a generator starts from
+    places: tuple[int, ...] = ()  # of images of the evidence, instead of an order
     row: int = 0  # picked
     stop: int = -1  # picked; -1: the last of what grows, the first of what merely differs
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise unknown("order", str(self.order), ORDERS)
-        if self.show < 1:
+        if not isinstance(self.show, int) or self.show < 1:
             raise UserError(f"A lens shows at least 1 row; got show={self.show}.")
+        for name, least in (("token", 0), ("seed", 0), ("row", 0), ("stop", -1), ("step", 0)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise UserError(f"{name} is a whole number, at least {least}; got {value}.")
 
     def to_json(self) -> str:
         """The state as JSON."""
@@ -69,8 +77,8 @@ class Lens:
 
     def __init__(self, runs: Sequence[Run], over: str | None, modules: Sequence[str], state: dict[str, Any]) -> None:
         self.runs, self._modules = list(runs), tuple(modules)
-        self._subjects: dict[int | None, Any] = {}
-        self._frames: tuple[Any, Frames] | None = None
+        self._subjects: dict[tuple[int, int | None], Any] = {}  # models, by the run's place and the step
+        self._computed: tuple[Any, list[Frames]] | None = None
         known = [name for name in LensState.__dataclass_fields__ if name != "over"]
         for name in state:
             if name not in known:
@@ -82,18 +90,34 @@ class Lens:
     @cached_property
     def axes(self) -> tuple[str, ...]:
         """What the slider can change; without torch or a checkpoint, only the run."""
-        subject = self._subject(None)
+        subject = self._subject(0, None)
         told = () if subject is None else subject.axes
         several = len(self.runs) > 1 or not told
         return (*(["run"] if several else []), *told)
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """Which fields of the state matter to what it shows, beside what was picked."""
+        over, generator = self.state.over, self.runs[0].tokenizer is not None
+        wanted = {"over": True, "show": over not in ("modes", "interval")}
+        wanted |= {"order": not generator and over in OF_IMAGES, "step": over not in ("step", "run")}
+        wanted |= {"token": over == "code", "seed": generator}
+        return tuple(name for name, wants in wanted.items() if wants)
+
+    @property
+    def most_tokens(self) -> int:
+        """The last token's number, whose code may be changed."""
+        return max(0, self.runs[0].config["settings"].get("tokens", 1) - 1)
+
+    @property
     def frames(self) -> Frames:
-        """All the pictures, computed once. Raises UserError where there are none to show."""
-        told = replace(self.state, row=0, stop=0)
-        if self._frames is None or self._frames[0] != told:
-            self._frames = told, self._asked(told)
-        return self._frames[1]
+        """All the pictures of the leading run, computed once. Raises UserError where there are none to show."""
+        return self._all[0]
+
+    @property
+    def beside(self) -> list[Frames]:
+        """The same of the other runs, where the axis is theirs too and their images are the same."""
+        return self._all[1:]
 
     @property
     def picked(self) -> tuple[int, int]:
@@ -102,6 +126,10 @@ class Lens:
         grows = self.state.over in GROWING and not self.frames.against.startswith("step")  # else the last is that one
         stop = (m - 1 if grows else 0) if self.state.stop < 0 else self.state.stop
         return min(self.state.row, n - 1), min(stop, m - 1)
+
+    def look(self, row: int, stop: int) -> None:
+        """Pick a row and a stop."""
+        self.state = replace(self.state, row=row, stop=stop)
 
     @property
     def images(self) -> dict[str, np.ndarray]:
@@ -125,7 +153,7 @@ class Lens:
     @property
     def figure(self) -> go.Figure:
         """The three pictures on the screen."""
-        return _figure(self)
+        return draw(self.runs[0].name, self.frames, *self.picked)
 
     def code(self) -> str:
         """The Python that makes what is on the screen."""
@@ -138,7 +166,9 @@ class Lens:
 
     def data(self) -> dict[str, Any]:
         """What the JavaScript module shows."""
-        return module_data(self.frames)
+        names = [run.name for run in self._shared]
+        others = [beside_data(name, self.frames, one) for name, one in zip(names, self.beside, strict=True)]
+        return {**module_data(self.frames), "name": self.runs[0].name, "beside": others}
 
     def view(self) -> dict[str, Any]:
         """What was picked, as the module has it."""
@@ -162,20 +192,40 @@ class Lens:
         bundle = Screen(self).box._repr_mimebundle_()
         return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}
 
-    def _subject(self, step: int | None) -> Any:
-        """The leading run with its model; None where there is no torch, or nothing to load."""
-        if step not in self._subjects:
+    @property
+    def _all(self) -> list[Frames]:
+        told = replace(self.state, row=0, stop=0)
+        if self._computed is None or self._computed[0] != told:
+            self._computed = told, [self._asked(told), *self._others(told)]
+        return self._computed[1]
+
+    @property
+    def _shared(self) -> list[Run]:
+        """The runs that are shown beside the leading one."""
+        if self.state.over not in SHARED or self.runs[0].tokenizer is not None:
+            return []
+        found = []
+        for place, run in enumerate(self.runs[1:], 1):
+            if run.tokenizer is None and _images(run) == _images(self.runs[0]) is not None:
+                subject = self._subject(place, None)
+                found += [run] if subject is not None and self.state.over in subject.axes else []
+        return found[:MOST_BESIDE]
+
+    def _subject(self, place: int, step: int | None) -> Any:
+        """A run with its model; None where there is no torch, or nothing to load."""
+        if (place, step) not in self._subjects:
             try:
                 from workbench.explore.subject import Subject
             except ModuleNotFoundError:
                 return None
-            if not self.runs[0].steps:
+            if not self.runs[place].steps:
                 return None
-            self._subjects = {step: Subject.load(self.runs[0], step, self._modules)}
-        return self._subjects[step]
+            kept = {key: one for key, one in self._subjects.items() if key[0] != place}
+            self._subjects = {**kept, (place, step): Subject.load(self.runs[place], step, self._modules)}
+        return self._subjects[place, step]
 
     def _asked(self, state: LensState) -> Frames:
-        subject = None if state.over == "run" else self._subject(state.step)
+        subject = None if state.over == "run" else self._subject(0, state.step)
         if subject is None:
             evidences = [self.runs[0].evidence(state.step), *(run.evidence() for run in self.runs[1:])]
             return compared(evidences, self._places(state, columns=len(self.runs)))
@@ -185,10 +235,20 @@ class Lens:
             chosen = self._places(state, columns=self.runs[0].config["settings"].get("tokens", 16) + 1)
         return subject.frames(state.over, list(chosen), token=state.token, seed=state.seed)
 
+    def _others(self, state: LensState) -> list[Frames]:
+        columns = self.runs[0].config["settings"].get("tokens", 16) + 1
+        chosen = list(self._places(state, columns)) if self._shared else []
+        subjects = [self._subject(self.runs.index(run), None) for run in self._shared]
+        return [subject.frames(state.over, chosen) for subject in subjects]
+
     def _places(self, state: LensState, columns: int) -> list[int]:
         """Which images of the evidence: as many as are asked for, and as a page can hold."""
         evidence = self.runs[0].evidence()
-        room = max(1, LARGEST // (columns * evidence.images[0].size))
+        room = max(1, LARGEST // (columns * (1 + len(self._shared)) * evidence.images[0].size))
+        if state.places:
+            if not 0 <= min(state.places) <= max(state.places) < len(evidence.images):
+                raise UserError(f"{self.runs[0].name} has images 0 to {len(evidence.images) - 1}; got others.")
+            return list(state.places[: min(state.show, room)])
         if state.order == "first":
             return list(range(min(state.show, room, len(evidence.images))))
         _, l1 = errors(evidence.images, evidence.reconstructions)
@@ -196,44 +256,9 @@ class Lens:
         return ranked[: min(state.show, room)].tolist()
 
 
-def module_data(frames: Frames) -> dict[str, Any]:
-    """What the JavaScript module needs of frames: two sheets of pictures, and a note for each."""
-    n, m, h, w, c = frames.shown.shape
-    error, psnr, tokens = frames.error, frames.psnr, frames.tokens
-    word = "error" if frames.against == "original" else "difference"
-
-    def note(i: int, j: int) -> str:
-        used = "" if tokens is None else f"{tokens[i, j]} of {frames.active.shape[2]} tokens · "
-        return f"{used}mean absolute {word} {error[i, j]:.4f} · PSNR {psnr[i, j]:.1f} dB"
-
-    active = frames.active
-    return {
-        "axis": frames.axis,
-        "stops": frames.stops,
-        "rows": frames.rows,
-        "against": frames.against,
-        "note": frames.note,
-        "size": [h, w],
-        "notes": [[note(i, j) for j in range(m)] for i in range(n)],
-        "active": None if active is None else [["".join("01"[int(a)] for a in one) for one in row] for row in active],
-        "reference": png(frames.reference.reshape(n * h, w, c)),
-        "shown": png(frames.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
-    }
-
-
-def _figure(lens: Lens) -> go.Figure:
-    from plotly.subplots import make_subplots
-
-    images, (row, stop), frames = lens.images, lens.picked, lens.frames
-    titles = (frames.against, f"{frames.axis} {frames.stops[stop]}", "absolute difference")
-    figure = make_subplots(rows=1, cols=3, subplot_titles=titles)
-    for column, name in enumerate(("reference", "shown"), 1):
-        figure.add_trace(go.Image(z=np.broadcast_to(images[name], (*images[name].shape[:2], 3))), row=1, col=column)
-    figure.add_trace(go.Heatmap(z=images["difference"], colorscale=MAGNITUDE, zmin=0), row=1, col=3)
-    figure.update_xaxes(showticklabels=False, constrain="domain")
-    figure.update_yaxes(showticklabels=False, autorange="reversed", scaleanchor="x", constrain="domain")
-    for axis in ("2", "3"):
-        figure.update_layout({f"yaxis{axis}": {"scaleanchor": f"x{axis}"}})
-    said = f"mean absolute error {frames.error[row, stop]:.4f} · PSNR {frames.psnr[row, stop]:.1f} dB"
-    title = {"text": f"{lens.runs[0].name}, {frames.rows[row]}", "subtitle": {"text": said}}
-    return themed(figure.update_layout(title=title, height=360))
+def _images(run: Run) -> str | None:
+    """The fingerprint of the images that a run was collected on; None where it was not."""
+    try:
+        return run.evidence().provenance.get("fingerprint")
+    except RunError:
+        return None

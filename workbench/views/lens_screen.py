@@ -12,7 +12,6 @@ from workbench.views.esm.jupyter import Module
 from workbench.views.lens import ORDERS, Lens
 
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
-OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
 
 
 class Screen:
@@ -27,7 +26,7 @@ class Screen:
         self.order = widgets.Dropdown(options=ORDERS, value=state.order, description="images", **menu)
         steps = [("last", 0), *((f"{step:,}", step) for step in lens.runs[0].steps)]
         self.step = widgets.Dropdown(options=steps, value=state.step or 0, description="checkpoint", **menu)
-        most = max(0, lens.runs[0].config["settings"].get("tokens", 1) - 1)
+        most = lens.most_tokens
         self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
         self.token.continuous_update = False
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
@@ -45,19 +44,17 @@ class Screen:
         values["step"] = values["step"] or None
         if values["over"] != self.lens.state.over:
             values |= {"row": 0, "stop": -1}
+        if values["order"] != self.lens.state.order:
+            values["places"] = ()
         self.lens.state = replace(self.lens.state, **values)
         self._draw()
 
     def _picked(self, change: dict[str, Any]) -> None:
         told = json.loads(change["new"])
-        self.lens.state = replace(self.lens.state, row=int(told["row"]), stop=int(told["stop"]))
+        self.lens.look(int(told["row"]), int(told["stop"]))
 
     def _draw(self) -> None:
-        over, generator = self.over.value, self.lens.runs[0].tokenizer is not None
-        wanted = {self.over: True, self.show: over not in ("modes", "interval")}
-        wanted |= {self.order: not generator and over in OF_IMAGES, self.step: over not in ("step", "run")}
-        wanted |= {self.token: over == "code", self.seed: generator}
-        self.row.children = tuple(widget for widget, shown in wanted.items() if shown)
+        self.row.children = tuple(getattr(self, name) for name in self.lens.settings)
         self.said.value, said = "<em>asking the model …</em>", "<em>stopped</em>"
         try:
             told = json.dumps(self.lens.data())

@@ -20,6 +20,7 @@ from workbench.errors import UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
+from workbench.views.esm.jupyter import Theme
 from workbench.views.live_notebook import watch
 from workbench.views.state import ViewState
 
@@ -128,7 +129,8 @@ class Screen:
         self.said = widgets.HTML()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
         top = widgets.HBox([self.leading, self.others], layout=ROW)
-        looking = [widgets.HTML(_refused(explorer.bench)), top, self.analysis, self.row, self.said, self.output]
+        refused = widgets.HTML(_refused(explorer.bench))
+        looking = [refused, top, self.analysis, self.row, self.said, self.output, Theme()]
         self.box = widgets.VBox(looking if names else [widgets.HTML(_nothing_yet(explorer.bench))])
         if names:
             self._listen()
@@ -160,18 +162,12 @@ class Screen:
         try:
             result = self.explorer.result
             # Set as a value, not captured: what a thread displays would land in another cell.
-            self.output.outputs = (_shown(_drawn(result.figure())), _shown({"text/html": result._repr_html_()}))
+            self.output.outputs = (_shown(mime_bundle(result.figure())), _shown({"text/html": result._repr_html_()}))
             said = ""
         except UserError as error:
             self.output.outputs, said = (), _sentence(error)
         finally:
             self.said.value = said
-
-
-def _drawn(figure: go.Figure) -> dict[str, Any]:
-    """A figure's bundle, not `responsive`: in an Output that would take the height from the box, which has none."""
-    ((kind, drawing),) = mime_bundle(figure).items()
-    return {kind: {**drawing, "config": {**drawing["config"], "responsive": False}}}
 
 
 def _shown(bundle: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from workbench.atomic import aside, write_text
 from workbench.errors import UserError
 from workbench.views import report_manifest as manifests
+from workbench.views.basket import views_report
 from workbench.views.report_page import thumbnail, to_html
 from workbench.views.report_sections import STATES, Pages, Section, records, sections_of
 from workbench.views.report_template import check_parameters, find_template, parameters_of
@@ -27,18 +28,20 @@ __all__ = ["Pages", "check_parameters", "find_template", "page_of", "parameters_
 def report(template: str, out: str | Path | None = None, *, progress: bool = True, **parameters: Any) -> Path:
     """Execute a template with parameters and write its page, results and manifest; returns the page's path.
 
+    The template `views` is no notebook: it takes `views`, addresses of the dashboard's views of the runs in `folder`.
     Parameters are checked by name and type, and the runs they name are opened, before anything runs. Raises UserError:
     before, for a wrong parameter; after, where a section failed, and then the files with the others are there.
     """
+    if template == "views":
+        out, notebook, manifest, sections = views_report(out, **parameters)
+        return _finish(out, notebook, manifest, sections)
     import papermill  # noqa: F401  a missing one is told before anything else
 
     began = time.perf_counter()
     source = find_template(template)
     values = check_parameters(source, parameters)
     out = page_of(source, values) if out is None else Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out.parent} cannot be written to; give --out a path in a folder that can.")
+    _make_room(out)
     notebook = _execute(source, values, progress)
     sections = sections_of(notebook)
     runs = [run for cell in notebook.cells for told in records(cell) for run in told.get("runs", ())]
@@ -48,11 +51,7 @@ def report(template: str, out: str | Path | None = None, *, progress: bool = Tru
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - began, 1),
     }
-    _write(out, notebook, manifest, sections)
-    if failed := [s for s in sections if s.state == "failed"]:
-        of = f"{manifest['done']} of {len(sections)} sections of {source.stem} are done"
-        raise UserError(f"{of}, in {out}; {failed[0].name} failed: {failed[0].said}")
-    return out
+    return _finish(out, notebook, manifest, sections)
 
 
 def page_of(template: Path, values: dict[str, Any]) -> Path:
@@ -84,6 +83,22 @@ def _execute(source: Path, values: dict[str, Any], progress: bool) -> Any:
     return notebook
 
 
+def _make_room(out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent} cannot be written to; give --out a path in a folder that can.")
+
+
+def _finish(out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequence[Section]) -> Path:
+    """Write all, then say what failed."""
+    _make_room(out)
+    _write(out, notebook, manifest, sections)
+    if failed := [s for s in sections if s.state == "failed"]:
+        of = f"{manifest['done']} of {len(sections)} sections of {manifest['template']} are done"
+        raise UserError(f"{of}, in {out}; {failed[0].name} failed: {failed[0].said}")
+    return out
+
+
 def _write(out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequence[Section]) -> None:
     picture = thumbnail(notebook)
     page = to_html(notebook, _head(manifest), _foot(manifest), _title(manifest))
@@ -98,6 +113,8 @@ def _write(out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequenc
 
 def _title(manifest: dict[str, Any]) -> str:
     asked = manifest["parameters"]
+    if asked.get("title"):
+        return str(asked["title"])
     names = [run["name"] for run in manifest["runs"]] or [Path(asked.get("run") or asked.get("folder") or "").name]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{manifest['template'].capitalize()}: {', '.join(names[:3])}{more}".removesuffix(": ")

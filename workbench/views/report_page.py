@@ -110,5 +110,6 @@ def _drawn(told: dict[str, Any]) -> tuple[str, str]:
     import plotly.graph_objects as go
 
     figure = go.Figure(data=told["data"], layout=told["layout"], skip_invalid=False)
-    fragment = figure.to_html(full_html=False, include_plotlyjs=False, config=told.get("config"))
+    config = {**(told.get("config") or {}), "responsive": True}
+    fragment = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
     return fragment, re.sub(r"<[^>]+>", " ", figure.layout.title.text or "figure")

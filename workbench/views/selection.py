@@ -1,8 +1,94 @@
-"""A lasso: a polygon in the plane, and the points inside it. The polygon is what is kept, sent and linked to."""
+"""What was picked, as it is kept, sent and linked to: a lasso's polygon, a condition, or places; never the points."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import numpy as np
+
+from workbench.errors import UserError, unknown
+
+Corners = tuple[tuple[float, float], ...]
+OPERATORS: dict[str, Callable[[Any, float], np.ndarray]] = {
+    ">=": np.greater_equal,
+    "<=": np.less_equal,
+    ">": np.greater,
+    "<": np.less,
+}
+CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|>|<|=)\s*(.+?)\s*")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some images of a run's evidence: those inside a polygon of its map, those that meet a condition, or these.
+
+    A condition is `error > 0.05 & class = 3`; after `=` may stand several values: `code = 17, 23` means any of them.
+    """
+
+    run: str = ""  # whose evidence it was picked in; "": the leading run's
+    step: int | None = None  # of that evidence; None: the last
+    polygon: Corners = ()  # in the units of the map
+    layout: Mapping[str, bool | int | float | str] = field(default_factory=dict)  # controls of that map
+    where: str = ""
+    ids: tuple[int, ...] = ()  # places among the images
+
+    def __post_init__(self) -> None:
+        told = [name for name in ("polygon", "where", "ids") if getattr(self, name)]
+        if len(told) != 1:
+            raise UserError(f"A selection is a polygon, a condition or ids; got {', '.join(told) or 'none of them'}.")
+        parsed(self.where)
+
+    def told(self) -> dict[str, Any]:
+        """What differs from nothing, as JSON takes it."""
+        plain = {"polygon": [list(corner) for corner in self.polygon], "layout": dict(self.layout)}
+        return {name: value for name, value in (asdict(self) | plain).items() if value not in ("", None, (), [], {})}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Selection":
+        """The selection that `told` told. Raises UserError."""
+        known = [one.name for one in fields(cls)]
+        for name in told:
+            if name not in known:
+                raise unknown("part of a selection", name, known)
+        try:
+            polygon = tuple((float(x), float(y)) for x, y in told.get("polygon", ()))
+            ids, step = tuple(map(int, told.get("ids", ()))), told.get("step")
+            layout, step = dict(told.get("layout", {})), None if step is None else int(step)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this is not a selection: {error}.") from None
+        return cls(str(told.get("run", "")), step, polygon, layout, str(told.get("where", "")), ids)
+
+
+def parsed(where: str) -> list[tuple[str, str, list[str]]]:
+    """The parts of a condition, each a column, an operator and its values. Raises UserError."""
+    found = []
+    for part in where.split("&") if where.strip() else ():
+        match = CONDITION.fullmatch(part)
+        if match is None:
+            raise UserError(f"`{part.strip()}` is no condition; write for example `error > 0.05 & class = 3`.")
+        found.append((match[1], match[2], [value.strip() for value in match[3].split(",")]))
+    return found
+
+
+def meets(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray:
+    """Which of n images meet a condition, bool (n,), by their columns, (n,) or with several values each (n, m).
+
+    Raises UserError for a column that there is not, or a comparison with what is no number.
+    """
+    chosen = np.ones(len(next(iter(columns.values()))), bool)
+    for name, operator, values in parsed(where):
+        if name not in columns:
+            raise unknown("column to select by", name, columns)
+        column = columns[name]
+        if operator == "=":
+            one = np.isin(column, values if column.dtype.kind == "U" else _numbers(values))
+        elif column.dtype.kind == "U":
+            raise UserError(f"{name} is no number; write `{name} = {values[0]}`.")
+        else:
+            one = OPERATORS[operator](column, _numbers(values)[0])
+        chosen &= one.reshape(len(chosen), -1).any(axis=1)
+    return chosen
 
 
 def inside(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray:
@@ -23,3 +109,10 @@ def inside(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray
             odd ^= ((ya > y) != (yb > y)) & (x < (xb - xa) * (y - ya) / (yb - ya) + xa)
     chosen[within] = odd
     return chosen
+
+
+def _numbers(values: Sequence[str]) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        raise UserError(f"`{', '.join(values)}` is no number to compare with.") from None

@@ -12,7 +12,7 @@ COPIED = 2.0  # times the share that held-out images reach
 RECALL = 0.5  # of the recall that other real images reach
 TWINS = 0.01  # share of the samples
 FEATURES = ("features", "reconstruction_features", "train_features", "sample_features", "midpoint_features")
-CHECKED = (*FEATURES, "teacher_features", "noise_mse", "prefix_mse", "loss_by_time", "codebook")
+CHECKED = (*FEATURES, "teacher_features", "noise_mse", "prefix_mse", "prefix_features", "loss_by_time", "codebook")
 LEAST = 50  # images of each set: of fewer, shares of them mean little
 
 

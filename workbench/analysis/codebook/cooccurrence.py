@@ -18,6 +18,7 @@ from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable
 
 SHOWN = 12  # pairs in the bars
+LEAST_BARS = 6  # that there is room for
 MOST_LISTED = 500  # pairs in the table
 DIVERGING = ((0, COLOURS[0]), (0.5, "#9a9a9a"), (1, COLOURS[5]))  # grey is told from no cell on light and on dark
 
@@ -75,7 +76,8 @@ class CodeCooccurrence(Result):
         )  # fmt: skip
         longest = max((p.pmi for p in shown), default=1)
         figure.update_xaxes(title="bits above independence", range=[0, 1.25 * longest], row=1, col=2)
-        figure.update_yaxes(title="codes", type="category", automargin=True, row=1, col=2)
+        places = [min(0, len(shown) - LEAST_BARS) - 0.5, len(shown) - 0.5]  # bars of few pairs are no thicker
+        figure.update_yaxes(title="codes", type="category", automargin=True, range=places, row=1, col=2)
         what = "pairs of neighbouring tokens" if self.unit == "neighbours" else "images, codes anywhere in the same one"
         said = f"n = {self.n:,} {what} · the {len(self.names)} commonest codes, pairs seen {self.least} times or more"
         title = {"text": "Codes that come together", "subtitle": {"text": said}}

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.codebook.codes import AT_ONCE, Codes, read, some
+from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import usage
 from workbench.analysis.latents.spread import participation_ratio, spectrum
 from workbench.analysis.result import Range, Result
@@ -23,6 +24,7 @@ MEANING = {
     "rare": "within reach of more tokens",
     "passed over": "near used ones, never nearest",
 }
+HUBNESS = ("hubness", "hubness_gaussian", "hubness_gaussian_most")
 MOST_SPANNED = 100_000  # codes whose covariance is taken
 
 
@@ -45,6 +47,9 @@ class BookDistances:
     norm_cv: float  # deviation of the lengths, over their mean
     cosine: float  # mean over all pairs of codes
     participation: float  # participation ratio of the codes' covariance: directions they fill
+    hubness: float  # skewness of how often a code is among the 10 nearest of others; NaN for 20 codes or fewer
+    hubness_gaussian: float  # that of as many Gaussian vectors of the same covariance: mean of five draws
+    hubness_gaussian_most: float  # and the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +69,7 @@ class CodeDistances(Result):
     def table(self) -> pd.DataFrame:
         """One row a book."""
         names = ("size", "used", "looked_at", "duplicates", "median", "low", "high", "radius_ratio")
-        names += ("norm", "norm_cv", "cosine", "participation")
+        names += ("norm", "norm_cv", "cosine", "participation", *HUBNESS)
         rows = [
             {"book": str(i), **{x: getattr(b, x) for x in names}, **{f"dead: {c}": b.dead[c] for c in CAUSES}}
             for i, b in enumerate(self.books)
@@ -84,8 +89,15 @@ class CodeDistances(Result):
         return (
             f"Half of the codes have another within {mean['median']:.3g}{drawn}; their mean length is"
             f" {mean['norm']:.3g}. {_count(mean['duplicates'])} of {mean['size']:,.0f} codes are duplicates{each}."
-            f" {why}"
+            f" {why}{self._hubs()}"
         )
+
+    def _hubs(self) -> str:
+        mine, usual, most = (float(np.mean([getattr(b, x) for b in self.books])) for x in HUBNESS)
+        if np.isnan(mine):
+            return ""
+        told = f"skewness {mine:.2f}, Gaussians' {usual:.2f}, at most {most:.2f}"
+        return f" How often a code is among the 10 nearest of others: {told}."
 
 
 def code_distances(
@@ -141,6 +153,7 @@ def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.r
     norms = np.linalg.norm(words, axis=1).astype(np.float64)
     directions = (1 / np.where(norms > 0, norms, np.inf)) @ words  # their sum; its square holds every pair's cosine
     spanned = words[some(size, MOST_SPANNED, random)]
+    hubs = dict(zip(HUBNESS, hubness(words, random), strict=True))
     return BookDistances(
         size=size,
         used=int(used.sum()),
@@ -157,6 +170,7 @@ def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.r
         norm_cv=float(norms.std() / (norms.mean() or 1)),
         cosine=float((np.square(directions).sum() - (norms > 0).sum()) / (size * (size - 1))),
         participation=participation_ratio(spectrum(spanned)) if np.ptp(spanned, axis=0).any() else 0.0,
+        **hubs,
     )
 
 

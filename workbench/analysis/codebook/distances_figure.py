@@ -52,4 +52,4 @@ def _fates(figure: go.Figure, result: CodeDistances) -> None:
     )  # fmt: skip
     figure.update_xaxes(title="codes", range=[0, max(codes) * 1.15], row=1, col=2)
     figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, autorange="reversed", row=1, col=2)
-    figure.update_yaxes(title="what became of them", ticklabelstandoff=4, row=1, col=2)
+    figure.update_yaxes(ticklabelstandoff=4, row=1, col=2)  # the words are its title

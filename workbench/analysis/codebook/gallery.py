@@ -44,6 +44,7 @@ class CodeGallery(Result):
     members: int
     nearest: bool  # the members are those nearest to the code; else random ones
     seed: int
+    n: int  # images
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
 
     def figure(self) -> go.Figure:
@@ -51,7 +52,10 @@ class CodeGallery(Result):
         prefix = any(c.book for c in self.codes)
         names = [f"{f'{c.book}:' if prefix else ''}{c.code} · {c.times:,}×" for c in self.codes]
         figure = mosaic.draw(self.mosaic, names, (len(names), self.members), row_height=58)
-        title = {"text": f"The {self.order} codes that were chosen", "subtitle": {"text": f"{self._what()}"}}
+        title = {
+            "text": f"The {self.order} codes that were chosen",
+            "subtitle": {"text": f"n = {self.n:,} images · {self._what()}"},
+        }
         figure.update_xaxes(title=f"at most {self.members} for a code, each of another image")
         return themed(figure.update_layout(title=title))
 
@@ -117,7 +121,7 @@ def code_gallery(
         nearest, mean = nearest or apart, float(distance[kept].mean()) if apart else float("nan")
         rows.append(np.stack([_patch(images[image[i]], token[i], grid) for i in kept]))
         shown.append(Shown(*divmod(one, found.size), len(image), len(np.unique(image)), *_common(texts, image), mean))
-    return CodeGallery(tuple(shown), order, grid, max(map(len, rows)), nearest, seed, mosaic.compose(rows))
+    return CodeGallery(tuple(shown), order, grid, max(map(len, rows)), nearest, seed, len(codes), mosaic.compose(rows))
 
 
 def _chosen(totals: np.ndarray, order: Order, show: int, random: np.random.Generator) -> np.ndarray:

@@ -81,7 +81,7 @@ class CodeInformation(Result):
         ):
             marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
             figure.add_scatter(x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2)
-        figure.update_xaxes(title=f"times chosen, at least {SUPPORT}", type="log", dtick=1, row=1, col=2)
+        figure.update_xaxes(title=f"times chosen, at least {SUPPORT}", type="log", row=1, col=2, **_ticks(self.support))
         figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
         said = f"n = {self.images:,} images, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
         title = {"text": "What codes tell", "subtitle": {"text": said}}
@@ -149,6 +149,14 @@ def code_information(
     support, purity, shuffled, coverage = _commoner(purities, random)
     sizes = (len(images), int(_tokens(found, images)), shuffles, seed)
     return CodeInformation(tuple(told), support, purity, shuffled, coverage, float(np.mean(bits)), *sizes)
+
+
+def _ticks(support: np.ndarray) -> dict[str, list]:
+    """One, two and five in every power of ten around the numbers."""
+    top = max(int(support.max(initial=1)), 2 * SUPPORT)
+    values = [d * 10**i for i in range(9) for d in (1, 2, 5) if SUPPORT <= d * 10**i <= 2 * top]
+    values = values if len(values) <= 6 else [v for v in values if str(v)[0] == "1"]
+    return {"tickvals": values, "ticktext": [f"{v:,}" for v in values]}
 
 
 def _told(book: int, of: str, code: np.ndarray, thing: np.ndarray, shuffled: list[float]) -> Told:

@@ -96,13 +96,11 @@ def codebook_softness(
 
     `mean_posterior` (g, k), over all tokens of a book, gives the marginal entropy that SoftVQ's regulariser drives to
     log k; `temperature`, of logits that are cosines, the limit of a latent's length. Raises UserError for posteriors
-    or latents of other tokens and what `read` refuses.
+    or latents of other tokens or of NaN, and what `read` refuses.
     """
     found = read(codes, codebook, active, "Codebook softness")
-    for name, array in (("posteriors", posterior), ("latents", latents)):
-        if array.shape[:2] != codes.shape:
-            a, b = (" × ".join(map(str, x)) for x in (array.shape[:2], codes.shape))
-            raise UserError(f"The {name} are of {a} tokens and the codes of {b}. Do both come from the same run?")
+    _check("posteriors", posterior, codes)
+    _check("latents", latents, codes)
     seen = np.ones(codes.shape, bool) if active is None else np.asarray(active, bool)
     mixed, largest = (np.where(seen, np.asarray(posterior[..., i], np.float64), np.nan) for i in (0, 1))
     norms = np.linalg.norm(np.asarray(latents, np.float32), axis=2)
@@ -123,6 +121,14 @@ def codebook_softness(
         *_histogram(mixed[seen], 1.0),
         *_histogram(norms[seen], 0.0),
     )
+
+
+def _check(name: str, array: np.ndarray, codes: np.ndarray) -> None:
+    if array.shape[:2] != codes.shape:
+        a, b = (" × ".join(map(str, x)) for x in (array.shape[:2], codes.shape))
+        raise UserError(f"The {name} are of {a} tokens and the codes of {b}. Do both come from the same run?")
+    if not np.isfinite(array).all():
+        raise UserError(f"The {name} hold NaN or infinity. Collect from an earlier step.")
 
 
 def vmf_length(dim: int, concentration: float) -> float:

@@ -3,7 +3,7 @@
 Rarefaction and Chao1 (Chao 1984) come from counting species: they tell a collapsed codebook from a short sample.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy.special import gammaln, xlogy
 from scipy.stats import binom
 
 from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.zipf import Zipf, zipf
 from workbench.analysis.result import Result
 
 ENOUGH = 5.0  # tokens a code: with fewer, even a uniform source leaves codes out
@@ -33,6 +34,7 @@ class Book:
     top: float  # share of the tokens that chose the commonest 1 % of the codes (at least one)
     chao1: float  # estimate, from below, of how many codes can be reached; at most k
     growth: float  # share of the used codes that only the second half of the tokens brought in
+    zipf: Zipf  # how steeply codes fall off with their rank
     verdict: str  # one of VERDICTS
     seen: np.ndarray = field(repr=False)  # (m,) numbers of tokens
     rarefaction: np.ndarray = field(repr=False)  # (m,) codes expected among so many tokens of ours
@@ -87,9 +89,12 @@ class CodebookUsage(Result):
         """One row a book, and a row `mean` where there are several."""
         names = ("size", "tokens", "used", "ceiling", "perplexity", "perplexity_corrected", "perplexity_null")
         names += ("dead", "gini", "top", "chao1", "growth", "verdict")
-        rows = [{"book": str(i), **{name: getattr(book, name) for name in names}} for i, book in enumerate(self.books)]
+        rows = [
+            {"book": str(i), **{x: getattr(b, x) for x in names}, **{f"zipf_{x}": y for x, y in asdict(b.zipf).items()}}
+            for i, b in enumerate(self.books)
+        ]
         if len(rows) > 1:
-            means = pd.DataFrame(rows)[list(names[:-1])].mean().to_dict()
+            means = pd.DataFrame(rows).drop(columns=["book", "verdict"]).mean().to_dict()
             rows.append({"book": "mean", **means, "verdict": self.verdict})
         return pd.DataFrame(rows)
 
@@ -102,8 +107,17 @@ class CodebookUsage(Result):
         tokens = f"{first.tokens:,} token{'' if first.tokens == 1 else 's'}{' each' if several else ''}"
         return (
             f"{count} of {first.size:,} codes are used{where}, as evenly as {perplexity:,.1f} codes."
-            f" A uniform source would have used {ceiling:,.1f} of them with {tokens}. {self._judgement()}"
+            f" A uniform source would have used {ceiling:,.1f} of them with {tokens}.{self._fall()} {self._judgement()}"
         )
+
+    def _fall(self) -> str:
+        fits = [book.zipf for book in self.books if not np.isnan(book.zipf.exponent)]
+        if not fits:
+            return ""
+        mine, null = (np.mean([getattr(fit, name) for fit in fits]) for name in ("exponent", "uniform"))
+        each = f" in {len(fits)} books, on average" if len(self.books) > 1 else ""
+        ranks = f"{fits[0].low:,} to {fits[0].high:,}"
+        return f" Shares fall as rank to the -{mine:.2f} (ranks {ranks}{each}; a uniform source's to the -{null:.2f})."
 
     def _mean(self, name: str) -> float:
         return float(np.mean([getattr(book, name) for book in self.books]))
@@ -165,6 +179,7 @@ def usage(counts: np.ndarray) -> Book:
         top=float(ascending[-max(1, size // 100) :].sum()),
         chao1=_chao1(counts),
         growth=float(growth),
+        zipf=zipf(counts),
         verdict=_verdict(used / size, used / ceiling, growth, even, tokens / size),
         seen=seen,
         rarefaction=rarefaction[:-1],

@@ -18,6 +18,7 @@ def draw(result: CodebookUsage) -> go.Figure:
     figure = make_subplots(rows=1, cols=3, column_widths=[0.34, 0.34, 0.32], horizontal_spacing=0.12)
     several = len(result.books) > 1
     _ranks(figure, result.books[0], result.log)
+    _zipf(figure, result.books[0])
     for i, book in enumerate(result.books[:MOST_LINES]):
         name, colour = f"book {i}" if several else "our tokens", COLOURS[i]
         rank = _thinned(book.size)
@@ -50,6 +51,19 @@ def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
         top = np.log10(max(book.counts.max(), high.max(), 2))
         figure.update_yaxes(range=[-0.1, top * 1.05 + 0.05], dtick=1, row=1, col=1)
         figure.update_xaxes(dtick=1, tickangle=0, row=1, col=1)
+
+
+def _zipf(figure: go.Figure, book: Book) -> None:
+    """The fitted law over the ranks it was fitted to, as high as our tokens there."""
+    if np.isnan(book.zipf.exponent):
+        return
+    rank = np.unique(np.geomspace(book.zipf.low, book.zipf.high, 50).round())
+    law = np.arange(book.zipf.low, book.zipf.high + 1.0) ** -book.zipf.exponent
+    times = np.sort(book.counts)[::-1][book.zipf.low - 1 : book.zipf.high].sum()
+    figure.add_scatter(
+        x=rank, y=times * rank**-book.zipf.exponent / law.sum(), mode="lines", row=1, col=1,
+        name=f"rank to the -{book.zipf.exponent:.2f}", line={"color": COLOURS[1], "dash": "dash", "width": 3},
+    )  # fmt: skip
 
 
 def _chao(figure: go.Figure, book: Book, colour: str) -> None:

@@ -54,7 +54,9 @@ class Understanding(Result):
         kind = "category" if named else "linear"
         figure.update_xaxes(title="class told from the codes", type=kind, constrain="domain")
         figure.update_yaxes(title="true class", type=kind, autorange="reversed", scaleanchor="x", constrain="domain")
-        figure.update_layout(title={"text": "Understanding", "subtitle": {"text": self.summary()}}, height=520)
+        said = f"n = {self.n:,} held-out images · {self.accuracy:.1%} right (95 %: {self.low:.1%} to {self.high:.1%})"
+        said += f" · commonest class: {self.chance:.1%}"
+        figure.update_layout(title={"text": "Understanding", "subtitle": {"text": said}}, height=520)
         return themed(figure)
 
     def table(self) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def _spectrum(figure: go.Figure, result: LatentGeometry) -> None:
     theirs = {"line": {"color": GREY, "dash": "dash"}, "name": "isotropic Gaussian", "legendgroup": "Gaussian"}
     figure.add_scatter(**where, y=100 * result.shares, **ours)
     figure.add_scatter(**where, y=100 * result.gaussian_shares, **theirs, hovertemplate=hover)
-    figure.update_xaxes(title="principal direction", row=1, col=1)
+    figure.update_xaxes(title="direction", row=1, col=1)
     figure.update_yaxes(title="share of the variance, %", rangemode="tozero", row=1, col=1)
 
 
@@ -55,7 +55,7 @@ def _measures(figure: go.Figure, result: LatentGeometry) -> None:
     figure.add_scatter(x=gaussian / most, customdata=gaussian, marker=hollow, **(look | {"showlegend": True}),
                        name="the Gaussian's value")  # fmt: skip
     figure.add_scatter(x=value / most, customdata=value, error_x=bars, marker={"size": 9, "color": COLOURS[0]}, **look)
-    figure.update_xaxes(title="value (/ d: share of the dimensions)", row=1, col=2)
+    figure.update_xaxes(title="value", row=1, col=2)
     left, right = (float(edge(np.r_[value, gaussian] / np.r_[most, most])) for edge in (np.min, np.max))
     figure.update_xaxes(range=[min(left, 0) - 0.05 * right, 1.08 * right], row=1, col=2)
     ticks = {"tickmode": "array", "tickvals": names, "ticktext": names, "tickfont_size": 11, "ticklabelstandoff": 4}
@@ -69,5 +69,5 @@ def _noise(figure: go.Figure, result: LatentGeometry) -> None:
         x=level, y=psnr, error_y=bars, mode="lines+markers", line_color=COLOURS[0], showlegend=False, row=1, col=3,
         hovertemplate="noise %{x:.3g}: %{y:.2f} dB<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title="noise, deviations of the latents", rangemode="tozero", row=1, col=3)
+    figure.update_xaxes(title="noise, deviations", rangemode="tozero", row=1, col=3)
     figure.update_yaxes(title="PSNR, dB", row=1, col=3)

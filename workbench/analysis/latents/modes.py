@@ -16,8 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.held_out import HeldOut, grid, held_out
-from workbench.analysis.latents.mixtures import Covariance
+from workbench.analysis.latents.held_out import grid, held_out
+from workbench.analysis.latents.mixtures import Covariance, Mixture
 from workbench.analysis.latents.mode_members import Agreement, Gallery, agreement, gallery, largest_first
 from workbench.analysis.latents.mode_references import LEAST, references
 from workbench.analysis.latents.planes import sample
@@ -138,18 +138,12 @@ def mixture_modes(
     rows = one_row_an_image(latents[places], LEAST, "Counting modes")
     class_names(labels, (), of)
     points, explained = reduced(rows, preset, components, seed)
-    modes = grid(min(most, len(places) // 10))
-    before = _of_the_same(untrained_latents, of, places)
+    modes, before = grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
     clouds = references(rows, points, before, preset, int(modes[-1]), seed)
-    (whole, *rest), fits = held_out([points, *chain(*clouds.values())], modes, covariance, seed)
-    numbers = _read_off(whole, {name: [rest.pop(0) for _ in kind] for name, kind in clouds.items()}, seed)
-    bic = np.array([fit.bic(points) for fit in fits])
-    assignment, density = largest_first(fits[list(modes).index(whole.best)], points)
-    assigned = [fit.assign(points) for fit in fits]
+    numbers, fits = _counted(points, clouds, modes, covariance, seed)
     result = MixtureModes(
         **numbers,
-        bic_best=int(modes[bic.argmin()]),
-        bic=bic,
+        **_members(fits, numbers["best"], points, places, images, labels, seed),
         n=len(places),
         of=of,
         preset=preset,
@@ -157,21 +151,23 @@ def mixture_modes(
         explained=explained,
         covariance=covariance,
         seed=seed,
-        classes=None if labels is None else agreement(assigned, np.asarray(labels)[places], seed),
-        assignment=assignment,
         places=places,
-        gallery=None if images is None else gallery(images[places], assignment, density, seed),
         warnings=(),
     )
     return replace(result, warnings=_warnings(result, components, most))
 
 
-def _read_off(whole: HeldOut, references: dict[str, list[HeldOut]], seed: int) -> dict[str, Any]:
-    """The fields of a result that held-out likelihoods give."""
-    low, high = whole.range(seed)
-    best = {f"{name}_best": max((one.best for one in kind), default=None) for name, kind in references.items()}
-    untrained = [one.gain for one in references["untrained"]]
-    return best | {
+def _counted(
+    points: np.ndarray, clouds: dict[str, list[np.ndarray]], modes: np.ndarray, covariance: Covariance, seed: int
+) -> tuple[dict[str, Any], list[Mixture]]:
+    """The fields of a result that are read off likelihoods, and the fits to all points."""
+    (whole, *rest), fits = held_out([points, *chain(*clouds.values())], modes, covariance, seed)
+    (low, high), others = whole.range(seed), iter(rest)
+    beside = {name: [next(others) for _ in kind] for name, kind in clouds.items()}
+    untrained = [one.gain for one in beside["untrained"]]
+    bic = np.array([fit.bic(points) for fit in fits])
+    best = {f"{name}_best": max((one.best for one in kind), default=None) for name, kind in beside.items()}
+    numbers = best | {
         "best": whole.best,
         "low": low,
         "high": high,
@@ -179,9 +175,31 @@ def _read_off(whole: HeldOut, references: dict[str, list[HeldOut]], seed: int) -
         "loglikelihood": whole.likelihood,
         "gain": whole.gain,
         "gain_error": whole.gain_error,
-        "null_gain": np.array([one.gain for one in references["null"]]),
+        "null_gain": np.array([one.gain for one in beside["null"]]),
         "untrained_gain": untrained[0] if untrained else None,
         "stability": whole.stability,
+        "bic_best": int(modes[bic.argmin()]),
+        "bic": bic,
+    }
+    return numbers, fits
+
+
+def _members(
+    fits: list[Mixture],
+    best: int,
+    points: np.ndarray,
+    places: np.ndarray,
+    images: np.ndarray | None,
+    labels: np.ndarray | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The fields of a result that say which image is in which mode."""
+    assignment, density = largest_first(next(fit for fit in fits if len(fit.means) == best), points)
+    assigned = [fit.assign(points) for fit in fits]
+    return {
+        "assignment": assignment,
+        "classes": None if labels is None else agreement(assigned, np.asarray(labels)[places], seed),
+        "gallery": None if images is None else gallery(images[places], assignment, density, seed),
     }
 
 

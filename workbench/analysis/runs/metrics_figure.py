@@ -45,13 +45,18 @@ def _differences(figure: go.Figure, result: MetricsCompared, names: list[str]) -
 
 def _images(figure: go.Figure, result: MetricsCompared, names: list[str]) -> None:
     shown = result.differences[::-1]
-    kinds = (("better", COLOURS[0], ""), ("tied", COLOURS[6], "."), ("worse", COLOURS[5], "/"))
-    for kind, colour, pattern in kinds:
+    kinds = (
+        ("better", COLOURS[0], "", "white"),
+        ("tied", COLOURS[6], ".", "black"),
+        ("worse", COLOURS[5], "/", "black"),
+    )
+    for kind, colour, pattern, ink in kinds:
         share = [100 * getattr(d, kind) / result.n for d in shown]
         figure.add_bar(
             x=share, y=names, name=f"{kind} than {result.reference}" if kind != "tied" else kind, orientation="h",
-            marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.25}}, width=0.5,
+            marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.1}}, width=0.5,
             text=[f"{s:.0f} %" if s >= 8 else "" for s in share], textposition="inside", insidetextanchor="middle",
+            insidetextfont_color=ink,
             textangle=0, hovertemplate=f"{kind} on %{{x:.1f}} %<extra>%{{y}}</extra>", row=1, col=2,
         )  # fmt: skip
     figure.update_xaxes(title="images, %", range=[0, 100], row=1, col=2)

@@ -142,11 +142,7 @@ def generation_predicted(
             f" images; of the {len(evidences)} selected runs, {_count(len(tokenizers), 'such pair')} can be formed."
         )
     found, images = generations(pairs, seed)
-    measured = []
-    for done, evidence in enumerate(tokenizers.values(), 1):
-        measured.append(diagnostics_of(evidence, modes=modes, seed=seed))
-        progress(done, len(tokenizers))
-    names, values, lacking = _common(measured)
+    names, values, lacking = _common(_measured(tuple(tokenizers.values()), modes, seed))
     target = np.array([g.value for g in found])
     correlations, null = _correlated(names, values, target, seed)
     order = np.argsort([-abs(c.spearman) for c in correlations], kind="stable")
@@ -165,6 +161,14 @@ def generation_predicted(
         warnings=_warnings(found, differing(pairs)),
         seed=seed,
     )
+
+
+def _measured(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list[dict[str, float]]:
+    measured = []
+    for done, evidence in enumerate(tokenizers, 1):
+        measured.append(diagnostics_of(evidence, modes=modes, seed=seed))
+        progress(done, len(tokenizers))
+    return measured
 
 
 def _common(measured: Sequence[dict[str, float]]) -> tuple[list[str], np.ndarray, tuple[str, ...]]:

@@ -57,7 +57,7 @@ class SettingsCompared(Result):
         }
         columns |= {run: [s.values[i] for s in self.shown] for i, run in enumerate(self.runs)}
         said = f"{len(self.differing)} of {len(self.settings)} settings differ{' (≠)' if mark else ''}"
-        widths = [10, 24, *[24] * len(self.runs)]
+        widths = [10, 34, *[24] * len(self.runs)]
         return drawn_table.draw(columns, widths, title="Settings", subtitle=said)
 
     def table(self) -> pd.DataFrame:

@@ -13,12 +13,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.images.reconstruction import decibels, errors
-from workbench.analysis.images.structure import ssim
 from workbench.analysis.intervals import mean_interval
+from workbench.analysis.progress import progress
 from workbench.analysis.result import Result
-from workbench.analysis.runs.metrics import METRICS, Metric
 from workbench.analysis.tokens.cost import bits_a_token, generator_gmacs
+from workbench.analysis.tokens.qualities import (
+    BY_JUDGE,
+    QUALITIES,
+    Estimate,
+    Quality,
+    called,
+    floor,
+    measurable,
+    of_all_tokens,
+    of_first_tokens,
+)
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
 
@@ -35,8 +44,8 @@ class Point:
     tokenizer: str  # its class, without the module
     kind: str  # "trained" at this many tokens, the first tokens as a "prefix", or "adaptive": as many as an image needs
     tokens: float  # mean over images
-    value: float  # mean over images: the metric
-    low: float  # 95 % bootstrap interval of the mean
+    value: float  # the metric: its mean over images, or of the whole set
+    low: float  # 95 % interval: bootstrap of the mean, or half samples of the set
     high: float
     bits: float  # of an image's codes: tokens * log2(codes); NaN where tokens are not discrete
     pixels: int  # rows times columns of an image
@@ -60,12 +69,19 @@ class TokenBudget(Result):
     """Quality against cost, with the runs that could not be compared."""
 
     points: tuple[Point, ...]
-    metric: Metric
+    metric: Quality
+    judge: str | None  # the network whose features are compared; None where pixels are
+    floor: float | None  # the metric between held-out and as many training images: two sets of real ones
     against: Cost
     n: int  # images
     left_out: tuple[str, ...]  # runs on other images
     unmeasured: tuple[str, ...]  # runs without that metric, or judged by another network
     priceless: tuple[str, ...]  # runs without that cost: their tokens are not discrete
+
+    @property
+    def label(self) -> str:
+        """The metric's name, with its judge's in it."""
+        return called(self.metric, self.judge)
 
     @property
     def frontier(self) -> tuple[Point, ...]:
@@ -81,11 +97,14 @@ class TokenBudget(Result):
     def table(self) -> pd.DataFrame:
         """One row for each run and number of tokens; the column named after the metric is its mean over images."""
         rows = [asdict(p) | {"bits_per_pixel": p.bits_per_pixel} for p in self.points]
-        return pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
+        named = pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
+        return named if self.judge is None else named.assign(judge=self.judge)
 
     def summary(self) -> str:
-        """The best at the fewest and at the most tokens, what nothing cheaper beats, and which runs were left out."""
+        """The best at the least and at the highest cost, the floor, the frontier, and which runs were left out."""
         sentence = f"{self._trend()} ({self.n:,} held-out images)."
+        if self.floor is not None:
+            sentence += f" Two sets of real images, as many, are {self._text(self.floor)} apart."
         if len(self.frontier) > 1:
             runs = list(dict.fromkeys(p.run for p in self.frontier))
             more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
@@ -93,7 +112,7 @@ class TokenBudget(Result):
             sentence += f" Nothing as cheap beats {', '.join(named)}{more}."
         for runs, reason in (
             (self.left_out, "measured on other images"),
-            (self.unmeasured, f"without the {METRICS[self.metric][0]} to compare"),
+            (self.unmeasured, f"without the {self.label} to compare"),
             (self.priceless, "of continuous tokens, which no number of bits tells"),
         ):
             if runs:
@@ -101,8 +120,7 @@ class TokenBudget(Result):
         return sentence
 
     def _trend(self) -> str:
-        name = METRICS[self.metric][0]
-        name = name[0].upper() + name[1:]
+        name = self.label if self.metric == "rfd" else self.label[0].upper() + self.label[1:]
         told = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
         if not told:
             return f"{name} is not a number in any run"
@@ -120,21 +138,22 @@ class TokenBudget(Result):
         return f"{value:.1f} dB" if self.metric == "psnr" else f"{value:.4f}"
 
     def _costs(self, *points: Point) -> str:
-        costs = [f"{p.cost(self.against):,.4g}" for p in points]
+        costs = dict.fromkeys(f"{p.cost(self.against):,.4g}" for p in points)  # all its tokens may be there twice
         return f"{', '.join(costs)} {'token' if (self.against, *costs) == ('tokens', '1') else self.against}"
 
 
 def token_budget(
-    evidences: Sequence[Evidence], *, metric: Metric = "psnr", against: Cost = "tokens", prefixes: bool = True
+    evidences: Sequence[Evidence], *, metric: Quality = "psnr", against: Cost = "tokens", prefixes: bool = True
 ) -> TokenBudget:
     """Compare runs by what their tokens buy, with `prefixes` also the first tokens of each that can decode them.
 
-    The metric is an image's own, averaged: PSNR in dB, errors of pixels in [0, 1], or the distance between the judge
-    network's features of image and reconstruction. It is held against tokens, the bits of their codes (without those
-    that say how many tokens there are), bits per pixel, or the work of a SiT-XL that draws them. An adaptive run's
-    tokens are the mean over images; the errors it was asked for are points of the absolute error. Runs on other images
-    than the first are left out and named. Raises NotApplicable where no run has images, reconstructions and latents, or
-    none has the metric and the cost.
+    The metric is an image's own, averaged: PSNR in dB, SSIM, errors of pixels in [0, 1], or the distance between the
+    judge network's features of image and reconstruction; or `rfd`, the Frechet distance between those of all images and
+    of all reconstructions, beside that of as many training images. It is held against tokens, the bits of their codes
+    (without those that say how many tokens there are), bits per pixel, or the work of a SiT-XL that draws them. An
+    adaptive run's tokens are the mean over images; the errors it was asked for are points of the absolute error. Runs
+    on other images than the first are left out and named. Raises NotApplicable where no run has images, reconstructions
+    and latents, or none has the metric and the cost, or `rfd` is asked of under 10 images; UserError for `rfd` of NaN.
     """
     whole = [e for e in evidences if not any(x is None or not len(x) for x in (e.images, e.reconstructions, e.latents))]
     if not whole:
@@ -142,65 +161,52 @@ def token_budget(
     reference = whole[0].provenance.get("fingerprint")
     same = [e for e in whole if e.provenance.get("fingerprint") == reference]
     left_out = tuple(e.run for e in whole if e.provenance.get("fingerprint") != reference)
-    judge = next((e.judge for e in same if e.features is not None), None)
-    measured = [e for e in same if metric != "features" or _judged(e, judge)]
+    judged = next((e for e in same if e.features is not None and e.reconstruction_features is not None), None)
+    measured = [e for e in same if measurable(e, metric, judged)]
     priced = [e for e in measured if not against.startswith("bits") or not math.isnan(bits_a_token(e))]
     if not priced:
         lacking = "the judge network's features" if not measured else "discrete tokens, for bits"
         raise NotApplicable(f"Token budget needs {lacking}; no selected run has them.")
-    points = [point for e in priced for point in _points(e, metric, prefixes)]
+    points = []
+    for done, e in enumerate(priced, start=1):
+        points += _points(e, metric, prefixes)
+        progress(done, len(priced))
     points.sort(key=lambda p: (p.tokenizer, KINDS.index(p.kind), "" if p.kind == "trained" else p.run, p.tokens, p.run))
     marked = tuple(_marked(p, points, metric, against) for p in points)
     lost = (tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced)))
-    return TokenBudget(marked, metric, against, len(same[0].images), left_out, *lost)
+    judge, real = priced[0].judge if metric in BY_JUDGE else None, floor(priced) if metric == "rfd" else None
+    return TokenBudget(marked, metric, judge, real, against, len(priced[0].images), left_out, *lost)
 
 
-def goodness(value: float, metric: Metric) -> float:
+def goodness(value: float, metric: Quality) -> float:
     """The metric's value, turned so that more is better; NaN is worst."""
     if math.isnan(value):
         return -math.inf
-    return value if METRICS[metric][2] else -value
+    return value if QUALITIES[metric][2] else -value
 
 
-def _judged(evidence: Evidence, judge: str | None) -> bool:
-    return evidence.features is not None and evidence.reconstruction_features is not None and evidence.judge == judge
-
-
-def _points(evidence: Evidence, metric: Metric, prefixes: bool) -> list[Point]:
+def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[Point]:
     n, tokens = evidence.latents.shape[:2]
     used = np.full(n, tokens) if evidence.active is None else np.asarray(evidence.active, bool).sum(axis=1)
-    found = [("trained" if evidence.active is None else "adaptive", used, _each(evidence, metric))]
+    found = [("trained" if evidence.active is None else "adaptive", used, of_all_tokens(evidence, metric))]
     if metric == "l1" and not any(x is None for x in (evidence.requested, evidence.reached, evidence.spent)):
         pairs = zip(np.asarray(evidence.spent), np.asarray(evidence.reached, np.float64), strict=True)
-        found += [("adaptive", spent, reached) for spent, reached in pairs]
-    shortened = {"l1": evidence.prefix_l1}.get(metric, evidence.prefix_mse if metric in ("psnr", "mse") else None)
-    if prefixes and evidence.prefixes is not None and shortened is not None:
-        for length, error in zip(evidence.prefixes, np.asarray(shortened, np.float64).T, strict=True):
-            seen = np.minimum(used, int(length))
-            found.append(("prefix", seen, decibels(error) if metric == "psnr" else error))
+        found += [("adaptive", spent, mean_interval(reached)) for spent, reached in pairs]
+    if prefixes:
+        shortened = of_first_tokens(evidence, metric)
+        found += [("prefix", np.minimum(used, length), estimate) for length, estimate in shortened]
     return [_point(evidence, *one) for one in found]
 
 
-def _point(evidence: Evidence, kind: str, used: np.ndarray, values: np.ndarray) -> Point:
+def _point(evidence: Evidence, kind: str, used: np.ndarray, estimate: Estimate) -> Point:
     tokenizer = str(evidence.provenance.get("class", evidence.run)).rpartition(":")[-1]
     tokens, pixels = float(used.mean()), int(np.prod(evidence.images.shape[1:3]))
     work = float(np.mean(generator_gmacs(used.astype(np.float64))))
     bits = tokens * bits_a_token(evidence)
-    return Point(evidence.run, tokenizer, kind, tokens, *mean_interval(values), bits, pixels, work)
+    return Point(evidence.run, tokenizer, kind, tokens, *estimate, bits, pixels, work)
 
 
-def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
-    """The metric of every image, (n,)."""
-    if metric == "ssim":
-        return ssim(evidence.images, evidence.reconstructions)
-    if metric == "features":
-        apart = np.asarray(evidence.features, np.float64) - np.asarray(evidence.reconstruction_features, np.float64)
-        return np.linalg.norm(apart, axis=1)
-    mse, l1 = errors(evidence.images, evidence.reconstructions)
-    return {"psnr": decibels(mse), "mse": mse, "l1": l1}[metric]
-
-
-def _marked(point: Point, points: Sequence[Point], metric: Metric, against: Cost) -> Point:
+def _marked(point: Point, points: Sequence[Point], metric: Quality, against: Cost) -> Point:
     mine, cost = goodness(point.value, metric), point.cost(against)
     beaten = any(
         other.cost(against) <= cost

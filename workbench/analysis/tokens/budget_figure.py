@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.runs.metrics import METRICS
 from workbench.analysis.style import COLOURS, themed
 from workbench.analysis.tokens.budget import Point, TokenBudget
+from workbench.analysis.tokens.qualities import QUALITIES
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 COSTS = {
@@ -44,17 +44,24 @@ def draw(result: TokenBudget) -> go.Figure:
                 points = [p for p in mine if p.kind == kind and p.run == run]
                 own = {key: text.format(symbol) for key, text in own.items()}
                 figure.add_trace(_line(points, result, name=label.format(run), **look, **own))
-    costs = sorted({p.cost(against) for p in result.points})
+    costs = sorted({p.cost(against) for p in result.points} - {0.0}) or [1.0]  # 0 has no place on a log axis
+    if result.floor is not None:
+        line = {"color": COLOURS[6], "dash": "dash"}
+        x, y = [costs[0], costs[-1]], [result.floor] * 2
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name="two sets of real images", hoverinfo="skip")
     ends = [math.log10(costs[0]) - 0.08, math.log10(costs[-1]) + 0.08]
-    figure.update_xaxes(title=COSTS[against], type="log", range=ends, minor_showgrid=False, **_ticks(costs))
-    name, unit, rises = METRICS[result.metric]
-    figure.update_yaxes(title=f"{name}, {unit}" if unit else name)
+    figure.update_xaxes(
+        title=COSTS[against], type="log", range=ends, minor_showgrid=False, tickangle=0, **_ticks(costs)
+    )
+    _, unit, rises = QUALITIES[result.metric]
+    figure.update_yaxes(title=f"{result.label}, {unit}" if unit else result.label)
     left = len(result.left_out) + len(result.unmeasured) + len(result.priceless)
-    said = f"n = {result.n:,} held-out images · bars: 95 % bootstrap intervals"
+    kind = "half-sample" if result.metric == "rfd" else "bootstrap"
+    said = f"n = {result.n:,} held-out images · bars: 95 % {kind} intervals"
     said += f" · runs left out: {left}" if left else ""
     title = {"text": f"Token budget, {'higher' if rises else 'lower'} is better", "subtitle": {"text": said}}
     figure.update_layout(title=title, height=480, showlegend=True)
-    return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+    return themed(figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"}))
 
 
 def _ticks(costs: Sequence[float]) -> dict[str, list]:

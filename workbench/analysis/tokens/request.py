@@ -12,6 +12,7 @@ from workbench.analysis.result import Result
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable, UserError
 
+PATTERNS = ("", "/", "x", ".")  # of the bars, so that they are told apart without their colours
 MARGINS = (0.0, 0.01, 0.02, 0.03)  # above the request: how far an error may be off before it counts
 QUANTILES = (5, 25, 50, 75, 95)
 
@@ -62,10 +63,11 @@ class ErrorOnRequest(Result):
         figure.add_scatter(x=[0, asked[-1]], y=[0, asked[-1]], hoverinfo="skip", **line, row=1, col=1)
         figure.update_xaxes(title="requested error, pixels in [0, 1]", rangemode="tozero", row=1, col=1)
         figure.update_yaxes(title="reached error", rangemode="tozero", row=1, col=1)
-        for i, margin in enumerate(MARGINS):
+        for i, (margin, pattern) in enumerate(zip(MARGINS, PATTERNS, strict=True)):
             share = [100 * r.over[i] for r in self.requests]
             name = f"by more than {margin:g}" if margin else "at all"
-            figure.add_bar(x=[f"{x:.3g}" for x in asked], y=share, name=name, marker_color=COLOURS[5 - i], row=1, col=2)
+            look = {"color": COLOURS[5 - i], "pattern": {"shape": pattern, "solidity": 0.2}}
+            figure.add_bar(x=[f"{x:.3g}" for x in asked], y=share, name=name, marker=look, row=1, col=2)
         figure.update_xaxes(title="requested error", type="category", row=1, col=2)
         figure.update_yaxes(title="images above it, %", rangemode="tozero", row=1, col=2)
         which = f"that were given under {self.most} tokens" if self.halted else "of any length"

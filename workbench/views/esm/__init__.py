@@ -53,7 +53,7 @@ def static(name: str, data: Mapping[str, Any], view: Mapping[str, Any], *, heigh
 
 
 def png(pixels: np.ndarray) -> str:
-    """One picture, uint8 (h, w, 1 or 3), as a `data:` address that loses nothing."""
+    """One picture, uint8 (h, w, 1, 3 or 4), as a `data:` address that loses nothing."""
     return _address(pixels, "png")
 
 

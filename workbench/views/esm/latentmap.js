@@ -4,7 +4,8 @@
 //       Arrays are base64: xy uint16 pairs over the box; colour uint8 places in the palette, which has one a group,
 //       or a ramp over scale [low, high, what] of values (float32); places int32, what a point is called; names int32
 //       indices into titles. Thumbs are cells of a picture, of the first `count` points.
-// view: { polygon: [[x, y], ...] | null, hidden: [groups] }: a lasso in the units of the box
+// view: { polygon: [[x, y], ...] | null, ids: [places], hidden: [groups] }: a lasso in the units of the box, or where
+//       there is none, what was picked elsewhere
 
 const STYLE = `
 .wb-map { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
@@ -147,7 +148,7 @@ function render({ model, el }) {
   make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
 
   let data, xy, colour, names, places, values, near, palette, chosen = null, count = 0, sheet = null, pen;
-  let view = { polygon: null, hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null;
+  let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null;
   let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
   try { pen = painter(canvas); } catch { pen = plain(canvas); }
   lasso(true);
@@ -162,13 +163,13 @@ function render({ model, el }) {
     model.save_changes();
   }
   function choose(polygon) {
-    view = { ...view, polygon };
+    view = { ...view, polygon, ids: [] };
     select();
     say();
     paint();
   }
   function select() {
-    chosen = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : null;
+    chosen = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
     count = chosen ? chosen.reduce((sum, one) => sum + one, 0) : 0;
     told.textContent = chosen ? `${count.toLocaleString("en")} of ${data.n.toLocaleString("en")} selected` : "drag a loop around points to select them";
     picked.replaceChildren();
@@ -176,6 +177,11 @@ function render({ model, el }) {
       if (chosen[i]) { picked.append(thumbnail(i, 36)); left--; }
     if (count > picked.children.length && picked.children.length) make("div", { className: "quiet", textContent: `the first ${picked.children.length} of them` }, picked);
     tint();
+  }
+  function among(ids) {
+    const wanted = new Set(ids), found = new Uint8Array(data.n);
+    for (let i = 0; i < data.n; i++) found[i] = wanted.has(places ? places[i] : i);
+    return found;
   }
   function tint() {
     const rgba = new Uint8Array(4 * data.n), hidden = new Set(view.hidden);
@@ -236,7 +242,9 @@ function render({ model, el }) {
   };
   const toData = ([x, y]) => {
     const [x0, y0, x1, y1] = data.box;
-    return [x0 + (x - zoom.x) / zoom.k * (x1 - x0), y0 + (1 - (y - zoom.y) / zoom.k) * (y1 - y0)];
+    const told = [x0 + (x - zoom.x) / zoom.k * (x1 - x0), y0 + (1 - (y - zoom.y) / zoom.k) * (y1 - y0)];
+    const digits = Math.min(20, Math.max(0, 5 - Math.ceil(Math.log10(x1 - x0)))); // fit for an address, and all count alike
+    return told.map((value) => Number(value.toFixed(digits)));
   };
   function nearest([x, y]) {
     const u = 65535 * (x - zoom.x) / zoom.k, v = 65535 * (1 - (y - zoom.y) / zoom.k), reach = 65535 * 9 / zoom.k;
@@ -294,7 +302,7 @@ function render({ model, el }) {
     const here = at(event);
     if (path) {
       const [x, y] = path[path.length - 1];
-      if (Math.hypot(here[0] - x, here[1] - y) > 3) path.push(here);
+      if (Math.hypot(here[0] - x, here[1] - y) > 4) path.push(here);
       under = -1;
     } else if (moving) { zoom.x = event.clientX - moving.x; zoom.y = event.clientY - moving.y; under = -1; }
     else under = nearest(here);
@@ -336,7 +344,7 @@ function render({ model, el }) {
     places = data.places ? typed(data.places, Int32Array) : null;
     values = data.values ? typed(data.values, Float32Array) : null;
     near = cells(xy, data.n);
-    view = { polygon: null, hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    view = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
     over.setAttribute("aria-label", data.caption);
     caption.textContent = data.caption;
     pen.places(xy);
@@ -346,7 +354,7 @@ function render({ model, el }) {
   }
   function follow() {
     if (!data) return;
-    const next = { polygon: null, hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    const next = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
     if (JSON.stringify(next) === JSON.stringify(view)) return;
     view = next;
     key();

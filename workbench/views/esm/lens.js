@@ -1,7 +1,8 @@
 // A lens: pictures along an axis beside what they are held against, with one zoom, flip, wipe and blink.
-// data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown, note }
-//       reference and shown are PNG sheets: n cells in a column, n x m cells.
-// view: { row, stop, mode: "side" | "flip" | "wipe", gain }
+// data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown, note, name, beside }
+//       reference and shown are PNG sheets: n cells in a column, n x m cells. beside are other runs of the same rows:
+//       { name, stops, at[m], notes, active, shown }, at being which of its stops belongs to each of ours.
+// view: { row, stop, mode: "side" | "flip" | "wipe", gain, lead }: lead is the run that flip and wipe show
 
 const STYLE = `
 .wb-lens { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
@@ -15,7 +16,7 @@ const STYLE = `
 .wb-lens .panels { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0; }
 .wb-lens figure { margin: 0; }
 .wb-lens figcaption { padding: 0 0 3px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; touch-action: none; }
+.wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; box-sizing: border-box; touch-action: none; }
 .wb-lens .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
 .wb-lens .bar button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
@@ -25,12 +26,15 @@ const STYLE = `
 .wb-lens .halting { display: inline-flex; gap: 2px; flex-wrap: wrap; vertical-align: middle; }
 .wb-lens .halting i { width: 9px; height: 9px; border: 1px solid currentColor; opacity: .45; }
 .wb-lens .halting i.on { background: #0072B2; border-color: #0072B2; opacity: 1; }
+.wb-lens .panels .break { flex-basis: 100%; height: 0; }
+.wb-lens .cell .count { display: block; opacity: .75; }
+.wb-lens .cell .count:empty { display: none; }
 .wb-lens .quiet { opacity: .75; }
 .wb-lens .label { font-weight: 600; }
 `;
 const MODES = { side: "side by side", flip: "flip (f)", wipe: "wipe (w)" };
-const KEYS = "Click a picture, then: ← → or [ ] along the axis · ↑ ↓ row · f flip · w wipe · space blink · wheel zoom · drag · 0 reset";
-// Cividis, dark to bright.
+const KEYS = "Click a picture, then: ← → or [ ] along the axis · ↑ ↓ row · 1 2 3 run · f flip · w wipe · space blink · wheel zoom · drag · 0 reset";
+// Cividis, dark to bright; LUT is 256 steps of it, since an error map asks for thousands.
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 
 function make(tag, attributes = {}, parent = null) {
@@ -49,10 +53,11 @@ async function pixels(source) {
   return { canvas, data: context.getImageData(0, 0, image.width, image.height).data };
 }
 
-function colour(share) {
-  const at = Math.min(1, Math.max(0, share)) * (CIVIDIS.length - 1), low = Math.min(CIVIDIS.length - 2, Math.floor(at));
-  return CIVIDIS[low].map((c, i) => Math.round(c + (at - low) * (CIVIDIS[low + 1][i] - c)));
-}
+const LUT = Uint8ClampedArray.from({ length: 1024 }, (_, i) => {
+  if (i % 4 === 3) return 255;
+  const at = Math.floor(i / 4) / 255 * (CIVIDIS.length - 1), low = Math.min(CIVIDIS.length - 2, Math.floor(at));
+  return CIVIDIS[low][i % 4] + (at - low) * (CIVIDIS[low + 1][i % 4] - CIVIDIS[low][i % 4]);
+});
 
 function render({ model, el }) {
   make("style", { textContent: STYLE }, el);
@@ -60,15 +65,15 @@ function render({ model, el }) {
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
   const bar = make("div", { className: "bar" }, root);
   const rows = make("div", { className: "strip", ariaLabel: "rows" }, root);
-  const panels = make("div", { className: "panels" }, root);
   const along = make("div", { className: "bar" }, root);
+  const panels = make("div", { className: "panels" }, root);
   const stops = make("div", { className: "strip", ariaLabel: "stops" }, root);
   const told = make("div", { className: "told" }, root);
   const probe = make("div", { className: "quiet probe", textContent: "\u00a0" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
 
-  let data, reference, shown, map, flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
-  let view = { row: 0, stop: 0, mode: "side", gain: 4, ...JSON.parse(model.get("view") || "{}") };
+  let data, reference, shown = [], maps = [], flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
+  let view = { row: 0, stop: 0, mode: "side", gain: 4, lead: 0, ...JSON.parse(model.get("view") || "{}") };
   let zoom = { x: 0, y: 0, k: 1 };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -89,6 +94,7 @@ function render({ model, el }) {
     view = { ...view, ...some };
     view.row = Math.min(Math.max(0, view.row), data.rows.length - 1);
     view.stop = Math.min(Math.max(0, view.stop), data.stops.length - 1);
+    view.lead = Math.min(Math.max(0, view.lead), data.beside.length);
   }
   function change(some) {
     take(some);
@@ -105,38 +111,49 @@ function render({ model, el }) {
     if (view.mode !== "flip" && (blinking || calm)) change({ mode: "flip" }); else paint();
   }
 
+  const many = () => data.beside.length > 0;
+  const stopOf = (run) => (run ? data.beside[run - 1].at[view.stop] : view.stop);
+  const nameOf = (run) => (run ? data.beside[run - 1].name : data.name);
+  function captionOf(run) {
+    const stop = (run ? data.beside[run - 1] : data).stops[stopOf(run)];
+    const here = data.stops.length > 1 ? `${data.axis}: ${stop}` : stop;
+    return many() ? `${nameOf(run)} · ${here}` : here;
+  }
   function side() { // of one picture on the screen
-    const width = Math.max(300, Math.min(960, el.clientWidth || 960)) - 12;
-    return view.mode === "side" ? Math.floor(Math.min(280, (width - 24) / 3)) : Math.min(420, width);
+    const width = Math.max(300, Math.min(960, el.clientWidth || 960)) - 12, across = Math.max(3, data.beside.length + 2);
+    return view.mode === "side" ? Math.floor(Math.min(280, (width - 12 * (across - 1)) / across)) : Math.min(420, width);
   }
-  function source(which) {
+  function source(run) { // -1: the reference
     const [h, w] = data.size;
-    return which === "reference" ? [reference.canvas, 0, view.row * h] : [shown.canvas, view.stop * w, view.row * h];
+    return run < 0 ? [reference, 0, view.row * h] : [shown[run], stopOf(run) * w, view.row * h];
   }
-  function blit(context, which, size) {
-    const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k, [sheet, sx, sy] = source(which);
-    context.drawImage(sheet, sx, sy, w, h, zoom.x, zoom.y, w * scale, h * scale);
+  function blit(context, run, size) {
+    const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k, [sheet, sx, sy] = source(run);
+    context.drawImage(sheet.canvas, sx, sy, w, h, zoom.x, zoom.y, w * scale, h * scale);
   }
-  function at(which, x, y) {
-    const [sheet, sx, sy] = source(which), values = which === "reference" ? reference.data : shown.data;
-    const start = 4 * ((sy + y) * sheet.width + sx + x);
-    return [values[start], values[start + 1], values[start + 2]];
+  function at(run, x, y) {
+    const [sheet, sx, sy] = source(run), start = 4 * ((sy + y) * sheet.canvas.width + sx + x);
+    return [sheet.data[start], sheet.data[start + 1], sheet.data[start + 2]];
   }
-  function difference(x, y) {
-    const a = at("reference", x, y), b = at("shown", x, y);
+  function difference(run, x, y) {
+    const a = at(-1, x, y), b = at(run, x, y);
     return (Math.abs(a[0] - b[0]) + Math.abs(a[1] - b[1]) + Math.abs(a[2] - b[2])) / 3 / 255;
   }
-  function errors() {
+  function errors(run) {
     const key = [generation, view.row, view.stop, view.gain].join();
-    if (map?.key === key) return map;
-    const [h, w] = data.size, canvas = make("canvas", { width: w, height: h, key });
-    const image = new ImageData(w, h);
-    for (let y = 0; y < h; y++) for (let x = 0; x < w; x++)
-      image.data.set([...colour(difference(x, y) * view.gain), 255], 4 * (y * w + x));
+    if (maps[run]?.key === key) return maps[run];
+    const [h, w] = data.size, canvas = make("canvas", { width: w, height: h, key }), image = new ImageData(w, h);
+    const [a, ax, ay] = source(-1), [b, bx, by] = source(run);
+    for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
+      const i = 4 * ((ay + y) * a.canvas.width + ax + x), j = 4 * ((by + y) * b.canvas.width + bx + x);
+      const apart = Math.abs(a.data[i] - b.data[j]) + Math.abs(a.data[i + 1] - b.data[j + 1]) + Math.abs(a.data[i + 2] - b.data[j + 2]);
+      const at = 4 * Math.min(255, Math.round(apart / 3 * view.gain)), to = 4 * (y * w + x);
+      for (let c = 0; c < 4; c++) image.data[to + c] = LUT[at + c];
+    }
     canvas.getContext("2d").putImageData(image, 0, 0);
-    return map = canvas;
+    return maps[run] = canvas;
   }
-  function panel(caption, draw) {
+  function panel(caption, draw, run = view.lead) {
     const size = side(), [h, w] = data.size, ratio = window.devicePixelRatio || 1, longest = Math.max(h, w);
     const figure = make("figure", {}, panels);
     const wide = size * w / longest, high = size * h / longest;
@@ -150,9 +167,9 @@ function render({ model, el }) {
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
     draw(context, size, wide, high);
-    listen(canvas, size);
+    listen(canvas, size, run);
   }
-  function listen(canvas, size) {
+  function listen(canvas, size, run) {
     const place = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
     canvas.onwheel = (event) => {
       if (!root.contains(el.getRootNode().activeElement)) return; // else a page could not be scrolled over it
@@ -166,45 +183,56 @@ function render({ model, el }) {
       const [x, y] = place(event);
       if (moving && zoom.k > 1) { zoom.x = event.clientX - moving.x; zoom.y = event.clientY - moving.y; paint(); }
       else if (view.mode === "wipe") { wipe = x / canvas.clientWidth; paint(); }
-      tell(x, y, size);
+      tell(x, y, size, run);
     };
     canvas.ondblclick = reset;
   }
   const release = () => { moving = null; };
   window.addEventListener("pointerup", release);
 
-  function tell(x, y, size) {
+  function tell(x, y, size, run) {
     const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
     const column = Math.floor((x - zoom.x) / scale), line = Math.floor((y - zoom.y) / scale);
     if (column < 0 || line < 0 || column >= w || line >= h) { probe.textContent = "\u00a0"; return; }
     const grey = (rgb) => rgb[0] === rgb[1] && rgb[1] === rgb[2] ? `${rgb[0]}` : `(${rgb.join(", ")})`;
-    const a = grey(at("reference", column, line)), b = grey(at("shown", column, line));
-    probe.textContent = `pixel ${column}, ${line}: ${data.against} ${a}, here ${b}, difference ${difference(column, line).toFixed(3)}`;
+    const a = grey(at(-1, column, line)), here = shown.map((_, each) => {
+      const said = many() ? nameOf(each) : "here";
+      return `${said} ${grey(at(each, column, line))}, difference ${difference(each, column, line).toFixed(3)}`;
+    });
+    probe.textContent = `pixel ${column}, ${line}: ${data.against} ${a}, ${(view.mode === "side" ? here : [here[run]]).join(" · ")}`;
   }
 
-  function thumbnail(parent, which, row, stop, text, act) {
+  function thumbnail(parent, run, row, stop, text, act) {
     const [h, w] = data.size, size = 52, canvas = make("canvas", { width: w, height: h });
     canvas.style.width = `${size * w / Math.max(h, w)}px`;
-    const sheet = which === "reference" ? reference.canvas : shown.canvas;
-    canvas.getContext("2d").drawImage(sheet, which === "reference" ? 0 : stop * w, row * h, w, h, 0, 0, w, h);
+    const sheet = run < 0 ? reference.canvas : shown[run].canvas;
+    canvas.getContext("2d").drawImage(sheet, run < 0 ? 0 : stop * w, row * h, w, h, 0, 0, w, h);
     const button = make("button", { className: "cell", title: text, onclick: act }, parent);
-    button.append(canvas, make("span", { textContent: text }));
+    button.append(canvas, make("span", { textContent: text }), make("span", { className: "count" }));
     return button;
+  }
+  function counts() { // of tokens, under each row
+    const active = view.lead ? data.beside[view.lead - 1].active : data.active;
+    [...rows.children].forEach((cell, row) => {
+      cell.lastChild.textContent = active ? `${[...active[row][stopOf(view.lead)]].filter((one) => one === "1").length} tok` : "";
+    });
   }
   function strips() {
     const focused = stops.contains(el.getRootNode().activeElement);
     if (rows.generation !== generation) {
       rows.replaceChildren();
-      data.rows.forEach((text, row) => thumbnail(rows, "reference", row, 0, text, () => change({ row })));
+      data.rows.forEach((text, row) => thumbnail(rows, -1, row, 0, text, () => change({ row })));
       rows.hidden = data.rows.length === 1;
       stops.hidden = along.hidden = data.stops.length === 1;
     }
-    if (rows.generation !== generation || stops.row !== view.row) {
+    if (rows.generation !== generation || stops.row !== view.row || stops.lead !== view.lead) {
       stops.replaceChildren();
-      data.stops.forEach((text, stop) => thumbnail(stops, "shown", view.row, stop, text, () => change({ stop })));
+      const cellOf = (stop) => (view.lead ? data.beside[view.lead - 1].at[stop] : stop);
+      data.stops.forEach((text, stop) => thumbnail(stops, view.lead, view.row, cellOf(stop), text, () => change({ stop })));
       if (focused) root.focus({ preventScroll: true });
     }
-    [rows.generation, stops.row] = [generation, view.row];
+    [rows.generation, stops.row, stops.lead] = [generation, view.row, view.lead];
+    counts();
     choose(rows, view.row);
     choose(stops, view.stop);
   }
@@ -217,27 +245,32 @@ function render({ model, el }) {
 
   function paint() {
     if (!data) return;
-    const here = data.stops.length > 1 ? `${data.axis}: ${data.stops[view.stop]}` : data.stops[0];
+    const here = captionOf(view.lead), all = [...shown.keys()];
     panels.replaceChildren();
     if (view.mode === "side") {
-      panel(data.against, (context, size) => blit(context, "reference", size));
-      panel(here, (context, size) => blit(context, "shown", size));
-      const sheet = errors();
-      panel(`difference × ${view.gain}`, (context, size) => {
-        const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
-        context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
+      panel(data.against, (context, size) => blit(context, -1, size), 0);
+      all.forEach((run) => panel(captionOf(run), (context, size) => blit(context, run, size), run));
+      if (many()) { // the errors stand below their pictures
+        make("div", { className: "break" }, panels);
+        make("div", { style: `width:${side() * data.size[1] / Math.max(...data.size)}px` }, panels);
+      }
+      all.forEach((run) => {
+        const sheet = errors(run), said = `difference × ${view.gain}`;
+        panel(many() ? `${nameOf(run)} · ${said}` : said, (context, size) => {
+          const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
+          context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
+        }, run);
       });
     } else if (view.mode === "flip") {
-      const which = flipped ? "reference" : "shown";
-      panel(flipped ? data.against : here, (context, size) => blit(context, which, size));
+      panel(flipped ? data.against : here, (context, size) => blit(context, flipped ? -1 : view.lead, size));
     } else {
       panel(`${data.against} | ${here}`, (context, size, wide, high) => {
-        blit(context, "shown", size);
+        blit(context, view.lead, size);
         context.save();
         context.beginPath();
         context.rect(0, 0, wipe * wide, high);
         context.clip();
-        blit(context, "reference", size);
+        blit(context, -1, size);
         context.restore();
         context.fillStyle = "#E69F00";
         context.fillRect(wipe * wide - 1, 0, 2, high);
@@ -251,12 +284,15 @@ function render({ model, el }) {
     gain.value = Math.log2(view.gain);
     gainValue.textContent = ` ${view.gain}`;
     gainLabel.style.visibility = view.mode === "side" ? "visible" : "hidden";
-    told.replaceChildren(make("span", { textContent: `${data.rows[view.row]} · ${here} · ${data.notes[view.row][view.stop]} ` }));
-    const active = data.active?.[view.row][view.stop];
-    if (active) {
-      const halting = make("span", { className: "halting", title: "filled: a token that the decoder saw" }, told);
+    told.replaceChildren();
+    all.forEach((run) => {
+      const line = make("div", {}, told), of = run ? data.beside[run - 1] : data;
+      make("span", { textContent: `${run ? "" : `${data.rows[view.row]} · `}${captionOf(run)} · ${of.notes[view.row][stopOf(run)]} ` }, line);
+      const active = of.active?.[view.row][stopOf(run)];
+      if (!active) return;
+      const halting = make("span", { className: "halting", title: "filled: a token that the decoder saw" }, line);
       [...active].forEach((one) => make("i", { className: one === "1" ? "on" : "" }, halting));
-    }
+    });
     if (data.note) make("div", { className: "quiet", textContent: data.note }, told);
   }
 
@@ -268,9 +304,10 @@ function render({ model, el }) {
       "[": () => change({ stop: view.stop - 1 }), "]": () => change({ stop: view.stop + 1 }),
       ArrowLeft: () => change({ stop: view.stop - 1 }), ArrowRight: () => change({ stop: view.stop + 1 }),
       ArrowUp: () => change({ row: view.row - 1 }), ArrowDown: () => change({ row: view.row + 1 }),
+      1: () => change({ lead: 0 }), 2: () => change({ lead: 1 }), 3: () => change({ lead: 2 }), 4: () => change({ lead: 3 }),
       f: () => { if (view.mode === "flip") { flipped = !flipped; paint(); } else { change({ mode: "flip" }); flipped = true; paint(); } },
       w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
-      " ": toggleBlink, 0: reset, Escape: () => change({ mode: "side" }),
+      " ": toggleBlink, 0: reset, Escape: () => { if (blinking) toggleBlink(); change({ mode: "side" }); },
     }[event.key];
     if (!act || (event.target.type === "range" && event.key.startsWith("Arrow"))) return;
     event.preventDefault();
@@ -281,17 +318,21 @@ function render({ model, el }) {
   async function load() {
     const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
     if (!next.stops) return;
-    const sheets = await Promise.all([pixels(next.reference), pixels(next.shown)]);
+    next.beside ??= [];
+    const sheets = await Promise.all([next.reference, next.shown, ...next.beside.map((one) => one.shown)].map(pixels));
     if (mine !== generation) return; // newer data came while this was being decoded
-    [reference, shown] = sheets;
-    data = next;
+    [reference, ...shown] = sheets;
+    [data, maps] = [next, []];
     take(JSON.parse(model.get("view") || "{}"));
     paint();
   }
   const follow = () => { if (data) { take(JSON.parse(model.get("view") || "{}")); paint(); } };
   model.on("change:data", load);
   model.on("change:view", follow);
-  const resized = new ResizeObserver(() => paint());
+  let wide = el.clientWidth;
+  const resized = new ResizeObserver(() => { // its height changes with what it shows
+    if (el.clientWidth !== wide) { wide = el.clientWidth; paint(); }
+  });
   resized.observe(el);
   load();
   return () => {

@@ -1,0 +1,113 @@
+"""In a real browser the dashboard's Lens, Map and Codes are drawn, hear the person, and share one selection."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from browser import free_port, opened, served
+
+import workbench as wb
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("explore")]
+RUNS = "run=soft-4&run=soft-2"
+
+
+@pytest.fixture(scope="module")
+def dashboard(trained, tmp_path_factory):
+    port, log = free_port(), tmp_path_factory.mktemp("log") / "dashboard.log"
+    command = ("workbench", "dashboard", str(trained), "--port", str(port), "--no-browser")
+    with served(*command, port=port, log=log) as address:
+        yield address
+
+
+def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashboard, trained):
+    lens = wb.lens(trained / "soft-4", trained / "soft-2", over="tokens")
+    with opened(f"{dashboard}/?{RUNS}&tab=lens") as (page, seen):
+        told = page.locator(".wb-lens .told")
+        page.get_by_text("soft-2 · difference × 4").wait_for()
+        assert f"{lens.frames.error[0, 2]:.4f}" in told.text_content()
+        assert f"{lens.beside[0].error[0, 1]:.4f}" in told.text_content()  # all that it has: 2 tokens
+        page.locator(".wb-lens .panels canvas").first.click()
+        page.keyboard.press("[")
+        page.keyboard.press("[")
+        page.keyboard.press("ArrowDown")
+        page.wait_for_url("**lens.row=1&lens.show=8&lens.stop=0*")
+        assert f"{lens.frames.error[1, 0]:.4f}" in told.text_content()
+        assert f"{lens.beside[0].error[1, 0]:.4f}" in told.text_content()
+        page.keyboard.press("2")
+        page.keyboard.press("f")
+        page.keyboard.press("f")
+        assert page.locator(".wb-lens figcaption").text_content() == "soft-2 · tokens: 1"
+        address = page.url
+        assert seen.errors == [] and seen.outside == []
+    with opened(address) as (page, _):
+        page.locator(".wb-lens .told", has_text=f"{lens.frames.error[1, 0]:.4f}").wait_for()
+
+
+def lasso(page) -> None:
+    plane = page.locator(".wb-map .plane")
+    page.get_by_text("drag a loop").wait_for()
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for right, up in ((0.4, 0), (0, 0.5)):
+        page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
+    page.mouse.up()
+
+
+def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_link(dashboard, trained):
+    with opened(f"{dashboard}/?{RUNS}&tab=map&map.method=pca") as (page, seen):
+        lasso(page)
+        said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
+        said.wait_for()
+        count = page.locator(".wb-map .told").text_content().split(" ")[0]
+        assert said.text_content().startswith(f"{count} of 360") and int(count) > 3
+        with page.expect_download() as download:
+            page.get_by_text("CSV").click()
+        table = pd.read_csv(download.value.path())
+        page.get_by_role("button", name="Python").click()
+        code, elsewhere = page.locator("pre", has_text="wb.select").text_content(), {}
+        exec(code, elsewhere)
+        assert elsewhere["selected"].table()["image"].tolist() == table["image"].tolist() and len(table) == int(count)
+        address = page.url
+        assert seen.errors == [] and seen.outside == []
+    with opened(address) as (page, _):
+        page.locator(".wb-map .told", has_text=f"{count} of 360 selected").wait_for()
+        page.get_by_text(f"{count} of 360 images of soft-4 are selected").wait_for()
+        page.get_by_role("button", name="clear", exact=True).click()
+        page.get_by_text("Nothing is selected").wait_for()
+        page.get_by_text("drag a loop").wait_for()
+        assert "selection" not in page.url
+
+
+def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard, trained):
+    book = wb.codebook(trained / "soft-4", selected=[0])
+    with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, seen):
+        page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
+        page.get_by_text(f"{len(book.selection)} of 360 images of soft-4 are selected").wait_for()
+        page.get_by_role("button", name="in the lens").click()
+        first = page.locator(".wb-lens .strip .cell").first
+        first.wait_for()
+        assert first.text_content().startswith(f"#{book.selection[0]} ")
+        assert seen.errors == [] and seen.outside == []
+
+
+def test_views_put_into_the_basket_become_a_page_behind_a_link(dashboard, trained):
+    with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, _):
+        page.locator(".wb-codes .cells canvas").wait_for()
+        page.get_by_role("button", name="add to report").click()
+        page.get_by_text("Codes of soft-4, soft-2").wait_for()
+        page.get_by_role("button", name="Write report").click()
+        link = page.get_by_role("link", name=re.compile(r"views-.*\.html"))
+        link.wait_for()
+        address = dashboard + link.get_attribute("href")
+    with opened(address) as (page, seen):
+        page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
+        assert seen.errors == [] and seen.outside == []
+    (manifest,) = (trained / "reports").glob("views-*.manifest.json")
+    assert json.loads(manifest.read_text())["parameters"]["views"] == [
+        "run=soft-4&run=soft-2&analysis=reconstruction&tab=codes"
+    ]

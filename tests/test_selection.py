@@ -1,0 +1,245 @@
+"""A selection is one small thing that travels: through an address, to another tab or run, into a report."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import param
+import pytest
+from browser import drawn, opened
+
+import workbench as wb
+from workbench.errors import NotApplicable, UserError
+from workbench.runs import Run
+from workbench.views.bench import Bench
+from workbench.views.dashboard import Session
+from workbench.views.explored import code_of, explored, picked
+from workbench.views.report_manifest import read
+from workbench.views.selection import Selection, meets
+from workbench.views.state import ViewState
+
+pytestmark = pytest.mark.xdist_group("selection")
+CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection("a b", 30, polygon=((0.25, -1.5), (1e-3, 2), (3, 4)), layout={"method": "pca", "seed": 3}),
+        Selection("a", where="code = 17, 23 & error > 0.05"),
+        Selection("a&b=c", ids=(1, 5, 8)),
+    ],
+)
+def test_a_selection_survives_a_url_and_json(selection):
+    looks = {"over": "token dropped", "order": "selected", "row": 2}
+    state = ViewState(("a", "b"), 30, tab="lens", looks=looks, selection=selection)
+    assert ViewState.from_query(state.to_query()) == state == ViewState.from_json(state.to_json())
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({}, "a polygon, a condition or ids; got none"),
+        ({"ids": [1], "where": "error > 1"}, "got where, ids"),
+        ({"polgon": []}, "Did you mean `polygon`"),
+        ({"polygon": [[1]]}, "this is not a selection"),
+        ({"where": "error greater 3"}, "is no condition; write for example"),
+    ],
+)
+def test_what_is_no_selection_is_refused(told, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ViewState.from_query("?selection=" + json.dumps(told))
+
+
+def test_a_condition_picks_what_the_same_comparison_of_arrays_picks():
+    random = np.random.default_rng(0)
+    code = random.integers(0, 5, (50, 3))
+    columns = {"error": random.random(50), "class": np.array(["cat", "dog"])[random.integers(0, 2, 50)], "code": code}
+    wanted = (columns["error"] >= 0.25) & (columns["class"] == "dog") & ((code == 1) | (code == 4)).any(axis=1)
+    np.testing.assert_array_equal(meets(columns, "error>=0.25 & class = dog & code = 1, 4"), wanted)
+    for where, sentence in (
+        ("eror > 1", "Did you mean `error`"),
+        ("error > many", "no number"),
+        ("class > 1", "no num"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            meets(columns, where)
+
+
+def test_selected_images_are_compared_with_all(trained):
+    evidence = Run(trained / "soft-4").evidence()
+    error = np.abs(evidence.images / 255 - evidence.reconstructions / 255).mean(axis=(1, 2, 3))
+    limit = float(np.median(error))
+    found = wb.select(trained / "soft-4", where=f"error > {limit!r}")
+    np.testing.assert_array_equal(found.places, np.flatnonzero(error > limit))
+    np.testing.assert_array_equal(found.images, evidence.images[found.places])
+    assert found.table()["error"].to_numpy() == pytest.approx(error[error > limit])
+    assert f"{error[error > limit].mean():.4f}, that of all {error.mean():.4f}" in found.summary()
+    code, count = found.codes[0]
+    assert (
+        count == (evidence.codes[found.places] == code).sum() == np.bincount(evidence.codes[found.places].ravel()).max()
+    )
+    with pytest.raises(UserError, match="There are images 0 to 359; ids named 360 to 360"):
+        wb.select(trained / "soft-4", ids=[360])
+
+
+def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trained):
+    run = trained / "soft-4"
+    lassoed = wb.latent_map(run, method="pca", polygon=CORNER)
+    np.testing.assert_array_equal(wb.select(run, polygon=CORNER, method="pca").places, np.sort(lassoed.selection))
+    assert lassoed.chosen.table().equals(wb.select(run, polygon=CORNER, method="pca").table())
+    code = int(np.asarray(Run(run).evidence().codes)[0, 0])
+    book = wb.codebook(run, selected=[code])
+    np.testing.assert_array_equal(wb.select(run, where=f"code = {code}").places, book.selection)
+
+
+def test_the_python_of_a_selection_selects_the_same(trained):
+    bench = Bench(trained)
+    for selection in (
+        Selection("soft-4", 60, CORNER, {"method": "pca", "colour": "error"}),
+        Selection("soft-4", where="class = 3"),
+    ):
+        state, elsewhere = ViewState(("soft-4",), selection=selection), {}
+        exec(code_of(bench, state), elsewhere)
+        pd.testing.assert_frame_equal(elsewhere["selected"].table(), picked(bench, state).table())
+
+
+# -- from tab to tab -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(trained):
+    made = Session(trained)
+    made.go(runs=("soft-4", "soft-2"))
+    return made
+
+
+def test_what_is_lassoed_on_the_map_is_shown_in_every_other_tab(session):
+    session.go(tab="map", looks={"method": "pca"})
+    page = session.places["map"]
+    page.module.view = json.dumps({"polygon": CORNER, "ids": [], "hidden": []})
+    places = wb.select(session.bench.folder / "soft-4", polygon=CORNER, method="pca").places
+    assert session.state.selection.polygon == CORNER and f"{len(places)} of 360" in page.selected.said.object
+    assert pd.read_csv(page.selected._csv())["image"].tolist() == places.tolist()
+
+    session.go(tab="lens", looks={"order": "selected", "show": 3})
+    assert [row.split(" ")[0] for row in session.places["lens"].thing.frames.rows] == [f"#{i}" for i in places[:3]]
+    session.go(runs=("soft-2",), tab="map", looks={"method": "pca"})  # of the same images
+    assert json.loads(page.module.view)["ids"] == places.tolist() and json.loads(page.module.view)["polygon"] is None
+    assert f"{len(places)} of 360 images of soft-2" in page.selected.said.object
+
+    session.go(selection=None)
+    assert json.loads(page.module.view)["ids"] == [] and "Nothing is selected" in page.selected.said.object
+
+
+def test_clicking_codes_selects_the_images_that_hold_them(session):
+    session.go(tab="codes")
+    page, codes = session.places["codes"], np.asarray(session.bench.run("soft-4").evidence().codes)
+    page.module.view = json.dumps({"selected": [int(codes[0, 0]), int(codes[1, 1])], "sort": "number"})
+    wanted = np.isin(codes, [codes[0, 0], codes[1, 1]]).any(axis=1)
+    assert page.selected.found.places.tolist() == np.flatnonzero(wanted).tolist()
+    page.module.view = json.dumps({"selected": [], "sort": "use"})
+    assert session.state.selection is None and session.state.looks == {"sort": "use"}
+
+
+def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
+    session.go(
+        tab="map", looks={"method": "pca"}, selection=Selection("soft-4", polygon=CORNER, layout={"method": "pca"})
+    )
+    page = session.places["map"]
+    page.widgets["colour"].value = "error"
+    assert session.state.selection.polygon == CORNER and session.state.looks == {"method": "pca", "colour": "error"}
+    assert json.loads(page.module.view)["polygon"] == [list(corner) for corner in CORNER]
+    with param.edit_constant(page.widgets["seed"]):
+        page.widgets["seed"].value = page.widgets["seed"].value_throttled = 3
+    assert session.state.selection is None and session.state.looks["seed"] == 3
+
+
+def test_an_address_restores_a_lens_and_its_selection(session):
+    session.go(tab="lens", looks={"over": "code", "token": 2, "show": 2, "row": 1})
+    lens, query = session.places["lens"], session.state.to_query()
+    assert lens.widgets["token"].visible and not lens.widgets["seed"].visible
+    lens.widgets["over"].value = "tokens"
+    assert session.state.looks["over"] == "tokens" and lens.thing.frames.axis == "tokens"
+    session.follow("?" + query)
+    assert (
+        lens.thing.frames.axis == "code of token 2" and lens.thing.picked[0] == 1 and lens.widgets["token"].value == 2
+    )
+    session.go(looks={"ovre": "code"})
+    assert "Did you mean `over`" in lens.sentence.object and not lens.module.visible
+
+
+def test_a_tab_that_does_not_apply_says_so(session):
+    session.go(runs=("plain",), tab="codes")
+    assert "codes" in session.places["codes"].sentence.object and not session.places["codes"].module.visible
+    with pytest.raises(NotApplicable):
+        explored(session.bench, session.state).data()
+
+
+def test_only_the_lens_imports_torch(trained):
+    script = f"""
+import sys
+from workbench.views.dashboard import Session
+session = Session({str(trained)!r})
+session.go(runs=("soft-4",), tab="codes")
+session.go(tab="map", looks={{"method": "pca"}})
+assert session.places["map"].module.visible and session.places["codes"].module.visible
+assert "torch" not in sys.modules
+session.go(tab="lens")
+assert session.places["lens"].module.visible and "torch" in sys.modules
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+# -- the report basket ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, tmp_path):
+    selection = Selection("soft-4", where="class = 3")
+    views = [
+        ViewState(("soft-4", "soft-2"), analysis="token_budget", controls={"metric": "mse"}),
+        ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2}, selection=selection).to_query(),
+        ViewState(("plain",), analysis="codebook_usage"),
+        ViewState(("soft-4",), tab="codes", selection=selection),  # what is selected is shown once
+        ViewState(("soft-4", "soft-2"), tab="overview"),
+        ViewState(("soft-4",), tab="live"),
+    ]
+    page = wb.report("views", tmp_path / "views.html", folder=trained, views=views)
+    told = read(page)
+    states = [(one["name"], one["state"]) for one in told["sections"]]
+    assert states[:4] == [
+        ("token_budget", "done"),
+        ("lens", "done"),
+        ("selection", "done"),
+        ("codebook_usage", "absent"),
+    ]
+    assert states[4:] == [(name, "done") for name in ("codes", "token_budget", "checks", "losses")]
+    assert told["parameters"]["views"][0] == views[0].to_query() and {r["name"] for r in told["runs"]} >= {"soft-4"}
+    with opened(page.as_uri()) as (seen_page, seen):
+        seen_page.frame_locator("iframe").first.get_by_text("difference × 4").wait_for()
+        assert drawn(seen_page) == 5 and seen_page.locator("h2").count() == 6 and seen.errors == seen.outside == []
+
+
+def test_a_report_of_views_that_are_not_there_is_refused(trained, tmp_path):
+    for views, sentence in (
+        ([], "at least one"),
+        (["run=soft-5"], "Did you mean `soft-"),
+        (["tab=lns"], "no tab `lns`"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            wb.report("views", tmp_path / "x.html", folder=trained, views=views)
+
+
+def test_the_basket_keeps_a_view_once_and_gives_it_back(session):
+    session.basket.add(session.state)
+    session.basket.add(session.state)
+    session.go(analysis="reconstruction", controls={})
+    session.basket.add(session.state)
+    assert len(session.basket.views) == 2 and session.basket.write.visible
+    session.basket.drop(session.basket.views[0])
+    session.basket.drop(session.basket.views[0])
+    assert not session.basket.write.visible

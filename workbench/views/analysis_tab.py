@@ -1,0 +1,112 @@
+"""In the dashboard: one analysis with its controls in a row, its figure, what it says, and its numbers."""
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+
+from workbench import analysis
+from workbench.analysis.result import Result
+from workbench.analysis.style import TOOLBAR, themed
+from workbench.views.asked import Asked
+from workbench.views.controls import Control, Value, controls
+from workbench.views.state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.views.dashboard import Session
+CODE = re.compile("`([^`]+)`")
+LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
+CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
+
+
+class Tab:
+    """The widgets of one analysis, as `told` at first; `changed` is called when a control was moved."""
+
+    def __init__(
+        self,
+        session: "Session",
+        name: str,
+        told: Mapping[str, Value],
+        changed: Callable[[], None],
+        *,
+        table: bool = True,
+    ) -> None:
+        self.session, self.name, self.changed = session, name, changed
+        self.controls = {c.name: c for c in controls(analysis.get(name))}
+        self.widgets = {c.name: _widget(c, told.get(c.name, c.default)) for c in self.controls.values()}
+        for widget in self.widgets.values():
+            widget.param.watch(
+                lambda _: self.changed(), "value_throttled" if hasattr(widget, "value_throttled") else "value"
+            )
+        self.least = LEAST if table else 0
+        self.figure, self.painted = _figure(self.least), session.dark
+        self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
+        self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
+        self.numbers.append(self.table)
+        shown = [self.summary, self.figure, *([pmui.Accordion(("table", self.numbers))] if table else [])]
+        self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
+        self.asked = Asked(session, name, self.shown, self._draw)
+        row = pn.FlexBox(*self.widgets.values(), gap="16px")
+        self.body = pn.Column(row, self.asked.body, sizing_mode="stretch_width", min_height=400)
+
+    def told(self) -> dict[str, Value]:
+        """The controls that have been moved from where they start."""
+        values = {name: widget.value for name, widget in self.widgets.items()}
+        return {name: value for name, value in values.items() if value != self.controls[name].default}
+
+    def put(self, told: Mapping[str, Value]) -> None:
+        """Move the controls to what is told, the others to where they start."""
+        for name, widget in self.widgets.items():
+            widget.value = told.get(name, self.controls[name].default)
+
+    def show(self, state: ViewState) -> None:
+        """Compute what the state asks for, and show it, or the sentence that says why not."""
+        self.asked.ask(state, self.told())
+
+    def step(self, by: int) -> None:
+        """Move the first slider by so many of its steps."""
+        known = (c for c in self.controls.values() if c.kind in ("integer", "number") and c.name != "seed")
+        if (first := next(known, None)) is not None:
+            widget = self.widgets[first.name]
+            widget.value = min(max(widget.value + by * widget.step, widget.start), widget.end)
+            self.changed()
+
+    def paint(self, *, dark: bool) -> None:
+        """Draw the figure of what is shown, in the page's light or dark."""
+        if self.asked.found is None:
+            return
+        figure = themed(self.asked.found.figure(), dark=dark).update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
+        if self.painted != dark:  # what the page's theme did to the figure would stay in part
+            self.figure, self.painted = _figure(self.least), dark
+            self.shown[1] = self.figure
+        # In a message of its own: the page's theme restyles every figure that comes with what is new.
+        self.session.next(lambda: self.figure.param.update(object=figure, height=int(figure.layout.height or 480)))
+
+    def _draw(self, result: Result) -> None:
+        self.summary.object = CODE.sub(r"<code>\1</code>", html.escape(result.summary()))
+        self.table = _table(result.table())  # a new one: a table that is still being built does not bear other columns
+        self.numbers[:] = [self.table]
+        self.paint(dark=self.session.dark)
+
+
+def _figure(least: int) -> pn.pane.Plotly:
+    return pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width", min_width=least)
+
+
+def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:
+    how = {"disabled": True, "show_index": False, "layout": "fit_data_table"}
+    return pn.widgets.Tabulator(table, pagination="remote", page_size=15, **how)
+
+
+def _widget(control: Control, value: Any) -> pn.widgets.Widget:
+    if control.kind == "flag":
+        return pmui.Checkbox(label=control.label, value=value)
+    if control.kind == "choice":
+        return pmui.Select(label=control.label, options=list(control.choices), value=value, width=160)
+    slider, kind = (pmui.IntSlider, int) if control.kind == "integer" else (pmui.FloatSlider, float)
+    bounds = {"start": kind(control.low), "end": kind(control.high), "step": kind(control.step)}
+    return slider(label=control.label, value=value, width=220, **bounds)

@@ -1,0 +1,110 @@
+"""In the dashboard: a result from when it is asked for until it is shown, or the sentence that says why not."""
+
+import html
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, wait
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from workbench.analysis.result import Result
+from workbench.errors import NotApplicable, UserError
+from workbench.views.controls import Value
+from workbench.views.jobs import Job
+from workbench.views.state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.views.dashboard import Session
+
+QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits meanwhile
+
+
+class Asked:
+    """One analysis's result, computed by the session's jobs, or here where it has none; `draw` shows it in `place`."""
+
+    def __init__(self, session: "Session", name: str, place: pn.Column, draw: Callable[[Result], None]) -> None:
+        self.session, self.name, self.place, self.draw = session, name, place, draw
+        self.sentence = pmui.Alert("", severity="info", visible=False)
+        self.again = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
+        self.again.on_click(lambda _: self.show(self.state))
+        place.visible = False
+        self.body = pn.Column(self.sentence, self.again, place, sizing_mode="stretch_width")
+        self.state = ViewState()
+        self.key: Any = None  # of what is shown, or being computed
+        self.job: Job | None = None
+        self.found: Result | None = None
+
+    def ask(self, state: ViewState, told: Mapping[str, Value]) -> None:
+        """Show the analysis of a state's runs and step under these controls."""
+        self.show(ViewState(state.runs, state.step, self.name, told))
+
+    def show(self, state: ViewState) -> None:
+        """Show what a state asks for, unless it is shown or being computed already."""
+        self.state = state
+        try:
+            key = self.session.bench.key(state)
+        except UserError as error:
+            self._leave()
+            self._refuse(error)
+            return
+        if key == self.key:
+            return
+        self._leave()
+        self.key = key
+        if self.session.jobs is None:
+            self._take(lambda: self.session.bench.result(state))
+        else:
+            self._wait(self.session.jobs.ask(key, state, self.session.me))
+
+    def _wait(self, job: Job) -> None:
+        self.job = job
+        if wait([job.future], QUICK).done:
+            self._end(job)
+            return
+        self._say(f"Computing {self.name.replace('_', ' ')} of {job.state.runs[0]} …", hide=self.found is None)
+        self.place.loading = True
+        self.session.card.watch()
+        job.future.add_done_callback(lambda _: self.session.later(lambda: self._end(job)))
+
+    def _end(self, job: Job) -> None:
+        if job is self.job:  # else something else has been asked for since
+            self.job, self.place.loading = None, False
+            self._take(job.future.result)
+
+    def _leave(self) -> None:
+        """What was asked for before is no longer waited for."""
+        job, self.job = self.job, None
+        if job is not None:
+            self.session.jobs.leave(job, self.session.me)
+            self.place.loading = False
+
+    def _take(self, compute: Callable[[], Result]) -> None:
+        try:
+            self.found = compute()
+            self.draw(self.found)
+            self.place.visible, self.sentence.visible, self.again.visible = True, False, False
+        except CancelledError:
+            self.key = None
+            self._say("Stopped before it was finished.")
+            self.again.visible = True
+        except UserError as error:
+            self._refuse(error)
+        except Exception as error:
+            self.key, what = None, f"{type(error).__name__}: {error}" if self.session.jobs is None else str(error)
+            self._say(f"{self.name} failed: {what}. The server's log says where.", "error")
+            if self.session.jobs is None:
+                raise
+
+    def _refuse(self, error: UserError) -> None:
+        self.key, said = None, str(error)
+        if isinstance(error, NotApplicable):
+            other = self.session.bench.applicable(self.name)
+            said += f" It applies to {other}: make that the leading run." if other else ""
+        self._say(said, "info" if isinstance(error, NotApplicable) else "warning")
+
+    def _say(self, sentence: str, kind: str = "info", *, hide: bool = True) -> None:
+        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
+        self.sentence.visible, self.again.visible = True, False
+        if hide:
+            self.found, self.place.visible = None, False

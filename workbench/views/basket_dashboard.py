@@ -1,0 +1,73 @@
+"""In the dashboard: the views that were put aside for a report, and the report they become."""
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import panel as pn
+import panel_material_ui as pmui
+
+from workbench.errors import UserError
+from workbench.views.basket import named
+from workbench.views.report import report
+from workbench.views.state import ViewState
+
+REPORTS = "reports"  # in the folder of runs, and in the dashboard's address
+
+
+def pages_of(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
+    """Where a server finds the reports of a folder of runs, there or not yet, as tornado takes it."""
+    from tornado.web import StaticFileHandler
+
+    return rf"/{REPORTS}/(.*\.html)", StaticFileHandler, {"path": str(Path(folder).resolve() / REPORTS)}
+
+
+class Basket:
+    """A list of views in the sidebar; `current` tells the one that is looked at."""
+
+    def __init__(self, folder: Path, current: Callable[[], ViewState]) -> None:
+        self.folder, self.current = folder, current
+        self.views: list[ViewState] = []
+        self.put = pmui.Button(label="add to report (r)", variant="outlined", size="small")
+        self.write = pmui.Button(label="Write report", variant="contained", size="small", visible=False)
+        self.put.on_click(lambda _: self.add(self.current()))
+        self.write.on_click(lambda _: self._write())
+        self.list, self.said = pn.Column(sizing_mode="stretch_width", margin=0), pn.pane.HTML("")
+        row = pn.FlexBox(self.put, self.write, gap="8px")
+        self.body = pn.Column(row, self.list, self.said, sizing_mode="stretch_width", margin=0)
+
+    def add(self, state: ViewState) -> None:
+        """Put a view in, once."""
+        if state not in self.views:
+            self.views.append(state)
+            self._draw()
+
+    def drop(self, state: ViewState) -> None:
+        """Take a view out."""
+        self.views.remove(state)
+        self._draw()
+
+    def _draw(self) -> None:
+        self.list.objects = [self._row(state) for state in self.views]
+        self.write.visible, self.said.object = bool(self.views), ""
+
+    def _row(self, state: ViewState) -> Any:
+        name = html.escape(named(state))
+        out = pmui.Button(label="×", variant="text", size="small", width=36, margin=0, description=f"take out: {name}")
+        out.on_click(lambda _: self.drop(state))
+        link = f'<a href="?{html.escape(state.to_query())}" style="color: inherit">{name}</a>'
+        return pn.Row(out, pn.pane.HTML(link, sizing_mode="stretch_width"), margin=0, sizing_mode="stretch_width")
+
+    def _write(self) -> None:
+        self.write.loading, self.said.object = True, "Writing the report …"
+        try:
+            page = report("views", folder=self.folder, views=[state.to_query() for state in self.views])
+            name = html.escape(page.name)
+            link = f'<a href="/{REPORTS}/{quote(page.name)}" target="_blank" style="color: inherit">{name}</a>'
+            self.said.object = f"Written: {link}, in {html.escape(str(page.parent))}"
+        except UserError as error:
+            self.said.object = html.escape(str(error))
+        finally:
+            self.write.loading = False

@@ -1,0 +1,225 @@
+"""In the dashboard: the tabs Lens, Map and Codes, on the same modules as in a notebook, and one selection for all."""
+
+import html
+import json
+import threading
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.analysis.result import Result
+from workbench.errors import NotApplicable, UserError
+from workbench.views.analysis_tab import _widget
+from workbench.views.codebook import Codebook
+from workbench.views.controls import controls
+from workbench.views.esm.panel import component
+from workbench.views.explored import PICKED, explored, holding, lassoed, moved
+from workbench.views.latent_map import Map
+from workbench.views.lens import ORDERS, Lens
+from workbench.views.selected_dashboard import Selected
+from workbench.views.selection import Selection
+from workbench.views.state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.views.dashboard import Session
+
+MODULES = {"lens": "lens", "map": "latentmap", "codes": "codegrid"}
+BUSY = {"lens": "Asking the model …", "map": "Laying out …", "codes": "Counting codes …"}
+LAST = 0  # in the menu of checkpoints
+KEPT = ("row", "stop")  # of a lens: where one looks, which computes nothing
+
+
+class Explore:
+    """One of the tabs: its controls, its module, and the selection. `show` computes what a state asks for."""
+
+    def __init__(self, session: "Session", tab: str) -> None:
+        self.session, self.tab = session, tab
+        self.widgets: dict[str, Any] = {}
+        self.row, self.sentence = pn.FlexBox(gap="16px"), pmui.Alert("", severity="info", visible=False)
+        self.module = component(MODULES[tab])(sizing_mode="stretch_width", visible=False)
+        self.module.param.watch(self._heard, "view")
+        self.selected = Selected(session)
+        parts = [self.row, self.sentence, self.module, self.selected.body]
+        self.body = pn.Column(*parts, sizing_mode="stretch_width", min_height=500)
+        self.thing: Any = None  # a Lens, a Map or a Codebook
+        self.shown: tuple[Any, ...] = ()  # keys of what is shown: as it was asked for, and with all that is set
+        self._one_at_a_time = threading.RLock()  # callbacks run in threads
+        self._putting = False  # a widget that we move ourselves asks for nothing
+
+    def show(self, state: ViewState) -> None:
+        """Compute what the state asks for, and show it, or the sentence that says why not."""
+        with self._one_at_a_time:
+            now = self.session.state
+            state = now if now.tab == self.tab else state  # something else may have been asked for since
+            key = self._key(state)
+            if key not in self.shown or self.thing is None:
+                self._compute(state, key)
+                self._heard()  # somebody may have picked something while this was computed
+            self.selected.show(self.session.state)
+
+    def hide(self) -> None:
+        """Nothing goes on while nobody looks."""
+
+    def put(self, told: Mapping[str, Any]) -> None:
+        """Look where a lens was looked at; `show` moves the controls."""
+        if isinstance(self.thing, Lens):
+            row, stop = self.thing.picked
+            self.thing.look(int(told.get("row", row)), int(told.get("stop", stop)))
+            self._putting = True
+            self.module.view = json.dumps(self._view(self.thing))
+            self._putting = False
+
+    def told(self) -> dict[str, Any]:
+        """What is set here and matters."""
+        if isinstance(self.thing, Codebook):
+            return {"sort": self.thing.state.sort}
+        values = {name: widget.value for name, widget in self.widgets.items() if widget.visible}
+        if self.tab == "map":
+            return moved(values)
+        return {name: value for name, value in values.items() if (name, value) != ("step", LAST)}
+
+    def paint(self, *, dark: bool) -> None:
+        """Draw the selection in the page's light or dark; the module follows the page by itself."""
+        self.selected.paint(dark=dark)
+
+    def step(self, by: int) -> None:
+        """Move along the lens's axis by so many stops."""
+        if isinstance(self.thing, Lens):
+            row, stop = self.thing.picked
+            self.module.view = json.dumps({**json.loads(self.module.view), "row": row, "stop": max(0, stop + by)})
+
+    def _key(self, state: ViewState) -> Any:
+        """What the module's pictures depend on."""
+        told = {name: value for name, value in state.looks.items() if name not in KEPT}
+        if self.tab == "lens" and told.get("order") != PICKED:
+            return state.runs, told
+        return state.runs, state.step, told, state.selection
+
+    def _compute(self, state: ViewState, key: Any) -> None:
+        self.body.loading = True
+        if self.thing is None:
+            self._say(BUSY[self.tab], "info")
+        try:
+            thing = explored(self.session.bench, state, self._result)
+            data, view = json.dumps(thing.data()), json.dumps(self._view(thing))
+            self._putting = True
+            self._put(thing)
+            self.module.param.update(data=data, view=view, visible=True)
+            self.thing, self.sentence.visible = thing, False
+            self.shown = key, self._key(state.change(looks=self.told()))
+        except CancelledError:
+            self.thing = None
+            self._say("Stopped before it was finished. Turn to the tab again to start anew.", "info")
+        except UserError as error:
+            self.thing = None
+            self._say(str(error), "info" if isinstance(error, NotApplicable) else "warning")
+        except Exception as error:
+            self._say(f"{self.tab} failed: {type(error).__name__}: {error}. The server's log says where.", "error")
+            raise
+        finally:
+            self._putting, self.body.loading = False, False
+
+    def _view(self, thing: Any) -> dict[str, Any]:
+        """What the module is told was picked; how it shows it stays as somebody set it."""
+        before = json.loads(self.module.view) if isinstance(thing, Lens) else {}
+        return {**before, **thing.view()}
+
+    def _put(self, thing: Any) -> None:
+        """Show the controls as the thing has them."""
+        if self.tab == "codes":
+            return
+        if isinstance(thing, Lens):
+            made = _lens_widgets(thing, self.session.state.selection is not None)
+        else:
+            made = {c.name: _widget(c, thing.state.controls[c.name]) for c in controls(lay_out)}
+        if self.widgets.keys() != made.keys():
+            self.widgets = made
+            for widget in made.values():
+                widget.param.watch(self._moved, "value_throttled" if hasattr(widget, "value_throttled") else "value")
+            self.row.objects = list(made.values())
+            return
+        for name, widget in self.widgets.items():
+            same = {part: getattr(made[name], part) for part in ("options", "end") if hasattr(made[name], part)}
+            widget.param.update(value=made[name].value, visible=made[name].visible, **same)
+
+    def _moved(self, event: Any) -> None:
+        if self._putting or event.new == event.old:
+            return
+        looks = self.told()
+        if event.obj is not self.widgets.get("over"):
+            looks |= {name: value for name, value in self.session.state.looks.items() if name == "row"}
+        changes: dict[str, Any] = {"looks": looks}
+        if self.tab == "map" and event.obj is not self.widgets["colour"] and self._lasso_is_here():
+            changes["selection"] = None  # another layout: the polygon would hold other points
+        self.session.go(**changes)
+
+    def _lasso_is_here(self) -> bool:
+        return self.thing is not None and self.thing.state.polygon is not None
+
+    def _heard(self, _: Any = None) -> None:
+        """Somebody picked something in the module; what is true by now counts, since callbacks may overtake others."""
+        if self._putting or self.thing is None:
+            return
+        with self._one_at_a_time:
+            told = None
+            while told != self.module.view:
+                told = self.module.view
+                self._take(json.loads(told))
+
+    def _take(self, told: dict[str, Any]) -> None:
+        state = self.session.state
+        if isinstance(self.thing, Lens):
+            where = int(told["row"]), int(told["stop"])
+            if where != self.thing.picked:
+                self.thing.look(*where)
+                self.session.go(looks={**self.told(), "row": where[0], "stop": where[1]})
+        elif isinstance(self.thing, Map):
+            if [list(corner) for corner in self.thing.state.polygon or ()] != (told.get("polygon") or []):
+                self._picked(lassoed(state, self.thing, told.get("polygon")))
+        elif list(self.thing.state.selected) != told["selected"]:
+            self._picked(holding(state, told["selected"]), looks={"sort": told["sort"]})
+        elif self.thing.state.sort != told["sort"]:
+            self._picked(state.selection, looks={"sort": told["sort"]})
+
+    def _picked(self, selection: Selection | None, **changes: Any) -> None:
+        """The module shows already what was picked: only the selection's panel is drawn anew."""
+        state = self.session.state.change(selection=selection, **changes)
+        self.thing, self.shown = explored(self.session.bench, state, self._result), (self._key(state),)
+        self.session.go(selection=selection, **changes)
+
+    def _result(self, asked: ViewState) -> Result:
+        """A layout, computed where the dashboard computes: there it can be followed and stopped."""
+        jobs, bench = self.session.jobs, self.session.bench
+        if jobs is None:
+            return bench.result(asked)
+        job = jobs.ask(bench.key(asked), asked, self.session.me)
+        self.session.card.watch()
+        return job.future.result()
+
+    def _say(self, sentence: str, kind: str) -> None:
+        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
+        self.sentence.visible, self.module.visible = True, False
+
+
+def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
+    """The controls of a lens; those that its axis does not ask for are hidden."""
+    state, shown = lens.state, lens.settings
+    orders = [*ORDERS, *([PICKED] if selection or state.places else [])]
+    steps = {"last": LAST, **{f"{step:,}": step for step in lens.runs[0].steps}}
+    made = {
+        "over": pmui.Select(label="slider over", options=list(lens.axes), value=state.over, width=180),
+        "show": pmui.IntSlider(label="rows", start=1, end=32, value=min(32, state.show), width=180),
+        "order": pmui.Select(label="images", options=orders, value=PICKED if state.places else state.order, width=140),
+        "step": pmui.Select(label="checkpoint", options=steps, value=state.step or LAST, width=140),
+        "token": pmui.IntSlider(
+            label="token", start=0, end=max(1, lens.most_tokens), value=min(state.token, lens.most_tokens), width=180
+        ),
+        "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
+    }
+    for name, widget in made.items():
+        widget.visible = name in shown
+    return made

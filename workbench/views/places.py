@@ -1,0 +1,104 @@
+"""In the dashboard: what a tab beside the analyses is, the one that follows a run, and the groups of analyses."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import panel as pn
+import panel_material_ui as pmui
+
+from workbench import analysis
+from workbench.views.analysis_tab import Tab
+from workbench.views.controls import Value
+from workbench.views.live_dashboard import Live
+from workbench.views.state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.views.dashboard import Session
+
+
+class Place(Protocol):
+    """A tab beside the analyses. What is set in it stands in the state's `looks`."""
+
+    body: Any
+
+    def show(self, state: ViewState) -> None:
+        """Show the state's runs."""
+
+    def hide(self) -> None:
+        """Another tab is looked at."""
+
+    def put(self, told: Mapping[str, Value]) -> None:
+        """Move the controls to what is told."""
+
+    def told(self) -> dict[str, Value]:
+        """The controls that were moved."""
+
+    def paint(self, *, dark: bool) -> None:
+        """Draw in the page's light or dark."""
+
+
+class Tabs:
+    """A tab for every analysis, made when it is first asked for: to make them all takes a visitor a second or two."""
+
+    def __init__(self, make: Callable[[str], Tab]) -> None:
+        self.make, self.made = make, {}
+        names = analysis.analyses()
+        self.frames = {name: pn.Column(sizing_mode="stretch_width", min_height=400) for name in names}
+
+    def __getitem__(self, name: str) -> Tab:
+        if name not in self.made:
+            self.made[name] = self.make(name)
+            # Before there is a figure: the page's theme restyles a figure that it finds in what is new.
+            self.frames[name].append(self.made[name].body)
+        return self.made[name]
+
+    def items(self) -> Iterator[tuple[str, Tab]]:
+        """Every tab by its name, made now where it was not."""
+        return ((name, self[name]) for name in self.frames)
+
+    def values(self) -> list[Tab]:
+        """Every tab, made now where it was not."""
+        return [tab for _, tab in self.items()]
+
+
+class Group:
+    """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
+
+    def __init__(self, session: "Session", names: tuple[str, ...]) -> None:
+        self.names, self.body = names, session.tabs.frames[names[0]]
+        if len(names) == 1:
+            return
+        tabs = [(name.replace("_", " ").capitalize(), session.tabs.frames[name]) for name in names]
+        self.body = pmui.Tabs(*tabs, dynamic=False, color="secondary")
+        self.turn(session.state.analysis)
+        self.body.param.watch(lambda event: session.turned(names[event.new]), "active")
+
+    def turn(self, name: str) -> None:
+        """Show the tab of an analysis, where it is one of these."""
+        if len(self.names) > 1 and name in self.names:
+            self.body.active = self.names.index(name)
+
+    @property
+    def active(self) -> str:
+        """The analysis that is shown."""
+        return self.names[self.body.active] if len(self.names) > 1 else self.names[0]
+
+
+class LiveTab:
+    """The Live tab as a place: it follows the leading run while it is looked at."""
+
+    def __init__(self, session: "Session") -> None:
+        self.session, self.live = session, Live()
+        self.body, self.hide, self.paint = self.live.body, self.live.hide, self.live.paint
+
+    def show(self, state: ViewState) -> None:
+        """Follow the leading run."""
+        if state.runs:
+            self.live.show(self.session.bench.run(state.runs[0]), dark=self.session.dark)
+
+    def put(self, told: Mapping[str, Value]) -> None:
+        """Nothing of it stands in the address."""
+
+    def told(self) -> dict[str, Value]:
+        """Nothing of it stands in the address."""
+        return {}

@@ -1,0 +1,74 @@
+"""What the worker process does: compute what it is sent, say how far it is, stop when it is told to."""
+
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from workbench import analysis
+from workbench.analysis.progress import Cancelled, listening
+from workbench.analysis.result import Result
+from workbench.errors import UserError
+from workbench.views.bench import Bench
+from workbench.views.state import ViewState
+
+PAUSE = 0.05  # seconds between two things said
+
+
+def work(folder: str, pipe: Connection) -> None:
+    """Answer every ViewState with a Result or an exception, until the other end of the pipe is closed.
+
+    Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the server ends this one
+    analysis.analyses()  # import them before anybody waits
+    bench = Bench(folder)
+    try:
+        while True:
+            asked = pipe.recv()
+            if isinstance(asked, ViewState):  # else: told to stop what was finished already
+                _send(_answer(bench, asked, pipe), pipe)
+    except (EOFError, OSError):
+        return
+
+
+def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Exception:
+    if not bench.runs.keys() >= set(state.runs):
+        bench.refresh()
+    try:
+        with listening(_listener(pipe)):
+            return bench.result(state)
+    except UserError as error:
+        return error
+    except Exception as error:
+        traceback.print_exc()
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _send(answer: Result | Exception, pipe: Connection) -> None:
+    try:
+        pipe.send(answer)
+    except OSError:
+        raise
+    except Exception as error:  # it cannot be put into a message
+        pipe.send(RuntimeError(f"{type(answer).__name__} cannot be sent: {error}"))
+
+
+def _listener(pipe: Connection) -> Callable[[int, int], None]:
+    last = 0.0
+
+    def listen(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last < PAUSE:
+            return
+        last = now
+        try:
+            pipe.send((done, total))
+            stop = pipe.poll() and pipe.recv() is None
+        except (EOFError, OSError):  # nobody is there any more
+            raise SystemExit from None
+        if stop:
+            raise Cancelled("This was stopped.")
+
+    return listen
