@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
+
 from benchmarks.claims import lightningdit, page, prediction, work
 from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judged, least
 from benchmarks.claims.results import save
 from benchmarks.claims.scales import BUNDLED, GPU, LAPTOP
-
 from workbench.errors import UserError
 from workbench.jobs import _typed
 
@@ -46,8 +46,8 @@ def test_a_claim_is_as_good_as_the_least_of_its_effects():
 @pytest.mark.parametrize("scale", [LAPTOP, GPU, BUNDLED], ids=lambda scale: scale.name)
 def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
     arms = [arm for claim in work.claims([]) for arm in claim.arms(scale).values()]
-    for arm in {need for arm in arms for need in (arm, *arm.needs)}:
-        _typed(arm.recipe, json.loads(arm.changes))
+    for one in {need for arm in arms for need in (arm, *arm.needs)}:
+        _typed(one.recipe, json.loads(one.changes))
 
 
 def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():

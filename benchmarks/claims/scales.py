@@ -87,8 +87,9 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
     )
     plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
     judge = train_teacher(known, out / "judge", width=16, plan=plan)
-    return replace(scale, images=images, vit=scale.vit | {"channels": images["channels"]},
-                   grid=scale.grid | {"channels": images["channels"]}, judge=str(judge.folder.resolve()), cache=str((out / "features").resolve()))  # fmt: skip
+    channels = {"channels": images["channels"]}
+    where = {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
+    return replace(scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where)
 
 
 def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:
