@@ -5,7 +5,7 @@ RUNS ?= runs
 PORT ?= 8765
 TRAIN := $(BIN)/workbench train
 
-.PHONY: demo test golden lab dashboard lint clean browser bench
+.PHONY: demo test golden lab dashboard lint clean browser bench claims claims-full
 
 demo: .venv/demo  ## train on bundled images, write report.html, say how to look further
 	$(TRAIN) softvq-digits --tokens 2 --out $(RUNS)/softvq-digits-2
@@ -38,6 +38,12 @@ golden: .venv/dev  ## write the first twenty steps of every system anew, where a
 
 bench: .venv/demo  ## this machine's training speed beside its matmul rate
 	$(BIN)/python benchmarks/train_step.py
+
+claims: .venv/demo  ## the papers' claims at a laptop's size; CIFAR10=FOLDER, else the bundled digits; resumable
+	$(BIN)/python -m benchmarks.claims $(if $(CIFAR10),laptop --readme README.md,bundled)
+
+claims-full: .venv/demo  ## the same at full width, sized for an hour on a GPU; CIFAR10=FOLDER
+	$(BIN)/python -m benchmarks.claims gpu --workers 4
 
 clean:  ## everything that can be made again, but not the runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.*

@@ -14,7 +14,7 @@ from workbench.recipes import RECIPES
 from workbench.runs import Run
 
 TINY = ["--width", "16", "--depth", "1", "--codes", "16", "--batch", "16", "--warmup", "5"]
-COMMANDS = ("train", "collect", "report", "dashboard", "watch", "doctor")
+COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watch", "doctor")
 
 
 def run_alone(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -80,6 +80,14 @@ def write_template(path: Path) -> None:
     code = {"cell_type": "code", "outputs": [], "execution_count": None}
     told = [{**code, "source": text, "metadata": {"tags": tags}} for text, tags in cells]
     path.write_text(json.dumps({"cells": told, "metadata": {"kernelspec": PYTHON}, "nbformat": 4, "nbformat_minor": 4}))
+
+
+def test_settings_may_be_spelt_as_in_python_and_an_argument_is_no_setting(typed, tmp_path):
+    small = ("--steps", "2", "--width", "8", "--depth", "1", "--no-collect")
+    code, said = typed("train", "ae-digits", "--out", tmp_path / "a", "--save_every", "1", *small)
+    assert code == 0 and Run(tmp_path / "a").steps == [1, 2], said
+    code, said = typed("train", "ae-digits", "--out", tmp_path / "b", "--recipe", "ae-photos")
+    assert code == 1 and "--recipe is no setting; recipe is written without its name" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,9 +12,11 @@ from torch import nn
 
 from workbench.data import ImageSet, load
 from workbench.errors import UserError
+from workbench.jobs import prepare
 from workbench.quantizers.cascade import Cascade, displacement, self_retrieval
 from workbench.quantizers.nearest import nearest
 from workbench.tokenizers.unicode2 import UniCode2
+from workbench.training import fit
 from workbench.types import Tokens
 
 ROLES = ["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
@@ -381,3 +383,11 @@ for make in (
         "There is no role `casacde` Did you mean `cascade`?",
         "There is no builder `twolevel` Did you mean `two-level`?",
     ]
+
+
+def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
+    job, heard = prepare("unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1), []
+    for record in fit(job.model, job.data, job.plan, job.run, tick=lambda done, total: heard.append((done, total))):
+        assert record.step == 1
+        assert heard == sorted(heard) and heard[-1][0] == heard[-1][1] > 1
+    assert heard

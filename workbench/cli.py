@@ -53,7 +53,7 @@ def train(
 
     warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"  # of skipped images: the sentence alone
     given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
-    run = jobs.train(recipe, out, collect=collect, **given, **_settings(context.args))
+    run = jobs.train(recipe, out, collect=collect, **given | _settings(context))
     status = run.status()
     if status["state"] != "finished":
         typer.echo(
@@ -99,7 +99,7 @@ def report(
     """
     from workbench.views.report import report as write_report
 
-    typer.echo(write_report(template, out, **_settings(context.args)).resolve())
+    typer.echo(write_report(template, out, **_settings(context)).resolve())
 
 
 @app.command(context_settings=ANY_SETTING)
@@ -121,7 +121,7 @@ def sweep(
     """
     from workbench.views import sweep as sweeps
 
-    how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context.args)}
+    how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context)}
     typer.echo(sweeps.sweep(template, sweeps.points_of(grid, points), out, **how).resolve())
 
 
@@ -261,9 +261,9 @@ def _accelerator() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "none: training runs on the CPU"
 
 
-def _settings(words: list[str]) -> dict[str, Any]:
-    """`--lr 0.001 --codes=512` as a dictionary. Raises UserError for anything else."""
-    settings, rest = {}, list(words)
+def _settings(context: typer.Context) -> dict[str, Any]:
+    """`--lr 0.001 --codes=512` as a dictionary. Raises UserError for anything else, and for an argument's own name."""
+    settings, rest, spelt = {}, list(context.args), {each.name for each in context.command.params}
     while rest:
         word = rest.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
@@ -273,6 +273,8 @@ def _settings(words: list[str]) -> dict[str, Any]:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"--{name} needs a value, as in --{name} 1.")
             value = rest.pop(0)
+        if name in spelt and context.params[name] is not None:
+            raise UserError(f"--{name} is no setting; {name} is written without its name: {context.info_name} {value}.")
         settings[name.replace("-", "_")] = value
     return settings
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     with (
         tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
         _stopping_gently(run) as stopping,
-        closing(fit(job.model, job.data, job.plan, run)) as records,
+        closing(fit(job.model, job.data, job.plan, run, tick=partial(_preparing, bar))) as records,
     ):
         for record in records:
             bar.update(record.step - bar.n)
@@ -83,6 +84,11 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
 
             collect_evidence(run, tick=tick)
     return run
+
+
+def _preparing(bar: Any, done: int, total: int) -> None:
+    """Say on the bar of steps, which stands still meanwhile, how far the model is with looking at its data."""
+    bar.set_postfix_str(f"looking at the data, {done / max(total, 1):.0%}" if done < total else "")
 
 
 def _evaluate(run: Run, step: int) -> None:

@@ -8,6 +8,7 @@ Here: a code is predicted among the codes of its book alone, not among classes t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -81,7 +82,7 @@ class AR(nn.Module):
         for embedding in (self.words, self.table) if config.table == "learned" else (self.words,):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def prepare(self, data: Any, seed: int) -> None:
+    def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
         """Before the first step: adopt the codebook that came with the codes, if the table is one of codewords."""
         if self.config.table == "codebook" and getattr(data, "codebook", None) is not None:
             self.adopt(data.codebook)

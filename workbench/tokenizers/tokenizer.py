@@ -1,6 +1,7 @@
 """What a tokenizer is: it encodes images to tokens, decodes tokens to images, and says what it is trained for."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -38,8 +39,11 @@ class Tokenizer(nn.Module, ABC):
         rows = self.config.side // self.config.patch
         return rows, rows
 
-    def prepare(self, data: Any, seed: int) -> None:
-        """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it."""
+    def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
+        """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it.
+
+        `tick` hears done and total.
+        """
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"] | None:

@@ -1,7 +1,7 @@
 """The loop itself."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def fit(model: nn.Module, data: Data | Stream, plan: Plan, run: Run) -> Iterator[Progress]:
+def fit(
+    model: nn.Module, data: Data | Stream, plan: Plan, run: Run, *, tick: Callable[[int, int], None] | None = None
+) -> Iterator[Progress]:
     """Train the model, keeping everything in the run's folder; resume from its last checkpoint if it has one.
 
     Yields a record every `log_every` steps, at each checkpoint, and when somebody asks for pictures or evidence.
-    Closing the iterator stops, with a checkpoint. Of several processes the first writes and yields; the others compute.
+    Closing the iterator stops, with a checkpoint. `tick` hears done and total of what a model does before its first
+    step, such as clustering. Of several processes the first writes and yields; the others compute.
     Raises RunError if another process is training this run, UserError if a term of the loss is no longer finite.
 
     A term's multiplier or the learning rate's, asked for on the way, is kept as an event of its step and is in force
@@ -40,7 +43,7 @@ def fit(model: nn.Module, data: Data | Stream, plan: Plan, run: Run) -> Iterator
     with run.writing() if share.rank == 0 else nullcontext():
         model.to(accelerator.device).train()
         if not run.steps and hasattr(model, "prepare"):
-            model.prepare(data, plan.seed)
+            model.prepare(data, plan.seed, tick)
         learner, steering = Learner(model, plan), Steering(run.events())
         step, orders = learner.restore(run), Orders()
         accelerator.wait_for_everyone()  # nobody writes before all have read
