@@ -109,32 +109,37 @@ def sections_of(notebook: Any) -> list[Section]:
 
     Their outputs are replaced by a sentence.
     """
-    found, heading, stopped = [], "", False
-    for cell in notebook.cells:
+    found, heading, stop = [], "", _stop(notebook)
+    for place, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             headings = [line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")]
             heading = headings[-1] if headings else heading
             continue
         found += [_unpacked(told) for told in records(cell) if "section" in told]
-        if _completed(cell):
+        if place < stop or not cell.source.strip():
             continue
         name, said = heading.lower().replace(" ", "_") or "beginning", "Not reached: a section before it stopped."
         words = f'<p class="absent">{said}</p>'
-        if not stopped:
+        if place == stop:
             said, more = _reason(cell)
             words = failure(said, more)
-        found.append(Section(name, "missed" if stopped else "failed", said))
+        found.append(Section(name, "failed" if place == stop else "missed", said))
         kept = [output for output in cell.outputs if output.output_type != "error"]
         cell.outputs = [*kept, type(cell)(output_type="display_data", data={"text/html": words}, metadata={})]
-        stopped = True
     return found
 
 
-def _completed(cell: Any) -> bool:
-    """Whether a cell ran to its end. After a kernel's death papermill calls the cell before it failed, too."""
-    if cell.metadata.get("papermill", {}).get("status", "completed") == "completed" or not cell.source.strip():
-        return True
-    return cell.execution_count is not None and not any(output.output_type == "error" for output in cell.outputs)
+def _stop(notebook: Any) -> int:
+    """The place of the cell that stopped the notebook; past the end if none did.
+
+    Where the kernel died no cell has an error, papermill may call the cell before it failed too, and the cell that was
+    running is the last that began.
+    """
+    cells = [(place, cell) for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    raised = [place for place, cell in cells if any(output.output_type == "error" for output in cell.outputs)]
+    told = [(place, cell.metadata.get("papermill", {})) for place, cell in cells]
+    died = [place for place, one in told if one.get("status", "completed") != "completed" and one.get("start_time")]
+    return raised[0] if raised else max(died, default=len(notebook.cells))
 
 
 def records(cell: Any) -> list[dict[str, Any]]:
