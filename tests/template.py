@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-OPEN = "from workbench.views.report import Pages\npages = Pages(run)"
+OPEN = "from workbench.views.reports.report import Pages\npages = Pages(run)"
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 

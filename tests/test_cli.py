@@ -177,7 +177,7 @@ def test_a_damaged_run_is_refused_by_every_command_that_opens_one(typed, tmp_pat
 def test_a_missing_package_is_named_with_the_command_that_installs_it(typed, monkeypatch, tmp_path):
     (tmp_path / "template.ipynb").write_text("{}")
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "workbench.views.report", raising=False)
+    monkeypatch.delitem(sys.modules, "workbench.views.reports.report", raising=False)
     ended = typed("report", tmp_path / "template.ipynb")
     assert refused(ended, "this needs papermill, which is not installed: pip install 'workbench[all]'")
 

@@ -188,7 +188,7 @@ def test_dark_figures_are_laid_out_as_light_ones(dashboard):
 def test_the_dashboard_opens_finished_runs_without_torch(trained):
     script = f"""
 import sys
-from workbench.views.dashboard import Session
+from workbench.views.dashboard.app import Session
 from workbench.views.state import ViewState
 session = Session({str(trained)!r})
 session.page()
@@ -204,7 +204,7 @@ print("shown", sum(tab.figure.object is not None for tab in session.tabs.values(
 
 
 def test_two_visitors_do_not_see_each_others_view(trained):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     one, other = Session(trained), Session(trained)
     one.go(analysis="token_budget", runs=("soft-2",))
@@ -212,13 +212,13 @@ def test_two_visitors_do_not_see_each_others_view(trained):
 
 
 def test_an_empty_folder_teaches_the_next_command(tmp_path):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
 
 
 def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     session = Session(runs)
     session.go(analysis="codebook_usage", runs=("plain",))
@@ -233,7 +233,7 @@ def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
 
 
 def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     shutil.copytree(runs / "plain", runs.parent / "outside", dirs_exist_ok=True)
     session = Session(runs)
@@ -244,7 +244,7 @@ def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
 
 
 def test_the_whole_view_goes_through_the_address(runs):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     one, other = Session(runs), Session(runs)
     one.go(runs=("soft-4", "plain"), step=30, analysis="token_budget")
@@ -275,7 +275,7 @@ def many(trained, tmp_path_factory):
 
 
 def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
     session = Session(many)
     shown = session.runs.table.value
@@ -308,7 +308,7 @@ def test_pages_that_were_closed_leave_nothing_behind(runs):
 import gc, os, time
 import panel as pn
 from bokeh.client import pull_session
-from workbench.views.dashboard import Session
+from workbench.views.dashboard.app import Session
 from workbench.views.jobs import Jobs
 
 def alive():

@@ -7,9 +7,9 @@ from browser import opened
 from template import OPEN, template
 
 from workbench.errors import UserError
-from workbench.views.gallery import gallery, reports_in
-from workbench.views.report import report
-from workbench.views.report_manifest import beside
+from workbench.views.reports.gallery import gallery, reports_in
+from workbench.views.reports.manifest import beside
+from workbench.views.reports.report import report
 
 pytestmark = pytest.mark.xdist_group("report")
 HOSTILE = "<script>alert(1)</script> & \"'"

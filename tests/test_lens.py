@@ -18,8 +18,8 @@ from workbench.errors import NotApplicable, RunError, UserError
 from workbench.runs import Run
 from workbench.views.esm import binary, png, source, static
 from workbench.views.esm.jupyter import STYLE
+from workbench.views.lab.lens_screen import Screen
 from workbench.views.latent_map import placed, rounded
-from workbench.views.lens_screen import Screen
 from workbench.views.selection import inside
 
 pytestmark = pytest.mark.xdist_group("lens")
@@ -149,7 +149,7 @@ def test_points_are_drawn_within_a_65536th_of_where_they_are():
 
 
 def test_colours_of_a_map_follow_its_controls(trained):
-    from workbench.views.latent_map_screen import Screen as MapScreen
+    from workbench.views.lab.latent_map_screen import Screen as MapScreen
 
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
     screen = MapScreen(shown)

@@ -15,7 +15,7 @@ from papermill.parameterize import parameterize_notebook
 import workbench as wb
 from workbench import analysis
 from workbench.errors import NotApplicable, RunError, UserError
-from workbench.views.notebook import Screen
+from workbench.views.lab.notebook import Screen
 
 pytestmark = pytest.mark.xdist_group("lab")
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"

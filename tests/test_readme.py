@@ -43,7 +43,7 @@ def test_every_workbench_command_is_understood(command):
     name, *words = shlex.split(command)[1:]
     context = group.commands[name].make_context(name, words)
     if name == "report":
-        from workbench.views.report import find_template, parameters_of
+        from workbench.views.reports.report import find_template, parameters_of
 
         known = {parameter.name for parameter in parameters_of(find_template(context.params["template"]))}
         assert {word.removeprefix("--") for word in context.args if word.startswith("--")} <= known

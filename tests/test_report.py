@@ -23,12 +23,12 @@ from workbench import analysis
 from workbench.analysis.result import mime_bundle
 from workbench.errors import RunError, UserError
 from workbench.runs import Run
-from workbench.views import report_manifest as manifests
-from workbench.views import report_page
 from workbench.views.controls import accept
-from workbench.views.report import check_parameters, find_template, parameters_of, report
-from workbench.views.report_manifest import read
-from workbench.views.report_page import to_html
+from workbench.views.reports import manifest as manifests
+from workbench.views.reports import page as report_page
+from workbench.views.reports.manifest import read
+from workbench.views.reports.page import to_html
+from workbench.views.reports.report import check_parameters, find_template, parameters_of, report
 
 pytestmark = pytest.mark.xdist_group("report")
 TEMPLATE = find_template("tokenizer")

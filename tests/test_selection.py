@@ -14,9 +14,9 @@ import workbench as wb
 from workbench.errors import NotApplicable, UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
-from workbench.views.dashboard import Session
+from workbench.views.dashboard.app import Session
 from workbench.views.explored import code_of, explored, picked
-from workbench.views.report_manifest import read
+from workbench.views.reports.manifest import read
 from workbench.views.selection import Selection, meets
 from workbench.views.state import ViewState
 
@@ -181,7 +181,7 @@ def test_a_tab_that_does_not_apply_says_so(session):
 def test_only_the_lens_imports_torch(trained):
     script = f"""
 import sys
-from workbench.views.dashboard import Session
+from workbench.views.dashboard.app import Session
 session = Session({str(trained)!r})
 session.go(runs=("soft-4",), tab="codes")
 session.go(tab="map", looks={{"method": "pca"}})

@@ -14,8 +14,8 @@ import pytest
 from template import OPEN, template
 
 from workbench.errors import UserError
-from workbench.views.report_manifest import read
-from workbench.views.sweep import grid, listed, sweep
+from workbench.views.reports.manifest import read
+from workbench.views.reports.sweep import grid, listed, sweep
 
 pytestmark = pytest.mark.xdist_group("report")
 SHORT = 'pages.show("codebook_usage")'

@@ -118,7 +118,7 @@ def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
 def report_table(
     trained, name: str, values: dict, runs: tuple[str, ...] = ("soft-4", "soft-2", "flow")
 ) -> pd.DataFrame:
-    from workbench.views.report import Pages
+    from workbench.views.reports.report import Pages
 
     first, *others = (str(trained / run) for run in runs)
     pages = Pages(first, others)
@@ -144,8 +144,8 @@ LACKING |= {"understanding", "generation_predicted"}
 
 @pytest.mark.parametrize("name", list(analysis.analyses()))
 def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(trained, name):
-    from workbench.views.dashboard import Session
-    from workbench.views.notebook import Explorer
+    from workbench.views.dashboard.app import Session
+    from workbench.views.lab.notebook import Explorer
 
     values, runs = OTHER_VALUES.get(name, {}), ("soft-4", "soft-2", "flow")
     if name in ("samples", "denoising_loss"):
@@ -197,8 +197,8 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
     (trained / "extra").mkdir(exist_ok=True)
     (trained / "extra" / "zz_counting.py").write_text("", encoding="utf-8")
     try:
-        from workbench.views.dashboard import Session
-        from workbench.views.notebook import Explorer
+        from workbench.views.dashboard.app import Session
+        from workbench.views.lab.notebook import Explorer
 
         assert Explorer(Bench(trained)).show("image_count", double=True).table["n"][0] == 720
         session = Session(trained)

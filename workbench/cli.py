@@ -97,7 +97,7 @@ def report(
     workbench report tokenizer --run runs/a
     workbench report tokenizer --run runs/a --others runs/b,runs/c --out report.html
     """
-    from workbench.views.report import report as write_report
+    from workbench.views.reports.report import report as write_report
 
     typer.echo(write_report(template, out, **_settings(context)).resolve())
 
@@ -119,7 +119,7 @@ def sweep(
     workbench sweep training --grid "codes=64,256;tokens=4,8" --out sweeps/a --recipe softvq-digits
     workbench sweep tokenizer --list points.csv --out sweeps/b --scheduler tcp://10.0.0.1:8786
     """
-    from workbench.views import sweep as sweeps
+    from workbench.views.reports import sweep as sweeps
 
     how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context)}
     typer.echo(sweeps.sweep(template, sweeps.points_of(grid, points), out, **how).resolve())
@@ -128,7 +128,7 @@ def sweep(
 @app.command()
 def gallery(folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs")) -> None:
     """Write index.html over all reports in a folder, to sort and to filter: workbench gallery runs."""
-    from workbench.views.gallery import gallery as write_gallery
+    from workbench.views.reports.gallery import gallery as write_gallery
 
     typer.echo(write_gallery(folder).resolve())
 
@@ -145,7 +145,7 @@ def dashboard(
     \b
     workbench dashboard runs --port 8765 --no-browser
     """
-    from workbench.views.dashboard import serve
+    from workbench.views.dashboard.app import serve
 
     try:
         serve(runs, port=port, address=address, show=browser)

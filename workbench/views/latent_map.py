@@ -148,7 +148,7 @@ class Map:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widgets; without a kernel, the page; in a terminal, a line."""
-        from workbench.views.latent_map_screen import Screen
+        from workbench.views.lab.latent_map_screen import Screen
 
         bundle = Screen(self).box._repr_mimebundle_()
         return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}

@@ -187,7 +187,7 @@ class Lens:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widgets; without a kernel, the page; in a terminal, a line."""
-        from workbench.views.lens_screen import Screen
+        from workbench.views.lab.lens_screen import Screen
 
         bundle = Screen(self).box._repr_mimebundle_()
         return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}

@@ -13,19 +13,19 @@ import panel_material_ui as pmui
 from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.analysis.result import Result
 from workbench.errors import NotApplicable, UserError
-from workbench.views.analysis_tab import _widget
 from workbench.views.codebook import Codebook
 from workbench.views.controls import controls
+from workbench.views.dashboard.analysis_tab import widget_of
+from workbench.views.dashboard.selected_card import Selected
 from workbench.views.esm.panel import component
 from workbench.views.explored import PICKED, explored, holding, lassoed, moved
 from workbench.views.latent_map import Map
 from workbench.views.lens import ORDERS, Lens
-from workbench.views.selected_dashboard import Selected
 from workbench.views.selection import Selection
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
 MODULES = {"lens": "lens", "map": "latentmap", "codes": "codegrid"}
 BUSY = {"lens": "Asking the model …", "map": "Laying out …", "codes": "Counting codes …"}
@@ -135,7 +135,7 @@ class Explore:
         if isinstance(thing, Lens):
             made = _lens_widgets(thing, self.session.state.selection is not None)
         else:
-            made = {c.name: _widget(c, thing.state.controls[c.name]) for c in controls(lay_out)}
+            made = {c.name: widget_of(c, thing.state.controls[c.name]) for c in controls(lay_out)}
         if self.widgets.keys() != made.keys():
             self.widgets = made
             for widget in made.values():

@@ -16,7 +16,7 @@ from workbench.errors import UserError, unknown
 from workbench.runs import Run
 
 HERE = Path(__file__).parent
-HOMES = (HERE.parents[1] / "reports", HERE / "reports")  # of templates: a checkout's, an installed package's
+HOMES = (HERE.parents[2] / "reports", HERE / "templates")  # of templates: a checkout's, an installed package's
 KINDS = ("str", "int", "float", "bool", "list", "dict")
 
 

@@ -7,13 +7,13 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench import analysis
-from workbench.views.analysis_tab import Tab
 from workbench.views.controls import Value
-from workbench.views.live_dashboard import Live
+from workbench.views.dashboard.analysis_tab import Tab
+from workbench.views.dashboard.live_tab import Live
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
 
 class Place(Protocol):

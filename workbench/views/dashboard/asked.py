@@ -15,7 +15,7 @@ from workbench.views.jobs import Job
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
 QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits meanwhile
 

@@ -11,8 +11,8 @@ from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.errors import UserError
 from workbench.views.controls import controls
 from workbench.views.esm.jupyter import Module
+from workbench.views.lab.notebook import ROW, widget_of
 from workbench.views.latent_map import Map, said_of
-from workbench.views.notebook import ROW, widget_of
 
 
 class Screen:

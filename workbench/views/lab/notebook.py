@@ -21,7 +21,7 @@ from workbench.runs import Run
 from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
 from workbench.views.esm.jupyter import Theme
-from workbench.views.live_notebook import watch
+from workbench.views.lab.live import watch
 from workbench.views.state import ViewState
 
 __all__ = ["Explorer", "Screen", "open", "watch"]

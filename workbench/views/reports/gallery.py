@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from workbench.atomic import write_text
 from workbench.errors import UserError
-from workbench.views import report_manifest as manifests
+from workbench.views.reports import manifest as manifests
 
 HERE = Path(__file__).parent
 SORTS = {"made": "newest", "name": "name", "psnr": "PSNR", "tokens": "tokens", "seconds": "time taken"}

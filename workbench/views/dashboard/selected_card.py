@@ -15,7 +15,7 @@ from workbench.views.selection import Selection
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
 HINT = "Nothing is selected: draw a loop on the map, click codes, or write a condition."
 COPY = "navigator.clipboard?.writeText(location.href)"

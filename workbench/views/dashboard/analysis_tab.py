@@ -12,12 +12,12 @@ import panel_material_ui as pmui
 from workbench import analysis
 from workbench.analysis.result import Result
 from workbench.analysis.style import TOOLBAR, themed
-from workbench.views.asked import Asked
 from workbench.views.controls import Control, Value, controls
+from workbench.views.dashboard.asked import Asked
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 CODE = re.compile("`([^`]+)`")
 LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
 CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
@@ -37,7 +37,7 @@ class Tab:
     ) -> None:
         self.session, self.name, self.changed = session, name, changed
         self.controls = {c.name: c for c in controls(analysis.get(name))}
-        self.widgets = {c.name: _widget(c, told.get(c.name, c.default)) for c in self.controls.values()}
+        self.widgets = {c.name: widget_of(c, told.get(c.name, c.default)) for c in self.controls.values()}
         for widget in self.widgets.values():
             widget.param.watch(
                 lambda _: self.changed(), "value_throttled" if hasattr(widget, "value_throttled") else "value"
@@ -102,7 +102,7 @@ def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:
     return pn.widgets.Tabulator(table, pagination="remote", page_size=15, **how)
 
 
-def _widget(control: Control, value: Any) -> pn.widgets.Widget:
+def widget_of(control: Control, value: Any) -> pn.widgets.Widget:
     if control.kind == "flag":
         return pmui.Checkbox(label=control.label, value=value)
     if control.kind == "choice":

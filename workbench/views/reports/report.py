@@ -16,11 +16,11 @@ from typing import Any
 
 from workbench.atomic import aside, write_text
 from workbench.errors import UserError
-from workbench.views import report_manifest as manifests
-from workbench.views.basket import views_report
-from workbench.views.report_page import thumbnail, to_html
-from workbench.views.report_sections import STATES, Pages, Section, records, sections_of
-from workbench.views.report_template import check_parameters, find_template, parameters_of
+from workbench.views.reports import manifest as manifests
+from workbench.views.reports.basket import views_report
+from workbench.views.reports.page import thumbnail, to_html
+from workbench.views.reports.sections import STATES, Pages, Section, records, sections_of
+from workbench.views.reports.template import check_parameters, find_template, parameters_of
 
 __all__ = ["Pages", "check_parameters", "find_template", "page_of", "parameters_of", "report"]
 

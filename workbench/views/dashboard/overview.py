@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import panel as pn
 
 from workbench.analysis.checks.checks import SYMBOLS, Check, Checks
-from workbench.views.analysis_tab import Tab
-from workbench.views.asked import Asked
 from workbench.views.controls import Value
+from workbench.views.dashboard.analysis_tab import Tab
+from workbench.views.dashboard.asked import Asked
 from workbench.views.run_table import tinted
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
-    from workbench.views.dashboard import Session
+    from workbench.views.dashboard.app import Session
 
 MOST = 10  # findings
 COLOURS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}

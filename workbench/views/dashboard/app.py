@@ -16,16 +16,16 @@ from param.parameterized import discard_events
 
 from workbench import analysis
 from workbench.errors import UserError
-from workbench.views.analysis_tab import Tab
-from workbench.views.basket_dashboard import Basket, pages_of
 from workbench.views.bench import Bench
-from workbench.views.explore_dashboard import MODULES, Explore
+from workbench.views.dashboard.analysis_tab import Tab
+from workbench.views.dashboard.basket_card import Basket, pages_of
+from workbench.views.dashboard.explore_tabs import MODULES, Explore
+from workbench.views.dashboard.jobs_card import JobsCard
+from workbench.views.dashboard.keyboard import Keyboard
+from workbench.views.dashboard.overview import Overview
+from workbench.views.dashboard.places import Group, LiveTab, Place, Tabs
+from workbench.views.dashboard.run_list import RunList
 from workbench.views.jobs import Jobs
-from workbench.views.jobs_card import JobsCard
-from workbench.views.keyboard import Keyboard
-from workbench.views.overview import Overview
-from workbench.views.places import Group, LiveTab, Place, Tabs
-from workbench.views.run_list import RunList
 from workbench.views.state import ViewState
 
 GUIDE = """No runs in `{folder}` yet. Train one, and reload this page:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import UserError
-from workbench.views import report_manifest as manifests
-from workbench.views.gallery import gallery
-from workbench.views.report import check_parameters, find_template, report
-from workbench.views.report_watch import watched
+from workbench.views.reports import manifest as manifests
+from workbench.views.reports.gallery import gallery
+from workbench.views.reports.kernel import watched
+from workbench.views.reports.report import check_parameters, find_template, report
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -164,7 +164,7 @@ def _name(given: Mapping[str, Any]) -> str:
 
 
 def _trains(source: Path) -> bool:
-    from workbench.views.report import parameters_of
+    from workbench.views.reports.report import parameters_of
 
     return any(parameter.name == "folder" for parameter in parameters_of(source))
 

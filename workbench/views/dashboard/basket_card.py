@@ -10,8 +10,8 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench.errors import UserError
-from workbench.views.basket import named
-from workbench.views.report import report
+from workbench.views.reports.basket import named
+from workbench.views.reports.report import report
 from workbench.views.state import ViewState
 
 REPORTS = "reports"  # in the folder of runs, and in the dashboard's address

@@ -9,11 +9,11 @@ from typing import Any
 
 from workbench.analysis.result import Result
 from workbench.errors import UserError
-from workbench.views import report_manifest as manifests
 from workbench.views.bench import Bench
 from workbench.views.explored import explored, picked
 from workbench.views.losses import losses
-from workbench.views.report_sections import KEY, Section, outputs, sections_of
+from workbench.views.reports import manifest as manifests
+from workbench.views.reports.sections import KEY, Section, outputs, sections_of
 from workbench.views.state import ViewState
 
 EXPLORED = ("lens", "map", "codes")

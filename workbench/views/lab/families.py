@@ -11,7 +11,7 @@ from workbench import analysis
 from workbench.errors import UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
-from workbench.views.notebook import Explorer
+from workbench.views.lab.notebook import Explorer
 from workbench.views.state import ViewState
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from workbench.atomic import aside, read_json, write_text
 from workbench.runs import Run
 from workbench.views.bench import Bench
-from workbench.views.report_sections import STATES, Section
+from workbench.views.reports.sections import STATES, Section
 
 FORMAT = 1
 PACKAGES = ("workbench", "numpy", "pandas", "scipy", "scikit-learn", "umap-learn", "plotly", "papermill", "torch")

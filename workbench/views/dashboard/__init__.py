@@ -1,0 +1,1 @@
+"""The Panel dashboard: `app.py` is the page, the others are its parts."""
