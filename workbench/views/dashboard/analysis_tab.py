@@ -103,6 +103,7 @@ def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:
 
 
 def widget_of(control: Control, value: Any) -> pn.widgets.Widget:
+    """A control as a widget, at a value."""
     if control.kind == "flag":
         return pmui.Checkbox(label=control.label, value=value)
     if control.kind == "choice":
