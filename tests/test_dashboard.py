@@ -321,7 +321,7 @@ if __name__ == "__main__":
     soon = {{"check_unused_sessions_milliseconds": 100, "unused_session_lifetime_milliseconds": 100}}
     pn.serve({{"/": lambda: Session(folder, jobs).page()}}, port={port}, show=False, threaded=True, **soon)
     time.sleep(1)
-    for _ in range(5):
+    for _ in range(20):
         page = pull_session(url="http://127.0.0.1:{port}/")
         assert len(page.document.roots) > 0
         page.close()

@@ -4,6 +4,7 @@ Every arm has the same tokens, decoder, steps and generator. `aux` predicts the 
 it tells what masking adds. `pixels` masks without teachers: it tells what the teachers add.
 """
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -82,9 +83,8 @@ def tuned_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def _tuned(scale: Scale, first: Arm, steps: int) -> Arm:
-    import json
-
     told = json.loads(first.changes) | {"tuning": True, "steps": steps, "save_every": steps}
+    told.pop("cache", None)  # it asks no teacher
     return Arm(first.recipe, json.dumps(told, sort_keys=True), start=first)
 
 

@@ -56,12 +56,11 @@ def markdown(told: dict[str, Any]) -> str:
 
 def about(told: dict[str, Any]) -> str:
     """Under which setting all this was measured."""
-    minutes = sum(claim["minutes"] for claim in told["claims"])
     return (
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
         f" contrastive network trained on these images (rFD, gFD), and of an untrained one (free); the teacher is"
-        f" {told['teacher']}. A claim's minutes count shared runs again: {minutes:.0f} in all."
+        f" {told['teacher']}. {told['minutes']:.0f} minutes of one process in all; a claim's own count shared runs again."
     )
 
 

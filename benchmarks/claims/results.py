@@ -57,6 +57,7 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "minutes": _minutes([arm for claim in claims for arm in claim.arms(scale).values()], out, seeds),
         "claims": [_told(claim, scale, out, seeds) for claim in claims],
     }
     write_text(out / "claims.json", json.dumps(told, indent=1))
@@ -103,7 +104,7 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
 
 
 def _minutes(arms: Any, out: Path, seeds: int) -> float:
-    """Of one process: training and measuring the arms and what they need, each arm counted in full in every claim."""
+    """Of one process: training and measuring the arms and what they need, each once, however many share it."""
     seen: dict[Arm, None] = {}
     for arm in arms:
         seen |= dict.fromkeys([*arm.needs, arm])
