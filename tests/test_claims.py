@@ -108,7 +108,8 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
 
 def test_a_readme_without_markers_is_left_alone_and_named(tmp_path):
     (tmp_path / "claims.json").write_text(json.dumps({
-        "scale": "x", "data": "d", "seeds": 1, "machine": "m", "date": "t", "command": "c", "drawn": 1, "teacher": "t", "minutes": 1,
+        "scale": "x", "data": "d", "seeds": 1, "machine": "m", "date": "t", "command": "c", "drawn": 1, "teacher": "t",
+        "minutes": 1,
         "claims": [],
     }))  # fmt: skip
     readme = tmp_path / "README.md"
