@@ -8,6 +8,7 @@ import subprocess
 import sys
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from browser import drawn, free_port, opened, served
 
@@ -161,8 +162,22 @@ def test_the_way_back_in_the_browser_is_a_way_back_here(dashboard):
         assert "metric=mse" in page.url and seen.errors == []
 
 
-def test_a_long_computation_shows_how_far_it_is_can_be_cancelled_and_leaves_the_page_free(dashboard, runs):
-    view = "run=soft-4&run=soft-2&analysis=mixture_modes&most=64&components=16"
+@pytest.fixture
+def large(runs):
+    """A run with thirty times as many latents, near those it has, and nothing else: counting their modes takes long."""
+    shutil.copytree(runs / "soft-4", runs / "large")
+    evidence = runs / "large" / "evidence" / "step-000060"
+    latents = np.load(evidence / "latents.npy")
+    for path in evidence.glob("*.npy"):
+        path.unlink()
+    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
+    np.save(evidence / "latents.npy", (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32))
+    yield "large"
+    shutil.rmtree(runs / "large")
+
+
+def test_a_long_computation_shows_how_far_it_is_can_be_cancelled_and_leaves_the_page_free(dashboard, large):
+    view = f"run={large}&analysis=mixture_modes&most=64&components=16"
     with opened(f"{dashboard}/?{view}") as (page, seen):
         page.get_by_text(re.compile(r"\d+ %, .*left")).wait_for()
         page.get_by_role("tab", name="Codebook", exact=True).click()  # the page answers meanwhile
