@@ -24,7 +24,7 @@ table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: 
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 .shown { color: #00684a; font-weight: 600; } .weak { color: #8a5a00; font-weight: 600; }
-.not { color: #a12a00; font-weight: 600; } small, .told { color: #555; }
+.not { color: #a12a00; font-weight: 600; } .shown, .weak, .not { white-space: nowrap; } small, .told { color: #555; }
 section { margin-top: 2.5rem; border-top: 2px solid #eee; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } th, td { border-color: #3a3d42; }
  section { border-color: #2a2d32; } small, .told { color: #aaa; } .shown { color: #5fd3a8; } .weak { color: #f0b84a; }
@@ -77,12 +77,13 @@ def page(told: dict[str, Any]) -> str:
     head = "<tr><th>system</th><th>claim</th><th>verdict</th><th class=n>minutes</th></tr>"
     counts = ", ".join(f"{sum(c['verdict'] == v for c in told['claims'])} {v}" for v in reversed(rule.VERDICTS))
     sections = "".join(_section(claim, told) for claim in told["claims"])
+    words = rule.__doc__.split("\n", 2)[2].replace("*", "")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>The papers' claims, re-run</title>"
         f"<style>{STYLE}</style>"
         f"<meta name=viewport content='width=device-width'><script>{get_plotlyjs()}</script>"
         f"<h1>The papers' claims, re-run</h1><p>{_said(about(told)).replace('`', '')}</p><p><b>{counts}.</b></p>"
-        f"<table>{head}{rows}</table><h2>The rule</h2><p class=told>{_said(rule.__doc__.split(chr(10), 2)[2])}</p>"
+        f"<table>{head}{rows}</table><h2>The rule</h2><p class=told>{_said(words)}</p>"
         f"{sections}</html>"
     )
 
@@ -104,9 +105,9 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
     shows = [name for name in claim["shows"] if any(name in arm["numbers"] for arm in claim["arms"].values())]
     head = "".join(f"<th class=n>{_said(name)}</th>" for name in shows)
     rows = "".join(
-        f"<tr><td>{_said(label)}</td>"
+        f"<tr><td>{_said(label)}<br><small>{_said(arm['recipe'])}</small></td>"
         + "".join(f"<td class=n>{spread(arm['numbers'].get(name, [None]))}</td>" for name in shows)
-        + f"<td><small>{_said(arm['recipe'])}</small></td></tr>"
+        + "</tr>"
         for label, arm in claim["arms"].items()
     )
     details = ""
@@ -124,7 +125,7 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{tried}"
         f"<table><tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th>"
         f"<th>verdict</th></tr>{effects}</table>{figure}"
-        f"<table><tr><th>arm</th>{head}<th>recipe</th></tr>{rows}</table>{details}</section>"
+        f"<table><tr><th>arm</th>{head}</tr>{rows}</table>{details}</section>"
     )
 
 
