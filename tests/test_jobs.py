@@ -1,20 +1,24 @@
 """Analyses in a process of their own: shared, followed, stopped; a worker that is lost is replaced."""
 
+import os
+import signal
 import time
 from concurrent.futures import CancelledError
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from workbench.errors import NotApplicable, UserError
 from workbench.views.bench import Bench
+from workbench.views.explored import shown
 from workbench.views.jobs import Job, Jobs
 from workbench.views.state import ViewState
 
 pytestmark = pytest.mark.xdist_group("jobs")
 QUICK = ViewState(("soft-4",), analysis="codebook_usage")
 LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"most": 64, "components": 16})
-DEAF = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})  # does not look whether to stop
+MAP = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,18 @@ def test_what_was_computed_once_is_there_at_once(jobs):
     assert again.future.done() and again.future.result() is first
 
 
+def test_what_a_lens_shows_is_computed_there_and_not_held_here(jobs, trained):
+    state = ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2})
+    job = asked(jobs, state, turn=1)
+    there, here = job.future.result(60), shown(Bench(trained), state)
+    assert job.name == "lens" and there.data == here.data and there.thing.axes == here.thing.axes
+    assert np.array_equal(there.thing.frames.shown, here.thing.frames.shown)
+    assert not asked(jobs, state, turn=1).future.done()  # its pictures are many: they are made anew
+    wrong = state.change(looks={"over": "tokesn"})
+    with pytest.raises(UserError, match="Did you mean `tokens`"):
+        asked(jobs, wrong, turn=2).future.result(60)
+
+
 def test_a_sentence_of_the_worker_is_a_sentence_here(jobs):
     with pytest.raises(NotApplicable, match="Codebook usage needs codes and codebook; plain has none"):
         asked(jobs, ViewState(("plain",), analysis="codebook_usage")).future.result(60)
@@ -83,11 +99,20 @@ def test_a_job_tells_how_far_it_is_and_ends_when_nobody_waits_any_more(jobs, unk
 
 
 def test_a_worker_that_does_not_stop_is_replaced(jobs, unkept):
-    job, worker = asked(jobs, DEAF, turn=3), jobs._worker.process.pid
-    wait_for(lambda: job.running)
+    job, worker = asked(jobs, LONG, turn=3), jobs._worker.process.pid
+    wait_for(lambda: job.share)
+    os.kill(worker, signal.SIGSTOP)  # as if it were stuck
     jobs.leave(job, "me")
     assert asked(jobs, QUICK, turn=3).future.result(60).books
     assert jobs._worker.process.pid != worker
+
+
+def test_a_map_tells_how_far_its_layout_is_and_can_be_stopped(jobs, unkept):
+    job = asked(jobs, MAP, turn=5)
+    wait_for(lambda: job.share)
+    worker = jobs._worker.process.pid
+    jobs.leave(job, "me")
+    assert asked(jobs, QUICK, turn=5).future.result(60).books and jobs._worker.process.pid == worker
 
 
 def test_a_worker_that_dies_says_so_and_is_replaced(jobs, unkept):

@@ -186,7 +186,7 @@ def test_tail_drop_decodes_prefixes_and_search_agrees_with_trying_every_length()
     x = load("digits").images(slice(32))
     model = make(TailDrop).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(150):
+    for _ in range(400):
         optimizer.zero_grad()
         model.objective(x).total.backward()
         optimizer.step()

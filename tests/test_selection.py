@@ -168,29 +168,40 @@ def test_an_address_restores_a_lens_and_its_selection(session):
         lens.thing.frames.axis == "code of token 2" and lens.thing.picked[0] == 1 and lens.widgets["token"].value == 2
     )
     session.go(looks={"ovre": "code"})
-    assert "Did you mean `over`" in lens.sentence.object and not lens.module.visible
+    assert "Did you mean `over`" in lens.asked.sentence.object and not lens.asked.place.visible
 
 
 def test_a_tab_that_does_not_apply_says_so(session):
     session.go(runs=("plain",), tab="codes")
-    assert "codes" in session.places["codes"].sentence.object and not session.places["codes"].module.visible
+    assert "codes" in session.places["codes"].asked.sentence.object and not session.places["codes"].asked.place.visible
     with pytest.raises(NotApplicable):
         explored(session.bench, session.state).data()
 
 
-def test_only_the_lens_imports_torch(trained):
+def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(trained, tmp_path):
     script = f"""
 import sys
+from concurrent.futures import wait
 from workbench.views.dashboard.app import Session
-session = Session({str(trained)!r})
-session.go(runs=("soft-4",), tab="codes")
-session.go(tab="map", looks={{"method": "pca"}})
-assert session.places["map"].module.visible and session.places["codes"].module.visible
-assert "torch" not in sys.modules
-session.go(tab="lens")
-assert session.places["lens"].module.visible and "torch" in sys.modules
+from workbench.views.jobs import Jobs
+
+if __name__ == "__main__":
+    jobs = Jobs({str(trained)!r})
+    session = Session({str(trained)!r}, jobs)
+    for tab in ("codes", "map", "lens"):
+        session.go(runs=("soft-4",), tab=tab, looks={{"method": "pca"}} if tab == "map" else {{}})
+        asked = session.places[tab].asked
+        if asked.job is not None:  # else it was quick
+            wait([asked.job.future])
+            asked._end(asked.job)
+        assert asked.place.visible, (tab, asked.sentence.object)
+    assert session.places["lens"].thing.frames.axis == "tokens" and session.places["lens"].widgets
+    assert "torch" not in sys.modules
+    jobs.close()
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 

@@ -90,7 +90,8 @@ PAPER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4},
     ),
     "vavae": (
-        LOOKS | {"teacher": TEACHERS[1], "stages": True, "adversarial_weight": 0.5, "adversarial_start": 0.004},
+        LOOKS | {"skip": False, "teacher": TEACHERS[1], "stages": True}
+        | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
         VIT | {"steps": 650_000, "final_lr": 1.0, "warmup": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
         | {"average": 0.0, "precision": "no"},
     ),

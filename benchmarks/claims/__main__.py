@@ -5,7 +5,8 @@
     python -m benchmarks.claims bundled                            (digits, where CIFAR-10 is not at hand)
 
 Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
-claims.html and the README's table. `--only maetok,karl` runs those systems' claims.
+claims.html and the README's table. `--only maetok,karl` runs those systems' claims; `--longer 4` trains everything for
+four times the steps, in a folder beside, which the pages without it then show as well.
 """
 
 import argparse
@@ -15,21 +16,26 @@ from pathlib import Path
 
 from workbench.errors import UserError
 
+from .arms import Scale
+from .scales import SCALES
+
 
 def main() -> None:
     """Read the command line; run; write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scale", choices=["laptop", "gpu", "bundled"])
+    parser.add_argument("scale", choices=list(SCALES))
     parser.add_argument("--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER")
     parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
+    parser.add_argument("--longer", type=int, default=1, help="times the steps")
     parser.add_argument("--only", default="", help="systems, by the names of their modules")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
     parser.add_argument("--readme", type=Path, help="a file whose table between the claims' markers is replaced")
     asked = parser.parse_args()
-    out = asked.out or Path("claims") / asked.scale
+    out = asked.out or Path("claims") / (asked.scale + (f"-{asked.longer}x" if asked.longer > 1 else ""))
     try:
-        run(asked.scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
+        scale = SCALES[asked.scale].stretched(asked.longer)
+        run(scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
     except UserError as error:
         sys.exit(str(error))
     from .page import write
@@ -38,14 +44,14 @@ def main() -> None:
     print(f"{out / 'claims.json'}\n{out / 'claims.html'}")
 
 
-def run(scale_name: str, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int) -> None:
+def run(scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int) -> None:
     """Train and measure whatever is not there yet, then write claims.json."""
     from .results import save
-    from .scales import SCALES, prepared
+    from .scales import prepared
     from .work import Step, claims, work
 
     out.mkdir(parents=True, exist_ok=True)
-    scale = prepared(SCALES[scale_name], out, cifar)
+    scale = prepared(scale, out if scale.longer == 1 else out.with_name(scale.name), cifar)  # the same data and judge
     chosen = claims(only)
     steps = [
         Step(arm, seed, claim.key) for claim in chosen for arm in claim.arms(scale).values() for seed in range(seeds)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,17 @@ class Scale:
     full: bool = False  # every arm; without it, those that a claim cannot do without
     cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # changes for one system alone, by its name
+    longer: int = 1  # times the steps that are written here: a claim that does not show is tried again with more
+
+    def stretched(self, times: int) -> "Scale":
+        """The same with so many times the steps of everything that is trained."""
+
+        def longer(plan: dict[str, Any]) -> dict[str, Any]:
+            return plan | {name: times * plan[name] for name in ("steps", "save_every") if name in plan}
+
+        extra = {system: longer(changes) for system, changes in self.extra.items()}
+        plans = {"plan": longer(self.plan), "generator_plan": longer(self.generator_plan)}
+        return replace(self, **plans, extra=extra, longer=times)
 
     def tokenizer(self, system: str, *, start: Arm | None = None, **changes: Any) -> Arm:
         """An arm that trains a tokenizer."""

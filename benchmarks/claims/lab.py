@@ -21,7 +21,7 @@ from .arms import Scale
 from .claim import Numbers
 
 FREE = "random"  # a network that was never trained, nor is anybody's teacher
-STEPS = 25  # of Heun's method
+STEPS = 12  # of Heun's method
 BATCH = 250
 
 

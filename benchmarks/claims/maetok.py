@@ -26,7 +26,7 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
     targets = {"targets": ["hog", scale.teacher] if scale.teacher != "hog" else ["hog"], "aux_weight": 0.1}
     arms = {
         "AE": scale.tokenizer("ae"),
-        "KL": scale.tokenizer("klvae", beta=1e-3),
+        "KL": scale.tokenizer("klvae", beta=1e-5),
         "aux": scale.tokenizer("maetok", mask_low=0.0, mask_high=0.0, score="all", **targets),
         "pixels": scale.tokenizer("maetok", targets=[]),
         "MAETok": scale.tokenizer("maetok", **targets),

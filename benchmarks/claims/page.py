@@ -34,8 +34,13 @@ section { margin-top: 2.5rem; border-top: 2px solid #eee; }
 
 
 def write(out: Path, readme: Path | None = None) -> None:
-    """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError."""
+    """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError.
+
+    Runs of more steps in folders beside, as in laptop-4x, are what else was tried.
+    """
     told = json.loads((out / "claims.json").read_text(encoding="utf-8"))
+    beside = sorted(out.parent.glob(f"{out.name}-*x/claims.json"))
+    told["tried"] = [json.loads(path.read_text(encoding="utf-8")) for path in beside]
     write_text(out / "claims.html", page(told))
     if readme is not None:
         text = readme.read_text(encoding="utf-8")
@@ -50,7 +55,8 @@ def markdown(told: dict[str, Any]) -> str:
     lines = ["| system | claim | effect (mean ± deviation over seeds) | verdict |", "| --- | --- | --- | --- |"]
     for claim in told["claims"]:
         effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
-        lines.append(f"| {claim['system']} | {claim['says']} | {effects} | {claim['verdict']} |")
+        verdicts = [claim["verdict"], *(f"{times} x the steps: {c['verdict']}" for times, c in _tried(claim, told))]
+        lines.append(f"| {claim['system']} | {claim['says']} | {effects} | {'<br>'.join(verdicts)} |")
     return "\n".join(["", about(told), "", *lines, ""])
 
 
@@ -95,13 +101,23 @@ def spread(values: list[float], *, sign: bool = False) -> str:
     return "–" if math.isnan(x.mean()) else f"{mean} ± {x.std(ddof=1):.2g}" if len(x) > 1 else mean
 
 
-def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
-    effects = "".join(
+def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The same claim where it was trained for so many times the steps."""
+    return [(run["longer"], c) for run in told.get("tried", []) for c in run["claims"] if c["key"] == claim["key"]]
+
+
+def _effects(claim: dict[str, Any]) -> str:
+    """The effects of a claim as rows of a table."""
+    return "".join(
         f"<tr><td>{_said(e['name'])}</td><td class=n>{spread(e['values'], sign=True)}</td>"
         f"<td class=n>{', '.join(f'{v:+.3g}' for v in e['values'])}</td>"
         f"<td class='{e['verdict'].split()[0]}'>{SIGNS[e['verdict']]}</td></tr>"
         for e in claim["effects"]
     )
+
+
+def _arms(claim: dict[str, Any]) -> str:
+    """The arms of a claim, and what was measured of each, as a table."""
     shows = [name for name in claim["shows"] if any(name in arm["numbers"] for arm in claim["arms"].values())]
     head = "".join(f"<th class=n>{_said(name)}</th>" for name in shows)
     rows = "".join(
@@ -110,6 +126,10 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         + "</tr>"
         for label, arm in claim["arms"].items()
     )
+    return f"<table><tr><th>arm</th>{head}</tr>{rows}</table>"
+
+
+def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
     details = ""
     if claim["details"]:
         each = sorted(claim["details"].items(), key=lambda item: -abs(np.mean(item[1])))
@@ -118,14 +138,19 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
     figure = themed(effect_figure(claim, told["seeds"])).to_html(
         full_html=False, include_plotlyjs=False, config=TOOLBAR, div_id=f"figure-{claim['key']}"
     )
+    head = (
+        "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
+    )
+    more = "".join(
+        f"<h3>Tried: {times} times the steps</h3><table>{head}{_effects(c)}</table>{_arms(c)}"
+        for times, c in _tried(claim, told)
+    )
     tried = f"<p class=told>{_said(claim['tried'])}</p>" if claim["tried"] and claim["verdict"] != "shown" else ""
     return (
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
         f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}</p>"
         f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{tried}"
-        f"<table><tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th>"
-        f"<th>verdict</th></tr>{effects}</table>{figure}"
-        f"<table><tr><th>arm</th>{head}</tr>{rows}</table>{details}</section>"
+        f"<table>{head}{_effects(claim)}</table>{figure}{_arms(claim)}{details}{more}</section>"
     )
 
 

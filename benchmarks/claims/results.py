@@ -45,6 +45,7 @@ def timed(run: Path, what: str) -> Iterator[None]:
 
 def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
     """Write claims.json: all that the page and the README's table say."""
+    longer = scale.longer > 1
     told = {
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
@@ -53,7 +54,8 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "judge": Path(scale.judge).name,
         "teacher": scale.teacher.partition(":")[0],
         "seeds": seeds,
-        "command": f"python -m benchmarks.claims {scale.name}",
+        "longer": scale.longer,
+        "command": f"python -m benchmarks.claims {scale.name}" + (f" --longer {scale.longer}" if longer else ""),
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

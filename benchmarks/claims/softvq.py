@@ -24,7 +24,7 @@ def by_tokens(scale: Scale) -> dict[str, Arm]:
     """Every kind of bottleneck at few and at many tokens."""
     kinds = {"soft": ("softvq", {"codes": CODES}), "hard": ("vqvae", {"codes": CODES}), "AE": ("ae", {})}
     if scale.full:
-        kinds |= {"KL": ("klvae", {"beta": 1e-3}), "sphere": ("ae", {"radius": 1.0})}
+        kinds |= {"KL": ("klvae", {"beta": 1e-5}), "sphere": ("ae", {"radius": 1.0})}
     lengths = (FEW, 8, MANY, 32) if scale.full else (FEW, MANY)
     return {
         f"{name} {tokens}": _sized(scale, system, tokens, **changes)

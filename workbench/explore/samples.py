@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.analysis.progress import counted
 from workbench.collect import drawn, pictures
 from workbench.collect.images import device_of
 from workbench.errors import NotApplicable
@@ -35,7 +36,7 @@ def guidance(
 ) -> Frames:
     """A picture a label and scale, all of a label from one noise, held against the first scale's."""
     wanted = torch.tensor(list(labels), device=device_of(model))
-    each = [drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for scale in scales]
+    each = [drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for scale in counted(scales)]
     shown, stops = np.stack(each, axis=1), tuple(f"{scale:g}" for scale in scales)
     return Frames("guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}")
 
@@ -57,7 +58,7 @@ def intervals(
     """
     _walks(model)
     shown = []
-    for interval in within:
+    for interval in counted(within):
         how = {"steps": steps, "interval": interval, "seed": seed}
         labels = torch.tensor([label], device=device_of(model))
         latents = [sample(model, labels, guidance=scale, **how) for scale in scales]
@@ -96,7 +97,7 @@ def trajectory(
 
     first = 1.0 if config.predict == "velocity" else FIRST
     end = euler(watched, noise, times(steps, shift=config.shift, first=first))
-    shown = np.stack([_decoded(tokenizer, model.restore(x)) for x in [*(x for _, x in towards), end]], axis=1)
+    shown = np.stack([_decoded(tokenizer, model.restore(x)) for x in counted([*(x for _, x in towards), end])], axis=1)
     stops = tuple(f"{t:.2f}" for t in [*(t for t, _ in towards), 0.0])
     return Frames("time", stops, _named(rows, labels), shown[:, -1], shown, against="the sample")
 
@@ -116,7 +117,7 @@ def checkpoints(
     run.checkpoint()
     found = run.steps if at is None else list(at)
     tokenizer, wanted = tokenizer_of(run), torch.tensor(list(labels))
-    each = [drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for step in found]
+    each = [drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for step in counted(found)]
     shown, stops = np.stack(each, axis=1), tuple(f"{step:,}" for step in found)
     return Frames("step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}")
 

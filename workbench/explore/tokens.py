@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.analysis.progress import counted
 from workbench.collect import pictures
 from workbench.collect.images import device_of
 from workbench.errors import NotApplicable, UserError
@@ -35,7 +36,7 @@ def budgets(
     tokens = everything.latents.shape[1]
     asked = sorted({*(2**i for i in range(tokens.bit_length()) if 2**i <= tokens), tokens})
     found: dict[str, Tokens] = {}
-    for length in asked if lengths is None else lengths:
+    for length in counted(asked if lengths is None else lengths):
         if not 1 <= length <= tokens:
             raise UserError(f"{length} tokens were asked for; this tokenizer has 1 to {tokens}.")
         try:
@@ -60,7 +61,7 @@ def errors(
         adaptive = "KARL, tail drop and ALIT"
         raise NotApplicable(f"{_name(model)} cannot be asked for an error; {adaptive} can.")
     batch = _batch(model, images)
-    found = {f"{target:g}": model.encode(batch, error=target) for target in targets}
+    found = {f"{target:g}": model.encode(batch, error=target) for target in counted(targets)}
     return _decoded(model, images, "error asked for", found, rows)
 
 
@@ -132,7 +133,7 @@ def checkpoints(
 ) -> Frames:
     """The same images on every checkpoint of a tokenizer's run (None: all that it has)."""
     shown = []
-    for step in run.steps if steps is None else steps:
+    for step in counted(run.steps if steps is None else steps):
         model = run.load(step, modules=modules)
         shown.append(pictures(model.decode(model.encode(_batch(model, images)))))
     run.checkpoint()
@@ -157,7 +158,7 @@ def _decoded(
     against: Tokens | None = None,
     note: str = "",
 ) -> Frames:
-    shown = np.stack([pictures(model.decode(tokens)) for tokens in stops.values()], axis=1)
+    shown = np.stack([pictures(model.decode(tokens)) for tokens in counted(stops.values())], axis=1)
     active = torch.stack([_active(tokens) for tokens in stops.values()], dim=1).cpu().numpy()
     reference = np.asarray(images) if against is None else pictures(model.decode(against))
     name = "original" if against is None else "all its tokens"

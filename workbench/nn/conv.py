@@ -2,6 +2,9 @@
 
 After latent diffusion (arXiv:2112.10752): residual blocks of GroupNorm, SiLU and 3x3 convolutions, self-attention at
 the coarsest level alone. No dropout.
+
+Here: a `skip` beside each half, a linear map between a token and its own f x f pixels, so that the network begins as a
+linear autoencoder of patches; a paper-scale run switches it off.
 """
 
 import math
@@ -26,6 +29,7 @@ class ConvSizes:
     width: int = 32  # channels at the finest level; the paper's models have 128
     multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, a level each; f = 2^(levels - 1)
     blocks: int = 1  # residual blocks a level in the encoder, one more in the decoder
+    skip: bool = True  # start as a linear autoencoder; False: as in the paper
 
     def __post_init__(self) -> None:
         for name in ("side", "channels", "dim", "width", "blocks"):
@@ -64,6 +68,8 @@ class ConvEncoder(nn.Module):
         self.body = nn.Sequential(*layers, *_middle(widths[-1]), _norm(widths[-1]), nn.SiLU())
         self.last = nn.Conv2d(widths[-1], out, 3, padding=1)
         self.moments = nn.Conv2d(out, out, 1)
+        patch = sizes.channels * sizes.factor**2
+        self.skip = nn.Sequential(nn.PixelUnshuffle(sizes.factor), nn.Conv2d(patch, out, 1)) if sizes.skip else None
 
     def forward(self, images: Images) -> Float[Tensor, "b n out"]:
         """Tokens row by row."""
@@ -71,7 +77,10 @@ class ConvEncoder(nn.Module):
         if tuple(images.shape[1:]) != expected:
             got = " x ".join(map(str, images.shape[1:]))
             raise UserError(f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}.")
-        return rearrange(self.moments(self.last(self.body(images))), "b out h w -> b (h w) out")
+        grid = self.last(self.body(images))
+        if self.skip is not None:
+            grid = grid + self.skip(images)
+        return rearrange(self.moments(grid), "b out h w -> b (h w) out")
 
 
 class ConvDecoder(nn.Module):
@@ -89,6 +98,8 @@ class ConvDecoder(nn.Module):
                 layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width, 3, padding=1)]
         last = nn.Conv2d(widths[-1], sizes.channels, 3, padding=1)
         self.body = nn.Sequential(*layers, _norm(widths[-1]), nn.SiLU(), last)
+        patch = sizes.channels * sizes.factor**2
+        self.skip = nn.Sequential(nn.Conv2d(sizes.dim, patch, 1), nn.PixelShuffle(sizes.factor)) if sizes.skip else None
 
     @property
     def last(self) -> nn.Parameter:
@@ -97,7 +108,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b n d"]) -> Images:
         """Put the tokens in their places and grow the image around them."""
-        return self.body(rearrange(latents, "b (h w) d -> b d h w", h=self.rows))
+        grid = rearrange(latents, "b (h w) d -> b d h w", h=self.rows)
+        return self.body(grid) if self.skip is None else self.body(grid) + self.skip(grid)
 
 
 class Residual(nn.Module):

@@ -4,8 +4,8 @@ Encoder: [patches + positions | learned tokens + positions] -> blocks -> norm ->
 Decoder: [one learned patch, repeated, + positions | Linear(latents) + positions] -> blocks -> norm -> patches' rows.
 
 Here: no class token, and a `skip`: each token starts from its own learned mix of the patches, and each patch from a mix
-of the tokens, so that the network begins as a linear autoencoder. Without it a small model sits on the mean image for
-its first 500 to 1,000 steps; a paper-scale run switches it off.
+of the tokens; these mixes begin as shares of the image, so that the network begins as a linear autoencoder of patches.
+Without it a small model sits on the mean image for its first 500 to 1,000 steps; a paper-scale run switches it off.
 """
 
 from dataclasses import dataclass
@@ -146,4 +146,8 @@ def _table(rows: int, width: int) -> nn.Parameter:
 
 
 def _mix(rows: int, columns: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(rows, columns) / columns**0.5)
+    """Each of `rows` begins as the mean, times the root of their number, of its own share of the `columns`."""
+    most = max(rows, columns)
+    own = torch.zeros(rows, columns)
+    own[torch.arange(most) * rows // most, torch.arange(most) * columns // most] = 1
+    return nn.Parameter(own / own.norm(dim=1, keepdim=True) + 0.02 * torch.randn(rows, columns))

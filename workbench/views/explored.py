@@ -1,11 +1,11 @@
 """What the tabs Lens, Map and Codes of a view show: a lens, a map or a codebook, set as the view says."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from workbench.analysis.latents.projection import latent_map as lay_out
-from workbench.analysis.result import Result
 from workbench.errors import UserError, unknown
 from workbench.runs import Run
 from workbench.views.bench import Bench
@@ -21,18 +21,25 @@ PICKED = "selected"  # a lens's order: the images of the selection
 SETTINGS = tuple(one.name for one in fields(LensState) if one.name != "places")
 
 
-def explored(
-    bench: Bench, state: ViewState, result: Callable[[ViewState], Result] | None = None
-) -> Lens | Map | Codebook:
-    """What the state's tab shows; `result` computes analyses (None: the bench, here and now).
+@dataclass(frozen=True)
+class Shown:
+    """What a tab shows, and the same as its module takes it, in JSON."""
 
-    Raises UserError for a setting that does not exist, or where it does not apply.
-    """
+    thing: Lens | Map | Codebook
+    data: str
+
+
+def shown(bench: Bench, state: ViewState) -> Shown:
+    """What the state's tab shows, with all that takes time computed: it can be sent to another process."""
+    thing = explored(bench, state)
+    return Shown(thing, json.dumps(thing.data()))
+
+
+def explored(bench: Bench, state: ViewState) -> Lens | Map | Codebook:
+    """What the state's tab shows. Raises UserError for a setting that does not exist, or where it does not apply."""
     if not state.runs:
         raise UserError("No run is selected. Select one in the list of runs.")
-    if state.tab == "map":
-        return map_of(bench, state, result or bench.result)
-    return lens_of(bench, state) if state.tab == "lens" else codes_of(bench, state)
+    return {"map": map_of, "lens": lens_of, "codes": codes_of}[state.tab](bench, state)
 
 
 def lens_of(bench: Bench, state: ViewState) -> Lens:
@@ -53,10 +60,10 @@ def lens_of(bench: Bench, state: ViewState) -> Lens:
     return lens
 
 
-def map_of(bench: Bench, state: ViewState, result: Callable[[ViewState], Result]) -> Map:
+def map_of(bench: Bench, state: ViewState) -> Map:
     """The leading run's map, with the selection's lasso if it was drawn there, else with its points marked."""
     run, controls = bench.run(state.runs[0]), accept(lay_out, state.looks)
-    how, found = MapState(state.step, controls), result(_laid(run.name, state.step, controls))
+    how, found = MapState(state.step, controls), bench.result(_laid(run.name, state.step, controls))
     here = Map(run, how, found)
     if state.selection is not None and _drawn_on(state, here):
         return Map(run, replace(how, polygon=state.selection.polygon), found)

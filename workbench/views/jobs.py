@@ -1,7 +1,7 @@
-"""Analyses computed in a process of their own, one after another: a host asks, looks how far they are, may stop them.
+"""Analyses, and what models show, computed in a process of their own, one after another.
 
-Who asks for what is being computed waits for the same job; when nobody waits any more, it is stopped. Results come
-back by pickle over a pipe to our own child, and nowhere else.
+A host asks, looks how far they are, and may stop them. Who asks for what is being computed waits for the same job; when
+nobody waits any more, it is stopped. Results come back by pickle over a pipe to our own child, and nowhere else.
 """
 
 import multiprocessing
@@ -29,14 +29,19 @@ RECENT = 20  # parts of the work that time left is told from
 
 
 class Job:
-    """One analysis that was asked for: `future` holds its Result, or the UserError that says why there is none."""
+    """What a ViewState asks for: `future` holds it, or the UserError that says why there is none."""
 
     def __init__(self, key: Hashable, state: ViewState) -> None:
         self.key, self.state = key, state
-        self.future: Future[Result] = Future()
+        self.future: Future[Any] = Future()  # an analysis's Result, or what a tab shows
         self.asked, self.began = time.monotonic(), 0.0
         self.waiting: set[Hashable] = set()
         self._ticks: deque[tuple[float, int, int]] = deque(maxlen=RECENT + 1)
+
+    @property
+    def name(self) -> str:
+        """What is computed, in a word or two."""
+        return (self.state.tab or self.state.analysis).replace("_", " ")
 
     @property
     def running(self) -> bool:
@@ -144,14 +149,15 @@ class Jobs:
                     while len(self._kept) > KEPT:
                         self._kept.popitem(last=False)
             with suppress(InvalidStateError):  # it was stopped as it ended
-                job.future.set_result(told) if isinstance(told, Result) else job.future.set_exception(told)
+                failed = isinstance(told, Exception)
+                job.future.set_exception(told) if failed else job.future.set_result(told)
 
     def _next(self) -> Job | None:
         with self._changed:
             self._changed.wait_for(lambda: self._open or self._closed)
             return None if self._closed else next(iter(self._open.values()))
 
-    def _computed(self, job: Job) -> Result | Exception:
+    def _computed(self, job: Job) -> Any:
         """What the worker makes of a job. One that died, or goes on when it is told to stop, is replaced."""
         stopped: float | None = None
         lost = UserError("The process that computed this ended, perhaps for want of memory; another has been started.")

@@ -87,6 +87,10 @@ class Lens:
         if self.state.over not in self.axes:
             raise unknown("axis", self.state.over, self.axes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: what was computed, and no models."""
+        return {**self.__dict__, "_subjects": {}}
+
     @cached_property
     def axes(self) -> tuple[str, ...]:
         """What the slider can change; without torch or a checkpoint, only the run."""

@@ -11,13 +11,14 @@ from workbench.analysis.progress import Cancelled, listening
 from workbench.analysis.result import Result
 from workbench.errors import UserError
 from workbench.views.bench import Bench
+from workbench.views.explored import Shown, shown
 from workbench.views.state import ViewState
 
 PAUSE = 0.05  # seconds between two things said
 
 
 def work(folder: str, pipe: Connection) -> None:
-    """Answer every ViewState with a Result or an exception, until the other end of the pipe is closed.
+    """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed.
 
     Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
     """
@@ -33,12 +34,12 @@ def work(folder: str, pipe: Connection) -> None:
         return
 
 
-def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Exception:
+def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Shown | Exception:
     if not bench.runs.keys() >= set(state.runs):
         bench.refresh()
     try:
         with listening(_listener(pipe)):
-            return bench.result(state)
+            return shown(bench, state) if state.tab else bench.result(state)
     except UserError as error:
         return error
     except Exception as error:
@@ -46,7 +47,7 @@ def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Except
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(answer: Result | Exception, pipe: Connection) -> None:
+def _send(answer: Result | Shown | Exception, pipe: Connection) -> None:
     try:
         pipe.send(answer)
     except OSError:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+from workbench.analysis.progress import heard
+
 Method = Literal["umap", "pca"]
 MOST_JUDGED = 2_000  # points whose neighbours are compared: every pair's distance is needed
 UMAP_INPUT = 50  # principal components given to UMAP
@@ -35,7 +37,9 @@ def lay_out(rows: np.ndarray, method: Method, neighbors: int, seed: int, start: 
         rows = _components(rows, UMAP_INPUT, seed)
     # The spectral start fails on very few images.
     begin = start.copy() if start is not None else "pca" if rows.shape[1] > 1 else "random"
-    reducer = UMAP(n_neighbors=neighbors, init=begin, random_state=seed, n_jobs=1)  # only one job repeats itself
+    reducer = UMAP(
+        n_neighbors=neighbors, init=begin, random_state=seed, n_jobs=1, tqdm_kwds=heard()
+    )  # only one job repeats itself
     return np.asarray(reducer.fit_transform(rows), np.float32)
 
 

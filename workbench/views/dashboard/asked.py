@@ -1,14 +1,14 @@
-"""In the dashboard: a result from when it is asked for until it is shown, or the sentence that says why not."""
+"""In the dashboard: what a tab shows from when it is asked for until it is there, or the sentence that says why not."""
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import CancelledError, wait
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.analysis.result import Result
+from workbench.analysis import analyses
 from workbench.errors import NotApplicable, UserError
 from workbench.views.controls import Value
 from workbench.views.jobs import Job
@@ -21,19 +21,32 @@ QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits
 
 
 class Asked:
-    """One analysis's result, computed by the session's jobs, or here where it has none; `draw` shows it in `place`."""
+    """What one tab shows, computed by the session's jobs, or here where it has none; `draw` shows it in `place`.
 
-    def __init__(self, session: "Session", name: str, place: pn.Column, draw: Callable[[Result], None]) -> None:
+    `key` tells what is asked for from all else, `compute` makes it: an analysis's result, where they are not given.
+    """
+
+    def __init__(
+        self,
+        session: "Session",
+        name: str,
+        place: pn.Column,
+        draw: Callable[[Any], None],
+        *,
+        key: Callable[[ViewState], Hashable] | None = None,
+        compute: Callable[[ViewState], Any] | None = None,
+    ) -> None:
         self.session, self.name, self.place, self.draw = session, name, place, draw
+        self.key_of, self.compute = key or session.bench.key, compute or session.bench.result
         self.sentence = pmui.Alert("", severity="info", visible=False)
         self.again = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
         self.again.on_click(lambda _: self.show(self.state))
         place.visible = False
         self.body = pn.Column(self.sentence, self.again, place, sizing_mode="stretch_width")
         self.state = ViewState()
-        self.key: Any = None  # of what is shown, or being computed
+        self.key: Hashable = None  # of what is shown, or being computed
         self.job: Job | None = None
-        self.found: Result | None = None
+        self.found: Any = None
 
     def ask(self, state: ViewState, told: Mapping[str, Value]) -> None:
         """Show the analysis of a state's runs and step under these controls."""
@@ -43,7 +56,7 @@ class Asked:
         """Show what a state asks for, unless it is shown or being computed already."""
         self.state = state
         try:
-            key = self.session.bench.key(state)
+            key = self.key_of(state)
         except UserError as error:
             self._leave()
             self._refuse(error)
@@ -53,7 +66,7 @@ class Asked:
         self._leave()
         self.key = key
         if self.session.jobs is None:
-            self._take(lambda: self.session.bench.result(state))
+            self._take(lambda: self.compute(state))
         else:
             self._wait(self.session.jobs.ask(key, state, self.session.me))
 
@@ -79,7 +92,7 @@ class Asked:
             self.session.jobs.leave(job, self.session.me)
             self.place.loading = False
 
-    def _take(self, compute: Callable[[], Result]) -> None:
+    def _take(self, compute: Callable[[], Any]) -> None:
         try:
             self.found = compute()
             self.draw(self.found)
@@ -99,7 +112,7 @@ class Asked:
     def _refuse(self, error: UserError) -> None:
         self.key, said = None, str(error)
         if isinstance(error, NotApplicable):
-            other = self.session.bench.applicable(self.name)
+            other = self.session.bench.applicable(self.name) if self.name in analyses() else None
             said += f" It applies to {other}: make that the leading run." if other else ""
         self._say(said, "info" if isinstance(error, NotApplicable) else "warning")
 

@@ -1,24 +1,20 @@
 """In the dashboard: the tabs Lens, Map and Codes, on the same modules as in a notebook, and one selection for all."""
 
-import html
 import json
-import threading
-from collections.abc import Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
 
 from workbench.analysis.latents.projection import latent_map as lay_out
-from workbench.analysis.result import Result
-from workbench.errors import NotApplicable, UserError
 from workbench.views.codebook import Codebook
 from workbench.views.controls import controls
 from workbench.views.dashboard.analysis_tab import widget_of
+from workbench.views.dashboard.asked import Asked
 from workbench.views.dashboard.selected_card import Selected
 from workbench.views.esm.panel import component
-from workbench.views.explored import PICKED, explored, holding, lassoed, moved
+from workbench.views.explored import PICKED, Shown, explored, holding, lassoed, moved, shown
 from workbench.views.latent_map import Map
 from workbench.views.lens import ORDERS, Lens
 from workbench.views.selection import Selection
@@ -28,38 +24,35 @@ if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
 
 MODULES = {"lens": "lens", "map": "latentmap", "codes": "codegrid"}
-BUSY = {"lens": "Asking the model …", "map": "Laying out …", "codes": "Counting codes …"}
 LAST = 0  # in the menu of checkpoints
 KEPT = ("row", "stop")  # of a lens: where one looks, which computes nothing
 
 
 class Explore:
-    """One of the tabs: its controls, its module, and the selection. `show` computes what a state asks for."""
+    """One of the tabs: its controls, its module, and the selection. `show` asks for what a state shows."""
 
     def __init__(self, session: "Session", tab: str) -> None:
         self.session, self.tab = session, tab
         self.widgets: dict[str, Any] = {}
-        self.row, self.sentence = pn.FlexBox(gap="16px"), pmui.Alert("", severity="info", visible=False)
-        self.module = component(MODULES[tab])(sizing_mode="stretch_width", visible=False)
+        self.row = pn.FlexBox(gap="16px")
+        self.module = component(MODULES[tab])(sizing_mode="stretch_width")
         self.module.param.watch(self._heard, "view")
+        place = pn.Column(self.module, sizing_mode="stretch_width")
+        how = {"key": self._key, "compute": lambda state: shown(session.bench, state)}
+        self.asked = Asked(session, tab, place, self._draw, **how)
         self.selected = Selected(session)
-        parts = [self.row, self.sentence, self.module, self.selected.body]
+        parts = [self.row, self.asked.body, self.selected.body]
         self.body = pn.Column(*parts, sizing_mode="stretch_width", min_height=500)
         self.thing: Any = None  # a Lens, a Map or a Codebook
-        self.shown: tuple[Any, ...] = ()  # keys of what is shown: as it was asked for, and with all that is set
-        self._one_at_a_time = threading.RLock()  # callbacks run in threads
+        self.same: tuple[Hashable, ...] = ()  # keys of what is shown: as it was asked for, and with all that is set
         self._putting = False  # a widget that we move ourselves asks for nothing
 
     def show(self, state: ViewState) -> None:
-        """Compute what the state asks for, and show it, or the sentence that says why not."""
-        with self._one_at_a_time:
-            now = self.session.state
-            state = now if now.tab == self.tab else state  # something else may have been asked for since
-            key = self._key(state)
-            if key not in self.shown or self.thing is None:
-                self._compute(state, key)
-                self._heard()  # somebody may have picked something while this was computed
-            self.selected.show(self.session.state)
+        """Show what the state asks for as soon as it is there, or the sentence that says why not."""
+        if self.asked.found is None or self._key(state) not in self.same:
+            self.same = ()
+            self.asked.show(state)
+        self.selected.show(state)
 
     def hide(self) -> None:
         """Nothing goes on while nobody looks."""
@@ -67,8 +60,7 @@ class Explore:
     def put(self, told: Mapping[str, Any]) -> None:
         """Look where a lens was looked at; `show` moves the controls."""
         if isinstance(self.thing, Lens):
-            row, stop = self.thing.picked
-            self.thing.look(int(told.get("row", row)), int(told.get("stop", stop)))
+            self._look(told)
             self._putting = True
             self.module.view = json.dumps(self._view(self.thing))
             self._putting = False
@@ -92,36 +84,30 @@ class Explore:
             row, stop = self.thing.picked
             self.module.view = json.dumps({**json.loads(self.module.view), "row": row, "stop": max(0, stop + by)})
 
-    def _key(self, state: ViewState) -> Any:
+    def _key(self, state: ViewState) -> Hashable:
         """What the module's pictures depend on."""
-        told = {name: value for name, value in state.looks.items() if name not in KEPT}
-        if self.tab == "lens" and told.get("order") != PICKED:
-            return state.runs, told
-        return state.runs, state.step, told, state.selection
+        told = tuple(sorted((name, value) for name, value in state.looks.items() if name not in KEPT))
+        if self.tab == "lens" and ("order", PICKED) not in told:
+            return self.tab, state.runs, told
+        picked = None if state.selection is None else json.dumps(state.selection.told(), sort_keys=True)
+        return self.tab, state.runs, state.step, told, picked
 
-    def _compute(self, state: ViewState, key: Any) -> None:
-        self.body.loading = True
-        if self.thing is None:
-            self._say(BUSY[self.tab], "info")
+    def _draw(self, found: Shown) -> None:
+        self.thing = found.thing
+        if isinstance(self.thing, Lens) and self.session.state.tab == self.tab:
+            self._look(self.session.state.looks)  # somebody may have looked elsewhere while this was computed
+        self._putting = True
         try:
-            thing = explored(self.session.bench, state, self._result)
-            data, view = json.dumps(thing.data()), json.dumps(self._view(thing))
-            self._putting = True
-            self._put(thing)
-            self.module.param.update(data=data, view=view, visible=True)
-            self.thing, self.sentence.visible = thing, False
-            self.shown = key, self._key(state.change(looks=self.told()))
-        except CancelledError:
-            self.thing = None
-            self._say("Stopped before it was finished. Turn to the tab again to start anew.", "info")
-        except UserError as error:
-            self.thing = None
-            self._say(str(error), "info" if isinstance(error, NotApplicable) else "warning")
-        except Exception as error:
-            self._say(f"{self.tab} failed: {type(error).__name__}: {error}. The server's log says where.", "error")
-            raise
+            self._put(self.thing)
+            self.module.param.update(data=found.data, view=json.dumps(self._view(self.thing)))
         finally:
-            self._putting, self.body.loading = False, False
+            self._putting = False
+        state = self.asked.state
+        self.same = self.asked.key, self._key(state.change(looks=self.told()))
+
+    def _look(self, told: Mapping[str, Any]) -> None:
+        row, stop = self.thing.picked
+        self.thing.look(int(told.get("row", row)), int(told.get("stop", stop)))
 
     def _view(self, thing: Any) -> dict[str, Any]:
         """What the module is told was picked; how it shows it stays as somebody set it."""
@@ -161,14 +147,9 @@ class Explore:
         return self.thing is not None and self.thing.state.polygon is not None
 
     def _heard(self, _: Any = None) -> None:
-        """Somebody picked something in the module; what is true by now counts, since callbacks may overtake others."""
-        if self._putting or self.thing is None:
-            return
-        with self._one_at_a_time:
-            told = None
-            while told != self.module.view:
-                told = self.module.view
-                self._take(json.loads(told))
+        """Somebody picked something in the module."""
+        if not self._putting and self.thing is not None:
+            self._take(json.loads(self.module.view))
 
     def _take(self, told: dict[str, Any]) -> None:
         state = self.session.state
@@ -188,21 +169,9 @@ class Explore:
     def _picked(self, selection: Selection | None, **changes: Any) -> None:
         """The module shows already what was picked: only the selection's panel is drawn anew."""
         state = self.session.state.change(selection=selection, **changes)
-        self.thing, self.shown = explored(self.session.bench, state, self._result), (self._key(state),)
+        self.thing, self.asked.key = explored(self.session.bench, state), self._key(state)
+        self.same = (self.asked.key,)
         self.session.go(selection=selection, **changes)
-
-    def _result(self, asked: ViewState) -> Result:
-        """A layout, computed where the dashboard computes: there it can be followed and stopped."""
-        jobs, bench = self.session.jobs, self.session.bench
-        if jobs is None:
-            return bench.result(asked)
-        job = jobs.ask(bench.key(asked), asked, self.session.me)
-        self.session.card.watch()
-        return job.future.result()
-
-    def _say(self, sentence: str, kind: str) -> None:
-        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
-        self.sentence.visible, self.module.visible = True, False
 
 
 def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:

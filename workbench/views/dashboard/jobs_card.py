@@ -57,7 +57,7 @@ class Row:
     def __init__(self, job: Job, stop: Any) -> None:
         self.job, state = job, job.state
         runs = ", ".join(state.runs[:1]) + (f" and {len(state.runs) - 1} more" if len(state.runs) > 1 else "")
-        name = f"<b>{html.escape(state.analysis.replace('_', ' ').capitalize())}</b> of {html.escape(runs)}"
+        name = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(runs)}"
         self.said = pn.pane.HTML("", margin=(0, 10))
         self.bar = pmui.LinearProgress(value=0, variant="indeterminate", sizing_mode="stretch_width", margin=(4, 10))
         button = pmui.Button(label="cancel", variant="outlined", size="small", width=80)
