@@ -66,8 +66,8 @@ def about(told: dict[str, Any]) -> str:
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
         f" contrastive network trained on these images (rFD, gFD), and of an untrained one (free); the teacher is"
-        f" {told['teacher']}. {told['minutes']:.0f} minutes of one process in all; a claim's own count shared runs"
-        " again."
+        f" {told['teacher']}. {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all; a claim's own count"
+        " shared runs again."
     )
 
 

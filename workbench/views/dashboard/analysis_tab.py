@@ -47,8 +47,10 @@ class Tab:
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
         self.numbers.append(self.table)
-        shown = [self.summary, self.figure, *([pmui.Accordion(("table", self.numbers))] if table else [])]
-        self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
+        # The figure scrolls, the text does not: a Column would be as wide as the figure, and all that is around it.
+        self.frame = pn.FlexBox(self.figure, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
+        shown = [self.summary, self.frame, *([pmui.Accordion(("table", self.numbers))] if table else [])]
+        self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"min-width": "0"})
         self.asked = Asked(session, name, self.shown, self._draw)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")
         self.body = pn.Column(row, self.asked.body, sizing_mode="stretch_width", min_height=400)
@@ -82,7 +84,7 @@ class Tab:
         figure = themed(self.asked.found.figure(), dark=dark).update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
         if self.painted != dark:  # what the page's theme did to the figure would stay in part
             self.figure, self.painted = _figure(self.least), dark
-            self.shown[1] = self.figure
+            self.frame[0] = self.figure
         # In a message of its own: the page's theme restyles every figure that comes with what is new.
         self.session.next(lambda: self.figure.param.update(object=figure, height=int(figure.layout.height or 480)))
 
