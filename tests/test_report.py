@@ -103,6 +103,21 @@ def test_the_contents_lead_to_every_section_and_print_unfolds_what_is_folded(pag
         assert page.locator("details[open]").count() == 0
 
 
+@pytest.mark.browser
+def test_a_report_follows_a_dark_system_and_stays_light_on_paper(pages):
+    with opened(pages["adaptive"].as_uri(), dark=True) as (page, _):
+        page.locator(".xtick text").first.wait_for()
+
+        def inks() -> list[str]:
+            style = "(node, name) => getComputedStyle(node)[name]"
+            told = ((".js-plotly-plot .main-svg", "backgroundColor"), (".xtick text", "fill"), ("body", "color"))
+            return [page.locator(where).first.evaluate(style, name) for where, name in told]
+
+        assert inks() == ["rgba(0, 0, 0, 0)", "rgb(224, 224, 224)", "rgb(232, 232, 232)"]
+        page.emulate_media(media="print")
+        assert inks() == ["rgb(255, 255, 255)", "rgb(42, 63, 95)", "rgb(27, 27, 27)"]
+
+
 def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
     assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == set(analysis.analyses())
 

@@ -40,6 +40,12 @@ def source(name: str) -> str:
     return (HERE / f"{name}.js").read_text(encoding="utf-8")
 
 
+@cache
+def dark_figures(within: str) -> str:
+    """A style that gives figures a dark page's colours within a selector or a media query that tells such a page."""
+    return f"{within} {{\n{(HERE / 'dark_figures.css').read_text(encoding='utf-8')}}}\n"
+
+
 def static(name: str, data: Mapping[str, Any], view: Mapping[str, Any], *, height: int, title: str) -> str:
     """A module with its data as an `iframe` that needs neither kernel nor network.
 

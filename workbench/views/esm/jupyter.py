@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from workbench.views.esm import source
+from workbench.views.esm import dark_figures, source
 
-STYLE = (Path(__file__).parent / "jupyter.css").read_text(encoding="utf-8")
+STYLE = dark_figures('body[data-jp-theme-light="false"]')
 
 
 class Module(anywidget.AnyWidget):

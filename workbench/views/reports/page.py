@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
+from workbench.views.esm import dark_figures
 
 HERE = Path(__file__).parent
 LARGEST = 8_000_000  # bytes a page may have
 MARKERS = {"papermill-error-cell-tag", "injected-parameters"}  # of cells that papermill puts in
+DARK = "@media screen and (prefers-color-scheme: dark)"  # on paper it stays light
 WIDGET, FIGURE = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 
 
@@ -35,6 +37,7 @@ def to_html(notebook: Any, head: str, foot: str, title: str) -> str:
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     body, contents = _contents(head + exporter.from_notebook_node(notebook)[0] + foot)
     style, print_script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style += dark_figures(DARK)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{style}</style>'
