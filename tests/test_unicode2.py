@@ -12,7 +12,7 @@ from torch import nn
 
 from workbench.data import ImageSet, load
 from workbench.errors import UserError
-from workbench.jobs import prepare
+from workbench.jobs import prepare, train
 from workbench.quantizers.cascade import Cascade, displacement, self_retrieval
 from workbench.quantizers.nearest import nearest
 from workbench.tokenizers.unicode2 import UniCode2
@@ -391,3 +391,29 @@ def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
         assert record.step == 1
         assert heard == sorted(heard) and heard[-1][0] == heard[-1][1] > 1
     assert heard
+
+
+def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp_path, digits):
+    small = {"limit": 200, "side": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2, "steps": 3, "save_every": 3}
+
+    def run(name: str, **changes):
+        return train("unicode2-digits", tmp_path / name, collect=False, **(small | changes))
+
+    def misfit(model: UniCode2) -> float:
+        with torch.no_grad():
+            features = model.features(digits.images(slice(200)))
+            wanted = model.normaliser(features)
+            return (F.mse_loss(model.quantize(features).latents, wanted) / wanted.var()).item()
+
+    first = run("first", role="continuous", codes=8)
+    few = run("few", role="frozen", codes=8, start=str(first.folder)).load(0)
+    many = run("many", role="frozen", codes=64, start=str(first.folder)).load(0)
+    assert misfit(many) < misfit(few) < 1
+    for model in (few, many):  # in the space that the decoder knows
+        assert torch.equal(model.normaliser.matrix, first.load().normaliser.matrix)
+        assert torch.equal(model.decoder.decoder.mix, first.load().decoder.decoder.mix)
+    cascade = run("cascade", role="cascade", codes=64, start=str(tmp_path / "many"))
+    begun, learned = (cascade.load(step).quantizer.values.weight for step in (0, None))
+    assert torch.equal(begun, cascade.load(0).quantizer.index) and not torch.equal(begun, learned)
+    again = run("again", role="cascade", codes=64, start=str(cascade.folder))
+    assert torch.equal(again.load(0).quantizer.values.weight, learned)

@@ -127,10 +127,10 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     plan = _plan(run.config.get("plan", {}))
     torch.manual_seed(plan.seed)
     model = run.build()
-    if "start" in run.config and not run.steps:
-        Share.here().first(lambda: save_start(run, model, plan), then=lambda: None)
     if cache := run.config.get("changes", {}).get("cache"):
         data = with_features(model, data, cache)
+    if "start" in run.config and not run.steps:
+        Share.here().first(lambda: save_start(run, model, plan, data), then=lambda: None)
     return Job(model, data, plan, run)
 
 

@@ -83,14 +83,19 @@ def _shared(source: Run, model: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in mine and value.shape == mine[name].shape}
 
 
-def save_start(run: Run, model: Any, plan: Any) -> None:
-    """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other."""
+def save_start(run: Run, model: Any, plan: Any, data: Any) -> None:
+    """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
+
+    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well.
+    """
     from workbench.training import Learner
 
     taken = _shared(Run(run.folder / run.config["start"]["run"]), model)
     model.load_state_dict(model.state_dict() | taken)
-    run.save(0, Learner(model, plan).state())
     left = sorted(model.state_dict().keys() - taken.keys())
+    if any(name.startswith(getattr(model, "prepares", ())) for name in left):
+        model.prepare(data, plan.seed)
+    run.save(0, Learner(model, plan).state())
     run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
 
 

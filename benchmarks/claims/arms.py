@@ -26,6 +26,11 @@ class Arm:
         return tuple(arm for arm in (self.tokenizer, self.start) if arm is not None)
 
     @property
+    def chain(self) -> tuple["Arm", ...]:
+        """Everything that is trained for it, and itself last."""
+        return (*(arm for need in self.needs for arm in need.chain), self)
+
+    @property
     def name(self) -> str:
         """Of its folder: the recipe, and a hash of all that it is made of."""
         told = [self.recipe, self.changes, *(arm.name if arm else "" for arm in (self.tokenizer, self.start))]

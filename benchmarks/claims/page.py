@@ -56,7 +56,8 @@ def markdown(told: dict[str, Any]) -> str:
     for claim in told["claims"]:
         effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
         verdicts = [claim["verdict"], *(f"{times} x the steps: {c['verdict']}" for times, c in _tried(claim, told))]
-        lines.append(f"| {claim['system']} | {claim['says']} | {effects} | {'<br>'.join(verdicts)} |")
+        cells = (claim["system"], claim["says"], effects, "<br>".join(verdicts))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(["", about(told), "", *lines, ""])
 
 

@@ -110,8 +110,6 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
 
 def _minutes(arms: Any, out: Path, seeds: int) -> float:
     """Of one process: training and measuring the arms and what they need, each once, however many share it."""
-    seen: dict[Arm, None] = {}
-    for arm in arms:
-        seen |= dict.fromkeys([*arm.needs, arm])
+    seen = dict.fromkeys(one for arm in arms for one in arm.chain)
     paths = [arm.folder(out, seed) / "claims" / "seconds.json" for arm in seen for seed in range(seeds)]
     return sum(sum(json.loads(path.read_text(encoding="utf-8")).values()) for path in paths if path.exists()) / 60

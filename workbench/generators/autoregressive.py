@@ -82,6 +82,8 @@ class AR(nn.Module):
         for embedding in (self.words, self.table) if config.table == "learned" else (self.words,):
             nn.init.normal_(embedding.weight, std=0.02)
 
+    prepares = ("table.", "scale")
+
     def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
         """Before the first step: adopt the codebook that came with the codes, if the table is one of codewords."""
         if self.config.table == "codebook" and getattr(data, "codebook", None) is not None:

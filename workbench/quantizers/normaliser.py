@@ -32,6 +32,11 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("matrix", torch.eye(channels, dim))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it has statistics."""
+        return bool(self.mean.any()) or not torch.equal(self.matrix, torch.eye(*self.matrix.shape).to(self.matrix))
+
     @torch.no_grad()
     def fit(self, features: Float[Tensor, "t e"]) -> None:
         """Take the statistics of these features."""

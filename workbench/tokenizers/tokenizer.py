@@ -39,6 +39,8 @@ class Tokenizer(nn.Module, ABC):
         rows = self.config.side // self.config.patch
         return rows, rows
 
+    prepares: ClassVar[tuple[str, ...]] = ()  # beginnings of the names, in its state, of what `prepare` fills
+
     def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
         """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it.
 

@@ -164,6 +164,8 @@ class UniCode2(Tokenizer):
         """What the decoder reads of them."""
         return self.adapter(latents) if self.config.adapter else latents
 
+    prepares = ("quantizer.",)
+
     @torch.no_grad()
     def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
         """Cluster the features of random training images into F, on the device where F lies.
@@ -187,7 +189,8 @@ class UniCode2(Tokenizer):
             features = known[0] if known else self.features(images.to(device))
             parts.append(rearrange(features.to(device), "b n e -> (b n) e").float())
         features = torch.cat(parts)
-        self.normaliser.fit(features)
+        if not self.normaliser.fitted:  # else it came with the decoder that this run starts from
+            self.normaliser.fit(features)
         classes = repeat(torch.as_tensor(labels)[drawn], "b -> (b n)", n=tokens) if self.config.per_class else None
         index = cluster(
             self.normaliser(features),
