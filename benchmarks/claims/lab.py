@@ -13,6 +13,7 @@ from workbench.analysis.runs.diagnostics import diagnostics_of
 from workbench.atomic import write_text
 from workbench.collect import collect, drawn, held_out
 from workbench.collect.images import judged
+from workbench.data.images import ImageSet
 from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.teachers import Teacher, by_name
@@ -20,6 +21,8 @@ from workbench.teachers import Teacher, by_name
 from .arms import Scale
 from .claim import Numbers
 
+Pair = tuple[np.ndarray, np.ndarray]
+_REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}  # a worker measures many of one seed
 FREE = "random"  # a network that was never trained, nor is anybody's teacher
 STEPS = 12  # of Heun's method
 BATCH = 250
@@ -88,19 +91,27 @@ class Lab:
                     for number, part in enumerate(labels.split(BATCH))
                 ]
             )
-            train = held_out(run.tokenizer, "train").take(self.scale.drawn, seed)
-            test = held_out(run.tokenizer).take(self.scale.drawn, seed)
+            train, features = self._real(run.tokenizer, seed, device)
             decoded = _reconstructions(tokenizer, train)
             found: Numbers = {}
             for name, judge in self.judges(train.pixels.shape[-1]).items():
-                real, held, made, rebuilt = (
-                    judged(judge, x, device) for x in (train.pixels, test.pixels, samples, decoded)
-                )
+                real, held = features[name]
+                made, rebuilt = (judged(judge, x, device) for x in (samples, decoded))
                 found |= {f"gFD{name}": _distance(real, made), f"floor{name}": _distance(real, held)}
                 found[f"gap{name}"] = _distance(rebuilt, made)
                 if not name:
                     found["precision"], found["recall"] = precision_recall(real, made)
         return found
+
+    def _real(self, tokenizer: Run, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Pair]]:
+        """Training images, and by judge the features of those and of held-out ones: the same for all of a seed."""
+        key = (tokenizer.config["data"]["fingerprint"], self.scale.drawn, seed, self.scale.judge)
+        if key not in _REAL:
+            train, test = (held_out(tokenizer, split).take(self.scale.drawn, seed) for split in ("train", "test"))
+            judges = self.judges(train.pixels.shape[-1]).items()
+            features = {name: tuple(judged(judge, x.pixels, device) for x in (train, test)) for name, judge in judges}
+            _REAL[key] = train, features
+        return _REAL[key]
 
 
 def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:

@@ -75,6 +75,6 @@ CLAIMS = (
         arms=arms,
         measure=over_time,
         effects=better,
-        shows=("gFD", "gFD free", "gap", "floor"),
+        shows=("gFD", "floor", "gFD free", "floor free", "gap"),
     ),
 )

@@ -64,6 +64,6 @@ CLAIMS = (
         arms=arms,
         effects=effects,
         details=correlations,
-        shows=("gFD", "gFD free", "rFD", "PSNR", "linear probe", "participation ratio"),
+        shows=("gFD", "floor", "gFD free", "floor free", "rFD", "PSNR", "linear probe", "participation ratio"),
     ),
 )
