@@ -194,6 +194,7 @@ CLAIMS = (
         measure=on_target,
         effects=met,
         shows=tuple(f"{what}{target}" for target in TARGETS for what in ("tokens for ", "missing ")),
+        tried="After so few steps the tightest target lies below what all tokens together reach.",
     ),
     Claim(
         key="karl-complexity",
@@ -206,6 +207,8 @@ CLAIMS = (
         measure=complexity,
         effects=tracked,
         shows=("rho with bits", "rho with PNG bytes"),
+        tried="Bits count what generated an image, and tokens what this decoder cannot guess: noise has the most of the"
+        " one and needs few of the other, as the next claim shows.",
     ),
     Claim(
         key="karl-noise",
@@ -216,6 +219,8 @@ CLAIMS = (
         arms=on_shapes,
         measure=complexity,
         effects=noise,
+        tried="Noise takes fewer tokens rather than more: no number of them lowers its error much, and the head learns"
+        " that the later ones are surplus.",
         shows=("ΔL1 stripes", "ΔL1 discs", "ΔL1 noise", "tokens stripes", "tokens discs", "tokens noise"),
     ),
     Claim(
