@@ -116,7 +116,7 @@ def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
     path = folder / "map.html"
     path.write_text(static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map"))
     page = browser.new_page()
-    page.goto(path.as_uri())
+    page.goto(path.resolve().as_uri())
     inner = page.frame_locator("iframe")
     inner.get_by_text("drag a loop").wait_for()
     box = inner.locator(".plane").bounding_box()

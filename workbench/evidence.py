@@ -131,8 +131,11 @@ class Evidence:
                 shutil.rmtree(left, ignore_errors=True)
 
     @classmethod
-    def open(cls, folder: Path) -> "Evidence":
-        """Open a folder of evidence without reading its arrays. Raises RunError where it is missing or damaged."""
+    def open(cls, folder: Path, only: Sequence[str] = ()) -> "Evidence":
+        """Open a folder of evidence without reading its arrays; `only` names those that are wanted, where not all are.
+
+        Raises RunError where it is missing or damaged.
+        """
         path, arrays = folder / "provenance.json", {}
         try:
             written = path.stat()
@@ -143,11 +146,14 @@ class Evidence:
                 raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
             if not {"run", "step"} <= provenance.keys():
                 raise ValueError
-            for name in (f.name for f in fields(cls) if (folder / f"{f.name}.npy").exists()):
+            wanted = only or [f.name for f in fields(cls)]
+            for name in (name for name in wanted if (folder / f"{name}.npy").exists()):
                 path = folder / f"{name}.npy"
                 arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             if not os.path.samestat(written, (folder / "provenance.json").stat()):
-                return cls.open(folder)  # it was replaced in the meantime, and some of the arrays are older than others
+                return cls.open(
+                    folder, only
+                )  # it was replaced in the meantime, and some of the arrays are older than others
         except FileNotFoundError:
             raise RunError(
                 f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"

@@ -22,6 +22,7 @@ from workbench.views.controls import accept
 from workbench.views.state import ViewState
 
 KEPT = 64  # results held in memory
+SOME = 256  # images looked at together
 RESULTS = ".results"  # in the folder of runs: results held on disk
 FIRST_LOOK = 8  # runs at most: as many as there are colours
 
@@ -168,14 +169,16 @@ def written_at(place: Path) -> int:
 def mean_psnr(place: Path, written: int) -> float:
     """The mean PSNR in dB of evidence as it was `written`, over its images; NaN where it has no reconstructions."""
     try:
-        evidence = Evidence.open(place)
+        evidence = Evidence.open(place, only=("images", "reconstructions"))
     except RunError:
         return math.nan
     if evidence.images is None or evidence.reconstructions is None:
         return math.nan
-    pairs = zip(evidence.images, evidence.reconstructions, strict=True)  # not all at once: they may be large
-    each = [np.square((np.asarray(a, np.float32) - np.asarray(b, np.float32)) / 255).mean() for a, b in pairs]
-    return float(-10 * np.log10(np.maximum(each, 1e-10)).mean())
+    each = []
+    for start in range(0, len(evidence.images), SOME):  # not all at once: they may be large
+        some = (np.asarray(a[start : start + SOME], np.float32) for a in (evidence.images, evidence.reconstructions))
+        each.append(np.square(np.subtract(*some) / 255).reshape(-1, evidence.images[0].size).mean(axis=1))
+    return float(-10 * np.log10(np.maximum(np.concatenate(each), 1e-10)).mean())
 
 
 COLUMNS = ("run", "kind", "data", "tokens", "dim", "step", "state", "PSNR (dB)", "evidence at step")

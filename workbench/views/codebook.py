@@ -102,9 +102,12 @@ class Codebook:
 
     @property
     def chosen(self) -> "Picked":
-        """Those images beside all: errors, classes, codes. Raises UserError where no code is picked."""
+        """Those images beside all: errors, classes, codes. Raises UserError where no image holds a picked code."""
         from workbench.views.picked import select
 
+        if not len(self.selection):
+            picked = ", ".join(map(str, self.state.selected))
+            raise UserError(f"No image holds code {picked}; pick others." if picked else "No code is picked.")
         return select(self.run, step=self.state.step, ids=self.selection.tolist())
 
     @property

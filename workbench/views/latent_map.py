@@ -21,6 +21,7 @@ from workbench.analysis.latents.colouring import Colouring
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.analysis.style import COLOURS, MAGNITUDE
+from workbench.errors import UserError
 from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.views.controls import Value, accept
@@ -107,6 +108,8 @@ class Map:
         """The selection beside all images: errors, classes, codes. Raises UserError where nothing is selected."""
         from workbench.views.picked import select
 
+        if not len(self.selection):
+            raise UserError("No point of the map is selected; draw a loop, or give a polygon.")
         return select(self.run, step=self.state.step, ids=self.selection.tolist())
 
     @property

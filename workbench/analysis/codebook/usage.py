@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from scipy.special import gammaln, xlogy
-from scipy.stats import binom
 
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.zipf import Zipf, zipf
@@ -206,6 +205,8 @@ def _uniform_used(size: int, tokens: int | np.ndarray) -> np.ndarray:
 
 def _uniform_entropy(size: int, tokens: int) -> float:
     """The plug-in entropy's mean when every code is as likely: log n - k E[c log c] / n, c binomial."""
+    from scipy.stats import binom
+
     spread = 12 * np.sqrt(tokens / size) + 40
     c = np.arange(max(0, int(tokens / size - spread)), min(tokens, int(tokens / size + spread)) + 1)
     return float(np.log(tokens) - size * (binom.pmf(c, tokens, 1 / size) * xlogy(c, c)).sum() / tokens)

@@ -3,7 +3,6 @@
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy.stats import beta, binom
 
 from workbench.analysis.codebook.usage import Book, CodebookUsage
 from workbench.analysis.style import COLOURS, DEAD, MAGNITUDE, themed
@@ -36,6 +35,8 @@ def draw(result: CodebookUsage) -> go.Figure:
 
 def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
     """The band in which 95 % of a uniform source's counts at each rank lie: binomial order statistics."""
+    from scipy.stats import beta, binom
+
     rank = _thinned(book.size)
     low, high = (binom.ppf(beta.ppf(q, book.size - rank + 1, rank), book.tokens, 1 / book.size) for q in (0.025, 0.975))
     edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}

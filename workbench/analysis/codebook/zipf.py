@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 FIRST, LEAST = 10, 10  # the rank where a fit begins, and how many ranks it needs
 STEEPEST = 5.0
@@ -40,5 +39,7 @@ def exponent(counts: np.ndarray, low: int, high: int) -> float:
 
     def loss(s: float) -> float:  # minus the mean log-likelihood, convex in s
         return s * mean + float(np.log(np.exp(-s * rank).sum()))
+
+    from scipy.optimize import minimize_scalar
 
     return float(minimize_scalar(loss, bounds=(0, STEEPEST), method="bounded", options={"xatol": 1e-6}).x)

@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import kendalltau
 
 from workbench.analysis.progress import progress
 from workbench.analysis.result import Range, Result
@@ -188,6 +187,8 @@ def _correlated(
     """Every diagnostic's correlation with the target, and those (p, m) with the target in other orders."""
     rho, null = rank_correlation.spearman(values, target), rank_correlation.permuted(values, target, seed)
     alone, adjusted = rank_correlation.chances(rho, null)
+    from scipy.stats import kendalltau
+
     tau = [float(kendalltau(column, target).statistic) for column in values.T]
     rows = zip(names, rho.tolist(), tau, alone.tolist(), adjusted.tolist(), strict=True)
     return [

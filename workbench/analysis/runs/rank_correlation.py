@@ -4,7 +4,6 @@ import itertools
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 
 MOST_EXACT = 8  # things whose every order is looked at: 8! = 40,320
 DRAWN = 20_000  # random orders of more things
@@ -13,7 +12,7 @@ ROUNDING = 1e-9
 
 def spearman(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Spearman's correlation (m,) of each column of values (n, m) with target (n,); ties share a rank."""
-    return _units(rankdata(target)[:, None])[:, 0] @ _units(rankdata(values, axis=0))
+    return _ranked(target[:, None])[:, 0] @ _ranked(values)
 
 
 def permuted(values: np.ndarray, target: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -22,13 +21,13 @@ def permuted(values: np.ndarray, target: np.ndarray, seed: int = 0) -> np.ndarra
     Of more than 8 rows, 20,000 random orders and its own. All columns see the same order, so that their dependence
     is kept (Westfall and Young 1993).
     """
-    n, ranks = len(target), _units(rankdata(target)[:, None])[:, 0]
+    n, ranks = len(target), _ranked(target[:, None])[:, 0]
     if n <= MOST_EXACT:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         random = np.random.default_rng(seed)
         orders = np.vstack([np.arange(n), *(random.permutation(n) for _ in range(DRAWN))])
-    return ranks[orders] @ _units(rankdata(values, axis=0))
+    return ranks[orders] @ _ranked(values)
 
 
 def chances(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +61,13 @@ def needed(tried: int, level: float) -> int:
     while tried * 2 / math.factorial(n) > level:
         n += 1
     return n
+
+
+def _ranked(values: np.ndarray) -> np.ndarray:
+    """The ranks of each column, ties sharing one, as unit vectors."""
+    from scipy.stats import rankdata  # half a second to import
+
+    return _units(rankdata(values, axis=0))
 
 
 def _units(columns: np.ndarray) -> np.ndarray:
