@@ -151,9 +151,7 @@ class Evidence:
                 path = folder / f"{name}.npy"
                 arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             if not os.path.samestat(written, (folder / "provenance.json").stat()):
-                return cls.open(
-                    folder, only
-                )  # it was replaced in the meantime, and some of the arrays are older than others
+                return cls.open(folder, only)  # replaced in the meantime: some arrays are older than others
         except FileNotFoundError:
             raise RunError(
                 f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"
