@@ -194,7 +194,7 @@ CLAIMS = (
         measure=on_target,
         effects=met,
         shows=tuple(f"{what}{target}" for target in TARGETS for what in ("tokens for ", "missing ")),
-        tried="After so few steps the tightest target lies below what all tokens together reach.",
+        tried="More steps (`--longer`): a short run may not reach the tightest target with all its tokens.",
     ),
     Claim(
         key="karl-complexity",
@@ -207,8 +207,7 @@ CLAIMS = (
         measure=complexity,
         effects=tracked,
         shows=("rho with bits", "rho with PNG bytes"),
-        tried="Bits count what generated an image, and tokens what this decoder cannot guess: noise has the most of the"
-        " one and needs few of the other, as the next claim shows.",
+        tried="More steps. Bits count what generated an image, tokens what helps this decoder: they may part on noise.",
     ),
     Claim(
         key="karl-noise",
@@ -219,8 +218,7 @@ CLAIMS = (
         arms=on_shapes,
         measure=complexity,
         effects=noise,
-        tried="Noise takes fewer tokens rather than more: no number of them lowers its error much, and the head learns"
-        " that the later ones are surplus.",
+        tried="More steps. If no number of tokens lowers the error of noise much, later ones count as surplus.",
         shows=("ΔL1 stripes", "ΔL1 discs", "ΔL1 noise", "tokens stripes", "tokens discs", "tokens noise"),
     ),
     Claim(

@@ -116,8 +116,7 @@ CLAIMS = (
         arms=generators,
         effects=better,
         shows=("gFD", "floor", "gFD free", "floor free", "gap", "rFD", "PSNR"),
-        tried="At first decoders were not tuned after masking, and their blur outweighed what the flow gained. With the"
-        " paper's second stage the judge prefers MAETok; the untrained network, which sees blur first, still does not.",
+        tried="More steps; and at first masked arms without the paper's second stage.",
     ),
     Claim(
         key="maetok-parts",
@@ -128,7 +127,7 @@ CLAIMS = (
         arms=generators,
         effects=parts,
         shows=("gFD", "floor", "gFD free", "floor free", "rFD", "linear probe"),
-        tried="What is gained comes from masking: adding the teachers' features to it changes little at this size.",
+        tried="More steps, and the second stage for both masked arms.",
     ),
     Claim(
         key="maetok-probe",
@@ -139,8 +138,7 @@ CLAIMS = (
         arms=tokenizers,
         effects=probe,
         shows=("linear probe", "neighbour probe", "PSNR"),
-        tried="Of images of 16 x 16 pixels the teacher itself tells few classes, and masking lowers the probe in the"
-        " prototypes too: what they gained came from the teachers' features alone (`aux`).",
+        tried="More steps. `aux` tells what the teachers add without masking.",
     ),
     Claim(
         key="maetok-modes",

@@ -90,8 +90,7 @@ CLAIMS = (
         arms=by_tokens,
         effects=degradation,
         shows=("PSNR", "rFD", "rFD free", "used share"),
-        tried="Hard codes have less to lose: with many tokens they are already far behind soft ones, as a token tells"
-        " no more than which of its codes it is. Soft codes are better at every length, and fall from higher up.",
+        tried="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths.",
     ),
     Claim(
         key="softvq-usage",
@@ -103,8 +102,7 @@ CLAIMS = (
         arms=usage_arms,
         effects=usage,
         shows=("used share", "perplexity share", "PSNR"),
-        tried="It is the entropy term that keeps the soft codebook in use; without it fewer codes are used than of hard"
-        " ones that are left to themselves, in this small model.",
+        tried="The soft codebook with and without its entropy term, apart.",
     ),
     Claim(
         key="softvq-alignment",

@@ -101,7 +101,6 @@ CLAIMS = (
         arms=generators,
         effects=teachers,
         shows=SHOWS,
-        tried="Features of other images serve as well here as those of the same ones: what helps is the shape that any"
-        " such features give to the latents, or this teacher knows too little of images of 16 x 16 pixels.",
+        tried="Features of other images: where they do as well, any such target gives the latents that shape.",
     ),
 )
