@@ -190,14 +190,25 @@ def test_a_long_computation_shows_how_far_it_is_can_be_cancelled_and_leaves_the_
 
 def test_dark_figures_are_laid_out_as_light_ones(dashboard):
     layout = "e => [e.layout.title.x, e.layout.legend.orientation, e.layout.font.size, e.layout.margin.r]"
+    colour = "e => e._fullLayout.font.color"
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
-        light = page.locator(".js-plotly-plot:visible").first.evaluate(layout)
-        page.get_by_role("button", name="Toggle theme").click()
-        page.wait_for_timeout(3000)
         figure = page.locator(".js-plotly-plot:visible").first
-        assert figure.evaluate(layout) == light and seen.errors == []
-        assert figure.evaluate("e => e._fullLayout.font.color") != "#2a3f5f"  # that of light ones
+        laid_out, light = figure.evaluate(layout), figure.evaluate(colour)
+        page.get_by_role("button", name="Toggle theme").click()
+        painted = "([e, light]) => e._fullLayout.font.color !== light"
+        page.wait_for_function(painted, arg=[figure.element_handle(), light])
+        assert figure.evaluate(layout) == laid_out and seen.errors == []
+
+
+def test_what_is_quickly_found_is_in_the_page_before_it_is_sent(trained):
+    """A page that is still being built may not hear what comes meanwhile."""
+    from workbench.views.dashboard.app import Session
+
+    session = Session(trained)
+    session.page()
+    assert session.places["overview"].budget.figure.object is not None
+    assert session.leading.value == session.state.runs[0] and '"address"' in session.keyboard.module.data
 
 
 def test_the_dashboard_opens_finished_runs_without_torch(trained):

@@ -108,6 +108,7 @@ def test_classes_are_abstract_or_final():
     abstract = {
         "ABC",
         "Protocol",
+        "Generic",
         "Tokenizer",
         "Teacher",
         "Result",

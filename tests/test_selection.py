@@ -168,7 +168,7 @@ def test_an_address_restores_a_lens_and_its_selection(session):
         lens.thing.frames.axis == "code of token 2" and lens.thing.picked[0] == 1 and lens.widgets["token"].value == 2
     )
     session.go(looks={"ovre": "code"})
-    assert "Did you mean `over`" in lens.asked.sentence.object and not lens.asked.place.visible
+    assert "Did you mean <code>over</code>" in lens.asked.sentence.object and not lens.asked.place.visible
 
 
 def test_a_tab_that_does_not_apply_says_so(session):

@@ -1,7 +1,5 @@
 """In the dashboard: one analysis with its controls in a row, its figure, what it says, and its numbers."""
 
-import html
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +9,14 @@ import panel_material_ui as pmui
 
 from workbench import analysis
 from workbench.analysis.result import Result
-from workbench.analysis.style import TOOLBAR, themed
+from workbench.analysis.style import themed
 from workbench.views.controls import Control, Value, controls
-from workbench.views.dashboard.asked import Asked
+from workbench.views.dashboard.asked import Asked, marked
+from workbench.views.dashboard.figure import Figure
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
-CODE = re.compile("`([^`]+)`")
 LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
 CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
 
@@ -42,14 +40,14 @@ class Tab:
             widget.param.watch(
                 lambda _: self.changed(), "value_throttled" if hasattr(widget, "value_throttled") else "value"
             )
-        self.least = LEAST if table else 0
-        self.figure, self.painted = _figure(self.least), session.dark
+        self.figure = Figure(least=LEAST if table else 0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
-        self.numbers.append(self.table)
+        self.fold = pmui.Accordion(("table", self.numbers))
+        self.fold.param.watch(lambda _: self._fill(), "active")
         # The figure scrolls, the text does not: a Column would be as wide as the figure, and all that is around it.
-        self.frame = pn.FlexBox(self.figure, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
-        shown = [self.summary, self.frame, *([pmui.Accordion(("table", self.numbers))] if table else [])]
+        frame = pn.FlexBox(self.figure.body, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
+        shown = [self.summary, frame, *([self.fold] if table else [])]
         self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"min-width": "0"})
         self.asked = Asked(session, name, self.shown, self._draw)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")
@@ -81,22 +79,18 @@ class Tab:
         """Draw the figure of what is shown, in the page's light or dark."""
         if self.asked.found is None:
             return
-        figure = themed(self.asked.found.figure(), dark=dark).update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
-        if self.painted != dark:  # what the page's theme did to the figure would stay in part
-            self.figure, self.painted = _figure(self.least), dark
-            self.frame[0] = self.figure
-        # In a message of its own: the page's theme restyles every figure that comes with what is new.
-        self.session.next(lambda: self.figure.param.update(object=figure, height=int(figure.layout.height or 480)))
+        figure = themed(self.asked.found.figure(), dark=dark)
+        self.figure.draw(figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR))
 
     def _draw(self, result: Result) -> None:
-        self.summary.object = CODE.sub(r"<code>\1</code>", html.escape(result.summary()))
+        self.summary.object = marked(result.summary())
         self.table = _table(result.table())  # a new one: a table that is still being built does not bear other columns
-        self.numbers[:] = [self.table]
+        self._fill()
         self.paint(dark=self.session.dark)
 
-
-def _figure(least: int) -> pn.pane.Plotly:
-    return pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width", min_width=least)
+    def _fill(self) -> None:
+        if self.fold.active:  # somebody looks: else it would only make the page heavy
+            self.numbers[:] = [self.table]
 
 
 def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:

@@ -7,6 +7,7 @@ import html
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from workbench.views.dashboard.explore_tabs import MODULES, Explore
 from workbench.views.dashboard.jobs_card import JobsCard
 from workbench.views.dashboard.keyboard import Keyboard
 from workbench.views.dashboard.overview import Overview
-from workbench.views.dashboard.places import Group, LiveTab, Place, Tabs
+from workbench.views.dashboard.places import Framed, Group, LiveTab, Place
 from workbench.views.dashboard.run_list import RunList
 from workbench.views.jobs import Jobs
 from workbench.views.state import ViewState
@@ -64,6 +65,7 @@ class Session:
         self.bench, self.jobs, self.dark = Bench(folder), jobs, False
         self.me, self.basket = object(), Basket(self.bench.folder, lambda: self.state)  # me: who waits for jobs
         self.document: Any = None
+        self._put_off: list[Callable[[], None]] | None = None  # what is done when the page is there; None: it is
         self._quiet = False
         self.notice = pmui.Alert("", severity="warning", visible=False)
         location = pn.state.location
@@ -71,15 +73,14 @@ class Session:
         self.card = JobsCard(jobs, self.me)
         self.keyboard = Keyboard(self._pressed, self.follow)
         self.runs = RunList(self.bench, self.state.runs, self._selected)
-        self.tabs = Tabs(self._tab)
-        self.places: dict[str, Place] = {"overview": Overview(self), "live": LiveTab(self)}
-        self.places |= {tab: Explore(self, tab) for tab in MODULES}
-        self.groups = {group: Group(self, names) for group, names in analysis.groups().items()}
-        self.titles = [*(name for name in self.places if name != "live"), *self.groups, "live"]
-        self.titles.sort(key=lambda name: name != "overview")
-        bodies = ((self.places | self.groups)[name].body for name in self.titles)
-        titled = zip((name.capitalize() for name in self.titles), bodies, strict=True)
-        self.pages = pmui.Tabs(*titled, active=self._at(), dynamic=False)
+        self.tabs = Framed({name: partial(self._tab, name) for name in analysis.analyses()})
+        explored = {tab: partial(Explore, self, tab) for tab in MODULES}
+        places = {"overview": partial(Overview, self), **explored, "live": partial(LiveTab, self)}
+        self.places: Framed[Place] = Framed(places)
+        self.groups = Framed({group: partial(Group, self, names) for group, names in analysis.groups().items()})
+        self.titles = ["overview", *MODULES, *self.groups.make, "live"]
+        frames = self.places.frames | self.groups.frames
+        self.pages = pmui.Tabs(*((name.capitalize(), frames[name]) for name in self.titles), dynamic=False)
         self.pages.param.watch(lambda _: self._turned(), "active")
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
         self.leading = pmui.Select(label="leading run", options=list(self.bench.runs), sizing_mode="stretch_width")
@@ -98,8 +99,10 @@ class Session:
         )
         self.dark, self.document = page.dark_theme, pn.state.curdoc
         watcher = page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
+        self._put_off = None if self.document is None else []
+        self.go()  # what is quickly found comes with the page, the rest is computed while it is sent
         me = weakref.ref(self)  # a page that is closed before it has loaded is not kept for its loading
-        pn.state.onload(lambda: me() and me().go())
+        pn.state.onload(lambda: me() and me()._loaded())
         if self.document is not None:
             pn.state.on_session_destroyed(lambda _: (self.close(), _emptied(page, watcher)))
         return page
@@ -121,7 +124,7 @@ class Session:
             self.about.object = html.escape(self.bench.about(self.state))
         except UserError:
             self.about.object = ""
-        (self.places.get(self.state.tab) or self.tabs[self.state.analysis]).show(self.state)
+        (self.places[self.state.tab] if self.state.tab else self.tabs[self.state.analysis]).show(self.state)
 
     def follow(self, query: str) -> None:
         """Show what an address asks for, as when somebody goes back in the browser's history."""
@@ -144,20 +147,25 @@ class Session:
         """Do something for this visitor from another thread, if the page is still open."""
         if self.document is not None and self.document.session_context is not None:
             with suppress(RuntimeError):  # its loop has just ended
-                self.document.add_next_tick_callback(act)
+                self.document.add_next_tick_callback(lambda: self.when_loaded(act))
 
-    def next(self, act: Callable[[], None]) -> None:
-        """Do something after what is being changed now has gone to the page; at once where there is none."""
-        act() if self.document is None else self.later(act)
+    def when_loaded(self, act: Callable[[], None]) -> None:
+        """Do something now, or when the page is there: while it is sent and built it may miss what changes."""
+        act() if self._put_off is None else self._put_off.append(act)
 
     def close(self) -> None:
         """The visitor has left: nothing is read or computed for them any more."""
         self.document = None
         self.card.hide()
-        for place in self.places.values():
+        for place in self.places.made.values():
             place.hide()
         for job in [] if self.jobs is None else self.jobs.of(self.me):
             self.jobs.leave(job, self.me)
+
+    def _loaded(self) -> None:
+        acts, self._put_off = self._put_off or [], None
+        for act in acts:
+            act()
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -208,7 +216,7 @@ class Session:
 
     def _repaint(self, dark: bool) -> None:
         self.dark = dark
-        for shown in (*self.places.values(), *self.tabs.made.values()):
+        for shown in (*self.places.made.values(), *self.tabs.made.values()):
             shown.paint(dark=dark)
 
     def _asked_for(self, query: str) -> ViewState:

@@ -1,6 +1,7 @@
 """In the dashboard: what a tab shows from when it is asked for until it is there, or the sentence that says why not."""
 
 import html
+import re
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import CancelledError, wait
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from workbench.views.state import ViewState
 if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
 
+CODE = re.compile("`([^`]+)`")
+KINDS = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("✖", "#d55e00")}
 QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits meanwhile
 
 
@@ -38,7 +41,7 @@ class Asked:
     ) -> None:
         self.session, self.name, self.place, self.draw = session, name, place, draw
         self.key_of, self.compute = key or session.bench.key, compute or session.bench.result
-        self.sentence = pmui.Alert("", severity="info", visible=False)
+        self.sentence = pn.pane.HTML("", visible=False)
         self.again = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
         self.again.on_click(lambda _: self.show(self.state))
         place.visible = False
@@ -77,7 +80,7 @@ class Asked:
             return
         self._say(f"Computing {self.name.replace('_', ' ')} of {job.state.runs[0]} …", hide=self.found is None)
         self.place.loading = True
-        self.session.card.watch()
+        self.session.when_loaded(self.session.card.watch)
         job.future.add_done_callback(lambda _: self.session.later(lambda: self._end(job)))
 
     def _end(self, job: Job) -> None:
@@ -117,7 +120,15 @@ class Asked:
         self._say(said, "info" if isinstance(error, NotApplicable) else "warning")
 
     def _say(self, sentence: str, kind: str = "info", *, hide: bool = True) -> None:
-        self.sentence.severity, self.sentence.object = kind, html.escape(sentence)
+        symbol, colour = KINDS[kind]
+        style = f"border: 1px solid {colour}; border-left-width: 4px; border-radius: 4px; padding: 10px 16px"
+        said = f"<span aria-label='{kind}' style='color: {colour}'>{symbol}</span>&ensp;{marked(sentence)}"
+        self.sentence.object = f"<div role='status' style='{style}'>{said}</div>"
         self.sentence.visible, self.again.visible = True, False
         if hide:
             self.found, self.place.visible = None, False
+
+
+def marked(text: str) -> str:
+    """A sentence as HTML: all of it escaped, what stands in backticks as code."""
+    return CODE.sub(r"<code>\1</code>", html.escape(text))

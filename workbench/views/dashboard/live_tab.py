@@ -8,9 +8,9 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.analysis.style import TOOLBAR
 from workbench.errors import UserError
 from workbench.runs import Run
+from workbench.views.dashboard.figure import Figure
 from workbench.views.live import Follower, Look, advice, answer, apply, headline, picture
 from workbench.views.live_figure import curves
 
@@ -18,7 +18,7 @@ PERIOD = 1000  # milliseconds between looks
 
 
 class Live:
-    """The Live tab's widgets. `show` follows a run, `hide` reads nothing any more."""
+    """The Live tab's widgets. `show` and `follow` a run; `hide` reads nothing any more."""
 
     def __init__(self) -> None:
         self.dark, self.run, self.look, self._number = False, None, None, 0
@@ -35,7 +35,7 @@ class Live:
         self.row = pn.FlexBox(gap="12px", align_items="center")
         self.log = pmui.Checkbox(label="log axes", value=False)
         self.smoothing = pmui.FloatSlider(label="smoothing", start=0, end=0.99, step=0.01, value=0, width=220)
-        self.curves = pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width")
+        self.curves = Figure()
         self.step = pmui.DiscreteSlider(label="pictures of step", options=[0], value=0, width=480, visible=False)
         self.pictures = pn.pane.PNG(None, width=480, styles={"image-rendering": "pixelated"}, visible=False)
         self.log.param.watch(lambda _: self._draw(), "value")
@@ -43,18 +43,21 @@ class Live:
         self.step.param.watch(lambda _: self._show_picture(), "value")
         bar = pn.FlexBox(*self.buttons.values(), self.said, gap="12px", align_items="center")
         how = pn.FlexBox(self.log, self.smoothing, gap="16px", align_items="center")
-        parts = [self.head, bar, self.row, how, self.curves, self.step, self.pictures]
+        parts = [self.head, bar, self.row, how, self.curves.body, self.step, self.pictures]
         self.body = pn.Column(*parts, sizing_mode="stretch_width", min_height=500)
 
     def show(self, run: Run, *, dark: bool = False) -> None:
-        """Follow a run from now on."""
+        """Show a run as it is."""
         self.dark = dark
         if self.run is None or run.folder != self.run.folder:
             self.run, self._follower, self._number = run, Follower(run), 0
             self.said.object, self.step.value, self.step.options = "", 0, [0]
             self.row.objects, self.fields = [], {}
         self.refresh()
-        if self._timer is None and pn.state.curdoc is not None and self.look.state != "finished":
+
+    def follow(self) -> None:
+        """Look again and again, until the run has finished or `hide` is called."""
+        if self._timer is None and pn.state.curdoc is not None and self.look and self.look.state != "finished":
             self._timer = pn.state.add_periodic_callback(self.refresh, PERIOD)
 
     def hide(self) -> None:
@@ -103,9 +106,8 @@ class Live:
 
     def _draw(self) -> None:
         if self.look is not None:
-            figure = curves(self.look, log=self.log.value, smoothing=self.smoothing.value, dark=self.dark)
-            seen = not self.look.history.empty
-            self.curves.param.update(object=figure, height=int(figure.layout.height), visible=seen)
+            self.curves.draw(curves(self.look, log=self.log.value, smoothing=self.smoothing.value, dark=self.dark))
+            self.curves.body.visible = not self.look.history.empty
 
     def _show_steps(self, look: Look) -> None:
         steps = list(look.pictured)

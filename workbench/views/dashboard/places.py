@@ -1,19 +1,26 @@
 """In the dashboard: what a tab beside the analyses is, the one that follows a run, and the groups of analyses."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench import analysis
 from workbench.views.controls import Value
-from workbench.views.dashboard.analysis_tab import Tab
 from workbench.views.dashboard.live_tab import Live
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
+
+
+class Bodied(Protocol):
+    """What can be put into a page."""
+
+    body: Any
+
+
+Thing = TypeVar("Thing", bound=Bodied)
 
 
 class Place(Protocol):
@@ -37,40 +44,47 @@ class Place(Protocol):
         """Draw in the page's light or dark."""
 
 
-class Tabs:
-    """A tab for every analysis, made when it is first asked for: to make them all takes a visitor a second or two."""
+class Framed(Generic[Thing]):
+    """Things with a `body` by name, each made when it is first asked for, and a frame for each that is there at once.
 
-    def __init__(self, make: Callable[[str], Tab]) -> None:
-        self.make, self.made = make, {}
-        names = analysis.analyses()
-        self.frames = {name: pn.Column(sizing_mode="stretch_width", min_height=400) for name in names}
+    To make them all takes a visitor seconds. What is made has all it contains before it is put into its frame: a part
+    that a page is still building does not hear of another.
+    """
 
-    def __getitem__(self, name: str) -> Tab:
+    def __init__(self, make: Mapping[str, Callable[[], Thing]]) -> None:
+        self.make, self.made = make, dict[str, Thing]()
+        self.frames = {name: pn.Column(sizing_mode="stretch_width", min_height=400) for name in make}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.make
+
+    def __getitem__(self, name: str) -> Thing:
         if name not in self.made:
-            self.made[name] = self.make(name)
-            # Before there is a figure: the page's theme restyles a figure that it finds in what is new.
+            self.made[name] = self.make[name]()
             self.frames[name].append(self.made[name].body)
         return self.made[name]
 
-    def items(self) -> Iterator[tuple[str, Tab]]:
-        """Every tab by its name, made now where it was not."""
-        return ((name, self[name]) for name in self.frames)
+    def items(self) -> Iterator[tuple[str, Thing]]:
+        """Everything by its name, made now where it was not."""
+        return ((name, self[name]) for name in self.make)
 
-    def values(self) -> list[Tab]:
-        """Every tab, made now where it was not."""
-        return [tab for _, tab in self.items()]
+    def values(self) -> list[Thing]:
+        """Everything, made now where it was not."""
+        return [thing for _, thing in self.items()]
 
 
 class Group:
     """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
 
     def __init__(self, session: "Session", names: tuple[str, ...]) -> None:
-        self.names, self.body = names, session.tabs.frames[names[0]]
+        self.names, asked = names, session.state.analysis
+        session.tabs[asked if asked in names else names[0]]
+        self.body: Any = session.tabs.frames[names[0]]
         if len(names) == 1:
             return
         tabs = [(name.replace("_", " ").capitalize(), session.tabs.frames[name]) for name in names]
         self.body = pmui.Tabs(*tabs, dynamic=False, color="secondary")
-        self.turn(session.state.analysis)
+        self.turn(asked)
         self.body.param.watch(lambda event: session.turned(names[event.new]), "active")
 
     def turn(self, name: str) -> None:
@@ -95,6 +109,7 @@ class LiveTab:
         """Follow the leading run."""
         if state.runs:
             self.live.show(self.session.bench.run(state.runs[0]), dark=self.session.dark)
+            self.session.when_loaded(self._follow)
 
     def put(self, told: Mapping[str, Value]) -> None:
         """Nothing of it stands in the address."""
@@ -102,3 +117,7 @@ class LiveTab:
     def told(self) -> dict[str, Value]:
         """Nothing of it stands in the address."""
         return {}
+
+    def _follow(self) -> None:
+        if self.session.state.tab == "live":
+            self.live.follow()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.analysis.style import TOOLBAR, themed
+from workbench.analysis.style import themed
 from workbench.errors import UserError
+from workbench.views.dashboard.figure import Figure
 from workbench.views.explored import PICKED, code_of, picked
 from workbench.views.picked import Picked
 from workbench.views.selection import Selection
@@ -37,10 +38,10 @@ class Selected:
         self.lens.on_click(lambda _: session.go(tab="lens", looks={"order": PICKED}))
         self.clear.on_click(lambda _: session.go(selection=None))
         self.said, self.code = pn.pane.HTML("", sizing_mode="stretch_width"), pn.pane.HTML("", visible=False)
-        self.figure = pn.pane.Plotly(None, config=TOOLBAR, sizing_mode="stretch_width", visible=False)
+        self.figure = Figure()
         self.buttons = [self.csv, self.python, self.link, self.lens, self.clear]
         row = pn.FlexBox(self.where, *self.buttons, gap="12px", align_items="center")
-        self.body = pn.Column(row, self.said, self.code, self.figure, sizing_mode="stretch_width")
+        self.body = pn.Column(row, self.said, self.code, self.figure.body, sizing_mode="stretch_width")
 
     def show(self, state: ViewState) -> None:
         """Show what the state selects."""
@@ -63,11 +64,10 @@ class Selected:
 
     def paint(self, *, dark: bool) -> None:
         """Draw the figure in the page's light or dark."""
-        some = isinstance(self.found, Picked) and len(self.found.places) > 0
-        if some:
-            figure = themed(self.found.figure(), dark=dark)
-            self.figure.param.update(object=figure, height=int(figure.layout.height or 320))
-        self.figure.visible = some
+        if isinstance(self.found, Picked) and len(self.found.places) > 0:
+            self.figure.draw(themed(self.found.figure(), dark=dark))
+        else:
+            self.figure.body.visible = False
 
     def _ask(self, where: str) -> None:
         try:

@@ -87,8 +87,12 @@ export default {
     model.on("change:data", write);
     write();
     // At first dark where the visitor's system is; told from Python, the page would not follow.
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    if (dark) setTimeout(() => deep(document, "button[aria-label='Toggle theme']")?.click(), 100);
+    const darken = () => {
+      const toggle = deep(document, "button[aria-label='Toggle theme']");
+      if (toggle) toggle.click();
+      else setTimeout(darken, 100);
+    };
+    if (matchMedia("(prefers-color-scheme: dark)").matches) setTimeout(darken, 100);
     return () => {
       document.removeEventListener("keydown", pressed);
       window.removeEventListener("popstate", turned);
