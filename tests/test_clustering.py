@@ -45,7 +45,15 @@ def test_lloyds_rounds_are_those_of_scikit_learn_from_the_same_start(rounds):
     assert error(tokens, codebook) * len(tokens) == pytest.approx(fitted.inertia_, rel=1e-5)
 
 
-@pytest.mark.parametrize(("builder", "within"), [("flat", 0.01), ("two-level", 0.02)])
+@pytest.mark.parametrize("unit", [False, True])
+def test_faiss_and_ours_go_the_same_way_from_the_same_start(unit):
+    tokens = F.normalize(mixture(), dim=-1) if unit else mixture()
+    theirs, ours = (cluster(tokens, 20, builder=builder, rounds=8, unit=unit) for builder in ("faiss", "flat"))
+    assert error(tokens, theirs) == pytest.approx(error(tokens, ours), rel=1e-3)
+    assert torch.cdist(theirs, ours).min(dim=1).values.median() < 1e-3
+
+
+@pytest.mark.parametrize(("builder", "within"), [("flat", 0.01), ("faiss", 0.01), ("two-level", 0.02)])
 def test_a_builder_ends_as_well_as_scikit_learn_does_from_random_tokens(builder, within):
     tokens, seeds = mixture(), range(5)
     theirs = [KMeans(40, init="random", n_init=1, random_state=seed).fit(tokens.numpy()).inertia_ for seed in seeds]
@@ -196,6 +204,8 @@ def test_codebooks_that_cannot_be_are_refused_in_one_sentence():
     for builder in BUILDERS:
         with pytest.raises(UserError, match="13 codes need as many different tokens, and there are 12; take more im"):
             cluster(tokens, 13, builder=builder)
+    with pytest.raises(UserError, match=r"faiss does not shrink \(shrinkage=0.5\); take flat or two-level"):
+        cluster(tokens, 4, builder="faiss", shrinkage=0.5)
     with pytest.raises(UserError, match="Some features are not finite"):
         cluster(torch.full((9, 2), math.nan), 3)
 

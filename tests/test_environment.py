@@ -63,9 +63,15 @@ def test_what_the_package_imports_is_declared():
     import ast
     import sys
 
-    modules = {"sklearn": "scikit-learn", "skimage": "scikit-image", "PIL": "pillow", "umap": "umap-learn"}
+    modules = {
+        "faiss": "faiss-cpu",
+        "sklearn": "scikit-learn",
+        "skimage": "scikit-image",
+        "PIL": "pillow",
+        "umap": "umap-learn",
+    }
     modules |= {"IPython": "ipykernel", "nbformat": "nbconvert", "threadpoolctl": "scikit-learn", "pyarrow": "datasets"}
-    modules |= {"huggingface_hub": "datasets", "packaging": "datasets"}
+    modules |= {"faiss": "faiss-cpu", "huggingface_hub": "datasets", "packaging": "datasets"}
     declared = {name(r.name) for r in needed()} | {"workbench"}
     for path in (ROOT / "workbench").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -39,7 +39,8 @@ def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
 
 def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
-    from workbench.collect import held_out
+    import torch
+
     from workbench.latents import codes_of, latents_of
 
     asked_for = recipe.split("-")[1]
@@ -61,7 +62,8 @@ def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[s
     else:
         found = latents_of(source, step)
         mean, std = found.moments()
-        grid = source.load(step).encode(held_out(source, "train").images(slice(1))).grid
+        told = source.config["data"]
+        grid = source.load(step).encode(torch.zeros(1, told["channels"], told["side"], told["side"])).grid
         learned = {"dim": found.rows.shape[2], "mean": mean, "std": std, "rows": grid[0] if grid else 1}
     learned |= {"tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
     return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned

@@ -46,7 +46,7 @@ def drawn(
 def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
     """What to look at while a run trains: the same held-out images, or the same noise, each time."""
     if run.tokenizer is None:
-        images = held_out(run).take(count).images()
+        images = held_out(run, most=count).images()  # reads no others
         return torch.no_grad()(lambda model: pictures(model.decode(model.encode(images.to(device_of(model))))))
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
     labels = torch.arange(count) % run.config["settings"]["classes"]

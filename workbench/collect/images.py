@@ -22,15 +22,18 @@ BATCH = 256
 ROOM = 2**26  # bytes of one array that is only there for a closer look
 
 
-def held_out(run: Run, split: str = "test") -> ImageSet:
-    """The images of a tokenizer's run. Raises RunError if they are no longer those it was trained beside."""
+def held_out(run: Run, split: str = "test", most: int | None = None) -> ImageSet:
+    """The images of a tokenizer's run, or `most` of them. Raises RunError if they are no longer those it was trained
+    beside.
+    """
     told = run.config.get("data")
     if told is None:
         raise RunError(f"{run.folder} does not say which images it was trained on; its config.json should.")
     if split == "train" and told["source"].startswith("stream:"):
         raise UserError(f"{told['source']} is only ever read in order; a generator needs images that can be indexed.")
-    images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=told["limit"])
-    if split == "train" and images.fingerprint != told["fingerprint"]:
+    limit = min((n for n in (most, told["limit"]) if n is not None), default=None)
+    images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=limit)
+    if split == "train" and most is None and images.fingerprint != told["fingerprint"]:
         raise RunError(
             f"The images in {told['source']} changed since {run.folder} was trained on them; train a new run."
         )

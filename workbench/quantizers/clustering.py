@@ -1,8 +1,9 @@
 """Codebooks by clustering features, as UniCode2 (arXiv:2506.20214) makes its 500,000 codes: K-means that may shrink.
 
 Minimised is the sum of |e - c|^2 over tokens plus lambda |c - mean of the codes|^2 over codes. Here: which K-means the
-paper ran is not known to us, so three builders are offered. In two levels, sqrt(K) coarse cells share the codes out and
-each is clustered alone; what is built so is still searched exactly.
+paper ran is not known to us, so several builders are offered. In two levels, sqrt(K) coarse cells share the codes out
+and each is clustered alone; what is built so is still searched exactly. "flat" is Lloyd's algorithm as it stands here,
+on any device; "faiss" is that library's, on the CPU and without shrinkage; "sample" takes random tokens, a control.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch import Tensor
 from workbench.errors import UserError, unknown
 from workbench.quantizers.nearest import nearest
 
-Builder = Literal["sample", "flat", "two-level"]
+Builder = Literal["sample", "flat", "two-level", "faiss"]
 Tick = Callable[[int, int], None]  # hears done and total
 
 ROWS = 65536  # tokens at a time
@@ -58,7 +59,7 @@ def cluster(
 ) -> Float[Tensor, "k d"]:
     """`codes` different codewords, class by class where there are labels. The same seed gives the same on a CPU.
 
-    Raises UserError where there are fewer different tokens than codes.
+    Raises UserError where there are fewer different tokens than codes, and for what a builder cannot do.
     """
     if builder not in get_args(Builder):
         raise unknown("builder", builder, get_args(Builder))
@@ -71,6 +72,8 @@ def cluster(
         if builder == "two-level":
             return _two_level(tokens, count, rounds, passes, generator, tick, **how)
         start = _seeds(tokens, count, generator)
+        if builder == "faiss":
+            return _faiss(tokens, start, rounds, **how)
         return start if builder == "sample" else refine(tokens, start, rounds, generator, tick, **how)
 
     codebook = build(features, codes, tick) if labels is None else _by_class(features, codes, labels, build, tick)
@@ -203,6 +206,21 @@ def _two_level(
         parts.append(refine(tokens, _seeds(tokens, budget, generator), rounds, generator, centre=centre, **how))
         tick(done, total)
     return refine(features, torch.cat(parts), passes, generator, lambda done, _: tick(cells + done, total), **how)
+
+
+def _faiss(features: Tensor, start: Tensor, rounds: int, *, shrinkage: float, unit: bool) -> Tensor:
+    """Lloyd's algorithm as faiss has it, with its own splitting of empty cells, from a start."""
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        raise UserError("The builder faiss needs faiss: pip install 'workbench[faiss]'; or take flat.") from None
+    if shrinkage:
+        raise UserError(f"The builder faiss does not shrink (shrinkage={shrinkage:g}); take flat or two-level.")
+    every = len(features) // len(start) + 1  # tokens a code; by default it would leave most of them out
+    how = {"niter": rounds, "spherical": unit, "min_points_per_centroid": 1, "max_points_per_centroid": every}
+    kmeans = faiss.Kmeans(features.shape[1], len(start), **how)
+    kmeans.train(features.float().cpu().numpy(), init_centroids=start.float().cpu().numpy())
+    return torch.from_numpy(kmeans.centroids).to(features)
 
 
 def _seeds(features: Tensor, codes: int, generator: torch.Generator) -> Tensor:
