@@ -62,7 +62,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codes", default="1024,16384,65536")
-    parser.add_argument("--builders", default="two-level,flat")
+    parser.add_argument("--builders", default="two-level,flat,faiss")
     parser.add_argument("--most-flat", type=int, default=16384, help="more codes than these are not clustered flat")
     parser.add_argument("--per-code", type=int, default=20)
     parser.add_argument("--dim", type=int, default=16)
@@ -71,7 +71,7 @@ def main() -> None:
     print("".join(f"{name:>14}" for name in names))
     for codes in map(int, asked.codes.split(",")):
         for builder in asked.builders.split(","):
-            if builder == "flat" and codes > asked.most_flat:
+            if builder in ("flat", "faiss") and codes > asked.most_flat:
                 continue
             case = dict(zip(CASE, (codes, builder, asked.per_code, asked.dim, 0), strict=True))
             said = subprocess.run([sys.executable, __file__, "case", json.dumps(case)], capture_output=True, text=True)

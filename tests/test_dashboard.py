@@ -190,15 +190,20 @@ def test_a_long_computation_shows_how_far_it_is_can_be_cancelled_and_leaves_the_
 
 def test_dark_figures_are_laid_out_as_light_ones(dashboard):
     layout = "e => [e.layout.title.x, e.layout.legend.orientation, e.layout.font.size, e.layout.margin.r]"
-    colour = "e => e._fullLayout.font.color"
+    colour = "e => getComputedStyle(e.querySelector('.gtitle')).fill"
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
         figure = page.locator(".js-plotly-plot:visible").first
         laid_out, light = figure.evaluate(layout), figure.evaluate(colour)
+        # Its layers lie on each other: plotly's style rules have reached it.
+        assert figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position") == "absolute"
         page.get_by_role("button", name="Toggle theme").click()
-        painted = "([e, light]) => e._fullLayout.font.color !== light"
+        painted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
         page.wait_for_function(painted, arg=[figure.element_handle(), light])
         assert figure.evaluate(layout) == laid_out and seen.errors == []
+    with opened(f"{dashboard}/?run=soft-4&analysis=token_budget", dark=True) as (page, seen):
+        figure = page.locator(".js-plotly-plot:visible").first
+        page.wait_for_function(painted, arg=[figure.element_handle(), light])
 
 
 def test_what_is_quickly_found_is_in_the_page_before_it_is_sent(trained):

@@ -216,8 +216,11 @@ class Session:
 
     def _repaint(self, dark: bool) -> None:
         self.dark = dark
+        self.when_loaded(self._paint)
+
+    def _paint(self) -> None:
         for shown in (*self.places.made.values(), *self.tabs.made.values()):
-            shown.paint(dark=dark)
+            shown.paint(dark=self.dark)
 
     def _asked_for(self, query: str) -> ViewState:
         """The view an address asks for, or a first look."""

@@ -1,18 +1,29 @@
 // A plotly figure, as wide as its place. `data` is {figure, config}; drawn when it is seen, and again when it changes.
 // Plotly is the page's own: nothing is fetched here.
 
+// Plotly writes its style rules into the page's head, which a shadow root does not see.
+const rules = () => [...document.querySelectorAll("style[id^='plotly.js-style']")]
+  .flatMap((style) => [...style.sheet.cssRules]).map((rule) => rule.cssText).join("\n");
+
 export default {
   render({ model, el }) {
+    const look = el.appendChild(document.createElement("style"));
     const place = el.appendChild(document.createElement("div"));
     place.style.width = "100%";
     let drawn = "", queue = Promise.resolve();
-    const draw = () => {
+    const draw = async () => {
       const text = model.get("data");
       if (place.offsetWidth === 0) return; // in a tab that nobody looks at: the observer tells when somebody does
-      if (text === drawn) return Plotly.Plots.resize(place);
+      if (text === drawn) {
+        if (place.layout) await Plotly.Plots.resize(place);
+        return;
+      }
       drawn = text;
       const { figure, config } = JSON.parse(text);
-      return figure ? Plotly.react(place, figure.data, figure.layout, config) : Plotly.purge(place);
+      if (!figure) return Plotly.purge(place);
+      await Plotly.react(place, figure.data, figure.layout, config);
+      const now = rules();
+      if (look.textContent !== now) look.textContent = now;
     };
     const soon = () => { queue = queue.then(draw); }; // one after the other: a drawing that overtakes another spoils both
     const sized = new ResizeObserver(soon);
