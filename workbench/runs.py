@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from workbench import requests
 from workbench.atomic import append_line, aside, read_json, read_lines, read_tensors, write_tensors, write_text
 from workbench.errors import RunError, UserError, unknown
 from workbench.evidence import Evidence
+from workbench.writer import alive, writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ class Run:
         """How the run stands: state, step, steps, seconds_left. A writer that died without a word is `interrupted`."""
         status = {"state": "new", "step": 0, "steps": self.config.get("plan", {}).get("steps", 0), "seconds_left": None}
         status |= read_json(self.folder / "status.json", {})
-        if status["state"] in ("running", "paused") and not _alive(status):
+        if status["state"] in ("running", "paused") and not alive(status):
             status["state"] = "interrupted"
         return status
 
@@ -188,8 +188,7 @@ class Run:
 
     def report(self, state: str, step: int, **more: Any) -> None:
         """Say how the run stands."""
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-        write_text(self.folder / "status.json", json.dumps({"state": state, "step": step, **more, **who}))
+        write_text(self.folder / "status.json", json.dumps({"state": state, "step": step, **more, **writer()}))
 
     def rewind(self, step: int) -> None:
         """Forget the log after a step: what a killed run had logged but not saved will be logged again."""
@@ -283,15 +282,3 @@ def _missing(folder: Path) -> RunError:
     if folder.parent.is_dir() and (known := _names(folder.parent)):
         return RunError(str(unknown("run", folder.name, known)).replace("there is", f"in {folder.parent} there is", 1))
     return RunError(f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}")
-
-
-def _alive(status: dict[str, Any]) -> bool:
-    if status.get("host") != socket.gethostname():  # on another machine: believe its last word for a minute
-        return time.time() - status.get("time", 0) < 60
-    try:
-        os.kill(status["pid"], 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, KeyError, TypeError, OverflowError):
-        return False
-    return True
