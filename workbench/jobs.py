@@ -76,14 +76,15 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
                 break  # asked for while `fit` was not listening yet
     if collect and run.status()["state"] == "finished":
         with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
-
-            def tick(done: int, total: int) -> None:
-                if bar.total != total:
-                    bar.reset(total)  # in a notebook this is what gives the bar its width
-                bar.update(done - bar.n)
-
-            collect_evidence(run, tick=tick)
+            collect_evidence(run, tick=partial(_counting, bar))
     return run
+
+
+def _counting(bar: Any, done: int, total: int) -> None:
+    """Say on a bar how far something is."""
+    if bar.total != total:
+        bar.reset(total)  # in a notebook this is what gives the bar its width
+    bar.update(done - bar.n)
 
 
 def _preparing(bar: Any, done: int, total: int) -> None:
@@ -109,6 +110,7 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     """
     _wait_patiently()
     import torch
+    from tqdm.auto import tqdm
 
     from workbench.training import Share
 
@@ -130,7 +132,9 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     if cache := run.config.get("changes", {}).get("cache"):
         data = with_features(model, data, cache)
     if "start" in run.config and not run.steps:
-        Share.here().first(lambda: save_start(run, model, plan, data), then=lambda: None)
+        with tqdm(desc=f"{run.name}: looking at the data", disable=None, delay=1) as bar:
+            begin = partial(save_start, run, model, plan, data, tick=partial(_counting, bar))
+            Share.here().first(begin, then=lambda: None)
     return Job(model, data, plan, run)
 
 

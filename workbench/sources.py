@@ -3,6 +3,7 @@
 Each `about_` says what a run remembers of a source; the others read it again.
 """
 
+from collections.abc import Callable
 from os.path import relpath
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,10 +86,11 @@ def _shared(source: Run, model: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in mine and value.shape == mine[name].shape}
 
 
-def save_start(run: Run, model: Any, plan: Any, data: Any) -> None:
+def save_start(run: Run, model: Any, plan: Any, data: Any, *, tick: Callable[[int, int], None] | None = None) -> None:
     """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
 
-    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well.
+    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well;
+    `tick` hears done and total of that.
     """
     from workbench.training import Learner
 
@@ -96,7 +98,7 @@ def save_start(run: Run, model: Any, plan: Any, data: Any) -> None:
     model.load_state_dict(model.state_dict() | taken)
     left = sorted(model.state_dict().keys() - taken.keys())
     if any(name.startswith(getattr(model, "prepares", ())) for name in left):
-        model.prepare(data, plan.seed)
+        model.prepare(data, plan.seed, tick)
     run.save(0, Learner(model, plan).state())
     run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
 
