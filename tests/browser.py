@@ -45,7 +45,7 @@ def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[t
         context.route("http*://**", route)
         page = context.new_page()
         page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        page.on("pageerror", lambda error: seen.errors.append(f"{error}\n{error.stack}"))
         page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
         page.goto(address)
         yield page, seen

@@ -21,11 +21,17 @@ export default {
       drawn = text;
       const { figure, config } = JSON.parse(text);
       if (!figure) return Plotly.purge(place);
-      await Plotly.react(place, figure.data, figure.layout, config);
+      try {
+        await Plotly.react(place, figure.data, figure.layout, config);
+      } catch (error) {
+        drawn = "";
+        if (place.offsetWidth > 0) throw error;
+        return; // somebody turned away while it was drawn
+      }
       const now = rules();
       if (look.textContent !== now) look.textContent = now;
     };
-    const soon = () => { queue = queue.then(draw); }; // one after the other: a drawing that overtakes another spoils both
+    const soon = () => { queue = queue.then(draw, draw); }; // one after the other: a drawing that overtakes another spoils both
     const sized = new ResizeObserver(soon);
     sized.observe(place);
     model.on("change:data", soon);
