@@ -225,7 +225,7 @@ session = Session({str(trained)!r})
 session.page()
 for name, tab in session.tabs.items():
     session.go(analysis=name, runs=("soft-4", "soft-2", "flow"))
-    assert tab.figure.object is not None or tab.asked.sentence.visible, name
+    assert tab.figure.object is not None or tab.asked.sentence.object, name
 assert "torch" not in sys.modules
 print("shown", sum(tab.figure.object is not None for tab in session.tabs.values()))
 """

@@ -41,7 +41,8 @@ class Asked:
     ) -> None:
         self.session, self.name, self.place, self.draw = session, name, place, draw
         self.key_of, self.compute = key or session.bench.key, compute or session.bench.result
-        self.sentence = pn.pane.HTML("", visible=False)
+        # Empty where there is nothing to say: one that is made visible while a page builds it is an error there.
+        self.sentence = pn.pane.HTML("", margin=0)
         self.again = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
         self.again.on_click(lambda _: self.show(self.state))
         place.visible = False
@@ -99,7 +100,7 @@ class Asked:
         try:
             self.found = compute()
             self.draw(self.found)
-            self.place.visible, self.sentence.visible, self.again.visible = True, False, False
+            self.place.visible, self.sentence.object, self.again.visible = True, "", False
         except CancelledError:
             self.key = None
             self._say("Stopped before it was finished.")
@@ -121,10 +122,11 @@ class Asked:
 
     def _say(self, sentence: str, kind: str = "info", *, hide: bool = True) -> None:
         symbol, colour = KINDS[kind]
-        style = f"border: 1px solid {colour}; border-left-width: 4px; border-radius: 4px; padding: 10px 16px"
+        style = f"border: 1px solid {colour}; border-left-width: 4px; border-radius: 4px"
+        style += "; padding: 10px 16px; margin: 5px 10px"
         said = f"<span aria-label='{kind}' style='color: {colour}'>{symbol}</span>&ensp;{marked(sentence)}"
         self.sentence.object = f"<div role='status' style='{style}'>{said}</div>"
-        self.sentence.visible, self.again.visible = True, False
+        self.again.visible = False
         if hide:
             self.found, self.place.visible = None, False
 
