@@ -206,14 +206,26 @@ def test_dark_figures_are_laid_out_as_light_ones(dashboard):
         page.wait_for_function(painted, arg=[figure.element_handle(), light])
 
 
-def test_what_is_quickly_found_is_in_the_page_before_it_is_sent(trained):
-    """A page that is still being built may not hear what comes meanwhile."""
+def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(trained, monkeypatch):
+    """A page that is still being built may not hear of it."""
+    import panel as pn
+    from bokeh.document import Document
+    from panel.io.state import set_curdoc
+
     from workbench.views.dashboard.app import Session
 
+    waiting, heard = [], []
+    monkeypatch.setattr(pn.state, "onload", waiting.append)
+    monkeypatch.setattr(pn.state, "on_session_destroyed", lambda act: None)
     session = Session(trained)
-    session.page()
-    assert session.places["overview"].budget.figure.object is not None
-    assert session.leading.value == session.state.runs[0] and '"address"' in session.keyboard.module.data
+    with set_curdoc(Document()):
+        session.page()
+    assert session.places["overview"].budget.figure.object is not None  # found at once: it comes with the page
+    session.when_loaded(lambda: heard.append("meanwhile"))
+    assert heard == []
+    waiting[0]()
+    session.when_loaded(lambda: heard.append("after"))
+    assert heard == ["meanwhile", "after"]
 
 
 def test_the_dashboard_opens_finished_runs_without_torch(trained):
