@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.data import ImageSet, bundled, load
+from workbench.data import ImageSet, bundled, load, recent
 from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out
@@ -576,3 +576,32 @@ def test_what_cannot_be_loaded_is_refused_in_a_sentence(source, settings, senten
     with pytest.raises(UserError) as error:
         load(source, **settings)
     assert sentence in str(error.value)
+
+
+def test_what_was_decoded_is_not_decoded_again_until_a_file_changes(cats_and_dogs):
+    first, again = load(str(cats_and_dogs)), load(str(cats_and_dogs))
+    assert again.pixels is first.pixels and again.fingerprint == first.fingerprint
+    assert load(str(cats_and_dogs), side=16).pixels.shape[1] == 16
+    for file in cats_and_dogs.rglob("*.png"):
+        noise(seed=99).save(file)
+    assert load(str(cats_and_dogs)).fingerprint != first.fingerprint
+
+
+def test_rows_that_point_at_files_are_read_anew_as_those_may_change(tmp_path, own_cache):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = tmp_path / "picture.png"
+    noise(seed=0).save(picture)
+    rows = [{"bytes": None, "path": str(picture)}] * 20
+    pq.write_table(pa.table({"image": rows}), tmp_path / "table.parquet")
+    first = load(str(tmp_path / "table.parquet"))
+    noise(seed=1).save(picture)
+    assert load(str(tmp_path / "table.parquet")).fingerprint != first.fingerprint
+
+
+def test_only_so_many_bytes_of_pixels_are_kept(cats_and_dogs, monkeypatch):
+    monkeypatch.setattr(recent, "ROOM", load(str(cats_and_dogs)).pixels.nbytes)
+    kept = load(str(cats_and_dogs))
+    load(str(cats_and_dogs), split="test")
+    assert load(str(cats_and_dogs)).pixels is not kept.pixels

@@ -8,6 +8,7 @@ import numpy as np
 
 from workbench.data.decode import decode_all
 from workbench.data.images import ImageSet
+from workbench.data.recent import recently
 from workbench.data.split import TEST_NAMES, held_out, some_of
 from workbench.errors import UserError
 
@@ -28,7 +29,11 @@ def read_folder(folder: Path, split: str, side: int | None, limit: int | None, s
         known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(" ".join([f"{source} holds no image for the {split} split (of type {known}).", *problems[:3]]))
     contents = ((file.relative_to(folder).as_posix(), file) for file, _ in entries)
-    pixels, kept, skipped = decode_all(contents, count=len(entries), side=side, source=source)
+    pixels, kept, skipped = recently(
+        (file for file, _ in entries),
+        (side,),
+        lambda: decode_all(contents, count=len(entries), side=side, source=source),
+    )
     problems += skipped
     if entries[0][1] is None:
         return ImageSet(pixels, None, (), source, split, skipped=tuple(problems))

@@ -2,7 +2,7 @@
 
 import glob
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import numpy as np
 
 from workbench.data.decode import decode_all
 from workbench.data.images import ImageSet
+from workbench.data.recent import recently
 from workbench.data.split import TEST_NAMES, held_out, some_of
 from workbench.errors import UserError
 
@@ -58,7 +59,8 @@ def read_parquet(
         nth = bisect_right(ends[part], row)
         return f"row {row - (ends[part][nth - 1] if nth else 0)} of {files[part][nth].name}"
 
-    return _image_set(dict(tables), row_name, split=split, side=side, limit=limit, source=source)
+    every = [file for some in files.values() for file in some]
+    return _image_set(dict(tables), row_name, split=split, side=side, limit=limit, source=source, files=every)
 
 
 def _count_rows(file: Path) -> int:
@@ -99,6 +101,7 @@ def _image_set(
     side: int | None,
     limit: int | None,
     source: str,
+    files: Sequence[Path] = (),
 ) -> ImageSet:
     import datasets
 
@@ -110,7 +113,12 @@ def _image_set(
     column = image_column(table, source)
     cells = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
     contents = ((row_name(part, row), content(cell[column])) for row, cell in zip(rows.tolist(), cells, strict=True))
-    pixels, kept, skipped = decode_all(contents, count=len(rows), side=side, source=source)
+    inside = not any(chunk.field("bytes").null_count for chunk in cells.data.column(column).chunks)
+    pixels, kept, skipped = recently(
+        files if inside else (),  # elsewhere they may change without the table's knowing
+        (part, split, side, limit),
+        lambda: decode_all(contents, count=len(rows), side=side, source=source),
+    )
     labels, names = _labels(tables, part)
     labels = None if labels is None else labels[rows[kept]]
     return ImageSet(pixels, labels, names, source, split, skipped=skipped)
