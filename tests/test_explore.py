@@ -1,5 +1,7 @@
 """Explorations ask the tokenizer or the generator itself, and show what it says, against a reference that is named."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -230,11 +232,19 @@ def test_a_run_knows_its_axes_and_every_one_of_them_has_pictures(trained):
         Subject.load(Run(trained / "soft-4")).frames("tokns", [0])
 
 
-def test_the_way_between_modes_begins_at_the_largest_ones_mean(trained):
-    frames = Subject.load(Run(trained / "plain")).frames("modes", [])
-    sizes = [int(row.split("n = ")[1].split(")")[0]) for row in frames.rows]
-    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(Run(trained / "plain").evidence().images)
-    np.testing.assert_array_equal(frames.shown[0, -1], frames.shown[1, 0])
+def test_from_the_mean_of_any_mode_a_walk_leads_to_every_other_ones(trained):
+    subject = Subject.load(Run(trained / "plain"))
+    first, third = subject.frames("modes", []), subject.frames("modes", [], mode=2)
+    told = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
+    sizes = [told[0][0], *(end for _, end in told)]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(subject.evidence.images)
+    assert third.rows[0].startswith("mode 2 (") and " to 0 (" in third.rows[0]
+    for frames in (first, third):  # all begin at one mean
+        assert (frames.shown[:, 0] == frames.shown[0, 0]).all()
+    np.testing.assert_array_equal(first.shown[1, -1], third.shown[0, 0])
+    np.testing.assert_array_equal(third.shown[0, -1], first.shown[0, 0])
+    with pytest.raises(UserError, match="plain has modes 0 to 7; got 8"):
+        subject.frames("modes", [], mode=8)
 
 
 def test_a_token_is_set_to_the_codes_it_has_most_often(trained):

@@ -171,6 +171,15 @@ def test_an_address_restores_a_lens_and_its_selection(session):
     assert "Did you mean <code>over</code>" in lens.asked.sentence.object and not lens.asked.place.visible
 
 
+def test_the_mode_that_walks_begin_at_can_be_chosen(session):
+    session.go(tab="lens", looks={"over": "modes"})
+    lens = session.places["lens"]
+    assert lens.widgets["mode"].visible and lens.thing.frames.rows[0].startswith("mode 0 (")
+    with param.edit_constant(lens.widgets["mode"]):
+        lens.widgets["mode"].value = lens.widgets["mode"].value_throttled = 3
+    assert session.state.looks["mode"] == 3 and lens.thing.frames.rows[0].startswith("mode 3 (")
+
+
 def test_a_tab_that_does_not_apply_says_so(session):
     session.go(runs=("plain",), tab="codes")
     assert "codes" in session.places["codes"].asked.sentence.object and not session.places["codes"].asked.place.visible

@@ -2,3 +2,5 @@
 
 `frames` needs no torch and no model; `tokens`, `modes` and `samples` ask the model itself.
 """
+
+MODES = 8  # of the mixture whose means are walked between, at most

@@ -12,15 +12,15 @@ from torch import nn
 from workbench.analysis.latents.mixtures import fit
 from workbench.analysis.latents.mode_members import largest_first
 from workbench.analysis.latents.reductions import reduced
-from workbench.errors import unknown
+from workbench.errors import UserError, unknown
 from workbench.evidence import Evidence
-from workbench.explore import modes, samples, tokens
+from workbench.explore import MODES, modes, samples, tokens
 from workbench.explore.frames import Frames, captions
 from workbench.generators.transformer import SiT
 from workbench.runs import Run
 from workbench.tokenizers.tokenizer import Tokenizer
 
-MODES, COMPONENTS = 8, 16  # of the mixture whose means are walked between
+COMPONENTS = 16  # of the latents, in which that mixture is fitted
 CODES = 16  # codes that a token is set to: the commonest
 KEPT = 6  # models held in memory: those of a few runs that are looked at in turn
 
@@ -54,10 +54,11 @@ class Subject:
         found += ["code"] if self.model.codebook is not None and self.evidence.codes is not None else []
         return (*found, "modes", "step")
 
-    def frames(self, axis: str, chosen: Sequence[int], *, token: int = 0, seed: int = 0) -> Frames:
+    def frames(self, axis: str, chosen: Sequence[int], *, token: int = 0, mode: int = 0, seed: int = 0) -> Frames:
         """Pictures along an axis: of a tokenizer for images at some places of its evidence, of a generator for labels.
 
-        `token` is whose code is changed, `seed` whose noise is drawn from. Raises UserError for an unknown axis.
+        `token` is whose code is changed, `mode` where walks between modes begin, `seed` whose noise is drawn. Raises
+        UserError for an unknown axis.
         """
         if axis not in self.axes:
             raise unknown(f"axis of {self.run.name}", axis, self.axes)
@@ -72,7 +73,7 @@ class Subject:
         if axis == "code":
             return tokens.recoded(self.model, images, token=token, codes=self._common(token), **names)
         if axis == "modes":
-            return self._between_modes()
+            return self._from_mode(mode)
         ask = {"tokens": tokens.budgets, "error": tokens.errors, "token dropped": tokens.dropped}[axis]
         return ask(self.model, images, **names)
 
@@ -94,16 +95,19 @@ class Subject:
         chosen = np.bincount(np.asarray(self.evidence.codes)[:, token], minlength=self.model.codebook.shape[1])
         return np.argsort(-chosen, kind="stable")[:CODES].tolist()
 
-    def _between_modes(self) -> Frames:
-        """From the mean of each mode to the next smaller one's, the largest mode first."""
+    def _from_mode(self, mode: int) -> Frames:
+        """From the mean of one mode to each other one's; mode 0 is the largest."""
         latents = np.asarray(self.evidence.latents)
         points, _ = reduced(latents.reshape(len(latents), -1), "ours", COMPONENTS, 0)
         mixture = fit(points, min(MODES, len(points) // 2), "diag", np.random.default_rng(0))
         assignment, _ = largest_first(mixture, points)
         means, sizes = modes.means(latents, assignment), np.bincount(assignment)
-        ends = np.roll(means, -1, axis=0)
-        names = [f"mode {i} (n = {sizes[i]}) to {(i + 1) % len(means)}" for i in range(len(means))]
-        return modes.walk(self.model, means, ends, grid=self.evidence.grid, rows=names)
+        if not 0 <= mode < len(means):
+            raise UserError(f"{self.run.name} has modes 0 to {len(means) - 1}; got {mode}.")
+        others = [i for i in range(len(means)) if i != mode] or [mode]
+        names = [f"mode {mode} (n = {sizes[mode]}) to {i} (n = {sizes[i]})" for i in others]
+        starts = np.repeat(means[mode][None], len(others), axis=0)
+        return modes.walk(self.model, starts, means[others], grid=self.evidence.grid, rows=names)
 
 
 @lru_cache(maxsize=KEPT)

@@ -41,6 +41,7 @@ class LensState:
     order: str = "first"  # of the images: as collected, or by their error
     step: int | None = None  # checkpoint; None: the last
     token: int = 0  # whose code the axis "code" changes
+    mode: int = 0  # whose mean the axis "modes" begins at; 0 is the largest
     seed: int = 0  # whose noise a generator starts from
     places: tuple[int, ...] = ()  # of images of the evidence, instead of an order
     row: int = 0  # picked
@@ -51,7 +52,7 @@ class LensState:
             raise unknown("order", str(self.order), ORDERS)
         if not isinstance(self.show, int) or self.show < 1:
             raise UserError(f"A lens shows at least 1 row; got show={self.show}.")
-        for name, least in (("token", 0), ("seed", 0), ("row", 0), ("stop", -1), ("step", 0)):
+        for name, least in (("token", 0), ("mode", 0), ("seed", 0), ("row", 0), ("stop", -1), ("step", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UserError(f"{name} is a whole number, at least {least}; got {value}.")
@@ -105,7 +106,7 @@ class Lens:
         over, generator = self.state.over, self.runs[0].tokenizer is not None
         wanted = {"over": True, "show": over not in ("modes", "interval")}
         wanted |= {"order": not generator and over in OF_IMAGES, "step": over not in ("step", "run")}
-        wanted |= {"token": over == "code", "seed": generator}
+        wanted |= {"token": over == "code", "mode": over == "modes", "seed": generator}
         return tuple(name for name, wants in wanted.items() if wants)
 
     @property
@@ -237,7 +238,7 @@ class Lens:
             chosen = range(min(state.show, self.runs[0].config["settings"]["classes"]))
         else:
             chosen = self._places(state, columns=self.runs[0].config["settings"].get("tokens", 16) + 1)
-        return subject.frames(state.over, list(chosen), token=state.token, seed=state.seed)
+        return subject.frames(state.over, list(chosen), token=state.token, mode=state.mode, seed=state.seed)
 
     def _others(self, state: LensState) -> list[Frames]:
         columns = self.runs[0].config["settings"].get("tokens", 16) + 1

@@ -8,6 +8,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.explore import MODES
 from workbench.views.codebook import Codebook
 from workbench.views.controls import controls
 from workbench.views.dashboard.analysis_tab import widget_of
@@ -187,6 +188,7 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
         "token": pmui.IntSlider(
             label="token", start=0, end=max(1, lens.most_tokens), value=min(state.token, lens.most_tokens), width=180
         ),
+        "mode": pmui.IntSlider(label="from mode", start=0, end=MODES - 1, value=min(state.mode, MODES - 1), width=180),
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
     }
     for name, widget in made.items():

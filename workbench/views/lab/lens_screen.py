@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.errors import UserError
+from workbench.explore import MODES
 from workbench.views.esm.jupyter import Module
 from workbench.views.lens import ORDERS, Lens
 
@@ -29,17 +30,19 @@ class Screen:
         most = lens.most_tokens
         self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
         self.token.continuous_update = False
+        self.mode = widgets.IntSlider(min(state.mode, MODES - 1), 0, MODES - 1, description="from mode", **look)
+        self.mode.continuous_update = False
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
         self.said, self.module = widgets.HTML(), Module("lens", {}, {})
         self.row = widgets.HBox(layout=ROW)
         self.box = widgets.VBox([self.row, self.said, self.module])
-        for widget in (self.over, self.show, self.order, self.step, self.token, self.seed):
+        for widget in (self.over, self.show, self.order, self.step, self.token, self.mode, self.seed):
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
         self._draw()
 
     def _changed(self, _: Any = None) -> None:
-        names = ("over", "show", "order", "step", "token", "seed")
+        names = ("over", "show", "order", "step", "token", "mode", "seed")
         values = {name: getattr(self, name).value for name in names}
         values["step"] = values["step"] or None
         if values["over"] != self.lens.state.over:
