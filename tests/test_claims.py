@@ -7,7 +7,7 @@ from benchmarks.claims import lightningdit, page, prediction, work
 from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judged, least
 from benchmarks.claims.results import save
-from benchmarks.claims.scales import BUNDLED, GPU, LAPTOP
+from benchmarks.claims.scales import LAPTOP, SCALES
 from workbench.errors import UserError
 from workbench.jobs import _typed
 
@@ -43,7 +43,7 @@ def test_a_claim_is_as_good_as_the_least_of_its_effects():
     assert least([]) == "not shown"
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, GPU, BUNDLED], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
 def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
     arms = [arm for claim in work.claims([]) for arm in claim.arms(scale).values()]
     for one in {need for arm in arms for need in (arm, *arm.needs)}:
@@ -132,6 +132,27 @@ def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
     assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps: shown |" in readme.read_text()
     shown = (tmp_path / "laptop" / "claims.html").read_text()
     assert "Tried: 4 times the steps" in shown and "+1.6 ± 0.1" in shown
+
+
+def test_bundled_images_have_a_table_of_their_own_with_a_column_each(tmp_path):
+    told = {
+        "longer": 1, "seeds": 3, "machine": "m", "date": "t", "command": "c", "drawn": 1, "teacher": "hog",
+        "minutes": 1,
+    }  # fmt: skip
+    claim = {
+        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "tried": "", "minutes": 1.0,
+        "arms": {}, "shows": [], "details": {}, "effects": [{"name": "so", "values": [1.0], "verdict": "weak"}],
+    }  # fmt: skip
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{page.BEGIN}of cifar10{page.END}<!-- bundled -->old<!-- /bundled -->")
+    for scale, verdict in (("photos", "weak"), ("digits", "shown")):
+        (tmp_path / scale).mkdir()
+        one = {**told, "scale": scale, "data": scale, "claims": [{**claim, "verdict": verdict}]}
+        (tmp_path / scale / "claims.json").write_text(json.dumps(one))
+        page.write(tmp_path / scale, readme)
+    text = readme.read_text()
+    assert "| system | claim | on photos | on digits |" in text and "| AE | It is so. | weak | shown |" in text
+    assert text.startswith(f"{page.BEGIN}of cifar10{page.END}") and "old" not in text
 
 
 def test_a_readme_without_markers_is_left_alone_and_named(tmp_path):

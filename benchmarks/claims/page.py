@@ -15,7 +15,8 @@ from workbench.errors import UserError
 
 from . import claim as rule
 
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
+BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one scale's table
+BESIDE = {"photos": ("photos", "digits"), "digits": ("photos", "digits")}  # scales of one table, by either's name
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -36,18 +37,29 @@ section { margin-top: 2.5rem; border-top: 2px solid #eee; }
 def write(out: Path, readme: Path | None = None) -> None:
     """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError.
 
-    Runs of more steps in folders beside, as in laptop-4x, are what else was tried.
+    Runs of more steps in folders beside, as in laptop-4x, are what else was tried. Bundled images have a table of their
+    own, between markers of their own, with what there is of both.
     """
     told = json.loads((out / "claims.json").read_text(encoding="utf-8"))
     beside = sorted(out.parent.glob(f"{out.name}-*x/claims.json"))
     told["tried"] = [json.loads(path.read_text(encoding="utf-8")) for path in beside]
     write_text(out / "claims.html", page(told))
-    if readme is not None:
-        text = readme.read_text(encoding="utf-8")
-        if BEGIN not in text or END not in text:
-            raise UserError(f"{readme} has no {BEGIN} ... {END} to write the table between.")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        write_text(readme, f"{before}{BEGIN}\n{markdown(told)}\n{END}{after}")
+    if readme is None:
+        return
+    if told["scale"] in BESIDE:
+        paths = [out.with_name(name) / "claims.json" for name in BESIDE[told["scale"]]]
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        _put(readme, side_by_side(found), BEGIN.replace("claims", "bundled"), END.replace("claims", "bundled"))
+    else:
+        _put(readme, markdown(told), BEGIN, END)
+
+
+def _put(readme: Path, table: str, begin: str, end: str) -> None:
+    text = readme.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise UserError(f"{readme} has no {begin} ... {end} to write the table between.")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    write_text(readme, f"{before}{begin}\n{table}\n{end}{after}")
 
 
 def markdown(told: dict[str, Any]) -> str:
@@ -59,6 +71,17 @@ def markdown(told: dict[str, Any]) -> str:
         cells = (claim["system"], claim["says"], effects, "<br>".join(verdicts))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(["", about(told), "", *lines, ""])
+
+
+def side_by_side(scales: list[dict[str, Any]]) -> str:
+    """A table of verdicts alone, a column for each scale."""
+    heads = "".join(f" on {told['scale']} |" for told in scales)
+    lines = [f"| system | claim |{heads}", "| --- | --- |" + " --- |" * len(scales)]
+    verdicts = [{claim["key"]: claim["verdict"] for claim in told["claims"]} for told in scales]
+    every = {claim["key"]: claim for told in scales for claim in told["claims"]}
+    for key, claim in every.items():
+        lines.append(f"| {claim['system']} | {claim['says']} |" + "".join(f" {of.get(key, '–')} |" for of in verdicts))
+    return "\n".join(["", *(f"- {about(told)}" for told in scales), "", *lines, ""])
 
 
 def about(told: dict[str, Any]) -> str:
