@@ -53,7 +53,7 @@ def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
 def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():
     by_key = {claim.key: claim.arms(LAPTOP) for claim in work.claims([])}
     assert by_key["maetok-generation"]["AE"] == by_key["maetok-parts"]["AE"]
-    assert by_key["vavae-dilemma"]["64 channels"].tokenizer == by_key["lightningdit-bundle"]["all on"].tokenizer
+    assert by_key["vavae-dilemma"]["many channels"].tokenizer == by_key["lightningdit-bundle"]["all on"].tokenizer
     tokenizers = {arm.tokenizer for arm in prediction.arms(LAPTOP).values()}
     assert len(tokenizers) >= prediction.LEAST
     everything = {arm.name for arms in by_key.values() for arm in arms.values()}
@@ -115,7 +115,7 @@ def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
         "drawn": 1, "teacher": "t", "minutes": 1,
     }  # fmt: skip
     claim = {
-        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "tried": "", "minutes": 1.0,
+        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "note": "", "minutes": 1.0,
         "arms": {}, "shows": [], "details": {},
     }  # fmt: skip
     for folder, longer, values, verdict in (
@@ -140,7 +140,7 @@ def test_bundled_images_have_a_table_of_their_own_with_a_column_each(tmp_path):
         "minutes": 1,
     }  # fmt: skip
     claim = {
-        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "tried": "", "minutes": 1.0,
+        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "note": "", "minutes": 1.0,
         "arms": {}, "shows": [], "details": {}, "effects": [{"name": "so", "values": [1.0], "verdict": "weak"}],
     }  # fmt: skip
     readme = tmp_path / "README.md"

@@ -18,6 +18,7 @@ from workbench.teachers.cache import WithFeatures, features_of
 from workbench.teachers.contrastive import ContrastiveNet, train_teacher
 from workbench.teachers.hog import HOG, sobel
 from workbench.teachers.network import Shuffled, untrained
+from workbench.teachers.standardised import standardise
 from workbench.training import Plan
 
 QUICK = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
@@ -140,6 +141,39 @@ def test_shuffled_features_are_true_ones_and_nobody_keeps_its_own():
 def test_a_single_image_cannot_be_shuffled():
     with pytest.raises(UserError, match="shuffled:hog gives an image another's features, so a batch needs at least 2"):
         by_name("shuffled:hog").features(images(1), (2, 2))
+
+
+def test_standardised_features_have_mean_zero_and_variance_one_by_channel_and_go_by_their_file(tmp_path):
+    digits = load("digits", limit=200)
+    made = standardise(by_name("hog", channels=1), digits, (2, 2), tmp_path / "means.safetensors")
+    again = by_name(f"standardised:{tmp_path / 'means.safetensors'}:hog", channels=1)
+    assert again.fingerprint == made.fingerprint != by_name("hog", channels=1).fingerprint
+    plain = by_name("hog", channels=1).features(digits.images(), (2, 2)).flatten(0, 1)
+    found = again.features(digits.images(), (2, 2)).flatten(0, 1)
+    varies = plain.std(dim=0) > 1e-5
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(made.dim), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.std(dim=0, correction=0)[varies], torch.ones(int(varies.sum())), atol=1e-3, rtol=0)
+
+
+def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_standardised_ones(tmp_path):
+    digits = load("digits", limit=200)
+    plain = by_name("hog", channels=1)
+    made = standardise(plain, digits, (2, 2), tmp_path / "means.safetensors")
+
+    def nearest(teacher: Teacher) -> float:
+        rows = teacher.features(digits.images(), (2, 2)).flatten(0, 1)
+        units = torch.nn.functional.normalize(rows, dim=1)
+        return float((units @ torch.nn.functional.normalize(units.mean(dim=0), dim=0)).mean())
+
+    assert nearest(plain) > 0.5 and nearest(made) < 0.2
+
+
+def test_means_that_are_none_or_of_another_teacher_are_refused(tmp_path):
+    with pytest.raises(UserError, match="none.safetensors holds no means of features"):
+        by_name(f"standardised:{tmp_path / 'none.safetensors'}:hog")
+    standardise(by_name("hog", channels=1), load("digits", limit=20), (2, 2), tmp_path / "grey.safetensors")
+    with pytest.raises(UserError, match="was not made by `standardise` for hog, which has 108 channels"):
+        by_name(f"standardised:{tmp_path / 'grey.safetensors'}:hog", channels=3)
 
 
 def test_the_untrained_network_depends_on_its_seed_alone():

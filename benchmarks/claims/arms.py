@@ -67,6 +67,8 @@ class Scale:
     generator_plan: dict[str, Any]
     teacher: str  # whose features are aligned to or predicted
     judge: str  # whose features tell sets of images apart; never the teacher
+    channels: tuple[int, int] = (16, 64)  # of VA-VAE's tokens: few, and many
+    numbers: int = 128  # tokens x channels of SoftVQ's arms, less than an image has
     drawn: int = 1000  # samples of a generator, and held-out images
     full: bool = False  # every arm; without it, those that a claim cannot do without
     cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms

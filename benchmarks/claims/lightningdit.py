@@ -13,7 +13,7 @@ from workbench.runs import Run
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
 from .lab import Lab
-from .vavae import MANY, tokenizers
+from .vavae import tokenizers
 
 PARTS = 4  # of the training, each measured
 OFF = {"times": "uniform"}  # of `sit`: layer norm, GELU, sines and no direction loss are its own
@@ -21,7 +21,7 @@ OFF = {"times": "uniform"}  # of `sit`: layer norm, GELU, sines and no direction
 
 def arms(scale: Scale) -> dict[str, Arm]:
     """Both generators, and at full scale each improvement left out."""
-    latents, every = tokenizers(scale)[f"{MANY} channels"], scale.generator_plan["steps"] // PARTS
+    latents, every = tokenizers(scale)["many channels"], scale.generator_plan["steps"] // PARTS
     told = {"save_every": every}
     both = {
         "all off": scale.generator(latents, **told, **OFF),
@@ -71,7 +71,7 @@ CLAIMS = (
         says="The improved transformer trains faster.",
         source="arXiv:2501.01423, Table 5",
         rule="With all improvements gFD is lower at the end, by both judges, and the plain one's last gFD is reached"
-        " in fewer steps.",
+        " in fewer steps; all within the few hundred or thousand steps of these runs, and measured four times in each.",
         arms=arms,
         measure=over_time,
         effects=better,

@@ -16,7 +16,7 @@ from workbench.errors import UserError
 from . import claim as rule
 
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one scale's table
-BESIDE = {"photos": ("photos", "digits"), "digits": ("photos", "digits")}  # scales of one table, by either's name
+TABLES = {"photos": "bundled", "digits": "bundled", "gpu": "gpu"}  # others than the laptop's, between their own markers
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -46,16 +46,14 @@ def write(out: Path, readme: Path | None = None) -> None:
     write_text(out / "claims.html", page(told))
     if readme is None:
         return
-    if told["scale"] in BESIDE:
-        paths = [out.with_name(name) / "claims.json" for name in BESIDE[told["scale"]]]
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-        _put(readme, side_by_side(found), BEGIN.replace("claims", "bundled"), END.replace("claims", "bundled"))
-    else:
-        _put(readme, markdown(told), BEGIN, END)
+    name = TABLES.get(told["scale"], "claims")
+    beside = [out.with_name(scale) / "claims.json" for scale, table in TABLES.items() if table == name == "bundled"]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in beside if path.exists()]
+    _put(readme, side_by_side(found) if found else markdown(told), name)
 
 
-def _put(readme: Path, table: str, begin: str, end: str) -> None:
-    text = readme.read_text(encoding="utf-8")
+def _put(readme: Path, table: str, name: str) -> None:
+    text, (begin, end) = readme.read_text(encoding="utf-8"), (mark.replace("claims", name) for mark in (BEGIN, END))
     if begin not in text or end not in text:
         raise UserError(f"{readme} has no {begin} ... {end} to write the table between.")
     before, after = text.split(begin)[0], text.split(end)[1]
@@ -169,11 +167,11 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         f"<h3>Tried: {times} times the steps</h3><table>{head}{_effects(c)}</table>{_arms(c)}"
         for times, c in _tried(claim, told)
     )
-    tried = f"<p class=told>{_said(claim['tried'])}</p>" if claim["tried"] and claim["verdict"] != "shown" else ""
+    note = f"<p class=told>{_said(claim['note'])}</p>" if claim["note"] and claim["verdict"] != "shown" else ""
     return (
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
         f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}</p>"
-        f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{tried}"
+        f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{note}"
         f"<table>{head}{_effects(claim)}</table>{figure}{_arms(claim)}{details}{more}</section>"
     )
 

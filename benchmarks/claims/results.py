@@ -55,10 +55,12 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "images": scale.images.get("limit"),
         "drawn": scale.drawn,
         "judge": Path(scale.judge).name,
-        "teacher": scale.teacher.partition(":")[0],
+        "teacher": scale.teacher.removeprefix("standardised:").split(":")[-2 if scale.data == "cifar10" else -1],
         "seeds": seeds,
         "longer": scale.longer,
-        "command": f"python -m benchmarks.claims {scale.name}" + (f" --longer {scale.longer}" if longer else ""),
+        "command": "CIFAR10=FOLDER " * (scale.data == "cifar10")
+        + f"python -m benchmarks.claims {scale.name}"
+        + f" --longer {scale.longer}" * longer,
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -103,7 +105,7 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
         },
         "shows": list(claim.shows),
         "details": {name: [of.get(name) for of in details] for name in details[0]} if details else {},
-        "tried": claim.tried,
+        "note": claim.note,
         "minutes": _minutes(arms.values(), out, seeds),
     }
 

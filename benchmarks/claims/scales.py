@@ -2,8 +2,9 @@
 
 `laptop` and `gpu` read CIFAR-10, `photos` and `digits` what comes with the package: their tables are never mixed. Those
 two are trained for half the steps of `laptop`, so that both together take no longer. CIFAR-10 is a folder with
-train.parquet, test.parquet and resnet56.safetensors, which is the teacher. The judge is a contrastive network trained
-here on the first seed's images, which no tokenizer ever sees features of.
+train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. Both are standardised by
+channel, as features that are never negative all point one way. The judge is a contrastive network trained here on the
+first seed's images, which no tokenizer ever sees features of.
 """
 
 import io
@@ -14,7 +15,9 @@ import numpy as np
 
 from workbench.data import load
 from workbench.errors import UserError
+from workbench.teachers import by_name
 from workbench.teachers.contrastive import train_teacher
+from workbench.teachers.standardised import standardise
 from workbench.training import Plan
 
 from .arms import Scale
@@ -44,10 +47,10 @@ GPU = Scale(
     images={"limit": 50_000, "side": 32, "channels": 3},
     vit={"side": 32, "patch": 4, "tokens": 16, "dim": 16, "width": 192, "depth": 4, "heads": 6},
     grid={"side": 32, "width": 48, "multipliers": [1, 2, 2, 2], "blocks": 1},
-    plan={"steps": 4000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 4000},
+    plan={"steps": 2000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 2000},
     network={"width": 256, "depth": 6, "heads": 8},
     generator_plan={
-        "steps": 4000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 4000,
+        "steps": 2000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 2000,
         "average": 0.999,
     },
     teacher="",
@@ -55,7 +58,7 @@ GPU = Scale(
     drawn=5000,
     full=True,
     extra={
-        **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 8000, "save_every": 8000}),
+        **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 4000, "save_every": 4000}),
         "ar": {"steps": 2000, "save_every": 2000},
     },
 )  # fmt: skip
@@ -80,6 +83,8 @@ DIGITS = replace(
     images={"side": 8, "channels": 1},
     vit=LAPTOP.vit | {"side": 8, "patch": 2},
     grid=LAPTOP.grid | {"side": 8, "multipliers": [1, 2]},
+    channels=(2, 8),
+    numbers=32,
     drawn=360,
 )
 SCALES = {scale.name: scale for scale in (LAPTOP, GPU, PHOTOS, DIGITS)}
@@ -96,13 +101,16 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
             )
         images["data"] = str(_small(cifar, out / "images", scale.images["side"], scale.images["limit"]))
         scale = replace(scale, teacher=f"resnet56:{cifar.resolve() / 'resnet56.safetensors'}")
+    means, cells = (out / "teacher.safetensors").resolve(), scale.vit["side"] // scale.vit["patch"]
     known = load(
         images.get("data", scale.data), side=images["side"], channels=images["channels"], limit=images.get("limit")
     )
+    standardise(by_name(scale.teacher, channels=images["channels"]), known, (cells, cells), means)
     plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
     judge = train_teacher(known, out / "judge", width=16, plan=plan)
     channels = {"channels": images["channels"]}
-    where = {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
+    where = {"teacher": f"standardised:{means}:{scale.teacher}"}
+    where |= {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
     return replace(scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where)
 
 

@@ -1,7 +1,7 @@
 """SoftVQ-VAE (arXiv:2412.10958): a soft mix of codewords carries an image in few tokens.
 
-At constant tokens x channels, so that no arm has more numbers to write an image with. `hard` is VQ-VAE with everything
-that keeps its codebook alive (running averages, revival, cosine); `plain hard` has none of that.
+At constant tokens x channels (`Scale.numbers`), so that no arm has more numbers to write an image with. `hard` is a
+VQ-VAE with all that keeps its codebook alive (running averages, revival, cosine); `plain hard` has none of that.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,13 @@ from .arms import Arm, Scale
 from .claim import Claim, Numbers
 
 SOURCE = "arXiv:2412.10958"
-NUMBERS = 128  # tokens x channels
 FEW, MANY = 4, 16
 CODES = 1024
 NAKED = {"learn": "gradient", "revive": 0.0, "cosine": False}
 
 
 def _sized(scale: Scale, system: str, tokens: int, **changes: object) -> Arm:
-    return scale.tokenizer(system, tokens=tokens, dim=NUMBERS // tokens, **changes)
+    return scale.tokenizer(system, tokens=tokens, dim=scale.numbers // tokens, **changes)
 
 
 def by_tokens(scale: Scale) -> dict[str, Arm]:
@@ -85,12 +84,12 @@ CLAIMS = (
         system="SoftVQ-VAE",
         says="With fewer tokens, soft codes lose less than hard ones.",
         source=f"{SOURCE}, Table 1",
-        rule=f"From {MANY} to {FEW} tokens at {NUMBERS} numbers an image, hard codes lose more PSNR than soft ones;"
+        rule=f"From {MANY} to {FEW} tokens at equal tokens x channels, hard codes lose more PSNR than soft ones;"
         f" and with {FEW} tokens soft codes reconstruct better.",
         arms=by_tokens,
         effects=degradation,
         shows=("PSNR", "rFD", "rFD free", "used share"),
-        tried="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths.",
+        note="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths.",
     ),
     Claim(
         key="softvq-usage",
@@ -102,7 +101,7 @@ CLAIMS = (
         arms=usage_arms,
         effects=usage,
         shows=("used share", "perplexity share", "PSNR"),
-        tried="The soft codebook with and without its entropy term, apart.",
+        note="The soft codebook with and without its entropy term, apart.",
     ),
     Claim(
         key="softvq-alignment",

@@ -40,7 +40,7 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
     grown = {role: used[f"{role} {LARGE}"] * LARGE - used[f"{role} {SMALL}"] * SMALL for role in ("online", "cascade")}
     return {
         f"share of {LARGE} codes used, cascade less online": used[f"cascade {LARGE}"] - used[f"online {LARGE}"],
-        f"share of {SMALL} codes used, frozen, less {LEAST}": used[f"frozen {SMALL}"] - LEAST,
+        f"share of {LARGE} codes used, frozen, less {LEAST}": used[f"frozen {LARGE}"] - LEAST,
         f"codes won from {SMALL} to {LARGE}, cascade less online": grown["cascade"] - grown["online"],
     }
 
@@ -169,8 +169,8 @@ CLAIMS = (
         system="UniCode2",
         says="Use of a clustered, frozen codebook stays high as it grows.",
         source=SOURCE,
-        rule=f"Of {LARGE} codes the cascade uses a larger share of held-out tokens' than codes learned online; of"
-        f" {SMALL} the frozen table uses over {LEAST:.0%}; growing wins the cascade more codes.",
+        rule=f"Of {LARGE} codes the cascade uses a larger share of held-out tokens' than codes learned online; the"
+        f" frozen table uses over {LEAST:.0%} of them; growing wins the cascade more codes.",
         arms=sizes,
         effects=usage,
         shows=("used share", "perplexity share", "PSNR"),
@@ -210,7 +210,7 @@ CLAIMS = (
     Claim(
         key="unicode2-transfer",
         system="UniCode2",
-        says="A decoder of continuous features takes the codes with little adaptation.",
+        says="A decoder of continuous features takes the codes, and a linear adapter helps.",
         source=SOURCE,
         rule="A linear adapter brings PSNR back; more codes cost less; shuffled rows must fail.",
         arms=transfer_arms,

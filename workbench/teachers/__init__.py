@@ -13,12 +13,13 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
 
     hog; random (an untrained network; another one by a seed, random:1); dinov2, clip or siglip, also with a hub name or
     a folder, dinov2:NAME; CIFAR-10's ResNet-56, resnet56:FILE; the folder of a network that `train_teacher` trained;
-    and shuffled:ANY of these.
+    and of ANY of these shuffled:ANY, and standardised:FILE:ANY with the FILE that `standardise` left.
     """
     from workbench.teachers.hog import HOG
     from workbench.teachers.hub import FAMILIES, Hub
     from workbench.teachers.network import Shuffled, trained, untrained
     from workbench.teachers.resnet import ResNet56
+    from workbench.teachers.standardised import Standardised
 
     kind, _, rest = name.partition(":")
     if name == "hog":
@@ -31,6 +32,10 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
         return ResNet56(rest)
     if kind == "shuffled":
         return Shuffled(by_name(rest, channels=channels))
+    if kind == "standardised":
+        path, _, plain = rest.partition(":")
+        return Standardised(by_name(plain, channels=channels), path)
     if Path(name, "config.json").is_file():
         return trained(name)
-    raise unknown("teacher", name, ["hog", "random", *FAMILIES, "shuffled:NAME", "the folder of a trained one"])
+    others = ("shuffled:NAME", "standardised:FILE:NAME", "the folder of a trained one")
+    raise unknown("teacher", name, ["hog", "random", *FAMILIES, *others])

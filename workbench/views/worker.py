@@ -1,9 +1,11 @@
 """What the worker process does: compute what it is sent, say how far it is, stop when it is told to."""
 
+import os
 import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from workbench import analysis
@@ -15,6 +17,7 @@ from workbench.views.explored import Shown, shown
 from workbench.views.state import ViewState
 
 PAUSE = 0.05  # seconds between two things said
+YIELDS = 10  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
 
 
 def work(folder: str, pipe: Connection) -> None:
@@ -23,6 +26,8 @@ def work(folder: str, pipe: Connection) -> None:
     Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the server ends this one
+    with suppress(AttributeError, OSError):  # where there is no such thing
+        os.nice(YIELDS)
     analysis.analyses()  # import them before anybody waits
     bench = Bench(folder)
     try:

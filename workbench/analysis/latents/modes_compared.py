@@ -121,13 +121,14 @@ def modes_compared(
     evidences: Sequence[Evidence],
     *,
     most: Annotated[int, Range(2, 64)] = 24,
+    components: Annotated[int, Range(0, MOST_COMPONENTS)] = 0,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> ModesCompared:
     """Count the Gaussians (diagonal) each run's latents need to be as likely as the worst run's at its best.
 
-    As many principal components as hold over 90 % of every run's variance, 64 at most, fitted with the mixtures to four
-    fifths of the images. Runs on other images than the first are left out and named. Raises NotApplicable where no run
-    has latents, or they are constant or of under 50 images, UserError for NaN.
+    In `components` principal components (0: as many as hold over 90 % of every run's variance, 64 at most), fitted with
+    the mixtures to four fifths of the images. Runs on other images than the first are left out and named. Raises
+    NotApplicable where no run has latents, or they are constant or of under 50 images, UserError for NaN.
     """
     with_latents = [e for e in evidences if e.latents is not None]
     if not with_latents:
@@ -137,7 +138,7 @@ def modes_compared(
     of = len(first.latents)
     places = sample(of, MOST_IMAGES, np.random.default_rng(seed))
     rows = [one_row_an_image(e.latents[places], LEAST, "Comparing modes") for e in same]
-    components, explained = _components(rows)
+    components, explained = _components(rows, components)
     modes = grid(min(most, len(places) // 10))
     likelihood = _likelihood(rows, components, modes, seed)
     mean = likelihood.mean(axis=1)
@@ -168,13 +169,13 @@ def _names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     return tuple(e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in evidences)
 
 
-def _components(rows: Sequence[np.ndarray]) -> tuple[int, tuple[float, ...]]:
-    """As many components as every run needs and allows, and the share of each run's variance they hold."""
+def _components(rows: Sequence[np.ndarray], asked: int) -> tuple[int, tuple[float, ...]]:
+    """As many components as are asked for (0: as every run needs) and every run allows, and the variance they hold."""
     spectra = []
     for x in rows:
         values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
         spectra.append(values / values.sum())
-    asked = max(int(np.searchsorted(s.cumsum(), SHARE)) + 1 for s in spectra)
+    asked = asked or max(int(np.searchsorted(s.cumsum(), SHARE)) + 1 for s in spectra)
     allowed = min(MOST_COMPONENTS, len(rows[0]) // FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra))
     kept = min(asked, allowed)
     return kept, tuple(float(s[:kept].sum()) for s in spectra)

@@ -35,9 +35,9 @@ class Overview:
         self.body = pn.FlexBox(*parts, gap="24px", align_items="flex-start", sizing_mode="stretch_width")
 
     def show(self, state: ViewState) -> None:
-        """Compute both for the state's runs."""
+        """Compute both for the state's runs: the checks when the page is there, as they would hold up its drawing."""
         self.budget.show(state)
-        self.checks.ask(state, {})
+        self.session.when_loaded(self._check)
 
     def hide(self) -> None:
         """Nothing here goes on by itself."""
@@ -53,6 +53,10 @@ class Overview:
     def paint(self, *, dark: bool) -> None:
         """Draw in the page's light or dark."""
         self.budget.paint(dark=dark)
+
+    def _check(self) -> None:
+        if self.session.state.tab == "overview":
+            self.checks.ask(self.session.state, {})
 
     def _moved(self) -> None:
         self.session.go(tab="overview", looks=self.told())

@@ -227,7 +227,7 @@ class Watch:
 
 
 def _head(look: Look) -> str:
-    told = advice(look)
+    told = html.escape(advice(look))
     return f"<b>{html.escape(look.name)}</b> · {html.escape(headline(look))}" + (f"<br><em>{told}</em>" if told else "")
 
 
@@ -235,5 +235,5 @@ def _pictures(run: Run, step: int) -> str:
     drawn = base64.b64encode(picture(run, step)).decode()
     if not drawn:
         return f"<em>The pictures of step {step:,} are damaged.</em>"
-    alt = f"{run.kind}, step {step:,}"
+    alt = html.escape(f"{run.kind}, step {step:,}", quote=True)
     return f'<img src="data:image/png;base64,{drawn}" alt="{alt}" style="max-width:100%;width:480px">'
