@@ -29,6 +29,8 @@ def runs(trained, tmp_path_factory):
     changed(evidence / "step-000030" / "provenance.json", step=30)
     shutil.copytree(folder / "soft-2", folder / HOSTILE)
     changed(folder / HOSTILE / "evidence" / "step-000060" / "provenance.json", run=HOSTILE, data="<b>data</b>")
+    told = json.loads((folder / HOSTILE / "config.json").read_text(encoding="utf-8"))
+    changed(folder / HOSTILE / "config.json", plan=told["plan"] | {HOSTILE: 1})
     return folder
 
 
@@ -110,6 +112,8 @@ def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
     with opened(f"{dashboard}/?{urlencode({'run': HOSTILE})}&run=soft-4") as (page, seen):
         page.get_by_text(f"{HOSTILE} · checkpoint").wait_for()
         page.get_by_text("<b>data</b>").first.wait_for()
+        page.get_by_label("only settings that differ").click()  # one of its settings is called so too
+        page.locator(".tabulator-col-title").get_by_text(HOSTILE).wait_for(state="attached")
         page.get_by_text(re.compile("checks passed")).wait_for()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.get_by_text(re.compile("codes are used")).first.wait_for()
@@ -258,6 +262,15 @@ def test_an_empty_folder_teaches_the_next_command(tmp_path):
     from workbench.views.dashboard.app import Session
 
     assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
+
+
+def test_a_folder_of_damaged_runs_says_what_is_wrong_with_them(tmp_path):
+    from workbench.views.dashboard.app import Session
+
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text("{")
+    said = [getattr(one, "object", "") for one in Session(tmp_path)._main()]
+    assert "workbench train" in said[0] and any("torn" in one for one in said[1:])
 
 
 def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.request
 
 import pandas as pd
 import pytest
@@ -104,6 +105,8 @@ def test_views_put_into_the_basket_become_a_page_behind_a_link(dashboard, traine
         link = page.get_by_role("link", name=re.compile(r"views-.*\.html"))
         link.wait_for()
         address = dashboard + link.get_attribute("href")
+    with urllib.request.urlopen(address) as answer:  # its scripts are a stranger's
+        assert "sandbox allow-scripts" in answer.headers["Content-Security-Policy"]
     with opened(address) as (page, seen):
         page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
         assert seen.errors == [] and seen.outside == []

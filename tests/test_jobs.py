@@ -104,6 +104,19 @@ def test_a_job_tells_how_far_it_is_and_ends_when_nobody_waits_any_more(jobs, unk
     assert jobs._worker.process.pid == worker  # it stopped by itself
 
 
+def test_a_report_of_views_is_written_by_the_worker_and_one_that_is_stopped_leaves_nothing(jobs, trained, patient):
+    views = tuple(QUICK.change(runs=(name,)) for name in ("soft-4", "soft-2"))
+    job = jobs.ask("report", views, "me")
+    page = job.future.result(60)
+    assert page.parent == trained / "reports" and job.name == "report" and job.of == "2 views"
+    before = set(page.parent.iterdir())
+    stopped = jobs.ask("another", (LONG, *views), "me")
+    wait_for(lambda: stopped.running)
+    jobs.leave(stopped, "me")
+    assert asked(jobs, QUICK, turn=6).future.result(60).books  # its turn comes when the other has ended
+    assert set(page.parent.iterdir()) == before
+
+
 def test_a_worker_that_does_not_stop_is_replaced(jobs, unkept):
     job, worker = asked(jobs, LONG, turn=3), jobs._worker.process.pid
     wait_for(lambda: job.share)

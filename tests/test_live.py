@@ -108,6 +108,18 @@ def test_what_is_not_training_says_what_to_do_next(run, state, said):
     assert said in advice(look) and headline(look).startswith(f"{state} · step 300 of 1,000")
 
 
+def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
+    from workbench.views.lab.live import _head, _pictures
+
+    run.event("failed", 10, why="<img src=x onerror=alert(1)>")
+    run.report("failed", 300, steps=1000)
+    assert "<img" not in (head := _head(Follower(run).look())) and "&lt;img" in head
+    run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
+    told = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps(told | {"class": 'x"><script>'}))
+    assert "<script>" not in _pictures(Run(run.folder), 20)
+
+
 def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
     run.save_samples(40, np.zeros((16, 8, 8, 3), np.uint8))

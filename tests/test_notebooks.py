@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+
+from workbench.runs import Run
 
 pytestmark = pytest.mark.xdist_group("notebooks")
 HERE = Path(__file__).parent.parent / "notebooks"
@@ -69,3 +72,45 @@ def test_the_first_tokenizer_has_at_most_sixty_lines():
     (written,) = [c["source"] for c in cells if any(line.startswith("class Sixty") for line in c["source"])]
     start = next(i for i, line in enumerate(written) if line.startswith("class Sixty"))
     assert len(written[start:]) <= 60
+
+
+def said(client, code: str) -> str:
+    """What a cell prints."""
+    heard: list[str] = []
+    client.execute_interactive(
+        code, timeout=120, output_hook=lambda message: heard.append(message["content"].get("text", ""))
+    )
+    return "".join(heard)
+
+
+def test_in_a_notebook_training_leaves_the_kernels_process_alone(kernel, tmp_path):
+    client = kernel.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    tiny = "tokens=2, width=8, depth=1, heads=2, codes=8, batch=8"
+    code = f"import os, workbench as wb\nrun = wb.train('softvq-digits', {str(tmp_path / 'a')!r}, steps=3, {tiny})\n"
+    code += "print(run.status()['state'], run.status()['pid'] != os.getpid(), run.evidence().step)"
+    assert said(client, code).splitlines()[-1] == "finished True 3"
+    code = f"wb.train('softvq-digits', {str(tmp_path / 'b')!r}, stesp=3)"
+    client.execute(code)
+    answer = client.get_shell_msg(timeout=60)["content"]
+    assert answer["ename"] == "UserError" and "Did you mean `steps`" in answer["evalue"]
+    client.stop_channels()
+
+
+def test_an_interrupted_cell_stops_its_training_with_a_checkpoint(kernel, tmp_path):
+    client = kernel.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    out = tmp_path / "long"
+    tiny = "tokens=2, width=8, depth=1, heads=2, codes=8, batch=8, steps=1000000, save_every=1000000, log_every=1"
+    client.execute(f"import workbench as wb\nrun = wb.train('softvq-digits', {str(out)!r}, {tiny})")
+    end = time.monotonic() + 60
+    while not ((out / "config.json").exists() and Run(out).status()["step"] > 5):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    kernel.interrupt_kernel()
+    assert client.get_shell_msg(timeout=60)["content"]["status"] == "ok"
+    run = Run(out)
+    assert run.status()["state"] == "stopped" and run.steps[-1] == run.status()["step"]
+    client.stop_channels()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from workbench.runs import Run
 from workbench.views.bench import Bench
 from workbench.views.dashboard.app import Session
 from workbench.views.explored import code_of, explored, picked
+from workbench.views.jobs import Jobs
+from workbench.views.picked import laid_out, pick
 from workbench.views.reports.manifest import read
 from workbench.views.selection import Selection, meets
 from workbench.views.state import ViewState
@@ -155,6 +158,32 @@ def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
     with param.edit_constant(page.widgets["seed"]):
         page.widgets["seed"].value = page.widgets["seed"].value_throttled = 3
     assert session.state.selection is None and session.state.looks["seed"] == 3
+
+
+def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
+    run, selection = Run(trained / "soft-4"), Selection("soft-4", polygon=CORNER, layout={"method": "pca"})
+    whole = laid_out(run, selection)
+    some = replace(whole, coordinates=whole.coordinates[:200], places=whole.places[:200])
+    picked = pick(run, selection, lambda *_: some)
+    assert picked.drawn == 200 and "The map they were picked on shows 200 of all, drawn at random." in picked.summary()
+    assert "drawn at random" not in pick(run, selection).summary()
+
+
+def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
+    jobs = Jobs(trained)
+    try:
+        state = ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2})
+        lens = jobs.ask("one", state, "me").future.result(60)
+        mine, yours = Session(trained), Session(trained)
+        for visitor, row in ((mine, 1), (yours, 0)):
+            visitor.state = state.change(looks={**state.looks, "row": row})
+            visitor.places["lens"].asked.state = visitor.state
+            visitor.places["lens"]._draw(lens)
+        assert mine.places["lens"].thing.picked[0] == 1 and yours.places["lens"].thing.picked[0] == 0
+        yours.places["lens"].thing.look(0, 0)
+        assert mine.places["lens"].thing.picked[1] > 0
+    finally:
+        jobs.close()
 
 
 def test_an_address_restores_a_lens_and_its_selection(session):

@@ -26,7 +26,7 @@ _HOMES = {
     "report": "workbench.views.reports.report",
     "select": "workbench.views.picked",
     "start": "workbench.background",
-    "train": "workbench.jobs",
+    "train": "workbench.background",
     "watch": "workbench.views.lab.notebook",
 }
 __all__ = ["__version__", *_HOMES]

@@ -11,6 +11,24 @@ from typing import Any
 from workbench.errors import RunError, UserError
 from workbench.runs import Run
 
+GLANCE = 0.2  # seconds between looks at how far a training is
+
+
+def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
+    """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
+
+    In a notebook this happens in a process of its own, whose end the cell waits for; an interrupt stops it with a
+    checkpoint. `changes` and what is raised are those of `workbench.jobs.train`.
+    """
+    from workbench import jobs
+
+    if not _in_a_notebook():
+        return jobs.train(recipe, out, collect=collect, **changes)
+    run, process, begun = _begin(recipe, out, collect, changes)
+    if process is not None:
+        _follow(run, process, begun)
+    return run
+
 
 def start(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
     """Train as `train` does, with the same settings, but apart from this process; returns when training has begun.
@@ -18,6 +36,16 @@ def start(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     `watch(run)` follows it, `run.ask("stop")` ends it. What it says goes to train.log in the run's folder.
     Raises UserError with the sentence that `train` refuses with; nothing is left behind then.
     """
+    run, process, _ = _begin(recipe, out, collect, changes)
+    if process is not None:
+        threading.Thread(target=process.wait, daemon=True).start()  # else it would seem alive when it has ended
+    return run
+
+
+def _begin(
+    recipe: str, out: str | Path, collect: bool, changes: dict[str, Any]
+) -> tuple[Run, subprocess.Popen | None, int]:
+    """The run, its process or None where that has ended already, and where in train.log it began to speak."""
     out = Path(out)
     made = [place for place in (out, *out.parents) if not place.exists()]
     try:
@@ -30,13 +58,51 @@ def start(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     try:
         while not _training(out, process.pid):
             if process.poll() is not None:
-                return _ended(out, process.returncode, begun, made)
+                return _ended(out, process.returncode, begun, made), None, begun
             time.sleep(0.1)
     except KeyboardInterrupt:
         process.terminate()
         raise
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would seem alive when it has ended
-    return Run(out)
+    return Run(out), process, begun
+
+
+def _follow(run: Run, process: subprocess.Popen, begun: int) -> None:
+    """A progress bar until the process ends. Raises UserError with its sentence, if it failed."""
+    from tqdm.auto import tqdm
+
+    stopping = False
+    with tqdm(desc=run.name, unit="step", dynamic_ncols=True) as bar:
+        while True:
+            try:
+                if process.poll() is not None:
+                    break
+                _glance(run, bar)
+                time.sleep(GLANCE)
+            except KeyboardInterrupt:  # wherever it came
+                if stopping:
+                    process.terminate()
+                    raise
+                stopping = True
+                run.ask("stop")
+                bar.set_postfix_str("stopping with a checkpoint; interrupt again to end it at once")
+        bar.update(run.status()["step"] - bar.n)
+    if process.returncode and not stopping:
+        _ended(run.folder, process.returncode, begun, [])
+
+
+def _glance(run: Run, bar: Any) -> None:
+    status = run.status()
+    if bar.total != status["steps"]:
+        bar.reset(status["steps"])  # in a notebook this is what gives the bar its width
+    bar.update(status["step"] - bar.n)
+    if status["state"] == "finished":
+        bar.set_postfix_str("collecting evidence")
+
+
+def _in_a_notebook() -> bool:
+    """Whether a Jupyter kernel runs us."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 def _command(recipe: str, out: Path, collect: bool, changes: dict[str, Any]) -> list[str]:

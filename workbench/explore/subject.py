@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -107,7 +107,9 @@ class Subject:
         others = [i for i in range(len(means)) if i != mode] or [mode]
         names = [f"mode {mode} (n = {sizes[mode]}) to {i} (n = {sizes[i]})" for i in others]
         starts = np.repeat(means[mode][None], len(others), axis=0)
-        return modes.walk(self.model, starts, means[others], grid=self.evidence.grid, rows=names)
+        found = modes.walk(self.model, starts, means[others], grid=self.evidence.grid, rows=names)
+        what = f"{len(means)} Gaussians (diagonal) in {points.shape[1]} whitened components of {len(points):,} images"
+        return replace(found, note=f"Modes of a mixture of {what}; `mixture_modes` counts how many there are.")
 
 
 @lru_cache(maxsize=KEPT)

@@ -19,8 +19,7 @@ import numpy as np
 
 from workbench.analysis.result import Result
 from workbench.errors import UserError
-from workbench.views.state import ViewState
-from workbench.views.worker import work
+from workbench.views.worker import Asked, work
 
 KEPT = 64  # results held in memory
 TICK = 0.05  # seconds between looks at whether a job was stopped
@@ -29,11 +28,11 @@ RECENT = 20  # parts of the work that time left is told from
 
 
 class Job:
-    """What a ViewState asks for: `future` holds it, or the UserError that says why there is none."""
+    """What a ViewState asks for, or the report of several: `future` holds it, or the UserError that says why not."""
 
-    def __init__(self, key: Hashable, state: ViewState) -> None:
+    def __init__(self, key: Hashable, state: Asked) -> None:
         self.key, self.state = key, state
-        self.future: Future[Any] = Future()  # an analysis's Result, or what a tab shows
+        self.future: Future[Any] = Future()  # an analysis's Result, what a tab shows, or a report's path
         self.asked, self.began = time.monotonic(), 0.0
         self.waiting: set[Hashable] = set()
         self._ticks: deque[tuple[float, int, int]] = deque(maxlen=RECENT + 1)
@@ -41,7 +40,17 @@ class Job:
     @property
     def name(self) -> str:
         """What is computed, in a word or two."""
+        if isinstance(self.state, tuple):
+            return "report"
         return (self.state.tab or self.state.analysis).replace("_", " ")
+
+    @property
+    def of(self) -> str:
+        """Of what, in a few words."""
+        if isinstance(self.state, tuple):
+            return f"{len(self.state)} view{'s' if len(self.state) > 1 else ''}"
+        more = f" and {len(self.state.runs) - 1} more" if len(self.state.runs) > 1 else ""
+        return ", ".join(self.state.runs[:1]) + more
 
     @property
     def running(self) -> bool:
@@ -99,7 +108,7 @@ class Jobs:
         self._worker = Worker(self.folder)
         threading.Thread(target=self._serve, name="jobs", daemon=True).start()
 
-    def ask(self, key: Hashable, state: ViewState, who: Hashable) -> Job:
+    def ask(self, key: Hashable, state: Asked, who: Hashable) -> Job:
         """The job of what `key` tells from all else: finished, being computed, or queued now."""
         with self._changed:
             if key in self._kept:

@@ -42,6 +42,7 @@ class Picked(Result):
     columns: dict[str, np.ndarray] = field(repr=False)  # of all n images: class, error, psnr, tokens, where known
     codes: tuple[tuple[int, int], ...]  # the commonest of theirs, each with its count, the commonest first
     images: np.ndarray | None = field(repr=False)  # uint8 (m, h, w, c)
+    drawn: int | None = None  # images that were on the map a loop was drawn on; None: all could be selected
 
     @property
     def n(self) -> int:
@@ -83,6 +84,8 @@ class Picked(Result):
     def summary(self) -> str:
         """How many of how many, their mean error against that of all, and their commonest codes."""
         said = f"{len(self.places):,} of {self.n:,} images of {self.run} are selected."
+        if self.drawn is not None and self.drawn < self.n:
+            said += f" The map they were picked on shows {self.drawn:,} of all, drawn at random."
         if "error" in self.columns and len(self.places):
             error = self.columns["error"]
             some, every = error[self.places].mean(), error.mean()
@@ -120,7 +123,8 @@ def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
     """What a selection selects in a run; `layout` makes the map of a polygon. Raises UserError."""
     evidence = run.evidence(selection.step)
     columns = columns_of(run, evidence)
-    places = places_of(run, selection, layout)
+    laid = layout(run, selection) if selection.polygon else None
+    places = places_of(run, selection, lambda *_: laid)
     codes: tuple[tuple[int, int], ...] = ()
     if "code" in columns and len(places):
         held = columns["code"][places]
@@ -128,7 +132,9 @@ def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
         top = np.argsort(-counts, kind="stable")[:TOP]
         codes = tuple(zip(found[top].tolist(), counts[top].tolist(), strict=True))
     images = None if evidence.images is None else np.asarray(evidence.images[places])
-    return Picked(run.name, evidence.step, places, columns, codes, images)
+    return Picked(
+        run.name, evidence.step, places, columns, codes, images, drawn=None if laid is None else len(laid.places)
+    )
 
 
 def places_of(run: Run, selection: Selection, layout: Layout = laid_out) -> np.ndarray:

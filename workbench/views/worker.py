@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from workbench import analysis
 from workbench.analysis.progress import Cancelled, listening
@@ -16,12 +17,14 @@ from workbench.views.bench import Bench
 from workbench.views.explored import Shown, shown
 from workbench.views.state import ViewState
 
+Asked = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
 PAUSE = 0.05  # seconds between two things said
 YIELDS = 10  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
 
 
 def work(folder: str, pipe: Connection) -> None:
-    """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed.
+    """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed; several
+    of them, with the report of them.
 
     Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
     """
@@ -33,18 +36,22 @@ def work(folder: str, pipe: Connection) -> None:
     try:
         while True:
             asked = pipe.recv()
-            if isinstance(asked, ViewState):  # else: told to stop what was finished already
+            if asked is not None:  # else: told to stop what was finished already
                 _send(_answer(bench, asked, pipe), pipe)
     except (EOFError, OSError):
         return
 
 
-def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Shown | Exception:
-    if not bench.runs.keys() >= set(state.runs):
-        bench.refresh()
+def _answer(bench: Bench, asked: Asked, pipe: Connection) -> Result | Shown | Path | Exception:
     try:
         with listening(_listener(pipe)):
-            return shown(bench, state) if state.tab else bench.result(state)
+            if isinstance(asked, tuple):
+                from workbench.views.reports.report import report  # nobody waits for it to be imported
+
+                return report("views", folder=bench.folder, views=asked)
+            if not bench.runs.keys() >= set(asked.runs):
+                bench.refresh()
+            return shown(bench, asked) if asked.tab else bench.result(asked)
     except UserError as error:
         return error
     except Exception as error:
@@ -52,7 +59,7 @@ def _answer(bench: Bench, state: ViewState, pipe: Connection) -> Result | Shown 
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(answer: Result | Shown | Exception, pipe: Connection) -> None:
+def _send(answer: Result | Shown | Path | Exception, pipe: Connection) -> None:
     try:
         pipe.send(answer)
     except OSError:

@@ -13,6 +13,7 @@ from workbench.analysis.style import themed
 from workbench.views.controls import Control, Value, controls
 from workbench.views.dashboard.asked import Asked, marked
 from workbench.views.dashboard.figure import Figure
+from workbench.views.dashboard.run_list import titles
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Tab:
 
 def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:
     how = {"disabled": True, "show_index": False, "layout": "fit_data_table"}
-    return pn.widgets.Tabulator(table, pagination="remote", page_size=15, **how)
+    return pn.widgets.Tabulator(table, pagination="remote", page_size=15, titles=titles(table), **how)
 
 
 def widget_of(control: Control, value: Any) -> pn.widgets.Widget:

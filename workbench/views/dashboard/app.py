@@ -29,9 +29,8 @@ from workbench.views.dashboard.run_list import RunList
 from workbench.views.jobs import Jobs
 from workbench.views.state import ViewState
 
-GUIDE = """No runs in `{folder}` yet. Train one, and reload this page:
-
-    workbench train softvq-digits --out {folder}/first
+GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this page:</p>
+<pre>workbench train softvq-digits --out {folder}/first</pre>
 """
 SIDEBAR = 380  # pixels
 LAST = 0  # in the menu of steps: the last one that was collected
@@ -63,7 +62,7 @@ class Session:
 
     def __init__(self, folder: str | Path, jobs: Jobs | None = None) -> None:
         self.bench, self.jobs, self.dark = Bench(folder), jobs, False
-        self.me, self.basket = object(), Basket(self.bench.folder, lambda: self.state)  # me: who waits for jobs
+        self.me, self.basket = object(), Basket(self)  # me: who waits for jobs
         self.document: Any = None
         self._put_off: list[Callable[[], None]] | None = None  # what is done when the page is there; None: it is
         self._quiet = False
@@ -274,14 +273,16 @@ class Session:
         note = pn.pane.HTML(
             "The leading run fills every tab; the other selected ones are compared with it.", styles={"opacity": "0.8"}
         )
-        refused = [pmui.Alert(html.escape(sentence), severity="error") for sentence in self.bench.refused]
-        parts = [self.leading, self.step, note, self.runs.body, self.basket.body, *refused]
+        parts = [self.leading, self.step, note, self.runs.body, self.basket.body, *self._refused()]
         # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
         return [pmui.Column(*parts, sizing_mode="stretch_width")]
 
+    def _refused(self) -> list[Any]:
+        return [pmui.Alert(html.escape(sentence), severity="error") for sentence in self.bench.refused]
+
     def _main(self) -> list[pn.viewable.Viewable]:
         if not self.bench.runs:
-            return [pn.pane.Markdown(GUIDE.format(folder=self.bench.folder))]
+            return [pn.pane.HTML(GUIDE.format(folder=html.escape(str(self.bench.folder)))), *self._refused()]
         return [self.about, self.pages]
 
 

@@ -1,38 +1,49 @@
 """In the dashboard: the views that were put aside for a report, and the report they become."""
 
 import html
+import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.errors import UserError
 from workbench.views.reports.basket import named
 from workbench.views.reports.report import report
 from workbench.views.state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.views.dashboard.app import Session
 
 REPORTS = "reports"  # in the folder of runs, and in the dashboard's address
 
 
 def pages_of(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
-    """Where a server finds the reports of a folder of runs, there or not yet, as tornado takes it."""
+    """Where a server finds the reports of a folder of runs, there or not yet, as tornado takes it.
+
+    They may come from anywhere: their scripts run as those of a stranger's page would, and reach nothing of ours.
+    """
     from tornado.web import StaticFileHandler
 
-    return rf"/{REPORTS}/(.*\.html)", StaticFileHandler, {"path": str(Path(folder).resolve() / REPORTS)}
+    class Sandboxed(StaticFileHandler):
+        def set_extra_headers(self, path: str) -> None:
+            self.set_header("Content-Security-Policy", "sandbox allow-scripts allow-downloads allow-popups")
+
+    return rf"/{REPORTS}/(.*\.html)", Sandboxed, {"path": str(Path(folder).resolve() / REPORTS)}
 
 
 class Basket:
-    """A list of views in the sidebar; `current` tells the one that is looked at."""
+    """A list of views in the sidebar, and a button that has the session's jobs write them."""
 
-    def __init__(self, folder: Path, current: Callable[[], ViewState]) -> None:
-        self.folder, self.current = folder, current
+    def __init__(self, session: "Session") -> None:
+        self.session = session
         self.views: list[ViewState] = []
         self.put = pmui.Button(label="add to report (r)", variant="outlined", size="small")
         self.write = pmui.Button(label="Write report", variant="contained", size="small", visible=False)
-        self.put.on_click(lambda _: self.add(self.current()))
+        self.put.on_click(lambda _: self.add(session.state))
         self.write.on_click(lambda _: self._write())
         self.list, self.said = pn.Column(sizing_mode="stretch_width", margin=0), pn.pane.HTML("")
         row = pn.FlexBox(self.put, self.write, gap="8px")
@@ -61,13 +72,24 @@ class Basket:
         return pn.Row(out, pn.pane.HTML(link, sizing_mode="stretch_width"), margin=0, sizing_mode="stretch_width")
 
     def _write(self) -> None:
+        views, session = tuple(self.views), self.session
+        if session.jobs is None:
+            self._end(lambda: report("views", folder=session.bench.folder, views=views))
+            return
         self.write.loading, self.said.object = True, "Writing the report …"
+        job = session.jobs.ask(("report", time.monotonic_ns()), views, session.me)
+        session.when_loaded(session.card.watch)
+        job.future.add_done_callback(lambda _: session.later(lambda: self._end(job.future.result)))
+
+    def _end(self, written: Callable[[], Path]) -> None:
         try:
-            page = report("views", folder=self.folder, views=[state.to_query() for state in self.views])
+            page = written()
             name = html.escape(page.name)
             link = f'<a href="/{REPORTS}/{quote(page.name)}" target="_blank" style="color: inherit">{name}</a>'
             self.said.object = f"Written: {link}, in {html.escape(str(page.parent))}"
-        except UserError as error:
+        except CancelledError:
+            self.said.object = "Stopped: no report was written."
+        except Exception as error:  # the worker's log says more of what is not ours
             self.said.object = html.escape(str(error))
         finally:
             self.write.loading = False

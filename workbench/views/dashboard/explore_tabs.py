@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
@@ -94,9 +95,10 @@ class Explore:
         return self.tab, state.runs, state.step, told, picked
 
     def _draw(self, found: Shown) -> None:
-        self.thing = found.thing
-        if isinstance(self.thing, Lens) and self.session.state.tab == self.tab:
-            self._look(self.session.state.looks)  # somebody may have looked elsewhere while this was computed
+        self.thing = copy(found.thing)  # another visitor may have been given the same one
+        if isinstance(self.thing, Lens):
+            told = self.session.state.looks if self.session.state.tab == self.tab else {}
+            self.thing.look(int(told.get("row", 0)), int(told.get("stop", -1)))  # nobody else's, nor an earlier look
         self._putting = True
         try:
             self._put(self.thing)

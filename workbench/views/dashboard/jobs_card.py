@@ -55,9 +55,8 @@ class Row:
     """One job: what it is, a bar, how long it will be, a button."""
 
     def __init__(self, job: Job, stop: Any) -> None:
-        self.job, state = job, job.state
-        runs = ", ".join(state.runs[:1]) + (f" and {len(state.runs) - 1} more" if len(state.runs) > 1 else "")
-        name = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(runs)}"
+        self.job = job
+        name = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(job.of)}"
         self.said = pn.pane.HTML("", margin=(0, 10))
         self.bar = pmui.LinearProgress(value=0, variant="indeterminate", sizing_mode="stretch_width", margin=(4, 10))
         button = pmui.Button(label="cancel", variant="outlined", size="small", width=80)

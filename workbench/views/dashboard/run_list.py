@@ -4,6 +4,7 @@ import html
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 from bokeh.models.widgets.tables import NumberFormatter
@@ -38,7 +39,7 @@ class RunList:
         self.table = pn.widgets.Tabulator(
             self.all.iloc[:0], selectable="checkbox", show_index=False, disabled=True, layout="fit_data_table",
             max_height=HEIGHT, sizing_mode="stretch_width", frozen_columns=["#", "run"],
-            formatters={"PSNR (dB)": NumberFormatter(format="0.0")}, stylesheets=[STYLE],
+            formatters={"PSNR (dB)": NumberFormatter(format="0.0")}, stylesheets=[STYLE], titles=titles(self.all),
         )  # fmt: skip
         self.body = pmui.Column(self.filter, self.differ, self.said, self.table, sizing_mode="stretch_width", margin=0)
         self._quiet = False
@@ -97,6 +98,11 @@ class RunList:
         self.selected = tuple(kept + [name for name in picked if name not in kept])
         self.said.object = f"{len(names)} of {len(self.all)} runs, {len(self.selected)} selected"
         self.changed(self.selected)
+
+
+def titles(table: pd.DataFrame) -> dict[str, str]:
+    """What stands above columns whose names are not plain text: the table's titles are HTML."""
+    return {name: html.escape(str(name)) for name in table if html.escape(str(name)) != name}
 
 
 def _colour(text: str) -> str:

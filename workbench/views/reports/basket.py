@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from workbench.analysis.progress import counted
 from workbench.analysis.result import Result
 from workbench.errors import UserError
 from workbench.views.bench import Bench
@@ -34,7 +35,8 @@ def views_report(
     if not states:
         raise UserError("A report of views needs at least one; give views=[...], each as in a dashboard's address.")
     asked = [(state.runs[:1], state.selection) if state.tab in EXPLORED else None for state in states]
-    cells = [cell for i, state in enumerate(states) for cell in _cells(bench, state, again=asked[i] in asked[:i])]
+    parts = enumerate(counted(states))
+    cells = [cell for i, state in parts for cell in _cells(bench, state, again=asked[i] in asked[:i])]
     notebook = nbformat.v4.new_notebook(cells=cells)
     sections = sections_of(notebook)
     given = {"folder": str(folder), "views": [state.to_query() for state in states], "title": title}

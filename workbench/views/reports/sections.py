@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from workbench import analysis
+from workbench.analysis.progress import Cancelled
 from workbench.analysis.result import Result, mime_bundle
 from workbench.errors import NotApplicable, UserError
 from workbench.runs import Run
@@ -96,6 +97,8 @@ def outputs(name: str, compute: Callable[[], Any]) -> list[tuple[dict[str, Any],
         state, said = "done", shown.summary() if isinstance(shown, Result) else repr(shown)
     except NotApplicable as error:
         state, said, words = "absent", str(error), f'<p class="absent">{html.escape(str(error))}</p>'
+    except Cancelled:
+        raise
     except Exception as error:  # one section's fault is no reason to lose the others
         state, said = "failed", _sentence(error)
         words = failure(said, "" if isinstance(error, UserError) else traceback.format_exc())
