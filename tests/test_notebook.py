@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 import nbformat
+import numpy as np
 import pytest
 from browser import free_port, opened, served
 from papermill.iorw import load_notebook_node
@@ -94,7 +95,7 @@ def test_a_slider_cannot_leave_the_range_of_its_control(trained):
 
 def test_an_analysis_that_does_not_apply_shows_its_sentence(trained):
     screen = Screen(wb.open(trained).show("codebook_usage", runs=["plain"]))
-    assert "Codebook usage needs codes and codebook; plain has none." in screen.said.value
+    assert "Codebook usage needs codes and codebook; plain has none." in screen.waiting.said.value
     assert screen.output.outputs == ()
 
 
@@ -237,3 +238,36 @@ def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kerne
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
         page.get_by_text(f"told (1, 1) {picked} (0,)").wait_for()
         assert int(picked) > 3 and seen.outside == []
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_an_interrupt_or_a_button(
+    lab, trained, tmp_path
+):
+    run = tmp_path / "runs" / "large"
+    shutil.copytree(trained / "soft-4", run)
+    evidence = run / "evidence" / "step-000060"
+    latents = np.load(evidence / "latents.npy")
+    for path in evidence.glob("*.npy"):
+        path.unlink()
+    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
+    np.save(evidence / "latents.npy", (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32))
+    cells = ["import workbench as wb", f"wb.modes({str(run)!r}, most=64, components=16)", "print('fr' + 'ee')"]
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
+    )
+    nbformat.write(node, tmp_path / "long.ipynb")
+    with opened(f"{lab}/lab/tree/long.ipynb?reset") as (page, seen):
+        page.wait_for_function(READY)
+        page.evaluate(RUN_ALL)
+        page.get_by_text(re.compile(r"computing mixture modes … \d+ %, .*left; interrupt the cell")).wait_for()
+        assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+        page.get_by_text("free", exact=True).wait_for()
+        page.get_by_text("stopped", exact=True).wait_for()
+        page.get_by_label("covariance").select_option("full")
+        page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
+        page.get_by_role("button", name="cancel").click()
+        page.get_by_text("stopped", exact=True).wait_for()
+        assert seen.outside == []

@@ -105,12 +105,15 @@ def test_an_interrupted_cell_stops_its_training_with_a_checkpoint(kernel, tmp_pa
     out = tmp_path / "long"
     tiny = "tokens=2, width=8, depth=1, heads=2, codes=8, batch=8, steps=1000000, save_every=1000000, log_every=1"
     client.execute(f"import workbench as wb\nrun = wb.train('softvq-digits', {str(out)!r}, {tiny})")
-    end = time.monotonic() + 60
-    while not ((out / "config.json").exists() and Run(out).status()["step"] > 5):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    kernel.interrupt_kernel()
-    assert client.get_shell_msg(timeout=60)["content"]["status"] == "ok"
-    run = Run(out)
-    assert run.status()["state"] == "stopped" and run.steps[-1] == run.status()["step"]
+    try:
+        end = time.monotonic() + 60
+        while not ((out / "config.json").exists() and Run(out).status()["step"] > 5):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        kernel.interrupt_kernel()
+        assert client.get_shell_msg(timeout=60)["content"]["status"] == "ok"
+        run = Run(out)
+        assert run.status()["state"] == "stopped" and run.steps[-1] == run.status()["step"]
+    finally:
+        Run(out).ask("stop")  # else it would go on after us
     client.stop_channels()

@@ -85,6 +85,7 @@ def _follow(run: Run, process: subprocess.Popen, begun: int) -> None:
                 stopping = True
                 run.ask("stop")
                 bar.set_postfix_str("stopping with a checkpoint; interrupt again to end it at once")
+        bar.set_postfix_str("")
         bar.update(run.status()["step"] - bar.n)
     if process.returncode and not stopping:
         _ended(run.folder, process.returncode, begun, [])

@@ -153,8 +153,16 @@ class Map:
         """The widgets; without a kernel, the page; in a terminal, a line."""
         from workbench.views.lab.latent_map_screen import Screen
 
-        bundle = Screen(self).box._repr_mimebundle_()
-        return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}
+        screen = Screen(self)
+        screen.waiting.wait()
+        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
+
+    def _ipython_display_(self) -> None:
+        """The widgets at once; then the page as well, when it is laid out."""
+        from workbench.views.lab.latent_map_screen import Screen
+        from workbench.views.lab.waiting import put
+
+        put(Screen(self), self._repr_html_, f"Latent map of {self.run.name}")
 
     @property
     def _inside(self) -> np.ndarray:

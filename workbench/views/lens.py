@@ -194,8 +194,16 @@ class Lens:
         """The widgets; without a kernel, the page; in a terminal, a line."""
         from workbench.views.lab.lens_screen import Screen
 
-        bundle = Screen(self).box._repr_mimebundle_()
-        return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}
+        screen = Screen(self)
+        screen.waiting.wait()
+        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
+
+    def _ipython_display_(self) -> None:
+        """The widgets at once; then the page as well, when the model has answered."""
+        from workbench.views.lab.lens_screen import Screen
+        from workbench.views.lab.waiting import put
+
+        put(Screen(self), self._repr_html_, repr(self))
 
     @property
     def _all(self) -> list[Frames]:

@@ -1,6 +1,5 @@
 """The widgets of a latent map in a notebook: how it is laid out above, the points below."""
 
-import html
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.analysis.latents.projection import latent_map as lay_out
-from workbench.errors import UserError
 from workbench.views.controls import controls
 from workbench.views.esm.jupyter import Module
 from workbench.views.lab.notebook import ROW, widget_of
+from workbench.views.lab.waiting import Waiting
 from workbench.views.latent_map import Map, said_of
 
 
@@ -21,10 +20,10 @@ class Screen:
     def __init__(self, shown: Map) -> None:
         self.map = shown
         self.controls = {c.name: widget_of(c, shown.state.controls[c.name]) for c in controls(lay_out)}
-        self.said, self.module = widgets.HTML(), Module("latentmap", {}, {})
+        self.waiting, self.module = Waiting(), Module("latentmap", {}, {})
         row = widgets.HBox(list(self.controls.values()), layout=ROW)
         self.selected = widgets.HTML()
-        self.box = widgets.VBox([row, self.said, self.module, self.selected])
+        self.box = widgets.VBox([row, self.waiting.body, self.module, self.selected])
         for widget in self.controls.values():
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
@@ -43,13 +42,9 @@ class Screen:
         self.selected.value = said_of(self.map)
 
     def _draw(self) -> None:
-        self.said.value, said = "<em>laying out …</em>", "<em>stopped</em>"
-        try:
-            told = json.dumps(self.map.data())
-            with self.module.hold_sync():
-                self.module.data, self.module.view = told, json.dumps(self.map.view())
-            said, self.selected.value = "", said_of(self.map)
-        except UserError as error:
-            said = f"<p><em>{html.escape(str(error))}</em></p>"
-        finally:
-            self.said.value = said
+        self.waiting.compute("laying out", lambda: json.dumps(self.map.data()), self._show)
+
+    def _show(self, told: str) -> None:
+        with self.module.hold_sync():
+            self.module.data, self.module.view = told, json.dumps(self.map.view())
+        self.selected.value = said_of(self.map)

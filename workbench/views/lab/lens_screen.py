@@ -1,15 +1,14 @@
 """The widgets of a lens in a notebook: what it looks at above, the pictures below."""
 
-import html
 import json
 from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.errors import UserError
 from workbench.explore import MODES
 from workbench.views.esm.jupyter import Module
+from workbench.views.lab.waiting import Waiting
 from workbench.views.lens import ORDERS, Lens
 
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
@@ -33,9 +32,9 @@ class Screen:
         self.mode = widgets.IntSlider(min(state.mode, MODES - 1), 0, MODES - 1, description="from mode", **look)
         self.mode.continuous_update = False
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
-        self.said, self.module = widgets.HTML(), Module("lens", {}, {})
+        self.waiting, self.module = Waiting(), Module("lens", {}, {})
         self.row = widgets.HBox(layout=ROW)
-        self.box = widgets.VBox([self.row, self.said, self.module])
+        self.box = widgets.VBox([self.row, self.waiting.body, self.module])
         for widget in (self.over, self.show, self.order, self.step, self.token, self.mode, self.seed):
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
@@ -58,13 +57,8 @@ class Screen:
 
     def _draw(self) -> None:
         self.row.children = tuple(getattr(self, name) for name in self.lens.settings)
-        self.said.value, said = "<em>asking the model …</em>", "<em>stopped</em>"
-        try:
-            told = json.dumps(self.lens.data())
-            with self.module.hold_sync():
-                self.module.data, self.module.view = told, json.dumps(self.lens.view())
-            said = ""
-        except UserError as error:
-            said = f"<p><em>{html.escape(str(error))}</em></p>"
-        finally:
-            self.said.value = said
+        self.waiting.compute("asking the model", lambda: json.dumps(self.lens.data()), self._show)
+
+    def _show(self, told: str) -> None:
+        with self.module.hold_sync():
+            self.module.data, self.module.view = told, json.dumps(self.lens.view())

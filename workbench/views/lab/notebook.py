@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 import plotly.graph_objects as go
-from IPython.display import display
 
 from workbench import analysis
 from workbench.analysis.result import Result, mime_bundle
@@ -22,6 +21,7 @@ from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
 from workbench.views.esm.jupyter import Theme
 from workbench.views.lab.live import watch
+from workbench.views.lab.waiting import Waiting, put
 from workbench.views.state import ViewState
 
 __all__ = ["Explorer", "Screen", "open", "watch"]
@@ -102,14 +102,13 @@ class Explorer:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widgets; without a kernel, the page; in a terminal, a line."""
-        page = self._repr_html_()
-        return {**Screen(self).box._repr_mimebundle_(), "text/html": page, "text/plain": repr(self)}
+        screen = Screen(self)
+        screen.waiting.wait()
+        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def _ipython_display_(self) -> None:
-        """Say what is being computed, then put the finished thing in its place."""
-        said = _computing(self.state)
-        place = display({"text/html": said, "text/plain": repr(self)}, raw=True, display_id=True)
-        place.update(self._repr_mimebundle_(), raw=True)
+        """The widgets at once; then the page as well, when it is computed."""
+        put(Screen(self), self._repr_html_, repr(self))
 
 
 class Screen:
@@ -126,11 +125,11 @@ class Screen:
         known = [(_title(name), name) for name in dict.fromkeys([*explorer.family, state.analysis])]
         self.analysis = widgets.ToggleButtons(options=known, value=state.analysis, style={"button_width": "auto"})
         self.row = widgets.HBox(layout=ROW)
-        self.said = widgets.HTML()
+        self.waiting = Waiting()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
         top = widgets.HBox([self.leading, self.others], layout=ROW)
         refused = widgets.HTML(_refused(explorer.bench))
-        looking = [refused, top, self.analysis, self.row, self.said, self.output, Theme()]
+        looking = [refused, top, self.analysis, self.row, self.waiting.body, self.output, Theme()]
         self.box = widgets.VBox(looking if names else [widgets.HTML(_nothing_yet(explorer.bench))])
         if names:
             self._listen()
@@ -157,17 +156,18 @@ class Screen:
         step = before.step if before.runs[:1] == (lead,) else None  # a step of one run is none of another's
         values = {name: widget.value for name, widget in self.controls.items()}
         self.explorer.state = ViewState(runs, step, self.analysis.value, values)
-        self.said.value = _computing(self.explorer.state)
-        said = "<em>stopped</em>"  # by an interrupt, or an error of ours
+        self.waiting.compute(f"computing {_title(self.analysis.value)}", self._made, self._show)
+
+    def _made(self) -> tuple[dict[str, Any], ...]:
         try:
             result = self.explorer.result
-            # Set as a value, not captured: what a thread displays would land in another cell.
-            self.output.outputs = (_shown(mime_bundle(result.figure())), _shown({"text/html": result._repr_html_()}))
-            said = ""
-        except UserError as error:
-            self.output.outputs, said = (), _sentence(error)
-        finally:
-            self.said.value = said
+        except UserError:
+            self.output.outputs = ()
+            raise
+        return _shown(mime_bundle(result.figure())), _shown({"text/html": result._repr_html_()})
+
+    def _show(self, outputs: tuple[dict[str, Any], ...]) -> None:
+        self.output.outputs = outputs  # as a value, not captured: what a thread displays would land in another cell
 
 
 def _shown(bundle: dict[str, Any]) -> dict[str, Any]:
@@ -176,10 +176,6 @@ def _shown(bundle: dict[str, Any]) -> dict[str, Any]:
 
 def _title(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _computing(state: ViewState) -> str:
-    return f"<em>computing {_title(state.analysis)} …</em>"
 
 
 def _sentence(error: UserError) -> str:
