@@ -13,6 +13,7 @@ import pytest
 from browser import drawn, free_port, opened, served
 
 from workbench import analysis
+from workbench.runs import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("dashboard")]
 VIEW = "run=soft-4&run=soft-2&run=flow&run=plain"
@@ -149,6 +150,23 @@ def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboa
         assert "run=flow" in page.url and seen.errors == []
 
 
+def test_the_list_follows_runs_that_come_go_on_and_go(dashboard, runs):
+    with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
+        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        shutil.copytree(runs / "soft-2", runs / "newcomer")
+        try:
+            page.get_by_text("6 of 6 runs, 1 selected").wait_for()
+            page.locator(".tabulator-row", has_text="newcomer").get_by_text("✔ finished").wait_for()
+            Run(runs / "newcomer").report("stopped", 42, steps=60)
+            page.locator(".tabulator-row", has_text="newcomer").get_by_text("■ stopped").wait_for()
+            assert page.locator(".tabulator-row.tabulator-selected").count() == 1
+        finally:
+            shutil.rmtree(runs / "newcomer")
+        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+        assert seen.errors == []
+
+
 def test_the_way_back_in_the_browser_is_a_way_back_here(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
@@ -269,8 +287,8 @@ def test_a_folder_of_damaged_runs_says_what_is_wrong_with_them(tmp_path):
 
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text("{")
-    said = [getattr(one, "object", "") for one in Session(tmp_path)._main()]
-    assert "workbench train" in said[0] and any("torn" in one for one in said[1:])
+    guide, refused = Session(tmp_path)._main()
+    assert "workbench train" in guide.object and "torn/config.json is damaged" in refused.select()[-1].object
 
 
 def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
@@ -312,7 +330,7 @@ def test_the_whole_view_goes_through_the_address(runs):
     other.follow("?" + one.state.to_query())
     assert other.places["overview"].budget.widgets["metric"].value == "l1"
     one.go(runs=("soft-2", "soft-4"), step=None)
-    one._lead("soft-4")
+    one.leading.run.value = "soft-4"
     assert one.state.runs == ("soft-4", "soft-2")
 
 

@@ -95,6 +95,7 @@ def _glance(run: Run, bar: Any) -> None:
     status = run.status()
     if bar.total != status["steps"]:
         bar.reset(status["steps"])  # in a notebook this is what gives the bar its width
+        bar.initial = bar.n = status["step"]  # of a run that goes on: steps done before took no time now
     bar.update(status["step"] - bar.n)
     if status["state"] == "finished":
         bar.set_postfix_str("collecting evidence")

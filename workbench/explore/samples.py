@@ -66,7 +66,8 @@ def intervals(
     stops = tuple(f"{scale:g}" for scale in scales)
     names = tuple(f"times {low:g} to {high:g}" for low, high in within)
     grid = np.stack(shown)
-    return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}")
+    note = f"All of label {label}, from one noise."
+    return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The runs of one folder and the results computed from them: what every host shows. No host, and no torch."""
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
@@ -37,8 +38,13 @@ class Bench:
 
     def refresh(self) -> None:
         """Look again at which runs there are. `refused` holds a sentence for each that cannot be opened."""
+        self._seen = _written(self.folder)
         runs, self.refused = find(self.folder)
         self.runs = {run.name: run for run in runs}
+
+    def stale(self) -> bool:
+        """Whether a run came, went on, was collected or went since the last look."""
+        return _written(self.folder) != self._seen
 
     def run(self, name: str) -> Run:
         """A run by name. Raises UserError with the nearest name if there is no such run."""
@@ -157,12 +163,25 @@ def _with_samples(leading: Evidence, others: Sequence[Evidence]) -> Evidence:
     return leading
 
 
-def written_at(place: Path) -> int:
-    """When evidence was written, in nanoseconds; 0 where it is damaged."""
+def _written(folder: Path) -> dict[str, tuple[int, ...]]:
+    """When what tells how each run stands was written last."""
+    told = ("config.json", "status.json", "evidence")
     try:
-        return (place / "provenance.json").stat().st_mtime_ns
+        return {one.name: tuple(_time(Path(one.path, name)) for name in told) for one in os.scandir(folder)}
+    except OSError:
+        return {}
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def written_at(place: Path) -> int:
+    """When evidence was written, in nanoseconds; 0 where it is damaged."""
+    return _time(place / "provenance.json")
 
 
 @lru_cache(maxsize=4096)

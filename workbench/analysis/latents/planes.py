@@ -1,6 +1,6 @@
 """Points in many dimensions laid out in the plane, how far the layout may be trusted, and one turned onto another."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,16 +31,22 @@ def lay_out(rows: np.ndarray, method: Method, neighbors: int, seed: int, start: 
     """
     if method == "pca":
         return _components(rows, 2, seed)
-    from umap import UMAP
-
     if rows.shape[1] > UMAP_INPUT:
         rows = _components(rows, UMAP_INPUT, seed)
     # The spectral start fails on very few images.
     begin = start.copy() if start is not None else "pca" if rows.shape[1] > 1 else "random"
-    reducer = UMAP(
-        n_neighbors=neighbors, init=begin, random_state=seed, n_jobs=1, tqdm_kwds=heard()
-    )  # only one job repeats itself
-    return np.asarray(reducer.fit_transform(rows), np.float32)
+    return np.asarray(umap(rows, seed, n_neighbors=neighbors, init=begin), np.float32)
+
+
+def umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
+    """Rows (n, d) in fewer dimensions by UMAP, the same for the same seed; whoever listens hears of its epochs."""
+    import umap.layouts
+    from tqdm.std import tqdm
+    from umap import UMAP
+
+    umap.layouts.tqdm = tqdm  # in a notebook it would take one that draws a bar of its own, and writes to no file
+    # Only one job repeats itself.
+    return UMAP(random_state=seed, n_jobs=1, tqdm_kwds=heard(), **settings).fit_transform(rows)
 
 
 def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from workbench.analysis.latents.held_out import FOLDS
-from workbench.analysis.progress import heard
+from workbench.analysis.latents.planes import umap
 
 Preset = Literal["ours", "paper text", "released script"]
 SHARE, UMAP_DIMENSIONS = 0.9, 100
@@ -42,13 +42,9 @@ def surrogate(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _umap(rows: np.ndarray, seed: int) -> np.ndarray:
-    from umap import UMAP
-
     dimensions = min(UMAP_DIMENSIONS, len(rows) // FOLDS)
     start = "pca" if rows.shape[1] >= dimensions else "random"
-    points = UMAP(n_components=dimensions, init=start, random_state=seed, n_jobs=1, tqdm_kwds=heard()).fit_transform(
-        rows
-    )
+    points = umap(rows, seed, n_components=dimensions, init=start)
     points = np.asarray(points, np.float64) - points.mean(axis=0)
     deviation = points.std(axis=0)
     return points / np.where(deviation > 0, deviation, 1)

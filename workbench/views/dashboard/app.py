@@ -23,6 +23,7 @@ from workbench.views.dashboard.basket_card import Basket, pages_of
 from workbench.views.dashboard.explore_tabs import MODULES, Explore
 from workbench.views.dashboard.jobs_card import JobsCard
 from workbench.views.dashboard.keyboard import Keyboard
+from workbench.views.dashboard.leading import Leading
 from workbench.views.dashboard.overview import Overview
 from workbench.views.dashboard.places import Framed, Group, LiveTab, Place
 from workbench.views.dashboard.run_list import RunList
@@ -33,7 +34,7 @@ GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this p
 <pre>workbench train softvq-digits --out {folder}/first</pre>
 """
 SIDEBAR = 380  # pixels
-LAST = 0  # in the menu of steps: the last one that was collected
+GLANCE = 3000  # milliseconds between looks at how the runs stand
 
 
 def serve(folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", show: bool = True) -> None:
@@ -64,6 +65,7 @@ class Session:
         self.bench, self.jobs, self.dark = Bench(folder), jobs, False
         self.me, self.basket = object(), Basket(self)  # me: who waits for jobs
         self.document: Any = None
+        self._timer: Any = None
         self._put_off: list[Callable[[], None]] | None = None  # what is done when the page is there; None: it is
         self._quiet = False
         self.notice = pmui.Alert("", severity="warning", visible=False)
@@ -82,10 +84,7 @@ class Session:
         self.pages = pmui.Tabs(*((name.capitalize(), frames[name]) for name in self.titles), dynamic=False)
         self.pages.param.watch(lambda _: self._turned(), "active")
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
-        self.leading = pmui.Select(label="leading run", options=list(self.bench.runs), sizing_mode="stretch_width")
-        self.leading.param.watch(lambda event: self._lead(event.new), "value")
-        self.step = pmui.Select(label="evidence of step", options={"last": LAST}, value=LAST, width=150)
-        self.step.param.watch(lambda event: self._loud(lambda: self.go(step=event.new or None)), "value")
+        self.leading = Leading(self)
 
     def page(self) -> pn.viewable.Viewable:
         """The whole page."""
@@ -140,7 +139,7 @@ class Session:
 
     def turned(self, name: str) -> None:
         """Somebody has turned to an analysis."""
-        self._loud(lambda: self.go(analysis=name))
+        self.loud(lambda: self.go(analysis=name))
 
     def later(self, act: Callable[[], None]) -> None:
         """Do something for this visitor from another thread, if the page is still open."""
@@ -155,6 +154,8 @@ class Session:
     def close(self) -> None:
         """The visitor has left: nothing is read or computed for them any more."""
         self.document = None
+        if self._timer is not None:
+            self._timer.stop()
         self.card.hide()
         for place in self.places.made.values():
             place.hide()
@@ -165,6 +166,16 @@ class Session:
         acts, self._put_off = self._put_off or [], None
         for act in acts:
             act()
+        if self.bench.runs:
+            self._timer = pn.state.add_periodic_callback(self.refresh, GLANCE)
+
+    def refresh(self) -> None:
+        """Show the list of runs as they stand now, where anything changed."""
+        if self.bench.stale():
+            self.bench.refresh()
+            self.runs.renew()
+            with self._quietly():
+                self.leading.put(self.state)
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -175,7 +186,8 @@ class Session:
         finally:
             self._quiet = before
 
-    def _loud(self, act: Callable[[], None]) -> None:
+    def loud(self, act: Callable[[], None]) -> None:
+        """Do what a person asked for; not what a widget says that follows the state."""
         if not self._quiet:
             act()
 
@@ -186,13 +198,7 @@ class Session:
             self.pages.active = self._at()
             if not self.state.tab:
                 self.groups[self._group_of(self.state.analysis)].turn(self.state.analysis)
-            lead = next(iter(self.state.runs), None)
-            if lead is not None:
-                self.leading.value = lead
-                steps = self.bench.collected(lead)
-                options = {f"last ({steps[-1]:,})" if steps else "last": LAST} | {f"{s:,}": s for s in steps[:-1]}
-                self.step.param.update(options=options, value=self.state.step or LAST)
-                self.step.disabled = len(options) < 2
+            self.leading.put(self.state)
 
     def _tab(self, name: str) -> Tab:
         told = self.state.controls if self.state.analysis == name else {}
@@ -243,12 +249,7 @@ class Session:
     def _selected(self, names: tuple[str, ...]) -> None:
         """The run that was leading stays so while it is selected; the sliders and menus keep their values."""
         same = names[:1] == self.state.runs[:1]
-        self._loud(lambda: self.go(runs=names, step=self.state.step if same else None))
-
-    def _lead(self, name: str) -> None:
-        if name != next(iter(self.state.runs), None):  # a step of one run is none of another's
-            others = (other for other in self.state.runs if other != name)
-            self._loud(lambda: self.go(runs=(name, *others), step=None))
+        self.loud(lambda: self.go(runs=names, step=self.state.step if same else None))
 
     def _pressed(self, key: str) -> None:
         """What a key does; see keyboard.KEYS."""
@@ -273,7 +274,7 @@ class Session:
         note = pn.pane.HTML(
             "The leading run fills every tab; the other selected ones are compared with it.", styles={"opacity": "0.8"}
         )
-        parts = [self.leading, self.step, note, self.runs.body, self.basket.body, *self._refused()]
+        parts = [*self.leading.parts, note, self.runs.body, self.basket.body, *self._refused()]
         # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
         return [pmui.Column(*parts, sizing_mode="stretch_width")]
 

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,7 @@ class RunList:
 
     def __init__(self, bench: Bench, selected: Sequence[str], changed: Callable[[tuple[str, ...]], None]) -> None:
         self.bench, self.selected, self.changed = bench, tuple(selected), changed
-        self.all = with_settings(bench.table(), bench.runs.values(), differing=False)
-        self.differing = list(with_settings(bench.table(), bench.runs.values()))
+        self._read()
         self.filter = pmui.TextInput(
             placeholder="filter: lr<0.001 & kind=VQVAE", size="small", sizing_mode="stretch_width", label=""
         )
@@ -48,6 +48,11 @@ class RunList:
         self.differ.param.watch(lambda _: self._draw(), "value")
         self.table.param.watch(lambda event: self._picked(event.new), "selection")
 
+    def renew(self) -> None:
+        """Show the runs as they stand now; where only numbers changed, nothing else on the page moves."""
+        self._read()
+        self._draw(only_cells=True)
+
     def put(self, selected: Sequence[str]) -> None:
         """Mark these runs as selected."""
         if set(selected) != set(self.selected):
@@ -64,7 +69,12 @@ class RunList:
         self.put(kept if name in self.selected else [*kept, name])
         self.changed(self.selected)
 
-    def _draw(self) -> None:
+    def _read(self) -> None:
+        table = self.bench.table()
+        self.all = with_settings(table, self.bench.runs.values(), differing=False)
+        self.differing = list(with_settings(table, self.bench.runs.values()))
+
+    def _draw(self, *, only_cells: bool = False) -> None:
         try:
             kept = matching(self.all, self.filter.value_input or "")
         except UserError as error:
@@ -76,6 +86,11 @@ class RunList:
         shown["PSNR (dB)"] = shown["PSNR (dB)"].round(1)
         shown = shown.astype(object).where(shown.notna(), None)
         shown.insert(0, "#", [str(i + 1) if i < NUMBERED else "" for i in range(len(shown))])
+        before = self.table.value
+        if only_cells and list(before) == list(shown) and list(before["run"]) == list(shown["run"]):
+            changed = {name: _differing(before[name], shown[name]) for name in shown}
+            self.table.patch({name: cells for name, cells in changed.items() if cells})
+            return
         self._quiet = True
         try:
             rows = np.flatnonzero(shown["run"].isin(self.selected)).tolist() if len(shown) else []
@@ -98,6 +113,12 @@ class RunList:
         self.selected = tuple(kept + [name for name in picked if name not in kept])
         self.said.object = f"{len(names)} of {len(self.all)} runs, {len(self.selected)} selected"
         self.changed(self.selected)
+
+
+def _differing(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
+    """Rows whose cell is another, and what it is now."""
+    pairs = enumerate(zip(before, now, strict=True))
+    return [(row, new) for row, (old, new) in pairs if old != new and not (pd.isna(old) and pd.isna(new))]
 
 
 def titles(table: pd.DataFrame) -> dict[str, str]:
