@@ -34,6 +34,7 @@ GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this p
 <pre>workbench train softvq-digits --out {folder}/first</pre>
 """
 SIDEBAR = 380  # pixels
+NARROW = {"& .MuiTab-root": {"minWidth": 0, "px": "10px"}}  # so that all tabs are in sight on a usual screen
 GLANCE = 3000  # milliseconds between looks at how the runs stand
 
 
@@ -81,7 +82,7 @@ class Session:
         self.groups = Framed({group: partial(Group, self, names) for group, names in analysis.groups().items()})
         self.titles = ["overview", *MODULES, *self.groups.make, "live"]
         frames = self.places.frames | self.groups.frames
-        self.pages = pmui.Tabs(*((name.capitalize(), frames[name]) for name in self.titles), dynamic=False)
+        self.pages = pmui.Tabs(*((name.capitalize(), frames[name]) for name in self.titles), dynamic=False, sx=NARROW)
         self.pages.param.watch(lambda _: self._turned(), "active")
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
         self.leading = Leading(self)
