@@ -150,6 +150,33 @@ def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboa
         assert "run=flow" in page.url and seen.errors == []
 
 
+CLICK = """(kind) => {
+  const find = (root) => [...root.querySelectorAll("*")].flatMap((one) => [
+    ...(one._fullData && one.offsetWidth ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
+  const place = find(document)[0], at = place._fullData.findIndex((trace) => trace.meta === kind);
+  const full = place._fullData[at], { left, top } = place.getBoundingClientRect();
+  const axis = (name) => place._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
+  const [x, y, first] = [axis("x"), axis("y"), place.calcdata[at][0]];
+  const [u, v] = full.type === "heatmap" ? [0, 0] : [first.x, first.y];
+  return [left + x._offset + x.c2p(u), top + y._offset + y.c2p(v), full.customdata[0]];
+}"""
+
+
+def test_a_click_on_a_point_opens_what_it_is(dashboard):
+    for view, kind, expected in (
+        ("analysis=token_budget&run=soft-2&run=soft-4&run=plain", "run", "**/?run={}&*"),
+        ("analysis=latent_map&method=pca&run=soft-4", "image", "**tab=lens*"),
+        ("analysis=codebook_usage&run=soft-4", "code", "**tab=codes*"),
+    ):
+        with opened(f"{dashboard}/?{view}") as (page, seen):
+            page.wait_for_selector(".js-plotly-plot .main-svg")
+            x, y, which = page.evaluate(CLICK, kind)
+            page.mouse.move(x, y)
+            page.mouse.click(x, y)
+            page.wait_for_url(expected.format(which))
+            assert seen.errors == []
+
+
 def test_the_list_follows_runs_that_come_go_on_and_go(dashboard, runs):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()

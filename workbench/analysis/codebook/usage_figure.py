@@ -85,8 +85,10 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
         mean, first = padded.reshape(-1, side), np.resize(first, padded.size).reshape(-1, side)
     else:
         first = np.broadcast_to(first, mean.shape)
+    alone = len(books) == 1 and books[0].size <= MOST_CELLS  # a code to a cell
     figure.add_heatmap(
-        z=np.log10(1 + mean), customdata=np.stack([first, mean], axis=-1), colorscale=MAGNITUDE, row=1, col=3,
+        meta="code" if alone else None, z=np.log10(1 + mean),
+        customdata=np.stack([first, mean], axis=-1), colorscale=MAGNITUDE, row=1, col=3,
         hovertemplate="code %{customdata[0]}: chosen %{customdata[1]:,.1f} times<extra></extra>",
         colorbar={"title": "times", **_ticks(np.nanmax(mean)), "thickness": 12},
     )  # fmt: skip

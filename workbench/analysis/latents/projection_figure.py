@@ -96,7 +96,7 @@ def _trace(
     scatter: type, result: LatentMap, those: np.ndarray, name: str, marker: dict[str, object], hover: str
 ) -> go.Scatter:
     x, y = result.coordinates[those].T
-    known = {"customdata": result.places[those], "hovertemplate": hover}
+    known = {"customdata": result.places[those], "meta": "image", "hovertemplate": hover}
     return scatter(x=x, y=y, mode="markers", name=name, marker=marker, **known)
 
 

@@ -80,5 +80,6 @@ def _line(points: Sequence[Point], result: TokenBudget, **look: object) -> go.Sc
     bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2}
     return go.Scatter(
         x=[p.cost(result.against) for p in points], y=value, text=[p.run for p in points],
+        customdata=[p.run for p in points], meta="run",
         error_y=bars, hovertemplate=hover, mode="lines+markers", **look,
     )  # fmt: skip

@@ -14,6 +14,8 @@ from workbench.views.controls import Control, Value, controls
 from workbench.views.dashboard.asked import Asked, marked
 from workbench.views.dashboard.figure import Figure
 from workbench.views.dashboard.run_list import titles
+from workbench.views.explored import PICKED, holding
+from workbench.views.selection import Selection
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Tab:
             widget.param.watch(
                 lambda _: self.changed(), "value_throttled" if hasattr(widget, "value_throttled") else "value"
             )
-        self.figure = Figure(least=LEAST if table else 0)
+        self.figure = Figure(least=LEAST if table else 0, clicked=self._clicked)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
         self.fold = pmui.Accordion(("table", self.numbers))
@@ -82,6 +84,18 @@ class Tab:
             return
         figure = themed(self.asked.found.figure(), dark=dark)
         self.figure.draw(figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR))
+
+    def _clicked(self, kind: str, which: Any) -> None:
+        """A run's point lets it lead; an image opens in the lens, a code among the codes."""
+        session, state = self.session, self.session.state
+        if kind == "run" and which in session.bench.runs:
+            others = (name for name in state.runs if name != which)
+            session.go(runs=(str(which), *others), step=None)
+        elif kind == "image" and state.runs:
+            chosen = Selection(state.runs[0], state.step, ids=(int(which),))
+            session.go(tab="lens", looks={"order": PICKED}, selection=chosen)
+        elif kind == "code" and state.runs:
+            session.go(tab="codes", looks={}, selection=holding(state, [int(which)]))
 
     def _draw(self, result: Result) -> None:
         self.summary.object = marked(result.summary())

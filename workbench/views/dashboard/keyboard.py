@@ -18,6 +18,7 @@ KEYS = {
     "c": "copy the link to this view",
     "r": "put this view into the report",
     "Esc": "leave a field",
+    "click": "on a run's point: it leads; on an image's or a code's: it opens in the lens, or among the codes",
     "?": "these keys",
 }
 

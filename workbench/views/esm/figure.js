@@ -1,5 +1,6 @@
 // A plotly figure, as wide as its place. `data` is {figure, config}; drawn when it is seen, and again when it changes.
-// Plotly is the page's own: nothing is fetched here.
+// Plotly is the page's own: nothing is fetched here. `view` is {kind, id} of the point that was clicked last, where its
+// trace says as its `meta` what its customdata name: a run, an image or a code.
 
 // Plotly writes its style rules into the page's head, which a shadow root does not see.
 const rules = () => [...document.querySelectorAll("style[id^='plotly.js-style']")]
@@ -11,6 +12,12 @@ export default {
     const place = el.appendChild(document.createElement("div"));
     place.style.width = "100%";
     let drawn = "", queue = Promise.resolve();
+    const clicked = ({ points: [point] }) => {
+      const kind = point.data.meta, told = point.customdata, id = typeof told === "object" ? told?.[0] : told;
+      if (!kind || id === undefined) return;
+      model.set("view", JSON.stringify({ kind, id, at: Date.now() }));
+      model.save_changes();
+    };
     const draw = async () => {
       const text = model.get("data");
       if (place.offsetWidth === 0) return; // in a tab that nobody looks at: the observer tells when somebody does
@@ -20,7 +27,10 @@ export default {
       }
       drawn = text;
       const { figure, config } = JSON.parse(text);
-      if (!figure) return Plotly.purge(place);
+      if (!figure) {
+        place.heard = false;
+        return Plotly.purge(place);
+      }
       try {
         await Plotly.react(place, figure.data, figure.layout, config);
       } catch (error) {
@@ -28,6 +38,8 @@ export default {
         if (place.offsetWidth > 0) throw error;
         return; // somebody turned away while it was drawn
       }
+      if (!place.heard) place.on("plotly_click", clicked);
+      place.heard = true;
       const now = rules();
       if (look.textContent !== now) look.textContent = now;
     };
