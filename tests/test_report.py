@@ -26,6 +26,7 @@ from workbench.runs import Run
 from workbench.views.controls import accept
 from workbench.views.reports import manifest as manifests
 from workbench.views.reports import page as report_page
+from workbench.views.reports.basket import EXPLORED
 from workbench.views.reports.manifest import read
 from workbench.views.reports.page import to_html
 from workbench.views.reports.report import check_parameters, find_template, parameters_of, report
@@ -78,14 +79,15 @@ def test_there_is_a_page_of_every_template(pages):
 @pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])
 def test_every_figure_is_drawn_from_disk_with_the_network_off(pages, name):
     told = read(pages[name])
+    figures = told["done"] - sum(section["name"] in EXPLORED for section in told["sections"])
     with opened(pages[name].as_uri(), width=900) as (page, seen):
-        page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {told['done']}")
+        page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}")
         page.wait_for_timeout(500)
-        assert drawn(page) == page.locator(".js-plotly-plot").count() == told["done"] > 1
+        assert drawn(page) == page.locator(".js-plotly-plot").count() == figures > 1
         assert seen.errors == [] and seen.outside == []
         assert len(page.locator("nav a").all()) == len(told["sections"]) == page.locator("h2").count()
         labels = [figure.get_attribute("aria-label") for figure in page.locator("figure").all()]
-        assert len(labels) == told["done"] and all(len(label) > 5 for label in labels)
+        assert len(labels) == figures and all(len(label) > 5 for label in labels)
         assert page.get_by_text("pages.show").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 900
 
@@ -119,7 +121,28 @@ def test_a_report_follows_a_dark_system_and_stays_light_on_paper(pages):
 
 
 def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
-    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == set(analysis.analyses())
+    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == {*analysis.analyses(), "map"}
+
+
+@pytest.mark.browser
+def test_in_a_report_a_loop_is_drawn_on_the_map_and_a_code_is_picked_from_disk(pages):
+    with opened(pages["tokenizer"].as_uri()) as (page, seen):
+        plane = page.frame_locator("iframe").locator(".plane")
+        plane.scroll_into_view_if_needed()
+        box = plane.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        for x, y in ((0.95, 0.5), (0.95, 0.05), (0.5, 0.05)):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+        page.mouse.up()
+        page.frame_locator("iframe").get_by_text(re.compile(r"\d+ of 360 selected")).wait_for()
+        assert seen.errors == [] and seen.outside == []
+    with opened(pages["codebook"].as_uri()) as (page, seen):
+        cells = page.frame_locator("iframe").locator(".cells canvas")
+        cells.scroll_into_view_if_needed()
+        cells.click(position={"x": 5, "y": 5})
+        page.frame_locator("iframe").locator(".picked", has_text="code 0").wait_for()
+        assert seen.errors == [] and seen.outside == []
 
 
 @pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])

@@ -72,13 +72,19 @@ class Pages:
                 display(Markdown(f"## {name.replace('_', ' ').capitalize()}\n\n{lead}"))
                 self.show(name)
 
+    def explore(self, tab: str, **looks: Any) -> None:
+        """The leading run's map, codes or lens, whose points and pictures answer to a pointer, with all that it needs."""
+        from workbench.views.explored import explored
+
+        self._section(tab, lambda: explored(self.bench, self.state.change(tab=tab, looks=looks)))
+
     def losses(self) -> None:
         """The leading run's log: every term of its objective by step."""
         from workbench.views.losses import losses
 
         self._section("losses", lambda: losses(self.bench.run(self.state.runs[0])))
 
-    def _section(self, name: str, compute: Callable[[], Result]) -> None:
+    def _section(self, name: str, compute: Callable[[], Any]) -> None:
         from IPython.display import display
 
         for data, record in outputs(name, compute):
