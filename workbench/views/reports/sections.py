@@ -73,7 +73,7 @@ class Pages:
                 self.show(name)
 
     def explore(self, tab: str, **looks: Any) -> None:
-        """The leading run's map, codes or lens, whose points and pictures answer to a pointer, with all that it needs."""
+        """The leading run's map, codes or lens, whose points and pictures answer to a pointer."""
         from workbench.views.explored import explored
 
         self._section(tab, lambda: explored(self.bench, self.state.change(tab=tab, looks=looks)))
