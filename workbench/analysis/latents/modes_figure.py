@@ -103,10 +103,10 @@ def _sizes(figure: go.Figure, result: MixtureModes, rows: int, row: int, col: in
     hover = "mode %{y}: %{x} images<extra></extra>"
     bars = {"x": sizes[:rows], "y": np.arange(rows), "orientation": "h", "marker_color": SKY, "hovertemplate": hover}
     figure.add_bar(**bars, showlegend=False, row=row, col=col)
-    more = f"images (the {rows} largest of {len(sizes)})" if len(sizes) > rows else "images"
-    figure.update_xaxes(title=more, rangemode="tozero", row=row, col=col)
+    which = f"mode, the {rows} largest of {len(sizes)}" if len(sizes) > rows else "mode"
+    figure.update_xaxes(title="images", rangemode="tozero", row=row, col=col)
     figure.update_yaxes(
-        title="mode", range=[rows - 0.5, -0.5], dtick=1, showgrid=False, ticklabelstandoff=4, row=row, col=col
+        title=which, range=[rows - 0.5, -0.5], dtick=1, showgrid=False, ticklabelstandoff=4, row=row, col=col
     )
 
 
