@@ -108,6 +108,20 @@ def test_what_is_not_training_says_what_to_do_next(run, state, said):
     assert said in advice(look) and headline(look).startswith(f"{state} · step 300 of 1,000")
 
 
+def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
+    for step in (20, 40):
+        run.save_samples(step, np.zeros((16, 8, 8, 1), np.uint8))
+    seen = wb.watch(run)
+    assert seen.state == {"log": False, "smoothing": 0.0} and seen.selected == 40
+    seen.log.value, seen.smoothing.value, seen.step.value = True, 0.5, 20
+    again: dict = {}
+    exec(seen.code().replace("wb.watch", "seen = wb.watch"), again)
+    assert again["seen"].state == seen.state == {"log": True, "smoothing": 0.5, "step": 20}
+    assert again["seen"].selected == 20
+    with pytest.raises(UserError, match="has no pictures of step 30"):
+        wb.watch(run, step=30)
+
+
 def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
     from workbench.views.lab.live import _head, _pictures
 

@@ -106,8 +106,10 @@ def test_an_interrupted_cell_stops_its_training_with_a_checkpoint(kernel, tmp_pa
     tiny = "tokens=2, width=8, depth=1, heads=2, codes=8, batch=8, steps=1000000, save_every=1000000, log_every=1"
     client.execute(f"import workbench as wb\nrun = wb.train('softvq-digits', {str(out)!r}, {tiny})")
     try:
+        while client.get_iopub_msg(timeout=60)["msg_type"] != "display_data":  # its progress bar
+            pass
         end = time.monotonic() + 60
-        while not ((out / "config.json").exists() and Run(out).status()["step"] > 5):
+        while Run(out).status()["step"] <= 5:
             assert time.monotonic() < end
             time.sleep(0.1)
         kernel.interrupt_kernel()

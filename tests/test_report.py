@@ -375,3 +375,11 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path):
     (tmp_path / "text.ipynb").write_text("not json", encoding="utf-8")
     with pytest.raises(UserError, match="text.ipynb is not a notebook"):
         report(str(tmp_path / "text.ipynb"), tmp_path / "out.html")
+
+
+def test_of_a_widget_a_report_keeps_the_page_beside_it_and_nothing_else():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x", "version_major": 2, "version_minor": 0}}
+    told = ({**widget, "text/html": "<p>for readers</p>"}, {**widget, "text/plain": "HBox()"})
+    cell = new_code_cell("", outputs=[new_output("display_data", data=data) for data in told])
+    text = to_html(new_notebook(cells=[cell]), "", "", "title")
+    assert "<p>for readers</p>" in text and "HBox" not in text and "model_id" not in text

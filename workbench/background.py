@@ -20,10 +20,12 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     In a notebook this happens in a process of its own, whose end the cell waits for; an interrupt stops it with a
     checkpoint. `changes` and what is raised are those of `workbench.jobs.train`.
     """
-    from workbench import jobs
-
     if not _in_a_notebook():
+        from workbench import jobs
+
         return jobs.train(recipe, out, collect=collect, **changes)
+    import tqdm.auto  # noqa: F401  now: an interrupt while it is imported would be lost on it
+
     run, process, begun = _begin(recipe, out, collect, changes)
     if process is not None:
         _follow(run, process, begun)
@@ -70,23 +72,26 @@ def _follow(run: Run, process: subprocess.Popen, begun: int) -> None:
     """A progress bar until the process ends. Raises UserError with its sentence, if it failed."""
     from tqdm.auto import tqdm
 
-    stopping = False
-    with tqdm(desc=run.name, unit="step", dynamic_ncols=True) as bar:
-        while True:
-            try:
-                if process.poll() is not None:
-                    break
-                _glance(run, bar)
-                time.sleep(GLANCE)
-            except KeyboardInterrupt:  # wherever it came
-                if stopping:
-                    process.terminate()
-                    raise
-                stopping = True
-                run.ask("stop")
+    bar, stopping = None, False
+    while True:
+        try:
+            if bar is None:
+                bar = tqdm(desc=run.name, unit="step", dynamic_ncols=True)
+            if process.poll() is not None:
+                break
+            _glance(run, bar)
+            time.sleep(GLANCE)
+        except KeyboardInterrupt:  # wherever it came
+            if stopping:
+                process.terminate()
+                raise
+            stopping = True
+            run.ask("stop")
+            if bar is not None:
                 bar.set_postfix_str("stopping with a checkpoint; interrupt again to end it at once")
-        bar.set_postfix_str("")
-        bar.update(run.status()["step"] - bar.n)
+    bar.set_postfix_str("")
+    bar.update(run.status()["step"] - bar.n)
+    bar.close()
     if process.returncode and not stopping:
         _ended(run.folder, process.returncode, begun, [])
 

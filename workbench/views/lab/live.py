@@ -28,12 +28,13 @@ THEME = """<style>
 </style>"""
 
 
-def watch(run: Run | str | Path) -> "Watch":
+def watch(run: Run | str | Path, *, log: bool = False, smoothing: float = 0.0, step: int | None = None) -> "Watch":
     """Follow a run: curves, pictures, and what can be asked of it. Closing the notebook stops nothing.
 
-    Raises RunError if there is no such run.
+    `log` axes, `smoothing` in [0, 0.99], the pictures of a `step` (None: the latest). Raises RunError if there is no
+    such run, UserError where a step has no pictures.
     """
-    return Watch(run if isinstance(run, Run) else Run(run))
+    return Watch(run if isinstance(run, Run) else Run(run), log, smoothing, step)
 
 
 class Sight(anywidget.AnyWidget):
@@ -64,13 +65,30 @@ class Sight(anywidget.AnyWidget):
 class Watch:
     """The widgets of one run, kept up to date by a thread until the run has finished."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, log: bool, smoothing: float, step: int | None) -> None:
         self.run, self._follower, self._number = run, Follower(run), 0
         self._one_at_a_time, self._wake, self._closed = threading.Lock(), threading.Event(), False
         self._thread: threading.Thread | None = None
         self._look, self._drawn = self._follower.look(), None
         self._build()
+        self.log.value, self.smoothing.value = log, smoothing
         self._show()
+        if step is not None:
+            if step not in self._look.pictured:
+                raise UserError(f"{run.name} has no pictures of step {step:,}; it has {self._look.pictured or 'none'}.")
+            self.step.value = step
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """How it is looked at, as `watch` takes it."""
+        pictured = self._look.pictured
+        told = {"log": self.log.value, "smoothing": self.smoothing.value}
+        return told | ({"step": self.step.value} if pictured and self.step.value != pictured[-1] else {})
+
+    @property
+    def selected(self) -> int:
+        """The step whose pictures are shown; 0 where there are none yet."""
+        return int(self.step.value)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -94,7 +112,8 @@ class Watch:
 
     def code(self) -> str:
         """The Python that makes this view."""
-        return f"import workbench as wb\n\nwb.watch({str(self.run.folder)!r})"
+        told = [f"{name}={value!r}" for name, value in self.state.items() if value]
+        return f"import workbench as wb\n\nwb.watch({', '.join([repr(str(self.run.folder)), *told])})"
 
     def __repr__(self) -> str:
         return f"Watch of {self.run!r}"

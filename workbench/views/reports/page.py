@@ -30,7 +30,7 @@ def to_html(notebook: Any, head: str, foot: str, title: str) -> str:
     notebook.cells = [cell for cell in notebook.cells if not MARKERS & set(cell.metadata.get("tags", ()))]
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [_quiet(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [_quiet(output) for output in cell.outputs if _shows(output)]
     script = get_plotlyjs()
     _draw(notebook, LARGEST - len(script.encode()) - 200_000)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
@@ -76,6 +76,12 @@ def _contents(body: str) -> tuple[str, str]:
     heads, numbers = re.findall(r"<h2[^>]*>(.*?)</h2>", body), itertools.count()
     marked = re.sub(r"<h2[^>]*>", lambda _: f'<h2 id="section-{next(numbers)}">', body)
     return marked, "".join(f'<li><a href="#section-{i}">{text}</a></li>' for i, text in enumerate(heads))
+
+
+def _shows(output: Any) -> bool:
+    """Whether an output shows anything without a kernel: a widget alone does not, the page beside it does."""
+    data = output.get("data", {})
+    return data.pop(WIDGET, None) is None or "text/html" in data
 
 
 def _quiet(output: Any) -> Any:
