@@ -140,7 +140,7 @@ class Session:
 
     def turned(self, name: str) -> None:
         """Somebody has turned to an analysis."""
-        self.loud(lambda: self.go(analysis=name))
+        self.loud(lambda: self.when_loaded(lambda: self.go(analysis=name)))
 
     def later(self, act: Callable[[], None]) -> None:
         """Do something for this visitor from another thread, if the page is still open."""
@@ -209,8 +209,9 @@ class Session:
         return self.titles.index(self.state.tab or self._group_of(self.state.analysis))
 
     def _turned(self) -> None:
-        if self._quiet:
-            return
+        self.loud(lambda: self.when_loaded(self._turn))
+
+    def _turn(self) -> None:
         title = self.titles[self.pages.active]
         if title in self.places:
             self.go(tab=title, looks=self.places[title].told())
