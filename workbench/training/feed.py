@@ -1,5 +1,6 @@
 """Where batches come from: places in shuffled epochs of data one can index, or a stream that is read in order."""
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ class Share:
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
+        atexit.register(state.destroy_process_group)  # its threads would else outlive it, and may abort the process
         return cls(state.process_index, state.num_processes)
 
     def first(self, do: Callable[[], T], *, then: Callable[[], T]) -> T:
