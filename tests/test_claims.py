@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,7 +132,37 @@ def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
     page.write(tmp_path / "laptop", readme)
     assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps: shown |" in readme.read_text()
     shown = (tmp_path / "laptop" / "claims.html").read_text()
-    assert "Tried: 4 times the steps" in shown and "+1.6 ± 0.1" in shown
+    assert "Tried: 4 x the steps" in shown and "+1.6 ± 0.1" in shown
+
+
+def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):
+    assert not any(claim.arms(LAPTOP) for claim in work.claims(["vavae"]) if claim.key == "vavae-parts")
+    every = replace(LAPTOP, full=True)
+    arms = next(claim for claim in work.claims(["vavae"]) if claim.key == "vavae-parts").arms(every)
+    assert len(arms) == 5 and len({arm.name for arm in arms.values()}) == 5
+    told = {
+        "scale": "laptop", "longer": 1, "data": "d", "seeds": 3, "machine": "m", "date": "t", "command": "c",
+        "drawn": 1, "teacher": "t", "minutes": 1,
+    }  # fmt: skip
+    claim = {
+        "source": "ours", "rule": "r", "note": "", "minutes": 1.0, "arms": {}, "shows": [], "details": {},
+        "effects": [{"name": "so", "values": [1.0, 1.0, 1.1], "verdict": "shown"}], "verdict": "shown",
+    }  # fmt: skip
+    a, b, c = (
+        claim | {"key": key, "system": system, "says": f"{key} is so."}
+        for key, system in (("a", "AE"), ("b", "VQ"), ("c", "AE"))
+    )
+    for folder, full, claims in (("laptop", False, [a, b]), ("laptop-full", True, [c])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, "full": full, "claims": claims}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{page.BEGIN}{page.END}")
+    page.write(tmp_path / "laptop", readme)
+    rows = [line for line in readme.read_text().splitlines() if " is so. " in line]
+    assert [row.split("|")[2].strip() for row in rows] == ["a is so.", "c is so.", "b is so."]
+    assert [row.split("|")[4].strip() for row in rows] == ["shown", "every arm: shown", "shown"]
+    shown = (tmp_path / "laptop" / "claims.html").read_text()
+    assert "✓ shown, every arm" in shown and "Tried" not in shown
 
 
 def test_bundled_images_have_a_table_of_their_own_with_a_column_each(tmp_path):

@@ -288,6 +288,22 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(settings, sentence
     assert sentence in str(caught.value)
 
 
+def test_without_learned_tokens_the_patches_own_rows_are_the_latents(unchecked):
+    model = make(learned_tokens=False, tokens=16)
+    assert "encoder.tokens" not in dict(model.named_parameters())
+    for block in model.encoder.blocks:  # nothing travels between rows
+        block.attention.project_out.weight.data.zero_()
+    one, other = images(1), images(1)
+    other[..., 2:4, 4:6] += 1.0  # the second row of patches, the third in it
+    changed = (model.encode(one).latents != model.encode(other).latents).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [1 * 4 + 2]
+    loss = model.objective(one)
+    sum(loss.terms.values()).backward()
+    assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+    with pytest.raises(UserError, match="an image has 16 of those; tokens is 4"):
+        make(learned_tokens=False)
+
+
 def test_a_target_that_is_no_teacher_is_refused():
     with pytest.raises(UserError, match="There is no teacher `hgo`.* Did you mean `hog`"):
         make(targets=("hgo",))

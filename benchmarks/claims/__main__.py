@@ -6,13 +6,15 @@
     python -m benchmarks.claims digits                              and this)
 
 Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
-claims.html and the README's table. `--only maetok,karl` runs those systems' claims; `--longer 4` trains everything for
-four times the steps, in a folder beside, which the pages without it then show as well.
+claims.html and the README's table. `--only maetok,karl` runs those systems' claims. `--longer 4` trains everything for
+four times the steps, `--full` trains every arm that the GPU's scale has, each in a folder beside, which the pages
+without it then show as well.
 """
 
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -28,14 +30,17 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER")
     parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
     parser.add_argument("--longer", type=int, default=1, help="times the steps")
+    parser.add_argument("--full", action="store_true", help="every arm, also those that a laptop's table leaves out")
     parser.add_argument("--only", default="", help="systems, by the names of their modules")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
     parser.add_argument("--readme", type=Path, help="a file whose table between the claims' markers is replaced")
     asked = parser.parse_args()
-    out = asked.out or Path("claims") / (asked.scale + (f"-{asked.longer}x" if asked.longer > 1 else ""))
+    beside = (f"-{asked.longer}x" if asked.longer > 1 else "") + ("-full" if asked.full else "")
+    out = asked.out or Path("claims") / f"{asked.scale}{beside}"
     try:
         scale = SCALES[asked.scale].stretched(asked.longer)
+        scale = replace(scale, full=scale.full or asked.full)
         run(scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
     except UserError as error:
         sys.exit(str(error))
@@ -52,8 +57,9 @@ def run(scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int
     from .work import Step, claims, work
 
     out.mkdir(parents=True, exist_ok=True)
-    scale = prepared(scale, out if scale.longer == 1 else out.with_name(scale.name), cifar)  # the same data and judge
-    chosen = claims(only)
+    varied = scale != SCALES[scale.name]  # has the data and the judge of what it is a variation of
+    scale = prepared(scale, out.with_name(scale.name) if varied else out, cifar)
+    chosen = [claim for claim in claims(only) if claim.arms(scale)]
     steps = [
         Step(arm, seed, claim.key) for claim in chosen for arm in claim.arms(scale).values() for seed in range(seeds)
     ]

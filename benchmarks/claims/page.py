@@ -37,11 +37,11 @@ section { margin-top: 2.5rem; border-top: 2px solid #eee; }
 def write(out: Path, readme: Path | None = None) -> None:
     """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError.
 
-    Runs of more steps in folders beside, as in laptop-4x, are what else was tried. Bundled images have a table of their
-    own, between markers of their own, with what there is of both.
+    Runs of more steps or arms in folders beside, as laptop-4x and laptop-full, are what else was tried. Bundled images
+    have a table of their own, between markers of their own, with what there is of both.
     """
     told = json.loads((out / "claims.json").read_text(encoding="utf-8"))
-    beside = sorted(out.parent.glob(f"{out.name}-*x/claims.json"))
+    beside = sorted(out.parent.glob(f"{out.name}-*/claims.json"))
     told["tried"] = [json.loads(path.read_text(encoding="utf-8")) for path in beside]
     write_text(out / "claims.html", page(told))
     if readme is None:
@@ -63,9 +63,10 @@ def _put(readme: Path, table: str, name: str) -> None:
 def markdown(told: dict[str, Any]) -> str:
     """The table of claims, with every effect's mean and deviation over seeds."""
     lines = ["| system | claim | effect (mean ± deviation over seeds) | verdict |", "| --- | --- | --- | --- |"]
-    for claim in told["claims"]:
+    for claim in _every(told):
         effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
-        verdicts = [claim["verdict"], *(f"{times} x the steps: {c['verdict']}" for times, c in _tried(claim, told))]
+        own = [claim["verdict"]] if claim in told["claims"] else []
+        verdicts = [*own, *(f"{how}: {c['verdict']}" for how, c in _tried(claim, told))]
         cells = (claim["system"], claim["says"], effects, "<br>".join(verdicts))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(["", about(told), "", *lines, ""])
@@ -100,11 +101,11 @@ def page(told: dict[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{_said(c['system'])}</td><td><a href='#{_said(c['key'])}'>{_said(c['says'])}</a></td>"
         f"<td class='{c['verdict'].split()[0]}'>{SIGNS[c['verdict']]}</td><td class=n>{c['minutes']:.1f}</td></tr>"
-        for c in told["claims"]
+        for c in _every(told)
     )
     head = "<tr><th>system</th><th>claim</th><th>verdict</th><th class=n>minutes</th></tr>"
     counts = ", ".join(f"{sum(c['verdict'] == v for c in told['claims'])} {v}" for v in reversed(rule.VERDICTS))
-    sections = "".join(_section(claim, told) for claim in told["claims"])
+    sections = "".join(_section(claim, told) for claim in _every(told))
     words = rule.__doc__.split("\n", 2)[2].replace("*", "")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>The papers' claims, re-run</title>"
@@ -123,9 +124,24 @@ def spread(values: list[float], *, sign: bool = False) -> str:
     return "–" if math.isnan(x.mean()) else f"{mean} ± {x.std(ddof=1):.2g}" if len(x) > 1 else mean
 
 
-def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """The same claim where it was trained for so many times the steps."""
-    return [(run["longer"], c) for run in told.get("tried", []) for c in run["claims"] if c["key"] == claim["key"]]
+def _every(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims of a table, and after its system's those that were only tried beside, with more arms."""
+    found = list(told["claims"])
+    for claim in (c for run in told.get("tried", []) for c in run["claims"]):
+        if all(claim["key"] != known["key"] for known in found):
+            last = max((i for i, known in enumerate(found) if known["system"] == claim["system"]), default=len(found))
+            found.insert(last + 1, claim)
+    return found
+
+
+def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The same claim where it was trained for so many times the steps, or with every arm; and which."""
+    return [(_how(run), c) for run in told.get("tried", []) for c in run["claims"] if c["key"] == claim["key"]]
+
+
+def _how(run: dict[str, Any]) -> str:
+    longer = f"{run['longer']} x the steps" if run["longer"] > 1 else ""
+    return ", ".join(said for said in (longer, "every arm" if run.get("full") else "") if said)
 
 
 def _effects(claim: dict[str, Any]) -> str:
@@ -164,13 +180,15 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
     )
     more = "".join(
-        f"<h3>Tried: {times} times the steps</h3><table>{head}{_effects(c)}</table>{_arms(c)}"
-        for times, c in _tried(claim, told)
+        f"<h3>Tried: {how}</h3><table>{head}{_effects(c)}</table>{_arms(c)}"
+        for how, c in _tried(claim, told)
+        if c is not claim
     )
+    only = "".join(f", {how}" for how, c in _tried(claim, told) if c is claim)  # not among this scale's own claims
     note = f"<p class=told>{_said(claim['note'])}</p>" if claim["note"] and claim["verdict"] != "shown" else ""
     return (
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
-        f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}</p>"
+        f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}{only}</p>"
         f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{note}"
         f"<table>{head}{_effects(claim)}</table>{figure}{_arms(claim)}{details}{more}</section>"
     )

@@ -17,6 +17,7 @@ from workbench.runs import Run
 from .arms import Arm, Scale
 from .claim import Claim, Numbers, judged, least
 from .lab import Lab
+from .scales import SCALES
 
 
 def measured(claim: Claim, arm: Arm, seed: int, scale: Scale, out: Path) -> Numbers:
@@ -48,7 +49,7 @@ def timed(run: Path, what: str) -> Iterator[None]:
 
 def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
     """Write claims.json: all that the page and the README's table say."""
-    longer = scale.longer > 1
+    longer, full = scale.longer > 1, scale.full and not SCALES[scale.name].full
     told = {
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
@@ -58,9 +59,11 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "teacher": scale.teacher.removeprefix("standardised:").split(":")[-2 if scale.data == "cifar10" else -1],
         "seeds": seeds,
         "longer": scale.longer,
+        "full": full,
         "command": "CIFAR10=FOLDER " * (scale.data == "cifar10")
         + f"python -m benchmarks.claims {scale.name}"
-        + f" --longer {scale.longer}" * longer,
+        + f" --longer {scale.longer}" * longer
+        + " --full" * full,
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

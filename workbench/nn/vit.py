@@ -52,18 +52,25 @@ class Sizes:
 
 
 class Encoder(nn.Module):
-    """Images to latents, in two cuts: `look` at the patches, then `read` them into tokens."""
+    """Images to latents, in two cuts: `look` at the patches, then `read` them into tokens.
 
-    def __init__(self, sizes: Sizes) -> None:
+    With `learned` False there are no tokens but the patches: their own rows become the latents, in their grid's order.
+    """
+
+    def __init__(self, sizes: Sizes, *, learned: bool = True) -> None:
         super().__init__()
+        if not learned and sizes.tokens != sizes.patches:
+            told = f"without learned tokens the patches are the tokens, and an image has {sizes.patches} of those"
+            raise UserError(f"{told}; tokens is {sizes.tokens}.")
         self.sizes = sizes
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
         self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
         self.norm, self.to_latents = nn.LayerNorm(sizes.width), nn.Linear(sizes.width, sizes.dim)
         initialise(self, sizes.depth)
         self.patch_positions = _table(sizes.patches, sizes.width)
-        self.tokens = _table(sizes.tokens, sizes.width)  # the learned queries; their position is part of them
-        self.mix = _mix(sizes.tokens, sizes.patches) if sizes.skip else None
+        # The learned queries; their position is part of them.
+        self.tokens = _table(sizes.tokens, sizes.width) if learned else None
+        self.mix = _mix(sizes.tokens, sizes.patches) if learned and sizes.skip else None
 
     def look(self, images: Images) -> Float[Tensor, "b p width"]:
         """Patches, embedded, without positions."""
@@ -83,7 +90,9 @@ class Encoder(nn.Module):
 
     def read(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n d"]:
         """Patches into latents: blocks over patches and tokens together, then the tokens' rows."""
-        x = torch.cat([patches + self.patch_positions, self.queries(patches)], dim=1)
+        x = patches + self.patch_positions
+        if self.tokens is not None:
+            x = torch.cat([x, self.queries(patches)], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.to_latents(self.norm(x[:, -self.sizes.tokens :]))

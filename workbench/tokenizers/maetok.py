@@ -47,6 +47,7 @@ class MAETok(Tokenizer):
         aux_weight: float = 1.0  # of each teacher's term
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
+        learned_tokens: bool = True  # False: the patches' own rows are the latents (Table 6), so tokens is their number
         tuning: bool = False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
 
         def __post_init__(self) -> None:
@@ -74,7 +75,8 @@ class MAETok(Tokenizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+        self.encoder = Encoder(config, learned=config.learned_tokens)
+        self.decoder = PixelDecoder(config)
         self.mask_patch = nn.Parameter(0.02 * torch.randn(config.width))
         self.appearance = Appearance(config, config.channels)
         # A plain tuple: no part of the checkpoint. Stage two has no targets.
