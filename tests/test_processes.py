@@ -23,7 +23,8 @@ def together(recipe: str, out: Path, processes: int = 2, **changes) -> subproces
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | changes).items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
     command = [*torchrun, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "workbench", "train", recipe]
-    return subprocess.Popen([*command, f"--out={out}", "--no-collect", *flags], stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, f"--out={out}", "--no-collect", *flags], **pipes, text=True)
 
 
 def assert_close(one: Run, other: Run) -> None:
@@ -38,8 +39,9 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
     """Half of each batch each: gradients, logged terms, and an averaged codebook's counts are those of the whole."""
     alone = train(recipe, tmp_path / "alone", collect=False, **SMALL, **more)
     process = together(recipe, tmp_path / "together", **more)
-    _, said = process.communicate(timeout=120)
+    told, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
+    assert told.count("is trained: 6 steps") == 1
     run = Run(tmp_path / "together")
     assert_close(alone, run)
     torch.testing.assert_close(

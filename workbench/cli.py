@@ -60,9 +60,9 @@ def train(
             f"Stopped at step {status['step']} of {status['steps']}; the same command goes on from there.", err=True
         )
         raise typer.Exit(130)
-    typer.echo(
-        f"{run.folder} is trained: {status['step']} steps. Look at it with: workbench dashboard {run.folder.parent}"
-    )
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        told = f"Look at it with: workbench dashboard {run.folder.parent}"
+        typer.echo(f"{run.folder} is trained: {status['step']} steps. {told}")
 
 
 @app.command()
