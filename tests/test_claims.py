@@ -7,6 +7,7 @@ import pytest
 from benchmarks.claims import lightningdit, page, prediction, work
 from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judged, least
+from benchmarks.claims.lab import Lab
 from benchmarks.claims.results import save
 from benchmarks.claims.scales import LAPTOP, SCALES
 from workbench.errors import UserError
@@ -197,3 +198,11 @@ def test_a_readme_without_markers_is_left_alone_and_named(tmp_path):
     with pytest.raises(UserError, match="README.md has no <!-- claims -->"):
         page.write(tmp_path, readme)
     assert readme.read_text() == "no markers"
+
+
+def test_a_probe_is_fitted_to_training_images_and_asked_of_held_out_ones(tmp_path):
+    arm = TINY.tokenizer("ae")
+    run, lab = arm.train(tmp_path, 0), Lab(TINY, tmp_path)
+    found = lab.probe(run)
+    assert 0.1 < found["probe accuracy"] < 1  # ten classes; even an untrained encoder tells some
+    assert json.loads((run.folder / "claims" / "probe.json").read_text()) == found == lab.probe(run)

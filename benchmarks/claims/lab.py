@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
+from workbench.analysis.latents.probes import logistic
 from workbench.analysis.runs.diagnostics import diagnostics_of
 from workbench.atomic import write_text
 from workbench.collect import collect, drawn, held_out
@@ -26,6 +27,7 @@ _REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}  #
 FREE = "random"  # a network that was never trained, nor is anybody's teacher
 STEPS = 12  # of Heun's method
 BATCH = 250
+FITTED, ASKED = 2000, 5000  # images that a probe is fitted to and asked of
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Lab:
         step = run.steps[-1] if step is None else step
         return self._kept(run, f"generation-{step}.json", lambda run: self._draw(run, step))
 
+    def probe(self, run: Run) -> Numbers:
+        """A linear probe of a tokenizer, fitted to training images and asked of as many held-out ones as there are.
+
+        The diagnostic of that name has the evidence's images alone, of which it tests some 300: too few for a claim.
+        """
+        return self._kept(run, "probe.json", self._ask)
+
     def measure(self, run: Run) -> Numbers:
         """Of a tokenizer its diagnostics; of a generator its samples', and its tokenizer's diagnostics."""
         if run.tokenizer is None:
@@ -78,6 +87,14 @@ class Lab:
         free = _teacher(FREE, evidence.images.shape[-1])
         pictures = (evidence.images, evidence.reconstructions)
         return found | {"rFD free": _distance(*(judged(free, np.asarray(x), torch.device("cpu")) for x in pictures))}
+
+    def _ask(self, run: Run) -> Numbers:
+        tokenizer = run.load()
+        fit, test = (held_out(run, split).take(most) for split, most in (("train", FITTED), ("test", ASKED)))
+        a, b = (_latents(tokenizer, images) for images in (fit, test))
+        deviation = a.std(axis=0)
+        a, b = ((x - a.mean(axis=0)) / np.where(deviation > 0, deviation, 1) for x in (a, b))
+        return {"probe accuracy": float((logistic(a, fit.labels, b) == test.labels).mean())}
 
     def _draw(self, run: Run, step: int) -> Numbers:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,6 +129,18 @@ class Lab:
             features = {name: tuple(judged(judge, x.pixels, device) for x in (train, test)) for name, judge in judges}
             _REAL[key] = train, features
         return _REAL[key]
+
+
+def probed(run: Run, lab: Lab) -> Numbers:
+    """What a claim about classes measures of a tokenizer: a linear probe on more images than a diagnostic has."""
+    return lab.probe(run)
+
+
+@torch.no_grad()
+def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
+    """One row an image, float64 (n, tokens * d)."""
+    parts = torch.arange(len(images)).split(BATCH)
+    return np.concatenate([tokenizer.encode(images.images(p)).latents.flatten(1).double().numpy() for p in parts])
 
 
 def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:

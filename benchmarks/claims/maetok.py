@@ -21,7 +21,7 @@ from workbench.runs import Run
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
-from .lab import Lab
+from .lab import Lab, probed
 
 SOURCE = "arXiv:2502.03444"
 COMPONENTS = 16  # in which modes are looked for
@@ -109,8 +109,7 @@ def trade(rows: Mapping[str, Numbers]) -> Numbers:
 
 def probe(rows: Mapping[str, Numbers]) -> Numbers:
     """Accuracy that MAETok's tokens gain."""
-    gain = rows["MAETok"]["linear probe"] - rows["AE"]["linear probe"]
-    return {"linear probe, MAETok less AE": gain}
+    return {"probe accuracy, MAETok less AE": rows["MAETok"]["probe accuracy"] - rows["AE"]["probe accuracy"]}
 
 
 def gaussians(run: Run, lab: Lab) -> Numbers:
@@ -218,8 +217,9 @@ CLAIMS = (
         source=f"{SOURCE}, Figure 3",
         rule="A linear probe is more accurate on MAETok's latents than on AE's.",
         arms=tokenizers,
+        measure=probed,
         effects=probe,
-        shows=("linear probe", "neighbour probe", "PSNR"),
+        shows=("probe accuracy", "neighbour probe", "PSNR"),
         note="`aux` tells what the teachers add without masking.",
     ),
     Claim(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
+from .lab import probed
 
 SOURCE = "arXiv:2412.10958"
 FEW, MANY = 4, 16
@@ -74,8 +75,8 @@ def aligned_arms(scale: Scale) -> dict[str, Arm]:
 
 def alignment(rows: Mapping[str, Numbers]) -> Numbers:
     """Accuracy of a linear probe of the latents."""
-    gain = rows["soft, aligned"]["linear probe"] - rows["soft"]["linear probe"]
-    return {"linear probe, aligned less not": gain}
+    accuracy = {label: row["probe accuracy"] for label, row in rows.items()}
+    return {"probe accuracy, aligned less not": accuracy["soft, aligned"] - accuracy["soft"]}
 
 
 CLAIMS = (
@@ -110,7 +111,8 @@ CLAIMS = (
         source=f"{SOURCE}, Table 4",
         rule="A linear probe of the latents is more accurate with the alignment than without.",
         arms=aligned_arms,
+        measure=probed,
         effects=alignment,
-        shows=("linear probe", "neighbour probe", "PSNR", "rFD"),
+        shows=("probe accuracy", "neighbour probe", "PSNR", "rFD"),
     ),
 )

@@ -124,7 +124,7 @@ def probes(
         raise NotApplicable(f"Probing needs two classes among the {len(fit)} images it is fitted to; they hold one.")
     pooled = np.asarray(latents, np.float64).mean(axis=1)
     found, told = [], target[test]
-    for method, classify in (("nearest neighbours", _neighbors), ("linear", _linear)):
+    for method, classify in (("nearest neighbours", _neighbors), ("linear", logistic)):
         for what, rows in (("token mean", pooled), ("whole image", whole)):
             scaled = _standardized(rows, fit)
             told, shuffled = (
@@ -149,8 +149,8 @@ def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed + 1).permutation(labels)
 
 
-def _linear(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Labels (m,) of the test rows by logistic regression, its penalty chosen on a fifth of the fitted rows."""
+def logistic(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Labels of test rows (m, d) by logistic regression, its penalty chosen on a fifth of the fitted rows (n, d)."""
     from sklearn.linear_model import LogisticRegression
 
     models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in PENALTIES]
