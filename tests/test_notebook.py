@@ -77,9 +77,11 @@ def test_moving_a_widget_moves_the_state_and_the_figure(trained):
     screen.controls["order"].value = "worst"
     assert bench.state.controls["order"] == "worst" and bench.result.order == "worst"
     screen.analysis.value = "token_budget"
+    screen.waiting.wait()
     before = screen.output.outputs[0]["data"][FIGURE]
     assert "metric" in screen.controls and list(screen.controls) == list(bench.state.controls)
     screen.controls["metric"].value = "mse"
+    screen.waiting.wait()
     after = screen.output.outputs[0]["data"][FIGURE]
     assert "PSNR" in json.dumps(before["layout"]) and "squared error" in json.dumps(after["layout"])
     assert "mse" in bench.table.columns
@@ -350,9 +352,9 @@ def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_a
         assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
         page.get_by_text("free", exact=True).wait_for()
-        page.get_by_text("stopped", exact=True).wait_for()
+        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
         page.get_by_label("covariance").select_option("full")
         page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
         page.get_by_role("button", name="cancel").click()
-        page.get_by_text("stopped", exact=True).wait_for()
+        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
         assert seen.outside == []

@@ -4,6 +4,7 @@ They are outputs of their own. JupyterLab shows one form of an output, of a widg
 kernel is gone an error; so the page says by its style which of the two is seen.
 """
 
+import html
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -41,7 +42,7 @@ def put(
     """
     display(_widget(box), raw=True)
     done = waiting is None or waiting.wait()
-    told, drawn = page() if done else waiting.said.value, None
+    told, drawn = page() if done else f"<p>{html.escape(plain)}</p>{waiting.said.value}", None
     with suppress(UserError):  # which the page says
         drawn = mime_bundle(figure()) if done and figure is not None else None
     kind, style = ("workbench-page", HIDING) if drawn is None else ("workbench-page workbench-figured", HIDING + DARK)
