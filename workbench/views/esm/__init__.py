@@ -25,6 +25,9 @@ const model = {
   off: (event, act) => { heard[event] = (heard[event] || []).filter((other) => other !== act); },
 };
 if (!innerWidth) await new Promise((shown) => addEventListener("resize", shown, { once: true }));
+const light = frameElement?.ownerDocument.body.dataset.jpThemeLight;  // of JupyterLab, which need not be the system's
+const themed = light ? [frameElement, document.documentElement] : [];
+themed.forEach((one) => { one.style.colorScheme = light === "true" ? "light" : "dark"; });
 const module = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
 const root = document.getElementById("root");
 module.default.render({ model, el: root });

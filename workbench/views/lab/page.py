@@ -21,7 +21,7 @@ from workbench.views.lab.waiting import Waiting
 OUTPUT = ".jp-OutputArea-child"
 ALIVE = ":has(.jp-OutputArea-output .jupyter-widgets)"
 DEAD = f":has(> .lm-Panel):not({ALIVE})"  # in place of what is inside a widget's panel, an error's words or none yet
-HIDING = f"""
+STYLE = f"""
 {OUTPUT}{ALIVE} + {OUTPUT}:has(.workbench-page),
 {OUTPUT}{ALIVE} + {OUTPUT}:has(.workbench-figured) + {OUTPUT},
 {OUTPUT}{DEAD}:has(+ {OUTPUT} .workbench-page) {{ display: none; }}
@@ -45,7 +45,7 @@ def put(
     told, drawn = page() if done else f"<p>{html.escape(plain)}</p>{waiting.said.value}", None
     with suppress(UserError):  # which the page says
         drawn = mime_bundle(figure()) if done and figure is not None else None
-    kind, style = ("workbench-page", HIDING) if drawn is None else ("workbench-page workbench-figured", HIDING + DARK)
+    kind, style = ("workbench-page", STYLE) if drawn is None else ("workbench-page workbench-figured", STYLE + DARK)
     display({"text/html": f'<div class="{kind}"><style>{style}</style>{told}</div>', "text/plain": plain}, raw=True)
     if drawn is not None:
         display(drawn, raw=True)
