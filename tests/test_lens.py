@@ -264,6 +264,20 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
 
 
 @pytest.mark.browser
+def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it_is_hidden(trained, page_of):
+    frame = wb.codebook(trained / "soft-4")._repr_html_()
+    shown = f'<script>document.body.dataset.jpThemeLight = "false"</script>{frame}<div hidden>{frame}</div>'
+    with opened(page_of(shown)) as (page, seen):
+        first, second = (page.frame_locator("iframe >> nth=" + str(i)) for i in (0, 1))
+        first.get_by_text("of 32 codes are used").wait_for()
+        assert first.locator("html").evaluate("root => getComputedStyle(root).colorScheme") == "dark"
+        assert second.locator("#root > *").count() == 0
+        page.evaluate("() => document.querySelector('[hidden]').removeAttribute('hidden')")
+        second.get_by_text("of 32 codes are used").wait_for()
+        assert seen.errors == [] and seen.outside == []
+
+
+@pytest.mark.browser
 def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
     bad = "</script><img src=x onerror=alert(1)>"
     pixel = png(np.zeros((1, 1, 1), np.uint8))

@@ -8,6 +8,7 @@ from pathlib import Path
 import ipywidgets
 import nbformat
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from browser import free_port, opened, served
 from papermill.iorw import load_notebook_node
@@ -16,11 +17,10 @@ from papermill.parameterize import parameterize_notebook
 import workbench as wb
 from workbench import analysis
 from workbench.errors import NotApplicable, RunError, UserError
-from workbench.views.lab.notebook import Screen
+from workbench.views.lab.notebook import Explorer, Screen
 
 pytestmark = pytest.mark.xdist_group("lab")
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 FIGURE = "application/vnd.plotly.v1+json"
 
 
@@ -77,9 +77,11 @@ def test_moving_a_widget_moves_the_state_and_the_figure(trained):
     screen.controls["order"].value = "worst"
     assert bench.state.controls["order"] == "worst" and bench.result.order == "worst"
     screen.analysis.value = "token_budget"
+    screen.waiting.wait()
     before = screen.output.outputs[0]["data"][FIGURE]
     assert "metric" in screen.controls and list(screen.controls) == list(bench.state.controls)
     screen.controls["metric"].value = "mse"
+    screen.waiting.wait()
     after = screen.output.outputs[0]["data"][FIGURE]
     assert "PSNR" in json.dumps(before["layout"]) and "squared error" in json.dumps(after["layout"])
     assert "mse" in bench.table.columns
@@ -109,10 +111,45 @@ def test_another_run_is_shown_at_its_own_last_step(trained):
 
 def test_without_a_kernel_the_page_names_every_run_and_says_what_was_found(trained):
     bench = wb.open(trained)
-    bundle = bench._repr_mimebundle_()
-    assert WIDGET in bundle and bundle["text/plain"] == repr(bench)
-    assert all(name in bundle["text/html"] for name in ("soft-4", "soft-2", "plain", "flow"))
-    assert bench.result.summary().split(",")[0] in bundle["text/html"]
+    page = bench._repr_html_()
+    assert all(name in page for name in ("soft-4", "soft-2", "plain", "flow"))
+    assert bench.result.summary().split(",")[0] in page
+
+
+SEEN = {
+    "open": lambda runs: wb.open(runs),
+    "modes": lambda runs: wb.modes(runs / "soft-4", most=2),
+    "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
+    "compare": lambda runs: wb.compare(runs / "soft-4", runs / "soft-2"),
+    "codebook": lambda runs: wb.codebook(runs / "soft-4", selected=[3]),
+    "latent_map": lambda runs: wb.latent_map(runs / "soft-4", method="pca", polygon=[(0, 0), (9, 0), (9, 9)]),
+    "lens": lambda runs: wb.lens(runs / "soft-4", show=2, row=1, stop=0),
+    "watch": lambda runs: wb.watch(runs / "soft-4", smoothing=0.5),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_is_seen_can_be_had_in_code_and_its_code_makes_it_again(trained, name):
+    seen, again = SEEN[name](trained), {}
+    assert seen.state is not None and len(seen.table) and isinstance(seen.figure, go.Figure)
+    assert seen.selected is not None and str(trained) in seen.code()
+    exec(seen.code(), again)
+    made = list(again.values())[-1]
+    if isinstance(seen, Explorer):  # whose code makes the result
+        assert made.table().equals(seen.table)
+    else:
+        assert made.state == seen.state and made.table.equals(seen.table)
+
+
+def test_runs_of_other_folders_are_compared_and_the_code_says_where_they_are(trained, tmp_path):
+    shutil.copytree(trained / "soft-2", tmp_path / "elsewhere")
+    bench, again = wb.compare(trained / "soft-4", tmp_path / "elsewhere"), {}
+    assert [run.folder.parent for run in bench.selected] == [trained, tmp_path]
+    exec(bench.code(), again)
+    assert again["result"].table().equals(bench.table)
+    shutil.move(tmp_path / "elsewhere", tmp_path / "soft-4")
+    with pytest.raises(UserError, match=r"Two of these runs are called soft-4: .* Rename one of the folders"):
+        wb.compare(trained / "soft-4", tmp_path / "soft-4")
 
 
 def test_a_run_name_that_is_markup_is_shown_and_not_obeyed(trained, tmp_path):
@@ -240,6 +277,56 @@ def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kerne
         assert int(picked) > 3 and seen.outside == []
 
 
+REOPEN = """async (start) => {
+  await window.jupyterapp.restored;
+  const kernelPreference = { shouldStart: start, canStart: true };
+  await window.jupyterapp.commands.execute("docmanager:open", { path: "kept.ipynb", kernelPreference });
+}"""
+SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save') }"
+SHUT_DOWN = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }"
+IN_SIGHT = """([place, told]) => {
+  const cell = document.querySelectorAll(".jp-CodeCell")[place];
+  const outputs = cell.querySelectorAll(".jp-Cell-outputArea > .jp-OutputArea-child");
+  const kinds = { ".jp-OutputArea-output .jupyter-widgets": "widget", ".workbench-page": "page", svg: "figure" };
+  const kind = (one) => Object.keys(kinds).find((each) => one.querySelector(each));
+  const seen = [...outputs].filter((one) => one.offsetHeight).map((one) => kinds[kind(one)] ?? one.innerText.trim());
+  return JSON.stringify(seen) === JSON.stringify(told);
+}"""
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_a_notebook_that_is_reopened_shows_pages_where_its_widgets_were(lab, trained, tmp_path):
+    run = str(trained / "soft-4")
+    cells = [f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r})"]
+    cells += [f"display(wb.codebook({run!r}), wb.watch({run!r}))\nprint('after')"]
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
+    )
+    nbformat.write(node, tmp_path / "kept.ipynb")
+
+    def in_sight(page, *told: list[str]) -> None:
+        for place, outputs in enumerate(told):
+            page.evaluate(TO_THE_SCREEN, place)
+            page.wait_for_function(IN_SIGHT, arg=[place, outputs])
+
+    with opened(f"{lab}/lab/tree/kept.ipynb?reset") as (page, seen):
+        run_all(page)
+        in_sight(page, ["before", "widget"], ["widget", "widget", "after"])
+        page.evaluate(SAVE)
+        for start, instead in ((False, "Loading widget..."), (True, "Error displaying widget: model not found")):
+            page.evaluate(SHUT_DOWN)
+            page.goto(f"{lab}/lab?reset")
+            page.wait_for_function("() => window.jupyterapp")
+            page.evaluate(REOPEN, start)
+            page.wait_for_function("(told) => document.body.textContent.includes(told)", arg=instead)
+            in_sight(page, ["before", "page", "figure"], ["page", "page", "figure", "after"])
+            page.get_by_role("cell", name="soft-2").first.wait_for()
+            page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
+            assert page.get_by_text(instead).filter(visible=True).count() == 0
+        assert seen.outside == []
+
+
 @pytest.mark.browser
 def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_an_interrupt_or_a_button(
     lab, trained, tmp_path
@@ -265,9 +352,9 @@ def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_a
         assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
         page.get_by_text("free", exact=True).wait_for()
-        page.get_by_text("stopped", exact=True).wait_for()
+        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
         page.get_by_label("covariance").select_option("full")
         page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
         page.get_by_role("button", name="cancel").click()
-        page.get_by_text("stopped", exact=True).wait_for()
+        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
         assert seen.outside == []

@@ -157,17 +157,21 @@ class Codebook:
         except UserError as error:
             return f"<p><em>{html.escape(str(error))}</em></p>"
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widget; without a kernel, the page; in a terminal, a line."""
+    def _ipython_display_(self) -> None:
+        """The widget, and the page."""
         import ipywidgets as widgets
 
         from workbench.views.esm.jupyter import Module
+        from workbench.views.lab.page import put
 
-        module, said = Module("codegrid", self.data(), self.view()), widgets.HTML(said_of(self))
+        try:
+            module, said = Module("codegrid", self.data(), self.view()), widgets.HTML(said_of(self))
+        except UserError:
+            put(widgets.HTML(page := self._repr_html_()), f"Codebook of {self.run.name}", lambda: page)
+            return
         module.observe(lambda change: self._picked(json.loads(change["new"])), "view")
         module.observe(lambda _: setattr(said, "value", said_of(self)), "view")
-        bundle = widgets.VBox([module, said])._repr_mimebundle_()
-        return {**bundle, "text/html": self._repr_html_(), "text/plain": repr(self)}
+        put(widgets.VBox([module, said]), repr(self), self._repr_html_)
 
     def _picked(self, told: dict[str, Any]) -> None:
         self.state = CodebookState(self.state.step, tuple(map(int, told["selected"])), told["sort"])

@@ -147,22 +147,18 @@ class Map:
 
     def _repr_html_(self) -> str:
         """Without a kernel: the same module."""
-        return static("latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self))
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widgets; without a kernel, the page; in a terminal, a line."""
-        from workbench.views.lab.latent_map_screen import Screen
-
-        screen = Screen(self)
-        screen.waiting.wait()
-        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
+        try:
+            return static("latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self))
+        except UserError as error:
+            return f"<p><em>{html.escape(str(error))}</em></p>"
 
     def _ipython_display_(self) -> None:
-        """The widgets at once; then the page as well, when it is laid out."""
+        """The widgets at once; then the page, when it is laid out."""
         from workbench.views.lab.latent_map_screen import Screen
-        from workbench.views.lab.waiting import put
+        from workbench.views.lab.page import put
 
-        put(Screen(self), self._repr_html_, f"Latent map of {self.run.name}")
+        screen = Screen(self)
+        put(screen.box, f"Latent map of {self.run.name}", self._repr_html_, waiting=screen.waiting)
 
     @property
     def _inside(self) -> np.ndarray:

@@ -190,20 +190,13 @@ class Lens:
         except UserError as error:
             return f"<p><em>{html.escape(str(error))}</em></p>"
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widgets; without a kernel, the page; in a terminal, a line."""
+    def _ipython_display_(self) -> None:
+        """The widgets at once; then the page, when the model has answered."""
         from workbench.views.lab.lens_screen import Screen
+        from workbench.views.lab.page import put
 
         screen = Screen(self)
-        screen.waiting.wait()
-        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
-
-    def _ipython_display_(self) -> None:
-        """The widgets at once; then the page as well, when the model has answered."""
-        from workbench.views.lab.lens_screen import Screen
-        from workbench.views.lab.waiting import put
-
-        put(Screen(self), self._repr_html_, repr(self))
+        put(screen.box, repr(self), self._repr_html_, waiting=screen.waiting)
 
     @property
     def _all(self) -> list[Frames]:

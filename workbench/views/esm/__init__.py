@@ -24,6 +24,10 @@ const model = {
   on: (event, act) => { (heard[event] ||= []).push(act); },
   off: (event, act) => { heard[event] = (heard[event] || []).filter((other) => other !== act); },
 };
+if (!innerWidth) await new Promise((shown) => addEventListener("resize", shown, { once: true }));
+const light = frameElement?.ownerDocument.body.dataset.jpThemeLight;  // of JupyterLab, which need not be the system's
+const themed = light ? [frameElement, document.documentElement] : [];
+themed.forEach((one) => { one.style.colorScheme = light === "true" ? "light" : "dark"; });
 const module = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
 const root = document.getElementById("root");
 module.default.render({ model, el: root });
@@ -32,6 +36,7 @@ new ResizeObserver(grow).observe(root);
 """
 PAGE = """<!doctype html><meta charset="utf-8"><style>:root { color-scheme: light dark } body { margin: 0 }</style>
 <div id="root"></div><script type="module">SCRIPT</script>"""
+UNTRUSTED = "It is shown in JupyterLab, once the notebook is trusted."  # where frames are taken out of a page
 
 
 @cache
@@ -49,13 +54,14 @@ def dark_figures(within: str) -> str:
 def static(name: str, data: Mapping[str, Any], view: Mapping[str, Any], *, height: int, title: str) -> str:
     """A module with its data as an `iframe` that needs neither kernel nor network.
 
-    It is as high as its content; where a page may not know that, `height` pixels.
+    It is as high as its content; where a page may not know that, `height` pixels. Hidden, it draws nothing yet.
     """
     state = {"data": json.dumps(data), "view": json.dumps(view)}
     script = SHIM.replace("SOURCE", _quoted(source(name)), 1).replace("STATE", _quoted(state), 1)
     page = html.escape(PAGE.replace("SCRIPT", script, 1))
     label = html.escape(title)
-    return f'<iframe srcdoc="{page}" title="{label}" style="border:0;width:100%;height:{height}px"></iframe>'
+    style = f"border:0;width:100%;height:{height}px"
+    return f'<iframe srcdoc="{page}" title="{label}" style="{style}">{label}. {UNTRUSTED}</iframe>'
 
 
 def png(pixels: np.ndarray) -> str:

@@ -39,6 +39,5 @@ def _explore(
     named = [run if isinstance(run, Run) else Run(run) for run in runs]
     if not named:
         raise UserError("Name at least one run: its folder, or what wb.train returned.")
-    bench = Bench(named[0].folder.resolve().parent)
-    bench.runs |= {run.name: run for run in named}
-    return Explorer(bench, ViewState(tuple(run.name for run in named), step, first, controls), family)
+    explorer = Explorer(Bench(named[0].folder.resolve().parent), ViewState(), family)
+    return explorer.show(first, runs=named, step=step, **controls)

@@ -1,4 +1,8 @@
-"""In JupyterLab: `watch(run)` follows a run while it trains. A thread reads its files, also while a cell is busy."""
+"""In JupyterLab: `watch(run)` follows a run while it trains. A thread reads its files, also while a cell is busy.
+
+What is seen can be had in code: `.state`, `.table`, `.figure`, `.events`, `.code()`. There is nothing to draw a loop
+around: `.selected` is the step whose pictures are shown.
+"""
 
 import base64
 import html
@@ -14,6 +18,7 @@ import traitlets
 
 from workbench.errors import UserError
 from workbench.runs import Run
+from workbench.views.lab.page import put
 from workbench.views.live import Follower, Look, advice, answer, apply, headline, picture
 from workbench.views.live_figure import curves
 
@@ -113,7 +118,8 @@ class Watch:
     def code(self) -> str:
         """The Python that makes this view."""
         told = [f"{name}={value!r}" for name, value in self.state.items() if value]
-        return f"import workbench as wb\n\nwb.watch({', '.join([repr(str(self.run.folder)), *told])})"
+        arguments = ", ".join([repr(str(self.run.folder)), *told])
+        return f"import workbench as wb\n\nwatch = wb.watch({arguments})\nwatch"
 
     def __repr__(self) -> str:
         return f"Watch of {self.run!r}"
@@ -124,12 +130,12 @@ class Watch:
         last = look.history.tail(1).drop(columns="time", errors="ignore").to_html(index=False, border=0)
         return f"<p>{_head(look)}</p>{'' if look.history.empty else last}{self.pictures.value}"
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widgets, from now on up to date; without a kernel, the page; in a terminal, a line."""
+    def _ipython_display_(self) -> None:
+        """The widgets, from now on up to date; and the page, with the curves as they are now."""
         if self._thread is None or not self._thread.is_alive():
             self._closed, self._thread = False, threading.Thread(target=self._follow, daemon=True)
             self._thread.start()
-        return {**self.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
+        put(self.box, repr(self), self._repr_html_, figure=lambda: self.figure)
 
     def _build(self) -> None:
         self.head, self.said, self.pictures = widgets.HTML(), widgets.HTML(), widgets.HTML()

@@ -1,6 +1,7 @@
 """In JupyterLab: `workbench.open("runs/")` as a bare expression shows every run, every analysis, with its controls.
 
-What is on the screen can be had in code: `.state`, `.result`, `.figure`, `.table`, `.selected`, `.code()`.
+What is on the screen can be had in code: `.state`, `.result`, `.figure`, `.table`, `.selected`, `.code()`. What can be
+selected in it are runs; images are on a map, in a lens or in a codebook, which have the same names.
 """
 
 import html
@@ -21,7 +22,8 @@ from workbench.views.bench import Bench
 from workbench.views.controls import Control, controls
 from workbench.views.esm.jupyter import Theme
 from workbench.views.lab.live import watch
-from workbench.views.lab.waiting import Waiting, put
+from workbench.views.lab.page import put
+from workbench.views.lab.waiting import Waiting
 from workbench.views.state import ViewState
 
 __all__ = ["Explorer", "Screen", "open", "watch"]
@@ -69,23 +71,38 @@ class Explorer:
         """The selected runs, the leading one first."""
         return [self.bench.run(name) for name in self.state.runs]
 
-    def show(self, name: str, /, *, runs: Sequence[str] = (), step: int | None = None, **controls: Any) -> "Explorer":
+    def show(
+        self, name: str, /, *, runs: Sequence[Run | str | Path] = (), step: int | None = None, **controls: Any
+    ) -> "Explorer":
         """Look at another analysis, with some controls set; of other runs, the leading one first, where given.
 
-        Raises UserError for an unknown name or value.
+        Those are named, or told by a folder, which may be elsewhere. Raises UserError for an unknown name or value.
         """
-        names = tuple(self.bench.run(run).name for run in runs)
-        self.state = ViewState(names or self.state.runs, step, name, controls)
+        found = [self._found(run) for run in runs]
+        for i, run in enumerate(found):
+            if clash := [one for one in found[:i] if one.name == run.name and not one.folder.samefile(run.folder)]:
+                both = f"{clash[0].folder} and {run.folder}"
+                raise UserError(f"Two of these runs are called {run.name}: {both}. Rename one of the folders.")
+        names = tuple(dict.fromkeys(run.name for run in found)) or self.state.runs
+        self.state = ViewState(names, step, name, controls)
+        self.bench.runs |= {run.name: run for run in found}
         return self
 
     def code(self) -> str:
         """The Python that makes what is on the screen."""
-        state = self.state
+        state, here = self.state, self.bench.folder.resolve()
+        told = [(run.name, run.folder.resolve()) for run in self.selected]
+        runs = [name if folder.parent == here else str(folder) for name, folder in told]
         step = {} if state.step is None else {"step": state.step}
-        given = {"runs": list(state.runs), **step, **state.controls}
+        given = {"runs": runs, **step, **state.controls}
         arguments = ", ".join([repr(state.analysis), *(f"{name}={value!r}" for name, value in given.items())])
         opened = f"wb.open({str(self.bench.folder)!r})"
         return f"import workbench as wb\n\nresult = {opened}.show({arguments}).result\nresult"
+
+    def _found(self, run: Run | str | Path) -> Run:
+        if isinstance(run, Run):
+            return run
+        return Run(run) if isinstance(run, Path) or Path(run).name != run else self.bench.run(run)
 
     def __repr__(self) -> str:
         return f"Explorer of {self.bench.folder}: {len(self.bench.runs)} runs, looking at {_title(self.state.analysis)}"
@@ -100,15 +117,10 @@ class Explorer:
         except UserError as error:
             return runs + _refused(self.bench) + _sentence(error)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widgets; without a kernel, the page; in a terminal, a line."""
-        screen = Screen(self)
-        screen.waiting.wait()
-        return {**screen.box._repr_mimebundle_(), "text/html": self._repr_html_(), "text/plain": repr(self)}
-
     def _ipython_display_(self) -> None:
-        """The widgets at once; then the page as well, when it is computed."""
-        put(Screen(self), self._repr_html_, repr(self))
+        """The widgets at once; then the page, when it is computed."""
+        screen = Screen(self)
+        put(screen.box, repr(self), self._repr_html_, figure=lambda: self.figure, waiting=screen.waiting)
 
 
 class Screen:

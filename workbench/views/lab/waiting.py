@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
 
 from workbench.analysis.progress import Cancelled, listening
 from workbench.errors import UserError
@@ -47,7 +46,7 @@ class Waiting:
             threading.Thread(target=self._tell, args=(job, what), daemon=True).start()
 
     def wait(self) -> bool:
-        """Until it is there, or was stopped, as by an interrupt; whether it is there."""
+        """Until all is there, or was stopped, as by an interrupt; whether all is there."""
         job, self._cell_waits = self._job, True
         try:
             while job is not None and not job.future.done():
@@ -56,7 +55,7 @@ class Waiting:
             self.stop()
         finally:
             self._cell_waits = False
-        return job is not None and not job.future.cancelled()
+        return job is None or not job.future.cancelled()
 
     def stop(self) -> None:
         """What is being computed is no longer waited for: it ends with the part it is at."""
@@ -100,11 +99,3 @@ class Waiting:
 
     def _end(self, said: str) -> None:
         self.said.value, self.cancel.layout.display = said, "none"
-
-
-def put(screen: Any, page: Callable[[], str], plain: str) -> None:
-    """Show a screen at once, with what is said while it computes; then also the page for those without a kernel."""
-    widget = screen.box._repr_mimebundle_()
-    place = display({**widget, "text/html": screen.waiting.said.value, "text/plain": plain}, raw=True, display_id=True)
-    if screen.waiting.wait():
-        place.update({**widget, "text/html": page(), "text/plain": plain}, raw=True)
