@@ -19,6 +19,7 @@ KEYS = {
     "r": "put this view into the report",
     "Esc": "leave a field",
     "click": "on a run's point: it leads; on an image's or a code's: it opens in the lens, or among the codes",
+    "box, lasso": "in a figure of images or codes: select those images; of runs: leave out the others",
     "?": "these keys",
 }
 
