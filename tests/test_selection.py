@@ -261,6 +261,21 @@ def test_the_mode_that_walks_begin_at_can_be_chosen(session):
     assert session.state.looks["mode"] == 3 and lens.thing.frames.rows[0].startswith("mode 3 (")
 
 
+def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
+    session.go(runs=("flow",), tab="lens", looks={"over": "interval"})
+    lens = session.places["lens"]
+    assert lens.widgets["label"].visible and lens.thing.frames.note == "One class, 0, and one noise."
+    before = lens.thing.frames.shown
+    lens.widgets["label"].value = 3
+    assert session.state.looks["label"] == 3 and lens.thing.frames.note == "One class, 3, and one noise."
+    assert (lens.thing.frames.shown != before).any() and "label=3" in lens.thing.code()
+    assert ViewState.from_query(session.state.to_query()) == session.state
+    session.go(looks={"over": "interval", "label": 10})
+    assert "draws labels 0 to 9; got 10" in lens.asked.sentence.object
+    session.go(looks={"over": "guidance"})
+    assert not lens.widgets["label"].visible
+
+
 def test_a_tab_that_does_not_apply_says_so(session):
     session.go(runs=("plain",), tab="codes")
     assert "codes" in session.places["codes"].asked.sentence.object and not session.places["codes"].asked.place.visible
