@@ -1,6 +1,7 @@
 """A selection is one small thing that travels: through an address, to another tab or run, into a report."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,6 +98,13 @@ def test_selected_images_are_compared_with_all(trained):
         wb.select(trained / "soft-4", ids=[360])
 
 
+def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained, tmp_path):
+    shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
+    assert "mode" not in wb.select(tmp_path / "soft-4", ids=[3, 7]).table()
+    found = Bench(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
+    assert wb.select(tmp_path / "soft-4", ids=[3, 7]).table()["mode"].tolist() == found.assignment[[3, 7]].tolist()
+
+
 def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trained):
     run = trained / "soft-4"
     lassoed = wb.latent_map(run, method="pca", polygon=CORNER)
@@ -165,7 +173,6 @@ def lassoed(tab, kind, ids):
 def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_images(session):
     session.go(analysis="latent_map", controls={"method": "pca"})
     tab = session.tabs["latent_map"]
-    tab.put({"method": "pca"})
     lassoed(tab, "image", [7, 3, 3, 11])
     assert session.state.selection.ids == (3, 7, 11) and session.state.selection.run == "soft-4"
     assert "3 of 360 images of soft-4" in tab.selected.said.object
@@ -192,8 +199,7 @@ def test_runs_lassoed_in_a_figure_stay_selected_with_those_that_have_no_point(se
 
 
 def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
-    session.go(runs=("flow", "soft-2", "soft-4"), analysis="latent_maps")
-    session.tabs["latent_maps"].widgets["method"].value = "pca"
+    session.go(runs=("flow", "soft-2", "soft-4"), analysis="latent_maps", controls={"method": "pca"})
     lassoed(session.tabs["latent_maps"], "image", [5])
     assert session.state.selection == Selection("soft-2", ids=(5,))
     assert json.loads(session.tabs["latent_maps"].figure.body.view)["ids"] == [5]
