@@ -153,6 +153,62 @@ def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboa
         assert "run=flow" in page.url and seen.errors == []
 
 
+def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dashboard):
+    with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        page.get_by_role("button", name="keys").wait_for()  # they are heard
+        page.keyboard.press("z")  # nothing to undo: the page before is not ours
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**step=30*")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
+        page.keyboard.press("1")
+        page.get_by_text("5 of 5 runs, 2 selected").wait_for()
+        page.keyboard.press("z")
+        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
+        page.keyboard.press("z")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
+        page.keyboard.press("Shift+Z")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
+        page.keyboard.press("Shift+Z")
+        page.get_by_text("5 of 5 runs, 2 selected").wait_for()
+        page.keyboard.press("z")
+        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+        page.keyboard.press("1")  # what was undone, once more
+        page.wait_for_url("**run=soft-4&run=*step=30*")
+        page.keyboard.press("Shift+ArrowRight")  # ten steps, or as many as there are
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
+        assert seen.errors == []
+
+
+def test_a_view_is_saved_under_a_name_beside_the_runs_and_opened_by_its_link(dashboard, runs):
+    saved, name = runs / "views.json", "<img src=x onerror=document.title=1> & last"
+    try:
+        with opened(f"{dashboard}/?run=soft-2&run=soft-4&analysis=token_budget&metric=mse") as (page, seen):
+            page.wait_for_selector(".js-plotly-plot .main-svg")
+            page.get_by_placeholder("name this view").wait_for()
+            page.get_by_role("button", name="keys").wait_for()
+            page.keyboard.press("s")
+            page.keyboard.type(name)
+            page.keyboard.press("Enter")
+            page.get_by_text("Saved as").wait_for()
+            assert json.loads(saved.read_text(encoding="utf-8")) == {
+                name: "run=soft-2&run=soft-4&analysis=token_budget&metric=mse"
+            }
+            assert seen.errors == []
+        with opened(dashboard) as (page, seen):  # somebody else, another day
+            page.get_by_role("link", name=name).click()
+            page.wait_for_url("**analysis=token_budget&metric=mse*")
+            page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
+            page.get_by_role("button", name=f"forget: {name}").click()
+            page.get_by_role("link", name=name).wait_for(state="detached")
+            assert page.title() == "workbench" and page.locator("img[src=x]").count() == 0
+            assert json.loads(saved.read_text(encoding="utf-8")) == {} and seen.errors == []
+    finally:
+        saved.unlink(missing_ok=True)
+
+
 CLICK = """(kind) => {
   const find = (root) => [...root.querySelectorAll("*")].flatMap((one) => [
     ...(one._fullData && one.offsetWidth ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
@@ -309,6 +365,38 @@ def test_two_visitors_do_not_see_each_others_view(trained):
     one, other = Session(trained), Session(trained)
     one.go(analysis="token_budget", runs=("soft-2",))
     assert other.state.analysis == "reconstruction" and other.state.runs != ("soft-2",)
+
+
+def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_path):
+    from workbench.views.dashboard.app import Session
+
+    folder = tmp_path / "runs"
+    shutil.copytree(trained / "plain", folder / "plain")
+    (folder / "views.json").write_text("[1, {")
+    session = Session(folder)
+    assert session.saved.views == {}
+    session.saved.save("")  # its own name
+    assert list(session.saved.views.values()) == [session.state.to_query()]
+    (folder / "views.json").unlink()
+    (folder / "views.json").mkdir()
+    session.saved.save("mine")
+    assert "could not be written" in session.saved.said.object and session.saved.views == {}
+
+
+def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
+    from workbench.views.dashboard.app import Session
+
+    evidence = tmp_path / "runs" / "plain" / "evidence"
+    shutil.copytree(trained / "plain", evidence.parent)
+    for step in range(1, 15):
+        shutil.copytree(evidence / "step-000060", evidence / f"step-{step:06d}", copy_function=os.link)
+        changed(evidence / f"step-{step:06d}" / "provenance.json", step=step)
+    session = Session(tmp_path / "runs")
+    for key, step in (("Shift+ArrowLeft", 5), ("Shift+ArrowLeft", 1), ("ArrowRight", 2), ("Shift+ArrowRight", 12)):
+        session._pressed(key)
+        assert session.state.step == step
+    session._pressed("Shift+ArrowRight")
+    assert session.state.step is None
 
 
 def test_an_empty_folder_teaches_the_next_command(tmp_path):

@@ -3,10 +3,13 @@
 import json
 import re
 import urllib.request
+from contextlib import suppress
+from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
 from browser import free_port, opened, served
+from playwright.sync_api import TimeoutError
 
 import workbench as wb
 
@@ -82,6 +85,81 @@ def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_
         page.get_by_text("Nothing is selected").wait_for()
         page.get_by_text("drag a loop").wait_for()
         assert "selection" not in page.url
+
+
+PLOT = """(kind) => {
+  const find = (root) => [...root.querySelectorAll("*")].flatMap((one) => [
+    ...(one._fullData && one.offsetWidth ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
+  const place = find(document).find((one) => one._fullData.some((trace) => trace.meta === kind));
+  const full = place._fullData.find((trace) => trace.meta === kind), { left, top } = place.getBoundingClientRect();
+  const axis = (name) => place._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
+  const marked = place._fullData.flatMap((trace) => [...(trace.selectedpoints ?? [])].map((i) => trace.customdata[i]));
+  return { x: left + axis("x")._offset, y: top + axis("y")._offset, width: axis("x")._length,
+    height: axis("y")._length, marked };
+}"""
+
+
+def boxed(page, kind: str, across: float, up: float) -> None:
+    """Draw a box over a share of the plot whose points are of a kind, from its upper left, until it is heard."""
+    for _ in range(10):  # what is above the figure may still come, and move it
+        page.locator(".js-plotly-plot:visible").first.hover()
+        page.get_by_role("button", name="Box Select").click()
+        plot = page.evaluate(PLOT, kind)
+        page.mouse.move(plot["x"] + 2, plot["y"] + 2)
+        page.mouse.down()
+        page.mouse.move(plot["x"] + across * plot["width"], plot["y"] + up * plot["height"], steps=5)
+        page.mouse.up()
+        with suppress(TimeoutError):
+            page.wait_for_url("**selection=*", timeout=8000)
+            return
+
+
+def test_a_box_drawn_in_a_figure_of_images_is_one_selection_for_the_card_the_map_and_its_link(dashboard):
+    maps = f"{dashboard}/?{RUNS}&analysis=latent_maps&method=pca"
+    with opened(maps) as (page, seen):
+        page.get_by_text("Nothing is selected").wait_for()
+        boxed(page, "image", 0.5, 0.5)
+        said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
+        said.wait_for()
+        ids, count = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["ids"], said.text_content()
+        assert count.startswith(f"{len(ids)} of 360")
+        both = f"(many) => ({PLOT})('image').marked.length === 2 * many"  # panels
+        page.wait_for_function(both, arg=len(ids))
+        address = page.url
+        page.get_by_role("button", name="Toggle theme").click()  # drawn anew, it is marked still
+        page.wait_for_function(both, arg=len(ids))
+        assert page.url == address
+        page.get_by_role("tab", name="Codes", exact=True).click()
+        page.locator(".wb-codes .cells canvas").wait_for()
+        page.get_by_text(count).locator("visible=true").wait_for()
+        assert seen.errors == [] and seen.outside == []
+    with opened(address.replace("?", "?tab=map&map.method=pca&")) as (page, seen):
+        page.locator(".wb-map .told", has_text=f"{len(ids)} of 360 selected").wait_for()
+    with opened(address) as (page, seen):
+        page.get_by_text(count).wait_for()
+        page.wait_for_function(both, arg=len(ids))
+        page.get_by_role("button", name="clear", exact=True).click()
+        page.get_by_text("Nothing is selected").wait_for()
+        page.wait_for_function(f"() => ({PLOT})('image').marked.length === 0")
+        assert "selection" not in page.url and seen.errors == []
+
+
+def test_a_box_over_cells_of_codes_selects_their_images(dashboard, trained):
+    with opened(f"{dashboard}/?{RUNS}&analysis=codebook_usage") as (page, seen):
+        page.get_by_text("Nothing is selected").wait_for()
+        boxed(page, "code", 0.4, 0.3)
+        where = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["where"]
+        picked = wb.select(trained / "soft-4", where=where)
+        assert where.startswith("code = 0, 1")
+        page.get_by_text(f"{len(picked.places)} of 360 images of soft-4 are selected").wait_for()
+        assert seen.errors == []
+
+
+def test_a_figure_without_such_points_has_no_lasso(dashboard):
+    with opened(f"{dashboard}/?{RUNS}&analysis=probes") as (page, _):
+        page.locator(".js-plotly-plot:visible").first.hover()
+        page.get_by_role("button", name="Pan").wait_for()
+        assert page.get_by_role("button", name=re.compile("Select")).count() == 0
 
 
 def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard, trained):

@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import workbench as wb
 from workbench.analysis.style import themed
 from workbench.errors import NotApplicable, RunError, UserError
+from workbench.explore.subject import Subject
 from workbench.runs import Run
 from workbench.views.esm import binary, png, source, static
 from workbench.views.esm.jupyter import STYLE
@@ -112,6 +113,19 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     assert lens.picked == (1, 2) and lens.selected["row"] == before["rows"][1]
     screen.over.value = "tokens"
     assert screen.token not in screen.row.children and lens.picked == (0, 2)
+
+
+def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
+    lens = wb.lens(trained / "flow", over="interval", label=2)
+    subject = Subject.load(Run(trained / "flow"))
+    np.testing.assert_array_equal(lens.frames.shown, subject.frames("interval", [2]).shown)
+    screen = Screen(lens)
+    assert screen.label in screen.row.children and screen.show not in screen.row.children
+    screen.label.value = 7
+    screen.waiting.wait()
+    assert lens.state.label == 7 and "One class, 7, and" in json.loads(screen.module.data)["note"]
+    with pytest.raises(UserError, match="flow draws labels 0 to 9; got 10"):
+        _ = wb.lens(trained / "flow", over="interval", label=10).frames
 
 
 def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained, monkeypatch):

@@ -1,6 +1,7 @@
 """A selection is one small thing that travels: through an address, to another tab or run, into a report."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +34,7 @@ CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
         Selection("a b", 30, polygon=((0.25, -1.5), (1e-3, 2), (3, 4)), layout={"method": "pca", "seed": 3}),
         Selection("a", where="code = 17, 23 & error > 0.05"),
         Selection("a&b=c", ids=(1, 5, 8)),
+        Selection("a", ids=tuple(range(1, 50_000, 3))),
     ],
 )
 def test_a_selection_survives_a_url_and_json(selection):
@@ -41,12 +43,20 @@ def test_a_selection_survives_a_url_and_json(selection):
     assert ViewState.from_query(state.to_query()) == state == ViewState.from_json(state.to_json())
 
 
+def test_a_selection_of_tens_of_thousands_has_room_in_an_address():
+    random = np.random.default_rng(0)
+    ids = np.sort(random.permutation(50_000)[:20_000])
+    state = ViewState(("a",), selection=Selection("a", ids=tuple(ids.tolist())))
+    assert len(state.to_query()) < 10_000 and ViewState.from_query(state.to_query()) == state
+
+
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
         ({}, "a polygon, a condition or ids; got none"),
         ({"ids": [1], "where": "error > 1"}, "got where, ids"),
         ({"polgon": []}, "Did you mean `polygon`"),
+        ({"ids": "no ids"}, "this is not a selection"),
         ({"polygon": [[1]]}, "this is not a selection"),
         ({"where": "error greater 3"}, "is no condition; write for example"),
     ],
@@ -88,6 +98,13 @@ def test_selected_images_are_compared_with_all(trained):
         wb.select(trained / "soft-4", ids=[360])
 
 
+def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained, tmp_path):
+    shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
+    assert "mode" not in wb.select(tmp_path / "soft-4", ids=[3, 7]).table()
+    found = Bench(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
+    assert wb.select(tmp_path / "soft-4", ids=[3, 7]).table()["mode"].tolist() == found.assignment[[3, 7]].tolist()
+
+
 def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trained):
     run = trained / "soft-4"
     lassoed = wb.latent_map(run, method="pca", polygon=CORNER)
@@ -103,6 +120,7 @@ def test_the_python_of_a_selection_selects_the_same(trained):
     for selection in (
         Selection("soft-4", 60, CORNER, {"method": "pca", "colour": "error"}),
         Selection("soft-4", where="class = 3"),
+        Selection("soft-4", ids=tuple(range(300))),
     ):
         state, elsewhere = ViewState(("soft-4",), selection=selection), {}
         exec(code_of(bench, state), elsewhere)
@@ -145,6 +163,46 @@ def test_clicking_codes_selects_the_images_that_hold_them(session):
     assert page.selected.found.places.tolist() == np.flatnonzero(wanted).tolist()
     page.module.view = json.dumps({"selected": [], "sort": "use"})
     assert session.state.selection is None and session.state.looks == {"sort": "use"}
+
+
+def lassoed(tab, kind, ids):
+    """As a box or a lasso in a figure tells it."""
+    tab.figure.body.view = json.dumps({"kind": kind, "ids": ids})
+
+
+def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_images(session):
+    session.go(analysis="latent_map", controls={"method": "pca"})
+    tab = session.tabs["latent_map"]
+    lassoed(tab, "image", [7, 3, 3, 11])
+    assert session.state.selection.ids == (3, 7, 11) and session.state.selection.run == "soft-4"
+    assert "3 of 360 images of soft-4" in tab.selected.said.object
+    session.go(analysis="token_value")
+    assert json.loads(session.tabs["token_value"].figure.body.view) == {"kind": "image", "ids": [3, 7, 11]}
+    assert "3 of 360 images of soft-4" in session.tabs["token_value"].selected.said.object
+    session.go(analysis="latent_map", selection=None)
+    assert json.loads(tab.figure.body.view)["ids"] == [] and "Nothing is selected" in tab.selected.said.object
+    lassoed(tab, "image", [2])
+    lassoed(tab, "image", [])  # drawn around nothing
+    assert session.state.selection is None
+
+
+def test_codes_lassoed_in_a_figure_select_as_a_click_in_the_grid_does(session):
+    session.go(analysis="codebook_usage")
+    lassoed(session.tabs["codebook_usage"], "code", [9, 2])
+    assert session.state.selection == Selection("soft-4", where="code = 2, 9")
+
+
+def test_runs_lassoed_in_a_figure_stay_selected_with_those_that_have_no_point(session):
+    session.go(runs=("soft-4", "flow", "soft-2", "plain"), analysis="token_budget")
+    lassoed(session.tabs["token_budget"], "run", ["plain", "soft-2"])
+    assert session.state.runs == ("flow", "soft-2", "plain") == session.runs.selected
+
+
+def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
+    session.go(runs=("flow", "soft-2", "soft-4"), analysis="latent_maps", controls={"method": "pca"})
+    lassoed(session.tabs["latent_maps"], "image", [5])
+    assert session.state.selection == Selection("soft-2", ids=(5,))
+    assert json.loads(session.tabs["latent_maps"].figure.body.view)["ids"] == [5]
 
 
 def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
@@ -207,6 +265,21 @@ def test_the_mode_that_walks_begin_at_can_be_chosen(session):
     with param.edit_constant(lens.widgets["mode"]):
         lens.widgets["mode"].value = lens.widgets["mode"].value_throttled = 3
     assert session.state.looks["mode"] == 3 and lens.thing.frames.rows[0].startswith("mode 3 (")
+
+
+def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
+    session.go(runs=("flow",), tab="lens", looks={"over": "interval"})
+    lens = session.places["lens"]
+    assert lens.widgets["label"].visible and lens.thing.frames.note == "One class, 0, and one noise."
+    before = lens.thing.frames.shown
+    lens.widgets["label"].value = 3
+    assert session.state.looks["label"] == 3 and lens.thing.frames.note == "One class, 3, and one noise."
+    assert (lens.thing.frames.shown != before).any() and "label=3" in lens.thing.code()
+    assert ViewState.from_query(session.state.to_query()) == session.state
+    session.go(looks={"over": "interval", "label": 10})
+    assert "draws labels 0 to 9; got 10" in lens.asked.sentence.object
+    session.go(looks={"over": "guidance"})
+    assert not lens.widgets["label"].visible
 
 
 def test_a_tab_that_does_not_apply_says_so(session):

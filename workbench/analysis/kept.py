@@ -34,14 +34,24 @@ def kept(place: Path, analysis: Callable[..., Result], given: dict[str, Any], co
     Raises what the analysis raises.
     """
     folder = _folder(place, analysis, given, controls)
-    found = None if folder is None else result_files.read(folder)
-    if isinstance(found, signature(analysis).return_annotation):
+    found = _opened(folder, analysis)
+    if found is not None:
         return found
     result = analysis(**given, **controls)
     if folder is not None:
         with suppress(OSError, TypeError):
             _keep(result, folder)
     return result
+
+
+def held(place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]) -> Any:
+    """The same where `place` holds it, else None: nothing is computed."""
+    return _opened(_folder(place, analysis, given, controls), analysis)
+
+
+def _opened(folder: Path | None, analysis: Callable[..., Result]) -> Any:
+    found = None if folder is None else result_files.read(folder)
+    return found if isinstance(found, signature(analysis).return_annotation) else None
 
 
 def _folder(

@@ -9,6 +9,7 @@ import pandas as pd
 from workbench.analysis.images.reconstruction import decibels
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
+from workbench.runs import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,3 +91,12 @@ def captions(evidence: Evidence, places: Sequence[int]) -> tuple[str, ...]:
     labels, names = np.asarray(evidence.labels)[list(places)].tolist(), evidence.names
     classes = [names[label] if label < len(names) else str(label) for label in labels]
     return tuple(f"#{place} · {name}" for place, name in zip(places, classes, strict=True))
+
+
+def classes(run: Run) -> tuple[str, ...]:
+    """What each class is called that a generator draws, none like another; none of a tokenizer."""
+    if run.tokenizer is None:
+        return ()
+    names = run.tokenizer.config.get("data", {}).get("names", [])
+    told = [names[i] if i < len(names) else f"class {i}" for i in range(run.config["settings"]["classes"])]
+    return tuple(name if told.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(told))

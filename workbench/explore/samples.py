@@ -51,6 +51,7 @@ def intervals(
     within: Sequence[tuple[float, float]] = INTERVALS,
     steps: int = 12,
     seed: int = 0,
+    name: str = "",
 ) -> Frames:
     """A grid of one label from one noise: a row for each interval of times that guidance holds in, a column a scale.
 
@@ -66,7 +67,7 @@ def intervals(
     stops = tuple(f"{scale:g}" for scale in scales)
     names = tuple(f"times {low:g} to {high:g}" for low, high in within)
     grid = np.stack(shown)
-    note = f"All of label {label}, from one noise."
+    note = f"One class, {name or label}, and one noise."
     return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note)
 
 

@@ -15,7 +15,7 @@ from workbench.analysis.latents.reductions import reduced
 from workbench.errors import UserError, unknown
 from workbench.evidence import Evidence
 from workbench.explore import MODES, modes, samples, tokens
-from workbench.explore.frames import Frames, captions
+from workbench.explore.frames import Frames, captions, classes
 from workbench.generators.transformer import SiT
 from workbench.runs import Run
 from workbench.tokenizers.tokenizer import Tokenizer
@@ -78,12 +78,12 @@ class Subject:
         return ask(self.model, images, **names)
 
     def _drawn(self, axis: str, labels: list[int], seed: int) -> Frames:
-        told = self.run.tokenizer.config.get("data", {}).get("names", [])
-        rows = tuple(told[label] if label < len(told) else f"class {label}" for label in labels)
+        told = classes(self.run)
+        rows = tuple(told[label] for label in labels)
         if axis == "step":
             return samples.checkpoints(self.run, labels, seed=seed, rows=rows)
         if axis == "interval":
-            return samples.intervals(self.model, self._tokenizer, labels[0], seed=seed)
+            return samples.intervals(self.model, self._tokenizer, labels[0], seed=seed, name=rows[0])
         draw = samples.guidance if axis == "guidance" else samples.trajectory
         return draw(self.model, self._tokenizer, labels, seed=seed, rows=rows)
 

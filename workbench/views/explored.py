@@ -1,7 +1,7 @@
 """What the tabs Lens, Map and Codes of a view show: a lens, a map or a codebook, set as the view says."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -100,6 +100,18 @@ def holding(state: ViewState, codes: Any) -> Selection | None:
     return Selection(state.runs[0], state.step, where=where) if codes else None
 
 
+def pictured(bench: Bench, state: ViewState) -> ViewState:
+    """The state led by the first of its runs that holds images: those that figures of images are drawn of."""
+    own = [i for i, name in enumerate(state.runs) if bench.run(name).tokenizer is None]
+    return state if not own or own[0] == 0 else state.change(runs=state.runs[own[0] :], step=None)
+
+
+def these(bench: Bench, state: ViewState, places: Iterable[Any]) -> Selection | None:
+    """The selection of the images at some places; of none, None."""
+    shown, ids = pictured(bench, state), tuple(sorted({int(place) for place in places}))
+    return Selection(shown.runs[0], shown.step, ids=ids) if ids else None
+
+
 def codes_in(selection: Selection) -> tuple[int, ...]:
     """The codes that a selection asks for."""
     parts = parsed(selection.where)
@@ -138,6 +150,7 @@ def code_of(bench: Bench, state: ViewState) -> str:
     if state.selection is None:
         return ""
     told = {**state.selection.told(), **state.selection.layout}
+    told |= {"ids": list(state.selection.ids)} if state.selection.ids else {}
     told = {name: value for name, value in told.items() if name not in ("run", "layout", "colour")}
     run = selected_run(bench, state)
     arguments = ", ".join([repr(str(run.folder)), *(f"{name}={value!r}" for name, value in told.items())])

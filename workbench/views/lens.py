@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.images.reconstruction import errors
 from workbench.errors import RunError, UserError, unknown
-from workbench.explore.frames import Frames, compared
+from workbench.explore.frames import Frames, classes, compared
 from workbench.runs import Run
 from workbench.views.esm import static
 from workbench.views.lens_data import beside_data, draw, module_data
@@ -28,6 +28,7 @@ OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step"
 GROWING = ("tokens", "step", "guidance", "interval", "modes")  # axes whose end is what one wants to see first
 SHARED = ("tokens", "error", "step")  # axes along which several runs may be held beside each other
 MOST_BESIDE = 3  # runs beside the leading one
+LEAST = {"token": 0, "mode": 0, "label": 0, "seed": 0, "row": 0, "stop": -1, "step": 0}
 LARGEST = 24_000_000  # numbers in all pictures of one lens, so that a page stays small
 HEIGHT = 620  # pixels of a lens in a page
 
@@ -42,6 +43,7 @@ class LensState:
     step: int | None = None  # checkpoint; None: the last
     token: int = 0  # whose code the axis "code" changes
     mode: int = 0  # whose mean the axis "modes" begins at; 0 is the largest
+    label: int = 0  # class that the axis "interval" is drawn of
     seed: int = 0  # whose noise a generator starts from
     places: tuple[int, ...] = ()  # of images of the evidence, instead of an order
     row: int = 0  # picked
@@ -52,7 +54,7 @@ class LensState:
             raise unknown("order", str(self.order), ORDERS)
         if not isinstance(self.show, int) or self.show < 1:
             raise UserError(f"A lens shows at least 1 row; got show={self.show}.")
-        for name, least in (("token", 0), ("mode", 0), ("seed", 0), ("row", 0), ("stop", -1), ("step", 0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UserError(f"{name} is a whole number, at least {least}; got {value}.")
@@ -106,13 +108,18 @@ class Lens:
         over, generator = self.state.over, self.runs[0].tokenizer is not None
         wanted = {"over": True, "show": over not in ("modes", "interval")}
         wanted |= {"order": not generator and over in OF_IMAGES, "step": over not in ("step", "run")}
-        wanted |= {"token": over == "code", "mode": over == "modes", "seed": generator}
+        wanted |= {"token": over == "code", "mode": over == "modes", "label": over == "interval", "seed": generator}
         return tuple(name for name, wants in wanted.items() if wants)
 
     @property
     def most_tokens(self) -> int:
         """The last token's number, whose code may be changed."""
         return max(0, self.runs[0].config["settings"].get("tokens", 1) - 1)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the labels are called that a generator draws."""
+        return classes(self.runs[0])
 
     @property
     def frames(self) -> Frames:
@@ -236,7 +243,9 @@ class Lens:
             evidences = [self.runs[0].evidence(state.step), *(run.evidence() for run in self.runs[1:])]
             return compared(evidences, self._places(state, columns=len(self.runs)))
         if self.runs[0].tokenizer is not None:
-            chosen = range(min(state.show, self.runs[0].config["settings"]["classes"]))
+            chosen = [state.label] if state.over == "interval" else range(min(state.show, len(self.classes)))
+            if state.over == "interval" and state.label >= len(self.classes):
+                raise UserError(f"{self.runs[0].name} draws labels 0 to {len(self.classes) - 1}; got {state.label}.")
         else:
             chosen = self._places(state, columns=self.runs[0].config["settings"].get("tokens", 16) + 1)
         return subject.frames(state.over, list(chosen), token=state.token, mode=state.mode, seed=state.seed)

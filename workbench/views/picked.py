@@ -17,12 +17,16 @@ import plotly.graph_objects as go
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.images.reconstruction import decibels, errors
 from workbench.analysis.inputs import class_names
+from workbench.analysis.kept import held
+from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.result import Result
 from workbench.analysis.style import COLOURS, themed
-from workbench.errors import UserError
+from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 from workbench.runs import Run
+from workbench.views.bench import RESULTS
+from workbench.views.controls import accept
 from workbench.views.esm import png
 from workbench.views.latent_map import latent_map, rounded
 from workbench.views.selection import Selection, inside, meets
@@ -39,7 +43,7 @@ class Picked(Result):
     run: str
     step: int
     places: np.ndarray = field(repr=False)  # int (m,): among the evidence's images
-    columns: dict[str, np.ndarray] = field(repr=False)  # of all n images: class, error, psnr, tokens, where known
+    columns: dict[str, Any] = field(repr=False)  # of all n images: class, error, psnr, tokens, mode, where known
     codes: tuple[tuple[int, int], ...]  # the commonest of theirs, each with its count, the commonest first
     images: np.ndarray | None = field(repr=False)  # uint8 (m, h, w, c)
     drawn: int | None = None  # images that were on the map a loop was drawn on; None: all could be selected
@@ -77,7 +81,9 @@ class Picked(Result):
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a selected image: its place, class, mean absolute error in [0, 1], PSNR in dB, tokens."""
+        """One row a selected image: its place, class, mean absolute error in [0, 1], PSNR in dB, tokens, and its mode
+        where `mixture_modes` was computed before, by its default controls.
+        """
         told = {name: column[self.places] for name, column in self.columns.items() if column.ndim == 1}
         return pd.DataFrame(told)
 
@@ -132,6 +138,7 @@ def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
         top = np.argsort(-counts, kind="stable")[:TOP]
         codes = tuple(zip(found[top].tolist(), counts[top].tolist(), strict=True))
     images = None if evidence.images is None else np.asarray(evidence.images[places])
+    columns |= _modes(run, evidence, len(columns["image"]))
     return Picked(
         run.name, evidence.step, places, columns, codes, images, drawn=None if laid is None else len(laid.places)
     )
@@ -167,6 +174,20 @@ def columns_of(run: Run, evidence: Evidence) -> dict[str, np.ndarray]:
         codes = evidence.codes, evidence.codebook, evidence.active, "A selection"
         found["code"] = read(*codes).ids(slice(None)) if known else np.asarray(evidence.codes)
     return found
+
+
+def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
+    """Each image's mode, where modes were counted and the result is kept; missing where that was of other images."""
+    try:
+        given = evidence.for_(mixture_modes)
+    except NotApplicable:
+        return {}
+    found = held(run.folder.parent / RESULTS, mixture_modes, given, accept(mixture_modes, {}))
+    if found is None:
+        return {}
+    modes = pd.array([pd.NA] * n, dtype="Int64")
+    modes[found.places] = found.assignment
+    return {"mode": modes}
 
 
 @lru_cache(maxsize=8)

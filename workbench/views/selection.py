@@ -1,6 +1,8 @@
 """What was picked, as it is kept, sent and linked to: a lasso's polygon, a condition, or places; never the points."""
 
 import re
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -16,6 +18,7 @@ OPERATORS: dict[str, Callable[[Any, float], np.ndarray]] = {
     ">": np.greater,
     "<": np.less,
 }
+MANY, MOST = 200, 10_000_000  # ids beyond which they are told in short, and the largest that is then read
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|>|<|=)\s*(.+?)\s*")
 
 
@@ -31,7 +34,7 @@ class Selection:
     polygon: Corners = ()  # in the units of the map
     layout: Mapping[str, bool | int | float | str] = field(default_factory=dict)  # controls of that map
     where: str = ""
-    ids: tuple[int, ...] = ()  # places among the images
+    ids: tuple[int, ...] = ()  # places among the images, ascending
 
     def __post_init__(self) -> None:
         told = [name for name in ("polygon", "where", "ids") if getattr(self, name)]
@@ -40,8 +43,9 @@ class Selection:
         parsed(self.where)
 
     def told(self) -> dict[str, Any]:
-        """What differs from nothing, as JSON takes it."""
-        plain = {"polygon": [list(corner) for corner in self.polygon], "layout": dict(self.layout)}
+        """What differs from nothing, as JSON takes it; many ids as a text that an address has room for."""
+        plain: dict[str, Any] = {"polygon": [list(corner) for corner in self.polygon], "layout": dict(self.layout)}
+        plain |= {"ids": _packed(self.ids)} if len(self.ids) > MANY and min(self.ids) >= 0 else {}
         return {name: value for name, value in (asdict(self) | plain).items() if value not in ("", None, (), [], {})}
 
     @classmethod
@@ -53,9 +57,10 @@ class Selection:
                 raise unknown("part of a selection", name, known)
         try:
             polygon = tuple((float(x), float(y)) for x, y in told.get("polygon", ()))
-            ids, step = tuple(map(int, told.get("ids", ()))), told.get("step")
+            ids, step = told.get("ids", ()), told.get("step")
+            ids = _unpacked(ids) if isinstance(ids, str) else tuple(map(int, ids))
             layout, step = dict(told.get("layout", {})), None if step is None else int(step)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, zlib.error) as error:
             raise UserError(f"this is not a selection: {error}.") from None
         return cls(str(told.get("run", "")), step, polygon, layout, str(told.get("where", "")), ids)
 
@@ -109,6 +114,18 @@ def inside(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray
             odd ^= ((ya > y) != (yb > y)) & (x < (xb - xa) * (y - ya) / (yb - ya) + xa)
     chosen[within] = odd
     return chosen
+
+
+def _packed(ids: Sequence[int]) -> str:
+    """Places in few letters: a bit for each image there is, deflated."""
+    bits = np.zeros(max(ids) + 1, np.uint8)
+    bits[list(ids)] = 1
+    return urlsafe_b64encode(zlib.compress(np.packbits(bits).tobytes(), 9)).decode()
+
+
+def _unpacked(text: str) -> tuple[int, ...]:
+    told = zlib.decompressobj().decompress(urlsafe_b64decode(text), MOST // 8)
+    return tuple(np.flatnonzero(np.unpackbits(np.frombuffer(told, np.uint8))).tolist())
 
 
 def _numbers(values: Sequence[str]) -> list[float]:

@@ -100,8 +100,8 @@ class TokenValue(Result):
             mine = kept[of == name]
             marker = {"color": COLOURS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75}
             figure.add_scatter(
-                x=self.left[mine], y=self.delta[mine], customdata=mine, mode="markers", marker=marker, name=str(name),
-                hovertemplate=hover, row=1, col=2,
+                x=self.left[mine], y=self.delta[mine], customdata=mine, meta="image", mode="markers", marker=marker,
+                name=str(name), hovertemplate=hover, row=1, col=2,
             )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from workbench.views.controls import Control, Value, controls
 from workbench.views.dashboard.asked import Asked, marked
 from workbench.views.dashboard.figure import Figure
 from workbench.views.dashboard.run_list import titles
-from workbench.views.explored import PICKED, holding
-from workbench.views.selection import Selection
+from workbench.views.dashboard.selected_card import Selected
+from workbench.views.explored import PICKED, holding, pictured, selected_places, these
 from workbench.views.state import ViewState
 
 if TYPE_CHECKING:
@@ -43,14 +43,16 @@ class Tab:
             widget.param.watch(
                 lambda _: self.changed(), "value_throttled" if hasattr(widget, "value_throttled") else "value"
             )
-        self.figure = Figure(least=LEAST if table else 0, clicked=self._clicked)
+        self.figure = Figure(least=LEAST if table else 0, clicked=self._clicked, lassoed=self._lassoed)
+        self.selected: Selected | None = None  # where the figure has points to select
+        self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
         self.fold = pmui.Accordion(("table", self.numbers))
         self.fold.param.watch(lambda _: self._fill(), "active")
         # The figure scrolls, the text does not: a Column would be as wide as the figure, and all that is around it.
         frame = pn.FlexBox(self.figure.body, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
-        shown = [self.summary, frame, *([self.fold] if table else [])]
+        shown = [self.summary, frame, *([self.below, self.fold] if table else [])]
         self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"min-width": "0"})
         self.asked = Asked(session, name, self.shown, self._draw)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")
@@ -69,6 +71,7 @@ class Tab:
     def show(self, state: ViewState) -> None:
         """Compute what the state asks for, and show it, or the sentence that says why not."""
         self.asked.ask(state, self.told())
+        self._follow()
 
     def step(self, by: int) -> None:
         """Move the first slider by so many of its steps."""
@@ -84,6 +87,8 @@ class Tab:
             return
         figure = themed(self.asked.found.figure(), dark=dark)
         self.figure.draw(figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR))
+        if self.selected is not None:
+            self.selected.paint(dark=dark)
 
     def _clicked(self, kind: str, which: Any) -> None:
         """A run's point lets it lead; an image opens in the lens, a code among the codes."""
@@ -92,16 +97,45 @@ class Tab:
             others = (name for name in state.runs if name != which)
             session.go(runs=(str(which), *others), step=None)
         elif kind == "image" and state.runs:
-            chosen = Selection(state.runs[0], state.step, ids=(int(which),))
-            session.go(tab="lens", looks={"order": PICKED}, selection=chosen)
+            session.go(tab="lens", looks={"order": PICKED}, selection=these(session.bench, state, [which]))
         elif kind == "code" and state.runs:
             session.go(tab="codes", looks={}, selection=holding(state, [int(which)]))
+
+    def _lassoed(self, kind: str, which: list[Any]) -> None:
+        """Of the runs that have a point, these alone stay selected; images, or those holding codes, are selected."""
+        session, state = self.session, self.session.state
+        if kind == "run" and which:
+            self.figure.mark("run", [])  # the figure is drawn anew of those that stay
+            out = self.figure.named("run") - set(which)
+            runs = tuple(name for name in state.runs if name not in out)
+            session.go(runs=runs, step=state.step if runs[:1] == state.runs[:1] else None)
+        elif kind == "image" and state.runs:
+            session.go(selection=these(session.bench, state, which))
+        elif kind == "code" and state.runs:
+            session.go(selection=holding(state, sorted(map(int, which))))
+
+    def _follow(self) -> None:
+        """Show the selection where the figure has points that it may hold, and mark those."""
+        kinds, state = self.figure.kinds & {"image", "code"}, self.session.state
+        if self.asked.found is None or not kinds or state.tab:
+            return
+        if self.selected is None:
+            self.selected = Selected(self.session)
+            self.below[:] = [self.selected.body]
+        self.selected.show(state)
+        if "image" in kinds:
+            known = self.selected.found is not None
+            places = selected_places(self.session.bench, pictured(self.session.bench, state)) if known else []
+            self.figure.mark("image", places)
+        elif state.selection is None:
+            self.figure.mark("code", [])
 
     def _draw(self, result: Result) -> None:
         self.summary.object = marked(result.summary())
         self.table = _table(result.table())  # a new one: a table that is still being built does not bear other columns
         self._fill()
         self.paint(dark=self.session.dark)
+        self._follow()
 
     def _fill(self) -> None:
         if self.fold.active:  # somebody looks: else it would only make the page heavy

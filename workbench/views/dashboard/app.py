@@ -27,6 +27,7 @@ from workbench.views.dashboard.leading import Leading
 from workbench.views.dashboard.overview import Overview
 from workbench.views.dashboard.places import Framed, Group, LiveTab, Place
 from workbench.views.dashboard.run_list import RunList
+from workbench.views.dashboard.saved_card import Saved
 from workbench.views.jobs import Jobs
 from workbench.views.state import ViewState
 
@@ -35,6 +36,7 @@ GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this p
 """
 SIDEBAR = 380  # pixels
 NARROW = {"& .MuiTab-root": {"minWidth": 0, "px": "10px"}}  # so that all tabs are in sight on a usual screen
+STEPS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
 GLANCE = 3000  # milliseconds between looks at how the runs stand
 
 
@@ -64,7 +66,7 @@ class Session:
 
     def __init__(self, folder: str | Path, jobs: Jobs | None = None) -> None:
         self.bench, self.jobs, self.dark = Bench(folder), jobs, False
-        self.me, self.basket = object(), Basket(self)  # me: who waits for jobs
+        self.me, self.basket, self.saved = object(), Basket(self), Saved(self)  # me: who waits for jobs
         self.document: Any = None
         self._timer: Any = None
         self._put_off: list[Callable[[], None]] | None = None  # what is done when the page is there; None: it is
@@ -257,12 +259,8 @@ class Session:
         """What a key does; see keyboard.KEYS."""
         if key.isdigit():
             self.runs.toggle(int(key))
-        elif key in ("ArrowLeft", "ArrowRight") and self.state.runs:
-            steps = self.bench.collected(self.state.runs[0])
-            at = steps.index(self.state.step) if self.state.step in steps else len(steps) - 1
-            to = at + (1 if key == "ArrowRight" else -1)
-            if 0 <= to < len(steps):
-                self.go(step=None if to == len(steps) - 1 else steps[to])
+        elif key in STEPS:
+            self.leading.move(STEPS[key])
         elif key in ("[", "]") and not self.state.tab:
             self.tabs[self.state.analysis].step(1 if key == "]" else -1)
         elif key in ("[", "]") and self.state.tab == "lens":
@@ -276,7 +274,7 @@ class Session:
         note = pn.pane.HTML(
             "The leading run fills every tab; the other selected ones are compared with it.", styles={"opacity": "0.8"}
         )
-        parts = [*self.leading.parts, note, self.runs.body, self.basket.body, *self._refused()]
+        parts = [*self.leading.parts, note, self.runs.body, self.basket.body, self.saved.body, *self._refused()]
         # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
         return [pmui.Column(*parts, sizing_mode="stretch_width")]
 

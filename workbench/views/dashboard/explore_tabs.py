@@ -182,6 +182,7 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
     state, shown = lens.state, lens.settings
     orders = [*ORDERS, *([PICKED] if selection or state.places else [])]
     steps = {"last": LAST, **{f"{step:,}": step for step in lens.runs[0].steps}}
+    labels = {name: label for label, name in enumerate(lens.classes)} or {"": state.label}
     made = {
         "over": pmui.Select(label="slider over", options=list(lens.axes), value=state.over, width=180),
         "show": pmui.IntSlider(label="rows", start=1, end=32, value=min(32, state.show), width=180),
@@ -191,6 +192,7 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
             label="token", start=0, end=max(1, lens.most_tokens), value=min(state.token, lens.most_tokens), width=180
         ),
         "mode": pmui.IntSlider(label="from mode", start=0, end=MODES - 1, value=min(state.mode, MODES - 1), width=180),
+        "label": pmui.Select(label="class", options=labels, value=state.label, width=140),
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
     }
     for name, widget in made.items():

@@ -12,13 +12,17 @@ from workbench.views.esm.panel import component
 
 KEYS = {
     "← →": "the step before, the step after, of those the leading run has evidence of",
+    "Shift+← →": "ten steps before, ten after",
     "[ ]": "less, more: the first slider of the tab (in the lens: tokens)",
     "1 – 9": "select that run of the list, or leave it out",
     "/": "filter the list of runs",
+    "z, Shift+z": "undo, redo: the view before, and the one after it again",
+    "s": "save this view under a name",
     "c": "copy the link to this view",
     "r": "put this view into the report",
     "Esc": "leave a field",
     "click": "on a run's point: it leads; on an image's or a code's: it opens in the lens, or among the codes",
+    "box, lasso": "in a figure of images or codes: select those images; of runs: leave out the others",
     "?": "these keys",
 }
 
@@ -27,7 +31,7 @@ class Keyboard:
     """Hears keys while nobody types, and the browser's way back; writes the address."""
 
     def __init__(self, pressed: Callable[[str], None], turned: Callable[[str], None]) -> None:
-        self.pressed, self.turned = pressed, turned
+        self.pressed, self.turned, self._written = pressed, turned, 0
         self.module = component("keyboard")(data="{}", view="{}", width=190, height=40, styles={"color": "white"})
         self.module.param.watch(lambda event: self._heard(json.loads(event.new)), "view")
         rows = (
@@ -43,7 +47,8 @@ class Keyboard:
 
     def write(self, query: str) -> None:
         """Put a query into the address bar; the first replaces what was asked for, the others are a way back."""
-        self.module.data = json.dumps({"address": f"?{query}"})
+        self._written += 1  # or what was written last would not be heard again after somebody went back
+        self.module.data = json.dumps({"address": f"?{query}", "count": self._written})
 
     def _heard(self, told: dict[str, Any]) -> None:
         if "search" in told:

@@ -32,6 +32,15 @@ class Leading:
             options = {f"last ({steps[-1]:,})" if steps else "last": LAST} | {f"{s:,}": s for s in steps[:-1]}
             self.step.param.update(options=options, value=state.step or LAST, disabled=len(options) < 2)
 
+    def move(self, by: int) -> None:
+        """Look at the evidence so many steps of it further on, or at the first or the last."""
+        state = self.session.state
+        steps = self.session.bench.collected(state.runs[0]) if state.runs else []
+        at = steps.index(state.step) if state.step in steps else len(steps) - 1
+        to = min(max(at + by, 0), len(steps) - 1)
+        if to != at:
+            self.session.go(step=None if to == len(steps) - 1 else steps[to])
+
     def _lead(self, name: str) -> None:
         runs = self.session.state.runs
         if name != next(iter(runs), None):  # a step of one run is none of another's

@@ -18,7 +18,7 @@ from workbench.views.state import ViewState
 if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
 
-HINT = "Nothing is selected: draw a loop on the map, click codes, or write a condition."
+HINT = "Nothing is selected: draw a loop on the map or around points of a figure, click codes, or write a condition."
 COPY = "navigator.clipboard?.writeText(location.href)"
 
 
@@ -58,7 +58,7 @@ class Selected:
         for button in self.buttons:
             button.visible = self.found is not None
         self.clear.visible = state.selection is not None
-        self.code.object = f"<pre>{html.escape(code_of(self.session.bench, state))}</pre>"
+        self.code.object = f"<pre style='white-space: pre-wrap'>{html.escape(code_of(self.session.bench, state))}</pre>"
         self.code.visible = self.code.visible and self.found is not None
         self.paint(dark=self.session.dark)
 

@@ -1,22 +1,68 @@
 // A plotly figure, as wide as its place. `data` is {figure, config}; drawn when it is seen, and again when it changes.
-// Plotly is the page's own: nothing is fetched here. `view` is {kind, id} of the point that was clicked last, where its
-// trace says as its `meta` what its customdata name: a run, an image or a code.
+// Plotly is the page's own: nothing is fetched here. A trace says as its `meta` what its customdata name: a run, an image
+// or a code. `view` is {kind, id} of the point that was clicked last, or {kind, ids} of those that a box or a lasso holds;
+// told from Python, these are marked. Only names travel, never the points.
 
 // Plotly writes its style rules into the page's head, which a shadow root does not see.
 const rules = () => [...document.querySelectorAll("style[id^='plotly.js-style']")]
   .flatMap((style) => [...style.sheet.cssRules]).map((rule) => rule.cssText).join("\n");
+
+const name = (told) => (typeof told === "object" ? told?.[0] : told);
+const key = (ids) => JSON.stringify([...ids].sort());
+
+// Whether a point lies in what plotly tells of a box or a lasso on some axes, by the even-odd rule.
+function holds(event, xaxis, yaxis, x, y) {
+  const [across, up] = [event.range?.[xaxis], event.range?.[yaxis]], corners = event.lassoPoints;
+  if (across && up) return (x - across[0]) * (x - across[1]) <= 0 && (y - up[0]) * (y - up[1]) <= 0;
+  if (!corners?.[xaxis] || !corners[yaxis]) return false;
+  const [xs, ys] = [corners[xaxis], corners[yaxis]];
+  let odd = false;
+  for (let i = 0, j = xs.length - 1; i < xs.length; j = i++) {
+    if ((ys[i] > y) !== (ys[j] > y) && x < xs[i] + (y - ys[i]) / (ys[j] - ys[i]) * (xs[j] - xs[i])) odd = !odd;
+  }
+  return odd;
+}
+
+// What the cells of a heatmap name whose middles a box or a lasso holds: of them, plotly tells nothing.
+function cells(event, { xaxis, yaxis, customdata }) {
+  return Array.from(customdata).flatMap((row, y) =>
+    Array.from(row).filter((told, x) => holds(event, xaxis, yaxis, x, y)).map(name));
+}
 
 export default {
   render({ model, el }) {
     const look = el.appendChild(document.createElement("style"));
     const place = el.appendChild(document.createElement("div"));
     place.style.width = "100%";
-    let drawn = "", queue = Promise.resolve();
-    const clicked = ({ points: [point] }) => {
-      const kind = point.data.meta, told = point.customdata, id = typeof told === "object" ? told?.[0] : told;
-      if (!kind || id === undefined) return;
-      model.set("view", JSON.stringify({ kind, id, at: Date.now() }));
+    let drawn = "", marked = key([]), own = "", busy = false, queue = Promise.resolve();
+    const tell = (view) => {
+      model.set("view", JSON.stringify(view));
       model.save_changes();
+    };
+    const clicked = ({ points: [point] }) => {
+      const kind = point.data.meta, id = name(point.customdata);
+      if (kind && id !== undefined) tell({ kind, id, at: Date.now() });
+    };
+    const selected = (event) => {
+      const named = place._fullData.filter((trace) => trace.meta && trace.visible === true), kind = named[0]?.meta;
+      if (!kind || busy) return; // while we draw and mark, nobody selects
+      const held = (event?.points ?? []).filter((point) => point.data.meta).map((point) => name(point.customdata));
+      const grids = named.filter((trace) => trace.type === "heatmap");
+      const ids = [...new Set([...held, ...(event ? grids : []).flatMap((trace) => cells(event, trace))])];
+      if (key(ids) === marked) return;
+      own = key(ids);
+      tell({ kind, ids });
+      follow();
+    };
+    const mark = async () => {
+      const { kind, ids } = JSON.parse(model.get("view"));
+      if (!ids || !place._fullData || key(ids) === marked) return;
+      marked = key(ids);
+      const held = new Set(ids), points = place._fullData.map((trace) => {
+        if (trace.meta !== kind || trace.type === "heatmap" || !held.size) return null;
+        return Array.from(trace.customdata, name).flatMap((id, i) => (held.has(id) ? [i] : []));
+      });
+      await Plotly.update(place, { selectedpoints: points }, marked === own ? {} : { selections: [] });
     };
     const draw = async () => {
       const text = model.get("data");
@@ -38,18 +84,37 @@ export default {
         if (place.offsetWidth > 0) throw error;
         return; // somebody turned away while it was drawn
       }
-      if (!place.heard) place.on("plotly_click", clicked);
+      if (!place.heard) {
+        place.on("plotly_click", clicked);
+        place.on("plotly_selected", selected);
+        place.on("plotly_deselect", () => selected());
+      }
       place.heard = true;
       const now = rules();
       if (look.textContent !== now) look.textContent = now;
+      marked = key([]);
+      await mark();
     };
-    const soon = () => { queue = queue.then(draw, draw); }; // one after the other: a drawing that overtakes another spoils both
+    const after = (act) => { // one after the other: a drawing that overtakes another spoils both
+      const alone = async () => {
+        busy = true;
+        try {
+          await act();
+        } finally {
+          busy = false;
+        }
+      };
+      queue = queue.then(alone, alone);
+    };
+    const soon = () => after(draw), follow = () => after(mark);
     const sized = new ResizeObserver(soon);
     sized.observe(place);
     model.on("change:data", soon);
+    model.on("change:view", follow);
     return () => {
       sized.disconnect();
       model.off("change:data", soon);
+      model.off("change:view", follow);
       Plotly.purge(place);
     };
   },

@@ -4,6 +4,7 @@
 const FIELDS = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable=true], " +
   "[role=combobox], [role=listbox], [role=menu], [role=slider]";
 const SENT = ["ArrowLeft", "ArrowRight", "[", "]", "?", "r", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+const FOCUSED = { "/": "input[placeholder^='filter']", s: "input[placeholder^='name this view']" };
 const STYLE = "font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: 4px; " +
   "padding: 4px 10px; margin-left: 8px; cursor: pointer";
 
@@ -64,13 +65,18 @@ export default {
         return;
       }
       if (event.key.startsWith("Arrow") && target.closest?.("[role=tab]")) return;
-      if (event.key === "/") {
+      if (FOCUSED[event.key]) {
         event.preventDefault();
-        deep(document, "input[placeholder^='filter']")?.focus();
+        const field = deep(document, FOCUSED[event.key]);
+        field?.focus();
+        field?.select();
       } else if (event.key === "c") {
         copy();
+      } else if (event.key.toLowerCase() === "z") {
+        if (event.shiftKey) history.forward();
+        else if (history.state?.at > 0) history.back(); // else the page before is none of ours
       } else if (SENT.includes(event.key)) {
-        tell({ key: event.key });
+        tell({ key: event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key });
       }
     };
     const write = () => {
@@ -78,7 +84,8 @@ export default {
       if (!address) return;
       const place = (search) => search.replace(/&lens\.(row|stop)=\d+/g, ""); // looking around in a lens is no way to go back
       const same = first || place(address) === place(location.search);
-      if (address !== location.search) history[same ? "replaceState" : "pushState"]({}, "", location.pathname + address);
+      const at = (history.state?.at ?? 0) + (same ? 0 : 1); // views before this one
+      if (address !== location.search) history[same ? "replaceState" : "pushState"]({ at }, "", location.pathname + address);
       first = false;
     };
     const turned = () => tell({ search: location.search });

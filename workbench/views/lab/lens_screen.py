@@ -31,17 +31,19 @@ class Screen:
         self.token.continuous_update = False
         self.mode = widgets.IntSlider(min(state.mode, MODES - 1), 0, MODES - 1, description="from mode", **look)
         self.mode.continuous_update = False
+        labels = [(name, label) for label, name in enumerate(lens.classes)] or [("", state.label)]
+        self.label = widgets.Dropdown(options=labels, value=state.label, description="class", **menu)
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
         self.waiting, self.module = Waiting(), Module("lens", {}, {})
         self.row = widgets.HBox(layout=ROW)
         self.box = widgets.VBox([self.row, self.waiting.body, self.module])
-        for widget in (self.over, self.show, self.order, self.step, self.token, self.mode, self.seed):
+        for widget in (self.over, self.show, self.order, self.step, self.token, self.mode, self.label, self.seed):
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
         self._draw()
 
     def _changed(self, _: Any = None) -> None:
-        names = ("over", "show", "order", "step", "token", "mode", "seed")
+        names = ("over", "show", "order", "step", "token", "mode", "label", "seed")
         values = {name: getattr(self, name).value for name in names}
         values["step"] = values["step"] or None
         if values["over"] != self.lens.state.over:
