@@ -85,9 +85,10 @@ def _vit(name: str, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None, size
     layers = f"{config.depth} + {config.depth} layers of {config.width}"
     sizes = f"{size.images} images of {config.side} px, {config.tokens} tokens, {layers}"
     public = "torch.nn" if quantizer is None else "torch.nn, vector-quantize"
+    why = "A soft mix and its entropy go over every code several times; hard codes look for the least alone."
     sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
     agrees = found(True, alike(ours, theirs)) if isinstance(ours, SoftVQ) else found(*_equal(ours, theirs, images))
-    return Pair(f"{name}, step", sizes, public, *sides, agrees)
+    return Pair(f"{name}, step", sizes, public, *sides, agrees, why if isinstance(ours, SoftVQ) else "")
 
 
 @torch.no_grad()
