@@ -36,8 +36,9 @@ lint: .venv/dev
 golden: .venv/dev  ## write the first twenty steps of every system anew, where a change is meant
 	OMP_NUM_THREADS=1 WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
-bench: .venv/demo  ## this machine's training speed beside its matmul rate
-	$(BIN)/python benchmarks/train_step.py
+bench: .venv/demo  ## training speed beside this machine's matmul rate; and what others compute too, beside them
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.side_by_side --out side_by_side.json
 
 claims: .venv/demo  ## the papers' claims at a laptop's size; CIFAR10=FOLDER, else the bundled images; resumable
 	for scale in $(if $(CIFAR10),laptop,photos digits); do \

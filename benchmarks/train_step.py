@@ -1,5 +1,7 @@
 """How fast a training step is here, beside what this machine's matrix products reach. `make bench`
 
+    python -m benchmarks.train_step [JSON file [recipe ...]]
+
 For each system on images of two sizes (or the recipes named after the JSON file): items a second of the bare step
 (objective, backward, optimiser) and of the whole loop (`fit`: data, log, average, checkpoints, requests), the loop's
 share of the bare step, and the arithmetic as a share of the best float32 matmul rate measured in the same run. Ratios
@@ -19,19 +21,10 @@ from workbench.jobs import prepare, train
 from workbench.recipes import LEARNED, SYSTEMS
 from workbench.training import Learner, fit
 
+from .side_by_side.measure import matmul_rate
+
 SIZES = ("digits", "shapes")  # 8 x 8 grey and 32 x 32 RGB
 STEPS = 40
-
-
-def matmul_rate(size: int = 1024, repeats: int = 20) -> float:
-    """The best of several float32 matrix products, in floating-point operations a second."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
 
 
 def measure(recipe: str, folder: Path) -> dict[str, float]:

@@ -185,7 +185,7 @@ def test_neither_the_chunk_nor_its_neighbours_change_a_tokens_nearest_code(chunk
 def test_of_equal_codes_the_first_is_nearest_wherever_the_chunks_end():
     torch.manual_seed(0)
     words = torch.randn(4097, 16)  # a chunk of words and one more, which a product takes on its own
-    words[4096] = words[4095] = words[5]
+    words[4096] = words[4095] = words[6] = words[5]
     assert nearest(words[5] + 0.1 * torch.randn(100, 16), words).unique().tolist() == [5]
 
 
