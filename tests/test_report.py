@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from browser import drawn, opened
+from browser import drawn, lasso, opened
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 from template import OPEN, template
@@ -127,14 +127,7 @@ def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
 @pytest.mark.browser
 def test_in_a_report_a_loop_is_drawn_on_the_map_and_a_code_is_picked_from_disk(pages):
     with opened(pages["tokenizer"].as_uri()) as (page, seen):
-        plane = page.frame_locator("iframe").locator(".plane")
-        plane.scroll_into_view_if_needed()
-        box = plane.bounding_box()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        for x, y in ((0.95, 0.5), (0.95, 0.05), (0.5, 0.05)):
-            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-        page.mouse.up()
+        lasso(page, page.frame_locator("iframe").locator(".plane"))
         page.frame_locator("iframe").get_by_text(re.compile(r"\d+ of 360 selected")).wait_for()
         assert seen.errors == [] and seen.outside == []
     with opened(pages["codebook"].as_uri()) as (page, seen):
