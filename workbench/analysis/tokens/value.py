@@ -101,7 +101,7 @@ class TokenValue(Result):
             marker = {"color": COLOURS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75}
             figure.add_scatter(
                 x=self.left[mine], y=self.delta[mine], customdata=mine, mode="markers", marker=marker, name=str(name),
-                hovertemplate=hover, row=1, col=2,
+                meta="image", hovertemplate=hover, row=1, col=2,
             )  # fmt: skip
 
 
