@@ -259,9 +259,13 @@ def test_the_manifest_tells_how_the_report_was_made(pages, trained):
     assert told["done"] == states.count("done") and told["done"] + told["absent"] == len(states)
 
 
-def test_the_same_parameters_and_seed_give_the_same_tables(pages, trained, tmp_path):
-    again = report("codebook", tmp_path / "again.html", run=str(trained / "soft-4"), progress=False)
-    before, after = (pd.read_parquet(manifests.beside(page)[1]) for page in (pages["codebook"], again))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_parameters_and_seed_give_the_same_tables(pages, trained, adaptive, tmp_path, name):
+    for folder in (trained, adaptive.parent):  # copied without the results that are kept beside runs
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(".results", "reports"))
+    given = asked(tmp_path / trained.name, tmp_path / adaptive.parent.name / "karl", tmp_path / "new")
+    again = report(name, tmp_path / "again.html", progress=False, **given[name])
+    before, after = (pd.read_parquet(manifests.beside(page)[1]) for page in (pages[name], again))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
     assert before.section.nunique() == read(again)["done"]
 
