@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run"]
@@ -82,3 +82,15 @@ def served(*command: str, port: int, log: Path, path: str = "/") -> Iterator[str
 def drawn(page: Page) -> int:
     """How many plotly figures are on the page, drawn."""
     return page.locator(".js-plotly-plot:has(.main-svg)").count()
+
+
+def lasso(page: Page, plane: Locator, far: float = 0.45) -> None:
+    """A triangle: from the middle of the plane to its right, then to above the middle, by a share of its size."""
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for right, up in ((far, 0), (0, far)):
+        page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
+    page.mouse.up()

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from browser import free_port, opened, served
+from browser import free_port, lasso, opened, served
 from playwright.sync_api import TimeoutError
 
 import workbench as wb
@@ -49,22 +49,10 @@ def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashbo
         page.locator(".wb-lens .told", has_text=f"{lens.frames.error[1, 0]:.4f}").wait_for()
 
 
-def lasso(page) -> None:
-    plane = page.locator(".wb-map .plane")
-    page.get_by_text("drag a loop").wait_for()
-    plane.scroll_into_view_if_needed()
-    box = plane.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    for right, up in ((0.4, 0), (0, 0.5)):
-        page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
-    page.mouse.up()
-
-
 def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_link(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&tab=map&map.method=pca") as (page, seen):
-        lasso(page)
+        page.get_by_text("drag a loop").wait_for()
+        lasso(page, page.locator(".wb-map .plane"))
         said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
         said.wait_for()
         count = page.locator(".wb-map .told").text_content().split(" ")[0]

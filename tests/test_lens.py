@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from browser import free_port, opened, served
+from browser import free_port, lasso, opened, served
 from skimage.measure import points_in_poly
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -322,18 +322,6 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
         assert style(".bars .point path", "fill") == "rgb(0, 114, 178)"
 
 
-def drag_a_loop(page, plane, far: float) -> None:
-    """A triangle: from the middle of the plane to its right, then to above the middle, by a share of its size."""
-    plane.scroll_into_view_if_needed()
-    box = plane.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    for right, up in ((far, 0), (0, far)):
-        page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
-    page.mouse.up()
-
-
 @pytest.mark.browser
 def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
     points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
@@ -343,7 +331,7 @@ def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
     with opened(page_of(fragment)) as (page, seen):
         inner = page.frame_locator("iframe")
         inner.get_by_text("drag a loop").wait_for()
-        drag_a_loop(page, inner.locator(".plane"), 0.2)
+        lasso(page, inner.locator(".plane"), 0.2)
         inner.get_by_text("of 1,000,000 selected").wait_for()
         box = inner.locator(".plane").bounding_box()
         x0, y0, x1, _ = placed(points)["box"]
@@ -392,7 +380,7 @@ def test_the_same_modules_work_in_panel_and_python_hears_them(trained, tmp_path)
         page.locator(".wb-lens .panels canvas").first.click()
         page.keyboard.press("[")
         page.get_by_text("python hears stop 1").wait_for()
-        drag_a_loop(page, page.locator(".wb-map .plane"), 0.3)
+        lasso(page, page.locator(".wb-map .plane"), 0.3)
         told = page.locator(".wb-map .told").text_content()
         page.get_by_text(f"python counts {told.split(' ')[0]}").wait_for()
         assert int(told.split(" ")[0]) > 3 and seen.outside == []

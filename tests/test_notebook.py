@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from browser import free_port, opened, served
+from browser import free_port, lasso, opened, served
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -255,14 +255,7 @@ def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kerne
         page.locator(".wb-lens .told", has_text="2 of 4 tokens").wait_for()
 
         page.evaluate(TO_THE_SCREEN, 2)
-        plane = page.locator(".wb-map .plane")
-        plane.scroll_into_view_if_needed()
-        box = plane.bounding_box()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        for x, y in ((0.9, 0.5), (0.9, 0.1), (0.5, 0.1)):
-            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-        page.mouse.up()
+        lasso(page, page.locator(".wb-map .plane"))
         page.locator(".wb-map .told", has_text="selected").wait_for()
         picked = page.locator(".wb-map .told").text_content().split(" ")[0]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from browser import drawn, opened
+from browser import drawn, lasso, opened
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 from template import OPEN, template
@@ -22,8 +22,10 @@ from template import OPEN, template
 from workbench import analysis
 from workbench.analysis.result import mime_bundle
 from workbench.errors import RunError, UserError
+from workbench.jobs import train
 from workbench.runs import Run
 from workbench.views.controls import accept
+from workbench.views.esm import static
 from workbench.views.reports import manifest as manifests
 from workbench.views.reports import page as report_page
 from workbench.views.reports.basket import EXPLORED
@@ -34,27 +36,47 @@ from workbench.views.reports.report import check_parameters, find_template, para
 pytestmark = pytest.mark.xdist_group("report")
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
-TINY = ("--tokens", "2", "--codes", "16", "--steps", "20", "--width", "16", "--depth", "1", "--warmup", "5")
+NAMES = [path.stem for path in TEMPLATES]
+TINY = {"tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup": 5}
+MARKED = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot")]
+  .flatMap((figure) => figure._fullData).filter((trace) => trace.meta === "image" && trace.selectedpoints)
+  .flatMap((trace) => [...trace.selectedpoints].map((i) => trace.customdata[i]))"""
 
 
 def typed(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "workbench", *map(str, words)], capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def pages(trained, tmp_path_factory) -> dict[str, Path]:
-    """A page of every template, made as from a shell."""
-    folder, others = tmp_path_factory.mktemp("a report & more"), ",".join(str(trained / n) for n in ("soft-2", "plain"))
-    leading = ("--run", trained / "soft-4")
-    given = {
-        "tokenizer": (*leading, "--others", f"{others},{trained / 'flow'}"),
-        "generator": ("--run", trained / "flow"),
+def asked(runs: Path, adaptive: Path, new: Path) -> dict[str, dict[str, object]]:
+    """What every template is given here."""
+    leading, others = {"run": runs / "soft-4"}, f"{runs / 'soft-2'},{runs / 'plain'}"
+    return {
+        "tokenizer": leading | {"others": f"{others},{runs / 'flow'}"},
+        "comparison": leading | {"others": others},
+        "codebook": leading,
+        "adaptive": {"run": adaptive},
+        "generator": {"run": runs / "flow"},
+        "training": {"folder": new, "recipe": "softvq-digits", "codes": 16} | TINY,
     }
-    given |= {"comparison": (*leading, "--others", others), "adaptive": leading, "codebook": leading}
-    given |= {"training": ("--folder", folder / "new", "--recipe", "softvq-digits", *TINY)}
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory) -> Path:
+    """A run that chooses how many tokens an image gets."""
+    folder = tmp_path_factory.mktemp("adaptive") / "karl"
+    train("karl-digits", folder, **TINY | {"tokens": 4})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(trained, adaptive, tmp_path_factory) -> dict[str, Path]:
+    """A page of every template, made as from a shell."""
+    folder = tmp_path_factory.mktemp("a report & more")
+    given = asked(trained, adaptive, folder / "new")
 
     def make(name: str) -> tuple[str, Path]:
-        done = typed("report", name, *given[name], "--out", folder / f"{name}.html")
+        words = [word for name, value in given[name].items() for word in (f"--{name}", value)]
+        done = typed("report", name, *words, "--out", folder / f"{name}.html")
         assert done.returncode == 0, done.stderr
         return name, Path(done.stdout.splitlines()[-1])
 
@@ -72,11 +94,11 @@ def small(tmp_path):
 
 
 def test_there_is_a_page_of_every_template(pages):
-    assert sorted(pages) == [path.stem for path in TEMPLATES]
+    assert sorted(pages) == NAMES
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_drawn_from_disk_with_the_network_off(pages, name):
     told = read(pages[name])
     figures = told["done"] - sum(section["name"] in EXPLORED for section in told["sections"])
@@ -121,31 +143,57 @@ def test_a_report_follows_a_dark_system_and_stays_light_on_paper(pages):
 
 
 def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
-    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == {*analysis.analyses(), "map"}
+    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == {*analysis.analyses(), "map", "codes"}
 
 
 @pytest.mark.browser
-def test_in_a_report_a_loop_is_drawn_on_the_map_and_a_code_is_picked_from_disk(pages):
+def test_in_a_report_a_loop_tells_the_codes_inside_and_a_code_marks_its_images_on_the_map_and_the_figures(
+    pages, trained
+):
+    held = np.asarray(Run(trained / "soft-4").evidence().codes)
     with opened(pages["tokenizer"].as_uri()) as (page, seen):
-        plane = page.frame_locator("iframe").locator(".plane")
-        plane.scroll_into_view_if_needed()
-        box = plane.bounding_box()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        for x, y in ((0.95, 0.5), (0.95, 0.05), (0.5, 0.05)):
-            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-        page.mouse.up()
-        page.frame_locator("iframe").get_by_text(re.compile(r"\d+ of 360 selected")).wait_for()
-        assert seen.errors == [] and seen.outside == []
-    with opened(pages["codebook"].as_uri()) as (page, seen):
-        cells = page.frame_locator("iframe").locator(".cells canvas")
-        cells.scroll_into_view_if_needed()
-        cells.click(position={"x": 5, "y": 5})
-        page.frame_locator("iframe").locator(".picked", has_text="code 0").wait_for()
+        points, codes = (page.frame_locator(f'iframe[title^="{what}"]') for what in ("Latent map", "Codebook"))
+        figure = page.locator("figure", has=page.get_by_text("Latent map, trust")).locator(".js-plotly-plot")
+
+        def shows(images: int) -> np.ndarray:
+            """The images that the figures mark, when the map marks as many."""
+            points.get_by_text(f"{images} of {len(held)} selected").wait_for()
+            page.wait_for_function(f"new Set(({MARKED})()).size === {images}")
+            return np.unique(page.evaluate(MARKED)).astype(int)
+
+        def shows_nothing() -> None:
+            points.get_by_text("drag a loop").wait_for()
+            page.wait_for_function(f"({MARKED})().length === 0")
+            assert codes.locator(".picked").text_content() == ""
+
+        codes.get_by_text("hover over a code").wait_for()
+        page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)")
+        lasso(page, points.locator(".plane"))
+        inside = int(points.get_by_text(re.compile(r"\d+ of 360 selected")).text_content().split(" ")[0])
+        often = np.bincount(held[shows(inside)].ravel(), minlength=32)
+        codes.get_by_text(f"{inside} selected images hold {(often > 0).sum()} codes:").wait_for()
+        codes.get_by_text(f"code {often.argmax()} · {often.max()} of its").first.wait_for()
+
+        codes.get_by_role("button", name="by use").click()
+        codes.locator(".cells canvas").click(position={"x": 5, "y": 5})
+        codes.get_by_text("1 picked:").wait_for()
+        code = int(codes.locator(".picked b").text_content().removeprefix("code "))
+        holding = np.flatnonzero((held == code).any(axis=1))
+        assert often[code] == often.max()
+        np.testing.assert_array_equal(shows(len(holding)), holding)
+        page.keyboard.press("Escape")
+        shows_nothing()
+
+        figure.evaluate("(figure) => Plotly.relayout(figure, { dragmode: 'lasso' })")
+        lasso(page, figure.locator(".nsewdrag"))
+        codes.get_by_text(re.compile(r"\d+ selected images hold")).wait_for()
+        shows(int(codes.locator(".within").text_content().split(" ")[0]))
+        page.keyboard.press("Escape")
+        shows_nothing()
         assert seen.errors == [] and seen.outside == []
 
 
-@pytest.mark.parametrize("name", [path.stem for path in TEMPLATES])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_one_file_of_at_most_8_mb_that_names_no_other_host(pages, name):
     text = pages[name].read_text(encoding="utf-8")
     assert read(pages[name])["bytes"] == pages[name].stat().st_size <= 8_000_000
@@ -211,9 +259,13 @@ def test_the_manifest_tells_how_the_report_was_made(pages, trained):
     assert told["done"] == states.count("done") and told["done"] + told["absent"] == len(states)
 
 
-def test_the_same_parameters_and_seed_give_the_same_tables(pages, trained, tmp_path):
-    again = report("codebook", tmp_path / "again.html", run=str(trained / "soft-4"), progress=False)
-    before, after = (pd.read_parquet(manifests.beside(page)[1]) for page in (pages["codebook"], again))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_parameters_and_seed_give_the_same_tables(pages, trained, adaptive, tmp_path, name):
+    for folder in (trained, adaptive.parent):  # copied without the results that are kept beside runs
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(".results", "reports"))
+    given = asked(tmp_path / trained.name, tmp_path / adaptive.parent.name / "karl", tmp_path / "new")
+    again = report(name, tmp_path / "again.html", progress=False, **given[name])
+    before, after = (pd.read_parquet(manifests.beside(page)[1]) for page in (pages[name], again))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
     assert before.section.nunique() == read(again)["done"]
 
@@ -258,11 +310,14 @@ def test_a_process_that_dies_loses_only_what_came_after(trained, tmp_path, small
 def test_figures_that_make_a_page_too_large_give_way_to_a_sentence(monkeypatch):
     figures = [go.Figure(go.Scatter(y=list(range(n))), layout_title=f"of {n} points") for n in (10, 20_000, 20)]
     outputs = [new_output("display_data", mime_bundle(figure)) for figure in figures]
+    module = static("lens", {"rows": "many " * 60_000}, {}, height=600, title="A lens & more")
+    outputs.append(new_output("display_data", {"text/html": module}))
     most = len(get_plotlyjs().encode()) + 250_000
     monkeypatch.setattr(report_page, "LARGEST", most)
     page = to_html(new_notebook(cells=[new_code_cell(outputs=outputs)]), "", "", "Small")
     assert len(page.encode()) <= most and page.count("<figure") == 2
     assert "The figure “of 20000 points” (0.1 MB) is left out to keep this file small" in page
+    assert "The figure “A lens &amp; more” (0.3 MB) is left out" in page and "<iframe" not in page
     monkeypatch.setattr(report_page, "LARGEST", 1_000_000)
     with pytest.raises(UserError, match=r"Small would take 4\.\d MB, more than 1; report on fewer images"):
         to_html(new_notebook(), "", "", "Small")

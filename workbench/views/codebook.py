@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.codebook.codes import Codes, read
+from workbench.analysis.codebook.codes import Codes, read, some
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
 from workbench.errors import NotApplicable, UserError, unknown
 from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.views.esm import binary, static
 from workbench.views.latent_map import MOST_THUMBS, said_of, sheet
+from workbench.views.selection import ids_of
 
 if TYPE_CHECKING:
     from workbench.views.picked import Picked
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Sort = Literal["number", "use"]
 EACH = 6  # images that show a code
 MOST_CELLS = 16_384  # codes on one screen: of more, those chosen most
+MOST_TOKENS = 250_000  # whose codes a page without a kernel holds: of more images, some at random
 HEIGHT = 560  # pixels of a grid in a page
 
 
@@ -125,7 +127,7 @@ class Codebook:
     def data(self) -> dict[str, Any]:
         """What the JavaScript module shows."""
         counts, evidence = self._counts, self.evidence
-        shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CELLS])
+        shown = self._shown
         left_out = f" The {len(shown):,} codes chosen most of {len(counts):,}." if len(shown) < len(counts) else ""
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
         places = np.sort(np.unique(pairs[:, 1])[:MOST_THUMBS])
@@ -153,7 +155,9 @@ class Codebook:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module."""
         try:
-            return static("codegrid", self.data(), self.view(), height=HEIGHT, title=repr(self))
+            of = ids_of(self.run.name, self.evidence)
+            data = {**self.data(), "held": self._held()}
+            return static("codegrid", data, self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
             return f"<p><em>{html.escape(str(error))}</em></p>"
 
@@ -182,6 +186,19 @@ class Codebook:
         if evidence.codes is None or evidence.codebook is None:
             raise NotApplicable(f"A codebook needs codes; {self.run.name} has none.")
         return read(evidence.codes, evidence.codebook, evidence.active, "A codebook")
+
+    def _held(self) -> dict[str, Any]:
+        """Which images hold which codes, for a page where nobody can be asked."""
+        n, tokens = self._codes.rows.shape
+        images = some(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
+        ids = self._codes.ids(images)
+        codes = np.where(np.isin(ids, self._shown), np.searchsorted(self._shown, ids), np.iinfo(np.uint16).max)
+        return {"tokens": tokens, "images": binary(images.astype(np.int32)), "codes": binary(codes.astype(np.uint16))}
+
+    @cached_property
+    def _shown(self) -> np.ndarray:
+        """The codes that have a cell, ascending."""
+        return np.sort(np.argsort(-self._counts, kind="stable")[:MOST_CELLS])
 
     @property
     def _size(self) -> int:

@@ -26,7 +26,7 @@ from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.views.controls import Value, accept
 from workbench.views.esm import binary, static, webp
-from workbench.views.selection import inside
+from workbench.views.selection import ids_of, inside
 
 if TYPE_CHECKING:
     from workbench.views.picked import Picked
@@ -148,7 +148,8 @@ class Map:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module."""
         try:
-            return static("latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self))
+            of = ids_of(self.run.name, self.evidence)
+            return static("latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
             return f"<p><em>{html.escape(str(error))}</em></p>"
 

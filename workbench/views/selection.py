@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import UserError, unknown
+from workbench.evidence import Evidence
 
 Corners = tuple[tuple[float, float], ...]
 OPERATORS: dict[str, Callable[[Any, float], np.ndarray]] = {
@@ -94,6 +95,12 @@ def meets(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray:
             one = OPERATORS[operator](column, _numbers(values)[0])
         chosen &= one.reshape(len(chosen), -1).any(axis=1)
     return chosen
+
+
+def ids_of(run: str, evidence: Evidence) -> dict[str, str]:
+    """What ids of images and codes count in a run's evidence: they mean the same in another where this is the same."""
+    here = f"{run} {evidence.step}"
+    return {"image": evidence.provenance.get("fingerprint") or here, "code": here, "run": ""}
 
 
 def inside(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Small JavaScript modules that run unchanged in Jupyter (anywidget), in Panel and in a page without a server.
 
 Each is one file, an AFM module (`export default { render({ model, el }) }`) with two texts of JSON: `data`, which
-Python says, and `view`, which a person changes. Nothing is built, and nothing is fetched.
+Python says, and `view`, which a person changes. Nothing is built, and nothing is fetched. Where no Python listens, a
+module that selects is given a `brush` besides (brush.js), by which all of a page share one selection.
 """
 
 import base64
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-SHIM = """const state = STATE, heard = {};
+SHIM = """const { state, of } = GIVEN, heard = {};
 const model = {
   get: (name) => state[name],
   set: (name, value) => { state[name] = value; (heard["change:" + name] || []).forEach((act) => act()); },
@@ -30,7 +31,8 @@ const themed = light ? [frameElement, document.documentElement] : [];
 themed.forEach((one) => { one.style.colorScheme = light === "true" ? "light" : "dark"; });
 const module = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
 const root = document.getElementById("root");
-module.default.render({ model, el: root });
+const page = frameElement?.ownerDocument ?? document;
+module.default.render({ model, el: root, brush: of && brush(page, of) });
 const grow = () => { if (frameElement) frameElement.style.height = root.scrollHeight + 12 + "px"; };
 new ResizeObserver(grow).observe(root);
 """
@@ -41,7 +43,7 @@ UNTRUSTED = "It is shown in JupyterLab, once the notebook is trusted."  # where 
 
 @cache
 def source(name: str) -> str:
-    """The text of a module: lens, latentmap, codegrid."""
+    """The text of a module: lens, latentmap, codegrid; or of brush, which is none by itself."""
     return (HERE / f"{name}.js").read_text(encoding="utf-8")
 
 
@@ -51,13 +53,23 @@ def dark_figures(within: str) -> str:
     return f"{within} {{\n{(HERE / 'dark_figures.css').read_text(encoding='utf-8')}}}\n"
 
 
-def static(name: str, data: Mapping[str, Any], view: Mapping[str, Any], *, height: int, title: str) -> str:
+def static(
+    name: str,
+    data: Mapping[str, Any],
+    view: Mapping[str, Any],
+    *,
+    height: int,
+    title: str,
+    of: Mapping[str, str] | None = None,
+) -> str:
     """A module with its data as an `iframe` that needs neither kernel nor network.
 
-    It is as high as its content; where a page may not know that, `height` pixels. Hidden, it draws nothing yet.
+    It is as high as its content; where a page may not know that, `height` pixels. Hidden, it draws nothing yet. `of`
+    says what its ids of images and codes count: it shares its selection with whatever on the page counts the same.
     """
-    state = {"data": json.dumps(data), "view": json.dumps(view)}
-    script = SHIM.replace("SOURCE", _quoted(source(name)), 1).replace("STATE", _quoted(state), 1)
+    given = {"state": {"data": json.dumps(data), "view": json.dumps(view)}, "of": of}
+    script = SHIM.replace("SOURCE", _quoted(source(name)), 1).replace("GIVEN", _quoted(given), 1)
+    script = source("brush") + script
     page = html.escape(PAGE.replace("SCRIPT", script, 1))
     label = html.escape(title)
     style = f"border:0;width:100%;height:{height}px"

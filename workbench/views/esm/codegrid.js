@@ -1,8 +1,9 @@
 // A codebook as a grid: a cell a code, as bright as it is used, crossed out where it never is; hovering shows images.
-// data: { n, codes, counts, examples, marks, each, size, grid, thumbs: { sheet, columns, size: [h, w] }, caption }
+// data: { n, codes, counts, examples, marks, each, size, grid, thumbs: { sheet, columns, size: [h, w] }, caption, held }
 //       Arrays are base64 of int32: codes and counts (n); examples and marks (n x each), the thumb and the token of
 //       images that hold a code, -1 where there are fewer. size is how many codes a book has; grid the tokens' rows
-//       and columns, or null where tokens have no place.
+//       and columns, or null where tokens have no place. held is there where no Python tells what images hold:
+//       { tokens, images, codes }, int32 images (m), and uint16 places of their codes among these (m x tokens).
 // view: { selected: [codes], sort: "number" | "use" }
 
 const STYLE = `
@@ -31,13 +32,14 @@ function make(tag, attributes = {}, parent = null) {
   parent?.append(node);
   return node;
 }
-function whole(text) {
+function typed(text, kind) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-  return new Int32Array(bytes.buffer);
+  return new kind(bytes.buffer);
 }
+const whole = (text) => typed(text, Int32Array);
 
-function render({ model, el }) {
+function render({ model, el, brush }) {
   make("style", { textContent: STYLE }, el);
   const root = make("div", { className: "wb-codes", tabIndex: 0 }, el);
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
@@ -50,10 +52,11 @@ function render({ model, el }) {
   make("div", { className: "quiet", textContent: KEYS }, root);
   const sorts = { number: "by number", use: "by use (s)" };
   const buttons = Object.fromEntries(Object.entries(sorts).map(([sort, textContent]) => [sort, make("button", { textContent, onclick: () => change({ sort }) }, bar)]));
-  make("button", { textContent: "clear (Esc)", onclick: () => change({ selected: [] }) }, bar);
+  make("button", { textContent: "clear (Esc)", onclick: () => pick([]) }, bar);
   const key = make("span", {}, bar);
 
   let data, codes, counts, examples, marks, sheet, order = [], under = -1, columns = 1, cell = 10, most = 1, generation = 0;
+  let images, inside, within = null; // within: of images that were picked elsewhere, how often they hold each code
   let view = { selected: [], sort: "number" };
 
   function change(some) {
@@ -63,13 +66,34 @@ function render({ model, el }) {
     model.save_changes();
     arrange();
   }
-  const toggle = (code) => change({ selected: view.selected.includes(code) ? view.selected.filter((one) => one !== code) : [...view.selected, code] });
+  function pick(selected) {
+    within = null;
+    change({ selected });
+    point();
+    brush?.say({ code: selected, image: holding(selected) });
+  }
+  const toggle = (code) => pick(view.selected.includes(code) ? view.selected.filter((one) => one !== code) : [...view.selected, code]);
+  const of = (row) => inside.subarray(row * data.held.tokens, (row + 1) * data.held.tokens);
+  function holding(selected) {
+    const wanted = new Set([...codes.keys()].filter((i) => selected.includes(codes[i])));
+    return [...images].filter((_, row) => of(row).some((i) => wanted.has(i)));
+  }
+  function count(some) {
+    const wanted = new Set(some), counts = new Int32Array(data.n), rows = [...images.keys()].filter((row) => wanted.has(images[row]));
+    rows.forEach((row) => of(row).forEach((i) => { if (i < data.n) counts[i]++; }));
+    return { counts, said: `${rows.length.toLocaleString("en")} ${rows.length < wanted.size ? `of ${wanted.size.toLocaleString("en")} ` : ""}selected images` };
+  }
+  const now = () => within?.counts ?? counts;
   const title = (i) => (Math.max(...codes) >= data.size ? `book ${Math.floor(codes[i] / data.size)}, code ${codes[i] % data.size}` : `code ${codes[i]}`);
 
   function arrange() {
     if (!data) return;
     order = [...codes.keys()];
-    if (view.sort === "use") order.sort((a, b) => counts[b] - counts[a] || a - b);
+    if (view.sort === "use") order.sort((a, b) => now()[b] - now()[a] || counts[b] - counts[a] || a - b);
+    most = Math.max(1, ...now());
+    key.replaceChildren(`tokens of a code${within ? ` in ${within.said}` : ""}: 1`, make("span", { className: "ramp", style: `background:linear-gradient(to right,${RAMP})` }), `${most} · `);
+    make("span", { className: "dead", textContent: "×" }, key);
+    key.append(within ? " none in any image" : " none");
     Object.entries(buttons).forEach(([sort, button]) => button.setAttribute("aria-pressed", sort === view.sort));
     const width = Math.max(200, Math.min(620, cells.clientWidth || 600)) - 16;
     columns = Math.min(data.n, Math.max(Math.ceil(Math.sqrt(data.n)), Math.floor(width / 22)));
@@ -94,7 +118,7 @@ function render({ model, el }) {
     order.forEach((i, place) => {
       const x = place % columns * cell, y = Math.floor(place / columns) * cell, inner = cell - gap;
       if (counts[i]) {
-        context.fillStyle = shade(counts[i]);
+        context.fillStyle = now()[i] ? shade(now()[i]) : "#8883";
         context.fillRect(x, y, inner, inner);
       } else {
         context.strokeStyle = DEAD;
@@ -127,9 +151,10 @@ function render({ model, el }) {
     }
   }
   function describe(i, parent) {
-    const total = data.total, share = 100 * counts[i] / total;
+    const total = data.total, share = 100 * counts[i] / total, all = `${counts[i].toLocaleString("en")} tokens`;
     make("b", { textContent: title(i) }, parent);
-    const said = counts[i] ? ` · ${counts[i].toLocaleString("en")} tokens, ${share.toPrecision(2)} %` : " · never chosen ×";
+    const here = within ? `${within.counts[i].toLocaleString("en")} of its ${all}` : `${all}, ${share.toPrecision(2)} %`;
+    const said = counts[i] ? ` · ${here}` : " · never chosen ×";
     make("span", { textContent: said, className: counts[i] ? "" : "dead" }, parent);
     thumbs(i, 44, parent);
   }
@@ -141,8 +166,10 @@ function render({ model, el }) {
   }
   function list() {
     picked.replaceChildren();
-    const chosen = order.filter((i) => view.selected.includes(codes[i]));
-    if (chosen.length) make("div", { textContent: `${chosen.length} picked:` }, picked);
+    const chosen = order.filter((i) => within ? within.counts[i] : view.selected.includes(codes[i]));
+    if (within) chosen.sort((a, b) => within.counts[b] - within.counts[a] || a - b);
+    if (within) make("div", { className: "within", textContent: `${within.said} hold ${chosen.length} codes:` }, picked);
+    else if (chosen.length) make("div", { textContent: `${chosen.length} picked:` }, picked);
     chosen.slice(0, 20).forEach((i) => describe(i, picked));
     if (chosen.length > 20) make("div", { className: "quiet", textContent: "the first 20 of them" }, picked);
   }
@@ -159,7 +186,7 @@ function render({ model, el }) {
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (step) { under = Math.min(data.n - 1, Math.max(0, under + step)); point(); }
     else if (event.key === "Enter" && under >= 0) toggle(codes[order[under]]);
-    else if (event.key === "Escape") change({ selected: [] });
+    else if (event.key === "Escape") pick([]);
     else if (event.key === "s") change({ sort: view.sort === "use" ? "number" : "use" });
     else return;
     event.preventDefault();
@@ -174,10 +201,7 @@ function render({ model, el }) {
     if (mine !== generation) return; // newer data came while this was being decoded
     [data, sheet, under] = [next, image, -1];
     [codes, counts, examples, marks] = [next.codes, next.counts, next.examples, next.marks].map(whole);
-    most = Math.max(1, ...counts);
-    key.replaceChildren("tokens of a code: 1", make("span", { className: "ramp", style: `background:linear-gradient(to right,${RAMP})` }), `${most} · `);
-    make("span", { className: "dead", textContent: "×" }, key);
-    key.append(" none");
+    if (brush) [images, inside] = [whole(data.held.images), typed(data.held.codes, Uint16Array)];
     caption.textContent = data.caption;
     canvas.setAttribute("aria-label", data.caption);
     view = { ...view, ...JSON.parse(model.get("view") || "{}") };
@@ -190,6 +214,14 @@ function render({ model, el }) {
     view = next;
     arrange();
   }
+  brush?.hear(({ code = [], image }) => {
+    if (!data) return;
+    under = -1;
+    within = image?.length && !code.length ? count(image) : null;
+    change({ selected: code });
+    point();
+    if (code.length && !image) queueMicrotask(() => pick(code)); // after all heard of it: who told it knows no images
+  });
   model.on("change:data", load);
   model.on("change:view", follow);
   const resized = new ResizeObserver(arrange);

@@ -30,7 +30,7 @@ const STYLE = `
 .wb-map .picked { display: flex; flex-wrap: wrap; gap: 2px; margin-top: 4px; }
 .wb-map .quiet { opacity: .75; }
 `;
-const KEYS = "Click the map, then: l lasso or move · wheel zoom · shift-drag moves · Esc clears · 0 reset";
+const KEYS = "Click the map, then: l lasso or move · wheel zoom · shift-drag moves · Esc or a click beside all points clears · 0 reset";
 const CELLS = 512, SHOWN = 80;
 const VERTEX = `attribute vec2 place; attribute vec4 colour; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
 void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = colour; }`;
@@ -130,7 +130,7 @@ function inside(xy, n, [x0, y0, x1, y1], polygon) {
   return chosen;
 }
 
-function render({ model, el }) {
+function render({ model, el, brush }) {
   make("style", { textContent: STYLE }, el);
   const root = make("div", { className: "wb-map", tabIndex: 0 }, el);
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
@@ -144,11 +144,11 @@ function render({ model, el }) {
   const caption = make("div", { className: "caption" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
   const lassoing = make("button", { textContent: "lasso (l)", onclick: () => lasso(!lassos) }, bar);
-  make("button", { textContent: "clear (Esc)", onclick: () => choose(null) }, bar);
+  make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
   make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
 
   let data, xy, colour, names, places, values, near, palette, chosen = null, count = 0, sheet = null, pen;
-  let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null;
+  let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false;
   let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
   try { pen = painter(canvas); } catch { pen = plain(canvas); }
   lasso(true);
@@ -162,12 +162,17 @@ function render({ model, el }) {
     model.set("view", JSON.stringify(view));
     model.save_changes();
   }
-  function choose(polygon) {
-    view = { ...view, polygon, ids: [] };
+  function choose(polygon, ids = []) {
+    view = { ...view, polygon, ids };
     select();
     say();
     paint();
   }
+  function pick(polygon) {
+    choose(polygon);
+    brush?.say({ image: polygon ? [...chosen.keys()].filter((i) => chosen[i]).map(place) : [] });
+  }
+  const place = (i) => (places ? places[i] : i);
   function select() {
     chosen = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
     count = chosen ? chosen.reduce((sum, one) => sum + one, 0) : 0;
@@ -180,7 +185,7 @@ function render({ model, el }) {
   }
   function among(ids) {
     const wanted = new Set(ids), found = new Uint8Array(data.n);
-    for (let i = 0; i < data.n; i++) found[i] = wanted.has(places ? places[i] : i);
+    for (let i = 0; i < data.n; i++) found[i] = wanted.has(place(i));
     return found;
   }
   function tint() {
@@ -202,7 +207,7 @@ function render({ model, el }) {
   }
   function title(i) {
     const value = values ? ` · ${data.scale[2]} ${values[i].toPrecision(3)}` : "";
-    return `#${places ? places[i] : i}${names ? ` · ${data.titles[names[i]]}` : ""}${value}`;
+    return `#${place(i)}${names ? ` · ${data.titles[names[i]]}` : ""}${value}`;
   }
 
   function key() {
@@ -264,6 +269,8 @@ function render({ model, el }) {
     pen.draw(data.n, zoom, width, height, size, ratio);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
+    context.fillStyle = "#00000001"; // Chromium without a GPU may go on showing what was on a canvas that is only cleared
+    context.fillRect(0, 0, 1, 1);
     const loop = path ?? view.polygon?.map(toScreen);
     if (loop?.length > 1) {
       context.beginPath();
@@ -294,6 +301,7 @@ function render({ model, el }) {
   over.onpointerdown = (event) => {
     if (!data) return;
     over.setPointerCapture(event.pointerId);
+    empty = under < 0 && root.matches(":focus-within"); // the first click is there to have the keys
     if (lassos && !event.shiftKey) path = [at(event)];
     else moving = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
   };
@@ -311,7 +319,8 @@ function render({ model, el }) {
   over.onpointerup = () => {
     const loop = path;
     path = moving = null;
-    if (loop?.length > 2) choose(loop.map(toData));
+    if (loop?.length > 2) pick(loop.map(toData));
+    else if (loop && empty && chosen) pick(null);
   };
   over.onpointercancel = () => { path = moving = null; paint(); };
   over.onpointerleave = () => { under = -1; paint(); };
@@ -325,7 +334,7 @@ function render({ model, el }) {
   };
   root.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !data) return;
-    const act = { l: () => lasso(!lassos), Escape: () => choose(null), 0: () => { fit(); paint(); } }[event.key];
+    const act = { l: () => lasso(!lassos), Escape: () => pick(null), 0: () => { fit(); paint(); } }[event.key];
     if (!act) return;
     event.preventDefault();
     event.stopPropagation();
@@ -370,6 +379,7 @@ function render({ model, el }) {
     if (changed) fit();
     paint();
   }
+  brush?.hear(({ image = [] }) => { if (data) choose(null, image); });
   model.on("change:data", load);
   model.on("change:view", follow);
   const resized = new ResizeObserver(measure);

@@ -3,6 +3,7 @@
 import html
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from workbench.views.explored import explored, picked
 from workbench.views.losses import losses
 from workbench.views.reports import manifest as manifests
 from workbench.views.reports.sections import KEY, Section, outputs, sections_of
+from workbench.views.selection import ids_of
 from workbench.views.state import ViewState
 
 EXPLORED = ("lens", "map", "codes")
@@ -81,7 +83,7 @@ def _cells(bench: Bench, state: ViewState, *, again: bool) -> list[Any]:
 
     told = _told(bench, state)
     if state.tab in EXPLORED and state.selection is not None and not again:
-        told += outputs("selection", lambda: _selected(bench, state))
+        told += outputs("selection", lambda: _selected(bench, state), {})
     said = v4.new_output("display_data", data={"text/html": f"<p>{html.escape(named(state))}</p>"})
     shown = [
         v4.new_output("display_data", data=data, metadata={KEY: record} if record else {}) for data, record in told
@@ -93,18 +95,21 @@ def _cells(bench: Bench, state: ViewState, *, again: bool) -> list[Any]:
 def _told(bench: Bench, state: ViewState) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What a view puts out: an analysis or two, a run's log, or a module."""
     if state.tab in EXPLORED:
-        return outputs(state.tab, lambda: explored(bench, state))
+        return outputs(state.tab, lambda: explored(bench, state), {})
     if state.tab == "live":
-        return outputs("losses", lambda: losses(bench.run(state.runs[0])))
+        return outputs("losses", lambda: losses(bench.run(state.runs[0])), {})
     asked = {state.analysis: state.controls}
     if state.tab == "overview":
         asked = {"token_budget": state.looks, "checks": {}}
-    plain = {"tab": "", "looks": {}}
+    plain, leading = {"tab": "", "looks": {}}, bench.run(state.runs[0])
+    of: dict[str, str] = {}
+    with suppress(UserError):  # the analysis then says why not
+        of = ids_of(leading.name, leading.evidence(state.step))
     return [
         one
         for name, controls in asked.items()
         for one in outputs(
-            name, lambda n=name, c=controls: bench.result(state.change(analysis=n, controls=dict(c), **plain))
+            name, lambda n=name, c=controls: bench.result(state.change(analysis=n, controls=dict(c), **plain)), of
         )
     ]
 

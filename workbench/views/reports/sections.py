@@ -5,7 +5,7 @@ import html
 import io
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from workbench.analysis.result import Result, mime_bundle
 from workbench.errors import NotApplicable, UserError
 from workbench.runs import Run
 from workbench.views.bench import Bench
+from workbench.views.selection import ids_of
 from workbench.views.state import ViewState
 
 State = Literal["done", "absent", "failed", "missed"]  # absent: does not apply to this run; missed: not reached
@@ -47,7 +48,8 @@ class Pages:
         self.state = ViewState(runs=tuple(one.name for one in opened), step=step or None)
         self.shown: set[str] = set()
         told = [{"folder": str(one.folder), "step": one.evidence().step} for one in opened]
-        told[0]["step"] = opened[0].evidence(step or None).step
+        leading = opened[0].evidence(step or None)
+        told[0]["step"], self.of = leading.step, ids_of(opened[0].name, leading)
         display({"text/html": ""}, raw=True, metadata={KEY: {"runs": told}})
 
     def show(self, name: str, **controls: Any) -> None:
@@ -87,19 +89,23 @@ class Pages:
     def _section(self, name: str, compute: Callable[[], Any]) -> None:
         from IPython.display import display
 
-        for data, record in outputs(name, compute):
+        for data, record in outputs(name, compute, self.of):
             display(data, raw=True, metadata={KEY: record} if record else {})
 
 
-def outputs(name: str, compute: Callable[[], Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def outputs(
+    name: str, compute: Callable[[], Any], of: Mapping[str, str]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What a section puts out, each with its record or none: a Result's figure and what it says, or the sentence
-    that says why there is none. Of anything else that is shown, such as a map, its page."""
+    that says why there is none. Of anything else that is shown, such as a map, its page.
+
+    `of` says what ids of images and codes count in a figure, so that its page can tell which it shares with others."""
     began, table, found = time.perf_counter(), None, []
     try:
         shown = compute()
         words, table = shown._repr_html_(), getattr(shown, "table", None)
         if isinstance(shown, Result):
-            found, table = [(mime_bundle(shown.figure()), {})], shown.table()
+            found, table = [(mime_bundle(shown.figure()), {"of": dict(of)})], shown.table()
         state, said = "done", shown.summary() if isinstance(shown, Result) else repr(shown)
     except NotApplicable as error:
         state, said, words = "absent", str(error), f'<p class="absent">{html.escape(str(error))}</p>'
