@@ -175,7 +175,7 @@ def test_watching_needs_no_torch(run):
     script += "assert 'torch' not in sys.modules; print(v.code())"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == f"import workbench as wb\n\nwb.watch({str(run.folder)!r})\n"
+    assert ended.stdout == f"import workbench as wb\n\nwatch = wb.watch({str(run.folder)!r})\nwatch\n"
 
 
 # A training apart
