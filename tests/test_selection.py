@@ -223,8 +223,8 @@ def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
     whole = laid_out(run, selection)
     some = replace(whole, coordinates=whole.coordinates[:200], places=whole.places[:200])
     picked = pick(run, selection, lambda *_: some)
-    assert picked.drawn == 200 and "The map they were picked on shows 200 of all, drawn at random." in picked.summary()
-    assert "drawn at random" not in pick(run, selection).summary()
+    assert "The map they were picked on shows 200 of 360 images, stratified by class, seed 0." in (picked.summary())
+    assert "stratified" not in pick(run, selection).summary()
 
 
 def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):

@@ -130,10 +130,13 @@ class Codebook:
         shown = self._shown
         left_out = f" The {len(shown):,} codes chosen most of {len(counts):,}." if len(shown) < len(counts) else ""
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
-        places = np.sort(np.unique(pairs[:, 1])[:MOST_THUMBS])
+        holding = np.unique(pairs[:, 1])
+        places = holding[:MOST_THUMBS]
+        some = f"{EACH} images at most, drawn at random (seed 0)"
+        some += f" from the first {MOST_THUMBS:,} of {len(holding):,}" if len(holding) > MOST_THUMBS else ""
         examples, marks = _examples(pairs[np.isin(pairs[:, 1], places)], shown, places)
         arrays = {"codes": shown, "counts": counts[shown], "examples": examples, "marks": marks}
-        caption = f"{self.run.name} at step {evidence.step:,}. {self.result.summary()}{left_out}"
+        caption = f"{self.run.name} at step {evidence.step:,}. {self.result.summary()}{left_out} A code shows {some}."
         return {
             **{name: binary(array.astype(np.int32)) for name, array in arrays.items()},
             "n": len(shown),

@@ -134,6 +134,8 @@ class Map:
         """What the JavaScript module shows."""
         result, evidence = self.result, self.evidence
         caption = f"{self.run.name} at step {evidence.step:,}. {result.summary()}"
+        if evidence.images is not None and len(result.places) > MOST_THUMBS:
+            caption += f" Hovering shows the pictures of {MOST_THUMBS:,} of {len(result.places):,} points, the first."
         thumbs = None if evidence.images is None else sheet(evidence.images, result.places)
         told = {"places": binary(result.places.astype(np.int32)), "thumbs": thumbs, "caption": caption}
         return {**placed(result.coordinates), **coloured(result.colours, len(result.places)), **self._titles(), **told}

@@ -46,7 +46,7 @@ class Picked(Result):
     columns: dict[str, Any] = field(repr=False)  # of all n images: class, error, psnr, tokens, mode, where known
     codes: tuple[tuple[int, int], ...]  # the commonest of theirs, each with its count, the commonest first
     images: np.ndarray | None = field(repr=False)  # uint8 (m, h, w, c)
-    drawn: int | None = None  # images that were on the map a loop was drawn on; None: all could be selected
+    drawn: str = ""  # which images were on the map that a loop was drawn on, in words; "": all could be selected
 
     @property
     def n(self) -> int:
@@ -73,7 +73,8 @@ class Picked(Result):
         figure.update_xaxes(title="mean absolute error", row=1, col=2).update_yaxes(
             title="share of images", row=1, col=2
         )
-        some = f"{min(SHOWN, len(self.places))} of {len(self.places):,} selected images"
+        many = len(self.places)
+        some = f"the first {SHOWN} of {many:,} selected images" if many > SHOWN else f"{many:,} selected images"
         title = {"text": "Selection", "subtitle": {"text": f"{some} of {self.run} at step {self.step:,}"}}
         rows = -(-min(SHOWN, max(1, len(self.places))) // COLUMNS)
         legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
@@ -90,8 +91,8 @@ class Picked(Result):
     def summary(self) -> str:
         """How many of how many, their mean error against that of all, and their commonest codes."""
         said = f"{len(self.places):,} of {self.n:,} images of {self.run} are selected."
-        if self.drawn is not None and self.drawn < self.n:
-            said += f" The map they were picked on shows {self.drawn:,} of all, drawn at random."
+        if self.drawn:
+            said += f" The map they were picked on shows {self.drawn}."
         if "error" in self.columns and len(self.places):
             error = self.columns["error"]
             some, every = error[self.places].mean(), error.mean()
@@ -139,9 +140,7 @@ def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
         codes = tuple(zip(found[top].tolist(), counts[top].tolist(), strict=True))
     images = None if evidence.images is None else np.asarray(evidence.images[places])
     columns |= _modes(run, evidence, len(columns["image"]))
-    return Picked(
-        run.name, evidence.step, places, columns, codes, images, drawn=None if laid is None else len(laid.places)
-    )
+    return Picked(run.name, evidence.step, places, columns, codes, images, drawn=_drawn(laid))
 
 
 def places_of(run: Run, selection: Selection, layout: Layout = laid_out) -> np.ndarray:
@@ -174,6 +173,10 @@ def columns_of(run: Run, evidence: Evidence) -> dict[str, np.ndarray]:
         codes = evidence.codes, evidence.codebook, evidence.active, "A selection"
         found["code"] = read(*codes).ids(slice(None)) if known else np.asarray(evidence.codes)
     return found
+
+
+def _drawn(laid: LatentMap | None) -> str:
+    return "" if laid is None or len(laid.places) == laid.n else f"{laid.part}, seed {laid.seed}"
 
 
 def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:

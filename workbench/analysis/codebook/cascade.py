@@ -11,10 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.codebook.codes import read, some
+from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.distances import searchable
 from workbench.analysis.latents.spread import effective_rank
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import sample
 from workbench.analysis.style import COLOURS, DEAD, themed
 from workbench.errors import UserError
 
@@ -111,7 +112,7 @@ def cascade_displacement(
     counts = read(codes, codebook, active, "Cascade displacement").counts.ravel()
     index, value = _tables(cascade_start, codebook)
     random = np.random.default_rng(seed)
-    drawn = some(len(index), MOST_POINTS, random)
+    drawn = sample(len(index), MOST_POINTS, random)
     lengths, tiny = np.linalg.norm(index, axis=1), np.finfo(np.float32).tiny
     moved = np.linalg.norm(value - index, axis=1) / np.maximum(lengths, tiny)
     untouched = (value == index).all(axis=1)
@@ -152,7 +153,7 @@ def _retrieved(index: np.ndarray, value: np.ndarray, random: np.random.Generator
 
     hits = []
     for f, e in zip(np.asarray(index, np.float32), np.asarray(value, np.float32), strict=True):
-        places = some(len(f), searchable(*f.shape), random)
+        places = sample(len(f), searchable(*f.shape), random)
         near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(f).kneighbors(e[places], return_distance=False)
         hits.append((near[:, 0] == places) | (f[near[:, 0]] == f[places]).all(axis=1))
     return np.concatenate(hits)

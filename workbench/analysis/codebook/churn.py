@@ -8,10 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.codebook.codes import read, some
+from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, DEAD, themed
 from workbench.errors import UserError
 
@@ -42,6 +43,8 @@ class CodeChurn(Result):
     by_token: np.ndarray = field(repr=False)  # (tokens,) share of the images in which that token's code changed
     before: np.ndarray = field(repr=False)  # int (m,) how often some codes were chosen before
     after: np.ndarray = field(repr=False)  # int (m,) and now
+    codes: int  # that were chosen, before or now
+    compared: int  # images whose codes say how far they were regrouped
     images: int
     seed: int
 
@@ -70,6 +73,9 @@ class CodeChurn(Result):
         figure.update_xaxes(title="token", row=1, col=2)
         figure.update_yaxes(title="codes changed, % of the images", rangemode="tozero", row=1, col=2)
         said = f"n = {self.images:,} images · {100 * self.churn:.2f} % of their tokens changed"
+        drawn = [part(len(self.before), self.codes, "codes")] if len(self.before) < self.codes else []
+        drawn += [f"regrouped: {part(self.compared, self.images)}"] if self.compared < self.images else []
+        said += "".join(f"<br>{one}, seed {self.seed}" for one in drawn)
         title = {"text": "Codes since the checkpoint before", "subtitle": {"text": said}}
         figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         return themed(figure)
@@ -117,7 +123,7 @@ def code_churn(
         with np.errstate(invalid="ignore"):
             each.append(differ.sum(axis=1) / counted.sum(axis=1))
     random = np.random.default_rng(seed)
-    images = some(len(codes), max(1, MOST_TOKENS // codes.shape[1]), random)
+    images = sample(len(codes), max(1, MOST_TOKENS // codes.shape[1]), random)
     changes, block = [], codes.shape[1] // now.books
     for book in range(now.books):
         a, b = then.of_book(book, images)[0], now.of_book(book, images)[0]
@@ -127,11 +133,12 @@ def code_churn(
         sets = (int((is_ & ~was).sum()), int((was & ~is_).sum()), int((was & is_).sum()))
         changes.append(Changed(churn, *sets, 1 - adjusted_information(a, b, random)))
     either = np.flatnonzero((then.counts + now.counts).ravel())
-    either = either[some(len(either), MOST_POINTS, random)]
+    chosen = len(either)
+    either = either[sample(chosen, MOST_POINTS, random)]
     counts = (then.counts.ravel()[either], now.counts.ravel()[either])
     by_token = changed / np.maximum(seen, 1)
     mean = mean_interval(np.concatenate(each))
-    return CodeChurn(tuple(changes), *mean, by_token, *counts, len(codes), seed)
+    return CodeChurn(tuple(changes), *mean, by_token, *counts, chosen, len(images), len(codes), seed)
 
 
 def adjusted_information(a: np.ndarray, b: np.ndarray, random: np.random.Generator) -> float:

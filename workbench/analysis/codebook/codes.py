@@ -79,11 +79,6 @@ def check_grid(grid: tuple[int, int] | None, tokens: int) -> None:
         raise UserError(f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?")
 
 
-def some(n: int, most: int, random: np.random.Generator) -> np.ndarray:
-    """All of n places, or `most` random ones, in order."""
-    return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
-
-
 def _ids(rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int) -> np.ndarray:
     first = np.repeat(np.arange(books) * size, rows.shape[1] // books)
     ids = np.asarray(rows[images], np.int64) + first

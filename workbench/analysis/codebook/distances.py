@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.codebook.codes import AT_ONCE, Codes, read, some
+from workbench.analysis.codebook.codes import AT_ONCE, Codes, read
 from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import usage
 from workbench.analysis.latents.spread import participation_ratio, spectrum
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import sample
 from workbench.errors import NotApplicable, UserError
 
 WORK = 2e10  # multiply-adds of a search: of a larger book some codes are looked at, drawn at random
@@ -145,14 +146,14 @@ def searchable(size: int, dim: int) -> int:
 def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.random.Generator) -> BookDistances:
     size, used = len(words), counts > 0
     most = searchable(size, words.shape[1])
-    places = some(size, most, random)
+    places = sample(size, most, random)
     distances = nearest_other(words, places)[1]
     apart = distances[distances > 0]
     median = float(np.median(apart)) if len(apart) else 0.0
     low, high = np.percentile(distances, [5, 95])
     norms = np.linalg.norm(words, axis=1).astype(np.float64)
     directions = (1 / np.where(norms > 0, norms, np.inf)) @ words  # their sum; its square holds every pair's cosine
-    spanned = words[some(size, MOST_SPANNED, random)]
+    spanned = words[sample(size, MOST_SPANNED, random)]
     hubs = dict(zip(HUBNESS, hubness(words, random), strict=True))
     return BookDistances(
         size=size,
@@ -183,7 +184,7 @@ def _causes(
     used, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     if not len(dead):
         return dict.fromkeys(CAUSES, 0.0)
-    looked_at = dead[some(len(dead), most, random)]
+    looked_at = dead[sample(len(dead), most, random)]
     scale = len(dead) / len(looked_at)
     twin = nearest_other(words, looked_at)[1] <= TWIN * median
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(words[used])

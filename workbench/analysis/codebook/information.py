@@ -12,10 +12,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.codebook.codes import Codes, read, some
+from workbench.analysis.codebook.codes import Codes, read
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information, pair_counts, within_groups
 from workbench.analysis.inputs import class_names
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable
 
@@ -50,8 +51,10 @@ class CodeInformation(Result):
     purity: np.ndarray = field(repr=False)  # (m,) the share of its tokens in its most frequent class
     purity_shuffled: np.ndarray = field(repr=False)  # (m,) the same with classes shuffled among images
     coverage: float  # share of the tokens whose codes have that support
+    commoner: int  # codes with that support
     bits: float  # entropy of a token's code, mean over books
     images: int
+    of: int  # images in the evidence
     tokens: int
     shuffles: int
     seed: int
@@ -83,7 +86,7 @@ class CodeInformation(Result):
             figure.add_scatter(x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2)
         figure.update_xaxes(title=f"times chosen, at least {SUPPORT}", type="log", row=1, col=2, **_ticks(self.support))
         figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
-        said = f"n = {self.images:,} images, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
+        said = f"n = {part(self.images, self.of)}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
         title = {"text": "What codes tell", "subtitle": {"text": said}}
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal", "itemsizing": "constant"}
         return themed(figure.update_layout(title=title, height=440, barmode="stack", bargap=0.5, legend=legend))
@@ -129,7 +132,7 @@ def code_information(
         raise NotApplicable(f"Code information needs at least 2 images; this evidence has {n}.")
     class_names(labels, (), n)
     random = np.random.default_rng(seed)
-    images = some(n, max(2, MOST_TOKENS // codes.shape[1]), random)
+    images = sample(n, max(2, MOST_TOKENS // codes.shape[1]), random)
     classes = None if labels is None else np.unique(np.asarray(labels)[images], return_inverse=True)[1]
     told, purities, bits = [], [], []
     for book in range(found.books):
@@ -146,9 +149,9 @@ def code_information(
     if not told:
         raise NotApplicable("Code information needs two tokens of a book, or images of two classes; here is neither.")
     told.sort(key=lambda t: (t.of, t.book))
-    support, purity, shuffled, coverage = _commoner(purities, random)
-    sizes = (len(images), int(_tokens(found, images)), shuffles, seed)
-    return CodeInformation(tuple(told), support, purity, shuffled, coverage, float(np.mean(bits)), *sizes)
+    support, purity, shuffled, coverage, commoner = _commoner(purities, random)
+    sizes = (len(images), n, int(_tokens(found, images)), shuffles, seed)
+    return CodeInformation(tuple(told), support, purity, shuffled, coverage, commoner, float(np.mean(bits)), *sizes)
 
 
 def _ticks(support: np.ndarray) -> dict[str, list]:
@@ -175,16 +178,19 @@ def _purity(code: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _commoner(
     purities: list[tuple[tuple[np.ndarray, np.ndarray], ...]], random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Support, purity and shuffled purity of some codes with enough support, and the share of tokens they have."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
+    """Support, purity and shuffled purity of some codes with enough support, the share of tokens that all such codes
+    have, and how many those are.
+    """
     if not purities:
-        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), float("nan")
+        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), float("nan"), 0
     support = np.concatenate([mine[0] for mine, _ in purities])
     most, shuffled = (np.concatenate([pair[i][1] for pair in purities]) for i in (0, 1))
     kept = np.flatnonzero(support >= SUPPORT)
     coverage = float(support[kept].sum() / support.sum())
-    kept = kept[some(len(kept), MOST_POINTS, random)]
-    return support[kept], most[kept] / support[kept], shuffled[kept] / support[kept], coverage
+    commoner = len(kept)
+    kept = kept[sample(commoner, MOST_POINTS, random)]
+    return support[kept], most[kept] / support[kept], shuffled[kept] / support[kept], coverage, commoner
 
 
 def _tokens(found: Codes, images: np.ndarray) -> int:

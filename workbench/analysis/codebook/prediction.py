@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.codebook.codes import check_grid, read, some
+from workbench.analysis.codebook.codes import check_grid, read
 from workbench.analysis.codebook.mutual_information import entropy, within_groups
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable
 
@@ -47,6 +48,7 @@ class CodePrediction(Result):
     most: float  # log2 of the codes of a book
     entropy: float  # plug-in, of the codes alone: mean over books, bits
     images: int
+    of: int  # images in the evidence
     tokens: int
     seed: int
 
@@ -80,7 +82,9 @@ class CodePrediction(Result):
         figure.update_yaxes(title="given", range=[-0.6, len(given) - 0.4])
         books = len(self.predictions) // len(given)
         each = f" · mean of {books} books" if books > 1 else ""
-        said = f"n = {self.images:,} images, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
+        said = (
+            f"n = {part(self.images, self.of)}, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
+        )
         title = {"text": "What is left to tell of a code", "subtitle": {"text": said}}
         legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "traceorder": "reversed"}
         return themed(figure.update_layout(title=title, height=400, legend=legend))
@@ -120,7 +124,7 @@ def code_prediction(
     if tokens == found.books:
         raise NotApplicable("Code prediction needs two tokens of a book; here each has one.")
     random = np.random.default_rng(seed)
-    images = some(n, max(LEAST, MOST_TOKENS // tokens), random)
+    images = sample(n, max(LEAST, MOST_TOKENS // tokens), random)
     folds, ids = random.permutation(len(images)) % FOLDS, found.ids(images)
     names = (*GIVEN[:2], GIVEN[2] if grid is not None else "the code before it")
     predictions, plug_in = [], []
@@ -132,7 +136,7 @@ def code_prediction(
         for name, mine, shuffled in zip(names, own, chance, strict=True):
             predictions.append(Prediction(book, name, *mean_interval(mine), float(np.nanmean(shuffled))))
     predictions.sort(key=lambda p: names.index(p.given))
-    sizes = (len(images), int((ids >= 0).sum()), seed)
+    sizes = (len(images), n, int((ids >= 0).sum()), seed)
     return CodePrediction(tuple(predictions), float(np.log2(found.size)), float(np.mean(plug_in)), *sizes)
 
 

@@ -16,6 +16,7 @@ from workbench.analysis.inputs import one_row_an_image
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.latents.likeness import aligned, gram, mapped_cosine, pair_cosines, pearson, spearman
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable, UserError
 
@@ -47,6 +48,7 @@ class TeacherAlignment(Result):
     teacher: str
     by_token: bool  # else tokens and patches differ in number, and images were compared by their means
     n: int
+    of: int  # images in the evidence
     seed: int
 
     def __getitem__(self, name: str) -> Agreement:
@@ -82,11 +84,12 @@ class TeacherAlignment(Result):
             for a in self.agreements
         )
         whom = f" with {self.teacher}" if self.teacher else ""
-        return f"Alignment{whom}, {self.n:,} images, {'token by token' if self.by_token else 'image by image'}: {told}."
+        how = "token by token" if self.by_token else "image by image"
+        return f"Alignment{whom}, {part(self.n, self.of)}, {how}: {told}."
 
     def _basis(self) -> str:
         how = "token by token" if self.by_token else "tokens and patches differ in number: image by image"
-        return f"n = {self.n:,} images · {how} · seed {self.seed}"
+        return f"n = {part(self.n, self.of)} · {how} · seed {self.seed}"
 
 
 def teacher_alignment(
@@ -128,7 +131,7 @@ def teacher_alignment(
         *_pairwise(ours, theirs, strangers, each, seed),
         _cka(whole, pooled, seed),
     )
-    return TeacherAlignment(agreements, teacher, by_token, len(chosen), seed)
+    return TeacherAlignment(agreements, teacher, by_token, len(chosen), len(latents), seed)
 
 
 def _pooled(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:

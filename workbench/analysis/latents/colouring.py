@@ -12,8 +12,8 @@ from workbench.analysis.latents.held_out import grid, held_out
 from workbench.analysis.latents.mode_members import largest_first
 from workbench.analysis.latents.mode_references import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
-from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import reduced
+from workbench.analysis.sampling import sample
 from workbench.errors import NotApplicable
 
 By = Literal["class", "mode", "code", "error", "tokens"]
@@ -46,7 +46,8 @@ def colouring(by: By, places: np.ndarray, known: Mapping[str, object], seed: int
         return Colouring(by, "class", tuple(classes[i] for i in places) if classes else ())
     if by == "mode":
         assignment = modes(known["latents"], places, seed)
-        return Colouring(by, "mode", tuple(str(mode) for mode in assignment))
+        fitted = "" if len(places) <= MOST_IMAGES else f", fitted to {MOST_IMAGES:,} at random"
+        return Colouring(by, f"mode{fitted}", tuple(str(mode) for mode in assignment))
     if by == "code":
         codes = np.asarray(known["codes"])[places, 0]
         often = set(np.argsort(-np.bincount(codes), kind="stable")[:MOST_CODES].tolist())

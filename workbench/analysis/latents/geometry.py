@@ -18,6 +18,7 @@ from workbench.analysis.inputs import one_row_an_image
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.latents import spread
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import sample
 from workbench.errors import UserError
 
 LEAST = 10  # images
@@ -132,7 +133,7 @@ def latent_geometry(
     noise = _noise(noise_levels, noise_mse, n)
     random = np.random.default_rng(seed)
     most = max(LEAST, MOST_NUMBERS // max(tokens * d, 1))
-    chosen = np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
+    chosen = sample(n, most, random)
     one_row_an_image(latents if len(chosen) == n else latents[chosen], LEAST, "Latent geometry")
     seen = np.ones((len(chosen), tokens), bool) if active is None else _seen(active[chosen])
     scaled = _scaled(np.asarray(latents[chosen], np.float64), seen, standardize)

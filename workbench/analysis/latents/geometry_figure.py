@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.latents.geometry import LatentGeometry
+from workbench.analysis.sampling import part
 from workbench.analysis.style import COLOURS, themed
 
 GREY = COLOURS[6]
@@ -19,8 +20,7 @@ def draw(result: LatentGeometry) -> go.Figure:
     _measures(figure, result)
     if result.noise:
         _noise(figure, result)
-    of = "" if result.images == result.of else f" of {result.of:,}"
-    said = f"n = {result.images:,}{of} images, {result.tokens:,} tokens of {result.dimensions} dimensions"
+    said = f"n = {part(result.images, result.of)}, {result.tokens:,} tokens of {result.dimensions} dimensions"
     said += f", {'standardised' if result.standardized else 'centred'} · bars: 95 % · seed {result.seed}"
     figure.update_layout(title={"text": "Latent geometry", "subtitle": {"text": said}}, height=460, showlegend=True)
     figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})

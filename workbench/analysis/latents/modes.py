@@ -20,9 +20,9 @@ from workbench.analysis.latents.held_out import grid, held_out
 from workbench.analysis.latents.mixtures import Covariance, Mixture
 from workbench.analysis.latents.mode_members import Agreement, Gallery, agreement, gallery, largest_first
 from workbench.analysis.latents.mode_references import LEAST, references
-from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import Preset, reduced
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.errors import UserError
 
 MOST_IMAGES = 5000  # of more, a sample
@@ -44,6 +44,7 @@ class MixtureModes(Result):
     planted_best: int | None  # the rule's answer for n points of the most modes tried, far apart; None for UMAP
     n: int
     of: int  # images in the evidence
+    by_class: bool  # whether those n were drawn by class
     preset: Preset
     components: int  # dimensions of the points: principal components, or UMAP's
     explained: float  # share of the variance they hold; NaN for UMAP
@@ -83,10 +84,10 @@ class MixtureModes(Result):
 
     def summary(self) -> str:
         """The range, what it was read off, what the nulls and the classes say, and what to beware of."""
-        of = "" if self.n == self.of else f" of {self.of:,}"
+        some = part(self.n, self.of, by_class=self.by_class)
         said = [
-            f"{self.range} (90 % range, best {self.best}) by held-out likelihood on {self.basis} of {self.n:,}{of}"
-            f" images, preset `{self.preset}`; other presets may answer otherwise.",
+            f"{self.range} (90 % range, best {self.best}) by held-out likelihood on {self.basis} of {some},"
+            f" preset `{self.preset}`; other presets may answer otherwise.",
             f"BIC takes {self.bic_best}, a Gaussian with the same covariance gives {self.null_best}"
             + (f", the encoder before training {self.untrained_best}." if self.untrained_best else "."),
         ]
@@ -134,9 +135,9 @@ def mixture_modes(
     Raises NotApplicable for under 50 images or constant latents, UserError for NaN or labels that are not n.
     """
     of, covariance = len(latents), covariance if preset == "ours" else "diag"
-    places = sample(of, MOST_IMAGES, np.random.default_rng(seed))
-    rows = one_row_an_image(latents[places], LEAST, "Counting modes")
     class_names(labels, (), of)
+    places = sample(of, MOST_IMAGES, np.random.default_rng(seed), labels)
+    rows = one_row_an_image(latents[places], LEAST, "Counting modes")
     points, explained = reduced(rows, preset, components, seed)
     modes, before = grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
     clouds = references(rows, points, before, preset, int(modes[-1]), seed)
@@ -146,6 +147,7 @@ def mixture_modes(
         **_members(fits, numbers["best"], points, places, images, labels, seed),
         n=len(places),
         of=of,
+        by_class=labels is not None,
         preset=preset,
         components=points.shape[1],
         explained=explained,

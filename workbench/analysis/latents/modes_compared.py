@@ -13,14 +13,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.inputs import one_row_an_image
+from workbench.analysis.inputs import class_names, one_row_an_image
 from workbench.analysis.latents.held_out import FOLDS, grid
 from workbench.analysis.latents.mixtures import sweeps
 from workbench.analysis.latents.mode_references import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
-from workbench.analysis.latents.planes import sample
 from workbench.analysis.latents.reductions import SHARE
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
@@ -42,7 +42,8 @@ class ModesCompared(Result):
     components: int  # principal components, the same for all
     explained: tuple[float, ...]  # share of each run's variance they hold
     n: int
-    of: int
+    of: int  # images in the evidence
+    by_class: bool  # whether those n were drawn by class
     seed: int
     left_out: tuple[str, ...]  # runs on other images
 
@@ -75,9 +76,8 @@ class ModesCompared(Result):
             "ticklabelstandoff": 6,
         }
         figure.update_yaxes(**names, range=[len(self.runs) - 0.5, -0.5], row=1, col=2)
-        said = (
-            f"n = {self.n:,} images · {self.components} principal components each · {FOLDS} splits · seed {self.seed}"
-        )
+        some = part(self.n, self.of, by_class=self.by_class)
+        said = f"n = {some} · {self.components} principal components each · {FOLDS} splits · seed {self.seed}"
         title = {"text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)", "subtitle": {"text": said}}
         figure.update_layout(title=title, height=max(440, 300 + 30 * len(self.runs)), showlegend=True)
         return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
@@ -105,7 +105,7 @@ class ModesCompared(Result):
         said = [
             f"For {self.target:.1f} nats an image, the best of the worst run, Gaussians needed: {', '.join(each)}.",
             f"All in {self.components} principal components, which hold at least {least:.0f} % of each run's variance,"
-            f" on held-out images of {self.n:,}.",
+            f" on held-out images of {part(self.n, self.of, by_class=self.by_class)}.",
             "Fewer means more clustered at this size, which is only a sign of fewer modes.",
         ]
         if max(self.needed) == self.modes[-1]:
@@ -136,7 +136,8 @@ def modes_compared(
     first = with_latents[0]
     same = [e for e in with_latents if _images(e) == _images(first)]
     of = len(first.latents)
-    places = sample(of, MOST_IMAGES, np.random.default_rng(seed))
+    class_names(first.labels, (), of)
+    places = sample(of, MOST_IMAGES, np.random.default_rng(seed), first.labels)
     rows = [one_row_an_image(e.latents[places], LEAST, "Comparing modes") for e in same]
     components, explained = _components(rows, components)
     modes = grid(min(most, len(places) // 10))
@@ -155,6 +156,7 @@ def modes_compared(
         explained=explained,
         n=len(places),
         of=of,
+        by_class=first.labels is not None,
         seed=seed,
         left_out=tuple(e.run for e in with_latents if _images(e) != _images(first)),
     )

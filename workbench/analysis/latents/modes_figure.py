@@ -7,6 +7,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis import mosaic
 from workbench.analysis.latents.mode_members import MOST_ROWS
 from workbench.analysis.latents.modes import MixtureModes
+from workbench.analysis.sampling import part
 from workbench.analysis.style import COLOURS, themed
 
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = COLOURS[:7]
@@ -32,8 +33,7 @@ def draw(result: MixtureModes) -> go.Figure:
     _agreement(figure, result, *places[1])
     _sizes(figure, result, rows, *places[2])
     caption = f"{result.basis} · {KINDS[result.covariance]} covariance · preset {result.preset}"
-    of = "" if result.n == result.of else f" of {result.of:,}"
-    caption = f"n = {result.n:,}{of} images · {caption} · seed {result.seed}"
+    caption = f"n = {part(result.n, result.of, by_class=result.by_class)} · {caption} · seed {result.seed}"
     title = f"{result.range} (90 % range, shaded; best {result.best})"
     figure.update_layout(title={"text": title, "subtitle": {"text": caption}}, height=height)
     figure.update_layout(legend={"orientation": "h", "y": -70 / (height - 120), "yanchor": "top"})

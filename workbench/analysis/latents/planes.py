@@ -5,15 +5,11 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.analysis.progress import heard
+from workbench.analysis.sampling import sample
 
 Method = Literal["umap", "pca"]
 MOST_JUDGED = 2_000  # points whose neighbours are compared: every pair's distance is needed
 UMAP_INPUT = 50  # principal components given to UMAP
-
-
-def sample(n: int, most: int, random: np.random.Generator) -> np.ndarray:
-    """Places of at most `most` of n, in rising order."""
-    return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
 
 
 def standardised(rows: np.ndarray) -> np.ndarray:

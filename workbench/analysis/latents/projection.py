@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.inputs import one_row_an_image
+from workbench.analysis.inputs import class_names, one_row_an_image
 from workbench.analysis.latents.colouring import By, Colouring, colouring
-from workbench.analysis.latents.planes import MOST_JUDGED, Method, aligned, lay_out, quality, sample, standardised
+from workbench.analysis.latents.planes import MOST_JUDGED, Method, aligned, lay_out, quality, standardised
 from workbench.analysis.progress import progress
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.errors import NotApplicable
 from workbench.evidence import Evidence
 
@@ -34,6 +35,7 @@ class LatentMap(Result):
     trust: float  # 1: no neighbour on the map is a stranger in the latent space
     continuity: float  # 1: no neighbour in the latent space is far off on the map
     n: int
+    by_class: bool  # whether those on it were drawn by class
     judged: int  # images the two numbers were measured on
     method: Method
     neighbors: int
@@ -53,10 +55,15 @@ class LatentMap(Result):
     def summary(self) -> str:
         """The method, the sample, and how far the map may be trusted."""
         return (
-            f"{self.method.upper()} of {len(self.places):,} of {self.n:,} images with {self.neighbors} neighbours and"
-            f" seed {self.seed}: trust {self.trust:.2f}, continuity {self.continuity:.2f} (1 is perfect; measured on"
-            f" {self.judged:,} images)."
+            f"{self.method.upper()} of {self.part} with {self.neighbors} neighbours and seed {self.seed}: trust"
+            f" {self.trust:.2f}, continuity {self.continuity:.2f} (1 is perfect; measured on"
+            f" {part(self.judged, len(self.places))})."
         )
+
+    @property
+    def part(self) -> str:
+        """How many of how many images, and how they were chosen."""
+        return part(len(self.places), self.n, by_class=self.by_class)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ class LatentMaps(Result):
             f"{run} trust {one.trust:.2f}, continuity {one.continuity:.2f}" + (f", disparity {apart:.2f}" if i else "")
             for i, (run, one, apart) in enumerate(zip(names, self.maps, self.disparity, strict=True))
         ]
-        lead = f"{first.method.upper()} of {len(first.places):,} of {first.n:,} images, {first.neighbors} neighbours"
+        lead = f"{first.method.upper()} of {first.part}; {first.neighbors} neighbours"
         said = [f"{lead}, seed {first.seed}: {'; '.join(each)}."]
         if len(names) > 1:
             said.append(f"Disparity is what no turn or scaling of a map onto {names[0]}'s explains; 1 is unrelated.")
@@ -115,7 +122,8 @@ def latent_map(
     Of more than `points` images a sample is drawn; `neighbors` is lowered to under half the images. Raises
     NotApplicable for under 5 images, constant latents or a colour that the evidence lacks, UserError for NaN.
     """
-    places = sample(len(latents), points, np.random.default_rng(seed))
+    class_names(labels, (), len(latents))
+    places = sample(len(latents), points, np.random.default_rng(seed), labels)
     known = {"latents": latents, "labels": labels, "names": names, "codes": codes, "active": active}
     known |= {"images": images, "reconstructions": reconstructions}
     return _map(known, places, method, colour, neighbors, seed)[0]
@@ -138,7 +146,8 @@ def latent_maps(
     if not held:
         raise NotApplicable("Latent maps need latents; no selected run has any.")
     shown = [e for e in held if _images(e) == _images(held[0])][:MOST_MAPS]
-    places = sample(len(held[0].latents), points, np.random.default_rng(seed))
+    class_names(held[0].labels, (), len(held[0].latents))
+    places = sample(len(held[0].latents), points, np.random.default_rng(seed), held[0].labels)
     maps, apart = [], []
     for i, evidence in enumerate(shown):
         known = {name: getattr(evidence, name) for name in FIELDS}
@@ -172,7 +181,8 @@ def _map(
         coordinates, disparity = aligned(coordinates, onto)
     trust, continuity = quality(rows, coordinates, neighbors, seed)
     judged = min(len(rows), MOST_JUDGED)
-    found = LatentMap(coordinates, places, colours, trust, continuity, n, judged, method, neighbors, seed)
+    by_class = known["labels"] is not None
+    found = LatentMap(coordinates, places, colours, trust, continuity, n, by_class, judged, method, neighbors, seed)
     return found, disparity
 
 

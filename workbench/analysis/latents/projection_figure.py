@@ -107,7 +107,7 @@ def _bounds(result: LatentMaps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample(result: LatentMap) -> str:
-    return f"n = {len(result.places):,} of {result.n:,} images · {result.neighbors} neighbours · seed {result.seed}"
+    return f"n = {result.part} · {result.neighbors} neighbours · seed {result.seed}"
 
 
 def _order(names: tuple[str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.result import Range, Result
 from workbench.analysis.runs.rank_correlation import spearman
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable, UserError
 
@@ -42,8 +43,9 @@ class TokenComplexity(Result):
     """Tokens spent beside what images are."""
 
     correlations: tuple[Correlation, ...]
-    tokens: np.ndarray = field(repr=False)  # (m,) given to some images
-    measures: dict[str, np.ndarray] = field(repr=False)  # of those, (m,) each
+    places: np.ndarray = field(repr=False)  # int (m,): some images
+    tokens: np.ndarray = field(repr=False)  # (m,) given to them
+    measures: dict[str, np.ndarray] = field(repr=False)  # of them, (m,) each
     requested: float | None  # the error they were asked for; None: the run's own
     n: int
     mean: float  # tokens over images
@@ -61,13 +63,16 @@ class TokenComplexity(Result):
             name = f"{one.measure}: rank correlation {one.spearman:.2f} ({one.low:.2f} to {one.high:.2f})"
             figure.add_scatter(
                 x=x, y=self.tokens + jitter, mode="markers", marker={**marker, "color": colour}, name=name,
-                customdata=self.tokens, hovertemplate="%{x:.4g}: %{customdata} tokens<extra></extra>", row=1, col=i + 1,
+                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", row=1, col=i + 1,
+                hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
             )  # fmt: skip
             log = {"type": "log", "dtick": 1} if x.min() > 0 and x.max() > 30 * x.min() else {"type": "linear"}
             figure.update_xaxes(title=UNITS[one.measure], **log, row=1, col=i + 1)
             figure.update_yaxes(title="tokens an image was given", row=1, col=i + 1)
         asked = "the run's own error" if self.requested is None else f"asked for an error of {self.requested:.3g}"
         said = f"n = {self.n:,} images, {asked} · brackets: 95 % bootstrap interval"
+        if len(self.places) < self.n:
+            said += f"<br>points: {part(len(self.places), self.n)}, seed {self.seed}"
         figure.update_layout(title={"text": "Tokens against complexity", "subtitle": {"text": said}}, height=460)
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
         return themed(figure.update_layout(legend=legend))
@@ -119,10 +124,10 @@ def token_complexity(
     ends = np.percentile(drawn, [2.5, 97.5], axis=0)
     rows = zip(measures, spearman(values, tokens), *ends, strict=True)
     correlations = tuple(Correlation(name, *map(float, numbers)) for name, *numbers in rows)
-    kept = np.sort(random.permutation(n)[:MOST_POINTS])
+    kept = sample(n, MOST_POINTS, random)
     shown = {name: value[kept] for name, value in measures.items()}
     full = float((tokens == most).mean())
-    return TokenComplexity(correlations, tokens[kept], shown, asked, n, float(tokens.mean()), most, full, seed)
+    return TokenComplexity(correlations, kept, tokens[kept], shown, asked, n, float(tokens.mean()), most, full, seed)
 
 
 def png_bytes(images: np.ndarray) -> np.ndarray:

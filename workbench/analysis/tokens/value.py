@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.inputs import class_names
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.result import Range, Result
+from workbench.analysis.sampling import part, sample
 from workbench.analysis.style import COLOURS, themed
 from workbench.errors import NotApplicable, UserError
 
@@ -66,9 +67,10 @@ class TokenValue(Result):
         self._scatter(figure)
         figure.update_xaxes(title=f"error left at {self.many} tokens", rangemode="tozero", row=1, col=2)
         figure.update_yaxes(title=f"drop from {self.few} to {self.many}: delta", row=1, col=2)
-        said = (
-            f"n = {len(self.delta):,} images · mean {kind} error of pixels in [0, 1] · bars: 95 % bootstrap intervals"
-        )
+        n = len(self.delta)
+        said = f"n = {n:,} images · mean {kind} error of pixels in [0, 1] · bars: 95 % bootstrap intervals"
+        if n > MOST_POINTS:
+            said += f"<br>points: {part(MOST_POINTS, n, by_class=bool(self.classes))}, seed {self.seed}"
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
         title = {"text": "What further tokens are worth", "subtitle": {"text": said}}
         figure.update_layout(title=title, height=460, legend=legend)
@@ -92,7 +94,8 @@ class TokenValue(Result):
 
     def _scatter(self, figure: go.Figure) -> None:
         """Points by class where there are few; noise lies low and right, structure high, the simple low and left."""
-        kept = np.sort(np.random.default_rng(self.seed).permutation(len(self.delta))[:MOST_POINTS])
+        labels, random = self.classes or None, np.random.default_rng(self.seed)
+        kept = sample(len(self.delta), MOST_POINTS, random, labels)
         names = list(dict.fromkeys(sorted(self.classes)))
         of = np.array(self.classes)[kept] if 1 < len(names) <= MOST_CLASSES else np.full(len(kept), "images")
         hover = "#%{customdata}: %{x:.3g} left, delta %{y:.3g}<extra></extra>"
