@@ -6,7 +6,7 @@ import urllib.request
 
 import pandas as pd
 import pytest
-from browser import free_port, opened, served
+from browser import chromium, free_port, opened, served, visit
 
 import workbench as wb
 
@@ -82,6 +82,27 @@ def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_
         page.get_by_text("Nothing is selected").wait_for()
         page.get_by_text("drag a loop").wait_for()
         assert "selection" not in page.url
+
+
+def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboard):
+    with chromium() as browser:
+        (mine, seen), (yours, also) = (visit(browser, f"{dashboard}/?{RUNS}&tab=map&map.method=pca") for _ in range(2))
+        for page in (mine, yours):
+            page.get_by_text("drag a loop").wait_for()
+        before = yours.url
+        lasso(mine)
+        mine.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
+        mine.get_by_role("combobox", name="leading run").click()
+        mine.get_by_role("menuitem", name="soft-2", exact=True).click()
+        mine.wait_for_url("**/?run=soft-2&run=soft-4&*")
+        mine.get_by_role("tab", name="Codebook", exact=True).click()
+        mine.wait_for_url("**analysis=codebook_usage*")
+        assert yours.url == before and yours.locator(".wb-map .told", has_text="drag a loop").is_visible()
+        yours.get_by_role("tab", name="Codes", exact=True).click()
+        yours.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
+        yours.get_by_text("Nothing is selected").locator("visible=true").wait_for()
+        assert "selection=" in mine.url and "selection" not in yours.url
+        assert seen.errors == [] and also.errors == []
 
 
 def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard, trained):
