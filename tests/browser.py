@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run"]
@@ -27,8 +27,26 @@ class Seen:
 
 
 @contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
 def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[tuple[Page, Seen]]:
-    """A page of this machine; requests to any other are refused, and remembered."""
+    """A page in a browser of its own."""
+    with chromium() as browser:
+        yield visit(browser, address, width=width, dark=dark)
+
+
+def visit(browser: Browser, address: str, *, width: int = 1400, dark: bool = False) -> tuple[Page, Seen]:
+    """A visitor's page of this machine, who shares nothing with the browser's others.
+
+    Requests to any other machine are refused, and remembered.
+    """
     seen = Seen()
 
     def route(request):
@@ -38,18 +56,15 @@ def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[t
             seen.outside.append(request.request.url)
             request.abort()
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-        context.route("http*://**", route)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: seen.errors.append(f"{error}\n{error.stack}"))
-        page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
-        page.goto(address)
-        yield page, seen
-        browser.close()
+    scheme = "dark" if dark else "light"
+    context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+    context.route("http*://**", route)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: seen.errors.append(f"{error}\n{error.stack}"))
+    page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
+    page.goto(address)
+    return page, seen
 
 
 def free_port() -> int:

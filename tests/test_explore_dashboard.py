@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from browser import free_port, lasso, opened, served
+from browser import chromium, free_port, lasso, opened, served, visit
 from playwright.sync_api import TimeoutError
 
 import workbench as wb
@@ -148,6 +148,27 @@ def test_a_figure_without_such_points_has_no_lasso(dashboard):
         page.locator(".js-plotly-plot:visible").first.hover()
         page.get_by_role("button", name="Pan").wait_for()
         assert page.get_by_role("button", name=re.compile("Select")).count() == 0
+
+
+def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboard):
+    with chromium() as browser:
+        (mine, seen), (yours, also) = (visit(browser, f"{dashboard}/?{RUNS}&tab=map&map.method=pca") for _ in range(2))
+        for page in (mine, yours):
+            page.get_by_text("drag a loop").wait_for()
+        before = yours.url
+        lasso(mine, mine.locator(".wb-map .plane"))
+        mine.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
+        mine.get_by_role("combobox", name="leading run").click()
+        mine.get_by_role("menuitem", name="soft-2", exact=True).click()
+        mine.wait_for_url("**/?run=soft-2&run=soft-4&*")
+        mine.get_by_role("tab", name="Codebook", exact=True).click()
+        mine.wait_for_url("**analysis=codebook_usage*")
+        assert yours.url == before and yours.locator(".wb-map .told", has_text="drag a loop").is_visible()
+        yours.get_by_role("tab", name="Codes", exact=True).click()
+        yours.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
+        yours.get_by_text("Nothing is selected").locator("visible=true").wait_for()
+        assert "selection=" in mine.url and "selection" not in yours.url
+        assert seen.errors == [] and also.errors == []
 
 
 def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard, trained):

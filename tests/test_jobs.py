@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import weakref
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_what_was_computed_once_is_there_at_once(jobs):
     first = asked(jobs, QUICK).future.result(60)
     again = asked(jobs, QUICK, who="somebody else")
     assert again.future.done() and again.future.result() is first
+
+
+def test_a_job_that_has_ended_is_held_by_nobody(jobs):
+    """It knows the page that asked for it."""
+    job = asked(jobs, QUICK, turn=7)
+    job.future.result(60)
+    ended = weakref.ref(job)
+    del job
+    wait_for(lambda: ended() is None)
 
 
 def test_what_a_lens_shows_is_computed_there_and_not_held_here(jobs, trained):

@@ -1,7 +1,9 @@
 """A run is watched and steered while it trains: from its files alone, in a real dashboard and a real JupyterLab."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import free_port, opened, served
+from playwright.sync_api import expect
 
 import workbench as wb
 from workbench.errors import UserError
@@ -18,6 +21,7 @@ from workbench.runs import Run
 from workbench.views.live import Follower, advice, answer, apply, headline, picture, seconds_left, span
 from workbench.views.live_figure import curves
 
+LONG = {"steps": 100_000, "save_every": 100}
 TINY = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5, "collect": False}
 
 
@@ -95,7 +99,7 @@ def test_a_long_log_is_thinned_to_means_that_keep_its_mean(run):
     ("state", "said"),
     [
         ("new", "Nobody trains this run yet"),
-        ("stopped", "goes on from its last checkpoint"),
+        ("stopped", "goes on from its last checkpoint, of step 200."),
         ("interrupted", "gone without a word"),
         ("failed", "It failed. The pixel term became nan by step 10"),
         ("finished", ""),
@@ -103,6 +107,7 @@ def test_a_long_log_is_thinned_to_means_that_keep_its_mean(run):
 )
 def test_what_is_not_training_says_what_to_do_next(run, state, said):
     run.event("failed", 10, why="The pixel term became nan by step 10")
+    (run.folder / "step-000200.safetensors").touch()
     run.report(state, 300, steps=1000)
     look = Follower(run).look()
     assert said in advice(look) and headline(look).startswith(f"{state} · step 300 of 1,000")
@@ -198,9 +203,6 @@ def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert starter.stdout.readline() == "begun\n"
-    import os
-    import signal
-
     os.killpg(starter.pid, signal.SIGKILL)
     starter.wait()
     run = Run(tmp_path / "a")
@@ -219,16 +221,16 @@ def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
 @pytest.fixture
 def training(tmp_path):
     """A run that really trains, and is stopped afterwards."""
-    run = wb.start("softvq-digits", tmp_path / "runs" / "a", **TINY, steps=100_000, save_every=100)
+    run = wb.start("softvq-digits", tmp_path / "runs" / "a", **TINY, **LONG)
     wait_for(lambda: run.status()["step"] > 110)
     yield run
     run.ask("stop")
     wait_for(lambda: run.status()["state"] in ("stopped", "failed", "interrupted"))
 
 
-@pytest.mark.browser
-@pytest.mark.xdist_group("dashboard")
-def test_the_live_tab_follows_a_run_and_steers_it(training, tmp_path):
+@pytest.fixture
+def live_tab(training, tmp_path):
+    """The dashboard's Live tab on a run that trains; in the end nothing may have gone wrong on the page or behind."""
     port = free_port()
     command = ("workbench", "dashboard", str(tmp_path / "runs"), "--port", str(port), "--no-browser")
     with (
@@ -238,23 +240,67 @@ def test_the_live_tab_follows_a_run_and_steers_it(training, tmp_path):
         page.get_by_role("tab", name="Live", selected=True).wait_for()
         page.get_by_text(re.compile(r"running, alive \d+ s ago")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
-        before = training.status()["step"]
-        field = page.locator(".MuiFormControl-root").filter(has_text="entropy ×").locator("input")
-        field.fill("0.5")
-        field.press("Tab")
-        page.get_by_role("button", name="apply").click()
-        page.get_by_text(re.compile(r"✓ entropy × 0.5 at step")).wait_for()
-        page.get_by_role("button", name="pause").click()
-        page.get_by_text(re.compile(r"paused, alive")).wait_for()
-        page.get_by_role("button", name="sample now").click()
-        page.get_by_text(re.compile(r"✓ sample at step")).wait_for()
-        page.get_by_role("button", name="resume").click()
-        page.get_by_text(re.compile(r"running, alive")).wait_for()
-        assert seen.errors == [] and seen.outside == []
-    done = [event for event in training.events() if event.get("id")]
-    assert [event["event"] for event in done] == ["weight", "pause", "sample", "resume"]
-    assert done[0]["step"] > before and done[0] | {"term": "entropy", "value": 0.5} == done[0]
-    assert done[1]["step"] == done[2]["step"]  # a paused run draws what it has
+        yield page
+        assert seen.errors == [] and seen.outside == [] and "Traceback" not in (tmp_path / "log").read_text()
+
+
+def kill_while_it_logs(run: Run) -> None:
+    """SIGKILL, in the middle of writing a line of the log."""
+    process = run.status()["pid"]
+    os.kill(process, signal.SIGSTOP)  # so that no whole line comes after
+    with (run.folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 99999, "pix')
+    os.kill(process, signal.SIGKILL)
+
+
+def field(page, name: str):
+    return page.locator(".MuiFormControl-root").filter(has_text=f"{name} ×").locator("input")
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("dashboard")
+def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goes_on(live_tab, training):
+    page, before = live_tab, training.status()["step"]
+    others = training.ask("weight", term="pixel", value=0.25)  # somebody else, in a terminal
+    expect(field(page, "pixel")).to_have_value("0.25", timeout=60_000)
+    for name in ("lr", "entropy"):
+        field(page, name).fill("0.5")
+        field(page, name).press("Tab")
+    page.get_by_role("button", name="apply").click()
+    page.get_by_text(re.compile(r"✓ lr × 0.5 at step [\d,]+ · ✓ entropy × 0.5 at step")).wait_for()
+    page.get_by_role("button", name="pause").click()
+    page.get_by_text(re.compile(r"paused, alive")).wait_for()
+    for name in ("sample", "evaluate"):
+        page.get_by_role("button", name=f"{name} now").click()
+        page.get_by_text(re.compile(rf"✓ {name} at step")).wait_for()
+    page.get_by_role("button", name="resume").click()
+    page.get_by_text(re.compile(r"running, alive")).wait_for()
+    page.get_by_role("button", name="stop").click()
+    page.get_by_text(re.compile(r"It was stopped\. .* from its last checkpoint, of step [\d,]+\.")).wait_for()
+    done = [event for event in training.events() if event.get("id", others) != others]
+    asked = ["lr", "weight", "pause", "sample", "evaluate", "resume", "stop"]
+    assert [event["event"] for event in done] == asked and done[0]["step"] > before
+    assert done[1] | {"term": "entropy", "value": 0.5} == done[1]
+    assert done[2]["step"] == done[3]["step"] == done[4]["step"] == training.evidence().step  # a paused run has it all
+    assert training.steps[-1] == training.status()["step"] == done[-1]["step"]
+
+    wb.start("softvq-digits", training.folder, **TINY, **LONG)  # the same page follows it, under what was asked before
+    page.get_by_text(re.compile(r"running, alive")).wait_for()
+    for name, value in (("lr", "0.5"), ("entropy", "0.5"), ("pixel", "0.25")):
+        expect(field(page, name)).to_have_value(value, timeout=60_000)
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("dashboard")
+def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_curves(live_tab, training):
+    kill_while_it_logs(training)
+    live_tab.get_by_text(re.compile(r"interrupted · step [\d,]+ of 100,000")).wait_for()
+    again = f"The command that started it goes on from its last checkpoint, of step {training.steps[-1]:,}."
+    live_tab.get_by_text(f"Its process is gone without a word. {again}").wait_for()
+    expect(live_tab.get_by_role("button", name="stop")).to_be_disabled(timeout=60_000)
+    last = int(training.history()["step"].iloc[-1])  # the torn line is none
+    figure = live_tab.locator(".js-plotly-plot").first
+    live_tab.wait_for_function("([e, last]) => e.calcdata[0].at(-1).x === last", arg=[figure.element_handle(), last])
 
 
 # JupyterLab
@@ -265,7 +311,7 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') 
 
 @pytest.mark.browser
 @pytest.mark.xdist_group("lab")
-def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_and_its_buttons_act(training, tmp_path):
+def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it_tells_of_a_kill(training, tmp_path):
     cells = [
         f"import workbench as wb\nwb.watch({str(training.folder)!r})",
         "import time\ntime.sleep(15)\nprint('fr' + 'ee')",
@@ -292,5 +338,8 @@ def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_and_its_buttons_act(tr
         page.get_by_role("button", name="pause").click()
         page.get_by_text(re.compile(r"paused, alive")).wait_for()
         page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
-        assert seen.outside == []
-    assert training.status()["state"] == "paused" and json.loads((training.folder / "control.json").read_text())
+        assert training.status()["state"] == "paused" and json.loads((training.folder / "control.json").read_text())
+        kill_while_it_logs(training)
+        page.get_by_text(re.compile(r"gone without a word\. .*checkpoint, of step")).wait_for()
+        assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
+        assert page.get_by_text("Traceback").count() == 0 and seen.outside == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_jobs import wait_for
 
 from workbench.atomic import append_line, read_tensors
 from workbench.collect import collect
@@ -181,6 +182,18 @@ def test_a_writer_that_died_without_a_word_is_interrupted(run):
     if sys.platform == "linux":
         assert status_of_writer(run, born="1") == "interrupted"  # its number is another process's now
     assert repr(run).endswith("AE, interrupted at step 7 of 10")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells")
+def test_a_writer_that_was_killed_is_gone_before_its_parent_asks_for_it(run):
+    script = f"import time; from workbench.runs import Run; Run({str(run.folder)!r}).report('running', 7)"
+    script += "; print(flush=True); time.sleep(600)"
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    writer.stdout.readline()
+    assert run.status()["state"] == "running"
+    writer.kill()
+    wait_for(lambda: run.status()["state"] == "interrupted")
+    writer.wait()
 
 
 def test_a_writer_on_another_machine_is_believed_for_a_minute(run):

@@ -30,7 +30,11 @@ def alive(told: Mapping[str, Any]) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, in the system's ticks; None where the system has no /proc."""
+    """When a process began, in the system's ticks; None where the system has no /proc, or it has ended there.
+
+    One that was killed keeps its number until its parent asks for it, which in many containers nobody does.
+    """
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return None if told[0] == "Z" else told[19]
     return None

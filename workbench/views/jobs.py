@@ -147,19 +147,27 @@ class Jobs:
         self._worker.end()
 
     def _serve(self) -> None:
-        while (job := self._next()) is not None:
-            job.begin()
-            told = self._computed(job)
-            with self._changed:
-                if self._open.get(job.key) is job:
-                    del self._open[job.key]
-                if isinstance(told, Result):
-                    self._kept[job.key] = told
-                    while len(self._kept) > KEPT:
-                        self._kept.popitem(last=False)
-            with suppress(InvalidStateError):  # it was stopped as it ended
-                failed = isinstance(told, Exception)
-                job.future.set_exception(told) if failed else job.future.set_result(told)
+        while self._turn():
+            pass  # and nothing of a turn is held while the next is waited for: a job knows the page that asked for it
+
+    def _turn(self) -> bool:
+        """Compute what is next; whether there may be more."""
+        job = self._next()
+        if job is None:
+            return False
+        job.begin()
+        told = self._computed(job)
+        with self._changed:
+            if self._open.get(job.key) is job:
+                del self._open[job.key]
+            if isinstance(told, Result):
+                self._kept[job.key] = told
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        with suppress(InvalidStateError):  # it was stopped as it ended
+            failed = isinstance(told, Exception)
+            job.future.set_exception(told) if failed else job.future.set_result(told)
+        return True
 
     def _next(self) -> Job | None:
         with self._changed:

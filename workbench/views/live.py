@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Look:
     history: pd.DataFrame  # a row a record
     events: list[dict[str, Any]]
     pictured: tuple[int, ...]  # the steps that have pictures
+    saved: tuple[int, ...]  # the steps that have a checkpoint
 
     @property
     def state(self) -> str:
@@ -63,9 +64,9 @@ class Follower:
         """How the run stands now."""
         status = self.run.status()  # first: a record may be newer than it, but none that it speaks of is missed
         history = pd.DataFrame(self._log.read())
-        found = (self.run.folder / "samples").glob("step-*.npy")
-        steps = sorted(int(path.stem.removeprefix("step-")) for path in found if path.stem[5:].isdigit())
-        return Look(self.run.name, status, history, list(self._events.read()), tuple(steps))
+        folder, events = self.run.folder, list(self._events.read())
+        pictured, saved = _numbered(folder.glob("samples/step-*.npy")), _numbered(folder.glob("step-*.safetensors"))
+        return Look(self.run.name, status, history, events, pictured, saved)
 
 
 class Growing:
@@ -131,7 +132,9 @@ def advice(look: Look) -> str:
         return f"Collecting evidence of step {busy[-1]['step']:,}; training goes on afterwards."
     if look.listening and look.history.empty:
         return "Training; its first record is on its way."
-    again = "The command that started it goes on from its last checkpoint."
+    again = "The command that started it starts it anew: it had no checkpoint yet."
+    if look.saved:
+        again = f"The command that started it goes on from its last checkpoint, of step {look.saved[-1]:,}."
     why = next((event["why"] for event in reversed(look.events) if event["event"] == "failed" and "why" in event), None)
     ending = {
         "new": "Nobody trains this run yet; the command that made it starts it.",
@@ -142,8 +145,12 @@ def advice(look: Look) -> str:
     return ending.get(look.state, "")
 
 
-def answer(look: Look, number: int) -> str:
-    """What became of a request, in a few words."""
+def answer(look: Look, *numbers: int) -> str:
+    """What became of requests, in a few words each."""
+    return " · ".join(_answer(look, number) for number in numbers)
+
+
+def _answer(look: Look, number: int) -> str:
     found = next((event for event in reversed(look.events) if event.get("id") == number), None)
     if found and found["event"] == "refused":
         return f"✗ {found['why']}"
@@ -192,6 +199,11 @@ def span(low: float, high: float) -> str:
     unit, name, digits = next(u for u in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)) if high < 90 * u[0] or u[2])
     ends = f"{low / unit:.{digits}f}", f"{high / unit:.{digits}f}"
     return f"{'–'.join(dict.fromkeys(ends))} {name}"
+
+
+def _numbered(found: Iterable[Path]) -> tuple[int, ...]:
+    """The steps that files are of, ascending."""
+    return tuple(sorted(int(path.stem[5:]) for path in found if path.stem[5:].isdigit()))
 
 
 def _rounded(number: float) -> str:

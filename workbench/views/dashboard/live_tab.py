@@ -21,7 +21,8 @@ class Live:
     """The Live tab's widgets. `show` and `follow` a run; `hide` reads nothing any more."""
 
     def __init__(self) -> None:
-        self.dark, self.run, self.look, self._number = False, None, None, 0
+        self.dark, self.run, self.look = False, None, None
+        self._numbers: list[int] = []  # of what was asked for last
         self._follower: Follower | None = None
         self._timer: Any = None
         self.head, self.said = pn.pane.HTML("", sizing_mode="stretch_width"), pn.pane.HTML("")
@@ -32,6 +33,7 @@ class Live:
         self.apply = pmui.Button(label="apply", variant="outlined", size="small")
         self.apply.on_click(lambda _: self._apply())
         self.fields: dict[str, pmui.TextInput] = {}
+        self._force: dict[str, float] = {}  # the multipliers, when they were last looked at
         self.row = pn.FlexBox(gap="12px", align_items="center")
         self.log = pmui.Checkbox(label="log axes", value=False)
         self.smoothing = pmui.FloatSlider(label="smoothing", start=0, end=0.99, step=0.01, value=0, width=220)
@@ -50,7 +52,7 @@ class Live:
         """Show a run as it is."""
         self.dark = dark
         if self.run is None or run.folder != self.run.folder:
-            self.run, self._follower, self._number = run, Follower(run), 0
+            self.run, self._follower, self._numbers = run, Follower(run), []
             self.said.object, self.step.value, self.step.options = "", 0, [0]
             self.row.objects, self.fields = [], {}
         self.refresh()
@@ -82,9 +84,9 @@ class Live:
         self.buttons["pause"].label = "resume" if look.state == "paused" else "pause"
         for button in (*self.buttons.values(), self.apply):
             button.disabled = not look.listening
-        if self._number:
-            self.said.object = html.escape(answer(look, self._number))
-        self._show_fields(look)
+        if self._numbers:
+            self.said.object = html.escape(answer(look, *self._numbers))
+        self._show_fields(look.multipliers)
         if (
             before is None
             or (len(before.history), len(before.events)) != (len(look.history), len(look.events))
@@ -95,14 +97,17 @@ class Live:
         if look.state == "finished":
             self.hide()
 
-    def _show_fields(self, look: Look) -> None:
-        if self.fields.keys() != look.multipliers.keys():
+    def _show_fields(self, force: dict[str, float]) -> None:
+        if self.fields.keys() != force.keys():
             # As text: a number field swallows what is typed over its value, and cannot say what is wrong with it.
             self.fields = {
                 name: pmui.TextInput(label=f"{name} ×", value=f"{value:g}", width=120, size="small")
-                for name, value in look.multipliers.items()
+                for name, value in force.items()
             }
             self.row.objects = [*self.fields.values(), self.apply]
+        for name in (name for name, value in force.items() if value != self._force.get(name)):
+            self.fields[name].value = f"{force[name]:g}"  # somebody has changed it, perhaps elsewhere
+        self._force = force
 
     def _draw(self) -> None:
         if self.look is not None:
@@ -132,8 +137,7 @@ class Live:
     def _told(self, ask: Callable[[], list[int]]) -> None:
         """Ask, and say so; the next look says what came of it."""
         try:
-            numbers = ask()
-            self._number = numbers[-1] if numbers else 0
-            self.said.object = "asked …" if numbers else "Nothing was changed."
+            self._numbers = ask()
+            self.said.object = "asked …" if self._numbers else "Nothing was changed."
         except UserError as error:
-            self._number, self.said.object = 0, f"✗ {html.escape(str(error))}"
+            self._numbers, self.said.object = [], f"✗ {html.escape(str(error))}"

@@ -71,7 +71,8 @@ class Watch:
     """The widgets of one run, kept up to date by a thread until the run has finished."""
 
     def __init__(self, run: Run, log: bool, smoothing: float, step: int | None) -> None:
-        self.run, self._follower, self._number = run, Follower(run), 0
+        self.run, self._follower = run, Follower(run)
+        self._numbers: list[int] = []  # of what was asked for last
         self._one_at_a_time, self._wake, self._closed = threading.Lock(), threading.Event(), False
         self._thread: threading.Thread | None = None
         self._look, self._drawn = self._follower.look(), None
@@ -145,6 +146,7 @@ class Watch:
             button.on_click(lambda _, name=name: self._ask(name.removesuffix(" now")))
         self.buttons["stop"].tooltip = "with a checkpoint; the command that started it goes on from there"
         self.fields: dict[str, widgets.FloatText] = {}
+        self._force: dict[str, float] = {}  # the multipliers, when they were last looked at
         self.row = widgets.HBox(layout=ROW)
         self.apply = widgets.Button(description="apply", tooltip="from the next step on; recorded as events")
         self.apply.on_click(lambda _: self._apply())
@@ -182,24 +184,27 @@ class Watch:
             self.buttons["pause"].description = "resume" if look.state == "paused" else "pause"
             for button in (*self.buttons.values(), self.apply):
                 button.disabled = not look.listening
-            if self._number:
-                self.said.value = html.escape(answer(look, self._number))
-            self._show_fields(look)
+            if self._numbers:
+                self.said.value = html.escape(answer(look, *self._numbers))
+            self._show_fields(look.multipliers)
             drawn = (len(look.history), len(look.events), self.log.value, self.smoothing.value)
             if drawn != self._drawn:
                 self._drawn = drawn
                 self._draw(curves(look, log=self.log.value, smoothing=self.smoothing.value))
             self._show_steps(look)
 
-    def _show_fields(self, look: Look) -> None:
-        if self.fields.keys() != look.multipliers.keys():
+    def _show_fields(self, force: dict[str, float]) -> None:
+        if self.fields.keys() != force.keys():
             style = {"description_width": "initial"}
             wide = {"width": "auto", "max_width": "180px"}
             self.fields = {
                 name: widgets.FloatText(value, description=f"{name} ×", step=0.1, style=style, layout=wide)
-                for name, value in look.multipliers.items()
+                for name, value in force.items()
             }
             self.row.children = (*self.fields.values(), self.apply)
+        for name in (name for name, value in force.items() if value != self._force.get(name)):
+            self.fields[name].value = force[name]  # somebody has changed it, perhaps elsewhere
+        self._force = force
 
     def _draw(self, new: go.Figure) -> None:
         new.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
@@ -243,12 +248,11 @@ class Watch:
     def _told(self, ask: Any) -> None:
         """Ask, and say so; the thread says what came of it."""
         try:
-            numbers = ask()
-            self._number = numbers[-1] if numbers else 0
-            self.said.value = "asked …" if numbers else "Nothing was changed."
+            self._numbers = ask()
+            self.said.value = "asked …" if self._numbers else "Nothing was changed."
             self._wake.set()
         except UserError as error:
-            self._number, self.said.value = 0, f"✗ {html.escape(str(error))}"
+            self._numbers, self.said.value = [], f"✗ {html.escape(str(error))}"
 
 
 def _head(look: Look) -> str:
