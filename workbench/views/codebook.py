@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.codebook.codes import Codes, read, some
+from workbench.analysis.codebook.codes import Codes, read
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
+from workbench.analysis.sampling import sample
 from workbench.errors import NotApplicable, UserError, unknown
 from workbench.evidence import Evidence
 from workbench.runs import Run
@@ -193,7 +194,7 @@ class Codebook:
     def _held(self) -> dict[str, Any]:
         """Which images hold which codes, for a page where nobody can be asked."""
         n, tokens = self._codes.rows.shape
-        images = some(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
+        images = sample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
         ids = self._codes.ids(images)
         codes = np.where(np.isin(ids, self._shown), np.searchsorted(self._shown, ids), np.iinfo(np.uint16).max)
         return {"tokens": tokens, "images": binary(images.astype(np.int32)), "codes": binary(codes.astype(np.uint16))}
