@@ -23,7 +23,8 @@ def draw(result: MetricsCompared) -> go.Figure:
     left = f" · left out: {len(result.left_out)}" if result.left_out else ""
     title = f"Compared with {result.reference}: {METRICS[result.metric][0]}"
     figure.update_layout(title={"text": title, "subtitle": {"text": said + left}}, barmode="stack")
-    figure.update_layout(height=220 + 56 * len(shown), legend={"orientation": "h", "y": -0.35, "yanchor": "top"})
+    legend = {"orientation": "h", "yref": "container", "y": 0.02, "yanchor": "bottom"}  # below the axes' titles
+    figure.update_layout(height=250 + 56 * len(shown), legend=legend)
     figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, automargin=True)
     figure.update_yaxes(title="", range=[-0.6, len(names) - 0.4])
     return themed(figure)
