@@ -25,7 +25,7 @@ OTHER |= {"skip": False, "books": 2, "codes": 33, "temperature": 0.5, "entropy_w
 OTHER |= {"commitment": 1.0, "cosine": False, "learn": "gradient", "decay": 0.5, "revive": 0.0, "logits": "distance"}
 OTHER |= {"radius": 2.0, "beta": 0.1, "levels": (4, 3, 3, 3, 3, 3)}
 OTHER |= {"mask": "sample", "mask_low": 0.0, "mask_high": 0.8, "targets": ("random",), "score": "all"}  # MAETok
-OTHER |= {"aux_weight": 0.3, "aux_width": 24, "aux_depth": 1, "tuning": True}
+OTHER |= {"aux_weight": 0.3, "aux_width": 24, "aux_depth": 1, "tuning": True, "learned_tokens": False}
 OTHER |= {"multipliers": (1, 2), "blocks": 2, "kl_weight": 1.0, "teacher": "random", "align_weight": 0.5}  # VA-VAE
 OTHER |= {
     "margin_cosine": 0.1,
@@ -214,6 +214,7 @@ def test_every_setting_changes_something(kind):
 
     fields = [field.name for field in dataclasses.fields(kind.Config)]
     on = {name: value for name, value in LOOKS.items() if name in fields}
+    on |= {"tokens": 16} if "learned_tokens" in fields else {}  # as many as patches, which they may be
     others = OTHER | ({"patch": 8} if "builder" in fields else {}) | ({"align": "pool"} if "books" in fields else {})
     usual = behaviour(config_of(kind, **on))
     for name in fields:

@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.analysis.latents.held_out import FOLDS, grid, held_out
 from workbench.analysis.latents.mixtures import FLOOR
 from workbench.analysis.latents.planes import lay_out, quality, standardised
-from workbench.analysis.latents.probes import PENALTIES, _linear
+from workbench.analysis.latents.probes import PENALTIES, logistic
 from workbench.quantizers.clustering import cluster, refine
 from workbench.quantizers.nearest import nearest
 
@@ -175,7 +175,7 @@ def probing(chosen: bool, size: Size) -> Pair:
     fold = [(np.arange(cut // 5, cut), np.arange(cut // 5))]  # the fifth that ours chooses by
 
     def ours() -> float:
-        return float((_linear(rows[fit], labels[fit], rows[test], 0) == labels[test]).mean())
+        return float((logistic(rows[fit], labels[fit], rows[test]) == labels[test]).mean())
 
     def theirs() -> float:
         how = {"Cs": PENALTIES, "cv": fold, "max_iter": 1000, "scoring": "accuracy"}

@@ -89,7 +89,8 @@ class RunList:
         before = self.table.value
         if only_cells and list(before) == list(shown) and list(before["run"]) == list(shown["run"]):
             changed = {name: _differing(before[name], shown[name]) for name in shown}
-            self.table.patch({name: cells for name, cells in changed.items() if cells})
+            if any(changed.values()):  # a patch of nothing would draw the table anew
+                self.table.patch({name: cells for name, cells in changed.items() if cells})
             return
         self._quiet = True
         try:
