@@ -156,6 +156,30 @@ def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboa
         assert "run=flow" in page.url and seen.errors == []
 
 
+# What the browser tells the server is three texts; that the page is there is told late.
+LATE = """let parts = [];
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (part) {
+  parts.push(part);
+  if (parts.length < 3) return;
+  const whole = parts, go = () => whole.forEach((one) => send.call(this, one));
+  parts = [];
+  if (whole[2].includes("document_ready")) setTimeout(go, 3000);
+  else go();
+};"""
+
+
+def test_a_key_that_is_pressed_before_the_page_is_wholly_there_is_not_lost(dashboard):
+    with opened("about:blank") as (page, seen):
+        page.add_init_script(LATE)
+        page.goto(f"{dashboard}/?run=soft-4&analysis=codebook_usage")
+        page.get_by_role("button", name="keys").wait_for()
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**step=30*")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
+        assert seen.errors == []
+
+
 def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()

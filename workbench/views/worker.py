@@ -19,7 +19,7 @@ from workbench.views.state import ViewState
 
 Asked = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
 PAUSE = 0.05  # seconds between two things said
-YIELDS = 10  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
+YIELDS = 5  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
 
 
 def work(folder: str, pipe: Connection) -> None:
@@ -29,9 +29,9 @@ def work(folder: str, pipe: Connection) -> None:
     Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the server ends this one
+    analysis.analyses()  # import them before anybody waits
     with suppress(AttributeError, OSError):  # where there is no such thing
         os.nice(YIELDS)
-    analysis.analyses()  # import them before anybody waits
     bench = Bench(folder)
     try:
         while True:

@@ -147,6 +147,15 @@ def fidelity(
     return Fidelity(distances, copying, pairs_shown, judge, n, dimensions, splits, neighbors, seed, warnings)
 
 
+def judged_distance(seed: int = 0, **sets: np.ndarray) -> float:
+    """The Frechet distance of two sets as `fidelity` finds it, and nothing else of it; raises what it raises.
+
+    They are named as a Distance names them, such as `reconstructions`; held-out ones are `held_out`.
+    """
+    cut = _equal(_checked({name.replace("_", "-"): rows for name, rows in sets.items()}), seed)
+    return frechet_distance(*cut.values())
+
+
 def _names(judge: str) -> dict[str, str]:
     return {letter: f"{letter}{'FID' if judge == 'inception' else 'FD'}" for letter in "rig"}
 

@@ -10,7 +10,6 @@ from workbench.analysis.progress import Cancelled
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
 
-SPLITS = 10  # half samples of a distance whose interval is not looked at
 Expected = Literal["higher", "lower", "unknown"]
 
 
@@ -82,17 +81,16 @@ def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
 
 
 def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
-    from workbench.analysis.generation.fidelity import fidelity
+    from workbench.analysis.generation.fidelity import judged_distance
 
-    sets = {"reconstruction distance": "reconstruction_features", "interpolation distance": "midpoint_features"}
     _needed(evidence, "features")
-    found = {}
-    for name, field in sets.items():
-        judged = getattr(evidence, field)
-        if judged is not None:
-            result = fidelity(features=evidence.features, **{field: judged}, splits=SPLITS, seed=seed)
-            found[name] = result.distances[0].value
-    return found
+    sets = {"reconstructions": evidence.reconstruction_features, "midpoints": evidence.midpoint_features}
+    names = {"reconstructions": "reconstruction distance", "midpoints": "interpolation distance"}
+    return {
+        names[kind]: judged_distance(seed, held_out=evidence.features, **{kind: judged})
+        for kind, judged in sets.items()
+        if judged is not None
+    }
 
 
 def _size(evidence: Evidence, seed: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ One `Session` a browser tab. What it shows is a ViewState; the address bar alway
 import html
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from workbench.views.dashboard.overview import Overview
 from workbench.views.dashboard.places import Framed, Group, LiveTab, Place
 from workbench.views.dashboard.run_list import RunList
 from workbench.views.dashboard.saved_card import Saved
+from workbench.views.dashboard.visit import Visit
 from workbench.views.jobs import Jobs
 from workbench.views.state import ViewState
 
@@ -67,15 +68,15 @@ class Session:
     def __init__(self, folder: str | Path, jobs: Jobs | None = None) -> None:
         self.bench, self.jobs, self.dark = Bench(folder), jobs, False
         self.me, self.basket, self.saved = object(), Basket(self), Saved(self)  # me: who waits for jobs
-        self.document: Any = None
+        self.visit = Visit()
+        self.later, self.when_loaded = self.visit.later, self.visit.when_loaded
         self._timer: Any = None
-        self._put_off: list[Callable[[], None]] | None = None  # what is done when the page is there; None: it is
         self._quiet = False
         self.notice = pmui.Alert("", severity="warning", visible=False)
         location = pn.state.location
         self.state = self._asked_for("" if location is None else location.search or "")
         self.card = JobsCard(jobs, self.me)
-        self.keyboard = Keyboard(self._pressed, self.follow)
+        self.keyboard = Keyboard(lambda key: self.when_loaded(lambda: self._pressed(key)), self.follow)
         self.runs = RunList(self.bench, self.state.runs, self._selected)
         self.tabs = Framed({name: partial(self._tab, name) for name in analysis.analyses()})
         explored = {tab: partial(Explore, self, tab) for tab in MODULES}
@@ -98,18 +99,19 @@ class Session:
             sidebar_width=SIDEBAR,
             main=[self.notice, *self._main(), self.keyboard.help, self.card.body],
         )
-        self.dark, self.document = page.dark_theme, pn.state.curdoc
-        watcher = page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
-        self._put_off = None if self.document is None else []
-        self.go()  # what is quickly found comes with the page, the rest is computed while it is sent
+        self.dark, watcher = page.dark_theme, page.param.watch(lambda event: self._repaint(event.new), "dark_theme")
         me = weakref.ref(self)  # a page that is closed before it has loaded is not kept for its loading
-        pn.state.onload(lambda: me() and me()._loaded())
-        if self.document is not None:
+        self.visit.begin(lambda: me() and me()._loaded())
+        self._go()  # what is quickly found comes with the page, the rest is computed while it is sent
+        if pn.state.curdoc is not None:
             pn.state.on_session_destroyed(lambda _: (self.close(), _emptied(page, watcher)))
         return page
 
     def go(self, **changes: Any) -> None:
         """Change the state, put it into the address bar, and show the tab it names; that of an analysis, if given."""
+        self.when_loaded(lambda: self._go(**changes))
+
+    def _go(self, **changes: Any) -> None:
         before = self.state.tab
         self.state = self.state.change(**({"tab": ""} if "analysis" in changes else {}), **changes)
         if not self.state.tab:
@@ -129,6 +131,9 @@ class Session:
 
     def follow(self, query: str) -> None:
         """Show what an address asks for, as when somebody goes back in the browser's history."""
+        self.when_loaded(lambda: self._follow(query))
+
+    def _follow(self, query: str) -> None:
         before, self.notice.visible = self.state.tab, False
         self.state = self._asked_for(query)
         if before != self.state.tab and before in self.places:
@@ -138,25 +143,15 @@ class Session:
                 self.places[self.state.tab].put(self.state.looks)
             else:
                 self.tabs[self.state.analysis].put(self.state.controls)
-            self.go()
+            self._go()
 
     def turned(self, name: str) -> None:
         """Somebody has turned to an analysis."""
-        self.loud(lambda: self.when_loaded(lambda: self.go(analysis=name)))
-
-    def later(self, act: Callable[[], None]) -> None:
-        """Do something for this visitor from another thread, if the page is still open."""
-        if self.document is not None and self.document.session_context is not None:
-            with suppress(RuntimeError):  # its loop has just ended
-                self.document.add_next_tick_callback(lambda: self.when_loaded(act))
-
-    def when_loaded(self, act: Callable[[], None]) -> None:
-        """Do something now, or when the page is there: while it is sent and built it may miss what changes."""
-        act() if self._put_off is None else self._put_off.append(act)
+        self.loud(lambda: self.go(analysis=name))
 
     def close(self) -> None:
         """The visitor has left: nothing is read or computed for them any more."""
-        self.document = None
+        self.visit.end()
         if self._timer is not None:
             self._timer.stop()
         self.card.hide()
@@ -166,9 +161,6 @@ class Session:
             self.jobs.leave(job, self.me)
 
     def _loaded(self) -> None:
-        acts, self._put_off = self._put_off or [], None
-        for act in acts:
-            act()
         if self.bench.runs:
             self._timer = pn.state.add_periodic_callback(self.refresh, GLANCE)
 

@@ -1,6 +1,7 @@
 """In the dashboard: the table of runs, with a filter, and with the settings in which they differ."""
 
 import html
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
-from bokeh.models.widgets.tables import NumberFormatter
+from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.errors import UserError
 from workbench.views.bench import Bench
@@ -23,6 +24,9 @@ STYLE = """
   color: inherit !important; }
 .tabulator .tabulator-cell { text-overflow: clip !important; }
 """
+# A template, not the table's styles: those draw a table anew that is still being built, which is an error in a browser.
+COLOURS = json.dumps({state: colour for state, (_, colour) in STATES.items()})
+STATE = f"""<span style='{tinted(f"<%= {COLOURS}[value.slice(2)] || 'currentColor' %>")}'><%- value %></span>"""
 
 
 class RunList:
@@ -39,7 +43,8 @@ class RunList:
         self.table = pn.widgets.Tabulator(
             self.all.iloc[:0], selectable="checkbox", show_index=False, disabled=True, layout="fit_data_table",
             max_height=HEIGHT, sizing_mode="stretch_width", frozen_columns=["#", "run"],
-            formatters={"PSNR (dB)": NumberFormatter(format="0.0")}, stylesheets=[STYLE], titles=titles(self.all),
+            formatters={"PSNR (dB)": NumberFormatter(format="0.0"), "state": HTMLTemplateFormatter(template=STATE)},
+            stylesheets=[STYLE], titles=titles(self.all),
         )  # fmt: skip
         self.body = pmui.Column(self.filter, self.differ, self.said, self.table, sizing_mode="stretch_width", margin=0)
         self._quiet = False
@@ -98,7 +103,6 @@ class RunList:
             self.table.selection = []  # else the table looks for the old rows among the new
             self.table.value = shown
             self.table.selection = rows
-            self.table.style.map(_colour, subset=["state"])
         finally:
             self._quiet = False
         self.said.object = f"{len(shown)} of {len(self.all)} runs, {len(self.selected)} selected"
@@ -125,7 +129,3 @@ def _differing(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
 def titles(table: pd.DataFrame) -> dict[str, str]:
     """What stands above columns whose names are not plain text: the table's titles are HTML."""
     return {name: html.escape(str(name)) for name in table if html.escape(str(name)) != name}
-
-
-def _colour(text: str) -> str:
-    return tinted(STATES.get(str(text).partition(" ")[2], STATES["new"])[1])
