@@ -22,7 +22,7 @@ demo: .venv/demo  ## train on bundled images, write report.html, say how to look
 	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8,$(RUNS)/sit-digits
 
 test: .venv/dev browser  ## every test, in a real browser too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: .venv/demo  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks

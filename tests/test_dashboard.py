@@ -21,7 +21,7 @@ from test_jobs import wait_for
 from workbench import analysis
 from workbench.runs import Run
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("dashboard")]
+pytestmark = pytest.mark.browser
 VIEW = "run=soft-4&run=soft-2&run=flow&run=plain"
 HOSTILE = "<img src=x onerror=document.title=1>[a](javascript:1)"
 
@@ -190,6 +190,7 @@ def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dash
         page.wait_for_url("**step=30*")
         page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
         page.keyboard.press("1")
+        page.wait_for_url("**run=soft-4&run=*step=30*")  # what is in the address can be undone
         page.get_by_text("5 of 5 runs, 2 selected").wait_for()
         page.keyboard.press("z")
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()

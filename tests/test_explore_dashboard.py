@@ -13,7 +13,7 @@ from playwright.sync_api import TimeoutError
 
 import workbench as wb
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("explore")]
+pytestmark = pytest.mark.browser
 RUNS = "run=soft-4&run=soft-2"
 
 

@@ -11,7 +11,6 @@ from workbench.views.reports.gallery import gallery, reports_in
 from workbench.views.reports.manifest import beside
 from workbench.views.reports.report import report
 
-pytestmark = pytest.mark.xdist_group("report")
 HOSTILE = "<script>alert(1)</script> & \"'"
 
 

@@ -16,7 +16,6 @@ from workbench.views.explored import shown
 from workbench.views.jobs import Job, Jobs
 from workbench.views.state import ViewState
 
-pytestmark = pytest.mark.xdist_group("jobs")
 QUICK = ViewState(("soft-4",), analysis="codebook_usage")
 LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"most": 64, "components": 16})
 MAP = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})

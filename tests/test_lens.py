@@ -23,7 +23,6 @@ from workbench.views.lab.lens_screen import Screen
 from workbench.views.latent_map import placed, rounded
 from workbench.views.selection import inside
 
-pytestmark = pytest.mark.xdist_group("lens")
 MODULES = ("lens", "latentmap", "codegrid")
 
 

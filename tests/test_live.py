@@ -258,7 +258,6 @@ def field(page, name: str):
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("dashboard")
 def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goes_on(live_tab, training):
     page, before = live_tab, training.status()["step"]
     others = training.ask("weight", term="pixel", value=0.25)  # somebody else, in a terminal
@@ -291,7 +290,6 @@ def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goe
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("dashboard")
 def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_curves(live_tab, training):
     kill_while_it_logs(training)
     live_tab.get_by_text(re.compile(r"interrupted · step [\d,]+ of 100,000")).wait_for()
@@ -310,7 +308,6 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') 
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("lab")
 def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it_tells_of_a_kill(training, tmp_path):
     cells = [
         f"import workbench as wb\nwb.watch({str(training.folder)!r})",

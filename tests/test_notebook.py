@@ -19,7 +19,6 @@ from workbench import analysis
 from workbench.errors import NotApplicable, RunError, UserError
 from workbench.views.lab.notebook import Explorer, Screen
 
-pytestmark = pytest.mark.xdist_group("lab")
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 FIGURE = "application/vnd.plotly.v1+json"
 

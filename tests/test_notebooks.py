@@ -14,7 +14,6 @@ from papermill.parameterize import parameterize_notebook
 
 from workbench.runs import Run
 
-pytestmark = pytest.mark.xdist_group("notebooks")
 HERE = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -33,7 +33,6 @@ from workbench.views.reports.manifest import read
 from workbench.views.reports.page import to_html
 from workbench.views.reports.report import check_parameters, find_template, parameters_of, report
 
-pytestmark = pytest.mark.xdist_group("report")
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
 NAMES = [path.stem for path in TEMPLATES]

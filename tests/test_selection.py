@@ -24,7 +24,6 @@ from workbench.views.reports.manifest import read
 from workbench.views.selection import Selection, meets
 from workbench.views.state import ViewState
 
-pytestmark = pytest.mark.xdist_group("selection")
 CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
 
 

@@ -17,7 +17,6 @@ from workbench.errors import UserError
 from workbench.views.reports.manifest import read
 from workbench.views.reports.sweep import grid, listed, sweep
 
-pytestmark = pytest.mark.xdist_group("report")
 SHORT = 'pages.show("codebook_usage")'
 HELD = "import time\nfrom pathlib import Path\nwhile seed == 1 and hold and Path(hold).exists():\n    time.sleep(0.1)"
 PARAMETERS = 'run: str = ""\nseed: int = 0\nhold: str = ""'
