@@ -26,7 +26,7 @@ from workbench.views.esm import binary, static
 from workbench.views.latent_map import placed
 
 RUNS, COPIES, POINTS, PORT = 5, 200, 1_000_000, 8799
-FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-background-networking"]  # as where there is no GPU
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 
 
 def copies(run: Path, folder: Path) -> None:

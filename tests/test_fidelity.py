@@ -7,7 +7,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from workbench.analysis.generation.copying import copied
 from workbench.analysis.generation.denoising import denoising_loss
 from workbench.analysis.generation.feature_distances import frechet_distance, kernel_distance, nearest, precision_recall
-from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.generation.fidelity import fidelity, judged_distance
 from workbench.analysis.generation.halves import half_samples
 from workbench.errors import NotApplicable, UserError
 
@@ -255,3 +255,11 @@ def test_losses_that_fit_no_times_are_refused():
         denoising_loss(np.array([0.5]), np.array([np.nan]))
     with pytest.raises(NotApplicable, match="at least one time"):
         denoising_loss(np.array([]), np.array([]))
+
+
+@pytest.mark.parametrize("n", [200, 120])
+def test_the_distance_alone_is_that_which_fidelity_finds_also_where_one_set_is_smaller(n):
+    random = np.random.default_rng(0)
+    features, judged = random.normal(size=(200, 6)), random.normal(size=(n, 6)) + 0.5
+    told = fidelity(features=features, midpoint_features=judged, splits=10, seed=3).distances[0].value
+    assert judged_distance(3, held_out=features, midpoints=judged) == told > 0
