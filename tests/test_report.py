@@ -39,7 +39,7 @@ NAMES = [path.stem for path in TEMPLATES]
 TINY = {"tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup": 5}
 MARKED = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot")]
   .flatMap((figure) => figure._fullData).filter((trace) => trace.meta === "image" && trace.selectedpoints)
-  .flatMap((trace) => [...trace.selectedpoints].map((i) => trace.customdata[i]))"""
+  .flatMap((trace) => [...trace.selectedpoints].map((i) => trace.customdata[i][0] ?? trace.customdata[i]))"""
 
 
 def typed(*words: object) -> subprocess.CompletedProcess:
@@ -190,6 +190,67 @@ def test_in_a_report_a_loop_tells_the_codes_inside_and_a_code_marks_its_images_o
         page.keyboard.press("Escape")
         shows_nothing()
         assert seen.errors == [] and seen.outside == []
+
+
+FRAMED = """(figure) => {
+  const frames = figure._fullData.find((trace) => trace.meta === "code" && trace.selectedpoints);
+  return frames ? [...frames.selectedpoints].map((i) => frames.customdata[i]) : [];
+}"""
+ACROSS = """(figure) => {
+  const trace = figure._fullData.find((one) => one.meta === "code"), { left, top } = figure.getBoundingClientRect();
+  const [x, y] = ["x", "y"].map((name) => figure._fullLayout[trace[`${name}axis`].replace(name, `${name}axis`)]);
+  return [-0.4, 1.4].map((at) => [left + x._offset + x.c2p(at), top + y._offset + y.c2p(at)]);
+}"""
+
+
+POINT = """(figure, image) => {
+  const { xaxis, yaxis, customdata, index } = figure._fullData.find((one) => one.meta === "image");
+  const { x, y } = figure.calcdata[index][[...customdata].indexOf(image)];
+  const across = figure._fullLayout[xaxis.replace("x", "xaxis")], up = figure._fullLayout[yaxis.replace("y", "yaxis")];
+  const { left, top } = figure.getBoundingClientRect();
+  return [left + across._offset + across.c2p(x), top + up._offset + up.c2p(y)];
+}"""
+
+
+@pytest.mark.browser
+def test_in_a_report_cells_of_the_grid_of_codes_are_boxed_and_framed_like_points(pages):
+    with opened(pages["codebook"].as_uri()) as (page, seen):
+        figure = page.locator("figure", has=page.get_by_text("codes used, as evenly")).locator(".js-plotly-plot")
+        codes = page.frame_locator('iframe[title^="Codebook"]')
+        codes.get_by_text("hover over a code").wait_for()
+        figure.scroll_into_view_if_needed()
+        figure.evaluate("(figure) => Plotly.relayout(figure, { dragmode: 'select' })")
+        (left, top), (right, bottom) = figure.evaluate(ACROSS)  # around two rows of two cells
+        page.mouse.move(left, top)
+        page.mouse.down()
+        page.mouse.move(right, bottom, steps=4)
+        page.mouse.up()
+        codes.get_by_text("4 picked:").wait_for()
+        side = figure.evaluate("(figure) => figure._fullData.find((one) => one.meta === 'code').z[0].length")
+        assert sorted(figure.evaluate(FRAMED)) == [0, 1, side, side + 1]
+        codes.locator(".cells canvas").click(position={"x": 5, "y": 5})  # one of them, which is let go
+        codes.get_by_text("3 picked:").wait_for()
+        page.wait_for_function(f"(figure) => ({FRAMED})(figure).length === 3", arg=figure.element_handle())
+        assert seen.errors == []
+
+
+@pytest.mark.browser
+def test_in_a_report_a_point_opens_its_image_in_the_lens_and_a_picture_there_marks_its_point(pages):
+    with opened(pages["adaptive"].as_uri()) as (page, seen):
+        figure = page.locator("figure", has=page.get_by_text("What further tokens are")).locator(".js-plotly-plot")
+        lens = page.frame_locator('iframe[title^="Lens"]')
+        lens.locator(".strip .cell").first.wait_for()
+        page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)")
+        figure.scroll_into_view_if_needed()
+        page.mouse.move(*figure.evaluate(POINT, 3))
+        page.mouse.click(*figure.evaluate(POINT, 3))
+        lens.get_by_text("1 image selected, 1 of them in this lens").wait_for()
+        assert lens.locator(".told").text_content().startswith("#3 ")
+        lens.get_by_role("button", name=re.compile("^#5 ")).click()
+        page.wait_for_function(f"[...new Set(({MARKED})())].join() === '5'")
+        page.keyboard.press("Escape")
+        page.wait_for_function(f"({MARKED})().length === 0")
+        assert lens.locator(".within").is_hidden() and seen.errors == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,7 @@ def _found(group: str) -> dict[str, Callable[..., Any]]:
     return found
 
 
+@cache  # asked for over and over: by every tab of every page
 def _defined_in(module: ModuleType) -> dict[str, Callable[..., Any]]:
     functions = inspect.getmembers(module, inspect.isfunction)
     own = {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}

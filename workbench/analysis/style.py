@@ -9,6 +9,7 @@ import plotly.io as pio
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
 DEAD = "#D55E00"  # vermilion: always with a symbol or a word, never by colour alone
 MAGNITUDE = "Cividis"
+MARKED: dict[str, Any] = {"marker": {"size": 7, "opacity": 1}}  # a selected point; one among hundreds must be seen
 # Plotly 7 shows a button that uploads the chart to its cloud; ours never leaves the machine.
 TOOLBAR: dict[str, Any] = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
 

@@ -151,7 +151,8 @@ def _labels(tables: "dict[str, datasets.Dataset]", part: str) -> tuple[np.ndarra
     column = next((name for name in (*LABELS, *classes) if name in (*classes, *plain)), None)
     if column is None:
         return None, ()
-    values = {name: list(table[column]) for name, table in tables.items() if column in table.features}
+    having = {name: table for name, table in tables.items() if column in table.features}  # read whole: rows are slow
+    values = {name: table.with_format("arrow")[:][column].to_pylist() for name, table in having.items()}
     if column in classes:
         names, known = tuple(features[column].names), range(features[column].num_classes)
     else:

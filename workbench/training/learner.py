@@ -16,6 +16,10 @@ class Learner:
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averaged = (
+            list(self.average.parameters()),
+            list(model.parameters()),
+        )  # gathered once: every step moves them
         tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
         matrices = [p for n, p in dense.items() if n.endswith("weight") and p.ndim > 1]
@@ -39,7 +43,7 @@ class Learner:
     def follow(self, step: int) -> None:
         """Move the average towards the weights."""
         decay = min(self.plan.average, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
         for mine, its in zip(self.average.buffers(), self.model.buffers(), strict=True):
             mine.copy_(its)
 

@@ -4,7 +4,6 @@ Clicking picks codes: `.selected` has their rows, `.images` the images; `.state`
 have the rest of what is seen.
 """
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from workbench.analysis.sampling import sample
 from workbench.errors import NotApplicable, UserError, unknown
 from workbench.evidence import Evidence
 from workbench.runs import Run
-from workbench.views.esm import binary, static
+from workbench.views.esm import binary, refusal, static
 from workbench.views.latent_map import MOST_THUMBS, said_of, sheet
 from workbench.views.selection import ids_of
 
@@ -163,7 +162,7 @@ class Codebook:
             data = {**self.data(), "held": self._held()}
             return static("codegrid", data, self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
-            return f"<p><em>{html.escape(str(error))}</em></p>"
+            return refusal(error)
 
     def _ipython_display_(self) -> None:
         """The widget, and the page."""

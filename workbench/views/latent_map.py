@@ -25,7 +25,7 @@ from workbench.errors import UserError
 from workbench.evidence import Evidence
 from workbench.runs import Run
 from workbench.views.controls import Value, accept
-from workbench.views.esm import binary, static, webp
+from workbench.views.esm import binary, refusal, static, webp
 from workbench.views.selection import ids_of, inside
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Map:
             of = ids_of(self.run.name, self.evidence)
             return static("latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
-            return f"<p><em>{html.escape(str(error))}</em></p>"
+            return refusal(error)
 
     def _ipython_display_(self) -> None:
         """The widgets at once; then the page, when it is laid out."""

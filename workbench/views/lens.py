@@ -4,7 +4,6 @@ Along tokens, errors asked for, checkpoints, codes, modes, guidance. What is see
 `.images`, `.selected`, `.frames`, `.table`, `.figure`, `.code()`.
 """
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,9 @@ from workbench.analysis.images.reconstruction import errors
 from workbench.errors import RunError, UserError, unknown
 from workbench.explore.frames import Frames, classes, compared
 from workbench.runs import Run
-from workbench.views.esm import static
+from workbench.views.esm import refusal, static
 from workbench.views.lens_data import beside_data, draw, module_data
+from workbench.views.selection import ids_of
 
 ORDERS = ("first", "worst", "best")
 OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
@@ -112,6 +112,12 @@ class Lens:
         return tuple(name for name, wants in wanted.items() if wants)
 
     @property
+    def places(self) -> list[int] | None:
+        """Which images of the evidence the rows are; None where they are none, as a generator's."""
+        of_images = self.runs[0].tokenizer is None and self.state.over in OF_IMAGES
+        return self._places(self.state) if of_images else None
+
+    @property
     def most_tokens(self) -> int:
         """The last token's number, whose code may be changed."""
         return max(0, self.runs[0].config["settings"].get("tokens", 1) - 1)
@@ -180,7 +186,8 @@ class Lens:
         """What the JavaScript module shows."""
         names = [run.name for run in self._shared]
         others = [beside_data(name, self.frames, one) for name, one in zip(names, self.beside, strict=True)]
-        return {**module_data(self.frames), "name": self.runs[0].name, "beside": others}
+        told = {"name": self.runs[0].name, "places": self.places, "beside": others}
+        return {**module_data(self.frames), **told}
 
     def view(self) -> dict[str, Any]:
         """What was picked, as the module has it."""
@@ -193,9 +200,10 @@ class Lens:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module, with what was computed so far."""
         try:
-            return static("lens", self.data(), self.view(), height=HEIGHT, title=repr(self))
+            of = ids_of(self.runs[0].name, self.runs[0].evidence()) if self.places else None
+            return static("lens", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
-            return f"<p><em>{html.escape(str(error))}</em></p>"
+            return refusal(error)
 
     def _ipython_display_(self) -> None:
         """The widgets at once; then the page, when the model has answered."""
@@ -241,24 +249,24 @@ class Lens:
         subject = None if state.over == "run" else self._subject(0, state.step)
         if subject is None:
             evidences = [self.runs[0].evidence(state.step), *(run.evidence() for run in self.runs[1:])]
-            return compared(evidences, self._places(state, columns=len(self.runs)))
+            return compared(evidences, self._places(state))
         if self.runs[0].tokenizer is not None:
             chosen = [state.label] if state.over == "interval" else range(min(state.show, len(self.classes)))
             if state.over == "interval" and state.label >= len(self.classes):
                 raise UserError(f"{self.runs[0].name} draws labels 0 to {len(self.classes) - 1}; got {state.label}.")
         else:
-            chosen = self._places(state, columns=self.runs[0].config["settings"].get("tokens", 16) + 1)
+            chosen = self._places(state)
         return subject.frames(state.over, list(chosen), token=state.token, mode=state.mode, seed=state.seed)
 
     def _others(self, state: LensState) -> list[Frames]:
-        columns = self.runs[0].config["settings"].get("tokens", 16) + 1
-        chosen = list(self._places(state, columns)) if self._shared else []
+        chosen = self._places(state) if self._shared else []
         subjects = [self._subject(self.runs.index(run), None) for run in self._shared]
         return [subject.frames(state.over, chosen) for subject in subjects]
 
-    def _places(self, state: LensState, columns: int) -> list[int]:
+    def _places(self, state: LensState) -> list[int]:
         """Which images of the evidence: as many as are asked for, and as a page can hold."""
-        evidence = self.runs[0].evidence()
+        evidence, tokens = self.runs[0].evidence(), self.runs[0].config["settings"].get("tokens", 16)
+        columns = len(self.runs) if state.over == "run" else tokens + 1
         room = max(1, LARGEST // (columns * (1 + len(self._shared)) * evidence.images[0].size))
         if state.places:
             if not 0 <= min(state.places) <= max(state.places) < len(evidence.images):

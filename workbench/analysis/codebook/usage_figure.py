@@ -92,12 +92,24 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
         hovertemplate="code %{customdata[0]}: chosen %{customdata[1]:,.1f} times<extra></extra>",
         colorbar={"title": "times", **_ticks(np.nanmax(mean)), "thickness": 12},
     )  # fmt: skip
-    dead = np.argwhere(mean == 0)
-    size = float(np.clip(160 / max(mean.shape), 2, 10))
-    mark = {"symbol": "x-thin", "size": size, "line": {"color": DEAD, "width": 1.5}}
+    dead, size = np.argwhere(mean == 0), 160 / max(mean.shape)
+    mark = {"symbol": "x-thin", "size": float(np.clip(size, 2, 10)), "line": {"color": DEAD, "width": 1.5}}
     figure.add_scatter(
         x=dead[:, 1], y=dead[:, 0], mode="markers", marker=mark, name="× dead", hoverinfo="skip", row=1, col=3
     )
+    if alone:
+        _frames(figure, mean, first, float(np.clip(1.3 * size, 4, 14)))
+
+
+def _frames(figure: go.Figure, mean: np.ndarray, codes: np.ndarray, size: float) -> None:
+    """A frame around every cell, seen where its code is selected: a heatmap can be neither lassoed nor marked."""
+    cells = np.argwhere(~np.isnan(mean))
+    frame = {"symbol": "square-open", "size": size, "color": COLOURS[1], "line": {"width": 2}, "opacity": 0}
+    figure.add_scatter(
+        meta="code", x=cells[:, 1], y=cells[:, 0], customdata=codes[tuple(cells.T)], mode="markers", marker=frame,
+        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0}},
+        showlegend=False, hoverinfo="skip", row=1, col=3,
+    )  # fmt: skip
 
 
 def _labelled(figure: go.Figure, result: CodebookUsage) -> go.Figure:

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.result import Range, Result
 from workbench.analysis.runs.rank_correlation import spearman
 from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.style import COLOURS, MARKED, themed
 from workbench.errors import NotApplicable, UserError
 
 LEAST = 10  # images
@@ -63,7 +63,8 @@ class TokenComplexity(Result):
             name = f"{one.measure}: rank correlation {one.spearman:.2f} ({one.low:.2f} to {one.high:.2f})"
             figure.add_scatter(
                 x=x, y=self.tokens + jitter, mode="markers", marker={**marker, "color": colour}, name=name,
-                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", row=1, col=i + 1,
+                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", selected=MARKED,
+                row=1, col=i + 1,
                 hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
             )  # fmt: skip
             log = {"type": "log", "dtick": 1} if x.min() > 0 and x.max() > 30 * x.min() else {"type": "linear"}

@@ -16,7 +16,7 @@ from workbench.analysis.inputs import class_names
 from workbench.analysis.intervals import mean_interval
 from workbench.analysis.result import Range, Result
 from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.style import COLOURS, MARKED, themed
 from workbench.errors import NotApplicable, UserError
 
 MOST_POINTS = 3000
@@ -104,7 +104,7 @@ class TokenValue(Result):
             marker = {"color": COLOURS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75}
             figure.add_scatter(
                 x=self.left[mine], y=self.delta[mine], customdata=mine, meta="image", mode="markers", marker=marker,
-                name=str(name), hovertemplate=hover, row=1, col=2,
+                name=str(name), hovertemplate=hover, selected=MARKED, row=1, col=2,
             )  # fmt: skip
 
 

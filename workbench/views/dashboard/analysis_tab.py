@@ -21,7 +21,6 @@ from workbench.views.state import ViewState
 if TYPE_CHECKING:
     from workbench.views.dashboard.app import Session
 LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
-CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
 
 
 class Tab:
@@ -85,8 +84,7 @@ class Tab:
         """Draw the figure of what is shown, in the page's light or dark."""
         if self.asked.found is None:
             return
-        figure = themed(self.asked.found.figure(), dark=dark)
-        self.figure.draw(figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR))
+        self.figure.draw(themed(self.asked.found.figure(), dark=dark))
         if self.selected is not None:
             self.selected.paint(dark=dark)
 

@@ -11,6 +11,7 @@ from workbench.views.esm.panel import component
 
 HEIGHT = 480  # pixels, of a figure that does not say
 LASSO = ["select2d", "lasso2d"]
+CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background shows
 
 
 class Figure:
@@ -46,7 +47,8 @@ class Figure:
 
     def draw(self, figure: go.Figure) -> None:
         """Show a figure in the place of what was shown."""
-        self.object = figure.update_layout(height=figure.layout.height or HEIGHT)
+        shown = {"height": figure.layout.height or HEIGHT, "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR}
+        self.object = figure.update_layout(shown)
         lasso = "modeBarButtonsToAdd" if self.lassoed and self.kinds else "modeBarButtonsToRemove"
         config = json.dumps({**TOOLBAR, lasso: [*TOOLBAR.get(lasso, ()), *LASSO]})
         data = f'{{"config": {config}, "figure": {figure.to_json()}}}'

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import UserError
+
 HERE = Path(__file__).parent
 SHIM = """const { state, of } = GIVEN, heard = {};
 const model = {
@@ -74,6 +76,11 @@ def static(
     label = html.escape(title)
     style = f"border:0;width:100%;height:{height}px"
     return f'<iframe srcdoc="{page}" title="{label}" style="{style}">{label}. {UNTRUSTED}</iframe>'
+
+
+def refusal(error: UserError) -> str:
+    """What stands in a module's place where it cannot be shown: why not."""
+    return f"<p><em>{html.escape(str(error))}</em></p>"
 
 
 def png(pixels: np.ndarray) -> str:

@@ -10,25 +10,6 @@ const rules = () => [...document.querySelectorAll("style[id^='plotly.js-style']"
 const name = (told) => (typeof told === "object" ? told?.[0] : told);
 const key = (ids) => JSON.stringify([...ids].sort());
 
-// Whether a point lies in what plotly tells of a box or a lasso on some axes, by the even-odd rule.
-function holds(event, xaxis, yaxis, x, y) {
-  const [across, up] = [event.range?.[xaxis], event.range?.[yaxis]], corners = event.lassoPoints;
-  if (across && up) return (x - across[0]) * (x - across[1]) <= 0 && (y - up[0]) * (y - up[1]) <= 0;
-  if (!corners?.[xaxis] || !corners[yaxis]) return false;
-  const [xs, ys] = [corners[xaxis], corners[yaxis]];
-  let odd = false;
-  for (let i = 0, j = xs.length - 1; i < xs.length; j = i++) {
-    if ((ys[i] > y) !== (ys[j] > y) && x < xs[i] + (y - ys[i]) / (ys[j] - ys[i]) * (xs[j] - xs[i])) odd = !odd;
-  }
-  return odd;
-}
-
-// What the cells of a heatmap name whose middles a box or a lasso holds: of them, plotly tells nothing.
-function cells(event, { xaxis, yaxis, customdata }) {
-  return Array.from(customdata).flatMap((row, y) =>
-    Array.from(row).filter((told, x) => holds(event, xaxis, yaxis, x, y)).map(name));
-}
-
 export default {
   render({ model, el }) {
     const look = el.appendChild(document.createElement("style"));
@@ -44,11 +25,10 @@ export default {
       if (kind && id !== undefined) tell({ kind, id, at: Date.now() });
     };
     const selected = (event) => {
-      const named = place._fullData.filter((trace) => trace.meta && trace.visible === true), kind = named[0]?.meta;
+      const kind = place._fullData.find((trace) => trace.meta && trace.visible === true)?.meta;
       if (!kind || busy) return; // while we draw and mark, nobody selects
       const held = (event?.points ?? []).filter((point) => point.data.meta).map((point) => name(point.customdata));
-      const grids = named.filter((trace) => trace.type === "heatmap");
-      const ids = [...new Set([...held, ...(event ? grids : []).flatMap((trace) => cells(event, trace))])];
+      const ids = [...new Set(held)];
       if (key(ids) === marked) return;
       own = key(ids);
       tell({ kind, ids });

@@ -2,6 +2,7 @@
 // data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown, note, name, beside }
 //       reference and shown are PNG sheets: n cells in a column, n x m cells. beside are other runs of the same rows:
 //       { name, stops, at[m], notes, active, shown }, at being which of its stops belongs to each of ours.
+//       places[n] are the rows' images, or null: of those that others select rows are marked, and a click selects.
 // view: { row, stop, mode: "side" | "flip" | "wipe", gain, lead }: lead is the run that flip and wipe show
 
 const STYLE = `
@@ -11,6 +12,7 @@ const STYLE = `
 .wb-lens .cell { border: 0; padding: 2px; background: none; color: inherit; cursor: pointer; font: inherit;
   font-size: 11px; border-radius: 4px; outline: 2px solid transparent; flex: none; text-align: center; }
 .wb-lens .cell[aria-pressed=true] { outline-color: #E69F00; }
+.wb-lens .cell.held { border-bottom: 3px solid #E69F00; }
 .wb-lens .cell canvas { display: block; margin: 0 auto 2px; }
 .wb-lens canvas { image-rendering: pixelated; }
 .wb-lens .panels { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0; }
@@ -59,12 +61,13 @@ const LUT = Uint8ClampedArray.from({ length: 1024 }, (_, i) => {
   return CIVIDIS[low][i % 4] + (at - low) * (CIVIDIS[low + 1][i % 4] - CIVIDIS[low][i % 4]);
 });
 
-function render({ model, el }) {
+function render({ model, el, brush }) {
   make("style", { textContent: STYLE }, el);
   const root = make("div", { className: "wb-lens", tabIndex: 0 }, el);
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
   const bar = make("div", { className: "bar" }, root);
   const rows = make("div", { className: "strip", ariaLabel: "rows" }, root);
+  const within = make("div", { className: "quiet within", hidden: true }, root);
   const along = make("div", { className: "bar" }, root);
   const panels = make("div", { className: "panels" }, root);
   const stops = make("div", { className: "strip", ariaLabel: "stops" }, root);
@@ -72,7 +75,7 @@ function render({ model, el }) {
   const probe = make("div", { className: "quiet probe", textContent: "\u00a0" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
 
-  let data, reference, shown = [], maps = [], flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
+  let data, reference, shown = [], maps = [], held = new Set(), flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
   let view = { row: 0, stop: 0, mode: "side", gain: 4, lead: 0, ...JSON.parse(model.get("view") || "{}") };
   let zoom = { x: 0, y: 0, k: 1 };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -102,6 +105,19 @@ function render({ model, el }) {
     model.set("view", JSON.stringify(view));
     model.save_changes();
     paint();
+  }
+  function hold(images) { // what is selected, here or elsewhere
+    held = new Set(images);
+    const here = (data.places ?? []).filter((place) => held.has(place));
+    within.hidden = !held.size;
+    within.textContent = `${held.size} image${held.size > 1 ? "s" : ""} selected, ${here.length || "none"} of them in this lens`;
+    if (here.length && !held.has(data.places[view.row])) change({ row: data.places.indexOf(here[0]) });
+    else paint();
+  }
+  function pick(row) { // unless it is one of several that are selected: they are looked at in turn
+    if (!brush || !data.places || held.has(data.places[row])) return;
+    hold([data.places[row]]);
+    brush.say({ image: [...held] });
   }
   function reset() { zoom = { x: 0, y: 0, k: 1 }; paint(); }
   function toggleBlink() {
@@ -221,7 +237,7 @@ function render({ model, el }) {
     const focused = stops.contains(el.getRootNode().activeElement);
     if (rows.generation !== generation) {
       rows.replaceChildren();
-      data.rows.forEach((text, row) => thumbnail(rows, -1, row, 0, text, () => change({ row })));
+      data.rows.forEach((text, row) => thumbnail(rows, -1, row, 0, text, () => { change({ row }); pick(row); }));
       rows.hidden = data.rows.length === 1;
       stops.hidden = along.hidden = data.stops.length === 1;
     }
@@ -233,6 +249,7 @@ function render({ model, el }) {
     }
     [rows.generation, stops.row, stops.lead] = [generation, view.row, view.lead];
     counts();
+    data.places?.forEach((place, row) => rows.children[row].classList.toggle("held", held.has(place)));
     choose(rows, view.row);
     choose(stops, view.stop);
   }
@@ -307,7 +324,7 @@ function render({ model, el }) {
       1: () => change({ lead: 0 }), 2: () => change({ lead: 1 }), 3: () => change({ lead: 2 }), 4: () => change({ lead: 3 }),
       f: () => { if (view.mode === "flip") { flipped = !flipped; paint(); } else { change({ mode: "flip" }); flipped = true; paint(); } },
       w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
-      " ": toggleBlink, 0: reset, Escape: () => { if (blinking) toggleBlink(); change({ mode: "side" }); },
+      " ": toggleBlink, 0: reset, Escape: () => { if (blinking) toggleBlink(); change({ mode: "side" }); brush?.say({}); hold([]); },
     }[event.key];
     if (!act || (event.target.type === "range" && event.key.startsWith("Arrow"))) return;
     event.preventDefault();
@@ -327,6 +344,7 @@ function render({ model, el }) {
     paint();
   }
   const follow = () => { if (data) { take(JSON.parse(model.get("view") || "{}")); paint(); } };
+  brush?.hear(({ image = [] }) => { if (data) hold(image); });
   model.on("change:data", load);
   model.on("change:view", follow);
   let wide = el.clientWidth;
