@@ -1,10 +1,11 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.claims import lightningdit, page, prediction, work
+from benchmarks.claims import lightningdit, page, prediction, results, work
 from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judged, least
 from benchmarks.claims.lab import Lab
@@ -100,8 +101,10 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     assert told["verdict"] == "not shown"
     readme = tmp_path / "README.md"
     readme.write_text(f"above\n{page.BEGIN}\nold\n{page.END}\nbelow")
-    page.write(tmp_path, readme)
-    text, shown = readme.read_text(), (tmp_path / "claims.html").read_text()
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "claims.json").rename(tmp_path / "laptop" / "claims.json")
+    page.write(tmp_path / "laptop", readme, tmp_path / "found")
+    text, shown = readme.read_text(), (tmp_path / "laptop" / "claims.html").read_text()
     assert text.startswith("above\n") and text.endswith("\nbelow") and "old" not in text
     psnr = told["arms"]["AE"]["numbers"]["PSNR"][0]
     assert f"PSNR above 0: {psnr:+.3g}" in text
@@ -130,9 +133,12 @@ def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
         (tmp_path / folder / "claims.json").write_text(json.dumps({**told, "longer": longer, "claims": [one]}))
     readme = tmp_path / "README.md"
     readme.write_text(f"{page.BEGIN}{page.END}")
-    page.write(tmp_path / "laptop", readme)
-    assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps: shown |" in readme.read_text()
+    found = tmp_path / "found"
+    page.write(tmp_path / "laptop", readme, found)
     shown = (tmp_path / "laptop" / "claims.html").read_text()
+    assert "| so: -0.667 ± 1.5 | not shown |" in readme.read_text()  # the README is of what is kept
+    page.write(tmp_path / "laptop-4x", readme, found)
+    assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps: shown |" in readme.read_text()
     assert "Tried: 4 x the steps" in shown and "+1.6 ± 0.1" in shown
 
 
@@ -158,7 +164,9 @@ def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):
         (tmp_path / folder / "claims.json").write_text(json.dumps({**told, "full": full, "claims": claims}))
     readme = tmp_path / "README.md"
     readme.write_text(f"{page.BEGIN}{page.END}")
-    page.write(tmp_path / "laptop", readme)
+    found = tmp_path / "found"
+    page.write(tmp_path / "laptop-full", readme, found)
+    page.write(tmp_path / "laptop", readme, found)
     rows = [line for line in readme.read_text().splitlines() if " is so. " in line]
     assert [row.split("|")[2].strip() for row in rows] == ["a is so.", "c is so.", "b is so."]
     assert [row.split("|")[4].strip() for row in rows] == ["shown", "every arm: shown", "shown"]
@@ -181,23 +189,47 @@ def test_bundled_images_have_a_table_of_their_own_with_a_column_each(tmp_path):
         (tmp_path / scale).mkdir()
         one = {**told, "scale": scale, "data": scale, "claims": [{**claim, "verdict": verdict}]}
         (tmp_path / scale / "claims.json").write_text(json.dumps(one))
-        page.write(tmp_path / scale, readme)
+        page.write(tmp_path / scale, readme, tmp_path / "found")
     text = readme.read_text()
     assert "| system | claim | on photos | on digits |" in text and "| AE | It is so. | weak | shown |" in text
     assert text.startswith(f"{page.BEGIN}of cifar10{page.END}") and "old" not in text
 
 
 def test_a_readme_without_markers_is_left_alone_and_named(tmp_path):
-    (tmp_path / "claims.json").write_text(json.dumps({
-        "scale": "x", "data": "d", "seeds": 1, "machine": "m", "date": "t", "command": "c", "drawn": 1, "teacher": "t",
-        "minutes": 1,
-        "claims": [],
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop" / "claims.json").write_text(json.dumps({
+        "scale": "laptop", "data": "d", "seeds": 1, "machine": "m", "date": "t", "command": "c", "drawn": 1,
+        "teacher": "t", "minutes": 1, "claims": [],
     }))  # fmt: skip
     readme = tmp_path / "README.md"
     readme.write_text("no markers")
     with pytest.raises(UserError, match="README.md has no <!-- claims -->"):
-        page.write(tmp_path, readme)
+        page.write(tmp_path / "laptop", readme, tmp_path / "found")
     assert readme.read_text() == "no markers"
+
+
+def test_results_that_are_kept_name_no_place_and_a_run_of_some_claims_leaves_the_others(tmp_path):
+    claim = {"key": "a", "verdict": "weak", "effects": [{"name": "so", "values": [0.123456789]}]}
+    (tmp_path / "laptop").mkdir()
+    for key in ("a", "b"):
+        told = {"scale": "laptop", "claims": [claim | {"key": key}]}
+        (tmp_path / "laptop" / "claims.json").write_text(json.dumps(told))
+        page.keep(tmp_path / "laptop", tmp_path / "found")
+    kept = json.loads((tmp_path / "found" / "laptop.json").read_text())
+    assert [one["key"] for one in kept["claims"]] == ["a", "b"]
+    assert kept["claims"][0]["effects"][0]["values"] == [0.123457]
+    told = json.dumps({"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:resnet56:/data/net.x"})
+    assert json.loads(results.PLACE.sub("", told)) == {
+        "cache": "features", "teacher": "standardised:means.x:resnet56:net.x",
+    }  # fmt: skip
+
+
+def test_the_readmes_tables_are_those_of_the_results_that_are_kept(tmp_path):
+    readme = Path(__file__).parent.parent / "README.md"
+    copied = tmp_path / "README.md"
+    copied.write_text(readme.read_text(encoding="utf-8"), encoding="utf-8")
+    page.fill(copied)
+    assert copied.read_text(encoding="utf-8") == readme.read_text(encoding="utf-8")
 
 
 def test_a_probe_is_fitted_to_training_images_and_asked_of_held_out_ones(tmp_path):

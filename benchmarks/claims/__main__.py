@@ -6,9 +6,10 @@
     python -m benchmarks.claims digits                              and this)
 
 Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
-claims.html and the README's table. `--only maetok,karl` runs those systems' claims. `--longer 4` trains everything for
-four times the steps, `--full` trains every arm that the GPU's scale has, each in a folder beside, which the pages
-without it then show as well.
+claims.html; with --readme, the results are kept in benchmarks/claims/found too, of which the README's tables are made.
+`--only maetok,karl-target` runs those systems' claims, or those claims. `--longer 4` trains everything for four times
+the steps, `--full` trains every arm that the GPU's scale has, each in a folder beside, which the pages without it then
+show as well.
 """
 
 import argparse
@@ -31,10 +32,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
     parser.add_argument("--longer", type=int, default=1, help="times the steps")
     parser.add_argument("--full", action="store_true", help="every arm, also those that a laptop's table leaves out")
-    parser.add_argument("--only", default="", help="systems, by the names of their modules")
+    parser.add_argument("--only", default="", help="systems, by the names of their modules, or claims, by their keys")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
-    parser.add_argument("--readme", type=Path, help="a file whose table between the claims' markers is replaced")
+    parser.add_argument("--readme", type=Path, help="keep the results with the code, and fill this file's tables")
     asked = parser.parse_args()
     beside = (f"-{asked.longer}x" if asked.longer > 1 else "") + ("-full" if asked.full else "")
     out = asked.out or Path("claims") / f"{asked.scale}{beside}"

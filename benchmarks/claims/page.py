@@ -1,4 +1,4 @@
-"""claims.json to claims.html and to the README's table: nothing is retyped, and nothing else is read."""
+"""claims.json to claims.html and to the README's tables: nothing is retyped, and nothing else is read."""
 
 import html
 import json
@@ -15,8 +15,10 @@ from workbench.errors import UserError
 
 from . import claim as rule
 
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one scale's table
-TABLES = {"photos": "bundled", "digits": "bundled", "gpu": "gpu"}  # others than the laptop's, between their own markers
+BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one table
+TABLES = {"claims": ("laptop",), "bundled": ("photos", "digits"), "gpu": ("gpu",)}  # the scales of each
+FOUND = Path(__file__).parent / "found"  # kept with the code: what the README's tables are made of
+DIGITS = 6  # of a number that is kept
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -34,22 +36,54 @@ section { margin-top: 2.5rem; border-top: 2px solid #eee; }
 """
 
 
-def write(out: Path, readme: Path | None = None) -> None:
-    """Write claims.html beside claims.json, and the table between the README's markers. Raises UserError.
+def write(out: Path, readme: Path | None = None, found: Path = FOUND) -> None:
+    """Write claims.html beside claims.json; with a readme, keep the results in `found` and fill its tables.
 
-    Runs of more steps or arms in folders beside, as laptop-4x and laptop-full, are what else was tried. Bundled images
-    have a table of their own, between markers of their own, with what there is of both.
+    Runs of more steps or arms, in folders beside as laptop-4x and laptop-full or kept before, are what else was tried.
+    Raises UserError where the readme has no place for a table.
     """
-    told = json.loads((out / "claims.json").read_text(encoding="utf-8"))
-    beside = sorted(out.parent.glob(f"{out.name}-*/claims.json"))
-    told["tried"] = [json.loads(path.read_text(encoding="utf-8")) for path in beside]
-    write_text(out / "claims.html", page(told))
-    if readme is None:
-        return
-    name = TABLES.get(told["scale"], "claims")
-    beside = [out.with_name(scale) / "claims.json" for scale, table in TABLES.items() if table == name == "bundled"]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in beside if path.exists()]
-    _put(readme, side_by_side(found) if found else markdown(told), name)
+    told = _read(out / "claims.json")
+    beside = {path.parent.name: path for path in sorted(out.parent.glob(f"{out.name}-*/claims.json"))}
+    write_text(out / "claims.html", page(_with_tried(out.name, told, found, beside)))
+    if readme is not None:
+        keep(out, found)
+        fill(readme, found)
+
+
+def keep(out: Path, found: Path = FOUND) -> None:
+    """Put what a scale's claims.json says into `found`; of claims that it leaves out, what is there stays."""
+    path, told = found / f"{out.name}.json", _read(out / "claims.json")
+    before = _read(path)["claims"] if path.exists() else []
+    told["claims"] = list({claim["key"]: claim for claim in (*before, *told["claims"])}.values())
+    found.mkdir(exist_ok=True)
+    write_text(path, json.dumps(_shortened(told), separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def fill(readme: Path, found: Path = FOUND) -> None:
+    """Write a README's tables anew, of what is kept alone. Raises UserError where it has no place for one."""
+    for name, scales in TABLES.items():
+        kept = {scale: found / f"{scale}.json" for scale in scales}
+        told = [_with_tried(scale, _read(path), found) for scale, path in kept.items() if path.exists()]
+        if told:
+            _put(readme, markdown(*told) if len(scales) == 1 else side_by_side(told), name)
+
+
+def _with_tried(name: str, told: dict[str, Any], found: Path, beside: dict[str, Path] | None = None) -> dict[str, Any]:
+    kept = {path.stem: path for path in sorted(found.glob(f"{name}-*.json"))}
+    return {**told, "tried": [_read(path) for path in {**kept, **(beside or {})}.values()]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _shortened(told: Any) -> Any:
+    """The same with numbers of DIGITS digits."""
+    if isinstance(told, dict):
+        return {key: _shortened(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_shortened(value) for value in told]
+    return float(f"{told:.{DIGITS}g}") if isinstance(told, float) else told
 
 
 def _put(readme: Path, table: str, name: str) -> None:

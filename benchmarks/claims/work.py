@@ -37,11 +37,13 @@ class Step:
 
 
 def claims(only: list[str]) -> list[Claim]:
-    """Every claim, or those of some modules. Raises UserError for a module that is none."""
+    """Every claim, or those of some modules or keys. Raises UserError for a name that is neither."""
+    known = {claim.key: name for name, module in MODULES.items() for claim in module.CLAIMS}
     for name in only:
-        if name not in MODULES:
-            raise unknown("system", name, MODULES)
-    return [claim for name, module in MODULES.items() if not only or name in only for claim in module.CLAIMS]
+        if name not in {*MODULES, *known}:
+            raise unknown("system or claim", name, (*MODULES, *known))
+    every = (claim for module in MODULES.values() for claim in module.CLAIMS)
+    return [claim for claim in every if not only or {known[claim.key], claim.key} & {*only}]
 
 
 def _with_needs(steps: list[Step]) -> Iterator[Step]:
