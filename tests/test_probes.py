@@ -6,7 +6,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from workbench.analysis.latents.alignment import teacher_alignment
 from workbench.analysis.latents.likeness import linear_cka, mapped_cosine, pair_cosines, pearson, spearman
-from workbench.analysis.latents.probes import probes
+from workbench.analysis.latents.probes import probes, whole_image_accuracies
 from workbench.errors import NotApplicable, UserError
 
 
@@ -26,6 +26,14 @@ def by_name(result) -> dict:
 
 
 # Probes
+
+
+def test_the_accuracies_of_whole_images_are_those_that_probes_tell():
+    latents, labels = normal(120, 4, 3), np.arange(120) % 3
+    latents[:, 0, 0] += labels
+    told = {probe.name: probe.accuracy for probe in probes(latents, labels, seed=2).probes}
+    for method, accuracy in whole_image_accuracies(latents, labels, seed=2).items():
+        assert told[f"{method}, whole image"] == accuracy > 1 / 3
 
 
 def test_classes_that_lie_apart_are_told_by_every_probe_and_shuffled_labels_are_chance():

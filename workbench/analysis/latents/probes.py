@@ -1,5 +1,6 @@
 """What can be read off latents: classes, by a linear probe and by nearest neighbours, with the values of chance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -18,6 +19,7 @@ LEAST = 20  # images
 TRAINED = 0.7  # share of the images a probe is fitted to
 PENALTIES = (1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)  # inverse strengths; the best on a fifth of the fitted images is taken
 NEIGHBORS = 20
+Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]  # fit, labels, test, seed: labels of test
 MOST_NAMED = 20  # classes whose names fit on an axis
 
 
@@ -113,31 +115,66 @@ def probes(
     fitted to 70 % of the images, chosen by `seed`, with every dimension standardised. Raises NotApplicable for under
     20 images, constant latents or a single class, UserError for NaN or labels that are not n.
     """
-    whole, n = one_row_an_image(latents, LEAST, "Probing"), len(latents)
-    texts, known = class_names(labels, names, n), np.unique(np.asarray(labels))
-    if len(known) < 2:
-        raise NotApplicable(f"Probing needs at least two classes; all {n} images are of class {texts[0]}.")
-    order = np.random.default_rng(seed).permutation(n)
-    fit, test = order[: int(TRAINED * n)], order[int(TRAINED * n) :]
-    target = np.searchsorted(known, np.asarray(labels))
-    if len(np.unique(target[fit])) < 2:
-        raise NotApplicable(f"Probing needs two classes among the {len(fit)} images it is fitted to; they hold one.")
+    task = _Task.of(latents, labels, names, seed)
     pooled = np.asarray(latents, np.float64).mean(axis=1)
-    found, told = [], target[test]
-    for method, classify in (("nearest neighbours", _neighbors), ("linear", logistic)):
-        for what, rows in (("token mean", pooled), ("whole image", whole)):
-            scaled = _standardized(rows, fit)
-            told, shuffled = (
-                classify(scaled[fit], y, scaled[test], seed) for y in (target[fit], _shuffled(target[fit], seed))
-            )
-            right = [(x == target[test]).astype(float) for x in (told, shuffled)]
+    found, told, truth = [], task.target, task.target[task.test]
+    for method, classify in CLASSIFIERS.items():
+        for what, rows in (("token mean", pooled), ("whole image", task.whole)):
+            told, shuffled = (task.told(classify, rows, y) for y in (task.labels, _shuffled(task.labels, seed)))
+            right = [(x == truth).astype(float) for x in (told, shuffled)]
             found.append(Probe(f"{method}, {what}", *mean_interval(right[0]), float(right[1].mean())))
-    chance = float((target[test] == np.bincount(target[fit]).argmax()).mean())
-    confusion = np.zeros((len(known), len(known)), np.int64)
-    np.add.at(confusion, (target[test], told), 1)  # of the last probe: linear, on whole images
-    of_class = dict(zip(target.tolist(), texts, strict=True))
-    classes = tuple(of_class[i] for i in range(len(known)))
-    return Probes(tuple(found), chance, confusion, classes, len(fit), len(test), seed)
+    chance = float((truth == np.bincount(task.labels).argmax()).mean())
+    confusion = np.zeros((len(task.classes), len(task.classes)), np.int64)
+    np.add.at(confusion, (truth, told), 1)  # of the last probe: linear, on whole images
+    return Probes(tuple(found), chance, confusion, task.classes, len(task.fit), len(task.test), seed)
+
+
+def whole_image_accuracies(
+    latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = (), *, seed: int = 0
+) -> dict[str, float]:
+    """What `probes` tells of whole images, by method: the same accuracies, without their intervals and nulls."""
+    task = _Task.of(latents, labels, names, seed)
+    truth = task.target[task.test]
+    told = {method: task.told(classify, task.whole, task.labels) for method, classify in CLASSIFIERS.items()}
+    return {method: float((answers == truth).mean()) for method, answers in told.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Images that probes are fitted to and asked of, and the answers."""
+
+    whole: np.ndarray  # (n, tokens * d)
+    target: np.ndarray  # int (n,), numbers of `classes`
+    classes: tuple[str, ...]
+    fit: np.ndarray  # places of images
+    test: np.ndarray
+    seed: int
+
+    @classmethod
+    def of(cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int) -> "_Task":
+        whole, n = one_row_an_image(latents, LEAST, "Probing"), len(latents)
+        texts, known = class_names(labels, names, n), np.unique(np.asarray(labels))
+        if len(known) < 2:
+            raise NotApplicable(f"Probing needs at least two classes; all {n} images are of class {texts[0]}.")
+        order = np.random.default_rng(seed).permutation(n)
+        fit, test = order[: int(TRAINED * n)], order[int(TRAINED * n) :]
+        target = np.searchsorted(known, np.asarray(labels))
+        if len(np.unique(target[fit])) < 2:
+            raise NotApplicable(
+                f"Probing needs two classes among the {len(fit)} images it is fitted to; they hold one."
+            )
+        of_class = dict(zip(target.tolist(), texts, strict=True))
+        return cls(whole, target, tuple(of_class[i] for i in range(len(known))), fit, test, seed)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the images that probes are fitted to."""
+        return self.target[self.fit]
+
+    def told(self, classify: Classifier, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """What a classifier of some rows an image says of the test images."""
+        scaled = _standardized(rows, self.fit)
+        return classify(scaled[self.fit], labels, scaled[self.test], self.seed)
 
 
 def _standardized(rows: np.ndarray, fit: np.ndarray) -> np.ndarray:
@@ -165,3 +202,6 @@ def _neighbors(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int)
     from sklearn.neighbors import KNeighborsClassifier
 
     return KNeighborsClassifier(min(NEIGHBORS, len(fit)), metric="cosine").fit(fit, labels).predict(test)
+
+
+CLASSIFIERS: dict[str, Classifier] = {"nearest neighbours": _neighbors, "linear": logistic}

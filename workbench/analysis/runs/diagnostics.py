@@ -118,11 +118,10 @@ def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:
 
 
 def _probes(evidence: Evidence, seed: int) -> dict[str, float]:
-    from workbench.analysis.latents.probes import probes
+    from workbench.analysis.latents.probes import whole_image_accuracies
 
-    accuracy = {probe.name: probe.accuracy for probe in probes(**evidence.for_(probes), seed=seed).probes}
-    whole = {"linear probe": "linear, whole image", "neighbour probe": "nearest neighbours, whole image"}
-    return {name: accuracy[probe] for name, probe in whole.items()}
+    accuracy = whole_image_accuracies(**evidence.for_(whole_image_accuracies), seed=seed)
+    return {"linear probe": accuracy["linear"], "neighbour probe": accuracy["nearest neighbours"]}
 
 
 def _alignment(evidence: Evidence, seed: int) -> dict[str, float]:
