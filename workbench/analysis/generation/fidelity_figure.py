@@ -19,7 +19,7 @@ def draw(result: Fidelity) -> go.Figure:
     specs = [[{}] * columns, [{"colspan": columns}, *[None] * (columns - 1)]][:rows]
     figure = make_subplots(
         rows, columns, specs=specs, row_heights=[0.6, 0.4][:rows] if rows > 1 else None,
-        column_widths=[0.56, 0.44] if copying else None, horizontal_spacing=0.11, vertical_spacing=0.25,
+        column_widths=[0.56, 0.44] if copying else None, horizontal_spacing=0.11, vertical_spacing=0.3,
     )  # fmt: skip
     _distances(figure, result)
     if copying:
@@ -29,8 +29,8 @@ def draw(result: Fidelity) -> go.Figure:
     title = f"Fidelity, {result.label}: lower is better"
     said = f"n = {result.n:,} images a set · {result.dimensions:,} features · bars: 95 %, {result.splits} half samples"
     figure.update_layout(title={"text": title, "subtitle": {"text": f"{said} · seed {result.seed}"}})
-    figure.update_layout(height=680 if rows > 1 else 440, showlegend=True)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2 if rows == 1 else 0.415, "yanchor": "top"})
+    figure.update_layout(height=720 if rows > 1 else 440, showlegend=True)
+    figure.update_layout(legend={"orientation": "h", "y": -0.24 if rows == 1 else 0.44, "yanchor": "top"})
     return themed(figure)
 
 
@@ -52,7 +52,7 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
         x=[d.extrapolated for d in shown], y=names, mode="markers", name="extrapolated to unlimited n",
         marker={"size": 10, "symbol": "diamond-open", "color": COLOURS[5], "line": {"width": 2}}, row=1, col=1,
     )  # fmt: skip
-    figure.update_xaxes(title=f"{result.label}, squared units of the features", rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(title=f"{result.label},<br>squared units of the features", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="", tickmode="array", tickvals=names, ticktext=names, automargin=True, row=1, col=1)
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], row=1, col=1)
 
@@ -68,7 +68,7 @@ def _nearness(figure: go.Figure, copying: Copying) -> None:
         figure.add_scatter(x=np.quantile(distances, share), y=100 * share, line=line, name=name, row=1, col=2)
     reach = {"color": COLOURS[5], "dash": "dot"}
     figure.add_scatter(x=[copying.reach] * 2, y=[0, 100], mode="lines", line=reach, name="as near as 1 %", row=1, col=2)
-    figure.update_xaxes(title="distance to the nearest training image", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title="distance to the<br>nearest training image", rangemode="tozero", row=1, col=2)
     figure.update_yaxes(title="% of images within it", row=1, col=2)
 
 
