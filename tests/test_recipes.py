@@ -274,11 +274,16 @@ def test_training_keeps_pictures_at_each_checkpoint_and_evidence_at_the_end(trai
         assert [p.shape for p in pictures] == [(16, 8, 8, 1)] * 2 and pictures[0].dtype == np.uint8
 
 
-def test_a_finished_run_is_left_alone(trained):
-    before = {p: p.stat().st_mtime_ns for p in (trained / "plain").glob("step-*")}
-    job = prepare("ae-digits", trained / "plain", **Run(trained / "plain").config["changes"])
+def test_a_finished_run_is_only_opened(trained, tmp_path):
+    shutil.copytree(trained / "plain", tmp_path / "plain")
+    run = Run(tmp_path / "plain")
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if "evidence" not in path.parts}
+    again = train("ae-digits", run.folder, collect=False, **run.config["changes"])
+    assert again.status()["state"] == "finished"
+    after = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if "evidence" not in path.parts}
+    assert before == after  # its events too: nothing was resumed
+    job = prepare("ae-digits", run.folder, **run.config["changes"])
     assert list(fit(job.model, job.data, job.plan, job.run)) == []
-    assert {p: p.stat().st_mtime_ns for p in (trained / "plain").glob("step-*")} == before
 
 
 VIEWERS = ("pandas", "PIL", "plotly", "panel", "papermill", "ipywidgets", "datasets", "skimage", "umap", "typer")

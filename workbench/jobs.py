@@ -49,17 +49,32 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     from tqdm.auto import tqdm
 
     from workbench.collect import collect as collect_evidence
-    from workbench.collect import previewer
     from workbench.training import Share, fit
 
     share = Share.here()
     job = prepare(recipe, out, **changes)
+    run, begun = job.run, max(job.run.steps, default=0)
+    over = begun >= job.plan.steps and run.status()["state"] == "finished"  # it is only opened
     if share.rank:
-        deque(fit(job.model, job.data, job.plan, job.run), maxlen=0)
-        return job.run
-    run, steps = job.run, job.plan.steps
-    preview, begun = previewer(run), max(run.steps, default=0)
+        deque([] if over else fit(job.model, job.data, job.plan, run), maxlen=0)
+        return run
     look = {"disable": None, "dynamic_ncols": True}  # a narrow notebook wraps the line instead of losing the bar
+    if not over:
+        _follow(job, begun, look)
+    if collect and run.status()["state"] == "finished":
+        with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
+            collect_evidence(run, tick=partial(_counting, bar))
+    return run
+
+
+def _follow(job: Job, begun: int, look: dict[str, Any]) -> None:
+    """Train from a step on, with a progress bar, doing what is asked on the way."""
+    from tqdm.auto import tqdm
+
+    from workbench.collect import previewer
+    from workbench.training import fit
+
+    run, steps, preview = job.run, job.plan.steps, previewer(job.run)
     with (
         tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
         _stopping_gently(run) as stopping,
@@ -74,10 +89,6 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
                 _evaluate(run, record.step)
             if stopping and record.step < steps:
                 break  # asked for while `fit` was not listening yet
-    if collect and run.status()["state"] == "finished":
-        with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
-            collect_evidence(run, tick=partial(_counting, bar))
-    return run
 
 
 def _counting(bar: Any, done: int, total: int) -> None:

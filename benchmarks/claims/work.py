@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
     context, done, running = multiprocessing.get_context("spawn"), set(), {}
     left = dict.fromkeys(_with_needs(steps))
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ProcessPoolExecutor(workers, context, follow_parent) as pool,
         tqdm(total=len(left), unit="step", disable=False) as bar,
     ):
         while left or running:
@@ -78,6 +79,16 @@ def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
                 future.result()
                 done.add(running.pop(future))
                 bar.update()
+
+
+def follow_parent() -> None:
+    """In a worker: end with the process that started it, however that ends; what was trained so far can go on."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _do(step: Step, scale: Scale, out: Path) -> None:
