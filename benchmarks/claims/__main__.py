@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
     parser.add_argument("--readme", type=Path, help="keep the results with the code, and fill this file's tables")
     asked = parser.parse_args()
+    if asked.readme and asked.out:
+        sys.exit("--readme keeps results under the scale's name; leave --out away, or write that folder's page alone.")
     beside = (f"-{asked.longer}x" if asked.longer > 1 else "") + ("-full" if asked.full else "")
     out = asked.out or Path("claims") / f"{asked.scale}{beside}"
     try:

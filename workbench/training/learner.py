@@ -16,10 +16,8 @@ class Learner:
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self._averaged = (
-            list(self.average.parameters()),
-            list(model.parameters()),
-        )  # gathered once: every step moves them
+        # Gathered once, as every step moves them.
+        self._averaged = list(self.average.parameters()), list(model.parameters())
         tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
         matrices = [p for n, p in dense.items() if n.endswith("weight") and p.ndim > 1]
