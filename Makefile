@@ -45,7 +45,7 @@ claims: .venv/demo  ## the papers' claims at a laptop's size; CIFAR10=FOLDER, el
 	  $(BIN)/python -m benchmarks.claims $$scale --readme README.md || exit 1; done
 
 claims-full: .venv/demo  ## the same at full width, sized for an hour on a GPU; CIFAR10=FOLDER
-	$(BIN)/python -m benchmarks.claims gpu --workers 8
+	$(BIN)/python -m benchmarks.claims gpu --workers 8 --readme README.md
 
 clean:  ## everything that can be made again, but not the runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.*

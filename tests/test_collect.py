@@ -1,11 +1,16 @@
 """What collecting adds to tokens and pictures: judged features, disturbed latents, requests, and a generator's loss."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from workbench.analysis.tokens.budget import token_budget
 from workbench.collect import collect, held_out
 from workbench.errors import UserError
+from workbench.evidence import Evidence
 from workbench.jobs import train
 from workbench.runs import Run
 from workbench.teachers import by_name
@@ -43,6 +48,20 @@ def test_the_judge_sees_images_reconstructions_and_training_images(trained):
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
     trained_on = held_out(Run(trained / "plain"), "train").pixels
     assert {image.tobytes() for image in evidence.train_images} <= {image.tobytes() for image in trained_on}
+
+
+def test_prefixes_are_left_out_where_nobody_asks_for_them_and_nothing_else_is(trained, tmp_path):
+    shutil.copytree(trained / "plain", tmp_path / "plain")
+    whole = Run(trained / "plain").evidence()
+    without = collect(Run(tmp_path / "plain"), prefixes=False)
+    for name in (field.name for field in dataclasses.fields(Evidence) if field.name != "provenance"):
+        one, other = getattr(whole, name), getattr(without, name)
+        if name.startswith("prefix"):
+            assert one is not None and other is None
+        else:
+            np.testing.assert_array_equal(one, other)
+    assert {point.kind for point in token_budget([whole]).points} == {"trained", "prefix"}
+    assert {point.kind for point in token_budget([without]).points} == {"trained"}
 
 
 def test_another_judge_may_be_asked_and_one_without_weights_is_refused(trained):

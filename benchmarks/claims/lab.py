@@ -41,7 +41,7 @@ class Lab:
         """A tokenizer's evidence on held-out images, collected once."""
         step = run.steps[-1]
         if not (run.folder / "evidence" / f"step-{step:06d}").exists():
-            collect(run, limit=self.scale.drawn, judge=self.scale.judge)
+            collect(run, limit=self.scale.drawn, judge=self.scale.judge, prefixes=False)  # no claim asks for them
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:

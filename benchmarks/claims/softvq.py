@@ -21,10 +21,10 @@ def _sized(scale: Scale, system: str, tokens: int, **changes: object) -> Arm:
 
 
 def by_tokens(scale: Scale) -> dict[str, Arm]:
-    """Every kind of bottleneck at few and at many tokens."""
-    kinds = {"soft": ("softvq", {"codes": CODES}), "hard": ("vqvae", {"codes": CODES}), "AE": ("ae", {})}
+    """Soft and hard codes at few and at many tokens; at full scale every kind of bottleneck, at four lengths."""
+    kinds = {"soft": ("softvq", {"codes": CODES}), "hard": ("vqvae", {"codes": CODES})}
     if scale.full:
-        kinds |= {"KL": ("klvae", {"beta": 1e-5}), "sphere": ("ae", {"radius": 1.0})}
+        kinds |= {"AE": ("ae", {}), "KL": ("klvae", {"beta": 1e-5}), "sphere": ("ae", {"radius": 1.0})}
     lengths = (FEW, 8, MANY, 32) if scale.full else (FEW, MANY)
     return {
         f"{name} {tokens}": _sized(scale, system, tokens, **changes)

@@ -23,11 +23,13 @@ def collect(
     seed: int = 0,
     guidance: float = 2.0,
     judge: str = "hog",
+    prefixes: bool = True,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evidence:
     """Write and return the evidence of a run at a step (None: the last): of a tokenizer what it does to at most
     `limit` held-out images, of a generator as many samples as that, at most 64 a class, with classifier-free guidance.
-    `judge` is the teacher whose features tell sets of images apart. `tick` hears done and total.
+    `judge` is the teacher whose features tell sets of images apart; without `prefixes` a tokenizer's first tokens are
+    not decoded alone, which a token budget shows. `tick` hears done and total.
     """
     step = run.steps[-1] if step is None and run.steps else step
     run.checkpoint(step)
@@ -36,7 +38,7 @@ def collect(
     teacher = by_name(judge, channels=source.config["settings"]["channels"])
     with torch.no_grad():
         if isinstance(model, Tokenizer):
-            found = of_tokenizer(run, step, model, teacher, limit=limit, seed=seed, tick=tick)
+            found = of_tokenizer(run, step, model, teacher, limit=limit, seed=seed, prefixes=prefixes, tick=tick)
         else:
             found = of_generator(run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick)
     found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed}

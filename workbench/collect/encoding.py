@@ -31,19 +31,20 @@ ERRORS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # that adaptive tokenizers are ask
 
 
 def of_tokenizer(
-    run: Run, step: int, model: Tokenizer, judge: Teacher, *, limit: int, seed: int, tick: Any
+    run: Run, step: int, model: Tokenizer, judge: Teacher, *, limit: int, seed: int, prefixes: bool, tick: Any
 ) -> dict[str, Any]:
     """The evidence of a tokenizer."""
     everything = held_out(run)
     images = everything.take(limit, seed)
-    arrays, grid = _of_every_image(model, images, judge, tick)
+    arrays, grid = _of_every_image(model, images, judge if prefixes else None, tick)
     arrays |= _disturbed(model, arrays, images, judge, seed)
     arrays |= _before(run, step, model, images, with_codes="codes" in arrays)
     codebook = None if model.codebook is None else model.codebook.float().cpu().numpy()
     arrays |= {"images": images.pixels, "labels": images.labels, "codebook": codebook, "complexity": images.complexity}
     if getattr(model, "first_codebook", None) is not None:
         arrays["cascade_start"] = model.first_codebook.float().cpu().numpy()
-    arrays["prefixes"] = np.array(prefix_lengths(arrays["latents"].shape[1]), dtype=np.int32)
+    if prefixes:
+        arrays["prefixes"] = np.array(prefix_lengths(arrays["latents"].shape[1]), dtype=np.int32)
     arrays |= _compared(run, model, images, arrays["reconstructions"], judge, limit, seed)
     provenance = {
         "data": images.source,
@@ -60,15 +61,20 @@ def of_tokenizer(
 
 
 def _of_every_image(
-    model: Tokenizer, images: ImageSet, judge: Teacher, tick: Any
+    model: Tokenizer, images: ImageSet, judge: Teacher | None, tick: Any
 ) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """What is found image by image, in batches, as arrays laid out as evidence; and the tokens' grid."""
+    """What is found image by image, in batches, as arrays laid out as evidence; and the tokens' grid.
+
+    With a judge, what their first tokens alone decode to as well.
+    """
     rows: dict[str, list[np.ndarray]] = {}
     done, asked = ticker(tick, len(images)), "error" in inspect.signature(model.encode).parameters
     for part in parts(len(images)):
         batch = images.images(part).to(device_of(model))
         tokens = model.encode(batch)
-        found = _said(model, tokens, batch) | by_prefix(model, tokens, batch, judge, len(images))
+        found = _said(model, tokens, batch)
+        if judge is not None:
+            found |= by_prefix(model, tokens, batch, judge, len(images))
         for name, array in (found | (_on_request(model, batch) if asked else {})).items():
             rows.setdefault(name, []).append(array)
         done(part.stop)
