@@ -25,9 +25,11 @@ def arms(scale: Scale) -> dict[str, Arm]:
     """Every latent space that the flow is trained on for another claim; at full scale soft and hard codes' too."""
     found = {f"MAETok: {label}": arm for label, arm in maetok.generators(scale).items()}
     found |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
-    own = {"soft": "softvq", "hard": "vqvae"} if scale.full else {}
-    codes = {"codes": unicode2.SMALL}
-    return found | {f"SoftVQ: {name}": scale.generator(scale.tokenizer(system, **codes)) for name, system in own.items()}
+    if scale.full:
+        own = {"soft": "softvq", "hard": "vqvae"}
+        tokenizers = {label: scale.tokenizer(system, codes=unicode2.SMALL) for label, system in own.items()}
+        found |= {f"SoftVQ: {label}": scale.generator(arm) for label, arm in tokenizers.items()}
+    return found
 
 
 def correlations(rows: Mapping[str, Numbers]) -> Numbers:
