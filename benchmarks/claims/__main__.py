@@ -1,7 +1,7 @@
 """Re-run the papers' claims, judge them by the rule in claim.py, and write what came of it.
 
     python -m benchmarks.claims laptop --cifar data/cifar10        (make claims: about 40 minutes on 2 cores)
-    python -m benchmarks.claims gpu --cifar data/cifar10           (make claims-full: about an hour on one GPU)
+    python -m benchmarks.claims gpu --cifar data/cifar10           (make claims-full: sized for a GPU hour; not run yet)
     python -m benchmarks.claims photos                             (make claims where CIFAR-10 is not at hand: this,
     python -m benchmarks.claims digits                              and this)
 

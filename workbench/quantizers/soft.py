@@ -4,6 +4,7 @@ The codebook is detached inside the logits; no straight-through, no commitment o
 is computed for each codebook and then averaged; the released code pools code j of every book as one event.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -64,11 +65,10 @@ class SoftQuantizer(nn.Module):
 
 def entropy_gap(logits: Float[Tensor, "g t k"]) -> Float[Tensor, ""]:
     """H(q(k|x)) - H(E_x q(k|x)), mean over books: least, at -log K, when tokens are certain and codes used evenly."""
-    # From logarithms: at a sharp temperature posteriors underflow to 0, where p log p has no finite gradient. Nothing
-    # below e^-60 counts, and a CPU takes five times as long over numbers that are all but 0 (denormal).
+    # In logarithms throughout: at a sharp temperature posteriors underflow to 0, where p log p has no finite gradient.
+    # Nothing below e^-60 counts, and a CPU takes five times as long over numbers that are all but 0 (denormal).
     log_posterior = F.log_softmax(logits, dim=-1).clamp(min=-60)
-    posterior = log_posterior.exp()
-    marginal = posterior.mean(dim=1)
-    each = -(posterior * log_posterior).sum(dim=-1).mean(dim=-1)
-    together = -(marginal * marginal.log()).sum(dim=-1)
+    log_marginal = log_posterior.logsumexp(dim=1) - math.log(logits.shape[1])
+    each = -(log_posterior.exp() * log_posterior).sum(dim=-1).mean(dim=-1)
+    together = -(log_marginal.exp() * log_marginal).sum(dim=-1)
     return (each - together).mean()
