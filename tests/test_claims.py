@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.claims import lightningdit, page, prediction, results, work
+from benchmarks.claims import lightningdit, page, prediction, work
 from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judged, least
 from benchmarks.claims.lab import Lab
@@ -74,6 +74,12 @@ def test_arms_that_differ_lie_in_different_folders(tmp_path):
     folders = {arm.folder(tmp_path, 0) for arm in (a, *others, TINY.generator(a))} | {a.folder(tmp_path, 1)}
     assert len(folders) == 6
     assert a.folder(tmp_path, 0) == TINY.tokenizer("ae").folder(tmp_path, 0)
+
+
+def test_runs_are_found_again_where_a_checkout_was_moved():
+    here, there = (TINY.tokenizer("maetok", teacher=f"standardised:{place}/means.x:hog") for place in ("/a b/c", "/d"))
+    assert (here.name, TINY.generator(here).name) == (there.name, TINY.generator(there).name)
+    assert here.name != TINY.tokenizer("maetok", teacher="standardised:/d/others.x:hog").name
 
 
 def test_a_speed_up_is_read_off_between_two_measurements():
@@ -254,7 +260,7 @@ def test_results_that_are_kept_name_no_place_and_a_run_of_some_claims_leaves_the
     assert [one["key"] for one in kept["claims"]] == ["a", "b"]
     assert kept["claims"][0]["effects"][0]["values"] == [0.123457]
     told = json.dumps({"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:resnet56:/data/net.x"})
-    assert json.loads(results.PLACE.sub("", told)) == {
+    assert json.loads(Arm("ae", told).told) == {
         "cache": "features", "teacher": "standardised:means.x:resnet56:net.x",
     }  # fmt: skip
 

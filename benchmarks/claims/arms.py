@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from workbench.jobs import train
 from workbench.recipes import CLUSTERING, CONVOLUTIONAL
 from workbench.runs import Run
+
+PLACE = re.compile(r'(?<=[":])/[^":]*/')  # the folder of a file on this machine, in JSON: nobody else has it
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,14 @@ class Arm:
         return (*(arm for need in self.needs for arm in need.chain), self)
 
     @property
+    def told(self) -> str:
+        """Its changes without the folders of files, so that runs are found again where a checkout was moved."""
+        return PLACE.sub("", self.changes)
+
+    @property
     def name(self) -> str:
         """Of its folder: the recipe, and a hash of all that it is made of."""
-        told = [self.recipe, self.changes, *(arm.name if arm else "" for arm in (self.tokenizer, self.start))]
+        told = [self.recipe, self.told, *(arm.name if arm else "" for arm in (self.tokenizer, self.start))]
         return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
 
     def folder(self, out: Path, seed: int) -> Path:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,6 @@ from .arms import Arm, Scale
 from .claim import Claim, Numbers, judged, least
 from .lab import Lab
 from .scales import SCALES
-
-PLACE = re.compile(r'(?<=[":])/[^":]*/')  # the folder of a file on this machine, in JSON: nobody else has it
 
 
 def measured(claim: Claim, arm: Arm, seed: int, scale: Scale, out: Path) -> Numbers:
@@ -103,7 +100,7 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
         "arms": {
             label: {
                 "recipe": arm.recipe,
-                "changes": json.loads(PLACE.sub("", arm.changes)),
+                "changes": json.loads(arm.told),
                 "runs": [arm.folder(out, seed).name for seed in range(seeds)],
                 "numbers": {name: [of[label].get(name) for of in rows] for name in sorted({*rows[0][label]})},
             }
