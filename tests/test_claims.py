@@ -76,7 +76,7 @@ def test_arms_that_differ_lie_in_different_folders(tmp_path):
     assert a.folder(tmp_path, 0) == TINY.tokenizer("ae").folder(tmp_path, 0)
 
 
-def test_runs_are_found_again_where_a_checkout_was_moved():
+def test_an_arm_is_called_the_same_wherever_a_checkout_lies():
     here, there = (TINY.tokenizer("maetok", teacher=f"standardised:{place}/means.x:hog") for place in ("/a b/c", "/d"))
     assert (here.name, TINY.generator(here).name) == (there.name, TINY.generator(there).name)
     assert here.name != TINY.tokenizer("maetok", teacher="standardised:/d/others.x:hog").name
@@ -93,7 +93,9 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     claim = Claim(
         key="tiny", system="AE", says="Two are <not> one.", source="ours", rule="more", shows=("PSNR", "gFD"),
         arms=lambda scale: {"AE": scale.tokenizer("ae"), "on AE": scale.generator(scale.tokenizer("ae"))},
-        effects=lambda rows: {"PSNR above 0": rows["AE"]["PSNR"], "gFD below 0": -rows["on AE"]["gFD"]},
+        effects=lambda rows: {"PSNR above 0": rows["AE"]["PSNR"], "gFD below 0": -rows["on AE"]["gFD"],
+                              "undefined": float("nan")},
+        details=lambda rows: {"undefined": float("nan")},
     )  # fmt: skip
     monkeypatch.setattr(work, "claims", lambda only: [claim])
     steps = [work.Step(arm, 0, claim.key) for arm in claim.arms(TINY).values()]
@@ -108,8 +110,9 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     save(tmp_path, TINY, [claim], seeds=1)
     told = json.loads((tmp_path / "claims.json").read_text())["claims"][0]
-    assert [e["verdict"] for e in told["effects"]] == ["weak", "not shown"]
+    assert [e["verdict"] for e in told["effects"]] == ["weak", "not shown", "not shown"]
     assert told["verdict"] == "not shown"
+    assert told["effects"][2]["values"] == told["details"]["undefined"] == [None]
     readme = tmp_path / "README.md"
     readme.write_text(f"above\n{page.BEGIN}\nold\n{page.END}\nbelow")
     (tmp_path / "laptop").mkdir()
@@ -118,7 +121,7 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     text, shown = readme.read_text(), (tmp_path / "laptop" / "claims.html").read_text()
     assert text.startswith("above\n") and text.endswith("\nbelow") and "old" not in text
     psnr = told["arms"]["AE"]["numbers"]["PSNR"][0]
-    assert f"PSNR above 0: {psnr:+.3g}" in text
+    assert f"PSNR above 0: {psnr:+.3g}" in text and "undefined: –" in text and "nan" not in text
     assert "Two are &lt;not&gt; one." in shown and f"{psnr:.4g}" in shown and "<not>" not in shown
 
 

@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def told(self) -> str:
-        """Its changes without the folders of files, so that runs are found again where a checkout was moved."""
+        """Its changes without the folders of files: the same arm is called the same wherever a checkout lies."""
         return PLACE.sub("", self.changes)
 
     @property

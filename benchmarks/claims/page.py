@@ -153,9 +153,14 @@ def page(told: dict[str, Any]) -> str:
 
 def spread(values: list[float], *, sign: bool = False) -> str:
     """Mean ± deviation over seeds, four digits at most."""
-    x = np.array([np.nan if v is None else v for v in values], np.float64)
+    x = _known(values)
     mean = f"{x.mean():+.3g}" if sign else f"{x.mean():.4g}"
     return "–" if math.isnan(x.mean()) else f"{mean} ± {x.std(ddof=1):.2g}" if len(x) > 1 else mean
+
+
+def _known(values: list[float | None]) -> np.ndarray:
+    """A number a seed, NaN where it has none: what is undefined is null in JSON."""
+    return np.array(values, np.float64)  # which makes NaN of None
 
 
 def _every(told: dict[str, Any]) -> list[dict[str, Any]]:
@@ -182,7 +187,7 @@ def _effects(claim: dict[str, Any]) -> str:
     """The effects of a claim as rows of a table."""
     return "".join(
         f"<tr><td>{_said(e['name'])}</td><td class=n>{spread(e['values'], sign=True)}</td>"
-        f"<td class=n>{', '.join(f'{v:+.3g}' for v in e['values'])}</td>"
+        f"<td class=n>{', '.join('–' if v is None else f'{v:+.3g}' for v in e['values'])}</td>"
         f"<td class='{e['verdict'].split()[0]}'>{SIGNS[e['verdict']]}</td></tr>"
         for e in claim["effects"]
     )
@@ -204,7 +209,7 @@ def _arms(claim: dict[str, Any]) -> str:
 def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
     details = ""
     if claim["details"]:
-        each = sorted(claim["details"].items(), key=lambda item: -abs(np.mean(item[1])))
+        each = sorted(claim["details"].items(), key=lambda item: -abs(_known(item[1]).mean()))
         lines = "".join(f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each)
         details = f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>"
     figure = themed(effect_figure(claim, told["seeds"])).to_html(
@@ -233,8 +238,8 @@ def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
     figure = go.Figure()
     names = [e["name"] for e in claim["effects"]]
     for place, effect in enumerate(claim["effects"]):
-        values = np.asarray(effect["values"], float)
-        scale = np.abs(values).max() or 1.0
+        values = _known(effect["values"])
+        scale = np.abs(values[~np.isnan(values)]).max(initial=0.0) or 1.0
         look = {"mode": "markers", "showlegend": False}
         dots = {"size": 11, "color": COLOURS[0], "symbol": "circle-open", "line": {"width": 2}}
         told = {"text": [f"{value:.4g}" for value in values], "hovertemplate": "%{text}<extra></extra>"}

@@ -1,6 +1,7 @@
 """From runs to claims.json: what was measured of every arm and seed, the effects, the verdicts, and what it took."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -70,7 +71,16 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "minutes": _minutes([arm for claim in claims for arm in claim.arms(scale).values()], out, seeds),
         "claims": [_told(claim, scale, out, seeds) for claim in claims],
     }
-    write_text(out / "claims.json", json.dumps(told, indent=1))
+    write_text(out / "claims.json", json.dumps(_defined(told), indent=1, allow_nan=False))
+
+
+def _defined(told: Any) -> Any:
+    """The same with None for what is undefined, such as a correlation with a constant: JSON has no NaN."""
+    if isinstance(told, dict):
+        return {key: _defined(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_defined(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
 def machine() -> str:
