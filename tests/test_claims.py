@@ -125,10 +125,12 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     assert "Two are &lt;not&gt; one." in shown and f"{psnr:.4g}" in shown and "<not>" not in shown
 
 
-def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
+def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
     stretched = LAPTOP.stretched(4)
     assert stretched.plan["steps"] == 4 * LAPTOP.plan["steps"] and stretched.plan["lr"] == LAPTOP.plan["lr"]
     assert stretched.extra["karl"]["save_every"] == 4 * LAPTOP.extra["karl"]["save_every"]
+    wide = stretched.widened(2)
+    assert (wide.vit["width"], wide.longer) == (2 * LAPTOP.vit["width"], 4) and wide.plan == stretched.plan
     told = {
         "scale": "laptop", "longer": 1, "data": "d", "seeds": 3, "machine": "m", "date": "t", "command": "c",
         "drawn": 1, "teacher": "t", "minutes": 1,
@@ -137,23 +139,23 @@ def test_what_was_tried_with_more_steps_stands_beside(tmp_path):
         "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "note": "", "minutes": 1.0,
         "arms": {}, "shows": [], "details": {},
     }  # fmt: skip
-    for folder, longer, values, verdict in (
-        ("laptop", 1, [-1.0, 1.0, -2.0], "not shown"),
-        ("laptop-4x", 4, [1.5, 1.6, 1.7], "shown"),
+    for folder, more, values, verdict in (
+        ("laptop", {}, [-1.0, 1.0, -2.0], "not shown"),
+        ("laptop-4x-2w", {"longer": 4, "wider": 2}, [1.5, 1.6, 1.7], "shown"),
     ):
         effects = [{"name": "so", "values": values, "verdict": verdict}]
         (tmp_path / folder).mkdir()
         one = {**claim, "effects": effects, "verdict": verdict}
-        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, "longer": longer, "claims": [one]}))
+        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, **more, "claims": [one]}))
     readme = tmp_path / "README.md"
     readme.write_text(f"{page.BEGIN}{page.END}")
     found = tmp_path / "found"
     page.write(tmp_path / "laptop", readme, found)
     shown = (tmp_path / "laptop" / "claims.html").read_text()
     assert "| so: -0.667 ± 1.5 | not shown |" in readme.read_text()  # the README is of what is kept
-    page.write(tmp_path / "laptop-4x", readme, found)
-    assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps: shown |" in readme.read_text()
-    assert "Tried: 4 x the steps" in shown and "+1.6 ± 0.1" in shown
+    page.write(tmp_path / "laptop-4x-2w", readme, found)
+    assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps, 2 x the width: shown |" in readme.read_text()
+    assert "Tried: 4 x the steps, 2 x the width" in shown and "+1.6 ± 0.1" in shown
 
 
 def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):

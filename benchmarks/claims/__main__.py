@@ -8,8 +8,8 @@
 Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
 claims.html; with --readme, the results are kept in benchmarks/claims/found too, of which the README's tables are made.
 `--only maetok,karl-target` runs those systems' claims, or those claims. `--longer 4` trains everything for four times
-the steps, `--full` trains every arm that the GPU's scale has, each in a folder beside, which the pages without it then
-show as well.
+the steps, `--wider 2` models of twice the width, `--full` every arm that the GPU's scale has, each in a folder beside,
+which the pages without it then show as well.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER")
     parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
     parser.add_argument("--longer", type=int, default=1, help="times the steps")
+    parser.add_argument("--wider", type=int, default=1, help="times the width of every model")
     parser.add_argument("--full", action="store_true", help="every arm, also those that a laptop's table leaves out")
     parser.add_argument("--only", default="", help="systems, by the names of their modules, or claims, by their keys")
     parser.add_argument("--seeds", type=int, default=3)
@@ -39,10 +40,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.readme and asked.out:
         sys.exit("--readme keeps results under the scale's name; leave --out away, or write that folder's page alone.")
-    beside = (f"-{asked.longer}x" if asked.longer > 1 else "") + ("-full" if asked.full else "")
+    more = ((asked.longer > 1, f"-{asked.longer}x"), (asked.wider > 1, f"-{asked.wider}w"), (asked.full, "-full"))
+    beside = "".join(name for is_asked, name in more if is_asked)
     out = asked.out or Path("claims") / f"{asked.scale}{beside}"
     try:
-        scale = SCALES[asked.scale].stretched(asked.longer)
+        scale = SCALES[asked.scale].stretched(asked.longer).widened(asked.wider)
         scale = replace(scale, full=scale.full or asked.full)
         run(scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
     except UserError as error:

@@ -82,6 +82,7 @@ class Scale:
     cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # changes for one system alone, by its name
     longer: int = 1  # times the steps that are written here: a claim that does not show is tried again with more
+    wider: int = 1  # times the widths that are written here: or with larger models
 
     def stretched(self, times: int) -> "Scale":
         """The same with so many times the steps of everything that is trained."""
@@ -92,6 +93,12 @@ class Scale:
         extra = {system: longer(changes) for system, changes in self.extra.items()}
         plans = {"plan": longer(self.plan), "generator_plan": longer(self.generator_plan)}
         return replace(self, **plans, extra=extra, longer=times)
+
+    def widened(self, times: int) -> "Scale":
+        """The same with models of so many times the width, in as many heads."""
+        every = (self.vit, self.grid, self.network)
+        vit, grid, network = (sizes | {"width": times * sizes["width"]} for sizes in every)
+        return replace(self, vit=vit, grid=grid, network=network, wider=times)
 
     def tokenizer(self, system: str, *, start: Arm | None = None, **changes: Any) -> Arm:
         """An arm that trains a tokenizer."""

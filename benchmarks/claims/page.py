@@ -180,7 +180,8 @@ def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, dict[
 
 def _how(run: dict[str, Any]) -> str:
     longer = f"{run['longer']} x the steps" if run["longer"] > 1 else ""
-    return ", ".join(said for said in (longer, "every arm" if run.get("full") else "") if said)
+    wider = f"{run['wider']} x the width" if run.get("wider", 1) > 1 else ""
+    return ", ".join(said for said in (longer, wider, "every arm" if run.get("full") else "") if said)
 
 
 def _effects(claim: dict[str, Any]) -> str:

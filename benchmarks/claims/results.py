@@ -50,7 +50,7 @@ def timed(run: Path, what: str) -> Iterator[None]:
 
 def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
     """Write claims.json: all that the page and the README's table say."""
-    longer, full = scale.longer > 1, scale.full and not SCALES[scale.name].full
+    longer, wider, full = scale.longer > 1, scale.wider > 1, scale.full and not SCALES[scale.name].full
     told = {
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
@@ -60,10 +60,12 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "teacher": scale.teacher.removeprefix("standardised:").split(":")[-2 if scale.data == "cifar10" else -1],
         "seeds": seeds,
         "longer": scale.longer,
+        "wider": scale.wider,
         "full": full,
         "command": "CIFAR10=FOLDER " * (scale.data == "cifar10")
         + f"python -m benchmarks.claims {scale.name}"
         + f" --longer {scale.longer}" * longer
+        + f" --wider {scale.wider}" * wider
         + " --full" * full,
         "machine": machine(),
         "versions": versions(),
