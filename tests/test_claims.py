@@ -158,6 +158,32 @@ def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
     assert "Tried: 4 x the steps, 2 x the width" in shown and "+1.6 ± 0.1" in shown
 
 
+def test_a_trial_of_some_claims_stands_beside_what_was_tried_of_the_others_before(tmp_path):
+    told = {
+        "scale": "laptop", "longer": 1, "data": "d", "seeds": 3, "machine": "m", "date": "t", "command": "c",
+        "drawn": 1, "teacher": "t", "minutes": 1,
+    }  # fmt: skip
+    claim = {
+        "system": "AE", "source": "ours", "rule": "r", "note": "", "minutes": 1.0, "arms": {}, "shows": [],
+        "details": {}, "effects": [{"name": "so", "values": [1.0, 1.0, 1.1], "verdict": "shown"}],
+    }  # fmt: skip
+    a, b = (claim | {"key": key, "says": f"{key} is so."} for key in "ab")
+    no, yes = {"verdict": "not shown"}, {"verdict": "shown"}
+    for folder, more, claims in (
+        ("found/laptop-3x", {"longer": 3}, [a | yes, b | no]),  # of another day, and another checkout
+        ("laptop", {}, [a | no, b | no]),
+        ("laptop-3x", {"longer": 3}, [b | yes]),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, **more, "claims": claims}))
+    (tmp_path / "found" / "laptop-3x" / "claims.json").rename(tmp_path / "found" / "laptop-3x.json")
+    page.write(tmp_path / "laptop", found=tmp_path / "found")
+    shown = (tmp_path / "laptop" / "claims.html").read_text()
+    assert shown.count("✗ not shown</span> <small></small>") == 2
+    assert shown.count("✓ shown</span> <small>3 x the steps</small>") == 2
+    assert shown.count("<h3>Tried: 3 x the steps</h3>") == 2
+
+
 def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):
     assert not any(claim.arms(LAPTOP) for claim in work.claims(["vavae"]) if claim.key == "vavae-parts")
     every = replace(LAPTOP, full=True)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from workbench.analysis.style import COLOURS, TOOLBAR, themed
 from workbench.atomic import write_text
 from workbench.errors import UserError
+from workbench.views.esm import dark_figures
 
 from . import claim as rule
 
@@ -25,7 +26,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem aut
 table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto;
  font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; white-space: nowrap; }
+td.n, th.n { text-align: right; } td.n, th.n, td.v { white-space: nowrap; }
 .shown { color: #00684a; font-weight: 600; } .weak { color: #8a5a00; font-weight: 600; }
 .not { color: #a12a00; font-weight: 600; } .shown, .weak, .not { white-space: nowrap; } small, .told { color: #555; }
 section { margin-top: 2.5rem; border-top: 2px solid #eee; }
@@ -52,9 +53,8 @@ def write(out: Path, readme: Path | None = None, found: Path = FOUND) -> None:
 
 def keep(out: Path, found: Path = FOUND) -> None:
     """Put what a scale's claims.json says into `found`; of claims that it leaves out, what is there stays."""
-    path, told = found / f"{out.name}.json", _read(out / "claims.json")
-    before = _read(path)["claims"] if path.exists() else []
-    told["claims"] = list({claim["key"]: claim for claim in (*before, *told["claims"])}.values())
+    path = found / f"{out.name}.json"
+    told = _renewed(path, out / "claims.json")
     found.mkdir(exist_ok=True)
     write_text(path, json.dumps(_shortened(told), separators=(",", ":"), ensure_ascii=False) + "\n")
 
@@ -69,8 +69,16 @@ def fill(readme: Path, found: Path = FOUND) -> None:
 
 
 def _with_tried(name: str, told: dict[str, Any], found: Path, beside: dict[str, Path] | None = None) -> dict[str, Any]:
-    kept = {path.stem: path for path in sorted(found.glob(f"{name}-*.json"))}
-    return {**told, "tried": [_read(path) for path in {**kept, **(beside or {})}.values()]}
+    kept, beside = {path.stem: path for path in found.glob(f"{name}-*.json")}, beside or {}
+    names = sorted({*kept, *beside})
+    return {**told, "tried": [_renewed(kept.get(one), beside.get(one)) for one in names]}
+
+
+def _renewed(kept: Path | None, path: Path | None) -> dict[str, Any]:
+    """What was kept, with every claim that another claims.json has put in its place; one of the two may be missing."""
+    known = [_read(one) for one in (kept, path) if one is not None and one.exists()]
+    claims = {claim["key"]: claim for told in known for claim in told["claims"]}
+    return {**known[-1], "claims": list(claims.values())}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def page(told: dict[str, Any]) -> str:
 
     rows = "".join(
         f"<tr><td>{_said(c['system'])}</td><td><a href='#{_said(c['key'])}'>{_said(c['says'])}</a></td>"
-        f"<td class='{c['verdict'].split()[0]}'>{SIGNS[c['verdict']]}</td><td class=n>{c['minutes']:.1f}</td></tr>"
+        f"<td class=v>{_verdicts(c, told)}</td><td class=n>{c['minutes']:.1f}</td></tr>"
         for c in _every(told)
     )
     head = "<tr><th>system</th><th>claim</th><th>verdict</th><th class=n>minutes</th></tr>"
@@ -143,7 +151,7 @@ def page(told: dict[str, Any]) -> str:
     words = rule.__doc__.split("\n", 2)[2].replace("*", "")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>The papers' claims, re-run</title>"
-        f"<style>{STYLE}</style>"
+        f"<style>{STYLE}{dark_figures('@media screen and (prefers-color-scheme: dark)')}</style>"
         f"<meta name=viewport content='width=device-width'><script>{get_plotlyjs()}</script>"
         f"<h1>The papers' claims, re-run</h1><p>{_said(about(told)).replace('`', '')}</p><p><b>{counts}.</b></p>"
         f"<table>{head}{rows}</table><h2>The rule</h2><p class=told>{_said(words)}</p>"
@@ -184,6 +192,15 @@ def _how(run: dict[str, Any]) -> str:
     return ", ".join(said for said in (longer, wider, "every arm" if run.get("full") else "") if said)
 
 
+def _verdicts(claim: dict[str, Any], told: dict[str, Any]) -> str:
+    """A claim's verdict, and under it what else was tried."""
+    own = [("", claim)] if claim in told["claims"] else []
+    return "<br>".join(
+        f"<span class='{c['verdict'].split()[0]}'>{SIGNS[c['verdict']]}</span> <small>{how}</small>"
+        for how, c in (*own, *_tried(claim, told))
+    )
+
+
 def _effects(claim: dict[str, Any]) -> str:
     """The effects of a claim as rows of a table."""
     return "".join(
@@ -208,11 +225,6 @@ def _arms(claim: dict[str, Any]) -> str:
 
 
 def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
-    details = ""
-    if claim["details"]:
-        each = sorted(claim["details"].items(), key=lambda item: -abs(_known(item[1]).mean()))
-        lines = "".join(f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each)
-        details = f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>"
     figure = themed(effect_figure(claim, told["seeds"])).to_html(
         full_html=False, include_plotlyjs=False, config=TOOLBAR, div_id=f"figure-{claim['key']}"
     )
@@ -220,7 +232,7 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
     )
     more = "".join(
-        f"<h3>Tried: {how}</h3><table>{head}{_effects(c)}</table>{_arms(c)}"
+        f"<h3>Tried: {how}</h3><table>{head}{_effects(c)}</table>{_arms(c)}{_details(c)}"
         for how, c in _tried(claim, told)
         if c is not claim
     )
@@ -230,8 +242,15 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
         f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}{only}</p>"
         f"<p class=told>{_said(claim['source'])}. To pass: {_said(claim['rule'])}</p>{note}"
-        f"<table>{head}{_effects(claim)}</table>{figure}{_arms(claim)}{details}{more}</section>"
+        f"<table>{head}{_effects(claim)}</table>{figure}{_arms(claim)}{_details(claim)}{more}</section>"
     )
+
+
+def _details(claim: dict[str, Any]) -> str:
+    """How each diagnostic goes with gFD, the closest first; nothing for claims that tell none."""
+    each = sorted(claim["details"].items(), key=lambda item: -abs(_known(item[1]).mean()))
+    lines = "".join(f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each)
+    return f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>" if lines else ""
 
 
 def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
