@@ -67,6 +67,29 @@ def test_a_request_to_stop_stops_every_process_with_a_checkpoint(tmp_path):
     assert Run(tmp_path / "run").steps
 
 
+THREADS = """
+import atexit, pathlib, sys
+atexit.register(lambda: print(*("left: " + name for path in pathlib.Path("/proc/self/task").glob("*/comm")
+                                if "gloo" in (name := path.read_text()))))
+from workbench.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
+def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
+    """One that still holds a tensor while Python ends would abort the process, now and then."""
+    (tmp_path / "threads.py").write_text(THREADS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [*torchrun, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", tmp_path / "threads.py", "train"]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    done = subprocess.run(
+        [*command, "ae-digits", f"--out={tmp_path / 'run'}", "--no-collect", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is trained: 6 steps" in done.stdout and "left" not in done.stdout
+
+
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(UserError, match="16 does not divide into 3 processes"):
         Share(0, 3).part(Plan(batch=16))

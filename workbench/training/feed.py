@@ -51,6 +51,7 @@ class Share:
         """What `accelerate launch` or `torchrun` told this process; the only one, if nobody did."""
         if "LOCAL_RANK" not in os.environ:
             return cls()
+        import torch.distributed.nn  # before there is a group, which its functions' defaults would else keep for ever
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
