@@ -29,7 +29,18 @@ def source(tmp_path):
 
 
 def command(source: Path, out: Path, *more: object) -> list[str]:
-    return [sys.executable, "-m", "workbench", "sweep", str(source), "--out", str(out), *map(str, more)]
+    python = [sys.executable, "-X", "faulthandler"]
+    return [*python, "-m", "workbench", "sweep", str(source), "--out", str(out), *map(str, more)]
+
+
+def ended(process: subprocess.Popen, said: Path) -> int:
+    """The exit code of a command that was told to end; if it hangs, it says where all its threads are."""
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        raise AssertionError(f"it did not end in 30 s:\n{said.read_text()}") from None
 
 
 def made(out: Path) -> dict[str, float]:
@@ -158,7 +169,7 @@ def test_a_sweep_that_is_cut_short_leaves_no_process_and_the_same_command_goes_o
             os.killpg(process.pid, number)  # as Ctrl-C does: it reaches the workers too
         else:
             process.kill()
-        assert process.wait(30) == (130 if number == signal.SIGINT else -9)
+        assert ended(process, tmp_path / "said.txt") == (130 if number == signal.SIGINT else -9)
     assert "Traceback" not in (tmp_path / "said.txt").read_text()
     assert psutil.wait_procs(started, timeout=20)[1] == []
     before = made(out)
