@@ -6,16 +6,19 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import workbench.latents as latents_module
 from workbench.errors import UserError
 from workbench.generators.losses import loss_by_time
 from workbench.generators.path import draw_times, interpolant, shifted, time_at
 from workbench.generators.presets import PRESETS
 from workbench.generators.sampling import euler, euler_maruyama, guided, heun, sample, times
 from workbench.generators.transformer import SiT, direction, sines
+from workbench.latents import Encoded
 from workbench.nn.transformer import SwiGLU, rotate, turns
 
 SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
@@ -305,14 +308,31 @@ def test_every_setting_changes_something():
 
     usual = behaviour()
     for field in dataclasses.fields(SiT.Config):
+        if field.name == "by_channel":  # tells the job which moments to take: the test of those is below
+            continue
         now = behaviour(**{field.name: OTHER[field.name]})
         same = len(now) == len(usual) and all(map(torch.equal, now, usual))
         assert not same, f"{field.name} changes nothing"
 
 
+def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypatch):
+    mean, std = torch.tensor([3.0, -1.0, 0.0]), torch.tensor([0.1, 2.0, 1.0])
+    model, latents = small(mean=mean.tolist(), std=std.tolist()), mean + std * torch.randn(512, 4, 3)
+    seen = model.standardise(latents).flatten(0, 1)
+    assert seen.mean(dim=0).abs().max() < 0.1 and (seen.std(dim=0) - 1).abs().max() < 0.1
+    torch.testing.assert_close(model.restore(model.standardise(latents)), latents)
+    assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
+    monkeypatch.setattr(latents_module, "BATCH", 100)
+    all_alike, each = (Encoded(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True))
+    np.testing.assert_allclose(all_alike, (latents.mean(), latents.std()), rtol=1e-5)
+    np.testing.assert_allclose(each, (latents.mean((0, 1)), latents.flatten(0, 1).std(0)), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"mean": (1.0, 2.0)}, "mean has 2 numbers for latents of 3 channels."),
+        ({"std": (1.0, 0.0, 1.0)}, "std is 0.0; it must be above 0."),
         ({"depth": 0}, "depth is 0; it must be at least 1."),
         ({"std": 0.0}, "std is 0.0; it must be above 0."),
         ({"shift": -1.0}, "shift is -1.0; it must be above 0."),

@@ -180,7 +180,7 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     plan = _plan(plan_of(system, source) | others)
     settings = settings_of(system, source) | mine
     if system in LEARNED:
-        told, data, learned = about_latents(recipe, out, changes.get("tokenizer"))
+        told, data, learned = about_latents(recipe, out, changes.get("tokenizer"), settings.get("by_channel", False))
         config = made_of.Config(**(settings | learned))
     else:
         config = made_of.Config(**settings)

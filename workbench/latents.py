@@ -36,14 +36,16 @@ class Encoded:
         """The rows and labels at the indices."""
         return torch.from_numpy(self.rows[indices.numpy()]), torch.from_numpy(self.labels[indices.numpy()])
 
-    def moments(self) -> tuple[float, float]:
-        """The mean and the deviation of all numbers, without holding them all."""
-        n = sums = squares = 0.0
+    def moments(self, *, by_channel: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and the deviation of all numbers (), or of each of a token's channels (d,), without holding them."""
+        axes = (0, 1) if by_channel else None
+        n, sums, squares = 0, 0.0, 0.0
         for start in range(0, len(self.rows), BATCH):
             part = np.asarray(self.rows[start : start + BATCH], np.float64)
-            n, sums, squares = n + part.size, sums + part.sum(), squares + np.square(part).sum()
+            sums, squares = sums + part.sum(axis=axes), squares + np.square(part).sum(axis=axes)
+            n += part[..., 0].size if by_channel else part.size
         mean = sums / n
-        return float(mean), float(np.sqrt(max(squares / n - mean**2, 0) * n / max(1, n - 1)))
+        return mean, np.sqrt(np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1))
 
 
 def latents_of(run: Run, step: int | None = None) -> Encoded:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from workbench.errors import UserError
 from workbench.runs import Run
 
@@ -38,8 +40,13 @@ def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
     return {"data": data | {"fingerprint": images.fingerprint, "names": [], "n": None, "skipped": []}}, images
 
 
-def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator."""
+def about_latents(
+    recipe: str, out: Path, tokenizer: str | None, by_channel: bool = False
+) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator.
+
+    A channel that never changes counts as of deviation 1, where each has its own.
+    """
     import torch
 
     from workbench.latents import codes_of, latents_of
@@ -62,10 +69,16 @@ def about_latents(recipe: str, out: Path, tokenizer: str | None) -> tuple[dict[s
         learned = {"codes": codes, "dim": dim, "books": books}
     else:
         found = latents_of(source, step)
-        mean, std = found.moments()
+        mean, std = found.moments(by_channel=by_channel)
+        std = np.where(std > 0, std, 1.0) if by_channel else std
         told = source.config["data"]
         grid = source.load(step).encode(torch.zeros(1, told["channels"], told["side"], told["side"])).grid
-        learned = {"dim": found.rows.shape[2], "mean": mean, "std": std, "rows": grid[0] if grid else 1}
+        learned = {
+            "dim": found.rows.shape[2],
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "rows": grid[0] if grid else 1,
+        }
     learned |= {"tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
     return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
 

@@ -1,7 +1,7 @@
 """Generators by name: what each paper changes of the one transformer, as settings of `transformer.SiT.Config`.
 
-None of them is the official model: sizes are ours, a token is a patch of its own, latents have one mean and deviation
-where LightningDiT keeps them for each channel, and DiT's learned variance is left out.
+None of them is the official model: sizes are ours, a token is a patch of its own, and DiT's learned variance is left
+out.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv:2501.01423. QK-norm is off as in its code; the time embedding reads 1000 t, where its code reads t.
     # With guidance it leaves the noisiest tenth alone.
     "lightningdit": {
+        "by_channel": True,
         "norm": "rms",
         "mlp": "swiglu",
         "positions": "sines+rope",

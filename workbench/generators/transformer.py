@@ -4,6 +4,7 @@ DiT (arXiv:2212.09748) gives the blocks, SiT (arXiv:2401.08740) the paths and wh
 (arXiv:2501.01423) the norms, gates, rotations and the direction loss. `generators.presets` has each one's settings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
@@ -29,8 +30,9 @@ class SiT(nn.Module):
         tokens: int  # L, of the tokenizer
         dim: int  # d, of the tokenizer
         classes: int  # the null class of guidance comes on top
-        mean: float = 0.0  # of all latents; what the network sees is (latents - mean) / std
-        std: float = 1.0
+        by_channel: bool = False  # whether a mean and std are those of one channel of every token, or of all numbers
+        mean: float | Sequence[float] = 0.0  # of the latents; what the network sees is (latents - mean) / std
+        std: float | Sequence[float] = 1.0
         width: int = 96
         depth: int = 4
         heads: int = 4
@@ -54,9 +56,9 @@ class SiT(nn.Module):
                     raise unknown(field.name, str(value), get_args(field.type))
                 if field.type is int and value < 1:
                     raise UserError(f"{field.name} is {value}; it must be at least 1.")
-            for name in ("shift", "std"):
-                if not 0 < getattr(self, name) < float("inf"):
-                    raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+            if not 0 < self.shift < float("inf"):
+                raise UserError(f"shift is {self.shift}; it must be above 0.")
+            self._check_moments()
             low, high = self.interval
             if not 0 <= low <= high <= 1:
                 raise UserError(f"a guidance interval goes up within 0..1, 1 being noise; got {low} to {high}.")
@@ -66,6 +68,15 @@ class SiT(nn.Module):
                 asked = f"direction_weight is {self.direction_weight} with predict={self.predict}"
                 raise UserError(f"{asked}; it must not be below 0, and above 0 needs predict=velocity.")
             self._check_sizes()
+
+        def _check_moments(self) -> None:
+            for name in ("mean", "std"):
+                value = getattr(self, name)
+                if isinstance(value, Sequence) and len(value) != self.dim:
+                    raise UserError(f"{name} has {len(value)} numbers for latents of {self.dim} channels.")
+            for each in self.std if isinstance(self.std, Sequence) else (self.std,):
+                if not 0 < each < float("inf"):
+                    raise UserError(f"std is {each}; it must be above 0.")
 
         def _check_sizes(self) -> None:
             if self.tokens % self.rows:
@@ -103,6 +114,8 @@ class SiT(nn.Module):
         places = grid(config.tokens, config.rows)
         added = torch.cat([sines(axis, width // config.axes) for axis in places.T], dim=1)
         turned = turns(places, width // config.heads) if "rope" in config.positions else None
+        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std), persistent=False)
         self.register_buffer("positions", added if "sines" in config.positions else None, persistent=False)
         self.register_buffer("turns", turned, persistent=False)
 
@@ -147,11 +160,11 @@ class SiT(nn.Module):
 
     def standardise(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Latents as the network sees them."""
-        return (latents - self.config.mean) / self.config.std
+        return (latents - self.mean) / self.std
 
     def restore(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Latents as the tokenizer's decoder reads them."""
-        return x * self.config.std + self.config.mean
+        return x * self.std + self.mean
 
 
 def direction(predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:

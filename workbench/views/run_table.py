@@ -30,9 +30,11 @@ PREDICATE = re.compile(r"\s*(\w[\w .()-]*?)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*")
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What a run was made with: its settings, then its plan, and its recipe."""
-    plan = {name: value for name, value in run.config.get("plan", {}).items() if name not in run.config["settings"]}
-    return {**run.config["settings"], **plan, "recipe": run.config.get("recipe")}
+    """What a run was made with: its settings, then its plan, and its recipe; no moments of every channel of latents."""
+    settings = run.config["settings"]
+    plan = {name: value for name, value in run.config.get("plan", {}).items() if name not in settings}
+    told = {name: settings[name] for name in settings if not (name in ("mean", "std") and settings.get("by_channel"))}
+    return {**told, **plan, "recipe": run.config.get("recipe")}
 
 
 def with_settings(table: pd.DataFrame, runs: Iterable[Run], *, differing: bool = True) -> pd.DataFrame:
