@@ -216,9 +216,12 @@ def test_every_setting_changes_something(kind):
     on = {name: value for name, value in LOOKS.items() if name in fields}
     on |= {"tokens": 16} if "learned_tokens" in fields else {}  # as many as patches, which they may be
     others = OTHER | ({"patch": 8} if "builder" in fields else {}) | ({"align": "pool"} if "books" in fields else {})
-    usual = behaviour(config_of(kind, **on))
+    others |= {"revive": 0.5} if "role" in fields else {}
+    plain = behaviour(config_of(kind, **on))
     for name in fields:
-        now = behaviour(config_of(kind, **(on | {name: others[name]})))
+        learned = {"role": "online"} if name == "revive" and "role" in fields else {}  # codes that others do not learn
+        usual = behaviour(config_of(kind, **(on | learned))) if learned else plain
+        now = behaviour(config_of(kind, **(on | learned | {name: others[name]})))
         same = usual.keys() == now.keys() and all(torch.equal(usual[key], now[key]) for key in usual)
         assert not same, f"{name} changes nothing"
 

@@ -129,6 +129,18 @@ def test_each_role_says_what_its_name_promises():
             torch.testing.assert_close(cascade.table.std(), index.std(), rtol=0.3, atol=0)
 
 
+def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use():
+    torch.manual_seed(0)
+    plain, revived = (Cascade(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1))
+    far = 100 + torch.randn(2, 20, 4)
+    for cascade in (plain, revived):
+        for _ in range(3):
+            cascade(far)
+    assert (plain.table > 50).all(dim=1).sum() == 1  # the nearest wins every token
+    assert (revived.table > 50).all()
+    assert len(revived.eval()(far).codes.unique()) == 9
+
+
 @pytest.mark.parametrize(
     ("role", "moves"), [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])]
 )

@@ -26,12 +26,14 @@ class Cascade(nn.Module):
 
     cascade: choose by F, say E. frozen: E is F. random: E starts from noise at F's scale. single: E chooses too.
     projector: a linear map of F chooses and says (VQGAN-LC, SimVQ). online: averaged codes from noise at F's scale
-    (VQ-VAE). continuous: tokens stay as they are.
+    (VQ-VAE); with `revive` they begin as tokens, and those out of use become tokens again. continuous: no codes.
     """
 
     index: Float[Tensor, "k d"]  # F
 
-    def __init__(self, *, codes: int, dim: int, role: Role = "cascade", unit: bool = False) -> None:
+    def __init__(
+        self, *, codes: int, dim: int, role: Role = "cascade", unit: bool = False, revive: float = 0.0
+    ) -> None:
         super().__init__()
         if role not in get_args(Role):
             raise unknown("role", role, get_args(Role))
@@ -45,7 +47,7 @@ class Cascade(nn.Module):
             self.projection = nn.Linear(dim, dim, bias=False)
             nn.init.eye_(self.projection.weight)
         elif role == "online":
-            self.online = HardQuantizer(codes=codes, dim=dim, commitment=0.0, cosine=unit, learn="ema")
+            self.online = HardQuantizer(codes=codes, dim=dim, commitment=0.0, cosine=unit, learn="ema", revive=revive)
         self.fill(self.index, seed=0)
 
     @torch.no_grad()

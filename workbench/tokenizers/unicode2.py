@@ -52,6 +52,7 @@ class UniCode2(Tokenizer):
         per_class: bool = False  # cluster each class apart, with equally many codes, as VQGAN-LC; needs labels
         tokens_per_code: int = 256  # at most so many are clustered, of the training images'
         role: Role = "cascade"  # which table chooses and which speaks; see workbench.quantizers.cascade
+        revive: float = 0.0  # role online: replace codes chosen less often than this share of an even use; 0: never
         decoder: Literal["pixels", "flow"] = "pixels"
         width: int = 96  # of the decoder
         depth: int = 2  # blocks in the decoder
@@ -69,8 +70,11 @@ class UniCode2(Tokenizer):
             for name in ("codes", "tokens_per_code"):
                 if getattr(self, name) < 1:
                     raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-            if self.shrinkage < 0:
-                raise UserError(f"shrinkage is {self.shrinkage}; it must not be below 0.")
+            for name in ("shrinkage", "revive"):
+                if getattr(self, name) < 0:
+                    raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
+            if self.revive and self.role != "online":
+                raise UserError(f'revive is of the role "online"; codes of "{self.role}" are not learned that way.')
             if self.train == "adapter" and not self.adapter:
                 raise UserError('With train "adapter" there must be one; set adapter to true.')
 
@@ -91,7 +95,8 @@ class UniCode2(Tokenizer):
         if dim > self.teacher.dim:
             raise UserError(f"dim is {dim}, and features of {config.teacher} have {self.teacher.dim} channels.")
         self.normaliser = Normaliser(config.normalise, channels=self.teacher.dim, dim=dim)
-        self.quantizer = Cascade(codes=config.codes, dim=dim, role=config.role, unit=config.normalise == "unit")
+        unit = config.normalise == "unit"
+        self.quantizer = Cascade(codes=config.codes, dim=dim, role=config.role, unit=unit, revive=config.revive)
         self.decoder = _decoder(config, config.sizes(dim))
         if config.train == "adapter":
             self.requires_grad_(False)
