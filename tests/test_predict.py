@@ -77,6 +77,20 @@ def test_random_orders_of_many_things_come_near_the_normal_limit():
     assert null.std() == pytest.approx(1 / np.sqrt(29), rel=0.03)
 
 
+def test_within_families_chance_does_as_well_as_what_tells_only_the_families_apart():
+    families = ["a"] * 6 + ["b"] * 6
+    apart, target = np.repeat([0.0, 1.0], 6)[:, None], np.arange(12.0)
+    found = rank_correlation.spearman(apart, target)
+    assert rank_correlation.chances(found, rank_correlation.permuted(apart, target))[0] < 0.01
+    assert rank_correlation.chances(found, rank_correlation.permuted(apart, target, families=families))[0] == 1
+    null = rank_correlation.permuted(target[:, None], target, families=families)
+    assert null[0] == pytest.approx(1) and null.min() >= rank_correlation.spearman(
+        np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6.0])[:, None], target
+    )
+    alone = rank_correlation.chances(np.array([1.0]), null)[0]
+    assert alone[0] == pytest.approx(1 / 20_001, abs=1e-4)
+
+
 def test_copies_of_one_diagnostic_cost_nothing_and_unrelated_ones_do():
     random = np.random.default_rng(2)
     x, y = random.normal(size=(6, 1)), random.normal(size=6)
