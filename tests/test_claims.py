@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import psutil
@@ -17,7 +18,8 @@ from benchmarks.claims.lab import Lab
 from benchmarks.claims.results import save
 from benchmarks.claims.scales import LAPTOP, SCALES
 from workbench.errors import UserError
-from workbench.jobs import _typed
+from workbench.jobs import _class, _typed
+from workbench.recipes import SYSTEMS, settings_of
 
 TINY = Scale(
     name="tiny",
@@ -56,6 +58,18 @@ def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
     arms = [arm for claim in work.claims([]) for arm in claim.arms(scale).values()]
     for one in {need for arm in arms for need in (arm, *arm.needs)}:
         _typed(one.recipe, json.loads(one.changes))
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
+def test_every_tokenizer_of_every_scale_can_be_built(scale):
+    """Sizes that do not fit each other would end a long run in its middle."""
+    scale = replace(scale, teacher="hog", vit=scale.vit | {"channels": 3}, grid=scale.grid | {"channels": 3})
+    arms = [one for claim in work.claims([]) for arm in claim.arms(scale).values() for one in arm.chain]
+    for arm in {one for one in arms if one.tokenizer is None}:
+        system, data = arm.recipe.split("-")
+        made_of, told = _class(SYSTEMS[system]), settings_of(system, data) | _typed(arm.recipe, json.loads(arm.changes))
+        mine = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        made_of(made_of.Config(**{name: mine[name] for name in mine if name in get_type_hints(made_of.Config)}))
 
 
 def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():
@@ -156,6 +170,24 @@ def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
     page.write(tmp_path / "laptop-4x-2w", readme, found)
     assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps, 2 x the width: shown |" in readme.read_text()
     assert "Tried: 4 x the steps, 2 x the width" in shown and "+1.6 ± 0.1" in shown
+
+
+@pytest.mark.parametrize("verdict", ["shown", "not shown"])
+def test_what_to_beware_of_is_said_whatever_the_verdict(verdict):
+    claim = {
+        "key": "k", "system": "AE", "says": "It is so.", "source": "ours", "rule": "r", "note": "Mind <this>.",
+        "minutes": 1.0, "arms": {}, "shows": [], "details": {}, "verdict": verdict,
+        "effects": [{"name": "so", "values": [1.0, 1.0, 1.1], "verdict": verdict}],
+    }  # fmt: skip
+    told = {
+        "scale": "laptop", "longer": 1, "data": "d", "seeds": 3, "machine": "m", "date": "t", "command": "c",
+        "drawn": 1, "teacher": "resnet56", "minutes": 1, "claims": [claim],
+    }  # fmt: skip
+    assert "- AE, “It is so.” Mind <this>." in page.markdown(told)
+    assert "Beware" not in page.markdown({**told, "claims": [claim | {"note": ""}]})
+    assert "<b>Beware:</b> Mind &lt;this&gt;." in page.page(told)
+    assert "trained with these classes" in page.about(told)
+    assert "trained with these classes" not in page.about({**told, "teacher": "hog"})
 
 
 def test_a_trial_of_some_claims_stands_beside_what_was_tried_of_the_others_before(tmp_path):
@@ -310,3 +342,16 @@ def test_a_probe_is_fitted_to_training_images_and_asked_of_held_out_ones(tmp_pat
     found = lab.probe(run)
     assert 0.1 < found["probe accuracy"] < 1  # ten classes; even an untrained encoder tells some
     assert json.loads((run.folder / "claims" / "probe.json").read_text()) == found == lab.probe(run)
+
+
+def test_a_generator_is_also_drawn_from_at_other_times_and_each_is_kept_apart(tmp_path):
+    plan = {"steps": 20, "batch": 8, "save_every": 20, "lr": 0.02, "warmup": 0, "average": 0.0}
+    scale = replace(TINY, generator_plan=plan)
+    arm = scale.generator(scale.tokenizer("ae"), "lightningdit")
+    arm.tokenizer.train(tmp_path, 0)
+    run, lab = arm.train(tmp_path, 0), Lab(scale, tmp_path)
+    assert run.config["settings"]["by_channel"] and len(run.config["settings"]["std"]) == 2
+    own, even = lab.generation(run), lab.generation(run, shift=1.0)
+    assert own["floor"] == even["floor"] and own["gFD"] != even["gFD"]
+    assert lab.generation(run, shift=run.config["settings"]["shift"])["gFD"] == own["gFD"]
+    assert len(list((run.folder / "claims").glob("generation-*.json"))) == 3

@@ -37,7 +37,7 @@ class Claim:
     measure: Callable[[Run, Any], Numbers] | None = None  # beyond what is measured of every run; its second is the lab
     details: Callable[[Mapping[str, Numbers]], Numbers] | None = None  # of one seed: numbers of all arms together
     shows: tuple[str, ...] = ()  # names of numbers worth a column, the most telling first
-    note: str = ""  # what to look at, where it is not shown
+    note: str = ""  # what to beware of, whatever the verdict
 
 
 def judged(values: list[float]) -> Verdict:

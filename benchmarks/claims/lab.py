@@ -27,6 +27,7 @@ _REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}  #
 FREE = "random"  # a network that was never trained, nor is anybody's teacher
 STEPS = 12  # of Heun's method
 BATCH = 250
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FITTED, ASKED = 2000, 5000  # images that a probe is fitted to and asked of
 
 
@@ -48,14 +49,16 @@ class Lab:
         """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) by both judges."""
         return self._kept(run, "diagnostics.json", self._diagnose)
 
-    def generation(self, run: Run, step: int | None = None) -> Numbers:
+    def generation(self, run: Run, step: int | None = None, *, shift: float | None = None) -> Numbers:
         """How far samples are from training images by both judges, unguided, and how far held-out images are: `floor`.
 
         `gFD` is by the judge, `gFD free` by a network without training. `gap` is from reconstructions of as many
-        training images to the samples, by the judge: what the generator alone is to blame for.
+        training images to the samples, by the judge: what the generator alone is to blame for. `shift` is of
+        sampling's times; None: the model's own.
         """
         step = run.steps[-1] if step is None else step
-        return self._kept(run, f"generation-{step}.json", lambda run: self._draw(run, step))
+        name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
+        return self._kept(run, f"{name}.json", lambda run: self._draw(run, step, shift))
 
     def probe(self, run: Run) -> Numbers:
         """A linear probe of a tokenizer, fitted to training images and asked of as many held-out ones as there are.
@@ -65,9 +68,9 @@ class Lab:
         return self._kept(run, "probe.json", self._ask)
 
     def measure(self, run: Run) -> Numbers:
-        """Of a tokenizer its diagnostics; of a generator its samples', and its tokenizer's diagnostics."""
+        """Of a tokenizer its diagnostics and the floor; of a generator its samples', and its tokenizer's."""
         if run.tokenizer is None:
-            return self.diagnostics(run)
+            return self.diagnostics(run) | self._kept(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
     def judges(self, channels: int) -> dict[str, Teacher]:
@@ -86,7 +89,11 @@ class Lab:
         found = diagnostics_of(evidence) | {"rFD": _distance(evidence.features, evidence.reconstruction_features)}
         free = _teacher(FREE, evidence.images.shape[-1])
         pictures = (evidence.images, evidence.reconstructions)
-        return found | {"rFD free": _distance(*(judged(free, np.asarray(x), torch.device("cpu")) for x in pictures))}
+        return found | {"rFD free": _distance(*(judged(free, np.asarray(x), DEVICE) for x in pictures))}
+
+    def _floor(self, run: Run) -> Numbers:
+        features = self._real(run, run.config["plan"]["seed"])[1]
+        return {f"floor{name}": _distance(*features[name]) for name in features}
 
     def _ask(self, run: Run) -> Numbers:
         tokenizer = run.load()
@@ -96,37 +103,36 @@ class Lab:
         a, b = ((x - a.mean(axis=0)) / np.where(deviation > 0, deviation, 1) for x in (a, b))
         return {"probe accuracy": float((logistic(a, fit.labels, b) == test.labels).mean())}
 
-    def _draw(self, run: Run, step: int) -> Numbers:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = run.load(step).to(device), run.tokenizer.load(run.config["tokenizer"]["step"]).to(device)
+    def _draw(self, run: Run, step: int, shift: float | None) -> Numbers:
+        model, tokenizer = run.load(step).to(DEVICE), run.tokenizer.load(run.config["tokenizer"]["step"]).to(DEVICE)
         labels = torch.arange(self.scale.drawn) % model.config.classes
         seed = run.config["plan"]["seed"]
         with torch.no_grad():
             samples = np.concatenate(
                 [
-                    drawn(model, tokenizer, part.to(device), steps=STEPS, seed=1000 * seed + number)
+                    drawn(model, tokenizer, part.to(DEVICE), steps=STEPS, shift=shift, seed=1000 * seed + number)
                     for number, part in enumerate(labels.split(BATCH))
                 ]
             )
-            train, features = self._real(run.tokenizer, seed, device)
+            train, features = self._real(run.tokenizer, seed)
             decoded = _reconstructions(tokenizer, train)
             found: Numbers = {}
             for name, judge in self.judges(train.pixels.shape[-1]).items():
                 real, held = features[name]
-                made, rebuilt = (judged(judge, x, device) for x in (samples, decoded))
+                made, rebuilt = (judged(judge, x, DEVICE) for x in (samples, decoded))
                 found |= {f"gFD{name}": _distance(real, made), f"floor{name}": _distance(real, held)}
                 found[f"gap{name}"] = _distance(rebuilt, made)
                 if not name:
                     found["precision"], found["recall"] = precision_recall(real, made)
         return found
 
-    def _real(self, tokenizer: Run, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Pair]]:
+    def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
         """Training images, and by judge the features of those and of held-out ones: the same for all of a seed."""
         key = (tokenizer.config["data"]["fingerprint"], self.scale.drawn, seed, self.scale.judge)
         if key not in _REAL:
             train, test = (held_out(tokenizer, split).take(self.scale.drawn, seed) for split in ("train", "test"))
             judges = self.judges(train.pixels.shape[-1]).items()
-            features = {name: tuple(judged(judge, x.pixels, device) for x in (train, test)) for name, judge in judges}
+            features = {name: tuple(judged(judge, x.pixels, DEVICE) for x in (train, test)) for name, judge in judges}
             _REAL[key] = train, features
         return _REAL[key]
 

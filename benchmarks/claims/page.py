@@ -19,6 +19,7 @@ from . import claim as rule
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one table
 TABLES = {"claims": ("laptop",), "bundled": ("photos", "digits"), "gpu": ("gpu",)}  # the scales of each
 FOUND = Path(__file__).parent / "found"  # kept with the code: what the README's tables are made of
+LEARNED = ", which was trained with these classes, so that what tells of them is in part its own"
 DIGITS = 6  # of a number that is kept
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 STYLE = """
@@ -111,7 +112,8 @@ def markdown(told: dict[str, Any]) -> str:
         verdicts = [*own, *(f"{how}: {c['verdict']}" for how, c in _tried(claim, told))]
         cells = (claim["system"], claim["says"], effects, "<br>".join(verdicts))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(["", about(told), "", *lines, ""])
+    beware = [f"- {claim['system']}, “{claim['says']}” {claim['note']}" for claim in _every(told) if claim["note"]]
+    return "\n".join(["", about(told), "", *lines, "", *(["Beware:", "", *beware, ""] if beware else [])])
 
 
 def side_by_side(scales: list[dict[str, Any]]) -> str:
@@ -131,8 +133,8 @@ def about(told: dict[str, Any]) -> str:
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
         f" contrastive network trained on these images (rFD, gFD), and of an untrained one (free); the teacher is"
-        f" {told['teacher']}. {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all; a claim's own count"
-        " shared runs again."
+        f" {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and judge."
+        f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all; a claim's own count shared runs again."
     )
 
 
@@ -237,7 +239,7 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
         if c is not claim
     )
     only = "".join(f", {how}" for how, c in _tried(claim, told) if c is claim)  # not among this scale's own claims
-    note = f"<p class=told>{_said(claim['note'])}</p>" if claim["note"] and claim["verdict"] != "shown" else ""
+    note = f"<p class=told><b>Beware:</b> {_said(claim['note'])}</p>" if claim["note"] else ""
     return (
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
         f"<p class='{claim['verdict'].split()[0]}'>{SIGNS[claim['verdict']]}{only}</p>"

@@ -30,15 +30,25 @@ BINS = 20  # of the time between data and noise
 
 
 def drawn(
-    model: SiT | AR, tokenizer: Tokenizer, labels: Tensor, *, steps: int = 50, guidance: float = 1.0, seed: int = 0
+    model: SiT | AR,
+    tokenizer: Tokenizer,
+    labels: Tensor,
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+    shift: float | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
-    """One picture a label, uint8 (b, h, w, c): what a generator draws, decoded by its tokenizer."""
+    """One picture a label, uint8 (b, h, w, c): what a generator draws, decoded by its tokenizer.
+
+    `shift` is of a flow's times; None: its own.
+    """
     if isinstance(model, AR):
         codes = model.generate(labels, guidance=guidance, seed=seed).to(device_of(tokenizer))
         words = tokenizer.codebook.repeat_interleave(codes.shape[1] // len(tokenizer.codebook), dim=0)
         tokens = Tokens(words[torch.arange(codes.shape[1]), codes], codes)
     else:
-        latents = sample(model, labels, steps=steps, guidance=guidance, seed=seed)
+        latents = sample(model, labels, steps=steps, guidance=guidance, shift=shift, seed=seed)
         tokens = Tokens(latents.to(device_of(tokenizer)))
     return pictures(tokenizer.decode(tokens))
 
