@@ -27,7 +27,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem aut
 table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto;
  font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; } td.n, th.n, td.v { white-space: nowrap; }
+td.n, th.n { text-align: right; } td.n, th.n, td.v, td.a { white-space: nowrap; }
 .shown { color: #00684a; font-weight: 600; } .weak { color: #8a5a00; font-weight: 600; }
 .not { color: #a12a00; font-weight: 600; } .shown, .weak, .not { white-space: nowrap; } small, .told { color: #555; }
 section { margin-top: 2.5rem; border-top: 2px solid #eee; }
@@ -218,7 +218,7 @@ def _arms(claim: dict[str, Any]) -> str:
     shows = [name for name in claim["shows"] if any(name in arm["numbers"] for arm in claim["arms"].values())]
     head = "".join(f"<th class=n>{_said(name)}</th>" for name in shows)
     rows = "".join(
-        f"<tr><td>{_said(label)}<br><small>{_said(arm['recipe'])}</small></td>"
+        f"<tr><td class=a>{_said(label)}<br><small>{_said(arm['recipe'])}</small></td>"
         + "".join(f"<td class=n>{spread(arm['numbers'].get(name, [None]))}</td>" for name in shows)
         + "</tr>"
         for label, arm in claim["arms"].items()

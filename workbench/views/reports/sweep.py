@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STOP = ".stop"  # a file in the sweep's folder: what still runs ends when it appears
 ANSWER, PATIENCE = 5, 10  # seconds that a scheduler is given to answer, workers to end
+GLANCE = 0.5  # seconds between looks at what has ended
 LONGEST = 80  # characters of a point's name
 
 
@@ -223,7 +224,7 @@ def _deaf() -> Iterator[None]:
 
 def _run(client: "Client", source: Path, left: list[Point], out: Path, memory: int, of: int) -> list[Ended]:
     """Make what is left, as workers come free, with progress and time left; on Ctrl-C all of it ends first."""
-    from dask.distributed import as_completed, wait
+    from dask.distributed import wait
     from tqdm import tqdm
 
     stop, template = out / STOP, str(source) if source.suffix == ".ipynb" else source.stem
@@ -231,22 +232,45 @@ def _run(client: "Client", source: Path, left: list[Point], out: Path, memory: i
         client.submit(make, template, p.parameters, str(_page(source, out, p)), memory, str(stop), pure=False): p
         for p in left
     }
+    waited = set(futures)
     ended, bar = [], tqdm(total=of, initial=of - len(left), desc=source.stem, unit="report", disable=None)
-    try:
-        for future in as_completed(futures):
-            lost = future.status != "finished"
-            one = Ended(futures[future].name, "its worker was lost", 0.0) if lost else future.result()
-            ended.append(one)
-            bar.update()
-            bar.write(f"{one.name}  {one.seconds:.0f} s  {one.said or 'done'}")
-    except KeyboardInterrupt:
-        stop.touch()
-        with suppress(TimeoutError):  # what still runs is then ended with its worker
-            wait(list(futures), timeout=PATIENCE)
-        raise
-    finally:
-        bar.close()
+    with _asking_to_stop(stop) as asked, closing(bar):
+        while waited and not (asked and time.monotonic() > asked[0] + PATIENCE):  # what still runs ends with its worker
+            with suppress(TimeoutError):
+                wait(list(waited), timeout=GLANCE, return_when="FIRST_COMPLETED")
+            for future in [one for one in waited if one.done()]:
+                waited.remove(future)
+                lost = future.status != "finished"
+                one = Ended(futures[future].name, "its worker was lost", 0.0) if lost else future.result()
+                ended.append(one)
+                bar.update()
+                bar.write(f"{one.name}  {one.seconds:.0f} s  {one.said or 'done'}")
+    if asked:
+        raise KeyboardInterrupt
     return ended
+
+
+@contextmanager
+def _asking_to_stop(stop: Path) -> Iterator[list[float]]:
+    """The first Ctrl-C writes the file, the second interrupts. Yields a list that is empty until the first, then when.
+
+    An interrupt may come anywhere in the client's code, leave a lock of it taken for good, or be lost.
+    """
+    asked: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.touch()
+        asked.append(time.monotonic())
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _conclude(source: Path, points: Sequence[Point], out: Path, failed: Sequence[Ended]) -> Path:
