@@ -70,7 +70,7 @@ def about_latents(
     else:
         found = latents_of(source, step)
         mean, std = found.moments(by_channel=by_channel)
-        std = np.where(std > 0, std, 1.0) if by_channel else std
+        std = np.where(std <= 1e-6, 1.0, std) if by_channel else std
         told = source.config["data"]
         grid = source.load(step).encode(torch.zeros(1, told["channels"], told["side"], told["side"])).grid
         learned = {

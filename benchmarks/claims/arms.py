@@ -75,7 +75,8 @@ class Scale:
     generator_plan: dict[str, Any]
     teacher: str  # whose features are aligned to or predicted
     judge: str  # whose features tell sets of images apart; never the teacher
-    hog: str = "hog"  # the teacher that needs no training, standardised as the other is
+    hog: str = "hog"  # a teacher that needs no training, and one that had none; standardised as the other is
+    untrained: str = "random:7"
     channels: tuple[int, int] = (16, 64)  # of VA-VAE's tokens: few, and many
     numbers: int = 128  # tokens x channels of SoftVQ's arms, less than an image has
     drawn: int = 1000  # samples of a generator, and held-out images

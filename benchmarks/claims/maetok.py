@@ -248,8 +248,9 @@ CLAIMS = (
         measure=gaussians,
         effects=modes,
         shows=("mode gain", "mode gain, untrained", "variance held", "participation ratio"),
-        note="What is easier to cluster in a few whitened components is only a sign of fewer modes, and the same"
-        " encoder's latents gain nearly as much before training. Until 2026-11-23 the rule had it the wrong way round.",
+        note="What is easier to cluster in a few whitened components is only a sign of fewer modes: one true Gaussian"
+        " gains nothing, and the same encoder's latents gain nearly as much before training. Until 2026-11-23 the rule"
+        " asked for the opposite.",
     ),
     Claim(
         key="maetok-decoder",

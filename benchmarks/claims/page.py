@@ -132,8 +132,9 @@ def about(told: dict[str, Any]) -> str:
     return (
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
-        f" contrastive network trained on these images (rFD, gFD), and of an untrained one (free); the teacher is"
-        f" {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and judge."
+        " contrastive network trained on these images (rFD, gFD), and of an untrained one (free). The floor is that"
+        " from training to held-out images; rFD, from images to their own reconstructions, may be lower. The teacher"
+        f" is {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and judge."
         f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all; a claim's own count shared runs again."
     )
 
@@ -184,8 +185,12 @@ def _every(told: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The same claim where it was trained for so many times the steps, or with every arm; and which."""
-    return [(_how(run), c) for run in told.get("tried", []) for c in run["claims"] if c["key"] == claim["key"]]
+    """The same claim where it was trained for so many times the steps, or with every arm; and which.
+
+    What was judged by another rule is not the same.
+    """
+    same = (claim["key"], claim["rule"])
+    return [(_how(run), c) for run in told.get("tried", []) for c in run["claims"] if (c["key"], c["rule"]) == same]
 
 
 def _how(run: dict[str, Any]) -> str:

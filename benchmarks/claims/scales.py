@@ -2,11 +2,10 @@
 
 `laptop` and `gpu` read CIFAR-10, `photos` and `digits` what comes with the package: their tables are never mixed. Those
 two are trained for half the steps of `laptop`, so that both together take no longer. CIFAR-10 is a folder with
-train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. Both are standardised by
-channel: features that are never negative all point one way, and errors of raw HOG are a twelfth of those of
-features of unit variance. On a CPU there are as many tokens as patches, and latents of as many numbers as the image has
-or more: what fewer tokens cost is asked of SoftVQ and KARL alone. The judge is a contrastive network trained here on
-the first seed's images, which no tokenizer ever sees features of.
+train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. All are standardised by
+channel: features that are never negative all point one way, and errors of raw HOG are a twelfth of those of features of
+unit variance. On a CPU there are as many tokens as patches: what fewer tokens cost is asked of SoftVQ and KARL alone.
+The judge is a contrastive network trained here on the first seed's images, which no tokenizer ever sees features of.
 """
 
 import io
@@ -42,7 +41,7 @@ LAPTOP = Scale(
     extra={
         **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 600, "save_every": 600}),
         "unicode2": {"steps": 200, "save_every": 200},
-        "sit": BY_CHANNEL,
+        **dict.fromkeys(("sit", "lightningdit"), BY_CHANNEL),
         "ar": {"steps": 200, "save_every": 200, "lr": 1e-3},
     },
 )  # fmt: skip
@@ -64,7 +63,7 @@ GPU = Scale(
     full=True,
     extra={
         **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 4000, "save_every": 4000}),
-        "sit": BY_CHANNEL,
+        **dict.fromkeys(("sit", "lightningdit"), BY_CHANNEL),
         "ar": {"steps": 2000, "save_every": 2000},
     },
 )  # fmt: skip
@@ -79,7 +78,7 @@ PHOTOS = replace(
     extra={
         **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 300, "save_every": 300}),
         "unicode2": {"steps": 100, "save_every": 100},
-        "sit": BY_CHANNEL,
+        **dict.fromkeys(("sit", "lightningdit"), BY_CHANNEL),
         "ar": {"steps": 100, "save_every": 100, "lr": 1e-3},
     },
 )
@@ -112,14 +111,14 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
     known = load(
         images.get("data", scale.data), side=images["side"], channels=images["channels"], limit=images.get("limit")
     )
-    for name, path in ((scale.teacher, means), ("hog", means.with_name("hog.safetensors"))):
+    where = {}
+    for role, name in (("teacher", scale.teacher), ("hog", "hog"), ("untrained", scale.untrained)):
+        path = means if name == scale.teacher else means.with_name(f"{role}.safetensors")
         standardise(by_name(name, channels=images["channels"]), known, (cells, cells), path)
+        where[role] = f"standardised:{path}:{name}"
     plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
     judge = train_teacher(known, out / "judge", width=16, plan=plan)
     channels = {"channels": images["channels"]}
-    where = {"teacher": f"standardised:{means}:{scale.teacher}"}
-    other = f"standardised:{means.with_name('hog.safetensors')}:hog"
-    where["hog"] = where["teacher"] if scale.teacher == "hog" else other
     where |= {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
     return replace(scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where)
 

@@ -25,7 +25,7 @@ SMALL, LARGE = 128, 1024
 LEAST = 0.85  # share of a clustered codebook that held-out tokens should use
 SAFE, HIGH = 1.0, 30.0  # times the learning rate, of the tables
 LOST = 0.5  # of its perplexity share, that one table should lose at the highest
-REVIVE = 0.05  # of an even use: codes that are chosen less begin anew
+REVIVE = 0.1  # of an even use: codes that are chosen less begin anew, as a VQ-VAE's do by default
 
 
 def _role(scale: Scale, role: str, codes: int, **changes: object) -> Arm:

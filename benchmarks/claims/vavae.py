@@ -34,8 +34,7 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
             "between": _vae(scale, many // 2),
             "between, aligned": _vae(scale, many // 2, **told),
             "few, aligned": _vae(scale, few, **told),
-            "random": _vae(scale, many, **told | {"teacher": "random:7"}),
-            "HOG": _vae(scale, many, **told | {"teacher": scale.hog}),
+            "random": _vae(scale, many, **told | {"teacher": scale.untrained}),
             "less noise": _vae(scale, many, noise=0.2),
             "KL": _vae(scale, many, kl_weight=1e-2),
             "more KL": _vae(scale, many, kl_weight=1e-1),
@@ -44,6 +43,7 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
             "no distance": _vae(scale, many, **told | {"align_weight": ALIGN / 2}, margin_distance=2.0),
             "no margins": _vae(scale, many, **told, margin_cosine=0.0, margin_distance=0.0),
         }
+        arms |= {"HOG": _vae(scale, many, **told | {"teacher": scale.hog})} if scale.hog != scale.teacher else {}
     return arms
 
 

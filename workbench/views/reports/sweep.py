@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +237,7 @@ def _run(client: "Client", source: Path, left: list[Point], out: Path, memory: i
     ended, bar = [], tqdm(total=of, initial=of - len(left), desc=source.stem, unit="report", disable=None)
     with _asking_to_stop(stop) as asked, closing(bar):
         while waited and not (asked and time.monotonic() > asked[0] + PATIENCE):  # what still runs ends with its worker
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, CancelledError):  # cancelled: the scheduler is gone
                 wait(list(waited), timeout=GLANCE, return_when="FIRST_COMPLETED")
             for future in [one for one in waited if one.done()]:
                 waited.remove(future)
@@ -257,7 +258,8 @@ def _asking_to_stop(stop: Path) -> Iterator[list[float]]:
     An interrupt may come anywhere in the client's code, leave a lock of it taken for good, or be lost.
     """
     asked: list[float] = []
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):  # or nobody listens to it
         yield asked
         return
 
@@ -266,7 +268,7 @@ def _asking_to_stop(stop: Path) -> Iterator[list[float]]:
         asked.append(time.monotonic())
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield asked
     finally:
