@@ -11,6 +11,8 @@ from workbench.analysis.runs.metrics import metrics_compared
 from workbench.analysis.runs.settings import settings_compared
 from workbench.errors import NotApplicable, UserError
 from workbench.evidence import Evidence
+from workbench.runs import Run
+from workbench.views.run_table import settings_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 
@@ -192,6 +194,14 @@ def test_one_run_alone_shows_what_it_has():
     result = settings_compared([run("a")])
     assert list(result.table()["a"][:2]) == ["4", "8"]
     assert result.summary().startswith("a alone has 5 settings")
+
+
+def test_moments_of_every_channel_are_no_column_of_the_run_list(tmp_path):
+    settings = {"dim": 2, "by_channel": True, "mean": [0.0, 1.0], "std": [1.0, 2.0]}
+    for name, more in (("each", {}), ("alike", {"by_channel": False, "mean": 0.5, "std": 1.5})):
+        told = {"class": "x:X", "settings": settings | more, "plan": {"lr": 0.1}, "recipe": "sit-digits"}
+        found = settings_of(Run.create(tmp_path / name, told))
+        assert found["dim"] == 2 and found["lr"] == 0.1 and ("std" in found) == (name == "alike")
 
 
 def test_checkpoints_of_one_run_have_columns_of_their_own():

@@ -3,7 +3,7 @@
 `laptop` and `gpu` read CIFAR-10, `photos` and `digits` what comes with the package: their tables are never mixed. Those
 two are trained for half the steps of `laptop`, so that both together take no longer. CIFAR-10 is a folder with
 train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. All are standardised by
-channel: features that are never negative all point one way, and errors of raw HOG are a twelfth of those of features of
+channel: features that are never negative all point one way, and errors of raw HOG are far smaller than the others' of
 unit variance. On a CPU there are as many tokens as patches: what fewer tokens cost is asked of SoftVQ and KARL alone.
 The judge is a contrastive network trained here on the first seed's images, which no tokenizer ever sees features of.
 """
