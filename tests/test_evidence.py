@@ -109,6 +109,23 @@ def test_a_reader_never_sees_half_of_the_evidence(saved):
     assert opened > 10
 
 
+def test_evidence_replaced_until_its_inode_comes_again_is_opened_anew(saved, monkeypatch):
+    """A deleted file's inode goes to a newer one: told apart by that alone, some version is the first again."""
+    load, loaded, first = np.load, [], (saved / "provenance.json").stat().st_ino
+
+    def slow(path, **how):
+        array = load(path, **how)
+        loaded.append(path.name)
+        for _ in range(30):
+            small().save(saved)  # without arrays
+            if (saved / "provenance.json").stat().st_ino == first:
+                break
+        return array
+
+    monkeypatch.setattr(np, "load", slow)
+    assert Evidence.open(saved).latents is None and loaded == ["latents.npy"]
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", None])
 def test_a_damaged_array_is_named_with_the_way_out(saved, content):
     path = saved / "latents.npy"

@@ -138,20 +138,20 @@ class Evidence:
         """
         path, arrays = folder / "provenance.json", {}
         try:
-            written = path.stat()
-            provenance = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(provenance, dict) or not isinstance(provenance.get("format"), int):
-                raise ValueError
-            if provenance.pop("format") > FORMAT:
-                raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
-            if not {"run", "step"} <= provenance.keys():
-                raise ValueError
-            wanted = only or [f.name for f in fields(cls)]
-            for name in (name for name in wanted if (folder / f"{name}.npy").exists()):
-                path = folder / f"{name}.npy"
-                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            if not os.path.samestat(written, (folder / "provenance.json").stat()):
-                return cls.open(folder, only)  # replaced in the meantime: some arrays are older than others
+            with path.open(encoding="utf-8") as file:  # open to the end: no newer file can be given its inode
+                provenance = json.load(file)
+                if not isinstance(provenance, dict) or not isinstance(provenance.get("format"), int):
+                    raise ValueError
+                if provenance.pop("format") > FORMAT:
+                    raise RunError(f"{folder} was written by a newer workbench. Upgrade this one to read it.")
+                if not {"run", "step"} <= provenance.keys():
+                    raise ValueError
+                wanted = only or [f.name for f in fields(cls)]
+                for name in (name for name in wanted if (folder / f"{name}.npy").exists()):
+                    path = folder / f"{name}.npy"
+                    arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+                if not os.path.samestat(os.fstat(file.fileno()), (folder / "provenance.json").stat()):
+                    return cls.open(folder, only)  # replaced in the meantime: some arrays are older than others
         except FileNotFoundError:
             raise RunError(
                 f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"
