@@ -57,7 +57,7 @@ def rates(scale: Scale) -> dict[str, Arm]:
     return {
         f"{role}, {rate:g} x": _role(scale, role, SMALL, **({"table_lr": rate} if rate != SAFE else {}))
         for role in ("single", "cascade")
-        for rate in ((SAFE, 3.0, 10.0, HIGH, 100.0) if scale.full else (SAFE, 10.0, HIGH))
+        for rate in ((SAFE, 3.0, 10.0, HIGH, 100.0) if scale.full else (SAFE, HIGH))
     }
 
 
@@ -72,8 +72,8 @@ def stability(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def refined_arms(scale: Scale) -> dict[str, Arm]:
-    """With and without a table that learns, and one that starts from noise."""
-    return {role: _role(scale, role, SMALL) for role in ("frozen", "cascade", "random")}
+    """With and without a table that learns; at full scale one that starts from noise."""
+    return {role: _role(scale, role, SMALL) for role in ("frozen", "cascade", *(["random"] if scale.full else []))}
 
 
 def refinement(rows: Mapping[str, Numbers]) -> Numbers:
@@ -107,7 +107,9 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
     arms, steps = {"continuous": first}, json.loads(first.changes)["steps"]
     for codes in (SMALL, LARGE):
         told = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
-        plans = {"centres": {"steps": 1, "save_every": 1, "lr": 1e-12}, "adapter": {"warmup": steps // 10}}
+        plans = {"centres": {"steps": 1, "save_every": 1, "lr": 1e-12}}
+        if scale.full or codes == SMALL:
+            plans["adapter"] = {"warmup": steps // 10}
         for label, plan in plans.items():
             arms[f"{label} {codes}"] = Arm(first.recipe, json.dumps(told | plan, sort_keys=True), start=first)
     return arms
