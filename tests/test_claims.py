@@ -320,12 +320,15 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
 def test_results_that_are_kept_name_no_place_and_a_run_of_some_claims_leaves_the_others(tmp_path):
     claim = {"key": "a", "verdict": "weak", "effects": [{"name": "so", "values": [0.123456789]}]}
     (tmp_path / "laptop").mkdir()
-    for key in ("a", "b"):
-        told = {"scale": "laptop", "claims": [claim | {"key": key}]}
+    minutes = []
+    for keys in ("a", "b", "ab"):
+        told = {"scale": "laptop", "minutes": 2.0, "claims": [claim | {"key": key} for key in keys]}
         (tmp_path / "laptop" / "claims.json").write_text(json.dumps(told))
         page.keep(tmp_path / "laptop", tmp_path / "found")
-    kept = json.loads((tmp_path / "found" / "laptop.json").read_text())
+        kept = json.loads((tmp_path / "found" / "laptop.json").read_text())
+        minutes.append(kept["minutes"])
     assert [one["key"] for one in kept["claims"]] == ["a", "b"]
+    assert minutes == [2.0, None, 2.0]  # claims share runs: no sum is right
     assert kept["claims"][0]["effects"][0]["values"] == [0.123457]
     told = json.dumps({"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:resnet56:/data/net.x"})
     assert json.loads(Arm("ae", told).told) == {

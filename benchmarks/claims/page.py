@@ -79,7 +79,8 @@ def _renewed(kept: Path | None, path: Path | None) -> dict[str, Any]:
     """What was kept, with every claim that another claims.json has put in its place; one of the two may be missing."""
     known = [_read(one) for one in (kept, path) if one is not None and one.exists()]
     claims = {claim["key"]: claim for told in known for claim in told["claims"]}
-    return {**known[-1], "claims": list(claims.values())}
+    minutes = known[-1]["minutes"] if len(known[-1]["claims"]) == len(claims) else None  # not a sum: claims share runs
+    return {**known[-1], "minutes": minutes, "claims": list(claims.values())}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -129,13 +130,15 @@ def side_by_side(scales: list[dict[str, Any]]) -> str:
 
 def about(told: dict[str, Any]) -> str:
     """Under which setting all this was measured."""
+    known = told["minutes"] is not None
+    minutes = f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all." if known else ""
     return (
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
         " contrastive network trained on these images (rFD, gFD), and of an untrained one (free). The floor is that"
         " from training to held-out images; rFD, from images to their own reconstructions, may be lower. The teacher"
         f" is {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and judge."
-        f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all; a claim's own count shared runs again."
+        f"{minutes} A claim's own minutes count shared runs again."
     )
 
 
