@@ -215,6 +215,9 @@ def test_a_trial_of_some_claims_stands_beside_what_was_tried_of_the_others_befor
         (tmp_path / folder / "claims.json").write_text(json.dumps({**told, **more, "claims": claims}))
     (tmp_path / "found" / "laptop-3x" / "claims.json").rename(tmp_path / "found" / "laptop-3x.json")
     page.write(tmp_path / "laptop", found=tmp_path / "found")
+    once = {**told, "claims": [a | no]}
+    again = {**once, "tried": [{"longer": 3, "claims": [a | yes]}]}
+    assert "| not shown<br>3 x the steps: shown | not shown |" in page.side_by_side([again, once])
     shown = (tmp_path / "laptop" / "claims.html").read_text()
     assert shown.count("✗ not shown</span> <small></small>") == 2
     assert shown.count("✓ shown</span> <small>3 x the steps</small>") == 2

@@ -109,9 +109,7 @@ def markdown(told: dict[str, Any]) -> str:
     lines = ["| system | claim | effect (mean ± deviation over seeds) | verdict |", "| --- | --- | --- | --- |"]
     for claim in _every(told):
         effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
-        own = [claim["verdict"]] if claim in told["claims"] else []
-        verdicts = [*own, *(f"{how}: {c['verdict']}" for how, c in _tried(claim, told))]
-        cells = (claim["system"], claim["says"], effects, "<br>".join(verdicts))
+        cells = (claim["system"], claim["says"], effects, "<br>".join(_judged(claim, told)))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     beware = [f"- {claim['system']}, “{claim['says']}” {claim['note']}" for claim in _every(told) if claim["note"]]
     return "\n".join(["", about(told), "", *lines, "", *(["Beware:", "", *beware, ""] if beware else [])])
@@ -121,8 +119,8 @@ def side_by_side(scales: list[dict[str, Any]]) -> str:
     """A table of verdicts alone, a column for each scale."""
     heads = "".join(f" on {told['scale']} |" for told in scales)
     lines = [f"| system | claim |{heads}", "| --- | --- |" + " --- |" * len(scales)]
-    verdicts = [{claim["key"]: claim["verdict"] for claim in told["claims"]} for told in scales]
     every = {claim["key"]: claim for told in scales for claim in told["claims"]}
+    verdicts = [{claim["key"]: "<br>".join(_judged(claim, told)) for claim in told["claims"]} for told in scales]
     for key, claim in every.items():
         lines.append(f"| {claim['system']} | {claim['says']} |" + "".join(f" {of.get(key, '–')} |" for of in verdicts))
     return "\n".join(["", *(f"- {about(told)}" for told in scales), "", *lines, ""])
@@ -194,6 +192,12 @@ def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, dict[
     """
     same = (claim["key"], claim["rule"])
     return [(_how(run), c) for run in told.get("tried", []) for c in run["claims"] if (c["key"], c["rule"]) == same]
+
+
+def _judged(claim: dict[str, Any], told: dict[str, Any]) -> list[str]:
+    """A claim's verdict, where it has one at this scale itself, and those of what else was tried."""
+    own = [claim["verdict"]] if claim in told["claims"] else []
+    return [*own, *(f"{how}: {c['verdict']}" for how, c in _tried(claim, told))]
 
 
 def _how(run: dict[str, Any]) -> str:
