@@ -1,0 +1,106 @@
+"""Every sentence a user reads, in one snapshot: a change of wording is one reviewed diff (`make wording`).
+
+Numbers are replaced by `#`: this file is about the words.
+"""
+
+import re
+
+import pytest
+import typer
+from test_analysis_contract import NAMES, several
+from typer.testing import CliRunner
+
+from workbench.analysis import get
+from workbench.cli import app
+from workbench.errors import UserError
+from workbench.evidence import arguments
+
+
+def words(text: str) -> str:
+    """The text without its numbers and without markup of a terminal."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return re.sub(r"(?<![\w.-])[-+]?\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?", "#", plain)
+
+
+def labels(figure) -> list[str]:
+    """The texts of a figure: title, axes, annotations, legend."""
+    layout = figure.layout
+    texts = [layout.title.text, layout.title.subtitle.text]
+    texts += [axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
+    texts += [note.text for note in layout.annotations]
+    texts += [trace.name for trace in figure.data if trace.to_plotly_json().get("showlegend", True)]
+    return [words(text) for text in dict.fromkeys(text for text in texts if text)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_analysis(name, snapshot):
+    analysis = get(name)
+    result = analysis(**arguments(analysis, several(60)))
+    assert {
+        "summary": words(result.summary()),
+        "columns": [words(str(column)) for column in result.table().columns],
+        "figure": labels(result.figure()),
+    } == snapshot
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refusal_of_an_analysis(name, n, snapshot):
+    analysis = get(name)
+    try:
+        analysis(**arguments(analysis, several(n)))
+        sentence = "works"
+    except UserError as error:
+        sentence = words(str(error))
+    assert sentence == snapshot
+
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_the_help_of_a_command(command, snapshot):
+    arguments = ["--help"] if command is None else [command, "--help"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    assert re.sub(r"[ ─]+", " ", words(result.output)).splitlines() == snapshot
+
+
+def refusals() -> dict[str, object]:
+    """Mistakes of a user in training and opening runs, each as a call."""
+    from workbench.data import load
+    from workbench.jobs import prepare
+    from workbench.runs import Run, find
+    from workbench.teachers import by_name
+    from workbench.views.selection import Selection
+
+    return {
+        "recipe": lambda out: prepare("softvqq-digits", out),
+        "setting": lambda out: prepare("softvq-digits", out, tokns=4),
+        "whole number": lambda out: prepare("softvq-digits", out, tokens="four"),
+        "number": lambda out: prepare("softvq-digits", out, lr="fast"),
+        "flag": lambda out: prepare("maetok-digits", out, tuning="perhaps"),
+        "zero": lambda out: prepare("softvq-digits", out, tokens=0),
+        "betas": lambda out: prepare("softvq-digits", out, betas="0.9"),
+        "codes": lambda out: prepare("vqvae-digits", out, codes=0),
+        "levels": lambda out: prepare("fsqvae-digits", out, levels="1,2"),
+        "heads": lambda out: prepare("softvq-digits", out, heads=5),
+        "teacher": lambda out: prepare("vavae-digits", out, teacher="hogg"),
+        "no tokenizer": lambda out: prepare("sit-digits", out),
+        "tokens of a tokenizer": lambda out: prepare("sit-digits", out, tokens=4),
+        "data": lambda out: prepare("softvq-digits", out, data="nowhere"),
+        "limit": lambda out: prepare("softvq-digits", out, limit=0),
+        "missing run": lambda out: Run(out / "missing"),
+        "folder without runs": lambda out: find(out / "missing"),
+        "split": lambda out: load("digits", split="tests", side=8, channels=1),
+        "side": lambda out: load("digits", split="test", side=0, channels=1),
+        "feature extractor": lambda out: by_name("dinov3"),
+        "empty selection": lambda out: Selection(),
+        "condition": lambda out: Selection(where="error is large"),
+    }
+
+
+@pytest.mark.parametrize("mistake", sorted(refusals()))
+def test_a_mistake(mistake, tmp_path, snapshot):
+    with pytest.raises(UserError) as error:
+        refusals()[mistake](tmp_path)
+    assert words(str(error.value).replace(str(tmp_path), "FOLDER")) == snapshot
