@@ -24,7 +24,9 @@ def features(count: int, dim: int, seed: int) -> "torch.Tensor":
 
     generator = torch.Generator().manual_seed(seed)
     means = 3 * torch.randn(2000, dim, generator=torch.Generator().manual_seed(0))
-    which = torch.multinomial(1 / torch.arange(1, 2001).float(), count, replacement=True, generator=generator)
+    which = torch.multinomial(
+        1 / torch.arange(1, 2001).float(), count, replacement=True, generator=generator
+    )
     return means[which] + torch.randn(count, dim, generator=generator)
 
 
@@ -39,7 +41,9 @@ def measure(case: dict) -> dict:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     begun = time.perf_counter()
     passes = int(case["codes"] <= ONE_PASS)
-    codebook = cluster(rows, case["codes"], builder=case["builder"], rounds=5, passes=passes, seed=case["seed"])
+    codebook = cluster(
+        rows, case["codes"], builder=case["builder"], rounds=5, passes=passes, seed=case["seed"]
+    )
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     fresh = features(20_000, case["dim"], case["seed"] + 1)
@@ -60,10 +64,14 @@ def main() -> None:
     if sys.argv[1] == "case":
         print(json.dumps(measure(json.loads(sys.argv[2]))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--codes", default="1024,16384,65536")
     parser.add_argument("--builders", default="two-level,flat,faiss")
-    parser.add_argument("--most-flat", type=int, default=16384, help="more codes than these are not clustered flat")
+    parser.add_argument(
+        "--most-flat", type=int, default=16384, help="more codes than these are not clustered flat"
+    )
     parser.add_argument("--per-code", type=int, default=20)
     parser.add_argument("--dim", type=int, default=16)
     asked = parser.parse_args()
@@ -74,7 +82,9 @@ def main() -> None:
             if builder in ("flat", "faiss") and codes > asked.most_flat:
                 continue
             case = dict(zip(CASE, (codes, builder, asked.per_code, asked.dim, 0), strict=True))
-            said = subprocess.run([sys.executable, __file__, "case", json.dumps(case)], capture_output=True, text=True)
+            said = subprocess.run(
+                [sys.executable, __file__, "case", json.dumps(case)], capture_output=True, text=True
+            )
             if said.returncode:
                 sys.exit(said.stderr)
             row = json.loads(said.stdout)

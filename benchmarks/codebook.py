@@ -21,10 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from workbench.analysis import get
-from workbench.evidence import Evidence
+from workbench.storage.evidence import Evidence
 
 SIDE = 16  # tokens
-ANALYSES = ("codebook_usage", "code_distances", "code_dropping", "code_information", "code_prediction")
+ANALYSES = (
+    "codebook_usage",
+    "code_distances",
+    "code_dropping",
+    "code_information",
+    "code_prediction",
+)
 ANALYSES += ("code_cooccurrence", "code_gallery", "code_churn", "cascade_displacement")
 
 
@@ -32,7 +38,9 @@ def write(folder: Path, codes: int, tokens: int, dim: int) -> None:
     """Evidence of a made-up tokenizer: codes by Zipf's law, a tenth of them others at the checkpoint before."""
     random, images = np.random.default_rng(0), tokens // SIDE**2
     weights = np.cumsum(1 / np.arange(1, codes + 1))
-    drawn = np.searchsorted(weights, random.random((images, SIDE**2), np.float32) * weights[-1]).clip(max=codes - 1)
+    drawn = np.searchsorted(
+        weights, random.random((images, SIDE**2), np.float32) * weights[-1]
+    ).clip(max=codes - 1)
     chosen = random.permutation(codes).astype(np.int32)[drawn]
     before = np.where(random.random(chosen.shape, np.float32) < 0.1, np.roll(chosen, 1), chosen)
     book = random.standard_normal((1, codes, dim), np.float32)
@@ -61,13 +69,26 @@ def measure(folder: Path, name: str) -> None:
 def main(codes: int = 500_000, tokens: int = 10_000_000, dim: int = 64) -> None:
     """Print a row for each analysis."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "write", f"{folder}/evidence", str(codes), str(tokens), str(dim)]
-        subprocess.run(command, check=True)  # in its own process: a child starts with its parent's peak
-        print(f"{tokens:,} tokens, {codes:,} codes of {dim} channels: a codebook of {codes * dim * 4 / 1e6:,.0f} MB\n")
+        command = [
+            sys.executable,
+            __file__,
+            "write",
+            f"{folder}/evidence",
+            str(codes),
+            str(tokens),
+            str(dim),
+        ]
+        subprocess.run(
+            command, check=True
+        )  # in its own process: a child starts with its parent's peak
+        print(
+            f"{tokens:,} tokens, {codes:,} codes of {dim} channels: a codebook of {codes * dim * 4 / 1e6:,.0f} MB\n"
+        )
         print(f"{'analysis':<22}{'seconds':>9}{'MB':>8}{'figure MB':>11}")
         for name in ANALYSES:
             ended = subprocess.run(
-                [sys.executable, __file__, "measure", f"{folder}/evidence", name], capture_output=True
+                [sys.executable, __file__, "measure", f"{folder}/evidence", name],
+                capture_output=True,
             )
             if ended.returncode:
                 sys.exit(ended.stderr.decode())

@@ -7,7 +7,9 @@ one core. How fast the sweep is beside scikit-learn: python -m benchmarks.side_b
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # ours runs a thread for each core, each with one of its own
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # ours runs a thread for each core, each with one of its own
 
 import time
 
@@ -33,9 +35,15 @@ def right() -> None:
     for modes in (1, 5, 12):
         found = [mixture_modes(mixture(modes, seed), most=MOST, seed=seed) for seed in range(SEEDS)]
         covered = sum(one.low <= modes <= one.high for one in found)
-        null, best = sum(one.null_best == 1 for one in found), sum(one.best == modes for one in found)
+        null, best = (
+            sum(one.null_best == 1 for one in found),
+            sum(one.best == modes for one in found),
+        )
         widest = max(one.high - one.low for one in found) + 1
-        print(f"{modes:>6}{covered:>6}/{SEEDS}{null:>5}/{SEEDS}{best:>12}/{SEEDS}{widest:>14}", flush=True)
+        print(
+            f"{modes:>6}{covered:>6}/{SEEDS}{null:>5}/{SEEDS}{best:>12}/{SEEDS}{widest:>14}",
+            flush=True,
+        )
     print(f"{time.perf_counter() - begun:.0f} s, {time.process_time() - spent:.0f} s of processor")
 
 

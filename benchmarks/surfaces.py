@@ -22,17 +22,24 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from workbench.views.esm import binary, static
-from workbench.views.latent_map import placed
+from workbench.hosts.js import binary, static
+from workbench.workspace.latent_map import placed
 
 RUNS, COPIES, POINTS, PORT = 5, 200, 1_000_000, 8799
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+]
 
 
 def copies(run: Path, folder: Path) -> None:
     """A folder of many runs that share their arrays on disk."""
     for i in range(COPIES):
-        skipped = None if i == 0 else shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
+        skipped = (
+            None if i == 0 else shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
+        )
         shutil.copytree(run, folder / f"run-{i:03d}", copy_function=os.link, ignore=skipped)
         config = folder / f"run-{i:03d}" / "config.json"
         told = json.loads(config.read_text(encoding="utf-8"))
@@ -44,7 +51,16 @@ def copies(run: Path, folder: Path) -> None:
 def served(folder: Path) -> Iterator[str]:
     """The dashboard of a folder, ready to answer."""
     address = f"http://127.0.0.1:{PORT}"
-    command = [sys.executable, "-m", "workbench", "dashboard", str(folder), "--port", str(PORT), "--no-browser"]
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "dashboard",
+        str(folder),
+        "--port",
+        str(PORT),
+        "--no-browser",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -101,7 +117,9 @@ def ticked(page: Page) -> Callable[[], float]:
             before = told.text_content()
             begun = time.perf_counter()
             page.keyboard.press(key)
-            page.wait_for_function("([node, before]) => node.textContent !== before", arg=[told, before])
+            page.wait_for_function(
+                "([node, before]) => node.textContent !== before", arg=[told, before]
+            )
             spent += time.perf_counter() - begun
         return spent / 2
 
@@ -111,10 +129,16 @@ def ticked(page: Page) -> Callable[[], float]:
 def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
     """A loop drawn around some of a million points, from letting go until they are counted."""
     points = np.random.default_rng(0).normal(size=(POINTS, 2)).astype(np.float32)
-    colour = {"colour": binary(np.zeros(POINTS, np.uint8)), "palette": ["#0072B2"], "groups": ["images"]}
+    colour = {
+        "colour": binary(np.zeros(POINTS, np.uint8)),
+        "palette": ["#0072B2"],
+        "groups": ["images"],
+    }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
     path = folder / "map.html"
-    path.write_text(static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map"))
+    path.write_text(
+        static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map")
+    )
     page = browser.new_page()
     page.goto(path.resolve().as_uri())
     inner = page.frame_locator("iframe")
@@ -139,15 +163,22 @@ def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
 
 def opened(folder: Path) -> float:
     """`wb.open` of all runs in a process that has imported what it needs, the first time."""
-    code = "import time, workbench as wb, workbench.views.lab.notebook\nbegun = time.perf_counter()\n"
+    code = "import time, workbench as wb, workbench.hosts.notebook.explorer\nbegun = time.perf_counter()\n"
     code += f"wb.open({str(folder)!r})._repr_html_()\nprint(time.perf_counter() - begun)"
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def main() -> None:
     """Measure, and print a line each."""
     run, rows = Path(sys.argv[1]), []
-    with tempfile.TemporaryDirectory(dir=run.parent.parent) as scratch, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory(dir=run.parent.parent) as scratch,
+        sync_playwright() as playwright,
+    ):
         folder = Path(scratch) / "runs"
         copies(run, folder)
         chromium = shutil.which("chromium") or shutil.which("google-chrome")

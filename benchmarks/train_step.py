@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.jobs import prepare, train
-from workbench.recipes import LEARNED, SYSTEMS
+from workbench.launch.in_process import prepare, train
+from workbench.launch.recipes import LEARNED, SYSTEMS
 from workbench.training import Learner, fit
 
 from .side_by_side.measure import matmul_rate
@@ -31,7 +31,9 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
     """Items a second, bare and in the loop, and operations an item of one recipe."""
     system, data = recipe.split("-")
     more = {"steps": STEPS, "save_every": STEPS, "limit": None if system in LEARNED else 1000}
-    job = prepare(recipe, folder / recipe, tokenizer=folder / data if system in LEARNED else None, **more)
+    job = prepare(
+        recipe, folder / recipe, tokenizer=folder / data if system in LEARNED else None, **more
+    )
     model, batch = job.model.train(), job.data.batch(torch.arange(job.plan.batch))
     if hasattr(model, "prepare"):
         model.prepare(job.data, 0)
@@ -60,8 +62,12 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure every recipe, print a table, and write it as JSON where asked."""
     rate = matmul_rate()
-    print(f"{torch.get_num_threads()} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}\n")
-    print(f"{'recipe':<22}{'items/s bare':>14}{'items/s loop':>14}{'loop/bare':>11}{'MFLOP/item':>12}{'of matmul':>11}")
+    print(
+        f"{torch.get_num_threads()} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}\n"
+    )
+    print(
+        f"{'recipe':<22}{'items/s bare':>14}{'items/s loop':>14}{'loop/bare':>11}{'MFLOP/item':>12}{'of matmul':>11}"
+    )
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for data in SIZES:  # what generators learn from
@@ -78,7 +84,9 @@ def main() -> None:
                 f"{row['operations'] / 1e6:>12.1f}{row['share_of_matmul']:>11.1%}"
             )
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({"matmul": rate, "recipes": rows}, indent=1), encoding="utf-8")
+        Path(sys.argv[1]).write_text(
+            json.dumps({"matmul": rate, "recipes": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

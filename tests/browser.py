@@ -13,8 +13,15 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run"]  # WebGL in software
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--no-sandbox",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+]  # WebGL in software
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -42,7 +49,9 @@ def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[t
         yield visit(browser, address, width=width, dark=dark)
 
 
-def visit(browser: Browser, address: str, *, width: int = 1400, dark: bool = False) -> tuple[Page, Seen]:
+def visit(
+    browser: Browser, address: str, *, width: int = 1400, dark: bool = False
+) -> tuple[Page, Seen]:
     """A visitor's page of this machine, who shares nothing with the browser's others.
 
     Requests to any other machine are refused, and remembered.
@@ -77,7 +86,9 @@ def free_port() -> int:
 def served(*command: str, port: int, log: Path, path: str = "/") -> Iterator[str]:
     """A server of ours in a process of its own, ready to answer; ended by its own handle."""
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT
+        )
         try:
             address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
             while True:

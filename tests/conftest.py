@@ -8,8 +8,19 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ["types", "nn", "quantizers", "teachers", "tokenizers", "generators", "training", "collect"]
-torch.set_num_threads(1)  # two test processes on two cores, waiting for each other's threads, take ten times as long
+CHECKED = [
+    "core",
+    "nn",
+    "quantizers",
+    "features",
+    "tokenizers",
+    "generators",
+    "training",
+    "collect",
+]
+torch.set_num_threads(
+    1
+)  # two test processes on two cores, waiting for each other's threads, take ten times as long
 hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
 
 
@@ -22,7 +33,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     """A folder with four small, really trained and collected runs: three tokenizers and a generator."""
-    from workbench.jobs import train
+    from workbench.launch.in_process import train
 
     folder = tmp_path_factory.mktemp("runs")
     small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}

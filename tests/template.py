@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-OPEN = "from workbench.views.reports.report import Pages\npages = Pages(run)"
+OPEN = "from workbench.hosts.reports.report import Pages\npages = Pages(run)"
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
@@ -13,7 +13,14 @@ def template(path: Path, *cells: str, parameters: str = 'run: str = ""\nseed: in
     for i, text in enumerate([parameters, *cells]):
         code = {"cell_type": "code", "outputs": [], "execution_count": None}
         kind = {"cell_type": "markdown"} if text.startswith("#") else code
-        told.append(kind | {"source": text, "metadata": {"tags": ["parameters"]} if i == 0 else {}, "id": f"cell-{i}"})
+        told.append(
+            kind
+            | {
+                "source": text,
+                "metadata": {"tags": ["parameters"]} if i == 0 else {},
+                "id": f"cell-{i}",
+            }
+        )
     book = {"cells": told, "metadata": {"kernelspec": PYTHON}, "nbformat": 4, "nbformat_minor": 5}
     path.write_text(json.dumps(book), encoding="utf-8")
     return path

@@ -8,9 +8,9 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from workbench.analysis.tokens.complexity import gradient_energy, png_bytes, token_complexity
-from workbench.analysis.tokens.request import error_on_request
-from workbench.analysis.tokens.value import token_value
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.tokens.error_target import error_on_request
+from workbench.analysis.tokens.marginal_value import token_value
+from workbench.core.errors import NotApplicable, UserError
 
 
 def random() -> np.random.Generator:
@@ -31,7 +31,11 @@ def test_images_above_the_request_are_counted_by_how_far_they_are():
 
 
 def test_images_that_had_no_more_tokens_to_spend_can_be_left_out():
-    arguments = (np.array([0.05, 0.1]), np.array([[0.06, 0.04], [0.2, 0.2]]), np.array([[8, 4], [1, 2]]))
+    arguments = (
+        np.array([0.05, 0.1]),
+        np.array([[0.06, 0.04], [0.2, 0.2]]),
+        np.array([[8, 4], [1, 2]]),
+    )
     assert [r.over[0] for r in error_on_request(*arguments).requests] == [0.5, 1]
     halted = error_on_request(*arguments, halted=True)
     assert [(r.over[0], r.judged) for r in halted.requests] == [(0, 1), (1, 2)]
@@ -43,11 +47,15 @@ def test_the_summary_tells_the_tightest_the_loosest_and_the_worst_request():
     assert summary.startswith(
         "Asked for an error of 0.03, it reached 0.045 with 8.0 tokens; asked for 0.1, 0.1 with 2.0"
     )
-    assert summary.endswith("At worst, asked for 0.03, 100 % of 2 images miss it, 50 % by more than 0.01.")
+    assert summary.endswith(
+        "At worst, asked for 0.03, 100 % of 2 images miss it, 50 % by more than 0.01."
+    )
 
 
 def test_errors_of_other_requests_are_refused():
-    with pytest.raises(UserError, match="The reached errors are 1 × 3; 2 requests × images would be right"):
+    with pytest.raises(
+        UserError, match="The reached errors are 1 × 3; 2 requests × images would be right"
+    ):
         error_on_request(np.array([0.1, 0.2]), np.zeros((1, 3)), np.zeros((1, 3), int))
 
 
@@ -64,18 +72,24 @@ def test_a_pngs_size_is_that_of_the_file_pillow_writes():
     image, buffer = noisy()[7], io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     assert png_bytes(image[None]).tolist() == [len(buffer.getvalue())]
-    assert png_bytes(np.zeros((1, 8, 8, 1), np.uint8)) < png_bytes(random().integers(0, 256, (1, 8, 8, 1), np.uint8))
+    assert png_bytes(np.zeros((1, 8, 8, 1), np.uint8)) < png_bytes(
+        random().integers(0, 256, (1, 8, 8, 1), np.uint8)
+    )
 
 
 def test_gradient_energy_of_a_step_by_hand():
     image = np.zeros((1, 2, 3, 1), np.uint8)
     image[0, :, 2] = 255
-    assert gradient_energy(image).tolist() == [0.5]  # of two differences across one is 1; none is down
+    assert gradient_energy(image).tolist() == [
+        0.5
+    ]  # of two differences across one is 1; none is down
 
 
 def test_tokens_that_follow_noise_are_found_to_and_agree_with_scipy():
     images, tokens = noisy(), np.arange(40) // 4 + 1
-    result = token_complexity(images, active=np.arange(10) < tokens[:, None], complexity=-np.arange(40.0))
+    result = token_complexity(
+        images, active=np.arange(10) < tokens[:, None], complexity=-np.arange(40.0)
+    )
     by_name = {c.measure: c for c in result.correlations}
     energy = by_name["gradient energy"]
     assert energy.spearman == pytest.approx(spearmanr(gradient_energy(images), tokens).statistic)
@@ -91,7 +105,10 @@ def test_tokens_without_regard_to_the_image_have_an_interval_around_zero():
 
 def test_of_several_requests_the_one_that_spends_about_half_is_ranked():
     spent = np.stack([np.full(40, 10), np.arange(40) % 10 + 1, np.ones(40)]).astype(int)
-    assert token_complexity(noisy(), requested=np.array([0.01, 0.1, 0.5]), spent=spent).requested == 0.1
+    assert (
+        token_complexity(noisy(), requested=np.array([0.01, 0.1, 0.5]), spent=spent).requested
+        == 0.1
+    )
 
 
 def test_images_that_all_have_as_many_tokens_have_no_order():
@@ -107,7 +124,10 @@ def test_images_that_all_have_as_many_tokens_have_no_order():
 def test_a_tokens_worth_is_the_drop_in_error_over_the_tokens_it_took():
     errors = np.array([[0.5, 0.3, 0.1], [0.5, 0.3, 0.1]])
     result = token_value(np.array([1, 2, 4]), errors)
-    assert [(s.start, s.end, s.value) for s in result.steps] == [(1, 2, pytest.approx(0.2)), (2, 4, pytest.approx(0.1))]
+    assert [(s.start, s.end, s.value) for s in result.steps] == [
+        (1, 2, pytest.approx(0.2)),
+        (2, 4, pytest.approx(0.1)),
+    ]
     assert result.mean[0] == pytest.approx(0.4)
     assert result.absolute
 

@@ -3,12 +3,22 @@
 import pytest
 import torch
 
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
 from workbench.data import load
-from workbench.errors import UserError
 from workbench.tokenizers.alit import ALIT, WEIGHTS
-from workbench.types import Tokens
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 8, "dim": 4, "width": 24, "depth": 1, "heads": 2, "rounds": 4}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 8,
+    "dim": 4,
+    "width": 24,
+    "depth": 1,
+    "heads": 2,
+    "rounds": 4,
+}
 
 
 def make(**settings) -> ALIT:
@@ -53,9 +63,16 @@ def test_later_rounds_change_nothing_of_earlier_ones():
 def test_one_encoder_is_run_each_round_on_what_it_made_of_the_last():
     """Its blocks are as many as a plain tokenizer's, and each is called R times, on ever more rows."""
     model, rows = make(), []
-    model.encoder.blocks[0].register_forward_hook(lambda module, given, out: rows.append(given[0].shape[1]))
+    model.encoder.blocks[0].register_forward_hook(
+        lambda module, given, out: rows.append(given[0].shape[1])
+    )
     model.encode(images())
-    assert len(model.encoder.blocks) == 1 and rows == [18, 20, 22, 24]  # 16 patches and 2 tokens a round
+    assert len(model.encoder.blocks) == 1 and rows == [
+        18,
+        20,
+        22,
+        24,
+    ]  # 16 patches and 2 tokens a round
 
 
 def test_the_loss_is_each_rounds_mean_absolute_error_times_its_weight():
@@ -63,7 +80,9 @@ def test_the_loss_is_each_rounds_mean_absolute_error_times_its_weight():
     terms, latents = model.objective(x).terms, model.roll(x, 4)
     assert list(terms) == ["round_1", "round_2", "round_3", "pixel"]
     for now, (term, weight) in enumerate(zip(terms.values(), (2.5, 2.0, 1.5, 1.25), strict=True)):
-        expected = weight * 2 * error_of(model, latents[now], 2 * now + 2, x).mean()  # pixels in [-1, 1]
+        expected = (
+            weight * 2 * error_of(model, latents[now], 2 * now + 2, x).mean()
+        )  # pixels in [-1, 1]
         torch.testing.assert_close(term, expected)
 
 
@@ -71,7 +90,9 @@ def test_one_round_is_a_plain_autoencoder_with_the_first_weight():
     model, x = make(rounds=1), images()
     objective = model.objective(x)
     torch.testing.assert_close(model.roll(x, 1)[0], model.encoder(x))
-    torch.testing.assert_close(objective.total, WEIGHTS[0] * (objective.reconstruction - x).abs().mean())
+    torch.testing.assert_close(
+        objective.total, WEIGHTS[0] * (objective.reconstruction - x).abs().mean()
+    )
 
 
 def test_a_budget_is_what_its_rounds_make():

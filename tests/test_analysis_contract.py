@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.analysis import analyses, get, groups, result_files
-from workbench.errors import UserError
-from workbench.evidence import Evidence, arguments
+from workbench.analysis import analyses, get, groups, result_serialization
+from workbench.core.errors import UserError
+from workbench.storage.evidence import Evidence, arguments
 
-PROVENANCE = {"run": "a", "step": 1, "fingerprint": "f", "class": "m:Mine", "names": ["cat", "dog"], "discrete": True}
-GRID = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(1, 16, 2).astype(np.float32)  # as FSQ's
+PROVENANCE = {
+    "run": "a",
+    "step": 1,
+    "fingerprint": "f",
+    "class": "m:Mine",
+    "names": ["cat", "dog"],
+    "discrete": True,
+}
+GRID = (
+    np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(1, 16, 2).astype(np.float32)
+)  # as FSQ's
 
 
 def evidence(n: int) -> Evidence:
@@ -66,13 +75,16 @@ def several(n: int) -> list[Evidence]:
     first, random = evidence(n), np.random.default_rng(1)
     tokenizers = [first]
     for i in range(1, 5):
-        noisy = np.clip(first.images + random.normal(0, 10 * i, first.images.shape), 0, 255).astype(np.uint8)
+        noisy = np.clip(first.images + random.normal(0, 10 * i, first.images.shape), 0, 255).astype(
+            np.uint8
+        )
         latents = first.latents + random.normal(size=first.latents.shape).astype(np.float32)
         told = first.provenance | {"run": f"a{i}"}
         tokenizers.append(replace(first, provenance=told, reconstructions=noisy, latents=latents))
     generators = [
         Evidence(
-            told.provenance | {"run": f"flow-{i}", "tokenizer": {"run": f"../{told.run}", "step": 1}},
+            told.provenance
+            | {"run": f"flow-{i}", "tokenizer": {"run": f"../{told.run}", "step": 1}},
             samples=told.reconstructions,
             sample_features=first.sample_features + np.float32(0.2 * i),
             train_features=first.train_features,
@@ -131,7 +143,9 @@ def test_a_figure_names_every_axis_it_shows_has_a_title_and_keeps_off_the_cloud(
     figure = results[name][0].figure()
     tables = all(trace.type == "table" for trace in figure.data)  # for which plotly makes axes up
     for axis in () if tables else (*figure.select_xaxes(), *figure.select_yaxes()):
-        assert axis.title.text or axis.ticktext or axis.showticklabels is False  # a map's axes have no unit
+        assert (
+            axis.title.text or axis.ticktext or axis.showticklabels is False
+        )  # a map's axes have no unit
     assert figure.layout.title.text
     assert figure.layout.height
     assert figure.layout.template.layout.colorway[0] == "#0072B2"
@@ -148,8 +162,8 @@ def test_a_summary_is_whole_sentences(results, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_result_written_to_files_and_read_again_shows_the_same(results, name, tmp_path):
     first = results[name][0]
-    result_files.write(first, tmp_path)
-    again = result_files.read(tmp_path)
+    result_serialization.write(first, tmp_path)
+    again = result_serialization.read(tmp_path)
     assert type(again) is type(first)
     assert again.figure().to_json() == first.figure().to_json()
     pd.testing.assert_frame_equal(again.table(), first.table(), check_exact=True)
@@ -166,7 +180,10 @@ def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n
         assert str(error).endswith(".")
         assert "\n" not in str(error)
     else:
-        assert n > 0 or name in ("settings_compared", "checks")  # which look at what was told, not at images
+        assert n > 0 or name in (
+            "settings_compared",
+            "checks",
+        )  # which look at what was told, not at images
         assert result.figure().data
         assert len(result.table())
         assert result.summary()
@@ -174,7 +191,10 @@ def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n
 
 # What may be wrong with every run's arrays at once.
 BROKEN = {
-    "one class": lambda e: {"labels": np.zeros_like(e.labels), "sample_labels": np.zeros_like(e.labels)},
+    "one class": lambda e: {
+        "labels": np.zeros_like(e.labels),
+        "sample_labels": np.zeros_like(e.labels),
+    },
     "constant latents": lambda e: {"latents": np.ones_like(e.latents)},
     "nan": lambda e: {
         name: np.where(np.arange(array.size).reshape(array.shape) % 7 == 3, np.nan, array)
@@ -202,11 +222,15 @@ def test_whatever_is_wrong_with_the_arrays_it_works_or_says_in_one_sentence_why_
 
 
 def test_a_misspelled_analysis_is_answered_with_the_nearest_name():
-    with pytest.raises(UserError, match=r"There is no analysis `latent_mop`; .* Did you mean `latent_map`\?"):
+    with pytest.raises(
+        UserError, match=r"There is no analysis `latent_mop`; .* Did you mean `latent_map`\?"
+    ):
         get("latent_mop")
 
 
 def test_importing_the_folder_imports_no_plotting_and_finding_analyses_no_model():
-    code = "import sys, workbench.analysis as a; assert not {'plotly', 'pandas'} & set(sys.modules);"
+    code = (
+        "import sys, workbench.analysis as a; assert not {'plotly', 'pandas'} & set(sys.modules);"
+    )
     code += "a.analyses(); assert not {'torch', 'umap', 'ipywidgets', 'panel'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

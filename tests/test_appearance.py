@@ -4,16 +4,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.features import by_name
 from workbench.nn.discriminator import Adversary
 from workbench.nn.perceptual import feature_distance
 from workbench.nn.weighting import adaptive_weight
-from workbench.teachers import by_name
-from workbench.tokenizers.appearance import Appearance, AppearanceSettings
+from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
 from workbench.tokenizers.softvq import SoftVQ, alignment
 from workbench.tokenizers.vavae import VAVAE
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 6, "width": 16, "depth": 1, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 4,
+    "dim": 6,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+}
 GRID = {"side": 8, "channels": 1, "dim": 4, "width": 8, "multipliers": (1, 2)}
 
 
@@ -51,7 +60,9 @@ def test_lecam_pulls_verdicts_towards_the_others_running_mean():
     hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     pull = F.relu(real + 0.4).square().mean() + F.relu(0.7 - fake).square().mean()
     torch.testing.assert_close(adversary.judge(images(), images(seed=2)).detach(), hinge + 2 * pull)
-    assert adversary.real.item() == pytest.approx(0.7 + 0.001 * (real.mean().item() - 0.7), abs=1e-6)
+    assert adversary.real.item() == pytest.approx(
+        0.7 + 0.001 * (real.mean().item() - 0.7), abs=1e-6
+    )
 
 
 def test_a_discriminator_learns_to_tell_and_a_generator_to_fool_it():
@@ -62,7 +73,9 @@ def test_a_discriminator_learns_to_tell_and_a_generator_to_fool_it():
         judge.zero_grad()
         adversary.judge(images(), fake).backward()
         judge.step()
-    assert adversary.discriminator(images()).mean() > 0.5 > -0.5 > adversary.discriminator(fake).mean()
+    assert (
+        adversary.discriminator(images()).mean() > 0.5 > -0.5 > adversary.discriminator(fake).mean()
+    )
     fooling = torch.optim.Adam([fake], lr=0.05)
     before = adversary.fool(fake).item()
     for _ in range(20):
@@ -80,7 +93,9 @@ def test_the_distance_is_0_for_equal_images_symmetric_and_blind_to_a_features_le
     others = [torch.randn_like(m) for m in maps]
     assert feature_distance(maps, maps) == 0
     torch.testing.assert_close(feature_distance(maps, others), feature_distance(others, maps))
-    torch.testing.assert_close(feature_distance([3 * m for m in maps], others), feature_distance(maps, others))
+    torch.testing.assert_close(
+        feature_distance([3 * m for m in maps], others), feature_distance(maps, others)
+    )
     opposite = feature_distance(maps, [-m for m in maps])
     torch.testing.assert_close(opposite, torch.tensor(4.0))
 
@@ -113,7 +128,9 @@ def test_nothing_is_added_where_nothing_was_asked_for():
 
 
 def test_the_adversary_waits_for_its_start_and_the_perceptual_term_rises():
-    settings = AppearanceSettings(perceptual_weight=2.0, adversarial_weight=0.5, adversarial_start=0.3)
+    settings = AppearanceSettings(
+        perceptual_weight=2.0, adversarial_weight=0.5, adversarial_start=0.3
+    )
     torch.manual_seed(0)
     terms = Appearance(settings, channels=1)
     early, half, late = (looked(terms, progress) for progress in (0.0, 0.02, 0.31))
@@ -131,7 +148,9 @@ def test_the_adaptive_weight_makes_the_verdicts_gradient_as_long_as_the_errors_t
     found = terms(images(), shown, pixel=pixel, last=weight, progress=torch.tensor(1.0))
     (verdict,) = torch.autograd.grad(found["adversarial"], weight, retain_graph=True)
     (error,) = torch.autograd.grad(pixel, weight)
-    torch.testing.assert_close(verdict.abs(), 0.5 * error.abs(), rtol=2e-2, atol=1e-5)  # the weight's 1e-4 in Eq. 7
+    torch.testing.assert_close(
+        verdict.abs(), 0.5 * error.abs(), rtol=2e-2, atol=1e-5
+    )  # the weight's 1e-4 in Eq. 7
     assert adaptive_weight(torch.tensor(0.0) * weight.sum(), weight.sum(), weight) == 0
 
 
@@ -151,7 +170,11 @@ def test_each_way_to_align_is_its_double_loop():
     z, f = torch.randn(2, 4, 5), torch.randn(2, 8, 5)
     each = [F.cosine_similarity(z[b, p // 2], f[b, p], dim=0) for b in range(2) for p in range(8)]
     torch.testing.assert_close(alignment(z, f, "repeat"), torch.stack(each).mean())
-    pooled = [F.cosine_similarity(z[b, n], f[b, 2 * n : 2 * n + 2].mean(0), dim=0) for b in range(2) for n in range(4)]
+    pooled = [
+        F.cosine_similarity(z[b, n], f[b, 2 * n : 2 * n + 2].mean(0), dim=0)
+        for b in range(2)
+        for n in range(4)
+    ]
     torch.testing.assert_close(alignment(z, f, "pool"), torch.stack(pooled).mean())
     whole = [F.cosine_similarity(z[b].mean(0), f[b].mean(0), dim=0) for b in range(2)]
     torch.testing.assert_close(alignment(z, f, "global"), torch.stack(whole).mean())
@@ -172,7 +195,9 @@ def test_alignment_is_maximised_and_reaches_the_encoder():
 
 def test_tokens_that_do_not_divide_the_patches_are_refused_unless_alignment_is_global():
     odd = SMALL | {"tokens": 5, "align_weight": 0.1}
-    with pytest.raises(UserError, match="16 patches do not divide among 5 tokens, as align=repeat needs"):
+    with pytest.raises(
+        UserError, match="16 patches do not divide among 5 tokens, as align=repeat needs"
+    ):
         SoftVQ.Config(**odd)
     assert SoftVQ.Config(**odd, align="global")
 
@@ -199,7 +224,10 @@ def test_the_three_stages_align_hard_then_relax_then_add_margins():
 
 def test_features_that_were_computed_before_give_the_same_objective():
     torch.manual_seed(0)
-    for model in (VAVAE(VAVAE.Config(**GRID)), SoftVQ(SoftVQ.Config(**SMALL, codes=16, align_weight=0.5))):
+    for model in (
+        VAVAE(VAVAE.Config(**GRID)),
+        SoftVQ(SoftVQ.Config(**SMALL, codes=16, align_weight=0.5)),
+    ):
         ready = [teacher.features(images(), model.cells) for teacher in model.teachers]
         torch.manual_seed(1)
         expected = model.objective(images()).terms

@@ -10,17 +10,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 from workbench.generators import autoregressive, vocabulary
 from workbench.generators.autoregressive import AR
 from workbench.generators.vocabulary import chunked_cross_entropy, draw, shortlist
 from workbench.nn.transformer import Attention, Block, Past
 
 SMALL = {"tokens": 4, "codes": 7, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
-OTHER = {"tokens": 6, "codes": 9, "dim": 5, "classes": 7, "books": 2, "width": 32, "depth": 1, "heads": 1}
+OTHER = {
+    "tokens": 6,
+    "codes": 9,
+    "dim": 5,
+    "classes": 7,
+    "books": 2,
+    "width": 32,
+    "depth": 1,
+    "heads": 1,
+}
 OTHER |= {"drop_class": 0.9, "understand": 2.0, "head": "tied", "table": "codebook"}
-KINDS = [{"head": h, "table": t, "books": g} for h in ("free", "tied") for t in ("learned", "codebook") for g in (1, 2)]
-each = pytest.mark.parametrize("settings", KINDS, ids=lambda s: f"{s['head']}-{s['table']}-{s['books']}")
+KINDS = [
+    {"head": h, "table": t, "books": g}
+    for h in ("free", "tied")
+    for t in ("learned", "codebook")
+    for g in (1, 2)
+]
+each = pytest.mark.parametrize(
+    "settings", KINDS, ids=lambda s: f"{s['head']}-{s['table']}-{s['books']}"
+)
 
 
 def small(**settings) -> AR:
@@ -54,7 +70,9 @@ def test_changing_a_later_code_never_changes_earlier_logits(settings):
         other[:, place] = (other[:, place] + 1) % 7
         moved = (model(other, labels) - base).abs().amax(dim=(0, 2)) > 1e-4
         assert moved.tolist() == [later > place for later in range(4)]
-    assert (model(codes, (labels + 1) % 5) - base).abs().amax(dim=(0, 2)).min() > 1e-4  # the class is seen by all
+    assert (model(codes, (labels + 1) % 5) - base).abs().amax(
+        dim=(0, 2)
+    ).min() > 1e-4  # the class is seen by all
 
 
 @each
@@ -63,9 +81,13 @@ def test_each_image_is_on_its_own_and_every_parameter_learns(settings):
     torch.testing.assert_close(model(codes[3:4], labels[3:4]), model(codes, labels)[3:4])
     model.objective(codes, labels).total.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert not [name for name, gradient in gradients.items() if not gradient.to_dense().abs().sum() > 0]
+    assert not [
+        name for name, gradient in gradients.items() if not gradient.to_dense().abs().sum() > 0
+    ]
     sparse = [name for name, gradient in gradients.items() if gradient.is_sparse]
-    assert sparse == (["table.weight"] if settings["head"] == "free" and settings["table"] == "codebook" else [])
+    assert sparse == (
+        ["table.weight"] if settings["head"] == "free" and settings["table"] == "codebook" else []
+    )
 
 
 def test_a_sparse_table_moves_only_the_rows_of_codes_that_were_seen():
@@ -85,13 +107,17 @@ def test_with_two_books_the_same_number_is_another_code():
     assert seen == [[[3, 3, 10]]]  # the last code is predicted, and not read
     with torch.no_grad():
         model.to_codes.bias[7:] += 1.0
-    assert (model(codes, torch.tensor([0])) - base).mean(dim=(0, 2)).tolist() == pytest.approx([0, 0, 1, 1], abs=1e-5)
+    assert (model(codes, torch.tensor([0])) - base).mean(dim=(0, 2)).tolist() == pytest.approx(
+        [0, 0, 1, 1], abs=1e-5
+    )
 
 
 def test_labels_that_are_always_dropped_say_nothing_about_the_codes():
     codes, labels = some()
     always, never = (small(drop_class=share).objective for share in (1.0, 0.0))
-    assert always(codes, labels).terms["generate"] == always(codes, labels.flip(0)).terms["generate"]
+    assert (
+        always(codes, labels).terms["generate"] == always(codes, labels.flip(0)).terms["generate"]
+    )
     assert never(codes, labels).terms["generate"] != never(codes, labels.flip(0)).terms["generate"]
 
 
@@ -122,7 +148,9 @@ def test_a_causal_block_gives_the_last_row_what_a_plain_one_does():
 
 @each
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_greedy_drawing_with_the_cache_is_the_largest_logit_recomputed_without_it(settings, guidance):
+def test_greedy_drawing_with_the_cache_is_the_largest_logit_recomputed_without_it(
+    settings, guidance
+):
     model, labels = loud(1.0, **settings), torch.arange(5)
     codes, null = torch.zeros(5, 4, dtype=torch.int64), torch.full((5,), 5)
     for place in range(4):
@@ -145,7 +173,14 @@ def test_top_k_keeps_exactly_the_k_largest_even_among_equals():
 
 @pytest.mark.parametrize(
     ("top_p", "kept"),
-    [(0.01, {2}), (0.49, {2}), (0.51, {2, 0}), (0.74, {2, 0}), (0.76, {2, 0, 3}), (1.0, {0, 1, 2, 3})],
+    [
+        (0.01, {2}),
+        (0.49, {2}),
+        (0.51, {2, 0}),
+        (0.74, {2, 0}),
+        (0.76, {2, 0, 3}),
+        (1.0, {0, 1, 2, 3}),
+    ],
 )
 def test_top_p_keeps_the_fewest_codes_whose_probability_reaches_p(top_p, kept):
     logits = torch.tensor([[0.25, 0.1, 0.5, 0.15]]).log()
@@ -154,13 +189,17 @@ def test_top_p_keeps_the_fewest_codes_whose_probability_reaches_p(top_p, kept):
 
 def test_top_p_stops_where_p_is_reached_exactly_and_always_keeps_one():
     even = torch.zeros(1, 4)
-    assert [shortlist(even, top_p=p).isfinite().sum().item() for p in (1e-9, 0.25, 0.26, 0.5, 0.75)] == [1, 1, 2, 2, 3]
+    assert [
+        shortlist(even, top_p=p).isfinite().sum().item() for p in (1e-9, 0.25, 0.26, 0.5, 0.75)
+    ] == [1, 1, 2, 2, 3]
 
 
 def test_top_p_counts_the_probability_among_the_top_k():
     """Of 4, 3, 2, 1 tenths the two largest are 4/7 and 3/7: half of that is the first alone."""
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    assert shortlist(logits, top_k=2, top_p=0.55).isfinite().tolist() == [[True, False, False, False]]
+    assert shortlist(logits, top_k=2, top_p=0.55).isfinite().tolist() == [
+        [True, False, False, False]
+    ]
     assert shortlist(logits, top_p=0.55).isfinite().tolist() == [[True, True, False, False]]
 
 
@@ -175,7 +214,9 @@ def test_codes_are_drawn_as_often_as_their_probability_says():
     assert shares() == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.015)  # 4 standard errors
     assert shares(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=0.015)
     assert shares(top_p=0.8) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0], abs=0.015)
-    assert shares(temperature=0.5) == pytest.approx([16 / 22, 4 / 22, 1 / 22, 1 / 22], abs=0.015)  # squares
+    assert shares(temperature=0.5) == pytest.approx(
+        [16 / 22, 4 / 22, 1 / 22, 1 / 22], abs=0.015
+    )  # squares
     assert shares(temperature=1e-3) == [1, 0, 0, 0]
     assert shares(temperature=1e3) == pytest.approx([0.25] * 4, abs=0.015)
 
@@ -194,7 +235,9 @@ def test_one_seed_draws_the_same_codes_and_another_others_and_no_one_elses_dice_
 
 def test_guidance_of_one_is_the_conditional_exactly_and_never_asks_the_null_class():
     model, seen = loud(), []
-    model.words.register_forward_hook(lambda module, given, out: seen.append(given[0][:, 1].tolist()))
+    model.words.register_forward_hook(
+        lambda module, given, out: seen.append(given[0][:, 1].tolist())
+    )
     plain = model.generate(torch.arange(5), seed=1)
     assert seen == [[0, 1, 2, 3, 4]]
     with torch.no_grad():
@@ -232,7 +275,9 @@ def test_a_tied_heads_first_loss_does_not_depend_on_the_scale_of_the_codebook():
 def test_the_loss_is_the_cross_entropy_of_the_logits_and_bits_are_the_same_by_log_2(settings):
     model, (codes, labels) = loud(**settings, drop_class=0.0), some(700)
     expected = F.cross_entropy(model(codes, labels).flatten(0, 1), codes.flatten()).item()
-    assert model.objective(codes, labels).terms["generate"].item() == pytest.approx(expected, rel=1e-5)
+    assert model.objective(codes, labels).terms["generate"].item() == pytest.approx(
+        expected, rel=1e-5
+    )
     assert model.bits(codes, labels) == pytest.approx(expected / math.log(2), rel=1e-5)
 
 
@@ -259,9 +304,13 @@ def test_cross_entropy_in_chunks_is_torchs_and_so_are_its_gradients(chunk, with_
         return [value, *torch.autograd.grad(value, leaves)]
 
     ours = gradients(
-        lambda rows, weight, bias=None: chunked_cross_entropy(rows, weight, targets, bias=bias, chunk=chunk)
+        lambda rows, weight, bias=None: chunked_cross_entropy(
+            rows, weight, targets, bias=bias, chunk=chunk
+        )
     )
-    theirs = gradients(lambda rows, weight, bias=None: F.cross_entropy(F.linear(rows, weight, bias), targets))
+    theirs = gradients(
+        lambda rows, weight, bias=None: F.cross_entropy(F.linear(rows, weight, bias), targets)
+    )
     for mine, its in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, its, atol=1e-6, rtol=1e-6)
 
@@ -281,8 +330,13 @@ def held(monkeypatch) -> list[tuple[int, ...]]:
 
 def test_cross_entropy_in_chunks_never_holds_more_logits_than_a_chunk(held):
     saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        rows, weight = torch.randn(10, 6, requires_grad=True), torch.randn(500, 6, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel()) or t, lambda t: t
+    ):
+        rows, weight = (
+            torch.randn(10, 6, requires_grad=True),
+            torch.randn(500, 6, requires_grad=True),
+        )
         loss = chunked_cross_entropy(rows, weight, torch.zeros(10, dtype=torch.int64), chunk=4)
     assert held == [(4, 500), (4, 500), (2, 500)]
     assert max(saved, default=0) <= 500 * 6  # for the backward pass: no logits
@@ -305,7 +359,9 @@ def test_a_large_vocabulary_is_trained_in_chunks(monkeypatch, held):
 def test_adopting_puts_the_codebooks_rows_in_by_book_and_code(head):
     model, codebook = small(table="codebook", books=2, head=head), torch.randn(2, 7, 3)
     model.adopt(codebook)
-    assert torch.equal(model.table.weight[:7], codebook[0]) and torch.equal(model.table.weight[7:], codebook[1])
+    assert torch.equal(model.table.weight[:7], codebook[0]) and torch.equal(
+        model.table.weight[7:], codebook[1]
+    )
     assert model.table.weight.requires_grad
     model.table.weight.data.zero_()
     assert codebook.abs().sum() > 0  # a copy
@@ -332,7 +388,9 @@ def test_a_codebook_of_one_point_is_adopted_without_dividing_by_nothing():
 # Learning
 
 
-@pytest.fixture(scope="module", params=[KINDS[0], KINDS[3], KINDS[6]], ids=["free", "sparse-2-books", "tied"])
+@pytest.fixture(
+    scope="module", params=[KINDS[0], KINDS[3], KINDS[6]], ids=["free", "sparse-2-books", "tied"]
+)
 def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
     """A model that has seen eight sequences, each of a class of its own, over and over."""
     codes = torch.randint(16, (8, 6), generator=torch.Generator().manual_seed(4))
@@ -340,7 +398,9 @@ def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
     model = small(**request.param, tokens=6, codes=16, dim=8, classes=8, width=32)
     tables = [p for n, p in model.named_parameters() if n == "table.weight" and model.table.sparse]
     rest = [p for n, p in model.named_parameters() if n != "table.weight" or not model.table.sparse]
-    optimizers = [torch.optim.AdamW(rest, lr=5e-3)] + ([torch.optim.SparseAdam(tables, lr=5e-3)] if tables else [])
+    optimizers = [torch.optim.AdamW(rest, lr=5e-3)] + (
+        [torch.optim.SparseAdam(tables, lr=5e-3)] if tables else []
+    )
     torch.manual_seed(0)
     for _ in range(150):
         for optimizer in optimizers:
@@ -399,7 +459,10 @@ def test_a_misspelled_choice_is_refused_in_one_sentence():
     ("asked", "sentence"),
     [
         ({"labels": [5]}, "labels must lie in 0..4; got 5 to 5"),
-        ({"temperature": 0.0}, r"temperature is 0.0; it must be above 0 \(top_k 1 draws the most probable code\)"),
+        (
+            {"temperature": 0.0},
+            r"temperature is 0.0; it must be above 0 \(top_k 1 draws the most probable code\)",
+        ),
         ({"top_k": -1}, "top_k is -1; it must be at least 1, or 0 for all codes"),
         ({"top_p": 0.0}, "top_p is 0.0; it must be above 0, and 1 keeps all codes"),
         ({"top_p": 1.5}, "top_p is 1.5"),
@@ -412,9 +475,13 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(asked, sentence):
 
 def test_a_model_is_not_asked_for_what_it_never_learned():
     codes, labels = some()
-    with pytest.raises(UserError, match="made with understand=0: it draws codes, and cannot tell their class"):
+    with pytest.raises(
+        UserError, match="made with understand=0: it draws codes, and cannot tell their class"
+    ):
         small(understand=0.0).classify(codes)
-    with pytest.raises(UserError, match="made with drop_class=0 and knows no null class; draw with guidance 1"):
+    with pytest.raises(
+        UserError, match="made with drop_class=0 and knows no null class; draw with guidance 1"
+    ):
         small(drop_class=0.0).generate(labels, guidance=2.0)
 
 
@@ -422,12 +489,15 @@ def test_codes_and_codebooks_of_another_tokenizer_are_refused_in_one_sentence():
     model, (codes, labels) = small(table="codebook"), some(tokens=5)
     with pytest.raises(UserError, match="images have 5 codes; this model was made for 4."):
         model.objective(codes, labels)
-    with pytest.raises(UserError, match="code 9 in a codebook of 7. Do both come from the same run?"):
+    with pytest.raises(
+        UserError, match="code 9 in a codebook of 7. Do both come from the same run?"
+    ):
         model.bits(torch.full((1, 4), 9), torch.tensor([0]))
     with pytest.raises(UserError, match="code -2 in a codebook of 7."):
         model.classify(torch.full((1, 4), -2))
     with pytest.raises(
-        UserError, match=r"the codebook is 1 x 8 x 3 \(books, codes, channels\); .* made for 1 x 7 x 3."
+        UserError,
+        match=r"the codebook is 1 x 8 x 3 \(books, codes, channels\); .* made for 1 x 7 x 3.",
     ):
         model.adopt(torch.zeros(1, 8, 3))
     with pytest.raises(UserError, match="make the model with table=codebook"):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from workbench.analysis.checks.checks import SYMBOLS, checks, rules
-from workbench.errors import UserError
-from workbench.evidence import Evidence
-from workbench.views.controls import controls
+from workbench.core.errors import UserError
+from workbench.storage.evidence import Evidence
+from workbench.workspace.controls import controls
 
 IMAGES = np.random.default_rng(0).integers(1, 255, (60, 8, 8, 1), dtype=np.uint8)
 OTHERS = np.random.default_rng(1).integers(1, 255, (60, 8, 8, 1), dtype=np.uint8)
@@ -19,7 +19,15 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 def evidence(run: str = "a", /, **arrays) -> Evidence:
     """Evidence in which nothing is wrong, except for what is given."""
-    told = {"run": run, "step": 1, "fingerprint": "f", "split": "test", "n": 60, "seed": 0, "judge": "hog"}
+    told = {
+        "run": run,
+        "step": 1,
+        "fingerprint": "f",
+        "split": "test",
+        "n": 60,
+        "seed": 0,
+        "judge": "hog",
+    }
     sound = {"images": IMAGES, "reconstructions": IMAGES, "latents": normal(60, 16, 4)}
     return Evidence(told, **(sound | arrays))
 
@@ -64,7 +72,9 @@ def test_tokens_that_nearly_all_choose_one_code_are_uneven_but_not_collapsed():
 def test_copies_of_codes_are_found():
     twins = BOOK.copy()
     twins[:, 32:] = twins[:, :32]
-    assert found(evidence(codes=codes(1.0), codebook=twins))["TK014"].startswith("About 64 of 64 codes (100 %)")
+    assert found(evidence(codes=codes(1.0), codebook=twins))["TK014"].startswith(
+        "About 64 of 64 codes (100 %)"
+    )
 
 
 def test_of_a_soft_quantizer_dead_codes_are_only_noted():
@@ -92,14 +102,18 @@ def test_a_channel_that_only_tells_the_place_of_a_token_is_idle():
 
 def test_one_loud_channel_is_dominant_and_does_not_make_the_others_idle():
     latents = normal(60, 16, 4) * np.float32([1, 1, 30, 1])
-    assert found(evidence(latents=latents))["TK017"].startswith("Channel 2 holds 100 % of the variance of 4")
+    assert found(evidence(latents=latents))["TK017"].startswith(
+        "Channel 2 holds 100 % of the variance of 4"
+    )
     assert "TK005" not in found(evidence(latents=latents))
 
 
 def test_nan_and_latents_that_never_change_are_errors():
     broken, constant = normal(60, 16, 4), np.ones((60, 16, 4), np.float32)
     broken[3, 0, 0] = np.nan
-    assert found(evidence(latents=broken)) == {"TK016": "The latents of 1 of 60 images hold NaN or infinity."}
+    assert found(evidence(latents=broken)) == {
+        "TK016": "The latents of 1 of 60 images hold NaN or infinity."
+    }
     assert "TK016" in found(evidence(latents=constant))
     assert checks([evidence(latents=constant)]).findings[0].status == "error"
 
@@ -115,7 +129,9 @@ def test_first_tokens_that_decode_worse_the_more_there_are():
 
 def test_errors_missed_with_tokens_left_are_told_from_errors_out_of_reach():
     asked = {"requested": np.array([0.02, 0.1]), "reached": np.full((2, 60), 0.05)}
-    assert found(evidence(**asked, spent=np.full((2, 60), 4)))["TK050"].startswith("Asked for an error of 0.02, 100 %")
+    assert found(evidence(**asked, spent=np.full((2, 60), 4)))["TK050"].startswith(
+        "Asked for an error of 0.02, 100 %"
+    )
     assert found(evidence(**asked, spent=np.full((2, 60), 16))) == {}
 
 
@@ -143,7 +159,9 @@ def test_distances_of_few_images_are_noted_and_inception_asks_for_more():
     of_inception = evidence(**given)
     assert found(of_inception) == {}
     of_inception.provenance["judge"] = "inception"
-    assert found(of_inception)["TK006"] == "Distances are taken of 2,000 images with 3 features each."
+    assert (
+        found(of_inception)["TK006"] == "Distances are taken of 2,000 images with 3 features each."
+    )
     assert "TK006" in found(evidence(**{name: x[:500] for name, x in given.items()}))
 
 
@@ -154,7 +172,9 @@ def test_clamped_pixels_are_found_where_images_have_none():
 
 
 def test_few_images_are_warned_of():
-    few = {name: getattr(evidence(), name)[:20] for name in ("images", "reconstructions", "latents")}
+    few = {
+        name: getattr(evidence(), name)[:20] for name in ("images", "reconstructions", "latents")
+    }
     assert found(evidence(**few))["TK030"] == "There are 20 images."
 
 
@@ -173,7 +193,12 @@ def test_held_out_images_that_were_trained_on_are_found_and_blank_ones_are_not_c
 
 def drawn(samples: np.ndarray) -> Evidence:
     told = {"run": "g", "step": 1, "tokenizer": {"run": "../a", "step": 1}, "judge": "hog"}
-    return Evidence(told, features=normal(1500, 3), train_features=normal(1500, 3, seed=1), sample_features=samples)
+    return Evidence(
+        told,
+        features=normal(1500, 3),
+        train_features=normal(1500, 3, seed=1),
+        sample_features=samples,
+    )
 
 
 def test_fresh_samples_pass_and_copies_of_training_images_do_not():
@@ -221,7 +246,10 @@ def test_errors_come_first_and_every_status_has_a_symbol_and_a_word():
     broken = normal(60, 16, 4)
     broken[0] = np.nan
     result = checks(
-        [evidence("a", train_images=OTHERS, codes=codes(0.1), codebook=BOOK), evidence("b", latents=broken)]
+        [
+            evidence("a", train_images=OTHERS, codes=codes(0.1), codebook=BOOK),
+            evidence("b", latents=broken),
+        ]
     )
     assert [c.status for c in result.findings] == ["error", "error", "warning"]
     cells = result.figure().data[0].cells.values

@@ -17,9 +17,9 @@ from benchmarks.claims.claim import Claim, judged, least
 from benchmarks.claims.lab import Lab
 from benchmarks.claims.results import save
 from benchmarks.claims.scales import LAPTOP, SCALES
-from workbench.errors import UserError
-from workbench.jobs import _class, _typed
-from workbench.recipes import SYSTEMS, settings_of
+from workbench.core.errors import UserError
+from workbench.launch.in_process import _class, _typed
+from workbench.launch.recipes import SYSTEMS, settings_of
 
 TINY = Scale(
     name="tiny",
@@ -63,19 +63,38 @@ def test_every_arm_of_every_claim_is_a_recipe_with_settings_that_it_has(scale):
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
 def test_every_tokenizer_of_every_scale_can_be_built(scale):
     """Sizes that do not fit each other would end a long run in its middle."""
-    scale = replace(scale, teacher="random:3", vit=scale.vit | {"channels": 3}, grid=scale.grid | {"channels": 3})
-    arms = [one for claim in work.claims([]) for arm in claim.arms(scale).values() for one in arm.chain]
+    scale = replace(
+        scale,
+        teacher="random:3",
+        vit=scale.vit | {"channels": 3},
+        grid=scale.grid | {"channels": 3},
+    )
+    arms = [
+        one for claim in work.claims([]) for arm in claim.arms(scale).values() for one in arm.chain
+    ]
     for arm in {one for one in arms if one.tokenizer is None}:
         system, data = arm.recipe.split("-")
-        made_of, told = _class(SYSTEMS[system]), settings_of(system, data) | _typed(arm.recipe, json.loads(arm.changes))
-        mine = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-        made_of(made_of.Config(**{name: mine[name] for name in mine if name in get_type_hints(made_of.Config)}))
+        made_of, told = (
+            _class(SYSTEMS[system]),
+            settings_of(system, data) | _typed(arm.recipe, json.loads(arm.changes)),
+        )
+        mine = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        made_of(
+            made_of.Config(
+                **{name: mine[name] for name in mine if name in get_type_hints(made_of.Config)}
+            )
+        )
 
 
 def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():
     by_key = {claim.key: claim.arms(LAPTOP) for claim in work.claims([])}
     assert by_key["maetok-generation"]["AE"] == by_key["maetok-parts"]["AE"]
-    assert by_key["vavae-dilemma"]["many channels"].tokenizer == by_key["lightningdit-bundle"]["all on"].tokenizer
+    assert (
+        by_key["vavae-dilemma"]["many channels"].tokenizer
+        == by_key["lightningdit-bundle"]["all on"].tokenizer
+    )
     tokenizers = {arm.tokenizer for arm in prediction.arms(LAPTOP).values()}
     assert len(tokenizers) >= prediction.LEAST
     everything = {arm.name for arms in by_key.values() for arm in arms.values()}
@@ -84,14 +103,23 @@ def test_claims_share_runs_and_the_last_one_has_a_dozen_tokenizers():
 
 def test_arms_that_differ_lie_in_different_folders(tmp_path):
     a = TINY.tokenizer("ae")
-    others = [TINY.tokenizer("ae", dim=3), TINY.tokenizer("klvae"), Arm(a.recipe, a.changes, start=a)]
-    folders = {arm.folder(tmp_path, 0) for arm in (a, *others, TINY.generator(a))} | {a.folder(tmp_path, 1)}
+    others = [
+        TINY.tokenizer("ae", dim=3),
+        TINY.tokenizer("klvae"),
+        Arm(a.recipe, a.changes, start=a),
+    ]
+    folders = {arm.folder(tmp_path, 0) for arm in (a, *others, TINY.generator(a))} | {
+        a.folder(tmp_path, 1)
+    }
     assert len(folders) == 6
     assert a.folder(tmp_path, 0) == TINY.tokenizer("ae").folder(tmp_path, 0)
 
 
 def test_an_arm_is_called_the_same_wherever_a_checkout_lies():
-    here, there = (TINY.tokenizer("maetok", teacher=f"standardised:{place}/means.x:hog") for place in ("/a b/c", "/d"))
+    here, there = (
+        TINY.tokenizer("maetok", teacher=f"standardised:{place}/means.x:hog")
+        for place in ("/a b/c", "/d")
+    )
     assert (here.name, TINY.generator(here).name) == (there.name, TINY.generator(there).name)
     assert here.name != TINY.tokenizer("maetok", teacher="standardised:/d/others.x:hog").name
 
@@ -103,7 +131,9 @@ def test_a_speed_up_is_read_off_between_two_measurements():
     assert lightningdit._reached(steps, np.array([8.0, 4.0, 3.0, 2.0]), 1.0) == 800  # never
 
 
-def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was(
+    tmp_path, monkeypatch
+):
     claim = Claim(
         key="tiny", system="AE", says="Two are <not> one.", source="ours", rule="more", shows=("PSNR", "gFD"),
         arms=lambda scale: {"AE": scale.tokenizer("ae"), "on AE": scale.generator(scale.tokenizer("ae"))},
@@ -121,7 +151,9 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     for step in order:
         work._do(step, TINY, tmp_path)
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
+    }
     save(tmp_path, TINY, [claim], seeds=1)
     told = json.loads((tmp_path / "claims.json").read_text())["claims"][0]
     assert [e["verdict"] for e in told["effects"]] == ["weak", "not shown", "not shown"]
@@ -141,10 +173,16 @@ def test_a_claim_is_trained_measured_judged_and_written_and_goes_on_where_it_was
 
 def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
     stretched = LAPTOP.stretched(4)
-    assert stretched.plan["steps"] == 4 * LAPTOP.plan["steps"] and stretched.plan["lr"] == LAPTOP.plan["lr"]
+    assert (
+        stretched.plan["steps"] == 4 * LAPTOP.plan["steps"]
+        and stretched.plan["lr"] == LAPTOP.plan["lr"]
+    )
     assert stretched.extra["karl"]["save_every"] == 4 * LAPTOP.extra["karl"]["save_every"]
     wide = stretched.widened(2)
-    assert (wide.vit["width"], wide.longer) == (2 * LAPTOP.vit["width"], 4) and wide.plan == stretched.plan
+    assert (wide.vit["width"], wide.longer) == (
+        2 * LAPTOP.vit["width"],
+        4,
+    ) and wide.plan == stretched.plan
     told = {
         "scale": "laptop", "longer": 1, "data": "d", "seeds": 3, "machine": "m", "date": "t", "command": "c",
         "drawn": 1, "teacher": "t", "minutes": 1,
@@ -160,7 +198,9 @@ def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
         effects = [{"name": "so", "values": values, "verdict": verdict}]
         (tmp_path / folder).mkdir()
         one = {**claim, "effects": effects, "verdict": verdict}
-        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, **more, "claims": [one]}))
+        (tmp_path / folder / "claims.json").write_text(
+            json.dumps({**told, **more, "claims": [one]})
+        )
     readme = tmp_path / "README.md"
     readme.write_text(f"{page.BEGIN}{page.END}")
     found = tmp_path / "found"
@@ -168,13 +208,21 @@ def test_what_was_tried_with_more_steps_or_wider_models_stands_beside(tmp_path):
     shown = (tmp_path / "laptop" / "claims.html").read_text()
     assert "| so: -0.667 ± 1.5 | not shown |" in readme.read_text()  # the README is of what is kept
     page.write(tmp_path / "laptop-4x-2w", readme, found)
-    assert "| so: -0.667 ± 1.5 | not shown<br>4 x the steps, 2 x the width: shown |" in readme.read_text()
+    assert (
+        "| so: -0.667 ± 1.5 | not shown<br>4 x the steps, 2 x the width: shown |"
+        in readme.read_text()
+    )
     assert "Tried: 4 x the steps, 2 x the width" in shown and "+1.6 ± 0.1" in shown
     beside = tmp_path / "laptop-4x-2w" / "claims.json"
-    beside.write_text(beside.read_text().replace('"rule": "r"', '"rule": "another"'))  # of a checkout before this one
+    beside.write_text(
+        beside.read_text().replace('"rule": "r"', '"rule": "another"')
+    )  # of a checkout before this one
     page.write(tmp_path / "laptop-4x-2w", readme, found)
     page.write(tmp_path / "laptop", readme, found)
-    assert "2 x the width" not in readme.read_text() + (tmp_path / "laptop" / "claims.html").read_text()
+    assert (
+        "2 x the width"
+        not in readme.read_text() + (tmp_path / "laptop" / "claims.html").read_text()
+    )
 
 
 @pytest.mark.parametrize("verdict", ["shown", "not shown"])
@@ -207,12 +255,18 @@ def test_a_trial_of_some_claims_stands_beside_what_was_tried_of_the_others_befor
     a, b = (claim | {"key": key, "says": f"{key} is so."} for key in "ab")
     no, yes = {"verdict": "not shown"}, {"verdict": "shown"}
     for folder, more, claims in (
-        ("found/laptop-3x", {"longer": 3}, [a | yes, b | no]),  # of another day, and another checkout
+        (
+            "found/laptop-3x",
+            {"longer": 3},
+            [a | yes, b | no],
+        ),  # of another day, and another checkout
         ("laptop", {}, [a | no, b | no]),
         ("laptop-3x", {"longer": 3}, [b | yes]),
     ):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, **more, "claims": claims}))
+        (tmp_path / folder / "claims.json").write_text(
+            json.dumps({**told, **more, "claims": claims})
+        )
     (tmp_path / "found" / "laptop-3x" / "claims.json").rename(tmp_path / "found" / "laptop-3x.json")
     page.write(tmp_path / "laptop", found=tmp_path / "found")
     once = {**told, "claims": [a | no]}
@@ -225,7 +279,9 @@ def test_a_trial_of_some_claims_stands_beside_what_was_tried_of_the_others_befor
 
 
 def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):
-    assert not any(claim.arms(LAPTOP) for claim in work.claims(["vavae"]) if claim.key == "vavae-parts")
+    assert not any(
+        claim.arms(LAPTOP) for claim in work.claims(["vavae"]) if claim.key == "vavae-parts"
+    )
     every = replace(LAPTOP, full=True)
     arms = next(claim for claim in work.claims(["vavae"]) if claim.key == "vavae-parts").arms(every)
     assert len(arms) == 5 and len({arm.name for arm in arms.values()}) == 5
@@ -243,7 +299,9 @@ def test_a_claim_that_only_every_arm_tells_stands_with_its_system(tmp_path):
     )
     for folder, full, claims in (("laptop", False, [a, b]), ("laptop-full", True, [c])):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "claims.json").write_text(json.dumps({**told, "full": full, "claims": claims}))
+        (tmp_path / folder / "claims.json").write_text(
+            json.dumps({**told, "full": full, "claims": claims})
+        )
     readme = tmp_path / "README.md"
     readme.write_text(f"{page.BEGIN}{page.END}")
     found = tmp_path / "found"
@@ -273,7 +331,10 @@ def test_bundled_images_have_a_table_of_their_own_with_a_column_each(tmp_path):
         (tmp_path / scale / "claims.json").write_text(json.dumps(one))
         page.write(tmp_path / scale, readme, tmp_path / "found")
     text = readme.read_text()
-    assert "| system | claim | on photos | on digits |" in text and "| AE | It is so. | weak | shown |" in text
+    assert (
+        "| system | claim | on photos | on digits |" in text
+        and "| AE | It is so. | weak | shown |" in text
+    )
     assert text.startswith(f"{page.BEGIN}of cifar10{page.END}") and "old" not in text
 
 
@@ -304,7 +365,9 @@ if __name__ == "__main__":
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     (tmp_path / "orphans.py").write_text(ORPHANS)
-    paths = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join(
+        [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "orphans.py"],
         stdout=subprocess.PIPE,
@@ -333,7 +396,9 @@ def test_results_that_are_kept_name_no_place_and_a_run_of_some_claims_leaves_the
     assert [one["key"] for one in kept["claims"]] == ["a", "b"]
     assert minutes == [2.0, None, 2.0]  # claims share runs: no sum is right
     assert kept["claims"][0]["effects"][0]["values"] == [0.123457]
-    told = json.dumps({"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:resnet56:/data/net.x"})
+    told = json.dumps(
+        {"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:resnet56:/data/net.x"}
+    )
     assert json.loads(Arm("ae", told).told) == {
         "cache": "features", "teacher": "standardised:means.x:resnet56:net.x",
     }  # fmt: skip

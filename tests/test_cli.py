@@ -10,8 +10,8 @@ import pytest
 
 import workbench
 from workbench import cli
-from workbench.recipes import RECIPES
-from workbench.runs import Run
+from workbench.launch.recipes import RECIPES
+from workbench.storage.run import Run
 
 TINY = ["--width", "16", "--depth", "1", "--codes", "16", "--batch", "16", "--warmup", "5"]
 COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watch", "doctor")
@@ -19,9 +19,17 @@ COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watc
 
 def run_alone(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
     """A process of its own, as from a shell."""
-    environment = os.environ | {"PYTHONPATH": str(Path(workbench.__file__).parents[1]), "COLUMNS": "120"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(workbench.__file__).parents[1]),
+        "COLUMNS": "120",
+    }
     return subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
+        [sys.executable, *command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
@@ -56,30 +64,47 @@ def test_train_collect_report_watch_and_doctor_as_they_are_typed(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    said = workbench_("train softvq-digits --out runs/a --steps 40 --save-every 20 --tokens 4 --no-collect", *TINY)
+    said = workbench_(
+        "train softvq-digits --out runs/a --steps 40 --save-every 20 --tokens 4 --no-collect", *TINY
+    )
     assert said == "runs/a is trained: 40 steps. Look at it with: workbench dashboard runs\n"
     assert sorted(p.name for p in (tmp_path / "runs/a").glob("step-*")) == [
         "step-000020.safetensors",
         "step-000040.safetensors",
     ]
     said = workbench_("collect runs/a --limit 50")
-    assert said.startswith("Evidence of a at step 40: images 50x8x8x1, reconstructions 50x8x8x1, latents 50x4x8")
+    assert said.startswith(
+        "Evidence of a at step 40: images 50x8x8x1, reconstructions 50x8x8x1, latents 50x4x8"
+    )
     assert workbench_("watch runs/a") == "Run('runs/a'): SoftVQ, finished at step 40 of 40\n"
     write_template(tmp_path / "mine.ipynb")
-    assert workbench_("report mine.ipynb --run runs/a --out mine.html") == f"{tmp_path / 'mine.html'}\n"
+    assert (
+        workbench_("report mine.ipynb --run runs/a --out mine.html")
+        == f"{tmp_path / 'mine.html'}\n"
+    )
     assert "SoftVQ, finished at step 40" in (tmp_path / "mine.html").read_text()
     said = workbench_("doctor")
-    assert all(word in said for word in ("python", "torch", "cores", "accelerator", "this folder        writable"))
+    assert all(
+        word in said
+        for word in ("python", "torch", "cores", "accelerator", "this folder        writable")
+    )
 
 
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
 def write_template(path: Path) -> None:
-    cells = [('seed: int = 0\nrun: str = ""', ["parameters"]), ("from workbench import Run\nprint(Run(run))", [])]
+    cells = [
+        ('seed: int = 0\nrun: str = ""', ["parameters"]),
+        ("from workbench import Run\nprint(Run(run))", []),
+    ]
     code = {"cell_type": "code", "outputs": [], "execution_count": None}
     told = [{**code, "source": text, "metadata": {"tags": tags}} for text, tags in cells]
-    path.write_text(json.dumps({"cells": told, "metadata": {"kernelspec": PYTHON}, "nbformat": 4, "nbformat_minor": 4}))
+    path.write_text(
+        json.dumps(
+            {"cells": told, "metadata": {"kernelspec": PYTHON}, "nbformat": 4, "nbformat_minor": 4}
+        )
+    )
 
 
 def test_settings_may_be_spelt_as_in_python_and_an_argument_is_no_setting(typed, tmp_path):
@@ -105,7 +130,10 @@ def test_the_help_of_train_lists_every_recipe_and_that_of_workbench_every_comman
 
 def test_watch_tells_and_asks(typed, tmp_path):
     run = Run.create(tmp_path / "a", {"class": "workbench.tokenizers.ae:AE", "settings": {}})
-    assert typed("watch", run.folder, "--once") == (0, f"Run('{run.folder}'): AE, new at step 0 of 0\n")
+    assert typed("watch", run.folder, "--once") == (
+        0,
+        f"Run('{run.folder}'): AE, new at step 0 of 0\n",
+    )
     code, said = typed("watch", run.folder, "--ask", "sample")
     assert (
         code == 0
@@ -140,15 +168,24 @@ def test_watch_tells_and_asks(typed, tmp_path):
         ("report tokenizer --rum {run}", "Did you mean `run`?"),
         ("report tokenizer --run {new}", "There is no run `new`"),
         ("report tokenizer --run {run} --out {run}", "is a directory"),
-        ("report tokenizer --run {run} --out {run}/config.json/page.html", "config.json is a file where a folder is"),
+        (
+            "report tokenizer --run {run} --out {run}/config.json/page.html",
+            "config.json is a file where a folder is",
+        ),
         (
             "watch {run} --ask nonsense",
             "There is no command `nonsense`; there is evaluate, lr, pause, resume",
         ),
         ("watch {new}", "There is no run `new`"),
-        ("dashboard {run}/config.json --no-browser", "config.json is a file, and a run is a folder"),
+        (
+            "dashboard {run}/config.json --no-browser",
+            "config.json is a file, and a run is a folder",
+        ),
         ("dashboard {run} --port 99999", "'--port'"),
-        ("dashboard {run} --no-browser --port 8797 --address 1.2.3.4.5", "Nothing can listen at 1.2.3.4.5, port 8797"),
+        (
+            "dashboard {run} --no-browser --port 8797 --address 1.2.3.4.5",
+            "Nothing can listen at 1.2.3.4.5, port 8797",
+        ),
         ("doctor now", "now"),
     ],
 )
@@ -163,23 +200,35 @@ def test_a_run_without_evidence_or_checkpoint_says_what_to_do_first(typed, tmp_p
     Run.create(tmp_path / "two words", {"class": "workbench.tokenizers.ae:AE", "settings": {}})
     evidence = f"has no evidence yet. Make it with: workbench collect {tmp_path}/two words"
     assert refused(typed("report", "tokenizer", "--run", tmp_path / "two words"), evidence)
-    assert refused(typed("collect", tmp_path / "two words"), "has no step-*.safetensors yet. Train it, or wait")
+    assert refused(
+        typed("collect", tmp_path / "two words"), "has no step-*.safetensors yet. Train it, or wait"
+    )
 
 
 def test_a_damaged_run_is_refused_by_every_command_that_opens_one(typed, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.json").write_text("[1, 2]")
-    for line in ("collect {}", "watch {}", "report tokenizer --run {}", "train ae-digits --out {}", "dashboard {}"):
+    for line in (
+        "collect {}",
+        "watch {}",
+        "report tokenizer --run {}",
+        "train ae-digits --out {}",
+        "dashboard {}",
+    ):
         ended = typed(*line.format(tmp_path / "a").split())
-        assert refused(ended, "config.json is damaged (it does not say its format). Restore it from a copy")
+        assert refused(
+            ended, "config.json is damaged (it does not say its format). Restore it from a copy"
+        )
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(typed, monkeypatch, tmp_path):
     (tmp_path / "template.ipynb").write_text("{}")
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "workbench.views.reports.report", raising=False)
+    monkeypatch.delitem(sys.modules, "workbench.hosts.reports.report", raising=False)
     ended = typed("report", tmp_path / "template.ipynb")
-    assert refused(ended, "this needs papermill, which is not installed: pip install 'workbench[all]'")
+    assert refused(
+        ended, "this needs papermill, which is not installed: pip install 'workbench[all]'"
+    )
 
 
 # Ctrl-C. Of `train`, see also test_train.py.
@@ -212,7 +261,9 @@ def interrupted_at(module: str, line: str, cwd: Path) -> subprocess.CompletedPro
 
 def test_ctrl_c_before_training_is_under_way_still_stops_it_with_a_checkpoint(tmp_path):
     """`fit` imports accelerate before it looks for requests; what was asked then must not be forgotten."""
-    done = interrupted_at("accelerate", "train ae-digits --out a --steps 400 --width 16 --depth 1", tmp_path)
+    done = interrupted_at(
+        "accelerate", "train ae-digits --out a --steps 400 --width 16 --depth 1", tmp_path
+    )
     assert "Stopping with a checkpoint" in done.stderr
     assert "Stopped at step 10 of 400; the same command goes on from there." in done.stderr
     run = Run(tmp_path / "a")
@@ -224,5 +275,8 @@ def test_ctrl_c_elsewhere_ends_in_a_sentence_and_nothing_is_half_written(trained
     done = interrupted_at("workbench.data.bundled", "train ae-digits --out a", tmp_path)
     assert done.stderr == said and list(tmp_path.iterdir()) == []
     before = sorted(trained.rglob("*"))
-    assert interrupted_at("workbench.data.bundled", f"collect {trained / 'plain'}", tmp_path).stderr == said
+    assert (
+        interrupted_at("workbench.data.bundled", f"collect {trained / 'plain'}", tmp_path).stderr
+        == said
+    )
     assert sorted(trained.rglob("*")) == before and Run(trained / "plain").evidence().step == 60

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 from workbench.quantizers.clustering import Step, budgets, cluster, distinct, lloyd_step, split
 from workbench.quantizers.nearest import nearest
-from workbench.quantizers.normaliser import Normaliser
+from workbench.quantizers.normalizer import Normaliser
 
 BUILDERS = ["sample", "flat", "two-level"]
 
@@ -20,7 +20,9 @@ def mixture(count: int = 4000, *, centres: int = 30, dim: int = 8, seed: int = 0
     """Tokens around as many centres, some of them far more often than others."""
     generator = torch.Generator().manual_seed(seed)
     places = 2 * torch.randn(centres, dim, generator=generator)
-    own = torch.multinomial(1 / (1 + torch.arange(float(centres))), count, replacement=True, generator=generator)
+    own = torch.multinomial(
+        1 / (1 + torch.arange(float(centres))), count, replacement=True, generator=generator
+    )
     return places[own] + torch.randn(count, dim, generator=generator)
 
 
@@ -40,24 +42,37 @@ def test_lloyds_rounds_are_those_of_scikit_learn_from_the_same_start(rounds):
         step = lloyd_step(tokens, codebook)
         assert step.counts.min() > 0  # else the two would differ in whom they split
         codebook = step.codebook
-    fitted = KMeans(20, init=start.numpy(), n_init=1, max_iter=rounds, tol=0, algorithm="lloyd").fit(tokens.numpy())
-    torch.testing.assert_close(codebook, torch.from_numpy(fitted.cluster_centers_), atol=1e-4, rtol=0)
+    fitted = KMeans(
+        20, init=start.numpy(), n_init=1, max_iter=rounds, tol=0, algorithm="lloyd"
+    ).fit(tokens.numpy())
+    torch.testing.assert_close(
+        codebook, torch.from_numpy(fitted.cluster_centers_), atol=1e-4, rtol=0
+    )
     assert error(tokens, codebook) * len(tokens) == pytest.approx(fitted.inertia_, rel=1e-5)
 
 
 @pytest.mark.parametrize("unit", [False, True])
 def test_faiss_and_ours_go_the_same_way_from_the_same_start(unit):
     tokens = F.normalize(mixture(), dim=-1) if unit else mixture()
-    theirs, ours = (cluster(tokens, 20, builder=builder, rounds=8, unit=unit) for builder in ("faiss", "flat"))
+    theirs, ours = (
+        cluster(tokens, 20, builder=builder, rounds=8, unit=unit) for builder in ("faiss", "flat")
+    )
     assert error(tokens, theirs) == pytest.approx(error(tokens, ours), rel=1e-3)
     assert torch.cdist(theirs, ours).min(dim=1).values.median() < 1e-3
 
 
-@pytest.mark.parametrize(("builder", "within"), [("flat", 0.01), ("faiss", 0.01), ("two-level", 0.02)])
+@pytest.mark.parametrize(
+    ("builder", "within"), [("flat", 0.01), ("faiss", 0.01), ("two-level", 0.02)]
+)
 def test_a_builder_ends_as_well_as_scikit_learn_does_from_random_tokens(builder, within):
     tokens, seeds = mixture(), range(5)
-    theirs = [KMeans(40, init="random", n_init=1, random_state=seed).fit(tokens.numpy()).inertia_ for seed in seeds]
-    ours = [error(tokens, cluster(tokens, 40, builder=builder, rounds=30, seed=seed)) for seed in seeds]
+    theirs = [
+        KMeans(40, init="random", n_init=1, random_state=seed).fit(tokens.numpy()).inertia_
+        for seed in seeds
+    ]
+    ours = [
+        error(tokens, cluster(tokens, 40, builder=builder, rounds=30, seed=seed)) for seed in seeds
+    ]
     assert np.mean(ours) == pytest.approx(np.mean(theirs) / len(tokens), rel=within)
 
 
@@ -67,7 +82,9 @@ def test_two_levels_are_about_as_good_as_flat_and_passes_over_all_mend_the_rest(
     usual = cluster(tokens, 256)
     flat = cluster(tokens, 256, builder="flat")
     assert error(held_out, usual) == pytest.approx(error(held_out, flat), rel=0.02)
-    assert error(tokens, more) < error(tokens, usual) < error(tokens, two) < 1.04 * error(tokens, flat)
+    assert (
+        error(tokens, more) < error(tokens, usual) < error(tokens, two) < 1.04 * error(tokens, flat)
+    )
     assert error(tokens, flat) < 0.8 * error(tokens, cluster(tokens, 256, builder="sample"))
 
 
@@ -84,11 +101,15 @@ def test_the_error_never_rises_from_round_to_round_even_where_cells_are_split(un
         if unit:
             torch.testing.assert_close(codebook.norm(dim=-1), torch.ones(60))
     assert empty >= 20
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:], strict=False))
+    assert all(
+        after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:], strict=False)
+    )
 
 
 def test_a_code_that_nobody_chose_goes_to_the_cell_that_errs_most_and_shares_it():
-    tokens = torch.cat([torch.zeros(500, 2), torch.randn(100, 2) + 10])  # the most populous cell is one point
+    tokens = torch.cat(
+        [torch.zeros(500, 2), torch.randn(100, 2) + 10]
+    )  # the most populous cell is one point
     step = lloyd_step(tokens, torch.tensor([[0.0, 0.0], [10.0, 10.0], [99.0, 99.0]]))
     assert step.counts.tolist() == [500, 100, 0]
     moved = split(step, generator())
@@ -127,7 +148,12 @@ def test_without_shrinkage_codes_are_means_and_with_very_much_they_are_all_the_m
 def test_a_little_shrinkage_is_harmless_and_as_much_as_a_code_has_tokens_kills_codes(builder):
     tokens, held_out = mixture(8000).split(6000)
     alive = [
-        (lloyd_step(held_out, cluster(tokens, 200, builder=builder, shrinkage=shrinkage)).counts > 0).float().mean()
+        (
+            lloyd_step(held_out, cluster(tokens, 200, builder=builder, shrinkage=shrinkage)).counts
+            > 0
+        )
+        .float()
+        .mean()
         for shrinkage in (0.0, 0.02, 5.0)
     ]
     assert alive[1] > alive[0] - 0.03 and alive[2] < 0.6
@@ -136,7 +162,9 @@ def test_a_little_shrinkage_is_harmless_and_as_much_as_a_code_has_tokens_kills_c
 def test_shrinking_draws_codes_to_the_middle_of_all_tokens_not_of_their_cell():
     far = torch.cat([mixture(500) + 100, mixture(500) - 100])
     for builder in ("flat", "two-level"):
-        plain, shrunken = (cluster(far, 16, builder=builder, shrinkage=s, passes=0, rounds=1) for s in (0.0, 1.0))
+        plain, shrunken = (
+            cluster(far, 16, builder=builder, shrinkage=s, passes=0, rounds=1) for s in (0.0, 1.0)
+        )
         assert plain.mean(dim=1).abs().min() > 90 and shrunken.mean(dim=1).abs().max() < 90
 
 
@@ -199,12 +227,20 @@ def test_codebooks_that_cannot_be_are_refused_in_one_sentence():
     )  # their means differ from them in rounding
     with pytest.raises(UserError, match="10 codes do not divide into 4 classes"):
         cluster(mixture(100), 10, labels=torch.arange(100) % 4)
-    with pytest.raises(UserError, match="Class 1 has 3 different tokens for its 4 codes; take fewer codes or more im"):
+    with pytest.raises(
+        UserError,
+        match="Class 1 has 3 different tokens for its 4 codes; take fewer codes or more im",
+    ):
         cluster(tokens, 8, labels=labels)
     for builder in BUILDERS:
-        with pytest.raises(UserError, match="13 codes need as many different tokens, and there are 12; take more im"):
+        with pytest.raises(
+            UserError,
+            match="13 codes need as many different tokens, and there are 12; take more im",
+        ):
             cluster(tokens, 13, builder=builder)
-    with pytest.raises(UserError, match=r"faiss does not shrink \(shrinkage=0.5\); take flat or two-level"):
+    with pytest.raises(
+        UserError, match=r"faiss does not shrink \(shrinkage=0.5\); take flat or two-level"
+    ):
         cluster(tokens, 4, builder="faiss", shrinkage=0.5)
     with pytest.raises(UserError, match="Some features are not finite"):
         cluster(torch.full((9, 2), math.nan), 3)
@@ -212,10 +248,16 @@ def test_codebooks_that_cannot_be_are_refused_in_one_sentence():
 
 def test_progress_is_told_and_ends_at_the_total():
     heard: list[tuple[int, int]] = []
-    for settings in ({"builder": "flat", "rounds": 4}, {"passes": 2}, {"labels": torch.arange(1000) % 2}):
+    for settings in (
+        {"builder": "flat", "rounds": 4},
+        {"passes": 2},
+        {"labels": torch.arange(1000) % 2},
+    ):
         heard.clear()
         cluster(mixture(1000), 64, tick=lambda done, total: heard.append((done, total)), **settings)
-        assert [done for done, _ in heard] == sorted({done for done, _ in heard}) and heard[-1][0] == heard[-1][1]
+        assert [done for done, _ in heard] == sorted({done for done, _ in heard}) and heard[-1][
+            0
+        ] == heard[-1][1]
 
 
 @pytest.mark.parametrize("codes", [4, 5, 40, 99, 100])
@@ -247,7 +289,9 @@ def test_normalisers_leave_what_their_names_say():
     assert torch.equal(normalised("none", tokens), tokens)
     torch.testing.assert_close(normalised("unit", tokens), F.normalize(tokens, dim=-1))
     channel, white = normalised("channel", tokens), normalised("whiten", tokens)
-    torch.testing.assert_close(channel, (tokens - tokens.mean(0)) / tokens.std(0, correction=0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        channel, (tokens - tokens.mean(0)) / tokens.std(0, correction=0), atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(torch.cov(white.T, correction=0), torch.eye(8), atol=1e-4, rtol=0)
 
 
@@ -258,7 +302,9 @@ def test_with_fewer_channels_the_principal_axes_stay(kind):
     assert kept.shape == (4000, 3)
     if kind == "none":
         variances = torch.linalg.eigvalsh(torch.cov(tokens.T, correction=0)).flip(0)
-        torch.testing.assert_close(torch.cov(all_of_them.T, correction=0).diagonal(), variances[:7], rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            torch.cov(all_of_them.T, correction=0).diagonal(), variances[:7], rtol=1e-3, atol=0
+        )
         torch.testing.assert_close(kept, all_of_them[:, :3])
 
 

@@ -6,7 +6,7 @@ from scipy.special import iv
 
 from workbench.analysis.codebook.levels import level_usage
 from workbench.analysis.codebook.softness import codebook_softness, vmf_length
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
 
 
 def grid(*levels: int) -> np.ndarray:
@@ -62,7 +62,9 @@ def test_inactive_tokens_are_not_averaged():
 
 
 def test_posteriors_of_other_tokens_are_refused():
-    with pytest.raises(UserError, match="The posteriors are of 10 × 3 tokens and the codes of 10 × 4"):
+    with pytest.raises(
+        UserError, match="The posteriors are of 10 × 3 tokens and the codes of 10 × 4"
+    ):
         soft(np.ones((10, 3, 2), np.float32))
 
 

@@ -6,9 +6,13 @@ from workbench.analysis.codebook.churn import adjusted_information, code_churn
 from workbench.analysis.codebook.cooccurrence import code_cooccurrence
 from workbench.analysis.codebook.gallery import code_gallery
 from workbench.analysis.codebook.information import code_information
-from workbench.analysis.codebook.mutual_information import entropy, mutual_information, within_groups
+from workbench.analysis.codebook.mutual_information import (
+    entropy,
+    mutual_information,
+    within_groups,
+)
 from workbench.analysis.codebook.prediction import GIVEN, code_prediction, held_out_bits
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
 
 
 def random() -> np.random.Generator:
@@ -42,7 +46,9 @@ def test_shuffling_within_groups_keeps_every_groups_values():
 def test_codes_that_name_the_class_tell_all_of_it_and_nothing_of_the_position():
     labels = random().integers(0, 4, 2000)
     result = code_information(labels[:, None].repeat(8, axis=1), book(4), labels)
-    assert result.mean("class", "corrected") == pytest.approx(result.mean("class", "most"), abs=0.01)
+    assert result.mean("class", "corrected") == pytest.approx(
+        result.mean("class", "most"), abs=0.01
+    )
     assert result.mean("position", "corrected") == pytest.approx(0, abs=0.01)
     assert (result.purity == 1).all()
 
@@ -66,7 +72,10 @@ def test_codes_of_fixed_positions_tell_the_position():
 
 def test_other_numbers_for_the_codes_tell_the_same():
     codes, labels = random().integers(0, 20, (200, 8)), random().integers(0, 3, 200)
-    first, again = (code_information(x, book(20), labels).table() for x in (codes, random().permutation(20)[codes]))
+    first, again = (
+        code_information(x, book(20), labels).table()
+        for x in (codes, random().permutation(20)[codes])
+    )
     np.testing.assert_allclose(first["corrected"], again["corrected"])
 
 
@@ -103,7 +112,10 @@ def test_codes_without_a_place_come_together_in_images():
     result = code_cooccurrence(codes, book(4))
     (pair,) = result.pairs
     assert (pair.together, pair.expected, pair.pmi) == (100, 50, 1)
-    assert "0 and 1 come in one image most surprisingly: 100 times, where 50.0 would be expected" in result.summary()
+    assert (
+        "0 and 1 come in one image most surprisingly: 100 times, where 50.0 would be expected"
+        in result.summary()
+    )
 
 
 def test_inactive_tokens_are_nobodys_neighbours():
@@ -143,7 +155,9 @@ def test_the_latents_nearest_to_the_code_come_first_and_each_is_of_another_image
     words = book(5)
     away = np.abs(random().normal(size=codes.shape))
     latents = words[0][codes] + np.array([1, 0, 0]) * away[..., None]
-    result = code_gallery(images, codes, words, latents.astype(np.float32), grid=(2, 2), show=1, members=16)
+    result = code_gallery(
+        images, codes, words, latents.astype(np.float32), grid=(2, 2), show=1, members=16
+    )
     (shown,) = result.codes
     best = np.sort(np.where(codes == shown.code, away, np.inf).min(axis=1))[:16]
     assert result.nearest
@@ -186,12 +200,16 @@ def test_births_and_deaths_are_counted():
 def test_adjusted_information_agrees_with_scikit_learns_exact_expectation():
     a = random().integers(0, 40, 3000)
     b = np.where(random().random(3000) < 0.5, a, random().permutation(a))
-    assert adjusted_information(a, b, random()) == pytest.approx(adjusted_mutual_info_score(a, b), abs=0.005)
+    assert adjusted_information(a, b, random()) == pytest.approx(
+        adjusted_mutual_info_score(a, b), abs=0.005
+    )
     assert adjusted_information(a, random().permutation(a), random()) == pytest.approx(0, abs=0.02)
 
 
 def test_codes_of_other_images_are_refused():
-    with pytest.raises(UserError, match="The codes before are 3 × 4, now 5 × 4. Are both of the same images?"):
+    with pytest.raises(
+        UserError, match="The codes before are 3 × 4, now 5 × 4. Are both of the same images?"
+    ):
         code_churn(np.zeros((3, 4), int), np.zeros((5, 4), int), book(2))
 
 
@@ -241,14 +259,18 @@ def test_a_row_that_counts_upward_costs_nothing_but_its_beginning_given_the_code
     assert found.mean("the code to its left", "bits") == pytest.approx(3 / 4, abs=0.05)
     assert found.mean("its place", "bits") == pytest.approx(3, abs=0.02)
     assert found.mean("the code to its left", "shuffled") > 2
-    assert found.summary().startswith("A token's code costs 3.00 bits on held-out images, 3.00 given its place (3.")
+    assert found.summary().startswith(
+        "A token's code costs 3.00 bits on held-out images, 3.00 given its place (3."
+    )
 
 
 def test_many_codes_and_few_tokens_seem_bound_to_the_plug_in_and_do_not_here():
     codes = random().integers(0, 256, (100, 8))
     assert entropy(np.bincount(codes.ravel())) < 7.8
     found = costs(codes, 256)
-    assert found == pytest.approx(dict.fromkeys(found, found["nothing"]), abs=0.1)  # what is rarely seen does no harm
+    assert found == pytest.approx(
+        dict.fromkeys(found, found["nothing"]), abs=0.1
+    )  # what is rarely seen does no harm
     assert found["nothing"] > 7.95
 
 
@@ -264,9 +286,13 @@ def test_inactive_tokens_cost_nothing_and_predict_nothing_and_each_book_is_its_o
     other = codes.copy()
     other[:, 3] = 0
     assert costs(codes, 8, active=active) == costs(other, 8, active=active)
-    copied = np.repeat(codes[:, :1], 4, axis=1)  # two books of two tokens: the second book's first has no neighbour
+    copied = np.repeat(
+        codes[:, :1], 4, axis=1
+    )  # two books of two tokens: the second book's first has no neighbour
     two = code_prediction(copied, book(8, 2)).table()
-    assert two[two["given"] == "the code before it"]["bits"].tolist() == pytest.approx([1.6, 1.6], abs=0.15)
+    assert two[two["given"] == "the code before it"]["bits"].tolist() == pytest.approx(
+        [1.6, 1.6], abs=0.15
+    )
 
 
 def test_what_cannot_be_predicted_is_refused_in_a_sentence():

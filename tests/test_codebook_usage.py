@@ -9,7 +9,7 @@ from workbench.analysis.codebook import codes as reading
 from workbench.analysis.codebook import distances
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage, rarefy, usage
 from workbench.analysis.codebook.zipf import exponent, zipf
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
 
 
 def book(size: int, books: int = 1) -> np.ndarray:
@@ -49,7 +49,9 @@ def test_rarefaction_agrees_with_drawing_tokens_without_replacement():
     for size in (10, 500, 1999):
         drawn = [len(np.unique(random.choice(codes, size, replace=False))) for _ in range(300)]
         expected = rarefy(np.bincount(codes, minlength=300), np.array([size]))[0]
-        assert expected == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(300) + 1e-9)
+        assert expected == pytest.approx(
+            np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(300) + 1e-9
+        )
 
 
 def test_rarefaction_ends_at_the_used_codes():
@@ -87,7 +89,10 @@ def test_of_few_used_codes_no_exponent_is_told():
     assert np.isnan(result.books[0].zipf.exponent)
     assert "rank" not in result.summary()
     many = codebook_usage(skewed().reshape(500, 4), book(300))
-    assert f"Shares fall as rank to the -{many.books[0].zipf.exponent:.2f} (ranks 10 to" in many.summary()
+    assert (
+        f"Shares fall as rank to the -{many.books[0].zipf.exponent:.2f} (ranks 10 to"
+        in many.summary()
+    )
     assert any((trace.name or "").startswith("rank to the -") for trace in many.figure().data)
 
 
@@ -105,7 +110,9 @@ def test_a_uniform_source_of_half_a_million_codes_shows_its_known_null_values(
     size = 500_000
     found = counted(np.random.default_rng(0).integers(0, size, int(size * tokens_a_code)), size)
     empty = np.exp(-tokens_a_code)
-    error = 3 * np.sqrt(empty * (1 - (1 + tokens_a_code) * empty) / size)  # three standard errors of the share in use
+    error = 3 * np.sqrt(
+        empty * (1 - (1 + tokens_a_code) * empty) / size
+    )  # three standard errors of the share in use
     rounding = 0.001  # the table has three digits
     assert found.used / size == pytest.approx(1 - empty, abs=error)
     assert found.ceiling / size == pytest.approx(active, abs=rounding)
@@ -148,7 +155,9 @@ def test_a_book_whose_tokens_nearly_all_choose_three_codes_is_uneven_and_not_hea
     found = counted(codes, 512)
     assert (found.used, found.verdict) == (512, "uneven")
     summary = codebook_usage(codes[:, None], book(512)).summary()
-    assert summary.endswith("uneven: few codes carry most tokens, which tell 1.7 bits each, a uniform source's 9.0.")
+    assert summary.endswith(
+        "uneven: few codes carry most tokens, which tell 1.7 bits each, a uniform source's 9.0."
+    )
 
 
 def test_a_book_used_as_unevenly_as_words_are_is_healthy():
@@ -173,13 +182,21 @@ def test_the_counts_of_two_shards_add_up_to_those_of_the_union():
 
 
 def test_how_many_tokens_are_read_at_a_time_does_not_matter(monkeypatch):
-    tokens, words = skewed(tokens=2000).reshape(500, 4), np.random.default_rng(1).normal(size=(2, 300, 3))
+    tokens, words = (
+        skewed(tokens=2000).reshape(500, 4),
+        np.random.default_rng(1).normal(size=(2, 300, 3)),
+    )
     latents = words[0][tokens] + 0.1
     found = []
     for at_once in (7, 1 << 20):
         monkeypatch.setattr(reading, "AT_ONCE", at_once)
         monkeypatch.setattr(distances, "AT_ONCE", at_once)
-        found.append((codebook_usage(tokens, words).table(), distances.code_distances(tokens, words, latents).table()))
+        found.append(
+            (
+                codebook_usage(tokens, words).table(),
+                distances.code_distances(tokens, words, latents).table(),
+            )
+        )
     for few, all_at_once in zip(*found, strict=True):
         pd.testing.assert_frame_equal(few, all_at_once)
 
@@ -226,7 +243,9 @@ def test_half_a_million_codes_fit_in_a_small_figure():
 
 
 def test_a_code_outside_the_book_is_refused():
-    with pytest.raises(UserError, match=re.escape("code 9 in a codebook of 4. Do both come from the same run?")):
+    with pytest.raises(
+        UserError, match=re.escape("code 9 in a codebook of 4. Do both come from the same run?")
+    ):
         codebook_usage(np.array([[0, 9]]), book(4))
 
 

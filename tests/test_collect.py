@@ -9,12 +9,12 @@ import torch
 
 from workbench.analysis.tokens.budget import token_budget
 from workbench.collect import collect, held_out
-from workbench.errors import UserError
-from workbench.evidence import Evidence
-from workbench.jobs import train
-from workbench.runs import Run
-from workbench.teachers import by_name
-from workbench.types import Tokens
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
+from workbench.features import by_name
+from workbench.launch.in_process import train
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
 
 SMALL = {"width": 16, "depth": 1, "batch": 16, "warmup": 2}
 
@@ -43,18 +43,24 @@ def test_the_judge_sees_images_reconstructions_and_training_images(trained):
         (evidence.reconstructions, evidence.reconstruction_features),
         (evidence.train_images, evidence.train_features),
     ):
-        np.testing.assert_allclose(judged[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5)
+        np.testing.assert_allclose(
+            judged[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5
+        )
     expected = hog.features(pictures(evidence.images[:20]), (4, 4))
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
     trained_on = held_out(Run(trained / "plain"), "train").pixels
-    assert {image.tobytes() for image in evidence.train_images} <= {image.tobytes() for image in trained_on}
+    assert {image.tobytes() for image in evidence.train_images} <= {
+        image.tobytes() for image in trained_on
+    }
 
 
 def test_prefixes_are_left_out_where_nobody_asks_for_them_and_nothing_else_is(trained, tmp_path):
     shutil.copytree(trained / "plain", tmp_path / "plain")
     whole = Run(trained / "plain").evidence()
     without = collect(Run(tmp_path / "plain"), prefixes=False)
-    for name in (field.name for field in dataclasses.fields(Evidence) if field.name != "provenance"):
+    for name in (
+        field.name for field in dataclasses.fields(Evidence) if field.name != "provenance"
+    ):
         one, other = getattr(whole, name), getattr(without, name)
         if name.startswith("prefix"):
             assert one is not None and other is None
@@ -78,7 +84,9 @@ def test_noise_on_the_latents_is_decoded_and_more_of_it_is_worse(trained):
     latents = torch.from_numpy(np.array(evidence.latents))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        shown = model.decode(Tokens(latents + evidence.noise_levels[0].item() * latents.std() * noise)).clamp(-1, 1)
+        shown = model.decode(
+            Tokens(latents + evidence.noise_levels[0].item() * latents.std() * noise)
+        ).clamp(-1, 1)
     error = ((shown - pictures(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
@@ -125,7 +133,11 @@ def test_an_adaptive_tokenizer_is_asked_for_errors(made):
 def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, trained):
     posterior = Run(trained / "soft-4").evidence().posterior
     assert posterior.shape == (360, 4, 2)
-    assert posterior[..., 0].min() >= 1 and posterior[..., 0].max() <= 32 and posterior[..., 1].max() <= 1
+    assert (
+        posterior[..., 0].min() >= 1
+        and posterior[..., 0].max() <= 32
+        and posterior[..., 1].max() <= 1
+    )
     mean = Run(trained / "soft-4").evidence().mean_posterior
     assert mean.shape == (1, 32) and mean.sum() == pytest.approx(1)
     cascade = Run(made / "uni").evidence()
@@ -136,7 +148,9 @@ def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, tra
 
 def test_an_autoregressive_generator_draws_tells_classes_and_knows_bits(made):
     evidence = Run(made / "ar").evidence()
-    assert evidence.samples.shape == (640, 8, 8, 1) and evidence.sampling["solver"] == "autoregressive"
+    assert (
+        evidence.samples.shape == (640, 8, 8, 1) and evidence.sampling["solver"] == "autoregressive"
+    )
     assert 0 < evidence.code_bits[0] < np.log2(16)
     accuracy = (evidence.predicted == evidence.labels).mean()
     assert accuracy > 0.3  # of ten classes
@@ -146,4 +160,8 @@ def test_a_flow_has_its_loss_on_held_out_latents_time_by_time(trained):
     evidence = Run(trained / "flow").evidence()
     assert evidence.loss_times.shape == evidence.loss_by_time.shape == (20,)
     assert (evidence.loss_by_time > 0).all() and (np.diff(evidence.loss_times) > 0).all()
-    assert evidence.sample_features.shape[1] == evidence.features.shape[1] == evidence.train_features.shape[1]
+    assert (
+        evidence.sample_features.shape[1]
+        == evidence.features.shape[1]
+        == evidence.train_features.shape[1]
+    )

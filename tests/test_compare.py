@@ -9,10 +9,10 @@ from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.runs.metrics import metrics_compared
 from workbench.analysis.runs.settings import settings_compared
-from workbench.errors import NotApplicable, UserError
-from workbench.evidence import Evidence
-from workbench.runs import Run
-from workbench.views.run_table import settings_of
+from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
+from workbench.workspace.run_table import settings_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 
@@ -21,7 +21,13 @@ def run(name: str, error: float = 10, seed: int = 1, **arrays) -> Evidence:
     """A run whose reconstructions are off by noise of `error` grey levels."""
     noise = np.random.default_rng(seed).normal(0, error, IMAGES.shape)
     blurred = np.clip(IMAGES + noise, 0, 255).astype(np.uint8)
-    told = {"run": name, "step": 5, "fingerprint": "f", "settings": {"tokens": 4, "dim": 8}, "judge": "hog"}
+    told = {
+        "run": name,
+        "step": 5,
+        "fingerprint": "f",
+        "settings": {"tokens": 4, "dim": 8},
+        "judge": "hog",
+    }
     return Evidence(told, **({"images": IMAGES, "reconstructions": blurred} | arrays))
 
 
@@ -39,13 +45,18 @@ def named(result) -> dict:
 @pytest.mark.parametrize("side", [8, 16, 17])
 def test_structural_similarity_agrees_with_scikit_image(side):
     images, others = IMAGES[:5, :side, :side], run("a", 40).reconstructions[:5, :side, :side]
-    expected = [structural_similarity(a, b, channel_axis=2) for a, b in zip(images, others, strict=True)]
+    expected = [
+        structural_similarity(a, b, channel_axis=2) for a, b in zip(images, others, strict=True)
+    ]
     assert ssim(images, others) == pytest.approx(expected, abs=1e-9)
 
 
 def test_of_images_smaller_than_the_window_the_widest_that_fits_is_taken():
     images, others = IMAGES[:5, :6, :6], run("a", 40).reconstructions[:5, :6, :6]
-    expected = [structural_similarity(a, b, channel_axis=2, win_size=5) for a, b in zip(images, others, strict=True)]
+    expected = [
+        structural_similarity(a, b, channel_axis=2, win_size=5)
+        for a, b in zip(images, others, strict=True)
+    ]
     assert ssim(images, others) == pytest.approx(expected, abs=1e-9)
 
 
@@ -70,17 +81,26 @@ def test_the_difference_is_that_of_the_means_and_counts_are_of_images():
 def test_the_interval_agrees_with_scipys_bootstrap_of_paired_differences():
     a, b = run("a", 20), run("b", 20, seed=2)
     result = metrics_compared([a, b], metric="mse").differences[0]
-    errors = [np.square(e.images / 255 - e.reconstructions / 255).mean(axis=(1, 2, 3)) for e in (a, b)]
-    expected = bootstrap((errors[1] - errors[0],), np.mean, method="percentile", rng=0).confidence_interval
+    errors = [
+        np.square(e.images / 255 - e.reconstructions / 255).mean(axis=(1, 2, 3)) for e in (a, b)
+    ]
+    expected = bootstrap(
+        (errors[1] - errors[0],), np.mean, method="percentile", rng=0
+    ).confidence_interval
     width = expected.high - expected.low
-    assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.1 * width)
+    assert (result.low, result.high) == pytest.approx(
+        (expected.low, expected.high), abs=0.1 * width
+    )
 
 
 def test_pairing_sees_what_the_spread_over_images_hides():
     """Images differ from each other by far more than the runs do on each of them."""
     strength = np.linspace(2, 60, 40)[:, None, None, None]
     noise = np.random.default_rng(3).normal(size=IMAGES.shape) * strength
-    a, b = (replace(run("x"), reconstructions=np.clip(IMAGES + g * noise, 0, 255).astype(np.uint8)) for g in (1, 0.9))
+    a, b = (
+        replace(run("x"), reconstructions=np.clip(IMAGES + g * noise, 0, 255).astype(np.uint8))
+        for g in (1, 0.9)
+    )
     b.provenance["run"] = "b"
     result = metrics_compared([a, b]).differences[0]
     spread = reconstruction(a.images, a.reconstructions).psnr.std()
@@ -88,11 +108,15 @@ def test_pairing_sees_what_the_spread_over_images_hides():
     assert result.high - result.low < 0.1 * spread
 
 
-@pytest.mark.parametrize(("metric", "sign"), [("psnr", -1), ("ssim", -1), ("l1", 1), ("mse", 1), ("features", 1)])
+@pytest.mark.parametrize(
+    ("metric", "sign"), [("psnr", -1), ("ssim", -1), ("l1", 1), ("mse", 1), ("features", 1)]
+)
 def test_a_run_with_larger_errors_is_worse_by_every_metric(metric, sign):
     features = {"features": np.zeros((40, 2)), "reconstruction_features": np.ones((40, 2))}
     far = features | {"reconstruction_features": 2 * np.ones((40, 2))}
-    result = metrics_compared([run("a", 10, **features), run("b", 30, **far)], metric=metric).differences[0]
+    result = metrics_compared(
+        [run("a", 10, **features), run("b", 30, **far)], metric=metric
+    ).differences[0]
     assert np.sign(result.difference) == sign
     assert (result.verdict, result.share) == ("worse", 0)
 
@@ -101,12 +125,18 @@ def test_equal_runs_tie_on_every_image_and_are_undecided():
     result = metrics_compared([run("a"), run("b")])
     only = result.differences[0]
     assert (only.better, only.tied, only.worse, only.verdict) == (0, 40, 0, "undecided")
-    assert "b is not told from a by +0 dB (+0 to +0), and better on 0 % of the images." in result.summary()
+    assert (
+        "b is not told from a by +0 dB (+0 to +0), and better on 0 % of the images."
+        in result.summary()
+    )
 
 
 def test_undecided_is_said_in_about_19_of_20_cases_without_a_difference():
     undecided = sum(
-        metrics_compared([run("a", 20, seed=2 * i), run("b", 20, seed=2 * i + 1)]).differences[0].verdict == "undecided"
+        metrics_compared([run("a", 20, seed=2 * i), run("b", 20, seed=2 * i + 1)])
+        .differences[0]
+        .verdict
+        == "undecided"
         for i in range(40)
     )
     assert undecided >= 34
@@ -117,8 +147,14 @@ def test_runs_on_other_images_and_without_reconstructions_are_left_out_and_named
     generator = Evidence({"run": "flow", "step": 1})
     result = metrics_compared([run("a"), shuffled, generator, run("b", 12)])
     assert [d.run for d in result.differences] == ["b"]
-    assert set(result.left_out) == {"other was measured on other images", "flow has nothing to measure"}
-    assert "Left out: flow has nothing to measure; other was measured on other images." in result.summary()
+    assert set(result.left_out) == {
+        "other was measured on other images",
+        "flow has nothing to measure",
+    }
+    assert (
+        "Left out: flow has nothing to measure; other was measured on other images."
+        in result.summary()
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +204,10 @@ def test_only_settings_that_differ_are_shown_and_all_on_demand():
 
 def test_what_training_was_told_is_compared_too():
     """Seed, steps and learning rate are no settings of the tokenizer; they stand in the plan."""
-    runs = [Evidence({"run": name, "step": 1, "plan": {"steps": 60, "seed": i}}) for i, name in enumerate("ab")]
+    runs = [
+        Evidence({"run": name, "step": 1, "plan": {"steps": 60, "seed": i}})
+        for i, name in enumerate("ab")
+    ]
     rows = settings_compared(runs).table()
     assert rows[["part", "setting", "a", "b"]].to_numpy().tolist() == [["plan", "seed", "0", "1"]]
 
@@ -199,7 +238,12 @@ def test_one_run_alone_shows_what_it_has():
 def test_moments_of_every_channel_are_no_column_of_the_run_list(tmp_path):
     settings = {"dim": 2, "by_channel": True, "mean": [0.0, 1.0], "std": [1.0, 2.0]}
     for name, more in (("each", {}), ("alike", {"by_channel": False, "mean": 0.5, "std": 1.5})):
-        told = {"class": "x:X", "settings": settings | more, "plan": {"lr": 0.1}, "recipe": "sit-digits"}
+        told = {
+            "class": "x:X",
+            "settings": settings | more,
+            "plan": {"lr": 0.1},
+            "recipe": "sit-digits",
+        }
         found = settings_of(Run.create(tmp_path / name, told))
         assert found["dim"] == 2 and found["lr"] == 0.1 and ("std" in found) == (name == "alike")
 

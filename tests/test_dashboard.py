@@ -19,7 +19,7 @@ from playwright.sync_api import TimeoutError
 from test_jobs import wait_for
 
 from workbench import analysis
-from workbench.runs import Run
+from workbench.storage.run import Run
 
 pytestmark = pytest.mark.browser
 VIEW = "run=soft-4&run=soft-2&run=flow&run=plain"
@@ -35,7 +35,11 @@ def runs(trained, tmp_path_factory):
     shutil.copytree(evidence / "step-000060", evidence / "step-000030")
     changed(evidence / "step-000030" / "provenance.json", step=30)
     shutil.copytree(folder / "soft-2", folder / HOSTILE)
-    changed(folder / HOSTILE / "evidence" / "step-000060" / "provenance.json", run=HOSTILE, data="<b>data</b>")
+    changed(
+        folder / HOSTILE / "evidence" / "step-000060" / "provenance.json",
+        run=HOSTILE,
+        data="<b>data</b>",
+    )
     told = json.loads((folder / HOSTILE / "config.json").read_text(encoding="utf-8"))
     changed(folder / HOSTILE / "config.json", plan=told["plan"] | {HOSTILE: 1})
     return folder
@@ -71,7 +75,9 @@ def test_the_first_look_is_an_overview_of_every_run_without_the_network(dashboar
 
 
 @pytest.mark.parametrize("group", analysis.GROUPS)
-def test_every_group_has_a_tab_with_a_tab_for_each_of_its_analyses_that_draws_its_figure(dashboard, group):
+def test_every_group_has_a_tab_with_a_tab_for_each_of_its_analyses_that_draws_its_figure(
+    dashboard, group
+):
     names = analysis.groups()[group]
     name = names[-2] if group == "latents" else names[0]  # one that is not the group's first, too
     with opened(f"{dashboard}/?{VIEW}&analysis={name}") as (page, seen):
@@ -111,7 +117,9 @@ def test_an_analysis_that_does_not_apply_says_so_in_a_sentence(dashboard):
 
 def test_a_link_to_what_does_not_exist_is_answered_with_the_nearest_name(dashboard):
     with opened(f"{dashboard}/?run=soft-5") as (page, _):
-        page.get_by_text(re.compile("This link could not be followed: There is no run.*Did you mean")).wait_for()
+        page.get_by_text(
+            re.compile("This link could not be followed: There is no run.*Did you mean")
+        ).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
 
 
@@ -119,16 +127,24 @@ def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
     with opened(f"{dashboard}/?{urlencode({'run': HOSTILE})}&run=soft-4") as (page, seen):
         page.get_by_text(f"{HOSTILE} · checkpoint").wait_for()
         page.get_by_text("<b>data</b>").first.wait_for()
-        page.get_by_label("only settings that differ").click()  # one of its settings is called so too
+        page.get_by_label(
+            "only settings that differ"
+        ).click()  # one of its settings is called so too
         page.locator(".tabulator-col-title").get_by_text(HOSTILE).wait_for(state="attached")
         page.get_by_text(re.compile("checks passed")).wait_for()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.get_by_text(re.compile("codes are used")).first.wait_for()
-        assert page.title() == "workbench" and page.locator("img[src=x], a[href^=javascript]").count() == 0
+        assert (
+            page.title() == "workbench"
+            and page.locator("img[src=x], a[href^=javascript]").count() == 0
+        )
         assert seen.errors == []
     with opened(f"{dashboard}/?{urlencode({'run': HOSTILE + '!'})}") as (page, _):
         page.get_by_text(re.compile("This link could not be followed")).wait_for()
-        assert page.title() == "workbench" and page.locator("img[src=x], a[href^=javascript]").count() == 0
+        assert (
+            page.title() == "workbench"
+            and page.locator("img[src=x], a[href^=javascript]").count() == 0
+        )
 
 
 def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboard):
@@ -213,7 +229,10 @@ def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dash
 def test_a_view_is_saved_under_a_name_beside_the_runs_and_opened_by_its_link(dashboard, runs):
     saved, name = runs / "views.json", "<img src=x onerror=document.title=1> & last"
     try:
-        with opened(f"{dashboard}/?run=soft-2&run=soft-4&analysis=token_budget&metric=mse") as (page, seen):
+        with opened(f"{dashboard}/?run=soft-2&run=soft-4&analysis=token_budget&metric=mse") as (
+            page,
+            seen,
+        ):
             page.wait_for_selector(".js-plotly-plot .main-svg")
             page.get_by_placeholder("name this view").wait_for()
             page.get_by_role("button", name="keys").wait_for()
@@ -297,7 +316,9 @@ def test_the_way_back_in_the_browser_is_a_way_back_here(dashboard):
         page.go_back()
         page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
         page.go_back()
-        page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator("visible=true").first.wait_for()
+        page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator(
+            "visible=true"
+        ).first.wait_for()
         page.go_forward()
         page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
         assert "metric=mse" in page.url and seen.errors == []
@@ -312,12 +333,17 @@ def large(runs):
     for path in evidence.glob("*.npy"):
         path.unlink()
     noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
-    np.save(evidence / "latents.npy", (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32))
+    np.save(
+        evidence / "latents.npy",
+        (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32),
+    )
     yield "large"
     shutil.rmtree(runs / "large")
 
 
-def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_when_cancelled(dashboard, large):
+def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_when_cancelled(
+    dashboard, large
+):
     view = f"run={large}&analysis=mixture_modes&most=64&components=16"
     with opened(f"{dashboard}/?{view}") as (page, seen):
         said = page.get_by_text(re.compile(r"\d+ %, .*left"))
@@ -332,9 +358,13 @@ def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_whe
         assert page.get_by_role("button", name="compute").is_visible()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.get_by_role("combobox", name="leading run").click()
-        page.get_by_role("menuitem", name="soft-2", exact=True).click()  # what is next has its turn, and is there
+        page.get_by_role(
+            "menuitem", name="soft-2", exact=True
+        ).click()  # what is next has its turn, and is there
         page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-        assert time.monotonic() - pressed < int(re.search(r"(\d+)(–\d+)? s left", left)[1])  # long before it would end
+        assert time.monotonic() - pressed < int(
+            re.search(r"(\d+)(–\d+)? s left", left)[1]
+        )  # long before it would end
         assert seen.errors == []
 
 
@@ -346,7 +376,10 @@ def test_dark_figures_are_laid_out_as_light_ones(dashboard):
         figure = page.locator(".js-plotly-plot:visible").first
         laid_out, light = figure.evaluate(layout), figure.evaluate(colour)
         # Its layers lie on each other: plotly's style rules have reached it.
-        assert figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position") == "absolute"
+        assert (
+            figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position")
+            == "absolute"
+        )
         page.get_by_role("button", name="Toggle theme").click()
         painted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
         page.wait_for_function(painted, arg=[figure.element_handle(), light])
@@ -362,7 +395,7 @@ def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(train
     from bokeh.document import Document
     from panel.io.state import set_curdoc
 
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     waiting, heard = [], []
     monkeypatch.setattr(pn.state, "onload", waiting.append)
@@ -370,7 +403,9 @@ def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(train
     session = Session(trained)
     with set_curdoc(Document()):
         session.page()
-    assert session.places["overview"].budget.figure.object is not None  # found at once: it comes with the page
+    assert (
+        session.places["overview"].budget.figure.object is not None
+    )  # found at once: it comes with the page
     session.when_loaded(lambda: heard.append("meanwhile"))
     assert heard == []
     waiting[0]()
@@ -381,8 +416,8 @@ def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(train
 def test_the_dashboard_opens_finished_runs_without_torch(trained):
     script = f"""
 import sys
-from workbench.views.dashboard.app import Session
-from workbench.views.state import ViewState
+from workbench.hosts.dashboard.app import Session
+from workbench.workspace.view_state import ViewState
 session = Session({str(trained)!r})
 session.page()
 for name, tab in session.tabs.items():
@@ -397,7 +432,7 @@ print("shown", sum(tab.figure.object is not None for tab in session.tabs.values(
 
 
 def test_two_visitors_do_not_see_each_others_view(trained):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     one, other = Session(trained), Session(trained)
     one.go(analysis="token_budget", runs=("soft-2",))
@@ -405,7 +440,7 @@ def test_two_visitors_do_not_see_each_others_view(trained):
 
 
 def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_path):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     folder = tmp_path / "runs"
     shutil.copytree(trained / "plain", folder / "plain")
@@ -421,17 +456,24 @@ def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_
 
 
 def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     evidence = tmp_path / "runs" / "plain" / "evidence"
     shutil.copytree(trained / "plain", evidence.parent)
     for other in evidence.glob("step-*[!6]0"):  # of steps that another test may have collected
         shutil.rmtree(other)
     for step in range(1, 15):
-        shutil.copytree(evidence / "step-000060", evidence / f"step-{step:06d}", copy_function=os.link)
+        shutil.copytree(
+            evidence / "step-000060", evidence / f"step-{step:06d}", copy_function=os.link
+        )
         changed(evidence / f"step-{step:06d}" / "provenance.json", step=step)
     session = Session(tmp_path / "runs")
-    for key, step in (("Shift+ArrowLeft", 5), ("Shift+ArrowLeft", 1), ("ArrowRight", 2), ("Shift+ArrowRight", 12)):
+    for key, step in (
+        ("Shift+ArrowLeft", 5),
+        ("Shift+ArrowLeft", 1),
+        ("ArrowRight", 2),
+        ("Shift+ArrowRight", 12),
+    ):
         session._pressed(key)
         assert session.state.step == step
     session._pressed("Shift+ArrowRight")
@@ -439,22 +481,25 @@ def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
 
 
 def test_an_empty_folder_teaches_the_next_command(tmp_path):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
 
 
 def test_a_folder_of_damaged_runs_says_what_is_wrong_with_them(tmp_path):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text("{")
     guide, refused = Session(tmp_path)._main()
-    assert "workbench train" in guide.object and "torn/config.json is damaged" in refused.select()[-1].object
+    assert (
+        "workbench train" in guide.object
+        and "torn/config.json is damaged" in refused.select()[-1].object
+    )
 
 
 def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     session = Session(runs)
     session.go(analysis="codebook_usage", runs=("plain",))
@@ -469,7 +514,7 @@ def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
 
 
 def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     shutil.copytree(runs / "plain", runs.parent / "outside", dirs_exist_ok=True)
     session = Session(runs)
@@ -480,13 +525,17 @@ def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
 
 
 def test_the_whole_view_goes_through_the_address(runs):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     one, other = Session(runs), Session(runs)
     one.go(runs=("soft-4", "plain"), step=30, analysis="token_budget")
     one.tabs["token_budget"].widgets["metric"].value = "mse"
     other.follow("?" + one.state.to_query())
-    assert other.state == one.state and other.state.controls == {"metric": "mse"} and other.state.step == 30
+    assert (
+        other.state == one.state
+        and other.state.controls == {"metric": "mse"}
+        and other.state.step == 30
+    )
     assert other.tabs["token_budget"].widgets["metric"].value == "mse"
     one.go(tab="overview", looks={"metric": "l1"})
     other.follow("?" + one.state.to_query())
@@ -502,16 +551,21 @@ def many(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     skipped = shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
     for i in range(200):
-        shutil.copytree(trained / "soft-4", folder / f"run-{i:03d}", copy_function=os.link, ignore=skipped)
+        shutil.copytree(
+            trained / "soft-4", folder / f"run-{i:03d}", copy_function=os.link, ignore=skipped
+        )
         config = folder / f"run-{i:03d}" / "config.json"
         told = json.loads(config.read_text(encoding="utf-8"))
         changed(config, plan=told["plan"] | {"lr": 10 ** -(2 + i % 3), "seed": i})
-        changed(folder / f"run-{i:03d}" / "evidence" / "step-000060" / "provenance.json", run=f"run-{i:03d}")
+        changed(
+            folder / f"run-{i:03d}" / "evidence" / "step-000060" / "provenance.json",
+            run=f"run-{i:03d}",
+        )
     return folder
 
 
 def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
-    from workbench.views.dashboard.app import Session
+    from workbench.hosts.dashboard.app import Session
 
     session = Session(many)
     shown = session.runs.table.value
@@ -527,7 +581,7 @@ def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
 
 
 def test_the_psnr_of_evidence_is_computed_again_only_when_that_was_written_again(many):
-    from workbench.views.bench import Bench
+    from workbench.workspace.workspace import Bench
 
     before = Bench(many).table()["PSNR (dB)"]
     evidence = many / "run-007" / "evidence" / "step-000060"
@@ -542,8 +596,8 @@ COUNTED = """
 import gc, os, sys
 import panel as pn, psutil
 from tornado.web import RequestHandler
-from workbench.views.dashboard.app import Session
-from workbench.views.jobs import Jobs
+from workbench.hosts.dashboard.app import Session
+from workbench.workspace.compute import Jobs
 
 class Counts(RequestHandler):
     def get(self):
@@ -564,12 +618,16 @@ if __name__ == "__main__":
 """
 
 
-def test_pages_that_were_opened_and_closed_twenty_times_leave_nothing_behind(trained, tmp_path, monkeypatch):
+def test_pages_that_were_opened_and_closed_twenty_times_leave_nothing_behind(
+    trained, tmp_path, monkeypatch
+):
     (tmp_path / "counted.py").write_text(COUNTED, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     port = free_port()
     with (
-        served("counted", str(trained), str(port), port=port, log=tmp_path / "log", path="/counts") as address,
+        served(
+            "counted", str(trained), str(port), port=port, log=tmp_path / "log", path="/counts"
+        ) as address,
         chromium() as browser,
     ):
 
@@ -578,7 +636,9 @@ def test_pages_that_were_opened_and_closed_twenty_times_leave_nothing_behind(tra
                 return json.load(answer)
 
         view, first = f"{address}/?run=soft-4&analysis=codebook_usage", {}
-        visitor = browser.new_context()  # the same for all, which has the library's files after the first
+        visitor = (
+            browser.new_context()
+        )  # the same for all, which has the library's files after the first
         for turn in range(20):
             page = visitor.new_page()
             page.goto(view)
@@ -592,7 +652,9 @@ def test_pages_that_were_opened_and_closed_twenty_times_leave_nothing_behind(tra
             urllib.request.urlopen(view).close()
         wait_for(lambda: counts()["sessions"] == 0)
         last = counts()
-        assert {name: n for name, n in last.items() if n > first[name]} == {} and last["waiting"] == 0
+        assert {name: n for name, n in last.items() if n > first[name]} == {} and last[
+            "waiting"
+        ] == 0
 
 
 def test_a_folder_that_is_not_there_and_a_port_in_use_are_refused(tmp_path, dashboard):
@@ -601,10 +663,23 @@ def test_a_folder_that_is_not_there_and_a_port_in_use_are_refused(tmp_path, dash
         capture_output=True,
         text=True,
     )
-    assert said.returncode == 1 and "none does not exist" in said.stderr and "Traceback" not in said.stderr
+    assert (
+        said.returncode == 1
+        and "none does not exist" in said.stderr
+        and "Traceback" not in said.stderr
+    )
     port = dashboard.rpartition(":")[2]
     said = subprocess.run(
-        [sys.executable, "-m", "workbench", "dashboard", str(tmp_path), "--no-browser", "--port", port],
+        [
+            sys.executable,
+            "-m",
+            "workbench",
+            "dashboard",
+            str(tmp_path),
+            "--no-browser",
+            "--port",
+            port,
+        ],
         capture_output=True,
         text=True,
     )

@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.data import ImageSet, bundled, load, recent
+from workbench.core.errors import UserError
+from workbench.data import ImageSet, bundled, load
 from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out
-from workbench.errors import UserError
 
 
 def noise(height: int = 32, width: int = 32, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 def png(seed: int = 0) -> bytes:
@@ -52,7 +54,9 @@ def test_images_lie_between_minus_one_and_one_with_channels_first():
     assert (images[0] == -1).all()
 
 
-@pytest.mark.parametrize("indices", [slice(1, 3), [1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)])
+@pytest.mark.parametrize(
+    "indices", [slice(1, 3), [1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)]
+)
 def test_images_can_be_asked_for_by_any_kind_of_index(indices):
     digits = load("digits")
     assert torch.equal(digits.images(indices), digits.images()[1:3])
@@ -78,17 +82,27 @@ def test_the_fingerprint_changes_with_pixels_labels_and_names_and_with_nothing_e
 def test_a_subset_keeps_images_labels_and_complexity_together_and_repeats_none():
     shapes = load("shapes", split="test")
     some = shapes.take(50, seed=1)
-    where = [np.flatnonzero((shapes.pixels == image).all(axis=(1, 2, 3)))[0] for image in some.pixels]
+    where = [
+        np.flatnonzero((shapes.pixels == image).all(axis=(1, 2, 3)))[0] for image in some.pixels
+    ]
     assert len(set(where)) == 50
-    assert (some.labels == shapes.labels[where]).all() and (some.complexity == shapes.complexity[where]).all()
-    assert some.fingerprint == shapes.take(50, seed=1).fingerprint != shapes.take(50, seed=2).fingerprint
+    assert (some.labels == shapes.labels[where]).all() and (
+        some.complexity == shapes.complexity[where]
+    ).all()
+    assert (
+        some.fingerprint
+        == shapes.take(50, seed=1).fingerprint
+        != shapes.take(50, seed=2).fingerprint
+    )
     assert shapes.take(800) is shapes
     with pytest.raises(UserError, match="Cannot take 0 images"):
         shapes.take(0)
 
 
 def test_an_image_set_refuses_pixels_and_labels_of_another_shape():
-    with pytest.raises(UserError, match=r"must be uint8 \(n, h, w, 1 or 3\), not float64 \(2, 4, 4, 1\)"):
+    with pytest.raises(
+        UserError, match=r"must be uint8 \(n, h, w, 1 or 3\), not float64 \(2, 4, 4, 1\)"
+    ):
         ImageSet(np.zeros((2, 4, 4, 1)), None, (), "mine", "train")
     with pytest.raises(UserError, match="one label for each of 2 images"):
         ImageSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, np.int64), ("a",), "mine", "train")
@@ -120,7 +134,10 @@ def test_digits_of_another_side_are_resized_as_pillow_would():
     )  # with bytes, Pillow clips between its passes
     for side in (5, 12, 32):
         large = load("digits", split="test", side=side).pixels[..., 0]
-        pillows = [np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)) for digit in small]
+        pillows = [
+            np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
+            for digit in small
+        ]
         assert np.abs(large - np.rint(pillows).clip(0, 255)).max() <= 1
 
 
@@ -157,7 +174,13 @@ def test_photos_range_from_smooth_sky_to_dense_gravel_and_are_never_empty_space(
     photos = load("photos")
     detail = photos.pixels.mean(axis=-1).std(axis=(1, 2))
     assert np.quantile(detail, 0.05) < 4 and np.quantile(detail, 0.95) > 60
-    by_name = dict(zip(photos.names, (np.median(detail[photos.labels == label]) for label in range(16)), strict=True))
+    by_name = dict(
+        zip(
+            photos.names,
+            (np.median(detail[photos.labels == label]) for label in range(16)),
+            strict=True,
+        )
+    )
     assert by_name["gravel"] > 5 * by_name["rocket"] and by_name["gravel"] > 5 * by_name["moon"]
     assert photos.pixels.mean(axis=(1, 2, 3)).min() >= bundled.DARK - 1e-6
 
@@ -166,16 +189,26 @@ def test_shapes_have_six_families_and_complexities_of_their_descriptions():
     shapes = load("shapes")
     assert shapes.pixels.shape == (4000, 32, 32, 3) and len(load("shapes", split="test")) == 800
     assert shapes.names == ("flat", "gradient", "discs", "stripes", "noise", "blend")
-    bits = {name: set(shapes.complexity[shapes.labels == label]) for label, name in enumerate(shapes.names)}
+    bits = {
+        name: set(shapes.complexity[shapes.labels == label])
+        for label, name in enumerate(shapes.names)
+    }
     assert bits["flat"] == {24} and bits["gradient"] == {56} and bits["stripes"] == {72}
     assert bits["discs"] == {24 + 48 * n for n in range(1, 9)}
-    assert bits["blend"] == {56 + 72 + 8} | {x + discs + 8 for x in (56, 72) for discs in bits["discs"]}
-    assert min(bits["noise"]) == pytest.approx(24 + 3 * 32**2 * np.log2(2 * AMPLITUDES[0] + 1), rel=0.02)
+    assert bits["blend"] == {56 + 72 + 8} | {
+        x + discs + 8 for x in (56, 72) for discs in bits["discs"]
+    }
+    assert min(bits["noise"]) == pytest.approx(
+        24 + 3 * 32**2 * np.log2(2 * AMPLITUDES[0] + 1), rel=0.02
+    )
 
 
 def test_flat_is_flat_a_gradient_is_smooth_and_noise_has_the_amplitude_its_bits_say():
     shapes = load("shapes", split="test")
-    family = {name: shapes.pixels[shapes.labels == label].astype(int) for label, name in enumerate(shapes.names)}
+    family = {
+        name: shapes.pixels[shapes.labels == label].astype(int)
+        for label, name in enumerate(shapes.names)
+    }
     assert (family["flat"] == family["flat"][:, :1, :1]).all()
     assert np.abs(np.diff(family["gradient"], axis=1)).max() <= 9
     amplitude = (2 ** ((shapes.complexity[shapes.labels == 4] - 24) / (3 * 32**2)) - 1) / 2
@@ -209,7 +242,7 @@ def test_digits_and_shapes_load_without_pillow_pandas_scikit_image_and_datasets(
                     raise ModuleNotFoundError(name, name=name)
         sys.meta_path.insert(0, Missing())
         from workbench.data import load
-        from workbench.errors import UserError
+        from workbench.core.errors import UserError
         assert "torch" not in sys.modules and "sklearn" not in sys.modules
         assert load("shapes", limit=6).images().shape == (6, 3, 32, 32)
         assert load("digits", side=16, limit=2).images().shape == (2, 1, 16, 16)
@@ -218,7 +251,9 @@ def test_digits_and_shapes_load_without_pillow_pandas_scikit_image_and_datasets(
         except UserError as error:
             print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Reading photos needs PIL: pip install 'workbench[train]'\n"
 
@@ -400,10 +435,16 @@ def spoil_float(file: Path) -> None:
         (spoil_empty, "bad.png is empty."),
         (spoil_truncated, "bad.png is truncated."),
         (spoil_text, "bad.png is not an image that Pillow can read."),
-        (spoil_small_for_the_side, "bad.png is 40 x 8 pixels; the short side must have at least 9."),
+        (
+            spoil_small_for_the_side,
+            "bad.png is 40 x 8 pixels; the short side must have at least 9.",
+        ),
         (spoil_missing, "bad.png cannot be read (No such file or directory)."),
         (spoil_huge, "bad.png has more than 89,478,485 pixels; make it smaller."),
-        (spoil_float, "bad.png has floating-point pixels, whose range is unknown; save it with 8 or 16 bits."),
+        (
+            spoil_float,
+            "bad.png has floating-point pixels, whose range is unknown; save it with 8 or 16 bits.",
+        ),
     ],
 )
 def test_a_damaged_file_among_good_ones_is_skipped_counted_and_reported(tmp_path, spoil, reason):
@@ -435,11 +476,15 @@ def test_labels_stay_with_their_images_when_a_file_is_skipped(tmp_path):
 
 
 def test_a_folder_with_no_usable_image_gives_the_reasons(tmp_path):
-    with pytest.raises(UserError, match=r"holds no image for the train split \(of type bmp, gif, jpeg"):
+    with pytest.raises(
+        UserError, match=r"holds no image for the train split \(of type bmp, gif, jpeg"
+    ):
         load(str(tmp_path))
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds no usable image: \d.png is empty. \d.png is empty."):
+    with pytest.raises(
+        UserError, match=r"holds no usable image: \d.png is empty. \d.png is empty."
+    ):
         load(str(tmp_path))
 
 
@@ -476,10 +521,16 @@ def write_table(file: Path, images: list, **columns) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"img": structs, **columns}), file)
 
 
-def test_a_parquet_file_of_the_datasets_library_keeps_its_images_and_class_names(tmp_path, own_cache):
+def test_a_parquet_file_of_the_datasets_library_keeps_its_images_and_class_names(
+    tmp_path, own_cache
+):
     pictures = [noise(seed=i) for i in range(20)]
-    features = own_cache.Features(image=own_cache.Image(), species=own_cache.ClassLabel(names=["cat", "dog"]))
-    table = own_cache.Dataset.from_dict({"image": pictures, "species": [0, 1] * 10}, features=features)
+    features = own_cache.Features(
+        image=own_cache.Image(), species=own_cache.ClassLabel(names=["cat", "dog"])
+    )
+    table = own_cache.Dataset.from_dict(
+        {"image": pictures, "species": [0, 1] * 10}, features=features
+    )
     table.to_parquet(tmp_path / "pets.parquet")
     train, test = (load(str(tmp_path / "pets.parquet"), split=split) for split in ("train", "test"))
     assert (len(train), len(test)) == (18, 2) and train.names == ("cat", "dog")
@@ -490,22 +541,31 @@ def test_a_parquet_file_of_the_datasets_library_keeps_its_images_and_class_names
 
 
 @pytest.mark.parametrize("source", ["", "train.parquet", "test.parquet"])
-def test_train_and_test_parquet_files_are_the_splits_and_share_their_label_names(tmp_path, own_cache, source):
+def test_train_and_test_parquet_files_are_the_splits_and_share_their_label_names(
+    tmp_path, own_cache, source
+):
     write_table(tmp_path / "train.parquet", [png(0), png(1)], label=["wolf", "ant"])
     write_table(tmp_path / "test.parquet", [png(2)], label=["wolf"])
     train, test = (load(str(tmp_path / source), split=split) for split in ("train", "test"))
-    assert (train.pixels[1] == np.asarray(noise(seed=1))).all() and (test.pixels[0] == np.asarray(noise(seed=2))).all()
+    assert (train.pixels[1] == np.asarray(noise(seed=1))).all() and (
+        test.pixels[0] == np.asarray(noise(seed=2))
+    ).all()
     assert train.names == test.names == ("ant", "wolf")
     assert train.labels.tolist() == [1, 0] and test.labels.tolist() == [1]
 
 
 def test_a_damaged_row_is_skipped_and_named_by_its_own_file(tmp_path, own_cache):
     write_table(tmp_path / "train-0.parquet", [png(0), png(1)], label=[3, 5])
-    write_table(tmp_path / "train-1.parquet", [png(2), png(3)[:500], None, png(4)], label=[7, 7, 7, 5])
+    write_table(
+        tmp_path / "train-1.parquet", [png(2), png(3)[:500], None, png(4)], label=[7, 7, 7, 5]
+    )
     write_table(tmp_path / "validation-0.parquet", [png(5)], label=[3])
     with pytest.warns(UserWarning, match="2 files were skipped"):
         images = load(str(tmp_path))
-    assert images.skipped == ("row 1 of train-1.parquet is truncated.", "row 2 of train-1.parquet is empty.")
+    assert images.skipped == (
+        "row 1 of train-1.parquet is truncated.",
+        "row 2 of train-1.parquet is empty.",
+    )
     assert images.names == ("3", "5", "7") and images.labels.tolist() == [0, 1, 2, 1]
 
 
@@ -529,8 +589,12 @@ def test_a_parquet_file_without_images_or_that_is_none_says_so(tmp_path, own_cac
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table({"x": [1, 2], "y": ["a", "b"]}), tmp_path / "numbers.parquet")
-    with pytest.raises(UserError, match=r"numbers.parquet has no column of images .*; it has x, y\."):
+    pyarrow.parquet.write_table(
+        pyarrow.table({"x": [1, 2], "y": ["a", "b"]}), tmp_path / "numbers.parquet"
+    )
+    with pytest.raises(
+        UserError, match=r"numbers.parquet has no column of images .*; it has x, y\."
+    ):
         load(str(tmp_path / "numbers.parquet"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"broken.parquet cannot be read as parquet \("):
@@ -549,7 +613,8 @@ def test_a_hub_name_that_cannot_be_reached_says_what_works_instead(own_cache, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(own_cache.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UserError, match=r"^hub:nobody/nothing could not be loaded \(.*local folder.*HF_HUB_OFFLINE=1"
+        UserError,
+        match=r"^hub:nobody/nothing could not be loaded \(.*local folder.*HF_HUB_OFFLINE=1",
     ) as e:
         load("hub:nobody/nothing")
     assert e.value.__cause__ is None and e.value.__suppress_context__
@@ -561,7 +626,11 @@ def test_a_hub_name_that_cannot_be_reached_says_what_works_instead(own_cache, mo
 @pytest.mark.parametrize(
     ("source", "settings", "sentence"),
     [
-        ("digit", {}, "There is no data set `digit`; there is digits, photos, shapes. Did you mean `digits`? A folder"),
+        (
+            "digit",
+            {},
+            "There is no data set `digit`; there is digits, photos, shapes. Did you mean `digits`? A folder",
+        ),
         ("no/such/folder", {}, "no/such/folder does not exist. A folder of images, a parquet file"),
         ("gone.parquet", {}, "gone.parquet does not exist."),
         (__file__, {}, "test_data.py is not a parquet file."),

@@ -35,14 +35,21 @@ def test_everything_needed_is_locked_at_a_version_that_is_allowed():
 
 def test_the_lock_is_plain_versions_from_a_package_index():
     for line in (ROOT / "requirements.lock").read_text().splitlines():
-        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*", line), line
-    assert not [package for package in locked() if package.startswith("nvidia") or package == "torchvision"]
+        assert line.startswith("#") or re.fullmatch(
+            r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*", line
+        ), line
+    assert not [
+        package for package in locked() if package.startswith("nvidia") or package == "torchvision"
+    ]
 
 
 def test_conda_installs_the_same_versions_of_the_same_things():
     told = yaml.safe_load((ROOT / "environment.yml").read_text())
     python = next(d for d in told["dependencies"] if isinstance(d, str) and d.startswith("python="))
-    assert python.removeprefix("python=") in Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert (
+        python.removeprefix("python=")
+        in Requirement(f"python{PROJECT['requires-python']}").specifier
+    )
     pip = next(d["pip"] for d in told["dependencies"] if isinstance(d, dict))
     assert pip == ["--constraint requirements.lock", "--editable .[dev]"]
 
@@ -70,7 +77,12 @@ def test_what_the_package_imports_is_declared():
         "PIL": "pillow",
         "umap": "umap-learn",
     }
-    modules |= {"IPython": "ipykernel", "nbformat": "nbconvert", "threadpoolctl": "scikit-learn", "pyarrow": "datasets"}
+    modules |= {
+        "IPython": "ipykernel",
+        "nbformat": "nbconvert",
+        "threadpoolctl": "scikit-learn",
+        "pyarrow": "datasets",
+    }
     modules |= {"faiss": "faiss-cpu", "huggingface_hub": "datasets", "packaging": "datasets"}
     declared = {name(r.name) for r in needed()} | {"workbench"}
     for path in (ROOT / "workbench").rglob("*.py"):
@@ -81,4 +93,6 @@ def test_what_the_package_imports_is_declared():
             elif isinstance(node, ast.ImportFrom) and node.module:
                 tops = [node.module.split(".")[0]]
             for top in tops:
-                assert top in sys.stdlib_module_names or name(modules.get(top, top)) in declared, f"{path}: {top}"
+                assert top in sys.stdlib_module_names or name(modules.get(top, top)) in declared, (
+                    f"{path}: {top}"
+                )

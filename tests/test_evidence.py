@@ -14,11 +14,11 @@ from workbench.analysis.codebook.usage import codebook_usage
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
 from workbench.collect import collect, held_out, prefixes
-from workbench.errors import NotApplicable, RunError
-from workbench.evidence import Evidence, arguments
-from workbench.runs import Run
-from workbench.teachers import by_name
-from workbench.types import Tokens
+from workbench.core.errors import NotApplicable, RunError
+from workbench.core.types import Tokens
+from workbench.features import by_name
+from workbench.storage.evidence import Evidence, arguments
+from workbench.storage.run import Run
 
 PROVENANCE = {"run": "a", "step": 5, "data": "digits", "names": ["zero", "one"]}
 
@@ -30,7 +30,9 @@ def small(**arrays) -> Evidence:
 @pytest.fixture
 def saved(tmp_path):
     folder = tmp_path / "a" / "evidence" / "step-000005"
-    small(latents=np.arange(6, dtype=np.float32).reshape(3, 1, 2), codes=np.array([[1], [0], [1]])).save(folder)
+    small(
+        latents=np.arange(6, dtype=np.float32).reshape(3, 1, 2), codes=np.array([[1], [0], [1]])
+    ).save(folder)
     return folder
 
 
@@ -41,7 +43,10 @@ def test_what_was_saved_is_what_is_opened(saved):
     evidence = Evidence.open(saved)
     assert evidence.provenance == PROVENANCE
     assert (evidence.run, evidence.step, evidence.names) == ("a", 5, ("zero", "one"))
-    assert evidence.latents.tolist() == [[[0, 1]], [[2, 3]], [[4, 5]]] and evidence.latents.dtype == np.float32
+    assert (
+        evidence.latents.tolist() == [[[0, 1]], [[2, 3]], [[4, 5]]]
+        and evidence.latents.dtype == np.float32
+    )
     assert evidence.codes.tolist() == [[1], [0], [1]]
     assert evidence.images is None and evidence.codebook is None
     assert repr(evidence) == "Evidence of a at step 5: latents 3x1x2, codes 3x1"
@@ -54,7 +59,11 @@ def test_opening_maps_the_arrays_without_reading_them(saved):
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + (1 << 36))
     latents = Evidence.open(saved).latents
-    assert isinstance(latents, np.memmap) and latents.shape == (1 << 24, 32, 32) and latents[12345].sum() == 0
+    assert (
+        isinstance(latents, np.memmap)
+        and latents.shape == (1 << 24, 32, 32)
+        and latents[12345].sum() == 0
+    )
 
 
 def test_saving_again_replaces_everything_and_leaves_no_other_folder(saved):
@@ -69,7 +78,9 @@ def test_a_full_disk_ends_in_a_sentence_and_the_evidence_before_stays(saved):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
-        with pytest.raises(RunError, match="step-000005 could not be written: .*. What was there before stays"):
+        with pytest.raises(
+            RunError, match="step-000005 could not be written: .*. What was there before stays"
+        ):
             small(latents=np.zeros((1000, 100), np.float32)).save(saved)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -130,7 +141,9 @@ def test_evidence_replaced_until_its_inode_comes_again_is_opened_anew(saved, mon
 def test_a_damaged_array_is_named_with_the_way_out(saved, content):
     path = saved / "latents.npy"
     path.write_bytes(path.read_bytes()[:-4] if content is None else content)
-    with pytest.raises(RunError, match=r"is damaged \(latents.npy\). Collect it again: workbench collect .*a$"):
+    with pytest.raises(
+        RunError, match=r"is damaged \(latents.npy\). Collect it again: workbench collect .*a$"
+    ):
         Evidence.open(saved)
 
 
@@ -164,7 +177,9 @@ def test_an_analysis_is_given_what_its_parameters_name():
 
 
 def test_what_a_tokenizer_lacks_is_said_in_a_sentence():
-    with pytest.raises(NotApplicable, match="^Codebook usage needs codes and codebook; a has none.$"):
+    with pytest.raises(
+        NotApplicable, match="^Codebook usage needs codes and codebook; a has none.$"
+    ):
         small(latents=np.zeros((2, 1, 3))).for_(codebook_usage)
 
 
@@ -192,10 +207,20 @@ def soft(runs) -> Run:
 def test_the_arrays_have_a_row_for_every_held_out_image(soft):
     evidence, images = soft.evidence(), held_out(soft)
     n = len(images)
-    assert n == 360 and (evidence.images == images.pixels).all() and (evidence.labels == images.labels).all()
-    assert evidence.reconstructions.shape == (n, 8, 8, 1) and evidence.reconstructions.dtype == np.uint8
+    assert (
+        n == 360
+        and (evidence.images == images.pixels).all()
+        and (evidence.labels == images.labels).all()
+    )
+    assert (
+        evidence.reconstructions.shape == (n, 8, 8, 1)
+        and evidence.reconstructions.dtype == np.uint8
+    )
     assert evidence.latents.shape == (n, 4, 8) and evidence.codes.shape == (n, 4)
-    assert evidence.codebook.shape == (1, 32, 8) and 0 <= evidence.codes.min() <= evidence.codes.max() < 32
+    assert (
+        evidence.codebook.shape == (1, 32, 8)
+        and 0 <= evidence.codes.min() <= evidence.codes.max() < 32
+    )
     assert evidence.prefixes.tolist() == [1, 2, 4] and evidence.prefix_mse.shape == (n, 3)
 
 
@@ -216,15 +241,21 @@ def test_decoding_the_stored_latents_gives_the_stored_pictures(soft):
 def test_the_error_of_all_tokens_is_that_of_the_reconstructions_and_fewer_tokens_are_worse(soft):
     evidence = soft.evidence()
     difference = (evidence.reconstructions.astype(float) - evidence.images) / 255
-    np.testing.assert_allclose(evidence.prefix_mse[:, -1], (difference**2).mean(axis=(1, 2, 3)), atol=1e-3)
+    np.testing.assert_allclose(
+        evidence.prefix_mse[:, -1], (difference**2).mean(axis=(1, 2, 3)), atol=1e-3
+    )
     assert (np.diff(evidence.prefix_mse.mean(axis=0)) < 0).all()
 
 
 def test_of_all_tokens_structure_and_features_are_those_of_the_reconstructions(soft):
     evidence = soft.evidence()
     assert evidence.prefix_ssim.shape == (360, 3) and evidence.prefix_features.shape[:2] == (3, 360)
-    np.testing.assert_allclose(evidence.prefix_ssim[:, -1], ssim(evidence.images, evidence.reconstructions), atol=1e-4)
-    np.testing.assert_allclose(evidence.prefix_features[-1], evidence.reconstruction_features, atol=1e-4)
+    np.testing.assert_allclose(
+        evidence.prefix_ssim[:, -1], ssim(evidence.images, evidence.reconstructions), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        evidence.prefix_features[-1], evidence.reconstruction_features, atol=1e-4
+    )
     assert not np.allclose(evidence.prefix_features[0], evidence.prefix_features[-1])
 
 
@@ -244,16 +275,31 @@ def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft
         found = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
         monkeypatch.setattr(prefixes, "ROOM", 5 * judge.dim * 4 - 1)
         none = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
-    assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (5, 3)
+    assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (
+        5,
+        3,
+    )
     assert "prefix_features" not in none
 
 
 def test_provenance_says_where_everything_came_from(soft):
     told = soft.evidence().provenance
-    assert told["run"] == "soft-4" and told["step"] == 60 and told["seed"] == 0 and told["split"] == "test"
-    assert told["data"] == "digits" and told["n"] == told["of"] == 360 and told["names"] == list("0123456789")
+    assert (
+        told["run"] == "soft-4"
+        and told["step"] == 60
+        and told["seed"] == 0
+        and told["split"] == "test"
+    )
+    assert (
+        told["data"] == "digits"
+        and told["n"] == told["of"] == 360
+        and told["names"] == list("0123456789")
+    )
     assert told["fingerprint"] == held_out(soft).fingerprint
-    assert told["class"] == "workbench.tokenizers.softvq:SoftVQ" and told["settings"] == soft.config["settings"]
+    assert (
+        told["class"] == "workbench.tokenizers.softvq:SoftVQ"
+        and told["settings"] == soft.config["settings"]
+    )
     assert told["discrete"] is False and told["versions"]["torch"] == torch.__version__
     json.dumps(told)
 
@@ -261,10 +307,14 @@ def test_provenance_says_where_everything_came_from(soft):
 def test_collecting_again_gives_equal_arrays_and_a_limit_takes_a_part_by_the_seed(soft):
     before = {name: np.array(array) for name, array in soft.evidence()._arrays().items()}
     again = collect(soft)._arrays()
-    assert before.keys() == again.keys() and all(np.array_equal(before[name], again[name]) for name in before)
+    assert before.keys() == again.keys() and all(
+        np.array_equal(before[name], again[name]) for name in before
+    )
     parts = [collect(soft, step=30, limit=20, seed=seed) for seed in (1, 1, 2)]
     assert [part.step for part in parts] == [30, 30, 30] and parts[0].provenance["of"] == 360
-    one, same, other = (part.images for part in parts)  # still mapped, though each was replaced by the next
+    one, same, other = (
+        part.images for part in parts
+    )  # still mapped, though each was replaced by the next
     assert (one == same).all() and not (one == other).all()
 
 
@@ -289,6 +339,8 @@ def test_a_generator_draws_as_many_samples_of_each_class(runs):
 
 def test_the_same_seed_draws_the_same_samples(runs):
     flow = Run(runs / "flow")
-    first, same, other = (np.array(collect(flow, step=30, limit=20, seed=seed).samples) for seed in (3, 3, 4))
+    first, same, other = (
+        np.array(collect(flow, step=30, limit=20, seed=seed).samples) for seed in (3, 3, 4)
+    )
     assert first.shape == (20, 8, 8, 1) and (first == same).all() and not (first == other).all()
     assert collect(flow, step=30, limit=3).sample_labels.tolist() == [0, 1, 2]

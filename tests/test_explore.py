@@ -7,21 +7,30 @@ import pytest
 import torch
 
 from workbench.collect import drawn, pictures
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
+from workbench.core.types import Tokens
 from workbench.explore import modes, samples, tokens
-from workbench.explore.frames import Frames, captions, compared
-from workbench.explore.subject import Subject
-from workbench.generators.sampling import sample
-from workbench.runs import Run
+from workbench.explore.image_grid import Frames, captions, compared
+from workbench.explore.loaded_run import Subject
+from workbench.generators.samplers import sample
+from workbench.storage.run import Run
 from workbench.tokenizers.ae import AE
 from workbench.tokenizers.alit import ALIT
 from workbench.tokenizers.karl import KARL
 from workbench.tokenizers.taildrop import TailDrop
 from workbench.tokenizers.vavae import VAVAE
 from workbench.tokenizers.vqvae import VQVAE
-from workbench.types import Tokens
 
-SIZES = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 4, "width": 16, "depth": 1, "heads": 2}
+SIZES = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 4,
+    "dim": 4,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+}
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
 
 
@@ -60,7 +69,9 @@ def test_pictures_that_do_not_fit_their_names_are_refused():
 def test_runs_are_compared_on_the_same_images_without_a_model(trained):
     evidences = [Run(trained / name).evidence() for name in ("soft-4", "soft-2", "flow")]
     frames = compared(evidences, [3, 1])
-    assert frames.stops == ("soft-4 · step 60", "soft-2 · step 60") and frames.rows == captions(evidences[0], [3, 1])
+    assert frames.stops == ("soft-4 · step 60", "soft-2 · step 60") and frames.rows == captions(
+        evidences[0], [3, 1]
+    )
     np.testing.assert_array_equal(frames.shown[:, 1], evidences[1].reconstructions[[3, 1]])
     assert "flow" in frames.note
     with pytest.raises(NotApplicable, match="flow has none"):
@@ -73,12 +84,16 @@ def test_runs_are_compared_on_the_same_images_without_a_model(trained):
 @pytest.mark.parametrize("kind", [AE, VAVAE])
 def test_a_budget_shows_a_decoder_the_first_tokens(kind):
     model = (
-        made(kind) if kind is AE else kind(kind.Config(side=8, channels=1, dim=4, width=8, multipliers=(1, 2))).eval()
+        made(kind)
+        if kind is AE
+        else kind(kind.Config(side=8, channels=1, dim=4, width=8, multipliers=(1, 2))).eval()
     )
     frames, count = tokens.budgets(model, IMAGES), (4 if kind is AE else 16)
     told = model.encode(batch())
     active = torch.arange(count).expand(3, count) < 2
-    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid)))
+    np.testing.assert_array_equal(
+        frames.shown[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid))
+    )
     np.testing.assert_array_equal(frames.shown[:, -1], seen(model, told))
     assert frames.stops[:2] == ("1", "2") and frames.tokens[:, -1].tolist() == [count] * 3
     assert "not trained on fewer" in frames.note
@@ -117,7 +132,9 @@ def test_a_dropped_token_is_one_the_decoder_does_not_see():
     frames, told = tokens.dropped(model, IMAGES), model.encode(batch())
     np.testing.assert_array_equal(frames.reference, seen(model, told))
     left = torch.tensor([True, True, False, True]).expand(3, 4)
-    np.testing.assert_array_equal(frames.shown[:, 2], seen(model, Tokens(told.latents, active=left)))
+    np.testing.assert_array_equal(
+        frames.shown[:, 2], seen(model, Tokens(told.latents, active=left))
+    )
     assert frames.against == "all its tokens" and frames.stops == ("0", "1", "2", "3")
 
 
@@ -129,7 +146,9 @@ def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
     latents[:, 1] = given.latents[:, 1]
     np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(latents)))
     assert (frames.shown[0, 1] != frames.reference[0]).any()
-    np.testing.assert_array_equal(tokens.swapped(model, IMAGES, IMAGES).shown[:, 3], frames.reference)
+    np.testing.assert_array_equal(
+        tokens.swapped(model, IMAGES, IMAGES).shown[:, 3], frames.reference
+    )
 
 
 def test_a_token_set_to_the_code_it_has_changes_nothing():
@@ -195,7 +214,9 @@ def test_every_guidance_starts_from_the_same_noise(flow):
 
 def test_an_interval_in_which_nothing_is_guided_gives_the_conditional(flow):
     model, tokenizer = flow
-    frames = samples.intervals(model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4)
+    frames = samples.intervals(
+        model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4
+    )
     np.testing.assert_array_equal(frames.shown[1, 1], frames.shown[1, 0])
     assert (frames.shown[0, 1] != frames.shown[0, 0]).any() and frames.rows[0] == "times 0 to 1"
 

@@ -31,7 +31,9 @@ def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashbo
         told = page.locator(".wb-lens .told")
         page.get_by_text("soft-2 · difference × 4").wait_for()
         assert f"{lens.frames.error[0, 2]:.4f}" in told.text_content()
-        assert f"{lens.beside[0].error[0, 1]:.4f}" in told.text_content()  # all that it has: 2 tokens
+        assert (
+            f"{lens.beside[0].error[0, 1]:.4f}" in told.text_content()
+        )  # all that it has: 2 tokens
         page.locator(".wb-lens .panels canvas").first.click()
         page.keyboard.press("[")
         page.keyboard.press("[")
@@ -49,7 +51,9 @@ def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashbo
         page.locator(".wb-lens .told", has_text=f"{lens.frames.error[1, 0]:.4f}").wait_for()
 
 
-def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_link(dashboard, trained):
+def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_link(
+    dashboard, trained
+):
     with opened(f"{dashboard}/?{RUNS}&tab=map&map.method=pca") as (page, seen):
         page.get_by_text("drag a loop").wait_for()
         lasso(page, page.locator(".wb-map .plane"))
@@ -63,7 +67,9 @@ def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_
         page.get_by_role("button", name="Python").click()
         code, elsewhere = page.locator("pre", has_text="wb.select").text_content(), {}
         exec(code, elsewhere)
-        assert elsewhere["selected"].table()["image"].tolist() == table["image"].tolist() and len(table) == int(count)
+        assert elsewhere["selected"].table()["image"].tolist() == table["image"].tolist() and len(
+            table
+        ) == int(count)
         address = page.url
         assert seen.errors == [] and seen.outside == []
     with opened(address) as (page, _):
@@ -95,21 +101,28 @@ def boxed(page, kind: str, across: float, up: float) -> None:
         plot = page.evaluate(PLOT, kind)
         page.mouse.move(plot["x"] + 2, plot["y"] + 2)
         page.mouse.down()
-        page.mouse.move(plot["x"] + across * plot["width"], plot["y"] + up * plot["height"], steps=5)
+        page.mouse.move(
+            plot["x"] + across * plot["width"], plot["y"] + up * plot["height"], steps=5
+        )
         page.mouse.up()
         with suppress(TimeoutError):
             page.wait_for_url("**selection=*", timeout=8000)
             return
 
 
-def test_a_box_drawn_in_a_figure_of_images_is_one_selection_for_the_card_the_map_and_its_link(dashboard):
+def test_a_box_drawn_in_a_figure_of_images_is_one_selection_for_the_card_the_map_and_its_link(
+    dashboard,
+):
     maps = f"{dashboard}/?{RUNS}&analysis=latent_maps&method=pca"
     with opened(maps) as (page, seen):
         page.get_by_text("Nothing is selected").wait_for()
         boxed(page, "image", 0.5, 0.5)
         said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
         said.wait_for()
-        ids, count = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["ids"], said.text_content()
+        ids, count = (
+            json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["ids"],
+            said.text_content(),
+        )
         assert count.startswith(f"{len(ids)} of 360")
         both = f"(many) => ({PLOT})('image').marked.length === 2 * many"  # panels
         page.wait_for_function(both, arg=len(ids))
@@ -152,7 +165,9 @@ def test_a_figure_without_such_points_has_no_lasso(dashboard):
 
 def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboard):
     with chromium() as browser:
-        (mine, seen), (yours, also) = (visit(browser, f"{dashboard}/?{RUNS}&tab=map&map.method=pca") for _ in range(2))
+        (mine, seen), (yours, also) = (
+            visit(browser, f"{dashboard}/?{RUNS}&tab=map&map.method=pca") for _ in range(2)
+        )
         for page in (mine, yours):
             page.get_by_text("drag a loop").wait_for()
         before = yours.url
@@ -163,7 +178,10 @@ def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboa
         mine.wait_for_url("**/?run=soft-2&run=soft-4&*")
         mine.get_by_role("tab", name="Codebook", exact=True).click()
         mine.wait_for_url("**analysis=codebook_usage*")
-        assert yours.url == before and yours.locator(".wb-map .told", has_text="drag a loop").is_visible()
+        assert (
+            yours.url == before
+            and yours.locator(".wb-map .told", has_text="drag a loop").is_visible()
+        )
         yours.get_by_role("tab", name="Codes", exact=True).click()
         yours.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
         yours.get_by_text("Nothing is selected").locator("visible=true").wait_for()

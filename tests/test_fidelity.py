@@ -4,12 +4,17 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from workbench.analysis.generation.copying import copied
 from workbench.analysis.generation.denoising import denoising_loss
-from workbench.analysis.generation.feature_distances import frechet_distance, kernel_distance, nearest, precision_recall
+from workbench.analysis.generation.feature_distances import (
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    precision_recall,
+)
 from workbench.analysis.generation.fidelity import fidelity, judged_distance
-from workbench.analysis.generation.halves import half_samples
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.generation.half_sampling import half_samples
+from workbench.analysis.generation.memorization import copied
+from workbench.core.errors import NotApplicable, UserError
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -64,17 +69,26 @@ def test_the_kernel_distance_agrees_with_a_double_loop():
     blocks = []
     for start in range(0, 40, 4):
         x, y, total = a[start : start + 4], b[start : start + 4], 0.0
-        k = [polynomial_kernel(p, q, degree=3, gamma=1 / 3, coef0=1) for p, q in ((x, x), (y, y), (x, y))]
+        k = [
+            polynomial_kernel(p, q, degree=3, gamma=1 / 3, coef0=1)
+            for p, q in ((x, x), (y, y), (x, y))
+        ]
         for i in range(4):
             for j in range(4):
                 total += 0 if i == j else k[0][i, j] + k[1][i, j] - k[2][i, j] - k[2][j, i]
         blocks.append(total / 12)
-    assert kernel_distance(a, b) == pytest.approx((np.mean(blocks), np.std(blocks, ddof=1) / np.sqrt(10)))
+    assert kernel_distance(a, b) == pytest.approx(
+        (np.mean(blocks), np.std(blocks, ddof=1) / np.sqrt(10))
+    )
 
 
 def test_the_kernel_distance_of_one_source_is_within_its_error_of_zero_and_of_a_set_from_itself_is_zero():
-    found = [kernel_distance(normal(200, 4, seed=i), normal(200, 4, seed=i + 50)) for i in range(20)]
-    inside = sum(abs(value) < 2.26 * error for value, error in found)  # Student's t with 9 degrees of freedom, 95 %
+    found = [
+        kernel_distance(normal(200, 4, seed=i), normal(200, 4, seed=i + 50)) for i in range(20)
+    ]
+    inside = sum(
+        abs(value) < 2.26 * error for value, error in found
+    )  # Student's t with 9 degrees of freedom, 95 %
     assert inside >= 17
     assert kernel_distance(normal(40, 3), normal(40, 3)) == (0, 0)
 
@@ -123,9 +137,12 @@ def test_half_samples_give_the_standard_error_of_a_mean():
 
 
 def test_the_interval_is_as_wide_as_the_distances_scatter_over_fresh_images():
-    found = [fidelity(normal(200, 4, seed=i), None, 1.5 * normal(200, 4, seed=i + 50)) for i in range(20)]
+    found = [
+        fidelity(normal(200, 4, seed=i), None, 1.5 * normal(200, 4, seed=i + 50)) for i in range(20)
+    ]
     values, widths = zip(
-        *((r.distances[0].value, r.distances[0].high - r.distances[0].value) for r in found), strict=True
+        *((r.distances[0].value, r.distances[0].high - r.distances[0].value) for r in found),
+        strict=True,
     )
     assert np.mean(widths) / 1.96 == pytest.approx(np.std(values, ddof=1), rel=0.4)
 
@@ -133,9 +150,14 @@ def test_the_interval_is_as_wide_as_the_distances_scatter_over_fresh_images():
 def test_the_extrapolation_takes_out_most_of_the_bias_of_few_images():
     """True distance 16 * 0.09 + 16 * 0.3^2 = 2.88; the mean over 20 pairs of sets."""
     found = [
-        fidelity(normal(100, 16, seed=i), None, None, None, 1.3 * normal(100, 16, seed=i + 50) + 0.3) for i in range(20)
+        fidelity(
+            normal(100, 16, seed=i), None, None, None, 1.3 * normal(100, 16, seed=i + 50) + 0.3
+        )
+        for i in range(20)
     ]
-    biased, corrected = (np.mean([getattr(r.distances[0], x) for r in found]) for x in ("value", "extrapolated"))
+    biased, corrected = (
+        np.mean([getattr(r.distances[0], x) for r in found]) for x in ("value", "extrapolated")
+    )
     assert biased > 2.88 + 1
     assert corrected == pytest.approx(2.88, abs=0.35)
 
@@ -144,16 +166,30 @@ def test_the_extrapolation_takes_out_most_of_the_bias_of_few_images():
 
 
 def test_every_pair_there_is_gets_a_row_and_the_distance_its_judges_name():
-    held_out, train, decoded, samples, midpoints = (normal(60, 3, seed=i) * (i + 1) for i in range(5))
-    table = fidelity(held_out, train, decoded, samples, midpoints, "resnet56").table().set_index("distance")
-    expected = {"floor": (held_out, train), "rFD": (held_out, decoded), "iFD": (held_out, midpoints)}
+    held_out, train, decoded, samples, midpoints = (
+        normal(60, 3, seed=i) * (i + 1) for i in range(5)
+    )
+    table = (
+        fidelity(held_out, train, decoded, samples, midpoints, "resnet56")
+        .table()
+        .set_index("distance")
+    )
+    expected = {
+        "floor": (held_out, train),
+        "rFD": (held_out, decoded),
+        "iFD": (held_out, midpoints),
+    }
     expected |= {"gFD": (train, samples), "gap": (decoded, samples)}
-    assert table["fd_resnet56"].to_dict() == {k: pytest.approx(frechet_distance(*v)) for k, v in expected.items()}
+    assert table["fd_resnet56"].to_dict() == {
+        k: pytest.approx(frechet_distance(*v)) for k, v in expected.items()
+    }
     np.testing.assert_allclose(table["low"] + table["high"], 2 * table["fd_resnet56"])
 
 
 def test_only_inception_makes_it_a_FID():
-    of_inception, of_hog = (fidelity(normal(60, 3), None, normal(60, 3, seed=1), judge=x) for x in ("inception", "hog"))
+    of_inception, of_hog = (
+        fidelity(normal(60, 3), None, normal(60, 3, seed=1), judge=x) for x in ("inception", "hog")
+    )
     assert of_inception.summary().startswith("rFID ")
     assert "fid" in of_inception.table()
     assert "FID" not in of_hog.summary() + of_hog.figure().layout.title.text
@@ -161,12 +197,18 @@ def test_only_inception_makes_it_a_FID():
 
 
 def test_a_generators_run_and_a_tokenizers_need_not_have_what_the_other_has():
-    assert [d.name for d in fidelity(None, normal(50, 3), None, normal(50, 3, seed=1)).distances] == ["gFD"]
-    assert [d.name for d in fidelity(normal(50, 3), None, normal(50, 3, seed=1)).distances] == ["rFD"]
+    assert [
+        d.name for d in fidelity(None, normal(50, 3), None, normal(50, 3, seed=1)).distances
+    ] == ["gFD"]
+    assert [d.name for d in fidelity(normal(50, 3), None, normal(50, 3, seed=1)).distances] == [
+        "rFD"
+    ]
 
 
 def test_all_sets_are_cut_to_the_smallest_and_that_is_said():
-    result = fidelity(normal(80, 3), normal(200, 3, seed=1), normal(80, 3, seed=2), normal(40, 3, seed=3))
+    result = fidelity(
+        normal(80, 3), normal(200, 3, seed=1), normal(80, 3, seed=2), normal(40, 3, seed=3)
+    )
     assert result.n == 40
     assert "All sets are cut to the 40 of samples, the smallest." in result.summary()
 
@@ -180,7 +222,10 @@ def test_cutting_keeps_an_image_beside_its_own_reconstruction():
 
 
 def test_few_images_for_the_dimensions_are_warned_of():
-    assert "fewer than two for each of 30 dimensions" in fidelity(normal(50, 30), normal(50, 30, seed=1)).summary()
+    assert (
+        "fewer than two for each of 30 dimensions"
+        in fidelity(normal(50, 30), normal(50, 30, seed=1)).summary()
+    )
     assert "dimensions" not in fidelity(normal(60, 30), normal(60, 30, seed=1)).summary()
 
 
@@ -198,7 +243,9 @@ def test_copies_are_found_counted_and_shown_first():
     samples[:20] = train[30:50]
     images = np.zeros((500, 4, 4, 1), np.uint8)
     images[30] = 200
-    result = fidelity(normal(500, 8, seed=2), train, None, samples, None, "hog", images[:100], images)
+    result = fidelity(
+        normal(500, 8, seed=2), train, None, samples, None, "hog", images[:100], images
+    )
     assert 0.2 <= result.copying.share < 0.24
     assert result.copying.low > 0.1
     assert result.copying.places[:20].tolist() == list(range(30, 50))
@@ -218,7 +265,9 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence():
     good = normal(40, 3)
     with pytest.raises(NotApplicable, match="features of two sets"):
         fidelity(good)
-    with pytest.raises(NotApplicable, match="at least 10 images a set; of reconstructions there are 1"):
+    with pytest.raises(
+        NotApplicable, match="at least 10 images a set; of reconstructions there are 1"
+    ):
         fidelity(good, None, good[:1])
     with pytest.raises(UserError, match="held-out 3, training 2.*one judge"):
         fidelity(good, good[:, :2])
@@ -226,7 +275,9 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence():
         fidelity(good, None, good[:39])
     broken = good.copy()
     broken[[1, 5], 0] = np.nan
-    with pytest.raises(UserError, match=r"The features of 2 of 40 images hold NaN or infinity \(samples\)"):
+    with pytest.raises(
+        UserError, match=r"The features of 2 of 40 images hold NaN or infinity \(samples\)"
+    ):
         fidelity(good, good, None, broken)
 
 
@@ -261,5 +312,7 @@ def test_losses_that_fit_no_times_are_refused():
 def test_the_distance_alone_is_that_which_fidelity_finds_also_where_one_set_is_smaller(n):
     random = np.random.default_rng(0)
     features, judged = random.normal(size=(200, 6)), random.normal(size=(n, 6)) + 0.5
-    told = fidelity(features=features, midpoint_features=judged, splits=10, seed=3).distances[0].value
+    told = (
+        fidelity(features=features, midpoint_features=judged, splits=10, seed=3).distances[0].value
+    )
     assert judged_distance(3, held_out=features, midpoints=judged) == told > 0

@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 from workbench.generators.flow_decoder import FlowDecoder
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 16, "dim": 3, "width": 16, "depth": 2, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 16,
+    "dim": 3,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+}
 kinds = pytest.mark.parametrize(
     "settings",
     [{}, {"tokens": 4}, {"tokens": 64}, {"tokens": 5, "line": True}, {"patch": 8, "tokens": 1}],
@@ -73,7 +82,10 @@ def test_one_seed_draws_one_image_and_another_seed_another():
 
 def test_a_latent_of_a_grid_is_shown_where_it_lies():
     """With idle blocks a patch hears its own latent alone; on a coarser grid, those around it."""
-    for tokens, heard in ((16, {5}), (4, {0, 1, 2, 4, 5, 6, 8, 9, 10})):  # patches of 4 x 4; latent 0 lies top left
+    for tokens, heard in (
+        (16, {5}),
+        (4, {0, 1, 2, 4, 5, 6, 8, 9, 10}),
+    ):  # patches of 4 x 4; latent 0 lies top left
         model = awake(tokens=tokens)
         for block in model.blocks:
             torch.nn.init.zeros_(block.modulation.weight)
@@ -82,7 +94,9 @@ def test_a_latent_of_a_grid_is_shown_where_it_lies():
         other = latents.clone()
         other[0, at] = 1.0
         x, t = torch.zeros(1, 16, 4), torch.tensor([0.5])
-        moved = (model.velocity(x, t, latents) - model.velocity(x, t, other)).abs().sum(dim=-1)[0] > 1e-6
+        moved = (model.velocity(x, t, latents) - model.velocity(x, t, other)).abs().sum(dim=-1)[
+            0
+        ] > 1e-6
         assert set(moved.nonzero()[:, 0].tolist()) == heard
 
 

@@ -11,19 +11,35 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import workbench.latents as latents_module
-from workbench.errors import UserError
+import workbench.launch.latent_dataset as latents_module
+from workbench.core.errors import UserError
+from workbench.generators.interpolants import draw_times, interpolant, shifted, time_at
 from workbench.generators.losses import loss_by_time
-from workbench.generators.path import draw_times, interpolant, shifted, time_at
 from workbench.generators.presets import PRESETS
-from workbench.generators.sampling import euler, euler_maruyama, guided, heun, sample, times
+from workbench.generators.samplers import euler, euler_maruyama, guided, heun, sample, times
 from workbench.generators.transformer import SiT, direction, sines
-from workbench.latents import Encoded
+from workbench.launch.latent_dataset import Encoded
 from workbench.nn.transformer import SwiGLU, rotate, turns
 
 SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
-OTHER = {"tokens": 6, "dim": 2, "classes": 7, "mean": 0.5, "std": 2.0, "width": 32, "depth": 1, "heads": 1}
-OTHER |= {"drop_class": 0.9, "path": "cosine", "predict": "noise", "times": "uniform", "norm": "rms", "mlp": "swiglu"}
+OTHER = {
+    "tokens": 6,
+    "dim": 2,
+    "classes": 7,
+    "mean": 0.5,
+    "std": 2.0,
+    "width": 32,
+    "depth": 1,
+    "heads": 1,
+}
+OTHER |= {
+    "drop_class": 0.9,
+    "path": "cosine",
+    "predict": "noise",
+    "times": "uniform",
+    "norm": "rms",
+    "mlp": "swiglu",
+}
 OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0.5, "shift": 3.0}
 OTHER |= {"interval": (0.0, 0.6)}
 paths = pytest.mark.parametrize("path", ["linear", "cosine"])
@@ -68,7 +84,11 @@ def test_the_velocity_is_the_derivative_of_the_path(path):
 
 @paths
 def test_data_noise_and_velocity_are_recovered_from_each_other(path):
-    data, noise, at = double(5, 4, 3), double(5, 4, 3), interpolant(path, torch.linspace(0.1, 0.9, 5).double())
+    data, noise, at = (
+        double(5, 4, 3),
+        double(5, 4, 3),
+        interpolant(path, torch.linspace(0.1, 0.9, 5).double()),
+    )
     x, velocity = at.mix(data, noise), at.slope(data, noise)
     torch.testing.assert_close(at.data(x, velocity), data)
     torch.testing.assert_close(at.noise(x, velocity), noise)
@@ -87,7 +107,9 @@ def test_the_score_is_the_gradient_of_a_gaussians_log_density(path):
 def test_the_cosine_path_is_the_cosine_noise_schedule():
     """Of 1,000 steps without its offset: alpha_bar(t) = cos^2(pi t / 2), variance preserved."""
     at = interpolant("cosine", torch.linspace(0, 1, 1000))
-    torch.testing.assert_close(at.alpha.flatten() ** 2, (1 + torch.cos(math.pi * at.t)) / 2, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        at.alpha.flatten() ** 2, (1 + torch.cos(math.pi * at.t)) / 2, atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(at.alpha**2 + at.sigma**2, torch.ones(1000, 1, 1))
 
 
@@ -134,7 +156,9 @@ def test_the_grid_of_times_goes_down_from_first_to_nothing():
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_constant_velocity_is_integrated_exactly(solve, steps):
     noise = torch.randn(2, 4, 3)
-    torch.testing.assert_close(solve(lambda x, t: torch.full_like(x, 0.5), noise, times(steps)), noise - 0.5)
+    torch.testing.assert_close(
+        solve(lambda x, t: torch.full_like(x, 0.5), noise, times(steps)), noise - 0.5
+    )
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
@@ -159,7 +183,11 @@ def of_gaussian(path: str, deviation: float):
 
     def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
         at, v = interpolant(path, x.new_full((1,), t)), deviation**2
-        return (v * at.alpha * at.alpha_slope + at.sigma * at.sigma_slope) / (v * at.alpha**2 + at.sigma**2) * x
+        return (
+            (v * at.alpha * at.alpha_slope + at.sigma * at.sigma_slope)
+            / (v * at.alpha**2 + at.sigma**2)
+            * x
+        )
 
     return velocity
 
@@ -167,7 +195,9 @@ def of_gaussian(path: str, deviation: float):
 @paths
 def test_the_ode_of_a_gaussian_scales_the_noise_to_its_deviation(path):
     noise = double(1, 50, 1)
-    torch.testing.assert_close(heun(of_gaussian(path, 0.5), noise, times(400)), 0.5 * noise, rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        heun(of_gaussian(path, 0.5), noise, times(400)), 0.5 * noise, rtol=1e-2, atol=0
+    )
 
 
 @paths
@@ -176,15 +206,21 @@ def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
     noise = torch.randn(1, 20_000, 1, generator=generator)
     for diffusion in (0.5, 2.0):
         grid = times(150, last=0.02)
-        drawn = euler_maruyama(of_gaussian(path, 0.5), noise, grid, path=path, generator=generator, diffusion=diffusion)
+        drawn = euler_maruyama(
+            of_gaussian(path, 0.5), noise, grid, path=path, generator=generator, diffusion=diffusion
+        )
         assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
         assert drawn.mean().abs() < 0.02
-    assert torch.corrcoef(torch.stack([drawn.flatten(), noise.flatten()]))[0, 1] < 0.6  # the ODE's is 1
+    assert (
+        torch.corrcoef(torch.stack([drawn.flatten(), noise.flatten()]))[0, 1] < 0.6
+    )  # the ODE's is 1
 
 
 def test_the_sde_without_diffusion_is_eulers_ode():
     noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), times(9, last=0.04)
-    drawn = euler_maruyama(field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0)
+    drawn = euler_maruyama(
+        field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0
+    )
     torch.testing.assert_close(drawn, euler(field, noise, grid))
 
 
@@ -223,10 +259,14 @@ def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_c
     for t in (0.3, 0.5, 0.7):
         at = torch.full((2,), t)
         null, conditional = model(x, at, torch.tensor([5, 5])), model(x, at, labels)
-        torch.testing.assert_close(guided(model, labels, 3.0, (0.3, 0.7))(x, t), null + 3 * (conditional - null))
+        torch.testing.assert_close(
+            guided(model, labels, 3.0, (0.3, 0.7))(x, t), null + 3 * (conditional - null)
+        )
         torch.testing.assert_close(guided(model, labels, 0.0, (0.3, 0.7))(x, t), null)
     seen = rows_seen(model)
-    sample(model, labels, steps=10, solver="euler", guidance=3.0, interval=(0.35, 0.75))  # 4 of t = 1, 0.9 .. 0.1
+    sample(
+        model, labels, steps=10, solver="euler", guidance=3.0, interval=(0.35, 0.75)
+    )  # 4 of t = 1, 0.9 .. 0.1
     assert sorted(seen) == [2] * 6 + [4] * 4
 
 
@@ -237,21 +277,40 @@ def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_c
 def test_before_training_nothing_is_predicted_so_the_losses_are_known(preset):
     """For unit variance: E|noise - data|^2 = 1 + 1 a number, E|noise|^2 = 1, and nothing has no direction."""
     torch.manual_seed(1)
-    terms = small(**PRESETS[preset]).objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64)).terms
-    expected = {"sit": {"velocity": 2}, "dit": {"noise": 1}, "lightningdit": {"velocity": 2, "direction": 1}}
-    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected[preset], abs=0.06)
+    terms = (
+        small(**PRESETS[preset])
+        .objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64))
+        .terms
+    )
+    expected = {
+        "sit": {"velocity": 2},
+        "dit": {"noise": 1},
+        "lightningdit": {"velocity": 2, "direction": 1},
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        expected[preset], abs=0.06
+    )
 
 
 def test_before_training_the_cosine_paths_velocity_costs_a_quarter_of_pi_squared():
     torch.manual_seed(1)
-    terms = small(path="cosine").objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64)).terms
+    terms = (
+        small(path="cosine")
+        .objective(torch.randn(4096, 4, 3), torch.zeros(4096, dtype=torch.int64))
+        .terms
+    )
     assert terms["velocity"].item() == pytest.approx(math.pi**2 / 4, abs=0.07)
 
 
 def test_the_default_is_sit_under_the_names_that_stored_runs_have():
     names = {"embed", "time.0", "time.2", "modulation", "to_velocity"}
-    names |= {f"blocks.0.{part}" for part in ("attention.project_in", "attention.project_out", "mlp.0", "mlp.2")}
-    names = {f"{name}.{kind}" for name in names | {"blocks.0.modulation"} for kind in ("weight", "bias")}
+    names |= {
+        f"blocks.0.{part}"
+        for part in ("attention.project_in", "attention.project_out", "mlp.0", "mlp.2")
+    }
+    names = {
+        f"{name}.{kind}" for name in names | {"blocks.0.modulation"} for kind in ("weight", "bias")
+    }
     assert set(small(depth=1).state_dict()) == names | {"label.weight"}
     assert PRESETS["sit"] == {}
 
@@ -275,17 +334,26 @@ def test_the_class_the_time_and_the_place_of_a_token_all_matter(positions):
 def test_rope_alone_tells_equal_tokens_nothing_and_sines_tell_them_where_they_are():
     """Rotations change what is attended to; where all tokens hold the same, that is the same."""
     x, t, label = torch.ones(1, 4, 3), torch.tensor([0.3]), torch.tensor([0])
-    alone, both = (awake(positions=positions)(x, t, label)[0] for positions in ("rope", "sines+rope"))
+    alone, both = (
+        awake(positions=positions)(x, t, label)[0] for positions in ("rope", "sines+rope")
+    )
     torch.testing.assert_close(alone[1:], alone[:1].expand(3, 3))
     assert not torch.allclose(both[1], both[0])
 
 
 @each
 def test_each_item_is_on_its_own_and_every_parameter_learns(preset):
-    model, x, t, labels = awake(**PRESETS[preset]), torch.randn(3, 4, 3), torch.rand(3), torch.tensor([0, 4, 2])
+    model, x, t, labels = (
+        awake(**PRESETS[preset]),
+        torch.randn(3, 4, 3),
+        torch.rand(3),
+        torch.tensor([0, 4, 2]),
+    )
     torch.testing.assert_close(model(x[1:2], t[1:2], labels[1:2]), model(x, t, labels)[1:2])
     model.objective(torch.randn(64, 4, 3), torch.arange(64) % 5).total.backward()
-    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
 
 
 def test_labels_are_dropped_at_the_set_rate():
@@ -308,7 +376,9 @@ def test_every_setting_changes_something():
 
     usual = behaviour()
     for field in dataclasses.fields(SiT.Config):
-        if field.name == "by_channel":  # tells the job which moments to take: the test of those is below
+        if (
+            field.name == "by_channel"
+        ):  # tells the job which moments to take: the test of those is below
             continue
         now = behaviour(**{field.name: OTHER[field.name]})
         same = len(now) == len(usual) and all(map(torch.equal, now, usual))
@@ -317,15 +387,22 @@ def test_every_setting_changes_something():
 
 def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypatch):
     mean, std = torch.tensor([3.0, -1.0, 0.0]), torch.tensor([0.1, 2.0, 1.0])
-    model, latents = small(mean=mean.tolist(), std=std.tolist()), mean + std * torch.randn(512, 4, 3)
+    model, latents = (
+        small(mean=mean.tolist(), std=std.tolist()),
+        mean + std * torch.randn(512, 4, 3),
+    )
     seen = model.standardise(latents).flatten(0, 1)
     assert seen.mean(dim=0).abs().max() < 0.1 and (seen.std(dim=0) - 1).abs().max() < 0.1
     torch.testing.assert_close(model.restore(model.standardise(latents)), latents)
     assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
     monkeypatch.setattr(latents_module, "BATCH", 100)
-    all_alike, each = (Encoded(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True))
+    all_alike, each = (
+        Encoded(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
+    )
     np.testing.assert_allclose(all_alike, (latents.mean(), latents.std()), rtol=1e-5)
-    np.testing.assert_allclose(each, (latents.mean((0, 1)), latents.flatten(0, 1).std(0)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        each, (latents.mean((0, 1)), latents.flatten(0, 1).std(0)), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,7 +418,10 @@ def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypa
         ({"rows": 3}, "4 tokens do not divide into 3 rows."),
         ({"heads": 3}, "width 16 must be even and divide into 3 heads."),
         ({"width": 18, "rows": 2}, "width 18 must be a multiple of 4 and divide into 2 heads."),
-        ({"width": 18, "positions": "rope"}, "rope turns pairs of channels; heads of width 9 are no multiple of 2."),
+        (
+            {"width": 18, "positions": "rope"},
+            "rope turns pairs of channels; heads of width 9 are no multiple of 2.",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_sentence(settings, sentence):
@@ -359,7 +439,9 @@ def test_a_misspelled_choice_is_refused_in_one_sentence():
 
 def test_the_direction_term_is_one_minus_the_cosine_of_each_token():
     a, b = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.tensor([[[6.0, 8.0], [5.0, 0.0]]])
-    assert direction(a, b).item() == pytest.approx(0.5)  # one token agrees, the other is at a right angle
+    assert direction(a, b).item() == pytest.approx(
+        0.5
+    )  # one token agrees, the other is at a right angle
     assert direction(-a, 2 * a).item() == pytest.approx(2)
 
 
@@ -390,7 +472,9 @@ def test_rope_in_two_axes_tells_a_row_from_a_column():
     q = k = torch.ones(1, 1, 3, 8)
     at = turns(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 8)
     a, b = rotate(q, at)[0, 0], rotate(k, at)[0, 0]
-    torch.testing.assert_close(a[0] @ b[1], a[0] @ b[2])  # as far, and alike for channels that are all alike
+    torch.testing.assert_close(
+        a[0] @ b[1], a[0] @ b[2]
+    )  # as far, and alike for channels that are all alike
     assert (a[1] @ b[2]) < (a[0] @ b[1])
     assert not torch.allclose(a[1], a[2])
 
@@ -421,13 +505,20 @@ def test_mixed_precision_trains_without_a_warning(preset):
 
 def test_swiglu_gates_one_half_by_the_swish_of_the_other():
     part, x = SwiGLU(6), torch.randn(2, 4, 6)
-    a, b = (F.linear(x, part.project_in.weight[h], part.project_in.bias[h]) for h in (slice(16), slice(16, 32)))
+    a, b = (
+        F.linear(x, part.project_in.weight[h], part.project_in.bias[h])
+        for h in (slice(16), slice(16, 32))
+    )
     torch.testing.assert_close(part(x), part.project_out(a / (1 + torch.exp(-a)) * b))
 
 
 def test_swiglu_has_about_as_many_weights_as_the_plain_mlp():
     def count(**settings) -> int:
-        return sum(p.numel() for block in small(width=96, **settings).blocks for p in block.mlp.parameters())
+        return sum(
+            p.numel()
+            for block in small(width=96, **settings).blocks
+            for p in block.mlp.parameters()
+        )
 
     assert count(mlp="swiglu") == pytest.approx(count(), rel=0.01)
 
@@ -452,7 +543,9 @@ def test_one_seed_gives_the_same_samples_and_another_others(solver):
 def test_sampling_follows_the_models_shift_unless_told_another():
     model, labels = awake(shift=3.0), torch.arange(5)
     assert torch.equal(sample(model, labels, steps=3), sample(model, labels, steps=3, shift=3.0))
-    assert not torch.allclose(sample(model, labels, steps=3), sample(model, labels, steps=3, shift=1.0))
+    assert not torch.allclose(
+        sample(model, labels, steps=3), sample(model, labels, steps=3, shift=1.0)
+    )
 
 
 @each
@@ -471,7 +564,10 @@ def learned():
 
     def train(preset: str) -> tuple[SiT, torch.Tensor]:
         if preset not in made:
-            model, target = small(width=32, **PRESETS[preset]), torch.tensor([[[1.0, -1.0, 0.5]] * 4])
+            model, target = (
+                small(width=32, **PRESETS[preset]),
+                torch.tensor([[[1.0, -1.0, 0.5]] * 4]),
+            )
             torch.manual_seed(0)
             data, labels = target.expand(32, 4, 3), torch.zeros(32, dtype=torch.int64)
             optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -492,7 +588,10 @@ def learned():
         ({"labels": [-1, 2]}, "got -1 to 2"),
         ({"steps": 0}, "at least 1 step; got 0"),
         ({"solver": "hoin"}, "There is no solver `hoin`; there is euler, euler-maruyama, heun."),
-        ({"interval": (0.7, 0.2)}, "a guidance interval goes up within 0..1, 1 being noise; got 0.7 to 0.2"),
+        (
+            {"interval": (0.7, 0.2)},
+            "a guidance interval goes up within 0..1, 1 being noise; got 0.7 to 0.2",
+        ),
         ({"shift": 0.0}, "shift is 0.0; it must be above 0"),
     ],
 )
@@ -519,7 +618,9 @@ def test_an_untrained_sits_loss_is_two_at_every_time():
 def test_losses_of_other_paths_and_predictions_are_told_on_the_same_scale():
     """For Gaussian latents no velocity is the best one on the cosine path; no noise puts all of x into the data."""
     best = at_rest(path="cosine")
-    torch.testing.assert_close(best.velocity, 1 / (best.t**2 + (1 - best.t) ** 2), rtol=0.04, atol=0)
+    torch.testing.assert_close(
+        best.velocity, 1 / (best.t**2 + (1 - best.t) ** 2), rtol=0.04, atol=0
+    )
     for path in ("linear", "cosine"):
         found = at_rest(path=path, predict="noise")
         torch.testing.assert_close(found.velocity, 1 / (1 - found.t) ** 2, rtol=0.04, atol=0)
@@ -530,12 +631,18 @@ def test_the_loss_by_time_repeats_is_of_standardised_latents_and_sees_every_batc
     latents = torch.randn(700, 4, 3)
     found = loss_by_time(model, latents, labels, bins=2)
     assert torch.equal(found.velocity, loss_by_time(model, latents, labels, bins=2).velocity)
-    assert not torch.equal(found.velocity, loss_by_time(model, latents, labels, bins=2, seed=1).velocity)
+    assert not torch.equal(
+        found.velocity, loss_by_time(model, latents, labels, bins=2, seed=1).velocity
+    )
     scaled = awake(mean=3.0, std=0.1)
-    torch.testing.assert_close(loss_by_time(scaled, 3 + 0.1 * latents, labels, bins=2).velocity, found.velocity)
+    torch.testing.assert_close(
+        loss_by_time(scaled, 3 + 0.1 * latents, labels, bins=2).velocity, found.velocity
+    )
     noise = torch.randn(700, 4, 3, generator=torch.Generator().manual_seed(0))
     quarter = model(0.75 * latents + 0.25 * noise, torch.full((700,), 0.25), labels)
-    assert found.velocity[0].item() == pytest.approx(F.mse_loss(quarter, noise - latents).item(), rel=1e-4)
+    assert found.velocity[0].item() == pytest.approx(
+        F.mse_loss(quarter, noise - latents).item(), rel=1e-4
+    )
 
 
 def test_the_loss_by_time_refuses_nothing_to_measure():

@@ -3,9 +3,9 @@ import pytest
 from scipy.stats import chi
 from sklearn.metrics.pairwise import cosine_similarity
 
-from workbench.analysis.latents import spread
 from workbench.analysis.latents.geometry import latent_geometry
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.stats import dispersion
+from workbench.core.errors import NotApplicable, UserError
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -16,62 +16,68 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def test_equal_eigenvalues_fill_every_direction_and_a_single_one_fills_one():
-    for measure in (spread.participation_ratio, spread.effective_rank):
+    for measure in (dispersion.participation_ratio, dispersion.effective_rank):
         assert measure(np.full(8, 1 / 8)) == pytest.approx(8)
         assert measure(np.eye(8)[0]) == pytest.approx(1)
 
 
 def test_the_participation_ratio_of_eigenvalues_4_1_1():
-    assert spread.participation_ratio(np.array([4, 1, 1]) / 6) == pytest.approx(36 / 18)
-    assert spread.effective_rank(np.array([0.5, 0.25, 0.25])) == pytest.approx(2**1.5)
+    assert dispersion.participation_ratio(np.array([4, 1, 1]) / 6) == pytest.approx(36 / 18)
+    assert dispersion.effective_rank(np.array([0.5, 0.25, 0.25])) == pytest.approx(2**1.5)
 
 
 def test_the_spectrum_is_that_of_the_points_covariance():
     points = normal(20_000, 3) * [2, 1, 1] @ np.linalg.qr(normal(3, 3, seed=1))[0]
-    np.testing.assert_allclose(spread.spectrum(points), [4 / 6, 1 / 6, 1 / 6], atol=0.01)
+    np.testing.assert_allclose(dispersion.spectrum(points), [4 / 6, 1 / 6, 1 / 6], atol=0.01)
 
 
 def test_the_exact_density_of_a_plane_gaussian_has_variation_one_over_root_three_and_gini_a_third():
     """Its density at its own points is uniform in (0, 1), up to a factor."""
     points = normal(200_000, 2)
     density = np.exp(-np.square(points).sum(axis=1) / 2)
-    assert spread.variation(density) == pytest.approx(1 / np.sqrt(3), abs=0.003)
-    assert spread.gini(density) == pytest.approx(1 / 3, abs=0.002)
+    assert dispersion.variation(density) == pytest.approx(1 / np.sqrt(3), abs=0.003)
+    assert dispersion.gini(density) == pytest.approx(1 / 3, abs=0.002)
 
 
 def test_a_kernel_estimate_of_it_has_a_little_less():
-    cv, gini = np.mean([spread.density_uniformity(normal(2000, 2, seed=i)) for i in range(3)], axis=0)
+    cv, gini = np.mean(
+        [dispersion.density_uniformity(normal(2000, 2, seed=i)) for i in range(3)], axis=0
+    )
     assert cv == pytest.approx(0.535, abs=0.02)
     assert gini == pytest.approx(0.309, abs=0.015)
 
 
 def test_ginis_coefficient_is_the_mean_difference_over_twice_the_mean():
     values = np.random.default_rng(0).exponential(size=60)
-    assert spread.gini(values) == pytest.approx(np.abs(values[:, None] - values).mean() / (2 * values.mean()))
-    assert spread.gini(np.ones(5)) == pytest.approx(0)
+    assert dispersion.gini(values) == pytest.approx(
+        np.abs(values[:, None] - values).mean() / (2 * values.mean())
+    )
+    assert dispersion.gini(np.ones(5)) == pytest.approx(0)
 
 
 def test_the_distance_to_the_tenth_neighbour_agrees_with_sorting_all_of_them():
     points = normal(50, 3)
     every = np.linalg.norm(points[:, None] - points, axis=2)
-    np.testing.assert_allclose(spread.neighbor_distances(points), np.sort(every, axis=1)[:, 10])
+    np.testing.assert_allclose(dispersion.neighbor_distances(points), np.sort(every, axis=1)[:, 10])
 
 
 @pytest.mark.parametrize("d", [1, 4, 32])
 def test_the_gaussians_norm_and_cosine_are_the_closed_forms(d):
-    assert spread.gaussian_norm_variation(d) == pytest.approx(chi(d).std() / chi(d).mean())
+    assert dispersion.gaussian_norm_variation(d) == pytest.approx(chi(d).std() / chi(d).mean())
     points = normal(40_000, d)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     cosines = np.abs((points[::2] * points[1::2]).sum(axis=1))
-    assert spread.gaussian_cosine(d) == pytest.approx(cosines.mean(), rel=0.02)
+    assert dispersion.gaussian_cosine(d) == pytest.approx(cosines.mean(), rel=0.02)
 
 
 @pytest.mark.parametrize("standardized", [False, True])
 def test_the_gaussians_participation_ratio_is_what_few_points_show(standardized):
     drawn = [normal(60, 16, seed=i) for i in range(40)]
     drawn = [(x - x.mean(0)) / x.std(0) for x in drawn] if standardized else drawn
-    found = np.mean([spread.participation_ratio(spread.spectrum(x)) for x in drawn])
-    assert spread.gaussian_participation_ratio(60, 16, standardized) == pytest.approx(found, rel=0.01)
+    found = np.mean([dispersion.participation_ratio(dispersion.spectrum(x)) for x in drawn])
+    assert dispersion.gaussian_participation_ratio(60, 16, standardized) == pytest.approx(
+        found, rel=0.01
+    )
 
 
 # The analysis
@@ -94,7 +100,9 @@ def correlated(seed: int) -> np.ndarray:
 def widths_over_scatter(draw, name: str) -> float:
     """The mean half width of the interval, in standard errors, over the deviation among 25 fresh sets of images."""
     found = [latent_geometry(draw(seed))[name] for seed in range(25)]
-    return np.mean([m.high - m.value for m in found]) / 1.96 / np.std([m.value for m in found], ddof=1)
+    return (
+        np.mean([m.high - m.value for m in found]) / 1.96 / np.std([m.value for m in found], ddof=1)
+    )
 
 
 @pytest.mark.parametrize("name", ["participation ratio", "top share", "norm CV", "10-NN CV"])
@@ -103,7 +111,11 @@ def test_the_intervals_are_as_wide_as_the_scatter_over_fresh_images(name):
 
 
 def test_of_isotropic_latents_whose_ratio_is_near_its_bound_the_interval_is_too_wide():
-    assert 1.2 < widths_over_scatter(lambda seed: normal(60, 4, 8, seed=seed), "participation ratio") < 2.5
+    assert (
+        1.2
+        < widths_over_scatter(lambda seed: normal(60, 4, 8, seed=seed), "participation ratio")
+        < 2.5
+    )
 
 
 def test_channels_are_standardised_unless_told_otherwise():
@@ -181,8 +193,13 @@ def test_noise_is_laid_out_as_PSNR_by_level():
     mse = np.full((40, 2), 0.1)
     mse[:, 1] = 0.01
     result = latent_geometry(normal(40, 2, 3), np.array([0.5, 0.1]), mse)
-    assert [(x.level, x.psnr) for x in result.noise] == [(0.1, pytest.approx(20)), (0.5, pytest.approx(10))]
-    assert "PSNR goes from 20.0 dB at noise of 0.1 deviations to 10.0 dB at 0.5." in result.summary()
+    assert [(x.level, x.psnr) for x in result.noise] == [
+        (0.1, pytest.approx(20)),
+        (0.5, pytest.approx(10)),
+    ]
+    assert (
+        "PSNR goes from 20.0 dB at noise of 0.1 deviations to 10.0 dB at 0.5." in result.summary()
+    )
     assert len(list(result.figure().select_xaxes())) == 3
 
 
@@ -201,7 +218,9 @@ def test_a_channel_that_never_changes_is_a_direction_not_filled():
 
 def test_what_cannot_be_measured_is_refused_in_a_sentence():
     good = normal(20, 4, 3)
-    with pytest.raises(NotApplicable, match="Latent geometry needs at least 10 images; this evidence has 1"):
+    with pytest.raises(
+        NotApplicable, match="Latent geometry needs at least 10 images; this evidence has 1"
+    ):
         latent_geometry(good[:1])
     with pytest.raises(NotApplicable, match="the same for all 20 images"):
         latent_geometry(np.ones_like(good))

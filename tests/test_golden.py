@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.jobs import prepare
-from workbench.recipes import LEARNED, SYSTEMS
+from workbench.launch.in_process import prepare
+from workbench.launch.recipes import LEARNED, SYSTEMS
 from workbench.training import fit
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,7 +27,9 @@ def tokenizer(tmp_path_factory):
 
 
 def curve(system: str, folder: Path, **more) -> pd.DataFrame:
-    job = prepare(f"{system}-digits", folder, **PLAN, limit=None if system in LEARNED else 200, **more)
+    job = prepare(
+        f"{system}-digits", folder, **PLAN, limit=None if system in LEARNED else 200, **more
+    )
     for _ in fit(job.model, job.data, job.plan, job.run):
         pass
     return job.run.history().drop(columns=["lr", "time"])
@@ -36,7 +38,9 @@ def curve(system: str, folder: Path, **more) -> pd.DataFrame:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_twenty_steps_are_what_they_were(system, tokenizer, tmp_path):
     assert torch.get_num_threads() == 1
-    found = curve(system, tmp_path / "run", **({"tokenizer": tokenizer} if system in LEARNED else {}))
+    found = curve(
+        system, tmp_path / "run", **({"tokenizer": tokenizer} if system in LEARNED else {})
+    )
     path = GOLDEN / f"{system}.csv"
     if os.environ.get("WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)

@@ -11,34 +11,42 @@ PACKAGE = Path(__file__).parent.parent / "workbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Who may import whom, at any depth of a file. Arrows point one way: no room is reached from a room it may import.
 MAY_IMPORT = {
-    "errors": set(),
-    "atomic": {"errors"},
-    "types": set(),
-    "data": {"errors"},
-    "nn": {"types", "errors"},
-    "quantizers": {"types", "errors"},
-    "teachers": {"nn", "types", "errors", "atomic", "training", "runs"},
-    "tokenizers": {"teachers", "quantizers", "generators", "nn", "types", "errors"},
-    "generators": {"nn", "types", "errors"},
-    "evidence": {"errors"},
-    "requests": {"atomic", "errors"},
-    "writer": set(),
-    "runs": {"requests", "writer", "evidence", "atomic", "errors"},
-    "training": {"runs", "requests", "atomic", "errors"},
-    "collect": {"runs", "evidence", "data", "teachers", "tokenizers", "generators", "types", "errors"},
-    "settings": {"errors"},
-    "recipes": {"generators"},
-    "latents": {"collect", "data", "runs", "atomic", "errors"},
-    "sources": {"latents", "collect", "training", "teachers", "runs", "data", "atomic", "errors"},
-    "jobs": {"recipes", "sources", "collect", "training", "settings", "runs", "errors"},
-    "background": {"jobs", "runs", "errors"},
-    "analysis": {"evidence", "errors"},
-    "explore": {"analysis", "collect", "generators", "tokenizers", "runs", "evidence", "types", "errors"},
-    "views": {"explore", "analysis", "evidence", "runs", "recipes", "atomic", "errors"},
-    "cli": {"recipes", "jobs", "collect", "views", "runs", "errors"},
+    "core": set(),
+    "storage": {"core"},
+    "data": {"core"},
+    "nn": {"core"},
+    "quantizers": {"core"},
+    "generators": {"nn", "core"},
+    "training": {"storage", "core"},
+    "features": {"training", "storage", "nn", "core"},
+    "tokenizers": {"features", "generators", "quantizers", "nn", "core"},
+    "collect": {"tokenizers", "generators", "features", "data", "storage", "core"},
+    "launch": {
+        "collect",
+        "tokenizers",
+        "generators",
+        "features",
+        "training",
+        "data",
+        "storage",
+        "core",
+    },
+    "analysis": {"storage", "core"},
+    "explore": {"analysis", "collect", "generators", "tokenizers", "storage", "core"},
+    "workspace": {"explore", "analysis", "launch", "storage", "core"},
+    "hosts": {"workspace", "explore", "analysis", "launch", "storage", "core"},
+    "cli": {"hosts", "collect", "launch", "storage", "core"},
     "__main__": {"cli"},
 }
-HOSTS = {"ipywidgets", "panel", "panel_material_ui", "papermill", "nbconvert", "IPython", "anywidget"}
+HOSTS = {
+    "ipywidgets",
+    "panel",
+    "panel_material_ui",
+    "papermill",
+    "nbconvert",
+    "IPython",
+    "anywidget",
+}
 NO_ROOM = {"utils", "misc", "common", "helpers"}
 
 
@@ -58,9 +66,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p) != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if room(p) != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_a_room_imports_only_what_it_may(path):
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("workbench.")} - {room(path), "__version__"}
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("workbench.")} - {
+        room(path),
+        "__version__",
+    }
     assert used <= MAY_IMPORT[room(path)]
 
 
@@ -75,11 +88,13 @@ def test_the_allowed_arrows_hold_no_circle():
 def test_only_views_import_the_hosts_and_analysis_needs_no_torch():
     for path in FILES:
         tops = {name.split(".")[0] for name in imports(path)}
-        if room(path) != "views":
+        if room(path) != "hosts":
             assert not tops & (HOSTS - {"IPython"}), path
-        if room(path) in ("analysis", "views", "evidence", "errors", "cli"):
+        if room(path) in ("analysis", "workspace", "hosts", "storage", "cli"):
             torch = tops & {"torch", "einops", "jaxtyping", "accelerate", "safetensors"}
-            assert not torch or (room(path) == "cli" and path.name == "cli.py"), path  # doctor asks which GPU there is
+            assert not torch or (room(path) == "cli" and path.name == "cli.py"), (
+                path
+            )  # doctor asks which GPU there is
 
 
 def test_no_module_is_a_drawer_for_odds_and_ends_or_longer_than_a_sitting():
@@ -137,12 +152,19 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    heavy = "('torch', 'numpy', 'pandas', 'plotly', 'sklearn', 'panel', 'ipywidgets', 'umap', 'typer')"
-    assert run(f"import workbench, sys; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
+    heavy = (
+        "('torch', 'numpy', 'pandas', 'plotly', 'sklearn', 'panel', 'ipywidgets', 'umap', 'typer')"
+    )
+    assert (
+        run(f"import workbench, sys; print([m for m in {heavy} if m in sys.modules])").strip()
+        == "[]"
+    )
 
 
 def test_the_command_lines_help_needs_no_torch():
-    code = "import sys\nfrom workbench.cli import app\nsys.argv = ['workbench', 'train', '--help']\n"
+    code = (
+        "import sys\nfrom workbench.cli import app\nsys.argv = ['workbench', 'train', '--help']\n"
+    )
     code += "try:\n    app()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
     assert "softvq-digits" in run(code)
 

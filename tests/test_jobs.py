@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import NotApplicable, UserError
-from workbench.views.bench import Bench
-from workbench.views.explored import shown
-from workbench.views.jobs import Job, Jobs
-from workbench.views.state import ViewState
+from workbench.core.errors import NotApplicable, UserError
+from workbench.workspace.compute import Job, Jobs
+from workbench.workspace.tab_content import shown
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Bench
 
 QUICK = ViewState(("soft-4",), analysis="codebook_usage")
 LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"most": 64, "components": 16})
@@ -81,7 +81,9 @@ def test_what_a_lens_shows_is_computed_there_and_not_held_here(jobs, trained):
 
 
 def test_a_sentence_of_the_worker_is_a_sentence_here(jobs):
-    with pytest.raises(NotApplicable, match="Codebook usage needs codes and codebook; plain has none"):
+    with pytest.raises(
+        NotApplicable, match="Codebook usage needs codes and codebook; plain has none"
+    ):
         asked(jobs, ViewState(("plain",), analysis="codebook_usage")).future.result(60)
 
 
@@ -98,7 +100,7 @@ def test_two_who_ask_for_the_same_wait_for_one_job_and_one_may_leave(jobs, unkep
 @pytest.fixture
 def patient(monkeypatch):
     """A busy machine may take a worker longer to stop by itself than a person would wait."""
-    monkeypatch.setattr("workbench.views.jobs.PATIENCE", 30.0)
+    monkeypatch.setattr("workbench.workspace.compute.PATIENCE", 30.0)
 
 
 def test_a_job_tells_how_far_it_is_and_ends_when_nobody_waits_any_more(jobs, unkept, patient):
@@ -113,7 +115,9 @@ def test_a_job_tells_how_far_it_is_and_ends_when_nobody_waits_any_more(jobs, unk
     assert jobs._worker.process.pid == worker  # it stopped by itself
 
 
-def test_a_report_of_views_is_written_by_the_worker_and_one_that_is_stopped_leaves_nothing(jobs, trained, patient):
+def test_a_report_of_views_is_written_by_the_worker_and_one_that_is_stopped_leaves_nothing(
+    jobs, trained, patient
+):
     views = tuple(QUICK.change(runs=(name,)) for name in ("soft-4", "soft-2"))
     job = jobs.ask("report", views, "me")
     page = job.future.result(60)
@@ -122,7 +126,9 @@ def test_a_report_of_views_is_written_by_the_worker_and_one_that_is_stopped_leav
     stopped = jobs.ask("another", (LONG, *views), "me")
     wait_for(lambda: stopped.running)
     jobs.leave(stopped, "me")
-    assert asked(jobs, QUICK, turn=6).future.result(60).books  # its turn comes when the other has ended
+    assert (
+        asked(jobs, QUICK, turn=6).future.result(60).books
+    )  # its turn comes when the other has ended
     assert set(page.parent.iterdir()) == before
 
 
@@ -147,7 +153,9 @@ def test_a_worker_that_dies_says_so_and_is_replaced(jobs, unkept):
     job = asked(jobs, LONG, turn=4)
     wait_for(lambda: job.share)
     jobs._worker.process.kill()
-    with pytest.raises(UserError, match="ended, perhaps for want of memory; another has been started"):
+    with pytest.raises(
+        UserError, match="ended, perhaps for want of memory; another has been started"
+    ):
         job.future.result(60)
     assert asked(jobs, QUICK, turn=4).future.result(60).books
 

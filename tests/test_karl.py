@@ -3,12 +3,21 @@
 import pytest
 import torch
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
 from workbench.tokenizers.karl import KARL, halting_loss
 from workbench.tokenizers.taildrop import GradientEnergyLength, TailDrop, gradient_energy
-from workbench.types import Tokens
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 6, "dim": 4, "width": 24, "depth": 1, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 6,
+    "dim": 4,
+    "width": 24,
+    "depth": 1,
+    "heads": 2,
+}
 
 
 def make(kind=KARL, **settings):
@@ -55,7 +64,9 @@ def test_each_image_has_its_own_mask_whatever_its_place_in_the_batch():
     permuted = model.write(x[order], wanted[order], visible[order])
     torch.testing.assert_close(permuted[0], latents[order])
     torch.testing.assert_close(permuted[1], logits[order])
-    alone = torch.cat([model.write(x[i : i + 1], wanted[i : i + 1], visible[i : i + 1])[0] for i in range(5)])
+    alone = torch.cat(
+        [model.write(x[i : i + 1], wanted[i : i + 1], visible[i : i + 1])[0] for i in range(5)]
+    )
     torch.testing.assert_close(alone, latents)
 
 
@@ -76,7 +87,11 @@ def test_the_balanced_loss_weighs_both_sides_alike():
     assert halting_loss(logits, surplus, "plain").item() == pytest.approx(0.6931, abs=1e-4)
     assert halting_loss(logits, surplus, "balanced").item() == pytest.approx(2 * 0.6931, abs=1e-4)
     sure = torch.tensor([[9.0] * 5 + [-9.0]])
-    assert halting_loss(-sure, surplus, "balanced").item() < 1e-3 < halting_loss(sure, surplus, "plain").item()
+    assert (
+        halting_loss(-sure, surplus, "balanced").item()
+        < 1e-3
+        < halting_loss(sure, surplus, "plain").item()
+    )
     nobody = torch.zeros(1, 6, dtype=torch.bool)
     assert halting_loss(logits, nobody, "balanced").item() == pytest.approx(0.6931, abs=1e-4)
 
@@ -91,7 +106,9 @@ def test_the_halting_head_learns_the_posterior_of_the_budget():
         optimizer.step()
     with torch.no_grad():
         everything = torch.ones(1, 6, dtype=torch.bool)
-        halted = model.eval().write(x[:1], torch.zeros(1, dtype=torch.int64), everything)[1].sigmoid()
+        halted = (
+            model.eval().write(x[:1], torch.zeros(1, dtype=torch.int64), everything)[1].sigmoid()
+        )
     torch.testing.assert_close(halted[0], torch.arange(6) / 6, atol=0.08, rtol=0)
 
 
@@ -143,16 +160,24 @@ def test_with_codes_every_parameter_learns_and_both_runs_are_decoded_from_their_
     for tokens in shown:
         norms = tokens.latents[tokens.active].norm(dim=-1)
         torch.testing.assert_close(norms, torch.ones_like(norms))
-    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
 
 
 def test_a_token_beyond_the_budget_teaches_the_codebook_nothing():
-    model, latents = make(codes=16), torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(2))
+    model, latents = (
+        make(codes=16),
+        torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(2)),
+    )
     within = torch.arange(6) < torch.tensor([[2], [5]])
     some, loud = model.quantize(latents, within), torch.where(within[..., None], latents, 1e3)
     assert torch.equal(model.quantize(loud, within).losses["commitment"], some.losses["commitment"])
     everything = model.quantize(latents)
-    assert torch.equal(some.latents[within], everything.latents[within]) and not some.latents[~within].any()
+    assert (
+        torch.equal(some.latents[within], everything.latents[within])
+        and not some.latents[~within].any()
+    )
     assert some.losses["commitment"] != everything.losses["commitment"]
 
 
@@ -172,7 +197,9 @@ def test_a_small_codebook_still_learns_to_reconstruct():
 
 
 def test_fewer_than_no_codes_are_refused_and_one_is_enough():
-    with pytest.raises(UserError, match="codes is -1; it must be at least 1, or 0 for a continuous bottleneck."):
+    with pytest.raises(
+        UserError, match="codes is -1; it must be at least 1, or 0 for a continuous bottleneck."
+    ):
         make(codes=-1)
     assert not make(codes=1).encode(images()).codes.any()
 
@@ -212,7 +239,9 @@ def test_tail_drop_decodes_prefixes_and_search_agrees_with_trying_every_length()
 def test_tail_drop_takes_one_budget_for_all_images_or_one_for_each():
     model, x, lengths = make(TailDrop), images(), torch.tensor([1, 6, 3, 2, 6])
     assert model.encode(x, budget=lengths).active.sum(dim=1).tolist() == [1, 6, 3, 2, 6]
-    assert torch.equal(model.encode(x, budget=torch.full((5,), 4)).active, model.encode(x, budget=4).active)
+    assert torch.equal(
+        model.encode(x, budget=torch.full((5,), 4)).active, model.encode(x, budget=4).active
+    )
     with pytest.raises(UserError, match="budget is 7; it must lie between 1 and 6."):
         model.encode(x, budget=lengths + 1)
 
@@ -253,7 +282,11 @@ def test_lengths_from_gradient_energy_are_budgets_that_tail_drop_takes():
         needed = model.search(model.encode(x).latents, x, 0.2)[0]
         predicted = GradientEnergyLength.fit(x, needed).predict(x)
         assert model.encode(x, budget=predicted).active.sum(dim=1).tolist() == predicted.tolist()
-    assert predicted.dtype == torch.int64 and needed.min() <= predicted.min() and predicted.max() <= needed.max()
+    assert (
+        predicted.dtype == torch.int64
+        and needed.min() <= predicted.min()
+        and predicted.max() <= needed.max()
+    )
 
 
 def test_no_images_teach_no_lengths():

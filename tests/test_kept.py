@@ -14,11 +14,11 @@ import plotly.graph_objects as go
 import pytest
 from test_analysis_contract import several
 
-from workbench.analysis import get, result_files
+from workbench.analysis import get, result_serialization
+from workbench.analysis.base import Result
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.kept import fingerprint, kept, key, make_room
-from workbench.analysis.result import Result
-from workbench.evidence import Evidence
+from workbench.analysis.result_cache import fingerprint, kept, key, make_room
+from workbench.storage.evidence import Evidence
 
 
 def counted(analysis: Callable[..., Result]) -> tuple[Callable[..., Result], list[int]]:
@@ -68,7 +68,9 @@ def test_any_array_and_any_word_of_several_runs_has_a_part_in_the_key(tmp_path):
         replace(runs[1], labels=1 - runs[1].labels),
         replace(runs[1], provenance=runs[1].provenance | {"step": 2}),
     ]
-    keys = {key("a", {"evidences": (runs[0], other)}, {}, hashes=hashes) for other in (runs[1], *others)}
+    keys = {
+        key("a", {"evidences": (runs[0], other)}, {}, hashes=hashes) for other in (runs[1], *others)
+    }
     assert len(keys) == 3
 
 
@@ -97,7 +99,9 @@ def test_an_array_in_a_file_is_hashed_once_and_again_when_the_file_is_another(tm
     assert named(np.load(path, mmap_mode="r")) == first and hashes.stat().st_mtime_ns == said
     _saved(tmp_path / "aside.npy", np.ones((50, 4), np.int32)).replace(path)
     assert named(np.load(path, mmap_mode="r")) != first
-    assert named(before) == first  # mapped before the file was replaced: what is hashed is what is seen
+    assert (
+        named(before) == first
+    )  # mapped before the file was replaced: what is hashed is what is seen
 
 
 def _saved(path: Path, array: np.ndarray) -> Path:
@@ -134,20 +138,26 @@ def test_a_file_can_name_no_class_but_those_of_the_analyses(tmp_path):
             return "."
 
     with pytest.raises(TypeError, match="A result that is kept holds no Elsewhere"):
-        result_files.write(Elsewhere(), tmp_path)
-    result_files.write(codebook_usage(**given()), tmp_path)
+        result_serialization.write(Elsewhere(), tmp_path)
+    result_serialization.write(codebook_usage(**given()), tmp_path)
     told = json.loads((tmp_path / "result.json").read_text())
     told["result"]["of"] = "subprocess:Popen"
-    told["digest"] = result_files._of_text({x: told[x] for x in ("result", "arrays")})
+    told["digest"] = result_serialization._of_text({x: told[x] for x in ("result", "arrays")})
     (tmp_path / "result.json").write_text(json.dumps(told))
-    assert result_files.read(tmp_path) is None
+    assert result_serialization.read(tmp_path) is None
 
 
 def test_numbers_keep_their_kind_and_nan_and_infinity_their_value(tmp_path):
     result = codebook_usage(**given())
-    odd = replace(result.books[0], gini=float("nan"), top=float("inf"), chao1=np.float32(1 / 3), verdict='<b>"é"')
-    result_files.write(CodebookUsage((odd,), True), tmp_path)
-    found = result_files.read(tmp_path).books[0]
+    odd = replace(
+        result.books[0],
+        gini=float("nan"),
+        top=float("inf"),
+        chao1=np.float32(1 / 3),
+        verdict='<b>"é"',
+    )
+    result_serialization.write(CodebookUsage((odd,), True), tmp_path)
+    found = result_serialization.read(tmp_path).books[0]
     assert np.isnan(found.gini) and found.top == float("inf") and found.verdict == '<b>"é"'
     assert type(found.chao1) is np.float32 and found.chao1 == odd.chao1
 
@@ -170,7 +180,7 @@ def test_beyond_the_room_the_oldest_go(tmp_path):
 
 
 def test_an_entry_leaves_nothing_beside_it_and_is_no_run(tmp_path):
-    from workbench.runs import find
+    from workbench.storage.run import find
 
     kept(tmp_path / ".results", codebook_usage, given(), {})
     assert len(entries(tmp_path / ".results")) == 1
@@ -184,9 +194,11 @@ def test_a_refusal_is_not_kept(tmp_path):
     assert not list(tmp_path.glob(".results/*/"))
 
 
-def test_a_bench_opened_again_opens_the_result_and_evidence_collected_anew_makes_another(trained, tmp_path):
-    from workbench.views.bench import Bench
-    from workbench.views.state import ViewState
+def test_a_bench_opened_again_opens_the_result_and_evidence_collected_anew_makes_another(
+    trained, tmp_path
+):
+    from workbench.workspace.view_state import ViewState
+    from workbench.workspace.workspace import Bench
 
     shutil.copytree(trained / "soft-2", tmp_path / "soft-2")
     state = ViewState(runs=("soft-2",), analysis="codebook_usage")

@@ -5,11 +5,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 from sklearn.preprocessing import StandardScaler
 
-from workbench.analysis.latents import planes
+from workbench.analysis.latents import embeddings
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import latent_map, latent_maps
-from workbench.errors import NotApplicable, UserError
-from workbench.evidence import Evidence
+from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 
 def clusters(n: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,9 @@ def clusters(n: int = 90) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(size=(n, 4, 2)) + 10 * labels[:, None, None], labels
 
 
-def evidence(run: str, latents: np.ndarray, fingerprint: str = "f", **fields: np.ndarray) -> Evidence:
+def evidence(
+    run: str, latents: np.ndarray, fingerprint: str = "f", **fields: np.ndarray
+) -> Evidence:
     return Evidence({"run": run, "step": 1, "fingerprint": fingerprint}, latents=latents, **fields)
 
 
@@ -32,8 +34,12 @@ def test_trust_and_continuity_are_the_same_measure_there_and_back():
     latents = clusters()[0]
     rows = StandardScaler().fit_transform(latents.reshape(90, -1))
     found = latent_map(latents, method="pca", neighbors=7)
-    assert found.trust == pytest.approx(trustworthiness(rows, found.coordinates, n_neighbors=7), abs=1e-3)
-    assert found.continuity == pytest.approx(trustworthiness(found.coordinates, rows, n_neighbors=7), abs=1e-3)
+    assert found.trust == pytest.approx(
+        trustworthiness(rows, found.coordinates, n_neighbors=7), abs=1e-3
+    )
+    assert found.continuity == pytest.approx(
+        trustworthiness(found.coordinates, rows, n_neighbors=7), abs=1e-3
+    )
 
 
 def test_latents_in_a_plane_are_mapped_without_loss():
@@ -93,7 +99,9 @@ def test_a_map_is_coloured_by_error_and_by_tokens_used():
     latents = clusters()[0]
     images = np.full((90, 2, 2, 1), 100, np.uint8)
     off = images + np.arange(90, dtype=np.uint8)[:, None, None, None]
-    table = latent_map(latents, images=images, reconstructions=off, method="pca", colour="error").table()
+    table = latent_map(
+        latents, images=images, reconstructions=off, method="pca", colour="error"
+    ).table()
     assert table["error"][51] == pytest.approx(-20 * np.log10(51 / 255))
     active = np.arange(4) < np.arange(90)[:, None] % 4 + 1
     figure = latent_map(latents, active=active, method="pca", colour="tokens").figure()
@@ -119,17 +127,20 @@ def test_a_constant_dimension_does_no_harm():
 def test_a_map_turned_mirrored_moved_and_scaled_is_brought_back_and_its_disparity_is_scipys():
     random = np.random.default_rng(0)
     onto, turn = random.normal(size=(40, 2)), np.array([[0.6, 0.8], [0.8, -0.6]])
-    back, disparity = planes.aligned(3 * onto @ turn + 5, onto)
+    back, disparity = embeddings.aligned(3 * onto @ turn + 5, onto)
     np.testing.assert_allclose(back, onto, atol=1e-5)
     assert disparity == pytest.approx(0, abs=1e-9)
     other = random.normal(size=(40, 2))
-    assert planes.aligned(other, onto)[1] == pytest.approx(procrustes(onto, other)[2])
+    assert embeddings.aligned(other, onto)[1] == pytest.approx(procrustes(onto, other)[2])
 
 
 def test_runs_with_alike_latents_have_alike_maps_and_unrelated_ones_do_not():
     latents, labels = clusters()
     mixed = latents[np.random.default_rng(1).permutation(90)]
-    runs = [evidence(name, z, labels=labels) for name, z in (("a", latents), ("b", -latents[..., ::-1]), ("c", mixed))]
+    runs = [
+        evidence(name, z, labels=labels)
+        for name, z in (("a", latents), ("b", -latents[..., ::-1]), ("c", mixed))
+    ]
     found = latent_maps([*runs, evidence("d", latents, "g")])
     assert found.disparity[0] == 0
     assert found.disparity[1] < 0.4
@@ -163,7 +174,9 @@ def test_what_cannot_be_mapped_is_refused_in_a_sentence():
         latent_map(np.zeros_like(latents))
     with pytest.raises(UserError, match="There are 3 labels for 90 images"):
         latent_map(latents, np.zeros(3, int), method="pca")
-    with pytest.raises(NotApplicable, match="Colour by tokens needs active; this evidence has none"):
+    with pytest.raises(
+        NotApplicable, match="Colour by tokens needs active; this evidence has none"
+    ):
         latent_map(latents, method="pca", colour="tokens")
     with pytest.raises(NotApplicable, match="no selected run has any"):
         latent_maps([Evidence({"run": "a", "step": 1})])

@@ -13,15 +13,15 @@ from skimage.measure import points_in_poly
 from skimage.metrics import peak_signal_noise_ratio
 
 import workbench as wb
-from workbench.analysis.style import themed
-from workbench.errors import NotApplicable, RunError, UserError
-from workbench.explore.subject import Subject
-from workbench.runs import Run
-from workbench.views.esm import binary, png, source, static
-from workbench.views.esm.jupyter import STYLE
-from workbench.views.lab.lens_screen import Screen
-from workbench.views.latent_map import placed, rounded
-from workbench.views.selection import inside
+from workbench.analysis.plotting.style import themed
+from workbench.core.errors import NotApplicable, RunError, UserError
+from workbench.explore.loaded_run import Subject
+from workbench.hosts.js import binary, png, source, static
+from workbench.hosts.js.jupyter import STYLE
+from workbench.hosts.notebook.lens_view import Screen
+from workbench.storage.run import Run
+from workbench.workspace.latent_map import placed, rounded
+from workbench.workspace.selection import inside
 
 MODULES = ("lens", "latentmap", "codegrid")
 
@@ -40,12 +40,16 @@ def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
     assert lens.state.over == "tokens" and lens.selected["tokens"] == "4"
     np.testing.assert_array_equal(lens.images["reference"], evidence.images[0])
     np.testing.assert_array_equal(lens.images["shown"], evidence.reconstructions[0])
-    psnr = peak_signal_noise_ratio(np.asarray(evidence.images[0]), np.asarray(evidence.reconstructions[0]))
+    psnr = peak_signal_noise_ratio(
+        np.asarray(evidence.images[0]), np.asarray(evidence.reconstructions[0])
+    )
     assert lens.table["psnr"][lens.frames.stops.index("4")] == pytest.approx(psnr)
 
 
 def test_the_code_of_a_lens_makes_the_same_pictures(trained):
-    lens = wb.lens(trained / "soft-4", over="token swapped", order="worst", show=3, step=30, row=2, stop=1)
+    lens = wb.lens(
+        trained / "soft-4", over="token swapped", order="worst", show=3, step=30, row=2, stop=1
+    )
     again = rebuilt(lens.code())
     assert again.state == lens.state and again.table.equals(lens.table)
     for name, array in lens.images.items():
@@ -63,11 +67,19 @@ def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_
 
 
 def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
-    lens = wb.lens(trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", places=[5, 3])
+    lens = wb.lens(
+        trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", places=[5, 3]
+    )
     (other,), (told,) = lens.beside, lens.data()["beside"]
-    assert lens.frames.stops == ("1", "2", "4") and other.stops == ("1", "2") and told["at"] == [0, 1, 1]
+    assert (
+        lens.frames.stops == ("1", "2", "4")
+        and other.stops == ("1", "2")
+        and told["at"] == [0, 1, 1]
+    )
     for frames, name in ((lens.frames, "soft-4"), (other, "soft-2")):
-        np.testing.assert_array_equal(frames.shown[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]])
+        np.testing.assert_array_equal(
+            frames.shown[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]]
+        )
     assert wb.lens(trained / "soft-4", trained / "soft-2", over="token dropped").beside == []
     with pytest.raises(UserError, match="has images 0 to 359"):
         _ = wb.lens(trained / "soft-4", places=[360]).frames
@@ -105,7 +117,10 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     screen = Screen(lens)
     before = json.loads(screen.module.data)
     screen.over.value = "code"
-    assert screen.token in screen.row.children and json.loads(screen.module.data)["axis"] == "code of token 0"
+    assert (
+        screen.token in screen.row.children
+        and json.loads(screen.module.data)["axis"] == "code of token 0"
+    )
     screen.token.value = 3
     assert lens.state.token == 3 and json.loads(screen.module.data)["axis"] == "code of token 3"
     screen.module.view = json.dumps({"row": 1, "stop": 2, "mode": "wipe", "gain": 4})
@@ -128,7 +143,7 @@ def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
 
 
 def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained, monkeypatch):
-    monkeypatch.setattr("workbench.views.lens.LARGEST", 3 * 5 * 64)
+    monkeypatch.setattr("workbench.workspace.lens.LARGEST", 3 * 5 * 64)
     assert len(wb.lens(trained / "soft-4", show=8).frames.rows) == 3
 
 
@@ -138,7 +153,10 @@ def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained
 def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
     random = np.random.default_rng(0)
     points, turns = random.normal(size=(2000, 2)), np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    star = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.where(np.arange(20) % 2, 0.6, 1.8)[:, None]
+    star = (
+        np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        * np.where(np.arange(20) % 2, 0.6, 1.8)[:, None]
+    )
     np.testing.assert_array_equal(inside(points, star), points_in_poly(points, star))
     assert not inside(points, star[:2]).any() and not inside(points, []).any()
 
@@ -147,10 +165,14 @@ def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
     whole = wb.latent_map(trained / "soft-4", method="pca")
     assert len(whole.selected) == len(whole.selection) == len(whole.images) == 0
     x, y = whole.table["x"].median(), whole.table["y"].median()
-    some = wb.latent_map(trained / "soft-4", method="pca", polygon=[(x, y), (1e3, y), (1e3, 1e3), (x, 1e3)])
+    some = wb.latent_map(
+        trained / "soft-4", method="pca", polygon=[(x, y), (1e3, y), (1e3, 1e3), (x, 1e3)]
+    )
     corner = whole.table[(whole.table["x"] > x) & (whole.table["y"] > y)]
     assert set(some.selection) == set(corner["image"]) and 0 < len(some.selected) < len(whole.table)
-    np.testing.assert_array_equal(some.images, Run(trained / "soft-4").evidence().images[some.selection])
+    np.testing.assert_array_equal(
+        some.images, Run(trained / "soft-4").evidence().images[some.selection]
+    )
     assert rebuilt(some.code()).selected.equals(some.selected)
 
 
@@ -162,7 +184,7 @@ def test_points_are_drawn_within_a_65536th_of_where_they_are():
 
 
 def test_colours_of_a_map_follow_its_controls(trained):
-    from workbench.views.lab.latent_map_screen import Screen as MapScreen
+    from workbench.hosts.notebook.latent_map_view import Screen as MapScreen
 
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
     screen = MapScreen(shown)
@@ -183,7 +205,10 @@ def test_a_codebook_counts_every_token_once_and_finds_the_images_of_a_code(train
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)
     common = int(np.bincount(codes.ravel()).argmax())
     book = wb.codebook(trained / "soft-4", selected=[common])
-    assert book.table["tokens"].sum() == codes.size and book.selected["tokens"][0] == (codes == common).sum()
+    assert (
+        book.table["tokens"].sum() == codes.size
+        and book.selected["tokens"][0] == (codes == common).sum()
+    )
     np.testing.assert_array_equal(book.selection, np.flatnonzero((codes == common).any(axis=1)))
     assert rebuilt(book.code()).selected.equals(book.selected)
 
@@ -192,12 +217,15 @@ def test_the_examples_of_a_code_are_images_that_hold_it(trained):
     book = wb.codebook(trained / "soft-4")
     data, codes = book.data(), np.asarray(book.evidence.codes)
     examples, marks = (
-        np.frombuffer(base64.b64decode(data[name]), "<i4").reshape(-1, data["each"]) for name in ("examples", "marks")
+        np.frombuffer(base64.b64decode(data[name]), "<i4").reshape(-1, data["each"])
+        for name in ("examples", "marks")
     )
     for code, (images, tokens) in enumerate(zip(examples, marks, strict=True)):
         there = images >= 0
         assert there.sum() == min(data["each"], (codes == code).any(axis=1).sum())
-        assert (codes[images[there], tokens[there]] == code).all() and len(set(images[there])) == there.sum()
+        assert (codes[images[there], tokens[there]] == code).all() and len(
+            set(images[there])
+        ) == there.sum()
 
 
 def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
@@ -248,12 +276,18 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
         inner = page.frame_locator("iframe")
         told = inner.locator(".told")
         inner.get_by_text("difference × 4").wait_for()
-        assert f"{lens.frames.error[0, 2]:.4f}" in told.text_content() and "4 of 4 tokens" in told.text_content()
+        assert (
+            f"{lens.frames.error[0, 2]:.4f}" in told.text_content()
+            and "4 of 4 tokens" in told.text_content()
+        )
         inner.locator(".panels canvas").first.click()
         page.keyboard.press("[")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
-        assert f"{lens.frames.error[2, 1]:.4f}" in told.text_content() and "2 of 4 tokens" in told.text_content()
+        assert (
+            f"{lens.frames.error[2, 1]:.4f}" in told.text_content()
+            and "2 of 4 tokens" in told.text_content()
+        )
         shown = inner.locator(".panels canvas")
         page.keyboard.press("f")
         assert shown.count() == 1 and inner.locator("figcaption").text_content() == "original"
@@ -277,13 +311,17 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
 
 
 @pytest.mark.browser
-def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it_is_hidden(trained, page_of):
+def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it_is_hidden(
+    trained, page_of
+):
     frame = wb.codebook(trained / "soft-4")._repr_html_()
     shown = f'<script>document.body.dataset.jpThemeLight = "false"</script>{frame}<div hidden>{frame}</div>'
     with opened(page_of(shown)) as (page, seen):
         first, second = (page.frame_locator("iframe >> nth=" + str(i)) for i in (0, 1))
         first.get_by_text("of 32 codes are used").wait_for()
-        assert first.locator("html").evaluate("root => getComputedStyle(root).colorScheme") == "dark"
+        assert (
+            first.locator("html").evaluate("root => getComputedStyle(root).colorScheme") == "dark"
+        )
         assert second.locator("#root > *").count() == 0
         page.evaluate("() => document.querySelector('[hidden]').removeAttribute('hidden')")
         second.get_by_text("of 32 codes are used").wait_for()
@@ -294,7 +332,15 @@ def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it
 def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
     bad = "</script><img src=x onerror=alert(1)>"
     pixel = png(np.zeros((1, 1, 1), np.uint8))
-    data = {"axis": bad, "stops": [bad], "rows": [bad], "against": bad, "note": bad, "size": [1, 1], "notes": [[bad]]}
+    data = {
+        "axis": bad,
+        "stops": [bad],
+        "rows": [bad],
+        "against": bad,
+        "note": bad,
+        "size": [1, 1],
+        "notes": [[bad]],
+    }
     data |= {"active": None, "reference": pixel, "shown": pixel}
     with opened(page_of(static("lens", data, {}, height=300, title=bad))) as (page, seen):
         inner = page.frame_locator("iframe")
@@ -305,7 +351,9 @@ def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(page_of, dark):
-    figure = themed(go.Figure(go.Bar(y=[1, 2], marker_color="#0072B2")).update_layout(title="a figure"))
+    figure = themed(
+        go.Figure(go.Bar(y=[1, 2], marker_color="#0072B2")).update_layout(title="a figure")
+    )
     light = f"<script>document.body.dataset.jpThemeLight = '{str(not dark).lower()}'</script>"
     drawn = figure.to_html(full_html=False, include_plotlyjs=True)
     with opened(page_of(f"<style>{STYLE}</style>{light}{drawn}")) as (page, _):
@@ -314,7 +362,9 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
         def style(selector: str, name: str) -> str:
             return page.locator(selector).first.evaluate(f"node => getComputedStyle(node).{name}")
 
-        assert style(".main-svg", "backgroundColor") == ("rgba(0, 0, 0, 0)" if dark else "rgb(255, 255, 255)")
+        assert style(".main-svg", "backgroundColor") == (
+            "rgba(0, 0, 0, 0)" if dark else "rgb(255, 255, 255)"
+        )
         for ink in (".xtick text", ".gtitle"):
             assert style(ink, "fill") == ("rgb(224, 224, 224)" if dark else "rgb(42, 63, 95)")
         assert style(".ygrid", "stroke") == ("rgb(60, 60, 60)" if dark else "rgb(235, 240, 248)")
@@ -324,9 +374,15 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
 @pytest.mark.browser
 def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
     points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
-    colour = {"colour": binary(np.zeros(len(points), np.uint8)), "palette": ["#0072B2"], "groups": ["images"]}
+    colour = {
+        "colour": binary(np.zeros(len(points), np.uint8)),
+        "palette": ["#0072B2"],
+        "groups": ["images"],
+    }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
-    fragment = static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map")
+    fragment = static(
+        "latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map"
+    )
     with opened(page_of(fragment)) as (page, seen):
         inner = page.frame_locator("iframe")
         inner.get_by_text("drag a loop").wait_for()
@@ -338,7 +394,9 @@ def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
         right, up = 0.2 * box["width"] * unit, 0.2 * box["height"] * unit
         x, y = points.T.astype(float) - [[x0 + (x1 - x0) / 2], [y0 + (x1 - x0) / 2]]
         told = inner.locator(".told").text_content().split(" ")[0].replace(",", "")
-        assert int(told) == pytest.approx(((x > 0) & (y > 0) & (x / right + y / up < 1)).sum(), rel=0.01)
+        assert int(told) == pytest.approx(
+            ((x > 0) & (y > 0) & (x / right + y / up < 1)).sum(), rel=0.01
+        )
         assert seen.errors == [] and seen.outside == []
 
 
@@ -347,7 +405,7 @@ import sys
 from pathlib import Path
 import panel as pn
 import workbench as wb
-from workbench.views.esm.panel import component
+from workbench.hosts.js.panel import component
 import json
 
 run = sys.argv[1]

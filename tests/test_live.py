@@ -16,19 +16,39 @@ from browser import free_port, opened, served
 from playwright.sync_api import expect
 
 import workbench as wb
-from workbench.errors import UserError
-from workbench.runs import Run
-from workbench.views.live import Follower, advice, answer, apply, headline, picture, seconds_left, span
-from workbench.views.live_figure import curves
+from workbench.core.errors import UserError
+from workbench.storage.run import Run
+from workbench.workspace.live import (
+    Follower,
+    advice,
+    answer,
+    apply,
+    headline,
+    picture,
+    seconds_left,
+    span,
+)
+from workbench.workspace.live_figure import curves
 
 LONG = {"steps": 100_000, "save_every": 100}
-TINY = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5, "collect": False}
+TINY = {
+    "tokens": 4,
+    "width": 16,
+    "depth": 1,
+    "codes": 16,
+    "batch": 16,
+    "warmup": 5,
+    "collect": False,
+}
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
     """A folder that a writer of ten steps a second has left behind, this process seemingly at work in it."""
-    run = Run.create(tmp_path / "a", {"class": "workbench.tokenizers.ae:AE", "settings": {}, "plan": {"steps": 1000}})
+    run = Run.create(
+        tmp_path / "a",
+        {"class": "workbench.tokenizers.ae:AE", "settings": {}, "plan": {"steps": 1000}},
+    )
     for step in range(10, 310, 10):
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
     run.report("running", 300, steps=1000, weights={"pixel": 1.0, "align": 1.0}, lr=1.0, answered=0)
@@ -61,7 +81,9 @@ def test_each_look_reads_what_is_new_and_everything_again_after_a_rewind(run):
 def test_speed_and_time_left_are_told_from_the_latest_records(run):
     look = Follower(run).look()
     assert seconds_left(look) == pytest.approx((70, 70))
-    assert re.fullmatch(r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", headline(look))
+    assert re.fullmatch(
+        r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", headline(look)
+    )
     run.log(310, pixel=0.1, time=130.0)  # a pause, or a slow evaluation, is one record of many
     assert seconds_left(Follower(run).look()) == pytest.approx((70, 70))
 
@@ -78,7 +100,10 @@ def test_curves_show_every_number_and_mark_events_where_they_happened(run):
     figure = curves(Follower(run).look(), log=True, smoothing=0.5)
     titles = [note.text for note in figure.layout.annotations]
     named = ["pixel", "align", "learning rate", "gradient norm", "steps a second"]
-    assert all(name in title for name, title in zip(named, titles, strict=False)) and "not log" in titles[1]
+    assert (
+        all(name in title for name, title in zip(named, titles, strict=False))
+        and "not log" in titles[1]
+    )
     assert titles[5:] == ["align × 0.5"] and {shape.x0 for shape in figure.layout.shapes} == {100}
     assert figure.layout.yaxis.type == "log" and figure.layout.yaxis2.type == "linear"
     smooth, alpha = [figure.data[1].y[0]], 0.5
@@ -128,7 +153,7 @@ def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
 
 
 def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
-    from workbench.views.lab.live import _head, _pictures
+    from workbench.hosts.notebook.live import _head, _pictures
 
     run.event("failed", 10, why="<img src=x onerror=alert(1)>")
     run.report("failed", 300, steps=1000)
@@ -180,7 +205,9 @@ def test_watching_needs_no_torch(run):
     script += "assert 'torch' not in sys.modules; print(v.code())"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == f"import workbench as wb\n\nwatch = wb.watch({str(run.folder)!r})\nwatch\n"
+    assert (
+        ended.stdout == f"import workbench as wb\n\nwatch = wb.watch({str(run.folder)!r})\nwatch\n"
+    )
 
 
 # A training apart
@@ -207,7 +234,9 @@ def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
     starter.wait()
     run = Run(tmp_path / "a")
     wait_for(lambda: run.status()["step"] > 20)
-    with pytest.raises(UserError, match="There is no term `pixl`; there is pixel. Did you mean `pixel`"):
+    with pytest.raises(
+        UserError, match="There is no term `pixl`; there is pixel. Did you mean `pixel`"
+    ):
         run.ask("weight", term="pixl", value=2)
     number = run.ask("stop")
     wait_for(lambda: run.status()["state"] == "stopped")
@@ -232,16 +261,29 @@ def training(tmp_path):
 def live_tab(training, tmp_path):
     """The dashboard's Live tab on a run that trains; in the end nothing may have gone wrong on the page or behind."""
     port = free_port()
-    command = ("workbench", "dashboard", str(tmp_path / "runs"), "--port", str(port), "--no-browser")
+    command = (
+        "workbench",
+        "dashboard",
+        str(tmp_path / "runs"),
+        "--port",
+        str(port),
+        "--no-browser",
+    )
     with (
-        served(*command, port=port, log=tmp_path / "log", path="/static/js/bokeh.min.js") as address,
+        served(
+            *command, port=port, log=tmp_path / "log", path="/static/js/bokeh.min.js"
+        ) as address,
         opened(f"{address}/?run=a&tab=live") as (page, seen),
     ):
         page.get_by_role("tab", name="Live", selected=True).wait_for()
         page.get_by_text(re.compile(r"running, alive \d+ s ago")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
         yield page
-        assert seen.errors == [] and seen.outside == [] and "Traceback" not in (tmp_path / "log").read_text()
+        assert (
+            seen.errors == []
+            and seen.outside == []
+            and "Traceback" not in (tmp_path / "log").read_text()
+        )
 
 
 def kill_while_it_logs(run: Run) -> None:
@@ -258,7 +300,9 @@ def field(page, name: str):
 
 
 @pytest.mark.browser
-def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goes_on(live_tab, training):
+def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goes_on(
+    live_tab, training
+):
     page, before = live_tab, training.status()["step"]
     others = training.ask("weight", term="pixel", value=0.25)  # somebody else, in a terminal
     expect(field(page, "pixel")).to_have_value("0.25", timeout=60_000)
@@ -275,22 +319,30 @@ def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goe
     page.get_by_role("button", name="resume").click()
     page.get_by_text(re.compile(r"running, alive")).wait_for()
     page.get_by_role("button", name="stop").click()
-    page.get_by_text(re.compile(r"It was stopped\. .* from its last checkpoint, of step [\d,]+\.")).wait_for()
+    page.get_by_text(
+        re.compile(r"It was stopped\. .* from its last checkpoint, of step [\d,]+\.")
+    ).wait_for()
     done = [event for event in training.events() if event.get("id", others) != others]
     asked = ["lr", "weight", "pause", "sample", "evaluate", "resume", "stop"]
     assert [event["event"] for event in done] == asked and done[0]["step"] > before
     assert done[1] | {"term": "entropy", "value": 0.5} == done[1]
-    assert done[2]["step"] == done[3]["step"] == done[4]["step"] == training.evidence().step  # a paused run has it all
+    assert (
+        done[2]["step"] == done[3]["step"] == done[4]["step"] == training.evidence().step
+    )  # a paused run has it all
     assert training.steps[-1] == training.status()["step"] == done[-1]["step"]
 
-    wb.start("softvq-digits", training.folder, **TINY, **LONG)  # the same page follows it, under what was asked before
+    wb.start(
+        "softvq-digits", training.folder, **TINY, **LONG
+    )  # the same page follows it, under what was asked before
     page.get_by_text(re.compile(r"running, alive")).wait_for()
     for name, value in (("lr", "0.5"), ("entropy", "0.5"), ("pixel", "0.25")):
         expect(field(page, name)).to_have_value(value, timeout=60_000)
 
 
 @pytest.mark.browser
-def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_curves(live_tab, training):
+def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_curves(
+    live_tab, training
+):
     kill_while_it_logs(training)
     live_tab.get_by_text(re.compile(r"interrupted · step [\d,]+ of 100,000")).wait_for()
     again = f"The command that started it goes on from its last checkpoint, of step {training.steps[-1]:,}."
@@ -298,7 +350,9 @@ def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_cur
     expect(live_tab.get_by_role("button", name="stop")).to_be_disabled(timeout=60_000)
     last = int(training.history()["step"].iloc[-1])  # the torn line is none
     figure = live_tab.locator(".js-plotly-plot").first
-    live_tab.wait_for_function("([e, last]) => e.calcdata[0].at(-1).x === last", arg=[figure.element_handle(), last])
+    live_tab.wait_for_function(
+        "([e, last]) => e.calcdata[0].at(-1).x === last", arg=[figure.element_handle(), last]
+    )
 
 
 # JupyterLab
@@ -308,18 +362,36 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') 
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it_tells_of_a_kill(training, tmp_path):
+def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it_tells_of_a_kill(
+    training, tmp_path
+):
     cells = [
         f"import workbench as wb\nwb.watch({str(training.folder)!r})",
         "import time\ntime.sleep(15)\nprint('fr' + 'ee')",
     ]
     node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    node.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(node, tmp_path / "live.ipynb")
     port = free_port()
-    flags = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token="]
-    flags += ["--ServerApp.ip=127.0.0.1", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-    flags += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    flags = [
+        f"--ServerApp.port={port}",
+        f"--ServerApp.root_dir={tmp_path}",
+        "--IdentityProvider.token=",
+    ]
+    flags += [
+        "--ServerApp.ip=127.0.0.1",
+        "--no-browser",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    flags += [
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with (
         served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address,
         opened(f"{address}/lab/tree/live.ipynb?reset") as (page, seen),
@@ -330,12 +402,16 @@ def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it
         head.wait_for()
         first = head.inner_text()
         page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
-        assert page.locator(".jp-OutputArea-output").get_by_text("free").count() == 0  # the cell was still busy
+        assert (
+            page.locator(".jp-OutputArea-output").get_by_text("free").count() == 0
+        )  # the cell was still busy
         page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
         page.get_by_role("button", name="pause").click()
         page.get_by_text(re.compile(r"paused, alive")).wait_for()
         page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
-        assert training.status()["state"] == "paused" and json.loads((training.folder / "control.json").read_text())
+        assert training.status()["state"] == "paused" and json.loads(
+            (training.folder / "control.json").read_text()
+        )
         kill_while_it_logs(training)
         page.get_by_text(re.compile(r"gone without a word\. .*checkpoint, of step")).wait_for()
         assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0

@@ -11,13 +11,22 @@ import torch
 from scipy.stats import truncnorm
 
 import workbench as wb
+from workbench.core.errors import UserError
 from workbench.data import load
-from workbench.errors import UserError
-from workbench.teachers import by_name
+from workbench.features import by_name
 from workbench.tokenizers.maetok import MAETok, feature_loss, random_mask, truncated_normal
 from workbench.training import Plan
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 6, "width": 16, "depth": 1, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 4,
+    "dim": 6,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+}
 SMALL |= {"aux_width": 8, "aux_depth": 1}
 PLAN = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
 
@@ -44,7 +53,10 @@ def images(count: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("patches", [16, 25, 64, 256])
 def test_each_image_has_its_share_of_the_patches_masked_rounded_up(ratio, patches):
     mask = random_mask(torch.full((50,), ratio), patches)
-    assert mask.shape == (50, patches) and (mask.sum(dim=1) == math.ceil(round(ratio * patches, 9))).all()
+    assert (
+        mask.shape == (50, patches)
+        and (mask.sum(dim=1) == math.ceil(round(ratio * patches, 9))).all()
+    )
 
 
 def test_each_image_may_have_its_own_share():
@@ -61,7 +73,11 @@ def test_every_patch_is_masked_as_often_as_any_other_and_images_differ():
 @pytest.mark.parametrize(("low", "high"), [(0.4, 0.6), (0.0, 0.6), (0.5, 0.5)])
 def test_the_truncated_normal_is_scipys(low, high):
     quantiles = torch.linspace(0, 0.999, 50)
-    expected = truncnorm((low - high) / 0.25, 0, loc=high, scale=0.25).ppf(quantiles.numpy()) if low < high else high
+    expected = (
+        truncnorm((low - high) / 0.25, 0, loc=high, scale=0.25).ppf(quantiles.numpy())
+        if low < high
+        else high
+    )
     found = truncated_normal(quantiles, low, high).numpy()
     np.testing.assert_allclose(found, np.broadcast_to(expected, 50), atol=1e-5)
 
@@ -82,7 +98,10 @@ def test_a_ratio_serves_a_batch_or_an_image_or_never_changes():
         assert len(one.unique()) == distinct
         assert torch.equal(one, next_one) == (mask == "fixed")
     assert (make(mask="fixed").ratios(3) == 0.6).all()
-    assert torch.stack([make(mask="uniform").train().ratios(1) for _ in range(3)]).unique().numel() == 1  # by seed
+    assert (
+        torch.stack([make(mask="uniform").train().ratios(1) for _ in range(3)]).unique().numel()
+        == 1
+    )  # by seed
 
 
 def test_what_masked_patches_hold_never_reaches_the_tokens():
@@ -125,7 +144,12 @@ def test_tokens_are_of_the_whole_image_and_nothing_is_masked_in_eval_mode():
 @pytest.mark.parametrize("directional", [True, False])
 def test_an_empty_mask_costs_exactly_nothing_and_moves_nothing(directional):
     predicted = torch.randn(3, 4, 5, requires_grad=True)
-    loss = feature_loss(predicted, torch.randn(3, 4, 5), torch.zeros(3, 4, dtype=torch.bool), directional=directional)
+    loss = feature_loss(
+        predicted,
+        torch.randn(3, 4, 5),
+        torch.zeros(3, 4, dtype=torch.bool),
+        directional=directional,
+    )
     loss.backward()
     assert loss == 0 and (predicted.grad == 0).all()
 
@@ -139,7 +163,9 @@ def test_only_masked_patches_are_scored(directional):
         for p in range(4):
             if mask[b, p]:
                 u, v = predicted[b, p], features[b, p]
-                each.append(1 - u @ v / (u.norm() * v.norm()) if directional else ((u - v) ** 2).mean())
+                each.append(
+                    1 - u @ v / (u.norm() * v.norm()) if directional else ((u - v) ** 2).mean()
+                )
     loss = feature_loss(predicted, features, mask, directional=directional)
     torch.testing.assert_close(loss, torch.stack(each).mean())
 
@@ -173,16 +199,31 @@ def test_features_computed_before_give_the_same_terms():
     expected = model.objective(x).terms
     torch.manual_seed(3)
     assert model.objective(x, *ready).terms == expected
-    with pytest.raises(UserError, match="features of 1 teacher came with the images, but targets name 2: hog, random."):
+    with pytest.raises(
+        UserError,
+        match="features of 1 teacher came with the images, but targets name 2: hog, random.",
+    ):
         model.objective(x, ready[0])
 
 
 def test_features_kept_in_a_folder_train_as_features_computed_each_time(tmp_path, unchecked):
-    small = {"tokens": 4, "width": 16, "depth": 1, "aux_width": 16, "batch": 16, "steps": 10, "limit": 50}
+    small = {
+        "tokens": 4,
+        "width": 16,
+        "depth": 1,
+        "aux_width": 16,
+        "batch": 16,
+        "steps": 10,
+        "limit": 50,
+    }
     computed = wb.train("maetok-digits", tmp_path / "a", collect=False, **small)
-    kept = wb.train("maetok-digits", tmp_path / "b", collect=False, cache=tmp_path / "features", **small)
+    kept = wb.train(
+        "maetok-digits", tmp_path / "b", collect=False, cache=tmp_path / "features", **small
+    )
     assert len(list((tmp_path / "features").glob("hog-4x4-*.npy"))) == 1
-    assert kept.history()["hog"].to_numpy() == pytest.approx(computed.history()["hog"].to_numpy(), abs=1e-3)  # float16
+    assert kept.history()["hog"].to_numpy() == pytest.approx(
+        computed.history()["hog"].to_numpy(), abs=1e-3
+    )  # float16
     with pytest.raises(UserError, match="this AE has no teacher"):
         wb.train("ae-digits", tmp_path / "c", cache=tmp_path / "features")
 
@@ -210,7 +251,15 @@ def tuning(model: MAETok, **settings) -> MAETok:
 
 def test_stage_two_changes_the_decoder_and_not_one_bit_of_the_latents(tmp_path, unchecked):
     """As a user does it: a second run that starts from the first."""
-    small = {"tokens": 4, "width": 16, "depth": 1, "batch": 16, "steps": 20, "save_every": 10, "collect": False}
+    small = {
+        "tokens": 4,
+        "width": 16,
+        "depth": 1,
+        "batch": 16,
+        "steps": 20,
+        "save_every": 10,
+        "collect": False,
+    }
     small |= {"aux_width": 16}
     learned = wb.train("maetok-digits", tmp_path / "one", **small).load()
     run = wb.train("maetok-digits", tmp_path / "two", start=tmp_path / "one", tuning=True, **small)
@@ -250,7 +299,9 @@ def test_the_ratio_falls_in_a_straight_line_to_nothing():
 
 def test_stage_two_can_show_the_decoder_whole_images_from_the_start():
     model = tuning(make(), mask_low=0, mask_high=0)
-    torch.testing.assert_close(model.objective(images()).reconstruction, model.decode(model.encode(images())))
+    torch.testing.assert_close(
+        model.objective(images()).reconstruction, model.decode(model.encode(images()))
+    )
 
 
 def test_only_the_decoder_is_left_to_train_and_no_teacher_is_needed():
@@ -265,7 +316,9 @@ def test_only_the_decoder_is_left_to_train_and_no_teacher_is_needed():
 
 
 def test_targets_come_as_a_tuple_however_they_were_kept(unchecked):
-    assert MAETok.Config(targets=["hog"]).targets == MAETok.Config(targets="hog").targets == ("hog",)
+    assert (
+        MAETok.Config(targets=["hog"]).targets == MAETok.Config(targets="hog").targets == ("hog",)
+    )
     assert MAETok.Config(targets=("",)).targets == ()  # what a command line's `targets=` gives
 
 
@@ -273,10 +326,19 @@ def test_targets_come_as_a_tuple_however_they_were_kept(unchecked):
     ("settings", "sentence"),
     [
         ({"mask": "half"}, "There is no mask `half`; there is fixed, sample, truncnorm, uniform."),
-        ({"score": "mask"}, "There is no score `mask`; there is all, masked. Did you mean `masked`?"),
+        (
+            {"score": "mask"},
+            "There is no score `mask`; there is all, masked. Did you mean `masked`?",
+        ),
         ({"mask_low": 0.7}, "mask_low 0.7 and mask_high 0.6 are no range of shares"),
-        ({"mask_high": 1.0}, "mask_high 1.0 are no range of shares; 0 <= mask_low <= mask_high < 1 is."),
-        ({"mask_low": 0, "mask_high": 0}, 'no patch is masked, so targets need score "all", not "masked".'),
+        (
+            {"mask_high": 1.0},
+            "mask_high 1.0 are no range of shares; 0 <= mask_low <= mask_high < 1 is.",
+        ),
+        (
+            {"mask_low": 0, "mask_high": 0},
+            'no patch is masked, so targets need score "all", not "masked".',
+        ),
         ({"targets": ("hog", "hog")}, "targets hog, hog name a teacher twice; name each once."),
         ({"aux_width": 9}, "aux_width 9 does not divide into 2 heads."),
         ({"aux_depth": 0}, "aux_depth is 0; it must be at least 1."),

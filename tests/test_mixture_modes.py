@@ -7,15 +7,15 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
-from workbench.analysis.latents import mixtures
-from workbench.analysis.latents.held_out import held_out
-from workbench.analysis.latents.mode_members import gallery
+from workbench.analysis.latents.cross_validation import held_out
+from workbench.analysis.latents.mode_assignment import gallery
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.modes_compared import modes_compared
-from workbench.analysis.latents.reductions import reduced, surrogate
-from workbench.analysis.progress import Cancelled, listening
-from workbench.errors import NotApplicable, UserError
-from workbench.evidence import Evidence
+from workbench.analysis.stats import mixtures
+from workbench.analysis.stats.reductions import reduced, surrogate
+from workbench.core.errors import NotApplicable, UserError
+from workbench.core.progress import Cancelled, listening
+from workbench.storage.evidence import Evidence
 
 QUICK = {"components": 4, "most": 3}
 
@@ -54,12 +54,19 @@ def test_images_are_given_back_to_the_modes_they_were_drawn_from():
 
 @pytest.mark.parametrize("covariance", ["diag", "tied", "full"])
 def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(covariance):
-    points = np.random.default_rng(0).normal(size=(300, 3)) @ np.random.default_rng(1).normal(size=(3, 3))
+    points = np.random.default_rng(0).normal(size=(300, 3)) @ np.random.default_rng(1).normal(
+        size=(3, 3)
+    )
     points[:100] += 4
     points = (points - points.mean(axis=0)) / points.std(axis=0)
     ours = mixtures.fit(points, 2, covariance, np.random.default_rng(0))
-    start = {"weights_init": np.exp(ours.joint(points) - ours.density(points)).mean(axis=1), "means_init": ours.means}
-    theirs = GaussianMixture(2, covariance_type=covariance, reg_covar=mixtures.FLOOR, tol=1e-6, max_iter=500, **start)
+    start = {
+        "weights_init": np.exp(ours.joint(points) - ours.density(points)).mean(axis=1),
+        "means_init": ours.means,
+    }
+    theirs = GaussianMixture(
+        2, covariance_type=covariance, reg_covar=mixtures.FLOOR, tol=1e-6, max_iter=500, **start
+    )
     theirs.fit(points)
     assert ours.density(points).mean() == pytest.approx(theirs.score(points), abs=0.01)
     assert ours.bic(points) == pytest.approx(theirs.bic(points), abs=6)
@@ -71,7 +78,9 @@ def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(co
 def test_no_round_of_em_lowers_the_likelihood(covariance, seed):
     """Points lie so far apart that what is added to their variances is nothing."""
     random = np.random.default_rng(seed)
-    points = random.normal(size=(200, 3)) @ random.normal(size=(3, 3)) + 3 * random.integers(0, 2, (200, 1))
+    points = random.normal(size=(200, 3)) @ random.normal(size=(3, 3)) + 3 * random.integers(
+        0, 2, (200, 1)
+    )
     points *= 1e4
     statistics = mixtures._statistics(points, covariance)
     centres = points[random.integers(0, 200, (2, 4))]  # two starts of four Gaussians
@@ -90,11 +99,15 @@ def test_a_mixture_is_a_density_its_weights_sum_to_one():
     points = np.random.default_rng(0).normal(size=(400, 1))
     found = mixtures.fit(points, 3, "diag", np.random.default_rng(0))
     line = np.linspace(-8, 8, 20_001)
-    assert np.exp(found.density(line[:, None])).sum() * (line[1] - line[0]) == pytest.approx(1, abs=1e-4)
+    assert np.exp(found.density(line[:, None])).sum() * (line[1] - line[0]) == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_one_gaussian_is_the_closed_form():
-    points = np.random.default_rng(0).normal(size=(500, 3)) @ np.random.default_rng(1).normal(size=(3, 3))
+    points = np.random.default_rng(0).normal(size=(500, 3)) @ np.random.default_rng(1).normal(
+        size=(3, 3)
+    )
     found = mixtures.fit(points, 1, "full", np.random.default_rng(0))
     covariance = np.cov(points.T, bias=True) + mixtures.FLOOR * np.eye(3)
     right = multivariate_normal(points.mean(axis=0), covariance).logpdf(points)
@@ -113,7 +126,9 @@ def test_each_image_is_judged_by_a_gaussian_fitted_to_the_other_folds():
     (found,), _ = held_out([points], np.array([1]), "diag", seed=3)
     for rest, out in KFold(5, shuffle=True, random_state=3).split(points):
         variance = points[rest].var(axis=0) + mixtures.FLOOR
-        right = multivariate_normal(points[rest].mean(axis=0), np.diag(variance)).logpdf(points[out])
+        right = multivariate_normal(points[rest].mean(axis=0), np.diag(variance)).logpdf(
+            points[out]
+        )
         np.testing.assert_allclose(found.likelihood[out, 0], right)
 
 
@@ -135,7 +150,9 @@ def test_the_surrogate_is_a_gaussian_with_the_latents_covariance():
     rows = np.random.default_rng(0).exponential(size=(4000, 3)) @ [[1, 2, 0], [0, 1, 0], [0, 0, 3]]
     drawn = surrogate(rows, seed=1)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(rows.T), atol=0.6)
-    assert abs((drawn / drawn.std(axis=0)) ** 3).mean() == pytest.approx(np.sqrt(8 / np.pi), rel=0.05)
+    assert abs((drawn / drawn.std(axis=0)) ** 3).mean() == pytest.approx(
+        np.sqrt(8 / np.pi), rel=0.05
+    )
 
 
 def test_the_untrained_encoder_is_a_curve_of_its_own_and_a_warning_where_it_answers_alike():
@@ -158,14 +175,19 @@ def test_the_papers_text_keeps_what_holds_nine_tenths_of_the_variance():
     assert explained > 0.9
     np.testing.assert_allclose(points.std(axis=0), 1, rtol=0.01)
     result = mixture_modes(rows[:, None], preset="paper text", covariance="full", most=2)
-    assert "on 3 principal components (97 % of the variance) of 400 images, preset `paper text`" in result.summary()
+    assert (
+        "on 3 principal components (97 % of the variance) of 400 images, preset `paper text`"
+        in result.summary()
+    )
     assert result.covariance == "diag"
 
 
 def test_each_mode_shows_the_images_nearest_its_mean():
     latents, drawn = mixture(2, seed=0, n=100)
     shade = (100 * drawn + 50).astype(np.uint8)
-    result = mixture_modes(latents, images=np.tile(shade[:, None, None, None], (1, 4, 4, 1)), **QUICK)
+    result = mixture_modes(
+        latents, images=np.tile(shade[:, None, None, None], (1, 4, 4, 1)), **QUICK
+    )
     assert result.best == 2
     high = result.gallery.nearest.shape[0] // 2
     first, second = result.gallery.nearest[:high], result.gallery.nearest[high:]
@@ -176,7 +198,9 @@ def test_each_mode_shows_the_images_nearest_its_mean():
 def test_a_gallery_shows_the_densest_members_first_and_none_of_them_again():
     shade = np.arange(10, dtype=np.uint8)
     density = np.array([0, 5, 1, 9, 2, 8, 3, 7, 4, 6])
-    found = gallery(np.tile(shade[:, None, None, None], (1, 64, 64, 1)), np.zeros(10, int), density, seed=0)
+    found = gallery(
+        np.tile(shade[:, None, None, None], (1, 64, 64, 1)), np.zeros(10, int), density, seed=0
+    )
     assert found.nearest[0, ::70, 0].tolist() == [3, 5, 7, 9, 1, 8]
     assert sorted(found.random[0, ::70, 0].tolist()) == [0, 2, 4, 6]
 
@@ -191,13 +215,19 @@ def test_it_warns_at_the_edge_of_the_grid_and_of_little_variance():
 def test_it_warns_where_more_images_would_show_more_modes():
     result = mixture_modes(mixture(5, 0, n=160)[0], most=6)
     assert result.half_best < result.low
-    assert f"With half the images the answer is {result.half_best}: more images may show" in result.summary()
+    assert (
+        f"With half the images the answer is {result.half_best}: more images may show"
+        in result.summary()
+    )
 
 
 def test_it_warns_where_even_modes_far_apart_would_go_unseen_and_not_where_images_are_enough():
     few, enough = (mixture_modes(mixture(1, 0, n)[0], components=12, most=6) for n in (60, 400))
     assert few.planted_best < 6
-    assert f"6 modes planted far apart in as many images are counted as {few.planted_best}" in few.summary()
+    assert (
+        f"6 modes planted far apart in as many images are counted as {few.planted_best}"
+        in few.summary()
+    )
     assert enough.planted_best == 6
     assert "planted" not in enough.summary()
 
@@ -265,7 +295,9 @@ def test_latents_of_few_modes_reach_the_same_likelihood_with_fewer_gaussians_tha
 
 def test_runs_on_other_images_are_left_out_of_the_comparison_and_named():
     one, two = mixture(2, 0, n=60)[0], mixture(2, 1, n=60)[0]
-    result = modes_compared([evidence("a", one), evidence("b", two), evidence("c", two, "g")], most=2)
+    result = modes_compared(
+        [evidence("a", one), evidence("b", two), evidence("c", two, "g")], most=2
+    )
     assert result.runs == ("a", "b")
     assert result.summary().endswith("Left out, being measured on other images: c.")
     with pytest.raises(NotApplicable, match="no selected run has any"):

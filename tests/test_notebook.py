@@ -16,8 +16,8 @@ from papermill.parameterize import parameterize_notebook
 
 import workbench as wb
 from workbench import analysis
-from workbench.errors import NotApplicable, RunError, UserError
-from workbench.views.lab.notebook import Explorer, Screen
+from workbench.core.errors import NotApplicable, RunError, UserError
+from workbench.hosts.notebook.explorer import Explorer, Screen
 
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 FIGURE = "application/vnd.plotly.v1+json"
@@ -32,7 +32,9 @@ def test_the_first_look_compares_every_run(trained):
     assert bench.selected[0].name == bench.state.runs[0] and bench.selected[0].tokenizer is None
 
 
-@pytest.mark.parametrize("name", [name for name in analysis.analyses() if name not in ("latent_map", "mixture_modes")])
+@pytest.mark.parametrize(
+    "name", [name for name in analysis.analyses() if name not in ("latent_map", "mixture_modes")]
+)
 def test_the_code_of_a_view_makes_the_same_table(trained, name):
     bench = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
     elsewhere: dict = {}
@@ -50,16 +52,26 @@ def test_the_code_keeps_the_step_and_the_controls(trained):
     bench = wb.open(trained).show("latent_map", runs=["soft-2"], step=60, method="pca", neighbors=7)
     elsewhere: dict = {}
     exec(bench.code(), elsewhere)
-    assert "step=60" in bench.code() and elsewhere["result"].neighbors == 7 and elsewhere["result"].method == "pca"
-    assert elsewhere["result"].table().equals(bench.table) and bench.figure.layout.title.text.startswith("Latent map")
+    assert (
+        "step=60" in bench.code()
+        and elsewhere["result"].neighbors == 7
+        and elsewhere["result"].method == "pca"
+    )
+    assert elsewhere["result"].table().equals(
+        bench.table
+    ) and bench.figure.layout.title.text.startswith("Latent map")
 
 
 def test_unknown_names_are_answered_with_the_nearest(trained):
     bench = wb.open(trained)
     before = bench.state
-    with pytest.raises(UserError, match=r"no analysis `codebok_usage`.*Did you mean `codebook_usage`\?"):
+    with pytest.raises(
+        UserError, match=r"no analysis `codebok_usage`.*Did you mean `codebook_usage`\?"
+    ):
         bench.show("codebok_usage")
-    with pytest.raises(UserError, match=r"no control of latent_map `neighbor`.*Did you mean `neighbors`\?"):
+    with pytest.raises(
+        UserError, match=r"no control of latent_map `neighbor`.*Did you mean `neighbors`\?"
+    ):
         bench.show("latent_map", neighbor=3)
     with pytest.raises(UserError, match=r"no run `soft4`.*Did you mean `soft-4`\?"):
         bench.show("latent_map", runs=["soft4"])
@@ -121,7 +133,9 @@ SEEN = {
     "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
     "compare": lambda runs: wb.compare(runs / "soft-4", runs / "soft-2"),
     "codebook": lambda runs: wb.codebook(runs / "soft-4", selected=[3]),
-    "latent_map": lambda runs: wb.latent_map(runs / "soft-4", method="pca", polygon=[(0, 0), (9, 0), (9, 9)]),
+    "latent_map": lambda runs: wb.latent_map(
+        runs / "soft-4", method="pca", polygon=[(0, 0), (9, 0), (9, 9)]
+    ),
     "lens": lambda runs: wb.lens(runs / "soft-4", show=2, row=1, stop=0),
     "watch": lambda runs: wb.watch(runs / "soft-4", smoothing=0.5),
 }
@@ -147,7 +161,9 @@ def test_runs_of_other_folders_are_compared_and_the_code_says_where_they_are(tra
     exec(bench.code(), again)
     assert again["result"].table().equals(bench.table)
     shutil.move(tmp_path / "elsewhere", tmp_path / "soft-4")
-    with pytest.raises(UserError, match=r"Two of these runs are called soft-4: .* Rename one of the folders"):
+    with pytest.raises(
+        UserError, match=r"Two of these runs are called soft-4: .* Rename one of the folders"
+    ):
         wb.compare(trained / "soft-4", tmp_path / "soft-4")
 
 
@@ -175,7 +191,9 @@ def test_an_empty_folder_says_how_to_train_and_a_damaged_run_is_named(trained, t
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 CODE = "window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code')"
-DONE = f"() => {CODE}.every(cell => cell.model.executionCount && cell.model.executionState === 'idle')"
+DONE = (
+    f"() => {CODE}.every(cell => cell.model.executionCount && cell.model.executionState === 'idle')"
+)
 OUTPUTS = f"() => {CODE}.flatMap(cell => cell.model.sharedModel.getOutputs())"
 TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')"
 
@@ -184,9 +202,21 @@ TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToIt
 def lab(tmp_path):
     """A JupyterLab over a temporary folder that asks nobody for news, extensions or a password."""
     port = free_port()
-    flags = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token="]
-    flags += ["--ServerApp.ip=127.0.0.1", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-    flags += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    flags = [
+        f"--ServerApp.port={port}",
+        f"--ServerApp.root_dir={tmp_path}",
+        "--IdentityProvider.token=",
+    ]
+    flags += [
+        "--ServerApp.ip=127.0.0.1",
+        "--no-browser",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    flags += [
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address:
         yield address
 
@@ -222,7 +252,9 @@ def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, tmp_pat
         figure.get_by_text("squared error").first.wait_for()
 
         screen.get_by_role("button", name="latent map", exact=True).click()
-        screen.get_by_text("computing latent map").wait_for()  # said while the kernel works, not after
+        screen.get_by_text(
+            "computing latent map"
+        ).wait_for()  # said while the kernel works, not after
         screen.get_by_text(re.compile("UMAP of 360 images")).wait_for()
         assert screen.get_by_text("computing").count() == 0
         assert seen.outside == []
@@ -238,7 +270,9 @@ TOLD = "print('told', lens.picked, len(points.selected), codes.state.selected)"
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kernel_hears_them(lab, trained, tmp_path):
+def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kernel_hears_them(
+    lab, trained, tmp_path
+):
     cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", TOLD]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(
@@ -287,7 +321,9 @@ IN_SIGHT = """([place, told]) => {
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_a_notebook_that_is_reopened_shows_pages_where_its_widgets_were(lab, trained, tmp_path):
+def test_in_jupyterlab_a_notebook_that_is_reopened_shows_pages_where_its_widgets_were(
+    lab, trained, tmp_path
+):
     run = str(trained / "soft-4")
     cells = [f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r})"]
     cells += [f"display(wb.codebook({run!r}), wb.watch({run!r}))\nprint('after')"]
@@ -306,12 +342,17 @@ def test_in_jupyterlab_a_notebook_that_is_reopened_shows_pages_where_its_widgets
         run_all(page)
         in_sight(page, ["before", "widget"], ["widget", "widget", "after"])
         page.evaluate(SAVE)
-        for start, instead in ((False, "Loading widget..."), (True, "Error displaying widget: model not found")):
+        for start, instead in (
+            (False, "Loading widget..."),
+            (True, "Error displaying widget: model not found"),
+        ):
             page.evaluate(SHUT_DOWN)
             page.goto(f"{lab}/lab?reset")
             page.wait_for_function("() => window.jupyterapp")
             page.evaluate(REOPEN, start)
-            page.wait_for_function("(told) => document.body.textContent.includes(told)", arg=instead)
+            page.wait_for_function(
+                "(told) => document.body.textContent.includes(told)", arg=instead
+            )
             in_sight(page, ["before", "page", "figure"], ["page", "page", "figure", "after"])
             page.get_by_role("cell", name="soft-2").first.wait_for()
             page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
@@ -338,7 +379,10 @@ def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_a
     for path in evidence.glob("*.npy"):
         path.unlink()
     noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
-    np.save(evidence / "latents.npy", (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32))
+    np.save(
+        evidence / "latents.npy",
+        (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32),
+    )
     cells = ["import workbench as wb", f"wb.modes({str(run)!r}, most=64, components=16)", FREE]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(
@@ -348,7 +392,9 @@ def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_a
     with opened(f"{lab}/lab/tree/long.ipynb?reset") as (page, seen):
         page.wait_for_function(READY)
         page.evaluate(RUN_ALL)
-        page.get_by_text(re.compile(r"computing mixture modes … \d+ %, .*left; interrupt the cell")).wait_for()
+        page.get_by_text(
+            re.compile(r"computing mixture modes … \d+ %, .*left; interrupt the cell")
+        ).wait_for()
         assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
         page.get_by_text("free", exact=True).wait_for()  # and nothing computes behind it

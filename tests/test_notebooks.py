@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from workbench.runs import Run
+from workbench.storage.run import Run
 
 HERE = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
@@ -31,7 +31,9 @@ def toy(tmp_path_factory):
 def kernel(tmp_path_factory):
     """One kernel for all notebooks: most of the time goes into importing torch, once."""
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("kernel")), env=os.environ | {"OMP_NUM_THREADS": "1"})
+    manager.start_kernel(
+        cwd=str(tmp_path_factory.mktemp("kernel")), env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -39,16 +41,29 @@ def kernel(tmp_path_factory):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs_from_top_to_bottom_and_shows_something(notebook, toy, kernel):
     node = load_notebook_node(str(notebook))
-    named = next(cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
-    node = parameterize_notebook(node, {name: value for name, value in toy.items() if f"{name}:" in named})
-    node.cells[0].source, node.cells[0].cell_type = "%reset -f", "code"  # nothing of the notebook before
+    named = next(
+        cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", [])
+    )
+    node = parameterize_notebook(
+        node, {name: value for name, value in toy.items() if f"{name}:" in named}
+    )
+    node.cells[0].source, node.cells[0].cell_type = (
+        "%reset -f",
+        "code",
+    )  # nothing of the notebook before
     node.cells[0].outputs, node.cells[0].execution_count = [], None
     NotebookClient(node, timeout=240, km=kernel).execute(reset_kc=True)
     outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     forms = [set(output.get("data", {})) for output in outputs]
-    pages = [o.data["text/html"] for o in outputs if "workbench-page" in o.get("data", {}).get("text/html", "")]
-    assert pages and forms.count({WIDGET}) == len(pages)  # for those who read without a kernel, and seen once
+    pages = [
+        o.data["text/html"]
+        for o in outputs
+        if "workbench-page" in o.get("data", {}).get("text/html", "")
+    ]
+    assert pages and forms.count({WIDGET}) == len(
+        pages
+    )  # for those who read without a kernel, and seen once
     if notebook == NOTEBOOKS[0]:
         assert len(pages) == 1 and "PSNR" in pages[0]  # what was said while it computed is gone
         assert any(FIGURE in output.get("data", {}) for output in outputs)
@@ -69,7 +84,9 @@ def test_each_notebook_points_to_the_next():
 
 def test_the_first_tokenizer_has_at_most_sixty_lines():
     cells = json.loads(NOTEBOOKS[1].read_text())["cells"]
-    (written,) = [c["source"] for c in cells if any(line.startswith("class Sixty") for line in c["source"])]
+    (written,) = [
+        c["source"] for c in cells if any(line.startswith("class Sixty") for line in c["source"])
+    ]
     start = next(i for i, line in enumerate(written) if line.startswith("class Sixty"))
     assert len(written[start:]) <= 60
 
@@ -78,7 +95,9 @@ def said(client, code: str) -> str:
     """What a cell prints."""
     heard: list[str] = []
     client.execute_interactive(
-        code, timeout=120, output_hook=lambda message: heard.append(message["content"].get("text", ""))
+        code,
+        timeout=120,
+        output_hook=lambda message: heard.append(message["content"].get("text", "")),
     )
     return "".join(heard)
 

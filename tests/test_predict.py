@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, permutation_test, spearmanr
 
-from workbench.analysis.progress import Cancelled, listening
-from workbench.analysis.runs import rank_correlation
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
-from workbench.analysis.runs.predict import LEVEL, generation_predicted
-from workbench.errors import NotApplicable
-from workbench.evidence import Evidence
+from workbench.analysis.runs.generation_predictors import LEVEL, generation_predicted
+from workbench.analysis.stats import rank_correlation
+from workbench.core.errors import NotApplicable
+from workbench.core.progress import Cancelled, listening
+from workbench.storage.evidence import Evidence
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
 FEATURES = np.random.default_rng(1).normal(size=(60, 3))
@@ -19,22 +19,39 @@ def tokenizer(name: str, error: float = 0.05, step: int = 1, **more) -> Evidence
     """A tokenizer whose reconstructions are off by `error`, and whose latents say nothing that differs."""
     noise = np.random.default_rng(2).normal(0, 255 * error, IMAGES.shape)
     blurred = np.clip(IMAGES + noise, 0, 255).astype(np.uint8)
-    told = {"run": name, "step": step, "fingerprint": "f", "split": "test", "n": 60, "class": "m:AE"}
+    told = {
+        "run": name,
+        "step": step,
+        "fingerprint": "f",
+        "split": "test",
+        "n": 60,
+        "class": "m:AE",
+    }
     latents = np.random.default_rng(3).normal(size=(60, 2, 2)).astype(np.float32)
     given = {"images": IMAGES, "reconstructions": blurred, "latents": latents} | more
     return Evidence(told, **given)
 
 
-def generator(name: str, of: str, shift: float, step: int = 1, judge: str = "hog", **more) -> Evidence:
+def generator(
+    name: str, of: str, shift: float, step: int = 1, judge: str = "hog", **more
+) -> Evidence:
     """A generator whose samples lie `shift` from the training images: its gFD is about that, squared."""
     told = {"run": name, "step": 9, "tokenizer": {"run": f"../{of}", "step": step}, "judge": judge}
-    told |= {"settings": {"depth": 2, "tokens": sum(map(ord, of))}, "sampling": {"guidance": 2.0, "seed": 0}}
-    return Evidence(told, train_features=FEATURES, **({"sample_features": FEATURES + [shift, 0, 0]} | more))
+    told |= {
+        "settings": {"depth": 2, "tokens": sum(map(ord, of))},
+        "sampling": {"guidance": 2.0, "seed": 0},
+    }
+    return Evidence(
+        told, train_features=FEATURES, **({"sample_features": FEATURES + [shift, 0, 0]} | more)
+    )
 
 
 def runs(errors, shifts) -> list[Evidence]:
     pairs = enumerate(zip(errors, shifts, strict=True))
-    made = [(tokenizer(f"t{i}", error), generator(f"g{i}", f"t{i}", shift)) for i, (error, shift) in pairs]
+    made = [
+        (tokenizer(f"t{i}", error), generator(f"g{i}", f"t{i}", shift))
+        for i, (error, shift) in pairs
+    ]
     return [evidence for pair in made for evidence in pair]
 
 
@@ -82,7 +99,12 @@ def test_within_families_chance_does_as_well_as_what_tells_only_the_families_apa
     apart, target = np.repeat([0.0, 1.0], 6)[:, None], np.arange(12.0)
     found = rank_correlation.spearman(apart, target)
     assert rank_correlation.chances(found, rank_correlation.permuted(apart, target))[0] < 0.01
-    assert rank_correlation.chances(found, rank_correlation.permuted(apart, target, families=families))[0] == 1
+    assert (
+        rank_correlation.chances(
+            found, rank_correlation.permuted(apart, target, families=families)
+        )[0]
+        == 1
+    )
     null = rank_correlation.permuted(target[:, None], target, families=families)
     assert null[0] == pytest.approx(1) and null.min() >= rank_correlation.spearman(
         np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6.0])[:, None], target
@@ -108,7 +130,10 @@ def test_something_is_called_sure_of_unrelated_diagnostics_in_one_case_of_twenty
         n = int(random.integers(4, 8))
         values, target = random.normal(size=(n, 12)), random.normal(size=n)
         found = rank_correlation.spearman(values, target)
-        wrong += rank_correlation.chances(found, rank_correlation.permuted(values, target))[1].min() <= LEVEL
+        wrong += (
+            rank_correlation.chances(found, rank_correlation.permuted(values, target))[1].min()
+            <= LEVEL
+        )
     assert wrong <= 0.08 * 300
 
 
@@ -143,7 +168,9 @@ def test_diagnostics_are_the_numbers_of_the_analyses():
 
     evidence = tokenizer("a", features=FEATURES, reconstruction_features=FEATURES + [2, 1, 0])
     found = diagnostics_of(evidence)
-    assert found["PSNR"] == pytest.approx(reconstruction(evidence.images, evidence.reconstructions).mean)
+    assert found["PSNR"] == pytest.approx(
+        reconstruction(evidence.images, evidence.reconstructions).mean
+    )
     assert found["reconstruction distance"] == pytest.approx(5)
     assert found["numbers an image"] == 4
     assert 1 < found["participation ratio"] <= 2
@@ -160,7 +187,9 @@ def test_half_a_codebook_used_evenly_has_half_the_perplexity():
 
 
 def test_of_a_generator_there_is_nothing_to_diagnose():
-    with pytest.raises(NotApplicable, match="Diagnostics need a tokenizer's evidence; g has nothing"):
+    with pytest.raises(
+        NotApplicable, match="Diagnostics need a tokenizer's evidence; g has nothing"
+    ):
         diagnostics_of(generator("g", "t", 1.0))
 
 
@@ -175,7 +204,10 @@ def test_a_diagnostic_in_the_order_of_gfd_is_found_and_said_to_be_sure():
     assert best.kendall == pytest.approx(kendalltau(errors, np.arange(7)).statistic)
     assert best.sure and best.better == "lower"
     assert by_name(result)["PSNR"].spearman == pytest.approx(-1)
-    assert "With n = 7 tokenizers and 3 diagnostics tried, choose by PSNR: higher goes with" in result.summary()
+    assert (
+        "With n = 7 tokenizers and 3 diagnostics tried, choose by PSNR: higher goes with"
+        in result.summary()
+    )
     assert [g.value for g in result.generations] == pytest.approx(np.linspace(1, 4, 7) ** 2)
 
 
@@ -257,11 +289,15 @@ def test_generators_that_differ_in_more_than_their_tokenizers_are_warned_of():
 
 
 def test_of_three_tokenizers_nothing_is_said():
-    with pytest.raises(NotApplicable, match="at least 4 tokenizers .*; of the 6 selected runs, 3 such pairs can be"):
+    with pytest.raises(
+        NotApplicable, match="at least 4 tokenizers .*; of the 6 selected runs, 3 such pairs can be"
+    ):
         generation_predicted(runs([0.02, 0.05, 0.1], [1, 2, 3]))
 
 
-@pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed:UserWarning")  # stopped in the middle
+@pytest.mark.filterwarnings(
+    "ignore:.*tasks have been successfully executed:UserWarning"
+)  # stopped in the middle
 def test_progress_is_told_tokenizer_by_tokenizer_and_a_listener_can_stop_the_work():
     heard, made = [], runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
     with listening(lambda *told: heard.append(told)):

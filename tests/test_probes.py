@@ -5,9 +5,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
 from workbench.analysis.latents.alignment import teacher_alignment
-from workbench.analysis.latents.likeness import linear_cka, mapped_cosine, pair_cosines, pearson, spearman
 from workbench.analysis.latents.probes import probes, whole_image_accuracies
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.stats.similarity import (
+    linear_cka,
+    mapped_cosine,
+    pair_cosines,
+    pearson,
+    spearman,
+)
+from workbench.core.errors import NotApplicable, UserError
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +44,9 @@ def test_the_accuracies_of_whole_images_are_those_that_probes_tell():
 
 def test_classes_that_lie_apart_are_told_by_every_probe_and_shuffled_labels_are_chance():
     result = probes(*classes())
-    assert [p.name.split(",")[0] for p in result.probes] == ["nearest neighbours"] * 2 + ["linear"] * 2
+    assert [p.name.split(",")[0] for p in result.probes] == ["nearest neighbours"] * 2 + [
+        "linear"
+    ] * 2
     for probe in result.probes:
         assert probe.accuracy > 0.95
         assert probe.shuffled == pytest.approx(1 / 3, abs=0.15)
@@ -69,15 +77,25 @@ def test_the_linear_probe_agrees_with_scikit_learn_on_the_same_split():
     fit, test = order[:210], order[210:]
     x = latents.reshape(300, -1)
     x = (x - x[fit].mean(0)) / x[fit].std(0)
-    every = [LogisticRegression(C=c).fit(x[fit], labels[fit]).score(x[test], labels[test]) for c in (0.01, 0.1, 1)]
-    assert min(every) - 0.03 <= by_name(probes(latents, labels))["linear, whole image"].accuracy <= max(every) + 0.03
+    every = [
+        LogisticRegression(C=c).fit(x[fit], labels[fit]).score(x[test], labels[test])
+        for c in (0.01, 0.1, 1)
+    ]
+    assert (
+        min(every) - 0.03
+        <= by_name(probes(latents, labels))["linear, whole image"].accuracy
+        <= max(every) + 0.03
+    )
 
 
 def test_the_scale_and_place_of_each_dimension_do_not_matter():
     latents, labels = classes(apart=1.0)
     moved = latents * [1, 50, 0.1] + 7
     # The mean over tokens is taken before standardising, so it commutes with both.
-    assert probes(moved, labels).table()["accuracy"].tolist() == probes(latents, labels).table()["accuracy"].tolist()
+    assert (
+        probes(moved, labels).table()["accuracy"].tolist()
+        == probes(latents, labels).table()["accuracy"].tolist()
+    )
 
 
 def test_chance_is_the_most_frequent_class():
@@ -100,7 +118,9 @@ def test_what_cannot_be_probed_is_refused_in_a_sentence():
         probes(latents, np.zeros(30, int), ("cat",))
     with pytest.raises(NotApplicable, match="hold one"):
         probes(latents, np.arange(30) == np.random.default_rng(0).permutation(30)[-1])
-    with pytest.raises(NotApplicable, match="Probing needs at least 20 images; this evidence has 1"):
+    with pytest.raises(
+        NotApplicable, match="Probing needs at least 20 images; this evidence has 1"
+    ):
         probes(latents[:1], labels[:1])
     with pytest.raises(NotApplicable, match="the same for all 30 images"):
         probes(np.ones_like(latents), labels)
@@ -131,7 +151,9 @@ def test_cka_is_not_invariant_to_other_maps_and_agrees_with_its_formula():
 
 
 def test_cka_of_independent_rows_is_about_d_over_n():
-    assert linear_cka(normal(2000, 4), normal(2000, 4, seed=1)) == pytest.approx(4 / 2000, abs=0.002)
+    assert linear_cka(normal(2000, 4), normal(2000, 4, seed=1)) == pytest.approx(
+        4 / 2000, abs=0.002
+    )
 
 
 def test_cka_with_a_constant_is_zero():
@@ -147,8 +169,12 @@ def test_a_linear_map_of_the_latents_is_found_whatever_it_is():
 def test_pairs_and_correlations_agree_with_scipy_and_scikit_learn():
     a, b = pair_cosines(normal(3, 5, 4)), pair_cosines(normal(3, 5, 4, seed=1))
     np.testing.assert_allclose(a[1], cosine_similarity(normal(3, 5, 4)[1])[np.triu_indices(5, 1)])
-    np.testing.assert_allclose(pearson(a, b), [pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)])
-    np.testing.assert_allclose(spearman(a, b), [spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)])
+    np.testing.assert_allclose(
+        pearson(a, b), [pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    )
+    np.testing.assert_allclose(
+        spearman(a, b), [spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    )
 
 
 # Alignment
@@ -157,13 +183,20 @@ def test_pairs_and_correlations_agree_with_scipy_and_scikit_learn():
 def test_latents_that_are_the_teachers_features_agree_with_it_wholly():
     latents = normal(60, 9, 5)
     result = teacher_alignment(latents, latents, "hog")
-    expected = {"marginal cosine": 1, "pairwise difference": 0, "pairwise Pearson": 1, "pairwise Spearman": 1}
+    expected = {
+        "marginal cosine": 1,
+        "pairwise difference": 0,
+        "pairwise Pearson": 1,
+        "pairwise Spearman": 1,
+    }
     assert {a.name: round(a.value, 3) for a in result.agreements[:4]} == expected
     assert result.by_token
     for name in ("marginal cosine", "pairwise Pearson", "pairwise Spearman"):
         assert abs(result[name].shuffled) < 0.1
     assert result["pairwise difference"].shuffled > 0.4
-    assert result.summary().startswith("Alignment with hog, 60 images, token by token: marginal cosine 1.000")
+    assert result.summary().startswith(
+        "Alignment with hog, 60 images, token by token: marginal cosine 1.000"
+    )
 
 
 def test_what_every_image_has_in_common_is_no_alignment():
@@ -184,7 +217,9 @@ def test_a_teacher_that_knows_only_the_place_agrees_as_well_with_other_images():
     features = normal(1, 9, 7, seed=2) + 0.1 * normal(80, 9, 7, seed=3)
     result = teacher_alignment(latents, features)
     assert result["marginal cosine"].value > 0.8
-    assert result["marginal cosine"].shuffled == pytest.approx(result["marginal cosine"].value, abs=0.02)
+    assert result["marginal cosine"].shuffled == pytest.approx(
+        result["marginal cosine"].value, abs=0.02
+    )
 
 
 def test_a_teacher_on_another_grid_is_compared_image_by_image():
@@ -209,7 +244,9 @@ def test_what_cannot_be_aligned_is_refused_in_a_sentence():
     good, features = normal(30, 4, 3), normal(30, 4, 5, seed=1)
     with pytest.raises(UserError, match="latents of 30 images and teacher features of 29"):
         teacher_alignment(good, features[:29])
-    with pytest.raises(NotApplicable, match="Alignment needs at least 20 images; this evidence has 1"):
+    with pytest.raises(
+        NotApplicable, match="Alignment needs at least 20 images; this evidence has 1"
+    ):
         teacher_alignment(good[:1], features[:1])
     with pytest.raises(NotApplicable, match="Alignment needs latents that differ"):
         teacher_alignment(np.ones_like(good), features)

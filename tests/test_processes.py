@@ -9,20 +9,43 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.atomic import read_tensors
-from workbench.errors import UserError
-from workbench.jobs import train
-from workbench.runs import Run
+from workbench.core.errors import UserError
+from workbench.core.types import Objective
+from workbench.launch.in_process import train
+from workbench.storage.atomic import read_tensors
+from workbench.storage.run import Run
 from workbench.training import Learner, Plan, Share, fit
-from workbench.types import Objective
 
-SMALL = {"tokens": 4, "width": 16, "depth": 1, "batch": 16, "warmup": 2, "steps": 6, "save_every": 3, "log_every": 3}
+SMALL = {
+    "tokens": 4,
+    "width": 16,
+    "depth": 1,
+    "batch": 16,
+    "warmup": 2,
+    "steps": 6,
+    "save_every": 3,
+    "log_every": 3,
+}
 
 
 def together(recipe: str, out: Path, processes: int = 2, **changes) -> subprocess.Popen:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | changes).items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
-    command = [*torchrun, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "workbench", "train", recipe]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        "--master_port=0",
+    ]
+    command = [
+        *torchrun,
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0",
+        "-m",
+        "workbench",
+        "train",
+        recipe,
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*command, f"--out={out}", "--no-collect", *flags], **pipes, text=True)
 
@@ -31,10 +54,14 @@ def assert_close(one: Run, other: Run) -> None:
     """The running means of all gradients: weights would not do, as Adam blows rounding up where a gradient is zero."""
     a, b = (read_tensors(run.checkpoint())["optimizer"] for run in (one, other))
     for name in (name for name in a if name.endswith(".exp_avg")):
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
-@pytest.mark.parametrize(("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codes": 16})])
+@pytest.mark.parametrize(
+    ("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codes": 16})]
+)
 def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
     """Half of each batch each: gradients, logged terms, and an averaged codebook's counts are those of the whole."""
     alone = train(recipe, tmp_path / "alone", collect=False, **SMALL, **more)
@@ -56,7 +83,10 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
 def test_a_request_to_stop_stops_every_process_with_a_checkpoint(tmp_path):
     process = together("ae-digits", tmp_path / "run", steps=100_000, save_every=100_000)
     try:
-        while not (tmp_path / "run" / "log.jsonl").exists() or not Run(tmp_path / "run").history().size:
+        while (
+            not (tmp_path / "run" / "log.jsonl").exists()
+            or not Run(tmp_path / "run").history().size
+        ):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         Run(tmp_path / "run").ask("stop")
@@ -76,15 +106,31 @@ main()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them"
+)
 def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
     """One that still holds a tensor while Python ends would abort the process, now and then."""
     (tmp_path / "threads.py").write_text(THREADS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    command = [*torchrun, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", tmp_path / "threads.py", "train"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+    ]
+    command = [
+        *torchrun,
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0",
+        tmp_path / "threads.py",
+        "train",
+    ]
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     done = subprocess.run(
-        [*command, "ae-digits", f"--out={tmp_path / 'run'}", "--no-collect", *flags], capture_output=True, text=True
+        [*command, "ae-digits", f"--out={tmp_path / 'run'}", "--no-collect", *flags],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "is trained: 6 steps" in done.stdout and "left" not in done.stdout
@@ -129,7 +175,9 @@ def test_rows_of_a_sparse_table_that_are_never_hit_stay_as_they_were_to_the_bit(
     before = model.table.weight.detach().clone()
     config = {"class": "workbench.tests:Table", "settings": {}}
     run = Run.create(tmp_path / "run", config)
-    for _ in fit(model, Rows(), Plan(steps=30, batch=5, warmup=1, save_every=30, weight_decay=0.1), run):
+    for _ in fit(
+        model, Rows(), Plan(steps=30, batch=5, warmup=1, save_every=30, weight_decay=0.1), run
+    ):
         pass
     moved = (model.table.weight != before).any(dim=1)
     assert moved[:10].all() and not moved[10:].any()
@@ -151,7 +199,9 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
             last = record
         return last.model.table.weight
 
-    assert torch.equal(trained(tmp_path / "whole", stop=False), trained(tmp_path / "halves", stop=True))
+    assert torch.equal(
+        trained(tmp_path / "whole", stop=False), trained(tmp_path / "halves", stop=True)
+    )
 
 
 def test_table_lr_is_the_tables_alone():
@@ -162,7 +212,7 @@ def test_table_lr_is_the_tables_alone():
 
 COMPILED = """
 import sys, torch
-from workbench.jobs import prepare
+from workbench.launch.in_process import prepare
 from workbench.training.loop import Stepper
 job = prepare("ae-digits", sys.argv[1], width=16, depth=1, tokens=4)
 x = job.data.batch(torch.arange(4))
@@ -174,6 +224,9 @@ torch.testing.assert_close(compiled(*x)["pixel"], Stepper(job.model)(*x)["pixel"
 def test_a_compiled_step_is_the_step(tmp_path):
     """In a process of its own, without our tests' checks of shapes; the last stage, which needs C++, is left out."""
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, timeout=120
+        [sys.executable, "-c", COMPILED, str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr

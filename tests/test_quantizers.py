@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from workbench.quantizers.gaussian import GaussianBottleneck, divergence
-from workbench.quantizers.hard import HardQuantizer
 from workbench.quantizers.nearest import nearest
 from workbench.quantizers.scalar import ScalarQuantizer
 from workbench.quantizers.soft import SoftQuantizer, entropy_gap
+from workbench.quantizers.vector import HardQuantizer
 
 MAKERS = {
     "soft": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4),
@@ -20,7 +20,9 @@ MAKERS = {
     "soft, distances": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4, logits="distance"),
     "hard": lambda codes: HardQuantizer(codes=codes, dim=4),
     "hard, cosine": lambda codes: HardQuantizer(codes=codes, dim=4, cosine=True),
-    "hard, averaged, revived": lambda codes: HardQuantizer(codes=codes, dim=4, learn="ema", revive=0.1),
+    "hard, averaged, revived": lambda codes: HardQuantizer(
+        codes=codes, dim=4, learn="ema", revive=0.1
+    ),
 }
 
 
@@ -39,7 +41,10 @@ def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, c
 @pytest.mark.parametrize("logits", ["cosine", "distance"])
 def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits):
     torch.manual_seed(0)
-    quantizer, x = SoftQuantizer(books=2, codes=5, dim=3, logits=logits, temperature=0.2), torch.randn(3, 4, 3)
+    quantizer, x = (
+        SoftQuantizer(books=2, codes=5, dim=3, logits=logits, temperature=0.2),
+        torch.randn(3, 4, 3),
+    )
     quantizer.codebook.data *= torch.rand(2, 5, 1) + 0.5
     quantized = quantizer(x)
     for b in range(3):
@@ -64,10 +69,14 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
     p = F.softmax(words @ u.detach()[0, 0] / 0.3, dim=-1)
     mean = p @ words
     covariance = words.T @ torch.diag(p) @ words - torch.outer(mean, mean)
-    across = torch.eye(4) - torch.outer(u.detach()[0, 0], u.detach()[0, 0])  # normalising removes the radial part
+    across = torch.eye(4) - torch.outer(
+        u.detach()[0, 0], u.detach()[0, 0]
+    )  # normalising removes the radial part
     torch.testing.assert_close(u.grad[0, 0], across @ covariance @ g / 0.3, atol=1e-5, rtol=1e-4)
     tangent = torch.stack([p[k] * (g - (words[k] @ g) * words[k]) for k in range(6)])
-    torch.testing.assert_close(quantizer.codebook.grad[0], tangent, atol=1e-5, rtol=1e-4)  # rows have unit norm
+    torch.testing.assert_close(
+        quantizer.codebook.grad[0], tangent, atol=1e-5, rtol=1e-4
+    )  # rows have unit norm
 
 
 @pytest.mark.parametrize("logits", ["cosine", "distance"])
@@ -83,7 +92,12 @@ def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits
 
 def test_soft_latents_never_leave_the_unit_ball():
     torch.manual_seed(0)
-    assert SoftQuantizer(books=1, codes=50, dim=8)(10 * torch.randn(9, 4, 8)).latents.norm(dim=-1).max() <= 1 + 1e-6
+    assert (
+        SoftQuantizer(books=1, codes=50, dim=8)(10 * torch.randn(9, 4, 8))
+        .latents.norm(dim=-1)
+        .max()
+        <= 1 + 1e-6
+    )
 
 
 def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
@@ -100,7 +114,9 @@ def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
 def test_the_entropy_term_is_least_when_tokens_are_certain_and_codes_evenly_used():
     certain_and_even = 1e3 * torch.eye(4)[None]  # 4 tokens, each sure of its own code
     assert entropy_gap(certain_and_even).item() == pytest.approx(-math.log(4), abs=1e-5)
-    assert entropy_gap(torch.zeros(1, 4, 4)).item() == pytest.approx(0, abs=1e-5)  # all unsure: log 4 - log 4
+    assert entropy_gap(torch.zeros(1, 4, 4)).item() == pytest.approx(
+        0, abs=1e-5
+    )  # all unsure: log 4 - log 4
     one_code = torch.tensor([[1e3, 0.0, 0.0, 0.0]]).expand(1, 4, 4)
     assert entropy_gap(one_code).item() == pytest.approx(0, abs=1e-5)  # sure, but all of the same
 
@@ -119,12 +135,18 @@ def test_the_entropy_weight_and_its_own_temperature_scale_the_term():
         for w, t in ((0.01, 0.01), (0.1, 0.01), (0.01, 10.0))
     )
     strong.codebook.data = soft.codebook.data = weak.codebook.data
-    assert strong(x).losses["entropy"].item() == pytest.approx(10 * weak(x).losses["entropy"].item(), rel=1e-5)
-    assert abs(soft(x).losses["entropy"].item()) < 1e-4  # all but uniform posteriors: nothing to gain
+    assert strong(x).losses["entropy"].item() == pytest.approx(
+        10 * weak(x).losses["entropy"].item(), rel=1e-5
+    )
+    assert (
+        abs(soft(x).losses["entropy"].item()) < 1e-4
+    )  # all but uniform posteriors: nothing to gain
 
 
 def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
-    logits = (1e3 * torch.eye(4)[None, [0, 1, 1]]).requires_grad_()  # codes 2 and 3: posterior exactly 0 in float32
+    logits = (
+        1e3 * torch.eye(4)[None, [0, 1, 1]]
+    ).requires_grad_()  # codes 2 and 3: posterior exactly 0 in float32
     entropy_gap(logits).backward()
     assert torch.isfinite(logits.grad).all()
 
@@ -199,7 +221,9 @@ def test_half_precision_around_it_does_not_blur_the_choice():
 def test_nearest_codes_far_from_the_origin_are_those_of_double_precision():
     torch.manual_seed(0)
     words, tokens = 1e3 + torch.randn(500, 8), 1e3 + torch.randn(300, 8)
-    assert torch.equal(nearest(tokens, words), torch.cdist(tokens.double(), words.double()).argmin(dim=-1))
+    assert torch.equal(
+        nearest(tokens, words), torch.cdist(tokens.double(), words.double()).argmin(dim=-1)
+    )
 
 
 def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_codes():
@@ -211,10 +235,15 @@ def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_c
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, tuple | list) else [out]:
-                self.numbers = max(self.numbers, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+                self.numbers = max(
+                    self.numbers, tensor.numel() if isinstance(tensor, torch.Tensor) else 0
+                )
             return out
 
-    quantizer, x = HardQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1), torch.randn(64, 32, 4)
+    quantizer, x = (
+        HardQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1),
+        torch.randn(64, 32, 4),
+    )
     with Largest() as largest:
         quantizer(x)
     assert 512 * 4096 <= largest.numbers < 2048 * 20_000 / 10
@@ -236,7 +265,9 @@ def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it(
         if mine:
             mean = sum(weight * token for weight, token in mine) / sum(weight for weight, _ in mine)
             torch.testing.assert_close(quantizer.codebook[0, k], mean)
-            assert quantizer.counts[k].item() == pytest.approx(sum(weight for weight, _ in mine), rel=1e-5)
+            assert quantizer.counts[k].item() == pytest.approx(
+                sum(weight for weight, _ in mine), rel=1e-5
+            )
 
 
 def test_an_averaged_codebook_is_state_and_no_parameter_and_has_no_codebook_loss():
@@ -300,24 +331,35 @@ def test_the_gaussian_divergence_is_that_of_torch_summed_over_an_image_in_nats()
     torch.manual_seed(0)
     mean, log_variance = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
     normal = torch.distributions.Normal
-    each = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0))
+    each = torch.distributions.kl_divergence(
+        normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0)
+    )
     torch.testing.assert_close(divergence(mean, log_variance), each.sum(dim=(1, 2)).mean())
     assert divergence(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)).item() == 0  # the prior itself
-    assert divergence(torch.ones(1, 4, 2), torch.zeros(1, 4, 2)).item() == pytest.approx(4)  # 8 numbers, 1/2 nat each
+    assert divergence(torch.ones(1, 4, 2), torch.zeros(1, 4, 2)).item() == pytest.approx(
+        4
+    )  # 8 numbers, 1/2 nat each
 
 
 def test_a_gaussian_token_is_sampled_in_training_and_its_mean_after():
     torch.manual_seed(0)
-    moments = torch.cat([torch.full((1, 20_000, 1), 3.0), torch.full((1, 20_000, 1), math.log(4.0))], dim=-1)
+    moments = torch.cat(
+        [torch.full((1, 20_000, 1), 3.0), torch.full((1, 20_000, 1), math.log(4.0))], dim=-1
+    )
     bottleneck = GaussianBottleneck(beta=1.0)
     sampled = bottleneck(moments).latents
-    assert sampled.mean().item() == pytest.approx(3, abs=0.05) and sampled.std().item() == pytest.approx(2, rel=0.02)
+    assert sampled.mean().item() == pytest.approx(
+        3, abs=0.05
+    ) and sampled.std().item() == pytest.approx(2, rel=0.02)
     assert torch.equal(bottleneck.eval()(moments).latents, moments[..., :1])
 
 
 def test_beta_weighs_the_divergence_and_extreme_variances_stay_finite():
     moments = torch.randn(2, 3, 8)
-    ratio = GaussianBottleneck(beta=0.5)(moments).losses["kl"] / GaussianBottleneck(beta=0.1)(moments).losses["kl"]
+    ratio = (
+        GaussianBottleneck(beta=0.5)(moments).losses["kl"]
+        / GaussianBottleneck(beta=0.1)(moments).losses["kl"]
+    )
     assert ratio.item() == pytest.approx(5)
     for extreme in (-1e4, 1e4):
         quantized = GaussianBottleneck(beta=1.0)(torch.full((1, 2, 4), extreme))
@@ -336,7 +378,9 @@ def test_scalar_codes_agree_with_a_loop_over_channels():
             code, place = 0, 1
             for i, levels in enumerate(LEVELS):
                 half, offset = (levels - 1) / 2 * 1.001, 0.5 if levels % 2 == 0 else 0.0
-                rounded = round(math.tanh(x[b, n, i].item() + math.atanh(offset / half)) * half - offset)
+                rounded = round(
+                    math.tanh(x[b, n, i].item() + math.atanh(offset / half)) * half - offset
+                )
                 assert quantized.latents[b, n, i].item() == pytest.approx(rounded / (levels // 2))
                 code, place = code + (rounded + levels // 2) * place, place * levels
             assert quantized.codes[b, n] == code
@@ -347,7 +391,9 @@ def test_scalar_codes_number_the_whole_grid_and_look_up_their_latents():
     quantizer = ScalarQuantizer(levels=LEVELS)
     quantized = quantizer(2 * torch.randn(10, 80, 4))
     swept = quantizer(torch.linspace(-6, 6, 200).expand(4, -1).T[None]).latents[0]
-    assert [len(channel.unique()) for channel in swept.T] == list(LEVELS)  # each level of each channel can be reached
+    assert [len(channel.unique()) for channel in swept.T] == list(
+        LEVELS
+    )  # each level of each channel can be reached
     assert torch.equal(quantizer.look_up(quantized.codes), quantized.latents)
     assert torch.equal(quantizer.words[0, quantized.codes], quantized.latents)
     assert quantizer.words.abs().max() == 1 and len(torch.unique(quantizer.words[0], dim=0)) == 480
@@ -358,7 +404,9 @@ def test_scalar_zero_stays_zero_and_the_gradient_passes_the_rounding():
     quantizer(x).latents.sum().backward()
     assert torch.equal(quantizer(x).latents, torch.zeros(1, 1, 4))
     half = [(levels - 1) / 2 * 1.001 for levels in LEVELS]
-    slope = [(h - (0.5 * (n % 2 == 0)) ** 2 / h) / (n // 2) for h, n in zip(half, LEVELS, strict=True)]  # h sech^2
+    slope = [
+        (h - (0.5 * (n % 2 == 0)) ** 2 / h) / (n // 2) for h, n in zip(half, LEVELS, strict=True)
+    ]  # h sech^2
     torch.testing.assert_close(x.grad[0, 0], torch.tensor(slope))
 
 
@@ -369,6 +417,10 @@ def test_the_posterior_is_one_code_where_the_temperature_is_low_and_all_codes_wh
         quantizer = SoftQuantizer(books=2, codes=16, dim=4, temperature=temperature)
         posterior = quantizer.log_posterior(x).exp()
         torch.testing.assert_close(posterior.sum(dim=-1), torch.ones(2, 6))
-        torch.testing.assert_close(posterior.amax(dim=-1), torch.full((2, 6), largest), rtol=1e-3, atol=1e-3)
-    expected = F.softmax(F.normalize(x[1, 4], dim=0) @ quantizer.words[1].T / 1e4, dim=0)  # token 4 is in book 1
+        torch.testing.assert_close(
+            posterior.amax(dim=-1), torch.full((2, 6), largest), rtol=1e-3, atol=1e-3
+        )
+    expected = F.softmax(
+        F.normalize(x[1, 4], dim=0) @ quantizer.words[1].T / 1e4, dim=0
+    )  # token 4 is in book 1
     torch.testing.assert_close(posterior[1, 4], expected)

@@ -43,9 +43,11 @@ def test_every_workbench_command_is_understood(command):
     name, *words = shlex.split(command)[1:]
     context = group.commands[name].make_context(name, words)
     if name == "report":
-        from workbench.views.reports.report import find_template, parameters_of
+        from workbench.hosts.reports.report import find_template, parameters_of
 
-        known = {parameter.name for parameter in parameters_of(find_template(context.params["template"]))}
+        known = {
+            parameter.name for parameter in parameters_of(find_template(context.params["template"]))
+        }
         assert {word.removeprefix("--") for word in context.args if word.startswith("--")} <= known
 
 
@@ -58,17 +60,19 @@ def test_files_the_readme_names_are_there():
 
 
 def test_every_recipe_and_system_the_readme_names_exists():
-    from workbench.recipes import RECIPES
+    from workbench.launch.recipes import RECIPES
 
     assert set(re.findall(r"train (\w+-\w+)", TEXT)) <= set(RECIPES)
 
 
 def test_every_system_is_in_the_table_of_systems():
-    from workbench.recipes import SYSTEMS
+    from workbench.launch.recipes import SYSTEMS
 
     table = TEXT.partition("## What can be trained")[2].partition("Data:")[0]
     named = [
-        name for line in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+        name
+        for line in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", line)
     ]
     assert sorted(named) == sorted(SYSTEMS)
 
@@ -76,4 +80,6 @@ def test_every_system_is_in_the_table_of_systems():
 def test_the_demos_runs_are_those_of_the_table():
     makefile = (ROOT / "Makefile").read_text()
     table = TEXT.partition("## What to expect")[2].partition("## ")[0]
-    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == re.findall(r"--out \$\(RUNS\)/(\S+)", makefile)
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == re.findall(
+        r"--out \$\(RUNS\)/(\S+)", makefile
+    )

@@ -16,14 +16,22 @@ import torch
 
 import workbench
 from workbench.collect import collect, held_out
-from workbench.errors import RunError, UserError
-from workbench.jobs import prepare, train
-from workbench.recipes import LEARNED, RECIPES, SIZES, SOURCES, SYSTEMS, plan_of, settings_of
-from workbench.runs import Run
-from workbench.settings import typed
+from workbench.core.coerce import typed
+from workbench.core.errors import RunError, UserError
+from workbench.launch.in_process import prepare, train
+from workbench.launch.recipes import LEARNED, RECIPES, SIZES, SOURCES, SYSTEMS, plan_of, settings_of
+from workbench.storage.run import Run
 from workbench.training import Plan, fit
 
-SMALL = {"tokens": 4, "width": 16, "depth": 1, "batch": 16, "steps": 20, "save_every": 10, "warmup": 2}
+SMALL = {
+    "tokens": 4,
+    "width": 16,
+    "depth": 1,
+    "batch": 16,
+    "steps": 20,
+    "save_every": 10,
+    "warmup": 2,
+}
 BUNDLED = [data for data in SIZES if SOURCES[data] == data]
 
 
@@ -36,7 +44,9 @@ def untrained(tmp_path_factory):
     """A tokenizer's run for each kind of data, with codes, and a checkpoint of no training at all."""
     folder = tmp_path_factory.mktemp("untrained")
     for data in BUNDLED:
-        job = prepare(f"vqvae-{data}", folder / data, width=16, depth=1, tokens=4, codes=16, limit=100)
+        job = prepare(
+            f"vqvae-{data}", folder / data, width=16, depth=1, tokens=4, codes=16, limit=100
+        )
         job.run.save(1, {f"average.{k}": v for k, v in job.model.state_dict().items()})
     return folder
 
@@ -57,7 +67,9 @@ def folder_of_images(tmp_path):
 # What a recipe builds
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.split("-")[1] in BUNDLED])
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if recipe.split("-")[1] in BUNDLED]
+)
 def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, untrained, tmp_path):
     system, data = recipe.split("-")
     more = {"tokenizer": untrained / data} if system in LEARNED else {"limit": 50}
@@ -71,7 +83,16 @@ def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, unt
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_recipe_at_a_larger_scale_has_settings_and_a_plan_that_are_accepted(system):
-    learned = {"tokens": 256, "dim": 32, "classes": 10, "mean": 0.0, "std": 1.0, "rows": 16, "codes": 512, "books": 1}
+    learned = {
+        "tokens": 256,
+        "dim": 32,
+        "classes": 10,
+        "mean": 0.0,
+        "std": 1.0,
+        "rows": 16,
+        "codes": 512,
+        "books": 1,
+    }
     made_of = _made_of(system)
     for data in ("cifar10", "imagenet256"):
         given = {name: learned[name] for name in LEARNED.get(system, ())}
@@ -94,8 +115,14 @@ def test_the_papers_scale_has_the_papers_number_of_parameters(system):
     """Within 5 %, without the parts that other networks bring, and without discriminators."""
     stated, without = PUBLISHED[system]
     learned = {"tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
-    settings = settings_of(system, "imagenet256") | {name: learned[name] for name in LEARNED.get(system, ())} | without
-    settings |= {name: 0.0 for name in ("perceptual_weight", "adversarial_weight") if name in settings}
+    settings = (
+        settings_of(system, "imagenet256")
+        | {name: learned[name] for name in LEARNED.get(system, ())}
+        | without
+    )
+    settings |= {
+        name: 0.0 for name in ("perceptual_weight", "adversarial_weight") if name in settings
+    }
     with torch.device("meta"):
         model = _made_of(system)(_made_of(system).Config(**settings))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(stated, rel=0.05)
@@ -111,7 +138,11 @@ def test_a_run_stores_all_it_was_made_of(tmp_path):
     told = config(tmp_path / "a")
     assert told["format"] == 1 and told["recipe"] == "softvq-digits"
     assert told["changes"] == SMALL | {"codes": 32}
-    assert told["settings"]["codes"] == 32 and told["settings"]["side"] == 8 and told["settings"]["temperature"] == 0.07
+    assert (
+        told["settings"]["codes"] == 32
+        and told["settings"]["side"] == 8
+        and told["settings"]["temperature"] == 0.07
+    )
     assert told["plan"]["steps"] == 20 and told["plan"]["betas"] == [0.9, 0.95]
     assert told["data"]["fingerprint"] == job.data.fingerprint and told["data"]["n"] == 1437
     assert set(told["versions"]) >= {"workbench", "torch", "numpy"}
@@ -122,7 +153,11 @@ def test_a_generator_learns_sizes_and_scale_from_its_tokenizer(trained):
     with torch.no_grad():
         latents = soft.load().encode(held_out(soft, "train").images()).latents
     assert told["tokenizer"] == {"run": "../soft-4", "step": 60}
-    assert (told["settings"]["tokens"], told["settings"]["dim"], told["settings"]["classes"]) == (4, 8, 10)
+    assert (told["settings"]["tokens"], told["settings"]["dim"], told["settings"]["classes"]) == (
+        4,
+        8,
+        10,
+    )
     assert told["settings"]["mean"] == pytest.approx(latents.mean().item(), abs=1e-5)
     assert told["settings"]["std"] == pytest.approx(latents.std().item(), rel=1e-4)
 
@@ -131,9 +166,19 @@ def test_a_generator_learns_sizes_and_scale_from_its_tokenizer(trained):
 
 
 def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
-    text = {"lr": "1e-3", "steps": "2e1", "codes": "32", "skip": "no", "betas": "0.8,0.9", "precision": "no"}
+    text = {
+        "lr": "1e-3",
+        "steps": "2e1",
+        "codes": "32",
+        "skip": "no",
+        "betas": "0.8,0.9",
+        "precision": "no",
+    }
     told = prepare("softvq-digits", tmp_path / "a", **text).run.config
-    assert told["plan"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"} == told["plan"]
+    assert (
+        told["plan"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"}
+        == told["plan"]
+    )
     assert told["settings"] | {"codes": 32, "skip": False} == told["settings"]
 
 
@@ -141,7 +186,11 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
     assert typed(int, "seed", str(2**62 + 1)) == 2**62 + 1
     assert typed(int | None, "start", "none") is None and typed(int | None, "start", "3") == 3
     assert typed(Literal["hog", "none"], "teacher", "hog") == "hog"
-    assert typed(tuple[int, ...], "levels", "8,5,5") == (8, 5, 5) == typed(tuple[int, ...], "levels", [8, 5, 5])
+    assert (
+        typed(tuple[int, ...], "levels", "8,5,5")
+        == (8, 5, 5)
+        == typed(tuple[int, ...], "levels", [8, 5, 5])
+    )
     refused = [
         (int, "2.5", "a whole number; got `2.5`"),
         (int, "many", "a whole number; got `many`"),
@@ -173,12 +222,24 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
         ("softvq-digits", {"codes": 0}, "codes"),
         ("softvq-digits", {"betas": "2,3"}, "betas"),
         ("softvq-digits", {"weight_decay": -1}, "weight_decay"),
-        ("softvq-digits", {"data": "digit"}, "There is no data set `digit`; .* Did you mean `digits`?"),
+        (
+            "softvq-digits",
+            {"data": "digit"},
+            "There is no data set `digit`; .* Did you mean `digits`?",
+        ),
         ("softvq-digits", {"data": "./nowhere"}, "./nowhere does not exist. A folder of images"),
         ("softvq-digits", {"limit": 0}, "limit must be at least 1"),
-        ("sit-digits", {}, "name its run: workbench train sit-digits --tokenizer runs/softvq-digits --out "),
+        (
+            "sit-digits",
+            {},
+            "name its run: workbench train sit-digits --tokenizer runs/softvq-digits --out ",
+        ),
         ("sit-digits", {"tokenizer": "no/where"}, "where does not exist"),
-        ("sit-digits", {"tokens": 3}, "sit-digits takes tokens, .* from its tokenizer; leave tokens out"),
+        (
+            "sit-digits",
+            {"tokens": 3},
+            "sit-digits takes tokens, .* from its tokenizer; leave tokens out",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_and_no_run_is_made(recipe, changes, said, tmp_path):
@@ -195,8 +256,12 @@ def test_a_generator_that_cannot_be_built_is_refused_in_a_sentence(trained, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_generator_is_not_a_tokenizer_and_its_data_must_be_that_of_the_tokenizer(trained, tmp_path):
-    with pytest.raises(UserError, match="flow is a generator .SiT.; a generator learns from a tokenizer's run"):
+def test_a_generator_is_not_a_tokenizer_and_its_data_must_be_that_of_the_tokenizer(
+    trained, tmp_path
+):
+    with pytest.raises(
+        UserError, match="flow is a generator .SiT.; a generator learns from a tokenizer's run"
+    ):
         prepare("sit-digits", tmp_path / "a", tokenizer=trained / "flow")
     with pytest.raises(UserError, match="soft-4 was trained on digits; use the recipe sit-digits"):
         prepare("sit-photos", tmp_path / "a", tokenizer=trained / "soft-4")
@@ -207,13 +272,20 @@ def test_a_generator_is_not_a_tokenizer_and_its_data_must_be_that_of_the_tokeniz
 # Going on
 
 
-def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(trained, tmp_path, monkeypatch):
+def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(
+    trained, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
     first = prepare("sit-digits", "flow", tokenizer="soft-4", lr="1e-3", steps=20)
-    again = prepare("sit-digits", tmp_path / "flow", tokenizer=tmp_path / "soft-4", lr=0.001, steps="20")
+    again = prepare(
+        "sit-digits", tmp_path / "flow", tokenizer=tmp_path / "soft-4", lr=0.001, steps="20"
+    )
     assert again.run.config == first.run.config and again.plan == first.plan
-    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True)
+    )
 
 
 def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
@@ -222,9 +294,13 @@ def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
         ({**SMALL, "tokens": 8}, "was started with tokens=4, and now you ask for tokens=8"),
         ({**SMALL, "lr": 0.1}, "was started with no lr, and now you ask for lr=0.1"),
     ):
-        with pytest.raises(RunError, match=f"{said}. Give the same settings to go on with it, or another folder"):
+        with pytest.raises(
+            RunError, match=f"{said}. Give the same settings to go on with it, or another folder"
+        ):
             prepare("softvq-digits", tmp_path / "a", **changes)
-    with pytest.raises(RunError, match="recipe=softvq-digits, and now you ask for recipe=ae-digits"):
+    with pytest.raises(
+        RunError, match="recipe=softvq-digits, and now you ask for recipe=ae-digits"
+    ):
         prepare("ae-digits", tmp_path / "a", **SMALL)
     with pytest.raises(UserError, match="Did you mean `tokens`"):
         prepare("softvq-digits", tmp_path / "a", tokns=8)
@@ -233,7 +309,9 @@ def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
 # Your own images
 
 
-def test_a_folder_of_images_is_trained_on_at_the_side_that_was_asked_for(folder_of_images, tmp_path, monkeypatch):
+def test_a_folder_of_images_is_trained_on_at_the_side_that_was_asked_for(
+    folder_of_images, tmp_path, monkeypatch
+):
     monkeypatch.chdir(folder_of_images.parent)
     train("ae-photos", "run", data="pictures", side=16, patch=8, **SMALL)
     monkeypatch.chdir("/")  # a run can be read from any folder
@@ -247,7 +325,8 @@ def test_images_that_changed_since_are_refused(folder_of_images, tmp_path):
     job = prepare("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
     (folder_of_images / "cats" / "1.png").unlink()
     with pytest.raises(
-        RunError, match="The images in .*pictures changed since .* was trained on them; train a new run"
+        RunError,
+        match="The images in .*pictures changed since .* was trained on them; train a new run",
     ):
         prepare("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
     assert job.run.steps == []
@@ -258,7 +337,9 @@ def test_images_without_labels_train_a_tokenizer_but_no_generator(folder_of_imag
         picture.rename(folder_of_images / picture.name)
     run = train("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
     assert run.evidence().labels is None and run.evidence().images is not None
-    with pytest.raises(UserError, match="pictures has no labels, and a class-conditional generator needs them"):
+    with pytest.raises(
+        UserError, match="pictures has no labels, and a class-conditional generator needs them"
+    ):
         prepare("sit-photos", tmp_path / "flow", tokenizer=run.folder)
     assert not (tmp_path / "flow").exists()
 
@@ -269,7 +350,11 @@ def test_images_without_labels_train_a_tokenizer_but_no_generator(folder_of_imag
 def test_training_keeps_pictures_at_each_checkpoint_and_evidence_at_the_end(trained):
     for name in ("soft-4", "flow"):
         run = Run(trained / name)
-        assert run.steps == [30, 60] and run.status()["state"] == "finished" and run.evidence().step == 60
+        assert (
+            run.steps == [30, 60]
+            and run.status()["state"] == "finished"
+            and run.evidence().step == 60
+        )
         pictures = [np.load(p) for p in sorted((run.folder / "samples").iterdir())]
         assert [p.shape for p in pictures] == [(16, 8, 8, 1)] * 2 and pictures[0].dtype == np.uint8
 
@@ -277,16 +362,35 @@ def test_training_keeps_pictures_at_each_checkpoint_and_evidence_at_the_end(trai
 def test_a_finished_run_is_only_opened(trained, tmp_path):
     shutil.copytree(trained / "plain", tmp_path / "plain")
     run = Run(tmp_path / "plain")
-    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if "evidence" not in path.parts}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in run.folder.rglob("*")
+        if "evidence" not in path.parts
+    }
     again = train("ae-digits", run.folder, collect=False, **run.config["changes"])
     assert again.status()["state"] == "finished"
-    after = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if "evidence" not in path.parts}
+    after = {
+        path: path.stat().st_mtime_ns
+        for path in run.folder.rglob("*")
+        if "evidence" not in path.parts
+    }
     assert before == after  # its events too: nothing was resumed
     job = prepare("ae-digits", run.folder, **run.config["changes"])
     assert list(fit(job.model, job.data, job.plan, job.run)) == []
 
 
-VIEWERS = ("pandas", "PIL", "plotly", "panel", "papermill", "ipywidgets", "datasets", "skimage", "umap", "typer")
+VIEWERS = (
+    "pandas",
+    "PIL",
+    "plotly",
+    "panel",
+    "papermill",
+    "ipywidgets",
+    "datasets",
+    "skimage",
+    "umap",
+    "typer",
+)
 
 
 def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
@@ -295,7 +399,7 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
         import sys
         sys.modules |= dict.fromkeys({VIEWERS})  # importing one of them would raise
         import torch
-        from workbench.jobs import prepare, train
+        from workbench.launch.in_process import prepare, train
         from workbench.training import fit
         torch.set_num_threads(1)
         small = {SMALL}
@@ -320,7 +424,15 @@ def environment() -> dict[str, str]:
 def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path):
     """UniCode2's minimal adaptation: a decoder of continuous features is fed codes, and a new adapter alone learns."""
     small = {"codes": 16, "width": 16, "depth": 1, "collect": False}
-    first = train("unicode2-digits", tmp_path / "first", role="continuous", **small, steps=6, batch=16, save_every=6)
+    first = train(
+        "unicode2-digits",
+        tmp_path / "first",
+        role="continuous",
+        **small,
+        steps=6,
+        batch=16,
+        save_every=6,
+    )
     more = {
         "role": "frozen",
         "adapter": True,
@@ -356,7 +468,9 @@ def test_a_run_that_goes_on_under_other_code_is_told_and_notes_it(tmp_path):
     told = config(tmp_path / "run")
     told["versions"]["code"] = "0123456789ab"
     (tmp_path / "run" / "config.json").write_text(json.dumps(told))
-    with pytest.warns(UserWarning, match="began with code 0123456789ab, now .* It goes on, as noted in its events"):
+    with pytest.warns(
+        UserWarning, match="began with code 0123456789ab, now .* It goes on, as noted in its events"
+    ):
         run = train("ae-digits", tmp_path / "run", collect=False, **SMALL)
     assert run.status()["state"] == "finished"
     noted = next(event for event in run.events() if event["event"] == "versions changed")

@@ -8,8 +8,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from workbench.analysis.generation.samples import samples
 from workbench.analysis.images.reconstruction import reconstruction
-from workbench.analysis.intervals import mean_interval
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.errors import NotApplicable, UserError
 
 
 def images(n: int, seed: int = 0, channels: int = 3) -> np.ndarray:
@@ -23,7 +23,9 @@ def test_psnr_agrees_with_skimage():
 
 
 def test_images_that_differ_by_a_tenth_of_the_range_have_20_dB():
-    result = reconstruction(np.zeros((2, 10, 10, 1), np.uint8), np.full((2, 10, 10, 1), 25.5).astype(np.uint8))
+    result = reconstruction(
+        np.zeros((2, 10, 10, 1), np.uint8), np.full((2, 10, 10, 1), 25.5).astype(np.uint8)
+    )
     assert result.psnr[0] == pytest.approx(-20 * np.log10(25 / 255))
     assert result.l1[0] == pytest.approx(25 / 255)
 
@@ -43,11 +45,18 @@ def test_worst_and_best_are_at_opposite_ends():
 
 
 def test_the_mosaic_holds_original_reconstruction_and_four_times_the_error():
-    result = reconstruction(np.full((1, 64, 64, 1), 30, np.uint8), np.full((1, 64, 64, 1), 10, np.uint8))
+    result = reconstruction(
+        np.full((1, 64, 64, 1), 30, np.uint8), np.full((1, 64, 64, 1), 10, np.uint8)
+    )
     source = result.figure().data[0].source.partition(",")[2]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
     rows = np.split(picture, 4)
-    assert [tuple(row[5, 5]) for row in rows] == [(0, 0, 0, 0), (30, 30, 30, 255), (10, 10, 10, 255), (80, 80, 80, 255)]
+    assert [tuple(row[5, 5]) for row in rows] == [
+        (0, 0, 0, 0),
+        (30, 30, 30, 255),
+        (10, 10, 10, 255),
+        (80, 80, 80, 255),
+    ]
     assert result.figure().layout.yaxis.ticktext == ("", "original", "reconstruction", "error ×4")
 
 
@@ -60,7 +69,9 @@ def test_the_interval_of_a_normal_mean_is_the_textbook_one():
     values = np.random.default_rng(0).normal(size=400)
     mean, low, high = mean_interval(values)
     error = values.std(ddof=1) / np.sqrt(400)
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.15 * error)
+    assert (low, high) == pytest.approx(
+        (mean - 1.96 * error, mean + 1.96 * error), abs=0.15 * error
+    )
 
 
 def test_the_interval_leaves_nan_out():
@@ -69,7 +80,9 @@ def test_the_interval_leaves_nan_out():
 
 
 def test_images_and_reconstructions_of_two_shapes_are_refused():
-    with pytest.raises(UserError, match="The images are 3 × 8 × 8 × 3, the reconstructions 2 × 8 × 8 × 3"):
+    with pytest.raises(
+        UserError, match="The images are 3 × 8 × 8 × 3, the reconstructions 2 × 8 × 8 × 3"
+    ):
         reconstruction(images(3), images(2))
 
 

@@ -20,18 +20,18 @@ from plotly.offline import get_plotlyjs
 from template import OPEN, template
 
 from workbench import analysis
-from workbench.analysis.result import mime_bundle
-from workbench.errors import RunError, UserError
-from workbench.jobs import train
-from workbench.runs import Run
-from workbench.views.controls import accept
-from workbench.views.esm import static
-from workbench.views.reports import manifest as manifests
-from workbench.views.reports import page as report_page
-from workbench.views.reports.basket import EXPLORED
-from workbench.views.reports.manifest import read
-from workbench.views.reports.page import to_html
-from workbench.views.reports.report import check_parameters, find_template, parameters_of, report
+from workbench.analysis.base import mime_bundle
+from workbench.core.errors import RunError, UserError
+from workbench.hosts.js import static
+from workbench.hosts.reports import manifest as manifests
+from workbench.hosts.reports import page as report_page
+from workbench.hosts.reports.from_views import EXPLORED
+from workbench.hosts.reports.manifest import read
+from workbench.hosts.reports.page import to_html
+from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
+from workbench.launch.in_process import train
+from workbench.storage.run import Run
+from workbench.workspace.controls import accept
 
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
@@ -43,7 +43,9 @@ MARKED = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot
 
 
 def typed(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "workbench", *map(str, words)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *map(str, words)], capture_output=True, text=True
+    )
 
 
 def asked(runs: Path, adaptive: Path, new: Path) -> dict[str, dict[str, object]]:
@@ -102,11 +104,15 @@ def test_every_figure_is_drawn_from_disk_with_the_network_off(pages, name):
     told = read(pages[name])
     figures = told["done"] - sum(section["name"] in EXPLORED for section in told["sections"])
     with opened(pages[name].as_uri(), width=900) as (page, seen):
-        page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}")
+        page.wait_for_function(
+            f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}"
+        )
         page.wait_for_timeout(500)
         assert drawn(page) == page.locator(".js-plotly-plot").count() == figures > 1
         assert seen.errors == [] and seen.outside == []
-        assert len(page.locator("nav a").all()) == len(told["sections"]) == page.locator("h2").count()
+        assert (
+            len(page.locator("nav a").all()) == len(told["sections"]) == page.locator("h2").count()
+        )
         labels = [figure.get_attribute("aria-label") for figure in page.locator("figure").all()]
         assert len(labels) == figures and all(len(label) > 5 for label in labels)
         assert page.get_by_text("pages.show").count() == 0
@@ -133,7 +139,11 @@ def test_a_report_follows_a_dark_system_and_stays_light_on_paper(pages):
 
         def inks() -> list[str]:
             style = "(node, name) => getComputedStyle(node)[name]"
-            told = ((".js-plotly-plot .main-svg", "backgroundColor"), (".xtick text", "fill"), ("body", "color"))
+            told = (
+                (".js-plotly-plot .main-svg", "backgroundColor"),
+                (".xtick text", "fill"),
+                ("body", "color"),
+            )
             return [page.locator(where).first.evaluate(style, name) for where, name in told]
 
         assert inks() == ["rgba(0, 0, 0, 0)", "rgb(224, 224, 224)", "rgb(232, 232, 232)"]
@@ -142,7 +152,11 @@ def test_a_report_follows_a_dark_system_and_stays_light_on_paper(pages):
 
 
 def test_the_report_of_a_tokenizer_holds_every_analysis(pages):
-    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == {*analysis.analyses(), "map", "codes"}
+    assert {s["name"] for s in read(pages["tokenizer"])["sections"]} == {
+        *analysis.analyses(),
+        "map",
+        "codes",
+    }
 
 
 @pytest.mark.browser
@@ -151,8 +165,12 @@ def test_in_a_report_a_loop_tells_the_codes_inside_and_a_code_marks_its_images_o
 ):
     held = np.asarray(Run(trained / "soft-4").evidence().codes)
     with opened(pages["tokenizer"].as_uri()) as (page, seen):
-        points, codes = (page.frame_locator(f'iframe[title^="{what}"]') for what in ("Latent map", "Codebook"))
-        figure = page.locator("figure", has=page.get_by_text("Latent map, trust")).locator(".js-plotly-plot")
+        points, codes = (
+            page.frame_locator(f'iframe[title^="{what}"]') for what in ("Latent map", "Codebook")
+        )
+        figure = page.locator("figure", has=page.get_by_text("Latent map, trust")).locator(
+            ".js-plotly-plot"
+        )
 
         def shows(images: int) -> np.ndarray:
             """The images that the figures mark, when the map marks as many."""
@@ -166,9 +184,13 @@ def test_in_a_report_a_loop_tells_the_codes_inside_and_a_code_marks_its_images_o
             assert codes.locator(".picked").text_content() == ""
 
         codes.get_by_text("hover over a code").wait_for()
-        page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)")
+        page.wait_for_function(
+            "[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)"
+        )
         lasso(page, points.locator(".plane"))
-        inside = int(points.get_by_text(re.compile(r"\d+ of 360 selected")).text_content().split(" ")[0])
+        inside = int(
+            points.get_by_text(re.compile(r"\d+ of 360 selected")).text_content().split(" ")[0]
+        )
         often = np.bincount(held[shows(inside)].ravel(), minlength=32)
         codes.get_by_text(f"{inside} selected images hold {(often > 0).sum()} codes:").wait_for()
         codes.get_by_text(f"code {often.argmax()} · {often.max()} of its").first.wait_for()
@@ -218,7 +240,9 @@ APART = """(figure) => {
 @pytest.mark.browser
 def test_in_a_report_cells_of_the_grid_of_codes_are_boxed_and_framed_like_points(pages):
     with opened(pages["codebook"].as_uri()) as (page, seen):
-        figure = page.locator("figure", has=page.get_by_text("codes used, as evenly")).locator(".js-plotly-plot")
+        figure = page.locator("figure", has=page.get_by_text("codes used, as evenly")).locator(
+            ".js-plotly-plot"
+        )
         codes = page.frame_locator('iframe[title^="Codebook"]')
         codes.get_by_text("hover over a code").wait_for()
         figure.scroll_into_view_if_needed()
@@ -229,23 +253,35 @@ def test_in_a_report_cells_of_the_grid_of_codes_are_boxed_and_framed_like_points
         page.mouse.move(right, bottom, steps=4)
         page.mouse.up()
         codes.get_by_text("4 picked:").wait_for()
-        side = figure.evaluate("(figure) => figure._fullData.find((one) => one.meta === 'code').z[0].length")
+        side = figure.evaluate(
+            "(figure) => figure._fullData.find((one) => one.meta === 'code').z[0].length"
+        )
         assert sorted(figure.evaluate(FRAMED)) == [0, 1, side, side + 1]
-        codes.locator(".cells canvas").click(position={"x": 5, "y": 5})  # one of them, which is let go
+        codes.locator(".cells canvas").click(
+            position={"x": 5, "y": 5}
+        )  # one of them, which is let go
         codes.get_by_text("3 picked:").wait_for()
-        page.wait_for_function(f"(figure) => ({FRAMED})(figure).length === 3", arg=figure.element_handle())
+        page.wait_for_function(
+            f"(figure) => ({FRAMED})(figure).length === 3", arg=figure.element_handle()
+        )
         assert seen.errors == []
 
 
 @pytest.mark.browser
 def test_in_a_report_a_point_opens_its_image_in_the_lens_and_a_picture_there_marks_its_point(pages):
     with opened(pages["adaptive"].as_uri()) as (page, seen):
-        figure = page.locator("figure", has=page.get_by_text("What further tokens are")).locator(".js-plotly-plot")
+        figure = page.locator("figure", has=page.get_by_text("What further tokens are")).locator(
+            ".js-plotly-plot"
+        )
         lens = page.frame_locator('iframe[title^="Lens"]')
         lens.locator(".strip .cell").first.wait_for()
-        page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)")
+        page.wait_for_function(
+            "[...document.querySelectorAll('.js-plotly-plot')].every((one) => one._fullLayout)"
+        )
         figure.scroll_into_view_if_needed()
-        image, x, y = figure.evaluate(APART)  # of those in the lens the one that is farthest from any other
+        image, x, y = figure.evaluate(
+            APART
+        )  # of those in the lens the one that is farthest from any other
         page.mouse.move(x, y)
         page.mouse.click(x, y)
         lens.get_by_text("1 image selected, 1 of them in this lens").wait_for()
@@ -262,14 +298,18 @@ def test_in_a_report_a_point_opens_its_image_in_the_lens_and_a_picture_there_mar
 def test_it_is_one_file_of_at_most_8_mb_that_names_no_other_host(pages, name):
     text = pages[name].read_text(encoding="utf-8")
     assert read(pages[name])["bytes"] == pages[name].stat().st_size <= 8_000_000
-    assert '<script src="' not in text and "sendChartToCloud" in text  # asked for only where it is removed
+    assert (
+        '<script src="' not in text and "sendChartToCloud" in text
+    )  # asked for only where it is removed
 
 
 def test_training_from_a_report_leaves_a_run_like_any_other(pages):
     run = Run(pages["training"].parent / "new")
     assert run.status()["state"] == "finished" and run.config["changes"]["tokens"] == 2
     sections = read(pages["training"])["sections"]
-    assert sections[0]["name"] == "losses" and sections[0]["said"].startswith("From step 10 to 20 the weighted terms")
+    assert sections[0]["name"] == "losses" and sections[0]["said"].startswith(
+        "From step 10 to 20 the weighted terms"
+    )
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -279,12 +319,19 @@ def test_what_a_template_shows_exists_and_takes_the_controls_it_is_given(path):
     calls = []
     for cell in cells:
         if cell["cell_type"] == "code":
-            calls += [node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Call)]
+            calls += [
+                node
+                for node in ast.walk(ast.parse("".join(cell["source"])))
+                if isinstance(node, ast.Call)
+            ]
     shown = [call for call in calls if ast.unparse(call.func) == "pages.show"]
     assert shown
     for call in shown:
         values = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
-        accept(analysis.get(call.args[0].value), values | {k.arg: 0 for k in call.keywords if k.arg == "seed"})
+        accept(
+            analysis.get(call.args[0].value),
+            values | {k.arg: 0 for k in call.keywords if k.arg == "seed"},
+        )
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -293,7 +340,11 @@ def test_every_section_of_a_template_says_how_to_read_it(path):
     for before, cell in zip(cells, cells[1:], strict=False):
         if "pages.show(" in "".join(cell["source"]):
             heading, _, words = "".join(before["source"]).partition("\n\n")
-            assert before["cell_type"] == "markdown" and heading.startswith("## ") and words.endswith(".")
+            assert (
+                before["cell_type"] == "markdown"
+                and heading.startswith("## ")
+                and words.endswith(".")
+            )
 
 
 # What lies beside it
@@ -313,22 +364,39 @@ def test_the_results_hold_every_number_of_every_section(pages, trained):
 
 def test_the_manifest_tells_how_the_report_was_made(pages, trained):
     told, run = read(pages["codebook"]), Run(trained / "soft-4")
-    assert told["parameters"] == {"run": str(run.folder), "step": 0, "seed": 0} and told["seconds"] > 0
+    assert (
+        told["parameters"] == {"run": str(run.folder), "step": 0, "seed": 0} and told["seconds"] > 0
+    )
     assert {"python", "workbench", "numpy", "papermill", "torch"} <= told["versions"].keys()
     (about,) = told["runs"]
-    assert (about["name"], about["step"], about["seed"]) == ("soft-4", 60, run.config["plan"]["seed"])
+    assert (about["name"], about["step"], about["seed"]) == (
+        "soft-4",
+        60,
+        run.config["plan"]["seed"],
+    )
     assert about["data"]["fingerprint"] == run.evidence().provenance["fingerprint"]
     inner = hashlib.sha256(run.checkpoint(60).read_bytes()).digest()
-    assert about["checkpoint"] == hashlib.sha256(b"step-000060.safetensors" + inner).hexdigest()[:32]
+    assert (
+        about["checkpoint"] == hashlib.sha256(b"step-000060.safetensors" + inner).hexdigest()[:32]
+    )
     states = [section["state"] for section in told["sections"]]
     assert told["done"] == states.count("done") and told["done"] + told["absent"] == len(states)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_parameters_and_seed_give_the_same_tables(pages, trained, adaptive, tmp_path, name):
-    for folder in (trained, adaptive.parent):  # copied without the results that are kept beside runs
-        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(".results", "reports"))
-    given = asked(tmp_path / trained.name, tmp_path / adaptive.parent.name / "karl", tmp_path / "new")
+def test_the_same_parameters_and_seed_give_the_same_tables(
+    pages, trained, adaptive, tmp_path, name
+):
+    for folder in (
+        trained,
+        adaptive.parent,
+    ):  # copied without the results that are kept beside runs
+        shutil.copytree(
+            folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(".results", "reports")
+        )
+    given = asked(
+        tmp_path / trained.name, tmp_path / adaptive.parent.name / "karl", tmp_path / "new"
+    )
     again = report(name, tmp_path / "again.html", progress=False, **given[name])
     before, after = (pd.read_parquet(manifests.beside(page)[1]) for page in (pages[name], again))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
@@ -346,34 +414,59 @@ def test_a_section_that_is_shown_twice_has_two_names(pages):
 def test_a_report_of_what_a_run_lacks_says_so_where_the_figure_would_be(trained, tmp_path, small):
     source = small('pages.show("codebook_usage")', 'pages.show("samples")')
     out = report(source, tmp_path / "plain.html", run=str(trained / "plain"))
-    assert "Codebook usage needs codes and codebook; plain has none." in out.read_text(encoding="utf-8")
+    assert "Codebook usage needs codes and codebook; plain has none." in out.read_text(
+        encoding="utf-8"
+    )
     assert "0 of 2 sections done, 2 not applicable" in out.read_text(encoding="utf-8")
 
 
 def test_sections_that_fail_leave_a_readable_report_and_exit_code_1(trained, tmp_path, small):
     raising = "pages._section('dog', lambda: 1 / 0)"
-    source = small("## Dog", raising, "## Codes", 'pages.show("codebook_usage")', "## Cat", "1 / 0", "## Bird", "2")
+    source = small(
+        "## Dog",
+        raising,
+        "## Codes",
+        'pages.show("codebook_usage")',
+        "## Cat",
+        "1 / 0",
+        "## Bird",
+        "2",
+    )
     done = typed("report", source, "--run", trained / "soft-4", "--out", tmp_path / "r.html")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"1 of 4 sections of small are done, in {tmp_path / 'r.html'}; dog failed: ZeroDivisionError" in done.stderr
+    assert (
+        f"1 of 4 sections of small are done, in {tmp_path / 'r.html'}; dog failed: ZeroDivisionError"
+        in done.stderr
+    )
     states = {s["name"]: s["state"] for s in read(tmp_path / "r.html")["sections"]}
     assert states == {"dog": "failed", "codebook_usage": "done", "cat": "failed", "bird": "missed"}
-    text = re.sub(r"<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8").partition("<main>")[2])
-    assert "1 of 4 sections done. What they show is valid. Failed: dog, cat. Not reached: 1." in text
+    text = re.sub(
+        r"<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8").partition("<main>")[2]
+    )
+    assert (
+        "1 of 4 sections done. What they show is valid. Failed: dog, cat. Not reached: 1." in text
+    )
     assert "ZeroDivisionError: division by zero" in text and "\x1b" not in text
     assert set(pd.read_parquet(tmp_path / "r.results.parquet").section) == {"codebook_usage"}
 
 
 def test_a_process_that_dies_loses_only_what_came_after(trained, tmp_path, small):
-    source = small('pages.show("codebook_usage")', "## Crash", "import os\nos._exit(9)", "## Later", "1")
-    with pytest.raises(UserError, match="1 of 3 sections .* crash failed: Its process ended: out of memory"):
+    source = small(
+        'pages.show("codebook_usage")', "## Crash", "import os\nos._exit(9)", "## Later", "1"
+    )
+    with pytest.raises(
+        UserError, match="1 of 3 sections .* crash failed: Its process ended: out of memory"
+    ):
         report(source, tmp_path / "r.html", run=str(trained / "soft-4"))
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count("<figure") == 1
     assert read(tmp_path / "r.html")["missed"] == 1
 
 
 def test_figures_that_make_a_page_too_large_give_way_to_a_sentence(monkeypatch):
-    figures = [go.Figure(go.Scatter(y=list(range(n))), layout_title=f"of {n} points") for n in (10, 20_000, 20)]
+    figures = [
+        go.Figure(go.Scatter(y=list(range(n))), layout_title=f"of {n} points")
+        for n in (10, 20_000, 20)
+    ]
     outputs = [new_output("display_data", mime_bundle(figure)) for figure in figures]
     module = static("lens", {"rows": "many " * 60_000}, {}, height=600, title="A lens & more")
     outputs.append(new_output("display_data", {"text/html": module}))
@@ -384,7 +477,9 @@ def test_figures_that_make_a_page_too_large_give_way_to_a_sentence(monkeypatch):
     assert "The figure “of 20000 points” (0.1 MB) is left out to keep this file small" in page
     assert "The figure “A lens &amp; more” (0.3 MB) is left out" in page and "<iframe" not in page
     monkeypatch.setattr(report_page, "LARGEST", 1_000_000)
-    with pytest.raises(UserError, match=r"Small would take 4\.\d MB, more than 1; report on fewer images"):
+    with pytest.raises(
+        UserError, match=r"Small would take 4\.\d MB, more than 1; report on fewer images"
+    ):
         to_html(new_notebook(), "", "", "Small")
 
 
@@ -411,7 +506,9 @@ def test_a_run_named_like_code_is_shown_as_text(trained, tmp_path, small):
     ],
 )
 def test_parameters_are_checked_by_name_and_type_before_anything_runs(trained, given, sentence):
-    given = {name: str(trained / "soft-4") if value == "SOFT" else value for name, value in given.items()}
+    given = {
+        name: str(trained / "soft-4") if value == "SOFT" else value for name, value in given.items()
+    }
     with pytest.raises(UserError, match=re.escape(sentence)):
         check_parameters(TEMPLATE, given)
 
@@ -420,7 +517,10 @@ def test_parameters_are_checked_by_name_and_type_before_anything_runs(trained, g
     ("given", "sentence"),
     [
         ({}, "training trains into a folder: give --folder runs/NAME"),
-        ({"recipe": "softvq-digit", "folder": "a"}, "There is no recipe `softvq-digit`; there is .*softvq-digits`"),
+        (
+            {"recipe": "softvq-digit", "folder": "a"},
+            "There is no recipe `softvq-digit`; there is .*softvq-digits`",
+        ),
         ({"folder": "a", "tokens": "four"}, "parameter tokens is of type int; got `four`"),
         ({"folder": "a", "lr": "nan"}, "parameter lr is of type float; got `nan`"),
     ],
@@ -431,13 +531,19 @@ def test_what_a_training_is_given_is_checked_before_it_starts(given, sentence):
 
 
 def test_names_that_a_training_does_not_declare_are_settings_of_its_recipe():
-    values = check_parameters(find_template("training"), {"folder": "a", "width": "32", "data": Path("images")})
+    values = check_parameters(
+        find_template("training"), {"folder": "a", "width": "32", "data": Path("images")}
+    )
     assert values["settings"] == {"width": "32", "data": "images"}
 
 
 def test_a_setting_that_the_recipe_does_not_have_is_told_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"training failed: There is no setting `wdith`.*Did you mean `width`"):
-        report("training", tmp_path / "r.html", folder=str(tmp_path / "new"), wdith=16, progress=False)
+    with pytest.raises(
+        UserError, match=r"training failed: There is no setting `wdith`.*Did you mean `width`"
+    ):
+        report(
+            "training", tmp_path / "r.html", folder=str(tmp_path / "new"), wdith=16, progress=False
+        )
     assert not (tmp_path / "new").exists()
 
 
@@ -445,20 +551,33 @@ def test_the_runs_a_report_names_are_opened_before_anything_runs(trained, tmp_pa
     with pytest.raises(RunError, match="There is no run `soft-3`.*Did you mean `soft-2`|`soft-4`"):
         check_parameters(TEMPLATE, {"run": str(trained / "soft-3")})
     with pytest.raises(RunError, match="soft-9"):
-        check_parameters(TEMPLATE, {"run": str(trained / "soft-4"), "others": str(trained / "soft-9")})
+        check_parameters(
+            TEMPLATE, {"run": str(trained / "soft-4"), "others": str(trained / "soft-9")}
+        )
     shutil.copytree(trained / "plain", tmp_path / "soft-4")
     with pytest.raises(UserError, match="Two of the runs are called soft-4"):
-        check_parameters(TEMPLATE, {"run": str(trained / "soft-4"), "others": str(tmp_path / "soft-4")})
+        check_parameters(
+            TEMPLATE, {"run": str(trained / "soft-4"), "others": str(tmp_path / "soft-4")}
+        )
 
 
 def test_text_from_a_command_line_becomes_the_declared_type(trained):
-    words = {"run": str(trained / "soft-4"), "step": "60", "others": f"{trained / 'soft-2'}, {trained / 'plain'}"}
+    words = {
+        "run": str(trained / "soft-4"),
+        "step": "60",
+        "others": f"{trained / 'soft-2'}, {trained / 'plain'}",
+    }
     values = check_parameters(TEMPLATE, words)
-    assert values["step"] == 60 and values["others"] == [str(trained / "soft-2"), str(trained / "plain")]
+    assert values["step"] == 60 and values["others"] == [
+        str(trained / "soft-2"),
+        str(trained / "plain"),
+    ]
 
 
 def test_a_template_may_declare_choices_and_bounds(tmp_path):
-    lines = 'kind: Literal["a", "b"] = "a"\nshare: Annotated[float, Range(0, 1)] = 0.5\non: bool = True'
+    lines = (
+        'kind: Literal["a", "b"] = "a"\nshare: Annotated[float, Range(0, 1)] = 0.5\non: bool = True'
+    )
     source = template(tmp_path / "own.ipynb", "1", parameters=lines)
     assert check_parameters(source, {"kind": "b", "share": np.float32(0.25), "on": "false"}) == {
         "kind": "b",
@@ -481,8 +600,14 @@ def test_an_unknown_template_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ("step: int = len([])", r"own.ipynb: parameter step must start as a plain value.*got `len\(\[\]\)`"),
-        ("step: complex = 0", "own.ipynb: parameter step is declared `complex`; write one of str, int"),
+        (
+            "step: int = len([])",
+            r"own.ipynb: parameter step must start as a plain value.*got `len\(\[\]\)`",
+        ),
+        (
+            "step: complex = 0",
+            "own.ipynb: parameter step is declared `complex`; write one of str, int",
+        ),
         ("step: int =", "own.ipynb: line 1 of its parameters is not Python"),
     ],
 )
@@ -498,7 +623,13 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path):
 
 
 def test_of_a_widget_a_report_keeps_the_page_beside_it_and_nothing_else():
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x", "version_major": 2, "version_minor": 0}}
+    widget = {
+        "application/vnd.jupyter.widget-view+json": {
+            "model_id": "x",
+            "version_major": 2,
+            "version_minor": 0,
+        }
+    }
     told = ({**widget, "text/html": "<p>for readers</p>"}, {**widget, "text/plain": "HBox()"})
     cell = new_code_cell("", outputs=[new_output("display_data", data=data) for data in told])
     text = to_html(new_notebook(cells=[cell]), "", "", "title")

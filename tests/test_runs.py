@@ -12,12 +12,15 @@ import pytest
 import torch
 from test_jobs import wait_for
 
-from workbench.atomic import append_line, read_tensors
 from workbench.collect import collect
-from workbench.errors import RunError, UserError
-from workbench.runs import Run, find
+from workbench.core.errors import RunError, UserError
+from workbench.storage.atomic import append_line, read_tensors
+from workbench.storage.run import Run, find
 
-TOLD = {"class": "workbench.tokenizers.ae:AE", "settings": {"side": 8, "channels": 1, "patch": 4, "width": 8}}
+TOLD = {
+    "class": "workbench.tokenizers.ae:AE",
+    "settings": {"side": 8, "channels": 1, "patch": 4, "width": 8},
+}
 
 
 @pytest.fixture
@@ -33,7 +36,9 @@ def soft(trained, tmp_path) -> Run:
 
 def rewrite(run: Run, **changes) -> None:
     config = {**json.loads((run.folder / "config.json").read_text()), **changes}
-    (run.folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (run.folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
 
 
 # The folder
@@ -53,7 +58,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run):
 def test_a_run_cannot_be_made_below_a_file_nor_in_place_of_one(tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/a"):
-        with pytest.raises(RunError, match=f"{place} cannot become a folder: .*. Choose another place"):
+        with pytest.raises(
+            RunError, match=f"{place} cannot become a folder: .*. Choose another place"
+        ):
             Run.create(tmp_path / place, TOLD)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -71,7 +78,10 @@ def test_finding_runs_lists_the_good_ones_and_says_what_is_wrong_with_the_others
     rewrite(Run.create(tmp_path / "new", TOLD), format=2)
     runs, refused = find(tmp_path)
     assert [found.name for found in runs] == ["a", "b"]
-    assert len(refused) == 1 and "new was written by a newer workbench (format 2, this one reads 1)" in refused[0]
+    assert (
+        len(refused) == 1
+        and "new was written by a newer workbench (format 2, this one reads 1)" in refused[0]
+    )
     assert [found.name for found in find(run.folder)[0]] == ["a"]
 
 
@@ -83,9 +93,13 @@ def test_a_run_that_does_not_exist_is_answered_with_the_nearest_name(run, tmp_pa
         Run(tmp_path / "softvq4")
     with pytest.raises(RunError, match="none does not exist. Train a run with: workbench train"):
         Run(tmp_path / "nowhere" / "none")
-    with pytest.raises(RunError, match="config.json is a file, and a run is a folder. Did you mean .*a\\?"):
+    with pytest.raises(
+        RunError, match="config.json is a file, and a run is a folder. Did you mean .*a\\?"
+    ):
         Run(run.folder / "config.json")
-    with pytest.raises(RunError, match="has no config.json. It holds the runs a, softvq-4; name one"):
+    with pytest.raises(
+        RunError, match="has no config.json. It holds the runs a, softvq-4; name one"
+    ):
         Run(tmp_path)
 
 
@@ -180,13 +194,15 @@ def test_a_writer_that_died_without_a_word_is_interrupted(run):
     assert status_of_writer(run, pid=dead.pid) == "interrupted"
     assert status_of_writer(run, pid="x") == "interrupted"
     if sys.platform == "linux":
-        assert status_of_writer(run, born="1") == "interrupted"  # its number is another process's now
+        assert (
+            status_of_writer(run, born="1") == "interrupted"
+        )  # its number is another process's now
     assert repr(run).endswith("AE, interrupted at step 7 of 10")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells")
 def test_a_writer_that_was_killed_is_gone_before_its_parent_asks_for_it(run):
-    script = f"import time; from workbench.runs import Run; Run({str(run.folder)!r}).report('running', 7)"
+    script = f"import time; from workbench.storage.run import Run; Run({str(run.folder)!r}).report('running', 7)"
     script += "; print(flush=True); time.sleep(600)"
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     writer.stdout.readline()
@@ -208,7 +224,9 @@ def test_requests_are_numbered_and_the_latest_are_kept(run):
     for _ in range(30):
         run.ask("sample")
     assert run.asked()[-1]["id"] == 33 and len(run.asked()) < 30
-    with pytest.raises(UserError, match="There is no command `nonsense`; there is evaluate, lr, pause, resume"):
+    with pytest.raises(
+        UserError, match="There is no command `nonsense`; there is evaluate, lr, pause, resume"
+    ):
         run.ask("nonsense")
 
 
@@ -226,20 +244,28 @@ def test_a_loaded_model_has_the_weights_that_were_saved(run):
         assert loaded.keys() == saved.state_dict().keys()
         assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.state_dict().items())
     name = "encoder.embed.weight"
-    assert not torch.equal(run.load().state_dict()[name], run.load(averaged=False).state_dict()[name])
+    assert not torch.equal(
+        run.load().state_dict()[name], run.load(averaged=False).state_dict()[name]
+    )
 
 
 def test_checkpoints_are_files_named_by_step_and_only_whole_ones_count(soft):
     assert soft.steps == [30, 60]
     assert soft.checkpoint().name == "step-000060.safetensors" == soft.checkpoint(60).name
-    for name in (".step-000090.safetensors.12", "step-90.safetensors", "step-000090.safetensors.part"):
+    for name in (
+        ".step-000090.safetensors.12",
+        "step-90.safetensors",
+        "step-000090.safetensors.part",
+    ):
         (soft.folder / name).write_bytes(b"")
     assert soft.steps == [30, 60]
     with pytest.raises(RunError, match="has no checkpoint of step 45; it has 30, 60"):
         soft.load(45)
     for path in soft.folder.glob("step-*"):
         path.unlink()
-    with pytest.raises(RunError, match=r"has no step-\*.safetensors yet. Train it, or wait for its first save"):
+    with pytest.raises(
+        RunError, match=r"has no step-\*.safetensors yet. Train it, or wait for its first save"
+    ):
         collect(soft)
 
 
@@ -247,14 +273,18 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(soft):
     whole = soft.checkpoint().read_bytes()
     for damaged in (b"", b"junk", whole[:1000], whole[:-1000]):
         soft.checkpoint().write_bytes(damaged)
-        with pytest.raises(RunError, match="step-000060.safetensors is damaged .* Delete it to go on"):
+        with pytest.raises(
+            RunError, match="step-000060.safetensors is damaged .* Delete it to go on"
+        ):
             soft.load()
     assert soft.load(30) is not None
 
 
 def test_a_checkpoint_of_another_model_does_not_fit(soft):
     rewrite(soft, settings=soft.config["settings"] | {"width": 64})
-    with pytest.raises(RunError, match="step-000060.safetensors does not fit workbench.tokenizers.softvq:SoftVQ"):
+    with pytest.raises(
+        RunError, match="step-000060.safetensors does not fit workbench.tokenizers.softvq:SoftVQ"
+    ):
         Run(soft.folder).load()
 
 
@@ -263,7 +293,10 @@ def test_only_classes_of_the_package_or_of_named_modules_are_imported(soft, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     rewrite(soft, **{"class": "mine:Mine"})
     foreign = Run(soft.folder)
-    with pytest.raises(RunError, match=r"was trained with mine:Mine. To import that module, say .*modules=\['mine'\]"):
+    with pytest.raises(
+        RunError,
+        match=r"was trained with mine:Mine. To import that module, say .*modules=\['mine'\]",
+    ):
         foreign.load()
     assert "mine" not in sys.modules
     name, weights = "encoder.embed.weight", read_tensors(foreign.checkpoint())["average"]
@@ -297,7 +330,11 @@ def test_a_run_without_evidence_says_how_to_make_it(run, trained):
 
 def test_the_last_evidence_is_that_of_the_largest_step(soft):
     for step in (999_999, 1_000_000):
-        copied = Path(shutil.copytree(soft.folder / "evidence/step-000060", soft.folder / f"evidence/step-{step}"))
+        copied = Path(
+            shutil.copytree(
+                soft.folder / "evidence/step-000060", soft.folder / f"evidence/step-{step}"
+            )
+        )
         text = (copied / "provenance.json").read_text()
         (copied / "provenance.json").write_text(text.replace('"step": 60', f'"step": {step}', 1))
     (soft.folder / "evidence/.step-2000000.17").mkdir()  # being written
@@ -306,18 +343,24 @@ def test_the_last_evidence_is_that_of_the_largest_step(soft):
 
 def test_a_run_that_does_not_say_what_it_was_trained_on_cannot_be_collected(soft):
     rewrite(soft, data=None)
-    with pytest.raises(RunError, match="does not say which images it was trained on; its config.json should"):
+    with pytest.raises(
+        RunError, match="does not say which images it was trained on; its config.json should"
+    ):
         collect(Run(soft.folder))
 
 
-def test_a_generator_finds_its_tokenizer_by_a_relative_path_so_both_may_move_together(trained, tmp_path):
+def test_a_generator_finds_its_tokenizer_by_a_relative_path_so_both_may_move_together(
+    trained, tmp_path
+):
     moved = Path(shutil.copytree(trained, tmp_path / "elsewhere"))
     assert Run(moved / "flow").config["tokenizer"]["run"] == "../soft-4"
     tokenizer = Run(moved / "flow").tokenizer
     assert tokenizer.folder == moved / "soft-4" and tokenizer.steps == [30, 60]
 
 
-def test_a_generator_whose_tokenizer_moved_says_so_and_the_other_runs_are_still_found(trained, tmp_path):
+def test_a_generator_whose_tokenizer_moved_says_so_and_the_other_runs_are_still_found(
+    trained, tmp_path
+):
     shutil.copytree(trained / "flow", tmp_path / "flow")
     shutil.copytree(trained / "plain", tmp_path / "plain")
     sentence = "flow needs the tokenizer .*soft-4, which is gone. Move it back, or write its place"

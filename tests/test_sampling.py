@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.analysis.latents.projection import latent_map
-from workbench.analysis.sampling import part, sample
+from workbench.analysis.stats.sampling import part, sample
 
 
 def drawn(n, most, labels=None, seed=0):
@@ -44,9 +44,15 @@ def test_a_part_is_said_with_how_it_was_chosen():
 
 
 def test_a_map_of_some_images_holds_every_class_in_its_share_and_says_so():
-    latents, labels = np.random.default_rng(0).normal(size=(1000, 2, 3)), np.repeat([0, 1], [900, 100])
+    latents, labels = (
+        np.random.default_rng(0).normal(size=(1000, 2, 3)),
+        np.repeat([0, 1], [900, 100]),
+    )
     found = latent_map(latents, labels, method="pca", points=500)
     assert np.bincount(labels[found.places]).tolist() == [450, 50]
     said = "500 of 1,000 images, stratified by class"
     assert said in found.summary() and said in found.figure().layout.title.subtitle.text
-    assert "500 of 1,000 images, drawn at random" in latent_map(latents, method="pca", points=500).summary()
+    assert (
+        "500 of 1,000 images, drawn at random"
+        in latent_map(latents, method="pca", points=500).summary()
+    )

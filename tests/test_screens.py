@@ -13,10 +13,10 @@ import pytest
 from browser import opened
 from PIL import Image
 
-from workbench.explore.frames import Frames
-from workbench.views.esm import binary, static
-from workbench.views.latent_map import CLASSES, placed, sheet
-from workbench.views.lens_data import module_data
+from workbench.explore.image_grid import Frames
+from workbench.hosts.js import binary, static
+from workbench.workspace.latent_map import CLASSES, placed, sheet
+from workbench.workspace.lens_data import module_data
 
 pytestmark = pytest.mark.browser
 SCREENS = Path(__file__).parent / "screens"
@@ -33,18 +33,40 @@ def latentmap() -> tuple[dict, dict, str]:
     random = np.random.default_rng(1)
     group = random.integers(0, 4, 2000)
     points = random.normal(size=(2000, 2)) * 0.4 + np.array([[0, 0], [3, 0], [0, 3], [3, 3]])[group]
-    colours = {"colour": binary(group.astype(np.uint8)), "palette": CLASSES[:4], "groups": list("0123")}
+    colours = {
+        "colour": binary(group.astype(np.uint8)),
+        "palette": CLASSES[:4],
+        "groups": list("0123"),
+    }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": ""}
-    return {**placed(points), **colours, **plain}, {"polygon": None, "ids": [], "hidden": []}, ".plane"
+    return (
+        {**placed(points), **colours, **plain},
+        {"polygon": None, "ids": [], "hidden": []},
+        ".plane",
+    )
 
 
 def codegrid() -> tuple[dict, dict, str]:
-    codes, counts = np.arange(48), np.random.default_rng(2).geometric(0.05, 48) * (np.arange(48) % 7 > 0)
+    codes, counts = (
+        np.arange(48),
+        np.random.default_rng(2).geometric(0.05, 48) * (np.arange(48) % 7 > 0),
+    )
     shown = np.tile(np.arange(6), (48, 1))
     arrays = {"codes": codes, "counts": counts, "examples": shown, "marks": np.zeros_like(shown)}
     told = {name: binary(array.astype(np.int32)) for name, array in arrays.items()}
-    told |= {"n": 48, "total": int(counts.sum()), "each": 6, "size": 48, "grid": None, "caption": ""}
-    return {**told, "thumbs": sheet(IMAGES, np.arange(12))}, {"selected": [3], "sort": "number"}, ".cells canvas"
+    told |= {
+        "n": 48,
+        "total": int(counts.sum()),
+        "each": 6,
+        "size": 48,
+        "grid": None,
+        "caption": "",
+    }
+    return (
+        {**told, "thumbs": sheet(IMAGES, np.arange(12))},
+        {"selected": [3], "sort": "number"},
+        ".cells canvas",
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -52,7 +74,9 @@ def codegrid() -> tuple[dict, dict, str]:
 def test_a_module_draws_what_it_drew_when_somebody_looked(module, dark, tmp_path):
     data, view, where = module()
     page = tmp_path / "page.html"
-    fragment = static(module.__name__, json.loads(json.dumps(data)), view, height=600, title="a module")
+    fragment = static(
+        module.__name__, json.loads(json.dumps(data)), view, height=600, title="a module"
+    )
     page.write_text(f"<!doctype html><meta charset=utf-8><body>{fragment}</body>")
     with opened(page.as_uri(), width=1000, dark=dark) as (browser, seen):
         drawn = browser.frame_locator("iframe").locator(where)

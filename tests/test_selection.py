@@ -13,16 +13,16 @@ import pytest
 from browser import drawn, opened
 
 import workbench as wb
-from workbench.errors import NotApplicable, UserError
-from workbench.runs import Run
-from workbench.views.bench import Bench
-from workbench.views.dashboard.app import Session
-from workbench.views.explored import code_of, explored, picked
-from workbench.views.jobs import Jobs
-from workbench.views.picked import laid_out, pick
-from workbench.views.reports.manifest import read
-from workbench.views.selection import Selection, meets
-from workbench.views.state import ViewState
+from workbench.core.errors import NotApplicable, UserError
+from workbench.hosts.dashboard.app import Session
+from workbench.hosts.reports.manifest import read
+from workbench.storage.run import Run
+from workbench.workspace.compute import Jobs
+from workbench.workspace.image_selection import laid_out, pick
+from workbench.workspace.selection import Selection, meets
+from workbench.workspace.tab_content import code_of, explored, picked
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Bench
 
 CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
 
@@ -30,7 +30,12 @@ CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
 @pytest.mark.parametrize(
     "selection",
     [
-        Selection("a b", 30, polygon=((0.25, -1.5), (1e-3, 2), (3, 4)), layout={"method": "pca", "seed": 3}),
+        Selection(
+            "a b",
+            30,
+            polygon=((0.25, -1.5), (1e-3, 2), (3, 4)),
+            layout={"method": "pca", "seed": 3},
+        ),
         Selection("a", where="code = 17, 23 & error > 0.05"),
         Selection("a&b=c", ids=(1, 5, 8)),
         Selection("a", ids=tuple(range(1, 50_000, 3))),
@@ -68,8 +73,16 @@ def test_what_is_no_selection_is_refused(told, sentence):
 def test_a_condition_picks_what_the_same_comparison_of_arrays_picks():
     random = np.random.default_rng(0)
     code = random.integers(0, 5, (50, 3))
-    columns = {"error": random.random(50), "class": np.array(["cat", "dog"])[random.integers(0, 2, 50)], "code": code}
-    wanted = (columns["error"] >= 0.25) & (columns["class"] == "dog") & ((code == 1) | (code == 4)).any(axis=1)
+    columns = {
+        "error": random.random(50),
+        "class": np.array(["cat", "dog"])[random.integers(0, 2, 50)],
+        "code": code,
+    }
+    wanted = (
+        (columns["error"] >= 0.25)
+        & (columns["class"] == "dog")
+        & ((code == 1) | (code == 4)).any(axis=1)
+    )
     np.testing.assert_array_equal(meets(columns, "error>=0.25 & class = dog & code = 1, 4"), wanted)
     for where, sentence in (
         ("eror > 1", "Did you mean `error`"),
@@ -91,7 +104,9 @@ def test_selected_images_are_compared_with_all(trained):
     assert f"{error[error > limit].mean():.4f}, that of all {error.mean():.4f}" in found.summary()
     code, count = found.codes[0]
     assert (
-        count == (evidence.codes[found.places] == code).sum() == np.bincount(evidence.codes[found.places].ravel()).max()
+        count
+        == (evidence.codes[found.places] == code).sum()
+        == np.bincount(evidence.codes[found.places].ravel()).max()
     )
     with pytest.raises(UserError, match="There are images 0 to 359; ids named 360 to 360"):
         wb.select(trained / "soft-4", ids=[360])
@@ -101,13 +116,18 @@ def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained,
     shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
     assert "mode" not in wb.select(tmp_path / "soft-4", ids=[3, 7]).table()
     found = Bench(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
-    assert wb.select(tmp_path / "soft-4", ids=[3, 7]).table()["mode"].tolist() == found.assignment[[3, 7]].tolist()
+    assert (
+        wb.select(tmp_path / "soft-4", ids=[3, 7]).table()["mode"].tolist()
+        == found.assignment[[3, 7]].tolist()
+    )
 
 
 def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trained):
     run = trained / "soft-4"
     lassoed = wb.latent_map(run, method="pca", polygon=CORNER)
-    np.testing.assert_array_equal(wb.select(run, polygon=CORNER, method="pca").places, np.sort(lassoed.selection))
+    np.testing.assert_array_equal(
+        wb.select(run, polygon=CORNER, method="pca").places, np.sort(lassoed.selection)
+    )
     assert lassoed.chosen.table().equals(wb.select(run, polygon=CORNER, method="pca").table())
     code = int(np.asarray(Run(run).evidence().codes)[0, 0])
     book = wb.codebook(run, selected=[code])
@@ -141,23 +161,36 @@ def test_what_is_lassoed_on_the_map_is_shown_in_every_other_tab(session):
     page = session.places["map"]
     page.module.view = json.dumps({"polygon": CORNER, "ids": [], "hidden": []})
     places = wb.select(session.bench.folder / "soft-4", polygon=CORNER, method="pca").places
-    assert session.state.selection.polygon == CORNER and f"{len(places)} of 360" in page.selected.said.object
+    assert (
+        session.state.selection.polygon == CORNER
+        and f"{len(places)} of 360" in page.selected.said.object
+    )
     assert pd.read_csv(page.selected._csv())["image"].tolist() == places.tolist()
 
     session.go(tab="lens", looks={"order": "selected", "show": 3})
-    assert [row.split(" ")[0] for row in session.places["lens"].thing.frames.rows] == [f"#{i}" for i in places[:3]]
+    assert [row.split(" ")[0] for row in session.places["lens"].thing.frames.rows] == [
+        f"#{i}" for i in places[:3]
+    ]
     session.go(runs=("soft-2",), tab="map", looks={"method": "pca"})  # of the same images
-    assert json.loads(page.module.view)["ids"] == places.tolist() and json.loads(page.module.view)["polygon"] is None
+    assert (
+        json.loads(page.module.view)["ids"] == places.tolist()
+        and json.loads(page.module.view)["polygon"] is None
+    )
     assert f"{len(places)} of 360 images of soft-2" in page.selected.said.object
 
     session.go(selection=None)
-    assert json.loads(page.module.view)["ids"] == [] and "Nothing is selected" in page.selected.said.object
+    assert (
+        json.loads(page.module.view)["ids"] == []
+        and "Nothing is selected" in page.selected.said.object
+    )
 
 
 def test_clicking_codes_selects_the_images_that_hold_them(session):
     session.go(tab="codes")
     page, codes = session.places["codes"], np.asarray(session.bench.run("soft-4").evidence().codes)
-    page.module.view = json.dumps({"selected": [int(codes[0, 0]), int(codes[1, 1])], "sort": "number"})
+    page.module.view = json.dumps(
+        {"selected": [int(codes[0, 0]), int(codes[1, 1])], "sort": "number"}
+    )
     wanted = np.isin(codes, [codes[0, 0], codes[1, 1]]).any(axis=1)
     assert page.selected.found.places.tolist() == np.flatnonzero(wanted).tolist()
     page.module.view = json.dumps({"selected": [], "sort": "use"})
@@ -176,10 +209,16 @@ def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_i
     assert session.state.selection.ids == (3, 7, 11) and session.state.selection.run == "soft-4"
     assert "3 of 360 images of soft-4" in tab.selected.said.object
     session.go(analysis="token_value")
-    assert json.loads(session.tabs["token_value"].figure.body.view) == {"kind": "image", "ids": [3, 7, 11]}
+    assert json.loads(session.tabs["token_value"].figure.body.view) == {
+        "kind": "image",
+        "ids": [3, 7, 11],
+    }
     assert "3 of 360 images of soft-4" in session.tabs["token_value"].selected.said.object
     session.go(analysis="latent_map", selection=None)
-    assert json.loads(tab.figure.body.view)["ids"] == [] and "Nothing is selected" in tab.selected.said.object
+    assert (
+        json.loads(tab.figure.body.view)["ids"] == []
+        and "Nothing is selected" in tab.selected.said.object
+    )
     lassoed(tab, "image", [2])
     lassoed(tab, "image", [])  # drawn around nothing
     assert session.state.selection is None
@@ -198,7 +237,9 @@ def test_runs_lassoed_in_a_figure_stay_selected_with_those_that_have_no_point(se
 
 
 def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
-    session.go(runs=("flow", "soft-2", "soft-4"), analysis="latent_maps", controls={"method": "pca"})
+    session.go(
+        runs=("flow", "soft-2", "soft-4"), analysis="latent_maps", controls={"method": "pca"}
+    )
     lassoed(session.tabs["latent_maps"], "image", [5])
     assert session.state.selection == Selection("soft-2", ids=(5,))
     assert json.loads(session.tabs["latent_maps"].figure.body.view)["ids"] == [5]
@@ -206,11 +247,16 @@ def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
 
 def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
     session.go(
-        tab="map", looks={"method": "pca"}, selection=Selection("soft-4", polygon=CORNER, layout={"method": "pca"})
+        tab="map",
+        looks={"method": "pca"},
+        selection=Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
     )
     page = session.places["map"]
     page.widgets["colour"].value = "error"
-    assert session.state.selection.polygon == CORNER and session.state.looks == {"method": "pca", "colour": "error"}
+    assert session.state.selection.polygon == CORNER and session.state.looks == {
+        "method": "pca",
+        "colour": "error",
+    }
     assert json.loads(page.module.view)["polygon"] == [list(corner) for corner in CORNER]
     with param.edit_constant(page.widgets["seed"]):
         page.widgets["seed"].value = page.widgets["seed"].value_throttled = 3
@@ -218,11 +264,16 @@ def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
 
 
 def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
-    run, selection = Run(trained / "soft-4"), Selection("soft-4", polygon=CORNER, layout={"method": "pca"})
+    run, selection = (
+        Run(trained / "soft-4"),
+        Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
+    )
     whole = laid_out(run, selection)
     some = replace(whole, coordinates=whole.coordinates[:200], places=whole.places[:200])
     picked = pick(run, selection, lambda *_: some)
-    assert "The map they were picked on shows 200 of 360 images, stratified by class, seed 0." in (picked.summary())
+    assert "The map they were picked on shows 200 of 360 images, stratified by class, seed 0." in (
+        picked.summary()
+    )
     assert "stratified" not in pick(run, selection).summary()
 
 
@@ -236,7 +287,9 @@ def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
             visitor.state = state.change(looks={**state.looks, "row": row})
             visitor.places["lens"].asked.state = visitor.state
             visitor.places["lens"]._draw(lens)
-        assert mine.places["lens"].thing.picked[0] == 1 and yours.places["lens"].thing.picked[0] == 0
+        assert (
+            mine.places["lens"].thing.picked[0] == 1 and yours.places["lens"].thing.picked[0] == 0
+        )
         yours.places["lens"].thing.look(0, 0)
         assert mine.places["lens"].thing.picked[1] > 0
     finally:
@@ -251,10 +304,15 @@ def test_an_address_restores_a_lens_and_its_selection(session):
     assert session.state.looks["over"] == "tokens" and lens.thing.frames.axis == "tokens"
     session.follow("?" + query)
     assert (
-        lens.thing.frames.axis == "code of token 2" and lens.thing.picked[0] == 1 and lens.widgets["token"].value == 2
+        lens.thing.frames.axis == "code of token 2"
+        and lens.thing.picked[0] == 1
+        and lens.widgets["token"].value == 2
     )
     session.go(looks={"ovre": "code"})
-    assert "Did you mean <code>over</code>" in lens.asked.sentence.object and not lens.asked.place.visible
+    assert (
+        "Did you mean <code>over</code>" in lens.asked.sentence.object
+        and not lens.asked.place.visible
+    )
 
 
 def test_the_mode_that_walks_begin_at_can_be_chosen(session):
@@ -269,10 +327,15 @@ def test_the_mode_that_walks_begin_at_can_be_chosen(session):
 def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
     session.go(runs=("flow",), tab="lens", looks={"over": "interval"})
     lens = session.places["lens"]
-    assert lens.widgets["label"].visible and lens.thing.frames.note == "One class, 0, and one noise."
+    assert (
+        lens.widgets["label"].visible and lens.thing.frames.note == "One class, 0, and one noise."
+    )
     before = lens.thing.frames.shown
     lens.widgets["label"].value = 3
-    assert session.state.looks["label"] == 3 and lens.thing.frames.note == "One class, 3, and one noise."
+    assert (
+        session.state.looks["label"] == 3
+        and lens.thing.frames.note == "One class, 3, and one noise."
+    )
     assert (lens.thing.frames.shown != before).any() and "label=3" in lens.thing.code()
     assert ViewState.from_query(session.state.to_query()) == session.state
     session.go(looks={"over": "interval", "label": 10})
@@ -283,7 +346,10 @@ def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
 
 def test_a_tab_that_does_not_apply_says_so(session):
     session.go(runs=("plain",), tab="codes")
-    assert "codes" in session.places["codes"].asked.sentence.object and not session.places["codes"].asked.place.visible
+    assert (
+        "codes" in session.places["codes"].asked.sentence.object
+        and not session.places["codes"].asked.place.visible
+    )
     with pytest.raises(NotApplicable):
         explored(session.bench, session.state).data()
 
@@ -292,8 +358,8 @@ def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(tra
     script = f"""
 import sys
 from concurrent.futures import wait
-from workbench.views.dashboard.app import Session
-from workbench.views.jobs import Jobs
+from workbench.hosts.dashboard.app import Session
+from workbench.workspace.compute import Jobs
 
 if __name__ == "__main__":
     jobs = Jobs({str(trained)!r})
@@ -323,7 +389,9 @@ def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, 
     selection = Selection("soft-4", where="class = 3")
     views = [
         ViewState(("soft-4", "soft-2"), analysis="token_budget", controls={"metric": "mse"}),
-        ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2}, selection=selection).to_query(),
+        ViewState(
+            ("soft-4",), tab="lens", looks={"over": "tokens", "show": 2}, selection=selection
+        ).to_query(),
         ViewState(("plain",), analysis="codebook_usage"),
         ViewState(("soft-4",), tab="codes", selection=selection),  # what is selected is shown once
         ViewState(("soft-4", "soft-2"), tab="overview"),
@@ -339,10 +407,16 @@ def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, 
         ("codebook_usage", "absent"),
     ]
     assert states[4:] == [(name, "done") for name in ("codes", "token_budget", "checks", "losses")]
-    assert told["parameters"]["views"][0] == views[0].to_query() and {r["name"] for r in told["runs"]} >= {"soft-4"}
+    assert told["parameters"]["views"][0] == views[0].to_query() and {
+        r["name"] for r in told["runs"]
+    } >= {"soft-4"}
     with opened(page.as_uri()) as (seen_page, seen):
         seen_page.frame_locator("iframe").first.get_by_text("difference × 4").wait_for()
-        assert drawn(seen_page) == 5 and seen_page.locator("h2").count() == 6 and seen.errors == seen.outside == []
+        assert (
+            drawn(seen_page) == 5
+            and seen_page.locator("h2").count() == 6
+            and seen.errors == seen.outside == []
+        )
 
 
 def test_a_report_of_views_that_are_not_there_is_refused(trained, tmp_path):

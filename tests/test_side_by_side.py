@@ -32,7 +32,9 @@ TINY = Size(
 
 
 @pytest.mark.parametrize(
-    "family", [tokenizers, quantizers, generators, analyses], ids=lambda f: f.__name__.split(".")[-1]
+    "family",
+    [tokenizers, quantizers, generators, analyses],
+    ids=lambda f: f.__name__.split(".")[-1],
 )
 def test_each_comparison_runs_and_both_sides_agree(family, monkeypatch):
     monkeypatch.setattr(measure, "LEAST", 0.0)
@@ -55,7 +57,12 @@ def test_each_comparison_runs_and_both_sides_agree(family, monkeypatch):
 
 def test_a_row_holds_the_ratio_of_medians_its_quartiles_and_the_memory_of_a_run():
     pair = Pair(
-        "fill", "", "more", lambda: np.ones(10_000_000), lambda: np.ones(20_000_000), lambda a, b: (False, "size")
+        "fill",
+        "",
+        "more",
+        lambda: np.ones(10_000_000),
+        lambda: np.ones(20_000_000),
+        lambda a, b: (False, "size"),
     )
     row = measure.measure(pair, "cpu", 3, 1.0)
     assert row.ratio == pytest.approx(row.theirs / row.ours) and row.rounds == 3

@@ -9,13 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench.core.errors import UserError
 from workbench.data import load
 from workbench.data.stream import ImageStream
-from workbench.errors import UserError
-from workbench.jobs import train
+from workbench.launch.in_process import train
 from workbench.training import Share, Stream
 
-SMALL = {"tokens": 4, "width": 16, "depth": 1, "side": 8, "channels": 1, "patch": 2, "dim": 4, "batch": 8, "warmup": 2}
+SMALL = {
+    "tokens": 4,
+    "width": 16,
+    "depth": 1,
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "dim": 4,
+    "batch": 8,
+    "warmup": 2,
+}
 
 
 def png(value: int) -> bytes:
@@ -37,14 +47,22 @@ def folder(tmp_path):
     place.mkdir()
     for number in range(4):
         values = range(15 * number, 15 * number + 15)
-        rows = {"image": [{"bytes": png(v), "path": None} for v in values], "label": [v % 3 for v in values]}
+        rows = {
+            "image": [{"bytes": png(v), "path": None} for v in values],
+            "label": [v % 3 for v in values],
+        }
         datasets.Dataset.from_dict(rows).to_parquet(place / f"train-{number}.parquet")
-    rows = {"image": [{"bytes": png(v), "path": None} for v in range(60, 72)], "label": [v % 3 for v in range(60, 72)]}
+    rows = {
+        "image": [{"bytes": png(v), "path": None} for v in range(60, 72)],
+        "label": [v % 3 for v in range(60, 72)],
+    }
     datasets.Dataset.from_dict(rows).to_parquet(place / "test.parquet")
     return place
 
 
-def greys(stream: ImageStream, batches: int, *, first: int = 0, share: Share | None = None, size: int = 5) -> list[int]:
+def greys(
+    stream: ImageStream, batches: int, *, first: int = 0, share: Share | None = None, size: int = 5
+) -> list[int]:
     found = stream.batches(size, first=first, share=share or Share(), seed=0)
     pixels = torch.cat([batch for (batch,) in islice(found, batches)])
     assert pixels.shape[1:] == (1, 8, 8)
@@ -77,14 +95,21 @@ def test_a_run_over_a_stream_trains_stops_goes_on_and_is_looked_at(folder, tmp_p
     (tmp_path / "whole" / "step-000020.safetensors").unlink()
     before = whole.history()
     again = train("ae-digits", tmp_path / "whole", steps=20, **SMALL, **plan)
-    torch.testing.assert_close(torch.tensor(again.history().pixel.values), torch.tensor(before.pixel.values))
+    torch.testing.assert_close(
+        torch.tensor(again.history().pixel.values), torch.tensor(before.pixel.values)
+    )
 
 
 def test_a_damaged_image_leaves_no_batch_short(folder):
-    rows = {"image": [{"bytes": b"nothing", "path": None}, {"bytes": png(7), "path": None}], "label": [0, 1]}
+    rows = {
+        "image": [{"bytes": b"nothing", "path": None}, {"bytes": png(7), "path": None}],
+        "label": [0, 1],
+    }
     datasets.Dataset.from_dict(rows).to_parquet(folder / "train-9.parquet")
     stream = ImageStream(str(folder), side=8, channels=1)
-    with pytest.warns(UserWarning, match="not an image that Pillow can read. A grey square stands in for it"):
+    with pytest.warns(
+        UserWarning, match="not an image that Pillow can read. A grey square stands in for it"
+    ):
         assert sorted(greys(stream, 2, size=31)) == sorted([*range(60), 7, 128])
 
 
@@ -96,6 +121,22 @@ def test_what_cannot_be_streamed_is_refused_in_a_sentence(folder, tmp_path):
 
 
 def test_a_codebook_can_be_clustered_from_the_first_images_of_a_stream(folder, tmp_path):
-    small = {"side": 8, "channels": 1, "patch": 4, "codes": 4, "teacher": "random", "width": 16, "depth": 1}
-    run = train("unicode2-digits", tmp_path / "run", data=f"stream:{folder}", steps=4, batch=8, save_every=4, **small)
+    small = {
+        "side": 8,
+        "channels": 1,
+        "patch": 4,
+        "codes": 4,
+        "teacher": "random",
+        "width": 16,
+        "depth": 1,
+    }
+    run = train(
+        "unicode2-digits",
+        tmp_path / "run",
+        data=f"stream:{folder}",
+        steps=4,
+        batch=8,
+        save_every=4,
+        **small,
+    )
     assert run.evidence().codebook.shape == (1, 4, 64)

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from template import OPEN, template
 
-from workbench.errors import UserError
-from workbench.views.reports.manifest import read
-from workbench.views.reports.sweep import grid, listed, sweep
+from workbench.core.errors import UserError
+from workbench.hosts.reports.manifest import read
+from workbench.hosts.reports.sweep import grid, listed, sweep
 
 SHORT = 'pages.show("codebook_usage")'
 HELD = "import time\nfrom pathlib import Path\nwhile seed == 1 and hold and Path(hold).exists():\n    time.sleep(0.1)"
@@ -60,7 +60,12 @@ def wait_for(true, seconds: float = 60) -> None:
 
 def test_a_grid_is_every_combination():
     found = grid("codes=64, 256; tokens=4,8")
-    assert [(one["codes"], one["tokens"]) for one in found] == [("64", "4"), ("64", "8"), ("256", "4"), ("256", "8")]
+    assert [(one["codes"], one["tokens"]) for one in found] == [
+        ("64", "4"),
+        ("64", "8"),
+        ("256", "4"),
+        ("256", "8"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["codes", "codes=", "codes=1,,2", "=1", "codes=1;codes=2", " ; "])
@@ -72,12 +77,15 @@ def test_a_grid_that_cannot_be_read_is_refused(text):
 def test_a_list_is_the_rows_of_a_table_or_the_objects_of_a_json_file(tmp_path):
     (tmp_path / "a.csv").write_text("codes,tokens\n64,4\n256,\n", encoding="utf-8")
     assert listed(tmp_path / "a.csv") == [{"codes": "64", "tokens": "4"}, {"codes": "256"}]
-    (tmp_path / "a.json").write_text(json.dumps([{"codes": 64, "others": ["x", "y"]}]), encoding="utf-8")
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"codes": 64, "others": ["x", "y"]}]), encoding="utf-8"
+    )
     assert listed(tmp_path / "a.json") == [{"codes": 64, "others": ["x", "y"]}]
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("a.json", "{}"), ("a.json", "[1]"), ("a.json", "["), ("a.csv", "a\n1,2\n"), ("a.csv", "")]
+    ("name", "text"),
+    [("a.json", "{}"), ("a.json", "[1]"), ("a.json", "["), ("a.csv", "a\n1,2\n"), ("a.csv", "")],
 )
 def test_a_file_that_is_no_list_is_refused_by_name(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -94,7 +102,9 @@ def test_a_file_that_is_no_list_is_refused_by_name(tmp_path, name, text):
         ([{"seed": 0}], {"memory": "much"}, "memory takes a size such as 2GB; got `much`"),
     ],
 )
-def test_every_point_is_checked_before_anything_runs(trained, tmp_path, source, points, more, sentence):
+def test_every_point_is_checked_before_anything_runs(
+    trained, tmp_path, source, points, more, sentence
+):
     with pytest.raises(UserError, match=sentence):
         sweep(str(source), points, tmp_path / "out", run=str(trained / "soft-4"), **more)
     assert not (tmp_path / "out").exists()
@@ -102,13 +112,18 @@ def test_every_point_is_checked_before_anything_runs(trained, tmp_path, source, 
 
 def test_a_sweep_takes_a_grid_or_a_list(source, tmp_path):
     done = subprocess.run(command(source, tmp_path / "out"), capture_output=True, text=True)
-    assert done.returncode == 1 and "takes its parameters from --grid or from --list, one of them" in done.stderr
+    assert (
+        done.returncode == 1
+        and "takes its parameters from --grid or from --list, one of them" in done.stderr
+    )
 
 
 # What is made
 
 
-def test_a_sweep_makes_a_report_a_point_then_compares_the_runs_and_goes_on_where_it_was(trained, tmp_path, source):
+def test_a_sweep_makes_a_report_a_point_then_compares_the_runs_and_goes_on_where_it_was(
+    trained, tmp_path, source
+):
     points = [{"run": str(trained / "soft-4")}, {"run": str(trained / "soft-2")}]
     page = sweep(str(source), points[:1], tmp_path / "out", seed=3)
     assert page == tmp_path / "out" / "index.html" and not (tmp_path / "out" / "reports").exists()
@@ -116,7 +131,9 @@ def test_a_sweep_makes_a_report_a_point_then_compares_the_runs_and_goes_on_where
     sweep(str(source), points, tmp_path / "out", workers=1, seed=3)
     after = made(tmp_path / "out")
     assert len(after) == 2 and after[name] == before[name]  # the first one was finished
-    assert [run["name"] for run in read(tmp_path / "out" / "reports" / "comparison.html")["runs"]] == [
+    assert [
+        run["name"] for run in read(tmp_path / "out" / "reports" / "comparison.html")["runs"]
+    ] == [
         "soft-4",
         "soft-2",
     ]
@@ -128,8 +145,16 @@ def test_any_scheduler_will_do_and_a_training_is_kept_beside_its_report(tmp_path
     from dask.distributed import LocalCluster
 
     tiny = {"recipe": "ae-digits", "steps": 10, "width": 16, "depth": 1, "warmup": 5}
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
-        sweep("training", [{"tokens": 2}], tmp_path / "out", scheduler=cluster.scheduler_address, **tiny)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        sweep(
+            "training",
+            [{"tokens": 2}],
+            tmp_path / "out",
+            scheduler=cluster.scheduler_address,
+            **tiny,
+        )
     told = read(tmp_path / "out" / "tokens-2" / "reports" / "training.html")
     assert told["runs"][0]["tokens"] == 2 and told["failed"] == 0
     assert (tmp_path / "out" / "tokens-2" / "step-000010.safetensors").exists()
@@ -137,12 +162,20 @@ def test_any_scheduler_will_do_and_a_training_is_kept_beside_its_report(tmp_path
 
 def test_a_scheduler_that_does_not_answer_is_named(trained, tmp_path, source):
     with pytest.raises(UserError, match="No Dask scheduler answers at tcp://127.0.0.1:9"):
-        sweep(str(source), [{}], tmp_path / "out", run=str(trained / "soft-4"), scheduler="tcp://127.0.0.1:9")
+        sweep(
+            str(source),
+            [{}],
+            tmp_path / "out",
+            run=str(trained / "soft-4"),
+            scheduler="tcp://127.0.0.1:9",
+        )
 
 
 def test_a_report_that_fails_or_takes_too_much_memory_spares_the_others(trained, tmp_path):
     hungry = "import numpy\nkept = numpy.ones(400_000_000)\nimport time\ntime.sleep(60)"
-    cell = f"if seed == 1:\n    1 / 0\nif seed == 2:\n    {hungry.replace(chr(10), chr(10) + '    ')}"
+    cell = (
+        f"if seed == 1:\n    1 / 0\nif seed == 2:\n    {hungry.replace(chr(10), chr(10) + '    ')}"
+    )
     source = template(tmp_path / "short.ipynb", OPEN, SHORT, "## Hunger", cell)
     how = {"run": str(trained / "soft-4"), "workers": 2, "memory": "1.5GB"}
     with pytest.raises(UserError, match="2 of 3 reports failed, see .*index.html: ") as told:
@@ -150,16 +183,31 @@ def test_a_report_that_fails_or_takes_too_much_memory_spares_the_others(trained,
     memory = r"seed-2: it took \d\.\d GB of memory, more than the 1.5 GB it may"
     assert re.search(f"{memory}|seed-1: 1 of 2 sections", str(told.value))
     reports = [read(tmp_path / "out" / f"seed-{n}" / "reports" / "short.html") for n in range(3)]
-    assert [one["failed"] for one in reports] == [0, 1, 1] and all(one["done"] == 1 for one in reports)
+    assert [one["failed"] for one in reports] == [0, 1, 1] and all(
+        one["done"] == 1 for one in reports
+    )
 
 
 # What is cut short
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_sweep_that_is_cut_short_leaves_no_process_and_the_same_command_goes_on(trained, tmp_path, source, number):
+def test_a_sweep_that_is_cut_short_leaves_no_process_and_the_same_command_goes_on(
+    trained, tmp_path, source, number
+):
     out, hold = tmp_path / "out", tmp_path / "hold"
-    words = command(source, out, "--grid", "seed=0,1", "--run", trained / "soft-4", "--workers", 1, "--hold", hold)
+    words = command(
+        source,
+        out,
+        "--grid",
+        "seed=0,1",
+        "--run",
+        trained / "soft-4",
+        "--workers",
+        1,
+        "--hold",
+        hold,
+    )
     hold.touch()
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(words, stdout=said, stderr=said, process_group=0)

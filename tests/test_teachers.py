@@ -10,15 +10,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from workbench.core.errors import RunError, UserError
 from workbench.data import load
-from workbench.errors import RunError, UserError
-from workbench.runs import Run
-from workbench.teachers import Teacher, by_name
-from workbench.teachers.cache import WithFeatures, features_of
-from workbench.teachers.contrastive import ContrastiveNet, train_teacher
-from workbench.teachers.hog import HOG, sobel
-from workbench.teachers.network import Shuffled, untrained
-from workbench.teachers.standardised import standardise
+from workbench.features import Teacher, by_name
+from workbench.features.cache import WithFeatures, features_of
+from workbench.features.contrastive import ContrastiveNet, train_teacher
+from workbench.features.hog import HOG, sobel
+from workbench.features.network import Shuffled, untrained
+from workbench.features.standardized import standardise
+from workbench.storage.run import Run
 from workbench.training import Plan
 
 QUICK = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
@@ -26,7 +26,9 @@ LOCAL = ("hog", "random", "shuffled:hog")
 
 
 def images(count: int = 4, *, channels: int = 3, side: int = 16) -> Tensor:
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return (
+        torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    )
 
 
 def slow_hog(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -41,13 +43,22 @@ def slow_hog(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
             for j in range(width):
                 around = padded[channel, i : i + 3, j : j + 3]
                 x, y = (around * kernel).sum(), (around * kernel.T).sum()
-                angle = math.atan2(x, y) % math.pi  # of a line: a turn by 180 degrees is the same orientation
+                angle = (
+                    math.atan2(x, y) % math.pi
+                )  # of a line: a turn by 180 degrees is the same orientation
                 down = (i % patch_height - (patch_height - 1) / 2) / (patch_height / 2)
                 across = (j % patch_width - (patch_width - 1) / 2) / (patch_width / 2)
                 weight = math.exp(-(down**2 + across**2) / 2)
-                cell = channel, i * 2 * rows // height, j * 2 * columns // width, int(angle / math.pi * 9) % 9
+                cell = (
+                    channel,
+                    i * 2 * rows // height,
+                    j * 2 * columns // width,
+                    int(angle / math.pi * 9) % 9,
+                )
                 cells[cell] += weight * math.hypot(x, y)
-    return cells / np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-9)  # corners reflect to no gradient
+    return cells / np.maximum(
+        np.linalg.norm(cells, axis=-1, keepdims=True), 1e-9
+    )  # corners reflect to no gradient
 
 
 @pytest.mark.parametrize(("channels", "grid"), [(1, (3, 3)), (3, (2, 3)), (1, (6, 6))])
@@ -62,7 +73,9 @@ def test_hog_agrees_with_a_double_loop_over_pixels(channels, grid):
 def test_each_hog_cell_has_norm_one_or_zero(source):
     pictures = load(source, limit=50)
     teacher = by_name("hog", channels=pictures.pixels.shape[-1])
-    cells = rearrange(teacher.features(pictures.images(), (4, 4)), "b p (c k ij) -> (b p c ij) k", k=9, ij=4)
+    cells = rearrange(
+        teacher.features(pictures.images(), (4, 4)), "b p (c k ij) -> (b p c ij) k", k=9, ij=4
+    )
     norms = cells.norm(dim=1)
     assert (((norms - 1).abs() < 1e-5) | (norms == 0)).all() and (norms == 1).sum() > 100
 
@@ -73,8 +86,12 @@ def test_a_flat_image_has_no_orientation_whatever_its_grey():
 
 
 def test_a_gradient_that_cancels_up_to_rounding_has_no_orientation():
-    patch = torch.tensor([[0, 0.05, 0.1, 0], [0, 0, -0.15, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]])[None, None]
-    x, y = (gradient[0, 0, 1, 1] for gradient in sobel(patch))  # 0.1 - 0.3 + 0.2 and 0.1 + 0.1 - 0.2
+    patch = torch.tensor([[0, 0.05, 0.1, 0], [0, 0, -0.15, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]])[
+        None, None
+    ]
+    x, y = (
+        gradient[0, 0, 1, 1] for gradient in sobel(patch)
+    )  # 0.1 - 0.3 + 0.2 and 0.1 + 0.1 - 0.2
     assert 0 < max(abs(x), abs(y)) < 1e-7
     assert (HOG(1).features(patch, (2, 2))[0, 0].unflatten(0, (9, 2, 2))[:, 1, 1] == 0).all()
 
@@ -82,7 +99,9 @@ def test_a_gradient_that_cancels_up_to_rounding_has_no_orientation():
 def test_the_steps_of_a_staircase_all_have_one_orientation():
     staircase = torch.arange(8.0).div(8).expand(1, 1, 8, 8)[..., 1:7, :]
     cells = rearrange(HOG(1).features(staircase, (1, 2)), "b p (k i j) -> (b p i j) k", k=9, i=2)
-    assert cells.shape == (8, 9) and (cells == torch.eye(9)[4]).all()  # x alone: 90 degrees, the fifth of nine
+    assert (
+        cells.shape == (8, 9) and (cells == torch.eye(9)[4]).all()
+    )  # x alone: 90 degrees, the fifth of nine
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -104,13 +123,17 @@ def test_a_teacher_looks_at_each_image_on_its_own_and_where_things_are(name):
     corner = x.clone()
     corner[..., :2, :2] *= -1
     changed = (teacher.features(corner, (4, 4)) - whole).abs().mean(dim=(0, 2))
-    assert changed.argmax() == 0 and changed[-1] < changed[0] / 3  # a network's norms see the whole image
+    assert (
+        changed.argmax() == 0 and changed[-1] < changed[0] / 3
+    )  # a network's norms see the whole image
 
 
 def test_a_networks_features_have_mean_zero_and_variance_one_over_their_channels():
     features = by_name("random").features(images(), (4, 4))
     torch.testing.assert_close(features.mean(dim=2), torch.zeros(4, 16), atol=1e-5, rtol=0)
-    torch.testing.assert_close(features.var(dim=2, unbiased=False), torch.ones(4, 16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        features.var(dim=2, unbiased=False), torch.ones(4, 16), atol=1e-3, rtol=0
+    )
 
 
 def test_a_colour_network_sees_grey_as_equal_colours_and_a_grey_one_the_mean():
@@ -139,11 +162,16 @@ def test_shuffled_features_are_true_ones_and_nobody_keeps_its_own():
 
 
 def test_a_single_image_cannot_be_shuffled():
-    with pytest.raises(UserError, match="shuffled:hog gives an image another's features, so a batch needs at least 2"):
+    with pytest.raises(
+        UserError,
+        match="shuffled:hog gives an image another's features, so a batch needs at least 2",
+    ):
         by_name("shuffled:hog").features(images(1), (2, 2))
 
 
-def test_standardised_features_have_mean_zero_and_variance_one_by_channel_and_go_by_their_file(tmp_path):
+def test_standardised_features_have_mean_zero_and_variance_one_by_channel_and_go_by_their_file(
+    tmp_path,
+):
     digits = load("digits", limit=200)
     made = standardise(by_name("hog", channels=1), digits, (2, 2), tmp_path / "means.safetensors")
     again = by_name(f"standardised:{tmp_path / 'means.safetensors'}:hog", channels=1)
@@ -152,10 +180,14 @@ def test_standardised_features_have_mean_zero_and_variance_one_by_channel_and_go
     found = again.features(digits.images(), (2, 2)).flatten(0, 1)
     varies = plain.std(dim=0) > 1e-5
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(made.dim), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.std(dim=0, correction=0)[varies], torch.ones(int(varies.sum())), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        found.std(dim=0, correction=0)[varies], torch.ones(int(varies.sum())), atol=1e-3, rtol=0
+    )
 
 
-def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_standardised_ones(tmp_path):
+def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_standardised_ones(
+    tmp_path,
+):
     digits = load("digits", limit=200)
     plain = by_name("hog", channels=1)
     made = standardise(plain, digits, (2, 2), tmp_path / "means.safetensors")
@@ -171,8 +203,12 @@ def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_st
 def test_means_that_are_none_or_of_another_teacher_are_refused(tmp_path):
     with pytest.raises(UserError, match="none.safetensors holds no means of features"):
         by_name(f"standardised:{tmp_path / 'none.safetensors'}:hog")
-    standardise(by_name("hog", channels=1), load("digits", limit=20), (2, 2), tmp_path / "grey.safetensors")
-    with pytest.raises(UserError, match="was not made by `standardise` for hog, which has 108 channels"):
+    standardise(
+        by_name("hog", channels=1), load("digits", limit=20), (2, 2), tmp_path / "grey.safetensors"
+    )
+    with pytest.raises(
+        UserError, match="was not made by `standardise` for hog, which has 108 channels"
+    ):
         by_name(f"standardised:{tmp_path / 'grey.safetensors'}:hog", channels=3)
 
 
@@ -194,9 +230,13 @@ def test_a_trained_teacher_goes_by_its_folder_and_training_again_changes_nothing
     assert run.steps == [10, 20] and run.history().columns[1] == "contrastive"
     teacher = by_name(str(tmp_path / "t"), channels=1)
     train_teacher(digits, tmp_path / "t", plan=QUICK)
-    assert teacher.fingerprint == by_name(str(tmp_path / "t")).fingerprint != untrained(1).fingerprint
+    assert (
+        teacher.fingerprint == by_name(str(tmp_path / "t")).fingerprint != untrained(1).fingerprint
+    )
     assert teacher.features(digits.images(slice(3)), (4, 4)).shape == (3, 16, 64)
-    with pytest.raises(RunError, match="holds a run of other images, settings or plan; choose another folder"):
+    with pytest.raises(
+        RunError, match="holds a run of other images, settings or plan; choose another folder"
+    ):
         train_teacher(digits, tmp_path / "t", width=8, plan=QUICK)
 
 
@@ -207,8 +247,15 @@ def test_training_teaches_the_network_to_tell_digits_apart(tmp_path):
     train_teacher(digits, tmp_path / "t")
 
     def accuracy(name: str) -> float:
-        found = [by_name(name, channels=1).features(s.images(), (1, 1))[:, 0].numpy() for s in (digits, held_out)]
-        return RidgeClassifier(alpha=10.0).fit(found[0], digits.labels).score(found[1], held_out.labels)
+        found = [
+            by_name(name, channels=1).features(s.images(), (1, 1))[:, 0].numpy()
+            for s in (digits, held_out)
+        ]
+        return (
+            RidgeClassifier(alpha=10.0)
+            .fit(found[0], digits.labels)
+            .score(found[1], held_out.labels)
+        )
 
     assert accuracy(str(tmp_path / "t")) > accuracy("random") + 0.03  # 0.97 against 0.89
 
@@ -228,7 +275,9 @@ def test_views_that_cannot_be_told_apart_cost_the_logarithm_of_the_others():
 
 def test_a_folder_that_holds_another_model_is_no_teacher(tmp_path):
     Run.create(tmp_path / "a", {"class": "workbench.tokenizers.ae:AE", "settings": {}})
-    with pytest.raises(UserError, match="holds AE, which is no teacher; make one with train_teacher"):
+    with pytest.raises(
+        UserError, match="holds AE, which is no teacher; make one with train_teacher"
+    ):
         by_name(str(tmp_path / "a"))
 
 
@@ -236,7 +285,10 @@ def test_a_folder_that_holds_another_model_is_no_teacher(tmp_path):
 
 
 def test_a_name_that_is_no_teacher_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match="There is no teacher `hogg`; there is clip, dinov2, hog.* Did you mean `hog`"):
+    with pytest.raises(
+        UserError,
+        match="There is no teacher `hogg`; there is clip, dinov2, hog.* Did you mean `hog`",
+    ):
         by_name("hogg")
 
 
@@ -275,7 +327,10 @@ def test_features_are_computed_once_for_the_same_images_teacher_and_grid(tmp_pat
 
 
 def test_other_weights_under_the_same_name_are_another_file(tmp_path):
-    one, other = (features_of(load("digits", limit=9), untrained(1, seed), (2, 2), tmp_path) for seed in (0, 1))
+    one, other = (
+        features_of(load("digits", limit=9), untrained(1, seed), (2, 2), tmp_path)
+        for seed in (0, 1)
+    )
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
@@ -291,7 +346,10 @@ def test_features_that_were_not_finished_are_not_there(tmp_path):
 
 def test_a_batch_holds_images_and_their_features(tmp_path):
     digits = load("digits", limit=50)
-    tables = tuple(features_of(digits, by_name(name, channels=1), (4, 4), tmp_path) for name in ("hog", "random"))
+    tables = tuple(
+        features_of(digits, by_name(name, channels=1), (4, 4), tmp_path)
+        for name in ("hog", "random")
+    )
     data, chosen = WithFeatures(digits, tables), torch.tensor([7, 3, 30])
     shown, hog, random = data.batch(chosen)
     assert len(data) == 50 and torch.equal(shown, digits.images(chosen))
@@ -320,7 +378,9 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("family", "resolution"), [("dinov2", 224), ("clip", 64), ("siglip", 64)])
-def test_a_pretrained_model_sees_its_own_colours_and_resolution_and_answers_on_any_grid(models, family, resolution):
+def test_a_pretrained_model_sees_its_own_colours_and_resolution_and_answers_on_any_grid(
+    models, family, resolution
+):
     teacher = by_name(f"{family}:{models / family}")
     black, white = (teacher.seen(torch.full((1, 1, 8, 8), value)) for value in (-1.0, 1.0))
     assert white.shape == (1, 3, resolution, resolution)
@@ -335,21 +395,31 @@ def test_a_pretrained_model_sees_its_own_colours_and_resolution_and_answers_on_a
 def test_clips_image_tower_is_read_from_a_checkpoint_that_holds_both_towers(models):
     import transformers
 
-    whole, teacher = transformers.CLIPModel.from_pretrained(models / "clip").eval(), by_name(f"clip:{models / 'clip'}")
+    whole, teacher = (
+        transformers.CLIPModel.from_pretrained(models / "clip").eval(),
+        by_name(f"clip:{models / 'clip'}"),
+    )
     rows = whole.vision_model(pixel_values=teacher.seen(images())).last_hidden_state
-    torch.testing.assert_close(teacher.features(images(), (4, 4)), rows[:, 1:])  # without the class token
+    torch.testing.assert_close(
+        teacher.features(images(), (4, 4)), rows[:, 1:]
+    )  # without the class token
 
 
-def test_without_weights_or_network_the_sentence_says_what_to_download_and_where_to_put_it(monkeypatch):
+def test_without_weights_or_network_the_sentence_says_what_to_download_and_where_to_put_it(
+    monkeypatch,
+):
     pytest.importorskip("transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UserError, match=r"`hf download owner/none --local-dir FOLDER`, bring .* name .* dinov2:FOLDER."
+        UserError,
+        match=r"`hf download owner/none --local-dir FOLDER`, bring .* name .* dinov2:FOLDER.",
     ):
         by_name("dinov2:owner/none")
 
 
 def test_a_folder_that_is_not_there_is_named():
     pytest.importorskip("transformers")
-    with pytest.raises(UserError, match=r"The teacher clip:./none needs the folder ./none, which does not exist."):
+    with pytest.raises(
+        UserError, match=r"The teacher clip:./none needs the folder ./none, which does not exist."
+    ):
         by_name("clip:./none")

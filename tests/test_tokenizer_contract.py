@@ -12,21 +12,71 @@ import pytest
 import torch
 
 import workbench.tokenizers
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
 from workbench.data import ImageSet, load
-from workbench.errors import UserError
 from workbench.nn.vit import Sizes
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Tokens
+from workbench.tokenizers.base import Tokenizer
 
-SMALL = {"side": 8, "channels": 1, "patch": 2, "tokens": 4, "dim": 6, "width": 16, "depth": 1, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 2,
+    "tokens": 4,
+    "dim": 6,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+}
 SMALL |= {"multipliers": (1, 2, 2)}  # convolutional: 2 x 2 tokens
-OTHER = {"side": 16, "channels": 3, "patch": 4, "tokens": 2, "dim": 4, "width": 32, "depth": 2, "heads": 4}
-OTHER |= {"skip": False, "books": 2, "codes": 33, "temperature": 0.5, "entropy_weight": 0.5, "entropy_temperature": 0.3}
-OTHER |= {"commitment": 1.0, "cosine": False, "learn": "gradient", "decay": 0.5, "revive": 0.0, "logits": "distance"}
+OTHER = {
+    "side": 16,
+    "channels": 3,
+    "patch": 4,
+    "tokens": 2,
+    "dim": 4,
+    "width": 32,
+    "depth": 2,
+    "heads": 4,
+}
+OTHER |= {
+    "skip": False,
+    "books": 2,
+    "codes": 33,
+    "temperature": 0.5,
+    "entropy_weight": 0.5,
+    "entropy_temperature": 0.3,
+}
+OTHER |= {
+    "commitment": 1.0,
+    "cosine": False,
+    "learn": "gradient",
+    "decay": 0.5,
+    "revive": 0.0,
+    "logits": "distance",
+}
 OTHER |= {"radius": 2.0, "beta": 0.1, "levels": (4, 3, 3, 3, 3, 3)}
-OTHER |= {"mask": "sample", "mask_low": 0.0, "mask_high": 0.8, "targets": ("random",), "score": "all"}  # MAETok
-OTHER |= {"aux_weight": 0.3, "aux_width": 24, "aux_depth": 1, "tuning": True, "learned_tokens": False}
-OTHER |= {"multipliers": (1, 2), "blocks": 2, "kl_weight": 1.0, "teacher": "random", "align_weight": 0.5}  # VA-VAE
+OTHER |= {
+    "mask": "sample",
+    "mask_low": 0.0,
+    "mask_high": 0.8,
+    "targets": ("random",),
+    "score": "all",
+}  # MAETok
+OTHER |= {
+    "aux_weight": 0.3,
+    "aux_width": 24,
+    "aux_depth": 1,
+    "tuning": True,
+    "learned_tokens": False,
+}
+OTHER |= {
+    "multipliers": (1, 2),
+    "blocks": 2,
+    "kl_weight": 1.0,
+    "teacher": "random",
+    "align_weight": 0.5,
+}  # VA-VAE
 OTHER |= {
     "margin_cosine": 0.1,
     "margin_distance": 0.0,
@@ -35,17 +85,40 @@ OTHER |= {
     "adaptive": False,
     "noise": 0.5,
 }
-OTHER |= {"error": 0.2, "bins": 4, "least": 0.02, "most": 0.9, "threshold": 0.3, "halt_weight": 2.0}  # KARL
+OTHER |= {
+    "error": 0.2,
+    "bins": 4,
+    "least": 0.02,
+    "most": 0.9,
+    "threshold": 0.3,
+    "halt_weight": 2.0,
+}  # KARL
 OTHER |= {"balance": "balanced", "hide": "label", "trust": 0.9, "shortest": 3}
 SMALL, OTHER = SMALL | {"rounds": 2}, OTHER | {"rounds": 4}  # ALIT
 CLUSTERED = {"patch": 4, "codes": 8, "adapter": True}  # UniCode2: a token is a patch
-OTHER |= {"normalise": "unit", "builder": "sample", "shrinkage": 0.5, "per_class": True, "tokens_per_code": 3}
+OTHER |= {
+    "normalise": "unit",
+    "builder": "sample",
+    "shrinkage": 0.5,
+    "per_class": True,
+    "tokens_per_code": 3,
+}
 OTHER |= {"role": "random", "decoder": "flow", "adapter": False, "train": "adapter"}
 
 
 # Off in a usual model, and on where every setting is tried.
-LOOKS = {"perceptual_weight": 0.1, "adversarial_weight": 0.1, "align_weight": 0.1, "hide": "predicted"}
-OTHER |= {"perceptual_weight": 0.3, "perceptual": "random:1", "adversarial_weight": 0.3, "adversarial_start": 0.9}
+LOOKS = {
+    "perceptual_weight": 0.1,
+    "adversarial_weight": 0.1,
+    "align_weight": 0.1,
+    "hide": "predicted",
+}
+OTHER |= {
+    "perceptual_weight": 0.3,
+    "perceptual": "random:1",
+    "adversarial_weight": 0.3,
+    "adversarial_start": 0.9,
+}
 OTHER |= {"adversarial_adaptive": False, "lecam": 1.0, "stages": True}
 
 
@@ -55,7 +128,10 @@ def found() -> list[type[Tokenizer]]:
         for m in pkgutil.iter_modules(workbench.tokenizers.__path__)
     ]
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
-    return sorted({k for k in kinds if issubclass(k, Tokenizer) and k is not Tokenizer}, key=lambda k: k.__name__)
+    return sorted(
+        {k for k in kinds if issubclass(k, Tokenizer) and k is not Tokenizer},
+        key=lambda k: k.__name__,
+    )
 
 
 def config_of(kind: type[Tokenizer], **changed):
@@ -75,7 +151,9 @@ def make(kind: type[Tokenizer], **settings) -> Tokenizer:
 
 
 def images(count: int = 5, *, channels: int = 1, side: int = 8) -> torch.Tensor:
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return (
+        torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    )
 
 
 def pictures(*, channels: int, side: int) -> ImageSet:
@@ -88,16 +166,29 @@ def optimizers(model: Tokenizer, lr: float) -> list[torch.optim.Optimizer]:
     """AdamW, and for tables of sparse gradients the optimiser that takes them."""
     tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.sparse]
     dense = [p for p in model.parameters() if not any(p is table for table in tables)]
-    return [torch.optim.AdamW(dense, lr=lr), *([torch.optim.SparseAdam(tables, lr=lr)] if tables else [])]
+    return [
+        torch.optim.AdamW(dense, lr=lr),
+        *([torch.optim.SparseAdam(tables, lr=lr)] if tables else []),
+    ]
 
 
 each = pytest.mark.parametrize("kind", found(), ids=lambda k: k.__name__)
 
 
 def test_the_walk_finds_the_systems():
-    assert {"AE", "ALIT", "FSQVAE", "KARL", "KLVAE", "MAETok", "SoftVQ", "TailDrop", "UniCode2", "VAVAE", "VQVAE"} <= {
-        kind.__name__ for kind in found()
-    }
+    assert {
+        "AE",
+        "ALIT",
+        "FSQVAE",
+        "KARL",
+        "KLVAE",
+        "MAETok",
+        "SoftVQ",
+        "TailDrop",
+        "UniCode2",
+        "VAVAE",
+        "VQVAE",
+    } <= {kind.__name__ for kind in found()}
 
 
 @each
@@ -156,7 +247,9 @@ def test_every_trainable_parameter_gets_a_gradient(kind):
     assert not still
 
 
-@pytest.mark.parametrize("kind", [k for k in found() if not k.frozen_encoder], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [k for k in found() if not k.frozen_encoder], ids=lambda k: k.__name__
+)
 def test_the_decoders_gradient_reaches_the_encoder_through_the_latents(kind):
     model = make(kind)
     model.decode(model.encode(images(8))).square().mean().backward()
@@ -214,15 +307,25 @@ def test_every_setting_changes_something(kind):
 
     fields = [field.name for field in dataclasses.fields(kind.Config)]
     on = {name: value for name, value in LOOKS.items() if name in fields}
-    on |= {"tokens": 16} if "learned_tokens" in fields else {}  # as many as patches, which they may be
-    others = OTHER | ({"patch": 8} if "builder" in fields else {}) | ({"align": "pool"} if "books" in fields else {})
+    on |= (
+        {"tokens": 16} if "learned_tokens" in fields else {}
+    )  # as many as patches, which they may be
+    others = (
+        OTHER
+        | ({"patch": 8} if "builder" in fields else {})
+        | ({"align": "pool"} if "books" in fields else {})
+    )
     others |= {"revive": 0.5} if "role" in fields else {}
     plain = behaviour(config_of(kind, **on))
     for name in fields:
-        learned = {"role": "online"} if name == "revive" and "role" in fields else {}  # codes that others do not learn
+        learned = (
+            {"role": "online"} if name == "revive" and "role" in fields else {}
+        )  # codes that others do not learn
         usual = behaviour(config_of(kind, **(on | learned))) if learned else plain
         now = behaviour(config_of(kind, **(on | learned | {name: others[name]})))
-        same = usual.keys() == now.keys() and all(torch.equal(usual[key], now[key]) for key in usual)
+        same = usual.keys() == now.keys() and all(
+            torch.equal(usual[key], now[key]) for key in usual
+        )
         assert not same, f"{name} changes nothing"
 
 
@@ -244,7 +347,9 @@ def test_training_that_stops_and_goes_on_from_its_weights_is_the_same_training(k
     def steps(model: Tokenizer, first: int, last: int) -> Tokenizer:
         for step in range(first, last):
             torch.manual_seed(step)
-            gradients = torch.autograd.grad(model.train().objective(images(16)).total, list(model.parameters()))
+            gradients = torch.autograd.grad(
+                model.train().objective(images(16)).total, list(model.parameters())
+            )
             with torch.no_grad():
                 for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                     parameter -= 0.1 * gradient
@@ -254,11 +359,14 @@ def test_training_that_stops_and_goes_on_from_its_weights_is_the_same_training(k
     resumed.load_state_dict(steps(make(kind), 0, 3).state_dict())
     steps(resumed, 3, 6)
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
 
 
-@pytest.mark.parametrize("kind", [k for k in found() if issubclass(k.Config, Sizes)], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [k for k in found() if issubclass(k.Config, Sizes)], ids=lambda k: k.__name__
+)
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -274,7 +382,9 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence(kind, settings, sente
 
 @each
 def test_images_of_another_size_are_refused(kind):
-    with pytest.raises(UserError, match="images are 1 x 16 x 16; this tokenizer was made for 1 x 8 x 8."):
+    with pytest.raises(
+        UserError, match="images are 1 x 16 x 16; this tokenizer was made for 1 x 8 x 8."
+    ):
         make(kind).encode(images(side=16))
 
 
@@ -292,7 +402,11 @@ def test_images_of_another_size_are_refused(kind):
         ("ae:AE", {"radius": 0.0}, "radius is 0.0; it must be above 0, or none for free latents."),
         ("fsqvae:FSQVAE", {"dim": 6}, "levels 8,5,5,5 are for 4 channels, and dim is 6."),
         ("fsqvae:FSQVAE", {"dim": 2, "levels": (5, 2)}, "levels are 5,2; each must be at least 3"),
-        ("fsqvae:FSQVAE", {"levels": (64,) * 4}, "levels 64,64,64,64 make 16777216 codes; at most 1048576"),
+        (
+            "fsqvae:FSQVAE",
+            {"levels": (64,) * 4},
+            "levels 64,64,64,64 make 16777216 codes; at most 1048576",
+        ),
     ],
 )
 def test_what_a_system_cannot_be_is_refused_in_one_sentence(system, settings, sentence):

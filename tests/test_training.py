@@ -13,17 +13,17 @@ import pytest
 import torch
 from test_processes import together
 
-from workbench.atomic import append_line, read_tensors
-from workbench.errors import RunError, UserError
-from workbench.jobs import prepare
-from workbench.runs import Run
+from workbench.core.errors import RunError, UserError
+from workbench.launch.in_process import prepare
+from workbench.storage.atomic import append_line, read_tensors
+from workbench.storage.run import Run
 from workbench.training import Plan, fit, learning_rate
-from workbench.training.steering import Change, Steering
+from workbench.training.overrides import Change, Steering
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
 import sys, json
-from workbench.jobs import prepare
+from workbench.launch.in_process import prepare
 from workbench.training import fit
 job = prepare("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
 print("ready", flush=True)
@@ -48,7 +48,11 @@ def start(folder: Path, **changes) -> subprocess.Popen:
 
 
 def tensors(run: Run) -> dict[str, torch.Tensor]:
-    return {f"{g}.{k}": v for g, group in read_tensors(run.checkpoint()).items() for k, v in group.items()}
+    return {
+        f"{g}.{k}": v
+        for g, group in read_tensors(run.checkpoint()).items()
+        for k, v in group.items()
+    }
 
 
 def assert_equal(one: Run, other: Run) -> None:
@@ -65,7 +69,9 @@ def test_a_run_killed_at_random_moments_ends_with_equal_weights(tmp_path):
     while True:
         process = start(killed, steps=60)
         begun = max(Run(killed).steps, default=0)
-        while kills < 8 and process.poll() is None and max(Run(killed).steps, default=0) == begun < 60:
+        while (
+            kills < 8 and process.poll() is None and max(Run(killed).steps, default=0) == begun < 60
+        ):
             if chance.random() < 0.01:  # at any moment, between saves or in the middle of one
                 break
             time.sleep(0.001)
@@ -109,7 +115,9 @@ def test_a_second_writer_is_refused_with_a_sentence(tmp_path):
     process = start(tmp_path / "a", steps=100_000)
     process.stdout.readline()
     try:
-        with pytest.raises(RunError, match=rf"is being trained by process {process.pid}. Stop that one, or wait"):
+        with pytest.raises(
+            RunError, match=rf"is being trained by process {process.pid}. Stop that one, or wait"
+        ):
             trained(tmp_path / "a", steps=100_000)
     finally:
         process.kill()
@@ -128,7 +136,9 @@ def wait_for(what, seconds: float = 20) -> None:
 def test_pause_resume_sample_and_stop_are_answered_and_recorded(tmp_path):
     process = start(tmp_path / "a", steps=100_000, save_every=50_000)
     run = Run(tmp_path / "a")
-    assert process.stdout.readline() == "10\n"  # it is under way: what was asked before is not for it
+    assert (
+        process.stdout.readline() == "10\n"
+    )  # it is under way: what was asked before is not for it
     try:
         run.ask("pause")
         wait_for(lambda: run.status()["state"] == "paused")
@@ -145,7 +155,15 @@ def test_pause_resume_sample_and_stop_are_answered_and_recorded(tmp_path):
     status = run.status()
     assert status["state"] == "stopped" and status["answered"] == number
     assert run.steps == [status["step"]]  # stopped with a checkpoint
-    assert [e["event"] for e in run.events()] == ["started", "pause", "resume", "sample", "stop", "saved", "stopped"]
+    assert [e["event"] for e in run.events()] == [
+        "started",
+        "pause",
+        "resume",
+        "sample",
+        "stop",
+        "saved",
+        "stopped",
+    ]
 
 
 def test_a_request_for_pictures_is_passed_on_to_who_draws_them(tmp_path):
@@ -164,13 +182,17 @@ def test_what_pause_asks_in_an_unknown_way_is_refused(tmp_path):
         trained(tmp_path / "a", steps=10).ask("paus")
 
 
-def test_a_loss_that_is_not_finite_stops_training_names_the_term_and_keeps_the_last_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_names_the_term_and_keeps_the_last_checkpoint(
+    tmp_path,
+):
     job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
     records = fit(job.model, job.data, job.plan, job.run)
     next(records)
     with torch.no_grad():
         job.model.decoder.decoder.to_patches.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="The pixel term became nan by step 20; the checkpoint of step 10 is kept"):
+    with pytest.raises(
+        UserError, match="The pixel term became nan by step 20; the checkpoint of step 10 is kept"
+    ):
         list(records)
     assert job.run.steps == [10] and job.run.status()["state"] == "failed"
     assert all(torch.isfinite(t).all() for t in tensors(job.run).values())
@@ -187,18 +209,28 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(tmp_path
     )
     settings = json.dumps(SMALL | {"steps": 40, "save_every": 10})
     ended = subprocess.run(
-        [sys.executable, "-c", limited, str(tmp_path / "a"), settings], capture_output=True, text=True
+        [sys.executable, "-c", limited, str(tmp_path / "a"), settings],
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 1
-    assert "step-000010.safetensors could not be written" in ended.stderr and "Traceback" not in ended.stderr
-    assert not [p for p in (tmp_path / "a").iterdir() if p.name.startswith(".step")] and Run(tmp_path / "a").steps == []
+    assert (
+        "step-000010.safetensors could not be written" in ended.stderr
+        and "Traceback" not in ended.stderr
+    )
+    assert (
+        not [p for p in (tmp_path / "a").iterdir() if p.name.startswith(".step")]
+        and Run(tmp_path / "a").steps == []
+    )
 
 
 def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
     run = trained(tmp_path / "a", steps=20)
     path = run.checkpoint()
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match="step-000020.safetensors is damaged .* go on from the checkpoint before"):
+    with pytest.raises(
+        RunError, match="step-000020.safetensors is damaged .* go on from the checkpoint before"
+    ):
         trained(tmp_path / "a", steps=20)
     path.unlink()
     assert_equal(trained(tmp_path / "a", steps=20), trained(tmp_path / "b", steps=20))
@@ -218,12 +250,15 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path):
     expected = job.model.state_dict()[name].clone()
     for step, _ in enumerate(fit(job.model, job.data, job.plan, job.run)):
         decay = min(0.995, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * read_tensors(job.run.checkpoint(step + 1))["model"][name]
+        expected = (
+            decay * expected
+            + (1 - decay) * read_tensors(job.run.checkpoint(step + 1))["model"][name]
+        )
     torch.testing.assert_close(job.run.load().state_dict()[name], expected)
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path):
-    from workbench.training.feed import Share, indices
+    from workbench.training.dataloading import Share, indices
 
     class Items:
         def __len__(self) -> int:
@@ -240,7 +275,15 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"batch": -1}, {"lr": 0.0}, {"precision": "half"}, {"average": 2.0}, {"clip": 0.0}, {"warmup": -1}],
+    [
+        {"steps": 0},
+        {"batch": -1},
+        {"lr": 0.0},
+        {"precision": "half"},
+        {"average": 2.0},
+        {"clip": 0.0},
+        {"warmup": -1},
+    ],
 )
 def test_a_plan_that_cannot_be_is_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
@@ -261,10 +304,19 @@ def test_ctrl_c_stops_with_a_checkpoint_and_an_exit_code(tmp_path):
         "100000",
     ]
     process = subprocess.Popen([*command, "--width", "16"], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"] > 10, 60)
+    wait_for(
+        lambda: (
+            (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"] > 10
+        ),
+        60,
+    )
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    assert (
+        process.returncode == 130
+        and "the same command goes on from there" in said
+        and "Traceback" not in said
+    )
     assert Run(tmp_path / "a").steps[-1] == Run(tmp_path / "a").status()["step"]
 
 
@@ -287,7 +339,9 @@ def told(folder: Path, events: list[dict], **changes) -> Run:
     return job.run
 
 
-PATIENT = TRAINER.replace("print(record.step, flush=True)", "print(record.step, flush=True); sys.stdin.readline()")
+PATIENT = TRAINER.replace(
+    "print(record.step, flush=True)", "print(record.step, flush=True); sys.stdin.readline()"
+)
 
 
 def test_a_killed_run_repeats_what_was_asked_of_it_and_ends_with_equal_weights(tmp_path):
@@ -306,36 +360,58 @@ def test_a_killed_run_repeats_what_was_asked_of_it_and_ends_with_equal_weights(t
     process.kill()
     process.wait()
     events = [event for event in run.events() if event["event"] in ("weight", "lr")]
-    assert [event["step"] for event in events] == [11, 21] and run.steps == [20]  # the second was after the last save
-    killed, alone = trained(tmp_path / "killed", save_every=20), told(tmp_path / "alone", events, save_every=20)
+    assert [event["step"] for event in events] == [11, 21] and run.steps == [
+        20
+    ]  # the second was after the last save
+    killed, alone = (
+        trained(tmp_path / "killed", save_every=20),
+        told(tmp_path / "alone", events, save_every=20),
+    )
     assert_equal(killed, alone)
     assert killed.history().drop(columns="time").equals(alone.history().drop(columns="time"))
     plain = trained(tmp_path / "plain")
-    assert any(not torch.equal(tensors(plain)[name], tensor) for name, tensor in tensors(alone).items())
+    assert any(
+        not torch.equal(tensors(plain)[name], tensor) for name, tensor in tensors(alone).items()
+    )
 
 
 def test_half_the_multiplier_is_half_the_setting(tmp_path):
     """Powers of two are exact in floating point, so the two ways to say it give the same bits."""
     steered = told(tmp_path / "steered", [{"event": "lr", "step": 0, "value": 0.5}])
     assert_equal(steered, trained(tmp_path / "set", lr=1e-3))
-    steered = told(tmp_path / "calm", [{"event": "weight", "step": 0, "term": "entropy", "value": 0.5}])
+    steered = told(
+        tmp_path / "calm", [{"event": "weight", "step": 0, "term": "entropy", "value": 0.5}]
+    )
     weight = Run(tmp_path / "calm").config["settings"]["entropy_weight"]
     assert_equal(steered, trained(tmp_path / "half", entropy_weight=weight / 2))
 
 
 def test_the_log_holds_what_the_optimiser_saw(tmp_path):
-    plain, steered = trained(tmp_path / "plain", log_every=1), told(tmp_path / "told", GIVEN, log_every=1)
+    plain, steered = (
+        trained(tmp_path / "plain", log_every=1),
+        told(tmp_path / "told", GIVEN, log_every=1),
+    )
     before, after = plain.history(), steered.history()
-    assert after["entropy"][5] == pytest.approx(0.25 * before["entropy"][5])  # of the sixth step, the first after five
-    assert after["lr"][21] == pytest.approx(0.5 * before["lr"][21]) and after["lr"][20] == before["lr"][20]
+    assert after["entropy"][5] == pytest.approx(
+        0.25 * before["entropy"][5]
+    )  # of the sixth step, the first after five
+    assert (
+        after["lr"][21] == pytest.approx(0.5 * before["lr"][21])
+        and after["lr"][20] == before["lr"][20]
+    )
     assert after["pixel"][4] == before["pixel"][4]
-    assert steered.status()["weights"] == {"pixel": 2.0, "entropy": 0.25} and steered.status()["lr"] == 0.5
+    assert (
+        steered.status()["weights"] == {"pixel": 2.0, "entropy": 0.25}
+        and steered.status()["lr"] == 0.5
+    )
 
 
 def test_a_later_word_overrules_what_an_earlier_life_had_heard_for_later_steps():
     steering = Steering([*GIVEN, {"event": "saved", "step": 30}])
     assert [steering.weight(None, step) for step in (20, 21)] == [1.0, 0.5]
-    steering.change(Change(20, "pixel", 3.0))  # after a kill at 30 the run is at 20 again, and is asked anew
+    steering.change(
+        Change(20, "pixel", 3.0)
+    )  # after a kill at 30 the run is at 20 again, and is asked anew
     assert [steering.weight("pixel", step) for step in (19, 20, 27, 40)] == [1.0, 3.0, 3.0, 3.0]
     assert steering.weight("entropy", 27) == 0.25
 
@@ -348,7 +424,9 @@ def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_
     numbers = [job.run.ask("pause"), job.run.ask("evaluate")]
     wait_for(lambda: job.run.status()["answered"] == numbers[-1], 2)
     record = next(records)
-    assert record.step == 11 and record.evaluate and job.run.steps == [11]  # saved first, at the step it paused at
+    assert (
+        record.step == 11 and record.evaluate and job.run.steps == [11]
+    )  # saved first, at the step it paused at
     assert job.run.status()["state"] == "paused"
     job.run.ask("stop")
     assert [r.step for r in records] == [11] and job.run.status()["state"] == "stopped"
@@ -359,11 +437,15 @@ def test_what_cannot_be_asked_is_refused_where_it_is_asked_or_else_in_the_events
     job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
     records, run = fit(job.model, job.data, job.plan, job.run), job.run
     next(records)
-    (run.folder / "control.json").write_text('[{"id": 1, "command": "weight", "term": "pixl", "value": 1}]')
+    (run.folder / "control.json").write_text(
+        '[{"id": 1, "command": "weight", "term": "pixl", "value": 1}]'
+    )
     wait_for(lambda: run.status()["answered"] == 1, 2)
     next(records)
     assert "There is no term `pixl`; there is entropy, pixel." in run.events()[-1]["why"]
-    with pytest.raises(UserError, match="no term `pixl`; there is entropy, pixel. Did you mean `pixel`"):
+    with pytest.raises(
+        UserError, match="no term `pixl`; there is entropy, pixel. Did you mean `pixel`"
+    ):
         run.ask("weight", term="pixl", value=1)
     records.close()
 
@@ -371,12 +453,14 @@ def test_what_cannot_be_asked_is_refused_where_it_is_asked_or_else_in_the_events
 def test_evidence_is_collected_on_the_way_and_changes_nothing(tmp_path):
     from threading import Thread
 
-    from workbench.jobs import train
+    from workbench.launch.in_process import train
 
     settings = SMALL | {"steps": 300, "save_every": 300, "collect": False}
     thread = Thread(target=train, args=("softvq-digits", tmp_path / "a"), kwargs=settings)
     thread.start()
-    wait_for(lambda: (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"])
+    wait_for(
+        lambda: (tmp_path / "a" / "log.jsonl").exists() and Run(tmp_path / "a").status()["step"]
+    )
     run = Run(tmp_path / "a")
     run.ask("evaluate")
     thread.join()
@@ -387,9 +471,13 @@ def test_evidence_is_collected_on_the_way_and_changes_nothing(tmp_path):
 
 def test_two_processes_follow_requests_at_the_same_step(tmp_path):
     """The log holds means over both: the term is exactly 0 only if both multiply it by 0."""
-    process = together("softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codes=16)
+    process = together(
+        "softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codes=16
+    )
     try:
-        wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists() or process.poll() is not None, 60)
+        wait_for(
+            lambda: (tmp_path / "run" / "log.jsonl").exists() or process.poll() is not None, 60
+        )
         run = Run(tmp_path / "run")
         run.ask("pause")
         wait_for(lambda: run.status()["state"] == "paused")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workbench.analysis.generation.understanding import understanding
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.generation.class_prediction import understanding
+from workbench.core.errors import NotApplicable, UserError
 
 
 def test_accuracy_confusion_and_chance_are_counted():
@@ -13,12 +13,20 @@ def test_accuracy_confusion_and_chance_are_counted():
     assert result.accuracy == pytest.approx(4 / 6) and result.chance == 0.5 and result.bits == 3.5
     assert result.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert result.table()["most often taken for"].tolist() == ["b", "", "a"]
-    assert "66.7%" in result.summary() and "50.0%" in result.summary() and "3.50 bits" in result.summary()
+    assert (
+        "66.7%" in result.summary()
+        and "50.0%" in result.summary()
+        and "3.50 bits" in result.summary()
+    )
 
 
 def test_classes_without_names_go_by_number_and_absent_ones_count_nothing():
     result = understanding(np.array([3]), np.array([3]))
-    assert result.classes == ("0", "1", "2", "3") and result.accuracy == 1 and result.low == result.high == 1
+    assert (
+        result.classes == ("0", "1", "2", "3")
+        and result.accuracy == 1
+        and result.low == result.high == 1
+    )
     assert result.table()["images"].tolist() == [0, 0, 0, 1]
     assert result.figure().data
 

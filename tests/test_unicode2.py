@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
 from workbench.data import ImageSet, load
-from workbench.errors import UserError
-from workbench.jobs import prepare, train
-from workbench.quantizers.cascade import Cascade, displacement, self_retrieval
+from workbench.launch.in_process import prepare, train
+from workbench.quantizers.cascaded import Cascade, displacement, self_retrieval
 from workbench.quantizers.nearest import nearest
 from workbench.tokenizers.unicode2 import UniCode2
 from workbench.training import fit
-from workbench.types import Tokens
 
 ROLES = ["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
 SMALL = {"side": 8, "channels": 1, "patch": 4, "codes": 32, "width": 16, "depth": 1, "heads": 2}
@@ -43,11 +43,15 @@ def tables(model: nn.Module) -> list[nn.Parameter]:
     return [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
 
 
-def trained(model: UniCode2, digits: ImageSet, steps: int = 40, lr: float = 1e-2, first: int = 64) -> UniCode2:
+def trained(
+    model: UniCode2, digits: ImageSet, steps: int = 40, lr: float = 1e-2, first: int = 64
+) -> UniCode2:
     """A copy after some steps on the first images: AdamW with decay, and SparseAdam for the value table."""
     model = copy.deepcopy(model).train()
     sparse = tables(model)
-    dense = [p for p in model.parameters() if p.requires_grad and not any(p is table for table in sparse)]
+    dense = [
+        p for p in model.parameters() if p.requires_grad and not any(p is table for table in sparse)
+    ]
     steppers = [torch.optim.AdamW(dense, lr=lr)] if dense else []
     steppers += [torch.optim.SparseAdam(sparse, lr=lr)] if sparse else []
     for step in range(steps):
@@ -74,7 +78,10 @@ def test_the_index_and_the_codes_never_move_and_only_rows_that_were_hit_do(digit
     hit[before.encode(images[:64]).codes.unique()] = True
     assert 20 < hit.sum() < 236
     gone = displacement(after.quantizer.index, after.quantizer.table)
-    assert torch.equal(after.codebook[0, ~hit], before.quantizer.index[~hit]) and (gone[~hit] == 0).all()
+    assert (
+        torch.equal(after.codebook[0, ~hit], before.quantizer.index[~hit])
+        and (gone[~hit] == 0).all()
+    )
     assert (gone[hit] > 0).all()
 
 
@@ -84,7 +91,10 @@ def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
     sparse, dense = nn.Embedding(6, 4, sparse=True), nn.Embedding(6, 4)
     for table in (sparse, dense):
         table.weight.data.copy_(index)
-    steppers = [torch.optim.SparseAdam(sparse.parameters(), lr=0.1), torch.optim.AdamW(dense.parameters(), lr=0.1)]
+    steppers = [
+        torch.optim.SparseAdam(sparse.parameters(), lr=0.1),
+        torch.optim.AdamW(dense.parameters(), lr=0.1),
+    ]
     after_one = []
     for step in range(5):
         for table, stepper in zip((sparse, dense), steppers, strict=True):
@@ -93,7 +103,9 @@ def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
             stepper.step()
         if step == 0:
             after_one = [table.weight.detach().clone() for table in (sparse, dense)]
-    assert torch.equal(sparse.weight[2:], index[2:]) and torch.equal(sparse.weight[0], after_one[0][0])
+    assert torch.equal(sparse.weight[2:], index[2:]) and torch.equal(
+        sparse.weight[0], after_one[0][0]
+    )
     assert (dense.weight[2:].abs() < index[2:].abs()).all()
     assert not torch.equal(dense.weight[0], after_one[1][0])
 
@@ -104,34 +116,47 @@ def test_the_cascades_gradient_is_sparse_and_reaches_the_rows_of_the_batch_alone
     quantized.latents.square().sum().backward()
     gradient = cascade.values.weight.grad
     assert gradient.is_sparse
-    assert gradient.coalesce().indices()[0].tolist() == sorted(set(quantized.codes.flatten().tolist()))
+    assert gradient.coalesce().indices()[0].tolist() == sorted(
+        set(quantized.codes.flatten().tolist())
+    )
     assert not cascade.index.requires_grad
 
 
 def test_each_role_says_what_its_name_promises():
     torch.manual_seed(0)
     index, x = 3 + 2 * torch.randn(9, 4), 3 + 2 * torch.randn(2, 5, 4)
-    own = torch.stack([torch.stack([(index - token).norm(dim=-1).argmin() for token in image]) for image in x])
+    own = torch.stack(
+        [torch.stack([(index - token).norm(dim=-1).argmin() for token in image]) for image in x]
+    )
     for role in ROLES:
         cascade = Cascade(codes=9, dim=4, role=role).eval()
         cascade.fill(index, seed=0)
         quantized = cascade(x)
         assert quantized.losses == {}
         if role == "continuous":
-            assert quantized.codes is None and cascade.table is None and torch.equal(quantized.latents, x)
+            assert (
+                quantized.codes is None
+                and cascade.table is None
+                and torch.equal(quantized.latents, x)
+            )
             continue
         assert torch.equal(quantized.latents, cascade.table[quantized.codes])
         if role != "online":  # all others start from the same choice
             assert torch.equal(quantized.codes, own)
         assert torch.equal(cascade.table, index) == (role not in ("random", "online"))
-        if role in ("random", "online"):  # noise, but neither far from the index nor too small to be chosen
+        if role in (
+            "random",
+            "online",
+        ):  # noise, but neither far from the index nor too small to be chosen
             torch.testing.assert_close(cascade.table.mean(), index.mean(), atol=1.0, rtol=0)
             torch.testing.assert_close(cascade.table.std(), index.std(), rtol=0.3, atol=0)
 
 
 def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use():
     torch.manual_seed(0)
-    plain, revived = (Cascade(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1))
+    plain, revived = (
+        Cascade(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1)
+    )
     far = 100 + torch.randn(2, 20, 4)
     for cascade in (plain, revived):
         for _ in range(3):
@@ -142,7 +167,8 @@ def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use
 
 
 @pytest.mark.parametrize(
-    ("role", "moves"), [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])]
+    ("role", "moves"),
+    [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])],
 )
 def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, role, moves):
     before = prepared(digits, role=role, codes=128)
@@ -159,7 +185,11 @@ def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, rol
 
 def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
     torch.manual_seed(0)
-    cascade, single, x = Cascade(codes=9, dim=4), Cascade(codes=9, dim=4, role="single"), torch.randn(2, 5, 4)
+    cascade, single, x = (
+        Cascade(codes=9, dim=4),
+        Cascade(codes=9, dim=4, role="single"),
+        torch.randn(2, 5, 4),
+    )
     for quantizer in (cascade, single):
         quantizer.fill(torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), seed=0)
     before = cascade(x).codes
@@ -173,7 +203,9 @@ def test_displacement_and_self_retrieval_by_hand():
     index = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-4.0, 0.0]])
     values = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
     torch.testing.assert_close(displacement(index, values), torch.tensor([0.0, 0.5, 26**0.5 / 4]))
-    assert self_retrieval(index, values) == pytest.approx(2 / 3)  # the last went over to the first's cell
+    assert self_retrieval(index, values) == pytest.approx(
+        2 / 3
+    )  # the last went over to the first's cell
     assert self_retrieval(index, index) == 1
 
 
@@ -181,14 +213,20 @@ def test_as_many_codes_as_different_patches_lose_nothing(digits):
     few = ImageSet(digits.pixels[:8], digits.labels[:8], digits.names, "digits", "train")
     images = few.images()
     features = make().features(images).flatten(0, 1)
-    exact, continuous = (prepared(few, codes=len(features.unique(dim=0)), role=r) for r in ("frozen", "continuous"))
-    torch.testing.assert_close(exact.encode(images).latents, continuous.encode(images).latents, atol=1e-5, rtol=0)
+    exact, continuous = (
+        prepared(few, codes=len(features.unique(dim=0)), role=r) for r in ("frozen", "continuous")
+    )
+    torch.testing.assert_close(
+        exact.encode(images).latents, continuous.encode(images).latents, atol=1e-5, rtol=0
+    )
 
 
 def test_finer_codebooks_come_nearer_to_the_features(digits):
     images, held_out = digits.images(), load("digits", split="test").images()
     for kind, dim in (("none", None), ("unit", None), ("channel", None), ("whiten", 4)):
-        target = prepared(digits, role="continuous", normalise=kind, dim=dim).encode(held_out).latents
+        target = (
+            prepared(digits, role="continuous", normalise=kind, dim=dim).encode(held_out).latents
+        )
         errors = []
         for codes in (1, 16, 256):
             model = prepared(digits, codes=codes, normalise=kind, dim=dim)
@@ -208,13 +246,19 @@ def test_unit_features_have_unit_codes_before_and_after_clustering(digits):
 def test_where_the_decoder_is_finished_the_value_table_adapts_to_it(digits):
     """The decoder was trained on continuous features; only E learns, and held-out images are the better for it."""
     held_out = load("digits", split="test").images()
-    continuous = trained(prepared(digits, role="continuous", codes=64), digits, 100, first=len(digits))
+    continuous = trained(
+        prepared(digits, role="continuous", codes=64), digits, 100, first=len(digits)
+    )
     model = make(codes=64)
     model.load_state_dict(continuous.state_dict(), strict=False)
     model.quantizer.fill(continuous.quantizer.index, seed=0)
     model.decoder.requires_grad_(False)
     adapted = trained(model, digits, 100, lr=2e-2, first=len(digits))
-    assert pixel(continuous, held_out) < pixel(adapted, held_out) < 0.97 * pixel(model.eval(), held_out)
+    assert (
+        pixel(continuous, held_out)
+        < pixel(adapted, held_out)
+        < 0.97 * pixel(model.eval(), held_out)
+    )
 
 
 def test_all_roles_share_the_names_of_their_weights_so_that_a_decoder_moves_between_them(digits):
@@ -223,16 +267,28 @@ def test_all_roles_share_the_names_of_their_weights_so_that_a_decoder_moves_betw
     continuous = trained(prepared(digits, role="continuous", codes=64), digits, 150)
     swapped = make(role="frozen", codes=64, adapter=True, train="adapter")
     missing = swapped.load_state_dict(continuous.state_dict(), strict=False)
-    assert not missing.unexpected_keys and set(missing.missing_keys) == {"adapter.weight", "adapter.bias"}
+    assert not missing.unexpected_keys and set(missing.missing_keys) == {
+        "adapter.weight",
+        "adapter.bias",
+    }
     frozen = make(role="frozen", codes=64)
     frozen.load_state_dict(continuous.state_dict())  # not a name more or less
-    assert pixel(swapped.eval(), images) == pytest.approx(pixel(frozen.eval(), images))  # the adapter begins as nothing
+    assert pixel(swapped.eval(), images) == pytest.approx(
+        pixel(frozen.eval(), images)
+    )  # the adapter begins as nothing
     gap = pixel(swapped, images) - pixel(continuous, images)
     assert 0 < gap < pixel(shuffled(swapped), images) - pixel(continuous, images)
-    assert [n for n, p in swapped.named_parameters() if p.requires_grad] == ["adapter.weight", "adapter.bias"]
+    assert [n for n, p in swapped.named_parameters() if p.requires_grad] == [
+        "adapter.weight",
+        "adapter.bias",
+    ]
     mended = trained(swapped, digits, 60, lr=2e-3)
     assert pixel(mended, digits.images()[:64]) < pixel(swapped, digits.images()[:64])
-    still = {name: tensor for name, tensor in swapped.state_dict().items() if not name.startswith("adapter")}
+    still = {
+        name: tensor
+        for name, tensor in swapped.state_dict().items()
+        if not name.startswith("adapter")
+    }
     assert all(torch.equal(mended.state_dict()[name], tensor) for name, tensor in still.items())
 
 
@@ -256,7 +312,9 @@ def test_features_that_come_with_the_images_spare_the_teacher(digits):
     model, images = prepared(digits), digits.images(slice(8))
     features = model.features(images)
     assert torch.equal(model.objective(images, features).total, model.objective(images).total)
-    assert not torch.equal(model.objective(images, features.flip(0)).total, model.objective(images).total)
+    assert not torch.equal(
+        model.objective(images, features.flip(0)).total, model.objective(images).total
+    )
     with pytest.raises(UserError, match="features are 3 x 36; hog on this grid gives 4 x 36."):
         model.objective(images, features[:, :3])
 
@@ -329,10 +387,15 @@ def test_the_flow_decoder_learns_and_draws_the_same_image_again(digits):
     images = digits.images(slice(16))
     assert model.objective(images).terms.keys() == {"flow"}
     tokens = model.encode(images)
-    assert torch.equal(model.decode(tokens), model.decode(tokens)) and model.decode(tokens).shape == images.shape
+    assert (
+        torch.equal(model.decode(tokens), model.decode(tokens))
+        and model.decode(tokens).shape == images.shape
+    )
     active = torch.arange(4).expand(16, 4) < 2  # what is not active is not seen
     loud = torch.where(active[..., None], tokens.latents, 1e3)
-    seen, same = (model.decode(Tokens(latents, active=active)) for latents in (tokens.latents, loud))
+    seen, same = (
+        model.decode(Tokens(latents, active=active)) for latents in (tokens.latents, loud)
+    )
     assert torch.equal(seen, same) and not torch.equal(seen, model.decode(tokens))
     torch.manual_seed(0)
     begun = prepared(digits, decoder="flow").objective(images).total.item()
@@ -364,9 +427,14 @@ def test_more_channels_than_the_teacher_has_are_refused():
 
 
 def test_training_data_that_cannot_be_clustered_are_refused_in_one_sentence(digits):
-    with pytest.raises(UserError, match="per_class needs the images' classes, and these training data have no labels."):
+    with pytest.raises(
+        UserError,
+        match="per_class needs the images' classes, and these training data have no labels.",
+    ):
         make(per_class=True).prepare(ImageSet(digits.pixels, None, (), "digits", "train"), 0)
-    with pytest.raises(UserError, match="4000 codes need as many different tokens, and there are 3"):
+    with pytest.raises(
+        UserError, match="4000 codes need as many different tokens, and there are 3"
+    ):
         make(codes=4000, tokens_per_code=1).prepare(digits, 0)
 
 
@@ -374,7 +442,7 @@ def test_names_that_are_none_are_refused():
     """In a process of its own: here the checker of shapes and types would speak first."""
     code = """
 import torch
-from workbench.quantizers.cascade import Cascade
+from workbench.quantizers.cascaded import Cascade
 from workbench.quantizers.clustering import cluster
 from workbench.tokenizers.unicode2 import UniCode2
 for make in (
@@ -398,15 +466,29 @@ for make in (
 
 
 def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
-    job, heard = prepare("unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1), []
-    for record in fit(job.model, job.data, job.plan, job.run, tick=lambda done, total: heard.append((done, total))):
+    job, heard = (
+        prepare("unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1),
+        [],
+    )
+    for record in fit(
+        job.model, job.data, job.plan, job.run, tick=lambda done, total: heard.append((done, total))
+    ):
         assert record.step == 1
         assert heard == sorted(heard) and heard[-1][0] == heard[-1][1] > 1
     assert heard
 
 
 def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp_path, digits):
-    small = {"limit": 200, "side": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2, "steps": 3, "save_every": 3}
+    small = {
+        "limit": 200,
+        "side": 8,
+        "patch": 4,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "steps": 3,
+        "save_every": 3,
+    }
 
     def run(name: str, **changes):
         return train("unicode2-digits", tmp_path / name, collect=False, **(small | changes))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 from workbench.tokenizers.vavae import VAVAE, adaptive_weight, marginal_cosine, marginal_distance
 
 SMALL = {"side": 16, "channels": 1, "dim": 4, "width": 8, "multipliers": (1, 2), "teacher": "hog"}
@@ -22,7 +22,9 @@ def images(count: int = 4) -> torch.Tensor:
 
 def test_features_that_agree_cost_nothing():
     f = torch.randn(2, 5, 8)
-    assert marginal_cosine(3 * f, f, 0.0).item() == pytest.approx(0, abs=1e-6)  # only the direction counts
+    assert marginal_cosine(3 * f, f, 0.0).item() == pytest.approx(
+        0, abs=1e-6
+    )  # only the direction counts
     assert marginal_distance(3 * f, f, 0.0).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -66,7 +68,10 @@ def test_the_adaptive_weight_equalises_gradient_norms_at_the_weight_it_is_given(
     weight, x = torch.randn(3, 3, requires_grad=True), torch.randn(5, 3)
     reference, loss = 100 * (x @ weight).square().mean(), 0.1 * (x @ weight).abs().mean()
     factor = adaptive_weight(reference, loss, weight)
-    lengths = [torch.autograd.grad(one, weight, retain_graph=True)[0].norm() for one in (reference, factor * loss)]
+    lengths = [
+        torch.autograd.grad(one, weight, retain_graph=True)[0].norm()
+        for one in (reference, factor * loss)
+    ]
     assert lengths[1].item() == pytest.approx(lengths[0].item(), rel=1e-2)
     assert not factor.requires_grad
 
@@ -75,7 +80,10 @@ def test_alignment_at_weight_one_has_as_long_a_gradient_as_the_pixels():
     model = make(align_weight=1.0, margin_cosine=0.0, margin_distance=0.0)
     terms = model.objective(images()).terms
     at = model.encoder.last.weight
-    pixel, align = (torch.autograd.grad(terms[n], at, retain_graph=True)[0].norm().item() for n in ("pixel", "align"))
+    pixel, align = (
+        torch.autograd.grad(terms[n], at, retain_graph=True)[0].norm().item()
+        for n in ("pixel", "align")
+    )
     assert align == pytest.approx(pixel, rel=0.02)
 
 
@@ -93,7 +101,10 @@ def test_without_alignment_it_is_a_plain_kl_autoencoder_with_no_teacher():
 
 def test_the_kl_term_is_in_the_papers_unit():
     """1e-6 of a nat against an error summed over pixels; ours is a mean, so both are divided by their number."""
-    one, thousand = (make(align_weight=0.0, kl_weight=w).eval().objective(images()).terms["kl"] for w in (1e-6, 1e-3))
+    one, thousand = (
+        make(align_weight=0.0, kl_weight=w).eval().objective(images()).terms["kl"]
+        for w in (1e-6, 1e-3)
+    )
     assert thousand.item() == pytest.approx(1000 * one.item(), rel=1e-4)
     moments = make(align_weight=0.0).encoder(images())
     mean, log_variance = moments.chunk(2, dim=-1)
@@ -126,7 +137,10 @@ def test_the_teacher_is_neither_saved_nor_trained():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"side": 30, "multipliers": (1, 2, 4)}, "image side 30 is not a multiple of factor 4. Use 28 or 32."),
+        (
+            {"side": 30, "multipliers": (1, 2, 4)},
+            "image side 30 is not a multiple of factor 4. Use 28 or 32.",
+        ),
         ({"multipliers": ()}, "give one whole number a level"),
         ({"noise": -1.0}, "noise is -1.0; it must not be below 0."),
         ({"teacher": "hogg"}, "Did you mean `hog`"),

@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 import pytest
 
 from workbench import analysis
-from workbench.analysis.result import Range, Result
-from workbench.errors import NotApplicable, UserError
-from workbench.views.bench import Bench
-from workbench.views.controls import accept, controls
-from workbench.views.state import ViewState
+from workbench.analysis.base import Range, Result
+from workbench.core.errors import NotApplicable, UserError
+from workbench.workspace.controls import accept, controls
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Bench
 
 
 def example(
@@ -37,7 +37,12 @@ def test_controls_are_read_off_the_signature():
 
 
 def test_values_from_a_url_take_the_controls_type():
-    assert accept(example, {"log": "False", "count": "3"}) == {"log": False, "kind": "a", "count": 3, "share": 0.5}
+    assert accept(example, {"log": "False", "count": "3"}) == {
+        "log": False,
+        "kind": "a",
+        "count": 3,
+        "share": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
 def report_table(
     trained, name: str, values: dict, runs: tuple[str, ...] = ("soft-4", "soft-2", "flow")
 ) -> pd.DataFrame:
-    from workbench.views.reports.report import Pages
+    from workbench.hosts.reports.report import Pages
 
     first, *others = (str(trained / run) for run in runs)
     pages = Pages(first, others)
@@ -144,8 +149,8 @@ LACKING |= {"understanding", "generation_predicted"}
 
 @pytest.mark.parametrize("name", list(analysis.analyses()))
 def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(trained, name):
-    from workbench.views.dashboard.app import Session
-    from workbench.views.lab.notebook import Explorer
+    from workbench.hosts.dashboard.app import Session
+    from workbench.hosts.notebook.explorer import Explorer
 
     values, runs = OTHER_VALUES.get(name, {}), ("soft-4", "soft-2", "flow")
     if name in ("samples", "denoising_loss"):
@@ -197,8 +202,8 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
     (trained / "extra").mkdir(exist_ok=True)
     (trained / "extra" / "zz_counting.py").write_text("", encoding="utf-8")
     try:
-        from workbench.views.dashboard.app import Session
-        from workbench.views.lab.notebook import Explorer
+        from workbench.hosts.dashboard.app import Session
+        from workbench.hosts.notebook.explorer import Explorer
 
         assert Explorer(Bench(trained)).show("image_count", double=True).table["n"][0] == 720
         session = Session(trained)
@@ -210,7 +215,7 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
 
 
 def test_a_result_shows_itself_in_a_notebook_as_a_figure_without_the_cloud_button(trained):
-    from workbench.analysis.result import mime_bundle
+    from workbench.analysis.base import mime_bundle
 
     result = Bench(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
     bundle = mime_bundle(result.figure())["application/vnd.plotly.v1+json"]

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from workbench.analysis import get
 from workbench.cli import app
-from workbench.errors import UserError
-from workbench.evidence import arguments
+from workbench.core.errors import UserError
+from workbench.storage.evidence import arguments
 
 
 def words(text: str) -> str:
@@ -61,17 +61,19 @@ COMMANDS = sorted(typer.main.get_command(app).commands)
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_the_help_of_a_command(command, snapshot):
     arguments = ["--help"] if command is None else [command, "--help"]
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    result = CliRunner().invoke(
+        app, arguments, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+    )
     assert re.sub(r"[ ─]+", " ", words(result.output)).splitlines() == snapshot
 
 
 def refusals() -> dict[str, object]:
     """Mistakes of a user in training and opening runs, each as a call."""
     from workbench.data import load
-    from workbench.jobs import prepare
-    from workbench.runs import Run, find
-    from workbench.teachers import by_name
-    from workbench.views.selection import Selection
+    from workbench.features import by_name
+    from workbench.launch.in_process import prepare
+    from workbench.storage.run import Run, find
+    from workbench.workspace.selection import Selection
 
     return {
         "recipe": lambda out: prepare("softvqq-digits", out),

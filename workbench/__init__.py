@@ -13,28 +13,30 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Run": "workbench.runs",
-    "Evidence": "workbench.evidence",
+    "Run": "workbench.storage.run",
+    "Evidence": "workbench.storage.evidence",
     "analyses": "workbench.analysis",
-    "budget": "workbench.views.lab.families",
-    "codebook": "workbench.views.codebook",
-    "compare": "workbench.views.lab.families",
-    "latent_map": "workbench.views.latent_map",
-    "lens": "workbench.views.lens",
-    "modes": "workbench.views.lab.families",
-    "open": "workbench.views.lab.notebook",
-    "report": "workbench.views.reports.report",
-    "select": "workbench.views.picked",
-    "start": "workbench.background",
-    "train": "workbench.background",
-    "watch": "workbench.views.lab.notebook",
+    "budget": "workbench.hosts.notebook.shortcuts",
+    "codebook": "workbench.workspace.codebook",
+    "compare": "workbench.hosts.notebook.shortcuts",
+    "latent_map": "workbench.workspace.latent_map",
+    "lens": "workbench.workspace.lens",
+    "modes": "workbench.hosts.notebook.shortcuts",
+    "open": "workbench.hosts.notebook.explorer",
+    "report": "workbench.hosts.reports.report",
+    "select": "workbench.workspace.image_selection",
+    "start": "workbench.launch.subprocess",
+    "train": "workbench.launch.subprocess",
+    "watch": "workbench.hosts.notebook.explorer",
 }
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {', '.join(_HOMES)}")
+        raise AttributeError(
+            f"module 'workbench' has no attribute '{name}'; it has {', '.join(_HOMES)}"
+        )
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

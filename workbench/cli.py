@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 
 app = typer.Typer(
     name="workbench",
@@ -25,7 +25,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RU
 
 
 def _list_recipes() -> str:
-    from workbench.recipes import SIZES, SYSTEMS
+    from workbench.launch.recipes import SIZES, SYSTEMS
 
     lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in SYSTEMS)
     return "\n".join(["\b", "Recipes:", *lines])  # \b: a name is not to be broken at its hyphen
@@ -34,12 +34,16 @@ def _list_recipes() -> str:
 @app.command(context_settings=ANY_SETTING, epilog=_list_recipes())
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE")],
+    recipe: Annotated[
+        str, typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE")
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it goes on.")],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Latent tokens an image.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's run; generators need one.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer's run; generators need one.")
+    ] = None,
     collect: Annotated[bool, typer.Option(help="Collect evidence when training is done.")] = True,
 ) -> None:
     """Train a recipe. Every setting can be changed by its name, as in --lr 0.001 or --codes 512.
@@ -49,15 +53,18 @@ def train(
     workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
     workbench train sit-digits --tokenizer runs/a --out runs/flow
     """
-    from workbench import jobs
+    from workbench.launch import in_process as jobs
 
-    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"  # of skipped images: the sentence alone
+    warnings.formatwarning = lambda message, *_: (
+        f"workbench: {message}\n"
+    )  # of skipped images: the sentence alone
     given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
     run = jobs.train(recipe, out, collect=collect, **given | _settings(context))
     status = run.status()
     if status["state"] != "finished":
         typer.echo(
-            f"Stopped at step {status['step']} of {status['steps']}; the same command goes on from there.", err=True
+            f"Stopped at step {status['step']} of {status['steps']}; the same command goes on from there.",
+            err=True,
         )
         raise typer.Exit(130)
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
@@ -70,7 +77,9 @@ def collect(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")] = None,
     limit: Annotated[int, typer.Option(help="Held-out images (or samples) at most.", min=1)] = 2000,
-    judge: Annotated[str, typer.Option(help="Whose features tell sets of images apart: a teacher's name.")] = "hog",
+    judge: Annotated[
+        str, typer.Option(help="Whose features tell sets of images apart: a teacher's name.")
+    ] = "hog",
 ) -> None:
     """Run a trained model over held-out images and keep what it did as arrays, for every analysis to read.
 
@@ -78,7 +87,7 @@ def collect(
     workbench collect runs/a
     """
     from workbench.collect import collect as collect_evidence
-    from workbench.runs import Run
+    from workbench.storage.run import Run
 
     typer.echo(collect_evidence(Run(run), step=step, limit=limit, judge=judge))
 
@@ -87,9 +96,14 @@ def collect(
 def report(
     context: typer.Context,
     template: Annotated[
-        str, typer.Argument(help="A template's name, such as tokenizer; or a notebook.", metavar="TEMPLATE")
+        str,
+        typer.Argument(
+            help="A template's name, such as tokenizer; or a notebook.", metavar="TEMPLATE"
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The HTML file; in the run by default.", dir_okay=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; in the run by default.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Execute a report's notebook with parameters and write one HTML file that needs no network.
 
@@ -97,7 +111,7 @@ def report(
     workbench report tokenizer --run runs/a
     workbench report tokenizer --run runs/a --others runs/b,runs/c --out report.html
     """
-    from workbench.views.reports.report import report as write_report
+    from workbench.hosts.reports.report import report as write_report
 
     typer.echo(write_report(template, out, **_settings(context)).resolve())
 
@@ -105,13 +119,24 @@ def report(
 @app.command(context_settings=ANY_SETTING)
 def sweep(
     context: typer.Context,
-    template: Annotated[str, typer.Argument(help="A report's template, such as training.", metavar="TEMPLATE")],
-    out: Annotated[Path, typer.Option(help="The sweep's folder; what is finished in it is kept.", file_okay=False)],
+    template: Annotated[
+        str, typer.Argument(help="A report's template, such as training.", metavar="TEMPLATE")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The sweep's folder; what is finished in it is kept.", file_okay=False),
+    ],
     grid: Annotated[str | None, typer.Option(help="Values of parameters, all combined.")] = None,
-    points: Annotated[Path | None, typer.Option("--list", help="A .csv or .json of parameters instead.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Reports at once; one a core by default.", min=1)] = None,
+    points: Annotated[
+        Path | None, typer.Option("--list", help="A .csv or .json of parameters instead.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Reports at once; one a core by default.", min=1)
+    ] = None,
     memory: Annotated[str, typer.Option(help="What one report may take.")] = "2GB",
-    scheduler: Annotated[str | None, typer.Option(help="A Dask scheduler's address; this machine if none.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler's address; this machine if none.")
+    ] = None,
 ) -> None:
     """Make a report for each of many sets of parameters, then compare them. Other parameters are given to all.
 
@@ -119,16 +144,18 @@ def sweep(
     workbench sweep training --grid "codes=64,256;tokens=4,8" --out sweeps/a --recipe softvq-digits
     workbench sweep tokenizer --list points.csv --out sweeps/b --scheduler tcp://10.0.0.1:8786
     """
-    from workbench.views.reports import sweep as sweeps
+    from workbench.hosts.reports import sweep as sweeps
 
     how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context)}
     typer.echo(sweeps.sweep(template, sweeps.points_of(grid, points), out, **how).resolve())
 
 
 @app.command()
-def gallery(folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs")) -> None:
+def gallery(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs"),
+) -> None:
     """Write index.html over all reports in a folder, to sort and to filter: workbench gallery runs."""
-    from workbench.views.reports.gallery import gallery as write_gallery
+    from workbench.hosts.reports.gallery import gallery as write_gallery
 
     typer.echo(write_gallery(folder).resolve())
 
@@ -136,29 +163,39 @@ def gallery(folder: Annotated[Path, typer.Argument(help="A folder that holds rep
 @app.command()
 def dashboard(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.", metavar="RUNS")] = Path("runs"),
-    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)] = 8765,
+    port: Annotated[
+        int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)
+    ] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
-    address: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+    address: Annotated[
+        str, typer.Option(help="Where to listen; only this machine by default.")
+    ] = "127.0.0.1",
 ) -> None:
     """Open the dashboard over a folder of runs.
 
     \b
     workbench dashboard runs --port 8765 --no-browser
     """
-    from workbench.views.dashboard.app import serve
+    from workbench.hosts.dashboard.app import serve
 
     try:
         serve(runs, port=port, address=address, show=browser)
     except OSError as error:
-        raise UserError(f"Nothing can listen at {address}, port {port}: {error.strerror or error}.") from None
+        raise UserError(
+            f"Nothing can listen at {address}, port {port}: {error.strerror or error}."
+        ) from None
 
 
 @app.command()
 def watch(
     run: RunFolder,
-    ask: Annotated[str | None, typer.Option(help="pause, resume, stop, sample, evaluate, weight or lr.")] = None,
+    ask: Annotated[
+        str | None, typer.Option(help="pause, resume, stop, sample, evaluate, weight or lr.")
+    ] = None,
     term: Annotated[str | None, typer.Option(help="The term whose weight to change.")] = None,
-    value: Annotated[float | None, typer.Option(help="The multiplier of that weight, or of the lr.")] = None,
+    value: Annotated[
+        float | None, typer.Option(help="The multiplier of that weight, or of the lr.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
 ) -> None:
     """Follow a run from another terminal: it reads files only. With --ask, steer it.
@@ -170,18 +207,22 @@ def watch(
     """
     from tqdm import tqdm
 
-    from workbench.runs import Run
+    from workbench.storage.run import Run
 
     opened = Run(run)
     if ask is not None:
         number = opened.ask(ask, term=term, value=value)
-        typer.echo(f"Asked {run} to {ask}; it answers within a second if it is running (request {number}).")
+        typer.echo(
+            f"Asked {run} to {ask}; it answers within a second if it is running (request {number})."
+        )
         return
     status = opened.status()
     if once:
         typer.echo(repr(opened))
         return
-    with tqdm(total=status["steps"], initial=status["step"], desc=opened.name, unit="step", disable=None) as bar:
+    with tqdm(
+        total=status["steps"], initial=status["step"], desc=opened.name, unit="step", disable=None
+    ) as bar:
         while status["state"] in ("running", "paused"):
             bar.update(status["step"] - bar.n)
             bar.set_postfix_str(status["state"])
@@ -192,13 +233,15 @@ def watch(
 
 
 @app.command(name="list")
-def list_runs(runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs")) -> None:
+def list_runs(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+) -> None:
     """List the runs of a folder: what each is, how far it is, its PSNR on held-out images.
 
     \b
     workbench list runs
     """
-    from workbench.views.bench import Bench
+    from workbench.workspace.workspace import Bench
 
     bench = Bench(runs)
     typer.echo(bench.table().to_string(index=False, na_rep="", float_format="{:.1f}".format))
@@ -231,11 +274,19 @@ def doctor() -> None:
     line("accelerator", _accelerator())
     line(
         "browser",
-        shutil.which("chromium") or shutil.which("google-chrome") or "no chromium on the PATH (tests need one)",
+        shutil.which("chromium")
+        or shutil.which("google-chrome")
+        or "no chromium on the PATH (tests need one)",
     )
-    line("this folder", "writable" if os.access(".", os.W_OK) else "not writable: runs cannot be kept here")
+    line(
+        "this folder",
+        "writable" if os.access(".", os.W_OK) else "not writable: runs cannot be kept here",
+    )
     with socket.socket() as probe:
-        line("port 8765", "in use: give --port" if probe.connect_ex(("127.0.0.1", 8765)) == 0 else "free")
+        line(
+            "port 8765",
+            "in use: give --port" if probe.connect_ex(("127.0.0.1", 8765)) == 0 else "free",
+        )
 
 
 PACKAGES = {
@@ -258,7 +309,11 @@ def _accelerator() -> str:
         import torch
     except ImportError:
         return "unknown without torch"
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none: training runs on the CPU"
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "none: training runs on the CPU"
+    )
 
 
 def _settings(context: typer.Context) -> dict[str, Any]:
@@ -274,7 +329,9 @@ def _settings(context: typer.Context) -> dict[str, Any]:
                 raise UserError(f"--{name} needs a value, as in --{name} 1.")
             value = rest.pop(0)
         if name in spelt and context.params[name] is not None:
-            raise UserError(f"--{name} is no setting; {name} is written without its name: {context.info_name} {value}.")
+            raise UserError(
+                f"--{name} is no setting; {name} is written without its name: {context.info_name} {value}."
+            )
         settings[name.replace("-", "_")] = value
     return settings
 
@@ -291,7 +348,9 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"workbench: {error}")
     except ModuleNotFoundError as error:
-        sys.exit(f"workbench: this needs {error.name}, which is not installed: pip install 'workbench[all]'")
+        sys.exit(
+            f"workbench: this needs {error.name}, which is not installed: pip install 'workbench[all]'"
+        )
     except (FileExistsError, NotADirectoryError) as error:
         sys.exit(f"workbench: {error.filename} is a file where a folder is needed.")
     except OSError as error:

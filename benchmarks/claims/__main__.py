@@ -18,7 +18,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 
 from .arms import Scale
 from .scales import SCALES
@@ -26,27 +26,56 @@ from .scales import SCALES
 
 def main() -> None:
     """Read the command line; run; write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("scale", choices=list(SCALES))
-    parser.add_argument("--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER")
-    parser.add_argument("--out", type=Path, default=None, help="runs and results; claims/SCALE if not said")
+    parser.add_argument(
+        "--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="runs and results; claims/SCALE if not said"
+    )
     parser.add_argument("--longer", type=int, default=1, help="times the steps")
     parser.add_argument("--wider", type=int, default=1, help="times the width of every model")
-    parser.add_argument("--full", action="store_true", help="every arm, also those that a laptop's table leaves out")
-    parser.add_argument("--only", default="", help="systems, by the names of their modules, or claims, by their keys")
+    parser.add_argument(
+        "--full", action="store_true", help="every arm, also those that a laptop's table leaves out"
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        help="systems, by the names of their modules, or claims, by their keys",
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="processes side by side, of one thread each")
-    parser.add_argument("--readme", type=Path, help="keep the results with the code, and fill this file's tables")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes side by side, of one thread each"
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="keep the results with the code, and fill this file's tables"
+    )
     asked = parser.parse_args()
     if asked.readme and asked.out:
-        sys.exit("--readme keeps results under the scale's name; leave --out away, or write that folder's page alone.")
-    more = ((asked.longer > 1, f"-{asked.longer}x"), (asked.wider > 1, f"-{asked.wider}w"), (asked.full, "-full"))
+        sys.exit(
+            "--readme keeps results under the scale's name; leave --out away, or write that folder's page alone."
+        )
+    more = (
+        (asked.longer > 1, f"-{asked.longer}x"),
+        (asked.wider > 1, f"-{asked.wider}w"),
+        (asked.full, "-full"),
+    )
     beside = "".join(name for is_asked, name in more if is_asked)
     out = asked.out or Path("claims") / f"{asked.scale}{beside}"
     try:
         scale = SCALES[asked.scale].stretched(asked.longer).widened(asked.wider)
         scale = replace(scale, full=scale.full or asked.full)
-        run(scale, out, asked.cifar, asked.only.split(",") if asked.only else [], asked.seeds, asked.workers)
+        run(
+            scale,
+            out,
+            asked.cifar,
+            asked.only.split(",") if asked.only else [],
+            asked.seeds,
+            asked.workers,
+        )
     except UserError as error:
         sys.exit(str(error))
     from .page import write
@@ -55,7 +84,9 @@ def main() -> None:
     print(f"{out / 'claims.json'}\n{out / 'claims.html'}")
 
 
-def run(scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int) -> None:
+def run(
+    scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int
+) -> None:
     """Train and measure whatever is not there yet, then write claims.json."""
     from .results import save
     from .scales import prepared
@@ -66,7 +97,10 @@ def run(scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int
     scale = prepared(scale, out.with_name(scale.name) if varied else out, cifar)
     chosen = [claim for claim in claims(only) if claim.arms(scale)]
     steps = [
-        Step(arm, seed, claim.key) for claim in chosen for arm in claim.arms(scale).values() for seed in range(seeds)
+        Step(arm, seed, claim.key)
+        for claim in chosen
+        for arm in claim.arms(scale).values()
+        for seed in range(seeds)
     ]
     work(steps, scale, out, workers)
     save(out, scale, chosen, seeds)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.jobs import train
-from workbench.recipes import CLUSTERING, CONVOLUTIONAL
-from workbench.runs import Run
+from workbench.launch.in_process import train
+from workbench.launch.recipes import CLUSTERING, CONVOLUTIONAL
+from workbench.storage.run import Run
 
-PLACE = re.compile(r'(?<=[":])/[^":]*/')  # the folder of a file on this machine, in JSON: nobody else has it
+PLACE = re.compile(
+    r'(?<=[":])/[^":]*/'
+)  # the folder of a file on this machine, in JSON: nobody else has it
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class Arm:
     @property
     def name(self) -> str:
         """Of its folder: the recipe, and a hash of all that it is made of."""
-        told = [self.recipe, self.told, *(arm.name if arm else "" for arm in (self.tokenizer, self.start))]
+        told = [
+            self.recipe,
+            self.told,
+            *(arm.name if arm else "" for arm in (self.tokenizer, self.start)),
+        ]
         return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
 
     def folder(self, out: Path, seed: int) -> Path:
@@ -82,7 +88,9 @@ class Scale:
     drawn: int = 1000  # samples of a generator, and held-out images
     full: bool = False  # every arm; without it, those that a claim cannot do without
     cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms
-    extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # changes for one system alone, by its name
+    extra: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # changes for one system alone, by its name
     longer: int = 1  # times the steps that are written here: a claim that does not show is tried again with more
     wider: int = 1  # times the widths that are written here: or with larger models
 
@@ -90,7 +98,9 @@ class Scale:
         """The same with so many times the steps of everything that is trained."""
 
         def longer(plan: dict[str, Any]) -> dict[str, Any]:
-            return plan | {name: times * plan[name] for name in ("steps", "save_every") if name in plan}
+            return plan | {
+                name: times * plan[name] for name in ("steps", "save_every") if name in plan
+            }
 
         extra = {system: longer(changes) for system, changes in self.extra.items()}
         plans = {"plan": longer(self.plan), "generator_plan": longer(self.generator_plan)}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.runs import Run
+from workbench.storage.run import Run
 
 from .arms import Arm, Scale
 
@@ -33,9 +33,15 @@ class Claim:
     source: str
     rule: str  # in words; `effects` is the same in numbers
     arms: Callable[[Scale], dict[str, Arm]]  # by label
-    effects: Callable[[Mapping[str, Numbers]], Numbers]  # of one seed: numbers by label, to effects by name
-    measure: Callable[[Run, Any], Numbers] | None = None  # beyond what is measured of every run; its second is the lab
-    details: Callable[[Mapping[str, Numbers]], Numbers] | None = None  # of one seed: numbers of all arms together
+    effects: Callable[
+        [Mapping[str, Numbers]], Numbers
+    ]  # of one seed: numbers by label, to effects by name
+    measure: Callable[[Run, Any], Numbers] | None = (
+        None  # beyond what is measured of every run; its second is the lab
+    )
+    details: Callable[[Mapping[str, Numbers]], Numbers] | None = (
+        None  # of one seed: numbers of all arms together
+    )
     shows: tuple[str, ...] = ()  # names of numbers worth a column, the most telling first
     note: str = ""  # what to beware of, whatever the verdict
 

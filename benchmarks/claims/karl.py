@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.analysis.tokens.complexity import png_bytes
 from workbench.collect import held_out
-from workbench.runs import Run
+from workbench.storage.run import Run
 from workbench.tokenizers.taildrop import GradientEnergyLength
 
 from .arms import Arm, Scale
@@ -23,7 +23,10 @@ from .lab import DEVICE, Lab
 
 SOURCE = "arXiv:2507.07995"
 TARGETS = (0.05, 0.07, 0.1)
-SLACK, ALLOWED = 0.01, 0.15  # an image misses its target by more than SLACK; at most ALLOWED of them may
+SLACK, ALLOWED = (
+    0.01,
+    0.15,
+)  # an image misses its target by more than SLACK; at most ALLOWED of them may
 RHO_SHAPES, RHO_IMAGES = 0.5, 0.3
 FITTED = 1000  # training images whose needs the gradient-energy guess is fitted to
 
@@ -52,7 +55,11 @@ def spent(run: Run, images: Tensor, error: float) -> tuple[np.ndarray, np.ndarra
     model, images = run.load().to(DEVICE), images.to(DEVICE)
     tokens = model.encode(images, error=error)
     reached = ((model.decode(tokens).clamp(-1, 1) - images) / 2).abs().mean(dim=(1, 2, 3))
-    count = tokens.active.sum(dim=1) if tokens.active is not None else torch.full((len(images),), model.config.tokens)
+    count = (
+        tokens.active.sum(dim=1)
+        if tokens.active is not None
+        else torch.full((len(images),), model.config.tokens)
+    )
     return reached.cpu().numpy(), count.cpu().numpy()
 
 
@@ -62,7 +69,9 @@ def fixed(run: Run, images: Tensor) -> np.ndarray:
     model, images = run.load().to(DEVICE), images.to(DEVICE)
     budgets = range(1, model.config.tokens + 1)
     shown = (model.decode(model.encode(images, budget=budget)).clamp(-1, 1) for budget in budgets)
-    return np.stack([((x - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy() for x in shown], axis=1)
+    return np.stack(
+        [((x - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy() for x in shown], axis=1
+    )
 
 
 def on_target(run: Run, lab: Lab) -> Numbers:
@@ -75,7 +84,9 @@ def on_target(run: Run, lab: Lab) -> Numbers:
         found[f"tokens for {target}"] = float(count.mean())
         found[f"missing {target}"] = float((reached > target + SLACK).mean())
         found[f"|error - {target}|"] = float(np.abs(reached - target).mean())
-        found[f"|error - {target}|, fixed length"] = float(np.abs(by_budget[:, length - 1] - target).mean())
+        found[f"|error - {target}|, fixed length"] = float(
+            np.abs(by_budget[:, length - 1] - target).mean()
+        )
     return found
 
 
@@ -83,7 +94,9 @@ def met(rows: Mapping[str, Numbers]) -> Numbers:
     """The margin to what is allowed to miss, that tokens fall with the error, and the spread against a fixed length."""
     row = rows["KARL"]
     counts = [row[f"tokens for {target}"] for target in TARGETS]
-    saved = [row[f"|error - {target}|, fixed length"] - row[f"|error - {target}|"] for target in TARGETS]
+    saved = [
+        row[f"|error - {target}|, fixed length"] - row[f"|error - {target}|"] for target in TARGETS
+    ]
     missing = float(np.mean([row[f"missing {target}"] for target in TARGETS]))
     return {
         f"{ALLOWED:.0%} less the share that misses its target by over {SLACK}": ALLOWED - missing,
@@ -106,15 +119,24 @@ def complexity(run: Run, lab: Lab) -> Numbers:
         delta = by_budget[:, 1] - by_budget[:, -1]
         for label, name in enumerate(images.names):
             mine = images.labels == label
-            found |= {f"ΔL1 {name}": float(delta[mine].mean()), f"tokens {name}": float(count[mine].mean())}
+            found |= {
+                f"ΔL1 {name}": float(delta[mine].mean()),
+                f"tokens {name}": float(count[mine].mean()),
+            }
     return found
 
 
 def tracked(rows: Mapping[str, Numbers]) -> Numbers:
     """Correlations less what was asked for."""
     return {
-        f"rho of tokens with bits of shapes, less {RHO_SHAPES}": rows["KARL on shapes"]["rho with bits"] - RHO_SHAPES,
-        f"rho of tokens with PNG bytes of images, less {RHO_IMAGES}": rows["KARL"]["rho with PNG bytes"] - RHO_IMAGES,
+        f"rho of tokens with bits of shapes, less {RHO_SHAPES}": rows["KARL on shapes"][
+            "rho with bits"
+        ]
+        - RHO_SHAPES,
+        f"rho of tokens with PNG bytes of images, less {RHO_IMAGES}": rows["KARL"][
+            "rho with PNG bytes"
+        ]
+        - RHO_IMAGES,
     }
 
 
@@ -122,8 +144,14 @@ def noise(rows: Mapping[str, Numbers]) -> Numbers:
     """What tells noise from structure."""
     row = rows["KARL on shapes"]
     return {
-        **{f"ΔL1, {name} less noise": row[f"ΔL1 {name}"] - row["ΔL1 noise"] for name in ("stripes", "discs")},
-        **{f"tokens, noise less {name}": row["tokens noise"] - row[f"tokens {name}"] for name in ("stripes", "discs")},
+        **{
+            f"ΔL1, {name} less noise": row[f"ΔL1 {name}"] - row["ΔL1 noise"]
+            for name in ("stripes", "discs")
+        },
+        **{
+            f"tokens, noise less {name}": row["tokens noise"] - row[f"tokens {name}"]
+            for name in ("stripes", "discs")
+        },
     }
 
 
@@ -132,13 +160,20 @@ def unfamiliar(run: Run, lab: Lab) -> Numbers:
     images = held_out(run).take(lab.scale.drawn).images()
     side = run.config["settings"]["patch"]
     rows = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # b c p side side
-    order = torch.stack([torch.randperm(rows.shape[2], generator=torch.Generator().manual_seed(i)) for i in range(9)])
+    order = torch.stack(
+        [
+            torch.randperm(rows.shape[2], generator=torch.Generator().manual_seed(i))
+            for i in range(9)
+        ]
+    )
     order = order[torch.arange(len(images)) % len(order)]
     mixed = torch.stack([image[:, places] for image, places in zip(rows, order, strict=True)])
     edge = images.shape[2] // side
     mixed = mixed.unflatten(2, (edge, edge)).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
     sets = {"familiar": images, "negative": -images, "shuffled patches": mixed}
-    return {f"tokens {name}": float(spent(run, x, TARGETS[0])[1].mean()) for name, x in sets.items()}
+    return {
+        f"tokens {name}": float(spent(run, x, TARGETS[0])[1].mean()) for name, x in sets.items()
+    }
 
 
 def familiar(rows: Mapping[str, Numbers]) -> Numbers:
@@ -156,9 +191,17 @@ def searched(run: Run, lab: Lab) -> Numbers:
     found = {"L1": float(reached.mean()), "tokens": float(count.mean())}
     found["|L1 - target|"] = float(np.abs(reached - target).mean())
     if run.kind == "TailDrop":
-        model, known = run.load().to(DEVICE), held_out(run, "train").take(FITTED).images().to(DEVICE)
-        guess = GradientEnergyLength.fit(known, model.search(model.encode(known).latents, known, target)[0])
-        length, seen = guess.predict(images).clamp(1, model.config.tokens).to(DEVICE), images.to(DEVICE)
+        model, known = (
+            run.load().to(DEVICE),
+            held_out(run, "train").take(FITTED).images().to(DEVICE),
+        )
+        guess = GradientEnergyLength.fit(
+            known, model.search(model.encode(known).latents, known, target)[0]
+        )
+        length, seen = (
+            guess.predict(images).clamp(1, model.config.tokens).to(DEVICE),
+            images.to(DEVICE),
+        )
         shown = model.decode(model.encode(seen, budget=length)).clamp(-1, 1)
         each = ((shown - seen) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy()
         found |= {
@@ -174,7 +217,8 @@ def against(rows: Mapping[str, Numbers]) -> Numbers:
     karl, search = rows["KARL"], rows["tail-drop"]
     return {
         "L1, 1.05 times the search's less KARL's": 1.05 * search["L1"] - karl["L1"],
-        "|L1 - target|, gradient-energy guess less KARL": search["guessed |L1 - target|"] - karl["|L1 - target|"],
+        "|L1 - target|, gradient-energy guess less KARL": search["guessed |L1 - target|"]
+        - karl["|L1 - target|"],
         "tokens, ALIT less KARL": rows["ALIT"]["tokens"] - karl["tokens"],
     }
 
@@ -191,7 +235,9 @@ CLAIMS = (
         arms=alone,
         measure=on_target,
         effects=met,
-        shows=tuple(f"{what}{target}" for target in TARGETS for what in ("tokens for ", "missing ")),
+        shows=tuple(
+            f"{what}{target}" for target in TARGETS for what in ("tokens for ", "missing ")
+        ),
     ),
     Claim(
         key="karl-complexity",
@@ -203,7 +249,13 @@ CLAIMS = (
         arms=on_shapes,
         measure=complexity,
         effects=tracked,
-        shows=("rho with bits", "rho with PNG bytes", "tokens flat", "tokens stripes", "tokens discs"),
+        shows=(
+            "rho with bits",
+            "rho with PNG bytes",
+            "tokens flat",
+            "tokens stripes",
+            "tokens discs",
+        ),
         note="Bits count what generated an image, tokens what helps this decoder. Where every budget meets an error, as"
         " of a flat image, training names none of them the right one: flat images take about as many tokens as others.",
     ),
@@ -218,7 +270,14 @@ CLAIMS = (
         measure=complexity,
         effects=noise,
         note="Contrasts are not matched: a share of what is faint can be lowered by little, whatever it is.",
-        shows=("ΔL1 stripes", "ΔL1 discs", "ΔL1 noise", "tokens stripes", "tokens discs", "tokens noise"),
+        shows=(
+            "ΔL1 stripes",
+            "ΔL1 discs",
+            "ΔL1 noise",
+            "tokens stripes",
+            "tokens discs",
+            "tokens noise",
+        ),
     ),
     Claim(
         key="karl-familiar",
@@ -243,6 +302,13 @@ CLAIMS = (
         effects=against,
         note="All are asked for one absolute error. A lower one is overshoot, which is paid for in tokens; tail-drop is"
         " trained on squared errors, KARL and ALIT on absolute ones.",
-        shows=("L1", "tokens", "|L1 - target|", "guessed L1", "guessed tokens", "guessed |L1 - target|"),
+        shows=(
+            "L1",
+            "tokens",
+            "|L1 - target|",
+            "guessed L1",
+            "guessed tokens",
+            "guessed |L1 - target|",
+        ),
     ),
 )

@@ -11,19 +11,21 @@ import torch
 from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
 from workbench.analysis.latents.probes import logistic
 from workbench.analysis.runs.diagnostics import diagnostics_of
-from workbench.atomic import write_text
 from workbench.collect import collect, drawn, held_out
 from workbench.collect.images import judged
 from workbench.data.images import ImageSet
-from workbench.evidence import Evidence
-from workbench.runs import Run
-from workbench.teachers import Teacher, by_name
+from workbench.features import Teacher, by_name
+from workbench.storage.atomic import write_text
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
 
 from .arms import Scale
 from .claim import Numbers
 
 Pair = tuple[np.ndarray, np.ndarray]
-_REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}  # a worker measures many of one seed
+_REAL: dict[
+    tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]
+] = {}  # a worker measures many of one seed
 FREE = "random"  # a network that was never trained, nor is anybody's teacher
 STEPS = 12  # of Heun's method
 BATCH = 250
@@ -42,14 +44,18 @@ class Lab:
         """A tokenizer's evidence on held-out images, collected once."""
         step = run.steps[-1]
         if not (run.folder / "evidence" / f"step-{step:06d}").exists():
-            collect(run, limit=self.scale.drawn, judge=self.scale.judge, prefixes=False)  # no claim asks for them
+            collect(
+                run, limit=self.scale.drawn, judge=self.scale.judge, prefixes=False
+            )  # no claim asks for them
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:
         """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) by both judges."""
         return self._kept(run, "diagnostics.json", self._diagnose)
 
-    def generation(self, run: Run, step: int | None = None, *, shift: float | None = None) -> Numbers:
+    def generation(
+        self, run: Run, step: int | None = None, *, shift: float | None = None
+    ) -> Numbers:
         """How far samples are from training images by both judges, unguided, and how far held-out images are: `floor`.
 
         `gFD` is by the judge, `gFD free` by a network without training. `gap` is from reconstructions of as many
@@ -86,10 +92,14 @@ class Lab:
 
     def _diagnose(self, run: Run) -> Numbers:
         evidence = self.evidence(run)
-        found = diagnostics_of(evidence) | {"rFD": _distance(evidence.features, evidence.reconstruction_features)}
+        found = diagnostics_of(evidence) | {
+            "rFD": _distance(evidence.features, evidence.reconstruction_features)
+        }
         free = _teacher(FREE, evidence.images.shape[-1])
         pictures = (evidence.images, evidence.reconstructions)
-        return found | {"rFD free": _distance(*(judged(free, np.asarray(x), DEVICE) for x in pictures))}
+        return found | {
+            "rFD free": _distance(*(judged(free, np.asarray(x), DEVICE) for x in pictures))
+        }
 
     def _floor(self, run: Run) -> Numbers:
         features = self._real(run, run.config["plan"]["seed"])[1]
@@ -97,20 +107,32 @@ class Lab:
 
     def _ask(self, run: Run) -> Numbers:
         tokenizer = run.load()
-        fit, test = (held_out(run, split).take(most) for split, most in (("train", FITTED), ("test", ASKED)))
+        fit, test = (
+            held_out(run, split).take(most) for split, most in (("train", FITTED), ("test", ASKED))
+        )
         a, b = (_latents(tokenizer, images) for images in (fit, test))
         deviation = a.std(axis=0)
         a, b = ((x - a.mean(axis=0)) / np.where(deviation > 0, deviation, 1) for x in (a, b))
         return {"probe accuracy": float((logistic(a, fit.labels, b) == test.labels).mean())}
 
     def _draw(self, run: Run, step: int, shift: float | None) -> Numbers:
-        model, tokenizer = run.load(step).to(DEVICE), run.tokenizer.load(run.config["tokenizer"]["step"]).to(DEVICE)
+        model, tokenizer = (
+            run.load(step).to(DEVICE),
+            run.tokenizer.load(run.config["tokenizer"]["step"]).to(DEVICE),
+        )
         labels = torch.arange(self.scale.drawn) % model.config.classes
         seed = run.config["plan"]["seed"]
         with torch.no_grad():
             samples = np.concatenate(
                 [
-                    drawn(model, tokenizer, part.to(DEVICE), steps=STEPS, shift=shift, seed=1000 * seed + number)
+                    drawn(
+                        model,
+                        tokenizer,
+                        part.to(DEVICE),
+                        steps=STEPS,
+                        shift=shift,
+                        seed=1000 * seed + number,
+                    )
                     for number, part in enumerate(labels.split(BATCH))
                 ]
             )
@@ -120,7 +142,10 @@ class Lab:
             for name, judge in self.judges(train.pixels.shape[-1]).items():
                 real, held = features[name]
                 made, rebuilt = (judged(judge, x, DEVICE) for x in (samples, decoded))
-                found |= {f"gFD{name}": _distance(real, made), f"floor{name}": _distance(real, held)}
+                found |= {
+                    f"gFD{name}": _distance(real, made),
+                    f"floor{name}": _distance(real, held),
+                }
                 found[f"gap{name}"] = _distance(rebuilt, made)
                 if not name:
                     found["precision"], found["recall"] = precision_recall(real, made)
@@ -130,9 +155,15 @@ class Lab:
         """Training images, and by judge the features of those and of held-out ones: the same for all of a seed."""
         key = (tokenizer.config["data"]["fingerprint"], self.scale.drawn, seed, self.scale.judge)
         if key not in _REAL:
-            train, test = (held_out(tokenizer, split).take(self.scale.drawn, seed) for split in ("train", "test"))
+            train, test = (
+                held_out(tokenizer, split).take(self.scale.drawn, seed)
+                for split in ("train", "test")
+            )
             judges = self.judges(train.pixels.shape[-1]).items()
-            features = {name: tuple(judged(judge, x.pixels, DEVICE) for x in (train, test)) for name, judge in judges}
+            features = {
+                name: tuple(judged(judge, x.pixels, DEVICE) for x in (train, test))
+                for name, judge in judges
+            }
             _REAL[key] = train, features
         return _REAL[key]
 
@@ -146,7 +177,9 @@ def probed(run: Run, lab: Lab) -> Numbers:
 def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
     """One row an image, float64 (n, tokens * d)."""
     parts = torch.arange(len(images)).split(BATCH)
-    return np.concatenate([tokenizer.encode(images.images(p)).latents.flatten(1).double().numpy() for p in parts])
+    return np.concatenate(
+        [tokenizer.encode(images.images(p)).latents.flatten(1).double().numpy() for p in parts]
+    )
 
 
 def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:
@@ -154,7 +187,9 @@ def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray
 
     device = next(tokenizer.parameters()).device
     parts = torch.arange(len(images)).split(BATCH)
-    return np.concatenate([pictures(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts])
+    return np.concatenate(
+        [pictures(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts]
+    )
 
 
 def _distance(real: np.ndarray, made: np.ndarray) -> float:

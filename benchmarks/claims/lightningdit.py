@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workbench.runs import Run
+from workbench.storage.run import Run
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
@@ -31,7 +31,13 @@ def arms(scale: Scale) -> dict[str, Arm]:
         "all on": scale.generator(latents, "lightningdit", **told),
     }
     if scale.full:
-        without = {"norm": "layer", "mlp": "gelu", "positions": "sines", "direction_weight": 0.0, "times": "uniform"}
+        without = {
+            "norm": "layer",
+            "mlp": "gelu",
+            "positions": "sines",
+            "direction_weight": 0.0,
+            "times": "uniform",
+        }
         both |= {f"without {name}": scale.generator(latents, "lightningdit", **told, **{name: value})
                  for name, value in without.items()}  # fmt: skip
     return both
@@ -41,7 +47,9 @@ def over_time(run: Run, lab: Lab) -> Numbers:
     """gFD at each part of the training, by its step, and at its end with samples drawn at even times."""
     even = lab.generation(run, shift=1.0)
     found = {f"gFD{judge}, {EVEN}": even[f"gFD{judge}"] for judge in ("", " free")}
-    return found | {f"gFD at {step}": lab.generation(run, step)["gFD"] for step in run.steps if step}
+    return found | {
+        f"gFD at {step}": lab.generation(run, step)["gFD"] for step in run.steps if step
+    }
 
 
 def better(rows: Mapping[str, Numbers]) -> Numbers:
@@ -49,8 +57,13 @@ def better(rows: Mapping[str, Numbers]) -> Numbers:
     curves = {label: _curve(row) for label, row in rows.items()}
     off, on = curves["all off"], curves["all on"]
     names = [f"gFD{judge}{how}" for how in ("", f", {EVEN}") for judge in ("", " free")]
-    gain = {f"{name}, all off less all on": rows["all off"][name] - rows["all on"][name] for name in names}
-    return gain | {f"speed-up to the gFD of {off[0][-1]} steps, less {FASTER}": _speed_up(off, on) - FASTER}
+    gain = {
+        f"{name}, all off less all on": rows["all off"][name] - rows["all on"][name]
+        for name in names
+    }
+    return gain | {
+        f"speed-up to the gFD of {off[0][-1]} steps, less {FASTER}": _speed_up(off, on) - FASTER
+    }
 
 
 def _curve(row: Numbers) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +98,14 @@ CLAIMS = (
         arms=arms,
         measure=over_time,
         effects=better,
-        shows=("gFD", f"gFD, {EVEN}", "floor", "gFD free", f"gFD free, {EVEN}", "floor free", "gap"),
+        shows=(
+            "gFD",
+            f"gFD, {EVEN}",
+            "floor",
+            "gFD free",
+            f"gFD free, {EVEN}",
+            "floor free",
+            "gap",
+        ),
     ),
 )

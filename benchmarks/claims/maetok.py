@@ -17,7 +17,7 @@ import torch
 from workbench.analysis.latents.modes_compared import modes_compared
 from workbench.collect import held_out
 from workbench.generators.losses import loss_by_time
-from workbench.runs import Run
+from workbench.storage.run import Run
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
@@ -39,19 +39,32 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
     none, cells = {"targets": []}, (scale.vit["side"] // scale.vit["patch"]) ** 2
     steps = scale.plan["steps"] + _tuning(scale)
     whole = {"steps": steps, "save_every": steps}
-    unmasked, patches = {"mask_low": 0.0, "mask_high": 0.0, "score": "all"}, {"learned_tokens": False}
-    patches |= {"tokens": cells, "dim": scale.vit["tokens"] * scale.vit["dim"] // cells}  # as many numbers
+    unmasked, patches = (
+        {"mask_low": 0.0, "mask_high": 0.0, "score": "all"},
+        {"learned_tokens": False},
+    )
+    patches |= {
+        "tokens": cells,
+        "dim": scale.vit["tokens"] * scale.vit["dim"] // cells,
+    }  # as many numbers
     arms = {
         "AE": scale.tokenizer("ae", **whole),
         "KL": scale.tokenizer("klvae", beta=1e-5, **whole),
         "aux": scale.tokenizer("maetok", **unmasked, **targets, **whole),
     }
-    masked = {"pixels": none, "MAETok": targets, "patches": targets | patches, LIGHT: targets | RATIOS[LIGHT]}
+    masked = {
+        "pixels": none,
+        "MAETok": targets,
+        "patches": targets | patches,
+        LIGHT: targets | RATIOS[LIGHT],
+    }
     if scale.full:
         arms["patches, AE"] = scale.tokenizer("maetok", **unmasked, **none, **patches, **whole)
         arms["patches, aux"] = scale.tokenizer("maetok", **unmasked, **targets, **patches, **whole)
         masked |= {"patches, pixels": none | patches, HEAVY: targets | RATIOS[HEAVY]}
-    return arms | {label: _tuned(scale, scale.tokenizer("maetok", **told)) for label, told in masked.items()}
+    return arms | {
+        label: _tuned(scale, scale.tokenizer("maetok", **told)) for label, told in masked.items()
+    }
 
 
 def generators(scale: Scale) -> dict[str, Arm]:
@@ -62,7 +75,8 @@ def generators(scale: Scale) -> dict[str, Arm]:
 def better(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD that MAETok saves, by both judges."""
     return {
-        f"gFD{judge}, {other} less MAETok": rows[other][f"gFD{judge}"] - rows["MAETok"][f"gFD{judge}"]
+        f"gFD{judge}, {other} less MAETok": rows[other][f"gFD{judge}"]
+        - rows["MAETok"][f"gFD{judge}"]
         for other in ("AE", "KL")
         for judge in ("", " free")
     }
@@ -72,7 +86,8 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD without each of the three parts, less that of all."""
     left_out = {"masking": "aux", "teachers": "pixels", "learned tokens": "patches"}
     return {
-        f"gFD{judge} without {part}, less MAETok's": rows[label][f"gFD{judge}"] - rows["MAETok"][f"gFD{judge}"]
+        f"gFD{judge} without {part}, less MAETok's": rows[label][f"gFD{judge}"]
+        - rows["MAETok"][f"gFD{judge}"]
         for part, label in left_out.items()
         for judge in ("", " free")
     }
@@ -84,18 +99,27 @@ def denoising(run: Run, lab: Lab) -> Numbers:
     images = held_out(run.tokenizer).take(lab.scale.drawn)
     with torch.no_grad():
         latents = tokenizer.encode(images.images()).latents
-    return {"denoising loss": loss_by_time(run.load(), latents, torch.from_numpy(images.labels), bins=BINS).mean}
+    return {
+        "denoising loss": loss_by_time(
+            run.load(), latents, torch.from_numpy(images.labels), bins=BINS
+        ).mean
+    }
 
 
 def compared(scale: Scale) -> dict[str, Arm]:
     """The flows whose loss is compared; at full scale all."""
-    return {label: arm for label, arm in generators(scale).items() if scale.full or label in ("AE", "KL", "MAETok")}
+    return {
+        label: arm
+        for label, arm in generators(scale).items()
+        if scale.full or label in ("AE", "KL", "MAETok")
+    }
 
 
 def loss(rows: Mapping[str, Numbers]) -> Numbers:
     """What the flow's loss falls by."""
     return {
-        f"denoising loss, {other} less MAETok": rows[other]["denoising loss"] - rows["MAETok"]["denoising loss"]
+        f"denoising loss, {other} less MAETok": rows[other]["denoising loss"]
+        - rows["MAETok"]["denoising loss"]
         for other in ("AE", "KL")
     }
 
@@ -104,7 +128,9 @@ def ratio_arms(scale: Scale) -> dict[str, Arm]:
     """Ranges of ratios: each after stage two with a flow on it, and as stage one left it."""
     flows, made = generators(scale), tokenizers(scale)
     ranges = [LIGHT, "MAETok", *([HEAVY] if scale.full else [])]
-    return {label: flows[label] for label in ranges} | {f"{label}, stage one": made[label].start for label in ranges}
+    return {label: flows[label] for label in ranges} | {
+        f"{label}, stage one": made[label].start for label in ranges
+    }
 
 
 def trade(rows: Mapping[str, Numbers]) -> Numbers:
@@ -113,7 +139,8 @@ def trade(rows: Mapping[str, Numbers]) -> Numbers:
         "PSNR of stage one, 10-30 % less 40-60 % masked, dB": rows[f"{LIGHT}, stage one"]["PSNR"]
         - rows["MAETok, stage one"]["PSNR"],
         **{
-            f"gFD{judge}, 10-30 % less 40-60 % masked": rows[LIGHT][f"gFD{judge}"] - rows["MAETok"][f"gFD{judge}"]
+            f"gFD{judge}, 10-30 % less 40-60 % masked": rows[LIGHT][f"gFD{judge}"]
+            - rows["MAETok"][f"gFD{judge}"]
             for judge in ("", " free")
         },
     }
@@ -121,7 +148,10 @@ def trade(rows: Mapping[str, Numbers]) -> Numbers:
 
 def probe(rows: Mapping[str, Numbers]) -> Numbers:
     """Accuracy that MAETok's tokens gain."""
-    return {"probe accuracy, MAETok less AE": rows["MAETok"]["probe accuracy"] - rows["AE"]["probe accuracy"]}
+    return {
+        "probe accuracy, MAETok less AE": rows["MAETok"]["probe accuracy"]
+        - rows["AE"]["probe accuracy"]
+    }
 
 
 def gaussians(run: Run, lab: Lab) -> Numbers:
@@ -140,7 +170,9 @@ def gaussians(run: Run, lab: Lab) -> Numbers:
 
 def modes(rows: Mapping[str, Numbers]) -> Numbers:
     """Nats that a mixture gains, of MAETok less the plain autoencoder."""
-    return {"mode gain, MAETok less AE, nats": rows["MAETok"]["mode gain"] - rows["AE"]["mode gain"]}
+    return {
+        "mode gain, MAETok less AE, nats": rows["MAETok"]["mode gain"] - rows["AE"]["mode gain"]
+    }
 
 
 def tuned_arms(scale: Scale) -> dict[str, Arm]:
@@ -174,9 +206,14 @@ def restored(rows: Mapping[str, Numbers]) -> Numbers:
     """What stage two gives back, and whether it left the latents alone."""
     one, two = rows["stage one"], rows["stage two"]
     return {
-        **{f"rFD{judge}, stage one less stage two": one[f"rFD{judge}"] - two[f"rFD{judge}"] for judge in ("", " free")},
+        **{
+            f"rFD{judge}, stage one less stage two": one[f"rFD{judge}"] - two[f"rFD{judge}"]
+            for judge in ("", " free")
+        },
         "PSNR, stage two less stage one, dB": two["PSNR"] - one["PSNR"],
-        "latents equal to the last bit (1: yes)": 1.0 if one["latents' hash"] == two["latents' hash"] else -1.0,
+        "latents equal to the last bit (1: yes)": 1.0
+        if one["latents' hash"] == two["latents' hash"]
+        else -1.0,
     }
 
 

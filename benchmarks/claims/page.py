@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.style import COLOURS, TOOLBAR, themed
-from workbench.atomic import write_text
-from workbench.errors import UserError
-from workbench.views.esm import dark_figures
+from workbench.analysis.plotting.style import COLOURS, TOOLBAR, themed
+from workbench.core.errors import UserError
+from workbench.hosts.js import dark_figures
+from workbench.storage.atomic import write_text
 
 from . import claim as rule
 
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"  # in the README, of one table
-TABLES = {"claims": ("laptop",), "bundled": ("photos", "digits"), "gpu": ("gpu",)}  # the scales of each
+TABLES = {
+    "claims": ("laptop",),
+    "bundled": ("photos", "digits"),
+    "gpu": ("gpu",),
+}  # the scales of each
 FOUND = Path(__file__).parent / "found"  # kept with the code: what the README's tables are made of
 LEARNED = ", which was trained with these classes, so that what tells of them is in part its own"
 DIGITS = 6  # of a number that is kept
@@ -45,7 +49,9 @@ def write(out: Path, readme: Path | None = None, found: Path = FOUND) -> None:
     Raises UserError where the readme has no place for a table.
     """
     told = _read(out / "claims.json")
-    beside = {path.parent.name: path for path in sorted(out.parent.glob(f"{out.name}-*/claims.json"))}
+    beside = {
+        path.parent.name: path for path in sorted(out.parent.glob(f"{out.name}-*/claims.json"))
+    }
     write_text(out / "claims.html", page(_with_tried(out.name, told, found, beside)))
     if readme is not None:
         keep(out, found)
@@ -64,12 +70,16 @@ def fill(readme: Path, found: Path = FOUND) -> None:
     """Write a README's tables anew, of what is kept alone. Raises UserError where it has no place for one."""
     for name, scales in TABLES.items():
         kept = {scale: found / f"{scale}.json" for scale in scales}
-        told = [_with_tried(scale, _read(path), found) for scale, path in kept.items() if path.exists()]
+        told = [
+            _with_tried(scale, _read(path), found) for scale, path in kept.items() if path.exists()
+        ]
         if told:
             _put(readme, markdown(*told) if len(scales) == 1 else side_by_side(told), name)
 
 
-def _with_tried(name: str, told: dict[str, Any], found: Path, beside: dict[str, Path] | None = None) -> dict[str, Any]:
+def _with_tried(
+    name: str, told: dict[str, Any], found: Path, beside: dict[str, Path] | None = None
+) -> dict[str, Any]:
     kept, beside = {path.stem: path for path in found.glob(f"{name}-*.json")}, beside or {}
     names = sorted({*kept, *beside})
     return {**told, "tried": [_renewed(kept.get(one), beside.get(one)) for one in names]}
@@ -79,7 +89,9 @@ def _renewed(kept: Path | None, path: Path | None) -> dict[str, Any]:
     """What was kept, with every claim that another claims.json has put in its place; one of the two may be missing."""
     known = [_read(one) for one in (kept, path) if one is not None and one.exists()]
     claims = {claim["key"]: claim for told in known for claim in told["claims"]}
-    minutes = known[-1]["minutes"] if len(known[-1]["claims"]) == len(claims) else None  # not a sum: claims share runs
+    minutes = (
+        known[-1]["minutes"] if len(known[-1]["claims"]) == len(claims) else None
+    )  # not a sum: claims share runs
     return {**known[-1], "minutes": minutes, "claims": list(claims.values())}
 
 
@@ -97,7 +109,10 @@ def _shortened(told: Any) -> Any:
 
 
 def _put(readme: Path, table: str, name: str) -> None:
-    text, (begin, end) = readme.read_text(encoding="utf-8"), (mark.replace("claims", name) for mark in (BEGIN, END))
+    text, (begin, end) = (
+        readme.read_text(encoding="utf-8"),
+        (mark.replace("claims", name) for mark in (BEGIN, END)),
+    )
     if begin not in text or end not in text:
         raise UserError(f"{readme} has no {begin} ... {end} to write the table between.")
     before, after = text.split(begin)[0], text.split(end)[1]
@@ -106,13 +121,24 @@ def _put(readme: Path, table: str, name: str) -> None:
 
 def markdown(told: dict[str, Any]) -> str:
     """The table of claims, with every effect's mean and deviation over seeds."""
-    lines = ["| system | claim | effect (mean ± deviation over seeds) | verdict |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| system | claim | effect (mean ± deviation over seeds) | verdict |",
+        "| --- | --- | --- | --- |",
+    ]
     for claim in _every(told):
-        effects = "<br>".join(f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"])
+        effects = "<br>".join(
+            f"{e['name']}: {spread(e['values'], sign=True)}" for e in claim["effects"]
+        )
         cells = (claim["system"], claim["says"], effects, "<br>".join(_judged(claim, told)))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    beware = [f"- {claim['system']}, “{claim['says']}” {claim['note']}" for claim in _every(told) if claim["note"]]
-    return "\n".join(["", about(told), "", *lines, "", *(["Beware:", "", *beware, ""] if beware else [])])
+    beware = [
+        f"- {claim['system']}, “{claim['says']}” {claim['note']}"
+        for claim in _every(told)
+        if claim["note"]
+    ]
+    return "\n".join(
+        ["", about(told), "", *lines, "", *(["Beware:", "", *beware, ""] if beware else [])]
+    )
 
 
 def side_by_side(scales: list[dict[str, Any]]) -> str:
@@ -120,16 +146,24 @@ def side_by_side(scales: list[dict[str, Any]]) -> str:
     heads = "".join(f" on {told['scale']} |" for told in scales)
     lines = [f"| system | claim |{heads}", "| --- | --- |" + " --- |" * len(scales)]
     every = {claim["key"]: claim for told in scales for claim in told["claims"]}
-    verdicts = [{claim["key"]: "<br>".join(_judged(claim, told)) for claim in told["claims"]} for told in scales]
+    verdicts = [
+        {claim["key"]: "<br>".join(_judged(claim, told)) for claim in told["claims"]}
+        for told in scales
+    ]
     for key, claim in every.items():
-        lines.append(f"| {claim['system']} | {claim['says']} |" + "".join(f" {of.get(key, '–')} |" for of in verdicts))
+        lines.append(
+            f"| {claim['system']} | {claim['says']} |"
+            + "".join(f" {of.get(key, '–')} |" for of in verdicts)
+        )
     return "\n".join(["", *(f"- {about(told)}" for told in scales), "", *lines, ""])
 
 
 def about(told: dict[str, Any]) -> str:
     """Under which setting all this was measured."""
     known = told["minutes"] is not None
-    minutes = f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all." if known else ""
+    minutes = (
+        f" {told['minutes']:.0f} minutes of one core (of a GPU: of time) in all." if known else ""
+    )
     return (
         f"{told['data']}, {told['seeds']} seeds, scale `{told['scale']}`, {told['machine']}, {told['date']}:"
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
@@ -150,7 +184,9 @@ def page(told: dict[str, Any]) -> str:
         for c in _every(told)
     )
     head = "<tr><th>system</th><th>claim</th><th>verdict</th><th class=n>minutes</th></tr>"
-    counts = ", ".join(f"{sum(c['verdict'] == v for c in told['claims'])} {v}" for v in reversed(rule.VERDICTS))
+    counts = ", ".join(
+        f"{sum(c['verdict'] == v for c in told['claims'])} {v}" for v in reversed(rule.VERDICTS)
+    )
     sections = "".join(_section(claim, told) for claim in _every(told))
     words = rule.__doc__.split("\n", 2)[2].replace("*", "")
     return (
@@ -180,7 +216,10 @@ def _every(told: dict[str, Any]) -> list[dict[str, Any]]:
     found = list(told["claims"])
     for claim in (c for run in told.get("tried", []) for c in run["claims"]):
         if all(claim["key"] != known["key"] for known in found):
-            last = max((i for i, known in enumerate(found) if known["system"] == claim["system"]), default=len(found))
+            last = max(
+                (i for i, known in enumerate(found) if known["system"] == claim["system"]),
+                default=len(found),
+            )
             found.insert(last + 1, claim)
     return found
 
@@ -191,7 +230,12 @@ def _tried(claim: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, dict[
     What was judged by another rule is not the same.
     """
     same = (claim["key"], claim["rule"])
-    return [(_how(run), c) for run in told.get("tried", []) for c in run["claims"] if (c["key"], c["rule"]) == same]
+    return [
+        (_how(run), c)
+        for run in told.get("tried", [])
+        for c in run["claims"]
+        if (c["key"], c["rule"]) == same
+    ]
 
 
 def _judged(claim: dict[str, Any], told: dict[str, Any]) -> list[str]:
@@ -203,7 +247,9 @@ def _judged(claim: dict[str, Any], told: dict[str, Any]) -> list[str]:
 def _how(run: dict[str, Any]) -> str:
     longer = f"{run['longer']} x the steps" if run["longer"] > 1 else ""
     wider = f"{run['wider']} x the width" if run.get("wider", 1) > 1 else ""
-    return ", ".join(said for said in (longer, wider, "every arm" if run.get("full") else "") if said)
+    return ", ".join(
+        said for said in (longer, wider, "every arm" if run.get("full") else "") if said
+    )
 
 
 def _verdicts(claim: dict[str, Any], told: dict[str, Any]) -> str:
@@ -227,7 +273,11 @@ def _effects(claim: dict[str, Any]) -> str:
 
 def _arms(claim: dict[str, Any]) -> str:
     """The arms of a claim, and what was measured of each, as a table."""
-    shows = [name for name in claim["shows"] if any(name in arm["numbers"] for arm in claim["arms"].values())]
+    shows = [
+        name
+        for name in claim["shows"]
+        if any(name in arm["numbers"] for arm in claim["arms"].values())
+    ]
     head = "".join(f"<th class=n>{_said(name)}</th>" for name in shows)
     rows = "".join(
         f"<tr><td class=a>{_said(label)}<br><small>{_said(arm['recipe'])}</small></td>"
@@ -242,15 +292,15 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
     figure = themed(effect_figure(claim, told["seeds"])).to_html(
         full_html=False, include_plotlyjs=False, config=TOOLBAR, div_id=f"figure-{claim['key']}"
     )
-    head = (
-        "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
-    )
+    head = "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
     more = "".join(
         f"<h3>Tried: {how}</h3><table>{head}{_effects(c)}</table>{_arms(c)}{_details(c)}"
         for how, c in _tried(claim, told)
         if c is not claim
     )
-    only = "".join(f", {how}" for how, c in _tried(claim, told) if c is claim)  # not among this scale's own claims
+    only = "".join(
+        f", {how}" for how, c in _tried(claim, told) if c is claim
+    )  # not among this scale's own claims
     note = f"<p class=told><b>Beware:</b> {_said(claim['note'])}</p>" if claim["note"] else ""
     return (
         f"<section id='{_said(claim['key'])}'><h2>{_said(claim['system'])}: {_said(claim['says'])}</h2>"
@@ -263,8 +313,14 @@ def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
 def _details(claim: dict[str, Any]) -> str:
     """How each diagnostic goes with gFD, the closest first; nothing for claims that tell none."""
     each = sorted(claim["details"].items(), key=lambda item: -abs(_known(item[1]).mean()))
-    lines = "".join(f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each)
-    return f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>" if lines else ""
+    lines = "".join(
+        f"<tr><td>{_said(n)}</td><td class=n>{spread(v, sign=True)}</td></tr>" for n, v in each
+    )
+    return (
+        f"<table><tr><th>diagnostic</th><th class=n>rho with gFD</th></tr>{lines}</table>"
+        if lines
+        else ""
+    )
 
 
 def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
@@ -276,14 +332,23 @@ def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
         scale = np.abs(values[~np.isnan(values)]).max(initial=0.0) or 1.0
         look = {"mode": "markers", "showlegend": False}
         dots = {"size": 11, "color": COLOURS[0], "symbol": "circle-open", "line": {"width": 2}}
-        told = {"text": [f"{value:.4g}" for value in values], "hovertemplate": "%{text}<extra></extra>"}
+        told = {
+            "text": [f"{value:.4g}" for value in values],
+            "hovertemplate": "%{text}<extra></extra>",
+        }
         figure.add_scatter(x=values / scale, y=[place] * len(values), marker=dots, **told, **look)
         bar = {"size": 13, "color": COLOURS[5], "symbol": "line-ns-open", "line": {"width": 3}}
         told = {"hovertemplate": f"mean {values.mean():.4g}<extra></extra>"}
         figure.add_scatter(x=[values.mean() / scale], y=[place], marker=bar, **told, **look)
     figure.add_vline(x=0, line={"color": "grey", "dash": "dot"})
-    figure.update_xaxes(title="effect, in units of its largest; above 0 the claim holds", range=[-1.15, 1.15])
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [_wrapped(n) for n in names]}
+    figure.update_xaxes(
+        title="effect, in units of its largest; above 0 the claim holds", range=[-1.15, 1.15]
+    )
+    ticks = {
+        "tickmode": "array",
+        "tickvals": list(range(len(names))),
+        "ticktext": [_wrapped(n) for n in names],
+    }
     figure.update_yaxes(**ticks, range=[len(names) - 0.4, -0.6], automargin=True)
     title = {"text": "Effects by seed", "subtitle": {"text": f"{seeds} seeds; bars are means"}}
     return figure.update_layout(title=title, height=220 + 50 * len(names))

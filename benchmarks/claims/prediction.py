@@ -11,16 +11,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from workbench.analysis.runs.diagnostics import BY_NAME
-from workbench.analysis.runs.rank_correlation import permuted, spearman
+from workbench.analysis.stats.rank_correlation import permuted, spearman
 
 from . import maetok, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
 
 LEAST = 12  # tokenizers
-REBUILT = ("PSNR", "L1", "SSIM", "reconstruction distance")  # what a user would look at without a workbench
+REBUILT = (
+    "PSNR",
+    "L1",
+    "SSIM",
+    "reconstruction distance",
+)  # what a user would look at without a workbench
 SIZE = "numbers an image"  # a setting, not a measurement
-JUDGED = ("interpolation distance", "teacher CKA", "teacher cosine")  # in the features that gFD is measured in
+JUDGED = (
+    "interpolation distance",
+    "teacher CKA",
+    "teacher cosine",
+)  # in the features that gFD is measured in
 
 
 def arms(scale: Scale) -> dict[str, Arm]:
@@ -29,7 +38,9 @@ def arms(scale: Scale) -> dict[str, Arm]:
     found |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
     if scale.full:
         own = {"soft": "softvq", "hard": "vqvae"}
-        tokenizers = {label: scale.tokenizer(system, codes=unicode2.SMALL) for label, system in own.items()}
+        tokenizers = {
+            label: scale.tokenizer(system, codes=unicode2.SMALL) for label, system in own.items()
+        }
         found |= {f"SoftVQ: {label}": scale.generator(arm) for label, arm in tokenizers.items()}
     return found
 
@@ -45,12 +56,16 @@ def effects(rows: Mapping[str, Numbers]) -> Numbers:
     names, values, target = _columns(rows)
     latent = [i for i, name in enumerate(names) if name not in (*REBUILT, *JUDGED, SIZE)]
     families = [label.split(":")[0] for label in rows]
-    found, null = np.abs(spearman(values, target)), np.abs(permuted(values[:, latent], target, families=families))
+    found, null = (
+        np.abs(spearman(values, target)),
+        np.abs(permuted(values[:, latent], target, families=families)),
+    )
     chance = float(np.quantile(null.max(axis=1), 0.95))
     best = float(found[latent].max())
     rebuilt = float(max(found[names.index(name)] for name in REBUILT if name in names))
     return {
-        "|rho| of the best diagnostic of latents, less the best of as many by chance": best - chance,
+        "|rho| of the best diagnostic of latents, less the best of as many by chance": best
+        - chance,
         "|rho| of the best diagnostic of latents, less the best of reconstruction": best - rebuilt,
     }
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.atomic import write_text
 from workbench.collect import versions
-from workbench.runs import Run
+from workbench.storage.atomic import write_text
+from workbench.storage.run import Run
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers, judged, least
@@ -37,7 +37,9 @@ def timed(run: Path, what: str) -> Iterator[None]:
     """Add the seconds that something takes to what is known of a run: of this core's work, or beside a GPU of time."""
     import torch
 
-    clock = time.monotonic if torch.cuda.is_available() else time.process_time  # others' work on this core is not ours
+    clock = (
+        time.monotonic if torch.cuda.is_available() else time.process_time
+    )  # others' work on this core is not ours
     begun = clock()
     yield
     path = run / "claims" / "seconds.json"
@@ -50,14 +52,20 @@ def timed(run: Path, what: str) -> Iterator[None]:
 
 def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
     """Write claims.json: all that the page and the README's table say."""
-    longer, wider, full = scale.longer > 1, scale.wider > 1, scale.full and not SCALES[scale.name].full
+    longer, wider, full = (
+        scale.longer > 1,
+        scale.wider > 1,
+        scale.full and not SCALES[scale.name].full,
+    )
     told = {
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
         "images": scale.images.get("limit"),
         "drawn": scale.drawn,
         "judge": Path(scale.judge).name,
-        "teacher": scale.teacher.removeprefix("standardised:").split(":")[-2 if scale.data == "cifar10" else -1],
+        "teacher": scale.teacher.removeprefix("standardised:").split(":")[
+            -2 if scale.data == "cifar10" else -1
+        ],
         "seeds": seeds,
         "longer": scale.longer,
         "wider": scale.wider,
@@ -70,7 +78,9 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "minutes": _minutes([arm for claim in claims for arm in claim.arms(scale).values()], out, seeds),
+        "minutes": _minutes(
+            [arm for claim in claims for arm in claim.arms(scale).values()], out, seeds
+        ),
         "claims": [_told(claim, scale, out, seeds) for claim in claims],
     }
     write_text(out / "claims.json", json.dumps(_defined(told), indent=1, allow_nan=False))
@@ -96,7 +106,10 @@ def machine() -> str:
 
 def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
     arms = claim.arms(scale)
-    rows = [{label: measured(claim, arm, seed, scale, out) for label, arm in arms.items()} for seed in range(seeds)]
+    rows = [
+        {label: measured(claim, arm, seed, scale, out) for label, arm in arms.items()}
+        for seed in range(seeds)
+    ]
     per_seed = [claim.effects(of) for of in rows]
     effects = {name: [found[name] for found in per_seed] for name in per_seed[0]}
     verdicts = {name: judged(values) for name, values in effects.items()}
@@ -114,12 +127,16 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
                 "recipe": arm.recipe,
                 "changes": json.loads(arm.told),
                 "runs": [arm.folder(out, seed).name for seed in range(seeds)],
-                "numbers": {name: [of[label].get(name) for of in rows] for name in sorted({*rows[0][label]})},
+                "numbers": {
+                    name: [of[label].get(name) for of in rows] for name in sorted({*rows[0][label]})
+                },
             }
             for label, arm in arms.items()
         },
         "shows": list(claim.shows),
-        "details": {name: [of.get(name) for of in details] for name in details[0]} if details else {},
+        "details": {name: [of.get(name) for of in details] for name in details[0]}
+        if details
+        else {},
         "note": claim.note,
         "minutes": _minutes(arms.values(), out, seeds),
     }
@@ -128,5 +145,14 @@ def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
 def _minutes(arms: Any, out: Path, seeds: int) -> float:
     """Of one process: training and measuring the arms and what they need, each once, however many share it."""
     seen = dict.fromkeys(one for arm in arms for one in arm.chain)
-    paths = [arm.folder(out, seed) / "claims" / "seconds.json" for arm in seen for seed in range(seeds)]
-    return sum(sum(json.loads(path.read_text(encoding="utf-8")).values()) for path in paths if path.exists()) / 60
+    paths = [
+        arm.folder(out, seed) / "claims" / "seconds.json" for arm in seen for seed in range(seeds)
+    ]
+    return (
+        sum(
+            sum(json.loads(path.read_text(encoding="utf-8")).values())
+            for path in paths
+            if path.exists()
+        )
+        / 60
+    )

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.core.errors import UserError
 from workbench.data import load
-from workbench.errors import UserError
-from workbench.teachers import by_name
-from workbench.teachers.contrastive import train_teacher
-from workbench.teachers.standardised import standardise
+from workbench.features import by_name
+from workbench.features.contrastive import train_teacher
+from workbench.features.standardized import standardise
 from workbench.training import Plan
 
 from .arms import Scale
@@ -105,22 +105,35 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
             raise UserError(
                 f"The scale {scale.name} reads CIFAR-10; say where it is: --cifar FOLDER, or CIFAR10=FOLDER."
             )
-        images["data"] = str(_small(cifar, out / "images", scale.images["side"], scale.images["limit"]))
+        images["data"] = str(
+            _small(cifar, out / "images", scale.images["side"], scale.images["limit"])
+        )
         scale = replace(scale, teacher=f"resnet56:{cifar.resolve() / 'resnet56.safetensors'}")
     means, cells = (out / "teacher.safetensors").resolve(), scale.vit["side"] // scale.vit["patch"]
     known = load(
-        images.get("data", scale.data), side=images["side"], channels=images["channels"], limit=images.get("limit")
+        images.get("data", scale.data),
+        side=images["side"],
+        channels=images["channels"],
+        limit=images.get("limit"),
     )
     where = {}
     for role, name in (("teacher", scale.teacher), ("hog", "hog"), ("untrained", scale.untrained)):
         path = means if name == scale.teacher else means.with_name(f"{role}.safetensors")
         standardise(by_name(name, channels=images["channels"]), known, (cells, cells), path)
         where[role] = f"standardised:{path}:{name}"
-    plan = Plan(steps=JUDGE_STEPS[scale.name], batch=128, warmup=20, save_every=JUDGE_STEPS[scale.name], seed=100)
+    plan = Plan(
+        steps=JUDGE_STEPS[scale.name],
+        batch=128,
+        warmup=20,
+        save_every=JUDGE_STEPS[scale.name],
+        seed=100,
+    )
     judge = train_teacher(known, out / "judge", width=16, plan=plan)
     channels = {"channels": images["channels"]}
     where |= {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
-    return replace(scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where)
+    return replace(
+        scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where
+    )
 
 
 def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:

@@ -24,7 +24,11 @@ def by_tokens(scale: Scale) -> dict[str, Arm]:
     """Soft and hard codes at few and at many tokens; at full scale every kind of bottleneck, at four lengths."""
     kinds = {"soft": ("softvq", {"codes": CODES}), "hard": ("vqvae", {"codes": CODES})}
     if scale.full:
-        kinds |= {"AE": ("ae", {}), "KL": ("klvae", {"beta": 1e-5}), "sphere": ("ae", {"radius": 1.0})}
+        kinds |= {
+            "AE": ("ae", {}),
+            "KL": ("klvae", {"beta": 1e-5}),
+            "sphere": ("ae", {"radius": 1.0}),
+        }
     lengths = (FEW, 8, MANY, 32) if scale.full else (FEW, MANY)
     return {
         f"{name} {tokens}": _sized(scale, system, tokens, **changes)
@@ -43,7 +47,9 @@ def degradation(rows: Mapping[str, Numbers]) -> Numbers:
         did, first, second = ("lost", "soft", "hard") if better > 0 else ("gained", "hard", "soft")
         found |= {f"{name} {did} from {MANY} to {FEW} tokens, hard less {kind}{unit}": lost["hard"] - lost[kind]
                   for kind in kinds}  # fmt: skip
-        found[f"{name} with {FEW} tokens, {first} less {second}{unit}"] = at[f"soft {FEW}"] - at[f"hard {FEW}"]
+        found[f"{name} with {FEW} tokens, {first} less {second}{unit}"] = (
+            at[f"soft {FEW}"] - at[f"hard {FEW}"]
+        )
     return found
 
 
@@ -119,6 +125,14 @@ CLAIMS = (
         arms=aligned_arms,
         measure=probed,
         effects=alignment,
-        shows=("probe accuracy", "neighbour probe", "PSNR", "rFD", "rFD free", "floor", "floor free"),
+        shows=(
+            "probe accuracy",
+            "neighbour probe",
+            "PSNR",
+            "rFD",
+            "rFD free",
+            "floor",
+            "floor free",
+        ),
     ),
 )

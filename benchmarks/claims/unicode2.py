@@ -13,8 +13,8 @@ import torch
 
 from workbench.analysis.codebook.information import code_information
 from workbench.collect import held_out
-from workbench.runs import Run
-from workbench.types import Tokens
+from workbench.core.types import Tokens
+from workbench.storage.run import Run
 
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
@@ -36,7 +36,11 @@ def sizes(scale: Scale) -> dict[str, Arm]:
     """Four ways to own a codebook, small and large."""
     ways = {name: {"role": name} for name in ("online", "frozen", "cascade")}
     ways["revived"] = {"role": "online", "revive": REVIVE}
-    return {f"{name} {k}": _role(scale, codes=k, **told) for name, told in ways.items() for k in (SMALL, LARGE)}
+    return {
+        f"{name} {k}": _role(scale, codes=k, **told)
+        for name, told in ways.items()
+        for k in (SMALL, LARGE)
+    }
 
 
 def usage(rows: Mapping[str, Numbers]) -> Numbers:
@@ -48,14 +52,18 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
     for way in ("online", "revived"):
         share = used[f"cascade {LARGE}"] - used[f"{way} {LARGE}"]
         found[f"share of {LARGE} codes used, cascade less {way}"] = share
-        found[f"codes won from {SMALL} to {LARGE}, cascade less {way}"] = grown["cascade"] - grown[way]
+        found[f"codes won from {SMALL} to {LARGE}, cascade less {way}"] = (
+            grown["cascade"] - grown[way]
+        )
     return found
 
 
 def rates(scale: Scale) -> dict[str, Arm]:
     """One table against two, from a safe to a high learning rate of the tables."""
     return {
-        f"{role}, {rate:g} x": _role(scale, role, SMALL, **({"table_lr": rate} if rate != SAFE else {}))
+        f"{role}, {rate:g} x": _role(
+            scale, role, SMALL, **({"table_lr": rate} if rate != SAFE else {})
+        )
         for role in ("single", "cascade")
         for rate in ((SAFE, 3.0, 10.0, HIGH, 100.0) if scale.full else (SAFE, HIGH))
     }
@@ -66,14 +74,19 @@ def stability(rows: Mapping[str, Numbers]) -> Numbers:
     share = {rate: rows[f"single, {rate:g} x"]["perplexity share"] for rate in (SAFE, HIGH)}
     high = {role: rows[f"{role}, {HIGH:g} x"]["PSNR"] for role in ("single", "cascade")}
     return {
-        f"of its perplexity, lost by a single table at {HIGH:g} x, less {LOST}": 1 - share[HIGH] / share[SAFE] - LOST,
+        f"of its perplexity, lost by a single table at {HIGH:g} x, less {LOST}": 1
+        - share[HIGH] / share[SAFE]
+        - LOST,
         f"PSNR at {HIGH:g} x, cascade less single, dB": high["cascade"] - high["single"],
     }
 
 
 def refined_arms(scale: Scale) -> dict[str, Arm]:
     """With and without a table that learns; at full scale one that starts from noise."""
-    return {role: _role(scale, role, SMALL) for role in ("frozen", "cascade", *(["random"] if scale.full else []))}
+    return {
+        role: _role(scale, role, SMALL)
+        for role in ("frozen", "cascade", *(["random"] if scale.full else []))
+    }
 
 
 def refinement(rows: Mapping[str, Numbers]) -> Numbers:
@@ -84,20 +97,27 @@ def refinement(rows: Mapping[str, Numbers]) -> Numbers:
 def informed_arms(scale: Scale) -> dict[str, Arm]:
     """Codes of a teacher's features, and codes that were learned from pixels."""
     patches = (scale.vit["side"] // scale.vit["patch"]) ** 2
-    return {"cascade": _role(scale, "cascade", SMALL), "VQ-VAE": scale.tokenizer("vqvae", codes=SMALL, tokens=patches)}
+    return {
+        "cascade": _role(scale, "cascade", SMALL),
+        "VQ-VAE": scale.tokenizer("vqvae", codes=SMALL, tokens=patches),
+    }
 
 
 def informed(run: Run, lab: Lab) -> Numbers:
     """Bits that a code tells of its image's class, less what shuffled classes tell."""
     evidence = lab.evidence(run)
     found = code_information(**evidence.for_(code_information))
-    return {"bits of class": found.mean("class", "corrected"), "bits by chance": found.mean("class", "shuffled")}
+    return {
+        "bits of class": found.mean("class", "corrected"),
+        "bits by chance": found.mean("class", "shuffled"),
+    }
 
 
 def information(rows: Mapping[str, Numbers]) -> Numbers:
     """Bits of the class."""
     return {
-        "bits of class a code, cascade less VQ-VAE": rows["cascade"]["bits of class"] - rows["VQ-VAE"]["bits of class"]
+        "bits of class a code, cascade less VQ-VAE": rows["cascade"]["bits of class"]
+        - rows["VQ-VAE"]["bits of class"]
     }
 
 
@@ -111,7 +131,9 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
         if scale.full or codes == SMALL:
             plans["adapter"] = {"warmup": steps // 10}
         for label, plan in plans.items():
-            arms[f"{label} {codes}"] = Arm(first.recipe, json.dumps(told | plan, sort_keys=True), start=first)
+            arms[f"{label} {codes}"] = Arm(
+                first.recipe, json.dumps(told | plan, sort_keys=True), start=first
+            )
     return arms
 
 
@@ -122,7 +144,9 @@ def shuffled(run: Run, lab: Lab) -> Numbers:
     if model.codebook is None:
         return {}
     tokens = model.encode(images)
-    words = model.codebook[0][torch.randperm(model.codebook.shape[1], generator=torch.Generator().manual_seed(0))]
+    words = model.codebook[0][
+        torch.randperm(model.codebook.shape[1], generator=torch.Generator().manual_seed(0))
+    ]
     shown = model.decode(Tokens(words[tokens.codes], tokens.codes, grid=tokens.grid)).clamp(-1, 1)
     mse = ((shown - images) / 2).square().mean(dim=(1, 2, 3)).numpy()
     return {"PSNR, rows shuffled": float((-10 * np.log10(np.maximum(mse, 1e-10))).mean())}
@@ -132,8 +156,10 @@ def transfer(rows: Mapping[str, Numbers]) -> Numbers:
     """What centres cost, and what brings it back."""
     psnr = {label: row["PSNR"] for label, row in rows.items()}
     return {
-        f"PSNR, adapter less centres at {SMALL}, dB": psnr[f"adapter {SMALL}"] - psnr[f"centres {SMALL}"],
-        f"PSNR gap to continuous, {SMALL} less {LARGE} codes, dB": psnr[f"centres {LARGE}"] - psnr[f"centres {SMALL}"],
+        f"PSNR, adapter less centres at {SMALL}, dB": psnr[f"adapter {SMALL}"]
+        - psnr[f"centres {SMALL}"],
+        f"PSNR gap to continuous, {SMALL} less {LARGE} codes, dB": psnr[f"centres {LARGE}"]
+        - psnr[f"centres {SMALL}"],
         "PSNR, centres less shuffled rows, dB": psnr[f"centres {LARGE}"]
         - rows[f"centres {LARGE}"]["PSNR, rows shuffled"],
     }
@@ -147,7 +173,7 @@ def unified_arms(scale: Scale) -> dict[str, Arm]:
 
 def unified(run: Run, lab: Lab) -> Numbers:
     """Accuracy of the class told from held-out codes, the commonest class's share, and bits a code."""
-    from workbench.analysis.generation.understanding import understanding
+    from workbench.analysis.generation.class_prediction import understanding
     from workbench.collect import collect
 
     step = run.steps[-1]
@@ -159,7 +185,12 @@ def unified(run: Run, lab: Lab) -> Numbers:
     half = len(codes) // 2
     counts = np.bincount(codes[:half].ravel(), minlength=SMALL) + 1.0
     unigram = float(-np.log2(counts / counts.sum())[codes[half:]].mean())
-    return {"accuracy": found.accuracy, "chance": found.chance, "bits": float(found.bits), "bits, unigram": unigram}
+    return {
+        "accuracy": found.accuracy,
+        "chance": found.chance,
+        "bits": float(found.bits),
+        "bits, unigram": unigram,
+    }
 
 
 def both(rows: Mapping[str, Numbers]) -> Numbers:

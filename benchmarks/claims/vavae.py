@@ -12,7 +12,11 @@ from .claim import Claim, Numbers
 SOURCE = "arXiv:2501.01423"
 ALIGN = 0.5
 CONTROLS = ("shuffled", "noise", "random", "HOG", "less noise", "KL", "more KL")
-PARTS = {"the cosine term": "no cosine", "the distance term": "no distance", "margins": "no margins"}  # by arm
+PARTS = {
+    "the cosine term": "no cosine",
+    "the distance term": "no distance",
+    "margins": "no margins",
+}  # by arm
 
 
 def _vae(scale: Scale, dim: int, **changes: object) -> Arm:
@@ -40,10 +44,16 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
             "more KL": _vae(scale, many, kl_weight=1e-1),
             # An adaptive weight would make up for the term that is missing.
             "no cosine": _vae(scale, many, **told | {"align_weight": ALIGN / 2}, margin_cosine=2.0),
-            "no distance": _vae(scale, many, **told | {"align_weight": ALIGN / 2}, margin_distance=2.0),
+            "no distance": _vae(
+                scale, many, **told | {"align_weight": ALIGN / 2}, margin_distance=2.0
+            ),
             "no margins": _vae(scale, many, **told, margin_cosine=0.0, margin_distance=0.0),
         }
-        arms |= {"HOG": _vae(scale, many, **told | {"teacher": scale.hog})} if scale.hog != scale.teacher else {}
+        arms |= (
+            {"HOG": _vae(scale, many, **told | {"teacher": scale.hog})}
+            if scale.hog != scale.teacher
+            else {}
+        )
     return arms
 
 
@@ -65,13 +75,17 @@ def dilemma(rows: Mapping[str, Numbers]) -> Numbers:
 def recovery(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD that the alignment saves at many channels."""
     plain, aligned = rows["many channels"], rows["aligned"]
-    return {f"gFD{judge}, plain less aligned": plain[f"gFD{judge}"] - aligned[f"gFD{judge}"] for judge in ("", " free")}
+    return {
+        f"gFD{judge}, plain less aligned": plain[f"gFD{judge}"] - aligned[f"gFD{judge}"]
+        for judge in ("", " free")
+    }
 
 
 def teachers(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD of the controls less the aligned one's."""
     return {
-        f"gFD{judge}, {label} less aligned": rows[label][f"gFD{judge}"] - rows["aligned"][f"gFD{judge}"]
+        f"gFD{judge}, {label} less aligned": rows[label][f"gFD{judge}"]
+        - rows["aligned"][f"gFD{judge}"]
         for label in CONTROLS
         if label in rows
         for judge in ("", " free")
@@ -81,19 +95,35 @@ def teachers(rows: Mapping[str, Numbers]) -> Numbers:
 def parts_arms(scale: Scale) -> dict[str, Arm]:
     """The aligned one, without alignment, and without each part of the loss; none where a scale leaves them out."""
     wanted = ("many channels", "aligned", *PARTS.values())
-    return {label: arm for label, arm in generators(scale).items() if label in wanted} if scale.full else {}
+    return (
+        {label: arm for label, arm in generators(scale).items() if label in wanted}
+        if scale.full
+        else {}
+    )
 
 
 def parts(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD without each part, less that of the whole."""
     return {
-        f"gFD{judge} without {part}, less with all": rows[a][f"gFD{judge}"] - rows["aligned"][f"gFD{judge}"]
+        f"gFD{judge} without {part}, less with all": rows[a][f"gFD{judge}"]
+        - rows["aligned"][f"gFD{judge}"]
         for part, a in PARTS.items()
         for judge in ("", " free")
     }
 
 
-SHOWS = ("PSNR", "rFD", "rFD free", "gFD", "floor", "gFD free", "floor free", "gap", "linear probe", "norm CV")
+SHOWS = (
+    "PSNR",
+    "rFD",
+    "rFD free",
+    "gFD",
+    "floor",
+    "gFD free",
+    "floor free",
+    "gap",
+    "linear probe",
+    "norm CV",
+)
 CLAIMS = (
     Claim(
         key="vavae-dilemma",

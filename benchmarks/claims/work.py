@@ -10,14 +10,20 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from workbench.errors import unknown
+from workbench.core.errors import unknown
 
 from . import karl, lightningdit, maetok, prediction, softvq, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim
 from .results import measured, timed
 
-MODULES = {"softvq": softvq, "maetok": maetok, "vavae": vavae, "lightningdit": lightningdit, "karl": karl}
+MODULES = {
+    "softvq": softvq,
+    "maetok": maetok,
+    "vavae": vavae,
+    "lightningdit": lightningdit,
+    "karl": karl,
+}
 MODULES |= {"unicode2": unicode2, "prediction": prediction}
 
 
@@ -68,7 +74,9 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_":
 
 def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
     """Do the steps in processes of one thread each, as soon as their needs are done."""
-    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", **KEEP_MEMORY)
+    os.environ.update(
+        OMP_NUM_THREADS="1", TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", **KEEP_MEMORY
+    )
     context, done, running = multiprocessing.get_context("spawn"), set(), {}
     left = dict.fromkeys(_with_needs(steps))
     with (
@@ -76,7 +84,9 @@ def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
         tqdm(total=len(left), unit="step", disable=False) as bar,
     ):
         while left or running:
-            for step in [s for s in left if all(need in done for need in s.needs)][: 2 * workers - len(running)]:
+            for step in [s for s in left if all(need in done for need in s.needs)][
+                : 2 * workers - len(running)
+            ]:
                 del left[step]
                 running[pool.submit(_do, step, scale, out)] = step
             finished, _ = wait(running, return_when=FIRST_COMPLETED)

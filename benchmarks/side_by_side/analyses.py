@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.latents.held_out import FOLDS, grid, held_out
-from workbench.analysis.latents.mixtures import FLOOR
-from workbench.analysis.latents.planes import lay_out, quality, standardised
+from workbench.analysis.latents.cross_validation import FOLDS, grid, held_out
+from workbench.analysis.latents.embeddings import lay_out, quality, standardised
 from workbench.analysis.latents.probes import PENALTIES, logistic
+from workbench.analysis.stats.mixtures import FLOOR
 from workbench.quantizers.clustering import cluster, refine
 from workbench.quantizers.nearest import nearest
 
@@ -63,7 +63,15 @@ def looking_up(public: str, size: Size) -> Pair:
         return equal > 0.999, f"{equal:.2%} of codes"
 
     sizes = f"{count:,} tokens of {size.channels}"
-    return Pair(f"nearest codes, K={codes}", sizes, public, partial(nearest, tokens, words), theirs, check, FUSED)
+    return Pair(
+        f"nearest codes, K={codes}",
+        sizes,
+        public,
+        partial(nearest, tokens, words),
+        theirs,
+        check,
+        FUSED,
+    )
 
 
 def k_means(public: str, size: Size) -> Pair:
@@ -156,7 +164,9 @@ def loop(points: np.ndarray, modes: Sequence[int], starts: int) -> float:
     scores, whole = np.empty((len(points), len(modes))), (np.arange(len(points)), np.arange(0))
     for rest, out in (*KFold(FOLDS, shuffle=True, random_state=0).split(points), whole):
         for j, k in enumerate(modes):
-            made = GaussianMixture(k, covariance_type="diag", n_init=starts, reg_covar=FLOOR, random_state=0)
+            made = GaussianMixture(
+                k, covariance_type="diag", n_init=starts, reg_covar=FLOOR, random_state=0
+            )
             made.fit(points[rest])
             if len(out):
                 scores[out, j] = made.score_samples(points[out])
@@ -187,7 +197,9 @@ def probing(chosen: bool, size: Size) -> Pair:
     why = "Ours is seven fits, to choose one of six penalties; where any does, one fit is enough."
     if chosen:
         why = "Theirs begins each penalty's fit where the last one ended: fewer rounds, and it stops earlier."
-    return Pair("linear probe", f"{len(rows):,} digits x {rows.shape[1]}", public, ours, theirs, agrees, why)
+    return Pair(
+        "linear probe", f"{len(rows):,} digits x {rows.shape[1]}", public, ours, theirs, agrees, why
+    )
 
 
 def mapping(size: Size) -> Pair:
@@ -196,7 +208,9 @@ def mapping(size: Size) -> Pair:
 
     random, width = np.random.default_rng(0), 512
     centres = random.standard_normal((50, width), np.float32)
-    rows = centres[np.arange(size.mapped) % 50] + random.standard_normal((size.mapped, width), np.float32)
+    rows = centres[np.arange(size.mapped) % 50] + random.standard_normal(
+        (size.mapped, width), np.float32
+    )
     rows = standardised(rows)
 
     def check(mine: np.ndarray, its: np.ndarray) -> tuple[bool, str]:
@@ -206,7 +220,9 @@ def mapping(size: Size) -> Pair:
     ours = partial(lay_out, rows, "umap", 15, 0)
     why = "Ours is one thread, as only one repeats itself, though it has fewer components; theirs takes every core."
     sizes = f"{len(rows):,} x {width}"
-    return Pair("map by UMAP", sizes, "umap.UMAP()", ours, lambda: UMAP().fit_transform(rows), check, why)
+    return Pair(
+        "map by UMAP", sizes, "umap.UMAP()", ours, lambda: UMAP().fit_transform(rows), check, why
+    )
 
 
 def as_good(ways: Sequence[Way], least: float) -> Way:
@@ -222,7 +238,9 @@ def features(count: int, dim: int, seed: int) -> Tensor:
     """`count` draws from 500 Gaussians, the k-th as probable as 1 / k."""
     generator = torch.Generator().manual_seed(seed)
     means = 3 * torch.randn(500, dim, generator=torch.Generator().manual_seed(0))
-    which = torch.multinomial(1 / torch.arange(1, 501).float(), count, replacement=True, generator=generator)
+    which = torch.multinomial(
+        1 / torch.arange(1, 501).float(), count, replacement=True, generator=generator
+    )
     return means[which] + torch.randn(count, dim, generator=generator)
 
 
@@ -230,7 +248,9 @@ def known_modes(n: int) -> np.ndarray:
     """Twelve equal spherical modes in 16 dimensions, about eight standard deviations apart."""
     random, dim = np.random.default_rng(0), 16
     means = random.normal(size=(12, dim)) * 8 / np.sqrt(2 * dim)
-    return standardised(means[random.integers(0, 12, n)] + random.normal(size=(n, dim))).astype(float)
+    return standardised(means[random.integers(0, 12, n)] + random.normal(size=(n, dim))).astype(
+        float
+    )
 
 
 def digits(n: int) -> np.ndarray:

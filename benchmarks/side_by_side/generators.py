@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.generators.presets import PRESETS
-from workbench.generators.sampling import euler, guided, sample, times
+from workbench.generators.samplers import euler, guided, sample, times
 from workbench.generators.transformer import SiT
 
 from .measure import Pair, alike, distance, found, stepper
@@ -63,8 +63,13 @@ def training(name: str, size: Size, device: str) -> Pair:
         predicted = theirs(mixed, timestep=(1000 * t).long(), class_labels=labels).sample
         return F.mse_loss(predicted, noise - grid if name == "sit" else noise)
 
-    sides = stepper(ours, lambda: ours.objective(latents, labels).total), stepper(theirs, their_loss)
-    return Pair(f"{name}, step", _told(size), "diffusers' DiT", *sides, found(True, alike(ours, theirs)))
+    sides = (
+        stepper(ours, lambda: ours.objective(latents, labels).total),
+        stepper(theirs, their_loss),
+    )
+    return Pair(
+        f"{name}, step", _told(size), "diffusers' DiT", *sides, found(True, alike(ours, theirs))
+    )
 
 
 def solving(size: Size, device: str) -> Pair:
@@ -111,7 +116,9 @@ def sampling(size: Size, device: str) -> Pair:
         scheduler.set_timesteps(size.solver, device=device)
         x = torch.randn(shape, device=device)
         for t in scheduler.timesteps:
-            twice = theirs(torch.cat([x, x]), timestep=t.expand(len(both)).long(), class_labels=both).sample
+            twice = theirs(
+                torch.cat([x, x]), timestep=t.expand(len(both)).long(), class_labels=both
+            ).sample
             conditional, null = twice.chunk(2)
             x = scheduler.step(null + 4 * (conditional - null), t, x).prev_sample
         return x
@@ -119,16 +126,23 @@ def sampling(size: Size, device: str) -> Pair:
     our_samples = partial(sample, ours, labels, steps=size.solver, solver="euler", guidance=4.0)
     work = f"{size.solver} guided Euler steps"
     agrees = found(True, alike(ours, theirs))
-    return Pair(work, _told(size), "diffusers' DiT and scheduler", our_samples, their_samples, agrees)
+    return Pair(
+        work, _told(size), "diffusers' DiT and scheduler", our_samples, their_samples, agrees
+    )
 
 
 def improved(size: Size, device: str) -> Pair:
     """What LightningDiT's parts cost: both sides are ours."""
     latents, labels = _batch(size, device)
     models = [transformer(size, device, name) for name in ("lightningdit", "sit")]
-    steps = (stepper(model, lambda model=model: model.objective(latents, labels).total) for model in models)
+    steps = (
+        stepper(model, lambda model=model: model.objective(latents, labels).total)
+        for model in models
+    )
     why = "RoPE, RMSNorm (of several kernels on a CPU) and SwiGLU pass over memory where plain sit does not."
-    return Pair("lightningdit, step", _told(size), "our sit", *steps, found(True, alike(*models)), why)
+    return Pair(
+        "lightningdit, step", _told(size), "our sit", *steps, found(True, alike(*models)), why
+    )
 
 
 def _batch(size: Size, device: str) -> tuple[Tensor, Tensor]:

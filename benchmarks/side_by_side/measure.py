@@ -29,7 +29,9 @@ class Pair:
     public: str  # what stands beside it
     ours: Callable[[], object]
     theirs: Callable[[], object]
-    check: Callable[[Any, Any], tuple[bool, str]]  # of what both return: whether it is as equal as it should, and how
+    check: Callable[
+        [Any, Any], tuple[bool, str]
+    ]  # of what both return: whether it is as equal as it should, and how
     slower: str = ""  # why, where ours is
 
 
@@ -51,7 +53,9 @@ class Row:
     high: float
     processor: float  # the ratio of processor seconds, which others on the machine change less
     rounds: int
-    of_matmul: float | None  # our arithmetic a second beside the best float32 matmul's; None: not done by torch
+    of_matmul: (
+        float | None
+    )  # our arithmetic a second beside the best float32 matmul's; None: not done by torch
     ours_mb: float
     theirs_mb: float
     agrees: bool
@@ -63,20 +67,24 @@ class Row:
         share = "-" if self.of_matmul is None else f"{self.of_matmul:.0%}"
         ratio = f"{self.ratio:.2f} ({self.low:.2f}-{self.high:.2f})"
         numbers = f"{1e3 * self.ours:>10.1f}{1e3 * self.theirs:>10.1f}{ratio:>22}{self.processor:>7.2f}{share:>7}"
-        memory = "".join(f"{mb:>10.1f}" if math.isfinite(mb) else f"{'-':>10}" for mb in (self.ours_mb, self.theirs_mb))
+        memory = "".join(
+            f"{mb:>10.1f}" if math.isfinite(mb) else f"{'-':>10}"
+            for mb in (self.ours_mb, self.theirs_mb)
+        )
         told = self.compared if self.agrees else f"DIFFERENT: {self.compared}"
         return f"{self.work:<29}{self.public:<30}{numbers}{memory}  {told:<42}  {self.sizes}"
 
     def stored(self) -> dict[str, Any]:
         """As JSON, with null for what could not be measured."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in asdict(self).items()
+        }
 
 
 def heading() -> str:
     """The table's first line."""
-    numbers = (
-        f"{'ours, ms':>10}{'theirs':>10}{'theirs/ours':>22}{'cpu s':>7}{'matmul':>7}{'ours, MB':>10}{'theirs':>10}"
-    )
+    numbers = f"{'ours, ms':>10}{'theirs':>10}{'theirs/ours':>22}{'cpu s':>7}{'matmul':>7}{'ours, MB':>10}{'theirs':>10}"
     return f"{'work':<29}{'beside':<30}{numbers}  {'both':<42}  sizes"
 
 
@@ -145,7 +153,9 @@ def _held(field: str) -> float:
     if not Path("/proc/self/status").exists():
         return math.nan
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) * 1.024 / 1e3  # KiB
+    return (
+        float(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) * 1.024 / 1e3
+    )  # KiB
 
 
 def matmul_rate(device: str = "cpu", size: int = 1024, repeats: int = 20) -> float:

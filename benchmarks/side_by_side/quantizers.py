@@ -12,17 +12,25 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from workbench.quantizers.hard import HardQuantizer
 from workbench.quantizers.scalar import ScalarQuantizer
+from workbench.quantizers.vector import HardQuantizer
 
 from .measure import Pair, distance, found
 from .sizes import Size
 
 # The grid nearest to each K: 1000, 15360, 64000, 512000 points.
-LEVELS = {1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5), 512000: (8, 8, 8, 8, 5, 5, 5)}
+LEVELS = {
+    1024: (8, 5, 5, 5),
+    16384: (8, 8, 8, 6, 5),
+    65536: (8, 8, 8, 5, 5, 5),
+    512000: (8, 8, 8, 8, 5, 5, 5),
+}
 METHODS = {  # settings of ours, and of theirs
     "VQ (averages), step": ({"learn": "ema"}, {}),
-    "VQ (gradient), step": ({"learn": "gradient"}, {"learnable_codebook": True, "ema_update": False}),
+    "VQ (gradient), step": (
+        {"learn": "gradient"},
+        {"learnable_codebook": True, "ema_update": False},
+    ),
     "VQ (cosine), step": ({"learn": "ema", "cosine": True}, {"use_cosine_sim": True}),
     "VQ, look-up": ({"learn": "ema"}, {}),
 }
@@ -46,7 +54,9 @@ def vector(method: str, codes: int, size: Size, device: str) -> Pair:
     fixed = {"decay": 0.95, "commitment_weight": 0.25, "rotation_trick": False}
     theirs = VectorQuantize(dim=size.channels, codebook_size=codes, **fixed, **its)
     theirs._codebook.embed.data.copy_(ours.codebook.detach())
-    return _pair(f"{method}, K={codes}", ours.to(device), theirs.to(device), size.channels, size, device)
+    return _pair(
+        f"{method}, K={codes}", ours.to(device), theirs.to(device), size.channels, size, device
+    )
 
 
 def scalar(codes: int, size: Size, device: str) -> Pair:
@@ -60,9 +70,13 @@ def scalar(codes: int, size: Size, device: str) -> Pair:
 
 def _pair(work: str, ours: nn.Module, theirs: nn.Module, dim: int, size: Size, device: str) -> Pair:
     x = torch.randn(*size.tokens, dim, device=device, requires_grad=True)
-    codes, gradients = zip(*(_first(copy.deepcopy(side), x) for side in (ours, theirs)), strict=True)
+    codes, gradients = zip(
+        *(_first(copy.deepcopy(side), x) for side in (ours, theirs)), strict=True
+    )
     equal, apart = (codes[0] == codes[1]).float().mean().item(), distance(*gradients)
-    agrees = found(equal >= EQUAL and apart < 1e-2, f"{equal:.1%} of codes, gradients but for {apart:.0e}")
+    agrees = found(
+        equal >= EQUAL and apart < 1e-2, f"{equal:.1%} of codes, gradients but for {apart:.0e}"
+    )
     sides = (partial(_look if "look-up" in work else _step, side, x) for side in (ours, theirs))
     sizes = f"{size.tokens[0] * size.tokens[1]:,} tokens of {dim}"
     return Pair(work, sizes, "vector-quantize-pytorch", *sides, agrees)
@@ -71,7 +85,9 @@ def _pair(work: str, ours: nn.Module, theirs: nn.Module, dim: int, size: Size, d
 def _step(quantizer: nn.Module, x: Tensor) -> Tensor:
     """The gradient of the tokens."""
     out = quantizer(x)
-    latents, losses = (out[0], out[2:]) if isinstance(out, tuple) else (out.latents, tuple(out.losses.values()))
+    latents, losses = (
+        (out[0], out[2:]) if isinstance(out, tuple) else (out.latents, tuple(out.losses.values()))
+    )
     quantizer.zero_grad()
     x.grad = None
     (latents.square().sum() + sum(loss.sum() for loss in losses)).backward()

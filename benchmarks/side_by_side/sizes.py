@@ -15,7 +15,9 @@ class Size:
     latents: int = 32  # a batch of a generator
     rows: int = 8  # of the latents' grid: 64 tokens
     channels: int = 16  # of a token
-    generator: dict[str, int] = field(default_factory=lambda: {"width": 192, "depth": 6, "heads": 6})
+    generator: dict[str, int] = field(
+        default_factory=lambda: {"width": 192, "depth": 6, "heads": 6}
+    )
     solver: int = 10  # steps of Euler's method
     tokens: tuple[int, int] = (64, 16)  # images, and tokens an image, that are quantized
     codes: tuple[int, ...] = (1024, 16384, 65536)  # K; see quantizers.LEVELS

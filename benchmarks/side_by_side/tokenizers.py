@@ -73,10 +73,14 @@ def vector_quantize(ours: VQVAE | SoftVQ) -> nn.Module:
     return made
 
 
-def _vit(name: str, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None, size: Size, device: str) -> Pair:
+def _vit(
+    name: str, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None, size: Size, device: str
+) -> Pair:
     theirs, config = Public(ours, quantizer).to(device), ours.config
     ours = ours.to(device)
-    images = torch.rand(size.images, config.channels, config.side, config.side, device=device) * 2 - 1
+    images = (
+        torch.rand(size.images, config.channels, config.side, config.side, device=device) * 2 - 1
+    )
 
     def their_loss() -> Tensor:
         returned, cost, _ = theirs(images)
@@ -87,8 +91,14 @@ def _vit(name: str, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None, size
     public = "torch.nn" if quantizer is None else "torch.nn, vector-quantize"
     why = "A soft mix and its entropy go over every code several times; hard codes look for the least alone."
     sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
-    agrees = found(True, alike(ours, theirs)) if isinstance(ours, SoftVQ) else found(*_equal(ours, theirs, images))
-    return Pair(f"{name}, step", sizes, public, *sides, agrees, why if isinstance(ours, SoftVQ) else "")
+    agrees = (
+        found(True, alike(ours, theirs))
+        if isinstance(ours, SoftVQ)
+        else found(*_equal(ours, theirs, images))
+    )
+    return Pair(
+        f"{name}, step", sizes, public, *sides, agrees, why if isinstance(ours, SoftVQ) else ""
+    )
 
 
 @torch.no_grad()
@@ -108,7 +118,9 @@ def convolutional(size: Size, device: str) -> Pair:
     """A KL autoencoder of convolutions: encode, sample, decode, error, divergence."""
     from diffusers import AutoencoderKL
 
-    config = VAVAE.Config(side=32, channels=3, dim=size.channels, blocks=1, align_weight=0.0, **BLANK, **size.conv)
+    config = VAVAE.Config(
+        side=32, channels=3, dim=size.channels, blocks=1, align_weight=0.0, **BLANK, **size.conv
+    )
     ours, levels = VAVAE(config).to(device), len(config.multipliers)
     theirs = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -128,7 +140,11 @@ def convolutional(size: Size, device: str) -> Pair:
     sizes = f"{size.conv_images} images of 32 px, {levels} levels from width {config.width}"
     sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
     return Pair(
-        "convolutional KL-VAE, step", sizes, "diffusers' AutoencoderKL", *sides, found(True, alike(ours, theirs))
+        "convolutional KL-VAE, step",
+        sizes,
+        "diffusers' AutoencoderKL",
+        *sides,
+        found(True, alike(ours, theirs)),
     )
 
 
@@ -139,8 +155,12 @@ class Public(nn.Module):
         super().__init__()
         self.sizes, self.quantizer = ours.config, quantizer
         encoder, decoder = ours.encoder, ours.decoder.decoder
-        self.patches = nn.Conv2d(ours.config.channels, ours.config.width, ours.config.patch, ours.config.patch)
-        kernel = rearrange(encoder.embed.weight, "w (i j c) -> w c i j", i=ours.config.patch, j=ours.config.patch)
+        self.patches = nn.Conv2d(
+            ours.config.channels, ours.config.width, ours.config.patch, ours.config.patch
+        )
+        kernel = rearrange(
+            encoder.embed.weight, "w (i j c) -> w c i j", i=ours.config.patch, j=ours.config.patch
+        )
         self.patches.load_state_dict({"weight": kernel, "bias": encoder.embed.bias})
         self.encoder, self.decoder = _blocks(encoder), _blocks(decoder)
         self.to_latents, self.from_latents, self.to_patches = map(
@@ -155,14 +175,22 @@ class Public(nn.Module):
         many, patch = len(images), self.sizes.patch
         seen = self.patches(images).flatten(2).transpose(1, 2) + self.places
         x = torch.cat([seen, self.queries.expand(many, -1, -1)], dim=1)
-        latents, cost, codes = self.to_latents(self.encoder(x)[:, -self.sizes.tokens :]), images.new_zeros(()), None
+        latents, cost, codes = (
+            self.to_latents(self.encoder(x)[:, -self.sizes.tokens :]),
+            images.new_zeros(()),
+            None,
+        )
         if self.quantizer is not None:
             latents, codes, cost = self.quantizer(latents)
         blank = (self.blank + self.blank_places).expand(many, -1, -1)
         x = torch.cat([blank, self.from_latents(latents) + self.token_places], dim=1)
         found = self.to_patches(self.decoder(x)[:, : self.sizes.patches])
         rows = self.sizes.side // patch
-        found = found.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, rows)).permute(0, 5, 1, 3, 2, 4)
+        found = (
+            found.unflatten(2, (patch, patch, -1))
+            .unflatten(1, (rows, rows))
+            .permute(0, 5, 1, 3, 2, 4)
+        )
         return found.reshape(images.shape), cost.sum(), codes
 
 
@@ -171,7 +199,9 @@ def _blocks(half: Encoder | Decoder) -> nn.TransformerEncoder:
     width, block = half.norm.weight.shape[0], half.blocks[0]
     how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
     layer = nn.TransformerEncoderLayer(width, block.attention.heads, 4 * width, **how)
-    made = nn.TransformerEncoder(layer, len(half.blocks), norm=nn.LayerNorm(width), enable_nested_tensor=False)
+    made = nn.TransformerEncoder(
+        layer, len(half.blocks), norm=nn.LayerNorm(width), enable_nested_tensor=False
+    )
     for mine, its in zip(half.blocks, made.layers, strict=True):
         its.load_state_dict({_named(name): value for name, value in mine.state_dict().items()})
     made.norm.load_state_dict(half.norm.state_dict())

@@ -8,9 +8,17 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from workbench.errors import unknown
+from workbench.core.errors import unknown
 
-GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "checks")  # as hosts list them
+GROUPS = (
+    "images",
+    "tokens",
+    "codebook",
+    "latents",
+    "generation",
+    "runs",
+    "checks",
+)  # as hosts list them
 
 
 def groups() -> dict[str, tuple[str, ...]]:
@@ -45,12 +53,16 @@ def _found(group: str) -> dict[str, Callable[..., Any]]:
 @cache  # asked for over and over: by every tab of every page
 def _defined_in(module: ModuleType) -> dict[str, Callable[..., Any]]:
     functions = inspect.getmembers(module, inspect.isfunction)
-    own = {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+    own = {
+        name: f
+        for name, f in functions
+        if f.__module__ == module.__name__ and not name.startswith("_")
+    }
     return {name: f for name, f in own.items() if _returns_a_result(f)}
 
 
 def _returns_a_result(function: Callable[..., Any]) -> bool:
-    from workbench.analysis.result import Result
+    from workbench.analysis.base import Result
 
     returned = inspect.signature(function).return_annotation
     return isinstance(returned, type) and issubclass(returned, Result)

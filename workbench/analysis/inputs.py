@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
 
 
 def one_row_an_image(latents: np.ndarray, least: int, purpose: str) -> np.ndarray:
@@ -16,9 +16,13 @@ def one_row_an_image(latents: np.ndarray, least: int, purpose: str) -> np.ndarra
     rows = np.asarray(latents, np.float64).reshape(n, -1)
     broken = int((~np.isfinite(rows)).any(axis=1).sum())
     if broken:
-        raise UserError(f"The latents of {broken} of {n} images hold NaN or infinity. Collect from an earlier step.")
+        raise UserError(
+            f"The latents of {broken} of {n} images hold NaN or infinity. Collect from an earlier step."
+        )
     if not np.ptp(rows, axis=0).any():
-        raise NotApplicable(f"{purpose} needs latents that differ; these are the same for all {n} images.")
+        raise NotApplicable(
+            f"{purpose} needs latents that differ; these are the same for all {n} images."
+        )
     return rows
 
 
@@ -30,5 +34,10 @@ def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tu
     if labels is None:
         return ()
     if len(labels) != n:
-        raise UserError(f"There are {len(labels)} labels for {n} images. Do both come from the same run?")
-    return tuple(names[label] if 0 <= label < len(names) else str(label) for label in np.asarray(labels).tolist())
+        raise UserError(
+            f"There are {len(labels)} labels for {n} images. Do both come from the same run?"
+        )
+    return tuple(
+        names[label] if 0 <= label < len(names) else str(label)
+        for label in np.asarray(labels).tolist()
+    )

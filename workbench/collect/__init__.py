@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.collect.drawing import drawn, of_generator, previewer
-from workbench.collect.encoding import of_tokenizer
+from workbench.collect.generator_evidence import drawn, of_generator, previewer
 from workbench.collect.images import held_out, pictures, tokenizer_of, versions
-from workbench.evidence import Evidence
-from workbench.runs import Run
-from workbench.teachers import by_name
-from workbench.tokenizers.tokenizer import Tokenizer
+from workbench.collect.tokenizer_evidence import of_tokenizer
+from workbench.features import by_name
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
 
 __all__ = ["collect", "drawn", "held_out", "pictures", "previewer", "versions"]
 
@@ -38,11 +38,24 @@ def collect(
     teacher = by_name(judge, channels=source.config["settings"]["channels"])
     with torch.no_grad():
         if isinstance(model, Tokenizer):
-            found = of_tokenizer(run, step, model, teacher, limit=limit, seed=seed, prefixes=prefixes, tick=tick)
+            found = of_tokenizer(
+                run, step, model, teacher, limit=limit, seed=seed, prefixes=prefixes, tick=tick
+            )
         else:
-            found = of_generator(run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick)
-    found["provenance"] |= {"run": run.name, "step": step, "class": run.config["class"], "seed": seed}
-    found["provenance"] |= {"judge": teacher.name, "settings": run.config["settings"], "versions": versions()}
+            found = of_generator(
+                run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick
+            )
+    found["provenance"] |= {
+        "run": run.name,
+        "step": step,
+        "class": run.config["class"],
+        "seed": seed,
+    }
+    found["provenance"] |= {
+        "judge": teacher.name,
+        "settings": run.config["settings"],
+        "versions": versions(),
+    }
     found["provenance"] |= {"plan": run.config.get("plan", {})}
     Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
     return run.evidence(step)

@@ -13,10 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import workbench
+from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet, load
-from workbench.errors import RunError, UserError
-from workbench.runs import Run
-from workbench.teachers import Teacher
+from workbench.features import Teacher
+from workbench.storage.run import Run
 
 BATCH = 256
 ROOM = 2**26  # bytes of one array that is only there for a closer look
@@ -28,11 +28,17 @@ def held_out(run: Run, split: str = "test", most: int | None = None) -> ImageSet
     """
     told = run.config.get("data")
     if told is None:
-        raise RunError(f"{run.folder} does not say which images it was trained on; its config.json should.")
+        raise RunError(
+            f"{run.folder} does not say which images it was trained on; its config.json should."
+        )
     if split == "train" and told["source"].startswith("stream:"):
-        raise UserError(f"{told['source']} is only ever read in order; a generator needs images that can be indexed.")
+        raise UserError(
+            f"{told['source']} is only ever read in order; a generator needs images that can be indexed."
+        )
     limit = min((n for n in (most, told["limit"]) if n is not None), default=None)
-    images = load(told["source"], split=split, side=told["side"], channels=told["channels"], limit=limit)
+    images = load(
+        told["source"], split=split, side=told["side"], channels=told["channels"], limit=limit
+    )
     if split == "train" and most is None and images.fingerprint != told["fingerprint"]:
         raise RunError(
             f"The images in {told['source']} changed since {run.folder} was trained on them; train a new run."
@@ -43,13 +49,19 @@ def held_out(run: Run, split: str = "test", most: int | None = None) -> ImageSet
 def tokenizer_of(run: Run) -> Run:
     """The tokenizer's run of a generator's. Raises RunError where nobody told which it is."""
     if run.tokenizer is None:
-        raise RunError(f"{run.folder} does not say which tokenizer it was trained on; its config.json should.")
+        raise RunError(
+            f"{run.folder} does not say which tokenizer it was trained on; its config.json should."
+        )
     return run.tokenizer
 
 
 def pictures(images: Tensor) -> np.ndarray:
     """Images in [-1, 1] as uint8 (n, h, w, c), clamped."""
-    return rearrange(((images.clamp(-1, 1) + 1) * 127.5).round().byte(), "n c h w -> n h w c").cpu().numpy()
+    return (
+        rearrange(((images.clamp(-1, 1) + 1) * 127.5).round().byte(), "n c h w -> n h w c")
+        .cpu()
+        .numpy()
+    )
 
 
 def judged(judge: Teacher, shown: np.ndarray, device: torch.device) -> np.ndarray:
@@ -61,7 +73,9 @@ def judged(judge: Teacher, shown: np.ndarray, device: torch.device) -> np.ndarra
     return np.concatenate(rows)
 
 
-def of_training_images(run: Run, judge: Teacher, device: torch.device, limit: int, seed: int) -> dict[str, Any]:
+def of_training_images(
+    run: Run, judge: Teacher, device: torch.device, limit: int, seed: int
+) -> dict[str, Any]:
     """Training images to compare with, and what the judge says of them; nothing where they cannot be indexed."""
     if run.config["data"]["source"].startswith("stream:"):
         return {}
@@ -74,10 +88,25 @@ def of_training_images(run: Run, judge: Teacher, device: torch.device, limit: in
 def versions() -> dict[str, str]:
     """The versions a result depends on; `code` is a fingerprint of all of this package that trains and encodes."""
     package, code = Path(workbench.__file__).parent, hashlib.sha256()
-    for room in ("types.py", "training", "nn", "quantizers", "teachers", "tokenizers", "generators", "data"):
-        for path in sorted([package / room] if room.endswith(".py") else (package / room).glob("*.py")):
+    for room in (
+        "core",
+        "training",
+        "nn",
+        "quantizers",
+        "features",
+        "tokenizers",
+        "generators",
+        "data",
+    ):
+        for path in sorted(
+            [package / room] if room.endswith(".py") else (package / room).glob("*.py")
+        ):
             code.update(path.read_bytes())
-    libraries = {"workbench": workbench.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    libraries = {
+        "workbench": workbench.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
     return libraries | {"code": code.hexdigest()[:12]}
 
 

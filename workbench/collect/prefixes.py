@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.collect.images import ROOM, judged, pictures
-from workbench.teachers import Teacher
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Tokens
+from workbench.core.types import Images, Tokens
+from workbench.features import Teacher
+from workbench.tokenizers.base import Tokenizer
 
 SIDE = 7  # pixels of the window of SSIM; of smaller images the widest odd one that fits
 FIRST, SECOND = 0.01**2, 0.03**2  # its C1 and C2, for pixels in [0, 1]
@@ -20,18 +20,29 @@ def prefix_lengths(tokens: int) -> list[int]:
     return sorted({tokens, *(2**i for i in range(tokens.bit_length()) if 2**i <= tokens)})
 
 
-def by_prefix(model: Tokenizer, tokens: Tokens, images: Images, judge: Teacher, of: int) -> dict[str, np.ndarray]:
+def by_prefix(
+    model: Tokenizer, tokens: Tokens, images: Images, judge: Teacher, of: int
+) -> dict[str, np.ndarray]:
     """Errors a pixel in [0, 1], SSIM and the judge's features, when the decoder may look at the first tokens only.
 
     A row an image. Features are of as many prefixes, the shortest first, as have room where there are `of` images.
     """
     count = tokens.latents.shape[1]
-    found: dict[str, list] = {"prefix_mse": [], "prefix_l1": [], "prefix_ssim": [], "prefix_features": []}
+    found: dict[str, list] = {
+        "prefix_mse": [],
+        "prefix_l1": [],
+        "prefix_ssim": [],
+        "prefix_features": [],
+    }
     for length in prefix_lengths(count):
-        active = (torch.arange(count, device=images.device) < length).expand(tokens.latents.shape[:2])
+        active = (torch.arange(count, device=images.device) < length).expand(
+            tokens.latents.shape[:2]
+        )
         if tokens.active is not None:
             active = active & tokens.active
-        decoded = model.decode(Tokens(tokens.latents, tokens.codes, active, tokens.grid)).clamp(-1, 1)
+        decoded = model.decode(Tokens(tokens.latents, tokens.codes, active, tokens.grid)).clamp(
+            -1, 1
+        )
         difference = (decoded - images) / 2
         found["prefix_mse"].append(difference.square().mean(dim=(1, 2, 3)).cpu().numpy())
         found["prefix_l1"].append(difference.abs().mean(dim=(1, 2, 3)).cpu().numpy())
@@ -57,4 +68,6 @@ def ssim(a: Images, b: Images) -> Float[Tensor, " b"]:
     spread = (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2) * unbiased
     together = (mean(a * b) - mean_a * mean_b) * unbiased
     index = (2 * mean_a * mean_b + FIRST) * (2 * together + SECOND)
-    return (index / ((mean_a**2 + mean_b**2 + FIRST) * (spread + SECOND))).mean(dim=(1, 2, 3)).float()
+    return (
+        (index / ((mean_a**2 + mean_b**2 + FIRST) * (spread + SECOND))).mean(dim=(1, 2, 3)).float()
+    )

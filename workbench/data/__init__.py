@@ -4,8 +4,8 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from workbench.core.errors import UserError, unknown
 from workbench.data.images import ImageSet, with_channels
-from workbench.errors import UserError, unknown
 
 __all__ = ["BUNDLED", "ImageSet", "load"]
 
@@ -17,7 +17,8 @@ def load(
     source: str,
     *,
     split: str = "train",  # or "test"
-    side: int | None = None,  # pixels; None: the bundled set's own, or the one size that all files share
+    side: int
+    | None = None,  # pixels; None: the bundled set's own, or the one size that all files share
     channels: int | None = None,  # 1 or 3; None: the source's own
     limit: int | None = None,  # read at most this many images, drawn at random; None: all
 ) -> ImageSet:
@@ -37,10 +38,14 @@ def load(
     try:
         images = _read(str(source), split, side, limit)
     except ModuleNotFoundError as error:
-        raise UserError(f"Reading {source} needs {error.name}: pip install 'workbench[train]'") from None
+        raise UserError(
+            f"Reading {source} needs {error.name}: pip install 'workbench[train]'"
+        ) from None
     if images.skipped:
         several = f"{len(images.skipped)} files were" if len(images.skipped) > 1 else "1 file was"
-        warnings.warn(f"{several} skipped in {source}: {' '.join(images.skipped[:3])}", stacklevel=2)
+        warnings.warn(
+            f"{several} skipped in {source}: {' '.join(images.skipped[:3])}", stacklevel=2
+        )
     return replace(images, pixels=with_channels(images.pixels, channels))
 
 

@@ -4,8 +4,8 @@ from importlib.resources import files
 
 import numpy as np
 
+from workbench.core.errors import UserError
 from workbench.data.images import ImageSet
-from workbench.errors import UserError
 
 # The file, and how many of its pixels become one at side 32: as many as keep a window recognisable.
 PHOTOGRAPHS = {
@@ -44,7 +44,9 @@ def digits(split: str, side: int | None = None) -> ImageSet:
     chosen = np.sort(test if split == "test" else np.setdiff1d(by_label, test))
     pixels = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(name) for name in data.target_names)
-    return ImageSet(resize(pixels, side or 8), data.target[chosen].astype(np.int64), names, "digits", split)
+    return ImageSet(
+        resize(pixels, side or 8), data.target[chosen].astype(np.int64), names, "digits", split
+    )
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -61,7 +63,10 @@ def _cubic_weights(before: int, after: int) -> np.ndarray:
     scale = before / after
     centres = (np.arange(after) + 0.5) * scale
     distance = np.abs(np.arange(before) + 0.5 - centres[:, None]) / max(scale, 1.0)
-    near, far = 1.5 * distance**3 - 2.5 * distance**2 + 1, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    near, far = (
+        1.5 * distance**3 - 2.5 * distance**2 + 1,
+        -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2,
+    )
     weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -82,7 +87,9 @@ def photos(split: str, side: int | None = None) -> ImageSet:
         windows.append(np.moveaxis(every[y, x], 1, -1))
     labels = np.repeat(np.arange(len(windows)), [len(some) for some in windows])
     order = random.permutation(len(labels))
-    return ImageSet(np.concatenate(windows)[order], labels[order], tuple(PHOTOGRAPHS), "photos", split)
+    return ImageSet(
+        np.concatenate(windows)[order], labels[order], tuple(PHOTOGRAPHS), "photos", split
+    )
 
 
 def read_photograph(name: str, side: int) -> np.ndarray:
@@ -96,7 +103,9 @@ def read_photograph(name: str, side: int) -> np.ndarray:
             size = (round(image.width * scale), round(image.height * scale))
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
     except FileNotFoundError:
-        raise UserError(f"The photograph {file} is not inside this version of {package}; install another.") from None
+        raise UserError(
+            f"The photograph {file} is not inside this version of {package}; install another."
+        ) from None
 
 
 def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,11 +41,17 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
     except UnidentifiedImageError:
         raise UserError(f"{name} is not an image that Pillow can read.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller.") from None
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, EOFError, struct.error and more
+        raise UserError(
+            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller."
+        ) from None
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise OSError, SyntaxError, EOFError, struct.error and more
         reason = getattr(error, "strerror", None) or error
         truncated = "truncated" in str(error).lower()
-        raise UserError(f"{name} is truncated." if truncated else f"{name} cannot be read ({reason}).") from None
+        raise UserError(
+            f"{name} is truncated." if truncated else f"{name} cannot be read ({reason})."
+        ) from None
     if side is not None:
         image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(image))
@@ -54,20 +60,26 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
 def _check_size(image: "Image.Image", name: str, side: int | None) -> None:
     least = max(SMALLEST, -(-(side or 0) // STRETCH))
     if min(image.size) < least:
-        raise UserError(f"{name} is {image.width} x {image.height} pixels; the short side must have at least {least}.")
+        raise UserError(
+            f"{name} is {image.width} x {image.height} pixels; the short side must have at least {least}."
+        )
 
 
 def _eight_bit(image: "Image.Image", name: str) -> "Image.Image":
     """An image in mode L or RGB."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # I;16 in its byte orders, or I, which is how some 16-bit files are opened
+    if image.mode.startswith(
+        "I"
+    ):  # I;16 in its byte orders, or I, which is how some 16-bit files are opened
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.mode == "F":
-        raise UserError(f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits.")
+        raise UserError(
+            f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits."
+        )
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -76,7 +88,11 @@ def _eight_bit(image: "Image.Image", name: str) -> "Image.Image":
 
 
 def decode_all(
-    contents: Iterable[tuple[str, Path | bytes | None]], *, count: int, side: int | None, source: str
+    contents: Iterable[tuple[str, Path | bytes | None]],
+    *,
+    count: int,
+    side: int | None,
+    source: str,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Decode named images into one array; damaged ones are skipped.
 
@@ -86,7 +102,9 @@ def decode_all(
     from tqdm import tqdm
 
     images, kept, skipped, first = [], [], [], ""
-    progress = tqdm(contents, total=count, desc=f"reading {source}", unit=" images", disable=count <= SLOW)
+    progress = tqdm(
+        contents, total=count, desc=f"reading {source}", unit=" images", disable=count <= SLOW
+    )
     for position, (name, content) in enumerate(progress):
         try:
             image = decode(content, name, side)
@@ -109,6 +127,8 @@ def _check_square(image: np.ndarray, name: str, other: np.ndarray, first: str) -
     (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
     advice = "Give `side`, in pixels, and every image is resized and cropped to that square."
     if (height, width) != (other_height, other_width):
-        raise UserError(f"{first} is {other_width} x {other_height} pixels, but {name} is {width} x {height}. {advice}")
+        raise UserError(
+            f"{first} is {other_width} x {other_height} pixels, but {name} is {width} x {height}. {advice}"
+        )
     if height != width:
         raise UserError(f"{name} is {width} x {height} pixels, not square. {advice}")

@@ -6,28 +6,36 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
+from workbench.data.decode_cache import recently
 from workbench.data.images import ImageSet
-from workbench.data.recent import recently
 from workbench.data.split import TEST_NAMES, held_out, some_of
-from workbench.errors import UserError
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 Entry = tuple[Path, str | None]  # a file, and its class
 
 
-def read_folder(folder: Path, split: str, side: int | None, limit: int | None, source: str) -> ImageSet:
+def read_folder(
+    folder: Path, split: str, side: int | None, limit: int | None, source: str
+) -> ImageSet:
     """The images under a folder and its subfolders; files of other types and hidden ones are ignored.
 
     The first subfolder below the split's own names the class; where any image lies directly in it, none has a label.
     Raises UserError where there is no usable image.
     """
     splits, problems = _splits(folder)
-    names = tuple(sorted({name for entries in splits.values() for _, name in entries if name is not None}))
+    names = tuple(
+        sorted({name for entries in splits.values() for _, name in entries if name is not None})
+    )
     entries = [splits[split][i] for i in some_of(len(splits[split]), limit)]
     if not entries:
         known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(" ".join([f"{source} holds no image for the {split} split (of type {known}).", *problems[:3]]))
+        raise UserError(
+            " ".join(
+                [f"{source} holds no image for the {split} split (of type {known}).", *problems[:3]]
+            )
+        )
     contents = ((file.relative_to(folder).as_posix(), file) for file, _ in entries)
     pixels, kept, skipped = recently(
         (file for file, _ in entries),
@@ -56,7 +64,9 @@ def _splits(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
 def _entries(root: Path, problems: list[str]) -> list[Entry]:
     files = sorted(_image_files(root, problems))
     classes = [file.relative_to(root).parts[0] for file in files if file.parent != root]
-    return list(zip(files, classes if len(classes) == len(files) else [None] * len(files), strict=True))
+    return list(
+        zip(files, classes if len(classes) == len(files) else [None] * len(files), strict=True)
+    )
 
 
 def _image_files(root: Path, problems: list[str]) -> list[Path]:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)  # two sets are the same images exactly when their fingerprints agree
+@dataclass(
+    frozen=True, eq=False
+)  # two sets are the same images exactly when their fingerprints agree
 class ImageSet:
     """Square images of one size, 8 bits a channel."""
 
@@ -30,7 +32,9 @@ class ImageSet:
         if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3):
             raise UserError(f"Pixels must be uint8 (n, h, w, 1 or 3), not {dtype} {shape}.")
         if self.labels is not None and self.labels.shape != shape[:1]:
-            raise UserError(f"There must be one label for each of {shape[0]} images, not {self.labels.shape}.")
+            raise UserError(
+                f"There must be one label for each of {shape[0]} images, not {self.labels.shape}."
+            )
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -38,7 +42,9 @@ class ImageSet:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over shape, pixels, labels and names: what a run stores."""
-        digest = hashlib.sha256(repr((self.pixels.shape, self.names)).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(
+            repr((self.pixels.shape, self.names)).encode("utf-8", "surrogateescape")
+        )
         digest.update(np.ascontiguousarray(self.pixels))
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8"))
@@ -67,7 +73,10 @@ class ImageSet:
             return self
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         picked = {name: getattr(self, name) for name in ("pixels", "labels", "complexity")}
-        return replace(self, **{name: None if array is None else array[chosen] for name, array in picked.items()})
+        return replace(
+            self,
+            **{name: None if array is None else array[chosen] for name, array in picked.items()},
+        )
 
 
 def with_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
@@ -77,5 +86,7 @@ def with_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
     if channels == 3:
         return np.repeat(pixels, 3, axis=-1)
     # ITU-R BT.601, the weights of JPEG and of Pillow's "L".
-    luma = sum(np.float32(weight) * pixels[..., i] for i, weight in enumerate((0.299, 0.587, 0.114)))
+    luma = sum(
+        np.float32(weight) * pixels[..., i] for i, weight in enumerate((0.299, 0.587, 0.114))
+    )
     return np.rint(luma)[..., None].astype(np.uint8)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
+from workbench.data.decode_cache import recently
 from workbench.data.images import ImageSet
-from workbench.data.recent import recently
 from workbench.data.split import TEST_NAMES, held_out, some_of
-from workbench.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -48,7 +48,9 @@ def read_parquet(
     """The images of parquet files that belong to splits as `parquet_files` says. Raises UserError."""
     import datasets
 
-    ends = {name: list(accumulate(_count_rows(file) for file in some)) for name, some in files.items()}
+    ends = {
+        name: list(accumulate(_count_rows(file) for file in some)) for name, some in files.items()
+    }
     paths = {name: [glob.escape(str(file)) for file in some] for name, some in files.items()}
     try:
         tables = datasets.load_dataset("parquet", data_files=paths)
@@ -60,7 +62,9 @@ def read_parquet(
         return f"row {row - (ends[part][nth - 1] if nth else 0)} of {files[part][nth].name}"
 
     every = [file for some in files.values() for file in some]
-    return _image_set(dict(tables), row_name, split=split, side=side, limit=limit, source=source, files=every)
+    return _image_set(
+        dict(tables), row_name, split=split, side=side, limit=limit, source=source, files=every
+    )
 
 
 def _count_rows(file: Path) -> int:
@@ -79,7 +83,9 @@ def read_hub(name: str, split: str, side: int | None, limit: int | None) -> Imag
     source = f"hub:{name}"
     try:
         tables = dict(datasets.load_dataset(name))
-    except Exception as error:  # no network, no such data set, no permission: each version has its own
+    except (
+        Exception
+    ) as error:  # no network, no such data set, no permission: each version has its own
         raise UserError(
             f"{source} could not be loaded ({_first_line(error)}). "
             "A local folder or parquet file works without a network, and so does a data set already in the cache, "
@@ -89,7 +95,12 @@ def read_hub(name: str, split: str, side: int | None, limit: int | None) -> Imag
     test = next((tables[part] for part in TEST_NAMES if part in tables), train)
     parts = {"train": train} if test is train else {"train": train, "test": test}
     return _image_set(
-        parts, lambda part, row: f"row {row} of {source}", split=split, side=side, limit=limit, source=source
+        parts,
+        lambda part, row: f"row {row} of {source}",
+        split=split,
+        side=side,
+        limit=limit,
+        source=source,
     )
 
 
@@ -111,8 +122,13 @@ def _image_set(
         rows = rows[held_out(map(str, rows)) == (split == "test")]
     rows = rows[some_of(len(rows), limit)]
     column = image_column(table, source)
-    cells = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
-    contents = ((row_name(part, row), content(cell[column])) for row, cell in zip(rows.tolist(), cells, strict=True))
+    cells = (
+        table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
+    )
+    contents = (
+        (row_name(part, row), content(cell[column]))
+        for row, cell in zip(rows.tolist(), cells, strict=True)
+    )
     inside = not any(chunk.field("bytes").null_count for chunk in cells.data.column(column).chunks)
     pixels, kept, skipped = recently(
         files if inside else (),  # elsewhere they may change without the table's knowing
@@ -130,9 +146,15 @@ def image_column(table: "datasets.Dataset | datasets.IterableDataset", source: s
 
     for name, feature in table.features.items():
         struct = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-        if struct or isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in ("binary", "large_binary"):
+        if (
+            struct
+            or isinstance(feature, datasets.Image)
+            or getattr(feature, "dtype", "") in ("binary", "large_binary")
+        ):
             return name
-    raise UserError(f"{source} has no column of images (bytes, or bytes and path); it has {', '.join(table.features)}.")
+    raise UserError(
+        f"{source} has no column of images (bytes, or bytes and path); it has {', '.join(table.features)}."
+    )
 
 
 def content(cell: dict[str, bytes | str | None] | None) -> bytes | Path | None:
@@ -141,25 +163,39 @@ def content(cell: dict[str, bytes | str | None] | None) -> bytes | Path | None:
     return cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else None)
 
 
-def _labels(tables: "dict[str, datasets.Dataset]", part: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _labels(
+    tables: "dict[str, datasets.Dataset]", part: str
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Labels of one part's rows, and names that all parts share; none where a row lacks its label."""
     import datasets
 
     features = tables[part].features
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    plain = [name for name, feature in features.items() if getattr(feature, "dtype", "").startswith(("int", "string"))]
+    classes = [
+        name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
+    ]
+    plain = [
+        name
+        for name, feature in features.items()
+        if getattr(feature, "dtype", "").startswith(("int", "string"))
+    ]
     column = next((name for name in (*LABELS, *classes) if name in (*classes, *plain)), None)
     if column is None:
         return None, ()
-    having = {name: table for name, table in tables.items() if column in table.features}  # read whole: rows are slow
-    values = {name: table.with_format("arrow")[:][column].to_pylist() for name, table in having.items()}
+    having = {
+        name: table for name, table in tables.items() if column in table.features
+    }  # read whole: rows are slow
+    values = {
+        name: table.with_format("arrow")[:][column].to_pylist() for name, table in having.items()
+    }
     if column in classes:
         names, known = tuple(features[column].names), range(features[column].num_classes)
     else:
         known = sorted({value for some in values.values() for value in some if value is not None})
         names = tuple(map(str, known))
     label = {value: i for i, value in enumerate(known)}
-    if any(value not in label for value in values[part]):  # -1 and null are how test sets hide their labels
+    if any(
+        value not in label for value in values[part]
+    ):  # -1 and null are how test sets hide their labels
         return None, ()
     return np.array([label[value] for value in values[part]], np.int64), names
 

@@ -22,7 +22,9 @@ COUNT = {"train": 4000, "test": 800}
 MOST_DISCS = 8
 AMPLITUDES = (8, 96)  # of noise, in grey levels
 
-Drawn = tuple[np.ndarray, np.ndarray]  # colours float32 (n, side, side, 3) in [0, 255], and bits float64 (n,)
+Drawn = tuple[
+    np.ndarray, np.ndarray
+]  # colours float32 (n, side, side, 3) in [0, 255], and bits float64 (n,)
 Random = np.random.Generator
 
 
@@ -71,19 +73,26 @@ def discs(random: Random, count: int, side: int) -> Drawn:
     for nth in range(MOST_DISCS):
         y, x = random.uniform(0, side, (2, count, 1, 1))
         radius = random.uniform(side / 12, side / 4, (count, 1, 1))
-        share = np.clip(radius - np.hypot(row - y, column - x) + 0.5, 0, 1) * (number > nth)[:, None, None]
+        share = (
+            np.clip(radius - np.hypot(row - y, column - x) + 0.5, 0, 1)
+            * (number > nth)[:, None, None]
+        )
         picture = _mix(picture, _colours(random, count), share)
     return picture, 24.0 + 48 * number
 
 
 def blend(random: Random, count: int, side: int) -> Drawn:
     """Two different ones of a gradient, stripes and discs, laid over each other at 25 to 75 %."""
-    pictures, bits = zip(*(draw(random, count, side) for draw in (gradient, stripes, discs)), strict=True)
+    pictures, bits = zip(
+        *(draw(random, count, side) for draw in (gradient, stripes, discs)), strict=True
+    )
     left_out, each = random.integers(0, 3, count), np.arange(count)
     one, other = (left_out + 1) % 3, (left_out + 2) % 3
     share = random.uniform(0.25, 0.75, (count, 1, 1))
     pictures, bits = np.stack(pictures), np.stack(bits)
-    return _mix(pictures[one, each], pictures[other, each], share), bits[one, each] + bits[other, each] + 8
+    return _mix(pictures[one, each], pictures[other, each], share), bits[one, each] + bits[
+        other, each
+    ] + 8
 
 
 def noise(random: Random, count: int, side: int) -> Drawn:

@@ -6,13 +6,23 @@ from collections.abc import Iterable
 import numpy as np
 
 SHARE = 10  # one in ten is held out
-TEST_NAMES = ("test", "val", "validation", "valid")  # what a held-out split may be called; the first one found counts
+TEST_NAMES = (
+    "test",
+    "val",
+    "validation",
+    "valid",
+)  # what a held-out split may be called; the first one found counts
 
 
 def held_out(keys: Iterable[str]) -> np.ndarray:
     """Which keys belong to the test split, bool (n,): the tenth with the lowest hashes, at least one of two or more."""
-    hashes = [hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys]
-    chosen = sorted(range(len(hashes)), key=hashes.__getitem__)[: max(len(hashes) // SHARE, int(len(hashes) > 1))]
+    hashes = [
+        hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        for key in keys
+    ]
+    chosen = sorted(range(len(hashes)), key=hashes.__getitem__)[
+        : max(len(hashes) // SHARE, int(len(hashes) > 1))
+    ]
     return np.isin(np.arange(len(hashes)), chosen)
 
 

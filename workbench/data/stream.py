@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.core.errors import UserError
 from workbench.data.decode import decode
 from workbench.data.images import ImageSet, with_channels
 from workbench.data.parquet import content, image_column, parquet_files
 from workbench.data.split import TEST_NAMES
-from workbench.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -52,14 +52,20 @@ class ImageStream:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over the place, the columns and how many files there are; the images are never all read."""
-        return hashlib.sha256(f"{self.name} {self.table.num_shards} {self.table.features}".encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            f"{self.name} {self.table.num_shards} {self.table.features}".encode()
+        ).hexdigest()[:16]
 
-    def batches(self, size: int, *, first: int = 0, share: Any = None, seed: int = 0) -> Iterator["tuple[Tensor]"]:
+    def batches(
+        self, size: int, *, first: int = 0, share: Any = None, seed: int = 0
+    ) -> Iterator["tuple[Tensor]"]:
         """Batches of images in [-1, 1] without end, from this process's `first` image on; no `share`: all of them."""
         from datasets.distributed import split_dataset_by_node
 
         shuffled = self.table.shuffle(seed=seed, buffer_size=BUFFER)
-        mine = split_dataset_by_node(shuffled, rank=share.rank if share else 0, world_size=share.of if share else 1)
+        mine = split_dataset_by_node(
+            shuffled, rank=share.rank if share else 0, world_size=share.of if share else 1
+        )
         rows = islice(self._rows(mine), first, None)
         while True:
             yield (self._tensor(list(islice(rows, size))),)
@@ -77,16 +83,24 @@ class ImageStream:
                 seen += 1
                 yield row
             if not seen:
-                raise UserError(f"{self.source} has no rows for this process; it may have fewer files than processes.")
+                raise UserError(
+                    f"{self.source} has no rows for this process; it may have fewer files than processes."
+                )
 
     def _tensor(self, rows: list[dict[str, Any]]) -> "Tensor":
         import torch
 
         pixels = np.stack([_decoded(row, self.source, self.side, self.channels) for row in rows])
-        return torch.from_numpy(np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")).div_(127.5).sub_(1)
+        return (
+            torch.from_numpy(np.moveaxis(pixels, -1, 1).astype(np.float32, order="C"))
+            .div_(127.5)
+            .sub_(1)
+        )
 
 
-def first_images(name: str, split: str, side: int | None, channels: int | None, limit: int | None) -> ImageSet:
+def first_images(
+    name: str, split: str, side: int | None, channels: int | None, limit: int | None
+) -> ImageSet:
     """The first images of a split, 2,000 unless told otherwise: what a run over a stream is looked at with."""
     table = _open(name, split)
     rows = list(islice(table, limit or 2000))
@@ -96,7 +110,9 @@ def first_images(name: str, split: str, side: int | None, channels: int | None, 
     labels = [row.get("label") for row in rows]
     known = all(isinstance(label, int) and label >= 0 for label in labels)
     names = tuple(getattr((table.features or {}).get("label"), "names", ()) or ()) if known else ()
-    return ImageSet(pixels, np.array(labels, np.int64) if known else None, names, f"stream:{name}", split)
+    return ImageSet(
+        pixels, np.array(labels, np.int64) if known else None, names, f"stream:{name}", split
+    )
 
 
 def _open(name: str, split: str) -> "datasets.IterableDataset":
@@ -105,20 +121,30 @@ def _open(name: str, split: str) -> "datasets.IterableDataset":
     path = Path(name).expanduser()
     files = parquet_files(path) if path.exists() else {}
     if path.exists() and split not in files:
-        raise UserError(f"{name} has no parquet files of a {split} split, as train*.parquet and test*.parquet are.")
+        raise UserError(
+            f"{name} has no parquet files of a {split} split, as train*.parquet and test*.parquet are."
+        )
     try:
         if files:
-            table = datasets.load_dataset("parquet", data_files=[str(f) for f in files[split]], streaming=True)["train"]
+            table = datasets.load_dataset(
+                "parquet", data_files=[str(f) for f in files[split]], streaming=True
+            )["train"]
         else:
             tables = datasets.load_dataset(name, streaming=True)
-            table = tables[split if split in tables else next(part for part in TEST_NAMES if part in tables)]
+            table = tables[
+                split if split in tables else next(part for part in TEST_NAMES if part in tables)
+            ]
         if table.features is None:
             table = table._resolve_features()
     except UserError:
         raise
-    except Exception as error:  # no network, no such data set, no permission, no such split: each has its own
+    except (
+        Exception
+    ) as error:  # no network, no such data set, no permission, no such split: each has its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"stream:{name} could not be opened ({reason}). A folder of parquet files would do.") from None
+        raise UserError(
+            f"stream:{name} could not be opened ({reason}). A folder of parquet files would do."
+        ) from None
     column = image_column(table, f"stream:{name}")
     return table.cast_column(column, datasets.Image(decode=False)).rename_column(column, "pixels")
 
@@ -126,7 +152,9 @@ def _open(name: str, split: str) -> "datasets.IterableDataset":
 def _decoded(row: dict[str, Any], source: str, side: int, channels: int) -> np.ndarray:
     """One image; a grey square for one that cannot be read, with a warning, so that no batch is ever short."""
     try:
-        return with_channels(decode(content(row["pixels"]), f"an image of {source}", side), channels)
+        return with_channels(
+            decode(content(row["pixels"]), f"an image of {source}", side), channels
+        )
     except UserError as error:
         warnings.warn(f"{error} A grey square stands in for it.", stacklevel=2)
         return np.full((side, side, channels), 128, np.uint8)

@@ -7,10 +7,10 @@ import torch
 
 from workbench.collect import pictures
 from workbench.collect.images import device_of
-from workbench.errors import UserError
-from workbench.explore.frames import Frames
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Tokens
+from workbench.core.errors import UserError
+from workbench.core.types import Tokens
+from workbench.explore.image_grid import Frames
+from workbench.tokenizers.base import Tokenizer
 
 
 def means(latents: np.ndarray, assignment: np.ndarray) -> np.ndarray:
@@ -19,7 +19,9 @@ def means(latents: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     Raises UserError for a mode without images.
     """
     if len(latents) != len(assignment):
-        raise UserError(f"There are latents of {len(latents)} images and modes of {len(assignment)}.")
+        raise UserError(
+            f"There are latents of {len(latents)} images and modes of {len(assignment)}."
+        )
     found = []
     for mode in range(int(assignment.max()) + 1):
         members = np.flatnonzero(assignment == mode)
@@ -46,11 +48,20 @@ def walk(
     path = starts[:, None] + shares[:, None, None] * (ends - starts)[:, None]
     shown = np.stack([decode(model, path[:, j], grid=grid) for j in range(stops)], axis=1)
     names = tuple(rows) or tuple(f"#{row}" for row in range(len(starts)))
-    return Frames("share of the way", tuple(f"{s:.2f}" for s in shares), names, shown[:, 0], shown, against="start")
+    return Frames(
+        "share of the way",
+        tuple(f"{s:.2f}" for s in shares),
+        names,
+        shown[:, 0],
+        shown,
+        against="start",
+    )
 
 
 @torch.no_grad()
-def decode(model: Tokenizer, latents: np.ndarray, *, grid: tuple[int, int] | None = None) -> np.ndarray:
+def decode(
+    model: Tokenizer, latents: np.ndarray, *, grid: tuple[int, int] | None = None
+) -> np.ndarray:
     """Pictures, uint8 (n, h, w, c), of latents (n, tokens, d)."""
     tokens = torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(device_of(model))
     return pictures(model.decode(Tokens(tokens, grid=grid)))

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.progress import counted
 from workbench.collect import drawn, pictures
 from workbench.collect.images import device_of
-from workbench.errors import NotApplicable
-from workbench.explore.frames import Frames
+from workbench.core.errors import NotApplicable
+from workbench.core.progress import counted
+from workbench.core.types import Tokens
+from workbench.explore.image_grid import Frames
 from workbench.generators.autoregressive import AR
-from workbench.generators.path import interpolant
-from workbench.generators.sampling import FIRST, euler, guided, sample, times
+from workbench.generators.interpolants import interpolant
+from workbench.generators.samplers import FIRST, euler, guided, sample, times
 from workbench.generators.transformer import SiT
-from workbench.runs import Run
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Tokens
+from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.2, 0.8))  # of times, 1 being noise
@@ -36,9 +36,14 @@ def guidance(
 ) -> Frames:
     """A picture a label and scale, all of a label from one noise, held against the first scale's."""
     wanted = torch.tensor(list(labels), device=device_of(model))
-    each = [drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for scale in counted(scales)]
+    each = [
+        drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
+        for scale in counted(scales)
+    ]
     shown, stops = np.stack(each, axis=1), tuple(f"{scale:g}" for scale in scales)
-    return Frames("guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}")
+    return Frames(
+        "guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}"
+    )
 
 
 @torch.no_grad()
@@ -68,7 +73,9 @@ def intervals(
     names = tuple(f"times {low:g} to {high:g}" for low, high in within)
     grid = np.stack(shown)
     note = f"One class, {name or label}, and one noise."
-    return Frames("guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note)
+    return Frames(
+        "guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note
+    )
 
 
 @torch.no_grad()
@@ -99,7 +106,10 @@ def trajectory(
 
     first = 1.0 if config.predict == "velocity" else FIRST
     end = euler(watched, noise, times(steps, shift=config.shift, first=first))
-    shown = np.stack([_decoded(tokenizer, model.restore(x)) for x in counted([*(x for _, x in towards), end])], axis=1)
+    shown = np.stack(
+        [_decoded(tokenizer, model.restore(x)) for x in counted([*(x for _, x in towards), end])],
+        axis=1,
+    )
     stops = tuple(f"{t:.2f}" for t in [*(t for t, _ in towards), 0.0])
     return Frames("time", stops, _named(rows, labels), shown[:, -1], shown, against="the sample")
 
@@ -119,9 +129,14 @@ def checkpoints(
     run.checkpoint()
     found = run.steps if at is None else list(at)
     tokenizer, wanted = tokenizer_of(run), torch.tensor(list(labels))
-    each = [drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed) for step in counted(found)]
+    each = [
+        drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
+        for step in counted(found)
+    ]
     shown, stops = np.stack(each, axis=1), tuple(f"{step:,}" for step in found)
-    return Frames("step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}")
+    return Frames(
+        "step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}"
+    )
 
 
 def tokenizer_of(run: Run) -> Tokenizer:
@@ -137,7 +152,9 @@ def _decoded(tokenizer: Tokenizer, latents: Tensor) -> np.ndarray:
 
 def _walks(model: SiT | AR) -> None:
     if not isinstance(model, SiT):
-        raise NotApplicable(f"{type(model).__name__} draws token by token; it has no times to guide in or to stop at.")
+        raise NotApplicable(
+            f"{type(model).__name__} draws token by token; it has no times to guide in or to stop at."
+        )
 
 
 def _named(rows: Sequence[str], labels: Sequence[int]) -> tuple[str, ...]:

@@ -11,21 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.progress import counted
 from workbench.collect import pictures
 from workbench.collect.images import device_of
-from workbench.errors import NotApplicable, UserError
-from workbench.explore.frames import Frames
-from workbench.runs import Run
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Tokens
+from workbench.core.errors import NotApplicable, UserError
+from workbench.core.progress import counted
+from workbench.core.types import Images, Tokens
+from workbench.explore.image_grid import Frames
+from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
 
-TARGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # mean absolute errors that adaptive tokenizers are asked for
+TARGETS = (
+    0.02,
+    0.03,
+    0.05,
+    0.07,
+    0.1,
+    0.15,
+)  # mean absolute errors that adaptive tokenizers are asked for
 
 
 @torch.no_grad()
 def budgets(
-    model: Tokenizer, images: np.ndarray, *, lengths: Sequence[int] | None = None, rows: Sequence[str] = ()
+    model: Tokenizer,
+    images: np.ndarray,
+    *,
+    lengths: Sequence[int] | None = None,
+    rows: Sequence[str] = (),
 ) -> Frames:
     """Every image told in fewer tokens (None: 1, 2, 4, ... and all). Raises UserError for a length it does not have.
 
@@ -51,7 +62,11 @@ def budgets(
 
 @torch.no_grad()
 def errors(
-    model: Tokenizer, images: np.ndarray, *, targets: Sequence[float] = TARGETS, rows: Sequence[str] = ()
+    model: Tokenizer,
+    images: np.ndarray,
+    *,
+    targets: Sequence[float] = TARGETS,
+    rows: Sequence[str] = (),
 ) -> Frames:
     """Every image in as many tokens as an error needs, by the tokenizer's own choice; which ones is `active`.
 
@@ -79,7 +94,9 @@ def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -
 
 
 @torch.no_grad()
-def swapped(model: Tokenizer, images: np.ndarray, donors: np.ndarray, *, rows: Sequence[str] = ()) -> Frames:
+def swapped(
+    model: Tokenizer, images: np.ndarray, donors: np.ndarray, *, rows: Sequence[str] = ()
+) -> Frames:
     """Every image with one token taken from its donor at the same place, held against the picture of its own tokens."""
     tokens, given = model.encode(_batch(model, images)), model.encode(_batch(model, donors))
     others = {}
@@ -98,7 +115,12 @@ def swapped(model: Tokenizer, images: np.ndarray, donors: np.ndarray, *, rows: S
 
 @torch.no_grad()
 def recoded(
-    model: Tokenizer, images: np.ndarray, *, token: int, codes: Iterable[int], rows: Sequence[str] = ()
+    model: Tokenizer,
+    images: np.ndarray,
+    *,
+    token: int,
+    codes: Iterable[int],
+    rows: Sequence[str] = (),
 ) -> Frames:
     """Every image with one token set to each of some codes, held against the picture of its own tokens.
 
@@ -118,7 +140,9 @@ def recoded(
             raise UserError(f"There is no code {code}; the book has 0 to {len(words) - 1}.")
         latents, chosen, active = tokens.latents.clone(), tokens.codes.clone(), _active(tokens)
         latents[:, token], chosen[:, token], active[:, token] = words[code].to(latents), code, True
-        others[f"{code}"] = Tokens(latents, chosen, None if tokens.active is None else active, tokens.grid)
+        others[f"{code}"] = Tokens(
+            latents, chosen, None if tokens.active is None else active, tokens.grid
+        )
     return _decoded(model, images, f"code of token {token}", others, rows, against=tokens)
 
 
@@ -138,7 +162,9 @@ def checkpoints(
         shown.append(pictures(model.decode(model.encode(_batch(model, images)))))
     run.checkpoint()
     stops = tuple(f"{step:,}" for step in (run.steps if steps is None else steps))
-    return Frames("step", stops, _named(rows, len(images)), np.asarray(images), np.stack(shown, axis=1))
+    return Frames(
+        "step", stops, _named(rows, len(images)), np.asarray(images), np.stack(shown, axis=1)
+    )
 
 
 def _shortened(model: Tokenizer, batch: Images, everything: Tokens, length: int) -> Tokens:
@@ -162,7 +188,9 @@ def _decoded(
     active = torch.stack([_active(tokens) for tokens in stops.values()], dim=1).cpu().numpy()
     reference = np.asarray(images) if against is None else pictures(model.decode(against))
     name = "original" if against is None else "all its tokens"
-    return Frames(axis, tuple(stops), _named(rows, len(images)), reference, shown, active, name, note)
+    return Frames(
+        axis, tuple(stops), _named(rows, len(images)), reference, shown, active, name, note
+    )
 
 
 def _batch(model: Tokenizer, images: np.ndarray) -> Images:

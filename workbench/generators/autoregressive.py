@@ -18,10 +18,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Objective
 from workbench.generators.vocabulary import check_drawing, chunked_cross_entropy, draw
 from workbench.nn.transformer import Block, Past, initialise
-from workbench.types import Objective
 
 LOGITS = 2**26  # held at a time by the loss: 256 MB
 BATCH = 512  # images at a time, where there is no training
@@ -43,9 +43,15 @@ class AR(nn.Module):
         depth: int = 4
         heads: int = 4
         drop_class: float = 0.1  # share of labels replaced by the null class in training
-        understand: float = 0.5  # weight of telling the class, beside 1 of drawing the codes; 0: generation alone
-        head: Literal["free", "tied"] = "free"  # logits: a weight for each code, or products with the codes' vectors
-        table: Literal["learned", "codebook"] = "learned"  # codes' vectors: its own, or codewords that `adopt` brings
+        understand: float = (
+            0.5  # weight of telling the class, beside 1 of drawing the codes; 0: generation alone
+        )
+        head: Literal["free", "tied"] = (
+            "free"  # logits: a weight for each code, or products with the codes' vectors
+        )
+        table: Literal["learned", "codebook"] = (
+            "learned"  # codes' vectors: its own, or codewords that `adopt` brings
+        )
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -55,7 +61,9 @@ class AR(nn.Module):
                 if field.type is int and value < 1:
                     raise UserError(f"{field.name} is {value}; it must be at least 1.")
             if self.tokens % self.books:
-                raise UserError(f"{self.tokens} tokens do not divide into {self.books} books of equal blocks.")
+                raise UserError(
+                    f"{self.tokens} tokens do not divide into {self.books} books of equal blocks."
+                )
             if self.width % self.heads:
                 raise UserError(f"width {self.width} does not divide into {self.heads} heads.")
             if not 0 <= self.drop_class <= 1:
@@ -75,10 +83,18 @@ class AR(nn.Module):
         initialise(self, config.depth)
         # A tied head gives every row a gradient, and then a sparse one would only be slower.
         sparse = config.table == "codebook" and config.head == "free"
-        self.table = nn.Embedding(rows, wide, sparse=sparse)  # UniCode2's second table: row k is code k's vector
-        self.register_buffer("scale", torch.ones(()))  # of the table's rows, so that their entries have deviation 1
-        self.words = nn.Embedding(config.classes + 3, width)  # classes, the null class, GENERATE, UNDERSTAND
-        self.places = nn.Parameter(0.02 * torch.randn(config.tokens + 2, width))  # of marker, class, codes
+        self.table = nn.Embedding(
+            rows, wide, sparse=sparse
+        )  # UniCode2's second table: row k is code k's vector
+        self.register_buffer(
+            "scale", torch.ones(())
+        )  # of the table's rows, so that their entries have deviation 1
+        self.words = nn.Embedding(
+            config.classes + 3, width
+        )  # classes, the null class, GENERATE, UNDERSTAND
+        self.places = nn.Parameter(
+            0.02 * torch.randn(config.tokens + 2, width)
+        )  # of marker, class, codes
         for embedding in (self.words, self.table) if config.table == "learned" else (self.words,):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -94,10 +110,14 @@ class AR(nn.Module):
         """Begin from a tokenizer's codewords: copies them into the table, whose rows then go on learning."""
         expected = (self.config.books, self.config.codes, self.config.dim)
         if self.config.table != "codebook":
-            raise UserError("only a table of codewords adopts a codebook; make the model with table=codebook.")
+            raise UserError(
+                "only a table of codewords adopts a codebook; make the model with table=codebook."
+            )
         if tuple(codebook.shape) != expected:
             got, made = (" x ".join(map(str, shape)) for shape in (codebook.shape, expected))
-            raise UserError(f"the codebook is {got} (books, codes, channels); this model was made for {made}.")
+            raise UserError(
+                f"the codebook is {got} (books, codes, channels); this model was made for {made}."
+            )
         self.table.weight.copy_(rearrange(codebook, "g k d -> (g k) d"))
         self.scale.copy_(1 / codebook.float().std(correction=0).clamp(min=1e-6))
 
@@ -111,12 +131,19 @@ class AR(nn.Module):
         rows = self._to_draw(codes[:, :-1], torch.where(dropped, self.config.classes, labels))
         if self.to_class is None:
             return Objective({"generate": self._cross_entropy(self._mixed(rows)[:, 1:], codes)})
-        drawing, telling = self._mixed(torch.cat([rows, self._to_tell(codes)])).chunk(2)  # equally long
+        drawing, telling = self._mixed(torch.cat([rows, self._to_tell(codes)])).chunk(
+            2
+        )  # equally long
         told = F.cross_entropy(self.to_class(telling[:, -1]).float(), labels.long())
-        terms = {"generate": self._cross_entropy(drawing[:, 1:], codes), "understand": self.config.understand * told}
+        terms = {
+            "generate": self._cross_entropy(drawing[:, 1:], codes),
+            "understand": self.config.understand * told,
+        }
         return Objective(terms)
 
-    def forward(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b n k"]:
+    def forward(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b n k"]:
         """Logits of every code given the class and the codes before it; label `classes` is the null class.
 
         For a look: holds n x K logits an image, which neither training nor drawing does.
@@ -124,16 +151,24 @@ class AR(nn.Module):
         self._check(codes)
         rows = self._mixed(self._to_draw(codes[:, :-1], labels))[:, 1:]
         return torch.cat(
-            [self._logits(part, book) for book, part in enumerate(rows.chunk(self.config.books, 1))], dim=1
+            [
+                self._logits(part, book)
+                for book, part in enumerate(rows.chunk(self.config.books, 1))
+            ],
+            dim=1,
         )
 
     @torch.no_grad()
     def classify(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b classes"]:
         """Logits of the class. Raises UserError for a model that was made to draw alone."""
         if self.to_class is None:
-            raise UserError("this model was made with understand=0: it draws codes, and cannot tell their class.")
+            raise UserError(
+                "this model was made with understand=0: it draws codes, and cannot tell their class."
+            )
         self._check(codes, whole=True)
-        return torch.cat([self.to_class(self._mixed(self._to_tell(part))[:, -1]) for part in codes.split(BATCH)])
+        return torch.cat(
+            [self.to_class(self._mixed(self._to_tell(part))[:, -1]) for part in codes.split(BATCH)]
+        )
 
     @torch.no_grad()
     def bits(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]) -> float:
@@ -164,10 +199,19 @@ class AR(nn.Module):
         check_drawing(temperature=temperature, top_k=top_k, top_p=top_p)
         self._check_labels(labels)
         if guidance != 1 and not self.config.drop_class:
-            raise UserError("this model was made with drop_class=0 and knows no null class; draw with guidance 1.")
+            raise UserError(
+                "this model was made with drop_class=0 and knows no null class; draw with guidance 1."
+            )
         generator = torch.Generator(labels.device).manual_seed(seed)
-        both = labels if guidance == 1 else torch.cat([labels, torch.full_like(labels, self.config.classes)])
-        pasts, drawn = [Past() for _ in self.blocks], labels.new_zeros(len(labels), 0, dtype=torch.int64)
+        both = (
+            labels
+            if guidance == 1
+            else torch.cat([labels, torch.full_like(labels, self.config.classes)])
+        )
+        pasts, drawn = (
+            [Past() for _ in self.blocks],
+            labels.new_zeros(len(labels), 0, dtype=torch.int64),
+        )
         rows = self._to_draw(drawn.new_zeros(len(both), 0), both)
         for place in range(self.config.tokens):
             last = self._mixed(rows, pasts)[:, -1:]
@@ -180,14 +224,18 @@ class AR(nn.Module):
             rows = self._seen(drawn, since=place).repeat(1 if guidance == 1 else 2, 1, 1)
         return drawn
 
-    def _to_draw(self, codes: Int[Tensor, "b m"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b t width"]:
+    def _to_draw(
+        self, codes: Int[Tensor, "b m"], labels: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b t width"]:
         """The rows [GENERATE, class, codes]."""
         words = torch.stack([torch.full_like(labels, self.config.classes + 1), labels], dim=1)
         return torch.cat([self.words(words) + self.places[:2], self._seen(codes)], dim=1)
 
     def _to_tell(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b t width"]:
         """The rows [UNDERSTAND, codes], each code at the place that it has when it is drawn."""
-        marker = self.words(codes.new_full((len(codes), 1), self.config.classes + 2)) + self.places[:1]
+        marker = (
+            self.words(codes.new_full((len(codes), 1), self.config.classes + 2)) + self.places[:1]
+        )
         return torch.cat([marker, self._seen(codes)], dim=1)
 
     def _seen(self, codes: Int[Tensor, "b m"], since: int = 0) -> Float[Tensor, "b t width"]:
@@ -197,40 +245,63 @@ class AR(nn.Module):
         vectors = self.table(codes[:, since:] + self.config.codes * book) * self.scale
         return self.project_table(vectors) + self.places[2 + at]
 
-    def _mixed(self, rows: Float[Tensor, "b t width"], pasts: list[Past] | None = None) -> Float[Tensor, "b t width"]:
+    def _mixed(
+        self, rows: Float[Tensor, "b t width"], pasts: list[Past] | None = None
+    ) -> Float[Tensor, "b t width"]:
         for block, past in zip(self.blocks, pasts or [None] * len(self.blocks), strict=True):
             rows = block(rows, causal=True, past=past)
         return self.norm(rows)
 
-    def _head(self, rows: Float[Tensor, "b t width"], book: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _head(
+        self, rows: Float[Tensor, "b t width"], book: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a book's logits are made of: queries (b, t, e), one weight a code (K, e), and a bias (K), if free."""
         mine = slice(book * self.config.codes, (book + 1) * self.config.codes)
         if self.config.head == "free":
             return rows, self.to_codes.weight[mine], self.to_codes.bias[mine]
         queries, weight = self.to_codes(rows), self.table.weight[mine]
-        if self.config.table == "codebook":  # of any scale; logits shall begin small, as those of the others do
+        if (
+            self.config.table == "codebook"
+        ):  # of any scale; logits shall begin small, as those of the others do
             queries = queries * self.scale / weight.shape[1] ** 0.5
         return queries, weight, None
 
     def _logits(self, rows: Float[Tensor, "b t width"], book: int) -> Float[Tensor, "b t k"]:
         return F.linear(*self._head(rows, book))
 
-    def _cross_entropy(self, rows: Float[Tensor, "b n width"], codes: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+    def _cross_entropy(
+        self, rows: Float[Tensor, "b n width"], codes: Int[Tensor, "b n"]
+    ) -> Float[Tensor, ""]:
         books, chunk, losses = self.config.books, max(1, LOGITS // self.config.codes), []
-        for book, (part, mine) in enumerate(zip(rows.chunk(books, dim=1), codes.chunk(books, dim=1), strict=True)):
+        for book, (part, mine) in enumerate(
+            zip(rows.chunk(books, dim=1), codes.chunk(books, dim=1), strict=True)
+        ):
             queries, weight, bias = self._head(part, book)
-            flat, targets = rearrange(queries, "b n e -> (b n) e"), rearrange(mine, "b n -> (b n)").long()
+            flat, targets = (
+                rearrange(queries, "b n e -> (b n) e"),
+                rearrange(mine, "b n -> (b n)").long(),
+            )
             losses.append(chunked_cross_entropy(flat, weight, targets, bias=bias, chunk=chunk))
         return torch.stack(losses).mean()  # blocks are equally long
 
     def _check(self, codes: Tensor, *, whole: bool = False) -> None:
         """Refuse codes of another tokenizer; their range, for which a GPU must be waited for, only where `whole`."""
         if codes.shape[1] != self.config.tokens:
-            raise UserError(f"images have {codes.shape[1]} codes; this model was made for {self.config.tokens}.")
-        if whole and len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codes:
+            raise UserError(
+                f"images have {codes.shape[1]} codes; this model was made for {self.config.tokens}."
+            )
+        if (
+            whole
+            and len(codes)
+            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codes
+        ):
             wrong = codes.max() if codes.min() >= 0 else codes.min()
-            raise UserError(f"code {wrong} in a codebook of {self.config.codes}. Do both come from the same run?")
+            raise UserError(
+                f"code {wrong} in a codebook of {self.config.codes}. Do both come from the same run?"
+            )
 
     def _check_labels(self, labels: Tensor) -> None:
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
-            raise UserError(f"labels must lie in 0..{self.config.classes - 1}; got {labels.min()} to {labels.max()}.")
+            raise UserError(
+                f"labels must lie in 0..{self.config.classes - 1}; got {labels.min()} to {labels.max()}."
+            )

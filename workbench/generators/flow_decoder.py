@@ -12,12 +12,12 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError
-from workbench.generators.path import draw_times, interpolant
-from workbench.generators.sampling import euler, times
+from workbench.core.errors import UserError
+from workbench.core.types import Images
+from workbench.generators.interpolants import draw_times, interpolant
+from workbench.generators.samplers import euler, times
 from workbench.generators.transformer import grid, sines
 from workbench.nn.transformer import ModulatedBlock, initialise, normalise
-from workbench.types import Images
 
 
 class FlowDecoder(nn.Module):
@@ -45,7 +45,9 @@ class FlowDecoder(nn.Module):
             told = f"side {side} must be a multiple of patch {patch}, and width {width} of 4 and of {heads} heads"
             raise UserError(f"{told}, for a flow decoder.")
         if not line and isqrt(tokens) ** 2 != tokens:
-            raise UserError(f"{tokens} latents make no square grid. Use {isqrt(tokens) ** 2}, or put them on a line.")
+            raise UserError(
+                f"{tokens} latents make no square grid. Use {isqrt(tokens) ** 2}, or put them on a line."
+            )
         self.side, self.channels, self.patch, self.rows = side, channels, patch, side // patch
         self.tokens, self.line, self.width = tokens, line, width
         self.embed, self.show = nn.Linear(channels * patch**2, width), nn.Linear(dim, width)
@@ -55,7 +57,11 @@ class FlowDecoder(nn.Module):
         self.to_velocity = nn.Linear(width, channels * patch**2)
         initialise(self, depth)
         # adaLN-zero: every block, and the output, start at nothing.
-        for zero in (*(block.modulation for block in self.blocks), self.modulation, self.to_velocity):
+        for zero in (
+            *(block.modulation for block in self.blocks),
+            self.modulation,
+            self.to_velocity,
+        ):
             nn.init.zeros_(zero.weight)
         places = grid(self.rows**2, self.rows)
         positions = torch.cat([sines(axis, width // places.shape[1]) for axis in places.T], dim=1)
@@ -76,8 +82,12 @@ class FlowDecoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, self.channels, self.side, self.side, generator=generator).to(latents)
         start = repeat(self._cut(noise), "1 p e -> b p e", b=len(latents))
-        drawn = euler(lambda x, t: self.velocity(x, x.new_full((len(x),), t), latents), start, times(steps))
-        return rearrange(drawn, "b (h w) (i j c) -> b c (h i) (w j)", i=self.patch, j=self.patch, h=self.rows)
+        drawn = euler(
+            lambda x, t: self.velocity(x, x.new_full((len(x),), t), latents), start, times(steps)
+        )
+        return rearrange(
+            drawn, "b (h w) (i j c) -> b c (h i) (w j)", i=self.patch, j=self.patch, h=self.rows
+        )
 
     def velocity(
         self, x: Float[Tensor, "b p e"], t: Float[Tensor, " b"], latents: Float[Tensor, "b n d"]
@@ -85,10 +95,16 @@ class FlowDecoder(nn.Module):
         """The velocity of noisy patches x at times t (0 data, 1 noise), for latents."""
         condition, patches = self.time(sines(1000 * t, self.width)), self.embed(x) + self.positions
         shown = self.show(latents)
-        x = torch.cat([patches, shown + self.token_positions], dim=1) if self.line else patches + self._spread(shown)
+        x = (
+            torch.cat([patches, shown + self.token_positions], dim=1)
+            if self.line
+            else patches + self._spread(shown)
+        )
         for block in self.blocks:
             x = block(x, condition)
-        shift, scale = rearrange(self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2)
+        shift, scale = rearrange(
+            self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2
+        )
         return self.to_velocity(self.norm(x[:, : patches.shape[1]]) * (1 + scale) + shift)
 
     def _spread(self, shown: Float[Tensor, "b n width"]) -> Float[Tensor, "b p width"]:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.errors import UserError
-from workbench.generators.path import interpolant, time_at
+from workbench.core.errors import UserError
+from workbench.generators.interpolants import interpolant, time_at
 from workbench.generators.transformer import SiT
 
 BATCH = 512
@@ -37,14 +37,21 @@ class LossByTime:
 
 @torch.no_grad()
 def loss_by_time(
-    model: SiT, latents: Float[Tensor, "m n d"], labels: Int[Tensor, " m"], *, bins: int = 10, seed: int = 0
+    model: SiT,
+    latents: Float[Tensor, "m n d"],
+    labels: Int[Tensor, " m"],
+    *,
+    bins: int = 10,
+    seed: int = 0,
 ) -> LossByTime:
     """Measure a model on latents it was not trained on, in `bins` equal bins of t; the same seed gives the same noise.
 
     Raises UserError for no latents or no bins.
     """
     if bins < 1 or not len(latents):
-        raise UserError(f"the loss by time needs at least 1 bin and 1 image; got {bins} and {len(latents)}.")
+        raise UserError(
+            f"the loss by time needs at least 1 bin and 1 image; got {bins} and {len(latents)}."
+        )
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     data = model.standardise(latents)
@@ -55,7 +62,11 @@ def loss_by_time(
 
 
 def _squared_error(
-    model: SiT, t: Float[Tensor, ""], data: Float[Tensor, "b n d"], noise: Float[Tensor, "b n d"], labels: Tensor
+    model: SiT,
+    t: Float[Tensor, ""],
+    data: Float[Tensor, "b n d"],
+    noise: Float[Tensor, "b n d"],
+    labels: Tensor,
 ) -> Float[Tensor, ""]:
     at = interpolant(model.config.path, time_at(model.config.path, t.logit().expand(len(data))))
     x = at.mix(data, noise)

@@ -14,10 +14,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import UserError, unknown
-from workbench.generators.path import Path, Times, draw_times, interpolant
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Objective
+from workbench.generators.interpolants import Path, Times, draw_times, interpolant
 from workbench.nn.transformer import Inner, ModulatedBlock, Norm, initialise, normalise, turns
-from workbench.types import Objective
 
 
 class SiT(nn.Module):
@@ -31,7 +31,9 @@ class SiT(nn.Module):
         dim: int  # d, of the tokenizer
         classes: int  # the null class of guidance comes on top
         by_channel: bool = False  # whether a mean and std are those of one channel of every token, or of all numbers
-        mean: float | Sequence[float] = 0.0  # of the latents; what the network sees is (latents - mean) / std
+        mean: float | Sequence[float] = (
+            0.0  # of the latents; what the network sees is (latents - mean) / std
+        )
         std: float | Sequence[float] = 1.0
         width: int = 96
         depth: int = 4
@@ -42,12 +44,19 @@ class SiT(nn.Module):
         times: Times = "logit-normal"  # at which training looks
         norm: Norm = "layer"  # rms: with a learned gain
         mlp: Inner = "gelu"
-        positions: Literal["sines", "rope", "sines+rope"] = "sines"  # added, or turning queries and keys, or both
+        positions: Literal["sines", "rope", "sines+rope"] = (
+            "sines"  # added, or turning queries and keys, or both
+        )
         rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
         qk_norm: bool = False  # RMSNorm of queries and keys
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
-        shift: float = 1.0  # of the times that sampling visits; above 1 more of them are near the noise
-        interval: tuple[float, float] = (0.0, 1.0)  # of times in which guidance holds, if it is asked for; 1 is noise
+        shift: float = (
+            1.0  # of the times that sampling visits; above 1 more of them are near the noise
+        )
+        interval: tuple[float, float] = (
+            0.0,
+            1.0,
+        )  # of times in which guidance holds, if it is asked for; 1 is noise
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -61,19 +70,25 @@ class SiT(nn.Module):
             self._check_moments()
             low, high = self.interval
             if not 0 <= low <= high <= 1:
-                raise UserError(f"a guidance interval goes up within 0..1, 1 being noise; got {low} to {high}.")
+                raise UserError(
+                    f"a guidance interval goes up within 0..1, 1 being noise; got {low} to {high}."
+                )
             if not 0 <= self.drop_class <= 1:
                 raise UserError(f"drop_class is {self.drop_class}; it must lie between 0 and 1.")
             if self.direction_weight < 0 or (self.direction_weight and self.predict != "velocity"):
                 asked = f"direction_weight is {self.direction_weight} with predict={self.predict}"
-                raise UserError(f"{asked}; it must not be below 0, and above 0 needs predict=velocity.")
+                raise UserError(
+                    f"{asked}; it must not be below 0, and above 0 needs predict=velocity."
+                )
             self._check_sizes()
 
         def _check_moments(self) -> None:
             for name in ("mean", "std"):
                 value = getattr(self, name)
                 if isinstance(value, Sequence) and len(value) != self.dim:
-                    raise UserError(f"{name} has {len(value)} numbers for latents of {self.dim} channels.")
+                    raise UserError(
+                        f"{name} has {len(value)} numbers for latents of {self.dim} channels."
+                    )
             for each in self.std if isinstance(self.std, Sequence) else (self.std,):
                 if not 0 < each < float("inf"):
                     raise UserError(f"std is {each}; it must be above 0.")
@@ -83,7 +98,9 @@ class SiT(nn.Module):
                 raise UserError(f"{self.tokens} tokens do not divide into {self.rows} rows.")
             if self.width % self.heads or self.width % (2 * self.axes):
                 even = "even" if self.axes == 1 else "a multiple of 4"
-                raise UserError(f"width {self.width} must be {even} and divide into {self.heads} heads.")
+                raise UserError(
+                    f"width {self.width} must be {even} and divide into {self.heads} heads."
+                )
             if "rope" in self.positions and self.width // self.heads % (2 * self.axes):
                 raise UserError(
                     f"rope turns pairs of channels; heads of width {self.width // self.heads} "
@@ -101,22 +118,32 @@ class SiT(nn.Module):
         self.embed = nn.Linear(config.dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         choices = {"norm": config.norm, "mlp": config.mlp, "qk_norm": config.qk_norm}
-        self.blocks = nn.ModuleList(ModulatedBlock(width, config.heads, **choices) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(width, config.heads, **choices) for _ in range(config.depth)
+        )
         self.norm = normalise(config.norm, width)
         self.modulation = nn.Linear(width, 2 * width)
-        self.to_velocity = nn.Linear(width, config.dim)  # or to noise; stored runs know it by this name
+        self.to_velocity = nn.Linear(
+            width, config.dim
+        )  # or to noise; stored runs know it by this name
         initialise(self, config.depth)
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
         # adaLN-zero: every block, and the output, start at nothing.
-        for zero in (*(block.modulation for block in self.blocks), self.modulation, self.to_velocity):
+        for zero in (
+            *(block.modulation for block in self.blocks),
+            self.modulation,
+            self.to_velocity,
+        ):
             nn.init.zeros_(zero.weight)
         places = grid(config.tokens, config.rows)
         added = torch.cat([sines(axis, width // config.axes) for axis in places.T], dim=1)
         turned = turns(places, width // config.heads) if "rope" in config.positions else None
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
-        self.register_buffer("positions", added if "sines" in config.positions else None, persistent=False)
+        self.register_buffer(
+            "positions", added if "sines" in config.positions else None, persistent=False
+        )
         self.register_buffer("turns", turned, persistent=False)
 
     def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"]) -> Objective:
@@ -146,7 +173,9 @@ class SiT(nn.Module):
             x = x + self.positions
         for block in self.blocks:
             x = block(x, condition, self.turns)
-        shift, scale = rearrange(self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2)
+        shift, scale = rearrange(
+            self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2
+        )
         return self.to_velocity(self.norm(x) * (1 + scale) + shift)
 
     def velocity(
@@ -155,7 +184,9 @@ class SiT(nn.Module):
         """The velocity at x, converted where noise is predicted; that is singular at t = 1."""
         predicted = self(x, t, labels)
         return (
-            predicted if self.config.predict == "velocity" else interpolant(self.config.path, t).velocity(x, predicted)
+            predicted
+            if self.config.predict == "velocity"
+            else interpolant(self.config.path, t).velocity(x, predicted)
         )
 
     def standardise(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -167,7 +198,9 @@ class SiT(nn.Module):
         return x * self.std + self.mean
 
 
-def direction(predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:
+def direction(
+    predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"]
+) -> Float[Tensor, ""]:
     """1 - cos between two velocities, across a token's channels (LightningDiT, after FasterDiT, arXiv:2410.10356).
 
     Here: a vector shorter than 0.1 counts as that long. The first prediction is 0, and with torch's 1e-8 its gradient
@@ -185,6 +218,8 @@ def grid(tokens: int, rows: int) -> Float[Tensor, "n axes"]:
 
 def sines(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
     """Sines and cosines of the values at width / 2 frequencies, from 1 down to 1/10,000."""
-    frequencies = torch.exp(-torch.linspace(0, 1, width // 2, device=values.device) * torch.log(torch.tensor(1e4)))
+    frequencies = torch.exp(
+        -torch.linspace(0, 1, width // 2, device=values.device) * torch.log(torch.tensor(1e4))
+    )
     angles = rearrange(values, "v -> v 1") * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

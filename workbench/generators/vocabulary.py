@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
 
 
 def chunked_cross_entropy(
@@ -28,7 +28,9 @@ def chunked_cross_entropy(
     return torch.stack(sums).sum() / len(rows)
 
 
-def shortlist(logits: Float[Tensor, "b k"], *, top_k: int = 0, top_p: float = 1.0) -> Float[Tensor, "b k"]:
+def shortlist(
+    logits: Float[Tensor, "b k"], *, top_k: int = 0, top_p: float = 1.0
+) -> Float[Tensor, "b k"]:
     """The logits with minus infinity for codes not to be drawn; nothing is refused by 0 and 1.
 
     `top_k` keeps the k largest; `top_p` (arXiv:1904.09751), of those, the fewest whose probability reaches p.
@@ -46,7 +48,12 @@ def shortlist(logits: Float[Tensor, "b k"], *, top_k: int = 0, top_p: float = 1.
 
 
 def draw(
-    logits: Float[Tensor, "b k"], generator: torch.Generator, *, temperature: float, top_k: int, top_p: float
+    logits: Float[Tensor, "b k"],
+    generator: torch.Generator,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Int[Tensor, " b"]:
     """One code a row, from the shortlist at a temperature: towards 0 the most probable, towards infinity any alike."""
     kept = shortlist(logits.float() / temperature, top_k=top_k, top_p=top_p)
@@ -56,7 +63,9 @@ def draw(
 def check_drawing(*, temperature: float, top_k: int, top_p: float) -> None:
     """Raise UserError for what `draw` cannot do."""
     if not 0 < temperature < float("inf"):
-        raise UserError(f"temperature is {temperature}; it must be above 0 (top_k 1 draws the most probable code).")
+        raise UserError(
+            f"temperature is {temperature}; it must be above 0 (top_k 1 draws the most probable code)."
+        )
     if top_k < 0:
         raise UserError(f"top_k is {top_k}; it must be at least 1, or 0 for all codes.")
     if not 0 < top_p <= 1:

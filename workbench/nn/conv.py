@@ -15,8 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError
-from workbench.types import Images
+from workbench.core.errors import UserError
+from workbench.core.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,15 @@ class ConvSizes:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.multipliers or min(self.multipliers) < 1:
-            raise UserError(f"multipliers are {self.multipliers}; give one whole number a level, as in 1,2,4.")
+            raise UserError(
+                f"multipliers are {self.multipliers}; give one whole number a level, as in 1,2,4."
+            )
         if self.side % self.factor:
             below = self.side // self.factor * self.factor
             nearest = f"{below} or {below + self.factor}" if below else f"{self.factor}"
-            raise UserError(f"image side {self.side} is not a multiple of factor {self.factor}. Use {nearest}.")
+            raise UserError(
+                f"image side {self.side} is not a multiple of factor {self.factor}. Use {nearest}."
+            )
 
     @property
     def factor(self) -> int:
@@ -62,21 +66,29 @@ class ConvEncoder(nn.Module):
         widths = [sizes.width * multiplier for multiplier in sizes.multipliers]
         layers: list[nn.Module] = [nn.Conv2d(sizes.channels, widths[0], 3, padding=1)]
         for level, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            layers += [Residual(before if block == 0 else width, width) for block in range(sizes.blocks)]
+            layers += [
+                Residual(before if block == 0 else width, width) for block in range(sizes.blocks)
+            ]
             if level < len(widths) - 1:
                 layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
         self.body = nn.Sequential(*layers, *_middle(widths[-1]), _norm(widths[-1]), nn.SiLU())
         self.last = nn.Conv2d(widths[-1], out, 3, padding=1)
         self.moments = nn.Conv2d(out, out, 1)
         patch = sizes.channels * sizes.factor**2
-        self.skip = nn.Sequential(nn.PixelUnshuffle(sizes.factor), nn.Conv2d(patch, out, 1)) if sizes.skip else None
+        self.skip = (
+            nn.Sequential(nn.PixelUnshuffle(sizes.factor), nn.Conv2d(patch, out, 1))
+            if sizes.skip
+            else None
+        )
 
     def forward(self, images: Images) -> Float[Tensor, "b n out"]:
         """Tokens row by row."""
         expected = (self.sizes.channels, self.sizes.side, self.sizes.side)
         if tuple(images.shape[1:]) != expected:
             got = " x ".join(map(str, images.shape[1:]))
-            raise UserError(f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}.")
+            raise UserError(
+                f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}."
+            )
         grid = self.last(self.body(images))
         if self.skip is not None:
             grid = grid + self.skip(images)
@@ -90,16 +102,29 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.rows = sizes.grid[0]
         widths = [sizes.width * multiplier for multiplier in reversed(sizes.multipliers)]
-        layers: list[nn.Module] = [nn.Conv2d(sizes.dim, sizes.dim, 1), nn.Conv2d(sizes.dim, widths[0], 3, padding=1)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(sizes.dim, sizes.dim, 1),
+            nn.Conv2d(sizes.dim, widths[0], 3, padding=1),
+        ]
         layers += _middle(widths[0])
         for level, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            layers += [Residual(before if block == 0 else width, width) for block in range(sizes.blocks + 1)]
+            layers += [
+                Residual(before if block == 0 else width, width)
+                for block in range(sizes.blocks + 1)
+            ]
             if level < len(widths) - 1:
-                layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width, 3, padding=1)]
+                layers += [
+                    nn.Upsample(scale_factor=2, mode="nearest"),
+                    nn.Conv2d(width, width, 3, padding=1),
+                ]
         last = nn.Conv2d(widths[-1], sizes.channels, 3, padding=1)
         self.body = nn.Sequential(*layers, _norm(widths[-1]), nn.SiLU(), last)
         patch = sizes.channels * sizes.factor**2
-        self.skip = nn.Sequential(nn.Conv2d(sizes.dim, patch, 1), nn.PixelShuffle(sizes.factor)) if sizes.skip else None
+        self.skip = (
+            nn.Sequential(nn.Conv2d(sizes.dim, patch, 1), nn.PixelShuffle(sizes.factor))
+            if sizes.skip
+            else None
+        )
 
     @property
     def last(self) -> nn.Parameter:
@@ -132,12 +157,19 @@ class GridAttention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _norm(width)
-        self.project_in, self.project_out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        self.project_in, self.project_out = (
+            nn.Conv2d(width, 3 * width, 1),
+            nn.Conv2d(width, width, 1),
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Tensor:
         """The input plus what the places tell each other."""
-        q, k, v = rearrange(self.project_in(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
-        mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        q, k, v = rearrange(
+            self.project_in(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3
+        )
+        mixed = rearrange(
+            F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2]
+        )
         return x + self.project_out(mixed)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from workbench.types import Images
+from workbench.core.types import Images
 
 LOGIT_DECAY = 0.999  # of LeCam's running means
 
@@ -23,10 +23,17 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, channels: int, width: int = 32, layers: int = 3) -> None:
         super().__init__()
-        parts: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        parts: list[nn.Module] = [
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
         for layer in range(1, layers):
             before, after = width * 2 ** (layer - 1), width * 2**layer
-            parts += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
+            parts += [
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.GroupNorm(8, after),
+                nn.LeakyReLU(0.2),
+            ]
         self.body = nn.Sequential(*parts, nn.Conv2d(width * 2 ** (layers - 1), 1, 3, padding=1))
 
     def forward(self, images: Images) -> Float[Tensor, "b 1 rows columns"]:
@@ -53,7 +60,9 @@ class Adversary(nn.Module):
         real, fake = self.discriminator(images), self.discriminator(reconstruction.detach())
         loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
         if self.lecam:
-            distance = F.relu(real - self.fake).square().mean() + F.relu(self.real - fake).square().mean()
+            distance = (
+                F.relu(real - self.fake).square().mean() + F.relu(self.real - fake).square().mean()
+            )
             loss = loss + self.lecam * distance
         if self.training and torch.is_grad_enabled():
             self.real.lerp_(real.detach().mean(), 1 - LOGIT_DECAY)

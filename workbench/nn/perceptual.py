@@ -16,7 +16,9 @@ def feature_distance(
     one: Sequence[Float[Tensor, "b _e _h _w"]], other: Sequence[Float[Tensor, "b _e _h _w"]]
 ) -> Float[Tensor, ""]:
     """Mean over layers, places and images of the squared distance between unit features; 0 to 4."""
-    layers = [(_unit(a) - _unit(b)).square().sum(dim=1).mean() for a, b in zip(one, other, strict=True)]
+    layers = [
+        (_unit(a) - _unit(b)).square().sum(dim=1).mean() for a, b in zip(one, other, strict=True)
+    ]
     return torch.stack(layers).mean()
 
 

@@ -36,7 +36,10 @@ class Past:
     ) -> tuple[Float[Tensor, "b heads s e"], Float[Tensor, "b heads s e"]]:
         """Those seen before and the new ones, which from now on have been seen too."""
         if self.keys is not None and self.values is not None:
-            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+            keys, values = (
+                torch.cat([self.keys, keys], dim=2),
+                torch.cat([self.values, values], dim=2),
+            )
         self.keys, self.values = keys, values
         return keys, values
 
@@ -66,7 +69,12 @@ class Attention(nn.Module):
 
         `causal`: no row looks at later ones (without `visible`). `past`: the rows that came before these.
         """
-        q, k, v = rearrange(self.project_in(x), "b t (three heads e) -> three b heads t e", three=3, heads=self.heads)
+        q, k, v = rearrange(
+            self.project_in(x),
+            "b t (three heads e) -> three b heads t e",
+            three=3,
+            heads=self.heads,
+        )
         q, k = self.norm_q(q), self.norm_k(k)
         if turns is not None:
             q, k = rotate(q, turns), rotate(k, turns)
@@ -77,7 +85,9 @@ class Attention(nn.Module):
             mask = rearrange(visible, "b t -> b 1 1 t")
         elif causal and new < all_rows:
             mask = torch.ones(new, all_rows, dtype=torch.bool, device=x.device).tril(all_rows - new)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and new == all_rows)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and new == all_rows
+        )
         return self.project_out(rearrange(mixed, "b heads t e -> b t (heads e)"))
 
 
@@ -127,7 +137,13 @@ class ModulatedBlock(nn.Module):
     """A block whose norms are shifted, scaled and gated by a condition; the identity before training."""
 
     def __init__(
-        self, width: int, heads: int, *, norm: Norm = "layer", mlp: Inner = "gelu", qk_norm: bool = False
+        self,
+        width: int,
+        heads: int,
+        *,
+        norm: Norm = "layer",
+        mlp: Inner = "gelu",
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = normalise(norm, width), normalise(norm, width)
@@ -144,7 +160,9 @@ class ModulatedBlock(nn.Module):
         turns: Float[Tensor, "two t half"] | None = None,
     ) -> Tensor:
         """Attention, then the MLP, each modulated and gated by the condition."""
-        modulation = rearrange(self.modulation(F.silu(condition)), "b (six width) -> six b 1 width", six=6)
+        modulation = rearrange(
+            self.modulation(F.silu(condition)), "b (six width) -> six b 1 width", six=6
+        )
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
         x = x + gate_1 * self.attention(self.norm_1(x) * (1 + scale_1) + shift_1, turns=turns)
         return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
@@ -159,11 +177,16 @@ def turns(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t h
     """Cosines and sines of RoPE's angles (arXiv:2104.09864) for heads of that width, an equal share for each axis."""
     pairs = width // (2 * places.shape[1])
     frequencies = 1e4 ** (-torch.arange(pairs, device=places.device) / pairs)
-    angles = rearrange(einsum(places, frequencies, "t axes, pairs -> t axes pairs"), "t axes pairs -> t (axes pairs)")
+    angles = rearrange(
+        einsum(places, frequencies, "t axes, pairs -> t axes pairs"),
+        "t axes pairs -> t (axes pairs)",
+    )
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(x: Float[Tensor, "b heads t e"], turns: Float[Tensor, "two t half"]) -> Float[Tensor, "b heads t e"]:
+def rotate(
+    x: Float[Tensor, "b heads t e"], turns: Float[Tensor, "two t half"]
+) -> Float[Tensor, "b heads t e"]:
     """Turn each pair of channels (i, i + half) by its place's angle: products then depend on differences of places."""
     cos, sin = turns.to(x.dtype)
     one, other = x.chunk(2, dim=-1)
@@ -174,7 +197,9 @@ def initialise(module: nn.Module, depth: int) -> None:
     """Small weights; what is added to the stream shrinks with depth, so that a block starts near the identity."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02 if part.in_features > 64 else part.in_features**-0.5 / 6)
+            nn.init.trunc_normal_(
+                part.weight, std=0.02 if part.in_features > 64 else part.in_features**-0.5 / 6
+            )
             nn.init.zeros_(part.bias)
         if name.endswith(("project_out", "mlp.2")):
             part.weight.data /= (2 * depth) ** 0.5

@@ -15,9 +15,9 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Tokens
 from workbench.nn.transformer import Block, initialise
-from workbench.types import Images, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,9 @@ class Sizes:
         if self.side % self.patch:
             below = self.side // self.patch * self.patch
             nearest = f"{below} or {below + self.patch}" if below else f"{self.patch}"
-            raise UserError(f"image side {self.side} is not a multiple of patch {self.patch}. Use {nearest}.")
+            raise UserError(
+                f"image side {self.side} is not a multiple of patch {self.patch}. Use {nearest}."
+            )
         if self.width % self.heads:
             raise UserError(f"width {self.width} does not divide into {self.heads} heads.")
 
@@ -77,7 +79,9 @@ class Encoder(nn.Module):
         expected = (self.sizes.channels, self.sizes.side, self.sizes.side)
         if tuple(images.shape[1:]) != expected:
             got = " x ".join(map(str, images.shape[1:]))
-            raise UserError(f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}.")
+            raise UserError(
+                f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}."
+            )
         size = self.sizes.patch
         return self.embed(rearrange(images, "b c (h i) (w j) -> b (h w) (i j c)", i=size, j=size))
 
@@ -122,7 +126,9 @@ class Decoder(nn.Module):
         patches = repeat(self.patch + self.patch_positions, "p width -> b p width", b=len(embedded))
         if tokens.active is not None:
             embedded = embedded * rearrange(tokens.active, "b n -> b n 1")
-            visible = torch.cat([torch.ones_like(patches[..., 0], dtype=torch.bool), tokens.active], dim=1)
+            visible = torch.cat(
+                [torch.ones_like(patches[..., 0], dtype=torch.bool), tokens.active], dim=1
+            )
         if self.mix is not None:
             patches = patches + einsum(embedded, self.mix, "b n width, p n -> b p width")
         x = torch.cat([patches, embedded], dim=1)
@@ -147,7 +153,9 @@ class PixelDecoder(nn.Module):
     def forward(self, tokens: Tokens) -> Images:
         """Decode the patches and put them in their places."""
         size, rows = self.sizes.patch, self.sizes.side // self.sizes.patch
-        return rearrange(self.decoder(tokens), "b (h w) (i j c) -> b c (h i) (w j)", i=size, j=size, h=rows)
+        return rearrange(
+            self.decoder(tokens), "b (h w) (i j c) -> b c (h i) (w j)", i=size, j=size, h=rows
+        )
 
 
 def _table(rows: int, width: int) -> nn.Parameter:

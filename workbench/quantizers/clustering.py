@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
 from workbench.quantizers.nearest import nearest
 
 Builder = Literal["sample", "flat", "two-level", "faiss"]
@@ -53,7 +53,8 @@ def cluster(
     unit: bool = False,  # spherical: of unit vectors, with means made unit vectors again
     rounds: int = 10,  # of Lloyd's algorithm; in two levels at each level
     passes: int = 1,  # of them over the whole codebook, after two levels; at large K most of the time
-    labels: Int[Tensor, " t"] | None = None,  # one a token: each class gets as many codes, from its own tokens
+    labels: Int[Tensor, " t"]
+    | None = None,  # one a token: each class gets as many codes, from its own tokens
     seed: int = 0,
     tick: Tick | None = None,
 ) -> Float[Tensor, "k d"]:
@@ -74,9 +75,15 @@ def cluster(
         start = _seeds(tokens, count, generator)
         if builder == "faiss":
             return _faiss(tokens, start, rounds, **how)
-        return start if builder == "sample" else refine(tokens, start, rounds, generator, tick, **how)
+        return (
+            start if builder == "sample" else refine(tokens, start, rounds, generator, tick, **how)
+        )
 
-    codebook = build(features, codes, tick) if labels is None else _by_class(features, codes, labels, build, tick)
+    codebook = (
+        build(features, codes, tick)
+        if labels is None
+        else _by_class(features, codes, labels, build, tick)
+    )
     return _different(codebook, features, generator)
 
 
@@ -100,8 +107,12 @@ def lloyd_step(
     distances = torch.cat([(piece - codebook[own]).square().sum(dim=-1) for piece, own in pieces])
     errors = torch.zeros_like(codebook[:, 0]).index_add_(0, chosen, distances)
     weight = shrinkage * len(features) / len(codebook)
-    moved = (sums + weight * (codebook.mean(dim=0) if centre is None else centre)) / (counts[:, None] + weight)
-    moved = torch.where(counts[:, None] > 0, F.normalize(moved, dim=-1) if unit else moved, codebook)
+    moved = (sums + weight * (codebook.mean(dim=0) if centre is None else centre)) / (
+        counts[:, None] + weight
+    )
+    moved = torch.where(
+        counts[:, None] > 0, F.normalize(moved, dim=-1) if unit else moved, codebook
+    )
     return Step(moved, counts, errors)
 
 
@@ -133,7 +144,9 @@ def refine(
 ) -> Float[Tensor, "k d"]:
     """Rounds of `lloyd_step`, each followed by `split`; `how` are the step's settings."""
     for done in range(1, rounds + 1):
-        codebook = split(lloyd_step(features, codebook, **how), generator, unit=how.get("unit", False))
+        codebook = split(
+            lloyd_step(features, codebook, **how), generator, unit=how.get("unit", False)
+        )
         if tick:
             tick(done, rounds)
     return codebook
@@ -145,7 +158,9 @@ def budgets(sizes: Int[Tensor, " c"], codes: int) -> Int[Tensor, " c"]:
     There must be at least as many codes as cells, and at most as many as all sizes together.
     """
     share = sizes.double() * codes / sizes.sum()
-    given = share.round().long().clamp(min=1)  # never more than its size, as long as there are enough for all
+    given = (
+        share.round().long().clamp(min=1)
+    )  # never more than its size, as long as there are enough for all
     while left := codes - given.sum().item():
         step = 1 if left > 0 else -1
         free = (given < sizes) if left > 0 else (given > 1)
@@ -158,20 +173,32 @@ def distinct(rows: Float[Tensor, "t d"]) -> Int[Tensor, " u"]:
     """Where each different row stands first, in the order of rows."""
     # By a 64-bit hash of each row's bits: sorting the rows themselves takes gigabytes. Among 5 million different rows
     # two fall together once in a million times, and then a codebook misses one of them as a seed. + 0 makes -0 a 0.
-    weights = np.random.default_rng(0).integers(0, 2**63, rows.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-    pieces = ((piece.float() + 0).cpu().contiguous().numpy().view(np.uint32) for piece in rows.split(ROWS))
-    hashes = np.concatenate([(piece.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64) for piece in pieces])
+    weights = np.random.default_rng(0).integers(0, 2**63, rows.shape[1], np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
+    pieces = (
+        (piece.float() + 0).cpu().contiguous().numpy().view(np.uint32) for piece in rows.split(ROWS)
+    )
+    hashes = np.concatenate(
+        [(piece.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64) for piece in pieces]
+    )
     first = np.sort(np.unique(hashes, return_index=True)[1])
     return torch.from_numpy(first).to(rows.device)
 
 
 def _by_class(
-    features: Tensor, codes: int, labels: Tensor, build: Callable[[Tensor, int, Tick], Tensor], tick: Tick
+    features: Tensor,
+    codes: int,
+    labels: Tensor,
+    build: Callable[[Tensor, int, Tick], Tensor],
+    tick: Tick,
 ) -> Tensor:
     classes = labels.unique().tolist()
     share, rest = divmod(codes, len(classes))
     if rest:
-        raise UserError(f"{codes} codes do not divide into {len(classes)} classes; take a multiple.")
+        raise UserError(
+            f"{codes} codes do not divide into {len(classes)} classes; take a multiple."
+        )
     parts = []
     for done, label in enumerate(classes, 1):
         own = features[labels == label]
@@ -184,7 +211,13 @@ def _by_class(
 
 
 def _two_level(
-    features: Tensor, codes: int, rounds: int, passes: int, generator: torch.Generator, tick: Tick, **how: Any
+    features: Tensor,
+    codes: int,
+    rounds: int,
+    passes: int,
+    generator: torch.Generator,
+    tick: Tick,
+    **how: Any,
 ) -> Tensor:
     cells, unit = math.isqrt(codes), how["unit"]
     total = cells + passes
@@ -194,7 +227,9 @@ def _two_level(
     cell = nearest(features, coarse)
     places = cell.argsort(stable=True).split(torch.bincount(cell, minlength=cells).tolist())
     places = [place for place in places if len(place)]
-    sizes = torch.tensor([len(distinct(features[place])) for place in places])  # a repeated token needs no second code
+    sizes = torch.tensor(
+        [len(distinct(features[place])) for place in places]
+    )  # a repeated token needs no second code
     if sizes.sum() < codes:
         raise _too_few(codes, sizes.sum().item())
     given = budgets(sizes, codes).tolist()
@@ -203,9 +238,20 @@ def _two_level(
     parts = []
     for done, (place, budget) in enumerate(zip(places, given, strict=True), 1):
         tokens = features[place]
-        parts.append(refine(tokens, _seeds(tokens, budget, generator), rounds, generator, centre=centre, **how))
+        parts.append(
+            refine(
+                tokens, _seeds(tokens, budget, generator), rounds, generator, centre=centre, **how
+            )
+        )
         tick(done, total)
-    return refine(features, torch.cat(parts), passes, generator, lambda done, _: tick(cells + done, total), **how)
+    return refine(
+        features,
+        torch.cat(parts),
+        passes,
+        generator,
+        lambda done, _: tick(cells + done, total),
+        **how,
+    )
 
 
 def _faiss(features: Tensor, start: Tensor, rounds: int, *, shrinkage: float, unit: bool) -> Tensor:
@@ -213,11 +259,22 @@ def _faiss(features: Tensor, start: Tensor, rounds: int, *, shrinkage: float, un
     try:
         import faiss
     except ModuleNotFoundError:
-        raise UserError("The builder faiss needs faiss: pip install 'workbench[faiss]'; or take flat.") from None
+        raise UserError(
+            "The builder faiss needs faiss: pip install 'workbench[faiss]'; or take flat."
+        ) from None
     if shrinkage:
-        raise UserError(f"The builder faiss does not shrink (shrinkage={shrinkage:g}); take flat or two-level.")
-    every = len(features) // len(start) + 1  # tokens a code; by default it would leave most of them out
-    how = {"niter": rounds, "spherical": unit, "min_points_per_centroid": 1, "max_points_per_centroid": every}
+        raise UserError(
+            f"The builder faiss does not shrink (shrinkage={shrinkage:g}); take flat or two-level."
+        )
+    every = (
+        len(features) // len(start) + 1
+    )  # tokens a code; by default it would leave most of them out
+    how = {
+        "niter": rounds,
+        "spherical": unit,
+        "min_points_per_centroid": 1,
+        "max_points_per_centroid": every,
+    }
     kmeans = faiss.Kmeans(features.shape[1], len(start), **how)
     kmeans.train(features.float().cpu().numpy(), init_centroids=start.float().cpu().numpy())
     return torch.from_numpy(kmeans.centroids).to(features)
@@ -252,4 +309,6 @@ def _order(features: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _too_few(codes: int, tokens: int) -> UserError:
-    return UserError(f"{codes} codes need as many different tokens, and there are {tokens}; take more images.")
+    return UserError(
+        f"{codes} codes need as many different tokens, and there are {tokens}; take more images."
+    )

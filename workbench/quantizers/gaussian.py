@@ -5,9 +5,12 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.types import Quantized
+from workbench.core.types import Quantized
 
-LOG_VARIANCE = (-30.0, 20.0)  # bounds, as in latent diffusion (arXiv:2112.10752); beyond them exp() over- or underflows
+LOG_VARIANCE = (
+    -30.0,
+    20.0,
+)  # bounds, as in latent diffusion (arXiv:2112.10752); beyond them exp() over- or underflows
 
 
 class GaussianBottleneck(nn.Module):
@@ -24,10 +27,14 @@ class GaussianBottleneck(nn.Module):
         latents = mean
         if self.training:
             latents = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        return Quantized(latents=latents, codes=None, losses={"kl": self.beta * divergence(mean, log_variance)})
+        return Quantized(
+            latents=latents, codes=None, losses={"kl": self.beta * divergence(mean, log_variance)}
+        )
 
 
-def divergence(mean: Float[Tensor, "b n d"], log_variance: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:
+def divergence(
+    mean: Float[Tensor, "b n d"], log_variance: Float[Tensor, "b n d"]
+) -> Float[Tensor, ""]:
     """KL(N(mean, variance) || N(0, 1)) in nats: summed over an image's tokens and channels, mean over images."""
     # Appendix B.
     each = (mean.square() + log_variance.exp() - 1 - log_variance) / 2

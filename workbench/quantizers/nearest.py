@@ -13,14 +13,20 @@ GROUP = 128  # words whose least distance is looked for before the word itself
 
 
 @torch.no_grad()
-def nearest(tokens: Float[Tensor, "t d"], words: Float[Tensor, "k d"], *, chunk: int = 512) -> Int[Tensor, " t"]:
+def nearest(
+    tokens: Float[Tensor, "t d"], words: Float[Tensor, "k d"], *, chunk: int = 512
+) -> Int[Tensor, " t"]:
     """The index of the codeword at the least Euclidean distance; of equal ones the first.
 
     `chunk` tokens at a time (512: 8 MB); on a CPU neither it nor a token's neighbours change an index.
     """
-    with torch.autocast(tokens.device.type, enabled=False):  # half precision would decide near ties by rounding
+    with torch.autocast(
+        tokens.device.type, enabled=False
+    ):  # half precision would decide near ties by rounding
         tokens, words = tokens.float(), words.float()
-        centre = words.mean(dim=0)  # |w|^2 - 2 x.w cancels badly where norms are much larger than distances
+        centre = words.mean(
+            dim=0
+        )  # |w|^2 - 2 x.w cancels badly where norms are much larger than distances
         tokens, words = tokens - centre, words - centre
         # |x - w|^2 = |x|^2 + 2 (|w|^2 / 2 - x.w): the last factor orders the words, as one product of longer vectors.
         half, short = words.square().sum(dim=-1, keepdim=True) / 2, (0, 0, 0, -len(words) % ROWS)
@@ -54,6 +60,8 @@ def _lowest(table: Float[Tensor, "t k"]) -> tuple[Float[Tensor, " t"], Int[Tenso
     if table.is_cuda or table.shape[1] < WORDS:
         return tuple(table.min(dim=-1))
     groups = table.unflatten(1, (-1, GROUP))
-    group = groups.amin(dim=-1).min(dim=-1).indices  # without places, `amin` compares many numbers at once
+    group = (
+        groups.amin(dim=-1).min(dim=-1).indices
+    )  # without places, `amin` compares many numbers at once
     values, inside = groups[torch.arange(len(table)), group].min(dim=-1)
     return values, group * GROUP + inside

@@ -10,7 +10,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.types import Quantized
+from workbench.core.types import Quantized
 
 
 class ScalarQuantizer(nn.Module):
@@ -21,13 +21,19 @@ class ScalarQuantizer(nn.Module):
         counts = torch.tensor(levels)
         self.codes = math.prod(levels)  # K
         self.register_buffer("levels", counts, persistent=False)
-        self.register_buffer("place", counts.cumprod(dim=0) // counts, persistent=False)  # 1, L_1, L_1 L_2, ...
-        self.register_buffer("zero", counts // 2, persistent=False)  # the digit of 0; also the latents' scale
+        self.register_buffer(
+            "place", counts.cumprod(dim=0) // counts, persistent=False
+        )  # 1, L_1, L_1 L_2, ...
+        self.register_buffer(
+            "zero", counts // 2, persistent=False
+        )  # the digit of 0; also the latents' scale
 
     @property
     def words(self) -> Float[Tensor, "1 k d"]:
         """The whole grid, in the order of the codes, within [-1, 1]."""
-        return rearrange(self.look_up(torch.arange(self.codes, device=self.levels.device)), "k d -> 1 k d")
+        return rearrange(
+            self.look_up(torch.arange(self.codes, device=self.levels.device)), "k d -> 1 k d"
+        )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
         """Bound each channel, round it, and let the gradient pass the rounding as if it were the identity."""
@@ -39,7 +45,9 @@ class ScalarQuantizer(nn.Module):
 
     def bound(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Into the interval whose integers are the levels: -2..2 for 5 of them, -4..3 for 8."""
-        half = (self.levels - 1) / 2 * 1.001  # a little more than half the width, so that the outer levels are reached
+        half = (
+            (self.levels - 1) / 2 * 1.001
+        )  # a little more than half the width, so that the outer levels are reached
         offset = (self.levels + 1) % 2 / 2
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset
 

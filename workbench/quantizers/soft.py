@@ -13,7 +13,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.types import Quantized
+from workbench.core.types import Quantized
 
 
 class SoftQuantizer(nn.Module):
@@ -25,7 +25,9 @@ class SoftQuantizer(nn.Module):
         books: int,  # G
         codes: int,  # K, codewords a book
         dim: int,  # d
-        logits: Literal["cosine", "distance"] = "cosine",  # of unit vectors, as released; minus |x - w|, as printed
+        logits: Literal[
+            "cosine", "distance"
+        ] = "cosine",  # of unit vectors, as released; minus |x - w|, as printed
         temperature: float = 0.07,  # tau, lower is harder
         entropy_weight: float = 0.01,  # lambda
         entropy_temperature: float = 0.01,  # of the regulariser alone, much sharper than tau
@@ -33,7 +35,9 @@ class SoftQuantizer(nn.Module):
         super().__init__()
         self.books, self.logits, self.temperature = books, logits, temperature
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
-        self.codebook = nn.Parameter(F.normalize((2 * torch.rand(books, codes, dim) - 1) / codes, dim=-1))
+        self.codebook = nn.Parameter(
+            F.normalize((2 * torch.rand(books, codes, dim) - 1) / codes, dim=-1)
+        )
 
     @property
     def words(self) -> Float[Tensor, "g k d"]:
@@ -43,21 +47,31 @@ class SoftQuantizer(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
         """Mix the codewords of each token's book. The number of tokens must divide into `books`."""
         words = self.words
-        similarity = self._similarity(rearrange(x, "b (g m) d -> g (b m) d", g=self.books), words.detach())
+        similarity = self._similarity(
+            rearrange(x, "b (g m) d -> g (b m) d", g=self.books), words.detach()
+        )
         posterior = F.softmax(similarity / self.temperature, dim=-1)  # q(k | x)
         mixed = einsum(posterior, words, "g t k, g k d -> g t d")
         return Quantized(
             latents=rearrange(mixed, "g (b m) d -> b (g m) d", b=len(x)),
             codes=rearrange(posterior.argmax(dim=-1), "g (b m) -> b (g m)", b=len(x)),
-            losses={"entropy": self.entropy_weight * entropy_gap(similarity / self.entropy_temperature)},
+            losses={
+                "entropy": self.entropy_weight * entropy_gap(similarity / self.entropy_temperature)
+            },
         )
 
     def log_posterior(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
         """log q(k | x) of each token, over the codewords of its book."""
-        similarity = self._similarity(rearrange(x, "b (g m) d -> g (b m) d", g=self.books), self.words)
-        return rearrange(F.log_softmax(similarity / self.temperature, dim=-1), "g (b m) k -> b (g m) k", b=len(x))
+        similarity = self._similarity(
+            rearrange(x, "b (g m) d -> g (b m) d", g=self.books), self.words
+        )
+        return rearrange(
+            F.log_softmax(similarity / self.temperature, dim=-1), "g (b m) k -> b (g m) k", b=len(x)
+        )
 
-    def _similarity(self, x: Float[Tensor, "g t d"], words: Float[Tensor, "g k d"]) -> Float[Tensor, "g t k"]:
+    def _similarity(
+        self, x: Float[Tensor, "g t d"], words: Float[Tensor, "g k d"]
+    ) -> Float[Tensor, "g t k"]:
         if self.logits == "distance":
             return -torch.cdist(x, words)
         return einsum(F.normalize(x, dim=-1), words, "g t d, g k d -> g t k")

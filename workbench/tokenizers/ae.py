@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
 
 
 class AE(Tokenizer):
@@ -26,7 +26,9 @@ class AE(Tokenizer):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.radius is not None and self.radius <= 0:
-                raise UserError(f"radius is {self.radius}; it must be above 0, or none for free latents.")
+                raise UserError(
+                    f"radius is {self.radius}; it must be above 0, or none for free latents."
+                )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -16,12 +16,21 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
 
-WEIGHTS = (2.5, 2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0)  # of the rounds' losses, in the released code; the first R are used
+WEIGHTS = (
+    2.5,
+    2.0,
+    1.5,
+    1.25,
+    1.0,
+    1.0,
+    1.0,
+    1.0,
+)  # of the rounds' losses, in the released code; the first R are used
 
 
 class ALIT(Tokenizer):
@@ -36,7 +45,9 @@ class ALIT(Tokenizer):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 1 <= self.rounds <= len(WEIGHTS):
-                raise UserError(f"rounds is {self.rounds}; it must lie between 1 and {len(WEIGHTS)}.")
+                raise UserError(
+                    f"rounds is {self.rounds}; it must lie between 1 and {len(WEIGHTS)}."
+                )
             if self.tokens % self.rounds:
                 raise UserError(f"{self.tokens} tokens do not divide into {self.rounds} rounds.")
 
@@ -49,7 +60,9 @@ class ALIT(Tokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
-    def encode(self, images: Images, *, budget: int | None = None, error: float | None = None) -> Tokens:
+    def encode(
+        self, images: Images, *, budget: int | None = None, error: float | None = None
+    ) -> Tokens:
         """Every token; or those of the rounds that make `budget`; or of each image's first round that meets an error.
 
         Errors are mean absolute differences of pixels in [0, 1]; an image that no round brings there keeps every token.
@@ -61,7 +74,9 @@ class ALIT(Tokenizer):
             if rest or not 1 <= rounds <= self.config.rounds:
                 multiple = f"a multiple of {self.config.fresh}, what a round adds, up to {self.config.tokens}"
                 raise UserError(f"budget is {budget}; it must be {multiple}.")
-            return Tokens(self.roll(images, rounds)[-1], active=self._active(len(images))[rounds - 1])
+            return Tokens(
+                self.roll(images, rounds)[-1], active=self._active(len(images))[rounds - 1]
+            )
         latents = self.roll(images, self.config.rounds)
         if error is None:
             return Tokens(latents[-1])
@@ -81,7 +96,9 @@ class ALIT(Tokenizer):
         shown = self._decoded(self.roll(images, self.config.rounds))
         names = [*(f"round_{r}" for r in range(1, self.config.rounds)), "pixel"]
         each = zip(names, WEIGHTS, shown, strict=False)
-        return Objective({name: weight * F.l1_loss(image, images) for name, weight, image in each}, shown[-1])
+        return Objective(
+            {name: weight * F.l1_loss(image, images) for name, weight, image in each}, shown[-1]
+        )
 
     def roll(self, images: Images, rounds: int) -> Float[Tensor, "r b n d"]:
         """The latents after each round, which rewrites those of the rounds before; zeros where none are yet."""
@@ -105,6 +122,8 @@ class ALIT(Tokenizer):
 
     def _active(self, count: int) -> Bool[Tensor, "r b n"]:
         """Which tokens there are after each round."""
-        place = torch.arange(self.config.tokens, device=self.encoder.tokens.device) // self.config.fresh
+        place = (
+            torch.arange(self.config.tokens, device=self.encoder.tokens.device) // self.config.fresh
+        )
         rows = torch.arange(self.config.rounds, device=place.device)
         return repeat(place <= rearrange(rows, "r -> r 1"), "r n -> r b n", b=count)

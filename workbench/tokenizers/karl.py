@@ -19,11 +19,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.quantizers.hard import HardQuantizer
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Quantized, Tokens
+from workbench.quantizers.vector import HardQuantizer
+from workbench.tokenizers.base import Tokenizer
 
 COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss counts 1
 
@@ -43,43 +43,61 @@ class KARL(Tokenizer):
         most: float = 0.3  # the last
         threshold: float = 0.75  # a token whose halting probability is above it is dropped
         halt_weight: float = 1.0  # lambda
-        balance: Literal["plain", "balanced"] = "plain"  # of the halting loss; the released code's is balanced by class
-        hide: Literal["label", "predicted"] = "label"  # which tokens run 2 drops; the paper's: the predicted
-        trust: float = 0.15  # share of the training after which predictions are good enough to hide by
+        balance: Literal["plain", "balanced"] = (
+            "plain"  # of the halting loss; the released code's is balanced by class
+        )
+        hide: Literal["label", "predicted"] = (
+            "label"  # which tokens run 2 drops; the paper's: the predicted
+        )
+        trust: float = (
+            0.15  # share of the training after which predictions are good enough to hide by
+        )
         codes: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.bins < 1 or not 0 < self.least <= self.most:
-                raise UserError(f"{self.bins} bins from {self.least} to {self.most} tell no errors apart.")
+                raise UserError(
+                    f"{self.bins} bins from {self.least} to {self.most} tell no errors apart."
+                )
             if not 0 < self.threshold < 1:
                 raise UserError(f"threshold is {self.threshold}; it must lie between 0 and 1.")
             if self.codes < 0:
-                raise UserError(f"codes is {self.codes}; it must be at least 1, or 0 for a continuous bottleneck.")
+                raise UserError(
+                    f"codes is {self.codes}; it must be at least 1, or 0 for a continuous bottleneck."
+                )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
         self.errors = nn.Parameter(0.1 * torch.randn(config.bins, config.width))
-        self.halting = nn.Sequential(nn.Linear(config.width, config.width), nn.Tanh(), nn.Linear(config.width, 1))
+        self.halting = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.Tanh(), nn.Linear(config.width, 1)
+        )
         edges = torch.logspace(0, 1, config.bins, base=config.most / config.least) * config.least
         self.register_buffer("edges", edges, persistent=False)
         self.quantizer = None
         if config.codes:
-            self.quantizer = HardQuantizer(codes=config.codes, dim=config.dim, commitment=COMMITMENT, cosine=True)
+            self.quantizer = HardQuantizer(
+                codes=config.codes, dim=config.dim, commitment=COMMITMENT, cosine=True
+            )
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"] | None:
         """The codewords as they are compared; None for a continuous bottleneck."""
         return None if self.quantizer is None else self.quantizer.words
 
-    def encode(self, images: Images, *, error: float | None = None, budget: int | None = None) -> Tokens:
+    def encode(
+        self, images: Images, *, error: float | None = None, budget: int | None = None
+    ) -> Tokens:
         """As many tokens as each image needs for the error, in one pass; or exactly `budget` for each."""
         if error is not None and budget is not None:
             raise UserError("ask for an error or for a budget, not for both.")
         if budget is not None:
             if not 1 <= budget <= self.config.tokens:
-                raise UserError(f"budget is {budget}; it must lie between 1 and {self.config.tokens}.")
+                raise UserError(
+                    f"budget is {budget}; it must lie between 1 and {self.config.tokens}."
+                )
             active = self._first(torch.full_like(self._tightest(images), budget))
             quantized = self.quantize(self.write(images, self._tightest(images), active)[0])
             return Tokens(quantized.latents, quantized.codes, active)
@@ -87,7 +105,9 @@ class KARL(Tokenizer):
         if not error > 0:
             raise UserError(f"error is {error}; it must be above 0 (pixels in [0, 1]).")
         wanted = self.bin_of(images.new_full((len(images),), error))
-        latents, logits = self.write(images, wanted, self._first(torch.full_like(wanted, self.config.tokens)))
+        latents, logits = self.write(
+            images, wanted, self._first(torch.full_like(wanted, self.config.tokens))
+        )
         quantized = self.quantize(latents)
         return Tokens(quantized.latents, quantized.codes, self.kept(logits))
 
@@ -123,14 +143,20 @@ class KARL(Tokenizer):
         """Latents, and the logit that each is surplus: the encoder, told the wanted error, with the visible slots."""
         patches = self.encoder.look(images)
         told = rearrange(self.errors[wanted], "b width -> b 1 width")
-        x = torch.cat([told, patches + self.encoder.patch_positions, self.encoder.queries(patches)], dim=1)
-        mask = torch.cat([torch.ones_like(x[:, : -visible.shape[1], 0], dtype=torch.bool), visible], dim=1)
+        x = torch.cat(
+            [told, patches + self.encoder.patch_positions, self.encoder.queries(patches)], dim=1
+        )
+        mask = torch.cat(
+            [torch.ones_like(x[:, : -visible.shape[1], 0], dtype=torch.bool), visible], dim=1
+        )
         for block in self.encoder.blocks:
             x = block(x, mask)
         slots = self.encoder.norm(x[:, -visible.shape[1] :])
         return self.encoder.to_latents(slots), rearrange(self.halting(slots), "b n 1 -> b n")
 
-    def quantize(self, latents: Float[Tensor, "b n d"], within: Bool[Tensor, "b n"] | None = None) -> Quantized:
+    def quantize(
+        self, latents: Float[Tensor, "b n d"], within: Bool[Tensor, "b n"] | None = None
+    ) -> Quantized:
         """The bottleneck: each latent's codeword, or the latent itself. `within`: those to learn from; others are 0."""
         if self.quantizer is None:
             return Quantized(latents, None, {})
@@ -155,11 +181,15 @@ class KARL(Tokenizer):
         return torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def _first(self, budget: Tensor) -> Bool[Tensor, "b n"]:
-        return torch.arange(self.config.tokens, device=budget.device) < rearrange(budget, "b -> b 1")
+        return torch.arange(self.config.tokens, device=budget.device) < rearrange(
+            budget, "b -> b 1"
+        )
 
 
 def halting_loss(
-    logits: Float[Tensor, "b n"], surplus: Bool[Tensor, "b n"], balance: Literal["plain", "balanced"]
+    logits: Float[Tensor, "b n"],
+    surplus: Bool[Tensor, "b n"],
+    balance: Literal["plain", "balanced"],
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy; balanced: the mean over surplus tokens plus the mean over needed ones.
 

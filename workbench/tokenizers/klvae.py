@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
 from workbench.quantizers.gaussian import GaussianBottleneck
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
 
 
 class KLVAE(Tokenizer):
@@ -46,4 +46,6 @@ class KLVAE(Tokenizer):
         """Squared error, and beta times the divergence from a standard normal."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective({"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction)
+        return Objective(
+            {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction
+        )

@@ -20,12 +20,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Images, Objective, Tokens
+from workbench.features import Teacher, by_name
 from workbench.nn.vit import Decoder, Encoder, PixelDecoder, Sizes
-from workbench.teachers import Teacher, by_name
-from workbench.tokenizers.appearance import Appearance, AppearanceSettings
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
 
 DEVIATION = 0.25  # of the masking ratio, before it is truncated
 Masking = Literal["truncnorm", "uniform", "fixed", "sample"]
@@ -48,30 +48,42 @@ class MAETok(Tokenizer):
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
         learned_tokens: bool = True  # False: the patches' own rows are the latents (Table 6), so tokens is their number
-        tuning: bool = False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
+        tuning: bool = (
+            False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
+        )
 
         def __post_init__(self) -> None:
             Sizes.__post_init__(self)
             AppearanceSettings.__post_init__(self)
-            named = (self.targets,) if isinstance(self.targets, str) else self.targets  # JSON keeps a list
+            named = (
+                (self.targets,) if isinstance(self.targets, str) else self.targets
+            )  # JSON keeps a list
             object.__setattr__(self, "targets", tuple(name for name in named if name))
             for name, kind in (("mask", Masking), ("score", Score)):
                 if getattr(self, name) not in get_args(kind):
                     raise unknown(name, getattr(self, name), get_args(kind))
             if not 0 <= self.mask_low <= self.mask_high < 1:
                 told = f"mask_low {self.mask_low} and mask_high {self.mask_high}"
-                raise UserError(f"{told} are no range of shares; 0 <= mask_low <= mask_high < 1 is.")
+                raise UserError(
+                    f"{told} are no range of shares; 0 <= mask_low <= mask_high < 1 is."
+                )
             self._check_targets()
 
         def _check_targets(self) -> None:
             if len(set(self.targets)) < len(self.targets):
-                raise UserError(f"targets {', '.join(self.targets)} name a teacher twice; name each once.")
+                raise UserError(
+                    f"targets {', '.join(self.targets)} name a teacher twice; name each once."
+                )
             if self.aux_width < 1 or self.aux_width % self.heads:
-                raise UserError(f"aux_width {self.aux_width} does not divide into {self.heads} heads.")
+                raise UserError(
+                    f"aux_width {self.aux_width} does not divide into {self.heads} heads."
+                )
             if self.aux_depth < 1:
                 raise UserError(f"aux_depth is {self.aux_depth}; it must be at least 1.")
             if self.targets and self.score == "masked" and self.mask_high == 0 and not self.tuning:
-                raise UserError('With mask_high 0 no patch is masked, so targets need score "all", not "masked".')
+                raise UserError(
+                    'With mask_high 0 no patch is masked, so targets need score "all", not "masked".'
+                )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -87,7 +99,9 @@ class MAETok(Tokenizer):
             self.mask_patch.requires_grad_(False)
         shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(Sizes)}
         shallow = Sizes(**(shared | {"width": config.aux_width, "depth": config.aux_depth}))
-        self.aux_decoders = nn.ModuleList(Decoder(shallow, out=teacher.dim) for teacher in self.teachers)
+        self.aux_decoders = nn.ModuleList(
+            Decoder(shallow, out=teacher.dim) for teacher in self.teachers
+        )
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -109,7 +123,11 @@ class MAETok(Tokenizer):
         """
         patches = self.encoder.look(images)
         mask = random_mask(self.ratios(len(images), images.device), patches.shape[1])
-        tokens = Tokens(self.encoder.read(torch.where(rearrange(mask, "b p -> b p 1"), self.mask_patch, patches)))
+        tokens = Tokens(
+            self.encoder.read(
+                torch.where(rearrange(mask, "b p -> b p 1"), self.mask_patch, patches)
+            )
+        )
         reconstruction = self.decode(tokens)
         pixel = F.mse_loss(reconstruction, images)
         looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
@@ -159,7 +177,11 @@ def random_mask(ratios: Float[Tensor, " b"], patches: int) -> Bool[Tensor, "b p"
 
 
 def feature_loss(
-    predicted: Float[Tensor, "b p e"], features: Float[Tensor, "b p e"], mask: Bool[Tensor, "b p"], *, directional: bool
+    predicted: Float[Tensor, "b p e"],
+    features: Float[Tensor, "b p e"],
+    mask: Bool[Tensor, "b p"],
+    *,
+    directional: bool,
 ) -> Float[Tensor, ""]:
     """Mean over the masked patches of 1 - cosine, or of the squared error; exactly 0 if there is none."""
     if directional:

@@ -14,13 +14,13 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Images, Objective, Tokens
+from workbench.features import Teacher, by_name
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
 from workbench.quantizers.soft import SoftQuantizer
-from workbench.teachers import Teacher, by_name
-from workbench.tokenizers.appearance import Appearance, AppearanceSettings
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
 
 Align = Literal["repeat", "pool", "global"]
 
@@ -34,7 +34,9 @@ class SoftVQ(Tokenizer):
 
         books: int = 1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
         codes: int = 256  # K, codewords a book; the paper's models have 8192
-        logits: Literal["cosine", "distance"] = "cosine"  # of unit vectors, as released; minus |x - w|, as printed
+        logits: Literal["cosine", "distance"] = (
+            "cosine"  # of unit vectors, as released; minus |x - w|, as printed
+        )
         temperature: float = 0.07  # tau, lower is harder
         entropy_weight: float = 0.01  # lambda
         entropy_temperature: float = 0.01  # temperature of the entropy term alone
@@ -46,11 +48,15 @@ class SoftVQ(Tokenizer):
             Sizes.__post_init__(self)
             AppearanceSettings.__post_init__(self)
             if min(self.books, self.codes) < 1:
-                raise UserError(f"books and codes must be at least 1; got {self.books} and {self.codes}.")
+                raise UserError(
+                    f"books and codes must be at least 1; got {self.books} and {self.codes}."
+                )
             if self.logits not in ("cosine", "distance"):
                 raise unknown("kind of logits", self.logits, ("cosine", "distance"))
             if self.tokens % self.books:
-                raise UserError(f"{self.tokens} tokens do not divide into {self.books} books of equal blocks.")
+                raise UserError(
+                    f"{self.tokens} tokens do not divide into {self.books} books of equal blocks."
+                )
             if self.align not in get_args(Align):
                 raise unknown("way to align", self.align, get_args(Align))
             if self.align_weight < 0:
@@ -60,7 +66,9 @@ class SoftVQ(Tokenizer):
                     f"{self.patches} patches do not divide among {self.tokens} tokens, as align={self.align} needs."
                 )
             if min(self.temperature, self.entropy_temperature) <= 0:
-                raise UserError(f"temperatures must be above 0; got {self.temperature}, {self.entropy_temperature}.")
+                raise UserError(
+                    f"temperatures must be above 0; got {self.temperature}, {self.entropy_temperature}."
+                )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -75,10 +83,18 @@ class SoftVQ(Tokenizer):
             entropy_temperature=config.entropy_temperature,
         )
         self.appearance = Appearance(config, config.channels)
-        self.teacher = by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        self.teacher = (
+            by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        )
         if self.teacher is not None:
             e = self.teacher.dim
-            layers = nn.Linear(config.dim, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e)
+            layers = (
+                nn.Linear(config.dim, e),
+                nn.SiLU(),
+                nn.Linear(e, e),
+                nn.SiLU(),
+                nn.Linear(e, e),
+            )
             self.projection = nn.Sequential(*layers)
 
     @property
@@ -104,7 +120,9 @@ class SoftVQ(Tokenizer):
         """Tokens to images."""
         return self.decoder(tokens)
 
-    def objective(self, images: Images, features: Float[Tensor, "b p _"] | None = None) -> Objective:
+    def objective(
+        self, images: Images, features: Float[Tensor, "b p _"] | None = None
+    ) -> Objective:
         """Squared error plus the entropy term, and what else was asked for.
 
         The teacher's features, where they were computed before, spare its work.
@@ -113,7 +131,11 @@ class SoftVQ(Tokenizer):
         reconstruction = self.decode(Tokens(quantized.latents))
         pixel = F.mse_loss(reconstruction, images)
         looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
-        terms = {"pixel": pixel, **quantized.losses, **self.appearance(images, reconstruction, **looks)}
+        terms = {
+            "pixel": pixel,
+            **quantized.losses,
+            **self.appearance(images, reconstruction, **looks),
+        }
         if self.teacher is not None:
             features = self.teacher.features(images, self.cells) if features is None else features
             agreement = alignment(self.projection(quantized.latents), features, self.config.align)
@@ -121,7 +143,9 @@ class SoftVQ(Tokenizer):
         return Objective(terms, reconstruction)
 
 
-def alignment(projected: Float[Tensor, "b n e"], features: Float[Tensor, "b p e"], how: Align) -> Float[Tensor, ""]:
+def alignment(
+    projected: Float[Tensor, "b n e"], features: Float[Tensor, "b p e"], how: Align
+) -> Float[Tensor, ""]:
     """Mean cosine of projected tokens and a teacher's features; token i covers patches i p/n to (i + 1) p/n - 1."""
     each = features.shape[1] // projected.shape[1]
     if how == "repeat":

@@ -13,10 +13,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
 
 
 class TailDrop(Tokenizer):
@@ -31,14 +31,20 @@ class TailDrop(Tokenizer):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 1 <= self.shortest <= self.tokens:
-                raise UserError(f"shortest is {self.shortest}; it must lie between 1 and {self.tokens} tokens.")
+                raise UserError(
+                    f"shortest is {self.shortest}; it must lie between 1 and {self.tokens} tokens."
+                )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
     def encode(
-        self, images: Images, *, budget: int | Int[Tensor, " b"] | None = None, error: float | None = None
+        self,
+        images: Images,
+        *,
+        budget: int | Int[Tensor, " b"] | None = None,
+        error: float | None = None,
     ) -> Tokens:
         """Every token; or the first `budget`, of all images or each; or the fewest first ones that `search` finds."""
         latents = self.encoder(images)
@@ -49,7 +55,9 @@ class TailDrop(Tokenizer):
         lengths = torch.as_tensor(budget, device=latents.device).expand(len(latents))
         for length in lengths.unique().tolist():
             if not 1 <= length <= self.config.tokens:
-                raise UserError(f"budget is {length}; it must lie between 1 and {self.config.tokens}.")
+                raise UserError(
+                    f"budget is {length}; it must lie between 1 and {self.config.tokens}."
+                )
         return Tokens(latents, active=self._first(lengths))
 
     def decode(self, tokens: Tokens) -> Images:
@@ -58,11 +66,15 @@ class TailDrop(Tokenizer):
 
     def objective(self, images: Images) -> Objective:
         """Squared error of what a random prefix decodes to, drawn for each image."""
-        length = torch.randint(self.config.shortest, self.config.tokens + 1, (len(images),), device=images.device)
+        length = torch.randint(
+            self.config.shortest, self.config.tokens + 1, (len(images),), device=images.device
+        )
         reconstruction = self.decode(Tokens(self.encoder(images), active=self._first(length)))
         return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)
 
-    def search(self, latents: Float[Tensor, "b n d"], images: Images, error: float) -> tuple[Int[Tensor, " b"], int]:
+    def search(
+        self, latents: Float[Tensor, "b n d"], images: Images, error: float
+    ) -> tuple[Int[Tensor, " b"], int]:
         """The shortest prefix of each image that meets the error (pixels in [0, 1]), all tokens if none does; and the
         number of decodings that took. By bisection, so right where the error falls with every token.
         """
@@ -72,12 +84,18 @@ class TailDrop(Tokenizer):
             middle = (low + high) // 2
             shown = self.decode(Tokens(latents, active=self._first(middle)))
             met = ((shown - images).abs() / 2).mean(dim=(1, 2, 3)) <= error
-            low, high, decodings = torch.where(met, low, middle + 1), torch.where(met, middle, high), decodings + 1
+            low, high, decodings = (
+                torch.where(met, low, middle + 1),
+                torch.where(met, middle, high),
+                decodings + 1,
+            )
             low = torch.minimum(low, high)
         return high, decodings
 
     def _first(self, length: Tensor) -> Bool[Tensor, "b n"]:
-        return torch.arange(self.config.tokens, device=length.device) < rearrange(length, "b -> b 1")
+        return torch.arange(self.config.tokens, device=length.device) < rearrange(
+            length, "b -> b 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,14 +116,20 @@ class GradientEnergyLength:
 
         if not len(images):
             raise UserError("a length cannot be learned from no images.")
-        curve = IsotonicRegression().fit(gradient_energy(images).cpu().double(), needed.cpu().double())
-        return cls(torch.tensor(curve.X_thresholds_).float(), torch.tensor(curve.y_thresholds_).float())
+        curve = IsotonicRegression().fit(
+            gradient_energy(images).cpu().double(), needed.cpu().double()
+        )
+        return cls(
+            torch.tensor(curve.X_thresholds_).float(), torch.tensor(curve.y_thresholds_).float()
+        )
 
     def predict(self, images: Images) -> Int[Tensor, " b"]:
         """The tokens that each image is expected to need, rounded; outside of what was fitted, as at its ends."""
         import numpy as np
 
-        guessed = np.interp(gradient_energy(images).cpu().numpy(), self.energies.numpy(), self.tokens.numpy())
+        guessed = np.interp(
+            gradient_energy(images).cpu().numpy(), self.energies.numpy(), self.tokens.numpy()
+        )
         return torch.from_numpy(guessed.round()).long().to(images.device)
 
 

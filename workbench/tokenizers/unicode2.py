@@ -18,14 +18,14 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Images, Objective, Quantized, Tokens
+from workbench.features import Teacher, by_name
 from workbench.nn.vit import PixelDecoder, Sizes
-from workbench.quantizers.cascade import Cascade, Role
+from workbench.quantizers.cascaded import Cascade, Role
 from workbench.quantizers.clustering import Builder, cluster
-from workbench.quantizers.normaliser import Normalise, Normaliser
-from workbench.teachers import Teacher, by_name
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Quantized, Tokens
+from workbench.quantizers.normalizer import Normalise, Normaliser
+from workbench.tokenizers.base import Tokenizer
 
 BATCH = 256  # images the teacher sees at a time
 
@@ -43,23 +43,33 @@ class UniCode2(Tokenizer):
         side: int = 32  # pixels, height and width
         channels: int = 3  # 1 grey, 3 RGB
         patch: int = 8  # pixels; one token each
-        teacher: str = "hog"  # see workbench.teachers.by_name; the paper's is siglip
+        teacher: str = "hog"  # see workbench.features.by_name; the paper's is siglip
         normalise: Normalise = "channel"  # of features, before anything is compared
-        dim: int | None = None  # d, channels of a token: principal axes of the features; None: all their channels
+        dim: int | None = (
+            None  # d, channels of a token: principal axes of the features; None: all their channels
+        )
         codes: int = 256  # K; the paper's are 500,000
         builder: Builder = "two-level"  # of the codebook; "sample": random tokens, a control
         shrinkage: float = 0.0  # lambda, in tokens a code; above 0.1 codes fall out of use
-        per_class: bool = False  # cluster each class apart, with equally many codes, as VQGAN-LC; needs labels
+        per_class: bool = (
+            False  # cluster each class apart, with equally many codes, as VQGAN-LC; needs labels
+        )
         tokens_per_code: int = 256  # at most so many are clustered, of the training images'
-        role: Role = "cascade"  # which table chooses and which speaks; see workbench.quantizers.cascade
+        role: Role = (
+            "cascade"  # which table chooses and which speaks; see workbench.quantizers.cascaded
+        )
         revive: float = 0.0  # role online: replace codes chosen less often than this share of an even use; 0: never
         decoder: Literal["pixels", "flow"] = "pixels"
         width: int = 96  # of the decoder
         depth: int = 2  # blocks in the decoder
         heads: int = 4
         skip: bool = True  # the decoder to pixels starts as a linear map of all tokens
-        adapter: bool = False  # a linear map, at first the identity, between the tables and the decoder
-        train: Literal["all", "adapter"] = "all"  # "adapter": it alone, for a decoder that is finished
+        adapter: bool = (
+            False  # a linear map, at first the identity, between the tables and the decoder
+        )
+        train: Literal["all", "adapter"] = (
+            "all"  # "adapter": it alone, for a decoder that is finished
+        )
 
         def __post_init__(self) -> None:
             for field in dataclasses.fields(self):
@@ -74,7 +84,9 @@ class UniCode2(Tokenizer):
                 if getattr(self, name) < 0:
                     raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
             if self.revive and self.role != "online":
-                raise UserError(f'revive is of the role "online"; codes of "{self.role}" are not learned that way.')
+                raise UserError(
+                    f'revive is of the role "online"; codes of "{self.role}" are not learned that way.'
+                )
             if self.train == "adapter" and not self.adapter:
                 raise UserError('With train "adapter" there must be one; set adapter to true.')
 
@@ -85,7 +97,11 @@ class UniCode2(Tokenizer):
 
         def sizes(self, dim: int) -> Sizes:
             """The decoder's sizes. Raises UserError where they do not fit."""
-            own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Sizes) if f.name not in ("tokens", "dim")}
+            own = {
+                f.name: getattr(self, f.name)
+                for f in dataclasses.fields(Sizes)
+                if f.name not in ("tokens", "dim")
+            }
             return Sizes(**own, dim=dim, tokens=max(1, self.side // max(1, self.patch)) ** 2)
 
     def __init__(self, config: Config) -> None:
@@ -93,10 +109,14 @@ class UniCode2(Tokenizer):
         self.teacher = by_name(config.teacher, channels=config.channels)
         dim = config.dim or self.teacher.dim
         if dim > self.teacher.dim:
-            raise UserError(f"dim is {dim}, and features of {config.teacher} have {self.teacher.dim} channels.")
+            raise UserError(
+                f"dim is {dim}, and features of {config.teacher} have {self.teacher.dim} channels."
+            )
         self.normaliser = Normaliser(config.normalise, channels=self.teacher.dim, dim=dim)
         unit = config.normalise == "unit"
-        self.quantizer = Cascade(codes=config.codes, dim=dim, role=config.role, unit=unit, revive=config.revive)
+        self.quantizer = Cascade(
+            codes=config.codes, dim=dim, role=config.role, unit=unit, revive=config.revive
+        )
         self.decoder = _decoder(config, config.sizes(dim))
         if config.train == "adapter":
             self.requires_grad_(False)
@@ -124,7 +144,11 @@ class UniCode2(Tokenizer):
     @property
     def first_codebook(self) -> Float[Tensor, "1 k d"] | None:
         """Where the codebook began, if it is one that learns while another table chooses."""
-        return rearrange(self.quantizer.index, "k d -> 1 k d") if self.config.role == "cascade" else None
+        return (
+            rearrange(self.quantizer.index, "k d -> 1 k d")
+            if self.config.role == "cascade"
+            else None
+        )
 
     def encode(self, images: Images) -> Tokens:
         """The code of each patch's feature, and what the code says."""
@@ -136,9 +160,13 @@ class UniCode2(Tokenizer):
         latents = self.adapt(tokens.latents)
         if self.config.decoder == "pixels":
             return self.decoder(Tokens(latents, active=tokens.active))
-        return self.decoder(latents if tokens.active is None else latents * rearrange(tokens.active, "b n -> b n 1"))
+        return self.decoder(
+            latents if tokens.active is None else latents * rearrange(tokens.active, "b n -> b n 1")
+        )
 
-    def objective(self, images: Images, features: Float[Tensor, "b n e"] | None = None) -> Objective:
+    def objective(
+        self, images: Images, features: Float[Tensor, "b n e"] | None = None
+    ) -> Objective:
         """Squared error of pixels, or the flow's; features that were computed before spare the teacher's work."""
         latents = self.quantize(self.features(images) if features is None else features).latents
         if self.config.decoder == "flow":
@@ -151,7 +179,9 @@ class UniCode2(Tokenizer):
         expected = (self.config.channels, self.config.side, self.config.side)
         if tuple(images.shape[1:]) != expected:
             got = " x ".join(map(str, images.shape[1:]))
-            raise UserError(f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}.")
+            raise UserError(
+                f"images are {got}; this tokenizer was made for {' x '.join(map(str, expected))}."
+            )
         return self.teacher.features(images, self.config.grid)
 
     def quantize(self, features: Float[Tensor, "b n e"]) -> Quantized:
@@ -180,12 +210,16 @@ class UniCode2(Tokenizer):
         """
         labels = getattr(data, "labels", None)
         if self.config.per_class and labels is None:
-            raise UserError("per_class needs the images' classes, and these training data have no labels.")
+            raise UserError(
+                "per_class needs the images' classes, and these training data have no labels."
+            )
         device, tokens = self.quantizer.index.device, math.prod(self.config.grid)
         wanted, parts = math.ceil(self.config.codes * self.config.tokens_per_code / tokens), []
         drawn = torch.arange(0)
         if hasattr(data, "batch"):
-            drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:wanted]
+            drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[
+                :wanted
+            ]
             batches = map(data.batch, drawn.split(BATCH))
         else:
             size = min(BATCH, wanted)
@@ -196,7 +230,11 @@ class UniCode2(Tokenizer):
         features = torch.cat(parts)
         if not self.normaliser.fitted:  # else it came with the decoder that this run starts from
             self.normaliser.fit(features)
-        classes = repeat(torch.as_tensor(labels)[drawn], "b -> (b n)", n=tokens) if self.config.per_class else None
+        classes = (
+            repeat(torch.as_tensor(labels)[drawn], "b -> (b n)", n=tokens)
+            if self.config.per_class
+            else None
+        )
         index = cluster(
             self.normaliser(features),
             self.config.codes,

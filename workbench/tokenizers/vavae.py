@@ -17,14 +17,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import UserError
+from workbench.core.errors import UserError
+from workbench.core.types import Images, Objective, Tokens
+from workbench.features import Teacher, by_name
 from workbench.nn.conv import ConvDecoder, ConvEncoder, ConvSizes
 from workbench.nn.weighting import adaptive_weight
 from workbench.quantizers.gaussian import GaussianBottleneck
-from workbench.teachers import Teacher, by_name
-from workbench.tokenizers.appearance import Appearance, AppearanceSettings
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
 
 STAGES = (100 / 130, 115 / 130)  # shares of the training at which they change: 100 + 15 + 15 epochs
 HARD = 5  # times the weight in the first: 0.5 to 0.1
@@ -39,14 +39,26 @@ class VAVAE(Tokenizer):
         """Sizes, the divergence, and the alignment."""
 
         kl_weight: float = 1e-6  # of a nat, against an error summed over pixels, as in the paper
-        teacher: str = "hog"  # see workbench.teachers.by_name; the paper's is dinov2
+        teacher: str = "hog"  # see workbench.features.by_name; the paper's is dinov2
         align_weight: float = 0.1  # w_hyper; 0: a plain KL autoencoder
-        margin_cosine: float = 0.5  # m1: a token this near to its teacher's direction (1 - m1) is left alone
-        margin_distance: float = 0.25  # m2: a pair whose similarity is this near to the teacher's is left alone
-        align: Literal["sample", "mean"] = "sample"  # what is aligned, of the posterior; the paper: its sample
-        project: Literal["up", "down"] = "up"  # latents to the teacher's channels, or the teacher to the latents'
-        adaptive: bool = True  # weigh the alignment by gradient norms at the encoder's last convolution
-        stages: bool = False  # three of them, as released: see STAGES; False: one, as in the paper's ablations
+        margin_cosine: float = (
+            0.5  # m1: a token this near to its teacher's direction (1 - m1) is left alone
+        )
+        margin_distance: float = (
+            0.25  # m2: a pair whose similarity is this near to the teacher's is left alone
+        )
+        align: Literal["sample", "mean"] = (
+            "sample"  # what is aligned, of the posterior; the paper: its sample
+        )
+        project: Literal["up", "down"] = (
+            "up"  # latents to the teacher's channels, or the teacher to the latents'
+        )
+        adaptive: bool = (
+            True  # weigh the alignment by gradient norms at the encoder's last convolution
+        )
+        stages: bool = (
+            False  # three of them, as released: see STAGES; False: one, as in the paper's ablations
+        )
         noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
 
         def __post_init__(self) -> None:
@@ -60,11 +72,19 @@ class VAVAE(Tokenizer):
         super().__init__(config)
         self.encoder, self.decoder = ConvEncoder(config, out=2 * config.dim), ConvDecoder(config)
         pixels = config.channels * config.side**2
-        self.bottleneck = GaussianBottleneck(beta=config.kl_weight / pixels)  # our error is a mean over pixels
+        self.bottleneck = GaussianBottleneck(
+            beta=config.kl_weight / pixels
+        )  # our error is a mean over pixels
         self.appearance = Appearance(config, config.channels)
-        self.teacher = by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        self.teacher = (
+            by_name(config.teacher, channels=config.channels) if config.align_weight else None
+        )
         if self.teacher is not None:
-            ends = (config.dim, self.teacher.dim) if config.project == "up" else (self.teacher.dim, config.dim)
+            ends = (
+                (config.dim, self.teacher.dim)
+                if config.project == "up"
+                else (self.teacher.dim, config.dim)
+            )
             self.projection = nn.Linear(*ends, bias=config.project == "down")
 
     @property
@@ -85,9 +105,13 @@ class VAVAE(Tokenizer):
     def decode(self, tokens: Tokens) -> Images:
         """Tokens to images; one that is not active is a zero."""
         active = tokens.active
-        return self.decoder(tokens.latents if active is None else tokens.latents * rearrange(active, "b n -> b n 1"))
+        return self.decoder(
+            tokens.latents if active is None else tokens.latents * rearrange(active, "b n -> b n 1")
+        )
 
-    def objective(self, images: Images, features: Float[Tensor, "b n _"] | None = None) -> Objective:
+    def objective(
+        self, images: Images, features: Float[Tensor, "b n _"] | None = None
+    ) -> Objective:
         """Absolute error, divergence, and the alignment at its adaptive weight.
 
         The teacher's features, where they were computed before, spare its work.
@@ -106,9 +130,13 @@ class VAVAE(Tokenizer):
             mean = rearrange(moments, "b n (two d) -> two b n d", two=2)[0]
             if features is None:
                 features = self.teacher.features(images, self.config.grid)
-            misfit = self.misfit(quantized.latents if self.config.align == "sample" else mean, features)
+            misfit = self.misfit(
+                quantized.latents if self.config.align == "sample" else mean, features
+            )
             weight = self.config.align_weight * (HARD if self.stage == 0 else 1)
-            if self.config.adaptive and torch.is_grad_enabled():  # without gradients there is nothing to weigh by
+            if (
+                self.config.adaptive and torch.is_grad_enabled()
+            ):  # without gradients there is nothing to weigh by
                 error = pixel + terms.get("perceptual", 0)
                 weight = weight * adaptive_weight(error, misfit, self.encoder.last.weight, MOST)
             terms["align"] = weight * misfit
@@ -119,7 +147,9 @@ class VAVAE(Tokenizer):
         """0 aligns hard and without margins, 1 relaxes the weight, 2 adds the margins."""
         return bisect_right(STAGES, float(self.progress)) if self.config.stages else 2
 
-    def misfit(self, latents: Float[Tensor, "b n d"], features: Float[Tensor, "b n e"]) -> Float[Tensor, ""]:
+    def misfit(
+        self, latents: Float[Tensor, "b n d"], features: Float[Tensor, "b n e"]
+    ) -> Float[Tensor, ""]:
         """L_mcos + L_mdms, both of the projected latents."""
         if self.config.project == "up":
             latents = self.projection(latents)
@@ -127,15 +157,21 @@ class VAVAE(Tokenizer):
             features = self.projection(features)
         with_margins = self.stage == 2
         near = marginal_cosine(latents, features, with_margins * self.config.margin_cosine)
-        return near + marginal_distance(latents, features, with_margins * self.config.margin_distance)
+        return near + marginal_distance(
+            latents, features, with_margins * self.config.margin_distance
+        )
 
 
-def marginal_cosine(z: Float[Tensor, "b n e"], f: Float[Tensor, "b n e"], margin: float) -> Float[Tensor, ""]:
+def marginal_cosine(
+    z: Float[Tensor, "b n e"], f: Float[Tensor, "b n e"], margin: float
+) -> Float[Tensor, ""]:
     """Eq. 3, L_mcos: how far each token's direction is from its teacher's, beyond the margin; mean over tokens."""
     return F.relu(1 - margin - F.cosine_similarity(z, f, dim=-1)).mean()
 
 
-def marginal_distance(z: Float[Tensor, "b n e"], f: Float[Tensor, "b n k"], margin: float) -> Float[Tensor, ""]:
+def marginal_distance(
+    z: Float[Tensor, "b n e"], f: Float[Tensor, "b n k"], margin: float
+) -> Float[Tensor, ""]:
     """Eq. 4, L_mdms: how much an image's token-to-token cosines differ from the teacher's, beyond the margin."""
     return F.relu((_similarities(z) - _similarities(f)).abs() - margin).mean()
 

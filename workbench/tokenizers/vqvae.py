@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.errors import UserError, unknown
+from workbench.core.errors import UserError, unknown
+from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.quantizers.hard import HardQuantizer
-from workbench.tokenizers.tokenizer import Tokenizer
-from workbench.types import Images, Objective, Tokens
+from workbench.quantizers.vector import HardQuantizer
+from workbench.tokenizers.base import Tokenizer
 
 
 class VQVAE(Tokenizer):
@@ -26,9 +26,13 @@ class VQVAE(Tokenizer):
         codes: int = 256  # K, codewords
         commitment: float = 0.25  # beta, pulls the encoder to its codes
         cosine: bool = True  # distances between unit vectors
-        learn: Literal["gradient", "ema"] = "ema"  # the codebook: by gradient, or as a running average of its tokens
+        learn: Literal["gradient", "ema"] = (
+            "ema"  # the codebook: by gradient, or as a running average of its tokens
+        )
         decay: float = 0.95  # of the running averages, a batch
-        revive: float = 0.1  # replace codes chosen less often than this share of an even use; 0: never
+        revive: float = (
+            0.1  # replace codes chosen less often than this share of an even use; 0: never
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -40,7 +44,9 @@ class VQVAE(Tokenizer):
                 raise unknown("way to learn a codebook", self.learn, ("gradient", "ema"))
             for name in ("decay", "revive"):
                 if not 0 <= getattr(self, name) < 1:
-                    raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+                    raise UserError(
+                        f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+                    )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -73,4 +79,6 @@ class VQVAE(Tokenizer):
         """Eq. 3: squared error, commitment loss, and the codebook loss where the codebook learns by gradient."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective({"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction)
+        return Objective(
+            {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction
+        )

@@ -4,10 +4,10 @@ The batch, the learning rate and the seed are functions of the step: a run that 
 weights to one that was not. On several processes (`accelerate launch`, `torchrun`) each takes its share of a batch.
 """
 
-from workbench.training.desk import Progress
-from workbench.training.feed import Data, Share, Stream
-from workbench.training.learner import Learner
+from workbench.training.config import Plan, learning_rate
+from workbench.training.dataloading import Data, Share, Stream
 from workbench.training.loop import fit
-from workbench.training.plan import Plan, learning_rate
+from workbench.training.recorder import Progress
+from workbench.training.state import Learner
 
 __all__ = ["Data", "Learner", "Plan", "Progress", "Share", "Stream", "fit", "learning_rate"]

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import UserError
-from workbench.runs import Run
-from workbench.training.desk import Desk, Orders, Progress
-from workbench.training.feed import Data, Share, Stream, feed
-from workbench.training.learner import Learner
-from workbench.training.plan import Plan, seed_of
-from workbench.training.steering import Steering
+from workbench.core.errors import UserError
+from workbench.storage.run import Run
+from workbench.training.config import Plan, seed_of
+from workbench.training.dataloading import Data, Share, Stream, feed
+from workbench.training.overrides import Steering
+from workbench.training.recorder import Desk, Orders, Progress
+from workbench.training.state import Learner
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 def fit(
-    model: nn.Module, data: Data | Stream, plan: Plan, run: Run, *, tick: Callable[[int, int], None] | None = None
+    model: nn.Module,
+    data: Data | Stream,
+    plan: Plan,
+    run: Run,
+    *,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Iterator[Progress]:
     """Train the model, keeping everything in the run's folder; resume from its last checkpoint if it has one.
 
@@ -67,7 +72,9 @@ def fit(
                             break
                         time.sleep(0.1)
         except (GeneratorExit, KeyboardInterrupt) as stop:
-            if desk and isinstance(stop, GeneratorExit):  # only ever at a record: weights are whole, and just checked
+            if desk and isinstance(
+                stop, GeneratorExit
+            ):  # only ever at a record: weights are whole, and just checked
                 desk.save(step, learner)
             if desk:
                 desk.leave("stopped")
@@ -75,7 +82,10 @@ def fit(
         except BaseException as error:
             if desk:
                 desk.leave(
-                    "failed", why=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    "failed",
+                    why=str(error)
+                    if isinstance(error, UserError)
+                    else f"{type(error).__name__}: {error}",
                 )
             raise
         if desk:
@@ -136,7 +146,9 @@ class Stepper(nn.Module):
         return self.model.objective(*batch).terms
 
 
-def _agree(accelerator: "Accelerator", desk: Desk | None, steering: Steering, step: int, plan: Plan) -> Orders:
+def _agree(
+    accelerator: "Accelerator", desk: Desk | None, steering: Steering, step: int, plan: Plan
+) -> Orders:
     """What was asked, the same for all: of several processes the others ask the first, when it logs.
 
     They ask again and again while the run is paused, as nobody may be kept waiting for long.

@@ -16,18 +16,25 @@ from typing import Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis import drawn_table
+from workbench.analysis.base import Result
 from workbench.analysis.checks import codebook_rules, generator_rules, image_rules, latent_rules
 from workbench.analysis.checks.findings import Finding
-from workbench.analysis.progress import Cancelled, progress
-from workbench.analysis.result import Result
+from workbench.analysis.plotting import table
 from workbench.analysis.runs.settings import run_names
-from workbench.errors import UserError, unknown
-from workbench.evidence import Evidence
+from workbench.core.errors import UserError, unknown
+from workbench.core.progress import Cancelled, progress
+from workbench.storage.evidence import Evidence
 
 MODULES = (codebook_rules, latent_rules, image_rules, generator_rules)
 PREFIX = "tk"
-SYMBOLS = {"error": "✖", "warning": "▲", "info": "●", "passed": "✓", "muted": "○", "not applicable": "–"}
+SYMBOLS = {
+    "error": "✖",
+    "warning": "▲",
+    "info": "●",
+    "passed": "✓",
+    "muted": "○",
+    "not applicable": "–",
+}
 STATUSES = tuple(SYMBOLS)  # the worst first
 Rule = Callable[..., Finding | None]
 
@@ -69,11 +76,13 @@ class Checks(Result):
             "": [f"{SYMBOLS[c.status]} {c.status}" for c in shown],
             "run": [c.run for c in shown],
             "check": [f"{c.code} {c.name}" for c in shown],
-            "what was found": [c.finding.found if c.finding else f"Looked for: {c.rule}" for c in shown],
+            "what was found": [
+                c.finding.found if c.finding else f"Looked for: {c.rule}" for c in shown
+            ],
             "what to do": [c.finding.advice if c.finding else "–" for c in shown],
         }
         title = f"Checks: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
-        return drawn_table.draw(columns, [13, 14, 18, 44, 38], title=title, subtitle=self._caption())
+        return table.draw(columns, [13, 14, 18, 44, 38], title=title, subtitle=self._caption())
 
     def table(self) -> pd.DataFrame:
         """One row a check and run: its status, what was found, what to do, the rule and its numbers as text."""
@@ -81,30 +90,42 @@ class Checks(Result):
         for c in self.checks:
             finding = c.finding or Finding("info", "", "")
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in finding.numbers.items())
-            rows.append((c.code, c.name, c.run, c.status, finding.found, numbers, finding.advice, c.rule))
-        return pd.DataFrame(rows, columns=["code", "check", "run", "status", "found", "numbers", "advice", "rule"])
+            rows.append(
+                (c.code, c.name, c.run, c.status, finding.found, numbers, finding.advice, c.rule)
+            )
+        return pd.DataFrame(
+            rows, columns=["code", "check", "run", "status", "found", "numbers", "advice", "rule"]
+        )
 
     def summary(self) -> str:
         """How many checks found something, the worst of it, and how many passed."""
-        worst = "; ".join(f"{c.code} {c.run}: {c.finding.found.rstrip('.')}" for c in self.findings[:3])
+        worst = "; ".join(
+            f"{c.code} {c.run}: {c.finding.found.rstrip('.')}" for c in self.findings[:3]
+        )
         more = f"; and {len(self.findings) - 3} more" if len(self.findings) > 3 else ""
         lead = f"{worst}{more}." if worst else "Nothing was found."
         return f"{self._caption().replace(' · ', ', ')}. {lead}"
 
     def _caption(self) -> str:
         many = {"error": "errors", "warning": "warnings"}
-        told = ((n, many.get(status, status) if n > 1 else status) for status, n in self.counts.items())
+        told = (
+            (n, many.get(status, status) if n > 1 else status) for status, n in self.counts.items()
+        )
         return " · ".join(f"{n} {status}" for n, status in told if n)
 
 
-def checks(evidences: Sequence[Evidence], *, show: Literal["findings", "all"] = "findings") -> Checks:
+def checks(
+    evidences: Sequence[Evidence], *, show: Literal["findings", "all"] = "findings"
+) -> Checks:
     """Ask every rule of every run; `show` says what the figure holds. Raises UserError for a muted code that is none.
 
     The first run is the one that others must be comparable with.
     """
     asked = []
     for done, (evidence, name) in enumerate(zip(evidences, run_names(evidences), strict=True), 1):
-        asked += [_asked(code, rule, evidence, evidences[0], name) for code, rule in rules().items()]
+        asked += [
+            _asked(code, rule, evidence, evidences[0], name) for code, rule in rules().items()
+        ]
         progress(done, len(evidences))
     return Checks(tuple(sorted(asked, key=lambda c: STATUSES.index(c.status))), show)
 
@@ -112,7 +133,9 @@ def checks(evidences: Sequence[Evidence], *, show: Literal["findings", "all"] = 
 def rules() -> dict[str, Rule]:
     """Every rule by its code, in order: the functions of the rules' modules whose names begin with tk."""
     found = [f for module in MODULES for f in vars(module).values() if inspect.isfunction(f)]
-    numbered = {f.__name__.partition("_")[0].upper(): f for f in found if f.__name__.startswith(PREFIX)}
+    numbered = {
+        f.__name__.partition("_")[0].upper(): f for f in found if f.__name__.startswith(PREFIX)
+    }
     return dict(sorted(numbered.items()))
 
 
@@ -135,4 +158,6 @@ def _asked(code: str, rule: Rule, evidence: Evidence, leading: Evidence, run: st
     except UserError:
         finding, status = None, "not applicable"
     name = rule.__name__.partition("_")[2].replace("_", " ")
-    return Check(code, name, run, "muted" if finding and code in muted else status, finding, wording(rule))
+    return Check(
+        code, name, run, "muted" if finding and code in muted else status, finding, wording(rule)
+    )

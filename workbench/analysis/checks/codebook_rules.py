@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from workbench.analysis.checks.findings import Finding, Severity
 from workbench.analysis.codebook.usage import Book, codebook_usage
-from workbench.evidence import Evidence
+from workbench.storage.evidence import Evidence
 
 DEAD = 0.10  # share of a book's codes
 BIAS = 0.10  # of the perplexity, that Miller and Madow's correction adds
@@ -20,7 +20,12 @@ def tk001_dead_codes(evidence: Evidence) -> Finding | None:
     book = max(books, key=lambda book: book.dead / book.size)
     found = f"{book.dead:,} of {book.size:,} codes ({100 * dead:.0f} %) were never chosen by {book.tokens:,} tokens."
     advice = "Restart dead codes, lower the learning rate of the codebook, or take a smaller book."
-    return Finding(_severity(evidence, "warning"), found + _soft(evidence), advice, {"dead": dead, "size": book.size})
+    return Finding(
+        _severity(evidence, "warning"),
+        found + _soft(evidence),
+        advice,
+        {"dead": dead, "size": book.size},
+    )
 
 
 def tk002_perplexity_biased(evidence: Evidence) -> Finding | None:
@@ -31,7 +36,12 @@ def tk002_perplexity_biased(evidence: Evidence) -> Finding | None:
         return None
     found = f"The perplexity {book.perplexity:,.0f} is about {book.perplexity_corrected:,.0f} once its bias is removed."
     advice = f"Quote the corrected number, or count more than {book.tokens:,} tokens."
-    return Finding("info", found, advice, {"perplexity": book.perplexity, "corrected": book.perplexity_corrected})
+    return Finding(
+        "info",
+        found,
+        advice,
+        {"perplexity": book.perplexity, "corrected": book.perplexity_corrected},
+    )
 
 
 def tk003_under_sampled(evidence: Evidence) -> Finding | None:
@@ -41,7 +51,9 @@ def tk003_under_sampled(evidence: Evidence) -> Finding | None:
         return None
     found = f"{book.tokens:,} tokens reached {book.used:,} of {book.size:,} codes, and more would reach more."
     advice = "Collect evidence of more images before calling codes dead."
-    return Finding("info", found, advice, {"tokens": book.tokens, "used": book.used, "growth": book.growth})
+    return Finding(
+        "info", found, advice, {"tokens": book.tokens, "used": book.used, "growth": book.growth}
+    )
 
 
 def tk013_collapsed(evidence: Evidence) -> Finding | None:
@@ -59,7 +71,10 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
     """Over {DUPLICATES:.0%} of a book's codes are next to a copy of another."""
     from workbench.analysis.codebook.distances import code_distances
 
-    book = max(code_distances(**evidence.for_(code_distances)).books, key=lambda book: book.duplicates / book.size)
+    book = max(
+        code_distances(**evidence.for_(code_distances)).books,
+        key=lambda book: book.duplicates / book.size,
+    )
     share = book.duplicates / book.size
     if share <= DUPLICATES:
         return None
@@ -96,4 +111,8 @@ def _severity(evidence: Evidence, severity: Severity) -> Severity:
 
 def _soft(evidence: Evidence) -> str:
     """A soft quantizer's decoder reads all codes at once, and the most probable one is only a label."""
-    return "" if evidence.provenance.get("discrete", True) else " They are the most probable of soft codes."
+    return (
+        ""
+        if evidence.provenance.get("discrete", True)
+        else " They are the most probable of soft codes."
+    )

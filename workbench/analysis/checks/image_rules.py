@@ -4,8 +4,8 @@ import numpy as np
 
 from workbench.analysis.checks.findings import Finding
 from workbench.analysis.generation.fidelity import fidelity
-from workbench.errors import NotApplicable
-from workbench.evidence import Evidence
+from workbench.core.errors import NotApplicable
+from workbench.storage.evidence import Evidence
 
 FEW, FEW_FOR_INCEPTION = 1000, 10_000  # images: with fewer, a Frechet distance is mostly bias
 FEWEST = 50  # images: counting modes refuses fewer, and other intervals are wide
@@ -17,7 +17,9 @@ LEAKED = 0.01  # share of the held-out images: below it, a few twins may be the 
 
 def tk006_few_images_for_distances(evidence: Evidence) -> Finding | None:
     """Frechet distances are taken of under {FEW:,} images ({FEW_FOR_INCEPTION:,} of Inception), or two a dimension."""
-    judged = [x for x in (evidence.reconstruction_features, evidence.sample_features) if x is not None]
+    judged = [
+        x for x in (evidence.reconstruction_features, evidence.sample_features) if x is not None
+    ]
     if evidence.features is None or not judged:
         raise NotApplicable(f"This needs a judge's features; {evidence.run} has none.")
     n, dimensions = min(map(len, [evidence.features, *judged])), evidence.features.shape[1]
@@ -33,8 +35,18 @@ def tk007_not_comparable(evidence: Evidence, leading: Evidence) -> Finding | Non
     """A tokenizer was measured on other images than the leading one, or by another judge."""
     if evidence is leading or evidence.images is None or leading.images is None:
         raise NotApplicable("This needs a second tokenizer.")
-    told = {"fingerprint": "data", "split": "split", "n": "number of images", "seed": "seed", "judge": "judge"}
-    differ = [word for key, word in told.items() if evidence.provenance.get(key) != leading.provenance.get(key)]
+    told = {
+        "fingerprint": "data",
+        "split": "split",
+        "n": "number of images",
+        "seed": "seed",
+        "judge": "judge",
+    }
+    differ = [
+        word
+        for key, word in told.items()
+        if evidence.provenance.get(key) != leading.provenance.get(key)
+    ]
     if not differ:
         return None
     found = f"{evidence.run} and {leading.run} differ in {', '.join(differ)}."
@@ -44,8 +56,14 @@ def tk007_not_comparable(evidence: Evidence, leading: Evidence) -> Finding | Non
 
 def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
     """Reconstructions lie over {FAR:g} times as far from images as two sets of real images do."""
-    if evidence.features is None or evidence.train_features is None or evidence.reconstruction_features is None:
-        raise NotApplicable(f"This needs features of images, training images and reconstructions of {evidence.run}.")
+    if (
+        evidence.features is None
+        or evidence.train_features is None
+        or evidence.reconstruction_features is None
+    ):
+        raise NotApplicable(
+            f"This needs features of images, training images and reconstructions of {evidence.run}."
+        )
     sets = (evidence.features, evidence.train_features, evidence.reconstruction_features)
     by_pair = {d.judged: d for d in fidelity(*sets, splits=SPLITS).distances}
     floor, decoded = by_pair["training"], by_pair["reconstructions"]
@@ -59,7 +77,9 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
 def tk021_saturated_pixels(evidence: Evidence) -> Finding | None:
     """Over {SATURATED:.0%} more of the pixels are black or white to the last than among the images."""
     images, decoded = _both(evidence)
-    ours, theirs = (float(np.mean([((x == 0) | (x == 255)).mean() for x in part])) for part in (decoded, images))
+    ours, theirs = (
+        float(np.mean([((x == 0) | (x == 255)).mean() for x in part])) for part in (decoded, images)
+    )
     if ours - theirs <= SATURATED:
         return None
     found = f"{100 * ours:.0f} % of the decoded pixels are at an end of the range, {100 * theirs:.0f} % of the images'."
@@ -80,7 +100,9 @@ def tk030_few_images(evidence: Evidence) -> Finding | None:
 def tk031_leak(evidence: Evidence) -> Finding | None:
     """Held-out images are also among the training images that were kept, byte for byte (blank ones are not counted)."""
     if evidence.images is None or evidence.train_images is None:
-        raise NotApplicable(f"This needs training and held-out images; {evidence.run} lacks one of them.")
+        raise NotApplicable(
+            f"This needs training and held-out images; {evidence.run} lacks one of them."
+        )
     trained = set(_texts(evidence.train_images))
     held_out = _texts(evidence.images)
     leaked = sum(text in trained for text in held_out)
@@ -89,7 +111,9 @@ def tk031_leak(evidence: Evidence) -> Finding | None:
     share = leaked / len(evidence.images)
     found = f"{leaked:,} of {len(evidence.images):,} held-out images ({100 * share:.1f} %) were trained on, at least."
     advice = "Take twins out of the data before splitting it; until then, held-out numbers flatter."
-    return Finding("error" if share > LEAKED else "warning", found, advice, {"images": leaked, "share": share})
+    return Finding(
+        "error" if share > LEAKED else "warning", found, advice, {"images": leaked, "share": share}
+    )
 
 
 def _both(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:

@@ -11,13 +11,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.distances import searchable
-from workbench.analysis.latents.spread import effective_rank
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import sample
-from workbench.analysis.style import COLOURS, DEAD, themed
-from workbench.errors import UserError
+from workbench.analysis.plotting.style import COLOURS, DEAD, themed
+from workbench.analysis.stats.dispersion import effective_rank
+from workbench.analysis.stats.sampling import sample
+from workbench.core.errors import UserError
 
 MOST_POINTS = 4000
 
@@ -38,7 +38,9 @@ class CascadeDisplacement(Result):
     retrieved: float  # share of values whose nearest index row is their own
     looked_at: int  # codes whose nearest was searched
     cka: float  # linear centred kernel alignment of the two tables
-    ranks: tuple[float, float, float]  # effective rank of F, of E and of E - F; 0 where a table does not vary
+    ranks: tuple[
+        float, float, float
+    ]  # effective rank of F, of E and of E - F; 0 where a table does not vary
     seed: int
 
     def figure(self) -> go.Figure:
@@ -58,13 +60,21 @@ class CascadeDisplacement(Result):
         low = min(float(self.cosines.min()), 0.99)
         counts, edges = np.histogram(self.cosines, bins=40, range=(low, 1))
         bars = {"width": edges[1] - edges[0], "marker": {"color": COLOURS[2], "line": {"width": 0}}}
-        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, showlegend=False, **bars, row=1, col=2)
+        figure.add_bar(
+            x=(edges[1:] + edges[:-1]) / 2, y=counts, showlegend=False, **bars, row=1, col=2
+        )
         figure.update_xaxes(title="cosine of E and F", row=1, col=2)
         figure.update_yaxes(title="codes", row=1, col=2)
-        shown = "" if len(self.moved) == self.size else f", {len(self.moved):,} drawn (seed {self.seed})"
+        shown = (
+            ""
+            if len(self.moved) == self.size
+            else f", {len(self.moved):,} drawn (seed {self.seed})"
+        )
         said = f"{self.size:,} codes{shown} · n = {self.tokens:,} tokens"
         title = {"text": "How far the value table moved from the index", "subtitle": {"text": said}}
-        figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        figure.update_layout(
+            title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+        )
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
@@ -88,7 +98,11 @@ class CascadeDisplacement(Result):
         """How many rows moved, how far, and whether the index still finds them."""
         if self.untouched == self.size:
             return f"None of the {self.size:,} codes has moved: the value table is the index table, bit for bit."
-        follows = "" if np.isnan(self.correlation) else f" (rank correlation with frequency {self.correlation:.2f})"
+        follows = (
+            ""
+            if np.isnan(self.correlation)
+            else f" (rank correlation with frequency {self.correlation:.2f})"
+        )
         return (
             f"{self.untouched:,} of {self.size:,} codes were never updated, {self.untouched_used:,} of them chosen by"
             f" some token here; half of the others moved by more than {100 * self.median:.3g} % of their"
@@ -116,7 +130,9 @@ def cascade_displacement(
     lengths, tiny = np.linalg.norm(index, axis=1), np.finfo(np.float32).tiny
     moved = np.linalg.norm(value - index, axis=1) / np.maximum(lengths, tiny)
     untouched = (value == index).all(axis=1)
-    cosines = np.einsum("kd,kd->k", index, value) / np.maximum(lengths * np.linalg.norm(value, axis=1), tiny)
+    cosines = np.einsum("kd,kd->k", index, value) / np.maximum(
+        lengths * np.linalg.norm(value, axis=1), tiny
+    )
     others, found_again = moved[~untouched], _retrieved(cascade_start, codebook, random)
     return CascadeDisplacement(
         counts=counts[drawn],
@@ -140,8 +156,12 @@ def _tables(cascade_start: np.ndarray, codebook: np.ndarray) -> tuple[np.ndarray
     """The index and the value table, float32 (g * k, d), checked."""
     if cascade_start.shape != codebook.shape:
         a, b = (" × ".join(map(str, x.shape)) for x in (cascade_start, codebook))
-        raise UserError(f"The index table is {a} and the value table {b}. Do both come from the same run?")
-    index, value = (np.asarray(x, np.float32).reshape(-1, x.shape[2]) for x in (cascade_start, codebook))
+        raise UserError(
+            f"The index table is {a} and the value table {b}. Do both come from the same run?"
+        )
+    index, value = (
+        np.asarray(x, np.float32).reshape(-1, x.shape[2]) for x in (cascade_start, codebook)
+    )
     if not (np.isfinite(index).all() and np.isfinite(value).all()):
         raise UserError("The tables hold NaN or infinity. Collect from an earlier step.")
     return index, value
@@ -154,7 +174,11 @@ def _retrieved(index: np.ndarray, value: np.ndarray, random: np.random.Generator
     hits = []
     for f, e in zip(np.asarray(index, np.float32), np.asarray(value, np.float32), strict=True):
         places = sample(len(f), searchable(*f.shape), random)
-        near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(f).kneighbors(e[places], return_distance=False)
+        near = (
+            NearestNeighbors(n_neighbors=1, algorithm="brute")
+            .fit(f)
+            .kneighbors(e[places], return_distance=False)
+        )
         hits.append((near[:, 0] == places) | (f[near[:, 0]] == f[places]).all(axis=1))
     return np.concatenate(hits)
 

@@ -8,13 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, DEAD, themed
-from workbench.errors import UserError
+from workbench.analysis.plotting.style import COLOURS, DEAD, themed
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import UserError
 
 SHUFFLES = 5
 MOST_TOKENS = 2_000_000  # of more, random images are taken for the agreement
@@ -29,7 +29,9 @@ class Changed:
     born: int  # codes chosen now and not before
     died: int  # codes chosen before and not now
     kept: int  # codes chosen by both
-    regrouped: float  # 1 - adjusted mutual information: 0 where codes only swapped numbers, 1 by chance
+    regrouped: (
+        float  # 1 - adjusted mutual information: 0 where codes only swapped numbers, 1 by chance
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,9 @@ class CodeChurn(Result):
     churn: float  # share of all tokens whose code changed, mean over images
     low: float  # 95 % bootstrap interval over images
     high: float
-    by_token: np.ndarray = field(repr=False)  # (tokens,) share of the images in which that token's code changed
+    by_token: np.ndarray = field(
+        repr=False
+    )  # (tokens,) share of the images in which that token's code changed
     before: np.ndarray = field(repr=False)  # int (m,) how often some codes were chosen before
     after: np.ndarray = field(repr=False)  # int (m,) and now
     codes: int  # that were chosen, before or now
@@ -63,7 +67,12 @@ class CodeChurn(Result):
                 hoverinfo="skip", row=1, col=1,
             )  # fmt: skip
         top = float(max(self.before.max(), self.after.max(), 1)) + 1
-        line = {"mode": "lines", "line": {"color": COLOURS[6], "dash": "dash"}, "name": "as often", "hoverinfo": "skip"}
+        line = {
+            "mode": "lines",
+            "line": {"color": COLOURS[6], "dash": "dash"},
+            "name": "as often",
+            "hoverinfo": "skip",
+        }
         figure.add_scatter(x=[1, top], y=[1, top], **line, row=1, col=1)
         figure.update_xaxes(title="times chosen before, plus 1", type="log", dtick=1, row=1, col=1)
         figure.update_yaxes(title="times chosen now, plus 1", type="log", dtick=1, row=1, col=1)
@@ -71,19 +80,34 @@ class CodeChurn(Result):
         bars = {"marker": {"color": COLOURS[1], "line": {"width": 0}}, "showlegend": False}
         figure.add_bar(x=np.arange(len(churn)), y=churn, **bars, row=1, col=2)
         figure.update_xaxes(title="token", row=1, col=2)
-        figure.update_yaxes(title="codes changed, % of the images", rangemode="tozero", row=1, col=2)
+        figure.update_yaxes(
+            title="codes changed, % of the images", rangemode="tozero", row=1, col=2
+        )
         said = f"n = {self.images:,} images · {100 * self.churn:.2f} % of their tokens changed"
-        drawn = [part(len(self.before), self.codes, "codes")] if len(self.before) < self.codes else []
-        drawn += [f"regrouped: {part(self.compared, self.images)}"] if self.compared < self.images else []
+        drawn = (
+            [part(len(self.before), self.codes, "codes")] if len(self.before) < self.codes else []
+        )
+        drawn += (
+            [f"regrouped: {part(self.compared, self.images)}"]
+            if self.compared < self.images
+            else []
+        )
         said += "".join(f"<br>{one}, seed {self.seed}" for one in drawn)
         title = {"text": "Codes since the checkpoint before", "subtitle": {"text": said}}
-        figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        figure.update_layout(
+            title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+        )
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a book."""
         columns = ("churn", "kept", "born", "died", "regrouped")
-        return pd.DataFrame([{"book": str(i), **{x: getattr(b, x) for x in columns}} for i, b in enumerate(self.books)])
+        return pd.DataFrame(
+            [
+                {"book": str(i), **{x: getattr(b, x) for x in columns}}
+                for i, b in enumerate(self.books)
+            ]
+        )
 
     def summary(self) -> str:
         """The churn with its interval, births and deaths, and whether codes only swapped numbers."""
@@ -138,7 +162,9 @@ def code_churn(
     counts = (then.counts.ravel()[either], now.counts.ravel()[either])
     by_token = changed / np.maximum(seen, 1)
     mean = mean_interval(np.concatenate(each))
-    return CodeChurn(tuple(changes), *mean, by_token, *counts, chosen, len(images), len(codes), seed)
+    return CodeChurn(
+        tuple(changes), *mean, by_token, *counts, chosen, len(images), len(codes), seed
+    )
 
 
 def adjusted_information(a: np.ndarray, b: np.ndarray, random: np.random.Generator) -> float:

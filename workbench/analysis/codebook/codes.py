@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workbench.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, UserError
 
 AT_ONCE = 1 << 20  # tokens in memory at a time: the arrays may be larger than it
 
@@ -50,36 +50,54 @@ def read(codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, pur
     NotApplicable without tokens.
     """
     if codebook.ndim != 3:
-        raise UserError(f"The codebook has {codebook.ndim} axes; it needs 3: books, codes, dimensions.")
+        raise UserError(
+            f"The codebook has {codebook.ndim} axes; it needs 3: books, codes, dimensions."
+        )
     (books, size, _), tokens = codebook.shape, codes.shape[1]
     if not codes.size:
-        raise NotApplicable(f"{purpose} needs at least one image with codes; this evidence has none.")
+        raise NotApplicable(
+            f"{purpose} needs at least one image with codes; this evidence has none."
+        )
     if tokens % books:
-        raise UserError(f"{tokens} tokens cannot be shared by {books} books. Do both come from the same run?")
+        raise UserError(
+            f"{tokens} tokens cannot be shared by {books} books. Do both come from the same run?"
+        )
     if active is not None and active.shape != codes.shape:
         a, b = (" × ".join(map(str, x.shape)) for x in (active, codes))
         raise UserError(f"`active` is {a} and the codes are {b}. Do both come from the same run?")
     counts = np.zeros(books * size, np.int64)
     for part in _slices(codes):
-        chosen = np.asarray(codes[part]) if active is None else np.asarray(codes[part])[np.asarray(active[part], bool)]
+        chosen = (
+            np.asarray(codes[part])
+            if active is None
+            else np.asarray(codes[part])[np.asarray(active[part], bool)]
+        )
         for code in (int(chosen.max(initial=0)), int(chosen.min(initial=0))):
             if not 0 <= code < size:
-                raise UserError(f"code {code} in a codebook of {size}. Do both come from the same run?")
+                raise UserError(
+                    f"code {code} in a codebook of {size}. Do both come from the same run?"
+                )
         ids = _ids(codes, active, part, books, size)
         counts += np.bincount(ids[ids >= 0], minlength=len(counts))
     counts = counts.reshape(books, size)
     if not counts.sum(axis=1).all():
-        raise NotApplicable(f"{purpose} needs active tokens in every book; one of {books} has none.")
+        raise NotApplicable(
+            f"{purpose} needs active tokens in every book; one of {books} has none."
+        )
     return Codes(codes, active, counts)
 
 
 def check_grid(grid: tuple[int, int] | None, tokens: int) -> None:
     """Raise UserError where a grid does not hold the tokens."""
     if grid is not None and grid[0] * grid[1] != tokens:
-        raise UserError(f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?")
+        raise UserError(
+            f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?"
+        )
 
 
-def _ids(rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int) -> np.ndarray:
+def _ids(
+    rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int
+) -> np.ndarray:
     first = np.repeat(np.arange(books) * size, rows.shape[1] // books)
     ids = np.asarray(rows[images], np.int64) + first
     return ids if active is None else np.where(np.asarray(active[images], bool), ids, -1)

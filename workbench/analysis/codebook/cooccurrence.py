@@ -12,15 +12,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy.special import xlogy
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import Codes, check_grid, read
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.core.errors import NotApplicable
 
 SHOWN = 12  # pairs in the bars
 LEAST_BARS = 6  # that there is room for
 MOST_LISTED = 500  # pairs in the table
-DIVERGING = ((0, COLOURS[0]), (0.5, "#9a9a9a"), (1, COLOURS[5]))  # grey is told from no cell on light and on dark
+DIVERGING = (
+    (0, COLOURS[0]),
+    (0.5, "#9a9a9a"),
+    (1, COLOURS[5]),
+)  # grey is told from no cell on light and on dark
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Pair:
     together: int  # neighbouring pairs, or images that hold both
     expected: float
     pmi: float  # log2(together / expected), bits
-    surprise: float  # G^2, the likelihood ratio of the count: large where both it and the association are
+    surprise: (
+        float  # G^2, the likelihood ratio of the count: large where both it and the association are
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,9 @@ class CodeCooccurrence(Result):
     """How the commonest codes come together."""
 
     names: tuple[str, ...]  # of those codes, the commonest first
-    pmi: np.ndarray = field(repr=False)  # (m, m) bits; NaN where a pair came together too rarely to say
+    pmi: np.ndarray = field(
+        repr=False
+    )  # (m, m) bits; NaN where a pair came together too rarely to say
     pairs: tuple[Pair, ...] = field(repr=False)  # the most surprising first, MOST_LISTED at most
     coverage: float  # share of the tokens that chose one of those codes
     same: float  # share of neighbouring tokens with the same code; NaN without a grid
@@ -51,12 +59,17 @@ class CodeCooccurrence(Result):
     @property
     def together(self) -> tuple[Pair, ...]:
         """Pairs of different codes that come together often, and more so than expected; the most surprising first."""
-        return tuple(p for p in self.pairs if p.pmi > 0 and p.together >= self.least and p.first != p.second)
+        return tuple(
+            p for p in self.pairs if p.pmi > 0 and p.together >= self.least and p.first != p.second
+        )
 
     def figure(self) -> go.Figure:
         """The table of pointwise mutual information, and the most surprising pairs."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.55, 0.45], horizontal_spacing=0.2)
-        places, bound = list(range(len(self.names))), max(float(np.abs(np.nan_to_num(self.pmi)).max()), 0.1)
+        places, bound = (
+            list(range(len(self.names))),
+            max(float(np.abs(np.nan_to_num(self.pmi)).max()), 0.1),
+        )
         names = np.array(self.names)
         pair = np.stack(np.broadcast_arrays(names[:, None], names[None]), axis=-1)
         figure.add_heatmap(
@@ -75,10 +88,21 @@ class CodeCooccurrence(Result):
             marker_color=COLOURS[0], hovertemplate="%{y}: %{x:.2f} bits, %{text}<extra></extra>", row=1, col=2,
         )  # fmt: skip
         longest = max((p.pmi for p in shown), default=1)
-        figure.update_xaxes(title="bits above independence", range=[0, 1.25 * longest], row=1, col=2)
-        places = [min(0, len(shown) - LEAST_BARS) - 0.5, len(shown) - 0.5]  # bars of few pairs are no thicker
-        figure.update_yaxes(title="codes", type="category", automargin=True, range=places, row=1, col=2)
-        what = "pairs of neighbouring tokens" if self.unit == "neighbours" else "images, codes anywhere in the same one"
+        figure.update_xaxes(
+            title="bits above independence", range=[0, 1.25 * longest], row=1, col=2
+        )
+        places = [
+            min(0, len(shown) - LEAST_BARS) - 0.5,
+            len(shown) - 0.5,
+        ]  # bars of few pairs are no thicker
+        figure.update_yaxes(
+            title="codes", type="category", automargin=True, range=places, row=1, col=2
+        )
+        what = (
+            "pairs of neighbouring tokens"
+            if self.unit == "neighbours"
+            else "images, codes anywhere in the same one"
+        )
         said = f"n = {self.n:,} {what} · the {len(self.names)} commonest codes, pairs seen {self.least} times or more"
         title = {"text": "Codes that come together", "subtitle": {"text": said}}
         return themed(figure.update_layout(title=title, height=480, showlegend=False))
@@ -90,7 +114,9 @@ class CodeCooccurrence(Result):
 
     def summary(self) -> str:
         """The most surprising pair, how much the codes cover, and how often neighbours agree."""
-        covered = f"The {len(self.names)} commonest codes hold {100 * self.coverage:.0f} % of the tokens."
+        covered = (
+            f"The {len(self.names)} commonest codes hold {100 * self.coverage:.0f} % of the tokens."
+        )
         where = "side by side" if self.unit == "neighbours" else "in one image"
         found = self.together[:1]
         said = "No two of them come together more often than by chance."
@@ -126,21 +152,35 @@ def code_cooccurrence(
     order = np.argsort(-totals, kind="stable")[:commonest]
     order = order[totals[order] > 0]
     if len(order) < 2 or (grid is None and len(codes) < 2):
-        raise NotApplicable("Code co-occurrence needs two codes, and a grid of tokens or two images; here is neither.")
+        raise NotApplicable(
+            "Code co-occurrence needs two codes, and a grid of tokens or two images; here is neither."
+        )
     rank = np.full(len(totals) + 1, len(order))  # the others share the last place
     rank[order], rank[-1] = np.arange(len(order)), -1  # of an inactive token, whose id is -1
-    counted = _neighbours(found, rank, len(order), grid) if grid else _images(found, rank, len(order))
+    counted = (
+        _neighbours(found, rank, len(order), grid) if grid else _images(found, rank, len(order))
+    )
     together, expected, n, same = counted
-    names = tuple(str(i) if found.books == 1 else f"{i // found.size}:{i % found.size}" for i in order.tolist())
+    names = tuple(
+        str(i) if found.books == 1 else f"{i // found.size}:{i % found.size}"
+        for i in order.tolist()
+    )
     unit = "neighbours" if grid else "images"
     pmi, surprise = _compared(together, expected, n)
     coverage = float(totals[order].sum() / totals.sum())
     upper = np.argwhere(np.triu(together))
     if not len(upper):
-        raise NotApplicable("Code co-occurrence needs two codes that come together; no two of these ever do.")
+        raise NotApplicable(
+            "Code co-occurrence needs two codes that come together; no two of these ever do."
+        )
     upper = upper[np.argsort(-surprise[tuple(upper.T)], kind="stable")][:MOST_LISTED]
     pairs = [
-        Pair(names[i], names[j], int(together[i, j]), *(float(x[i, j]) for x in (expected, pmi, surprise)))
+        Pair(
+            names[i],
+            names[j],
+            int(together[i, j]),
+            *(float(x[i, j]) for x in (expected, pmi, surprise)),
+        )
         for i, j in upper.tolist()
     ]
     shown = np.where(np.maximum(together, expected) >= least, pmi, np.nan)
@@ -160,7 +200,9 @@ def _neighbours(
             table += np.bincount(rank[a] * (m + 1) + rank[b], minlength=len(table))
             alike, n = alike + int((a == b).sum()), n + len(a)
     if not n:
-        raise NotApplicable("Code co-occurrence needs active tokens side by side; this evidence has none.")
+        raise NotApplicable(
+            "Code co-occurrence needs active tokens side by side; this evidence has none."
+        )
     square = table.reshape(m + 1, m + 1)
     before, after = square.sum(axis=1), square.sum(axis=0)
     expected = np.outer(before, after) / n
@@ -172,7 +214,9 @@ def _images(found: Codes, rank: np.ndarray, m: int) -> tuple[np.ndarray, np.ndar
     """Images that hold both codes (m, m), those expected, how many images there are, and NaN."""
     table = np.zeros((m, m), np.int64)
     for ids in found.parts():
-        holds = np.zeros((len(ids), m + 2), np.float32)  # the last two: other codes, inactive tokens
+        holds = np.zeros(
+            (len(ids), m + 2), np.float32
+        )  # the last two: other codes, inactive tokens
         np.put_along_axis(holds, rank[ids], 1, axis=1)
         table += (holds[:, :m].T @ holds[:, :m]).round().astype(np.int64)
     n = len(found.rows)
@@ -183,6 +227,9 @@ def _images(found: Codes, rank: np.ndarray, m: int) -> tuple[np.ndarray, np.ndar
 
 def _compared(together: np.ndarray, expected: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pointwise mutual information in bits and G^2 of counts (m, m) among n; NaN for what never comes together."""
-    seen, expected = np.where(together > 0, together, np.nan), np.minimum(np.maximum(expected, 1e-300), n)
+    seen, expected = (
+        np.where(together > 0, together, np.nan),
+        np.minimum(np.maximum(expected, 1e-300), n),
+    )
     rest = xlogy(n - seen, (n - seen) / np.maximum(n - expected, 1e-300))
     return np.log2(seen / expected), 2 * (seen * np.log(seen / expected) + rest)

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import AT_ONCE, Codes, read
 from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import usage
-from workbench.analysis.latents.spread import participation_ratio, spectrum
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import sample
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.stats.dispersion import participation_ratio, spectrum
+from workbench.analysis.stats.sampling import sample
+from workbench.core.errors import NotApplicable, UserError
 
 WORK = 2e10  # multiply-adds of a search: of a larger book some codes are looked at, drawn at random
 TWIN = 1e-3  # of the median distance: nearer codes are duplicates
@@ -49,7 +49,9 @@ class BookDistances:
     cosine: float  # mean over all pairs of codes
     participation: float  # participation ratio of the codes' covariance: directions they fill
     hubness: float  # skewness of how often a code is among the 10 nearest of others; NaN for 20 codes or fewer
-    hubness_gaussian: float  # that of as many Gaussian vectors of the same covariance: mean of five draws
+    hubness_gaussian: (
+        float  # that of as many Gaussian vectors of the same covariance: mean of five draws
+    )
     hubness_gaussian_most: float  # and the largest
 
 
@@ -72,7 +74,11 @@ class CodeDistances(Result):
         names = ("size", "used", "looked_at", "duplicates", "median", "low", "high", "radius_ratio")
         names += ("norm", "norm_cv", "cosine", "participation", *HUBNESS)
         rows = [
-            {"book": str(i), **{x: getattr(b, x) for x in names}, **{f"dead: {c}": b.dead[c] for c in CAUSES}}
+            {
+                "book": str(i),
+                **{x: getattr(b, x) for x in names},
+                **{f"dead: {c}": b.dead[c] for c in CAUSES},
+            }
             for i, b in enumerate(self.books)
         ]
         return pd.DataFrame(rows)
@@ -86,7 +92,11 @@ class CodeDistances(Result):
         parts = ", ".join(f"{_count(x)} {MEANING[cause]}" for cause, x in dead.items() if x)
         each = f" in each of {len(self.books)} books, on average" if len(self.books) > 1 else ""
         drawn = "" if first.looked_at == first.size else f" ({first.looked_at:,} codes drawn)"
-        why = f"{_count(total)} {'is' if total == 1 else 'are'} dead: {parts}." if total else "None is dead."
+        why = (
+            f"{_count(total)} {'is' if total == 1 else 'are'} dead: {parts}."
+            if total
+            else "None is dead."
+        )
         return (
             f"Half of the codes have another within {mean['median']:.3g}{drawn}; their mean length is"
             f" {mean['norm']:.3g}. {_count(mean['duplicates'])} of {mean['size']:,.0f} codes are duplicates{each}."
@@ -120,10 +130,14 @@ def code_distances(
     if found.size < 2:
         raise NotApplicable("Code distances need at least two codes; this codebook has one.")
     books = []
-    for words, counts, radius in zip(codebook, found.counts, _radii(found, codebook, latents), strict=True):
+    for words, counts, radius in zip(
+        codebook, found.counts, _radii(found, codebook, latents), strict=True
+    ):
         if not np.isfinite(words).all():
             raise UserError("The codebook holds NaN or infinity. Collect from an earlier step.")
-        books.append(_measured(np.asarray(words, np.float32), counts, radius, np.random.default_rng(seed)))
+        books.append(
+            _measured(np.asarray(words, np.float32), counts, radius, np.random.default_rng(seed))
+        )
     return CodeDistances(tuple(books), codebook.shape[2], seed)
 
 
@@ -143,7 +157,9 @@ def searchable(size: int, dim: int) -> int:
     return int(min(size, max(64, WORK // (size * dim))))
 
 
-def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.random.Generator) -> BookDistances:
+def _measured(
+    words: np.ndarray, counts: np.ndarray, radius: float, random: np.random.Generator
+) -> BookDistances:
     size, used = len(words), counts > 0
     most = searchable(size, words.shape[1])
     places = sample(size, most, random)
@@ -152,7 +168,9 @@ def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.r
     median = float(np.median(apart)) if len(apart) else 0.0
     low, high = np.percentile(distances, [5, 95])
     norms = np.linalg.norm(words, axis=1).astype(np.float64)
-    directions = (1 / np.where(norms > 0, norms, np.inf)) @ words  # their sum; its square holds every pair's cosine
+    directions = (
+        1 / np.where(norms > 0, norms, np.inf)
+    ) @ words  # their sum; its square holds every pair's cosine
     spanned = words[sample(size, MOST_SPANNED, random)]
     hubs = dict(zip(HUBNESS, hubness(words, random), strict=True))
     return BookDistances(
@@ -170,7 +188,9 @@ def _measured(words: np.ndarray, counts: np.ndarray, radius: float, random: np.r
         norm=float(norms.mean()),
         norm_cv=float(norms.std() / (norms.mean() or 1)),
         cosine=float((np.square(directions).sum() - (norms > 0).sum()) / (size * (size - 1))),
-        participation=participation_ratio(spectrum(spanned)) if np.ptp(spanned, axis=0).any() else 0.0,
+        participation=participation_ratio(spectrum(spanned))
+        if np.ptp(spanned, axis=0).any()
+        else 0.0,
         **hubs,
     )
 
@@ -191,20 +211,32 @@ def _causes(
     far = ~twin & (search.kneighbors(words[looked_at])[0][:, 0] > FAR * median)
     left = float((~twin & ~far).sum() * scale)
     rare = min(left, usage(counts).chao1 - len(used))
-    return dict(zip(CAUSES, (float(twin.sum() * scale), float(far.sum() * scale), rare, left - rare), strict=True))
+    return dict(
+        zip(
+            CAUSES,
+            (float(twin.sum() * scale), float(far.sum() * scale), rare, left - rare),
+            strict=True,
+        )
+    )
 
 
 def _radii(found: Codes, codebook: np.ndarray, latents: np.ndarray | None) -> np.ndarray:
     """The RMS distance of each book's tokens to their codes, (g,); 0 where tokens are their codes, or are not known."""
     squares = np.zeros(found.books)
-    if latents is None or latents.shape[:2] != found.rows.shape or latents.shape[2] != codebook.shape[2]:
+    if (
+        latents is None
+        or latents.shape[:2] != found.rows.shape
+        or latents.shape[2] != codebook.shape[2]
+    ):
         return squares
     words, block = codebook.reshape(-1, codebook.shape[2]), found.rows.shape[1] // found.books
     step = max(1, AT_ONCE // (found.rows.shape[1] * codebook.shape[2]))
     for start in range(0, len(latents), step):
         part = slice(start, start + step)
         ids = found.ids(part)
-        square = np.square(np.asarray(latents[part], np.float64) - words[ids]).sum(axis=2) * (ids >= 0)
+        square = np.square(np.asarray(latents[part], np.float64) - words[ids]).sum(axis=2) * (
+            ids >= 0
+        )
         squares += square.reshape(len(ids), found.books, block).sum(axis=(0, 2))
     return np.sqrt(squares / found.counts.sum(axis=1))
 

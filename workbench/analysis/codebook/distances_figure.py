@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.codebook.distances import CAUSES, MEANING, CodeDistances
-from workbench.analysis.style import COLOURS, DEAD, themed
+from workbench.analysis.plotting.style import COLOURS, DEAD, themed
 
 BINS = 40
 
@@ -29,14 +29,21 @@ def draw(result: CodeDistances) -> go.Figure:
     figure.update_yaxes(title="codes looked at", row=1, col=1)
     _fates(figure, result)
     first, several = result.books[0], len(result.books) > 1
-    drawn = "" if first.looked_at == first.size else f", {first.looked_at:,} drawn (seed {result.seed})"
+    drawn = (
+        "" if first.looked_at == first.size else f", {first.looked_at:,} drawn (seed {result.seed})"
+    )
     each = f"{len(result.books)} books of " if several else ""
     subtitle = f"{each}{first.size:,} codes{drawn} · {result.dimensions} dimensions · bars: mean of the books"
     subtitle = subtitle if several else subtitle.rpartition(" · ")[0]
-    title = {"text": "How far apart codes lie, and why some are dead", "subtitle": {"text": subtitle}}
+    title = {
+        "text": "How far apart codes lie, and why some are dead",
+        "subtitle": {"text": subtitle},
+    }
     figure.update_layout(title=title, height=420, barmode="stack", bargap=0.25)
     return themed(
-        figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"})
+        figure.update_layout(
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
+        )
     )
 
 
@@ -51,5 +58,7 @@ def _fates(figure: go.Figure, result: CodeDistances) -> None:
         marker={"color": colours}, hovertemplate="%{y}: %{x:,.1f} codes<extra></extra>", row=1, col=2,
     )  # fmt: skip
     figure.update_xaxes(title="codes", range=[0, max(codes) * 1.15], row=1, col=2)
-    figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, autorange="reversed", row=1, col=2)
+    figure.update_yaxes(
+        tickmode="array", tickvals=names, ticktext=names, autorange="reversed", row=1, col=2
+    )
     figure.update_yaxes(ticklabelstandoff=4, row=1, col=2)  # the words are its title

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.distances import searchable
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.core.errors import NotApplicable, UserError
 
 KEPT = ("commonest", "random", "rarest")
 BEARABLE = 0.05  # relative error a smaller book may add
@@ -29,7 +29,9 @@ class CodeDropping(Result):
     size: int
     books: int
     kept: np.ndarray = field(repr=False)  # int (m,) codes kept, rising; the last is the whole book
-    errors: dict[str, np.ndarray] = field(repr=False)  # by which codes are kept, (m,): 0 none, 1 as much as one code
+    errors: dict[str, np.ndarray] = field(
+        repr=False
+    )  # by which codes are kept, (m,): 0 none, 1 as much as one code
     needed: int  # the fewest of the commonest codes, among `kept`, that add under 5 %
     tokens: int
     drawn: int  # tokens of each book that were followed; 0: all
@@ -45,15 +47,25 @@ class CodeDropping(Result):
                 x=self.kept, y=error, mode="lines+markers", line=line, marker={"size": 4},
                 name=f"the {name} kept" if name != "random" else "random ones kept", hovertemplate=hover,
             )  # fmt: skip
-        bound = {"mode": "lines", "line": {"color": COLOURS[6], "width": 1}, "name": f"{100 * BEARABLE:.0f} %"}
+        bound = {
+            "mode": "lines",
+            "line": {"color": COLOURS[6], "width": 1},
+            "name": f"{100 * BEARABLE:.0f} %",
+        }
         figure.add_scatter(x=self.kept[[0, -1]], y=[BEARABLE] * 2, hoverinfo="skip", **bound)
         figure.update_xaxes(title="codes kept", type="log", dtick=1 if self.size > 20 else "D1")
         figure.update_yaxes(title="error added, of the codes' variance", rangemode="tozero")
-        followed = f"{self.drawn:,} tokens of each book followed (seed {self.seed})" if self.drawn else "all followed"
+        followed = (
+            f"{self.drawn:,} tokens of each book followed (seed {self.seed})"
+            if self.drawn
+            else "all followed"
+        )
         each = f"{self.books} books of " if self.books > 1 else ""
         subtitle = f"{each}{self.size:,} codes · n = {self.tokens:,} tokens, {followed}"
         title = {"text": "What dropping codes costs", "subtitle": {"text": subtitle}}
-        figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        figure.update_layout(
+            title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+        )
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
@@ -87,15 +99,22 @@ def code_dropping(
         raise UserError("The codebook holds NaN or infinity. Collect from an earlier step.")
     kept = np.unique(np.geomspace(1, found.size, 60).round().astype(np.int64))
     random = np.random.default_rng(seed)
-    curves = [_curves(np.asarray(w, np.float32), c, kept, random) for w, c in zip(codebook, found.counts, strict=True)]
+    curves = [
+        _curves(np.asarray(w, np.float32), c, kept, random)
+        for w, c in zip(codebook, found.counts, strict=True)
+    ]
     curves = [curve for curve in curves if curve is not None]
     if not curves:
-        raise NotApplicable("Code dropping needs tokens that differ; every one of these chose the same code.")
+        raise NotApplicable(
+            "Code dropping needs tokens that differ; every one of these chose the same code."
+        )
     errors = {name: np.mean([curve[name] for curve in curves], axis=0) for name in KEPT}
     needed = int(kept[errors["commonest"] <= BEARABLE][0])
     most = _followed(found.size, codebook.shape[2])
     drawn = most if most < (found.counts > 0).sum(axis=1).max() else 0
-    return CodeDropping(found.size, found.books, kept, errors, needed, int(found.counts.sum()), drawn, seed)
+    return CodeDropping(
+        found.size, found.books, kept, errors, needed, int(found.counts.sum()), drawn, seed
+    )
 
 
 def _curves(
@@ -122,7 +141,9 @@ def _curves(
         squares = np.maximum(norms[part, None] + norms - 2 * words[part] @ words.T, 0)
         squares[np.arange(len(part)), part] = 0  # exactly: a code that is kept costs nothing
         for name, order in orders.items():
-            nearest = np.minimum.accumulate(np.minimum.reduceat(squares[:, order], starts, axis=1), axis=1)
+            nearest = np.minimum.accumulate(
+                np.minimum.reduceat(squares[:, order], starts, axis=1), axis=1
+            )
             errors[name] += weights[i : i + step] @ nearest
     return {name: error / variance for name, error in errors.items()}
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis import mosaic
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import Codes, check_grid, read
 from workbench.analysis.inputs import class_names
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import themed
-from workbench.errors import UserError
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.plotting.style import themed
+from workbench.core.errors import UserError
 
 Order = Literal["commonest", "rarest", "random"]
 CONTEXT = 1  # patches of surroundings on each side
@@ -51,7 +51,7 @@ class CodeGallery(Result):
         """The mosaic; beside each row its code and how often that was chosen."""
         prefix = any(c.book for c in self.codes)
         names = [f"{f'{c.book}:' if prefix else ''}{c.code} · {c.times:,}×" for c in self.codes]
-        figure = mosaic.draw(self.mosaic, names, (len(names), self.members), row_height=58)
+        figure = image_grid.draw(self.mosaic, names, (len(names), self.members), row_height=58)
         title = {
             "text": f"The {self.order} codes that were chosen",
             "subtitle": {"text": f"n = {self.n:,} images · {self._what()}"},
@@ -77,7 +77,11 @@ class CodeGallery(Result):
         )
 
     def _what(self) -> str:
-        kind = "whole images, the tokens having no place" if self.grid is None else "patches with their surroundings"
+        kind = (
+            "whole images, the tokens having no place"
+            if self.grid is None
+            else "patches with their surroundings"
+        )
         chosen = "nearest to the code" if self.nearest else f"drawn at random (seed {self.seed})"
         return f"{kind}, {chosen}"
 
@@ -105,7 +109,9 @@ def code_gallery(
     """
     found = read(codes, codebook, active, "Code gallery")
     if len(images) != len(codes):
-        raise UserError(f"There are {len(images)} images and codes of {len(codes)}. Do both come from the same run?")
+        raise UserError(
+            f"There are {len(images)} images and codes of {len(codes)}. Do both come from the same run?"
+        )
     check_grid(grid, codes.shape[1])
     texts, random = class_names(labels, names, len(codes)), np.random.default_rng(seed)
     chosen = _chosen(found.counts.ravel(), order, show, random)
@@ -115,13 +121,34 @@ def code_gallery(
     rows, shown, nearest = [], [], False
     for one in chosen.tolist():
         image, token = places[one]
-        distance = np.linalg.norm(latents[image, token] - words[one], axis=1) if soft else np.zeros(len(image))
+        distance = (
+            np.linalg.norm(latents[image, token] - words[one], axis=1)
+            if soft
+            else np.zeros(len(image))
+        )
         apart = bool(distance.max() > 1e-4 * np.linalg.norm(words[one]))
         kept = _of_other_images(image, distance if apart else random.random(len(image)), members)
         nearest, mean = nearest or apart, float(distance[kept].mean()) if apart else float("nan")
         rows.append(np.stack([_patch(images[image[i]], token[i], grid) for i in kept]))
-        shown.append(Shown(*divmod(one, found.size), len(image), len(np.unique(image)), *_common(texts, image), mean))
-    return CodeGallery(tuple(shown), order, grid, max(map(len, rows)), nearest, seed, len(codes), mosaic.compose(rows))
+        shown.append(
+            Shown(
+                *divmod(one, found.size),
+                len(image),
+                len(np.unique(image)),
+                *_common(texts, image),
+                mean,
+            )
+        )
+    return CodeGallery(
+        tuple(shown),
+        order,
+        grid,
+        max(map(len, rows)),
+        nearest,
+        seed,
+        len(codes),
+        image_grid.compose(rows),
+    )
 
 
 def _chosen(totals: np.ndarray, order: Order, show: int, random: np.random.Generator) -> np.ndarray:

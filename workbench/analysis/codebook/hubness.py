@@ -3,7 +3,10 @@
 import numpy as np
 
 NEIGHBORS = 10
-MOST, DRAWS = 2048, 5  # codes: hubness depends on how many there are, so that ours and random ones are as many
+MOST, DRAWS = (
+    2048,
+    5,
+)  # codes: hubness depends on how many there are, so that ours and random ones are as many
 
 
 def hubness(words: np.ndarray, random: np.random.Generator) -> tuple[float, float, float]:
@@ -16,8 +19,12 @@ def hubness(words: np.ndarray, random: np.random.Generator) -> tuple[float, floa
     k = len(words)
     if k <= 2 * NEIGHBORS:
         return float("nan"), float("nan"), float("nan")
-    centred = words - words.mean(axis=0)  # mixed by random numbers, rows have the covariance and no root is taken
-    mixed = (random.standard_normal((k, k), np.float32) @ centred / np.sqrt(k) for _ in range(DRAWS))
+    centred = words - words.mean(
+        axis=0
+    )  # mixed by random numbers, rows have the covariance and no root is taken
+    mixed = (
+        random.standard_normal((k, k), np.float32) @ centred / np.sqrt(k) for _ in range(DRAWS)
+    )
     usual = [skewness(in_degrees(rows)) for rows in mixed]
     return skewness(in_degrees(words)), float(np.mean(usual)), max(usual)
 
@@ -26,7 +33,11 @@ def in_degrees(words: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:
     """How often each row of (k, d) is among the nearest others of another row, int (k,)."""
     from sklearn.neighbors import NearestNeighbors
 
-    near = NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(words).kneighbors(return_distance=False)
+    near = (
+        NearestNeighbors(n_neighbors=neighbors, algorithm="brute")
+        .fit(words)
+        .kneighbors(return_distance=False)
+    )
     return np.bincount(near.ravel(), minlength=len(words))
 
 

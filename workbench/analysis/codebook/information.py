@@ -12,13 +12,18 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import Codes, read
-from workbench.analysis.codebook.mutual_information import entropy, mutual_information, pair_counts, within_groups
+from workbench.analysis.codebook.mutual_information import (
+    entropy,
+    mutual_information,
+    pair_counts,
+    within_groups,
+)
 from workbench.analysis.inputs import class_names
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import NotApplicable
 
 MOST_TOKENS = 2_000_000  # of more, random images are taken
 SUPPORT = 10  # tokens: of rarer codes nothing is said alone
@@ -47,9 +52,15 @@ class CodeInformation(Result):
     """What codes tell of position and class, and how pure the commoner codes are."""
 
     told: tuple[Told, ...]
-    support: np.ndarray = field(repr=False)  # int (m,) how often each of some codes was chosen, at least SUPPORT
-    purity: np.ndarray = field(repr=False)  # (m,) the share of its tokens in its most frequent class
-    purity_shuffled: np.ndarray = field(repr=False)  # (m,) the same with classes shuffled among images
+    support: np.ndarray = field(
+        repr=False
+    )  # int (m,) how often each of some codes was chosen, at least SUPPORT
+    purity: np.ndarray = field(
+        repr=False
+    )  # (m,) the share of its tokens in its most frequent class
+    purity_shuffled: np.ndarray = field(
+        repr=False
+    )  # (m,) the same with classes shuffled among images
     coverage: float  # share of the tokens whose codes have that support
     commoner: int  # codes with that support
     bits: float  # entropy of a token's code, mean over books
@@ -75,7 +86,9 @@ class CodeInformation(Result):
             values = [max(self.mean(of, field_), 0) for of in things]
             look = {"color": colour, "pattern": {"shape": pattern}}
             hover = f"{name}: %{{y:.3f}} bits<extra></extra>"
-            figure.add_bar(x=things, y=values, name=name, marker=look, hovertemplate=hover, row=1, col=1)
+            figure.add_bar(
+                x=things, y=values, name=name, marker=look, hovertemplate=hover, row=1, col=1
+            )
         figure.update_xaxes(title="what a code tells of", row=1, col=1)
         figure.update_yaxes(title="bits a token, plug-in", row=1, col=1)
         for name, purity, colour, symbol in (
@@ -83,13 +96,31 @@ class CodeInformation(Result):
             ("codes", self.purity, COLOURS[0], "circle"),
         ):
             marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
-            figure.add_scatter(x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2)
-        figure.update_xaxes(title=f"times chosen, at least {SUPPORT}", type="log", row=1, col=2, **_ticks(self.support))
+            figure.add_scatter(
+                x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2
+            )
+        figure.update_xaxes(
+            title=f"times chosen, at least {SUPPORT}",
+            type="log",
+            row=1,
+            col=2,
+            **_ticks(self.support),
+        )
         figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
         said = f"n = {part(self.images, self.of)}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
         title = {"text": "What codes tell", "subtitle": {"text": said}}
-        legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal", "itemsizing": "constant"}
-        return themed(figure.update_layout(title=title, height=440, barmode="stack", bargap=0.5, legend=legend))
+        legend = {
+            "orientation": "h",
+            "y": -0.2,
+            "yanchor": "top",
+            "traceorder": "normal",
+            "itemsizing": "constant",
+        }
+        return themed(
+            figure.update_layout(
+                title=title, height=440, barmode="stack", bargap=0.5, legend=legend
+            )
+        )
 
     def table(self) -> pd.DataFrame:
         """One row for each book and thing, in bits a token."""
@@ -103,9 +134,17 @@ class CodeInformation(Result):
             f" {self.mean(of, 'shuffled'):.2f} by chance,"
             for of in dict.fromkeys(t.of for t in self.told)
         ]
-        sentence = f"A token's code, of {self.bits:.2f} bits, tells {' and '.join(parts)}".removesuffix(",") + "."
+        sentence = (
+            f"A token's code, of {self.bits:.2f} bits, tells {' and '.join(parts)}".removesuffix(
+                ","
+            )
+            + "."
+        )
         if len(self.support):
-            pure, chance = (float(np.average(p, weights=self.support)) for p in (self.purity, self.purity_shuffled))
+            pure, chance = (
+                float(np.average(p, weights=self.support))
+                for p in (self.purity, self.purity_shuffled)
+            )
             sentence += (
                 f" {100 * pure:.0f} % of a code's tokens are of its commonest class, {100 * chance:.0f} % by chance"
                 f" (codes chosen {SUPPORT} times or more, {100 * self.coverage:.0f} % of the tokens)."
@@ -133,13 +172,18 @@ def code_information(
     class_names(labels, (), n)
     random = np.random.default_rng(seed)
     images = sample(n, max(2, MOST_TOKENS // codes.shape[1]), random)
-    classes = None if labels is None else np.unique(np.asarray(labels)[images], return_inverse=True)[1]
+    classes = (
+        None if labels is None else np.unique(np.asarray(labels)[images], return_inverse=True)[1]
+    )
     told, purities, bits = [], [], []
     for book in range(found.books):
         code, image, position = found.of_book(book, images)
         bits.append(entropy(np.bincount(code)))
         if len(np.unique(position)) > 1:
-            shuffled = [mutual_information(code, within_groups(position, image, random)) for _ in range(shuffles)]
+            shuffled = [
+                mutual_information(code, within_groups(position, image, random))
+                for _ in range(shuffles)
+            ]
             told.append(_told(book, "position", code, position, shuffled))
         if classes is not None and classes.any():
             others = [random.permutation(classes)[image] for _ in range(shuffles)]
@@ -147,11 +191,15 @@ def code_information(
             told.append(_told(book, "class", code, classes[image], shuffled))
             purities.append((_purity(code, classes[image]), _purity(code, others[0])))
     if not told:
-        raise NotApplicable("Code information needs two tokens of a book, or images of two classes; here is neither.")
+        raise NotApplicable(
+            "Code information needs two tokens of a book, or images of two classes; here is neither."
+        )
     told.sort(key=lambda t: (t.of, t.book))
     support, purity, shuffled, coverage, commoner = _commoner(purities, random)
     sizes = (len(images), n, int(_tokens(found, images)), shuffles, seed)
-    return CodeInformation(tuple(told), support, purity, shuffled, coverage, commoner, float(np.mean(bits)), *sizes)
+    return CodeInformation(
+        tuple(told), support, purity, shuffled, coverage, commoner, float(np.mean(bits)), *sizes
+    )
 
 
 def _ticks(support: np.ndarray) -> dict[str, list]:
@@ -165,7 +213,9 @@ def _ticks(support: np.ndarray) -> dict[str, list]:
 def _told(book: int, of: str, code: np.ndarray, thing: np.ndarray, shuffled: list[float]) -> Told:
     deviation = float(np.std(shuffled, ddof=1)) if len(shuffled) > 1 else float("nan")
     most = entropy(np.bincount(thing))
-    return Told(book, of, mutual_information(code, thing), float(np.mean(shuffled)), deviation, most)
+    return Told(
+        book, of, mutual_information(code, thing), float(np.mean(shuffled)), deviation, most
+    )
 
 
 def _purity(code: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,8 +240,18 @@ def _commoner(
     coverage = float(support[kept].sum() / support.sum())
     commoner = len(kept)
     kept = kept[sample(commoner, MOST_POINTS, random)]
-    return support[kept], most[kept] / support[kept], shuffled[kept] / support[kept], coverage, commoner
+    return (
+        support[kept],
+        most[kept] / support[kept],
+        shuffled[kept] / support[kept],
+        coverage,
+        commoner,
+    )
 
 
 def _tokens(found: Codes, images: np.ndarray) -> int:
-    return found.rows.shape[1] * len(images) if found.active is None else np.asarray(found.active[images], bool).sum()
+    return (
+        found.rows.shape[1] * len(images)
+        if found.active is None
+        else np.asarray(found.active[images], bool).sum()
+    )

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.mutual_information import entropy
-from workbench.analysis.result import Result
-from workbench.analysis.style import MAGNITUDE, themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting.style import MAGNITUDE, themed
+from workbench.core.errors import NotApplicable
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,9 @@ class LevelUsage(Result):
     """How often each level of each channel was chosen, all books together."""
 
     values: tuple[np.ndarray, ...] = field(repr=False)  # of each channel, its levels, rising
-    shares: tuple[np.ndarray, ...] = field(repr=False)  # of each channel, how often each of them was chosen
+    shares: tuple[np.ndarray, ...] = field(
+        repr=False
+    )  # of each channel, how often each of them was chosen
     bits: tuple[float, ...]  # of each channel, the entropy of its level
     joint: float  # entropy of the whole code, Miller and Madow's
     size: int
@@ -49,11 +51,19 @@ class LevelUsage(Result):
             )
         )  # fmt: skip
         rows = list(range(len(self.levels)))
-        names = [f"{i}: {b:.2f} of {np.log2(n):.2f} bits" for i, b, n in zip(rows, self.bits, self.levels, strict=True)]
+        names = [
+            f"{i}: {b:.2f} of {np.log2(n):.2f} bits"
+            for i, b, n in zip(rows, self.bits, self.levels, strict=True)
+        ]
         quiet = {"showgrid": False, "zeroline": False}
         figure.update_xaxes(title="level of the channel, from the lowest", dtick=1, **quiet)
         figure.update_yaxes(
-            title="channel", tickvals=rows, ticktext=names, autorange="reversed", automargin=True, **quiet
+            title="channel",
+            tickvals=rows,
+            ticktext=names,
+            autorange="reversed",
+            automargin=True,
+            **quiet,
         )
         said = f"{self.size:,} codes of {' × '.join(map(str, self.levels))} levels · n = {self.tokens:,} tokens"
         title = {"text": "How the levels are used", "subtitle": {"text": said}}
@@ -82,7 +92,9 @@ class LevelUsage(Result):
         )
 
 
-def level_usage(codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None) -> LevelUsage:
+def level_usage(
+    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None
+) -> LevelUsage:
     """Count the levels that codes (n, tokens) stand for in each channel of a codebook (g, k, d) that is a grid.
 
     Raises NotApplicable where the codebook is no grid (its channels' levels do not multiply to k), and what `read`
@@ -92,7 +104,9 @@ def level_usage(codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | No
     levels = [np.unique(codebook[0, :, i], return_inverse=True) for i in range(codebook.shape[2])]
     grid = int(np.prod([float(len(values)) for values, _ in levels])) == found.size
     if not grid or any((book != codebook[0]).any() for book in codebook[1:]):
-        raise NotApplicable("Level usage needs a codebook that is a grid of levels, as FSQ's; this one was learned.")
+        raise NotApplicable(
+            "Level usage needs a codebook that is a grid of levels, as FSQ's; this one was learned."
+        )
     counts = found.counts.sum(axis=0)
     tokens, used = int(counts.sum()), int((counts > 0).sum())
     totals = [np.bincount(level, counts, len(values)) for values, level in levels]

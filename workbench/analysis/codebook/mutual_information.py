@@ -33,6 +33,8 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
     return max(entropy(np.bincount(a)) + entropy(np.bincount(b)) - joint, 0.0)
 
 
-def within_groups(values: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def within_groups(
+    values: np.ndarray, groups: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
     """The values shuffled inside each group; `groups` is int (n,) and rising."""
     return values[np.argsort(groups + random.random(len(groups)), kind="stable")]

@@ -13,18 +13,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import check_grid, read
 from workbench.analysis.codebook.mutual_information import entropy, within_groups
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import NotApplicable
 
 FOLDS, LEAST = 5, 10  # parts the images are split into, and how many images there must be
 HALF = 0.5  # tokens added to every code's count (Krichevsky and Trofimov 1981)
 MOST_TOKENS = 500_000  # of more, random images are taken
-CONSTANTS = np.array([1, 3, 10, 30, 100, 300, 1000, 3000, 1e4, 1e5])  # pseudo-tokens of a context that are tried
+CONSTANTS = np.array(
+    [1, 3, 10, 30, 100, 300, 1000, 3000, 1e4, 1e5]
+)  # pseudo-tokens of a context that are tried
 GIVEN = ("nothing", "its place", "the code to its left")
 
 
@@ -66,8 +68,13 @@ class CodePrediction(Result):
         of the codes alone.
         """
         figure, given = go.Figure(), list(self.given)[::-1]
-        value, low, high, chance = ([self.mean(g, name) for g in given] for name in ("bits", "low", "high", "shuffled"))
-        for name, bits, dash in (("log2 of the codes", self.most, "dash"), ("entropy, plug-in", self.entropy, "dot")):
+        value, low, high, chance = (
+            [self.mean(g, name) for g in given] for name in ("bits", "low", "high", "shuffled")
+        )
+        for name, bits, dash in (
+            ("log2 of the codes", self.most, "dash"),
+            ("entropy, plug-in", self.entropy, "dot"),
+        ):
             line = {"color": COLOURS[6], "dash": dash}
             figure.add_scatter(x=[bits] * len(given), y=given, mode="lines", name=name, line=line)
         mark = {"symbol": "diamond-open", "size": 12, "color": COLOURS[6], "line": {"width": 2}}
@@ -82,21 +89,24 @@ class CodePrediction(Result):
         figure.update_yaxes(title="given", range=[-0.6, len(given) - 0.4])
         books = len(self.predictions) // len(given)
         each = f" · mean of {books} books" if books > 1 else ""
-        said = (
-            f"n = {part(self.images, self.of)}, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
-        )
+        said = f"n = {part(self.images, self.of)}, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
         title = {"text": "What is left to tell of a code", "subtitle": {"text": said}}
         legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "traceorder": "reversed"}
         return themed(figure.update_layout(title=title, height=400, legend=legend))
 
     def table(self) -> pd.DataFrame:
         """One row for each book and thing given, in bits a token."""
-        return pd.DataFrame([asdict(p) for p in self.predictions]).assign(most=self.most, entropy=self.entropy)
+        return pd.DataFrame([asdict(p) for p in self.predictions]).assign(
+            most=self.most, entropy=self.entropy
+        )
 
     def summary(self) -> str:
         """What a code costs given nothing and each thing, beside chance and all there is to tell."""
         alone, *others = self.given
-        told = [f"{self.mean(g, 'bits'):.2f} given {g} ({self.mean(g, 'shuffled'):.2f} shuffled)" for g in others]
+        told = [
+            f"{self.mean(g, 'bits'):.2f} given {g} ({self.mean(g, 'shuffled'):.2f} shuffled)"
+            for g in others
+        ]
         return (
             f"A token's code costs {self.mean(alone, 'bits'):.2f} bits on held-out images, {' and '.join(told)}; its"
             f" plug-in entropy is {self.entropy:.2f} and log2 of the codes {self.most:.2f} bits."
@@ -120,7 +130,9 @@ def code_prediction(
     found, (n, tokens) = read(codes, codebook, active, "Code prediction"), codes.shape
     check_grid(grid, tokens)
     if n < LEAST:
-        raise NotApplicable(f"Code prediction needs at least {LEAST} images; this evidence has {n}.")
+        raise NotApplicable(
+            f"Code prediction needs at least {LEAST} images; this evidence has {n}."
+        )
     if tokens == found.books:
         raise NotApplicable("Code prediction needs two tokens of a book; here each has one.")
     random = np.random.default_rng(seed)
@@ -131,13 +143,19 @@ def code_prediction(
     image = np.repeat(np.arange(len(images)), tokens // found.books)
     for book, block in enumerate(np.split(ids, found.books, axis=1)):
         mixed = within_groups(block.ravel(), image, random).reshape(block.shape)
-        own, chance = (_costs(x, folds, found.size, _row(grid, book, x.shape[1])) for x in (block, mixed))
+        own, chance = (
+            _costs(x, folds, found.size, _row(grid, book, x.shape[1])) for x in (block, mixed)
+        )
         plug_in.append(entropy(found.counts[book]))
         for name, mine, shuffled in zip(names, own, chance, strict=True):
-            predictions.append(Prediction(book, name, *mean_interval(mine), float(np.nanmean(shuffled))))
+            predictions.append(
+                Prediction(book, name, *mean_interval(mine), float(np.nanmean(shuffled)))
+            )
     predictions.sort(key=lambda p: names.index(p.given))
     sizes = (len(images), n, int((ids >= 0).sum()), seed)
-    return CodePrediction(tuple(predictions), float(np.log2(found.size)), float(np.mean(plug_in)), *sizes)
+    return CodePrediction(
+        tuple(predictions), float(np.log2(found.size)), float(np.mean(plug_in)), *sizes
+    )
 
 
 def _row(grid: tuple[int, int] | None, book: int, block: int) -> np.ndarray:
@@ -152,14 +170,23 @@ def _costs(codes: np.ndarray, folds: np.ndarray, size: int, row: np.ndarray) -> 
     left[:, 1:] = np.where(row[1:] == row[:-1], codes[:, :-1], -1)
     place = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
     image, _ = at = np.nonzero(codes >= 0)
-    costs = [_least(held_out_bits(codes[at], x[at], folds[image], size), folds[image]) for x in (0 * left, place, left)]
+    costs = [
+        _least(held_out_bits(codes[at], x[at], folds[image], size), folds[image])
+        for x in (0 * left, place, left)
+    ]
     tokens = np.bincount(image, minlength=len(codes))
-    with np.errstate(invalid="ignore"):  # an image without active tokens costs NaN, which means leave out
+    with np.errstate(
+        invalid="ignore"
+    ):  # an image without active tokens costs NaN, which means leave out
         return [np.bincount(image, cost, len(codes)) / tokens for cost in costs]
 
 
 def held_out_bits(
-    codes: np.ndarray, contexts: np.ndarray, folds: np.ndarray, size: int, constants: np.ndarray = CONSTANTS
+    codes: np.ndarray,
+    contexts: np.ndarray,
+    folds: np.ndarray,
+    size: int,
+    constants: np.ndarray = CONSTANTS,
 ) -> np.ndarray:
     """Minus log2 of the probability of each code (t,) in its context from the other folds, by each constant: (t, c).
 
@@ -171,7 +198,8 @@ def held_out_bits(
     for fold in np.unique(folds):
         out = folds == fold
         times, seen, together = (
-            np.bincount(x[~out], minlength=x.max() + 1)[x[out], None] for x in (codes, context, pair)
+            np.bincount(x[~out], minlength=x.max() + 1)[x[out], None]
+            for x in (codes, context, pair)
         )
         share = (times + HALF) / ((~out).sum() + HALF * size)
         bits[out] = -np.log2((together + constants * share) / (seen + constants))

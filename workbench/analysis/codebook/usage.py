@@ -10,9 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.special import gammaln, xlogy
 
+from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import read
 from workbench.analysis.codebook.zipf import Zipf, zipf
-from workbench.analysis.result import Result
 
 ENOUGH = 5.0  # tokens a code: with fewer, even a uniform source leaves codes out
 EVEN = 0.5  # of the bits a uniform source's token would tell: with fewer, few codes carry almost all tokens
@@ -37,7 +37,9 @@ class Book:
     verdict: str  # one of VERDICTS
     seen: np.ndarray = field(repr=False)  # (m,) numbers of tokens
     rarefaction: np.ndarray = field(repr=False)  # (m,) codes expected among so many tokens of ours
-    uniform: np.ndarray = field(repr=False)  # (m,) codes expected among so many tokens of a uniform source
+    uniform: np.ndarray = field(
+        repr=False
+    )  # (m,) codes expected among so many tokens of a uniform source
 
     @property
     def size(self) -> int:
@@ -86,10 +88,22 @@ class CodebookUsage(Result):
 
     def table(self) -> pd.DataFrame:
         """One row a book, and a row `mean` where there are several."""
-        names = ("size", "tokens", "used", "ceiling", "perplexity", "perplexity_corrected", "perplexity_null")
+        names = (
+            "size",
+            "tokens",
+            "used",
+            "ceiling",
+            "perplexity",
+            "perplexity_corrected",
+            "perplexity_null",
+        )
         names += ("dead", "gini", "top", "chao1", "growth", "verdict")
         rows = [
-            {"book": str(i), **{x: getattr(b, x) for x in names}, **{f"zipf_{x}": y for x, y in asdict(b.zipf).items()}}
+            {
+                "book": str(i),
+                **{x: getattr(b, x) for x in names},
+                **{f"zipf_{x}": y for x, y in asdict(b.zipf).items()},
+            }
             for i, b in enumerate(self.books)
         ]
         if len(rows) > 1:
@@ -103,7 +117,9 @@ class CodebookUsage(Result):
         used, perplexity, ceiling = (self._mean(x) for x in ("used", "perplexity", "ceiling"))
         count = f"{used:,.1f}" if several else f"{first.used:,}"
         where = f" in each of {len(self.books)} books, on average" if several else ""
-        tokens = f"{first.tokens:,} token{'' if first.tokens == 1 else 's'}{' each' if several else ''}"
+        tokens = (
+            f"{first.tokens:,} token{'' if first.tokens == 1 else 's'}{' each' if several else ''}"
+        )
         return (
             f"{count} of {first.size:,} codes are used{where}, as evenly as {perplexity:,.1f} codes."
             f" A uniform source would have used {ceiling:,.1f} of them with {tokens}.{self._fall()} {self._judgement()}"
@@ -113,7 +129,9 @@ class CodebookUsage(Result):
         fits = [book.zipf for book in self.books if not np.isnan(book.zipf.exponent)]
         if not fits:
             return ""
-        mine, null = (np.mean([getattr(fit, name) for fit in fits]) for name in ("exponent", "uniform"))
+        mine, null = (
+            np.mean([getattr(fit, name) for fit in fits]) for name in ("exponent", "uniform")
+        )
         each = f" in {len(fits)} books, on average" if len(self.books) > 1 else ""
         ranks = f"{fits[0].low:,} to {fits[0].high:,}"
         return f" Shares fall as rank to the -{mine:.2f} (ranks {ranks}{each}; a uniform source's to the -{null:.2f})."
@@ -127,7 +145,8 @@ class CodebookUsage(Result):
         verb = "is" if len(alike) == 1 else "are"
         which = f"{len(alike)} of {len(self.books)} books {verb}" if several else "The codebook is"
         chao1, bits, null = (
-            np.mean([getattr(self.books[i], x) for i in alike]) for x in ("chao1", "bits", "bits_null")
+            np.mean([getattr(self.books[i], x) for i in alike])
+            for x in ("chao1", "bits", "bits_null")
         )
         reachable = f"about {chao1:,.0f} of {self.books[0].size:,} seem reachable"
         reasons = {
@@ -209,7 +228,9 @@ def _uniform_entropy(size: int, tokens: int) -> float:
 
     spread = 12 * np.sqrt(tokens / size) + 40
     c = np.arange(max(0, int(tokens / size - spread)), min(tokens, int(tokens / size + spread)) + 1)
-    return float(np.log(tokens) - size * (binom.pmf(c, tokens, 1 / size) * xlogy(c, c)).sum() / tokens)
+    return float(
+        np.log(tokens) - size * (binom.pmf(c, tokens, 1 / size) * xlogy(c, c)).sum() / tokens
+    )
 
 
 def _chao1(counts: np.ndarray) -> float:
@@ -218,7 +239,9 @@ def _chao1(counts: np.ndarray) -> float:
     return float(min(used + unseen, len(counts)))
 
 
-def _verdict(of_book: float, of_ceiling: float, growth: float, even: bool, tokens_a_code: float) -> str:
+def _verdict(
+    of_book: float, of_ceiling: float, growth: float, even: bool, tokens_a_code: float
+) -> str:
     flat = growth < 0.05
     if flat and of_ceiling < 3 / 4:
         return "collapsed"

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.codebook.usage import Book, CodebookUsage
-from workbench.analysis.style import COLOURS, DEAD, MAGNITUDE, themed
+from workbench.analysis.plotting.style import COLOURS, DEAD, MAGNITUDE, themed
 
 MOST_CELLS = 4096  # a larger book is drawn with several codes a cell
 MOST_LINES = 6  # books drawn as lines; the table has them all
@@ -14,7 +14,9 @@ GREY = COLOURS[6]
 
 def draw(result: CodebookUsage) -> go.Figure:
     """Rank and frequency; codes against tokens; the book as a grid."""
-    figure = make_subplots(rows=1, cols=3, column_widths=[0.34, 0.34, 0.32], horizontal_spacing=0.12)
+    figure = make_subplots(
+        rows=1, cols=3, column_widths=[0.34, 0.34, 0.32], horizontal_spacing=0.12
+    )
     several = len(result.books) > 1
     _ranks(figure, result.books[0], result.log)
     _zipf(figure, result.books[0])
@@ -22,7 +24,9 @@ def draw(result: CodebookUsage) -> go.Figure:
         name, colour = f"book {i}" if several else "our tokens", COLOURS[i]
         rank = _thinned(book.size)
         line = {"line_color": colour, "name": name, "legendgroup": name}
-        figure.add_scatter(x=rank, y=np.sort(book.counts)[::-1][rank - 1], showlegend=False, row=1, col=1, **line)
+        figure.add_scatter(
+            x=rank, y=np.sort(book.counts)[::-1][rank - 1], showlegend=False, row=1, col=1, **line
+        )
         figure.add_scatter(x=book.seen, y=book.rarefaction, mode=_mode(book), row=1, col=2, **line)
         if not several:
             _chao(figure, book, colour)
@@ -38,7 +42,10 @@ def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
     from scipy.stats import beta, binom
 
     rank = _thinned(book.size)
-    low, high = (binom.ppf(beta.ppf(q, book.size - rank + 1, rank), book.tokens, 1 / book.size) for q in (0.025, 0.975))
+    low, high = (
+        binom.ppf(beta.ppf(q, book.size - rank + 1, rank), book.tokens, 1 / book.size)
+        for q in (0.025, 0.975)
+    )
     edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(x=rank, y=high, row=1, col=1, **edge)
     figure.add_scatter(
@@ -75,7 +82,10 @@ def _chao(figure: go.Figure, book: Book, colour: str) -> None:
 
 
 def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
-    cells = [np.array_split(book.counts, min(book.size, MOST_CELLS if len(books) == 1 else 256)) for book in books]
+    cells = [
+        np.array_split(book.counts, min(book.size, MOST_CELLS if len(books) == 1 else 256))
+        for book in books
+    ]
     mean = np.array([[cell.mean() for cell in row] for row in cells])
     first = np.cumsum([0] + [len(cell) for cell in cells[0][:-1]])
     if len(books) == 1:
@@ -93,9 +103,20 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
         colorbar={"title": "times", **_ticks(np.nanmax(mean)), "thickness": 12},
     )  # fmt: skip
     dead, size = np.argwhere(mean == 0), 160 / max(mean.shape)
-    mark = {"symbol": "x-thin", "size": float(np.clip(size, 2, 10)), "line": {"color": DEAD, "width": 1.5}}
+    mark = {
+        "symbol": "x-thin",
+        "size": float(np.clip(size, 2, 10)),
+        "line": {"color": DEAD, "width": 1.5},
+    }
     figure.add_scatter(
-        x=dead[:, 1], y=dead[:, 0], mode="markers", marker=mark, name="× dead", hoverinfo="skip", row=1, col=3
+        x=dead[:, 1],
+        y=dead[:, 0],
+        mode="markers",
+        marker=mark,
+        name="× dead",
+        hoverinfo="skip",
+        row=1,
+        col=3,
     )
     if alone:
         _frames(figure, mean, first, float(np.clip(1.3 * size, 4, 14)))
@@ -104,7 +125,13 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
 def _frames(figure: go.Figure, mean: np.ndarray, codes: np.ndarray, size: float) -> None:
     """A frame around every cell, seen where its code is selected: a heatmap can be neither lassoed nor marked."""
     cells = np.argwhere(~np.isnan(mean))
-    frame = {"symbol": "square-open", "size": size, "color": COLOURS[1], "line": {"width": 2}, "opacity": 0}
+    frame = {
+        "symbol": "square-open",
+        "size": size,
+        "color": COLOURS[1],
+        "line": {"width": 2},
+        "opacity": 0,
+    }
     figure.add_scatter(
         meta="code", x=cells[:, 1], y=cells[:, 0], customdata=codes[tuple(cells.T)], mode="markers", marker=frame,
         selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0}},
@@ -118,16 +145,22 @@ def _labelled(figure: go.Figure, result: CodebookUsage) -> go.Figure:
     cell = "a cell is a code" if each == 1 else f"a cell is about {each:,} codes"
     figure.update_xaxes(title="tokens seen", type="log", dtick=1, tickangle=0, row=1, col=2)
     figure.update_yaxes(title="codes used", rangemode="tozero", row=1, col=2)
-    figure.update_xaxes(title=cell, showticklabels=False, showgrid=False, zeroline=False, row=1, col=3)
+    figure.update_xaxes(
+        title=cell, showticklabels=False, showgrid=False, zeroline=False, row=1, col=3
+    )
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, row=1, col=3)
     if several:
         figure.update_yaxes(title="book", dtick=1, row=1, col=3)
     else:
         figure.update_yaxes(title="codes in order", showticklabels=False, row=1, col=3)
-    used, even = (np.mean([getattr(book, x) for book in result.books]) for x in ("used", "perplexity"))
+    used, even = (
+        np.mean([getattr(book, x) for book in result.books]) for x in ("used", "perplexity")
+    )
     title = f"{used:,.{1 if several else 0}f} of {first.size:,} codes used, as evenly as {even:,.1f}: {result.verdict}"
     each = f" in each of {len(result.books)} books, whose mean this is" if several else ""
-    subtitle = f"n = {first.tokens:,} tokens{each} · a uniform source would use {first.ceiling:,.1f}"
+    subtitle = (
+        f"n = {first.tokens:,} tokens{each} · a uniform source would use {first.ceiling:,.1f}"
+    )
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=440)
     figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
     figure.update_xaxes(tickfont_size=11)
@@ -144,4 +177,7 @@ def _thinned(size: int) -> np.ndarray:
 
 def _ticks(top: float) -> dict[str, list]:
     values = [0, *(10**i for i in range(int(np.log10(max(top, 1))) + 1))]
-    return {"tickvals": [float(np.log10(1 + v)) for v in values], "ticktext": [f"{v:,}" for v in values]}
+    return {
+        "tickvals": [float(np.log10(1 + v)) for v in values],
+        "ticktext": [f"{v:,}" for v in values],
+    }

@@ -12,7 +12,9 @@ STEEPEST = 5.0
 class Zipf:
     """The exponent s of a share that falls as rank^-s between two ranks, both included."""
 
-    exponent: float  # 0: all codes equally often; words have about 1; NaN where there are too few ranks
+    exponent: (
+        float  # 0: all codes equally often; words have about 1; NaN where there are too few ranks
+    )
     low: int  # the first rank
     high: int  # the last: half of the used codes, as the rarest are mostly noise
     uniform: float  # the exponent that as many tokens of a uniform source show in the same ranks: noise sorts, too
@@ -42,4 +44,6 @@ def exponent(counts: np.ndarray, low: int, high: int) -> float:
 
     from scipy.optimize import minimize_scalar
 
-    return float(minimize_scalar(loss, bounds=(0, STEEPEST), method="bounded", options={"xatol": 1e-6}).x)
+    return float(
+        minimize_scalar(loss, bounds=(0, STEEPEST), method="bounded", options={"xatol": 1e-6}).x
+    )

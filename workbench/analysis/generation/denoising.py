@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.result import Result
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.base import Result
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.core.errors import NotApplicable, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +27,28 @@ class DenoisingLoss(Result):
         """Loss against time."""
         figure = go.Figure()
         hover = "t = %{x:.3g}: %{y:.4g}<extra></extra>"
-        line = {"mode": "lines+markers", "line_color": COLOURS[0], "name": "loss", "hovertemplate": hover}
+        line = {
+            "mode": "lines+markers",
+            "line_color": COLOURS[0],
+            "name": "loss",
+            "hovertemplate": hover,
+        }
         figure.add_scatter(x=self.times, y=self.loss, **line)
-        mean = {"mode": "lines", "line": {"color": COLOURS[6], "dash": "dash"}, "name": "mean over the times"}
+        mean = {
+            "mode": "lines",
+            "line": {"color": COLOURS[6], "dash": "dash"},
+            "name": "mean over the times",
+        }
         figure.add_scatter(x=[0, 1], y=[self.mean] * 2, **mean)
         figure.update_xaxes(title="time, 0 is data and 1 is noise", range=[-0.02, 1.02])
         figure.update_yaxes(title="mean squared error of the target", rangemode="tozero")
         said = f"mean {self.mean:.4g} over {len(self.times)} times · compare checkpoints, not latent spaces"
-        figure.update_layout(title={"text": "Denoising loss", "subtitle": {"text": said}}, height=420)
-        return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+        figure.update_layout(
+            title={"text": "Denoising loss", "subtitle": {"text": said}}, height=420
+        )
+        return themed(
+            figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a time: the loss, and how many times the mean that is."""

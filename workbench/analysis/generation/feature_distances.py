@@ -16,7 +16,12 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     f, g = _factor(a), _factor(b)
     apart = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    return float(max(apart + np.square(f).sum() + np.square(g).sum() - 2 * np.linalg.norm(f @ g.T, "nuc"), 0.0))
+    return float(
+        max(
+            apart + np.square(f).sum() + np.square(g).sum() - 2 * np.linalg.norm(f @ g.T, "nuc"),
+            0.0,
+        )
+    )
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -31,11 +36,16 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     if blocks < 2:
         return float("nan"), float("nan")
     size = min(n // blocks, MOST_IN_BLOCK)
-    values = [_discrepancy(a[i * size : (i + 1) * size], b[i * size : (i + 1) * size]) for i in range(blocks)]
+    values = [
+        _discrepancy(a[i * size : (i + 1) * size], b[i * size : (i + 1) * size])
+        for i in range(blocks)
+    ]
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(blocks))
 
 
-def precision_recall(real: np.ndarray, judged: np.ndarray, neighbors: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real: np.ndarray, judged: np.ndarray, neighbors: int = 3
+) -> tuple[float, float]:
     """The share of judged rows on the real rows' manifold, and of real rows on the judged ones' (arXiv 1904.06991).
 
     A manifold is the union of balls around rows, each reaching to its k-th nearest other row of the set; k is lowered
@@ -50,7 +60,9 @@ def nearest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
     from sklearn.metrics import pairwise_distances_argmin
 
     place = pairwise_distances_argmin(rows, others)
-    return place, np.linalg.norm(np.asarray(rows, np.float64) - np.asarray(others, np.float64)[place], axis=1)
+    return place, np.linalg.norm(
+        np.asarray(rows, np.float64) - np.asarray(others, np.float64)[place], axis=1
+    )
 
 
 def _factor(rows: np.ndarray) -> np.ndarray:
@@ -75,7 +87,11 @@ def _covered(rows: np.ndarray, centres: np.ndarray, neighbors: int) -> float:
     from sklearn.metrics import pairwise_distances_chunked
 
     k = min(neighbors, len(centres) - 1)
-    near = pairwise_distances_chunked(centres, reduce_func=lambda part, _: np.partition(part, k, axis=1)[:, k])
+    near = pairwise_distances_chunked(
+        centres, reduce_func=lambda part, _: np.partition(part, k, axis=1)[:, k]
+    )
     radius = np.concatenate(list(near))  # the 0-th nearest is the row itself
-    inside = pairwise_distances_chunked(rows, centres, reduce_func=lambda part, _: (part <= radius).any(axis=1))
+    inside = pairwise_distances_chunked(
+        rows, centres, reduce_func=lambda part, _: (part <= radius).any(axis=1)
+    )
     return float(np.concatenate(list(inside)).mean())

@@ -14,11 +14,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.generation.copying import TAIL, Copying, copied, gallery
-from workbench.analysis.generation.feature_distances import frechet_distance, kernel_distance, precision_recall
-from workbench.analysis.generation.halves import half_samples
-from workbench.analysis.result import Range, Result
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.feature_distances import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+from workbench.analysis.generation.half_sampling import half_samples
+from workbench.analysis.generation.memorization import TAIL, Copying, copied, gallery
+from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 10  # images of a set
 ENOUGH = 1000  # images: with fewer, most of a small distance is bias
@@ -56,7 +60,9 @@ class Fidelity(Result):
 
     distances: tuple[Distance, ...]
     copying: Copying | None  # None without samples, training and held-out images
-    gallery: np.ndarray | None = field(repr=False)  # uint8 (height, width, 4): samples above their nearest images
+    gallery: np.ndarray | None = field(
+        repr=False
+    )  # uint8 (height, width, 4): samples above their nearest images
     judge: str
     n: int  # images of each set
     dimensions: int
@@ -88,8 +94,16 @@ class Fidelity(Result):
 
     def summary(self) -> str:
         """Every distance with its interval, the floor, the share of near copies, and what to beware of."""
-        told = [f"{d.name} {d.value:.4g} ({d.low:.4g} to {d.high:.4g})" for d in self.distances if d.name != "floor"]
-        sentences = [f"{', '.join(told)}: {self.label} with 95 % intervals, n = {self.n:,} images."] if told else []
+        told = [
+            f"{d.name} {d.value:.4g} ({d.low:.4g} to {d.high:.4g})"
+            for d in self.distances
+            if d.name != "floor"
+        ]
+        sentences = (
+            [f"{', '.join(told)}: {self.label} with 95 % intervals, n = {self.n:,} images."]
+            if told
+            else []
+        )
         sentences += [
             f"Two sets of real images are {d.value:.4g} apart ({d.low:.4g} to {d.high:.4g}), {self.label} at"
             f" n = {self.n:,}."
@@ -125,7 +139,11 @@ def fidelity(
     recall. Raises NotApplicable without two sets to compare or with under 10 images in one, UserError where sets
     differ in dimensions, reconstructions are not as many as the images, or features hold NaN.
     """
-    given = {"held-out": features, "training": train_features, "reconstructions": reconstruction_features}
+    given = {
+        "held-out": features,
+        "training": train_features,
+        "reconstructions": reconstruction_features,
+    }
     given |= {"midpoints": midpoint_features, "samples": sample_features}
     whole = _checked({name: x for name, x in given.items() if x is not None})
     pairs = [pair for pair in PAIRS if pair[1] in whole and pair[2] in whole]
@@ -136,7 +154,9 @@ def fidelity(
     used = {name: whole[name] for name in whole if any(name in pair for pair in pairs)}
     cut, n = _equal(used, seed), min(map(len, used.values()))
     names = _names(judge)
-    distances = tuple(_distance(names.get(p[0], p[0]), *p[1:], cut, splits, neighbors, seed) for p in pairs)
+    distances = tuple(
+        _distance(names.get(p[0], p[0]), *p[1:], cut, splits, neighbors, seed) for p in pairs
+    )
     copying, pairs_shown = None, None
     if {"held-out", "training", "samples"} <= whole.keys():
         copying = copied(whole["samples"], whole["held-out"], whole["training"], seed)
@@ -144,7 +164,9 @@ def fidelity(
             pairs_shown = gallery(copying, samples, train_images)
     dimensions = next(iter(used.values())).shape[1]
     warnings = _warnings(used, n, dimensions, copying)
-    return Fidelity(distances, copying, pairs_shown, judge, n, dimensions, splits, neighbors, seed, warnings)
+    return Fidelity(
+        distances, copying, pairs_shown, judge, n, dimensions, splits, neighbors, seed, warnings
+    )
 
 
 def judged_distance(seed: int = 0, **sets: np.ndarray) -> float:
@@ -165,10 +187,14 @@ def _checked(sets: Sets) -> Sets:
     for name, rows in sets.items():
         rows = np.asarray(rows, np.float64)
         if len(rows) < LEAST:
-            raise NotApplicable(f"Fidelity needs at least {LEAST} images a set; of {name} there are {len(rows)}.")
+            raise NotApplicable(
+                f"Fidelity needs at least {LEAST} images a set; of {name} there are {len(rows)}."
+            )
         broken = int((~np.isfinite(rows)).any(axis=1).sum())
         if broken:
-            raise UserError(f"The features of {broken} of {len(rows)} images hold NaN or infinity ({name}).")
+            raise UserError(
+                f"The features of {broken} of {len(rows)} images hold NaN or infinity ({name})."
+            )
         checked[name] = rows
     widths = {name: rows.shape[1] for name, rows in checked.items()}
     if len(set(widths.values())) > 1:
@@ -176,25 +202,38 @@ def _checked(sets: Sets) -> Sets:
         raise UserError(f"The features differ in dimensions ({said}). Were all made by one judge?")
     n, decoded = (len(checked.get(name, ())) for name in ("held-out", "reconstructions"))
     if n and decoded and n != decoded:
-        raise UserError(f"There are features of {n} images and {decoded} reconstructions. Do both come from one run?")
+        raise UserError(
+            f"There are features of {n} images and {decoded} reconstructions. Do both come from one run?"
+        )
     return checked
 
 
 def _equal(sets: Sets, seed: int) -> Sets:
     """The sets cut to the smallest's size; what comes from the same images keeps the same of them, in one order."""
     random, n = np.random.default_rng(seed), min(map(len, sets.values()))
-    held_out = max((len(sets[name]) for name in ("held-out", "reconstructions") if name in sets), default=0)
+    held_out = max(
+        (len(sets[name]) for name in ("held-out", "reconstructions") if name in sets), default=0
+    )
     together = random.permutation(held_out)
-    same = {name for name in ("held-out", "reconstructions", "midpoints") if len(sets.get(name, ())) == held_out}
+    same = {
+        name
+        for name in ("held-out", "reconstructions", "midpoints")
+        if len(sets.get(name, ())) == held_out
+    }
     return {
-        name: rows[(together if name in same else random.permutation(len(rows)))[:n]] for name, rows in sets.items()
+        name: rows[(together if name in same else random.permutation(len(rows)))[:n]]
+        for name, rows in sets.items()
     }
 
 
-def _distance(name: str, real: str, judged: str, sets: Sets, splits: int, neighbors: int, seed: int) -> Distance:
+def _distance(
+    name: str, real: str, judged: str, sets: Sets, splits: int, neighbors: int, seed: int
+) -> Distance:
     a, b = sets[real], sets[judged]
     value = frechet_distance(a, b)
-    error, half = half_samples(lambda i: frechet_distance(a[i], b[i]), len(a), splits=splits, seed=seed)
+    error, half = half_samples(
+        lambda i: frechet_distance(a[i], b[i]), len(a), splits=splits, seed=seed
+    )
     low, high = max(value - 1.96 * float(error), 0.0), value + 1.96 * float(error)
     extrapolated = 2 * value - float(half)
     kid, manifold = kernel_distance(a, b), precision_recall(a, b, neighbors)
@@ -207,7 +246,9 @@ def _warnings(sets: Sets, n: int, dimensions: int, copying: Copying | None) -> t
     said = {
         f"All sets are cut to the {n:,} of {fewest}, the smallest.": cut,
         f"{n:,} images are fewer than two for each of {dimensions:,} dimensions: covariances are hardly known.": thin,
-        f"With under {ENOUGH:,} images a small distance is mostly bias: compare at equal n.": n < ENOUGH,
-        "The nearest 1 % of so few held-out images are a handful.": copying is not None and len(copying.held_out) < 500,
+        f"With under {ENOUGH:,} images a small distance is mostly bias: compare at equal n.": n
+        < ENOUGH,
+        "The nearest 1 % of so few held-out images are a handful.": copying is not None
+        and len(copying.held_out) < 500,
     }
     return tuple(sentence for sentence, true in said.items() if true)

@@ -4,10 +4,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis import mosaic
-from workbench.analysis.generation.copying import SHOWN, Copying
 from workbench.analysis.generation.fidelity import Fidelity
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.generation.memorization import SHOWN, Copying
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.plotting.style import COLOURS, themed
 
 MOST_STEPS = 400  # points a line is drawn with
 
@@ -28,9 +28,13 @@ def draw(result: Fidelity) -> go.Figure:
         _pairs(figure, gallery)
     title = f"Fidelity, {result.label}: lower is better"
     said = f"n = {result.n:,} images a set · {result.dimensions:,} features · bars: 95 %, {result.splits} half samples"
-    figure.update_layout(title={"text": title, "subtitle": {"text": f"{said} · seed {result.seed}"}})
+    figure.update_layout(
+        title={"text": title, "subtitle": {"text": f"{said} · seed {result.seed}"}}
+    )
     figure.update_layout(height=720 if rows > 1 else 440, showlegend=True)
-    figure.update_layout(legend={"orientation": "h", "y": -0.24 if rows == 1 else 0.44, "yanchor": "top"})
+    figure.update_layout(
+        legend={"orientation": "h", "y": -0.24 if rows == 1 else 0.44, "yanchor": "top"}
+    )
     return themed(figure)
 
 
@@ -43,7 +47,14 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
     known = [(d.kid, d.kid_error, d.precision, d.recall) for d in shown]
     hover = "%{x:.4g} · KID %{customdata[0]:.3g} ± %{customdata[1]:.2g}<br>"
     hover += "precision %{customdata[2]:.2f}, recall %{customdata[3]:.2f}<extra></extra>"
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "color": COLOURS[6]}
+    bars = {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "thickness": 1.5,
+        "color": COLOURS[6],
+    }
     figure.add_scatter(
         x=value, y=names, mode="markers", error_x=bars, customdata=known, hovertemplate=hover,
         marker={"size": 11, "color": colours}, name=f"at n = {result.n:,}", row=1, col=1,
@@ -52,8 +63,12 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
         x=[d.extrapolated for d in shown], y=names, mode="markers", name="extrapolated to unlimited n",
         marker={"size": 10, "symbol": "diamond-open", "color": COLOURS[5], "line": {"width": 2}}, row=1, col=1,
     )  # fmt: skip
-    figure.update_xaxes(title=f"{result.label},<br>squared units of the features", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title="", tickmode="array", tickvals=names, ticktext=names, automargin=True, row=1, col=1)
+    figure.update_xaxes(
+        title=f"{result.label},<br>squared units of the features", rangemode="tozero", row=1, col=1
+    )
+    figure.update_yaxes(
+        title="", tickmode="array", tickvals=names, ticktext=names, automargin=True, row=1, col=1
+    )
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], row=1, col=1)
 
 
@@ -65,17 +80,31 @@ def _nearness(figure: go.Figure, copying: Copying) -> None:
     for name, distances, colour, dash in pairs:
         share = np.linspace(0, 1, min(len(distances), MOST_STEPS))
         line = {"color": colour, "dash": dash}
-        figure.add_scatter(x=np.quantile(distances, share), y=100 * share, line=line, name=name, row=1, col=2)
+        figure.add_scatter(
+            x=np.quantile(distances, share), y=100 * share, line=line, name=name, row=1, col=2
+        )
     reach = {"color": COLOURS[5], "dash": "dot"}
-    figure.add_scatter(x=[copying.reach] * 2, y=[0, 100], mode="lines", line=reach, name="as near as 1 %", row=1, col=2)
-    figure.update_xaxes(title="distance to the<br>nearest training image", rangemode="tozero", row=1, col=2)
+    figure.add_scatter(
+        x=[copying.reach] * 2,
+        y=[0, 100],
+        mode="lines",
+        line=reach,
+        name="as near as 1 %",
+        row=1,
+        col=2,
+    )
+    figure.update_xaxes(
+        title="distance to the<br>nearest training image", rangemode="tozero", row=1, col=2
+    )
     figure.update_yaxes(title="% of images within it", row=1, col=2)
 
 
 def _pairs(figure: go.Figure, gallery: np.ndarray) -> None:
     names = ("sample", "nearest in training")
-    drawn = mosaic.draw(gallery, names, (2, SHOWN), row_height=64)
+    drawn = image_grid.draw(gallery, names, (2, SHOWN), row_height=64)
     figure.add_trace(drawn.data[0], row=2, col=1)
     figure.update_xaxes(drawn.layout.xaxis, row=2, col=1)
     figure.update_yaxes(drawn.layout.yaxis, row=2, col=1)
-    figure.update_xaxes(title="the samples nearest to a training image, nearest first", row=2, col=1)
+    figure.update_xaxes(
+        title="the samples nearest to a training image, nearest first", row=2, col=1
+    )

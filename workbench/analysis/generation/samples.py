@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis import mosaic
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.plotting.style import themed
+from workbench.core.errors import NotApplicable
 
 MOST_ROWS = 20  # classes drawn; the table counts them all
 
@@ -37,8 +37,11 @@ class Samples(Result):
     def figure(self) -> go.Figure:
         """A row of samples for each class."""
         rows = len(self.row_names)
-        figure = mosaic.draw(
-            self.mosaic, self.row_names, (rows, self.per_row), row_height=64 if self.per_row < 9 else 36
+        figure = image_grid.draw(
+            self.mosaic,
+            self.row_names,
+            (rows, self.per_row),
+            row_height=64 if self.per_row < 9 else 36,
         )
         figure.update_yaxes(title="class" if self.labelled else "")
         figure.update_xaxes(title=f"the first {self.per_row} of each row")
@@ -55,7 +58,11 @@ class Samples(Result):
     def summary(self) -> str:
         """How many samples, of how many classes."""
         images = f"{self.n:,} generated image{'' if self.n == 1 else 's'}"
-        classes = f" of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}" if self.labelled else ""
+        classes = (
+            f" of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}"
+            if self.labelled
+            else ""
+        )
         return f"{images}{classes or ', without classes'}{': ' if self.sampling else ''}{self.sampling}."
 
 
@@ -75,7 +82,10 @@ def samples(
     if not n:
         raise NotApplicable("Samples need at least one generated image; this evidence has none.")
     if sample_labels is None:
-        rows = [list(range(i, min(i + per_class, n))) for i in range(0, min(n, 4 * per_class), per_class)]
+        rows = [
+            list(range(i, min(i + per_class, n)))
+            for i in range(0, min(n, 4 * per_class), per_class)
+        ]
         counts, row_names = {"any": n}, ("",) * len(rows)
     else:
         texts = np.array(class_names(sample_labels, names, n))
@@ -83,6 +93,10 @@ def samples(
         counts = {name: Counter(texts.tolist())[name] for name in order}
         rows = [np.flatnonzero(texts == name)[:per_class].tolist() for name in order[:MOST_ROWS]]
         row_names = tuple(order[:MOST_ROWS])
-    picture = mosaic.compose([np.asarray(samples[row]) for row in rows])
-    how = "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling) if sampling else ""
+    picture = image_grid.compose([np.asarray(samples[row]) for row in rows])
+    how = (
+        "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling)
+        if sampling
+        else ""
+    )
     return Samples(counts, sample_labels is not None, how, row_names, max(map(len, rows)), picture)

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis import mosaic
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import themed
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.plotting.style import themed
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.errors import NotApplicable, UserError
 
 CEILING = 100.0  # dB: what identical images are given, whose PSNR is infinite
 GAIN = 4  # how much brighter than life errors are drawn
@@ -43,14 +43,18 @@ class Reconstruction(Result):
         """Rows of originals, reconstructions and errors; above each column its place and PSNR."""
         bands, columns = -(-len(self.shown) // COLUMNS), min(len(self.shown), COLUMNS)
         names = ("", "original", "reconstruction", f"error ×{GAIN}") * bands
-        figure = mosaic.draw(self.mosaic, names, (len(names), columns), row_height=58)
+        figure = image_grid.draw(self.mosaic, names, (len(names), columns), row_height=58)
         high, wide = self.mosaic.shape[0] / bands, self.mosaic.shape[1] / columns
         for i, place in enumerate(self.shown):
             x, y = (i % COLUMNS + 0.5) * wide, (i // COLUMNS + 0.25) * high
             text = f"#{place}<br>{self.psnr[place]:.1f} dB"
-            figure.add_annotation(x=x, y=y, text=text, yanchor="bottom", showarrow=False, font_size=11)
+            figure.add_annotation(
+                x=x, y=y, text=text, yanchor="bottom", showarrow=False, font_size=11
+            )
         figure.update_xaxes(title=f"the {self.order} {len(self.shown)} of {self.n:,} images")
-        figure.update_layout(title={"text": "Reconstruction", "subtitle": {"text": self._caption()}})
+        figure.update_layout(
+            title={"text": "Reconstruction", "subtitle": {"text": self._caption()}}
+        )
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
@@ -91,7 +95,9 @@ def reconstruction(
     shown = tuple(ranked[order][:show].tolist())
     mean, low, high = mean_interval(psnr)
     classes = class_names(labels, names, len(psnr))
-    return Reconstruction(psnr, l1, classes, mean, low, high, shown, order, _mosaic(images, reconstructions, shown))
+    return Reconstruction(
+        psnr, l1, classes, mean, low, high, shown, order, _mosaic(images, reconstructions, shown)
+    )
 
 
 def errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,12 +107,17 @@ def errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray,
     """
     if images.shape != reconstructions.shape:
         a, b = (" × ".join(map(str, x.shape)) for x in (images, reconstructions))
-        raise UserError(f"The images are {a}, the reconstructions {b}. Do both come from the same run?")
+        raise UserError(
+            f"The images are {a}, the reconstructions {b}. Do both come from the same run?"
+        )
     if not len(images):
         raise NotApplicable("Reconstruction needs at least one image; this evidence has none.")
     mse, l1 = np.empty(len(images)), np.empty(len(images))
     for i in range(len(images)):  # one at a time: the arrays may be larger than memory
-        difference = np.asarray(images[i], np.float64) / 255 - np.asarray(reconstructions[i], np.float64) / 255
+        difference = (
+            np.asarray(images[i], np.float64) / 255
+            - np.asarray(reconstructions[i], np.float64) / 255
+        )
         mse[i], l1[i] = np.square(difference).mean(), np.abs(difference).mean()
     return mse, l1
 
@@ -122,5 +133,10 @@ def _mosaic(images: np.ndarray, reconstructions: np.ndarray, shown: tuple[int, .
         places = list(shown[start : start + COLUMNS])
         original, decoded = np.asarray(images[places]), np.asarray(reconstructions[places])
         error = np.clip(np.abs(original.astype(int) - decoded) * GAIN, 0, 255).astype(np.uint8)
-        bands += [original[:0], original, decoded, error]  # the empty row holds the columns' captions
-    return mosaic.compose(bands)
+        bands += [
+            original[:0],
+            original,
+            decoded,
+            error,
+        ]  # the empty row holds the columns' captions
+    return image_grid.compose(bands)

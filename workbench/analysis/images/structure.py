@@ -12,12 +12,19 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     The mean over channels and all windows that lie inside, every pixel of a window counting alike, with unbiased
     covariances: what scikit-image does unless told otherwise.
     """
-    return np.array([_one(np.asarray(a) / 255.0, np.asarray(b) / 255.0) for a, b in zip(images, others, strict=True)])
+    return np.array(
+        [
+            _one(np.asarray(a) / 255.0, np.asarray(b) / 255.0)
+            for a, b in zip(images, others, strict=True)
+        ]
+    )
 
 
 def _one(a: np.ndarray, b: np.ndarray) -> float:
     side = min(SIDE, (min(a.shape[:2]) - 1) // 2 * 2 + 1)
-    windows = (np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(0, 1)) for x in (a, b))
+    windows = (
+        np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(0, 1)) for x in (a, b)
+    )
     x, y = (w.reshape(*w.shape[:3], side * side) for w in windows)
     mean_x, mean_y, free = x.mean(axis=-1), y.mean(axis=-1), max(side * side - 1, 1)
     x, y = x - mean_x[..., None], y - mean_y[..., None]

@@ -11,14 +11,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.generation.halves import half_samples
+from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.inputs import one_row_an_image
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.latents.likeness import aligned, gram, mapped_cosine, pair_cosines, pearson, spearman
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import part
+from workbench.analysis.stats.similarity import (
+    aligned,
+    gram,
+    mapped_cosine,
+    pair_cosines,
+    pearson,
+    spearman,
+)
+from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 20  # images
 GROUP = 16  # images that take the tokens' part where the teacher is on another grid
@@ -46,7 +53,9 @@ class TeacherAlignment(Result):
 
     agreements: tuple[Agreement, ...]
     teacher: str
-    by_token: bool  # else tokens and patches differ in number, and images were compared by their means
+    by_token: (
+        bool  # else tokens and patches differ in number, and images were compared by their means
+    )
     n: int
     of: int  # images in the evidence
     seed: int
@@ -58,24 +67,42 @@ class TeacherAlignment(Result):
         """Every measure, and hollow what strangers' features give."""
         shown = self.agreements[::-1]
         names = [f"{a.name}<br><sub>{a.better} is better</sub>" for a in shown]
-        value, low, high = (np.array([getattr(a, x) for a in shown]) for x in ("value", "low", "high"))
-        bars = {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.5}
+        value, low, high = (
+            np.array([getattr(a, x) for a in shown]) for x in ("value", "low", "high")
+        )
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": high - value,
+            "arrayminus": value - low,
+            "thickness": 1.5,
+        }
         look = {"y": names, "mode": "markers", "hovertemplate": "%{x:.3f}<extra></extra>"}
         hollow = {"size": 11, "symbol": "diamond-open", "color": COLOURS[6], "line": {"width": 2}}
         figure = go.Figure()
-        figure.add_scatter(x=[a.shuffled for a in shown], marker=hollow, name="features of other images", **look)
+        figure.add_scatter(
+            x=[a.shuffled for a in shown], marker=hollow, name="features of other images", **look
+        )
         dot = {"size": 10, "color": COLOURS[0]}
-        figure.add_scatter(x=value, error_x=bars, marker=dot, name="features of the same images, 95 %", **look)
-        figure.update_xaxes(title="cosine, correlation or difference of cosines; no unit", zeroline=True)
+        figure.add_scatter(
+            x=value, error_x=bars, marker=dot, name="features of the same images, 95 %", **look
+        )
+        figure.update_xaxes(
+            title="cosine, correlation or difference of cosines; no unit", zeroline=True
+        )
         ticks = {"tickmode": "array", "tickvals": names, "ticktext": names, "ticklabelstandoff": 4}
         figure.update_yaxes(**ticks, range=[-0.6, len(names) - 0.4], automargin=True)
         whom = f"Alignment with {self.teacher}" if self.teacher else "Alignment with the teacher"
         figure.update_layout(title={"text": whom, "subtitle": {"text": self._basis()}}, height=440)
-        return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+        return themed(
+            figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a measure: its value with interval, and that of other images' features."""
-        return pd.DataFrame([asdict(a) for a in self.agreements]).rename(columns={"name": "measure"})
+        return pd.DataFrame([asdict(a) for a in self.agreements]).rename(
+            columns={"name": "measure"}
+        )
 
     def summary(self) -> str:
         """Every measure with its interval and what other images' features give."""
@@ -88,7 +115,11 @@ class TeacherAlignment(Result):
         return f"Alignment{whom}, {part(self.n, self.of)}, {how}: {told}."
 
     def _basis(self) -> str:
-        how = "token by token" if self.by_token else "tokens and patches differ in number: image by image"
+        how = (
+            "token by token"
+            if self.by_token
+            else "tokens and patches differ in number: image by image"
+        )
         return f"n = {part(self.n, self.of)} · {how} · seed {self.seed}"
 
 
@@ -120,7 +151,9 @@ def teacher_alignment(
     by_token = tokens == patches > 1
     if by_token:
         few = max(LEAST, min(len(chosen), MOST_NUMBERS // (tokens * max(d, e))))
-        ours, theirs = (np.asarray(x[chosen[:few]], np.float64) for x in (latents, teacher_features))
+        ours, theirs = (
+            np.asarray(x[chosen[:few]], np.float64) for x in (latents, teacher_features)
+        )
     else:
         ours, theirs = _groups(whole.reshape(len(whole), tokens, d).mean(axis=1)), _groups(pooled)
     ours, theirs = (x - x.mean(axis=(0, 1)) for x in (ours, theirs))
@@ -139,9 +172,13 @@ def _pooled(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     pooled = np.stack([np.asarray(features[i], np.float64).mean(axis=0) for i in chosen])
     broken = int((~np.isfinite(pooled)).any(axis=1).sum())
     if broken:
-        raise UserError(f"The teacher features of {broken} of {len(pooled)} images hold NaN or infinity.")
+        raise UserError(
+            f"The teacher features of {broken} of {len(pooled)} images hold NaN or infinity."
+        )
     if not np.ptp(pooled, axis=0).any():
-        raise NotApplicable(f"Alignment needs teacher features that differ; these are alike for {len(pooled)} images.")
+        raise NotApplicable(
+            f"Alignment needs teacher features that differ; these are alike for {len(pooled)} images."
+        )
     return pooled
 
 
@@ -170,9 +207,18 @@ def _pairwise(
     a, b, null = (pair_cosines(x[:, kept]) for x in (ours, theirs, strangers))
     measures = {"pairwise difference": (_difference, "lower")}
     if len(kept) > 2:  # two tokens make one pair, and one pair no correlation
-        measures |= {"pairwise Pearson": (pearson, "higher"), "pairwise Spearman": (spearman, "higher")}
+        measures |= {
+            "pairwise Pearson": (pearson, "higher"),
+            "pairwise Spearman": (spearman, "higher"),
+        }
     return tuple(
-        Agreement(name, *mean_interval(measure(a, b)), float(measure(a, null).mean()), better, len(a) * each)
+        Agreement(
+            name,
+            *mean_interval(measure(a, b)),
+            float(measure(a, null).mean()),
+            better,
+            len(a) * each,
+        )
         for name, (measure, better) in measures.items()
     )
 

@@ -12,18 +12,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.generation.halves import half_samples
+from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.images.reconstruction import decibels
 from workbench.analysis.inputs import one_row_an_image
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.latents import spread
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import sample
-from workbench.errors import UserError
+from workbench.analysis.stats import dispersion
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import sample
+from workbench.core.errors import UserError
 
 LEAST = 10  # images
 MOST_NUMBERS = 4_000_000  # of latents with more, random images are measured
-MOST_TSNE = 1000  # tokens on t-SNE's plane: with ten times as many it takes minutes and says the same
+MOST_TSNE = (
+    1000  # tokens on t-SNE's plane: with ten times as many it takes minutes and says the same
+)
 NAN = float("nan")
 
 
@@ -55,7 +57,9 @@ class LatentGeometry(Result):
 
     measures: tuple[Measure, ...]
     noise: tuple[Noise, ...]  # empty where it was not collected
-    shares: np.ndarray = field(repr=False)  # (d,) of the variance along each principal direction, largest first
+    shares: np.ndarray = field(
+        repr=False
+    )  # (d,) of the variance along each principal direction, largest first
     gaussian_shares: np.ndarray = field(repr=False)  # (d,) the same of one drawn Gaussian
     images: int
     of: int
@@ -81,13 +85,16 @@ class LatentGeometry(Result):
         """One row a measure, and one a noise level, whose value is PSNR in dB."""
         rows = [{name: x for name, x in asdict(m).items() if name != "most"} for m in self.measures]
         rows += [
-            {"name": f"PSNR, dB, noise {x.level:g}", "value": x.psnr, "low": x.low, "high": x.high} for x in self.noise
+            {"name": f"PSNR, dB, noise {x.level:g}", "value": x.psnr, "low": x.low, "high": x.high}
+            for x in self.noise
         ]
         return pd.DataFrame(rows).rename(columns={"name": "measure"})
 
     def summary(self) -> str:
         """How many directions are filled, how uneven tokens are, and what noise costs, beside the Gaussian."""
-        ratio, top, norm, near = (self[x] for x in ("participation ratio", "top share", "norm CV", "10-NN CV"))
+        ratio, top, norm, near = (
+            self[x] for x in ("participation ratio", "top share", "norm CV", "10-NN CV")
+        )
         sentences = [
             f"The latents fill about {ratio.value:.3g} of {self.dimensions} directions (participation ratio; a Gaussian"
             f" {ratio.gaussian:.3g}), and the largest holds {100 * top.value:.1f} % of the variance"
@@ -141,20 +148,32 @@ def latent_geometry(
     sampled = _one_an_image_first(image, points, random)
     gaussian = random.standard_normal((count, d))
     gaussian = _scaled(gaussian, np.ones(count, bool), standardize)
-    shares, gaussian_shares = spread.spectrum(scaled[seen]), spread.spectrum(gaussian)
+    shares, gaussian_shares = dispersion.spectrum(scaled[seen]), dispersion.spectrum(gaussian)
     measures = [
-        *_of_points(scaled[seen], image, sampled, gaussian[: len(sampled)], gaussian_shares, standardize, seed),
+        *_of_points(
+            scaled[seen],
+            image,
+            sampled,
+            gaussian[: len(sampled)],
+            gaussian_shares,
+            standardize,
+            seed,
+        ),
         *_of_images(scaled, seen, grid),
     ]
     if tsne:
         measures += _on_a_plane(scaled[seen][sampled[:MOST_TSNE]], seed)
-    return LatentGeometry(tuple(measures), noise, shares, gaussian_shares, len(chosen), n, count, standardize, seed)
+    return LatentGeometry(
+        tuple(measures), noise, shares, gaussian_shares, len(chosen), n, count, standardize, seed
+    )
 
 
 def _seen(active: np.ndarray) -> np.ndarray:
     idle = int((~np.asarray(active, bool).any(axis=1)).sum())
     if idle:
-        raise UserError(f"{idle} of {len(active)} images have no active token; every image needs one.")
+        raise UserError(
+            f"{idle} of {len(active)} images have no active token; every image needs one."
+        )
     return np.asarray(active, bool)
 
 
@@ -187,32 +206,48 @@ def _of_points(
         inside = np.zeros(n, bool)
         inside[kept] = True
         cloud, near = points[inside[image]], points[sampled[inside[image[sampled]]]]
-        own = spread.spectrum(cloud)
-        norms, distances = np.linalg.norm(cloud, axis=1), spread.neighbor_distances(near)
-        ratio, rank = spread.participation_ratio(own), spread.effective_rank(own)
-        return np.array([ratio, rank, own[0], spread.variation(norms), spread.variation(distances)])
+        own = dispersion.spectrum(cloud)
+        norms, distances = np.linalg.norm(cloud, axis=1), dispersion.neighbor_distances(near)
+        ratio, rank = dispersion.participation_ratio(own), dispersion.effective_rank(own)
+        return np.array(
+            [ratio, rank, own[0], dispersion.variation(norms), dispersion.variation(distances)]
+        )
 
     values, error = measured(np.arange(n)), half_samples(measured, n, seed=seed)[0]
-    near = spread.variation(spread.neighbor_distances(gaussian))
-    ratio = spread.gaussian_participation_ratio(len(points), d, standardize)
-    references = (ratio, spread.effective_rank(shares), shares[0], spread.gaussian_norm_variation(d), near)
+    near = dispersion.variation(dispersion.neighbor_distances(gaussian))
+    ratio = dispersion.gaussian_participation_ratio(len(points), d, standardize)
+    references = (
+        ratio,
+        dispersion.effective_rank(shares),
+        shares[0],
+        dispersion.gaussian_norm_variation(d),
+        near,
+    )
     names = ("participation ratio", "effective rank", "top share", "norm CV", "10-NN CV")
     low, high = values - 1.96 * error, values + 1.96 * error
     rows = zip(names, values, low.clip(min=0), high, references, (d, d, 1, 1, 1), strict=True)
     return [Measure(name, *map(float, numbers)) for name, *numbers in rows]
 
 
-def _of_images(latents: np.ndarray, seen: np.ndarray, grid: tuple[int, int] | None) -> list[Measure]:
+def _of_images(
+    latents: np.ndarray, seen: np.ndarray, grid: tuple[int, int] | None
+) -> list[Measure]:
     """How alike the tokens of an image are, and neighbours among them, as means over images."""
     tokens, d = latents.shape[1:]
-    units = latents / np.maximum(np.linalg.norm(latents, axis=2, keepdims=True), np.finfo(float).tiny)
+    units = latents / np.maximum(
+        np.linalg.norm(latents, axis=2, keepdims=True), np.finfo(float).tiny
+    )
     found = []
     pairs = [u[mask] @ u[mask].T for u, mask in zip(units, seen, strict=True) if mask.sum() > 1]
     if pairs:
         alike = np.array([np.abs(p[~np.eye(len(p), dtype=bool)]).mean() for p in pairs])
-        found.append(Measure("token |cosine|", *mean_interval(alike), spread.gaussian_cosine(d)))
+        found.append(
+            Measure("token |cosine|", *mean_interval(alike), dispersion.gaussian_cosine(d))
+        )
     if grid is not None and grid[0] * grid[1] != tokens:
-        raise UserError(f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?")
+        raise UserError(
+            f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?"
+        )
     if grid is not None and tokens > 1 and seen.all():
         on_grid = units.reshape(len(units), *grid, d)
         across = (on_grid[:, :, 1:] * on_grid[:, :, :-1]).sum(-1).reshape(len(units), -1)
@@ -224,16 +259,22 @@ def _of_images(latents: np.ndarray, seen: np.ndarray, grid: tuple[int, int] | No
 
 def _on_a_plane(points: np.ndarray, seed: int) -> list[Measure]:
     drawn = np.random.default_rng(seed).standard_normal(points.shape)
-    ours, theirs = (spread.density_uniformity(spread.tsne(x, seed)) for x in (points, drawn))
+    ours, theirs = (
+        dispersion.density_uniformity(dispersion.tsne(x, seed)) for x in (points, drawn)
+    )
     names = ("t-SNE density CV", "t-SNE density Gini")
     return [Measure(name, a, NAN, NAN, b) for name, a, b in zip(names, ours, theirs, strict=True)]
 
 
-def _noise(levels: Sequence[float] | np.ndarray | None, mse: np.ndarray | None, n: int) -> tuple[Noise, ...]:
+def _noise(
+    levels: Sequence[float] | np.ndarray | None, mse: np.ndarray | None, n: int
+) -> tuple[Noise, ...]:
     if levels is None or mse is None:
         return ()
     if mse.shape != (n, len(levels)):
-        raise UserError(f"The noise errors are {' × '.join(map(str, mse.shape))}; {n} × {len(levels)} would be right.")
+        raise UserError(
+            f"The noise errors are {' × '.join(map(str, mse.shape))}; {n} × {len(levels)} would be right."
+        )
     order = np.argsort(levels, kind="stable")
     psnr = decibels(np.asarray(mse, np.float64))
     return tuple(Noise(float(levels[i]), *mean_interval(psnr[:, i])) for i in order)

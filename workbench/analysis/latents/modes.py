@@ -15,15 +15,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.held_out import grid, held_out
-from workbench.analysis.latents.mixtures import Covariance, Mixture
-from workbench.analysis.latents.mode_members import Agreement, Gallery, agreement, gallery, largest_first
-from workbench.analysis.latents.mode_references import LEAST, references
-from workbench.analysis.latents.reductions import Preset, reduced
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.errors import UserError
+from workbench.analysis.latents.cross_validation import grid, held_out
+from workbench.analysis.latents.mode_assignment import (
+    Agreement,
+    Gallery,
+    agreement,
+    gallery,
+    largest_first,
+)
+from workbench.analysis.latents.mode_nulls import LEAST, references
+from workbench.analysis.stats.mixtures import Covariance, Mixture
+from workbench.analysis.stats.reductions import Preset, reduced
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import UserError
 
 MOST_IMAGES = 5000  # of more, a sample
 ENOUGH = 0.9  # share of the modes that half the images, or planted ones, show where n is enough
@@ -34,14 +40,18 @@ STEADY = 0.5  # adjusted Rand index under which the fits do not find the same mo
 class MixtureModes(Result):
     """How many modes: a best number, a range, the curves they are read off, and the nulls that must answer 1."""
 
-    best: int  # the fewest modes within one paired standard error of the highest held-out likelihood
+    best: (
+        int  # the fewest modes within one paired standard error of the highest held-out likelihood
+    )
     low: int  # 5th and 95th percentile of that rule over images drawn again with replacement
     high: int
     bic_best: int  # the lowest BIC of fits to all images
     null_best: int  # the rule's largest answer for Gaussians with the same n, mean and covariance
     untrained_best: int | None  # the rule's answer for the same encoder before training
     half_best: int | None  # the rule's answer for half the images; None where those are too few
-    planted_best: int | None  # the rule's answer for n points of the most modes tried, far apart; None for UMAP
+    planted_best: (
+        int | None
+    )  # the rule's answer for n points of the most modes tried, far apart; None for UMAP
     n: int
     of: int  # images in the evidence
     by_class: bool  # whether those n were drawn by class
@@ -56,10 +66,14 @@ class MixtureModes(Result):
     gain_error: np.ndarray = field(repr=False)  # (m,) its paired standard error
     null_gain: np.ndarray = field(repr=False)  # (draws, m) the same for Gaussians
     untrained_gain: np.ndarray | None = field(repr=False)  # (m,) the same for the untrained encoder
-    stability: np.ndarray = field(repr=False)  # (m,) adjusted Rand index between fits to other images
+    stability: np.ndarray = field(
+        repr=False
+    )  # (m,) adjusted Rand index between fits to other images
     bic: np.ndarray = field(repr=False)  # (m,) of a fit to all images; lower is better
     classes: Agreement | None = field(repr=False)  # of assignments with labels
-    assignment: np.ndarray = field(repr=False)  # int (n,): each image's mode, the largest mode first
+    assignment: np.ndarray = field(
+        repr=False
+    )  # int (n,): each image's mode, the largest mode first
     places: np.ndarray = field(repr=False)  # int (n,): which images those are
     gallery: Gallery | None = field(repr=False)
     warnings: tuple[str, ...]
@@ -72,13 +86,21 @@ class MixtureModes(Result):
 
     def table(self) -> pd.DataFrame:
         """One row for each number of modes: likelihood, gains, BIC, agreement, and whether the range holds it."""
-        columns = {"modes": self.modes, "loglikelihood": self.loglikelihood.mean(axis=0), "gain": self.gain}
+        columns = {
+            "modes": self.modes,
+            "loglikelihood": self.loglikelihood.mean(axis=0),
+            "gain": self.gain,
+        }
         columns |= {"gain_error": self.gain_error, "null_gain": self.null_gain.mean(axis=0)}
         if self.untrained_gain is not None:
             columns["untrained_gain"] = self.untrained_gain
         columns |= {"bic": self.bic, "stability": self.stability}
         if self.classes is not None:
-            columns |= {"nmi": self.classes.nmi, "shuffled_nmi": self.classes.shuffled_nmi, "rand": self.classes.rand}
+            columns |= {
+                "nmi": self.classes.nmi,
+                "shuffled_nmi": self.classes.shuffled_nmi,
+                "rand": self.classes.rand,
+            }
         inside = (self.low <= self.modes) & (self.modes <= self.high)
         return pd.DataFrame({**columns, "in_range": inside, "best": self.modes == self.best})
 
@@ -89,14 +111,22 @@ class MixtureModes(Result):
             f"{self.range} (90 % range, best {self.best}) by held-out likelihood on {self.basis} of {some},"
             f" preset `{self.preset}`; other presets may answer otherwise.",
             f"BIC takes {self.bic_best}, a Gaussian with the same covariance gives {self.null_best}"
-            + (f", the encoder before training {self.untrained_best}." if self.untrained_best else "."),
+            + (
+                f", the encoder before training {self.untrained_best}."
+                if self.untrained_best
+                else "."
+            ),
         ]
         at = self.modes == self.best
         if self.best > 1:
-            said.append(f"Fits to other images agree on the modes to {self.stability[at][0]:.2f} (adjusted Rand).")
+            said.append(
+                f"Fits to other images agree on the modes to {self.stability[at][0]:.2f} (adjusted Rand)."
+            )
         if self.best > 1 and self.classes is not None:
             nmi, shuffled = self.classes.nmi[at][0], self.classes.shuffled_nmi[at][0]
-            said.append(f"The modes say {nmi:.2f} of the classes (NMI; {shuffled:.2f} with labels shuffled).")
+            said.append(
+                f"The modes say {nmi:.2f} of the classes (NMI; {shuffled:.2f} with labels shuffled)."
+            )
         return " ".join([*said, *self.warnings])
 
     @property
@@ -160,7 +190,11 @@ def mixture_modes(
 
 
 def _counted(
-    points: np.ndarray, clouds: dict[str, list[np.ndarray]], modes: np.ndarray, covariance: Covariance, seed: int
+    points: np.ndarray,
+    clouds: dict[str, list[np.ndarray]],
+    modes: np.ndarray,
+    covariance: Covariance,
+    seed: int,
 ) -> tuple[dict[str, Any], list[Mixture]]:
     """The fields of a result that are read off likelihoods, and the fits to all points."""
     (whole, *rest), fits = held_out([points, *chain(*clouds.values())], modes, covariance, seed)
@@ -168,7 +202,10 @@ def _counted(
     beside = {name: [next(others) for _ in kind] for name, kind in clouds.items()}
     untrained = [one.gain for one in beside["untrained"]]
     bic = np.array([fit.bic(points) for fit in fits])
-    best = {f"{name}_best": max((one.best for one in kind), default=None) for name, kind in beside.items()}
+    best = {
+        f"{name}_best": max((one.best for one in kind), default=None)
+        for name, kind in beside.items()
+    }
     numbers = best | {
         "best": whole.best,
         "low": low,
@@ -200,14 +237,18 @@ def _members(
     assigned = [fit.assign(points) for fit in fits]
     return {
         "assignment": assignment,
-        "classes": None if labels is None else agreement(assigned, np.asarray(labels)[places], seed),
+        "classes": None
+        if labels is None
+        else agreement(assigned, np.asarray(labels)[places], seed),
         "gallery": None if images is None else gallery(images[places], assignment, density, seed),
     }
 
 
 def _of_the_same(untrained: np.ndarray | None, of: int, places: np.ndarray) -> np.ndarray | None:
     if untrained is not None and len(untrained) != of:
-        raise UserError(f"There are {len(untrained)} untrained latents for {of} images. Collect the run again.")
+        raise UserError(
+            f"There are {len(untrained)} untrained latents for {of} images. Collect the run again."
+        )
     return None if untrained is None else untrained[places]
 
 
@@ -219,9 +260,13 @@ def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...
         f"Only {found.components} of {components} components: n and the latents' rank allow no more.": (
             found.preset == "ours" and found.components < components
         ),
-        f"The components hold only {100 * found.explained:.0f} % of the variance.": found.explained < 0.9,
+        f"The components hold only {100 * found.explained:.0f} % of the variance.": found.explained
+        < 0.9,
         f"No more than {tried} modes were tried, with {found.n} images.": tried < most,
-        f"The range touches {tried}, the most that was tried: there may be more.": max(found.best, found.high) >= tried,
+        f"The range touches {tried}, the most that was tried: there may be more.": max(
+            found.best, found.high
+        )
+        >= tried,
         f"With half the images the answer is {found.half_best}: more images may show more modes.": (
             found.half_best is not None and found.half_best < ENOUGH * found.low
         ),
@@ -229,8 +274,10 @@ def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...
             found.planted_best is not None and found.planted_best < ENOUGH * tried
         ),
         "Those fits hardly agree: the number of modes is surer than which image is in which.": unsteady,
-        "A Gaussian, which has one mode, is given more: do not read the number as modes.": found.null_best > 1,
+        "A Gaussian, which has one mode, is given more: do not read the number as modes.": found.null_best
+        > 1,
         "The encoder before training answers alike: the number says little of what was learnt.": alike,
-        "UMAP saw the images that judge, and makes clumps of any cloud.": found.preset == "released script",
+        "UMAP saw the images that judge, and makes clumps of any cloud.": found.preset
+        == "released script",
     }
     return tuple(sentence for sentence, true in said.items() if true)

@@ -13,17 +13,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.held_out import FOLDS, grid
-from workbench.analysis.latents.mixtures import sweeps
-from workbench.analysis.latents.mode_references import LEAST
+from workbench.analysis.latents.cross_validation import FOLDS, grid
+from workbench.analysis.latents.mode_nulls import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
-from workbench.analysis.latents.reductions import SHARE
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, themed
-from workbench.errors import NotApplicable
-from workbench.evidence import Evidence
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.stats.mixtures import sweeps
+from workbench.analysis.stats.reductions import SHARE
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import NotApplicable
+from workbench.storage.evidence import Evidence
 
 MOST_COMPONENTS = 64
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
@@ -35,10 +35,14 @@ class ModesCompared(Result):
 
     runs: tuple[str, ...]
     needed: tuple[int, ...]  # the fewest Gaussians that reach the target, by the mean over splits
-    needed_by_split: np.ndarray = field(repr=False)  # int (runs, splits): the same in each split, with its own target
+    needed_by_split: np.ndarray = field(
+        repr=False
+    )  # int (runs, splits): the same in each split, with its own target
     target: float  # nats an image: the worst run's best mean negative log-likelihood
     modes: np.ndarray = field(repr=False)  # (m,) numbers of Gaussians that were tried
-    likelihood: np.ndarray = field(repr=False)  # (runs, splits, m): mean negative log-likelihood, nats an image
+    likelihood: np.ndarray = field(
+        repr=False
+    )  # (runs, splits, m): mean negative log-likelihood, nats an image
     components: int  # principal components, the same for all
     explained: tuple[float, ...]  # share of each run's variance they hold
     n: int
@@ -56,18 +60,39 @@ class ModesCompared(Result):
             hover = f"{run}, %{{x}} Gaussians: %{{y:.4g}} nats<extra></extra>"
             look = {"marker": marker, "name": run, "legendgroup": run, "hovertemplate": hover}
             figure.add_scatter(
-                x=self.modes, y=mean, mode="lines+markers", line_color=COLOURS[i % 7], **look, row=1, col=1
+                x=self.modes,
+                y=mean,
+                mode="lines+markers",
+                line_color=COLOURS[i % 7],
+                **look,
+                row=1,
+                col=1,
             )
-            spread = {"array": [fullest[i] - self.needed[i]], "arrayminus": [self.needed[i] - fewest[i]]}
-            look |= {"marker": marker | {"size": 11}, "hovertemplate": f"{run}: %{{x}} Gaussians<extra></extra>"}
+            spread = {
+                "array": [fullest[i] - self.needed[i]],
+                "arrayminus": [self.needed[i] - fewest[i]],
+            }
+            look |= {
+                "marker": marker | {"size": 11},
+                "hovertemplate": f"{run}: %{{x}} Gaussians<extra></extra>",
+            }
             bars = {"type": "data", "symmetric": False, "thickness": 1.5, **spread}
             figure.add_scatter(
-                x=[self.needed[i]], y=[run], error_x=bars, mode="markers", showlegend=False, **look, row=1, col=2
+                x=[self.needed[i]],
+                y=[run],
+                error_x=bars,
+                mode="markers",
+                showlegend=False,
+                **look,
+                row=1,
+                col=2,
             )
         figure.add_hline(y=self.target, line={"color": COLOURS[6], "dash": "dash"}, row=1, col=1)
         figure.update_xaxes(title="number of Gaussians", row=1, col=1)
         figure.update_yaxes(title="nats an image, lower is likelier", row=1, col=1)
-        figure.update_xaxes(title="Gaussians needed (bars: all splits)", rangemode="tozero", row=1, col=2)
+        figure.update_xaxes(
+            title="Gaussians needed (bars: all splits)", rangemode="tozero", row=1, col=2
+        )
         names = {
             "tickmode": "array",
             "tickvals": list(self.runs),
@@ -78,9 +103,16 @@ class ModesCompared(Result):
         figure.update_yaxes(**names, range=[len(self.runs) - 0.5, -0.5], row=1, col=2)
         some = part(self.n, self.of, by_class=self.by_class)
         said = f"n = {some} · {self.components} principal components each · {FOLDS} splits · seed {self.seed}"
-        title = {"text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)", "subtitle": {"text": said}}
-        figure.update_layout(title=title, height=max(440, 300 + 30 * len(self.runs)), showlegend=True)
-        return themed(figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}))
+        title = {
+            "text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)",
+            "subtitle": {"text": said},
+        }
+        figure.update_layout(
+            title=title, height=max(440, 300 + 30 * len(self.runs)), showlegend=True
+        )
+        return themed(
+            figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a run and number of Gaussians: mean negative log-likelihood, and whether it reaches the target."""
@@ -98,7 +130,11 @@ class ModesCompared(Result):
         each = [
             f"{run} {k} ({low}-{high} over {FOLDS} splits)" if low < high else f"{run} {k}"
             for run, k, low, high in zip(
-                self.runs, self.needed, self.needed_by_split.min(axis=1), self.needed_by_split.max(axis=1), strict=True
+                self.runs,
+                self.needed,
+                self.needed_by_split.min(axis=1),
+                self.needed_by_split.max(axis=1),
+                strict=True,
             )
         ]
         least = 100 * min(self.explained)
@@ -109,9 +145,13 @@ class ModesCompared(Result):
             "Fewer means more clustered at this size, which is only a sign of fewer modes.",
         ]
         if max(self.needed) == self.modes[-1]:
-            said.append(f"The worst run is still gaining at {self.modes[-1]}, the most that was tried.")
+            said.append(
+                f"The worst run is still gaining at {self.modes[-1]}, the most that was tried."
+            )
         if min(self.explained) <= SHARE:
-            said.append("That is under the paper's 90 %: n or the smallest latents allow no more components.")
+            said.append(
+                "That is under the paper's 90 %: n or the smallest latents allow no more components."
+            )
         if self.left_out:
             said.append(f"Left out, being measured on other images: {', '.join(self.left_out)}.")
         return " ".join(said)
@@ -147,7 +187,9 @@ def modes_compared(
         runs=_names(same),
         needed=tuple(int(k) for k in modes[_first(mean, mean.min(axis=1).max())]),
         needed_by_split=modes[
-            np.stack([_first(s, s.min(axis=1).max()) for s in likelihood.transpose(1, 0, 2)], axis=1)
+            np.stack(
+                [_first(s, s.min(axis=1).max()) for s in likelihood.transpose(1, 0, 2)], axis=1
+            )
         ],
         target=float(mean.min(axis=1).max()),
         modes=modes,
@@ -168,7 +210,9 @@ def _images(evidence: Evidence) -> tuple[object, int]:
 
 def _names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     runs = [e.run for e in evidences]
-    return tuple(e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in evidences)
+    return tuple(
+        e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in evidences
+    )
 
 
 def _components(rows: Sequence[np.ndarray], asked: int) -> tuple[int, tuple[float, ...]]:
@@ -178,12 +222,16 @@ def _components(rows: Sequence[np.ndarray], asked: int) -> tuple[int, tuple[floa
         values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
         spectra.append(values / values.sum())
     asked = asked or max(int(np.searchsorted(s.cumsum(), SHARE)) + 1 for s in spectra)
-    allowed = min(MOST_COMPONENTS, len(rows[0]) // FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra))
+    allowed = min(
+        MOST_COMPONENTS, len(rows[0]) // FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra)
+    )
     kept = min(asked, allowed)
     return kept, tuple(float(s[:kept].sum()) for s in spectra)
 
 
-def _likelihood(rows: Sequence[np.ndarray], components: int, modes: np.ndarray, seed: int) -> np.ndarray:
+def _likelihood(
+    rows: Sequence[np.ndarray], components: int, modes: np.ndarray, seed: int
+) -> np.ndarray:
     """The mean negative log-likelihood (runs, splits, m) of held-out images, whitened by the others."""
     from sklearn.decomposition import PCA
     from sklearn.model_selection import KFold
@@ -195,7 +243,10 @@ def _likelihood(rows: Sequence[np.ndarray], components: int, modes: np.ndarray, 
             parts.append(pca.transform(x[rest]))
             out.append(pca.transform(x[kept]))
     fits = sweeps(parts, modes, "diag", seed)
-    means = [[-m.density(points).mean() for m in mixtures] for mixtures, points in zip(fits, out, strict=True)]
+    means = [
+        [-m.density(points).mean() for m in mixtures]
+        for mixtures, points in zip(fits, out, strict=True)
+    ]
     return np.array(means).reshape(len(rows), FOLDS, len(modes))
 
 

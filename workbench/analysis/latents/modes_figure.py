@@ -4,11 +4,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis import mosaic
-from workbench.analysis.latents.mode_members import MOST_ROWS
+from workbench.analysis.latents.mode_assignment import MOST_ROWS
 from workbench.analysis.latents.modes import MixtureModes
-from workbench.analysis.sampling import part
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.stats.sampling import part
 
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = COLOURS[:7]
 KINDS = {"diag": "diagonal", "full": "full", "tied": "shared"}
@@ -48,40 +48,74 @@ def _gain(figure: go.Figure, result: MixtureModes, row: int, col: int) -> None:
         _band(figure, modes, null.min(axis=0), null.max(axis=0), "rgba(127,127,127,0.3)", **where)
     hover = "%{x} modes: %{y:.3g} nats<extra></extra>"
     look = {"mode": "lines+markers", "marker_size": 5, "hovertemplate": hover, **where}
-    figure.add_scatter(x=modes, y=null.mean(axis=0), name="Gaussian", line={"color": GREY, "dash": "dash"}, **look)
+    figure.add_scatter(
+        x=modes, y=null.mean(axis=0), name="Gaussian", line={"color": GREY, "dash": "dash"}, **look
+    )
     if result.untrained_gain is not None:
         line = {"color": VERMILION, "dash": "dot"}
-        figure.add_scatter(x=modes, y=result.untrained_gain, name="before training", line=line, **look)
-    figure.add_scatter(x=modes, y=gain, name="latents, ± 1 s.e.", legendrank=1, line={"color": BLUE}, **look)
-    for chosen, name, symbol, size in ((result.best, "best", "star", 15), (result.bic_best, "BIC", "diamond-open", 12)):
-        marker = {"symbol": symbol, "size": size, "color": PINK if name == "BIC" else VERMILION, "line": {"width": 2}}
+        figure.add_scatter(
+            x=modes, y=result.untrained_gain, name="before training", line=line, **look
+        )
+    figure.add_scatter(
+        x=modes, y=gain, name="latents, ± 1 s.e.", legendrank=1, line={"color": BLUE}, **look
+    )
+    for chosen, name, symbol, size in (
+        (result.best, "best", "star", 15),
+        (result.bic_best, "BIC", "diamond-open", 12),
+    ):
+        marker = {
+            "symbol": symbol,
+            "size": size,
+            "color": PINK if name == "BIC" else VERMILION,
+            "line": {"width": 2},
+        }
         marker |= {"line": {"width": 0}} if name == "best" else {}
-        at = {"x": [chosen], "y": gain[modes == chosen], "mode": "markers", "marker": marker, "hovertemplate": hover}
+        at = {
+            "x": [chosen],
+            "y": gain[modes == chosen],
+            "mode": "markers",
+            "marker": marker,
+            "hovertemplate": hover,
+        }
         figure.add_scatter(**at, name=f"{name}, {chosen}", **where)
     shade = {"fillcolor": ORANGE, "opacity": 0.25, "line_width": 0, "layer": "below"}
     figure.add_vrect(x0=result.low - 0.4, x1=result.high + 0.4, **shade, **where)
     figure.update_xaxes(title="number of modes", **where)
-    figure.update_yaxes(title="held-out gain, nats an image", range=_near(gain, error, result), **where)
+    figure.update_yaxes(
+        title="held-out gain, nats an image", range=_near(gain, error, result), **where
+    )
 
 
 def _near(gain: np.ndarray, error: np.ndarray, result: MixtureModes) -> list[float]:
     """Bounds that hold the latents' curve: nulls that fall far below it would press it flat."""
     top, low = float((gain + error).max()), float((gain - error).min())
     if result.untrained_gain is not None:
-        top, low = max(top, float(result.untrained_gain.max())), min(low, float(result.untrained_gain.min()))
+        top, low = (
+            max(top, float(result.untrained_gain.max())),
+            min(low, float(result.untrained_gain.min())),
+        )
     top = max(top, float(result.null_gain.max()), 0.05)
     low = min(low, 0.0, max(float(result.null_gain.min()), -0.6 * top))
     return [low - 0.05 * (top - low), top + 0.08 * (top - low)]
 
 
-def _band(figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, **where: int) -> None:
+def _band(
+    figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, **where: int
+) -> None:
     band = {"x": [*x, *x[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "fillcolor": colour}
-    figure.add_scatter(**band, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, **where)
+    figure.add_scatter(
+        **band, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, **where
+    )
 
 
 def _agreement(figure: go.Figure, result: MixtureModes, row: int, col: int) -> None:
     hover = "%{x} modes: %{y:.2f}<extra></extra>"
-    look = {"x": result.modes[1:], "mode": "lines+markers", "marker_size": 5, "hovertemplate": hover}
+    look = {
+        "x": result.modes[1:],
+        "mode": "lines+markers",
+        "marker_size": 5,
+        "hovertemplate": hover,
+    }
     look |= {"row": row, "col": col}
     figure.add_scatter(y=result.stability[1:], name="fits agree (Rand)", line_color=GREEN, **look)
     if result.classes is not None:
@@ -101,12 +135,24 @@ def _agreement(figure: go.Figure, result: MixtureModes, row: int, col: int) -> N
 def _sizes(figure: go.Figure, result: MixtureModes, rows: int, row: int, col: int) -> None:
     sizes = np.bincount(result.assignment)
     hover = "mode %{y}: %{x} images<extra></extra>"
-    bars = {"x": sizes[:rows], "y": np.arange(rows), "orientation": "h", "marker_color": SKY, "hovertemplate": hover}
+    bars = {
+        "x": sizes[:rows],
+        "y": np.arange(rows),
+        "orientation": "h",
+        "marker_color": SKY,
+        "hovertemplate": hover,
+    }
     figure.add_bar(**bars, showlegend=False, row=row, col=col)
     which = f"mode, the {rows} largest of {len(sizes)}" if len(sizes) > rows else "mode"
     figure.update_xaxes(title="images", rangemode="tozero", row=row, col=col)
     figure.update_yaxes(
-        title=which, range=[rows - 0.5, -0.5], dtick=1, showgrid=False, ticklabelstandoff=4, row=row, col=col
+        title=which,
+        range=[rows - 0.5, -0.5],
+        dtick=1,
+        showgrid=False,
+        ticklabelstandoff=4,
+        row=row,
+        col=col,
     )
 
 
@@ -120,7 +166,11 @@ def _gallery(figure: go.Figure, result: MixtureModes) -> None:
             figure.update_xaxes(visible=False, **where)
             figure.update_yaxes(visible=False, **where)
             continue
-        drawn = mosaic.draw(picture, [str(i) for i in range(shown.rows)], (shown.rows, 1), row_height=ROW)
+        drawn = image_grid.draw(
+            picture, [str(i) for i in range(shown.rows)], (shown.rows, 1), row_height=ROW
+        )
         figure.add_trace(drawn.data[0], **where)
         figure.update_xaxes(drawn.layout.xaxis, overwrite=False, title=title, **where)
-        figure.update_yaxes(drawn.layout.yaxis, overwrite=False, title="mode" if column == 0 else None, **where)
+        figure.update_yaxes(
+            drawn.layout.yaxis, overwrite=False, title="mode" if column == 0 else None, **where
+        )

@@ -9,17 +9,26 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.result import Range, Result
-from workbench.analysis.style import COLOURS, MAGNITUDE, themed
-from workbench.errors import NotApplicable
+from workbench.analysis.plotting.style import COLOURS, MAGNITUDE, themed
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.errors import NotApplicable
 
 LEAST = 20  # images
 TRAINED = 0.7  # share of the images a probe is fitted to
-PENALTIES = (1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)  # inverse strengths; the best on a fifth of the fitted images is taken
+PENALTIES = (
+    1e-4,
+    1e-3,
+    0.01,
+    0.1,
+    1.0,
+    10.0,
+)  # inverse strengths; the best on a fifth of the fitted images is taken
 NEIGHBORS = 20
-Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]  # fit, labels, test, seed: labels of test
+Classifier = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, int], np.ndarray
+]  # fit, labels, test, seed: labels of test
 MOST_NAMED = 20  # classes whose names fit on an axis
 
 
@@ -40,7 +49,9 @@ class Probes(Result):
 
     probes: tuple[Probe, ...]
     chance: float  # accuracy of always answering the training images' most frequent class
-    confusion: np.ndarray = field(repr=False)  # int (classes, classes): true, then told, counts of test images
+    confusion: np.ndarray = field(
+        repr=False
+    )  # int (classes, classes): true, then told, counts of test images
     classes: tuple[str, ...] = field(repr=False)
     train: int  # images
     test: int
@@ -57,32 +68,70 @@ class Probes(Result):
         shown = self.probes[::-1]
         names = [probe.name.replace(", ", ",<br>") for probe in shown]
         value = np.array([100 * p.accuracy for p in shown])
-        up, down = np.array([100 * p.high for p in shown]) - value, value - np.array([100 * p.low for p in shown])
-        bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5}
-        look = {"y": names, "mode": "markers", "row": 1, "col": 1, "hovertemplate": "%{x:.1f} %<extra></extra>"}
+        up, down = (
+            np.array([100 * p.high for p in shown]) - value,
+            value - np.array([100 * p.low for p in shown]),
+        )
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": up,
+            "arrayminus": down,
+            "thickness": 1.5,
+        }
+        look = {
+            "y": names,
+            "mode": "markers",
+            "row": 1,
+            "col": 1,
+            "hovertemplate": "%{x:.1f} %<extra></extra>",
+        }
         hollow = {"size": 11, "symbol": "diamond-open", "color": COLOURS[6], "line": {"width": 2}}
-        figure.add_scatter(x=[100 * p.shuffled for p in shown], marker=hollow, name="shuffled labels", **look)
+        figure.add_scatter(
+            x=[100 * p.shuffled for p in shown], marker=hollow, name="shuffled labels", **look
+        )
         dot = {"size": 10, "color": COLOURS[0]}
         figure.add_scatter(x=value, error_x=bars, marker=dot, name="latents, 95 %", **look)
-        line = {"mode": "lines", "line": {"color": COLOURS[5], "dash": "dot"}, "name": "most frequent class"}
+        line = {
+            "mode": "lines",
+            "line": {"color": COLOURS[5], "dash": "dot"},
+            "name": "most frequent class",
+        }
         figure.add_scatter(x=[100 * self.chance] * 2, y=[names[0], names[-1]], row=1, col=1, **line)
         figure.update_xaxes(title="test accuracy, %", range=[0, 103], row=1, col=1)
-        ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names, "ticklabelstandoff": 4}
+        ticks = {
+            "tickmode": "array",
+            "tickvals": list(range(len(names))),
+            "ticktext": names,
+            "ticklabelstandoff": 4,
+        }
         figure.update_yaxes(**ticks, type="category", range=[-0.6, len(names) - 0.4], row=1, col=1)
         self._draw_confusion(figure)
-        said = f"n = {self.train:,} images to fit, {self.test:,} to test, {len(self.classes)} classes"
+        said = (
+            f"n = {self.train:,} images to fit, {self.test:,} to test, {len(self.classes)} classes"
+        )
         title = {"text": "Probes", "subtitle": {"text": f"{said} · seed {self.seed}"}}
-        figure.update_layout(title=title, height=460, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        figure.update_layout(
+            title=title, height=460, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+        )
         return themed(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a probe: accuracy with its interval, and the values of shuffled labels and of chance."""
-        rows = [(p.name, p.accuracy, p.low, p.high, p.shuffled, self.chance, self.test) for p in self.probes]
-        return pd.DataFrame(rows, columns=["probe", "accuracy", "low", "high", "shuffled", "chance", "n"])
+        rows = [
+            (p.name, p.accuracy, p.low, p.high, p.shuffled, self.chance, self.test)
+            for p in self.probes
+        ]
+        return pd.DataFrame(
+            rows, columns=["probe", "accuracy", "low", "high", "shuffled", "chance", "n"]
+        )
 
     def summary(self) -> str:
         """The accuracy of the linear and the best probe, beside chance."""
-        told = [f"{p.name} {100 * p.accuracy:.1f} % ({100 * p.low:.1f} to {100 * p.high:.1f} %)" for p in self.probes]
+        told = [
+            f"{p.name} {100 * p.accuracy:.1f} % ({100 * p.low:.1f} to {100 * p.high:.1f} %)"
+            for p in self.probes
+        ]
         return (
             f"Of {self.test:,} test images the right class is told by {'; '.join(told)}. Always answering the most"
             f" frequent of {len(self.classes)} classes gives {100 * self.chance:.1f} %."
@@ -120,13 +169,19 @@ def probes(
     found, told, truth = [], task.target, task.target[task.test]
     for method, classify in CLASSIFIERS.items():
         for what, rows in (("token mean", pooled), ("whole image", task.whole)):
-            told, shuffled = (task.told(classify, rows, y) for y in (task.labels, _shuffled(task.labels, seed)))
+            told, shuffled = (
+                task.told(classify, rows, y) for y in (task.labels, _shuffled(task.labels, seed))
+            )
             right = [(x == truth).astype(float) for x in (told, shuffled)]
-            found.append(Probe(f"{method}, {what}", *mean_interval(right[0]), float(right[1].mean())))
+            found.append(
+                Probe(f"{method}, {what}", *mean_interval(right[0]), float(right[1].mean()))
+            )
     chance = float((truth == np.bincount(task.labels).argmax()).mean())
     confusion = np.zeros((len(task.classes), len(task.classes)), np.int64)
     np.add.at(confusion, (truth, told), 1)  # of the last probe: linear, on whole images
-    return Probes(tuple(found), chance, confusion, task.classes, len(task.fit), len(task.test), seed)
+    return Probes(
+        tuple(found), chance, confusion, task.classes, len(task.fit), len(task.test), seed
+    )
 
 
 def whole_image_accuracies(
@@ -135,7 +190,10 @@ def whole_image_accuracies(
     """What `probes` tells of whole images, by method: the same accuracies, without their intervals and nulls."""
     task = _Task.of(latents, labels, names, seed)
     truth = task.target[task.test]
-    told = {method: task.told(classify, task.whole, task.labels) for method, classify in CLASSIFIERS.items()}
+    told = {
+        method: task.told(classify, task.whole, task.labels)
+        for method, classify in CLASSIFIERS.items()
+    }
     return {method: float((answers == truth).mean()) for method, answers in told.items()}
 
 
@@ -151,11 +209,15 @@ class _Task:
     seed: int
 
     @classmethod
-    def of(cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int) -> "_Task":
+    def of(
+        cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
+    ) -> "_Task":
         whole, n = one_row_an_image(latents, LEAST, "Probing"), len(latents)
         texts, known = class_names(labels, names, n), np.unique(np.asarray(labels))
         if len(known) < 2:
-            raise NotApplicable(f"Probing needs at least two classes; all {n} images are of class {texts[0]}.")
+            raise NotApplicable(
+                f"Probing needs at least two classes; all {n} images are of class {texts[0]}."
+            )
         order = np.random.default_rng(seed).permutation(n)
         fit, test = order[: int(TRAINED * n)], order[int(TRAINED * n) :]
         target = np.searchsorted(known, np.asarray(labels))
@@ -201,7 +263,11 @@ def logistic(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 
 def _neighbors(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.neighbors import KNeighborsClassifier
 
-    return KNeighborsClassifier(min(NEIGHBORS, len(fit)), metric="cosine").fit(fit, labels).predict(test)
+    return (
+        KNeighborsClassifier(min(NEIGHBORS, len(fit)), metric="cosine")
+        .fit(fit, labels)
+        .predict(test)
+    )
 
 
 CLASSIFIERS: dict[str, Classifier] = {"nearest neighbours": _neighbors, "linear": logistic}

@@ -12,14 +12,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.colouring import By, Colouring, colouring
-from workbench.analysis.latents.planes import MOST_JUDGED, Method, aligned, lay_out, quality, standardised
-from workbench.analysis.progress import progress
-from workbench.analysis.result import Range, Result
-from workbench.analysis.sampling import part, sample
-from workbench.errors import NotApplicable
-from workbench.evidence import Evidence
+from workbench.analysis.latents.embeddings import (
+    MOST_JUDGED,
+    Method,
+    aligned,
+    lay_out,
+    quality,
+    standardised,
+)
+from workbench.analysis.latents.point_colors import By, Colouring, colouring
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import NotApplicable
+from workbench.core.progress import progress
+from workbench.storage.evidence import Evidence
 
 LEAST, MOST_MAPS = 5, 9
 FIELDS = ("latents", "labels", "names", "codes", "images", "reconstructions", "active")
@@ -83,20 +90,27 @@ class LatentMaps(Result):
 
     def table(self) -> pd.DataFrame:
         """One row for each run and image on the map."""
-        tables = [one.table().assign(run=run) for run, one in zip(self.runs, self.maps, strict=True)]
+        tables = [
+            one.table().assign(run=run) for run, one in zip(self.runs, self.maps, strict=True)
+        ]
         return pd.concat(tables, ignore_index=True)[["run", *tables[0].columns[:-1]]]
 
     def summary(self) -> str:
         """How far each map may be trusted, and how far it is from the first."""
         first, names = self.maps[0], self.runs
         each = [
-            f"{run} trust {one.trust:.2f}, continuity {one.continuity:.2f}" + (f", disparity {apart:.2f}" if i else "")
-            for i, (run, one, apart) in enumerate(zip(names, self.maps, self.disparity, strict=True))
+            f"{run} trust {one.trust:.2f}, continuity {one.continuity:.2f}"
+            + (f", disparity {apart:.2f}" if i else "")
+            for i, (run, one, apart) in enumerate(
+                zip(names, self.maps, self.disparity, strict=True)
+            )
         ]
         lead = f"{first.method.upper()} of {first.part}; {first.neighbors} neighbours"
         said = [f"{lead}, seed {first.seed}: {'; '.join(each)}."]
         if len(names) > 1:
-            said.append(f"Disparity is what no turn or scaling of a map onto {names[0]}'s explains; 1 is unrelated.")
+            said.append(
+                f"Disparity is what no turn or scaling of a map onto {names[0]}'s explains; 1 is unrelated."
+            )
         if self.left_out:
             said.append(f"Left out: {', '.join(self.left_out)}.")
         return " ".join(said)
@@ -151,7 +165,9 @@ def latent_maps(
     maps, apart = [], []
     for i, evidence in enumerate(shown):
         known = {name: getattr(evidence, name) for name in FIELDS}
-        found, disparity = _map(known, places, method, colour, neighbors, seed, maps[0].coordinates if maps else None)
+        found, disparity = _map(
+            known, places, method, colour, neighbors, seed, maps[0].coordinates if maps else None
+        )
         maps.append(found)
         apart.append(disparity)
         progress(i + 1, len(shown))
@@ -172,7 +188,9 @@ def _map(
 ) -> tuple[LatentMap, float]:
     latents = known["latents"]
     n = len(latents)
-    rows = standardised(one_row_an_image(latents if len(places) == n else latents[places], LEAST, "A latent map"))
+    rows = standardised(
+        one_row_an_image(latents if len(places) == n else latents[places], LEAST, "A latent map")
+    )
     # Both measures compare with the images that are not neighbours, of which there must be as many.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
     colours = colouring(colour, places, known, seed)
@@ -182,7 +200,19 @@ def _map(
     trust, continuity = quality(rows, coordinates, neighbors, seed)
     judged = min(len(rows), MOST_JUDGED)
     by_class = known["labels"] is not None
-    found = LatentMap(coordinates, places, colours, trust, continuity, n, by_class, judged, method, neighbors, seed)
+    found = LatentMap(
+        coordinates,
+        places,
+        colours,
+        trust,
+        continuity,
+        n,
+        by_class,
+        judged,
+        method,
+        neighbors,
+        seed,
+    )
     return found, disparity
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.latents.colouring import OTHER
+from workbench.analysis.latents.point_colors import OTHER
 from workbench.analysis.latents.projection import LatentMap, LatentMaps
-from workbench.analysis.style import COLOURS, MAGNITUDE, themed
+from workbench.analysis.plotting.style import COLOURS, MAGNITUDE, themed
 
 MOST_NAMES = 20  # with more, points keep one colour and the name shows on hover
 WEBGL = 4_000  # points above which the browser's graphics card draws them
@@ -14,7 +14,11 @@ SYMBOLS = ("circle", "diamond", "cross", "triangle-up")
 PALETTE = COLOURS[:6]  # black is lost on a dark page, and grey is for the rest
 GREY = COLOURS[6]
 TALLEST = 420
-COLUMNS, WIDTH, CAPTION = 3, 900, 70  # of panels; screen pixels of a row of them, and of the words under each
+COLUMNS, WIDTH, CAPTION = (
+    3,
+    900,
+    70,
+)  # of panels; screen pixels of a row of them, and of the words under each
 
 
 def draw(result: LatentMap) -> go.Figure:
@@ -39,18 +43,26 @@ def draw_all(result: LatentMaps) -> go.Figure:
     panel = WIDTH / columns * np.clip((high[1] - low[1]) / (high[0] - low[0]), 0.4, 1.2)
     panel = min(panel, TALLEST)
     inside = rows * panel + (rows - 1) * CAPTION
-    figure = make_subplots(rows, columns, horizontal_spacing=0.06, vertical_spacing=CAPTION / inside)
+    figure = make_subplots(
+        rows, columns, horizontal_spacing=0.06, vertical_spacing=CAPTION / inside
+    )
     names = _order(tuple(name for one in result.maps for name in one.colours.names))
     many = sum(len(one.places) for one in result.maps) > WEBGL
     seen: set[str] = set()
     axis = "UMAP" if first.method == "umap" else "component"
-    for i, (run, one, apart) in enumerate(zip(result.runs, result.maps, result.disparity, strict=True)):
+    for i, (run, one, apart) in enumerate(
+        zip(result.runs, result.maps, result.disparity, strict=True)
+    ):
         row, col = i // columns + 1, i % columns + 1
         for trace in _traces(one, names, many):
             fresh = trace.name not in seen
             seen.add(trace.name)
-            figure.add_trace(trace.update(showlegend=fresh, legendgroup=trace.name), row=row, col=col)
-        said = f"trust {one.trust:.2f}, continuity {one.continuity:.2f}" + (f", disparity {apart:.2f}" if i else "")
+            figure.add_trace(
+                trace.update(showlegend=fresh, legendgroup=trace.name), row=row, col=col
+            )
+        said = f"trust {one.trust:.2f}, continuity {one.continuity:.2f}" + (
+            f", disparity {apart:.2f}" if i else ""
+        )
         figure.update_xaxes(title={"text": f"{run}<br>{said}", "font_size": 12}, row=row, col=col)
         figure.update_yaxes(title=f"{axis} 2" if col == 1 else " ", row=row, col=col)
     quiet = {"showticklabels": False, "zeroline": False}
@@ -59,14 +71,20 @@ def draw_all(result: LatentMaps) -> go.Figure:
     for y, x in zip(figure.select_yaxes(), figure.select_xaxes(), strict=True):
         y.scaleanchor = x.anchor.replace("y", "x")
     text = "Latent maps" + (f", laid onto {result.runs[0]}'s" if len(result.maps) > 1 else "")
-    figure.update_layout(title={"text": text, "subtitle": {"text": _sample(first)}}, height=int(inside) + 64 + CAPTION)
+    figure.update_layout(
+        title={"text": text, "subtitle": {"text": _sample(first)}},
+        height=int(inside) + 64 + CAPTION,
+    )
     return themed(_legend(figure, first))
 
 
 def _legend(figure: go.Figure, result: LatentMap) -> go.Figure:
     title = {"title": {"text": result.colours.title}, "itemsizing": "constant"}
     named = len({trace.name for trace in figure.data}) > 1
-    axis = {"colorscale": MAGNITUDE, "colorbar": {"title": {"text": result.colours.title}, "thickness": 14}}
+    axis = {
+        "colorscale": MAGNITUDE,
+        "colorbar": {"title": {"text": result.colours.title}, "thickness": 14},
+    }
     return figure.update_layout(showlegend=named, legend=title, coloraxis=axis)
 
 
@@ -81,7 +99,11 @@ def _traces(result: LatentMap, names: list[str], many: bool) -> list[go.Scatter]
         marker = {"color": PALETTE[0], "size": size, "opacity": 0.9}
         text = list(colours.names) or None
         hover = "image %{customdata}" + (", %{text}" if text else "") + "<extra></extra>"
-        return [_trace(scatter, result, np.arange(len(result.places)), "images", marker, hover).update(text=text)]
+        return [
+            _trace(scatter, result, np.arange(len(result.places)), "images", marker, hover).update(
+                text=text
+            )
+        ]
     own, traces = np.array(colours.names), []
     for i, name in enumerate(names):
         marker = {"color": PALETTE[i % 6], "symbol": SYMBOLS[i // 6], "size": size, "opacity": 0.9}
@@ -93,7 +115,12 @@ def _traces(result: LatentMap, names: list[str], many: bool) -> list[go.Scatter]
 
 
 def _trace(
-    scatter: type, result: LatentMap, those: np.ndarray, name: str, marker: dict[str, object], hover: str
+    scatter: type,
+    result: LatentMap,
+    those: np.ndarray,
+    name: str,
+    marker: dict[str, object],
+    hover: str,
 ) -> go.Scatter:
     x, y = result.coordinates[those].T
     known = {"customdata": result.places[those], "meta": "image", "hovertemplate": hover}
@@ -112,4 +139,6 @@ def _sample(result: LatentMap) -> str:
 
 def _order(names: tuple[str, ...]) -> list[str]:
     """Numbers by size, then names by letter, then the rest."""
-    return sorted(set(names), key=lambda x: (x == OTHER, not x.isdigit(), int(x) if x.isdigit() else 0, x))
+    return sorted(
+        set(names), key=lambda x: (x == OTHER, not x.isdigit(), int(x) if x.isdigit() else 0, x)
+    )

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.progress import Cancelled
-from workbench.errors import NotApplicable, UserError
-from workbench.evidence import Evidence
+from workbench.core.errors import NotApplicable, UserError
+from workbench.core.progress import Cancelled
+from workbench.storage.evidence import Evidence
 
 Expected = Literal["higher", "lower", "unknown"]
 
@@ -26,8 +26,14 @@ DIAGNOSTICS = (
     Diagnostic("PSNR", "how near reconstructions come, pixel by pixel, in dB", "unknown"),
     Diagnostic("L1", "mean absolute error of a pixel, in [0, 1]", "unknown"),
     Diagnostic("SSIM", "how alike the structure of reconstructions is", "unknown"),
-    Diagnostic("reconstruction distance", "Frechet distance from images to reconstructions (rFD)", "lower"),
-    Diagnostic("interpolation distance", "Frechet distance from images to decoded midpoints of latents", "lower"),
+    Diagnostic(
+        "reconstruction distance", "Frechet distance from images to reconstructions (rFD)", "lower"
+    ),
+    Diagnostic(
+        "interpolation distance",
+        "Frechet distance from images to decoded midpoints of latents",
+        "lower",
+    ),
     Diagnostic("numbers an image", "tokens times channels: how much there is to generate", "lower"),
     Diagnostic("perplexity share", "perplexity of the codes over the size of their book", "higher"),
     Diagnostic("used share", "share of the codes that any token chose", "higher"),
@@ -37,12 +43,16 @@ DIAGNOSTICS = (
     Diagnostic("norm CV", "how uneven the tokens' lengths are", "lower"),
     Diagnostic("10-NN CV", "how uneven the tokens' density is", "lower"),
     Diagnostic("token |cosine|", "how alike the tokens of an image are: redundancy", "unknown"),
-    Diagnostic("neighbour cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"),
+    Diagnostic(
+        "neighbour cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"
+    ),
     Diagnostic("noise cost", "dB lost to the strongest noise against the weakest", "lower"),
     Diagnostic("linear probe", "accuracy of a linear probe of whole images", "higher"),
     Diagnostic("neighbour probe", "accuracy of nearest neighbours of whole images", "higher"),
     Diagnostic("teacher CKA", "how alike images are to the latents and to a teacher", "higher"),
-    Diagnostic("teacher cosine", "how well a linear map of tokens tells a teacher's features", "higher"),
+    Diagnostic(
+        "teacher cosine", "how well a linear map of tokens tells a teacher's features", "higher"
+    ),
     Diagnostic("modes, low", "clusters of the latents, the range's low end", "lower"),
     Diagnostic("modes, high", "clusters of the latents, the range's high end", "lower"),
 )
@@ -54,7 +64,13 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
 
     What an analysis refuses to measure, or what is not finite, is left out. Raises NotApplicable where nothing is left.
     """
-    measures: list[Callable[[Evidence, int], dict[str, float]]] = [_pixels, _distances, _size, _codes, _geometry]
+    measures: list[Callable[[Evidence, int], dict[str, float]]] = [
+        _pixels,
+        _distances,
+        _size,
+        _codes,
+        _geometry,
+    ]
     measures += [_probes, _alignment, *([_modes] if modes else [])]
     found: dict[str, float] = {}
     for measure in measures:
@@ -66,7 +82,9 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
             continue
     found = {name: float(found[name]) for name in BY_NAME if np.isfinite(found.get(name, np.nan))}
     if not found:
-        raise NotApplicable(f"Diagnostics need a tokenizer's evidence; {evidence.run} has nothing to measure.")
+        raise NotApplicable(
+            f"Diagnostics need a tokenizer's evidence; {evidence.run} has nothing to measure."
+        )
     return found
 
 
@@ -84,7 +102,10 @@ def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.generation.fidelity import judged_distance
 
     _needed(evidence, "features")
-    sets = {"reconstructions": evidence.reconstruction_features, "midpoints": evidence.midpoint_features}
+    sets = {
+        "reconstructions": evidence.reconstruction_features,
+        "midpoints": evidence.midpoint_features,
+    }
     names = {"reconstructions": "reconstruction distance", "midpoints": "interpolation distance"}
     return {
         names[kind]: judged_distance(seed, held_out=evidence.features, **{kind: judged})
@@ -103,7 +124,10 @@ def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
 
     books = codebook_usage(**evidence.for_(codebook_usage)).books
     perplexity = np.mean([book.perplexity_corrected / book.size for book in books])
-    return {"perplexity share": perplexity, "used share": np.mean([book.used / book.size for book in books])}
+    return {
+        "perplexity share": perplexity,
+        "used share": np.mean([book.used / book.size for book in books]),
+    }
 
 
 def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:

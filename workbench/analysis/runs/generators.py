@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.analysis.generation.fidelity import fidelity
-from workbench.evidence import Evidence
+from workbench.storage.evidence import Evidence
 
 SPLITS = 20  # half samples of a generation distance
 # What a generator's settings take from its tokenizer; all else should be the same for all.
@@ -45,13 +45,21 @@ def pairs_of(evidences: Sequence[Evidence]) -> tuple[list[Pair], tuple[str, ...]
         told = generator.provenance["tokenizer"]
         name = Path(told["run"]).name
         pair = Pair(tokenizers[name], generator) if name in tokenizers else None
-        reason = _reason(pair, pairs[0] if pairs else pair, told) if pair else f"its tokenizer {name} is not selected"
+        reason = (
+            _reason(pair, pairs[0] if pairs else pair, told)
+            if pair
+            else f"its tokenizer {name} is not selected"
+        )
         if pair is None or reason:
             left_out.append(f"{generator.run}: {reason}")
         else:
             pairs.append(pair)
     paired = {pair.tokenizer.run for pair in pairs}
-    left_out += [f"{name}: no generator of it can be compared" for name in reversed(tokenizers) if name not in paired]
+    left_out += [
+        f"{name}: no generator of it can be compared"
+        for name in reversed(tokenizers)
+        if name not in paired
+    ]
     return pairs, tuple(left_out)
 
 
@@ -62,10 +70,17 @@ def generations(pairs: Sequence[Pair], seed: int = 0) -> tuple[tuple[Generation,
     for pair in pairs:
         rows = np.random.default_rng(seed + 1).permutation(len(pair.generator.sample_features))[:n]
         samples = np.asarray(pair.generator.sample_features)[rows]
-        result = fidelity(train_features=_training(pair), sample_features=samples, splits=SPLITS, seed=seed)
+        result = fidelity(
+            train_features=_training(pair), sample_features=samples, splits=SPLITS, seed=seed
+        )
         distance = result.distances[0]
-        found.setdefault(pair.tokenizer.run, []).append((distance.value, distance.low, distance.high))
-    told = tuple(Generation(run, *map(float, np.mean(rows, axis=0)), len(rows)) for run, rows in found.items())
+        found.setdefault(pair.tokenizer.run, []).append(
+            (distance.value, distance.low, distance.high)
+        )
+    told = tuple(
+        Generation(run, *map(float, np.mean(rows, axis=0)), len(rows))
+        for run, rows in found.items()
+    )
     return told, n
 
 
@@ -74,9 +89,13 @@ def differing(pairs: Sequence[Pair]) -> tuple[str, ...]:
     told = []
     for pair in pairs:
         provenance = pair.generator.provenance
-        settings = {k: v for k, v in provenance.get("settings", {}).items() if k not in OF_TOKENIZER}
+        settings = {
+            k: v for k, v in provenance.get("settings", {}).items() if k not in OF_TOKENIZER
+        }
         sampling = {k: v for k, v in (pair.generator.sampling or {}).items() if k != "seed"}
-        told.append(settings | sampling | {"class": provenance.get("class"), "step": pair.generator.step})
+        told.append(
+            settings | sampling | {"class": provenance.get("class"), "step": pair.generator.step}
+        )
     names = dict.fromkeys(name for settings in told for name in settings)
     return tuple(name for name in names if len({str(settings.get(name)) for settings in told}) > 1)
 
@@ -89,7 +108,10 @@ def _training(pair: Pair) -> np.ndarray:
 def _reason(pair: Pair, first: Pair, told: dict) -> str:
     """Why a pair cannot stand beside the first; "" where it can."""
     tokenizer, generator = pair.tokenizer, pair.generator
-    same = [(first.tokenizer.provenance.get(x), tokenizer.provenance.get(x)) for x in ("fingerprint", "split", "n")]
+    same = [
+        (first.tokenizer.provenance.get(x), tokenizer.provenance.get(x))
+        for x in ("fingerprint", "split", "n")
+    ]
     reasons = {
         "there are no features of its samples": generator.sample_features is None,
         "there are no features of training images": _training(pair) is None,

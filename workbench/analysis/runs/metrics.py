@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.base import Result
 from workbench.analysis.images.reconstruction import decibels, errors
 from workbench.analysis.images.structure import ssim
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.result import Result
 from workbench.analysis.runs.settings import run_names
-from workbench.errors import NotApplicable, UserError
-from workbench.evidence import Evidence
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 LEAST = 10  # images: of fewer, a bootstrap's interval is far too narrow
 EQUAL = 1e-9  # differences below it are rounding
@@ -78,7 +78,11 @@ class MetricsCompared(Result):
     def table(self) -> pd.DataFrame:
         """One row a run: its mean, the difference to the first with interval, and images better, tied and worse."""
         rows = [{**asdict(d), "share_better": d.share, "n": self.n} for d in self.differences]
-        return pd.DataFrame(rows).rename(columns={"value": self.metric}).assign(reference=self.reference)
+        return (
+            pd.DataFrame(rows)
+            .rename(columns={"value": self.metric})
+            .assign(reference=self.reference)
+        )
 
     def summary(self) -> str:
         """Every difference with its interval, the share of images it is better on, and what was left out."""
@@ -118,7 +122,8 @@ def metrics_compared(evidences: Sequence[Evidence], *, metric: Metric = "psnr") 
     left_out = tuple(f"{e.run} {reason}" for e, reason in reasons)
     base, names = _each(first, metric), run_names([first, *same])
     differences = tuple(
-        _difference(name, _each(e, metric), base, metric) for name, e in zip(names[1:], same, strict=True)
+        _difference(name, _each(e, metric), base, metric)
+        for name, e in zip(names[1:], same, strict=True)
     )
     return MetricsCompared(names[0], float(base.mean()), differences, metric, n, left_out)
 
@@ -140,9 +145,13 @@ def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
     if metric == "ssim":
         return ssim(evidence.images, evidence.reconstructions)
     if metric == "features":
-        apart = np.asarray(evidence.features, np.float64) - np.asarray(evidence.reconstruction_features, np.float64)
+        apart = np.asarray(evidence.features, np.float64) - np.asarray(
+            evidence.reconstruction_features, np.float64
+        )
         if not np.isfinite(apart).all():
-            raise UserError(f"The judge's features of {evidence.run} hold NaN or infinity; collect them again.")
+            raise UserError(
+                f"The judge's features of {evidence.run} hold NaN or infinity; collect them again."
+            )
         return np.linalg.norm(apart, axis=1)
     mse, l1 = errors(evidence.images, evidence.reconstructions)
     return {"psnr": decibels(mse), "mse": mse, "l1": l1}[metric]
@@ -152,8 +161,14 @@ def _difference(run: str, values: np.ndarray, base: np.ndarray, metric: Metric) 
     apart = values - base
     mean, low, high = mean_interval(apart)
     gain = apart if METRICS[metric][2] else -apart
-    counts = (int((gain > EQUAL).sum()), int((np.abs(gain) <= EQUAL).sum()), int((gain < -EQUAL).sum()))
-    verdict = "undecided" if low <= EQUAL and high >= -EQUAL else "better" if gain.mean() > 0 else "worse"
+    counts = (
+        int((gain > EQUAL).sum()),
+        int((np.abs(gain) <= EQUAL).sum()),
+        int((gain < -EQUAL).sum()),
+    )
+    verdict = (
+        "undecided" if low <= EQUAL and high >= -EQUAL else "better" if gain.mean() > 0 else "worse"
+    )
     return Difference(run, float(values.mean()), mean, low, high, *counts, verdict)
 
 

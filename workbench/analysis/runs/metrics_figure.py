@@ -4,8 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.plotting.style import COLOURS, themed
 from workbench.analysis.runs.metrics import METRICS, MetricsCompared
-from workbench.analysis.style import COLOURS, themed
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "undecided": "circle-open"}
 HUES = {"better": COLOURS[0], "worse": COLOURS[5], "undecided": COLOURS[6]}
@@ -13,7 +13,9 @@ HUES = {"better": COLOURS[0], "worse": COLOURS[5], "undecided": COLOURS[6]}
 
 def draw(result: MetricsCompared) -> go.Figure:
     """Mean differences at the left, and at the right on how many of the images a run is better."""
-    figure = make_subplots(1, 2, column_widths=[0.58, 0.42], horizontal_spacing=0.05, shared_yaxes=True)
+    figure = make_subplots(
+        1, 2, column_widths=[0.58, 0.42], horizontal_spacing=0.05, shared_yaxes=True
+    )
     shown = result.differences[::-1]
     names = [f"{d.run}<br><sub>{d.verdict}</sub>" for d in shown]
     _differences(figure, result, names)
@@ -23,7 +25,12 @@ def draw(result: MetricsCompared) -> go.Figure:
     left = f" · left out: {len(result.left_out)}" if result.left_out else ""
     title = f"Compared with {result.reference}: {METRICS[result.metric][0]}"
     figure.update_layout(title={"text": title, "subtitle": {"text": said + left}}, barmode="stack")
-    legend = {"orientation": "h", "yref": "container", "y": 0.02, "yanchor": "bottom"}  # below the axes' titles
+    legend = {
+        "orientation": "h",
+        "yref": "container",
+        "y": 0.02,
+        "yanchor": "bottom",
+    }  # below the axes' titles
     figure.update_layout(height=250 + 56 * len(shown), legend=legend)
     figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, automargin=True)
     figure.update_yaxes(title="", range=[-0.6, len(names) - 0.4])
@@ -41,7 +48,9 @@ def _differences(figure: go.Figure, result: MetricsCompared, names: list[str]) -
         row=1, col=1,
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": COLOURS[6], "dash": "dash"}, row=1, col=1)
-    figure.update_xaxes(title=f"{result.label}: less {result.reference}'s", zeroline=False, row=1, col=1)
+    figure.update_xaxes(
+        title=f"{result.label}: less {result.reference}'s", zeroline=False, row=1, col=1
+    )
 
 
 def _images(figure: go.Figure, result: MetricsCompared, names: list[str]) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis import drawn_table
-from workbench.analysis.result import Result
-from workbench.evidence import Evidence
+from workbench.analysis.base import Result
+from workbench.analysis.plotting import table
+from workbench.storage.evidence import Evidence
 
 ABSENT = "–"  # a run has no such setting
 LONGEST = 60  # letters of a value
@@ -56,9 +56,11 @@ class SettingsCompared(Result):
             "setting": [f"{s.name} ≠" if mark and s.differs else s.name for s in self.shown],
         }
         columns |= {run: [s.values[i] for s in self.shown] for i, run in enumerate(self.runs)}
-        said = f"{len(self.differing)} of {len(self.settings)} settings differ{' (≠)' if mark else ''}"
+        said = (
+            f"{len(self.differing)} of {len(self.settings)} settings differ{' (≠)' if mark else ''}"
+        )
         widths = [10, 34, *[24] * len(self.runs)]
-        return drawn_table.draw(columns, widths, title="Settings", subtitle=said)
+        return table.draw(columns, widths, title="Settings", subtitle=said)
 
     def table(self) -> pd.DataFrame:
         """One row a setting, one column a run; values are text, and – where a run has no such setting."""
@@ -81,9 +83,13 @@ def settings_compared(
 ) -> SettingsCompared:
     """Lay out what runs were made with, as their evidence's provenance tells it: only what differs, or all."""
     told = [dict(_flat(e.provenance)) for e in evidences]
-    names = dict.fromkeys(name for run in told for name in run)  # each once, in the order they are told
+    names = dict.fromkeys(
+        name for run in told for name in run
+    )  # each once, in the order they are told
     in_order = sorted(names, key=lambda name: (name[0] != "settings", name[0] == "versions"))
-    settings = tuple(Setting(*name, tuple(run.get(name, ABSENT) for run in told)) for name in in_order)
+    settings = tuple(
+        Setting(*name, tuple(run.get(name, ABSENT) for run in told)) for name in in_order
+    )
     return SettingsCompared(run_names(evidences), settings, show)
 
 
@@ -91,7 +97,9 @@ def run_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """A name for each run, none twice: the folder's, with the step where that is there twice, then with a number."""
     names = [e.run for e in evidences]
     names = [f"{e.run} @ {e.step}" if names.count(e.run) > 1 else e.run for e in evidences]
-    return tuple(f"{x} #{names[:i].count(x) + 1}" if names.count(x) > 1 else x for i, x in enumerate(names))
+    return tuple(
+        f"{x} #{names[:i].count(x) + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)
+    )
 
 
 def _flat(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:

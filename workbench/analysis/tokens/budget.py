@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.intervals import mean_interval
-from workbench.analysis.progress import progress
-from workbench.analysis.result import Result
+from workbench.analysis.base import Result
+from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.cost import bits_a_token, generator_gmacs
-from workbench.analysis.tokens.qualities import (
+from workbench.analysis.tokens.metrics import (
     BY_JUDGE,
     QUALITIES,
     Estimate,
@@ -28,8 +27,9 @@ from workbench.analysis.tokens.qualities import (
     of_all_tokens,
     of_first_tokens,
 )
-from workbench.errors import NotApplicable
-from workbench.evidence import Evidence
+from workbench.core.errors import NotApplicable
+from workbench.core.progress import progress
+from workbench.storage.evidence import Evidence
 
 Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
 KINDS = ("trained", "prefix", "adaptive")
@@ -59,9 +59,12 @@ class Point:
 
     def cost(self, of: Cost) -> float:
         """What it costs, in tokens, bits, bits per pixel or billions of multiply-adds."""
-        return {"tokens": self.tokens, "bits": self.bits, "bits per pixel": self.bits_per_pixel, "GMACs": self.gmacs}[
-            of
-        ]
+        return {
+            "tokens": self.tokens,
+            "bits": self.bits,
+            "bits per pixel": self.bits_per_pixel,
+            "GMACs": self.gmacs,
+        }[of]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class TokenBudget(Result):
     points: tuple[Point, ...]
     metric: Quality
     judge: str | None  # the network whose features are compared; None where pixels are
-    floor: float | None  # the metric between held-out and as many training images: two sets of real ones
+    floor: (
+        float | None
+    )  # the metric between held-out and as many training images: two sets of real ones
     against: Cost
     n: int  # images
     left_out: tuple[str, ...]  # runs on other images
@@ -86,7 +91,9 @@ class TokenBudget(Result):
     @property
     def frontier(self) -> tuple[Point, ...]:
         """The points that nothing as cheap beats, the cheapest first."""
-        return tuple(sorted((p for p in self.points if p.frontier), key=lambda p: p.cost(self.against)))
+        return tuple(
+            sorted((p for p in self.points if p.frontier), key=lambda p: p.cost(self.against))
+        )
 
     def figure(self) -> go.Figure:
         """Trained runs of a class joined by a line, prefixes and adaptive ones of one run by a broken one."""
@@ -108,7 +115,10 @@ class TokenBudget(Result):
         if len(self.frontier) > 1:
             runs = list(dict.fromkeys(p.run for p in self.frontier))
             more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
-            named = [f"{run} ({self._costs(*(p for p in self.frontier if p.run == run))})" for run in runs[:MOST_NAMED]]
+            named = [
+                f"{run} ({self._costs(*(p for p in self.frontier if p.run == run))})"
+                for run in runs[:MOST_NAMED]
+            ]
             sentence += f" Nothing as cheap beats {', '.join(named)}{more}."
         for runs, reason in (
             (self.left_out, "measured on other images"),
@@ -124,7 +134,9 @@ class TokenBudget(Result):
         told = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
         if not told:
             return f"{name} is not a number in any run"
-        few, many = (self._best(told, ends(p.cost(self.against) for p in told)) for ends in (min, max))
+        few, many = (
+            self._best(told, ends(p.cost(self.against) for p in told)) for ends in (min, max)
+        )
         if few.cost(self.against) == many.cost(self.against):
             return f"{name} is {self._text(many.value)} at {self._costs(many)}"
         verb = "rises" if many.value > few.value else "falls"
@@ -132,18 +144,27 @@ class TokenBudget(Result):
         return f"{name} {verb} from {start} to {end}"
 
     def _best(self, points: Sequence[Point], cost: float) -> Point:
-        return max((p for p in points if p.cost(self.against) == cost), key=lambda p: goodness(p.value, self.metric))
+        return max(
+            (p for p in points if p.cost(self.against) == cost),
+            key=lambda p: goodness(p.value, self.metric),
+        )
 
     def _text(self, value: float) -> str:
         return f"{value:.1f} dB" if self.metric == "psnr" else f"{value:.4f}"
 
     def _costs(self, *points: Point) -> str:
-        costs = dict.fromkeys(f"{p.cost(self.against):,.4g}" for p in points)  # all its tokens may be there twice
+        costs = dict.fromkeys(
+            f"{p.cost(self.against):,.4g}" for p in points
+        )  # all its tokens may be there twice
         return f"{', '.join(costs)} {'token' if (self.against, *costs) == ('tokens', '1') else self.against}"
 
 
 def token_budget(
-    evidences: Sequence[Evidence], *, metric: Quality = "psnr", against: Cost = "tokens", prefixes: bool = True
+    evidences: Sequence[Evidence],
+    *,
+    metric: Quality = "psnr",
+    against: Cost = "tokens",
+    prefixes: bool = True,
 ) -> TokenBudget:
     """Compare runs by what their tokens buy, with `prefixes` also the first tokens of each that can decode them.
 
@@ -155,15 +176,25 @@ def token_budget(
     on other images than the first are left out and named. Raises NotApplicable where no run has images, reconstructions
     and latents, or none has the metric and the cost, or `rfd` is asked of under 10 images; UserError for `rfd` of NaN.
     """
-    whole = [e for e in evidences if not any(x is None or not len(x) for x in (e.images, e.reconstructions, e.latents))]
+    whole = [
+        e
+        for e in evidences
+        if not any(x is None or not len(x) for x in (e.images, e.reconstructions, e.latents))
+    ]
     if not whole:
-        raise NotApplicable("Token budget needs images, reconstructions and latents; no selected run has all three.")
+        raise NotApplicable(
+            "Token budget needs images, reconstructions and latents; no selected run has all three."
+        )
     reference = whole[0].provenance.get("fingerprint")
     same = [e for e in whole if e.provenance.get("fingerprint") == reference]
     left_out = tuple(e.run for e in whole if e.provenance.get("fingerprint") != reference)
-    judged = next((e for e in same if e.features is not None and e.reconstruction_features is not None), None)
+    judged = next(
+        (e for e in same if e.features is not None and e.reconstruction_features is not None), None
+    )
     measured = [e for e in same if measurable(e, metric, judged)]
-    priced = [e for e in measured if not against.startswith("bits") or not math.isnan(bits_a_token(e))]
+    priced = [
+        e for e in measured if not against.startswith("bits") or not math.isnan(bits_a_token(e))
+    ]
     if not priced:
         lacking = "the judge network's features" if not measured else "discrete tokens, for bits"
         raise NotApplicable(f"Token budget needs {lacking}; no selected run has them.")
@@ -171,10 +202,23 @@ def token_budget(
     for done, e in enumerate(priced, start=1):
         points += _points(e, metric, prefixes)
         progress(done, len(priced))
-    points.sort(key=lambda p: (p.tokenizer, KINDS.index(p.kind), "" if p.kind == "trained" else p.run, p.tokens, p.run))
+    points.sort(
+        key=lambda p: (
+            p.tokenizer,
+            KINDS.index(p.kind),
+            "" if p.kind == "trained" else p.run,
+            p.tokens,
+            p.run,
+        )
+    )
     marked = tuple(_marked(p, points, metric, against) for p in points)
-    lost = (tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced)))
-    judge, real = priced[0].judge if metric in BY_JUDGE else None, floor(priced) if metric == "rfd" else None
+    lost = (
+        tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced))
+    )
+    judge, real = (
+        priced[0].judge if metric in BY_JUDGE else None,
+        floor(priced) if metric == "rfd" else None,
+    )
     return TokenBudget(marked, metric, judge, real, against, len(priced[0].images), left_out, *lost)
 
 
@@ -187,10 +231,24 @@ def goodness(value: float, metric: Quality) -> float:
 
 def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[Point]:
     n, tokens = evidence.latents.shape[:2]
-    used = np.full(n, tokens) if evidence.active is None else np.asarray(evidence.active, bool).sum(axis=1)
-    found = [("trained" if evidence.active is None else "adaptive", used, of_all_tokens(evidence, metric))]
-    if metric == "l1" and not any(x is None for x in (evidence.requested, evidence.reached, evidence.spent)):
-        pairs = zip(np.asarray(evidence.spent), np.asarray(evidence.reached, np.float64), strict=True)
+    used = (
+        np.full(n, tokens)
+        if evidence.active is None
+        else np.asarray(evidence.active, bool).sum(axis=1)
+    )
+    found = [
+        (
+            "trained" if evidence.active is None else "adaptive",
+            used,
+            of_all_tokens(evidence, metric),
+        )
+    ]
+    if metric == "l1" and not any(
+        x is None for x in (evidence.requested, evidence.reached, evidence.spent)
+    ):
+        pairs = zip(
+            np.asarray(evidence.spent), np.asarray(evidence.reached, np.float64), strict=True
+        )
         found += [("adaptive", spent, mean_interval(reached)) for spent, reached in pairs]
     if prefixes:
         shortened = of_first_tokens(evidence, metric)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLOURS, themed
 from workbench.analysis.tokens.budget import Point, TokenBudget
-from workbench.analysis.tokens.qualities import QUALITIES
+from workbench.analysis.tokens.metrics import QUALITIES
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 COSTS = {
@@ -31,7 +31,9 @@ def draw(result: TokenBudget) -> go.Figure:
     if len(best) > 1:
         line = {"color": COLOURS[6], "width": 7, "shape": "hv"}
         x, y = [p.cost(against) for p in best], [p.value for p in best]
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, opacity=0.35, name="frontier", hoverinfo="skip")
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=line, opacity=0.35, name="frontier", hoverinfo="skip"
+        )
     for i, name in enumerate(dict.fromkeys(p.tokenizer for p in result.points)):
         look = {"marker": {"color": COLOURS[i % 6], "size": 9}, "line_color": COLOURS[i % 6]}
         symbol = SYMBOLS[i % 6]
@@ -44,14 +46,23 @@ def draw(result: TokenBudget) -> go.Figure:
                 points = [p for p in mine if p.kind == kind and p.run == run]
                 own = {key: text.format(symbol) for key, text in own.items()}
                 figure.add_trace(_line(points, result, name=label.format(run), **look, **own))
-    costs = sorted({p.cost(against) for p in result.points} - {0.0}) or [1.0]  # 0 has no place on a log axis
+    costs = sorted({p.cost(against) for p in result.points} - {0.0}) or [
+        1.0
+    ]  # 0 has no place on a log axis
     if result.floor is not None:
         line = {"color": COLOURS[6], "dash": "dash"}
         x, y = [costs[0], costs[-1]], [result.floor] * 2
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name="two sets of real images", hoverinfo="skip")
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=line, name="two sets of real images", hoverinfo="skip"
+        )
     ends = [math.log10(costs[0]) - 0.08, math.log10(costs[-1]) + 0.08]
     figure.update_xaxes(
-        title=COSTS[against], type="log", range=ends, minor_showgrid=False, tickangle=0, **_ticks(costs)
+        title=COSTS[against],
+        type="log",
+        range=ends,
+        minor_showgrid=False,
+        tickangle=0,
+        **_ticks(costs),
     )
     _, unit, rises = QUALITIES[result.metric]
     figure.update_yaxes(title=f"{result.label}, {unit}" if unit else result.label)
@@ -59,7 +70,10 @@ def draw(result: TokenBudget) -> go.Figure:
     kind = "half-sample" if result.metric == "rfd" else "bootstrap"
     said = f"n = {result.n:,} held-out images · bars: 95 % {kind} intervals"
     said += f" · runs left out: {left}" if left else ""
-    title = {"text": f"Token budget, {'higher' if rises else 'lower'} is better", "subtitle": {"text": said}}
+    title = {
+        "text": f"Token budget, {'higher' if rises else 'lower'} is better",
+        "subtitle": {"text": said},
+    }
     figure.update_layout(title=title, height=480, showlegend=True)
     return themed(figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"}))
 

@@ -12,11 +12,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.result import Range, Result
-from workbench.analysis.runs.rank_correlation import spearman
-from workbench.analysis.sampling import part, sample
-from workbench.analysis.style import COLOURS, MARKED, themed
-from workbench.errors import NotApplicable, UserError
+from workbench.analysis.base import Range, Result
+from workbench.analysis.plotting.style import COLOURS, MARKED, themed
+from workbench.analysis.stats.rank_correlation import spearman
+from workbench.analysis.stats.sampling import part, sample
+from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 10  # images
 ROUNDS = 1000
@@ -67,14 +67,24 @@ class TokenComplexity(Result):
                 row=1, col=i + 1,
                 hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
             )  # fmt: skip
-            log = {"type": "log", "dtick": 1} if x.min() > 0 and x.max() > 30 * x.min() else {"type": "linear"}
+            log = (
+                {"type": "log", "dtick": 1}
+                if x.min() > 0 and x.max() > 30 * x.min()
+                else {"type": "linear"}
+            )
             figure.update_xaxes(title=UNITS[one.measure], **log, row=1, col=i + 1)
             figure.update_yaxes(title="tokens an image was given", row=1, col=i + 1)
-        asked = "the run's own error" if self.requested is None else f"asked for an error of {self.requested:.3g}"
+        asked = (
+            "the run's own error"
+            if self.requested is None
+            else f"asked for an error of {self.requested:.3g}"
+        )
         said = f"n = {self.n:,} images, {asked} · brackets: 95 % bootstrap interval"
         if len(self.places) < self.n:
             said += f"<br>points: {part(len(self.places), self.n)}, seed {self.seed}"
-        figure.update_layout(title={"text": "Tokens against complexity", "subtitle": {"text": said}}, height=460)
+        figure.update_layout(
+            title={"text": "Tokens against complexity", "subtitle": {"text": said}}, height=460
+        )
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
         return themed(figure.update_layout(legend=legend))
 
@@ -84,7 +94,10 @@ class TokenComplexity(Result):
 
     def summary(self) -> str:
         """The rank correlations, and whether so many images had all tokens that they mean little."""
-        told = ", ".join(f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}) with {c.measure}" for c in self.correlations)
+        told = ", ".join(
+            f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}) with {c.measure}"
+            for c in self.correlations
+        )
         full = f" {100 * self.full:.0f} % of them were given all {self.most}, which hides what they need."
         return (
             f"Images are given {self.mean:.1f} of {self.most} tokens on average; their rank correlation is {told}"
@@ -110,13 +123,19 @@ def token_complexity(
     """
     n = len(images)
     if n < LEAST:
-        raise NotApplicable(f"Token complexity needs at least {LEAST} images; this evidence has {n}.")
+        raise NotApplicable(
+            f"Token complexity needs at least {LEAST} images; this evidence has {n}."
+        )
     tokens, asked, most = _given(active, requested, spent)
     for name, array in (("tokens", tokens), ("complexities", complexity)):
         if array is not None and len(array) != n:
-            raise UserError(f"There are {name} of {len(array)} images for {n}. Do both come from the same run?")
+            raise UserError(
+                f"There are {name} of {len(array)} images for {n}. Do both come from the same run?"
+            )
     if not np.ptp(tokens):
-        raise NotApplicable(f"Token complexity needs images of different length; all {n} have {tokens[0]} tokens.")
+        raise NotApplicable(
+            f"Token complexity needs images of different length; all {n} have {tokens[0]} tokens."
+        )
     measures = {"PNG size": png_bytes(images), "gradient energy": gradient_energy(images)}
     if complexity is not None and np.isfinite(complexity).all():
         measures["known complexity"] = np.asarray(complexity, np.float64)
@@ -128,7 +147,9 @@ def token_complexity(
     kept = sample(n, MOST_POINTS, random)
     shown = {name: value[kept] for name, value in measures.items()}
     full = float((tokens == most).mean())
-    return TokenComplexity(correlations, kept, tokens[kept], shown, asked, n, float(tokens.mean()), most, full, seed)
+    return TokenComplexity(
+        correlations, kept, tokens[kept], shown, asked, n, float(tokens.mean()), most, full, seed
+    )
 
 
 def png_bytes(images: np.ndarray) -> np.ndarray:
@@ -164,5 +185,7 @@ def _given(
         middle = int(np.abs(counts.mean(axis=1) - most / 2).argmin())
         return counts[middle], float(requested[middle]), int(most)
     if active is None:
-        raise NotApplicable("Token complexity needs a tokenizer that gives images different numbers of tokens.")
+        raise NotApplicable(
+            "Token complexity needs a tokenizer that gives images different numbers of tokens."
+        )
     return np.asarray(active, bool).sum(axis=1), None, active.shape[1]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from workbench.evidence import Evidence
+from workbench.storage.evidence import Evidence
 
 LAYERS, WIDTH = 28, 1152  # of SiT-XL, the generator whose work is counted
 

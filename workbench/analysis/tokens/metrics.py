@@ -1,0 +1,101 @@
+"""How good a run's pictures are, of all its tokens and of its first ones alone: what a token budget is read off."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from workbench.analysis.generation.feature_distances import frechet_distance
+from workbench.analysis.generation.half_sampling import half_samples
+from workbench.analysis.images.reconstruction import decibels, errors
+from workbench.analysis.images.structure import ssim
+from workbench.analysis.runs.metrics import METRICS
+from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
+
+Quality = Literal["psnr", "ssim", "l1", "mse", "features", "rfd"]
+# What a quality is called, its unit, and whether more of it is better.
+QUALITIES: dict[str, tuple[str, str, bool]] = METRICS | {"rfd": ("rFD", "", False)}
+BY_JUDGE = ("features", "rfd")
+LEAST, SPLITS = 10, 16  # images whose distance is taken, and half samples that give its interval
+Estimate = tuple[float, float, float]  # a value and its 95 % interval
+
+
+def called(quality: Quality, judge: str | None) -> str:
+    """What a quality is called, with its judge's name in it: only inception makes it a FID."""
+    name = QUALITIES[quality][0]
+    if quality == "rfd":
+        return "rFID" if judge == "inception" else f"{name} ({judge})" if judge else name
+    return f"distance in {judge}'s features" if quality == "features" and judge else name
+
+
+def measurable(evidence: Evidence, quality: Quality, reference: Evidence | None) -> bool:
+    """Whether a run has what a quality is made of, and by the judge of the reference; a set also of as many images."""
+    if quality not in BY_JUDGE:
+        return True
+    if reference is None or evidence.features is None or evidence.reconstruction_features is None:
+        return False
+    as_many = quality != "rfd" or len(evidence.features) == len(reference.features)
+    return as_many and evidence.judge == reference.judge
+
+
+def of_all_tokens(evidence: Evidence, quality: Quality) -> Estimate:
+    """The quality of the reconstructions: a mean over images, or the distance of the set."""
+    if quality in BY_JUDGE:
+        return _in_features(evidence, evidence.reconstruction_features, quality)
+    if quality == "ssim":
+        return mean_interval(ssim(evidence.images, evidence.reconstructions))
+    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    return mean_interval({"psnr": decibels(mse), "mse": mse, "l1": l1}[quality])
+
+
+def of_first_tokens(evidence: Evidence, quality: Quality) -> Iterator[tuple[int, Estimate]]:
+    """Numbers of first tokens that were decoded alone, and the quality of each; none where it was not collected."""
+    if evidence.prefixes is None:
+        return
+    if quality in BY_JUDGE:
+        for length, features in zip(
+            evidence.prefixes, _rows(evidence.prefix_features), strict=False
+        ):
+            yield int(length), _in_features(evidence, features, quality)
+        return
+    held = {"l1": evidence.prefix_l1, "ssim": evidence.prefix_ssim}.get(
+        quality, evidence.prefix_mse
+    )
+    for length, each in zip(
+        evidence.prefixes, _rows(None if held is None else held.T), strict=False
+    ):
+        yield int(length), mean_interval(decibels(each) if quality == "psnr" else each)
+
+
+def floor(evidences: list[Evidence]) -> float | None:
+    """How far as many training images lie from the held-out ones; None where no run tells, or has too few of them."""
+    for e in evidences:
+        if e.train_features is not None and len(e.train_features) >= len(e.features):
+            some = np.random.default_rng(0).permutation(len(e.train_features))[: len(e.features)]
+            return frechet_distance(e.features, e.train_features[np.sort(some)])
+    return None
+
+
+def _rows(array: np.ndarray | None) -> np.ndarray:
+    return np.zeros((0, 0)) if array is None else np.asarray(array, np.float64)
+
+
+def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> Estimate:
+    real, decoded = np.asarray(evidence.features, np.float64), np.asarray(features, np.float64)
+    if quality == "features":
+        return mean_interval(np.linalg.norm(real - decoded, axis=1))
+    if len(real) < LEAST:
+        raise NotApplicable(
+            f"A Frechet distance needs at least {LEAST} images; {evidence.run} has {len(real)}."
+        )
+    if not (np.isfinite(real).all() and np.isfinite(decoded).all()):
+        raise UserError(
+            f"The judge's features of {evidence.run} hold NaN or infinity; collect them again."
+        )
+    value = frechet_distance(real, decoded)
+    error, _ = half_samples(
+        lambda half: frechet_distance(real[half], decoded[half]), len(real), splits=SPLITS
+    )
+    return value, max(value - 1.96 * float(error), 0.0), value + 1.96 * float(error)

@@ -1,0 +1,396 @@
+// A latent map: up to a million points, each opening into its image; a lasso picks some.
+// data: { n, xy, box: [x0, y0, x1, y1], colour, palette, groups, scale, values, places, names, titles, caption,
+//         thumbs: { sheet, columns, count, size: [h, w] } | null }
+//       Arrays are base64: xy uint16 pairs over the box; colour uint8 places in the palette, which has one a group,
+//       or a ramp over scale [low, high, what] of values (float32); places int32, what a point is called; names int32
+//       indices into titles. Thumbs are cells of a picture, of the first `count` points.
+// view: { polygon: [[x, y], ...] | null, ids: [places], hidden: [groups] }: a lasso in the units of the box, or where
+//       there is none, what was picked elsewhere
+
+const STYLE = `
+.wb-map { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-map:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
+.wb-map .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
+.wb-map button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+  padding: 2px 8px; cursor: pointer; }
+.wb-map button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
+.wb-map .both { display: flex; flex-wrap: wrap; gap: 12px; }
+.wb-map .plane { position: relative; flex: 1 1 420px; height: 460px; border: 1px solid #8886; overflow: hidden; touch-action: none; }
+.wb-map .plane canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
+.wb-map .side { flex: 0 1 250px; max-height: 462px; overflow-y: auto; }
+.wb-map .legend { display: flex; flex-wrap: wrap; gap: 2px 4px; }
+.wb-map .legend button[aria-pressed] { border: 0; padding: 1px 6px; text-align: left; background: none; color: inherit; }
+.wb-map .legend button[aria-pressed=false] { opacity: .4; text-decoration: line-through; }
+.wb-map .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 5px; }
+.wb-map .ramp { height: 10px; border-radius: 3px; }
+.wb-map .ends { display: flex; justify-content: space-between; }
+.wb-map .card { position: absolute; pointer-events: none; background: Canvas; color: CanvasText; border: 1px solid #8888;
+  border-radius: 4px; padding: 4px; font-size: 12px; box-shadow: 0 1px 4px #0004; white-space: nowrap; }
+.wb-map .card canvas, .wb-map .picked canvas { position: static; display: block; image-rendering: pixelated; }
+.wb-map .picked { display: flex; flex-wrap: wrap; gap: 2px; margin-top: 4px; }
+.wb-map .quiet { opacity: .75; }
+`;
+const KEYS = "Click the map, then: l lasso or move · wheel zoom · shift-drag moves · Esc or a click beside all points clears · 0 reset";
+const CELLS = 512, SHOWN = 80;
+const VERTEX = `attribute vec2 place; attribute vec4 colour; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
+void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = colour; }`;
+const FRAGMENT = `precision mediump float; varying vec4 seen;
+void main() { float r = length(gl_PointCoord - 0.5); if (r > 0.5) discard; gl_FragColor = vec4(seen.rgb * seen.a, seen.a); }`;
+
+function make(tag, attributes = {}, parent = null) {
+  const node = Object.assign(document.createElement(tag), attributes);
+  parent?.append(node);
+  return node;
+}
+function typed(text, kind) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new kind(bytes.buffer);
+}
+const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
+// Points on a WebGL canvas, or where there is none on a plain one.
+function painter(canvas) {
+  const gl = canvas.getContext("webgl", { premultipliedAlpha: true, antialias: false });
+  if (!gl) return plain(canvas);
+  const program = gl.createProgram();
+  for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+    const shader = gl.createShader(kind);
+    gl.shaderSource(shader, text);
+    gl.compileShader(shader);
+    gl.attachShader(program, shader);
+  }
+  gl.linkProgram(program);
+  gl.useProgram(program);
+  const places = gl.createBuffer(), colours = gl.createBuffer();
+  const feed = (buffer, name, values, count, kind) => {
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
+    const where = gl.getAttribLocation(program, name);
+    gl.enableVertexAttribArray(where);
+    gl.vertexAttribPointer(where, count, kind, true, 0, 0);
+  };
+  const uniform = (name) => gl.getUniformLocation(program, name);
+  return {
+    places: (xy) => feed(places, "place", xy, 2, gl.UNSIGNED_SHORT),
+    colours: (rgba) => feed(colours, "colour", rgba, 4, gl.UNSIGNED_BYTE),
+    draw(n, { x, y, k }, width, height, size, ratio) {
+      gl.viewport(0, 0, canvas.width, canvas.height);
+      gl.clearColor(0, 0, 0, 0);
+      gl.clear(gl.COLOR_BUFFER_BIT);
+      gl.enable(gl.BLEND);
+      gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+      gl.uniform2f(uniform("scale"), 2 * k / width, 2 * k / height);
+      gl.uniform2f(uniform("offset"), 2 * x / width - 1, 1 - 2 * (y + k) / height);
+      gl.uniform1f(uniform("size"), size * ratio);
+      gl.drawArrays(gl.POINTS, 0, n);
+    },
+    end: () => gl.getExtension("WEBGL_lose_context")?.loseContext(),
+  };
+}
+function plain(canvas) {
+  const context = canvas.getContext("2d");
+  let xy, rgba;
+  return {
+    places: (values) => { xy = values; }, colours: (values) => { rgba = values; }, end() {},
+    draw(n, { x, y, k }, width, height, size, ratio) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.clearRect(0, 0, width, height);
+      const step = Math.ceil(n / 50000); // a plain canvas is slow
+      for (let i = 0; i < n; i += step) {
+        context.fillStyle = `rgba(${rgba[4 * i]},${rgba[4 * i + 1]},${rgba[4 * i + 2]},${rgba[4 * i + 3] / 255})`;
+        context.fillRect(x + k * xy[2 * i] / 65535 - size / 2, y + k * (1 - xy[2 * i + 1] / 65535) - size / 2, size, size);
+      }
+    },
+  };
+}
+
+// Which points are near a place: their order by cell of a grid, and where each cell begins.
+function cells(xy, n) {
+  const begins = new Int32Array(CELLS * CELLS + 1), order = new Int32Array(n), cell = new Int32Array(n);
+  for (let i = 0; i < n; i++) begins[(cell[i] = (xy[2 * i + 1] >> 7) * CELLS + (xy[2 * i] >> 7)) + 1]++;
+  for (let c = 0; c < CELLS * CELLS; c++) begins[c + 1] += begins[c];
+  const next = begins.slice();
+  for (let i = 0; i < n; i++) order[next[cell[i]]++] = i;
+  return { begins, order };
+}
+
+// Even-odd rule; the same sums as workbench.workspace.selection.inside, in the same order, so that both count alike.
+function inside(xy, n, [x0, y0, x1, y1], polygon) {
+  const chosen = new Uint8Array(n), xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
+  const left = Math.min(...xs), right = Math.max(...xs), low = Math.min(...ys), high = Math.max(...ys);
+  for (let i = 0; i < n; i++) {
+    const x = x0 + xy[2 * i] / 65535 * (x1 - x0), y = y0 + xy[2 * i + 1] / 65535 * (y1 - y0);
+    if (x < left || x > right || y < low || y > high) continue;
+    let odd = 0;
+    for (let a = 0, b = xs.length - 1; a < xs.length; b = a++)
+      if ((ys[a] > y) !== (ys[b] > y) && x < (xs[b] - xs[a]) * (y - ys[a]) / (ys[b] - ys[a]) + xs[a]) odd ^= 1;
+    chosen[i] = odd;
+  }
+  return chosen;
+}
+
+function render({ model, el, brush }) {
+  make("style", { textContent: STYLE }, el);
+  const root = make("div", { className: "wb-map", tabIndex: 0 }, el);
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
+  const plane = make("div", { className: "plane" }, both), side = make("div", { className: "side" }, both);
+  const canvas = make("canvas", {}, plane), over = make("canvas", {}, plane), context = over.getContext("2d");
+  over.setAttribute("role", "img");
+  const card = make("div", { className: "card", hidden: true }, plane);
+  const legend = make("div", {}, side), told = make("div", { className: "told" }, side);
+  const picked = make("div", { className: "picked" }, side);
+  const caption = make("div", { className: "caption" }, root);
+  make("div", { className: "quiet", textContent: KEYS }, root);
+  const lassoing = make("button", { textContent: "lasso (l)", onclick: () => lasso(!lassos) }, bar);
+  make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
+  make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
+
+  let data, xy, colour, names, places, values, near, palette, chosen = null, count = 0, sheet = null, pen;
+  let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false;
+  let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
+  try { pen = painter(canvas); } catch { pen = plain(canvas); }
+  lasso(true);
+
+  function lasso(on) {
+    lassos = on;
+    lassoing.setAttribute("aria-pressed", on);
+    over.style.cursor = on ? "crosshair" : "grab";
+  }
+  function say() {
+    model.set("view", JSON.stringify(view));
+    model.save_changes();
+  }
+  function choose(polygon, ids = []) {
+    view = { ...view, polygon, ids };
+    select();
+    say();
+    paint();
+  }
+  function pick(polygon) {
+    choose(polygon);
+    brush?.say({ image: polygon ? [...chosen.keys()].filter((i) => chosen[i]).map(place) : [] });
+  }
+  const place = (i) => (places ? places[i] : i);
+  function select() {
+    chosen = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
+    count = chosen ? chosen.reduce((sum, one) => sum + one, 0) : 0;
+    told.textContent = chosen ? `${count.toLocaleString("en")} of ${data.n.toLocaleString("en")} selected` : "drag a loop around points to select them";
+    picked.replaceChildren();
+    for (let i = 0, left = SHOWN; chosen && data.thumbs && i < Math.min(data.n, data.thumbs.count) && left; i++)
+      if (chosen[i]) { picked.append(thumbnail(i, 36)); left--; }
+    if (count > picked.children.length && picked.children.length) make("div", { className: "quiet", textContent: `the first ${picked.children.length} of them` }, picked);
+    tint();
+  }
+  function among(ids) {
+    const wanted = new Set(ids), found = new Uint8Array(data.n);
+    for (let i = 0; i < data.n; i++) found[i] = wanted.has(place(i));
+    return found;
+  }
+  function tint() {
+    const rgba = new Uint8Array(4 * data.n), hidden = new Set(view.hidden);
+    const alpha = Math.round(255 * Math.max(0.25, Math.min(0.9, 40 / Math.cbrt(data.n)))); // fainter where more lie on each other
+    for (let i = 0; i < data.n; i++) {
+      const group = colour[i], dim = (chosen && !chosen[i]) || (bright >= 0 && group !== bright);
+      const [r, g, b] = dim ? [136, 136, 136] : palette[group];
+      rgba[4 * i] = r; rgba[4 * i + 1] = g; rgba[4 * i + 2] = b;
+      rgba[4 * i + 3] = !data.scale && hidden.has(group) ? 0 : dim ? alpha >> 2 : alpha;
+    }
+    pen.colours(rgba);
+  }
+  function thumbnail(i, size) {
+    const { columns, size: [h, w] } = data.thumbs, small = make("canvas", { width: w, height: h, title: title(i) });
+    small.style.width = `${size * w / Math.max(h, w)}px`;
+    small.getContext("2d").drawImage(sheet, i % columns * w, Math.floor(i / columns) * h, w, h, 0, 0, w, h);
+    return small;
+  }
+  function title(i) {
+    const value = values ? ` · ${data.scale[2]} ${values[i].toPrecision(3)}` : "";
+    return `#${place(i)}${names ? ` · ${data.titles[names[i]]}` : ""}${value}`;
+  }
+
+  function key() {
+    legend.replaceChildren();
+    if (data.scale) {
+      const [low, high, what] = data.scale;
+      make("div", { textContent: what }, legend);
+      make("div", { className: "ramp", style: `background:linear-gradient(to right,${data.palette.join()})` }, legend);
+      const ends = make("div", { className: "ends" }, legend);
+      [low, high].forEach((value) => make("span", { textContent: value.toPrecision(3) }, ends));
+      return;
+    }
+    const list = make("div", { className: "legend" }, legend);
+    data.groups.forEach((group, g) => {
+      const button = make("button", { title: "click hides, hovering shows alone" }, list);
+      make("i", { style: `background:${data.palette[g]}` }, button);
+      button.append(group);
+      button.setAttribute("aria-pressed", !view.hidden.includes(g));
+      button.onclick = () => {
+        const hidden = view.hidden.includes(g) ? view.hidden.filter((one) => one !== g) : [...view.hidden, g];
+        view = { ...view, hidden };
+        button.setAttribute("aria-pressed", !hidden.includes(g));
+        tint(); say(); paint();
+      };
+      button.onmouseenter = () => { bright = g; tint(); paint(); };
+      button.onmouseleave = () => { bright = -1; tint(); paint(); };
+    });
+  }
+
+  function fit() {
+    const k = Math.min(width, height) * 0.94;
+    zoom = { x: (width - k) / 2, y: (height - k) / 2, k };
+  }
+  const toScreen = ([x, y]) => {
+    const [x0, y0, x1, y1] = data.box;
+    return [zoom.x + zoom.k * (x - x0) / (x1 - x0), zoom.y + zoom.k * (1 - (y - y0) / (y1 - y0))];
+  };
+  const toData = ([x, y]) => {
+    const [x0, y0, x1, y1] = data.box;
+    const told = [x0 + (x - zoom.x) / zoom.k * (x1 - x0), y0 + (1 - (y - zoom.y) / zoom.k) * (y1 - y0)];
+    const digits = Math.min(20, Math.max(0, 5 - Math.ceil(Math.log10(x1 - x0)))); // fit for an address, and all count alike
+    return told.map((value) => Number(value.toFixed(digits)));
+  };
+  function nearest([x, y]) {
+    const u = 65535 * (x - zoom.x) / zoom.k, v = 65535 * (1 - (y - zoom.y) / zoom.k), reach = 65535 * 9 / zoom.k;
+    let best = -1, least = reach * reach;
+    const cell = (value) => Math.min(CELLS - 1, Math.max(0, value >> 7));
+    for (let row = cell(v - reach); row <= cell(v + reach); row++)
+      for (let at = near.begins[row * CELLS + cell(u - reach)]; at < near.begins[row * CELLS + cell(u + reach) + 1]; at++) {
+        const i = near.order[at], distance = (xy[2 * i] - u) ** 2 + (xy[2 * i + 1] - v) ** 2;
+        if (distance < least && !(!data.scale && view.hidden.includes(colour[i]))) [best, least] = [i, distance];
+      }
+    return best;
+  }
+
+  function paint() {
+    if (!data) return;
+    const size = Math.min(9, Math.max(1.5, 9 - 1.25 * Math.log10(data.n))) * Math.min(2, (zoom.k / Math.min(width, height)) ** 0.25);
+    pen.draw(data.n, zoom, width, height, size, ratio);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    context.fillStyle = "#00000001"; // Chromium without a GPU may go on showing what was on a canvas that is only cleared
+    context.fillRect(0, 0, 1, 1);
+    const loop = path ?? view.polygon?.map(toScreen);
+    if (loop?.length > 1) {
+      context.beginPath();
+      loop.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+      context.closePath();
+      context.fillStyle = "#E69F0022";
+      context.fill();
+      context.strokeStyle = "#E69F00";
+      context.lineWidth = 1.5;
+      context.stroke();
+    }
+    if (under >= 0) {
+      const x = zoom.x + zoom.k * xy[2 * under] / 65535, y = zoom.y + zoom.k * (1 - xy[2 * under + 1] / 65535);
+      context.beginPath();
+      context.arc(x, y, size / 2 + 3, 0, 7);
+      context.strokeStyle = getComputedStyle(root).color;
+      context.stroke();
+      card.hidden = false;
+      card.replaceChildren();
+      if (data.thumbs && under < data.thumbs.count) card.append(thumbnail(under, 96));
+      make("div", { textContent: title(under) }, card);
+      card.style.left = `${x + card.offsetWidth + 14 > width ? x - card.offsetWidth - 10 : x + 10}px`;
+      card.style.top = `${Math.max(0, Math.min(height - card.offsetHeight, y + 10))}px`;
+    } else card.hidden = true;
+  }
+
+  const at = (event) => { const box = over.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+  over.onpointerdown = (event) => {
+    if (!data) return;
+    over.setPointerCapture(event.pointerId);
+    empty = under < 0 && root.matches(":focus-within"); // the first click is there to have the keys
+    if (lassos && !event.shiftKey) path = [at(event)];
+    else moving = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
+  };
+  over.onpointermove = (event) => {
+    if (!data) return;
+    const here = at(event);
+    if (path) {
+      const [x, y] = path[path.length - 1];
+      if (Math.hypot(here[0] - x, here[1] - y) > 4) path.push(here);
+      under = -1;
+    } else if (moving) { zoom.x = event.clientX - moving.x; zoom.y = event.clientY - moving.y; under = -1; }
+    else under = nearest(here);
+    paint();
+  };
+  over.onpointerup = () => {
+    const loop = path;
+    path = moving = null;
+    if (loop?.length > 2) pick(loop.map(toData));
+    else if (loop && empty && chosen) pick(null);
+  };
+  over.onpointercancel = () => { path = moving = null; paint(); };
+  over.onpointerleave = () => { under = -1; paint(); };
+  over.onwheel = (event) => {
+    if (!root.contains(el.getRootNode().activeElement)) return; // else a page could not be scrolled over it
+    event.preventDefault();
+    const [x, y] = at(event), least = Math.min(width, height) / 2;
+    const k = Math.min(least * 400, Math.max(least, zoom.k * Math.exp(-event.deltaY / 400))), f = k / zoom.k;
+    zoom = { x: x - f * (x - zoom.x), y: y - f * (y - zoom.y), k };
+    paint();
+  };
+  root.onkeydown = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !data) return;
+    const act = { l: () => lasso(!lassos), Escape: () => pick(null), 0: () => { fit(); paint(); } }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+  };
+
+  async function load() {
+    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    if (next.n === undefined) return;
+    const image = next.thumbs ? Object.assign(new Image(), { src: next.thumbs.sheet }) : null;
+    await image?.decode();
+    if (mine !== generation) return; // newer data came while this was being decoded
+    [data, sheet, under, bright] = [next, image, -1, -1];
+    [xy, colour, palette] = [typed(data.xy, Uint16Array), typed(data.colour, Uint8Array), data.palette.map(rgb)];
+    names = data.names ? typed(data.names, Int32Array) : null;
+    places = data.places ? typed(data.places, Int32Array) : null;
+    values = data.values ? typed(data.values, Float32Array) : null;
+    near = cells(xy, data.n);
+    view = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    over.setAttribute("aria-label", data.caption);
+    caption.textContent = data.caption;
+    pen.places(xy);
+    key();
+    select();
+    measure();
+  }
+  function follow() {
+    if (!data) return;
+    const next = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    if (JSON.stringify(next) === JSON.stringify(view)) return;
+    view = next;
+    key();
+    select();
+    paint();
+  }
+  function measure() {
+    if (!data || !plane.clientWidth) return;
+    ratio = window.devicePixelRatio || 1;
+    const changed = width !== plane.clientWidth || height !== plane.clientHeight || !canvas.sized;
+    [width, height, canvas.sized] = [plane.clientWidth, plane.clientHeight, true];
+    for (const one of [canvas, over]) if (changed) Object.assign(one, { width: width * ratio, height: height * ratio });
+    if (changed) fit();
+    paint();
+  }
+  brush?.hear(({ image = [] }) => { if (data) choose(null, image); });
+  model.on("change:data", load);
+  model.on("change:view", follow);
+  const resized = new ResizeObserver(measure);
+  resized.observe(plane);
+  load();
+  return () => {
+    pen.end();
+    resized.disconnect();
+    model.off("change:data", load);
+    model.off("change:view", follow);
+  };
+}
+
+export default { render };

@@ -1,0 +1,54 @@
+"""The widgets of a latent map in a notebook: how it is laid out above, the points below."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.hosts.js.jupyter import Module
+from workbench.hosts.notebook.background_task import Waiting
+from workbench.hosts.notebook.explorer import ROW, widget_of
+from workbench.workspace.controls import controls
+from workbench.workspace.latent_map import Map, said_of
+
+
+class Screen:
+    """The widgets of one cell, bound to a Map: its state follows them, and the points follow its state."""
+
+    def __init__(self, shown: Map) -> None:
+        self.map = shown
+        self.controls = {
+            c.name: widget_of(c, shown.state.controls[c.name]) for c in controls(lay_out)
+        }
+        self.waiting, self.module = Waiting(), Module("latentmap", {}, {})
+        row = widgets.HBox(list(self.controls.values()), layout=ROW)
+        self.selected = widgets.HTML()
+        self.box = widgets.VBox([row, self.waiting.body, self.module, self.selected])
+        for widget in self.controls.values():
+            widget.observe(self._changed, "value")
+        self.module.observe(self._picked, "view")
+        self._draw()
+
+    def _changed(self, change: dict[str, Any]) -> None:
+        values = {name: widget.value for name, widget in self.controls.items()}
+        polygon = (
+            self.map.state.polygon if change["owner"] is self.controls["colour"] else None
+        )  # it is of a layout
+        self.map.state = replace(self.map.state, controls=values, polygon=polygon)
+        self._draw()
+
+    def _picked(self, change: dict[str, Any]) -> None:
+        polygon = json.loads(change["new"]).get("polygon")
+        corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
+        self.map.state = replace(self.map.state, polygon=corners)
+        self.selected.value = said_of(self.map)
+
+    def _draw(self) -> None:
+        self.waiting.compute("laying out", lambda: json.dumps(self.map.data()), self._show)
+
+    def _show(self, told: str) -> None:
+        with self.module.hold_sync():
+            self.module.data, self.module.view = told, json.dumps(self.map.view())
+        self.selected.value = said_of(self.map)

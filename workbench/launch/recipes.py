@@ -1,0 +1,184 @@
+"""Everything we claim to train, as one table: a name, `system-data`, to a class, its settings, and a plan.
+
+Any setting can be changed by its name where a recipe is trained (see jobs.py). `digits`, `photos` and `shapes` are
+bundled and train in a minute on a CPU; `cifar10` is 32 x 32 pixels on one GPU; `imagenet256` is the papers' scale.
+"""
+
+from typing import Any
+
+from workbench.generators.presets import PRESETS
+
+SYSTEMS = {
+    "ae": "workbench.tokenizers.ae:AE",
+    "klvae": "workbench.tokenizers.klvae:KLVAE",
+    "vqvae": "workbench.tokenizers.vqvae:VQVAE",
+    "fsqvae": "workbench.tokenizers.fsqvae:FSQVAE",
+    "softvq": "workbench.tokenizers.softvq:SoftVQ",
+    "maetok": "workbench.tokenizers.maetok:MAETok",
+    "vavae": "workbench.tokenizers.vavae:VAVAE",
+    "karl": "workbench.tokenizers.karl:KARL",
+    "taildrop": "workbench.tokenizers.taildrop:TailDrop",
+    "alit": "workbench.tokenizers.alit:ALIT",
+    "unicode2": "workbench.tokenizers.unicode2:UniCode2",
+    **dict.fromkeys(PRESETS, "workbench.generators.transformer:SiT"),
+    "ar": "workbench.generators.autoregressive:AR",
+}
+# Generators, and their settings that a tokenizer decides.
+LEARNED = {
+    **dict.fromkeys(PRESETS, ("tokens", "dim", "classes", "mean", "std", "rows")),
+    "ar": ("tokens", "codes", "dim", "classes", "books"),
+}
+CONVOLUTIONAL = ("vavae",)
+CLUSTERING = ("unicode2",)  # a token is a patch, and has its teacher's channels
+# Where the images are, unless `data` says.
+SOURCES = {name: name for name in ("digits", "photos", "shapes")}
+SOURCES |= {"cifar10": "hub:uoft-cs/cifar10", "imagenet256": "stream:ILSVRC/imagenet-1k"}
+
+# Of a one-dimensional tokenizer, by data.
+SMALL = {
+    "side": 32,
+    "channels": 3,
+    "patch": 8,
+    "tokens": 16,
+    "dim": 16,
+    "width": 96,
+    "depth": 2,
+    "heads": 4,
+}
+LARGE = {
+    "side": 256,
+    "channels": 3,
+    "patch": 16,
+    "tokens": 128,
+    "dim": 32,
+    "width": 768,
+    "depth": 12,
+    "heads": 12,
+}
+SIZES = {
+    "digits": {
+        "side": 8,
+        "channels": 1,
+        "patch": 2,
+        "tokens": 8,
+        "dim": 8,
+        "width": 64,
+        "depth": 2,
+        "heads": 4,
+    },
+    "photos": SMALL,
+    "shapes": SMALL,
+    "cifar10": SMALL | {"patch": 4, "tokens": 32, "width": 256, "depth": 6},
+    "imagenet256": LARGE,
+}
+# Of a convolutional one: 4 x 4 tokens each, and 16 x 16 at the paper's scale.
+SMALL_GRID = {"side": 32, "channels": 3, "dim": 16, "width": 32, "multipliers": (1, 2, 2, 4)}
+GRIDS = {
+    "digits": {"side": 8, "channels": 1, "dim": 8, "width": 32, "multipliers": (1, 2)},
+    "photos": SMALL_GRID,
+    "shapes": SMALL_GRID,
+    "cifar10": SMALL_GRID | {"width": 64, "multipliers": (1, 2, 4), "blocks": 2},
+    "imagenet256": {
+        "side": 256, "channels": 3, "dim": 32, "width": 128, "multipliers": (1, 1, 2, 2, 4), "blocks": 2,
+    },
+}  # fmt: skip
+# Of a system, whatever the data.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "klvae": {"beta": 1e-5},
+    "vqvae": {"codes": 256},
+    "fsqvae": {"dim": 4, "levels": (8, 5, 5, 5)},
+    "softvq": {"codes": 256},
+    **{name: {"width": 96, "depth": 4} | preset for name, preset in PRESETS.items()},
+    "ar": {"width": 96, "depth": 4, "table": "codebook"},
+}
+TOKENIZER = {"steps": 800, "batch": 64, "lr": 2e-3, "save_every": 200}
+GENERATOR = {"steps": 1000, "batch": 128, "lr": 2e-3, "save_every": 250}
+AUTOREGRESSIVE = GENERATOR | {
+    "steps": 400,
+    "lr": 1e-3,
+    "save_every": 100,
+}  # later it knows 1,437 digits by heart
+CIFAR_TOKENIZER = {
+    "steps": 20_000,
+    "batch": 512,
+    "lr": 4e-4,
+    "warmup": 500,
+    "save_every": 2000,
+    "precision": "bf16",
+}
+CIFAR_GENERATOR = CIFAR_TOKENIZER | {"average": 0.999}
+
+# The papers' settings and plans on ImageNet at 256 x 256, as far as they are published; each system's file says what
+# of its paper is missing here. LPIPS is replaced by a distance in DINOv2's features.
+LOOKS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
+TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-384")
+VIT = {
+    "batch": 256,
+    "lr": 1e-4,
+    "final_lr": 0.1,
+    "warmup": 5_000,
+    "average": 0.9999,
+    "precision": "bf16",
+}
+VIT |= {"steps": 250_000, "save_every": 10_000, "log_every": 100}
+FLOW = VIT | {"final_lr": 1.0, "warmup": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
+XL = {"width": 1152, "depth": 28, "heads": 16}
+PAPER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "softvq": (
+        LOOKS | {"tokens": 64, "books": 4, "codes": 8192, "skip": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
+        | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
+        VIT,
+    ),
+    "maetok": (
+        LOOKS | {"skip": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
+        VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4},
+    ),
+    "vavae": (
+        LOOKS | {"skip": False, "teacher": TEACHERS[1], "stages": True}
+        | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
+        VIT | {"steps": 650_000, "final_lr": 1.0, "warmup": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
+        | {"average": 0.0, "precision": "no"},
+    ),
+    "karl": (
+        {"tokens": 256, "dim": 12, "codes": 4096, "width": 1024, "depth": 8, "heads": 8, "skip": False, "bins": 19}
+        | {"hide": "predicted", "balance": "balanced"},
+        VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
+    ),
+    "unicode2": (
+        # 20 tokens a code are 46 GB of features while they are clustered.
+        {"codes": 500_000, "teacher": TEACHERS[2], "tokens_per_code": 20, "skip": False, "decoder": "flow"},
+        VIT,
+    ),
+    "vqvae": ({"codes": 8192, "skip": False}, VIT),
+    "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "skip": False}, VIT),
+    **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"skip": False}, VIT)),
+    "sit": (XL, FLOW | {"steps": 3_000_000}),
+    "dit": (XL, FLOW | {"steps": 3_000_000}),
+    "lightningdit": (XL, FLOW | {"steps": 80_000, "batch": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3}),
+    "ar": ({"width": 1024, "depth": 24, "heads": 16}, FLOW | {"steps": 250_000, "betas": (0.9, 0.95)}),
+}  # fmt: skip
+RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)
+
+
+def settings_of(system: str, data: str) -> dict[str, Any]:
+    """The settings of a system on some data: its sizes, what it always has, and at the paper's scale the paper's."""
+    sizes = GRIDS[data] if system in CONVOLUTIONAL else SIZES[data]
+    left_out = ("tokens", "dim") if system in CLUSTERING else ()
+    sizes = (
+        {}
+        if system in LEARNED
+        else {name: value for name, value in sizes.items() if name not in left_out}
+    )
+    return sizes | SETTINGS.get(system, {}) | (PAPER[system][0] if data == "imagenet256" else {})
+
+
+def plan_of(system: str, data: str) -> dict[str, Any]:
+    """How a system is trained on some data."""
+    if data == "imagenet256":
+        return PAPER[system][1]
+    if data == "cifar10":
+        return CIFAR_GENERATOR if system in LEARNED else CIFAR_TOKENIZER
+    if system == "ar":
+        return AUTOREGRESSIVE
+    return GENERATOR if system in LEARNED else TOKENIZER

@@ -1,0 +1,91 @@
+"""What the worker process does: compute what it is sent, say how far it is, stop when it is told to."""
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from workbench import analysis
+from workbench.analysis.base import Result
+from workbench.core.errors import UserError
+from workbench.core.progress import Cancelled, listening
+from workbench.workspace.tab_content import Shown, shown
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Bench
+
+Asked = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
+PAUSE = 0.05  # seconds between two things said
+YIELDS = 5  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
+
+
+def work(folder: str, pipe: Connection) -> None:
+    """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed; several
+    of them, with the report of them.
+
+    Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
+    """
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in a terminal reaches all; the server ends this one
+    analysis.analyses()  # import them before anybody waits
+    with suppress(AttributeError, OSError):  # where there is no such thing
+        os.nice(YIELDS)
+    bench = Bench(folder)
+    try:
+        while True:
+            asked = pipe.recv()
+            if asked is not None:  # else: told to stop what was finished already
+                _send(_answer(bench, asked, pipe), pipe)
+    except (EOFError, OSError):
+        return
+
+
+def _answer(bench: Bench, asked: Asked, pipe: Connection) -> Result | Shown | Path | Exception:
+    try:
+        with listening(_listener(pipe)):
+            if isinstance(asked, tuple):
+                from workbench.hosts.reports.report import (
+                    report,
+                )  # nobody waits for it to be imported
+
+                return report("views", folder=bench.folder, views=asked)
+            if not bench.runs.keys() >= set(asked.runs):
+                bench.refresh()
+            return shown(bench, asked) if asked.tab else bench.result(asked)
+    except UserError as error:
+        return error
+    except Exception as error:
+        traceback.print_exc()
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _send(answer: Result | Shown | Path | Exception, pipe: Connection) -> None:
+    try:
+        pipe.send(answer)
+    except OSError:
+        raise
+    except Exception as error:  # it cannot be put into a message
+        pipe.send(RuntimeError(f"{type(answer).__name__} cannot be sent: {error}"))
+
+
+def _listener(pipe: Connection) -> Callable[[int, int], None]:
+    last = 0.0
+
+    def listen(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last < PAUSE:
+            return
+        last = now
+        try:
+            pipe.send((done, total))
+            stop = pipe.poll() and pipe.recv() is None
+        except (EOFError, OSError):  # nobody is there any more
+            raise SystemExit from None
+        if stop:
+            raise Cancelled("This was stopped.")
+
+    return listen
