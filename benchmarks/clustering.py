@@ -35,7 +35,7 @@ def measure(case: dict) -> dict:
     import torch
 
     from workbench.quantizers.clustering import cluster
-    from workbench.quantizers.nearest import nearest
+    from workbench.quantizers.nearest import nearest_code
 
     rows = features(case["codes"] * case["per_code"], case["dim"], case["seed"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -47,7 +47,7 @@ def measure(case: dict) -> dict:
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     fresh = features(20_000, case["dim"], case["seed"] + 1)
-    chosen = nearest(fresh, codebook)
+    chosen = nearest_code(fresh, codebook)
     error = (fresh - codebook[chosen]).square().sum() / (fresh - fresh.mean(dim=0)).square().sum()
     told = {
         "seconds": seconds,

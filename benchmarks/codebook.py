@@ -59,7 +59,7 @@ def measure(folder: Path, name: str) -> None:
     """Print seconds, megabytes and what one analysis says, as JSON."""
     evidence, analysis = Evidence.open(folder), get(name)
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    result = analysis(**evidence.for_(analysis))
+    result = analysis(**evidence.kwargs_for(analysis))
     seconds = time.perf_counter() - begun
     held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     figure = len(result.figure().to_json()) / 1e6

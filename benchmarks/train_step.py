@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.launch.in_process import prepare, train
-from workbench.launch.recipes import LEARNED, SYSTEMS
-from workbench.training import Learner, fit
+from workbench.launch.in_process import prepare_training, train
+from workbench.launch.recipes import SET_BY_TOKENIZER, SYSTEMS
+from workbench.training import TrainState, fit
 
 from .side_by_side.measure import matmul_rate
 
@@ -30,14 +30,21 @@ STEPS = 40
 def measure(recipe: str, folder: Path) -> dict[str, float]:
     """Items a second, bare and in the loop, and operations an item of one recipe."""
     system, data = recipe.split("-")
-    more = {"steps": STEPS, "save_every": STEPS, "limit": None if system in LEARNED else 1000}
-    job = prepare(
-        recipe, folder / recipe, tokenizer=folder / data if system in LEARNED else None, **more
+    more = {
+        "steps": STEPS,
+        "save_every": STEPS,
+        "limit": None if system in SET_BY_TOKENIZER else 1000,
+    }
+    job = prepare_training(
+        recipe,
+        folder / recipe,
+        tokenizer=folder / data if system in SET_BY_TOKENIZER else None,
+        **more,
     )
     model, batch = job.model.train(), job.data.batch(torch.arange(job.plan.batch))
     if hasattr(model, "prepare"):
         model.prepare(job.data, 0)
-    optimizers = Learner(model, job.plan).optimizers
+    optimizers = TrainState(model, job.plan).optimizers
 
     def step() -> None:
         model.objective(*batch).total.backward()

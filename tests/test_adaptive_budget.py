@@ -8,8 +8,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from workbench.analysis.tokens.complexity import gradient_energy, png_bytes, token_complexity
-from workbench.analysis.tokens.error_target import error_on_request
-from workbench.analysis.tokens.marginal_value import token_value
+from workbench.analysis.tokens.error_target import error_target
+from workbench.analysis.tokens.marginal_value import marginal_token_value
 from workbench.core.errors import NotApplicable, UserError
 
 
@@ -22,7 +22,7 @@ def random() -> np.random.Generator:
 
 def test_images_above_the_request_are_counted_by_how_far_they_are():
     reached = np.array([[0.04, 0.049, 0.055, 0.075]])
-    result = error_on_request(np.array([0.05]), reached, np.array([[1, 2, 3, 4]]))
+    result = error_target(np.array([0.05]), reached, np.array([[1, 2, 3, 4]]))
     (request,) = result.requests
     assert request.over == (0.5, 0.25, 0.25, 0)
     assert request.violators == pytest.approx(0.065)
@@ -36,14 +36,14 @@ def test_images_that_had_no_more_tokens_to_spend_can_be_left_out():
         np.array([[0.06, 0.04], [0.2, 0.2]]),
         np.array([[8, 4], [1, 2]]),
     )
-    assert [r.over[0] for r in error_on_request(*arguments).requests] == [0.5, 1]
-    halted = error_on_request(*arguments, halted=True)
+    assert [r.over[0] for r in error_target(*arguments).requests] == [0.5, 1]
+    halted = error_target(*arguments, halted=True)
     assert [(r.over[0], r.judged) for r in halted.requests] == [(0, 1), (1, 2)]
 
 
 def test_the_summary_tells_the_tightest_the_loosest_and_the_worst_request():
     reached = np.array([[0.1, 0.1], [0.04, 0.05]])
-    summary = error_on_request(np.array([0.1, 0.03]), reached, np.array([[2, 2], [8, 8]])).summary()
+    summary = error_target(np.array([0.1, 0.03]), reached, np.array([[2, 2], [8, 8]])).summary()
     assert summary.startswith(
         "Asked for an error of 0.03, it reached 0.045 with 8.0 tokens; asked for 0.1, 0.1 with 2.0"
     )
@@ -56,7 +56,7 @@ def test_errors_of_other_requests_are_refused():
     with pytest.raises(
         UserError, match="The reached errors are 1 × 3; 2 requests × images would be right"
     ):
-        error_on_request(np.array([0.1, 0.2]), np.zeros((1, 3)), np.zeros((1, 3), int))
+        error_target(np.array([0.1, 0.2]), np.zeros((1, 3)), np.zeros((1, 3), int))
 
 
 # Complexity
@@ -123,7 +123,7 @@ def test_images_that_all_have_as_many_tokens_have_no_order():
 
 def test_a_tokens_worth_is_the_drop_in_error_over_the_tokens_it_took():
     errors = np.array([[0.5, 0.3, 0.1], [0.5, 0.3, 0.1]])
-    result = token_value(np.array([1, 2, 4]), errors)
+    result = marginal_token_value(np.array([1, 2, 4]), errors)
     assert [(s.start, s.end, s.value) for s in result.steps] == [
         (1, 2, pytest.approx(0.2)),
         (2, 4, pytest.approx(0.1)),
@@ -135,15 +135,15 @@ def test_a_tokens_worth_is_the_drop_in_error_over_the_tokens_it_took():
 def test_delta_tells_noise_from_structure():
     """Noise keeps its error whatever the tokens; structure loses it; both begin alike."""
     noise, structure = np.tile([0.12, 0.12, 0.11], (30, 1)), np.tile([0.14, 0.06, 0.02], (30, 1))
-    result = token_value(np.array([32, 64, 256]), np.concatenate([noise, structure]))
+    result = marginal_token_value(np.array([32, 64, 256]), np.concatenate([noise, structure]))
     assert result.delta[:30] == pytest.approx(0.01)
     assert result.delta[30:] == pytest.approx(0.12)
     assert result.share == 0.5
 
 
 def test_squared_errors_stand_in_where_no_absolute_ones_were_collected():
-    assert not token_value(np.array([1, 2]), None, np.array([[0.2, 0.1]])).absolute
+    assert not marginal_token_value(np.array([1, 2]), None, np.array([[0.2, 0.1]])).absolute
     with pytest.raises(NotApplicable, match="this evidence has none"):
-        token_value(np.array([1, 2]))
+        marginal_token_value(np.array([1, 2]))
     with pytest.raises(NotApplicable, match="two numbers of tokens"):
-        token_value(np.array([1]), np.array([[0.2]]))
+        marginal_token_value(np.array([1]), np.array([[0.2]]))

@@ -12,7 +12,7 @@ import pytest
 
 from workbench.analysis import analyses, get, groups, result_serialization
 from workbench.core.errors import UserError
-from workbench.storage.evidence import Evidence, arguments
+from workbench.storage.evidence import Evidence, kwargs_for
 
 PROVENANCE = {
     "run": "a",
@@ -98,7 +98,7 @@ def several(n: int) -> list[Evidence]:
 def results():
     found = {}
     for name, analysis in analyses().items():
-        given = arguments(analysis, several(60))
+        given = kwargs_for(analysis, several(60))
         found[name] = (analysis(**given), analysis(**given))
     return found
 
@@ -114,7 +114,7 @@ def test_every_group_of_analyses_is_there_and_in_the_order_hosts_list_them():
         "codebook": "codebook_usage",
         "latents": "mixture_modes",
         "generation": "samples",
-        "runs": "settings_compared",
+        "runs": "settings_comparison",
         "checks": "checks",
     }
     assert [name for names in groups().values() for name in names] == list(NAMES)
@@ -175,13 +175,13 @@ def test_a_result_written_to_files_and_read_again_shows_the_same(results, name, 
 def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n):
     analysis = get(name)
     try:
-        result = analysis(**arguments(analysis, several(n)))
+        result = analysis(**kwargs_for(analysis, several(n)))
     except UserError as error:
         assert str(error).endswith(".")
         assert "\n" not in str(error)
     else:
         assert n > 0 or name in (
-            "settings_compared",
+            "settings_comparison",
             "checks",
         )  # which look at what was told, not at images
         assert result.figure().data
@@ -212,7 +212,7 @@ def test_whatever_is_wrong_with_the_arrays_it_works_or_says_in_one_sentence_why_
     analysis = get(name)
     runs = [e if e.codes is None else replace(e, **BROKEN[wrong](e)) for e in several(12)]
     try:
-        result = analysis(**arguments(analysis, runs))
+        result = analysis(**kwargs_for(analysis, runs))
     except UserError as error:
         assert str(error).endswith((".", "?")) and "\n" not in str(error)
     else:

@@ -5,11 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from workbench.core.errors import UserError
-from workbench.features import by_name
-from workbench.nn.discriminator import Adversary
+from workbench.features import get_feature_extractor
+from workbench.nn.discriminator import AdversarialLoss
 from workbench.nn.perceptual import feature_distance
 from workbench.nn.weighting import adaptive_weight
-from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
+from workbench.tokenizers.perceptual_adversarial import (
+    PerceptualAdversarialConfig,
+    PerceptualAdversarialLoss,
+)
 from workbench.tokenizers.softvq import SoftVQ, alignment
 from workbench.tokenizers.vavae import VAVAE
 
@@ -34,7 +37,7 @@ def images(count: int = 4, seed: int = 1) -> torch.Tensor:
 
 
 def test_the_generators_loss_is_the_mean_verdict_and_teaches_the_discriminator_nothing():
-    adversary, shown = Adversary(1), images().requires_grad_()
+    adversary, shown = AdversarialLoss(1), images().requires_grad_()
     loss = adversary.fool(shown)
     torch.testing.assert_close(loss, -adversary.discriminator(shown).mean())
     loss.backward()
@@ -43,7 +46,7 @@ def test_the_generators_loss_is_the_mean_verdict_and_teaches_the_discriminator_n
 
 
 def test_the_discriminators_loss_is_the_hinge_and_teaches_the_generator_nothing():
-    adversary, shown = Adversary(1, lecam=0.0), images(seed=2).requires_grad_()
+    adversary, shown = AdversarialLoss(1, lecam=0.0), images(seed=2).requires_grad_()
     real, fake = adversary.discriminator(images()), adversary.discriminator(shown)
     loss = adversary.judge(images(), shown)
     torch.testing.assert_close(loss, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean()))
@@ -53,7 +56,7 @@ def test_the_discriminators_loss_is_the_hinge_and_teaches_the_generator_nothing(
 
 
 def test_lecam_pulls_verdicts_towards_the_others_running_mean():
-    adversary = Adversary(1, lecam=2.0)
+    adversary = AdversarialLoss(1, lecam=2.0)
     adversary.real.fill_(0.7)
     adversary.fake.fill_(-0.4)
     real, fake = (adversary.discriminator(x).detach() for x in (images(), images(seed=2)))
@@ -67,7 +70,7 @@ def test_lecam_pulls_verdicts_towards_the_others_running_mean():
 
 def test_a_discriminator_learns_to_tell_and_a_generator_to_fool_it():
     torch.manual_seed(0)
-    adversary, fake = Adversary(1), torch.zeros(4, 1, 8, 8, requires_grad=True)
+    adversary, fake = AdversarialLoss(1), torch.zeros(4, 1, 8, 8, requires_grad=True)
     judge = torch.optim.Adam(adversary.parameters(), lr=2e-3)
     for _ in range(40):
         judge.zero_grad()
@@ -101,14 +104,16 @@ def test_the_distance_is_0_for_equal_images_symmetric_and_blind_to_a_features_le
 
 
 def test_gradients_reach_the_reconstruction_through_the_frozen_network_and_not_its_weights():
-    network, shown = by_name("random", channels=1), images(seed=3).requires_grad_()
+    network, shown = get_feature_extractor("random", channels=1), images(seed=3).requires_grad_()
     feature_distance(network.layers(shown), network.layers(images())).backward()
     assert shown.grad.abs().sum() > 0
     assert all(p.grad is None for p in network.network.parameters())
 
 
 def test_a_teacher_without_layers_is_refused_with_those_that_have_them():
-    terms = Appearance(AppearanceSettings(perceptual_weight=1.0, perceptual="hog"), channels=1)
+    terms = PerceptualAdversarialLoss(
+        PerceptualAdversarialConfig(perceptual_weight=1.0, perceptual="hog"), channels=1
+    )
     with pytest.raises(UserError, match="hog has no layers to compare images in; random"):
         looked(terms, 1.0)
 
@@ -116,7 +121,7 @@ def test_a_teacher_without_layers_is_refused_with_those_that_have_them():
 # Both terms in a tokenizer
 
 
-def looked(terms: Appearance, progress: float) -> dict[str, torch.Tensor]:
+def looked(terms: PerceptualAdversarialLoss, progress: float) -> dict[str, torch.Tensor]:
     weight = torch.ones(1, requires_grad=True)
     shown = images(seed=2) * weight
     pixel = F.mse_loss(shown, images())
@@ -124,15 +129,15 @@ def looked(terms: Appearance, progress: float) -> dict[str, torch.Tensor]:
 
 
 def test_nothing_is_added_where_nothing_was_asked_for():
-    assert looked(Appearance(AppearanceSettings(), channels=1), 1.0) == {}
+    assert looked(PerceptualAdversarialLoss(PerceptualAdversarialConfig(), channels=1), 1.0) == {}
 
 
 def test_the_adversary_waits_for_its_start_and_the_perceptual_term_rises():
-    settings = AppearanceSettings(
+    settings = PerceptualAdversarialConfig(
         perceptual_weight=2.0, adversarial_weight=0.5, adversarial_start=0.3
     )
     torch.manual_seed(0)
-    terms = Appearance(settings, channels=1)
+    terms = PerceptualAdversarialLoss(settings, channels=1)
     early, half, late = (looked(terms, progress) for progress in (0.0, 0.02, 0.31))
     assert early["perceptual"] == early["adversarial"] == early["discriminator"] == 0
     torch.testing.assert_close(2 * half["perceptual"], late["perceptual"])
@@ -140,9 +145,12 @@ def test_the_adversary_waits_for_its_start_and_the_perceptual_term_rises():
 
 
 def test_the_adaptive_weight_makes_the_verdicts_gradient_as_long_as_the_errors_times_its_weight():
-    settings = AppearanceSettings(adversarial_weight=0.5, lecam=0.0)
+    settings = PerceptualAdversarialConfig(adversarial_weight=0.5, lecam=0.0)
     torch.manual_seed(0)
-    terms, weight = Appearance(settings, channels=1), torch.ones(1, requires_grad=True)
+    terms, weight = (
+        PerceptualAdversarialLoss(settings, channels=1),
+        torch.ones(1, requires_grad=True),
+    )
     shown = images(seed=2) * weight
     pixel = F.mse_loss(shown, images())
     found = terms(images(), shown, pixel=pixel, last=weight, progress=torch.tensor(1.0))
@@ -160,7 +168,7 @@ def test_the_adaptive_weight_makes_the_verdicts_gradient_as_long_as_the_errors_t
 )
 def test_settings_that_do_not_fit_are_refused(settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        AppearanceSettings(**settings)
+        PerceptualAdversarialConfig(**settings)
 
 
 # SoftVQ-VAE's alignment

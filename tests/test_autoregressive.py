@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from workbench.core.errors import UserError
 from workbench.generators import autoregressive, vocabulary
 from workbench.generators.autoregressive import AR
-from workbench.generators.vocabulary import chunked_cross_entropy, draw, shortlist
-from workbench.nn.transformer import Attention, Block, Past
+from workbench.generators.vocabulary import chunked_cross_entropy, sample_codes, shortlist
+from workbench.nn.transformer import Attention, Block, KVCache
 
 SMALL = {"tokens": 4, "codes": 7, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
 OTHER = {
@@ -133,7 +133,7 @@ def test_labels_are_dropped_at_the_set_rate():
 
 def test_rows_given_one_by_one_with_their_past_are_mixed_as_all_at_once():
     torch.manual_seed(0)
-    attention, x, past = Attention(16, 2), torch.randn(3, 7, 16), Past()
+    attention, x, past = Attention(16, 2), torch.randn(3, 7, 16), KVCache()
     together = attention(x, causal=True)
     parts = [attention(part, causal=True, past=past) for part in x.split([2, 1, 3, 1], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), together)
@@ -208,7 +208,7 @@ def test_codes_are_drawn_as_often_as_their_probability_says():
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
     def shares(**settings) -> list[float]:
-        drawn = draw(logits, torch.Generator().manual_seed(0), **(plain | settings))
+        drawn = sample_codes(logits, torch.Generator().manual_seed(0), **(plain | settings))
         return (torch.bincount(drawn, minlength=4) / len(drawn)).tolist()
 
     assert shares() == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.015)  # 4 standard errors

@@ -19,7 +19,7 @@ from benchmarks.claims.results import save
 from benchmarks.claims.scales import LAPTOP, SCALES
 from workbench.core.errors import UserError
 from workbench.launch.in_process import _class, _typed
-from workbench.launch.recipes import SYSTEMS, settings_of
+from workbench.launch.recipes import SYSTEMS, recipe_settings
 
 TINY = Scale(
     name="tiny",
@@ -76,7 +76,7 @@ def test_every_tokenizer_of_every_scale_can_be_built(scale):
         system, data = arm.recipe.split("-")
         made_of, told = (
             _class(SYSTEMS[system]),
-            settings_of(system, data) | _typed(arm.recipe, json.loads(arm.changes)),
+            recipe_settings(system, data) | _typed(arm.recipe, json.loads(arm.changes)),
         )
         mine = {
             name: tuple(value) if isinstance(value, list) else value for name, value in told.items()

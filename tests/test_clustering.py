@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 
 from workbench.core.errors import UserError
 from workbench.quantizers.clustering import Step, budgets, cluster, distinct, lloyd_step, split
-from workbench.quantizers.nearest import nearest
-from workbench.quantizers.normalizer import Normaliser
+from workbench.quantizers.nearest import nearest_code
+from workbench.quantizers.normalizer import Normalizer
 
 BUILDERS = ["sample", "flat", "two-level"]
 
@@ -127,7 +127,7 @@ def test_where_no_cell_errs_there_is_nothing_to_split():
 
 def test_a_shrunken_code_is_the_mean_of_its_tokens_and_lambda_times_the_mean_code():
     tokens, codebook = mixture(600), mixture(10, seed=1)
-    step, own = lloyd_step(tokens, codebook, shrinkage=0.5), nearest(tokens, codebook)
+    step, own = lloyd_step(tokens, codebook, shrinkage=0.5), nearest_code(tokens, codebook)
     weight = 0.5 * 600 / 10
     for k in range(10):
         mine = tokens[own == k]
@@ -137,7 +137,7 @@ def test_a_shrunken_code_is_the_mean_of_its_tokens_and_lambda_times_the_mean_cod
 
 def test_without_shrinkage_codes_are_means_and_with_very_much_they_are_all_the_mean_code():
     tokens = mixture(600)
-    codebook, own = tokens[:10], nearest(tokens, tokens[:10])
+    codebook, own = tokens[:10], nearest_code(tokens, tokens[:10])
     means = torch.stack([tokens[own == k].mean(dim=0) for k in range(10)])
     torch.testing.assert_close(lloyd_step(tokens, codebook).codebook, means)
     collapsed = lloyd_step(tokens, codebook, shrinkage=1e6).codebook
@@ -199,7 +199,7 @@ def test_the_seed_alone_decides_a_codebook(builder):
 def test_the_size_of_a_chunk_changes_no_assignment_and_no_sum(monkeypatch):
     tokens = mixture(1000)
     codebook = cluster(tokens, 30)
-    assert torch.equal(nearest(tokens, codebook, chunk=7), nearest(tokens, codebook))
+    assert torch.equal(nearest_code(tokens, codebook, chunk=7), nearest_code(tokens, codebook))
     whole = lloyd_step(tokens, codebook)
     monkeypatch.setattr("workbench.quantizers.clustering.ROWS", 77)
     pieces = lloyd_step(tokens, codebook)
@@ -279,7 +279,7 @@ def test_the_error_of_a_step_is_a_mean_over_tokens():
 
 
 def normalised(kind: str, tokens: torch.Tensor, dim: int = 8) -> torch.Tensor:
-    normaliser = Normaliser(kind, channels=8, dim=dim)
+    normaliser = Normalizer(kind, channels=8, dim=dim)
     normaliser.fit(tokens)
     return normaliser(tokens)
 
@@ -312,7 +312,7 @@ def test_with_fewer_channels_the_principal_axes_stay(kind):
 def test_a_channel_that_is_always_the_same_is_not_blown_up(kind):
     tokens = mixture()
     tokens[:, 3] = 7
-    normaliser = Normaliser(kind, channels=8, dim=8)
+    normaliser = Normalizer(kind, channels=8, dim=8)
     normaliser.fit(tokens)
     assert normaliser(tokens).abs().max() < 20
     tokens[:, 3] += 0.01  # what is encoded later may differ a little
@@ -323,5 +323,5 @@ def test_means_of_unit_vectors_are_unit_vectors_and_the_nearest_is_that_of_the_l
     tokens = F.normalize(mixture(), dim=-1)
     codebook = cluster(tokens, 30, unit=True)
     torch.testing.assert_close(codebook.norm(dim=-1), torch.ones(30))
-    agree = (nearest(tokens, codebook) == (tokens @ codebook.T).argmax(dim=-1)).float().mean()
+    agree = (nearest_code(tokens, codebook) == (tokens @ codebook.T).argmax(dim=-1)).float().mean()
     assert agree > 0.999

@@ -7,7 +7,7 @@ from scipy.stats import entropy, zipfian
 
 from workbench.analysis.codebook import codes as reading
 from workbench.analysis.codebook import distances
-from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage, rarefy, usage
+from workbench.analysis.codebook.usage import CodebookUsage, codebook_stats, codebook_usage, rarefy
 from workbench.analysis.codebook.zipf import exponent, zipf
 from workbench.core.errors import NotApplicable, UserError
 
@@ -17,7 +17,7 @@ def book(size: int, books: int = 1) -> np.ndarray:
 
 
 def counted(codes: np.ndarray, size: int):
-    return usage(np.bincount(codes, minlength=size))
+    return codebook_stats(np.bincount(codes, minlength=size))
 
 
 def skewed(size: int = 300, tokens: int = 2000) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_perplexity_is_the_exponential_of_scipys_entropy():
 def test_gini_agrees_with_a_double_loop_over_pairs_of_codes():
     counts = np.bincount(skewed(30, 200), minlength=30)
     pairs = sum(abs(int(a) - int(b)) for a in counts for b in counts)
-    assert usage(counts).gini == pytest.approx(pairs / (2 * 30**2 * counts.mean()))
+    assert codebook_stats(counts).gini == pytest.approx(pairs / (2 * 30**2 * counts.mean()))
 
 
 def test_rarefaction_agrees_with_drawing_tokens_without_replacement():
@@ -178,7 +178,9 @@ def test_the_counts_of_two_shards_add_up_to_those_of_the_union():
     codes = skewed().reshape(-1, 4)
     whole, (first, second) = codebook_usage(codes, book(300)), np.split(codes, [123])
     counts = sum(codebook_usage(part, book(300)).books[0].counts for part in (first, second))
-    pd.testing.assert_frame_equal(whole.table(), CodebookUsage((usage(counts),), log=True).table())
+    pd.testing.assert_frame_equal(
+        whole.table(), CodebookUsage((codebook_stats(counts),), log=True).table()
+    )
 
 
 def test_how_many_tokens_are_read_at_a_time_does_not_matter(monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from workbench.analysis.tokens.budget import token_budget
-from workbench.collect import collect, held_out
+from workbench.collect import collect, load_images
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
-from workbench.features import by_name
+from workbench.features import get_feature_extractor
 from workbench.launch.in_process import train
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
@@ -36,7 +36,7 @@ def pictures(array: np.ndarray) -> torch.Tensor:
 
 
 def test_the_judge_sees_images_reconstructions_and_training_images(trained):
-    evidence, hog = Run(trained / "plain").evidence(), by_name("hog", channels=1)
+    evidence, hog = Run(trained / "plain").evidence(), get_feature_extractor("hog", channels=1)
     assert evidence.judge == "hog" == evidence.teacher
     for shown, judged in (
         (evidence.images, evidence.features),
@@ -48,7 +48,7 @@ def test_the_judge_sees_images_reconstructions_and_training_images(trained):
         )
     expected = hog.features(pictures(evidence.images[:20]), (4, 4))
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
-    trained_on = held_out(Run(trained / "plain"), "train").pixels
+    trained_on = load_images(Run(trained / "plain"), "train").pixels
     assert {image.tobytes() for image in evidence.train_images} <= {
         image.tobytes() for image in trained_on
     }
@@ -100,14 +100,14 @@ def test_midpoints_lie_between_an_image_and_its_nearest(trained):
     middle = torch.from_numpy((evidence.latents[0] + evidence.latents[near]) / 2)[None]
     with torch.no_grad():
         shown = ((model.decode(Tokens(middle)).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    expected = by_name("hog", channels=1).features(shown, (1, 1))[0, 0]
+    expected = get_feature_extractor("hog", channels=1).features(shown, (1, 1))[0, 0]
     np.testing.assert_allclose(evidence.midpoint_features[0], expected, atol=1e-4)
 
 
 def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside(made):
     run = Run(made / "vq")
     evidence = run.evidence()
-    images = held_out(run).images()
+    images = load_images(run).images()
     with torch.no_grad():
         before = run.load(100).encode(images).codes
         assert (evidence.previous_codes == before.numpy()).all()
@@ -122,7 +122,7 @@ def test_an_adaptive_tokenizer_is_asked_for_errors(made):
     m, n = len(evidence.requested), len(evidence.images)
     assert evidence.reached.shape == evidence.spent.shape == (m, n)
     assert evidence.spent.min() >= 1 and evidence.spent.max() <= 4
-    model, images = Run(made / "karl").load(), held_out(Run(made / "karl")).images()
+    model, images = Run(made / "karl").load(), load_images(Run(made / "karl")).images()
     with torch.no_grad():
         tokens = model.encode(images, error=evidence.requested[2].item())
         error = ((model.decode(tokens).clamp(-1, 1) - images) / 2).abs().mean(dim=(1, 2, 3))

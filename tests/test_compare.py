@@ -7,12 +7,12 @@ from skimage.metrics import structural_similarity
 
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
-from workbench.analysis.runs.metrics import metrics_compared
-from workbench.analysis.runs.settings import settings_compared
+from workbench.analysis.runs.metrics import metric_comparison
+from workbench.analysis.runs.settings import settings_comparison
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
-from workbench.workspace.run_table import settings_of
+from workbench.workspace.run_table import setting_columns
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 
@@ -70,7 +70,7 @@ def test_an_image_is_wholly_similar_to_itself_and_one_pixel_is_enough():
 
 def test_the_difference_is_that_of_the_means_and_counts_are_of_images():
     a, b = run("a", 10), run("b", 20)
-    result = metrics_compared([a, b])
+    result = metric_comparison([a, b])
     psnr_a, psnr_b = (reconstruction(e.images, e.reconstructions).psnr for e in (a, b))
     only = result.differences[0]
     assert only.difference == pytest.approx(psnr_b.mean() - psnr_a.mean())
@@ -80,7 +80,7 @@ def test_the_difference_is_that_of_the_means_and_counts_are_of_images():
 
 def test_the_interval_agrees_with_scipys_bootstrap_of_paired_differences():
     a, b = run("a", 20), run("b", 20, seed=2)
-    result = metrics_compared([a, b], metric="mse").differences[0]
+    result = metric_comparison([a, b], metric="mse").differences[0]
     errors = [
         np.square(e.images / 255 - e.reconstructions / 255).mean(axis=(1, 2, 3)) for e in (a, b)
     ]
@@ -102,7 +102,7 @@ def test_pairing_sees_what_the_spread_over_images_hides():
         for g in (1, 0.9)
     )
     b.provenance["run"] = "b"
-    result = metrics_compared([a, b]).differences[0]
+    result = metric_comparison([a, b]).differences[0]
     spread = reconstruction(a.images, a.reconstructions).psnr.std()
     assert result.verdict == "better"
     assert result.high - result.low < 0.1 * spread
@@ -114,7 +114,7 @@ def test_pairing_sees_what_the_spread_over_images_hides():
 def test_a_run_with_larger_errors_is_worse_by_every_metric(metric, sign):
     features = {"features": np.zeros((40, 2)), "reconstruction_features": np.ones((40, 2))}
     far = features | {"reconstruction_features": 2 * np.ones((40, 2))}
-    result = metrics_compared(
+    result = metric_comparison(
         [run("a", 10, **features), run("b", 30, **far)], metric=metric
     ).differences[0]
     assert np.sign(result.difference) == sign
@@ -122,7 +122,7 @@ def test_a_run_with_larger_errors_is_worse_by_every_metric(metric, sign):
 
 
 def test_equal_runs_tie_on_every_image_and_are_undecided():
-    result = metrics_compared([run("a"), run("b")])
+    result = metric_comparison([run("a"), run("b")])
     only = result.differences[0]
     assert (only.better, only.tied, only.worse, only.verdict) == (0, 40, 0, "undecided")
     assert (
@@ -133,7 +133,7 @@ def test_equal_runs_tie_on_every_image_and_are_undecided():
 
 def test_undecided_is_said_in_about_19_of_20_cases_without_a_difference():
     undecided = sum(
-        metrics_compared([run("a", 20, seed=2 * i), run("b", 20, seed=2 * i + 1)])
+        metric_comparison([run("a", 20, seed=2 * i), run("b", 20, seed=2 * i + 1)])
         .differences[0]
         .verdict
         == "undecided"
@@ -145,7 +145,7 @@ def test_undecided_is_said_in_about_19_of_20_cases_without_a_difference():
 def test_runs_on_other_images_and_without_reconstructions_are_left_out_and_named():
     shuffled = run("other", images=IMAGES[::-1])
     generator = Evidence({"run": "flow", "step": 1})
-    result = metrics_compared([run("a"), shuffled, generator, run("b", 12)])
+    result = metric_comparison([run("a"), shuffled, generator, run("b", 12)])
     assert [d.run for d in result.differences] == ["b"]
     assert set(result.left_out) == {
         "other was measured on other images",
@@ -167,23 +167,23 @@ def test_runs_on_other_images_and_without_reconstructions_are_left_out_and_named
 )
 def test_nothing_to_compare_with_is_said_in_a_sentence(evidences, sentence):
     with pytest.raises(NotApplicable, match=sentence):
-        metrics_compared(evidences)
+        metric_comparison(evidences)
 
 
 def test_nine_images_are_too_few():
     few = {"images": IMAGES[:9], "reconstructions": IMAGES[:9]}
     with pytest.raises(NotApplicable, match="at least 10 images; these runs have 9"):
-        metrics_compared([run("a", **few), run("b", **few)])
+        metric_comparison([run("a", **few), run("b", **few)])
 
 
 def test_features_that_hold_nan_are_refused():
     broken = {"features": np.zeros((40, 2)), "reconstruction_features": np.full((40, 2), np.nan)}
     with pytest.raises(UserError, match="features of a hold NaN"):
-        metrics_compared([run("a", **broken), run("b", **broken)], metric="features")
+        metric_comparison([run("a", **broken), run("b", **broken)], metric="features")
 
 
 def test_the_picture_says_which_side_is_better_and_the_table_has_its_numbers():
-    result = metrics_compared([run("a"), run("b", 20)], metric="l1")
+    result = metric_comparison([run("a"), run("b", 20)], metric="l1")
     assert "left of the line is better" in result.figure().layout.title.subtitle.text
     row = result.table().iloc[0]
     assert f"{row['difference']:+.4g} ({row['low']:+.4g} to {row['high']:+.4g})" in result.summary()
@@ -195,11 +195,11 @@ def test_the_picture_says_which_side_is_better_and_the_table_has_its_numbers():
 
 def test_only_settings_that_differ_are_shown_and_all_on_demand():
     runs = [run("a"), with_settings(run("b"), tokens=8, dim=8)]
-    assert list(settings_compared(runs).table()["setting"]) == ["tokens"]
-    everything = settings_compared(runs, show="all").table()
+    assert list(settings_comparison(runs).table()["setting"]) == ["tokens"]
+    everything = settings_comparison(runs, show="all").table()
     assert {"tokens", "dim", "step", "fingerprint"} <= set(everything["setting"])
     assert list(everything["setting"][everything["differs"]]) == ["tokens"]
-    assert settings_compared(runs).summary() == "1 of 5 settings differ among 2 runs: tokens."
+    assert settings_comparison(runs).summary() == "1 of 5 settings differ among 2 runs: tokens."
 
 
 def test_what_training_was_told_is_compared_too():
@@ -208,29 +208,29 @@ def test_what_training_was_told_is_compared_too():
         Evidence({"run": name, "step": 1, "plan": {"steps": 60, "seed": i}})
         for i, name in enumerate("ab")
     ]
-    rows = settings_compared(runs).table()
+    rows = settings_comparison(runs).table()
     assert rows[["part", "setting", "a", "b"]].to_numpy().tolist() == [["plan", "seed", "0", "1"]]
 
 
 def test_a_setting_that_a_run_does_not_have_is_a_dash():
     runs = [with_settings(run("a"), beta=0.1), with_settings(run("b"), levels=(8, 5))]
-    assert named(settings_compared(runs))["settings", "beta"] == ("0.1", "–")
-    assert named(settings_compared(runs))["settings", "levels"] == ("–", "8, 5")
+    assert named(settings_comparison(runs))["settings", "beta"] == ("0.1", "–")
+    assert named(settings_comparison(runs))["settings", "levels"] == ("–", "8, 5")
 
 
 def test_a_sentence_names_ten_settings_and_counts_the_rest():
     runs = [with_settings(run(name), **{f"s{i}": name for i in range(12)}) for name in "ab"]
-    assert settings_compared(runs).summary().endswith("s8, s9, and 2 more.")
+    assert settings_comparison(runs).summary().endswith("s8, s9, and 2 more.")
 
 
 def test_settings_that_are_all_the_same_are_shown_and_said_to_be():
-    result = settings_compared([run("a"), run("b")])
+    result = settings_comparison([run("a"), run("b")])
     assert result.summary() == "All 5 settings of 2 runs are the same."
     assert len(result.table()) == 5
 
 
 def test_one_run_alone_shows_what_it_has():
-    result = settings_compared([run("a")])
+    result = settings_comparison([run("a")])
     assert list(result.table()["a"][:2]) == ["4", "8"]
     assert result.summary().startswith("a alone has 5 settings")
 
@@ -244,21 +244,21 @@ def test_moments_of_every_channel_are_no_column_of_the_run_list(tmp_path):
             "plan": {"lr": 0.1},
             "recipe": "sit-digits",
         }
-        found = settings_of(Run.create(tmp_path / name, told))
+        found = setting_columns(Run.create(tmp_path / name, told))
         assert found["dim"] == 2 and found["lr"] == 0.1 and ("std" in found) == (name == "alike")
 
 
 def test_checkpoints_of_one_run_have_columns_of_their_own():
     later = replace(run("a"), provenance=run("a").provenance | {"step": 9})
-    assert settings_compared([run("a"), later, later]).runs == ("a @ 5", "a @ 9 #1", "a @ 9 #2")
+    assert settings_comparison([run("a"), later, later]).runs == ("a @ 5", "a @ 9 #1", "a @ 9 #2")
 
 
 def test_settings_come_before_everything_else_and_versions_last():
     told = run("a").provenance | {"versions": {"numpy": "2"}, "settings": {"tokens": 1}}
-    parts = [s.part for s in settings_compared([Evidence(told)]).settings]
+    parts = [s.part for s in settings_comparison([Evidence(told)]).settings]
     assert parts[0] == "settings" and parts[-1] == "versions"
 
 
 def test_text_from_a_run_cannot_become_markup_in_the_figure():
-    result = settings_compared([run("a"), with_settings(run("b"), teacher="<b onclick=x>")])
+    result = settings_comparison([run("a"), with_settings(run("b"), teacher="<b onclick=x>")])
     assert "&lt;b onclick=x&gt;" in str(result.figure().data[0].cells.values)

@@ -581,14 +581,14 @@ def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
 
 
 def test_the_psnr_of_evidence_is_computed_again_only_when_that_was_written_again(many):
-    from workbench.workspace.workspace import Bench
+    from workbench.workspace.workspace import Workspace
 
-    before = Bench(many).table()["PSNR (dB)"]
+    before = Workspace(many).table()["PSNR (dB)"]
     evidence = many / "run-007" / "evidence" / "step-000060"
     (evidence / "images.npy").unlink()
-    assert Bench(many).table()["PSNR (dB)"].equals(before)
+    assert Workspace(many).table()["PSNR (dB)"].equals(before)
     changed(evidence / "provenance.json", n=359)
-    again = Bench(many).table()["PSNR (dB)"]
+    again = Workspace(many).table()["PSNR (dB)"]
     assert again.isna().sum() == 1 and again.isna()[7]
 
 

@@ -13,7 +13,7 @@ from workbench.core.errors import UserError
 from workbench.data import ImageSet, bundled, load
 from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
-from workbench.data.split import held_out
+from workbench.data.split import held_out_mask
 
 
 def noise(height: int = 32, width: int = 32, seed: int = 0) -> Image.Image:
@@ -286,9 +286,9 @@ def test_a_folder_without_splits_holds_out_a_tenth_and_both_parts_make_the_whole
 @pytest.mark.parametrize(("count", "out"), [(0, 0), (1, 0), (2, 1), (9, 1), (10, 1), (1000, 100)])
 def test_a_tenth_is_held_out_and_at_least_one_of_two(count, out):
     keys = [f"{i}.png" for i in range(count)]
-    chosen = held_out(keys)
+    chosen = held_out_mask(keys)
     assert chosen.sum() == out
-    assert (held_out(keys[::-1])[::-1] == chosen).all()
+    assert (held_out_mask(keys[::-1])[::-1] == chosen).all()
 
 
 @pytest.mark.parametrize("name", ["test", "val", "validation"])

@@ -13,11 +13,11 @@ import torch
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
-from workbench.collect import collect, held_out, prefixes
+from workbench.collect import collect, load_images, prefixes
 from workbench.core.errors import NotApplicable, RunError
 from workbench.core.types import Tokens
-from workbench.features import by_name
-from workbench.storage.evidence import Evidence, arguments
+from workbench.features import get_feature_extractor
+from workbench.storage.evidence import Evidence, kwargs_for
 from workbench.storage.run import Run
 
 PROVENANCE = {"run": "a", "step": 5, "data": "digits", "names": ["zero", "one"]}
@@ -171,23 +171,26 @@ def test_an_analysis_is_given_what_its_parameters_name():
         """Anything."""
 
     latents = np.zeros((2, 1, 3))
-    assert small(latents=latents).for_(spread) == {"latents": latents, "names": ("zero", "one")}
+    assert small(latents=latents).kwargs_for(spread) == {
+        "latents": latents,
+        "names": ("zero", "one"),
+    }
     both = [small(latents=latents), small()]
-    assert arguments(lambda evidences: None, both) == {"evidences": tuple(both)}
+    assert kwargs_for(lambda evidences: None, both) == {"evidences": tuple(both)}
 
 
 def test_what_a_tokenizer_lacks_is_said_in_a_sentence():
     with pytest.raises(
         NotApplicable, match="^Codebook usage needs codes and codebook; a has none.$"
     ):
-        small(latents=np.zeros((2, 1, 3))).for_(codebook_usage)
+        small(latents=np.zeros((2, 1, 3))).kwargs_for(codebook_usage)
 
 
 def test_collected_evidence_can_be_analysed_at_once(trained):
     evidence = Run(trained / "plain").evidence()
-    assert reconstruction(**evidence.for_(reconstruction)).summary()
+    assert reconstruction(**evidence.kwargs_for(reconstruction)).summary()
     with pytest.raises(NotApplicable, match="plain has none"):
-        evidence.for_(codebook_usage)
+        evidence.kwargs_for(codebook_usage)
 
 
 # Collecting from a tokenizer
@@ -205,7 +208,7 @@ def soft(runs) -> Run:
 
 
 def test_the_arrays_have_a_row_for_every_held_out_image(soft):
-    evidence, images = soft.evidence(), held_out(soft)
+    evidence, images = soft.evidence(), load_images(soft)
     n = len(images)
     assert (
         n == 360
@@ -229,7 +232,7 @@ def test_decoding_the_stored_latents_gives_the_stored_pictures(soft):
     model, evidence = soft.load(), soft.evidence()
     with torch.no_grad():
         decoded = model.decode(Tokens(torch.from_numpy(np.array(evidence.latents))))
-        tokens = model.encode(held_out(soft).images())
+        tokens = model.encode(load_images(soft).images())
     pictures = np.rint((decoded.clamp(-1, 1).numpy() + 1) * 127.5).transpose(0, 2, 3, 1)
     assert np.abs(pictures - evidence.reconstructions).max() <= 1  # a rounding on the edge
     assert (pictures == evidence.reconstructions).mean() > 0.999
@@ -268,13 +271,13 @@ def test_structural_similarity_is_the_same_here_and_where_it_is_analysed(side):
 
 def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft, monkeypatch):
     """The shortest are kept: what all tokens give is there anyway."""
-    model, judge = soft.load(), by_name("hog", channels=1)
-    images = held_out(soft).images(slice(5))
+    model, judge = soft.load(), get_feature_extractor("hog", channels=1)
+    images = load_images(soft).images(slice(5))
     with torch.no_grad():
         monkeypatch.setattr(prefixes, "ROOM", 2 * 5 * judge.dim * 4)
-        found = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
+        found = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
         monkeypatch.setattr(prefixes, "ROOM", 5 * judge.dim * 4 - 1)
-        none = prefixes.by_prefix(model, model.encode(images), images, judge, of=5)
+        none = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
     assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (
         5,
         3,
@@ -295,7 +298,7 @@ def test_provenance_says_where_everything_came_from(soft):
         and told["n"] == told["of"] == 360
         and told["names"] == list("0123456789")
     )
-    assert told["fingerprint"] == held_out(soft).fingerprint
+    assert told["fingerprint"] == load_images(soft).fingerprint
     assert (
         told["class"] == "workbench.tokenizers.softvq:SoftVQ"
         and told["settings"] == soft.config["settings"]

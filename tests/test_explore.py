@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.collect import drawn, pictures
+from workbench.collect import draw_samples, to_uint8
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.types import Tokens
 from workbench.explore import modes, samples, tokens
-from workbench.explore.image_grid import Frames, captions, compared
-from workbench.explore.loaded_run import Subject
+from workbench.explore.image_grid import ImageGrid, captions, compared
+from workbench.explore.loaded_run import LoadedRun
 from workbench.generators.samplers import sample
 from workbench.storage.run import Run
 from workbench.tokenizers.ae import AE
@@ -45,7 +45,7 @@ def batch(images: np.ndarray = IMAGES) -> torch.Tensor:
 
 @torch.no_grad()
 def seen(model, told: Tokens) -> np.ndarray:
-    return pictures(model.decode(told))
+    return to_uint8(model.decode(told))
 
 
 # -- frames --------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def seen(model, told: Tokens) -> np.ndarray:
 def test_errors_are_those_one_works_out_by_hand():
     reference = np.zeros((1, 2, 2, 1), np.uint8)
     shown = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
-    frames = Frames("tokens", ("1", "2"), ("a",), reference, shown)
+    frames = ImageGrid("tokens", ("1", "2"), ("a",), reference, shown)
     np.testing.assert_allclose(frames.error, [[0.25, 0.2]])
     np.testing.assert_allclose(frames.psnr, [[-10 * np.log10(0.25), -10 * np.log10(0.04)]])
     np.testing.assert_allclose(frames.error_map(0, 0), [[0, 0], [0, 1]])
@@ -63,7 +63,7 @@ def test_errors_are_those_one_works_out_by_hand():
 
 def test_pictures_that_do_not_fit_their_names_are_refused():
     with pytest.raises(UserError, match="1 rows and 1 stops do not fit"):
-        Frames("tokens", ("1",), ("a",), np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 2, 1)))
+        ImageGrid("tokens", ("1",), ("a",), np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 2, 1)))
 
 
 def test_runs_are_compared_on_the_same_images_without_a_model(trained):
@@ -207,7 +207,7 @@ def flow(trained):
 def test_every_guidance_starts_from_the_same_noise(flow):
     model, tokenizer = flow
     frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
-    expected = drawn(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
+    expected = draw_samples(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
     np.testing.assert_array_equal(frames.shown[:, 1], expected)
     assert frames.rows == ("class 0", "class 3") and frames.against == "guidance: 1"
 
@@ -233,7 +233,7 @@ def test_a_trajectory_ends_in_the_sample_it_is_the_way_to(flow):
 
 def test_the_same_noise_is_used_on_every_checkpoint(trained, flow):
     frames = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
-    expected = drawn(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
+    expected = draw_samples(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
     np.testing.assert_array_equal(frames.shown[:, -1], expected)
     assert frames.stops == ("30", "60") and (frames.shown[:, 0] != frames.shown[:, 1]).any()
 
@@ -243,18 +243,18 @@ def test_the_same_noise_is_used_on_every_checkpoint(trained, flow):
 
 def test_a_run_knows_its_axes_and_every_one_of_them_has_pictures(trained):
     for name, known in {"soft-4": "code", "plain": "token swapped", "flow": "interval"}.items():
-        subject = Subject.load(Run(trained / name))
+        subject = LoadedRun.load(Run(trained / name))
         assert known in subject.axes
         for axis in subject.axes:
             frames = subject.frames(axis, [0, 1])
             assert frames.shown.dtype == np.uint8 and len(frames.rows) == len(frames.shown)
-    assert "code" not in Subject.load(Run(trained / "plain")).axes
+    assert "code" not in LoadedRun.load(Run(trained / "plain")).axes
     with pytest.raises(UserError, match=r"no axis of soft-4 `tokns`.*Did you mean `tokens`\?"):
-        Subject.load(Run(trained / "soft-4")).frames("tokns", [0])
+        LoadedRun.load(Run(trained / "soft-4")).frames("tokns", [0])
 
 
 def test_from_the_mean_of_any_mode_a_walk_leads_to_every_other_ones(trained):
-    subject = Subject.load(Run(trained / "plain"))
+    subject = LoadedRun.load(Run(trained / "plain"))
     first, third = subject.frames("modes", []), subject.frames("modes", [], mode=2)
     told = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
     sizes = [told[0][0], *(end for _, end in told)]
@@ -270,6 +270,6 @@ def test_from_the_mean_of_any_mode_a_walk_leads_to_every_other_ones(trained):
 
 def test_a_token_is_set_to_the_codes_it_has_most_often(trained):
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)[:, 1]
-    frames = Subject.load(Run(trained / "soft-4")).frames("code", [0], token=1)
+    frames = LoadedRun.load(Run(trained / "soft-4")).frames("code", [0], token=1)
     counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.stops]]
     assert counts[0] == np.bincount(codes).max() and (np.diff(counts) <= 0).all()

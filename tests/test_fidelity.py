@@ -13,7 +13,7 @@ from workbench.analysis.generation.feature_distances import (
 )
 from workbench.analysis.generation.fidelity import fidelity, judged_distance
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.generation.memorization import copied
+from workbench.analysis.generation.memorization import memorization
 from workbench.core.errors import NotApplicable, UserError
 
 
@@ -233,7 +233,7 @@ def test_few_images_for_the_dimensions_are_warned_of():
 
 
 def test_without_copying_about_one_sample_in_a_hundred_is_as_near_as_one_held_out_image_in_a_hundred():
-    result = copied(normal(2000, 3), normal(2000, 3, seed=1), normal(500, 3, seed=2))
+    result = memorization(normal(2000, 3), normal(2000, 3, seed=1), normal(500, 3, seed=2))
     assert result.low <= 0.01 <= result.high
     assert result.share < 0.03
 
@@ -255,7 +255,7 @@ def test_copies_are_found_counted_and_shown_first():
 
 def test_samples_that_repeat_training_images_count_also_where_held_out_images_do():
     train = normal(100, 3)
-    assert copied(train[:50], train[:20], train).share == 1
+    assert memorization(train[:50], train[:20], train).share == 1
 
 
 # Refusals

@@ -13,13 +13,20 @@ import torch.nn.functional as F
 
 import workbench.launch.latent_dataset as latents_module
 from workbench.core.errors import UserError
-from workbench.generators.interpolants import draw_times, interpolant, shifted, time_at
+from workbench.generators.interpolants import interpolant, sample_times, shift_times, time_at
 from workbench.generators.losses import loss_by_time
 from workbench.generators.presets import PRESETS
-from workbench.generators.samplers import euler, euler_maruyama, guided, heun, sample, times
-from workbench.generators.transformer import SiT, direction, sines
-from workbench.launch.latent_dataset import Encoded
-from workbench.nn.transformer import SwiGLU, rotate, turns
+from workbench.generators.samplers import (
+    euler,
+    euler_maruyama,
+    guided_velocity,
+    heun,
+    sample,
+    sampling_times,
+)
+from workbench.generators.transformer import SiT, direction, sinusoidal_embedding
+from workbench.launch.latent_dataset import LatentDataset
+from workbench.nn.transformer import SwiGLU, apply_rotary, rotary_angles
 
 SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
 OTHER = {
@@ -123,22 +130,22 @@ def test_a_time_is_found_by_its_noise_to_data_ratio(path):
 @paths
 def test_logit_normal_times_have_a_standard_normal_log_ratio(path):
     torch.manual_seed(0)
-    at = interpolant(path, draw_times("logit-normal", path, 20_000, torch.zeros(1)))
+    at = interpolant(path, sample_times("logit-normal", path, 20_000, torch.zeros(1)))
     logs = (at.sigma / at.alpha).log()
     assert logs.mean().abs() < 0.03 and (logs.std() - 1).abs() < 0.03  # 4 standard errors
 
 
 def test_uniform_times_fill_every_tenth_alike():
     torch.manual_seed(0)
-    counts = torch.histc(draw_times("uniform", "linear", 20_000, torch.zeros(1)), 10, 0, 1)
+    counts = torch.histc(sample_times("uniform", "linear", 20_000, torch.zeros(1)), 10, 0, 1)
     assert (counts - 2000).abs().max() < 170  # 4 standard deviations
 
 
 def test_the_shift_keeps_the_ends_rises_and_is_lightningdits():
-    at = [shifted(i / 100, 3.0) for i in range(101)]
-    assert at[0] == 0 and at[-1] == 1 and at == sorted(at) and shifted(0.4, 1.0) == 0.4
+    at = [shift_times(i / 100, 3.0) for i in range(101)]
+    assert at[0] == 0 and at[-1] == 1 and at == sorted(at) and shift_times(0.4, 1.0) == 0.4
     # Its code's map with s = 0.3, in its time, which runs the other way: a table of known values.
-    theirs = [1 - shifted(1 - t, 1 / 0.3) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    theirs = [1 - shift_times(1 - t, 1 / 0.3) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
     assert theirs == pytest.approx([0.032, 0.091, 0.231, 0.474, 0.730], abs=5e-4)
 
 
@@ -146,10 +153,10 @@ def test_the_shift_keeps_the_ends_rises_and_is_lightningdits():
 
 
 def test_the_grid_of_times_goes_down_from_first_to_nothing():
-    assert times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert times(2, shift=3.0) == [1.0, 0.75, 0.0]
-    assert times(3, first=0.9, last=0.1) == pytest.approx([0.9, 0.5, 0.1, 0.0])
-    assert times(1) == [1.0, 0.0] == times(1, last=0.04)
+    assert sampling_times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert sampling_times(2, shift=3.0) == [1.0, 0.75, 0.0]
+    assert sampling_times(3, first=0.9, last=0.1) == pytest.approx([0.9, 0.5, 0.1, 0.0])
+    assert sampling_times(1) == [1.0, 0.0] == sampling_times(1, last=0.04)
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
@@ -157,14 +164,14 @@ def test_the_grid_of_times_goes_down_from_first_to_nothing():
 def test_a_constant_velocity_is_integrated_exactly(solve, steps):
     noise = torch.randn(2, 4, 3)
     torch.testing.assert_close(
-        solve(lambda x, t: torch.full_like(x, 0.5), noise, times(steps)), noise - 0.5
+        solve(lambda x, t: torch.full_like(x, 0.5), noise, sampling_times(steps)), noise - 0.5
     )
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
 def test_the_flow_to_a_single_point_ends_in_that_point(solve):
     """For data that is one point c the exact velocity is (x - c) / t, and every line leads to c."""
-    end = solve(lambda x, t: (x - 0.7) / t, double(3, 4, 3), times(10, shift=2.0))
+    end = solve(lambda x, t: (x - 0.7) / t, double(3, 4, 3), sampling_times(10, shift=2.0))
     torch.testing.assert_close(end, torch.full_like(end, 0.7))
 
 
@@ -172,7 +179,7 @@ def test_heun_is_of_second_order_and_euler_of_first():
     noise, exact = torch.ones(1, 1, 1).double(), math.exp(-1)
 
     def wrong(solve, steps: int) -> float:  # dx/dt = x from t = 1 to 0
-        return abs(solve(lambda x, t: x, noise, times(steps)).item() - exact)
+        return abs(solve(lambda x, t: x, noise, sampling_times(steps)).item() - exact)
 
     assert wrong(euler, 20) / wrong(euler, 40) == pytest.approx(2, rel=0.1)
     assert wrong(heun, 20) / wrong(heun, 40) == pytest.approx(4, rel=0.1)
@@ -196,7 +203,7 @@ def of_gaussian(path: str, deviation: float):
 def test_the_ode_of_a_gaussian_scales_the_noise_to_its_deviation(path):
     noise = double(1, 50, 1)
     torch.testing.assert_close(
-        heun(of_gaussian(path, 0.5), noise, times(400)), 0.5 * noise, rtol=1e-2, atol=0
+        heun(of_gaussian(path, 0.5), noise, sampling_times(400)), 0.5 * noise, rtol=1e-2, atol=0
     )
 
 
@@ -205,7 +212,7 @@ def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 20_000, 1, generator=generator)
     for diffusion in (0.5, 2.0):
-        grid = times(150, last=0.02)
+        grid = sampling_times(150, last=0.02)
         drawn = euler_maruyama(
             of_gaussian(path, 0.5), noise, grid, path=path, generator=generator, diffusion=diffusion
         )
@@ -217,7 +224,7 @@ def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
 
 
 def test_the_sde_without_diffusion_is_eulers_ode():
-    noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), times(9, last=0.04)
+    noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), sampling_times(9, last=0.04)
     drawn = euler_maruyama(
         field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0
     )
@@ -227,7 +234,7 @@ def test_the_sde_without_diffusion_is_eulers_ode():
 def test_euler_on_the_linear_path_is_ddim_on_predicted_noise():
     """DDIM: the data the noise points to, mixed again with that noise at the next time."""
     model, x, labels = awake(predict="noise"), torch.randn(2, 4, 3), torch.tensor([1, 3])
-    stepped = euler(guided(model, labels, 1.0), x, [0.8, 0.5])
+    stepped = euler(guided_velocity(model, labels, 1.0), x, [0.8, 0.5])
     noise = model(x, torch.tensor([0.8, 0.8]), labels)
     torch.testing.assert_close(stepped, 0.5 * (x - 0.8 * noise) / 0.2 + 0.5 * noise)
 
@@ -243,12 +250,14 @@ def rows_seen(model: SiT) -> list[int]:
 
 def test_guidance_of_scale_one_is_the_conditional_exactly():
     model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
-    assert torch.equal(guided(model, labels, 1.0)(x, 0.4), model(x, torch.full((2,), 0.4), labels))
+    assert torch.equal(
+        guided_velocity(model, labels, 1.0)(x, 0.4), model(x, torch.full((2,), 0.4), labels)
+    )
 
 
 def test_guidance_outside_its_interval_is_the_conditional_exactly_and_costs_no_more():
     model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
-    velocity, seen = guided(model, labels, 3.0, (0.3, 0.7)), rows_seen(model)
+    velocity, seen = guided_velocity(model, labels, 3.0, (0.3, 0.7)), rows_seen(model)
     for t in (0.29, 0.71):
         assert torch.equal(velocity(x, t), model.velocity(x, torch.full((2,), t), labels))
     assert seen == [2, 2, 2, 2]
@@ -260,9 +269,9 @@ def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_c
         at = torch.full((2,), t)
         null, conditional = model(x, at, torch.tensor([5, 5])), model(x, at, labels)
         torch.testing.assert_close(
-            guided(model, labels, 3.0, (0.3, 0.7))(x, t), null + 3 * (conditional - null)
+            guided_velocity(model, labels, 3.0, (0.3, 0.7))(x, t), null + 3 * (conditional - null)
         )
-        torch.testing.assert_close(guided(model, labels, 0.0, (0.3, 0.7))(x, t), null)
+        torch.testing.assert_close(guided_velocity(model, labels, 0.0, (0.3, 0.7))(x, t), null)
     seen = rows_seen(model)
     sample(
         model, labels, steps=10, solver="euler", guidance=3.0, interval=(0.35, 0.75)
@@ -397,7 +406,7 @@ def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypa
     assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
     monkeypatch.setattr(latents_module, "BATCH", 100)
     all_alike, each = (
-        Encoded(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
+        LatentDataset(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
     )
     np.testing.assert_allclose(all_alike, (latents.mean(), latents.std()), rtol=1e-5)
     np.testing.assert_allclose(
@@ -459,19 +468,19 @@ def test_the_direction_terms_first_gradient_is_no_larger_than_it_need_be():
 def test_rope_makes_products_depend_on_the_difference_of_places_alone():
     torch.manual_seed(0)
     q, k = (torch.randn(8).expand(1, 1, 6, 8) for _ in range(2))
-    at = turns(torch.arange(6.0)[:, None], 8)
-    products = rotate(q, at)[0, 0] @ rotate(k, at)[0, 0].T
+    at = rotary_angles(torch.arange(6.0)[:, None], 8)
+    products = apply_rotary(q, at)[0, 0] @ apply_rotary(k, at)[0, 0].T
     for offset in range(-5, 6):
         diagonal = products.diagonal(offset)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
     assert products[0].std() > 0.01
-    torch.testing.assert_close(rotate(q, at).norm(dim=-1), q.norm(dim=-1))
+    torch.testing.assert_close(apply_rotary(q, at).norm(dim=-1), q.norm(dim=-1))
 
 
 def test_rope_in_two_axes_tells_a_row_from_a_column():
     q = k = torch.ones(1, 1, 3, 8)
-    at = turns(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 8)
-    a, b = rotate(q, at)[0, 0], rotate(k, at)[0, 0]
+    at = rotary_angles(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 8)
+    a, b = apply_rotary(q, at)[0, 0], apply_rotary(k, at)[0, 0]
     torch.testing.assert_close(
         a[0] @ b[1], a[0] @ b[2]
     )  # as far, and alike for channels that are all alike
@@ -524,7 +533,7 @@ def test_swiglu_has_about_as_many_weights_as_the_plain_mlp():
 
 
 def test_sines_tell_values_apart():
-    codes = sines(torch.arange(50.0), 16)
+    codes = sinusoidal_embedding(torch.arange(50.0), 16)
     distances = torch.cdist(codes, codes) + 9 * torch.eye(50)
     assert distances.min() > 0.05
 

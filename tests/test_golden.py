@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.launch.in_process import prepare
-from workbench.launch.recipes import LEARNED, SYSTEMS
+from workbench.launch.in_process import prepare_training
+from workbench.launch.recipes import SET_BY_TOKENIZER, SYSTEMS
 from workbench.training import fit
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,8 +27,12 @@ def tokenizer(tmp_path_factory):
 
 
 def curve(system: str, folder: Path, **more) -> pd.DataFrame:
-    job = prepare(
-        f"{system}-digits", folder, **PLAN, limit=None if system in LEARNED else 200, **more
+    job = prepare_training(
+        f"{system}-digits",
+        folder,
+        **PLAN,
+        limit=None if system in SET_BY_TOKENIZER else 200,
+        **more,
     )
     for _ in fit(job.model, job.data, job.plan, job.run):
         pass
@@ -39,7 +43,7 @@ def curve(system: str, folder: Path, **more) -> pd.DataFrame:
 def test_twenty_steps_are_what_they_were(system, tokenizer, tmp_path):
     assert torch.get_num_threads() == 1
     found = curve(
-        system, tmp_path / "run", **({"tokenizer": tokenizer} if system in LEARNED else {})
+        system, tmp_path / "run", **({"tokenizer": tokenizer} if system in SET_BY_TOKENIZER else {})
     )
     path = GOLDEN / f"{system}.csv"
     if os.environ.get("WRITE_GOLDEN"):

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from workbench.core.errors import NotApplicable, UserError
-from workbench.workspace.compute import Job, Jobs
-from workbench.workspace.tab_content import shown
+from workbench.workspace.compute import ComputeJob, ComputeQueue
+from workbench.workspace.tab_content import tab_content
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 QUICK = ViewState(("soft-4",), analysis="codebook_usage")
 LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"most": 64, "components": 16})
@@ -23,14 +23,16 @@ MAP = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})
 
 @pytest.fixture(scope="module")
 def jobs(trained):
-    jobs = Jobs(trained)
+    jobs = ComputeQueue(trained)
     yield jobs
     jobs.close()
 
 
-def asked(jobs: Jobs, state: ViewState, who: str = "me", turn: int = 0) -> Job:
+def asked(jobs: ComputeQueue, state: ViewState, who: str = "me", turn: int = 0) -> ComputeJob:
     """A job of its own for every turn, whatever was computed before."""
-    return jobs.ask((state.analysis, turn) if turn else Bench(jobs.folder).key(state), state, who)
+    return jobs.ask(
+        (state.analysis, turn) if turn else Workspace(jobs.folder).key(state), state, who
+    )
 
 
 def wait_for(told, seconds: float = 60) -> None:
@@ -50,7 +52,7 @@ def unkept(trained):
 
 def test_a_worker_computes_what_is_computed_here(jobs, trained):
     there = asked(jobs, QUICK).future.result(60).table()
-    pd.testing.assert_frame_equal(there, Bench(trained).result(QUICK).table())
+    pd.testing.assert_frame_equal(there, Workspace(trained).result(QUICK).table())
 
 
 def test_what_was_computed_once_is_there_at_once(jobs):
@@ -71,7 +73,7 @@ def test_a_job_that_has_ended_is_held_by_nobody(jobs):
 def test_what_a_lens_shows_is_computed_there_and_not_held_here(jobs, trained):
     state = ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2})
     job = asked(jobs, state, turn=1)
-    there, here = job.future.result(60), shown(Bench(trained), state)
+    there, here = job.future.result(60), tab_content(Workspace(trained), state)
     assert job.name == "lens" and there.data == here.data and there.thing.axes == here.thing.axes
     assert np.array_equal(there.thing.frames.shown, here.thing.frames.shown)
     assert not asked(jobs, state, turn=1).future.done()  # its pictures are many: they are made anew
@@ -161,7 +163,7 @@ def test_a_worker_that_dies_says_so_and_is_replaced(jobs, unkept):
 
 
 def test_time_left_is_a_range_by_the_middle_half_of_the_latest_parts():
-    job = Job("key", QUICK)
+    job = ComputeJob("key", QUICK)
     assert job.left() is None and job.share is None
     job.begin()
     now = time.monotonic()
@@ -175,7 +177,7 @@ def test_time_left_is_a_range_by_the_middle_half_of_the_latest_parts():
 
 
 def test_below_ten_seconds_one_number_is_enough_and_a_second_pass_starts_afresh():
-    job = Job("key", QUICK)
+    job = ComputeJob("key", QUICK)
     job.begin()
     now = time.monotonic()
     job._ticks.extend((now - 8 + done, done, 10) for done in range(1, 9))

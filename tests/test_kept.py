@@ -17,7 +17,7 @@ from test_analysis_contract import several
 from workbench.analysis import get, result_serialization
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.result_cache import fingerprint, kept, key, make_room
+from workbench.analysis.result_cache import cached_result, fingerprint, key, make_room
 from workbench.storage.evidence import Evidence
 
 
@@ -45,7 +45,9 @@ def entries(place: Path) -> list[Path]:
 
 def test_a_result_is_computed_once_and_then_opened(tmp_path):
     computed, times = counted(codebook_usage)
-    first, again = (kept(tmp_path / ".results", computed, given(), {"log": True}) for _ in range(2))
+    first, again = (
+        cached_result(tmp_path / ".results", computed, given(), {"log": True}) for _ in range(2)
+    )
     assert len(times) == 1
     assert again.summary() == first.summary()
     np.testing.assert_array_equal(again.books[0].counts, first.books[0].counts)
@@ -114,14 +116,14 @@ def _saved(path: Path, array: np.ndarray) -> Path:
 def test_a_damaged_entry_is_computed_anew_and_mended(file, harm, tmp_path):
     computed, times = counted(codebook_usage)
     place = tmp_path / ".results"
-    first = kept(place, computed, given(), {})
+    first = cached_result(place, computed, given(), {})
     path = entries(place)[0] / file
     raw = bytearray(path.read_bytes())
     raw[-20] ^= 1
     path.unlink() if harm == "gone" else path.write_bytes(raw if harm == "changed" else raw[:-9])
-    assert kept(place, computed, given(), {}).summary() == first.summary()
+    assert cached_result(place, computed, given(), {}).summary() == first.summary()
     assert len(times) == 2
-    kept(place, computed, given(), {})
+    cached_result(place, computed, given(), {})
     assert len(times) == 2
 
 
@@ -164,8 +166,11 @@ def test_numbers_keep_their_kind_and_nan_and_infinity_their_value(tmp_path):
 
 def test_where_nothing_can_be_written_a_result_is_computed_all_the_same(tmp_path):
     (tmp_path / ".results").write_text("a file, not a folder")
-    assert kept(tmp_path / ".results", codebook_usage, given(), {}).books[0].tokens == 80
-    assert kept(tmp_path / "gone" / ".results", codebook_usage, given(), {}).books[0].tokens == 80
+    assert cached_result(tmp_path / ".results", codebook_usage, given(), {}).books[0].tokens == 80
+    assert (
+        cached_result(tmp_path / "gone" / ".results", codebook_usage, given(), {}).books[0].tokens
+        == 80
+    )
     assert (tmp_path / ".results").is_file()
     assert not (tmp_path / "gone").exists()
 
@@ -180,17 +185,17 @@ def test_beyond_the_room_the_oldest_go(tmp_path):
 
 
 def test_an_entry_leaves_nothing_beside_it_and_is_no_run(tmp_path):
-    from workbench.storage.run import find
+    from workbench.storage.run import find_runs
 
-    kept(tmp_path / ".results", codebook_usage, given(), {})
+    cached_result(tmp_path / ".results", codebook_usage, given(), {})
     assert len(entries(tmp_path / ".results")) == 1
-    assert find(tmp_path) == ([], [])
+    assert find_runs(tmp_path) == ([], [])
 
 
 def test_a_refusal_is_not_kept(tmp_path):
     evidence = Evidence({"run": "a", "step": 1})
     with pytest.raises(ValueError, match="no selected run has all three"):
-        kept(tmp_path / ".results", get("token_budget"), {"evidences": (evidence,)}, {})
+        cached_result(tmp_path / ".results", get("token_budget"), {"evidences": (evidence,)}, {})
     assert not list(tmp_path.glob(".results/*/"))
 
 
@@ -198,18 +203,18 @@ def test_a_bench_opened_again_opens_the_result_and_evidence_collected_anew_makes
     trained, tmp_path
 ):
     from workbench.workspace.view_state import ViewState
-    from workbench.workspace.workspace import Bench
+    from workbench.workspace.workspace import Workspace
 
     shutil.copytree(trained / "soft-2", tmp_path / "soft-2")
     state = ViewState(runs=("soft-2",), analysis="codebook_usage")
-    first = Bench(tmp_path).result(state)
+    first = Workspace(tmp_path).result(state)
     (entry,) = entries(tmp_path / ".results")
     written = entry.stat().st_mtime_ns
-    assert Bench(tmp_path).result(state).summary() == first.summary()
+    assert Workspace(tmp_path).result(state).summary() == first.summary()
     assert [path.stat().st_mtime_ns for path in entries(tmp_path / ".results")] == [written]
-    evidence = Bench(tmp_path).run("soft-2").evidence()
+    evidence = Workspace(tmp_path).run("soft-2").evidence()
     replace(evidence, codes=np.zeros_like(evidence.codes)).save(
         tmp_path / "soft-2" / "evidence" / f"step-{evidence.step:06d}"
     )
-    assert Bench(tmp_path).result(state).books[0].used == 1
+    assert Workspace(tmp_path).result(state).books[0].used == 1
     assert len(entries(tmp_path / ".results")) == 2

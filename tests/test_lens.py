@@ -13,15 +13,15 @@ from skimage.measure import points_in_poly
 from skimage.metrics import peak_signal_noise_ratio
 
 import workbench as wb
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable, RunError, UserError
-from workbench.explore.loaded_run import Subject
+from workbench.explore.loaded_run import LoadedRun
 from workbench.hosts.js import binary, png, source, static
 from workbench.hosts.js.jupyter import STYLE
-from workbench.hosts.notebook.lens_view import Screen
+from workbench.hosts.notebook.lens_view import LensView
 from workbench.storage.run import Run
 from workbench.workspace.latent_map import placed, rounded
-from workbench.workspace.selection import inside
+from workbench.workspace.selection import points_in_polygon
 
 MODULES = ("lens", "latentmap", "codegrid")
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_looked_at_is_said_in_a_sentence(trained, tmp_path):
 
 def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     lens = wb.lens(trained / "soft-4", show=2)
-    screen = Screen(lens)
+    screen = LensView(lens)
     before = json.loads(screen.module.data)
     screen.over.value = "code"
     assert (
@@ -131,9 +131,9 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
 
 def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
     lens = wb.lens(trained / "flow", over="interval", label=2)
-    subject = Subject.load(Run(trained / "flow"))
+    subject = LoadedRun.load(Run(trained / "flow"))
     np.testing.assert_array_equal(lens.frames.shown, subject.frames("interval", [2]).shown)
-    screen = Screen(lens)
+    screen = LensView(lens)
     assert screen.label in screen.row.children and screen.show not in screen.row.children
     screen.label.value = 7
     screen.waiting.wait()
@@ -157,8 +157,8 @@ def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
         np.stack([np.cos(turns), np.sin(turns)], axis=1)
         * np.where(np.arange(20) % 2, 0.6, 1.8)[:, None]
     )
-    np.testing.assert_array_equal(inside(points, star), points_in_poly(points, star))
-    assert not inside(points, star[:2]).any() and not inside(points, []).any()
+    np.testing.assert_array_equal(points_in_polygon(points, star), points_in_poly(points, star))
+    assert not points_in_polygon(points, star[:2]).any() and not points_in_polygon(points, []).any()
 
 
 def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
@@ -184,7 +184,7 @@ def test_points_are_drawn_within_a_65536th_of_where_they_are():
 
 
 def test_colours_of_a_map_follow_its_controls(trained):
-    from workbench.hosts.notebook.latent_map_view import Screen as MapScreen
+    from workbench.hosts.notebook.latent_map_view import MapView as MapScreen
 
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
     screen = MapScreen(shown)
@@ -240,9 +240,9 @@ def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
 
 def test_the_explorer_of_a_question_offers_what_belongs_to_it(trained):
     budget = wb.budget(trained / "soft-4", trained / "soft-2", metric="l1")
-    assert budget.state.analysis == "token_budget" and "token_value" in budget.family
+    assert budget.state.analysis == "token_budget" and "marginal_token_value" in budget.family
     assert set(budget.table["run"]) == {"soft-4", "soft-2"} and "l1" in budget.table
-    assert "settings_compared" in wb.compare(trained / "soft-4").family
+    assert "settings_comparison" in wb.compare(trained / "soft-4").family
     assert wb.modes(trained / "soft-4").state.analysis == "mixture_modes"
     assert "codebook_usage" not in {*budget.family, *wb.modes(trained / "soft-4").family}
     with pytest.raises(UserError, match="Name at least one run"):
@@ -351,7 +351,7 @@ def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(page_of, dark):
-    figure = themed(
+    figure = apply_theme(
         go.Figure(go.Bar(y=[1, 2], marker_color="#0072B2")).update_layout(title="a figure")
     )
     light = f"<script>document.body.dataset.jpThemeLight = '{str(not dark).lower()}'</script>"

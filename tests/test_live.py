@@ -20,13 +20,13 @@ from workbench.core.errors import UserError
 from workbench.storage.run import Run
 from workbench.workspace.live import (
     Follower,
-    advice,
-    answer,
     apply,
-    headline,
-    picture,
+    command_reply,
+    format_duration_range,
+    hint,
+    preview_image,
     seconds_left,
-    span,
+    status_line,
 )
 from workbench.workspace.live_figure import curves
 
@@ -82,14 +82,14 @@ def test_speed_and_time_left_are_told_from_the_latest_records(run):
     look = Follower(run).look()
     assert seconds_left(look) == pytest.approx((70, 70))
     assert re.fullmatch(
-        r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", headline(look)
+        r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", status_line(look)
     )
     run.log(310, pixel=0.1, time=130.0)  # a pause, or a slow evaluation, is one record of many
     assert seconds_left(Follower(run).look()) == pytest.approx((70, 70))
 
 
 def test_a_range_of_seconds_is_told_in_the_unit_people_use():
-    assert [span(40, 50), span(70, 70.2), span(2400, 2820), span(5400, 9000)] == [
+    assert [format_duration_range(40, 50), format_duration_range(70, 70.2), format_duration_range(2400, 2820), format_duration_range(5400, 9000)] == [
         "40–50 s", "70 s", "40–47 min", "1.5–2.5 h",
     ]  # fmt: skip
 
@@ -135,7 +135,7 @@ def test_what_is_not_training_says_what_to_do_next(run, state, said):
     (run.folder / "step-000200.safetensors").touch()
     run.report(state, 300, steps=1000)
     look = Follower(run).look()
-    assert said in advice(look) and headline(look).startswith(f"{state} · step 300 of 1,000")
+    assert said in hint(look) and status_line(look).startswith(f"{state} · step 300 of 1,000")
 
 
 def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
@@ -168,9 +168,11 @@ def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
     run.save_samples(40, np.zeros((16, 8, 8, 3), np.uint8))
     assert Follower(run).look().pictured == (20, 40)
-    assert picture(run, 20).startswith(b"\x89PNG") and picture(run, 40).startswith(b"\x89PNG")
+    assert preview_image(run, 20).startswith(b"\x89PNG") and preview_image(run, 40).startswith(
+        b"\x89PNG"
+    )
     (run.folder / "samples" / "step-000040.npy").write_bytes(b"torn")
-    assert picture(run, 40) == b"" == picture(run, 60)
+    assert preview_image(run, 40) == b"" == preview_image(run, 60)
 
 
 # Asking
@@ -189,15 +191,17 @@ def test_apply_asks_for_what_differs_and_nothing_else(run):
 
 def test_the_answer_to_a_request_follows_it_from_asked_to_done(run):
     number = run.ask("weight", term="align", value=0.5)
-    assert answer(Follower(run).look(), number) == "asked …"
+    assert command_reply(Follower(run).look(), number) == "asked …"
     run.report("running", 300, answered=number)
-    assert "heard" in answer(Follower(run).look(), number)
+    assert "heard" in command_reply(Follower(run).look(), number)
     run.event("weight", 301, id=number, term="align", value=0.5)
-    assert answer(Follower(run).look(), number) == "✓ align × 0.5 at step 301"
+    assert command_reply(Follower(run).look(), number) == "✓ align × 0.5 at step 301"
     run.event("refused", 301, id=2, why="There is no term `x`.")
-    assert answer(Follower(run).look(), 2) == "✗ There is no term `x`."
+    assert command_reply(Follower(run).look(), 2) == "✗ There is no term `x`."
     run.report("stopped", 301)
-    assert answer(Follower(run).look(), 3) == "✗ The run is stopped; nobody is there to answer."
+    assert (
+        command_reply(Follower(run).look(), 3) == "✗ The run is stopped; nobody is there to answer."
+    )
 
 
 def test_watching_needs_no_torch(run):

@@ -13,9 +13,9 @@ from scipy.stats import truncnorm
 import workbench as wb
 from workbench.core.errors import UserError
 from workbench.data import load
-from workbench.features import by_name
+from workbench.features import get_feature_extractor
 from workbench.tokenizers.maetok import MAETok, feature_loss, random_mask, truncated_normal
-from workbench.training import Plan
+from workbench.training import TrainConfig
 
 SMALL = {
     "side": 8,
@@ -28,7 +28,7 @@ SMALL = {
     "heads": 2,
 }
 SMALL |= {"aux_width": 8, "aux_depth": 1}
-PLAN = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
+PLAN = TrainConfig(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
 
 
 def make(**settings) -> MAETok:
@@ -194,7 +194,9 @@ def test_targets_without_masking_are_a_control_that_trains_every_weight_but_the_
 
 def test_features_computed_before_give_the_same_terms():
     model, x = make(targets=("hog", "random")), images()
-    ready = [by_name(name, channels=1).features(x, (4, 4)) for name in ("hog", "random")]
+    ready = [
+        get_feature_extractor(name, channels=1).features(x, (4, 4)) for name in ("hog", "random")
+    ]
     torch.manual_seed(3)
     expected = model.objective(x).terms
     torch.manual_seed(3)

@@ -7,14 +7,14 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
-from workbench.analysis.latents.cross_validation import held_out
+from workbench.analysis.latents.cross_validation import cross_validated
 from workbench.analysis.latents.mode_assignment import gallery
+from workbench.analysis.latents.mode_comparison import mode_comparison
 from workbench.analysis.latents.modes import mixture_modes
-from workbench.analysis.latents.modes_compared import modes_compared
 from workbench.analysis.stats import mixtures
-from workbench.analysis.stats.reductions import reduced, surrogate
+from workbench.analysis.stats.reductions import gaussian_surrogate, reduce_dimensions
 from workbench.core.errors import NotApplicable, UserError
-from workbench.core.progress import Cancelled, listening
+from workbench.core.progress import Cancelled, progress_listener
 from workbench.storage.evidence import Evidence
 
 QUICK = {"components": 4, "most": 3}
@@ -59,7 +59,7 @@ def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(co
     )
     points[:100] += 4
     points = (points - points.mean(axis=0)) / points.std(axis=0)
-    ours = mixtures.fit(points, 2, covariance, np.random.default_rng(0))
+    ours = mixtures.fit_mixture(points, 2, covariance, np.random.default_rng(0))
     start = {
         "weights_init": np.exp(ours.joint(points) - ours.density(points)).mean(axis=1),
         "means_init": ours.means,
@@ -97,7 +97,7 @@ def test_no_round_of_em_lowers_the_likelihood(covariance, seed):
 
 def test_a_mixture_is_a_density_its_weights_sum_to_one():
     points = np.random.default_rng(0).normal(size=(400, 1))
-    found = mixtures.fit(points, 3, "diag", np.random.default_rng(0))
+    found = mixtures.fit_mixture(points, 3, "diag", np.random.default_rng(0))
     line = np.linspace(-8, 8, 20_001)
     assert np.exp(found.density(line[:, None])).sum() * (line[1] - line[0]) == pytest.approx(
         1, abs=1e-4
@@ -108,7 +108,7 @@ def test_one_gaussian_is_the_closed_form():
     points = np.random.default_rng(0).normal(size=(500, 3)) @ np.random.default_rng(1).normal(
         size=(3, 3)
     )
-    found = mixtures.fit(points, 1, "full", np.random.default_rng(0))
+    found = mixtures.fit_mixture(points, 1, "full", np.random.default_rng(0))
     covariance = np.cov(points.T, bias=True) + mixtures.FLOOR * np.eye(3)
     right = multivariate_normal(points.mean(axis=0), covariance).logpdf(points)
     np.testing.assert_allclose(found.density(points), right, rtol=1e-6)
@@ -123,7 +123,7 @@ def test_one_mode_of_whitened_latents_has_the_standard_normals_likelihood(covari
 
 def test_each_image_is_judged_by_a_gaussian_fitted_to_the_other_folds():
     points = np.random.default_rng(0).normal(size=(60, 2))
-    (found,), _ = held_out([points], np.array([1]), "diag", seed=3)
+    (found,), _ = cross_validated([points], np.array([1]), "diag", seed=3)
     for rest, out in KFold(5, shuffle=True, random_state=3).split(points):
         variance = points[rest].var(axis=0) + mixtures.FLOOR
         right = multivariate_normal(points[rest].mean(axis=0), np.diag(variance)).logpdf(
@@ -148,7 +148,7 @@ def test_the_scale_and_place_of_the_latents_do_not_matter():
 
 def test_the_surrogate_is_a_gaussian_with_the_latents_covariance():
     rows = np.random.default_rng(0).exponential(size=(4000, 3)) @ [[1, 2, 0], [0, 1, 0], [0, 0, 3]]
-    drawn = surrogate(rows, seed=1)
+    drawn = gaussian_surrogate(rows, seed=1)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(rows.T), atol=0.6)
     assert abs((drawn / drawn.std(axis=0)) ** 3).mean() == pytest.approx(
         np.sqrt(8 / np.pi), rel=0.05
@@ -170,7 +170,7 @@ def test_the_untrained_encoder_is_a_curve_of_its_own_and_a_warning_where_it_answ
 
 def test_the_papers_text_keeps_what_holds_nine_tenths_of_the_variance():
     rows = np.random.default_rng(0).normal(size=(400, 10)) * [10, 9, 8, 1, 1, 1, 1, 1, 1, 1]
-    points, explained = reduced(rows, "paper text", 2, seed=0)
+    points, explained = reduce_dimensions(rows, "paper text", 2, seed=0)
     assert points.shape == (400, 3)
     assert explained > 0.9
     np.testing.assert_allclose(points.std(axis=0), 1, rtol=0.01)
@@ -261,8 +261,8 @@ def test_what_cannot_be_counted_is_refused_in_a_sentence():
 
 def test_a_host_hears_how_far_a_sweep_is_and_can_stop_it(monkeypatch):
     points, heard = np.random.default_rng(0).normal(size=(60, 2)), []
-    with listening(lambda done, total: heard.append((done, total))):
-        held_out([points], np.array([1, 2]), "diag", 0)
+    with progress_listener(lambda done, total: heard.append((done, total))):
+        cross_validated([points], np.array([1, 2]), "diag", 0)
     assert heard == [(i, 6) for i in range(1, 7)]
 
     def stop(done: int, total: int) -> None:
@@ -273,17 +273,17 @@ def test_a_host_hears_how_far_a_sweep_is_and_can_stop_it(monkeypatch):
     begun: list[int] = []
     sweep = mixtures.sweep
     monkeypatch.setattr(mixtures, "sweep", lambda *given: begun.append(1) or sweep(*given))
-    with pytest.raises(Cancelled), listening(stop):
-        held_out([points] * 80, np.array([1, 2, 3]), "diag", 0)
+    with pytest.raises(Cancelled), progress_listener(stop):
+        cross_validated([points] * 80, np.array([1, 2, 3]), "diag", 0)
     assert heard == [(1, 401)]
     assert len(begun) < 401
-    held_out([points], np.array([1]), "diag", 0)  # nobody listens any more
+    cross_validated([points], np.array([1]), "diag", 0)  # nobody listens any more
     assert len(heard) == 1
 
 
 def test_latents_of_few_modes_reach_the_same_likelihood_with_fewer_gaussians_than_those_of_many():
     few, many = mixture(3, 0, n=300)[0], mixture(8, 0, n=300)[0]
-    result = modes_compared([evidence("few", few), evidence("many", many)], most=8)
+    result = mode_comparison([evidence("few", few), evidence("many", many)], most=8)
     worst = result.likelihood.mean(axis=1).min(axis=1).max()
     assert result.target == worst
     for run, needed in zip(result.likelihood.mean(axis=1), result.needed, strict=True):
@@ -295,10 +295,10 @@ def test_latents_of_few_modes_reach_the_same_likelihood_with_fewer_gaussians_tha
 
 def test_runs_on_other_images_are_left_out_of_the_comparison_and_named():
     one, two = mixture(2, 0, n=60)[0], mixture(2, 1, n=60)[0]
-    result = modes_compared(
+    result = mode_comparison(
         [evidence("a", one), evidence("b", two), evidence("c", two, "g")], most=2
     )
     assert result.runs == ("a", "b")
     assert result.summary().endswith("Left out, being measured on other images: c.")
     with pytest.raises(NotApplicable, match="no selected run has any"):
-        modes_compared([Evidence({"run": "a", "step": 1})])
+        mode_comparison([Evidence({"run": "a", "step": 1})])

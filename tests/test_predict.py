@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import kendalltau, permutation_test, spearmanr
 
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
-from workbench.analysis.runs.generation_predictors import LEVEL, generation_predicted
+from workbench.analysis.runs.generation_predictors import LEVEL, generation_predictors
 from workbench.analysis.stats import rank_correlation
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import Cancelled, listening
+from workbench.core.progress import Cancelled, progress_listener
 from workbench.storage.evidence import Evidence
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
@@ -198,7 +198,7 @@ def test_of_a_generator_there_is_nothing_to_diagnose():
 
 def test_a_diagnostic_in_the_order_of_gfd_is_found_and_said_to_be_sure():
     errors = np.linspace(0.02, 0.2, 7)
-    result = generation_predicted(runs(errors, np.linspace(1, 4, 7)))
+    result = generation_predictors(runs(errors, np.linspace(1, 4, 7)))
     best = by_name(result)["L1"]
     assert best.spearman == pytest.approx(1)
     assert best.kendall == pytest.approx(kendalltau(errors, np.arange(7)).statistic)
@@ -212,7 +212,7 @@ def test_a_diagnostic_in_the_order_of_gfd_is_found_and_said_to_be_sure():
 
 
 def test_of_four_tokenizers_not_even_a_perfect_order_is_called_sure():
-    result = generation_predicted(runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]))
+    result = generation_predictors(runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]))
     assert abs(result.correlations[0].spearman) == pytest.approx(1)
     assert not result.sure
     assert result.correlations[0].p == pytest.approx(2 / 24)
@@ -223,12 +223,12 @@ def test_of_four_tokenizers_not_even_a_perfect_order_is_called_sure():
 def test_without_a_relation_it_is_hardly_ever_sure():
     random, wrong = np.random.default_rng(5), 0
     for order in (random.permutation(5) for _ in range(4)):
-        wrong += bool(generation_predicted(runs(np.linspace(0.02, 0.2, 5), 1 + order)).sure)
+        wrong += bool(generation_predictors(runs(np.linspace(0.02, 0.2, 5), 1 + order)).sure)
     assert wrong <= 1
 
 
 def test_tokenizers_that_tie_share_a_rank():
-    result = generation_predicted(runs([0.02, 0.02, 0.1, 0.1, 0.2], [1, 1, 2, 2, 3]))
+    result = generation_predictors(runs([0.02, 0.02, 0.1, 0.1, 0.2], [1, 1, 2, 2, 3]))
     assert by_name(result)["L1"].spearman == pytest.approx(1)
     assert by_name(result)["L1"].kendall == pytest.approx(1)
 
@@ -236,14 +236,14 @@ def test_tokenizers_that_tie_share_a_rank():
 def test_a_diagnostic_that_one_tokenizer_lacks_or_that_never_differs_is_not_tried():
     made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
     with_codes = {"codes": np.zeros((60, 2), np.int32), "codebook": np.zeros((1, 4, 2), np.float32)}
-    result = generation_predicted([replace(made[0], **with_codes), *made[1:]])
+    result = generation_predictors([replace(made[0], **with_codes), *made[1:]])
     assert {"used share", "numbers an image"} <= set(result.lacking)
     assert result.tried == 3
 
 
 def test_generators_of_one_tokenizer_count_once():
     made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    result = generation_predicted([*made, generator("again", "t0", 3)])
+    result = generation_predictors([*made, generator("again", "t0", 3)])
     assert result.n == 4
     assert result.generations[0].value == pytest.approx((1 + 9) / 2)
     assert result.generations[0].generators == 2
@@ -252,7 +252,7 @@ def test_generators_of_one_tokenizer_count_once():
 def test_all_distances_are_of_as_many_images_as_the_fewest():
     made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
     made[1] = replace(made[1], sample_features=made[1].sample_features[:40])
-    result = generation_predicted(made)
+    result = generation_predictors(made)
     assert result.images == 40
     # All 60 samples of the second are training images, moved by 2; 40 of each are no longer the same ones.
     assert result.generations[1].value != pytest.approx(4)
@@ -269,7 +269,7 @@ def test_all_distances_are_of_as_many_images_as_the_fewest():
     ],
 )
 def test_what_cannot_be_paired_is_left_out_with_a_reason(odd, reason):
-    result = generation_predicted([*runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]), odd])
+    result = generation_predictors([*runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]), odd])
     assert result.left_out == (reason,)
     assert reason in result.summary()
     assert result.n == 4
@@ -278,21 +278,21 @@ def test_what_cannot_be_paired_is_left_out_with_a_reason(odd, reason):
 def test_a_tokenizer_on_other_images_is_left_out():
     made = runs([0.02, 0.05, 0.1, 0.2, 0.3], [1, 2, 3, 4, 5])
     made[8] = replace(made[8], provenance=made[8].provenance | {"fingerprint": "g"})
-    assert "g4: t4 was measured on other images" in generation_predicted(made).left_out
+    assert "g4: t4 was measured on other images" in generation_predictors(made).left_out
 
 
 def test_generators_that_differ_in_more_than_their_tokenizers_are_warned_of():
     made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    assert "The generators differ" not in generation_predicted(made).summary()
+    assert "The generators differ" not in generation_predictors(made).summary()
     made[1].provenance["settings"]["depth"] = 8
-    assert "The generators differ in depth too" in generation_predicted(made).summary()
+    assert "The generators differ in depth too" in generation_predictors(made).summary()
 
 
 def test_of_three_tokenizers_nothing_is_said():
     with pytest.raises(
         NotApplicable, match="at least 4 tokenizers .*; of the 6 selected runs, 3 such pairs can be"
     ):
-        generation_predicted(runs([0.02, 0.05, 0.1], [1, 2, 3]))
+        generation_predictors(runs([0.02, 0.05, 0.1], [1, 2, 3]))
 
 
 @pytest.mark.filterwarnings(
@@ -300,21 +300,24 @@ def test_of_three_tokenizers_nothing_is_said():
 )  # stopped in the middle
 def test_progress_is_told_tokenizer_by_tokenizer_and_a_listener_can_stop_the_work():
     heard, made = [], runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    with listening(lambda *told: heard.append(told)):
-        generation_predicted(made)
+    with progress_listener(lambda *told: heard.append(told)):
+        generation_predictors(made)
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
     def stop(done, total):
         raise Cancelled("Stopped.")
 
-    with pytest.raises(Cancelled), listening(stop):
-        generation_predicted(made)
-    with pytest.raises(Cancelled), listening(stop):  # also from within a diagnostic that takes long
+    with pytest.raises(Cancelled), progress_listener(stop):
+        generation_predictors(made)
+    with (
+        pytest.raises(Cancelled),
+        progress_listener(stop),
+    ):  # also from within a diagnostic that takes long
         diagnostics_of(made[0], modes=True)
 
 
 def test_numbers_of_the_summary_are_in_the_table():
-    result = generation_predicted(runs(np.linspace(0.02, 0.2, 5), [2, 1, 3, 5, 4]))
+    result = generation_predictors(runs(np.linspace(0.02, 0.2, 5), [2, 1, 3, 5, 4]))
     table = result.table()
     assert len(table) == result.tried == table["tried"][0]
     assert f"{table['spearman'][0]:+.2f}" in result.summary()

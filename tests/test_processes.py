@@ -14,7 +14,7 @@ from workbench.core.types import Objective
 from workbench.launch.in_process import train
 from workbench.storage.atomic import read_tensors
 from workbench.storage.run import Run
-from workbench.training import Learner, Plan, Share, fit
+from workbench.training import Rank, TrainConfig, TrainState, fit
 
 SMALL = {
     "tokens": 4,
@@ -138,9 +138,9 @@ def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
 
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(UserError, match="16 does not divide into 3 processes"):
-        Share(0, 3).part(Plan(batch=16))
+        Rank(0, 3).part(TrainConfig(batch=16))
     with pytest.raises(UserError, match="16 does not divide into 5 equal parts"):
-        Plan(batch=16, accumulate=5)
+        TrainConfig(batch=16, accumulate=5)
 
 
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(tmp_path):
@@ -176,7 +176,10 @@ def test_rows_of_a_sparse_table_that_are_never_hit_stay_as_they_were_to_the_bit(
     config = {"class": "workbench.tests:Table", "settings": {}}
     run = Run.create(tmp_path / "run", config)
     for _ in fit(
-        model, Rows(), Plan(steps=30, batch=5, warmup=1, save_every=30, weight_decay=0.1), run
+        model,
+        Rows(),
+        TrainConfig(steps=30, batch=5, warmup=1, save_every=30, weight_decay=0.1),
+        run,
     ):
         pass
     moved = (model.table.weight != before).any(dim=1)
@@ -189,7 +192,7 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
     def trained(folder: Path, *, stop: bool) -> torch.Tensor:
         torch.manual_seed(0)
         run = Run.create(folder, {"class": "workbench.tests:Table", "settings": {}})
-        plan = Plan(steps=20, batch=5, warmup=1, save_every=10, log_every=10)
+        plan = TrainConfig(steps=20, batch=5, warmup=1, save_every=10, log_every=10)
         records = fit(Table(20), Rows(), plan, run)
         next(records)
         if stop:
@@ -205,7 +208,7 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
 
 
 def test_table_lr_is_the_tables_alone():
-    learner = Learner(Table(20), Plan(lr=1e-3, table_lr=5.0, warmup=1, steps=10))
+    learner = TrainState(Table(20), TrainConfig(lr=1e-3, table_lr=5.0, warmup=1, steps=10))
     learner.set_rate(0)
     assert [o.param_groups[0]["lr"] for o in learner.optimizers] == pytest.approx([1e-3, 5e-3])
 

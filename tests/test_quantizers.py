@@ -9,18 +9,18 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from workbench.quantizers.gaussian import GaussianBottleneck, divergence
-from workbench.quantizers.nearest import nearest
+from workbench.quantizers.nearest import nearest_code
 from workbench.quantizers.scalar import ScalarQuantizer
 from workbench.quantizers.soft import SoftQuantizer, entropy_gap
-from workbench.quantizers.vector import HardQuantizer
+from workbench.quantizers.vector import VectorQuantizer
 
 MAKERS = {
     "soft": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4),
     "soft, 2 books": lambda codes: SoftQuantizer(books=2, codes=codes, dim=4),
     "soft, distances": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4, logits="distance"),
-    "hard": lambda codes: HardQuantizer(codes=codes, dim=4),
-    "hard, cosine": lambda codes: HardQuantizer(codes=codes, dim=4, cosine=True),
-    "hard, averaged, revived": lambda codes: HardQuantizer(
+    "hard": lambda codes: VectorQuantizer(codes=codes, dim=4),
+    "hard, cosine": lambda codes: VectorQuantizer(codes=codes, dim=4, cosine=True),
+    "hard, averaged, revived": lambda codes: VectorQuantizer(
         codes=codes, dim=4, learn="ema", revive=0.1
     ),
 }
@@ -83,7 +83,7 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
 def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits):
     torch.manual_seed(0)
     soft = SoftQuantizer(books=1, codes=9, dim=4, logits=logits, temperature=1e-3)
-    hard = HardQuantizer(codes=9, dim=4, cosine=logits == "cosine")
+    hard = VectorQuantizer(codes=9, dim=4, cosine=logits == "cosine")
     hard.codebook.data = soft.codebook.data.clone()
     x = torch.randn(5, 3, 4)
     torch.testing.assert_close(soft(x).latents, hard(x).latents, atol=1e-3, rtol=0)
@@ -154,7 +154,7 @@ def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
 @pytest.mark.parametrize("cosine", [False, True])
 def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
     torch.manual_seed(0)
-    quantizer, x = HardQuantizer(codes=7, dim=3, cosine=cosine), torch.randn(4, 5, 3)
+    quantizer, x = VectorQuantizer(codes=7, dim=3, cosine=cosine), torch.randn(4, 5, 3)
     quantizer.codebook.data *= torch.rand(1, 7, 1) + 0.5
     quantized, words = quantizer(x), quantizer.words[0]
     for b in range(4):
@@ -167,12 +167,12 @@ def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
 
 def test_the_gradient_passes_the_hard_choice_as_if_it_were_the_identity():
     x, g = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
-    (HardQuantizer(codes=5, dim=4)(x).latents * g).sum().backward()
+    (VectorQuantizer(codes=5, dim=4)(x).latents * g).sum().backward()
     torch.testing.assert_close(x.grad, g)
 
 
 def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alone():
-    quantizer, x = HardQuantizer(codes=5, dim=4), torch.randn(2, 3, 4, requires_grad=True)
+    quantizer, x = VectorQuantizer(codes=5, dim=4), torch.randn(2, 3, 4, requires_grad=True)
     losses = quantizer(x).losses
     losses["commitment"].backward()
     assert x.grad.abs().sum() > 0 and quantizer.codebook.grad is None
@@ -183,7 +183,7 @@ def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alon
 
 def test_codes_rebuild_the_hard_latents():
     torch.manual_seed(0)
-    quantizer = HardQuantizer(codes=16, dim=4)
+    quantizer = VectorQuantizer(codes=16, dim=4)
     quantized = quantizer(torch.randn(3, 5, 4))
     looked_up = F.embedding(rearrange(quantized.codes, "b n -> (b n)"), quantizer.words[0])
     assert torch.equal(rearrange(quantized.latents, "b n d -> (b n) d"), looked_up)
@@ -199,30 +199,30 @@ def near_ties(count: int = 200, dim: int = 64) -> tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("chunk", [1, 2, 7, 33, 99])
 def test_neither_the_chunk_nor_its_neighbours_change_a_tokens_nearest_code(chunk):
     tokens, words = near_ties()
-    alone = torch.cat([nearest(part, words) for part in tokens.split(chunk)])
-    assert torch.equal(nearest(tokens, words, chunk=chunk), nearest(tokens, words))
-    assert torch.equal(alone, nearest(tokens, words))
+    alone = torch.cat([nearest_code(part, words) for part in tokens.split(chunk)])
+    assert torch.equal(nearest_code(tokens, words, chunk=chunk), nearest_code(tokens, words))
+    assert torch.equal(alone, nearest_code(tokens, words))
 
 
 def test_of_equal_codes_the_first_is_nearest_wherever_the_chunks_end():
     torch.manual_seed(0)
     words = torch.randn(4097, 16)  # a chunk of words and one more, which a product takes on its own
     words[4096] = words[4095] = words[6] = words[5]
-    assert nearest(words[5] + 0.1 * torch.randn(100, 16), words).unique().tolist() == [5]
+    assert nearest_code(words[5] + 0.1 * torch.randn(100, 16), words).unique().tolist() == [5]
 
 
 def test_half_precision_around_it_does_not_blur_the_choice():
     tokens, words = near_ties()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        blurred = nearest(tokens, words)
-    assert torch.equal(blurred, nearest(tokens, words))
+        blurred = nearest_code(tokens, words)
+    assert torch.equal(blurred, nearest_code(tokens, words))
 
 
 def test_nearest_codes_far_from_the_origin_are_those_of_double_precision():
     torch.manual_seed(0)
     words, tokens = 1e3 + torch.randn(500, 8), 1e3 + torch.randn(300, 8)
     assert torch.equal(
-        nearest(tokens, words), torch.cdist(tokens.double(), words.double()).argmin(dim=-1)
+        nearest_code(tokens, words), torch.cdist(tokens.double(), words.double()).argmin(dim=-1)
     )
 
 
@@ -241,7 +241,7 @@ def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_c
             return out
 
     quantizer, x = (
-        HardQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1),
+        VectorQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1),
         torch.randn(64, 32, 4),
     )
     with Largest() as largest:
@@ -249,9 +249,9 @@ def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_c
     assert 512 * 4096 <= largest.numbers < 2048 * 20_000 / 10
 
 
-def averaged(**settings) -> HardQuantizer:
+def averaged(**settings) -> VectorQuantizer:
     torch.manual_seed(0)
-    return HardQuantizer(**({"codes": 6, "dim": 3, "learn": "ema", "decay": 0.8} | settings))
+    return VectorQuantizer(**({"codes": 6, "dim": 3, "learn": "ema", "decay": 0.8} | settings))
 
 
 def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it():

@@ -15,13 +15,21 @@ import pytest
 import torch
 
 import workbench
-from workbench.collect import collect, held_out
-from workbench.core.coerce import typed
+from workbench.collect import collect, load_images
+from workbench.core.coerce import coerce
 from workbench.core.errors import RunError, UserError
-from workbench.launch.in_process import prepare, train
-from workbench.launch.recipes import LEARNED, RECIPES, SIZES, SOURCES, SYSTEMS, plan_of, settings_of
+from workbench.launch.in_process import prepare_training, train
+from workbench.launch.recipes import (
+    RECIPES,
+    SET_BY_TOKENIZER,
+    SIZES,
+    SOURCES,
+    SYSTEMS,
+    recipe_settings,
+    recipe_train_config,
+)
 from workbench.storage.run import Run
-from workbench.training import Plan, fit
+from workbench.training import TrainConfig, fit
 
 SMALL = {
     "tokens": 4,
@@ -44,7 +52,7 @@ def untrained(tmp_path_factory):
     """A tokenizer's run for each kind of data, with codes, and a checkpoint of no training at all."""
     folder = tmp_path_factory.mktemp("untrained")
     for data in BUNDLED:
-        job = prepare(
+        job = prepare_training(
             f"vqvae-{data}", folder / data, width=16, depth=1, tokens=4, codes=16, limit=100
         )
         job.run.save(1, {f"average.{k}": v for k, v in job.model.state_dict().items()})
@@ -72,10 +80,10 @@ def folder_of_images(tmp_path):
 )
 def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, untrained, tmp_path):
     system, data = recipe.split("-")
-    more = {"tokenizer": untrained / data} if system in LEARNED else {"limit": 50}
-    job = prepare(recipe, tmp_path / "run", **more)
+    more = {"tokenizer": untrained / data} if system in SET_BY_TOKENIZER else {"limit": 50}
+    job = prepare_training(recipe, tmp_path / "run", **more)
     assert type(job.model).__name__ == SYSTEMS[system].partition(":")[2] == job.run.kind
-    assert len(job.data) == (100 if system in LEARNED else 50)
+    assert len(job.data) == (100 if system in SET_BY_TOKENIZER else 50)
     terms = job.model.objective(*job.data.batch(torch.arange(2))).terms
     assert terms and all(torch.isfinite(term) for term in terms.values())
     assert job.run.config["recipe"] == recipe and job.run.steps == []
@@ -95,9 +103,9 @@ def test_every_recipe_at_a_larger_scale_has_settings_and_a_plan_that_are_accepte
     }
     made_of = _made_of(system)
     for data in ("cifar10", "imagenet256"):
-        given = {name: learned[name] for name in LEARNED.get(system, ())}
-        assert made_of.Config(**settings_of(system, data), **given)
-        assert Plan(**plan_of(system, data))
+        given = {name: learned[name] for name in SET_BY_TOKENIZER.get(system, ())}
+        assert made_of.Config(**recipe_settings(system, data), **given)
+        assert TrainConfig(**recipe_train_config(system, data))
 
 
 # Parameters that the papers (or their READMEs) state, and what we count of them.
@@ -116,8 +124,8 @@ def test_the_papers_scale_has_the_papers_number_of_parameters(system):
     stated, without = PUBLISHED[system]
     learned = {"tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
     settings = (
-        settings_of(system, "imagenet256")
-        | {name: learned[name] for name in LEARNED.get(system, ())}
+        recipe_settings(system, "imagenet256")
+        | {name: learned[name] for name in SET_BY_TOKENIZER.get(system, ())}
         | without
     )
     settings |= {
@@ -134,7 +142,7 @@ def _made_of(system: str):
 
 
 def test_a_run_stores_all_it_was_made_of(tmp_path):
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, codes=32)
+    job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, codes=32)
     told = config(tmp_path / "a")
     assert told["format"] == 1 and told["recipe"] == "softvq-digits"
     assert told["changes"] == SMALL | {"codes": 32}
@@ -151,7 +159,7 @@ def test_a_run_stores_all_it_was_made_of(tmp_path):
 def test_a_generator_learns_sizes_and_scale_from_its_tokenizer(trained):
     told, soft = config(trained / "flow"), Run(trained / "soft-4")
     with torch.no_grad():
-        latents = soft.load().encode(held_out(soft, "train").images()).latents
+        latents = soft.load().encode(load_images(soft, "train").images()).latents
     assert told["tokenizer"] == {"run": "../soft-4", "step": 60}
     assert (told["settings"]["tokens"], told["settings"]["dim"], told["settings"]["classes"]) == (
         4,
@@ -174,7 +182,7 @@ def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
         "betas": "0.8,0.9",
         "precision": "no",
     }
-    told = prepare("softvq-digits", tmp_path / "a", **text).run.config
+    told = prepare_training("softvq-digits", tmp_path / "a", **text).run.config
     assert (
         told["plan"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"}
         == told["plan"]
@@ -183,13 +191,13 @@ def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
 
 
 def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_right():
-    assert typed(int, "seed", str(2**62 + 1)) == 2**62 + 1
-    assert typed(int | None, "start", "none") is None and typed(int | None, "start", "3") == 3
-    assert typed(Literal["hog", "none"], "teacher", "hog") == "hog"
+    assert coerce(int, "seed", str(2**62 + 1)) == 2**62 + 1
+    assert coerce(int | None, "start", "none") is None and coerce(int | None, "start", "3") == 3
+    assert coerce(Literal["hog", "none"], "teacher", "hog") == "hog"
     assert (
-        typed(tuple[int, ...], "levels", "8,5,5")
+        coerce(tuple[int, ...], "levels", "8,5,5")
         == (8, 5, 5)
-        == typed(tuple[int, ...], "levels", [8, 5, 5])
+        == coerce(tuple[int, ...], "levels", [8, 5, 5])
     )
     refused = [
         (int, "2.5", "a whole number; got `2.5`"),
@@ -204,7 +212,7 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
     ]
     for kind, value, said in refused:
         with pytest.raises(UserError, match=f"^it takes {said}.$"):
-            typed(kind, "it", value)
+            coerce(kind, "it", value)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +252,7 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
 )
 def test_what_cannot_be_trained_is_refused_and_no_run_is_made(recipe, changes, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        prepare(recipe, tmp_path / "a", **changes)
+        prepare_training(recipe, tmp_path / "a", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +260,7 @@ def test_what_cannot_be_trained_is_refused_and_no_run_is_made(recipe, changes, s
 def test_a_generator_that_cannot_be_built_is_refused_in_a_sentence(trained, tmp_path, changes):
     (name,) = changes
     with pytest.raises(UserError, match=name):
-        prepare("sit-digits", tmp_path / "a", tokenizer=trained / "soft-4", **changes)
+        prepare_training("sit-digits", tmp_path / "a", tokenizer=trained / "soft-4", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,11 +270,11 @@ def test_a_generator_is_not_a_tokenizer_and_its_data_must_be_that_of_the_tokeniz
     with pytest.raises(
         UserError, match="flow is a generator .SiT.; a generator learns from a tokenizer's run"
     ):
-        prepare("sit-digits", tmp_path / "a", tokenizer=trained / "flow")
+        prepare_training("sit-digits", tmp_path / "a", tokenizer=trained / "flow")
     with pytest.raises(UserError, match="soft-4 was trained on digits; use the recipe sit-digits"):
-        prepare("sit-photos", tmp_path / "a", tokenizer=trained / "soft-4")
+        prepare_training("sit-photos", tmp_path / "a", tokenizer=trained / "soft-4")
     with pytest.raises(RunError, match="There is no run `soft-3`; .* Did you mean `soft-"):
-        prepare("sit-digits", tmp_path / "a", tokenizer=trained / "soft-3")
+        prepare_training("sit-digits", tmp_path / "a", tokenizer=trained / "soft-3")
 
 
 # Going on
@@ -277,8 +285,8 @@ def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
-    first = prepare("sit-digits", "flow", tokenizer="soft-4", lr="1e-3", steps=20)
-    again = prepare(
+    first = prepare_training("sit-digits", "flow", tokenizer="soft-4", lr="1e-3", steps=20)
+    again = prepare_training(
         "sit-digits", tmp_path / "flow", tokenizer=tmp_path / "soft-4", lr=0.001, steps="20"
     )
     assert again.run.config == first.run.config and again.plan == first.plan
@@ -289,7 +297,7 @@ def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(
 
 
 def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
-    prepare("softvq-digits", tmp_path / "a", **SMALL)
+    prepare_training("softvq-digits", tmp_path / "a", **SMALL)
     for changes, said in (
         ({**SMALL, "tokens": 8}, "was started with tokens=4, and now you ask for tokens=8"),
         ({**SMALL, "lr": 0.1}, "was started with no lr, and now you ask for lr=0.1"),
@@ -297,13 +305,13 @@ def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
         with pytest.raises(
             RunError, match=f"{said}. Give the same settings to go on with it, or another folder"
         ):
-            prepare("softvq-digits", tmp_path / "a", **changes)
+            prepare_training("softvq-digits", tmp_path / "a", **changes)
     with pytest.raises(
         RunError, match="recipe=softvq-digits, and now you ask for recipe=ae-digits"
     ):
-        prepare("ae-digits", tmp_path / "a", **SMALL)
+        prepare_training("ae-digits", tmp_path / "a", **SMALL)
     with pytest.raises(UserError, match="Did you mean `tokens`"):
-        prepare("softvq-digits", tmp_path / "a", tokns=8)
+        prepare_training("softvq-digits", tmp_path / "a", tokns=8)
 
 
 # Your own images
@@ -322,13 +330,17 @@ def test_a_folder_of_images_is_trained_on_at_the_side_that_was_asked_for(
 
 
 def test_images_that_changed_since_are_refused(folder_of_images, tmp_path):
-    job = prepare("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
+    job = prepare_training(
+        "ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL
+    )
     (folder_of_images / "cats" / "1.png").unlink()
     with pytest.raises(
         RunError,
         match="The images in .*pictures changed since .* was trained on them; train a new run",
     ):
-        prepare("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
+        prepare_training(
+            "ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL
+        )
     assert job.run.steps == []
 
 
@@ -340,7 +352,7 @@ def test_images_without_labels_train_a_tokenizer_but_no_generator(folder_of_imag
     with pytest.raises(
         UserError, match="pictures has no labels, and a class-conditional generator needs them"
     ):
-        prepare("sit-photos", tmp_path / "flow", tokenizer=run.folder)
+        prepare_training("sit-photos", tmp_path / "flow", tokenizer=run.folder)
     assert not (tmp_path / "flow").exists()
 
 
@@ -375,7 +387,7 @@ def test_a_finished_run_is_only_opened(trained, tmp_path):
         if "evidence" not in path.parts
     }
     assert before == after  # its events too: nothing was resumed
-    job = prepare("ae-digits", run.folder, **run.config["changes"])
+    job = prepare_training("ae-digits", run.folder, **run.config["changes"])
     assert list(fit(job.model, job.data, job.plan, job.run)) == []
 
 

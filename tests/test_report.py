@@ -31,7 +31,7 @@ from workbench.hosts.reports.page import to_html
 from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
 from workbench.launch.in_process import train
 from workbench.storage.run import Run
-from workbench.workspace.controls import accept
+from workbench.workspace.controls import coerce_controls
 
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
@@ -328,7 +328,7 @@ def test_what_a_template_shows_exists_and_takes_the_controls_it_is_given(path):
     assert shown
     for call in shown:
         values = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
-        accept(
+        coerce_controls(
             analysis.get(call.args[0].value),
             values | {k.arg: 0 for k in call.keywords if k.arg == "seed"},
         )
@@ -354,7 +354,9 @@ def test_the_results_hold_every_number_of_every_section(pages, trained):
     long = pd.read_parquet(pages["codebook"].with_name("codebook.results.parquet"))
     assert list(long.columns) == ["section", "row", "column", "value", "text"]
     evidence = Run(trained / "soft-4").evidence()
-    whole = analysis.get("code_dropping")(**evidence.for_(analysis.get("code_dropping"))).table()
+    whole = analysis.get("code_dropping")(
+        **evidence.kwargs_for(analysis.get("code_dropping"))
+    ).table()
     part = long[long.section == "code_dropping"]
     wide = part.pivot(index="row", columns="column", values="value")[whole.columns]
     np.testing.assert_array_equal(wide.to_numpy(), whole.to_numpy(float))
@@ -405,7 +407,7 @@ def test_the_same_parameters_and_seed_give_the_same_tables(
 
 def test_a_section_that_is_shown_twice_has_two_names(pages):
     names = [section["name"] for section in read(pages["comparison"])["sections"]]
-    assert len(set(names)) == len(names) and "metrics_compared, metric=features" in names
+    assert len(set(names)) == len(names) and "metric_comparison, metric=features" in names
 
 
 # What cannot be shown

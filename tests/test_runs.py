@@ -15,7 +15,7 @@ from test_jobs import wait_for
 from workbench.collect import collect
 from workbench.core.errors import RunError, UserError
 from workbench.storage.atomic import append_line, read_tensors
-from workbench.storage.run import Run, find
+from workbench.storage.run import Run, find_runs
 
 TOLD = {
     "class": "workbench.tokenizers.ae:AE",
@@ -68,7 +68,7 @@ def test_a_run_cannot_be_made_below_a_file_nor_in_place_of_one(tmp_path):
 @pytest.mark.parametrize("name", ["two words", "überlauf", "<b>bold", "50% & more", "[a-z]*"])
 def test_a_run_may_have_any_name(tmp_path, name):
     Run.create(tmp_path / name, TOLD).log(1, loss=0.5)
-    assert [found.name for found in find(tmp_path)[0]] == [name]
+    assert [found.name for found in find_runs(tmp_path)[0]] == [name]
     assert Run(tmp_path / name).history()["loss"].tolist() == [0.5]
 
 
@@ -76,13 +76,13 @@ def test_finding_runs_lists_the_good_ones_and_says_what_is_wrong_with_the_others
     (tmp_path / "not a run").mkdir()
     Run.create(tmp_path / "b", TOLD)
     rewrite(Run.create(tmp_path / "new", TOLD), format=2)
-    runs, refused = find(tmp_path)
+    runs, refused = find_runs(tmp_path)
     assert [found.name for found in runs] == ["a", "b"]
     assert (
         len(refused) == 1
         and "new was written by a newer workbench (format 2, this one reads 1)" in refused[0]
     )
-    assert [found.name for found in find(run.folder)[0]] == ["a"]
+    assert [found.name for found in find_runs(run.folder)[0]] == ["a"]
 
 
 def test_a_run_that_does_not_exist_is_answered_with_the_nearest_name(run, tmp_path):
@@ -366,5 +366,5 @@ def test_a_generator_whose_tokenizer_moved_says_so_and_the_other_runs_are_still_
     sentence = "flow needs the tokenizer .*soft-4, which is gone. Move it back, or write its place"
     with pytest.raises(RunError, match=sentence):
         collect(Run(tmp_path / "flow"))
-    runs, (refused,) = find(tmp_path)
+    runs, (refused,) = find_runs(tmp_path)
     assert [found.name for found in runs] == ["plain"] and "which is gone" in refused

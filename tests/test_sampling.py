@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from workbench.analysis.latents.projection import latent_map
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 
 
 def drawn(n, most, labels=None, seed=0):
-    return sample(n, most, np.random.default_rng(seed), labels)
+    return subsample(n, most, np.random.default_rng(seed), labels)
 
 
 def test_each_class_has_its_share_to_one_image():
@@ -38,9 +38,12 @@ def test_the_same_seed_draws_the_same_and_of_few_all_are_taken(labels):
 
 
 def test_a_part_is_said_with_how_it_was_chosen():
-    assert part(20_000, 50_000, by_class=True) == "20,000 of 50,000 images, stratified by class"
-    assert part(3, 10, "codes") == "3 of 10 codes, drawn at random"
-    assert part(360, 360, by_class=True) == "360 images"
+    assert (
+        describe_subset(20_000, 50_000, by_class=True)
+        == "20,000 of 50,000 images, stratified by class"
+    )
+    assert describe_subset(3, 10, "codes") == "3 of 10 codes, drawn at random"
+    assert describe_subset(360, 360, by_class=True) == "360 images"
 
 
 def test_a_map_of_some_images_holds_every_class_in_its_share_and_says_so():

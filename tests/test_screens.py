@@ -13,7 +13,7 @@ import pytest
 from browser import opened
 from PIL import Image
 
-from workbench.explore.image_grid import Frames
+from workbench.explore.image_grid import ImageGrid
 from workbench.hosts.js import binary, static
 from workbench.workspace.latent_map import CLASSES, placed, sheet
 from workbench.workspace.lens_data import module_data
@@ -25,7 +25,7 @@ IMAGES = (255 * np.random.default_rng(0).random((12, 8, 8, 3))).astype(np.uint8)
 
 def lens() -> tuple[dict, dict, str]:
     shown = np.stack([IMAGES[:3] // 2, IMAGES[:3] // 4 * 3, IMAGES[:3]], axis=1)
-    frames = Frames("tokens", ("1", "2", "4"), ("a", "b", "c"), IMAGES[:3], shown)
+    frames = ImageGrid("tokens", ("1", "2", "4"), ("a", "b", "c"), IMAGES[:3], shown)
     return module_data(frames), {"row": 1, "stop": 1}, ".panels canvas >> nth=2"
 
 

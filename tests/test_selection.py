@@ -17,12 +17,12 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.reports.manifest import read
 from workbench.storage.run import Run
-from workbench.workspace.compute import Jobs
-from workbench.workspace.image_selection import laid_out, pick
-from workbench.workspace.selection import Selection, meets
-from workbench.workspace.tab_content import code_of, explored, picked
+from workbench.workspace.compute import ComputeQueue
+from workbench.workspace.image_selection import layout_of, resolve
+from workbench.workspace.selection import Selection, matches_condition
+from workbench.workspace.tab_content import build_tab, selected_images, selection_code
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
 
@@ -83,14 +83,16 @@ def test_a_condition_picks_what_the_same_comparison_of_arrays_picks():
         & (columns["class"] == "dog")
         & ((code == 1) | (code == 4)).any(axis=1)
     )
-    np.testing.assert_array_equal(meets(columns, "error>=0.25 & class = dog & code = 1, 4"), wanted)
+    np.testing.assert_array_equal(
+        matches_condition(columns, "error>=0.25 & class = dog & code = 1, 4"), wanted
+    )
     for where, sentence in (
         ("eror > 1", "Did you mean `error`"),
         ("error > many", "no number"),
         ("class > 1", "no num"),
     ):
         with pytest.raises(UserError, match=sentence):
-            meets(columns, where)
+            matches_condition(columns, where)
 
 
 def test_selected_images_are_compared_with_all(trained):
@@ -115,7 +117,7 @@ def test_selected_images_are_compared_with_all(trained):
 def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained, tmp_path):
     shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
     assert "mode" not in wb.select(tmp_path / "soft-4", ids=[3, 7]).table()
-    found = Bench(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
+    found = Workspace(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
     assert (
         wb.select(tmp_path / "soft-4", ids=[3, 7]).table()["mode"].tolist()
         == found.assignment[[3, 7]].tolist()
@@ -135,15 +137,17 @@ def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trai
 
 
 def test_the_python_of_a_selection_selects_the_same(trained):
-    bench = Bench(trained)
+    bench = Workspace(trained)
     for selection in (
         Selection("soft-4", 60, CORNER, {"method": "pca", "colour": "error"}),
         Selection("soft-4", where="class = 3"),
         Selection("soft-4", ids=tuple(range(300))),
     ):
         state, elsewhere = ViewState(("soft-4",), selection=selection), {}
-        exec(code_of(bench, state), elsewhere)
-        pd.testing.assert_frame_equal(elsewhere["selected"].table(), picked(bench, state).table())
+        exec(selection_code(bench, state), elsewhere)
+        pd.testing.assert_frame_equal(
+            elsewhere["selected"].table(), selected_images(bench, state).table()
+        )
 
 
 # -- from tab to tab -----------------------------------------------------------------------------------------------
@@ -208,12 +212,12 @@ def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_i
     lassoed(tab, "image", [7, 3, 3, 11])
     assert session.state.selection.ids == (3, 7, 11) and session.state.selection.run == "soft-4"
     assert "3 of 360 images of soft-4" in tab.selected.said.object
-    session.go(analysis="token_value")
-    assert json.loads(session.tabs["token_value"].figure.body.view) == {
+    session.go(analysis="marginal_token_value")
+    assert json.loads(session.tabs["marginal_token_value"].figure.body.view) == {
         "kind": "image",
         "ids": [3, 7, 11],
     }
-    assert "3 of 360 images of soft-4" in session.tabs["token_value"].selected.said.object
+    assert "3 of 360 images of soft-4" in session.tabs["marginal_token_value"].selected.said.object
     session.go(analysis="latent_map", selection=None)
     assert (
         json.loads(tab.figure.body.view)["ids"] == []
@@ -268,17 +272,17 @@ def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
         Run(trained / "soft-4"),
         Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
     )
-    whole = laid_out(run, selection)
+    whole = layout_of(run, selection)
     some = replace(whole, coordinates=whole.coordinates[:200], places=whole.places[:200])
-    picked = pick(run, selection, lambda *_: some)
+    picked = resolve(run, selection, lambda *_: some)
     assert "The map they were picked on shows 200 of 360 images, stratified by class, seed 0." in (
         picked.summary()
     )
-    assert "stratified" not in pick(run, selection).summary()
+    assert "stratified" not in resolve(run, selection).summary()
 
 
 def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
-    jobs = Jobs(trained)
+    jobs = ComputeQueue(trained)
     try:
         state = ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2})
         lens = jobs.ask("one", state, "me").future.result(60)
@@ -351,7 +355,7 @@ def test_a_tab_that_does_not_apply_says_so(session):
         and not session.places["codes"].asked.place.visible
     )
     with pytest.raises(NotApplicable):
-        explored(session.bench, session.state).data()
+        build_tab(session.bench, session.state).data()
 
 
 def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(trained, tmp_path):

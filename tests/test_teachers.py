@@ -12,16 +12,16 @@ from torch import Tensor
 
 from workbench.core.errors import RunError, UserError
 from workbench.data import load
-from workbench.features import Teacher, by_name
+from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.features.cache import WithFeatures, features_of
-from workbench.features.contrastive import ContrastiveNet, train_teacher
+from workbench.features.contrastive import ContrastiveNet, train_contrastive
 from workbench.features.hog import HOG, sobel
-from workbench.features.network import Shuffled, untrained
-from workbench.features.standardized import standardise
+from workbench.features.network import ShuffledExtractor, random_network
+from workbench.features.standardized import fit_standardization
 from workbench.storage.run import Run
-from workbench.training import Plan
+from workbench.training import TrainConfig
 
-QUICK = Plan(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
+QUICK = TrainConfig(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
 LOCAL = ("hog", "random", "shuffled:hog")
 
 
@@ -72,7 +72,7 @@ def test_hog_agrees_with_a_double_loop_over_pixels(channels, grid):
 @pytest.mark.parametrize("source", ["digits", "photos", "shapes"])
 def test_each_hog_cell_has_norm_one_or_zero(source):
     pictures = load(source, limit=50)
-    teacher = by_name("hog", channels=pictures.pixels.shape[-1])
+    teacher = get_feature_extractor("hog", channels=pictures.pixels.shape[-1])
     cells = rearrange(
         teacher.features(pictures.images(), (4, 4)), "b p (c k ij) -> (b p c ij) k", k=9, ij=4
     )
@@ -108,7 +108,7 @@ def test_the_steps_of_a_staircase_all_have_one_orientation():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 5), (16, 16)])
 def test_every_teacher_fills_any_grid_and_gives_no_gradient(name, channels, grid):
-    teacher = by_name(name, channels=channels)
+    teacher = get_feature_extractor(name, channels=channels)
     found = teacher.features(images(channels=channels).requires_grad_(), grid)
     assert teacher.name == name and found.shape == (4, grid[0] * grid[1], teacher.dim)
     assert torch.isfinite(found).all() and not found.requires_grad
@@ -117,7 +117,7 @@ def test_every_teacher_fills_any_grid_and_gives_no_gradient(name, channels, grid
 
 @pytest.mark.parametrize("name", ["hog", "random"])
 def test_a_teacher_looks_at_each_image_on_its_own_and_where_things_are(name):
-    teacher, x = by_name(name), images()
+    teacher, x = get_feature_extractor(name), images()
     whole = teacher.features(x, (4, 4))
     torch.testing.assert_close(teacher.features(x[2:3], (4, 4)), whole[2:3])
     corner = x.clone()
@@ -129,7 +129,7 @@ def test_a_teacher_looks_at_each_image_on_its_own_and_where_things_are(name):
 
 
 def test_a_networks_features_have_mean_zero_and_variance_one_over_their_channels():
-    features = by_name("random").features(images(), (4, 4))
+    features = get_feature_extractor("random").features(images(), (4, 4))
     torch.testing.assert_close(features.mean(dim=2), torch.zeros(4, 16), atol=1e-5, rtol=0)
     torch.testing.assert_close(
         features.var(dim=2, unbiased=False), torch.ones(4, 16), atol=1e-3, rtol=0
@@ -139,14 +139,14 @@ def test_a_networks_features_have_mean_zero_and_variance_one_over_their_channels
 def test_a_colour_network_sees_grey_as_equal_colours_and_a_grey_one_the_mean():
     x = images()
     grey = x.mean(dim=1, keepdim=True)
-    colour_net, grey_net = untrained(3), untrained(1)
+    colour_net, grey_net = random_network(3), random_network(1)
     same = colour_net.features(grey.repeat(1, 3, 1, 1), (4, 4))
     torch.testing.assert_close(colour_net.features(grey, (4, 4)), same)
     torch.testing.assert_close(grey_net.features(x, (4, 4)), grey_net.features(grey, (4, 4)))
 
 
 def test_a_copy_of_a_teacher_is_the_teacher():
-    teacher = by_name("random")
+    teacher = get_feature_extractor("random")
     assert copy.deepcopy(teacher) is teacher
 
 
@@ -154,11 +154,11 @@ def test_a_copy_of_a_teacher_is_the_teacher():
 
 
 def test_shuffled_features_are_true_ones_and_nobody_keeps_its_own():
-    true = by_name("hog").features(images(7), (2, 2))
-    shuffled = by_name("shuffled:hog").features(images(7), (2, 2))
+    true = get_feature_extractor("hog").features(images(7), (2, 2))
+    shuffled = get_feature_extractor("shuffled:hog").features(images(7), (2, 2))
     from_whom = [[torch.equal(row, other) for other in true].index(True) for row in shuffled]
     assert sorted(from_whom) == list(range(7)) and all(i != j for i, j in enumerate(from_whom))
-    assert not torch.equal(shuffled, Shuffled(HOG(), seed=1).features(images(7), (2, 2)))
+    assert not torch.equal(shuffled, ShuffledExtractor(HOG(), seed=1).features(images(7), (2, 2)))
 
 
 def test_a_single_image_cannot_be_shuffled():
@@ -166,17 +166,23 @@ def test_a_single_image_cannot_be_shuffled():
         UserError,
         match="shuffled:hog gives an image another's features, so a batch needs at least 2",
     ):
-        by_name("shuffled:hog").features(images(1), (2, 2))
+        get_feature_extractor("shuffled:hog").features(images(1), (2, 2))
 
 
 def test_standardised_features_have_mean_zero_and_variance_one_by_channel_and_go_by_their_file(
     tmp_path,
 ):
     digits = load("digits", limit=200)
-    made = standardise(by_name("hog", channels=1), digits, (2, 2), tmp_path / "means.safetensors")
-    again = by_name(f"standardised:{tmp_path / 'means.safetensors'}:hog", channels=1)
-    assert again.fingerprint == made.fingerprint != by_name("hog", channels=1).fingerprint
-    plain = by_name("hog", channels=1).features(digits.images(), (2, 2)).flatten(0, 1)
+    made = fit_standardization(
+        get_feature_extractor("hog", channels=1), digits, (2, 2), tmp_path / "means.safetensors"
+    )
+    again = get_feature_extractor(f"standardised:{tmp_path / 'means.safetensors'}:hog", channels=1)
+    assert (
+        again.fingerprint
+        == made.fingerprint
+        != get_feature_extractor("hog", channels=1).fingerprint
+    )
+    plain = get_feature_extractor("hog", channels=1).features(digits.images(), (2, 2)).flatten(0, 1)
     found = again.features(digits.images(), (2, 2)).flatten(0, 1)
     varies = plain.std(dim=0) > 1e-5
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(made.dim), atol=1e-4, rtol=0)
@@ -189,10 +195,10 @@ def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_st
     tmp_path,
 ):
     digits = load("digits", limit=200)
-    plain = by_name("hog", channels=1)
-    made = standardise(plain, digits, (2, 2), tmp_path / "means.safetensors")
+    plain = get_feature_extractor("hog", channels=1)
+    made = fit_standardization(plain, digits, (2, 2), tmp_path / "means.safetensors")
 
-    def nearest(teacher: Teacher) -> float:
+    def nearest(teacher: FeatureExtractor) -> float:
         rows = teacher.features(digits.images(), (2, 2)).flatten(0, 1)
         units = torch.nn.functional.normalize(rows, dim=1)
         return float((units @ torch.nn.functional.normalize(units.mean(dim=0), dim=0)).mean())
@@ -202,23 +208,28 @@ def test_one_direction_is_near_to_features_that_are_never_negative_but_not_to_st
 
 def test_means_that_are_none_or_of_another_teacher_are_refused(tmp_path):
     with pytest.raises(UserError, match="none.safetensors holds no means of features"):
-        by_name(f"standardised:{tmp_path / 'none.safetensors'}:hog")
-    standardise(
-        by_name("hog", channels=1), load("digits", limit=20), (2, 2), tmp_path / "grey.safetensors"
+        get_feature_extractor(f"standardised:{tmp_path / 'none.safetensors'}:hog")
+    fit_standardization(
+        get_feature_extractor("hog", channels=1),
+        load("digits", limit=20),
+        (2, 2),
+        tmp_path / "grey.safetensors",
     )
     with pytest.raises(
         UserError, match="was not made by `standardise` for hog, which has 108 channels"
     ):
-        by_name(f"standardised:{tmp_path / 'grey.safetensors'}:hog", channels=3)
+        get_feature_extractor(f"standardised:{tmp_path / 'grey.safetensors'}:hog", channels=3)
 
 
 def test_the_untrained_network_depends_on_its_seed_alone():
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    one = untrained(seed=0)
+    one = random_network(seed=0)
     assert torch.equal(torch.rand(3), expected)  # and it leaves everybody's random numbers alone
-    assert one.fingerprint == untrained(seed=0).fingerprint != untrained(seed=1).fingerprint
+    assert (
+        one.fingerprint == random_network(seed=0).fingerprint != random_network(seed=1).fingerprint
+    )
 
 
 # The network trained here
@@ -226,29 +237,31 @@ def test_the_untrained_network_depends_on_its_seed_alone():
 
 def test_a_trained_teacher_goes_by_its_folder_and_training_again_changes_nothing(tmp_path):
     digits = load("digits", limit=100)
-    run = train_teacher(digits, tmp_path / "t", plan=QUICK)
+    run = train_contrastive(digits, tmp_path / "t", plan=QUICK)
     assert run.steps == [10, 20] and run.history().columns[1] == "contrastive"
-    teacher = by_name(str(tmp_path / "t"), channels=1)
-    train_teacher(digits, tmp_path / "t", plan=QUICK)
+    teacher = get_feature_extractor(str(tmp_path / "t"), channels=1)
+    train_contrastive(digits, tmp_path / "t", plan=QUICK)
     assert (
-        teacher.fingerprint == by_name(str(tmp_path / "t")).fingerprint != untrained(1).fingerprint
+        teacher.fingerprint
+        == get_feature_extractor(str(tmp_path / "t")).fingerprint
+        != random_network(1).fingerprint
     )
     assert teacher.features(digits.images(slice(3)), (4, 4)).shape == (3, 16, 64)
     with pytest.raises(
         RunError, match="holds a run of other images, settings or plan; choose another folder"
     ):
-        train_teacher(digits, tmp_path / "t", width=8, plan=QUICK)
+        train_contrastive(digits, tmp_path / "t", width=8, plan=QUICK)
 
 
 def test_training_teaches_the_network_to_tell_digits_apart(tmp_path):
     from sklearn.linear_model import RidgeClassifier
 
     digits, held_out = load("digits"), load("digits", split="test")
-    train_teacher(digits, tmp_path / "t")
+    train_contrastive(digits, tmp_path / "t")
 
     def accuracy(name: str) -> float:
         found = [
-            by_name(name, channels=1).features(s.images(), (1, 1))[:, 0].numpy()
+            get_feature_extractor(name, channels=1).features(s.images(), (1, 1))[:, 0].numpy()
             for s in (digits, held_out)
         ]
         return (
@@ -278,7 +291,7 @@ def test_a_folder_that_holds_another_model_is_no_teacher(tmp_path):
     with pytest.raises(
         UserError, match="holds AE, which is no teacher; make one with train_teacher"
     ):
-        by_name(str(tmp_path / "a"))
+        get_feature_extractor(str(tmp_path / "a"))
 
 
 # Names
@@ -289,7 +302,7 @@ def test_a_name_that_is_no_teacher_is_refused_with_those_there_are():
         UserError,
         match="There is no teacher `hogg`; there is clip, dinov2, hog.* Did you mean `hog`",
     ):
-        by_name("hogg")
+        get_feature_extractor("hogg")
 
 
 def test_a_width_the_norms_do_not_divide_is_refused():
@@ -300,7 +313,7 @@ def test_a_width_the_norms_do_not_divide_is_refused():
 # Kept on disk
 
 
-class Counting(Teacher):
+class Counting(FeatureExtractor):
     """A teacher that says each image's mean, and counts what it was asked."""
 
     name, dim, directional, asked = "counting", 1, False, 0
@@ -328,7 +341,7 @@ def test_features_are_computed_once_for_the_same_images_teacher_and_grid(tmp_pat
 
 def test_other_weights_under_the_same_name_are_another_file(tmp_path):
     one, other = (
-        features_of(load("digits", limit=9), untrained(1, seed), (2, 2), tmp_path)
+        features_of(load("digits", limit=9), random_network(1, seed), (2, 2), tmp_path)
         for seed in (0, 1)
     )
     assert one.shape == other.shape and not np.array_equal(one, other)
@@ -347,14 +360,14 @@ def test_features_that_were_not_finished_are_not_there(tmp_path):
 def test_a_batch_holds_images_and_their_features(tmp_path):
     digits = load("digits", limit=50)
     tables = tuple(
-        features_of(digits, by_name(name, channels=1), (4, 4), tmp_path)
+        features_of(digits, get_feature_extractor(name, channels=1), (4, 4), tmp_path)
         for name in ("hog", "random")
     )
     data, chosen = WithFeatures(digits, tables), torch.tensor([7, 3, 30])
     shown, hog, random = data.batch(chosen)
     assert len(data) == 50 and torch.equal(shown, digits.images(chosen))
     torch.testing.assert_close(hog, HOG(1).features(shown, (4, 4)), atol=1e-3, rtol=0)
-    torch.testing.assert_close(random, untrained(1).features(shown, (4, 4)), atol=5e-3, rtol=0)
+    torch.testing.assert_close(random, random_network(1).features(shown, (4, 4)), atol=5e-3, rtol=0)
 
 
 # From the hub
@@ -381,7 +394,7 @@ def models(tmp_path_factory) -> Path:
 def test_a_pretrained_model_sees_its_own_colours_and_resolution_and_answers_on_any_grid(
     models, family, resolution
 ):
-    teacher = by_name(f"{family}:{models / family}")
+    teacher = get_feature_extractor(f"{family}:{models / family}")
     black, white = (teacher.seen(torch.full((1, 1, 8, 8), value)) for value in (-1.0, 1.0))
     assert white.shape == (1, 3, resolution, resolution)
     red_mean = {"dinov2": 0.485, "clip": 0.48145466, "siglip": 0.5}[family]
@@ -397,7 +410,7 @@ def test_clips_image_tower_is_read_from_a_checkpoint_that_holds_both_towers(mode
 
     whole, teacher = (
         transformers.CLIPModel.from_pretrained(models / "clip").eval(),
-        by_name(f"clip:{models / 'clip'}"),
+        get_feature_extractor(f"clip:{models / 'clip'}"),
     )
     rows = whole.vision_model(pixel_values=teacher.seen(images())).last_hidden_state
     torch.testing.assert_close(
@@ -414,7 +427,7 @@ def test_without_weights_or_network_the_sentence_says_what_to_download_and_where
         UserError,
         match=r"`hf download owner/none --local-dir FOLDER`, bring .* name .* dinov2:FOLDER.",
     ):
-        by_name("dinov2:owner/none")
+        get_feature_extractor("dinov2:owner/none")
 
 
 def test_a_folder_that_is_not_there_is_named():
@@ -422,4 +435,4 @@ def test_a_folder_that_is_not_there_is_named():
     with pytest.raises(
         UserError, match=r"The teacher clip:./none needs the folder ./none, which does not exist."
     ):
-        by_name("clip:./none")
+        get_feature_extractor("clip:./none")

@@ -15,7 +15,7 @@ import workbench.tokenizers
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.data import ImageSet, load
-from workbench.nn.vit import Sizes
+from workbench.nn.vit import ViTConfig
 from workbench.tokenizers.base import Tokenizer
 
 SMALL = {
@@ -365,7 +365,7 @@ def test_training_that_stops_and_goes_on_from_its_weights_is_the_same_training(k
 
 
 @pytest.mark.parametrize(
-    "kind", [k for k in found() if issubclass(k.Config, Sizes)], ids=lambda k: k.__name__
+    "kind", [k for k in found() if issubclass(k.Config, ViTConfig)], ids=lambda k: k.__name__
 )
 @pytest.mark.parametrize(
     ("settings", "sentence"),

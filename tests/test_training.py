@@ -14,11 +14,11 @@ import torch
 from test_processes import together
 
 from workbench.core.errors import RunError, UserError
-from workbench.launch.in_process import prepare
+from workbench.launch.in_process import prepare_training
 from workbench.storage.atomic import append_line, read_tensors
 from workbench.storage.run import Run
-from workbench.training import Plan, fit, learning_rate
-from workbench.training.overrides import Change, Steering
+from workbench.training import TrainConfig, fit, learning_rate
+from workbench.training.overrides import Override, WeightOverrides
 
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
@@ -33,7 +33,9 @@ for record in fit(job.model, job.data, job.plan, job.run):
 
 
 def trained(folder: Path, **changes) -> Run:
-    job = prepare("softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes))
+    job = prepare_training(
+        "softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes)
+    )
     for _ in fit(job.model, job.data, job.plan, job.run):
         pass
     return job.run
@@ -101,9 +103,9 @@ def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
 def test_closing_the_iterator_keeps_a_checkpoint_and_the_run_goes_on_to_equal_weights(tmp_path):
     whole, job = (
         trained(tmp_path / "whole"),
-        prepare("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10),
+        prepare_training("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10),
     )
-    job = prepare("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10)
+    job = prepare_training("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10)
     records = fit(job.model, job.data, job.plan, job.run)
     assert next(records).step == 10
     records.close()
@@ -167,7 +169,9 @@ def test_pause_resume_sample_and_stop_are_answered_and_recorded(tmp_path):
 
 
 def test_a_request_for_pictures_is_passed_on_to_who_draws_them(tmp_path):
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000)
+    job = prepare_training(
+        "softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000
+    )
     job.run.ask("sample")  # before the start: not for this session
     records = fit(job.model, job.data, job.plan, job.run)
     assert not next(records).sample
@@ -185,7 +189,7 @@ def test_what_pause_asks_in_an_unknown_way_is_refused(tmp_path):
 def test_a_loss_that_is_not_finite_stops_training_names_the_term_and_keeps_the_last_checkpoint(
     tmp_path,
 ):
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
+    job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
     records = fit(job.model, job.data, job.plan, job.run)
     next(records)
     with torch.no_grad():
@@ -237,7 +241,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
 
 
 def test_the_learning_rate_warms_up_then_falls_along_a_cosine():
-    plan = Plan(steps=1000, lr=1.0, warmup=100, final_lr=0.1)
+    plan = TrainConfig(steps=1000, lr=1.0, warmup=100, final_lr=0.1)
     assert learning_rate(plan, 0) == pytest.approx(0.01)
     assert learning_rate(plan, 99) == pytest.approx(1, abs=0.03)
     assert learning_rate(plan, 500) == pytest.approx(0.55)
@@ -245,7 +249,9 @@ def test_the_learning_rate_warms_up_then_falls_along_a_cosine():
 
 
 def test_the_average_follows_the_weights_by_its_decay(tmp_path):
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=3, save_every=1, log_every=1)
+    job = prepare_training(
+        "softvq-digits", tmp_path / "a", **SMALL, steps=3, save_every=1, log_every=1
+    )
     expected, name = None, "encoder.embed.weight"
     expected = job.model.state_dict()[name].clone()
     for step, _ in enumerate(fit(job.model, job.data, job.plan, job.run)):
@@ -258,7 +264,7 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path):
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path):
-    from workbench.training.dataloading import Share, indices
+    from workbench.training.dataloading import Rank, batch_indices
 
     class Items:
         def __len__(self) -> int:
@@ -267,8 +273,8 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
         def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor]:
             return (indices,)
 
-    plan = Plan(batch=20)
-    seen = torch.cat([indices(Items(), plan, Share(), step) for step in range(5)])
+    plan = TrainConfig(batch=20)
+    seen = torch.cat([batch_indices(Items(), plan, Rank(), step) for step in range(5)])
     assert sorted(seen[:50].tolist()) == list(range(50)) == sorted(seen[50:].tolist())
     assert seen[:50].tolist() != seen[50:].tolist()
 
@@ -287,7 +293,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
 )
 def test_a_plan_that_cannot_be_is_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
-        Plan(**settings)
+        TrainConfig(**settings)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -331,7 +337,9 @@ GIVEN = [
 
 def told(folder: Path, events: list[dict], **changes) -> Run:
     """A run that was left alone, but for events given before it began."""
-    job = prepare("softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes))
+    job = prepare_training(
+        "softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes)
+    )
     for event in events:
         append_line(job.run.folder / "events.jsonl", event)
     for _ in fit(job.model, job.data, job.plan, job.run):
@@ -407,10 +415,10 @@ def test_the_log_holds_what_the_optimiser_saw(tmp_path):
 
 
 def test_a_later_word_overrules_what_an_earlier_life_had_heard_for_later_steps():
-    steering = Steering([*GIVEN, {"event": "saved", "step": 30}])
+    steering = WeightOverrides([*GIVEN, {"event": "saved", "step": 30}])
     assert [steering.weight(None, step) for step in (20, 21)] == [1.0, 0.5]
     steering.change(
-        Change(20, "pixel", 3.0)
+        Override(20, "pixel", 3.0)
     )  # after a kill at 30 the run is at 20 again, and is asked anew
     assert [steering.weight("pixel", step) for step in (19, 20, 27, 40)] == [1.0, 3.0, 3.0, 3.0]
     assert steering.weight("entropy", 27) == 0.25
@@ -418,7 +426,9 @@ def test_a_later_word_overrules_what_an_earlier_life_had_heard_for_later_steps()
 
 def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_evaluates(tmp_path):
     """Nobody moves the loop on: what answers is not the loop."""
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000)
+    job = prepare_training(
+        "softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000
+    )
     records = fit(job.model, job.data, job.plan, job.run)
     assert next(records).step == 10
     numbers = [job.run.ask("pause"), job.run.ask("evaluate")]
@@ -434,7 +444,7 @@ def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_
 
 
 def test_what_cannot_be_asked_is_refused_where_it_is_asked_or_else_in_the_events(tmp_path):
-    job = prepare("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
+    job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
     records, run = fit(job.model, job.data, job.plan, job.run), job.run
     next(records)
     (run.folder / "control.json").write_text(

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from workbench.analysis.generation.class_prediction import understanding
+from workbench.analysis.generation.class_prediction import class_prediction
 from workbench.core.errors import NotApplicable, UserError
 
 
 def test_accuracy_confusion_and_chance_are_counted():
     labels = np.array([0, 0, 0, 1, 1, 2])
-    result = understanding(np.array([0, 0, 1, 1, 1, 0]), labels, np.float32([3.5]), ("a", "b", "c"))
+    result = class_prediction(
+        np.array([0, 0, 1, 1, 1, 0]), labels, np.float32([3.5]), ("a", "b", "c")
+    )
     assert result.accuracy == pytest.approx(4 / 6) and result.chance == 0.5 and result.bits == 3.5
     assert result.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert result.table()["most often taken for"].tolist() == ["b", "", "a"]
@@ -21,7 +23,7 @@ def test_accuracy_confusion_and_chance_are_counted():
 
 
 def test_classes_without_names_go_by_number_and_absent_ones_count_nothing():
-    result = understanding(np.array([3]), np.array([3]))
+    result = class_prediction(np.array([3]), np.array([3]))
     assert (
         result.classes == ("0", "1", "2", "3")
         and result.accuracy == 1
@@ -33,6 +35,6 @@ def test_classes_without_names_go_by_number_and_absent_ones_count_nothing():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="2 labels for 1 images"):
-        understanding(np.array([1]), np.array([1, 2]))
+        class_prediction(np.array([1]), np.array([1, 2]))
     with pytest.raises(NotApplicable, match="at least one held-out image"):
-        understanding(np.array([], np.int64), np.array([], np.int64))
+        class_prediction(np.array([], np.int64), np.array([], np.int64))

@@ -13,9 +13,9 @@ from torch import nn
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.data import ImageSet, load
-from workbench.launch.in_process import prepare, train
-from workbench.quantizers.cascaded import Cascade, displacement, self_retrieval
-from workbench.quantizers.nearest import nearest
+from workbench.launch.in_process import prepare_training, train
+from workbench.quantizers.cascaded import CascadedCodebook, displacement, self_retrieval
+from workbench.quantizers.nearest import nearest_code
 from workbench.tokenizers.unicode2 import UniCode2
 from workbench.training import fit
 
@@ -111,7 +111,7 @@ def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
 
 
 def test_the_cascades_gradient_is_sparse_and_reaches_the_rows_of_the_batch_alone():
-    cascade, x = Cascade(codes=50, dim=4), torch.randn(2, 3, 4)
+    cascade, x = CascadedCodebook(codes=50, dim=4), torch.randn(2, 3, 4)
     quantized = cascade(x)
     quantized.latents.square().sum().backward()
     gradient = cascade.values.weight.grad
@@ -129,7 +129,7 @@ def test_each_role_says_what_its_name_promises():
         [torch.stack([(index - token).norm(dim=-1).argmin() for token in image]) for image in x]
     )
     for role in ROLES:
-        cascade = Cascade(codes=9, dim=4, role=role).eval()
+        cascade = CascadedCodebook(codes=9, dim=4, role=role).eval()
         cascade.fill(index, seed=0)
         quantized = cascade(x)
         assert quantized.losses == {}
@@ -155,7 +155,7 @@ def test_each_role_says_what_its_name_promises():
 def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use():
     torch.manual_seed(0)
     plain, revived = (
-        Cascade(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1)
+        CascadedCodebook(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1)
     )
     far = 100 + torch.randn(2, 20, 4)
     for cascade in (plain, revived):
@@ -186,8 +186,8 @@ def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, rol
 def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
     torch.manual_seed(0)
     cascade, single, x = (
-        Cascade(codes=9, dim=4),
-        Cascade(codes=9, dim=4, role="single"),
+        CascadedCodebook(codes=9, dim=4),
+        CascadedCodebook(codes=9, dim=4, role="single"),
         torch.randn(2, 5, 4),
     )
     for quantizer in (cascade, single):
@@ -196,7 +196,7 @@ def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
     for quantizer in (cascade, single):
         quantizer.values.weight.data.copy_(torch.randn(9, 4))
     assert torch.equal(cascade(x).codes, before) and not torch.equal(single(x).codes, before)
-    assert torch.equal(single(x).codes[0], nearest(x[0], single.values.weight))
+    assert torch.equal(single(x).codes[0], nearest_code(x[0], single.values.weight))
 
 
 def test_displacement_and_self_retrieval_by_hand():
@@ -467,7 +467,9 @@ for make in (
 
 def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
     job, heard = (
-        prepare("unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1),
+        prepare_training(
+            "unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1
+        ),
         [],
     )
     for record in fit(

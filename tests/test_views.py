@@ -13,9 +13,9 @@ import pytest
 from workbench import analysis
 from workbench.analysis.base import Range, Result
 from workbench.core.errors import NotApplicable, UserError
-from workbench.workspace.controls import accept, controls
+from workbench.workspace.controls import coerce_controls, controls
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 
 def example(
@@ -37,7 +37,7 @@ def test_controls_are_read_off_the_signature():
 
 
 def test_values_from_a_url_take_the_controls_type():
-    assert accept(example, {"log": "False", "count": "3"}) == {
+    assert coerce_controls(example, {"log": "False", "count": "3"}) == {
         "log": False,
         "kind": "a",
         "count": 3,
@@ -59,7 +59,7 @@ def test_values_from_a_url_take_the_controls_type():
 )
 def test_values_that_do_not_fit_are_refused_in_a_sentence(values, sentence):
     with pytest.raises(UserError, match=sentence):
-        accept(example, values)
+        coerce_controls(example, values)
 
 
 def test_every_analysis_has_controls_a_host_can_draw():
@@ -94,26 +94,26 @@ def test_another_analysis_starts_with_its_own_controls():
 
 
 def test_the_first_look_leads_with_a_run_that_most_analyses_apply_to(trained):
-    state = Bench(trained).first_look()
+    state = Workspace(trained).default_view()
     assert state.runs[0] == "soft-4" and sorted(state.runs) == ["flow", "plain", "soft-2", "soft-4"]
 
 
 def test_a_generators_samples_show_beside_its_own_tokenizer_only(trained):
-    bench, asked = Bench(trained), ViewState(("soft-4", "flow"), analysis="samples")
+    bench, asked = Workspace(trained), ViewState(("soft-4", "flow"), analysis="samples")
     assert bench.result(asked).n == 640
     with pytest.raises(UserError, match="Samples needs samples; soft-2 has none"):
         bench.result(asked.change(runs=("soft-2", "flow")))
 
 
 def test_a_result_is_computed_once_and_again_when_anything_it_depends_on_changes(trained):
-    bench, asked = Bench(trained), ViewState(("soft-4",), analysis="codebook_usage")
+    bench, asked = Workspace(trained), ViewState(("soft-4",), analysis="codebook_usage")
     assert bench.result(asked) is bench.result(asked)
     assert bench.result(asked) is not bench.result(asked.change(runs=("soft-2",)))
 
 
 def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
-    table = Bench(trained).table().set_index("run")
-    evidence = Bench(trained).run("soft-4").evidence()
+    table = Workspace(trained).table().set_index("run")
+    evidence = Workspace(trained).run("soft-4").evidence()
     error = (evidence.images.astype(float) - evidence.reconstructions.astype(float)) / 255
     each = -10 * np.log10((error**2).mean(axis=(1, 2, 3)))
     assert table.loc["soft-4", "PSNR (dB)"] == pytest.approx(each.mean(), abs=1e-3)
@@ -137,14 +137,14 @@ OTHER_VALUES = {
     "latent_map": {"method": "pca"},
     "latent_maps": {"method": "pca"},
     "samples": {"per_class": 3},
-    "settings_compared": {"show": "all"},
-    "metrics_compared": {"metric": "l1"},
+    "settings_comparison": {"show": "all"},
+    "metric_comparison": {"metric": "l1"},
     "checks": {"show": "all"},
 }
 # What these runs have no evidence for: tokens on a grid, codes on levels, a cascade, errors on request, an
 # autoregressive generator, four tokenizers with generators.
-LACKING = {"error_on_request", "token_complexity", "cascade_displacement", "level_usage"}
-LACKING |= {"understanding", "generation_predicted"}
+LACKING = {"error_target", "token_complexity", "cascade_displacement", "level_usage"}
+LACKING |= {"class_prediction", "generation_predictors"}
 
 
 @pytest.mark.parametrize("name", list(analysis.analyses()))
@@ -157,9 +157,9 @@ def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(
         runs = ("flow", "soft-4")
     if name in LACKING:
         with pytest.raises(NotApplicable):
-            Bench(trained).result(ViewState(runs, analysis=name))
+            Workspace(trained).result(ViewState(runs, analysis=name))
         return
-    explorer = Explorer(Bench(trained))
+    explorer = Explorer(Workspace(trained))
     explorer.state = explorer.state.change(runs=runs)
     in_notebook = explorer.show(name, **values).table
     session = Session(trained)
@@ -205,7 +205,7 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
         from workbench.hosts.dashboard.app import Session
         from workbench.hosts.notebook.explorer import Explorer
 
-        assert Explorer(Bench(trained)).show("image_count", double=True).table["n"][0] == 720
+        assert Explorer(Workspace(trained)).show("image_count", double=True).table["n"][0] == 720
         session = Session(trained)
         session.go(analysis="image_count")
         assert session.tabs["image_count"].table.value["n"][0] == 360
@@ -217,7 +217,7 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
 def test_a_result_shows_itself_in_a_notebook_as_a_figure_without_the_cloud_button(trained):
     from workbench.analysis.base import mime_bundle
 
-    result = Bench(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
+    result = Workspace(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
     bundle = mime_bundle(result.figure())["application/vnd.plotly.v1+json"]
     assert "sendChartToCloud" in bundle["config"]["modeBarButtonsToRemove"]
     assert "codes are used" in result._repr_html_()

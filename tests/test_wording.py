@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from workbench.analysis import get
 from workbench.cli import app
 from workbench.core.errors import UserError
-from workbench.storage.evidence import arguments
+from workbench.storage.evidence import kwargs_for
 
 
 def words(text: str) -> str:
@@ -35,7 +35,7 @@ def labels(figure) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_analysis(name, snapshot):
     analysis = get(name)
-    result = analysis(**arguments(analysis, several(60)))
+    result = analysis(**kwargs_for(analysis, several(60)))
     assert {
         "summary": words(result.summary()),
         "columns": [words(str(column)) for column in result.table().columns],
@@ -48,7 +48,7 @@ def test_an_analysis(name, snapshot):
 def test_a_refusal_of_an_analysis(name, n, snapshot):
     analysis = get(name)
     try:
-        analysis(**arguments(analysis, several(n)))
+        analysis(**kwargs_for(analysis, several(n)))
         sentence = "works"
     except UserError as error:
         sentence = words(str(error))
@@ -70,32 +70,32 @@ def test_the_help_of_a_command(command, snapshot):
 def refusals() -> dict[str, object]:
     """Mistakes of a user in training and opening runs, each as a call."""
     from workbench.data import load
-    from workbench.features import by_name
-    from workbench.launch.in_process import prepare
-    from workbench.storage.run import Run, find
+    from workbench.features import get_feature_extractor
+    from workbench.launch.in_process import prepare_training
+    from workbench.storage.run import Run, find_runs
     from workbench.workspace.selection import Selection
 
     return {
-        "recipe": lambda out: prepare("softvqq-digits", out),
-        "setting": lambda out: prepare("softvq-digits", out, tokns=4),
-        "whole number": lambda out: prepare("softvq-digits", out, tokens="four"),
-        "number": lambda out: prepare("softvq-digits", out, lr="fast"),
-        "flag": lambda out: prepare("maetok-digits", out, tuning="perhaps"),
-        "zero": lambda out: prepare("softvq-digits", out, tokens=0),
-        "betas": lambda out: prepare("softvq-digits", out, betas="0.9"),
-        "codes": lambda out: prepare("vqvae-digits", out, codes=0),
-        "levels": lambda out: prepare("fsqvae-digits", out, levels="1,2"),
-        "heads": lambda out: prepare("softvq-digits", out, heads=5),
-        "teacher": lambda out: prepare("vavae-digits", out, teacher="hogg"),
-        "no tokenizer": lambda out: prepare("sit-digits", out),
-        "tokens of a tokenizer": lambda out: prepare("sit-digits", out, tokens=4),
-        "data": lambda out: prepare("softvq-digits", out, data="nowhere"),
-        "limit": lambda out: prepare("softvq-digits", out, limit=0),
+        "recipe": lambda out: prepare_training("softvqq-digits", out),
+        "setting": lambda out: prepare_training("softvq-digits", out, tokns=4),
+        "whole number": lambda out: prepare_training("softvq-digits", out, tokens="four"),
+        "number": lambda out: prepare_training("softvq-digits", out, lr="fast"),
+        "flag": lambda out: prepare_training("maetok-digits", out, tuning="perhaps"),
+        "zero": lambda out: prepare_training("softvq-digits", out, tokens=0),
+        "betas": lambda out: prepare_training("softvq-digits", out, betas="0.9"),
+        "codes": lambda out: prepare_training("vqvae-digits", out, codes=0),
+        "levels": lambda out: prepare_training("fsqvae-digits", out, levels="1,2"),
+        "heads": lambda out: prepare_training("softvq-digits", out, heads=5),
+        "teacher": lambda out: prepare_training("vavae-digits", out, teacher="hogg"),
+        "no tokenizer": lambda out: prepare_training("sit-digits", out),
+        "tokens of a tokenizer": lambda out: prepare_training("sit-digits", out, tokens=4),
+        "data": lambda out: prepare_training("softvq-digits", out, data="nowhere"),
+        "limit": lambda out: prepare_training("softvq-digits", out, limit=0),
         "missing run": lambda out: Run(out / "missing"),
-        "folder without runs": lambda out: find(out / "missing"),
+        "folder without runs": lambda out: find_runs(out / "missing"),
         "split": lambda out: load("digits", split="tests", side=8, channels=1),
         "side": lambda out: load("digits", split="test", side=0, channels=1),
-        "feature extractor": lambda out: by_name("dinov3"),
+        "feature extractor": lambda out: get_feature_extractor("dinov3"),
         "empty selection": lambda out: Selection(),
         "condition": lambda out: Selection(where="error is large"),
     }

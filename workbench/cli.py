@@ -241,9 +241,9 @@ def list_runs(
     \b
     workbench list runs
     """
-    from workbench.workspace.workspace import Bench
+    from workbench.workspace.workspace import Workspace
 
-    bench = Bench(runs)
+    bench = Workspace(runs)
     typer.echo(bench.table().to_string(index=False, na_rep="", float_format="{:.1f}".format))
     for sentence in bench.refused:
         typer.echo(f"workbench: {sentence}", err=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.tokens.complexity import png_bytes
-from workbench.collect import held_out
+from workbench.collect import load_images
 from workbench.storage.run import Run
 from workbench.tokenizers.taildrop import GradientEnergyLength
 
@@ -76,7 +76,7 @@ def fixed(run: Run, images: Tensor) -> np.ndarray:
 
 def on_target(run: Run, lab: Lab) -> Numbers:
     """How near one pass comes to each target, and what the fixed length of as many tokens in the mean does."""
-    images = held_out(run).take(lab.scale.drawn).images()
+    images = load_images(run).take(lab.scale.drawn).images()
     by_budget, found = fixed(run, images), {}
     for target in TARGETS:
         reached, count = spent(run, images, target)
@@ -109,7 +109,7 @@ def complexity(run: Run, lab: Lab) -> Numbers:
     """Rank correlations of the tokens spent with what complexity there is to know; ΔL1 and tokens by family."""
     from scipy.stats import spearmanr
 
-    images = held_out(run).take(lab.scale.drawn)
+    images = load_images(run).take(lab.scale.drawn)
     seen, target = images.images(), TARGETS[0]
     _, count = spent(run, seen, target)
     found = {"rho with PNG bytes": float(spearmanr(count, png_bytes(images.pixels)).statistic)}
@@ -157,7 +157,7 @@ def noise(rows: Mapping[str, Numbers]) -> Numbers:
 
 def unfamiliar(run: Run, lab: Lab) -> Numbers:
     """Tokens for held-out images, their negatives, and themselves with patches in another order: equal contrast."""
-    images = held_out(run).take(lab.scale.drawn).images()
+    images = load_images(run).take(lab.scale.drawn).images()
     side = run.config["settings"]["patch"]
     rows = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # b c p side side
     order = torch.stack(
@@ -186,14 +186,14 @@ def familiar(rows: Mapping[str, Numbers]) -> Numbers:
 @torch.no_grad()
 def searched(run: Run, lab: Lab) -> Numbers:
     """Error and tokens of one arm at the middle target; of tail-drop with the gradient-energy guess too."""
-    images, target = held_out(run).take(lab.scale.drawn).images(), TARGETS[1]
+    images, target = load_images(run).take(lab.scale.drawn).images(), TARGETS[1]
     reached, count = spent(run, images, target)
     found = {"L1": float(reached.mean()), "tokens": float(count.mean())}
     found["|L1 - target|"] = float(np.abs(reached - target).mean())
     if run.kind == "TailDrop":
         model, known = (
             run.load().to(DEVICE),
-            held_out(run, "train").take(FITTED).images().to(DEVICE),
+            load_images(run, "train").take(FITTED).images().to(DEVICE),
         )
         guess = GradientEnergyLength.fit(
             known, model.search(model.encode(known).latents, known, target)[0]

@@ -11,10 +11,10 @@ import torch
 from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
 from workbench.analysis.latents.probes import logistic
 from workbench.analysis.runs.diagnostics import diagnostics_of
-from workbench.collect import collect, drawn, held_out
-from workbench.collect.images import judged
+from workbench.collect import collect, draw_samples, load_images
+from workbench.collect.images import pooled_features
 from workbench.data.images import ImageSet
-from workbench.features import Teacher, by_name
+from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.storage.atomic import write_text
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
@@ -79,7 +79,7 @@ class Lab:
             return self.diagnostics(run) | self._kept(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
-    def judges(self, channels: int) -> dict[str, Teacher]:
+    def judges(self, channels: int) -> dict[str, FeatureExtractor]:
         """The two networks that compare sets of images: what is added to a distance's name, to the network."""
         return {"": _teacher(self.scale.judge, channels), " free": _teacher(FREE, channels)}
 
@@ -98,7 +98,7 @@ class Lab:
         free = _teacher(FREE, evidence.images.shape[-1])
         pictures = (evidence.images, evidence.reconstructions)
         return found | {
-            "rFD free": _distance(*(judged(free, np.asarray(x), DEVICE) for x in pictures))
+            "rFD free": _distance(*(pooled_features(free, np.asarray(x), DEVICE) for x in pictures))
         }
 
     def _floor(self, run: Run) -> Numbers:
@@ -108,7 +108,8 @@ class Lab:
     def _ask(self, run: Run) -> Numbers:
         tokenizer = run.load()
         fit, test = (
-            held_out(run, split).take(most) for split, most in (("train", FITTED), ("test", ASKED))
+            load_images(run, split).take(most)
+            for split, most in (("train", FITTED), ("test", ASKED))
         )
         a, b = (_latents(tokenizer, images) for images in (fit, test))
         deviation = a.std(axis=0)
@@ -125,7 +126,7 @@ class Lab:
         with torch.no_grad():
             samples = np.concatenate(
                 [
-                    drawn(
+                    draw_samples(
                         model,
                         tokenizer,
                         part.to(DEVICE),
@@ -141,7 +142,7 @@ class Lab:
             found: Numbers = {}
             for name, judge in self.judges(train.pixels.shape[-1]).items():
                 real, held = features[name]
-                made, rebuilt = (judged(judge, x, DEVICE) for x in (samples, decoded))
+                made, rebuilt = (pooled_features(judge, x, DEVICE) for x in (samples, decoded))
                 found |= {
                     f"gFD{name}": _distance(real, made),
                     f"floor{name}": _distance(real, held),
@@ -156,12 +157,12 @@ class Lab:
         key = (tokenizer.config["data"]["fingerprint"], self.scale.drawn, seed, self.scale.judge)
         if key not in _REAL:
             train, test = (
-                held_out(tokenizer, split).take(self.scale.drawn, seed)
+                load_images(tokenizer, split).take(self.scale.drawn, seed)
                 for split in ("train", "test")
             )
             judges = self.judges(train.pixels.shape[-1]).items()
             features = {
-                name: tuple(judged(judge, x.pixels, DEVICE) for x in (train, test))
+                name: tuple(pooled_features(judge, x.pixels, DEVICE) for x in (train, test))
                 for name, judge in judges
             }
             _REAL[key] = train, features
@@ -183,12 +184,12 @@ def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
 
 
 def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:
-    from workbench.collect import pictures
+    from workbench.collect import to_uint8
 
     device = next(tokenizer.parameters()).device
     parts = torch.arange(len(images)).split(BATCH)
     return np.concatenate(
-        [pictures(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts]
+        [to_uint8(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts]
     )
 
 
@@ -198,5 +199,5 @@ def _distance(real: np.ndarray, made: np.ndarray) -> float:
 
 
 @cache
-def _teacher(name: str, channels: int) -> Teacher:
-    return by_name(name, channels=channels)
+def _teacher(name: str, channels: int) -> FeatureExtractor:
+    return get_feature_extractor(name, channels=channels)

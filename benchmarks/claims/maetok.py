@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from workbench.analysis.latents.modes_compared import modes_compared
-from workbench.collect import held_out
+from workbench.analysis.latents.mode_comparison import mode_comparison
+from workbench.collect import load_images
 from workbench.generators.losses import loss_by_time
 from workbench.storage.run import Run
 
@@ -96,7 +96,7 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
 def denoising(run: Run, lab: Lab) -> Numbers:
     """A flow's loss on held-out images, their latents scaled to unit variance, over all times alike."""
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
-    images = held_out(run.tokenizer).take(lab.scale.drawn)
+    images = load_images(run.tokenizer).take(lab.scale.drawn)
     with torch.no_grad():
         latents = tokenizer.encode(images.images()).latents
     return {
@@ -162,7 +162,7 @@ def gaussians(run: Run, lab: Lab) -> Numbers:
     """
     evidence = lab.evidence(run)
     both = {"": evidence, ", untrained": replace(evidence, latents=evidence.untrained_latents)}
-    found = {name: modes_compared([one], components=COMPONENTS) for name, one in both.items()}
+    found = {name: mode_comparison([one], components=COMPONENTS) for name, one in both.items()}
     nll = {name: result.likelihood.mean(axis=1)[0] for name, result in found.items()}
     gains = {f"mode gain{name}": float(curve[0] - curve.min()) for name, curve in nll.items()}
     return gains | {"variance held": float(found[""].explained[0])}
@@ -197,7 +197,7 @@ def same_latents(run: Run, lab: Lab) -> Numbers:
     import hashlib
 
     with torch.no_grad():
-        latents = run.load().encode(held_out(run).take(lab.scale.drawn).images()).latents
+        latents = run.load().encode(load_images(run).take(lab.scale.drawn).images()).latents
     digest = hashlib.sha256(np.ascontiguousarray(latents.numpy())).hexdigest()
     return {"latents' hash": float(int(digest[:12], 16))}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import COLOURS, TOOLBAR, themed
+from workbench.analysis.plotting.style import COLORS, TOOLBAR_CONFIG, apply_theme
 from workbench.core.errors import UserError
 from workbench.hosts.js import dark_figures
 from workbench.storage.atomic import write_text
@@ -289,8 +289,11 @@ def _arms(claim: dict[str, Any]) -> str:
 
 
 def _section(claim: dict[str, Any], told: dict[str, Any]) -> str:
-    figure = themed(effect_figure(claim, told["seeds"])).to_html(
-        full_html=False, include_plotlyjs=False, config=TOOLBAR, div_id=f"figure-{claim['key']}"
+    figure = apply_theme(effect_figure(claim, told["seeds"])).to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        config=TOOLBAR_CONFIG,
+        div_id=f"figure-{claim['key']}",
     )
     head = "<tr><th>effect, to be above 0</th><th class=n>mean ± deviation</th><th class=n>each seed</th><th>verdict</th>"
     more = "".join(
@@ -331,13 +334,13 @@ def effect_figure(claim: dict[str, Any], seeds: int) -> go.Figure:
         values = _known(effect["values"])
         scale = np.abs(values[~np.isnan(values)]).max(initial=0.0) or 1.0
         look = {"mode": "markers", "showlegend": False}
-        dots = {"size": 11, "color": COLOURS[0], "symbol": "circle-open", "line": {"width": 2}}
+        dots = {"size": 11, "color": COLORS[0], "symbol": "circle-open", "line": {"width": 2}}
         told = {
             "text": [f"{value:.4g}" for value in values],
             "hovertemplate": "%{text}<extra></extra>",
         }
         figure.add_scatter(x=values / scale, y=[place] * len(values), marker=dots, **told, **look)
-        bar = {"size": 13, "color": COLOURS[5], "symbol": "line-ns-open", "line": {"width": 3}}
+        bar = {"size": 13, "color": COLORS[5], "symbol": "line-ns-open", "line": {"width": 3}}
         told = {"hovertemplate": f"mean {values.mean():.4g}<extra></extra>"}
         figure.add_scatter(x=[values.mean() / scale], y=[place], marker=bar, **told, **look)
     figure.add_vline(x=0, line={"color": "grey", "dash": "dot"})

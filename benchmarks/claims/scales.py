@@ -16,10 +16,10 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.data import load
-from workbench.features import by_name
-from workbench.features.contrastive import train_teacher
-from workbench.features.standardized import standardise
-from workbench.training import Plan
+from workbench.features import get_feature_extractor
+from workbench.features.contrastive import train_contrastive
+from workbench.features.standardized import fit_standardization
+from workbench.training import TrainConfig
 
 from .arms import Scale
 
@@ -119,16 +119,18 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
     where = {}
     for role, name in (("teacher", scale.teacher), ("hog", "hog"), ("untrained", scale.untrained)):
         path = means if name == scale.teacher else means.with_name(f"{role}.safetensors")
-        standardise(by_name(name, channels=images["channels"]), known, (cells, cells), path)
+        fit_standardization(
+            get_feature_extractor(name, channels=images["channels"]), known, (cells, cells), path
+        )
         where[role] = f"standardised:{path}:{name}"
-    plan = Plan(
+    plan = TrainConfig(
         steps=JUDGE_STEPS[scale.name],
         batch=128,
         warmup=20,
         save_every=JUDGE_STEPS[scale.name],
         seed=100,
     )
-    judge = train_teacher(known, out / "judge", width=16, plan=plan)
+    judge = train_contrastive(known, out / "judge", width=16, plan=plan)
     channels = {"channels": images["channels"]}
     where |= {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
     return replace(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from workbench.analysis.codebook.information import code_information
-from workbench.collect import held_out
+from workbench.collect import load_images
 from workbench.core.types import Tokens
 from workbench.storage.run import Run
 
@@ -106,7 +106,7 @@ def informed_arms(scale: Scale) -> dict[str, Arm]:
 def informed(run: Run, lab: Lab) -> Numbers:
     """Bits that a code tells of its image's class, less what shuffled classes tell."""
     evidence = lab.evidence(run)
-    found = code_information(**evidence.for_(code_information))
+    found = code_information(**evidence.kwargs_for(code_information))
     return {
         "bits of class": found.mean("class", "corrected"),
         "bits by chance": found.mean("class", "shuffled"),
@@ -140,7 +140,7 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
 @torch.no_grad()
 def shuffled(run: Run, lab: Lab) -> Numbers:
     """PSNR with the codebook's rows in another order: what must fail."""
-    model, images = run.load(), held_out(run).take(lab.scale.drawn).images()
+    model, images = run.load(), load_images(run).take(lab.scale.drawn).images()
     if model.codebook is None:
         return {}
     tokens = model.encode(images)
@@ -173,14 +173,14 @@ def unified_arms(scale: Scale) -> dict[str, Arm]:
 
 def unified(run: Run, lab: Lab) -> Numbers:
     """Accuracy of the class told from held-out codes, the commonest class's share, and bits a code."""
-    from workbench.analysis.generation.class_prediction import understanding
+    from workbench.analysis.generation.class_prediction import class_prediction
     from workbench.collect import collect
 
     step = run.steps[-1]
     if not (run.folder / "evidence" / f"step-{step:06d}").exists():
         collect(run, limit=lab.scale.drawn, judge=lab.scale.judge)
     evidence = run.evidence(step)
-    found = understanding(**evidence.for_(understanding))
+    found = class_prediction(**evidence.kwargs_for(class_prediction))
     codes = np.asarray(lab.evidence(run.tokenizer).codes)
     half = len(codes) // 2
     counts = np.bincount(codes[:half].ravel(), minlength=SMALL) + 1.0

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.latents.cross_validation import FOLDS, grid, held_out
+from workbench.analysis.latents.cross_validation import FOLDS, cross_validated, grid
 from workbench.analysis.latents.embeddings import lay_out, quality, standardised
 from workbench.analysis.latents.probes import PENALTIES, logistic
 from workbench.analysis.stats.mixtures import FLOOR
 from workbench.quantizers.clustering import cluster, refine
-from workbench.quantizers.nearest import nearest
+from workbench.quantizers.nearest import nearest_code
 
 from .measure import Pair
 from .sizes import Size
@@ -67,7 +67,7 @@ def looking_up(public: str, size: Size) -> Pair:
         f"nearest codes, K={codes}",
         sizes,
         public,
-        partial(nearest, tokens, words),
+        partial(nearest_code, tokens, words),
         theirs,
         check,
         FUSED,
@@ -132,7 +132,7 @@ def sklearn_kmeans(rows: Tensor, start: Tensor, rounds: int) -> Tensor:
 
 
 def _errors(rows: Tensor, mine: Tensor, its: Tensor) -> tuple[bool, str]:
-    a, b = ((rows - book[nearest(rows, book)]).square().sum().item() for book in (mine, its))
+    a, b = ((rows - book[nearest_code(rows, book)]).square().sum().item() for book in (mine, its))
     return a <= (1 + ERROR) * b, f"error {a / b:.3f} of theirs"
 
 
@@ -141,7 +141,7 @@ def mixtures(cloud: Callable[[int], np.ndarray], size: Size) -> Pair:
     points, modes = cloud(size.mixed), grid(size.modes)
 
     def ours() -> float:
-        return float(held_out([points], modes, "diag", 0)[0][0].likelihood.mean())
+        return float(cross_validated([points], modes, "diag", 0)[0][0].likelihood.mean())
 
     ways = [(f"{n} starts", partial(loop, points, modes, n)) for n in (1, 3, 10)]
     theirs = as_good(ways, ours() - NATS)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.generators.presets import PRESETS
-from workbench.generators.samplers import euler, guided, sample, times
+from workbench.generators.samplers import euler, guided_velocity, sample, sampling_times
 from workbench.generators.transformer import SiT
 
 from .measure import Pair, alike, distance, found, stepper
@@ -78,11 +78,11 @@ def solving(size: Size, device: str) -> Pair:
 
     model = transformer(size, device).eval()
     noise, labels = _batch(size, device)
-    visited = times(size.solver)
+    visited = sampling_times(size.solver)
 
     @torch.no_grad()
     def our_samples() -> Tensor:
-        return euler(guided(model, labels, 1.0), noise, visited)
+        return euler(guided_velocity(model, labels, 1.0), noise, visited)
 
     @torch.no_grad()
     def their_samples() -> Tensor:

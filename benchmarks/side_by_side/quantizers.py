@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.quantizers.scalar import ScalarQuantizer
-from workbench.quantizers.vector import HardQuantizer
+from workbench.quantizers.vector import VectorQuantizer
 
 from .measure import Pair, distance, found
 from .sizes import Size
@@ -50,7 +50,7 @@ def vector(method: str, codes: int, size: Size, device: str) -> Pair:
     from vector_quantize_pytorch import VectorQuantize
 
     mine, its = METHODS[method]
-    ours = HardQuantizer(codes=codes, dim=size.channels, **mine)
+    ours = VectorQuantizer(codes=codes, dim=size.channels, **mine)
     fixed = {"decay": 0.95, "commitment_weight": 0.25, "rotation_trick": False}
     theirs = VectorQuantize(dim=size.channels, codebook_size=codes, **fixed, **its)
     theirs._codebook.embed.data.copy_(ours.codebook.detach())

@@ -59,11 +59,11 @@ def mime_bundle(figure: go.Figure) -> dict[str, Any]:
 
     `responsive` would take the height from an output that has none of its own.
     """
-    from workbench.analysis.plotting.style import TOOLBAR
+    from workbench.analysis.plotting.style import TOOLBAR_CONFIG
 
     return {
         "application/vnd.plotly.v1+json": {
             **figure.to_plotly_json(),
-            "config": {**TOOLBAR, "responsive": False},
+            "config": {**TOOLBAR_CONFIG, "responsive": False},
         }
     }

@@ -5,7 +5,7 @@ import numpy as np
 from workbench.core.errors import NotApplicable, UserError
 
 
-def one_row_an_image(latents: np.ndarray, least: int, purpose: str) -> np.ndarray:
+def flatten_latents(latents: np.ndarray, least: int, purpose: str) -> np.ndarray:
     """Latents (n, tokens, d) as float64 (n, tokens * d): an image's tokens side by side.
 
     Raises NotApplicable for fewer than `least` images or latents that never change, UserError for NaN or infinity.

@@ -36,7 +36,7 @@ LIBRARIES = (
 )  # that results are computed with
 
 
-def kept(
+def cached_result(
     place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]
 ) -> Result:
     """What an analysis makes of its arguments and controls: opened where `place` holds it, else computed and kept.
@@ -55,7 +55,7 @@ def kept(
     return result
 
 
-def held(
+def lookup(
     place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]
 ) -> Any:
     """The same where `place` holds it, else None: nothing is computed."""

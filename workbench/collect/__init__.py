@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.collect.generator_evidence import drawn, of_generator, previewer
-from workbench.collect.images import held_out, pictures, tokenizer_of, versions
-from workbench.collect.tokenizer_evidence import of_tokenizer
-from workbench.features import by_name
+from workbench.collect.generator_evidence import draw_samples, generator_evidence, previewer
+from workbench.collect.images import load_images, to_uint8, tokenizer_run, versions
+from workbench.collect.tokenizer_evidence import tokenizer_evidence
+from workbench.features import get_feature_extractor
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
@@ -34,15 +34,15 @@ def collect(
     step = run.steps[-1] if step is None and run.steps else step
     run.checkpoint(step)
     model = run.load(step).to("cuda" if torch.cuda.is_available() else "cpu")
-    source = run if isinstance(model, Tokenizer) else tokenizer_of(run)
-    teacher = by_name(judge, channels=source.config["settings"]["channels"])
+    source = run if isinstance(model, Tokenizer) else tokenizer_run(run)
+    teacher = get_feature_extractor(judge, channels=source.config["settings"]["channels"])
     with torch.no_grad():
         if isinstance(model, Tokenizer):
-            found = of_tokenizer(
+            found = tokenizer_evidence(
                 run, step, model, teacher, limit=limit, seed=seed, prefixes=prefixes, tick=tick
             )
         else:
-            found = of_generator(
+            found = generator_evidence(
                 run, model, teacher, limit=limit, seed=seed, guidance=guidance, tick=tick
             )
     found["provenance"] |= {

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from workbench.collect.images import (
-    BATCH,
-    device_of,
-    held_out,
-    judged,
-    of_training_images,
-    pictures,
+    ENCODE_BATCH,
+    load_images,
+    model_device,
+    pooled_features,
     ticker,
-    tokenizer_of,
+    to_uint8,
+    tokenizer_run,
+    training_image_arrays,
 )
 from workbench.core.types import Tokens
-from workbench.features import Teacher
+from workbench.features import FeatureExtractor
 from workbench.generators.autoregressive import AR
 from workbench.generators.losses import loss_by_time
 from workbench.generators.samplers import sample
@@ -29,7 +29,7 @@ from workbench.tokenizers.base import Tokenizer
 BINS = 20  # of the time between data and noise
 
 
-def drawn(
+def draw_samples(
     model: SiT | AR,
     tokenizer: Tokenizer,
     labels: Tensor,
@@ -44,46 +44,55 @@ def drawn(
     `shift` is of a flow's times; None: its own.
     """
     if isinstance(model, AR):
-        codes = model.generate(labels, guidance=guidance, seed=seed).to(device_of(tokenizer))
+        codes = model.generate(labels, guidance=guidance, seed=seed).to(model_device(tokenizer))
         words = tokenizer.codebook.repeat_interleave(
             codes.shape[1] // len(tokenizer.codebook), dim=0
         )
         tokens = Tokens(words[torch.arange(codes.shape[1]), codes], codes)
     else:
         latents = sample(model, labels, steps=steps, guidance=guidance, shift=shift, seed=seed)
-        tokens = Tokens(latents.to(device_of(tokenizer)))
-    return pictures(tokenizer.decode(tokens))
+        tokens = Tokens(latents.to(model_device(tokenizer)))
+    return to_uint8(tokenizer.decode(tokens))
 
 
 def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
     """What to look at while a run trains: the same held-out images, or the same noise, each time."""
     if run.tokenizer is None:
-        images = held_out(run, most=count).images()  # reads no others
+        images = load_images(run, most=count).images()  # reads no others
         return torch.no_grad()(
-            lambda model: pictures(model.decode(model.encode(images.to(device_of(model)))))
+            lambda model: to_uint8(model.decode(model.encode(images.to(model_device(model)))))
         )
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
     labels = torch.arange(count) % run.config["settings"]["classes"]
     return torch.no_grad()(
-        lambda model: drawn(model, tokenizer, labels.to(device_of(model)), steps=20, guidance=2.0)
+        lambda model: draw_samples(
+            model, tokenizer, labels.to(model_device(model)), steps=20, guidance=2.0
+        )
     )
 
 
-def of_generator(
-    run: Run, model: SiT | AR, judge: Teacher, *, limit: int, seed: int, guidance: float, tick: Any
+def generator_evidence(
+    run: Run,
+    model: SiT | AR,
+    judge: FeatureExtractor,
+    *,
+    limit: int,
+    seed: int,
+    guidance: float,
+    tick: Any,
 ) -> dict[str, Any]:
     """The evidence of a generator: samples of every class, and how well it knows held-out images."""
-    source = tokenizer_of(run)
-    device = device_of(model)
+    source = tokenizer_run(run)
+    device = model_device(model)
     tokenizer = source.load(run.config["tokenizer"]["step"]).to(device)
     classes = model.config.classes
     labels = torch.arange(classes).repeat_interleave(max(1, min(64, limit // classes)))[:limit]
     samples, done = [], ticker(tick, len(labels))
-    for number, part in enumerate(labels.split(BATCH)):
+    for number, part in enumerate(labels.split(ENCODE_BATCH)):
         samples.append(
-            drawn(model, tokenizer, part.to(device), seed=seed + number, guidance=guidance)
+            draw_samples(model, tokenizer, part.to(device), seed=seed + number, guidance=guidance)
         )
-        done((number + 1) * BATCH)
+        done((number + 1) * ENCODE_BATCH)
     shown = np.concatenate(samples)
     provenance = {
         "data": source.config["data"]["source"],
@@ -95,9 +104,9 @@ def of_generator(
     found = {
         "samples": shown,
         "sample_labels": labels.numpy(),
-        "sample_features": judged(judge, shown, device),
+        "sample_features": pooled_features(judge, shown, device),
     }
-    found |= of_training_images(source, judge, device, limit, seed)
+    found |= training_image_arrays(source, judge, device, limit, seed)
     return {
         "provenance": provenance,
         **found,
@@ -106,16 +115,21 @@ def of_generator(
 
 
 def _of_held_out(
-    model: SiT | AR, source: Run, tokenizer: Tokenizer, judge: Teacher, limit: int, seed: int
+    model: SiT | AR,
+    source: Run,
+    tokenizer: Tokenizer,
+    judge: FeatureExtractor,
+    limit: int,
+    seed: int,
 ) -> dict[str, Any]:
     """What the judge says of held-out images, and the generator of their tokens, which it was not trained on."""
-    images, device = held_out(source).take(limit, seed), device_of(model)
-    found: dict[str, Any] = {"features": judged(judge, images.pixels, device)}
+    images, device = load_images(source).take(limit, seed), model_device(model)
+    found: dict[str, Any] = {"features": pooled_features(judge, images.pixels, device)}
     if images.labels is None:
         return found
     encoded = [
         tokenizer.encode(images.images(part).to(device))
-        for part in torch.arange(len(images)).split(BATCH)
+        for part in torch.arange(len(images)).split(ENCODE_BATCH)
     ]
     labels = torch.from_numpy(images.labels).to(device)
     if isinstance(model, AR):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 import workbench
 from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet, load
-from workbench.features import Teacher
+from workbench.features import FeatureExtractor
 from workbench.storage.run import Run
 
-BATCH = 256
-ROOM = 2**26  # bytes of one array that is only there for a closer look
+ENCODE_BATCH = 256
+MAX_ARRAY_BYTES = 2**26  # bytes of one array that is only there for a closer look
 
 
-def held_out(run: Run, split: str = "test", most: int | None = None) -> ImageSet:
+def load_images(run: Run, split: str = "test", most: int | None = None) -> ImageSet:
     """The images of a tokenizer's run, or `most` of them. Raises RunError if they are no longer those it was trained
     beside.
     """
@@ -46,7 +46,7 @@ def held_out(run: Run, split: str = "test", most: int | None = None) -> ImageSet
     return images
 
 
-def tokenizer_of(run: Run) -> Run:
+def tokenizer_run(run: Run) -> Run:
     """The tokenizer's run of a generator's. Raises RunError where nobody told which it is."""
     if run.tokenizer is None:
         raise RunError(
@@ -55,7 +55,7 @@ def tokenizer_of(run: Run) -> Run:
     return run.tokenizer
 
 
-def pictures(images: Tensor) -> np.ndarray:
+def to_uint8(images: Tensor) -> np.ndarray:
     """Images in [-1, 1] as uint8 (n, h, w, c), clamped."""
     return (
         rearrange(((images.clamp(-1, 1) + 1) * 127.5).round().byte(), "n c h w -> n h w c")
@@ -64,24 +64,27 @@ def pictures(images: Tensor) -> np.ndarray:
     )
 
 
-def judged(judge: Teacher, shown: np.ndarray, device: torch.device) -> np.ndarray:
+def pooled_features(judge: FeatureExtractor, shown: np.ndarray, device: torch.device) -> np.ndarray:
     """A judge's features of whole pictures, uint8 (n, h, w, c) to float32 (n, e); all are judged as they are seen."""
     rows = []
-    for part in parts(len(shown)):
+    for part in batch_slices(len(shown)):
         images = torch.tensor(np.moveaxis(shown[part], -1, 1)).to(device).float() / 127.5 - 1
         rows.append(judge.features(images, (1, 1))[:, 0].float().cpu().numpy())
     return np.concatenate(rows)
 
 
-def of_training_images(
-    run: Run, judge: Teacher, device: torch.device, limit: int, seed: int
+def training_image_arrays(
+    run: Run, judge: FeatureExtractor, device: torch.device, limit: int, seed: int
 ) -> dict[str, Any]:
     """Training images to compare with, and what the judge says of them; nothing where they cannot be indexed."""
     if run.config["data"]["source"].startswith("stream:"):
         return {}
-    images = held_out(run, "train")
-    images = images.take(min(limit, max(1, ROOM // images.pixels[0].size)), seed)
-    return {"train_images": images.pixels, "train_features": judged(judge, images.pixels, device)}
+    images = load_images(run, "train")
+    images = images.take(min(limit, max(1, MAX_ARRAY_BYTES // images.pixels[0].size)), seed)
+    return {
+        "train_images": images.pixels,
+        "train_features": pooled_features(judge, images.pixels, device),
+    }
 
 
 @cache
@@ -110,14 +113,14 @@ def versions() -> dict[str, str]:
     return libraries | {"code": code.hexdigest()[:12]}
 
 
-def device_of(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
     """Where a model is."""
     return next(model.parameters()).device
 
 
-def parts(count: int) -> Iterator[slice]:
+def batch_slices(count: int) -> Iterator[slice]:
     """Slices of at most BATCH rows."""
-    return (slice(a, b) for a, b in pairwise([*range(0, count, BATCH), count]))
+    return (slice(a, b) for a, b in pairwise([*range(0, count, ENCODE_BATCH), count]))
 
 
 def ticker(tick: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.collect.images import ROOM, judged, pictures
+from workbench.collect.images import MAX_ARRAY_BYTES, pooled_features, to_uint8
 from workbench.core.types import Images, Tokens
-from workbench.features import Teacher
+from workbench.features import FeatureExtractor
 from workbench.tokenizers.base import Tokenizer
 
 SIDE = 7  # pixels of the window of SSIM; of smaller images the widest odd one that fits
@@ -20,8 +20,8 @@ def prefix_lengths(tokens: int) -> list[int]:
     return sorted({tokens, *(2**i for i in range(tokens.bit_length()) if 2**i <= tokens)})
 
 
-def by_prefix(
-    model: Tokenizer, tokens: Tokens, images: Images, judge: Teacher, of: int
+def prefix_metrics(
+    model: Tokenizer, tokens: Tokens, images: Images, judge: FeatureExtractor, of: int
 ) -> dict[str, np.ndarray]:
     """Errors a pixel in [0, 1], SSIM and the judge's features, when the decoder may look at the first tokens only.
 
@@ -47,8 +47,10 @@ def by_prefix(
         found["prefix_mse"].append(difference.square().mean(dim=(1, 2, 3)).cpu().numpy())
         found["prefix_l1"].append(difference.abs().mean(dim=(1, 2, 3)).cpu().numpy())
         found["prefix_ssim"].append(ssim(decoded, images).cpu().numpy())
-        if (len(found["prefix_features"]) + 1) * of * judge.dim * 4 <= ROOM:
-            found["prefix_features"].append(judged(judge, pictures(decoded), images.device))
+        if (len(found["prefix_features"]) + 1) * of * judge.dim * 4 <= MAX_ARRAY_BYTES:
+            found["prefix_features"].append(
+                pooled_features(judge, to_uint8(decoded), images.device)
+            )
     return {name: np.stack(several, axis=1) for name, several in found.items() if several}
 
 

@@ -10,19 +10,19 @@ from einops import rearrange
 from torch import Tensor
 
 from workbench.collect.images import (
-    ROOM,
-    device_of,
-    held_out,
-    judged,
-    of_training_images,
-    parts,
-    pictures,
+    MAX_ARRAY_BYTES,
+    batch_slices,
+    load_images,
+    model_device,
+    pooled_features,
     ticker,
+    to_uint8,
+    training_image_arrays,
 )
-from workbench.collect.prefixes import by_prefix, prefix_lengths
+from workbench.collect.prefixes import prefix_lengths, prefix_metrics
 from workbench.core.types import Images, Tokens
 from workbench.data import ImageSet
-from workbench.features import Teacher
+from workbench.features import FeatureExtractor
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
@@ -37,11 +37,11 @@ ERRORS = (
 )  # that adaptive tokenizers are asked for; pixels in [0, 1]
 
 
-def of_tokenizer(
+def tokenizer_evidence(
     run: Run,
     step: int,
     model: Tokenizer,
-    judge: Teacher,
+    judge: FeatureExtractor,
     *,
     limit: int,
     seed: int,
@@ -49,7 +49,7 @@ def of_tokenizer(
     tick: Any,
 ) -> dict[str, Any]:
     """The evidence of a tokenizer."""
-    everything = held_out(run)
+    everything = load_images(run)
     images = everything.take(limit, seed)
     arrays, grid = _of_every_image(model, images, judge if prefixes else None, tick)
     arrays |= _disturbed(model, arrays, images, judge, seed)
@@ -81,7 +81,7 @@ def of_tokenizer(
 
 
 def _of_every_image(
-    model: Tokenizer, images: ImageSet, judge: Teacher | None, tick: Any
+    model: Tokenizer, images: ImageSet, judge: FeatureExtractor | None, tick: Any
 ) -> tuple[dict[str, Any], tuple[int, int] | None]:
     """What is found image by image, in batches, as arrays laid out as evidence; and the tokens' grid.
 
@@ -89,12 +89,12 @@ def _of_every_image(
     """
     rows: dict[str, list[np.ndarray]] = {}
     done, asked = ticker(tick, len(images)), "error" in inspect.signature(model.encode).parameters
-    for part in parts(len(images)):
-        batch = images.images(part).to(device_of(model))
+    for part in batch_slices(len(images)):
+        batch = images.images(part).to(model_device(model))
         tokens = model.encode(batch)
         found = _said(model, tokens, batch)
         if judge is not None:
-            found |= by_prefix(model, tokens, batch, judge, len(images))
+            found |= prefix_metrics(model, tokens, batch, judge, len(images))
         for name, array in (found | (_on_request(model, batch) if asked else {})).items():
             rows.setdefault(name, []).append(array)
         done(part.stop)
@@ -115,7 +115,7 @@ def _of_every_image(
 def _said(model: Tokenizer, tokens: Tokens, images: Images) -> dict[str, np.ndarray]:
     """The tokens themselves, and their picture."""
     found = {
-        "reconstructions": pictures(model.decode(tokens)),
+        "reconstructions": to_uint8(model.decode(tokens)),
         "latents": tokens.latents.float().cpu().numpy(),
     }
     if tokens.codes is not None:
@@ -145,15 +145,15 @@ def _on_request(model: Tokenizer, images: Images) -> dict[str, np.ndarray]:
 
 
 def _disturbed(
-    model: Tokenizer, arrays: dict[str, Any], images: ImageSet, judge: Teacher, seed: int
+    model: Tokenizer, arrays: dict[str, Any], images: ImageSet, judge: FeatureExtractor, seed: int
 ) -> dict[str, np.ndarray]:
     """Latents with noise, and half-way to their nearest neighbours: how far from an image one may go."""
     latents, active = torch.from_numpy(arrays["latents"]), arrays.get("active")
-    device, generator = device_of(model), torch.Generator().manual_seed(seed)
+    device, generator = model_device(model), torch.Generator().manual_seed(seed)
     grid = None if "codes" in arrays else model.encode(images.images(slice(1)).to(device)).grid
 
     def decoded(changed: Callable[[slice], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        for part in parts(len(latents)):
+        for part in batch_slices(len(latents)):
             shown = None if active is None else torch.from_numpy(active[part]).to(device)
             yield part, model.decode(Tokens(changed(part).to(device), active=shown, grid=grid))
 
@@ -166,12 +166,12 @@ def _disturbed(
     found: dict[str, np.ndarray] = {"noise_levels": np.float32(NOISE), "noise_mse": mse}
     if active is None and len(latents) > 1:
         flat = rearrange(latents, "n l d -> n (l d)")
-        near = torch.cat([_nearest_other(flat, part) for part in parts(len(flat))])
+        near = torch.cat([_nearest_other(flat, part) for part in batch_slices(len(flat))])
         midpoints = (
-            pictures(shown)
+            to_uint8(shown)
             for _, shown in decoded(lambda part: (latents[part] + latents[near[part]]) / 2)
         )
-        found["midpoint_features"] = judged(judge, np.concatenate(list(midpoints)), device)
+        found["midpoint_features"] = pooled_features(judge, np.concatenate(list(midpoints)), device)
     return found
 
 
@@ -179,11 +179,12 @@ def _before(
     run: Run, step: int, model: Tokenizer, images: ImageSet, *, with_codes: bool
 ) -> dict[str, np.ndarray]:
     """The same images at the checkpoint before, and before training."""
-    found, device = {}, device_of(model)
+    found, device = {}, model_device(model)
 
     def encoded(other: Tokenizer) -> list[Tokens]:
         return [
-            other.to(device).encode(images.images(part).to(device)) for part in parts(len(images))
+            other.to(device).encode(images.images(part).to(device))
+            for part in batch_slices(len(images))
         ]
 
     earlier = [s for s in run.steps if s < step]
@@ -205,20 +206,20 @@ def _compared(
     model: Tokenizer,
     images: ImageSet,
     reconstructions: np.ndarray,
-    judge: Teacher,
+    judge: FeatureExtractor,
     limit: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """What the judge says of the images, their reconstructions, training images, and of every patch."""
-    device = device_of(model)
-    found = {"features": judged(judge, images.pixels, device)}
-    found["reconstruction_features"] = judged(judge, reconstructions, device)
-    found |= of_training_images(run, judge, device, limit, seed)
+    device = model_device(model)
+    found = {"features": pooled_features(judge, images.pixels, device)}
+    found["reconstruction_features"] = pooled_features(judge, reconstructions, device)
+    found |= training_image_arrays(run, judge, device, limit, seed)
     rows, columns = model.cells
-    if len(images) * rows * columns * judge.dim * 2 <= ROOM:
+    if len(images) * rows * columns * judge.dim * 2 <= MAX_ARRAY_BYTES:
         by_patch = [
             judge.features(images.images(part).to(device), (rows, columns))
-            for part in parts(len(images))
+            for part in batch_slices(len(images))
         ]
         found["teacher_features"] = torch.cat(by_patch).half().cpu().numpy()
     return found

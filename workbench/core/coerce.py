@@ -10,19 +10,19 @@ from typing import Any
 from workbench.core.errors import UserError
 
 
-def typed(kind: Any, name: str, value: Any) -> Any:
+def coerce(kind: Any, name: str, value: Any) -> Any:
     """A setting in its declared type, from Python or from a command line's text."""
     parts, origin = typing.get_args(kind), typing.get_origin(kind)
     try:
         if origin is types.UnionType:
             (kind,) = (part for part in parts if part is not types.NoneType)
-            return None if str(value).lower() == "none" else typed(kind, name, value)
+            return None if str(value).lower() == "none" else coerce(kind, name, value)
         if origin is typing.Literal:
             return next(part for part in parts if str(part) == str(value))
         if origin is tuple:
             given = value.split(",") if isinstance(value, str) else list(value)
             kinds = parts[:1] * len(given) if Ellipsis in parts else parts
-            return tuple(typed(kind, name, one) for kind, one in zip(kinds, given, strict=True))
+            return tuple(coerce(kind, name, one) for kind, one in zip(kinds, given, strict=True))
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
                 str(value).lower()
@@ -44,7 +44,7 @@ def typed(kind: Any, name: str, value: Any) -> Any:
                 if Ellipsis in parts
                 else f"{len(parts)} numbers, as in 0.9,0.95"
             )
-        raise UserError(f"{name} takes {expected}; got `{plain(value)}`.") from None
+        raise UserError(f"{name} takes {expected}; got `{to_json(value)}`.") from None
 
 
 def _whole(value: Any) -> int:
@@ -57,7 +57,7 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """A value as JSON keeps it."""
     if isinstance(value, tuple):
         return list(value)

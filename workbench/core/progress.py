@@ -18,7 +18,7 @@ class Cancelled(UserError):
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def progress_listener(listener: Listener) -> Iterator[None]:
     """Within: `listener(done, total)` is called after each part of the work, 0 <= done <= total, in this thread."""
     token = _LISTENER.set(listener)
     try:
@@ -27,18 +27,18 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def progress(done: int, total: int) -> None:
+def report_progress(done: int, total: int) -> None:
     """Tell whoever listens that `done` of `total` parts are finished. Raises what the listener raises."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(done, total)
 
 
-def counted(parts: Iterable[Part]) -> Iterator[Part]:
+def track(parts: Iterable[Part]) -> Iterator[Part]:
     """The parts of some work, telling before each how many are finished."""
     every = list(parts)
     for done, part in enumerate(every):
-        progress(done, len(every))
+        report_progress(done, len(every))
         yield part
 
 
@@ -47,13 +47,13 @@ class _Heard:
 
     def write(self, text: str) -> None:
         if found := re.search(r"(\d+)/(\d+)", text):
-            progress(int(found[1]), int(found[2]))
+            report_progress(int(found[1]), int(found[2]))
 
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-def heard() -> dict[str, Any]:
+def tqdm_kwargs() -> dict[str, Any]:
     """Arguments of a library's tqdm bar that let a listener follow and stop it; hidden where nobody listens."""
     return (
         {"disable": True}

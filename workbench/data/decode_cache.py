@@ -15,7 +15,7 @@ _KEPT: dict[Any, Decoded] = {}  # the latest last
 _LOCK = Lock()
 
 
-def recently(
+def cached_decode(
     files: Iterable[Path], rest: tuple[Any, ...], decode: Callable[[], Decoded]
 ) -> Decoded:
     """What `decode` gives for these files as they are now, and the rest that it depends on; its pixels are read-only.

@@ -8,9 +8,9 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
-from workbench.data.decode_cache import recently
+from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
-from workbench.data.split import TEST_NAMES, held_out, some_of
+from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 Entry = tuple[Path, str | None]  # a file, and its class
@@ -28,7 +28,7 @@ def read_folder(
     names = tuple(
         sorted({name for entries in splits.values() for _, name in entries if name is not None})
     )
-    entries = [splits[split][i] for i in some_of(len(splits[split]), limit)]
+    entries = [splits[split][i] for i in subsample_indices(len(splits[split]), limit)]
     if not entries:
         known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(
@@ -37,7 +37,7 @@ def read_folder(
             )
         )
     contents = ((file.relative_to(folder).as_posix(), file) for file, _ in entries)
-    pixels, kept, skipped = recently(
+    pixels, kept, skipped = cached_decode(
         (file for file, _ in entries),
         (side,),
         lambda: decode_all(contents, count=len(entries), side=side, source=source),
@@ -57,7 +57,7 @@ def _splits(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
     if test is not None and train.is_dir():
         return {"train": _entries(train, problems), "test": _entries(test, problems)}, problems
     entries = _entries(folder, problems)
-    out = held_out(file.relative_to(folder).as_posix() for file, _ in entries)
+    out = held_out_mask(file.relative_to(folder).as_posix() for file, _ in entries)
     return {"train": list(compress(entries, ~out)), "test": list(compress(entries, out))}, problems
 
 

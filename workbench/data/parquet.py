@@ -11,9 +11,9 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
-from workbench.data.decode_cache import recently
+from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
-from workbench.data.split import TEST_NAMES, held_out, some_of
+from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 
 if TYPE_CHECKING:
     import datasets
@@ -119,8 +119,8 @@ def _image_set(
     part = split if split in tables else "train"
     table, rows = tables[part], np.arange(len(tables[part]))
     if "test" not in tables:
-        rows = rows[held_out(map(str, rows)) == (split == "test")]
-    rows = rows[some_of(len(rows), limit)]
+        rows = rows[held_out_mask(map(str, rows)) == (split == "test")]
+    rows = rows[subsample_indices(len(rows), limit)]
     column = image_column(table, source)
     cells = (
         table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
@@ -130,7 +130,7 @@ def _image_set(
         for row, cell in zip(rows.tolist(), cells, strict=True)
     )
     inside = not any(chunk.field("bytes").null_count for chunk in cells.data.column(column).chunks)
-    pixels, kept, skipped = recently(
+    pixels, kept, skipped = cached_decode(
         files if inside else (),  # elsewhere they may change without the table's knowing
         (part, split, side, limit),
         lambda: decode_all(contents, count=len(rows), side=side, source=source),

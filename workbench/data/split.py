@@ -14,7 +14,7 @@ TEST_NAMES = (
 )  # what a held-out split may be called; the first one found counts
 
 
-def held_out(keys: Iterable[str]) -> np.ndarray:
+def held_out_mask(keys: Iterable[str]) -> np.ndarray:
     """Which keys belong to the test split, bool (n,): the tenth with the lowest hashes, at least one of two or more."""
     hashes = [
         hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
@@ -26,7 +26,7 @@ def held_out(keys: Iterable[str]) -> np.ndarray:
     return np.isin(np.arange(len(hashes)), chosen)
 
 
-def some_of(count: int, limit: int | None) -> np.ndarray:
+def subsample_indices(count: int, limit: int | None) -> np.ndarray:
     """Positions among `count`, ascending: a random `limit` of them, or all."""
     if limit is None or limit >= count:
         return np.arange(count)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.images.reconstruction import decibels
+from workbench.analysis.images.reconstruction import psnr_db
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class ImageGrid:
     """A row for each image, a column for each stop on the axis."""
 
     axis: str  # what changes from column to column: tokens, step, guidance, ...
@@ -43,7 +43,7 @@ class Frames:
     @property
     def psnr(self) -> np.ndarray:
         """The same as a peak signal-to-noise ratio in dB, at most 100, float64 (n, m)."""
-        return decibels(np.square(self._difference).mean(axis=(2, 3, 4)))
+        return psnr_db(np.square(self._difference).mean(axis=(2, 3, 4)))
 
     @property
     def tokens(self) -> np.ndarray | None:
@@ -71,7 +71,7 @@ class Frames:
         return self.shown / 255 - self.reference[:, None] / 255
 
 
-def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> Frames:
+def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
     """What each run makes of the same images, at some places of their evidence; no model is needed.
 
     Runs on other images than the first are left out. Raises NotApplicable where the first has no reconstructions.
@@ -91,7 +91,7 @@ def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> Frames:
     left_out = [e.run for e in evidences if e not in same]
     note = f"Left out, being of other images: {', '.join(left_out)}." if left_out else ""
     stops = tuple(f"{e.run} · step {e.step:,}" for e in same)
-    return Frames(
+    return ImageGrid(
         "run", stops, captions(first, places), np.asarray(first.images[places]), shown, note=note
     )
 

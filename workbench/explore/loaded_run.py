@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from workbench.analysis.latents.mode_assignment import largest_first
-from workbench.analysis.stats.mixtures import fit
-from workbench.analysis.stats.reductions import reduced
+from workbench.analysis.latents.mode_assignment import order_by_size
+from workbench.analysis.stats.mixtures import fit_mixture
+from workbench.analysis.stats.reductions import reduce_dimensions
 from workbench.core.errors import UserError, unknown
 from workbench.explore import MODES, modes, samples, tokens
-from workbench.explore.image_grid import Frames, captions, classes
+from workbench.explore.image_grid import ImageGrid, captions, classes
 from workbench.generators.transformer import SiT
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
@@ -26,7 +26,7 @@ KEPT = 6  # models held in memory: those of a few runs that are looked at in tur
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedRun:
     """A run at a step."""
 
     run: Run
@@ -34,7 +34,7 @@ class Subject:
     modules: tuple[str, ...] = ()  # others than ours from which its class may come
 
     @classmethod
-    def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "Subject":
+    def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "LoadedRun":
         """The run with its model of a step (None: the last). Raises RunError where there is no checkpoint."""
         return _loaded(run.folder, step, run.checkpoint(step).stat().st_mtime_ns, tuple(modules))
 
@@ -63,7 +63,7 @@ class Subject:
 
     def frames(
         self, axis: str, chosen: Sequence[int], *, token: int = 0, mode: int = 0, seed: int = 0
-    ) -> Frames:
+    ) -> ImageGrid:
         """Pictures along an axis: of a tokenizer for images at some places of its evidence, of a generator for labels.
 
         `token` is whose code is changed, `mode` where walks between modes begin, `seed` whose noise is drawn. Raises
@@ -92,7 +92,7 @@ class Subject:
         ]
         return ask(self.model, images, **names)
 
-    def _drawn(self, axis: str, labels: list[int], seed: int) -> Frames:
+    def _drawn(self, axis: str, labels: list[int], seed: int) -> ImageGrid:
         told = classes(self.run)
         rows = tuple(told[label] for label in labels)
         if axis == "step":
@@ -114,12 +114,14 @@ class Subject:
         )
         return np.argsort(-chosen, kind="stable")[:CODES].tolist()
 
-    def _from_mode(self, mode: int) -> Frames:
+    def _from_mode(self, mode: int) -> ImageGrid:
         """From the mean of one mode to each other one's; mode 0 is the largest."""
         latents = np.asarray(self.evidence.latents)
-        points, _ = reduced(latents.reshape(len(latents), -1), "ours", COMPONENTS, 0)
-        mixture = fit(points, min(MODES, len(points) // 2), "diag", np.random.default_rng(0))
-        assignment, _ = largest_first(mixture, points)
+        points, _ = reduce_dimensions(latents.reshape(len(latents), -1), "ours", COMPONENTS, 0)
+        mixture = fit_mixture(
+            points, min(MODES, len(points) // 2), "diag", np.random.default_rng(0)
+        )
+        assignment, _ = order_by_size(mixture, points)
         means, sizes = modes.means(latents, assignment), np.bincount(assignment)
         if not 0 <= mode < len(means):
             raise UserError(f"{self.run.name} has modes 0 to {len(means) - 1}; got {mode}.")
@@ -134,10 +136,10 @@ class Subject:
 
 
 @lru_cache(maxsize=KEPT)
-def _loaded(folder: Path, step: int | None, written: int, modules: tuple[str, ...]) -> Subject:
+def _loaded(folder: Path, step: int | None, written: int, modules: tuple[str, ...]) -> LoadedRun:
     """A checkpoint's model; `written` tells one that was saved anew from what was there before."""
     run = Run(folder)
-    return Subject(run, run.load(step, modules=modules), modules)
+    return LoadedRun(run, run.load(step, modules=modules), modules)
 
 
 def _lent(rows: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from workbench.collect import pictures
-from workbench.collect.images import device_of
+from workbench.collect import to_uint8
+from workbench.collect.images import model_device
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
-from workbench.explore.image_grid import Frames
+from workbench.explore.image_grid import ImageGrid
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -40,7 +40,7 @@ def walk(
     stops: int = 9,
     grid: tuple[int, int] | None = None,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """Straight lines from latents (n, tokens, d) to others, decoded at equal steps and held against their starts."""
     if stops < 2:
         raise UserError(f"A walk has at least 2 stops, its ends; got {stops}.")
@@ -48,7 +48,7 @@ def walk(
     path = starts[:, None] + shares[:, None, None] * (ends - starts)[:, None]
     shown = np.stack([decode(model, path[:, j], grid=grid) for j in range(stops)], axis=1)
     names = tuple(rows) or tuple(f"#{row}" for row in range(len(starts)))
-    return Frames(
+    return ImageGrid(
         "share of the way",
         tuple(f"{s:.2f}" for s in shares),
         names,
@@ -63,5 +63,5 @@ def decode(
     model: Tokenizer, latents: np.ndarray, *, grid: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Pictures, uint8 (n, h, w, c), of latents (n, tokens, d)."""
-    tokens = torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(device_of(model))
-    return pictures(model.decode(Tokens(tokens, grid=grid)))
+    tokens = torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(model_device(model))
+    return to_uint8(model.decode(Tokens(tokens, grid=grid)))

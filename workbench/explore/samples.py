@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collect import drawn, pictures
-from workbench.collect.images import device_of
+from workbench.collect import draw_samples, to_uint8
+from workbench.collect.images import model_device
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import counted
+from workbench.core.progress import track
 from workbench.core.types import Tokens
-from workbench.explore.image_grid import Frames
+from workbench.explore.image_grid import ImageGrid
 from workbench.generators.autoregressive import AR
 from workbench.generators.interpolants import interpolant
-from workbench.generators.samplers import FIRST, euler, guided, sample, times
+from workbench.generators.samplers import FIRST, euler, guided_velocity, sample, sampling_times
 from workbench.generators.transformer import SiT
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
@@ -33,15 +33,15 @@ def guidance(
     steps: int = 12,
     seed: int = 0,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """A picture a label and scale, all of a label from one noise, held against the first scale's."""
-    wanted = torch.tensor(list(labels), device=device_of(model))
+    wanted = torch.tensor(list(labels), device=model_device(model))
     each = [
-        drawn(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
-        for scale in counted(scales)
+        draw_samples(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
+        for scale in track(scales)
     ]
     shown, stops = np.stack(each, axis=1), tuple(f"{scale:g}" for scale in scales)
-    return Frames(
+    return ImageGrid(
         "guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}"
     )
 
@@ -57,23 +57,23 @@ def intervals(
     steps: int = 12,
     seed: int = 0,
     name: str = "",
-) -> Frames:
+) -> ImageGrid:
     """A grid of one label from one noise: a row for each interval of times that guidance holds in, a column a scale.
 
     Raises NotApplicable for a generator that walks no path.
     """
     _walks(model)
     shown = []
-    for interval in counted(within):
+    for interval in track(within):
         how = {"steps": steps, "interval": interval, "seed": seed}
-        labels = torch.tensor([label], device=device_of(model))
+        labels = torch.tensor([label], device=model_device(model))
         latents = [sample(model, labels, guidance=scale, **how) for scale in scales]
         shown.append(_decoded(tokenizer, torch.cat(latents)))
     stops = tuple(f"{scale:g}" for scale in scales)
     names = tuple(f"times {low:g} to {high:g}" for low, high in within)
     grid = np.stack(shown)
     note = f"One class, {name or label}, and one noise."
-    return Frames(
+    return ImageGrid(
         "guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note
     )
 
@@ -88,16 +88,16 @@ def trajectory(
     scale: float = 2.0,
     seed: int = 0,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """The way from noise to a picture by Euler steps: at each, what the velocity there points to, decoded.
 
     Held against the last, which is the sample. Raises NotApplicable for a generator that walks no path.
     """
     _walks(model)
-    wanted = torch.tensor(list(labels), device=device_of(model))
+    wanted = torch.tensor(list(labels), device=model_device(model))
     config, shape = model.config, (len(wanted), model.config.tokens, model.config.dim)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(wanted.device)
-    towards, velocity = [], guided(model, wanted, scale, tuple(config.interval))
+    towards, velocity = [], guided_velocity(model, wanted, scale, tuple(config.interval))
 
     def watched(x: Tensor, t: float) -> Tensor:
         slope = velocity(x, t)
@@ -105,13 +105,13 @@ def trajectory(
         return slope
 
     first = 1.0 if config.predict == "velocity" else FIRST
-    end = euler(watched, noise, times(steps, shift=config.shift, first=first))
+    end = euler(watched, noise, sampling_times(steps, shift=config.shift, first=first))
     shown = np.stack(
-        [_decoded(tokenizer, model.restore(x)) for x in counted([*(x for _, x in towards), end])],
+        [_decoded(tokenizer, model.restore(x)) for x in track([*(x for _, x in towards), end])],
         axis=1,
     )
     stops = tuple(f"{t:.2f}" for t in [*(t for t, _ in towards), 0.0])
-    return Frames("time", stops, _named(rows, labels), shown[:, -1], shown, against="the sample")
+    return ImageGrid("time", stops, _named(rows, labels), shown[:, -1], shown, against="the sample")
 
 
 @torch.no_grad()
@@ -124,17 +124,17 @@ def checkpoints(
     steps: int = 12,
     seed: int = 0,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """The same noise on every checkpoint of a generator's run (None: all that it has), held against the last."""
     run.checkpoint()
     found = run.steps if at is None else list(at)
     tokenizer, wanted = tokenizer_of(run), torch.tensor(list(labels))
     each = [
-        drawn(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
-        for step in counted(found)
+        draw_samples(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
+        for step in track(found)
     ]
     shown, stops = np.stack(each, axis=1), tuple(f"{step:,}" for step in found)
-    return Frames(
+    return ImageGrid(
         "step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}"
     )
 
@@ -147,7 +147,7 @@ def tokenizer_of(run: Run) -> Tokenizer:
 
 
 def _decoded(tokenizer: Tokenizer, latents: Tensor) -> np.ndarray:
-    return pictures(tokenizer.decode(Tokens(latents.to(device_of(tokenizer)))))
+    return to_uint8(tokenizer.decode(Tokens(latents.to(model_device(tokenizer)))))
 
 
 def _walks(model: SiT | AR) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collect import pictures
-from workbench.collect.images import device_of
+from workbench.collect import to_uint8
+from workbench.collect.images import model_device
 from workbench.core.errors import NotApplicable, UserError
-from workbench.core.progress import counted
+from workbench.core.progress import track
 from workbench.core.types import Images, Tokens
-from workbench.explore.image_grid import Frames
+from workbench.explore.image_grid import ImageGrid
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
@@ -37,7 +37,7 @@ def budgets(
     *,
     lengths: Sequence[int] | None = None,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """Every image told in fewer tokens (None: 1, 2, 4, ... and all). Raises UserError for a length it does not have.
 
     An adaptive tokenizer writes anew for each; of any other the decoder is shown the first tokens of one encoding.
@@ -47,7 +47,7 @@ def budgets(
     tokens = everything.latents.shape[1]
     asked = sorted({*(2**i for i in range(tokens.bit_length()) if 2**i <= tokens), tokens})
     found: dict[str, Tokens] = {}
-    for length in counted(asked if lengths is None else lengths):
+    for length in track(asked if lengths is None else lengths):
         if not 1 <= length <= tokens:
             raise UserError(f"{length} tokens were asked for; this tokenizer has 1 to {tokens}.")
         try:
@@ -67,7 +67,7 @@ def errors(
     *,
     targets: Sequence[float] = TARGETS,
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """Every image in as many tokens as an error needs, by the tokenizer's own choice; which ones is `active`.
 
     Errors are mean absolute differences, pixels in [0, 1]. Raises NotApplicable where it cannot be asked.
@@ -76,12 +76,12 @@ def errors(
         adaptive = "KARL, tail drop and ALIT"
         raise NotApplicable(f"{_name(model)} cannot be asked for an error; {adaptive} can.")
     batch = _batch(model, images)
-    found = {f"{target:g}": model.encode(batch, error=target) for target in counted(targets)}
+    found = {f"{target:g}": model.encode(batch, error=target) for target in track(targets)}
     return _decoded(model, images, "error asked for", found, rows)
 
 
 @torch.no_grad()
-def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -> Frames:
+def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -> ImageGrid:
     """Every image without one of its tokens, held against the picture of them all: what that token carries."""
     tokens = model.encode(_batch(model, images))
     active = _active(tokens)
@@ -96,7 +96,7 @@ def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -
 @torch.no_grad()
 def swapped(
     model: Tokenizer, images: np.ndarray, donors: np.ndarray, *, rows: Sequence[str] = ()
-) -> Frames:
+) -> ImageGrid:
     """Every image with one token taken from its donor at the same place, held against the picture of its own tokens."""
     tokens, given = model.encode(_batch(model, images)), model.encode(_batch(model, donors))
     others = {}
@@ -121,7 +121,7 @@ def recoded(
     token: int,
     codes: Iterable[int],
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """Every image with one token set to each of some codes, held against the picture of its own tokens.
 
     Of soft codes the token becomes the codeword alone. Raises NotApplicable without a codebook, UserError for a token
@@ -154,15 +154,15 @@ def checkpoints(
     steps: Sequence[int] | None = None,
     modules: Sequence[str] = (),
     rows: Sequence[str] = (),
-) -> Frames:
+) -> ImageGrid:
     """The same images on every checkpoint of a tokenizer's run (None: all that it has)."""
     shown = []
-    for step in counted(run.steps if steps is None else steps):
+    for step in track(run.steps if steps is None else steps):
         model = run.load(step, modules=modules)
-        shown.append(pictures(model.decode(model.encode(_batch(model, images)))))
+        shown.append(to_uint8(model.decode(model.encode(_batch(model, images)))))
     run.checkpoint()
     stops = tuple(f"{step:,}" for step in (run.steps if steps is None else steps))
-    return Frames(
+    return ImageGrid(
         "step", stops, _named(rows, len(images)), np.asarray(images), np.stack(shown, axis=1)
     )
 
@@ -183,19 +183,19 @@ def _decoded(
     *,
     against: Tokens | None = None,
     note: str = "",
-) -> Frames:
-    shown = np.stack([pictures(model.decode(tokens)) for tokens in counted(stops.values())], axis=1)
+) -> ImageGrid:
+    shown = np.stack([to_uint8(model.decode(tokens)) for tokens in track(stops.values())], axis=1)
     active = torch.stack([_active(tokens) for tokens in stops.values()], dim=1).cpu().numpy()
-    reference = np.asarray(images) if against is None else pictures(model.decode(against))
+    reference = np.asarray(images) if against is None else to_uint8(model.decode(against))
     name = "original" if against is None else "all its tokens"
-    return Frames(
+    return ImageGrid(
         axis, tuple(stops), _named(rows, len(images)), reference, shown, active, name, note
     )
 
 
 def _batch(model: Tokenizer, images: np.ndarray) -> Images:
     channels_first = np.moveaxis(np.asarray(images), -1, 1).astype(np.float32, order="C")
-    return torch.from_numpy(channels_first).div_(127.5).sub_(1).to(device_of(model))
+    return torch.from_numpy(channels_first).div_(127.5).sub_(1).to(model_device(model))
 
 
 def _active(tokens: Tokens) -> Tensor:

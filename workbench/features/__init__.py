@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from workbench.core.errors import unknown
-from workbench.features.base import Teacher
+from workbench.features.base import FeatureExtractor
 
-__all__ = ["Teacher", "by_name"]
+__all__ = ["FeatureExtractor", "by_name"]
 
 
-def by_name(name: str, *, channels: int = 3) -> Teacher:
+def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     """A teacher for images of 1 or 3 channels. Raises UserError for a name that is none, or weights that are not here.
 
     hog; random (an untrained network; another one by a seed, random:1); dinov2, clip or siglip, also with a hub name or
@@ -16,26 +16,26 @@ def by_name(name: str, *, channels: int = 3) -> Teacher:
     and of ANY of these shuffled:ANY, and standardised:FILE:ANY with the FILE that `standardise` left.
     """
     from workbench.features.hog import HOG
-    from workbench.features.hub import FAMILIES, Hub
-    from workbench.features.network import Shuffled, trained, untrained
+    from workbench.features.hub import FAMILIES, HubExtractor
+    from workbench.features.network import ShuffledExtractor, load_trained, random_network
     from workbench.features.resnet import ResNet56
-    from workbench.features.standardized import Standardised
+    from workbench.features.standardized import StandardizedExtractor
 
     kind, _, rest = name.partition(":")
     if name == "hog":
         return HOG(channels)
     if kind == "random" and (not rest or rest.isdigit()):
-        return untrained(channels, seed=int(rest or 0))
+        return random_network(channels, seed=int(rest or 0))
     if kind in FAMILIES:
-        return Hub(kind, rest)
+        return HubExtractor(kind, rest)
     if kind == "resnet56":
         return ResNet56(rest)
     if kind == "shuffled":
-        return Shuffled(by_name(rest, channels=channels))
+        return ShuffledExtractor(get_feature_extractor(rest, channels=channels))
     if kind == "standardised":
         path, _, plain = rest.partition(":")
-        return Standardised(by_name(plain, channels=channels), path)
+        return StandardizedExtractor(get_feature_extractor(plain, channels=channels), path)
     if Path(name, "config.json").is_file():
-        return trained(name)
+        return load_trained(name)
     others = ("shuffled:NAME", "standardised:FILE:NAME", "the folder of a trained one")
     raise unknown("teacher", name, ["hog", "random", *FAMILIES, *others])

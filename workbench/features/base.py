@@ -12,7 +12,7 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images
 
 
-class Teacher(ABC):
+class FeatureExtractor(ABC):
     """Frozen features to align to or to predict. No module: no checkpoint holds it, no optimiser sees it."""
 
     name: str  # what `by_name` calls it, and a run's log
@@ -34,25 +34,25 @@ class Teacher(ABC):
         """Two teachers with equal fingerprints have equal features."""
         return f"{self.name}-{self.dim}"
 
-    def __deepcopy__(self, memo: dict) -> "Teacher":
+    def __deepcopy__(self, memo: dict) -> "FeatureExtractor":
         return self  # it never changes: copies of a model, like its running average, share it
 
 
-def on_grid(maps: Float[Tensor, "b e h w"], grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
+def resize_to_grid(maps: Float[Tensor, "b e h w"], grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
     """Feature maps resized to a grid (bilinear, smoothed where it shrinks), as rows."""
     if tuple(maps.shape[2:]) != grid:
         maps = F.interpolate(maps.float(), grid, mode="bilinear", antialias=True)
     return rearrange(maps, "b e h w -> b (h w) e")
 
 
-def in_channels(images: Images, channels: int) -> Float[Tensor, "b seen h w"]:
+def match_channels(images: Images, channels: int) -> Float[Tensor, "b seen h w"]:
     """Images with 1 or 3 channels: grey is repeated, colour becomes its mean."""
     if images.shape[1] == channels:
         return images
     return images.expand(-1, 3, -1, -1) if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
-def digest(network: nn.Module) -> str:
+def weights_digest(network: nn.Module) -> str:
     """8 hex digits of a SHA-256 over a network's weights."""
     found = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from workbench.core.types import Images
-from workbench.features.base import Teacher
-from workbench.storage.atomic import aside
+from workbench.features.base import FeatureExtractor
+from workbench.storage.atomic import atomic_path
 
 BATCH = 64
 
@@ -31,7 +31,7 @@ class Pictures(Protocol):
 
 
 def features_of(
-    pictures: Pictures, teacher: Teacher, grid: tuple[int, int], folder: str | Path
+    pictures: Pictures, teacher: FeatureExtractor, grid: tuple[int, int], folder: str | Path
 ) -> np.ndarray:
     """The features (n, p, e), float16, mapped from a file in the folder; the first time they are computed into it."""
     key = hashlib.sha256(f"{pictures.fingerprint} {teacher.fingerprint}".encode()).hexdigest()[:16]
@@ -42,7 +42,7 @@ def features_of(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(pictures), grid[0] * grid[1], teacher.dim)
-        with aside(path) as beside:
+        with atomic_path(path) as beside:
             table = np.lib.format.open_memmap(beside, "w+", np.float16, shape)
             for start in range(0, len(pictures), BATCH):
                 part = slice(start, min(start + BATCH, len(pictures)))

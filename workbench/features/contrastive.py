@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workbench.core.errors import RunError, UserError
 from workbench.core.types import Images, Objective
 from workbench.storage.run import Run
-from workbench.training import Data, Plan, fit
+from workbench.training import MapDataset, TrainConfig, fit
 
 GROUP = 8  # channels a norm looks at together
 TEMPERATURE = 0.2  # of the similarities
@@ -80,14 +80,14 @@ def another_view(images: Images) -> Images:
     return cropped * contrast + brightness
 
 
-def train_teacher(
-    images: Data, out: str | Path, *, width: int = 16, plan: Plan | None = None
+def train_contrastive(
+    images: MapDataset, out: str | Path, *, width: int = 16, plan: TrainConfig | None = None
 ) -> Run:
     """Train a contrastive network on images into a run's folder, or go on with one that was stopped.
 
     The folder is then the teacher's name. Raises RunError if it holds a run of other images, settings or plan.
     """
-    plan = plan or Plan(steps=200, batch=64, warmup=20, save_every=100)
+    plan = plan or TrainConfig(steps=200, batch=64, warmup=20, save_every=100)
     (first,) = images.batch(torch.arange(1))
     settings = ContrastiveNet.Config(channels=first.shape[1], width=width)
     config = {

@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.core.types import Images
-from workbench.features.base import Teacher, in_channels
+from workbench.features.base import FeatureExtractor, match_channels
 
 BINS = 9
 FAINT = 1e-4  # a step of one grey level has magnitude 0.008 at least
 
 
-class HOG(Teacher):
+class HOG(FeatureExtractor):
     """36 numbers a channel: for each orientation, 2 x 2 cells. Needs no training and no download."""
 
     name, directional = "hog", False
@@ -33,7 +33,7 @@ class HOG(Teacher):
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
         """Exact where twice the grid divides the image; other images are first enlarged to the next that does."""
-        images = _divisible(in_channels(images, self.channels).float(), grid)
+        images = _divisible(match_channels(images, self.channels).float(), grid)
         (rows, columns), (height, width) = grid, images.shape[2:]
         x, y = sobel(images)
         magnitude = torch.hypot(x, y)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images
-from workbench.features.base import Teacher, digest, in_channels, on_grid
+from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid, weights_digest
 
 Colour = tuple[float, float, float]
 
@@ -48,7 +48,7 @@ FAMILIES = {
 }
 
 
-class Hub(Teacher):
+class HubExtractor(FeatureExtractor):
     """A pretrained model's patch features, without its class and register tokens. Weights are read when first used."""
 
     directional = True
@@ -71,7 +71,7 @@ class Hub(Teacher):
     @property
     def fingerprint(self) -> str:
         """The weights, wherever they lie, and how images are shown to them."""
-        return f"{self.family}-{digest(self.network)}"
+        return f"{self.family}-{weights_digest(self.network)}"
 
     @cached_property
     def network(self) -> nn.Module:
@@ -82,7 +82,7 @@ class Hub(Teacher):
         """Images in [-1, 1] as the model was trained to see them."""
         size = (self.resolution, self.resolution)
         enlarged = F.interpolate(
-            in_channels(images, 3).float(), size, mode="bicubic", antialias=True
+            match_channels(images, 3).float(), size, mode="bicubic", antialias=True
         )
         mean, std = (
             images.new_tensor(colour)[:, None, None]
@@ -98,7 +98,7 @@ class Hub(Teacher):
         maps = rearrange(
             rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side
         )  # class and registers come first
-        return on_grid(maps, grid)
+        return resize_to_grid(maps, grid)
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """Patch features after each quarter of the blocks."""

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
-from workbench.features.base import Teacher, digest, in_channels, on_grid
+from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid, weights_digest
 from workbench.features.contrastive import ContrastiveNet
 from workbench.storage.run import Run
 
 
-class Network(Teacher):
+class Network(FeatureExtractor):
     """A network's feature maps, each feature with mean 0 and variance 1 over its channels, as a ViT's are."""
 
     directional = True
@@ -25,26 +25,26 @@ class Network(Teacher):
     @property
     def fingerprint(self) -> str:
         """The weights, wherever they lie."""
-        return f"network-{digest(self.network)}"
+        return f"network-{weights_digest(self.network)}"
 
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
         """The maps, resized to the grid."""
-        maps = self.network.to(images.device)(in_channels(images, self.network.config.channels))
-        return F.layer_norm(on_grid(maps, grid), [self.dim])
+        maps = self.network.to(images.device)(match_channels(images, self.network.config.channels))
+        return F.layer_norm(resize_to_grid(maps, grid), [self.dim])
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """What each convolution gives."""
-        x, found = in_channels(images, self.network.config.channels), []
+        x, found = match_channels(images, self.network.config.channels), []
         for convolution in self.network.to(images.device).trunk:
             found.append(x := convolution(x))
         return found
 
 
-class Shuffled(Teacher):
+class ShuffledExtractor(FeatureExtractor):
     """A control: true features, each image given another's. What still helps is not what a teacher says of an image."""
 
-    def __init__(self, teacher: Teacher, seed: int = 0) -> None:
+    def __init__(self, teacher: FeatureExtractor, seed: int = 0) -> None:
         self.teacher, self.seed = teacher, seed
         self.name, self.dim, self.directional = (
             f"shuffled:{teacher.name}",
@@ -69,7 +69,7 @@ class Shuffled(Teacher):
         return shuffled
 
 
-def untrained(channels: int = 3, seed: int = 0) -> Network:
+def random_network(channels: int = 3, seed: int = 0) -> Network:
     """A control: the network before training. What still helps is the architecture, not what it learned."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def untrained(channels: int = 3, seed: int = 0) -> Network:
         )
 
 
-def trained(folder: str | Path) -> Network:
+def load_trained(folder: str | Path) -> Network:
     """The network that `train_teacher` left in a folder. Raises RunError, and UserError for another model's run."""
     run = Run(folder)
     if run.kind != "ContrastiveNet":

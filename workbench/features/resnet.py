@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
-from workbench.features.base import Teacher, digest, in_channels, on_grid
+from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid, weights_digest
 
 MEAN, STD = (
     (0.485, 0.456, 0.406),
@@ -22,7 +22,7 @@ MEAN, STD = (
 BLOCKS, WIDTHS = 9, (16, 32, 64)
 
 
-class ResNet56(Teacher):
+class ResNet56(FeatureExtractor):
     """The last maps, 64 channels; over the whole image, their mean. Told by its file: resnet56:PATH.safetensors."""
 
     dim, directional = 64, False
@@ -37,7 +37,7 @@ class ResNet56(Teacher):
     @property
     def fingerprint(self) -> str:
         """The weights, wherever they lie."""
-        return f"resnet56-{digest(self.network)}"
+        return f"resnet56-{weights_digest(self.network)}"
 
     @cached_property
     def network(self) -> nn.Module:
@@ -59,12 +59,12 @@ class ResNet56(Teacher):
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
         """The last maps, resized to the grid."""
-        return on_grid(self.layers(images)[-1], grid)
+        return resize_to_grid(self.layers(images)[-1], grid)
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """The maps after each of the three stages."""
         mean, std = (images.new_tensor(colour)[:, None, None] for colour in (MEAN, STD))
-        x, found = ((in_channels(images, 3).clamp(-1, 1) + 1) / 2 - mean) / std, []
+        x, found = ((match_channels(images, 3).clamp(-1, 1) + 1) / 2 - mean) / std, []
         network = self.network.to(images.device)
         x = F.relu(network.bn1(network.conv1(x)))
         for stage in (network.layer1, network.layer2, network.layer3):

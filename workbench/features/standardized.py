@@ -13,15 +13,15 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
-from workbench.features.base import Teacher
+from workbench.features.base import FeatureExtractor
 from workbench.features.cache import BATCH, Pictures
-from workbench.storage.atomic import aside
+from workbench.storage.atomic import atomic_path
 
 
-class Standardised(Teacher):
+class StandardizedExtractor(FeatureExtractor):
     """Another teacher's features, less their mean and over their deviation, which `standardise` left in a file."""
 
-    def __init__(self, teacher: Teacher, path: str | Path) -> None:
+    def __init__(self, teacher: FeatureExtractor, path: str | Path) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -54,9 +54,9 @@ class Standardised(Teacher):
 
 
 @torch.no_grad()
-def standardise(
-    teacher: Teacher, pictures: Pictures, grid: tuple[int, int], path: str | Path
-) -> Standardised:
+def fit_standardization(
+    teacher: FeatureExtractor, pictures: Pictures, grid: tuple[int, int], path: str | Path
+) -> StandardizedExtractor:
     """The teacher by the mean and deviation of its features of some images in the cells of a grid, kept in a file.
 
     A channel that never changes keeps its deviation of 1. A file that is there already is read.
@@ -82,6 +82,6 @@ def standardise(
         deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
         deviation = torch.where(deviation > 1e-6, deviation, 1.0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as beside:
+        with atomic_path(path) as beside:
             save_file({"mean": mean.float(), "deviation": deviation.float()}, beside)
-    return Standardised(teacher, path)
+    return StandardizedExtractor(teacher, path)

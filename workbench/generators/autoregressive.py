@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective
-from workbench.generators.vocabulary import check_drawing, chunked_cross_entropy, draw
-from workbench.nn.transformer import Block, Past, initialise
+from workbench.generators.vocabulary import check_drawing, chunked_cross_entropy, sample_codes
+from workbench.nn.transformer import Block, KVCache, init_weights
 
 LOGITS = 2**26  # held at a time by the loss: 256 MB
 BATCH = 512  # images at a time, where there is no training
@@ -80,7 +80,7 @@ class AR(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_codes = nn.Linear(width, rows if config.head == "free" else wide)
         self.to_class = nn.Linear(width, config.classes) if config.understand else None
-        initialise(self, config.depth)
+        init_weights(self, config.depth)
         # A tied head gives every row a gradient, and then a sparse one would only be slower.
         sparse = config.table == "codebook" and config.head == "free"
         self.table = nn.Embedding(
@@ -209,7 +209,7 @@ class AR(nn.Module):
             else torch.cat([labels, torch.full_like(labels, self.config.classes)])
         )
         pasts, drawn = (
-            [Past() for _ in self.blocks],
+            [KVCache() for _ in self.blocks],
             labels.new_zeros(len(labels), 0, dtype=torch.int64),
         )
         rows = self._to_draw(drawn.new_zeros(len(both), 0), both)
@@ -219,7 +219,9 @@ class AR(nn.Module):
             if guidance != 1:
                 conditional, null = logits.chunk(2)
                 logits = null + guidance * (conditional - null)
-            code = draw(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+            code = sample_codes(
+                logits, generator, temperature=temperature, top_k=top_k, top_p=top_p
+            )
             drawn = torch.cat([drawn, rearrange(code, "b -> b 1")], dim=1)
             rows = self._seen(drawn, since=place).repeat(1 if guidance == 1 else 2, 1, 1)
         return drawn
@@ -246,7 +248,7 @@ class AR(nn.Module):
         return self.project_table(vectors) + self.places[2 + at]
 
     def _mixed(
-        self, rows: Float[Tensor, "b t width"], pasts: list[Past] | None = None
+        self, rows: Float[Tensor, "b t width"], pasts: list[KVCache] | None = None
     ) -> Float[Tensor, "b t width"]:
         for block, past in zip(self.blocks, pasts or [None] * len(self.blocks), strict=True):
             rows = block(rows, causal=True, past=past)

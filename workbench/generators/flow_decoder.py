@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
-from workbench.generators.interpolants import draw_times, interpolant
-from workbench.generators.samplers import euler, times
-from workbench.generators.transformer import grid, sines
-from workbench.nn.transformer import ModulatedBlock, initialise, normalise
+from workbench.generators.interpolants import interpolant, sample_times
+from workbench.generators.samplers import euler, sampling_times
+from workbench.generators.transformer import grid, sinusoidal_embedding
+from workbench.nn.transformer import ModulatedBlock, init_weights, normalize
 
 
 class FlowDecoder(nn.Module):
@@ -53,9 +53,9 @@ class FlowDecoder(nn.Module):
         self.embed, self.show = nn.Linear(channels * patch**2, width), nn.Linear(dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(depth))
-        self.norm, self.modulation = normalise("layer", width), nn.Linear(width, 2 * width)
+        self.norm, self.modulation = normalize("layer", width), nn.Linear(width, 2 * width)
         self.to_velocity = nn.Linear(width, channels * patch**2)
-        initialise(self, depth)
+        init_weights(self, depth)
         # adaLN-zero: every block, and the output, start at nothing.
         for zero in (
             *(block.modulation for block in self.blocks),
@@ -64,7 +64,9 @@ class FlowDecoder(nn.Module):
         ):
             nn.init.zeros_(zero.weight)
         places = grid(self.rows**2, self.rows)
-        positions = torch.cat([sines(axis, width // places.shape[1]) for axis in places.T], dim=1)
+        positions = torch.cat(
+            [sinusoidal_embedding(axis, width // places.shape[1]) for axis in places.T], dim=1
+        )
         self.register_buffer("positions", positions, persistent=False)
         self.token_positions = nn.Parameter(0.1 * torch.randn(tokens, width)) if line else None
 
@@ -72,7 +74,7 @@ class FlowDecoder(nn.Module):
         """Mean squared error of the velocity at logit-normal times; before training 1 + the mean of pixels^2."""
         data = self._cut(images)
         noise = torch.randn_like(data)
-        at = interpolant("linear", draw_times("logit-normal", "linear", len(data), data))
+        at = interpolant("linear", sample_times("logit-normal", "linear", len(data), data))
         return F.mse_loss(self.velocity(at.mix(data, noise), at.t, latents), at.slope(data, noise))
 
     def forward(self, latents: Float[Tensor, "b n d"], *, steps: int = 20, seed: int = 0) -> Images:
@@ -83,7 +85,9 @@ class FlowDecoder(nn.Module):
         noise = torch.randn(1, self.channels, self.side, self.side, generator=generator).to(latents)
         start = repeat(self._cut(noise), "1 p e -> b p e", b=len(latents))
         drawn = euler(
-            lambda x, t: self.velocity(x, x.new_full((len(x),), t), latents), start, times(steps)
+            lambda x, t: self.velocity(x, x.new_full((len(x),), t), latents),
+            start,
+            sampling_times(steps),
         )
         return rearrange(
             drawn, "b (h w) (i j c) -> b c (h i) (w j)", i=self.patch, j=self.patch, h=self.rows
@@ -93,7 +97,10 @@ class FlowDecoder(nn.Module):
         self, x: Float[Tensor, "b p e"], t: Float[Tensor, " b"], latents: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b p e"]:
         """The velocity of noisy patches x at times t (0 data, 1 noise), for latents."""
-        condition, patches = self.time(sines(1000 * t, self.width)), self.embed(x) + self.positions
+        condition, patches = (
+            self.time(sinusoidal_embedding(1000 * t, self.width)),
+            self.embed(x) + self.positions,
+        )
         shown = self.show(latents)
         x = (
             torch.cat([patches, shown + self.token_positions], dim=1)

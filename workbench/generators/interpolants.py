@@ -83,7 +83,7 @@ def time_at(path: Path, log_ratio: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     return log_ratio.sigmoid() if path == "linear" else log_ratio.exp().atan() * (2 / math.pi)
 
 
-def draw_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Tensor, " b"]:
+def sample_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Tensor, " b"]:
     """Random times to train at.
 
     `logit-normal`: log(sigma / alpha) is N(0, 1), so that most of the learning happens in the middle; on the linear
@@ -97,7 +97,7 @@ def draw_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Tens
     )
 
 
-def shifted(t: float, shift: float) -> float:
+def shift_times(t: float, shift: float) -> float:
     """The timestep shift (arXiv:2403.03206): keeps 0 and 1, and above 1 moves what is between towards noise.
 
     LightningDiT's 0.3, whose time runs the other way, is 1 / 0.3 here.

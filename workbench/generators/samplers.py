@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
-from workbench.generators.interpolants import Path, interpolant, shifted
+from workbench.generators.interpolants import Path, interpolant, shift_times
 from workbench.generators.transformer import SiT
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx/dt
@@ -17,10 +17,12 @@ FIRST = 0.98  # of a noise prediction, which says nothing at t = 1: alpha is 0.0
 LAST = 0.04  # of the SDE, whose score is singular at t = 0: from here one step without noise (as SiT's code)
 
 
-def times(steps: int, *, shift: float = 1.0, first: float = 1.0, last: float = 0.0) -> list[float]:
+def sampling_times(
+    steps: int, *, shift: float = 1.0, first: float = 1.0, last: float = 0.0
+) -> list[float]:
     """Times from `first` down to 0 in `steps` steps, equal before the shift; `last`: the final step starts there."""
     equal = max(1, steps - (last > 0))
-    middle = [shifted(1 - i / equal, shift) for i in range(steps)]
+    middle = [shift_times(1 - i / equal, shift) for i in range(steps)]
     return [last + (first - last) * t for t in middle] + [0.0]
 
 
@@ -71,7 +73,7 @@ def euler_maruyama(
     return x
 
 
-def guided(
+def guided_velocity(
     model: SiT, labels: Int[Tensor, " b"], scale: float, interval: tuple[float, float] = (0.0, 1.0)
 ) -> Velocity:
     """The velocity for the labels, pushed away from the null class's while t lies in the interval, on all channels.
@@ -114,14 +116,14 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     shape = (len(labels), model.config.tokens, model.config.dim)
     noise = torch.randn(shape, generator=generator).to(labels.device)
-    velocity = guided(model, labels, guidance, interval)
+    velocity = guided_velocity(model, labels, guidance, interval)
     first = 1.0 if model.config.predict == "velocity" else FIRST
     if solver == "euler-maruyama":
-        grid = times(steps, shift=shift, first=first, last=LAST)
+        grid = sampling_times(steps, shift=shift, first=first, last=LAST)
         drawn = euler_maruyama(velocity, noise, grid, path=model.config.path, generator=generator)
     else:
         drawn = (euler if solver == "euler" else heun)(
-            velocity, noise, times(steps, shift=shift, first=first)
+            velocity, noise, sampling_times(steps, shift=shift, first=first)
         )
     return model.restore(drawn)
 

@@ -16,8 +16,15 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective
-from workbench.generators.interpolants import Path, Times, draw_times, interpolant
-from workbench.nn.transformer import Inner, ModulatedBlock, Norm, initialise, normalise, turns
+from workbench.generators.interpolants import Path, Times, interpolant, sample_times
+from workbench.nn.transformer import (
+    Inner,
+    ModulatedBlock,
+    Norm,
+    init_weights,
+    normalize,
+    rotary_angles,
+)
 
 
 class SiT(nn.Module):
@@ -121,12 +128,12 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(
             ModulatedBlock(width, config.heads, **choices) for _ in range(config.depth)
         )
-        self.norm = normalise(config.norm, width)
+        self.norm = normalize(config.norm, width)
         self.modulation = nn.Linear(width, 2 * width)
         self.to_velocity = nn.Linear(
             width, config.dim
         )  # or to noise; stored runs know it by this name
-        initialise(self, config.depth)
+        init_weights(self, config.depth)
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
         # adaLN-zero: every block, and the output, start at nothing.
@@ -137,8 +144,12 @@ class SiT(nn.Module):
         ):
             nn.init.zeros_(zero.weight)
         places = grid(config.tokens, config.rows)
-        added = torch.cat([sines(axis, width // config.axes) for axis in places.T], dim=1)
-        turned = turns(places, width // config.heads) if "rope" in config.positions else None
+        added = torch.cat(
+            [sinusoidal_embedding(axis, width // config.axes) for axis in places.T], dim=1
+        )
+        turned = (
+            rotary_angles(places, width // config.heads) if "rope" in config.positions else None
+        )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
         self.register_buffer(
@@ -155,7 +166,7 @@ class SiT(nn.Module):
         config, data = self.config, self.standardise(latents)
         dropped = torch.rand(len(labels), device=labels.device) < config.drop_class
         noise = torch.randn_like(data)
-        at = interpolant(config.path, draw_times(config.times, config.path, len(data), data))
+        at = interpolant(config.path, sample_times(config.times, config.path, len(data), data))
         target = at.slope(data, noise) if config.predict == "velocity" else noise
         predicted = self(at.mix(data, noise), at.t, torch.where(dropped, config.classes, labels))
         terms = {config.predict: F.mse_loss(predicted, target)}
@@ -167,7 +178,9 @@ class SiT(nn.Module):
         self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n d"]:
         """What is predicted at x, of standardised latents. Label `classes` is the null class."""
-        condition = self.time(sines(1000 * t, self.config.width)) + self.label(labels)
+        condition = self.time(sinusoidal_embedding(1000 * t, self.config.width)) + self.label(
+            labels
+        )
         x = self.embed(x)
         if self.positions is not None:
             x = x + self.positions
@@ -216,7 +229,7 @@ def grid(tokens: int, rows: int) -> Float[Tensor, "n axes"]:
     return torch.stack(axes, dim=1).float()
 
 
-def sines(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
+def sinusoidal_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
     """Sines and cosines of the values at width / 2 frequencies, from 1 down to 1/10,000."""
     frequencies = torch.exp(
         -torch.linspace(0, 1, width // 2, device=values.device) * torch.log(torch.tensor(1e4))

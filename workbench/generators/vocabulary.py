@@ -47,7 +47,7 @@ def shortlist(
     return torch.empty_like(logits).scatter_(1, order, ordered)
 
 
-def draw(
+def sample_codes(
     logits: Float[Tensor, "b k"],
     generator: torch.Generator,
     *,

@@ -19,16 +19,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.core.coerce import plain, typed
+from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
-from workbench.launch.recipes import LEARNED, RECIPES, SOURCES, SYSTEMS, plan_of, settings_of
+from workbench.launch.recipes import (
+    RECIPES,
+    SET_BY_TOKENIZER,
+    SOURCES,
+    SYSTEMS,
+    recipe_settings,
+    recipe_train_config,
+)
 from workbench.launch.setup import (
-    about_images,
-    about_latents,
-    about_start,
-    data_of,
-    save_start,
-    with_features,
+    attach_features,
+    load_training_data,
+    resolve_images,
+    resolve_init,
+    resolve_latents,
+    save_initial_checkpoint,
 )
 from workbench.storage.run import Run
 
@@ -42,7 +49,7 @@ OF_JOBS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """All that `fit` needs to train one recipe."""
 
     model: Any  # nn.Module with an objective
@@ -62,10 +69,10 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     from tqdm.auto import tqdm
 
     from workbench.collect import collect as collect_evidence
-    from workbench.training import Share, fit
+    from workbench.training import Rank, fit
 
-    share = Share.here()
-    job = prepare(recipe, out, **changes)
+    share = Rank.here()
+    job = prepare_training(recipe, out, **changes)
     run, begun = job.run, max(job.run.steps, default=0)
     over = begun >= job.plan.steps and run.status()["state"] == "finished"  # it is only opened
     if share.rank:
@@ -83,7 +90,7 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     return run
 
 
-def _follow(job: Job, begun: int, look: dict[str, Any]) -> None:
+def _follow(job: TrainingJob, begun: int, look: dict[str, Any]) -> None:
     """Train from a step on, with a progress bar, doing what is asked on the way."""
     from tqdm.auto import tqdm
 
@@ -130,7 +137,7 @@ def _evaluate(run: Run, step: int) -> None:
         run.event("not evaluated", step, why=str(error))
 
 
-def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
+def prepare_training(recipe: str, out: str | Path, **changes: Any) -> TrainingJob:
     """Build what a recipe trains: afresh in an empty folder, or as the run in the folder was told.
 
     What cannot be trained raises UserError before anything is written.
@@ -139,39 +146,43 @@ def prepare(recipe: str, out: str | Path, **changes: Any) -> Job:
     import torch
     from tqdm.auto import tqdm
 
-    from workbench.training import Share
+    from workbench.training import Rank
 
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
     if (Path(out) / "config.json").exists():
         run = _as_before(Run(out), recipe, changes)
-        data = data_of(run)
+        data = load_training_data(run)
         _tell_of_changes(run)
     else:
         with _in_a_sentence(recipe, changes):
             config, data = _configure(recipe, Path(out), changes)
             _rehearse(config, data)
-        run = Share.here().first(lambda: Run.create(out, config), then=lambda: Run(out))
+        run = Rank.here().first(lambda: Run.create(out, config), then=lambda: Run(out))
     plan = _plan(run.config.get("plan", {}))
     torch.manual_seed(plan.seed)
     model = run.build()
     if cache := run.config.get("changes", {}).get("cache"):
-        data = with_features(model, data, cache)
+        data = attach_features(model, data, cache)
     if "start" in run.config and not run.steps:
         with tqdm(desc=f"{run.name}: looking at the data", disable=None, delay=1) as bar:
-            begin = partial(save_start, run, model, plan, data, tick=partial(_counting, bar))
-            Share.here().first(begin, then=lambda: None)
-    return Job(model, data, plan, run)
+            begin = partial(
+                save_initial_checkpoint, run, model, plan, data, tick=partial(_counting, bar)
+            )
+            Rank.here().first(begin, then=lambda: None)
+    return TrainingJob(model, data, plan, run)
 
 
 def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
     """The changes in the types their settings declare, as JSON keeps them. Raises UserError for an unknown name."""
-    from workbench.training import Plan
+    from workbench.training import TrainConfig
 
     system, _ = recipe.split("-")
-    kinds = typing.get_type_hints(Plan) | typing.get_type_hints(_class(SYSTEMS[system]).Config)
-    learned = LEARNED.get(system, ())
+    kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(
+        _class(SYSTEMS[system]).Config
+    )
+    learned = SET_BY_TOKENIZER.get(system, ())
     if learned:
         kinds = {name: kind for name, kind in kinds.items() if name not in learned} | {
             "tokenizer": str
@@ -186,7 +197,7 @@ def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
             )
         if name not in kinds:
             raise unknown("setting", name, kinds)
-    return {name: plain(typed(kinds[name], name, value)) for name, value in changes.items()}
+    return {name: to_json(coerce(kinds[name], name, value)) for name, value in changes.items()}
 
 
 def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -201,27 +212,27 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
         if name in typing.get_type_hints(made_of.Config)
     }
     others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
-    plan = _plan(plan_of(system, source) | others)
-    settings = settings_of(system, source) | mine
-    if system in LEARNED:
-        told, data, learned = about_latents(
+    plan = _plan(recipe_train_config(system, source) | others)
+    settings = recipe_settings(system, source) | mine
+    if system in SET_BY_TOKENIZER:
+        told, data, learned = resolve_latents(
             recipe, out, changes.get("tokenizer"), settings.get("by_channel", False)
         )
         config = made_of.Config(**(settings | learned))
     else:
         config = made_of.Config(**settings)
-        told, data = about_images(
+        told, data = resolve_images(
             changes.get("data", SOURCES[source]), config, changes.get("limit")
         )
     if "start" in changes:
-        told |= about_start(Run(changes["start"]), made_of(config), out)
+        told |= resolve_init(Run(changes["start"]), made_of(config), out)
     return {
         "recipe": recipe,
         "changes": changes,
         "class": SYSTEMS[system],
         **told,
         "settings": dataclasses.asdict(config),
-        "plan": {name: plain(value) for name, value in dataclasses.asdict(plan).items()},
+        "plan": {name: to_json(value) for name, value in dataclasses.asdict(plan).items()},
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }, data
@@ -231,12 +242,12 @@ def _rehearse(config: dict[str, Any], data: Any) -> None:
     """Build the model on the side and show it two items: some settings are only refused by arithmetic."""
     import torch
 
-    from workbench.training import Learner
+    from workbench.training import TrainState
 
     plan, made_of = _plan(config["plan"]), _class(config["class"])
     torch.manual_seed(plan.seed)
     model = made_of(made_of.Config(**config["settings"]))
-    Learner(model, plan)
+    TrainState(model, plan)
     model.objective(
         *(
             data.batch(torch.arange(min(2, len(data))))
@@ -263,9 +274,9 @@ def _in_a_sentence(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
 
 def _plan(told: dict[str, Any]) -> Any:
     """A train.Plan from what JSON keeps of it."""
-    from workbench.training import Plan
+    from workbench.training import TrainConfig
 
-    return Plan(
+    return TrainConfig(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     )
 

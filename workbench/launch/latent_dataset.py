@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collect import held_out
+from workbench.collect import load_images
 from workbench.core.errors import UserError
 from workbench.data import ImageSet
-from workbench.storage.atomic import aside
+from workbench.storage.atomic import atomic_path
 from workbench.storage.run import Run
 
 BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class LatentDataset:
     """Latents or codes of every image, with labels: the training data of a generator."""
 
     rows: np.ndarray  # float32 (n, l, d) or int32 (n, l), memory-mapped
@@ -50,12 +50,12 @@ class Encoded:
         return mean, np.sqrt(np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1))
 
 
-def latents_of(run: Run, step: int | None = None) -> Encoded:
+def load_latents(run: Run, step: int | None = None) -> LatentDataset:
     """A tokenizer's latents of its training images. Raises UserError if the images have no labels."""
     return _encoded(run, step, "")
 
 
-def codes_of(run: Run, step: int | None = None) -> Encoded:
+def load_codes(run: Run, step: int | None = None) -> LatentDataset:
     """A tokenizer's codes of its training images. Raises UserError where it has none that rebuild its latents."""
     model = run.load(step)
     if not model.discrete or model.codebook is None:
@@ -65,8 +65,8 @@ def codes_of(run: Run, step: int | None = None) -> Encoded:
     return replace(_encoded(run, step, "-codes"), codebook=model.codebook.detach())
 
 
-def _encoded(run: Run, step: int | None, kind: str) -> Encoded:
-    images = held_out(run, "train")
+def _encoded(run: Run, step: int | None, kind: str) -> LatentDataset:
+    images = load_images(run, "train")
     if images.labels is None:
         raise UserError(
             f"{images.source} has no labels, and a class-conditional generator needs them."
@@ -76,14 +76,16 @@ def _encoded(run: Run, step: int | None, kind: str) -> Encoded:
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         _write(path, run, step, images, codes=bool(kind))
-    return Encoded(np.load(path, mmap_mode="r", allow_pickle=False), np.asarray(images.labels))
+    return LatentDataset(
+        np.load(path, mmap_mode="r", allow_pickle=False), np.asarray(images.labels)
+    )
 
 
 @torch.no_grad()
 def _write(path: Path, run: Run, step: int | None, images: ImageSet, *, codes: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, edges = run.load(step).to(device), [*range(0, len(images), BATCH), len(images)]
-    with aside(path) as beside:
+    with atomic_path(path) as beside:
         table = None
         for start, end in pairwise(edges):
             tokens = model.encode(images.images(slice(start, end)).to(device))

@@ -24,7 +24,7 @@ SYSTEMS = {
     "ar": "workbench.generators.autoregressive:AR",
 }
 # Generators, and their settings that a tokenizer decides.
-LEARNED = {
+SET_BY_TOKENIZER = {
     **dict.fromkeys(PRESETS, ("tokens", "dim", "classes", "mean", "std", "rows")),
     "ar": ("tokens", "codes", "dim", "classes", "books"),
 }
@@ -110,7 +110,7 @@ CIFAR_GENERATOR = CIFAR_TOKENIZER | {"average": 0.999}
 
 # The papers' settings and plans on ImageNet at 256 x 256, as far as they are published; each system's file says what
 # of its paper is missing here. LPIPS is replaced by a distance in DINOv2's features.
-LOOKS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
+PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
 TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-384")
 VIT = {
     "batch": 256,
@@ -123,19 +123,19 @@ VIT = {
 VIT |= {"steps": 250_000, "save_every": 10_000, "log_every": 100}
 FLOW = VIT | {"final_lr": 1.0, "warmup": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
 XL = {"width": 1152, "depth": 28, "heads": 16}
-PAPER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
-        LOOKS | {"tokens": 64, "books": 4, "codes": 8192, "skip": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
+        PERCEPTUAL_SETTINGS | {"tokens": 64, "books": 4, "codes": 8192, "skip": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
         | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
         VIT,
     ),
     "maetok": (
-        LOOKS | {"skip": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        PERCEPTUAL_SETTINGS | {"skip": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
         VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4},
     ),
     "vavae": (
-        LOOKS | {"skip": False, "teacher": TEACHERS[1], "stages": True}
+        PERCEPTUAL_SETTINGS | {"skip": False, "teacher": TEACHERS[1], "stages": True}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
         VIT | {"steps": 650_000, "final_lr": 1.0, "warmup": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
         | {"average": 0.0, "precision": "no"},
@@ -161,24 +161,26 @@ PAPER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)
 
 
-def settings_of(system: str, data: str) -> dict[str, Any]:
+def recipe_settings(system: str, data: str) -> dict[str, Any]:
     """The settings of a system on some data: its sizes, what it always has, and at the paper's scale the paper's."""
     sizes = GRIDS[data] if system in CONVOLUTIONAL else SIZES[data]
     left_out = ("tokens", "dim") if system in CLUSTERING else ()
     sizes = (
         {}
-        if system in LEARNED
+        if system in SET_BY_TOKENIZER
         else {name: value for name, value in sizes.items() if name not in left_out}
     )
-    return sizes | SETTINGS.get(system, {}) | (PAPER[system][0] if data == "imagenet256" else {})
+    return (
+        sizes | SETTINGS.get(system, {}) | (PAPER_SCALE[system][0] if data == "imagenet256" else {})
+    )
 
 
-def plan_of(system: str, data: str) -> dict[str, Any]:
+def recipe_train_config(system: str, data: str) -> dict[str, Any]:
     """How a system is trained on some data."""
     if data == "imagenet256":
-        return PAPER[system][1]
+        return PAPER_SCALE[system][1]
     if data == "cifar10":
-        return CIFAR_GENERATOR if system in LEARNED else CIFAR_TOKENIZER
+        return CIFAR_GENERATOR if system in SET_BY_TOKENIZER else CIFAR_TOKENIZER
     if system == "ar":
         return AUTOREGRESSIVE
-    return GENERATOR if system in LEARNED else TOKENIZER
+    return GENERATOR if system in SET_BY_TOKENIZER else TOKENIZER

@@ -15,7 +15,7 @@ from workbench.core.errors import UserError
 from workbench.storage.run import Run
 
 
-def about_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
+def resolve_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
     """What a tokenizer's run remembers of its images, and the images."""
     from workbench.data import BUNDLED, load
 
@@ -49,7 +49,7 @@ def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
     }, images
 
 
-def about_latents(
+def resolve_latents(
     recipe: str, out: Path, tokenizer: str | None, by_channel: bool = False
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator.
@@ -58,7 +58,7 @@ def about_latents(
     """
     import torch
 
-    from workbench.launch.latent_dataset import codes_of, latents_of
+    from workbench.launch.latent_dataset import load_codes, load_latents
 
     asked_for = recipe.split("-")[1]
     if tokenizer is None:
@@ -79,11 +79,11 @@ def about_latents(
     source.checkpoint()
     step = source.steps[-1]
     if recipe.startswith("ar-"):
-        found = codes_of(source, step)
+        found = load_codes(source, step)
         books, codes, dim = found.codebook.shape
         learned = {"codes": codes, "dim": dim, "books": books}
     else:
-        found = latents_of(source, step)
+        found = load_latents(source, step)
         mean, std = found.moments(by_channel=by_channel)
         std = np.where(std <= 1e-6, 1.0, std) if by_channel else std
         told = source.config["data"]
@@ -102,7 +102,7 @@ def about_latents(
     return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
 
 
-def about_start(source: Run, model: Any, out: Path) -> dict[str, Any]:
+def resolve_init(source: Run, model: Any, out: Path) -> dict[str, Any]:
     """What a run remembers of the one whose weights it begins with. Raises UserError where nothing of it fits."""
     if not _shared(source, model):
         raise UserError(
@@ -124,7 +124,7 @@ def _shared(source: Run, model: Any) -> dict[str, Any]:
     }
 
 
-def save_start(
+def save_initial_checkpoint(
     run: Run, model: Any, plan: Any, data: Any, *, tick: Callable[[int, int], None] | None = None
 ) -> None:
     """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
@@ -132,18 +132,18 @@ def save_start(
     Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well;
     `tick` hears done and total of that.
     """
-    from workbench.training import Learner
+    from workbench.training import TrainState
 
     taken = _shared(Run(run.folder / run.config["start"]["run"]), model)
     model.load_state_dict(model.state_dict() | taken)
     left = sorted(model.state_dict().keys() - taken.keys())
     if any(name.startswith(getattr(model, "prepares", ())) for name in left):
         model.prepare(data, plan.seed, tick)
-    run.save(0, Learner(model, plan).state())
+    run.save(0, TrainState(model, plan).state())
     run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
 
 
-def with_features(model: Any, images: Any, folder: str) -> Any:
+def attach_features(model: Any, images: Any, folder: str) -> Any:
     """Images together with what the model's teachers say of them, computed once and kept in a folder."""
     from workbench.features.cache import WithFeatures, features_of
 
@@ -156,10 +156,10 @@ def with_features(model: Any, images: Any, folder: str) -> Any:
     )
 
 
-def data_of(run: Run) -> Any:
+def load_training_data(run: Run) -> Any:
     """The training data of a run: its images, or its tokenizer's latents or codes of them."""
-    from workbench.collect import held_out
-    from workbench.launch.latent_dataset import codes_of, latents_of
+    from workbench.collect import load_images
+    from workbench.launch.latent_dataset import load_codes, load_latents
 
     if run.tokenizer is None:
         told = run.config.get("data", {})
@@ -167,7 +167,7 @@ def data_of(run: Run) -> Any:
             return _about_stream(
                 told["source"], SimpleNamespace(side=told["side"], channels=told["channels"])
             )[1]
-        return held_out(run, "train")
-    return (codes_of if run.kind == "AR" else latents_of)(
+        return load_images(run, "train")
+    return (load_codes if run.kind == "AR" else load_latents)(
         run.tokenizer, run.config["tokenizer"]["step"]
     )

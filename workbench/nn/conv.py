@@ -20,7 +20,7 @@ from workbench.core.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvSizes:
+class ConvConfig:
     """The sizes every convolutional tokenizer shares; its `Config` adds what is its own."""
 
     side: int = 32  # pixels, height and width
@@ -60,7 +60,7 @@ class ConvSizes:
 class ConvEncoder(nn.Module):
     """Images to `out` numbers a token. `last` is the last 3x3 convolution, where gradients are weighed."""
 
-    def __init__(self, sizes: ConvSizes, out: int) -> None:
+    def __init__(self, sizes: ConvConfig, out: int) -> None:
         super().__init__()
         self.sizes = sizes
         widths = [sizes.width * multiplier for multiplier in sizes.multipliers]
@@ -98,7 +98,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Tokens row by row to images, not squashed."""
 
-    def __init__(self, sizes: ConvSizes) -> None:
+    def __init__(self, sizes: ConvConfig) -> None:
         super().__init__()
         self.rows = sizes.grid[0]
         widths = [sizes.width * multiplier for multiplier in reversed(sizes.multipliers)]

@@ -41,7 +41,7 @@ class PatchDiscriminator(nn.Module):
         return self.body(images)
 
 
-class Adversary(nn.Module):
+class AdversarialLoss(nn.Module):
     """A discriminator and its two losses."""
 
     def __init__(self, channels: int, *, lecam: float = 0.001) -> None:

@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
 
 
-class Past:
+class KVCache:
     """The keys and values of the rows that one causal attention has already seen: they need not be computed again."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         turns: Float[Tensor, "two t half"] | None = None,
         *,
         causal: bool = False,
-        past: Past | None = None,
+        past: KVCache | None = None,
     ) -> Tensor:
         """Mix the rows; a row that is not visible is never looked at. `turns`: by which places rotate (RoPE).
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         )
         q, k = self.norm_q(q), self.norm_k(k)
         if turns is not None:
-            q, k = rotate(q, turns), rotate(k, turns)
+            q, k = apply_rotary(q, turns), apply_rotary(k, turns)
         if past is not None:
             k, v = past.joined(k, v)
         mask, new, all_rows = None, q.shape[2], k.shape[2]
@@ -126,7 +126,7 @@ class Block(nn.Module):
         visible: Bool[Tensor, "b t"] | None = None,
         *,
         causal: bool = False,
-        past: Past | None = None,
+        past: KVCache | None = None,
     ) -> Tensor:
         """Attention, then the MLP, each added to the stream."""
         x = x + self.attention(self.norm_1(x), visible, causal=causal, past=past)
@@ -146,7 +146,7 @@ class ModulatedBlock(nn.Module):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = normalise(norm, width), normalise(norm, width)
+        self.norm_1, self.norm_2 = normalize(norm, width), normalize(norm, width)
         self.attention = Attention(width, heads, qk_norm=qk_norm)
         self.mlp = MLP(width) if mlp == "gelu" else SwiGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
@@ -168,12 +168,12 @@ class ModulatedBlock(nn.Module):
         return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
 
 
-def normalise(norm: Norm, width: int) -> nn.Module:
+def normalize(norm: Norm, width: int) -> nn.Module:
     """The norm before a modulation: LayerNorm without a gain (DiT), or RMSNorm with one (LightningDiT)."""
     return nn.LayerNorm(width, elementwise_affine=False) if norm == "layer" else RMSNorm(width)
 
 
-def turns(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:
+def rotary_angles(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:
     """Cosines and sines of RoPE's angles (arXiv:2104.09864) for heads of that width, an equal share for each axis."""
     pairs = width // (2 * places.shape[1])
     frequencies = 1e4 ** (-torch.arange(pairs, device=places.device) / pairs)
@@ -184,7 +184,7 @@ def turns(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t h
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(
+def apply_rotary(
     x: Float[Tensor, "b heads t e"], turns: Float[Tensor, "two t half"]
 ) -> Float[Tensor, "b heads t e"]:
     """Turn each pair of channels (i, i + half) by its place's angle: products then depend on differences of places."""
@@ -193,7 +193,7 @@ def rotate(
     return torch.cat([one * cos - other * sin, one * sin + other * cos], dim=-1)
 
 
-def initialise(module: nn.Module, depth: int) -> None:
+def init_weights(module: nn.Module, depth: int) -> None:
     """Small weights; what is added to the stream shrinks with depth, so that a block starts near the identity."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Tokens
-from workbench.nn.transformer import Block, initialise
+from workbench.nn.transformer import Block, init_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class ViTConfig:
     """The sizes every 1-D tokenizer shares; its `Config` adds what is its own."""
 
     side: int = 32  # pixels, height and width
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
     With `learned` False there are no tokens but the patches: their own rows become the latents, in their grid's order.
     """
 
-    def __init__(self, sizes: Sizes, *, learned: bool = True) -> None:
+    def __init__(self, sizes: ViTConfig, *, learned: bool = True) -> None:
         super().__init__()
         if not learned and sizes.tokens != sizes.patches:
             told = f"without learned tokens the patches are the tokens, and an image has {sizes.patches} of those"
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
         self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
         self.norm, self.to_latents = nn.LayerNorm(sizes.width), nn.Linear(sizes.width, sizes.dim)
-        initialise(self, sizes.depth)
+        init_weights(self, sizes.depth)
         self.patch_positions = _table(sizes.patches, sizes.width)
         # The learned queries; their position is part of them.
         self.tokens = _table(sizes.tokens, sizes.width) if learned else None
@@ -109,12 +109,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Tokens to patches of `out` numbers each; a token that is not active is never looked at."""
 
-    def __init__(self, sizes: Sizes, out: int) -> None:
+    def __init__(self, sizes: ViTConfig, out: int) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.dim, sizes.width)
         self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
         self.norm, self.to_patches = nn.LayerNorm(sizes.width), nn.Linear(sizes.width, out)
-        initialise(self, sizes.depth)
+        init_weights(self, sizes.depth)
         self.patch = nn.Parameter(0.02 * torch.randn(sizes.width))
         self.patch_positions = _table(sizes.patches, sizes.width)
         self.token_positions = _table(sizes.tokens, sizes.width)
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
 class PixelDecoder(nn.Module):
     """Tokens to images: a Decoder whose patches are pixels. Not squashed; clamp only to look."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: ViTConfig) -> None:
         super().__init__()
         self.sizes = sizes
         self.decoder = Decoder(sizes, out=sizes.channels * sizes.patch**2)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from workbench.core.errors import unknown
 from workbench.core.types import Quantized
-from workbench.quantizers.nearest import nearest
-from workbench.quantizers.vector import HardQuantizer
+from workbench.quantizers.nearest import nearest_code
+from workbench.quantizers.vector import VectorQuantizer
 
-Role = Literal["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
+CascadeMode = Literal["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
 WITH_VALUES = ("cascade", "random", "single")  # roles that have an E
 
 
-class Cascade(nn.Module):
+class CascadedCodebook(nn.Module):
     """F, and by role what is learned beside it; x comes normalised. There are no losses: the decoder's is all.
 
     cascade: choose by F, say E. frozen: E is F. random: E starts from noise at F's scale. single: E chooses too.
@@ -36,13 +36,13 @@ class Cascade(nn.Module):
         *,
         codes: int,
         dim: int,
-        role: Role = "cascade",
+        role: CascadeMode = "cascade",
         unit: bool = False,
         revive: float = 0.0,
     ) -> None:
         super().__init__()
-        if role not in get_args(Role):
-            raise unknown("role", role, get_args(Role))
+        if role not in get_args(CascadeMode):
+            raise unknown("role", role, get_args(CascadeMode))
         self.role, self.unit = role, unit
         start = torch.randn(codes, dim)
         self.register_buffer("index", F.normalize(start, dim=-1) if unit else start)
@@ -53,7 +53,7 @@ class Cascade(nn.Module):
             self.projection = nn.Linear(dim, dim, bias=False)
             nn.init.eye_(self.projection.weight)
         elif role == "online":
-            self.online = HardQuantizer(
+            self.online = VectorQuantizer(
                 codes=codes, dim=dim, commitment=0.0, cosine=unit, learn="ema", revive=revive
             )
         self.fill(self.index, seed=0)
@@ -94,7 +94,7 @@ class Cascade(nn.Module):
         said = self.table
         chooses = said.detach() if self.role in ("single", "projector") else self.index
         codes = rearrange(
-            nearest(rearrange(x, "b n d -> (b n) d"), chooses), "(b n) -> b n", b=len(x)
+            nearest_code(rearrange(x, "b n d -> (b n) d"), chooses), "(b n) -> b n", b=len(x)
         )
         latents = F.embedding(codes, said, sparse=self.role in WITH_VALUES)
         return Quantized(latents=latents, codes=codes, losses={})
@@ -112,4 +112,4 @@ def displacement(index: Float[Tensor, "k d"], values: Float[Tensor, "k d"]) -> F
 def self_retrieval(index: Float[Tensor, "k d"], values: Float[Tensor, "k d"]) -> float:
     """The share of values that are still nearest to their own index: they have not left its cell."""
     own = torch.arange(len(index), device=index.device)
-    return (nearest(values, index) == own).float().mean().item()
+    return (nearest_code(values, index) == own).float().mean().item()

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
-from workbench.quantizers.nearest import nearest
+from workbench.quantizers.nearest import nearest_code
 
 Builder = Literal["sample", "flat", "two-level", "faiss"]
 Tick = Callable[[int, int], None]  # hears done and total
@@ -100,7 +100,7 @@ def lloyd_step(
 
     lambda is `shrinkage` t / K; the centre is the mean code unless given, and is held while the codes move.
     """
-    chosen = nearest(features, codebook)
+    chosen = nearest_code(features, codebook)
     counts = torch.bincount(chosen, minlength=len(codebook))
     sums = torch.zeros_like(codebook).index_add_(0, chosen, features)
     pieces = zip(features.split(ROWS), chosen.split(ROWS), strict=True)
@@ -224,7 +224,7 @@ def _two_level(
     seeds = _seeds(features, cells, generator)
     sample = features[_order(features, generator)[: SAMPLE * cells]]
     coarse = refine(sample, seeds, rounds, generator, unit=unit)
-    cell = nearest(features, coarse)
+    cell = nearest_code(features, coarse)
     places = cell.argsort(stable=True).split(torch.bincount(cell, minlength=cells).tolist())
     places = [place for place in places if len(place)]
     sizes = torch.tensor(

@@ -13,7 +13,7 @@ GROUP = 128  # words whose least distance is looked for before the word itself
 
 
 @torch.no_grad()
-def nearest(
+def nearest_code(
     tokens: Float[Tensor, "t d"], words: Float[Tensor, "k d"], *, chunk: int = 512
 ) -> Int[Tensor, " t"]:
     """The index of the codeword at the least Euclidean distance; of equal ones the first.

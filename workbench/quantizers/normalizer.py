@@ -16,7 +16,7 @@ LEAST = 0.01  # of the median deviation; below it a channel says nothing, and mu
 TINY = 1e-6
 
 
-class Normaliser(nn.Module):
+class Normalizer(nn.Module):
     """(x - mean) matrix, and for "unit" that divided by its norm. Before `fit` it only drops channels.
 
     none: features as they are; channel: mean 0 and variance 1 in each channel; whiten: that in each principal axis.

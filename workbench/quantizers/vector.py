@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.types import Quantized
-from workbench.quantizers.nearest import nearest
+from workbench.quantizers.nearest import nearest_code
 
 
-class HardQuantizer(nn.Module):
+class VectorQuantizer(nn.Module):
     """One codebook. While it trains, each forward pass with gradients also counts who was chosen; see `revive`."""
 
     counts: Float[
@@ -62,7 +62,7 @@ class HardQuantizer(nn.Module):
         if learning and self.revive:
             self._revive(tokens)
         words = self.words[0]
-        flat = nearest(tokens, words)
+        flat = nearest_code(tokens, words)
         codes = rearrange(flat, "(b n) -> b n", b=len(x))
         chosen = F.embedding(codes, words)
         if learning:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A place beside the path to write to; moved to the path if the block succeeds, gone if not. Raises RunError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -34,7 +34,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file."""
-    with aside(path) as beside:
+    with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
@@ -77,7 +77,7 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", step: int) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with aside(path) as beside:
+    with atomic_path(path) as beside:
         try:
             save_file(tensors, beside, metadata={"format": "pt", "step": str(step)})
         except SafetensorError as error:  # how it reports a full disk

@@ -19,7 +19,7 @@ _TAKES = {"weight": {"term", "value"}, "lr": {"value"}}
 _EXAMPLE = {"weight": '"weight", term="pixel", value=0.5', "lr": '"lr", value=0.5'}
 
 
-def request(
+def make_command(
     command: str, terms: Collection[str] = (), *, term: str | None = None, value: Any = None
 ) -> dict[str, Any]:
     """A request's command and what it needs. Raises UserError for an unknown command, a term that is not among
@@ -40,16 +40,16 @@ def request(
     return {"command": command, **given}
 
 
-def append(folder: Path, wish: dict[str, Any]) -> int:
+def append_command(folder: Path, wish: dict[str, Any]) -> int:
     """Add a request to those of a run's folder; returns its number."""
-    earlier = read(folder)
+    earlier = read_commands(folder)
     number = earlier[-1]["id"] + 1 if earlier else 1
     told = [*earlier[-20:], {"id": number, **wish, "time": time.time()}]
     write_text(folder / "control.json", json.dumps(told))
     return number
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read_commands(folder: Path) -> list[dict[str, Any]]:
     """The latest requests in a run's folder, oldest first."""
     told = read_json(folder / "control.json", [])
     return [

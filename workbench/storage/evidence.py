@@ -137,9 +137,9 @@ class Evidence:
         grid = self.provenance.get("grid")
         return None if grid is None else (int(grid[0]), int(grid[1]))
 
-    def for_(self, analysis: Callable[..., Any]) -> dict[str, Any]:
+    def kwargs_for(self, analysis: Callable[..., Any]) -> dict[str, Any]:
         """The arguments this evidence gives to an analysis, picked by parameter name. Raises NotApplicable."""
-        return arguments(analysis, [self])
+        return kwargs_for(analysis, [self])
 
     def save(self, folder: Path) -> None:
         """Write every field beside the final place, then move the folder there. Raises RunError where it cannot."""
@@ -228,7 +228,7 @@ class Evidence:
         return {name: np.asarray(array) for name, array in named.items() if array is not None}
 
 
-def arguments(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> dict[str, Any]:
+def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> dict[str, Any]:
     """The evidence an analysis's positional parameters name: from the first run, or all runs for `evidences`.
 
     Raises NotApplicable, in one sentence, where a parameter without a default has nothing to stand on.

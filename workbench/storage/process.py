@@ -11,7 +11,7 @@ from typing import Any
 SILENT = 60  # seconds: as long is a process on another machine believed to live
 
 
-def writer() -> dict[str, Any]:
+def current_process() -> dict[str, Any]:
     """This process, as a run's status names it."""
     return {
         "pid": os.getpid(),
@@ -21,7 +21,7 @@ def writer() -> dict[str, Any]:
     }
 
 
-def alive(told: Mapping[str, Any]) -> bool:
+def is_alive(told: Mapping[str, Any]) -> bool:
     """Whether the process that a status names is still there."""
     if told.get("host") != socket.gethostname():
         return time.time() - told.get("time", 0) < SILENT

@@ -26,7 +26,7 @@ from workbench.core.errors import RunError, UserError, unknown
 from workbench.storage import control
 from workbench.storage.atomic import (
     append_line,
-    aside,
+    atomic_path,
     read_json,
     read_lines,
     read_tensors,
@@ -34,7 +34,7 @@ from workbench.storage.atomic import (
     write_text,
 )
 from workbench.storage.evidence import Evidence
-from workbench.storage.process import alive, writer
+from workbench.storage.process import current_process, is_alive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,7 @@ class Run:
             "seconds_left": None,
         }
         status |= read_json(self.folder / "status.json", {})
-        if status["state"] in ("running", "paused") and not alive(status):
+        if status["state"] in ("running", "paused") and not is_alive(status):
             status["state"] = "interrupted"
         return status
 
@@ -185,11 +185,13 @@ class Run:
         terms = self.status().get(
             "weights", {}
         )  # none before the first step: then `fit` refuses what it must
-        return control.append(self.folder, control.request(command, terms, term=term, value=value))
+        return control.append_command(
+            self.folder, control.make_command(command, terms, term=term, value=value)
+        )
 
     def asked(self) -> list[dict[str, Any]]:
         """The latest requests, oldest first."""
-        return control.read(self.folder)
+        return control.read_commands(self.folder)
 
     # -- what the one writer does --------------------------------------------------------------------------------
 
@@ -231,7 +233,7 @@ class Run:
         """Say how the run stands."""
         write_text(
             self.folder / "status.json",
-            json.dumps({"state": state, "step": step, **more, **writer()}),
+            json.dumps({"state": state, "step": step, **more, **current_process()}),
         )
 
     def rewind(self, step: int) -> None:
@@ -255,7 +257,7 @@ class Run:
 
         path = self.folder / "samples" / f"step-{step:06d}.npy"
         path.parent.mkdir(exist_ok=True)
-        with aside(path) as beside, beside.open("wb") as file:
+        with atomic_path(path) as beside, beside.open("wb") as file:
             np.save(file, pictures, allow_pickle=False)
         return path
 
@@ -278,7 +280,7 @@ class Run:
         return f"Run('{self.folder}'): {self.kind}, {status['state']} at step {status['step']} of {status['steps']}"
 
 
-def find(folder: str | Path) -> tuple[list[Run], list[str]]:
+def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     """The runs in a folder (or the folder itself, if it is one), and a sentence for each that cannot be opened."""
     folder = Path(folder)
     if not folder.is_dir():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -18,7 +18,7 @@ class AE(Tokenizer):
     """Encoder, decoder, squared error; the latents are free, or of one norm."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """Sizes, and the sphere."""
 
         radius: float | None = None  # c, the norm of every latent; None: latents are free

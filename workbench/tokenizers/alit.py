@@ -18,7 +18,7 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.tokenizers.base import Tokenizer
 
 WEIGHTS = (
@@ -37,7 +37,7 @@ class ALIT(Tokenizer):
     """A recurrent encoder, and a decoder that reads the tokens of any round."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """The sizes (`tokens` is what the last round has), and the rounds."""
 
         rounds: int = 4  # R; each adds tokens / R

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.types import Images, Objective, Tokens
-from workbench.features import Teacher
+from workbench.features import FeatureExtractor
 
 
 class Tokenizer(nn.Module, ABC):
@@ -33,7 +33,7 @@ class Tokenizer(nn.Module, ABC):
         self.register_buffer("progress", torch.ones(()), persistent=False)
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[FeatureExtractor, ...]:
         """Those whose features its objective wants, and takes after the images where they were computed before."""
         return ()
 

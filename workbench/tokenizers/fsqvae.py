@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.scalar import ScalarQuantizer
 from workbench.tokenizers.base import Tokenizer
 
@@ -22,7 +22,7 @@ class FSQVAE(Tokenizer):
     discrete = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """Sizes, and the grid."""
 
         dim: int = 4  # d, as many as levels

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Quantized, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.quantizers.vector import HardQuantizer
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.quantizers.vector import VectorQuantizer
 from workbench.tokenizers.base import Tokenizer
 
 COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss counts 1
@@ -34,7 +34,7 @@ class KARL(Tokenizer):
     discrete = True  # where it has codes
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """Sizes (`tokens` is the largest budget), the errors it can be asked for, and halting."""
 
         error: float = 0.05  # what `encode` asks for where nobody says
@@ -78,7 +78,7 @@ class KARL(Tokenizer):
         self.register_buffer("edges", edges, persistent=False)
         self.quantizer = None
         if config.codes:
-            self.quantizer = HardQuantizer(
+            self.quantizer = VectorQuantizer(
                 codes=config.codes, dim=config.dim, commitment=COMMITMENT, cosine=True
             )
 

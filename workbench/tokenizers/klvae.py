@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.gaussian import GaussianBottleneck
 from workbench.tokenizers.base import Tokenizer
 
@@ -18,7 +18,7 @@ class KLVAE(Tokenizer):
     """Encoder, a Gaussian for each token, decoder; sampled in training, the means after."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """Sizes, and how variational."""
 
         # Of the divergence in nats, summed over an image's tokens and channels, beside a mean over its pixels.

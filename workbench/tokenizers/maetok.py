@@ -22,10 +22,13 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
-from workbench.features import Teacher, by_name
-from workbench.nn.vit import Decoder, Encoder, PixelDecoder, Sizes
+from workbench.features import FeatureExtractor, get_feature_extractor
+from workbench.nn.vit import Decoder, Encoder, PixelDecoder, ViTConfig
 from workbench.tokenizers.base import Tokenizer
-from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
+from workbench.tokenizers.perceptual_adversarial import (
+    PerceptualAdversarialConfig,
+    PerceptualAdversarialLoss,
+)
 
 DEVIATION = 0.25  # of the masking ratio, before it is truncated
 Masking = Literal["truncnorm", "uniform", "fixed", "sample"]
@@ -36,7 +39,7 @@ class MAETok(Tokenizer):
     """Encoder, decoder, and in stage one a shallow decoder for each teacher."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AppearanceSettings, Sizes):
+    class Config(PerceptualAdversarialConfig, ViTConfig):
         """Sizes, the mask, what is predicted from the tokens, and the stage."""
 
         mask: Masking = "truncnorm"  # how a ratio is drawn: one a batch, "fixed" at mask_high; "sample": one an image
@@ -53,8 +56,8 @@ class MAETok(Tokenizer):
         )
 
         def __post_init__(self) -> None:
-            Sizes.__post_init__(self)
-            AppearanceSettings.__post_init__(self)
+            ViTConfig.__post_init__(self)
+            PerceptualAdversarialConfig.__post_init__(self)
             named = (
                 (self.targets,) if isinstance(self.targets, str) else self.targets
             )  # JSON keeps a list
@@ -90,21 +93,25 @@ class MAETok(Tokenizer):
         self.encoder = Encoder(config, learned=config.learned_tokens)
         self.decoder = PixelDecoder(config)
         self.mask_patch = nn.Parameter(0.02 * torch.randn(config.width))
-        self.appearance = Appearance(config, config.channels)
+        self.appearance = PerceptualAdversarialLoss(config, config.channels)
         # A plain tuple: no part of the checkpoint. Stage two has no targets.
         targets = () if config.tuning else config.targets
-        self._teachers = tuple(by_name(name, channels=config.channels) for name in targets)
+        self._teachers = tuple(
+            get_feature_extractor(name, channels=config.channels) for name in targets
+        )
         if config.tuning:
             self.encoder.requires_grad_(False)
             self.mask_patch.requires_grad_(False)
-        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(Sizes)}
-        shallow = Sizes(**(shared | {"width": config.aux_width, "depth": config.aux_depth}))
+        shared = {
+            field.name: getattr(config, field.name) for field in dataclasses.fields(ViTConfig)
+        }
+        shallow = ViTConfig(**(shared | {"width": config.aux_width, "depth": config.aux_depth}))
         self.aux_decoders = nn.ModuleList(
             Decoder(shallow, out=teacher.dim) for teacher in self.teachers
         )
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[FeatureExtractor, ...]:
         """One for each target."""
         return self._teachers
 

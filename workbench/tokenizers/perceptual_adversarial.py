@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
-from workbench.features import by_name
-from workbench.nn.discriminator import Adversary
+from workbench.features import get_feature_extractor
+from workbench.nn.discriminator import AdversarialLoss
 from workbench.nn.perceptual import feature_distance
 from workbench.nn.weighting import adaptive_weight
 
@@ -21,7 +21,7 @@ MOST = 1e4  # the largest adaptive weight, as in VQGAN's code
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppearanceSettings:
+class PerceptualAdversarialConfig:
     """The settings of both terms; a tokenizer's `Config` takes them in."""
 
     perceptual_weight: float = 0.0  # of the distance in a frozen network's features; 0: without
@@ -43,17 +43,19 @@ class AppearanceSettings:
             )
 
 
-class Appearance(nn.Module):
+class PerceptualAdversarialLoss(nn.Module):
     """Both terms. Its discriminator learns with the tokenizer, from a term of its own."""
 
-    def __init__(self, settings: AppearanceSettings, channels: int) -> None:
+    def __init__(self, settings: PerceptualAdversarialConfig, channels: int) -> None:
         super().__init__()
         self.settings = settings
         self.network = (
-            by_name(settings.perceptual, channels=channels) if settings.perceptual_weight else None
+            get_feature_extractor(settings.perceptual, channels=channels)
+            if settings.perceptual_weight
+            else None
         )
         self.adversary = (
-            Adversary(channels, lecam=settings.lecam) if settings.adversarial_weight else None
+            AdversarialLoss(channels, lecam=settings.lecam) if settings.adversarial_weight else None
         )
 
     def forward(

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
-from workbench.features import Teacher, by_name
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.features import FeatureExtractor, get_feature_extractor
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.soft import SoftQuantizer
 from workbench.tokenizers.base import Tokenizer
-from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
+from workbench.tokenizers.perceptual_adversarial import (
+    PerceptualAdversarialConfig,
+    PerceptualAdversarialLoss,
+)
 
 Align = Literal["repeat", "pool", "global"]
 
@@ -29,7 +32,7 @@ class SoftVQ(Tokenizer):
     """Encoder, soft quantizer, decoder: fully differentiable, no straight-through and no commitment."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AppearanceSettings, Sizes):
+    class Config(PerceptualAdversarialConfig, ViTConfig):
         """Sizes, the soft codebooks, and the alignment."""
 
         books: int = 1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
@@ -45,8 +48,8 @@ class SoftVQ(Tokenizer):
         align: Align = "repeat"  # each token for its patches; "pool": its patches' mean; "global": mean to mean
 
         def __post_init__(self) -> None:
-            Sizes.__post_init__(self)
-            AppearanceSettings.__post_init__(self)
+            ViTConfig.__post_init__(self)
+            PerceptualAdversarialConfig.__post_init__(self)
             if min(self.books, self.codes) < 1:
                 raise UserError(
                     f"books and codes must be at least 1; got {self.books} and {self.codes}."
@@ -82,9 +85,11 @@ class SoftVQ(Tokenizer):
             entropy_weight=config.entropy_weight,
             entropy_temperature=config.entropy_temperature,
         )
-        self.appearance = Appearance(config, config.channels)
+        self.appearance = PerceptualAdversarialLoss(config, config.channels)
         self.teacher = (
-            by_name(config.teacher, channels=config.channels) if config.align_weight else None
+            get_feature_extractor(config.teacher, channels=config.channels)
+            if config.align_weight
+            else None
         )
         if self.teacher is not None:
             e = self.teacher.dim
@@ -98,7 +103,7 @@ class SoftVQ(Tokenizer):
             self.projection = nn.Sequential(*layers)
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[FeatureExtractor, ...]:
         """The one that it aligns to."""
         return () if self.teacher is None else (self.teacher,)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -23,7 +23,7 @@ class TailDrop(Tokenizer):
     """A plain autoencoder whose tokens are ordered by use: the first ones carry the most."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """The sizes, and how short a prefix training draws."""
 
         shortest: int = 1  # tokens; prefixes are drawn evenly from here to all

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Quantized, Tokens
-from workbench.features import Teacher, by_name
-from workbench.nn.vit import PixelDecoder, Sizes
-from workbench.quantizers.cascaded import Cascade, Role
+from workbench.features import FeatureExtractor, get_feature_extractor
+from workbench.nn.vit import PixelDecoder, ViTConfig
+from workbench.quantizers.cascaded import CascadedCodebook, CascadeMode
 from workbench.quantizers.clustering import Builder, cluster
-from workbench.quantizers.normalizer import Normalise, Normaliser
+from workbench.quantizers.normalizer import Normalise, Normalizer
 from workbench.tokenizers.base import Tokenizer
 
 BATCH = 256  # images the teacher sees at a time
@@ -43,7 +43,7 @@ class UniCode2(Tokenizer):
         side: int = 32  # pixels, height and width
         channels: int = 3  # 1 grey, 3 RGB
         patch: int = 8  # pixels; one token each
-        teacher: str = "hog"  # see workbench.features.by_name; the paper's is siglip
+        teacher: str = "hog"  # see workbench.features.get_feature_extractor; the paper's is siglip
         normalise: Normalise = "channel"  # of features, before anything is compared
         dim: int | None = (
             None  # d, channels of a token: principal axes of the features; None: all their channels
@@ -55,7 +55,7 @@ class UniCode2(Tokenizer):
             False  # cluster each class apart, with equally many codes, as VQGAN-LC; needs labels
         )
         tokens_per_code: int = 256  # at most so many are clustered, of the training images'
-        role: Role = (
+        role: CascadeMode = (
             "cascade"  # which table chooses and which speaks; see workbench.quantizers.cascaded
         )
         revive: float = 0.0  # role online: replace codes chosen less often than this share of an even use; 0: never
@@ -95,26 +95,26 @@ class UniCode2(Tokenizer):
             """Rows and columns of tokens."""
             return self.side // self.patch, self.side // self.patch
 
-        def sizes(self, dim: int) -> Sizes:
+        def sizes(self, dim: int) -> ViTConfig:
             """The decoder's sizes. Raises UserError where they do not fit."""
             own = {
                 f.name: getattr(self, f.name)
-                for f in dataclasses.fields(Sizes)
+                for f in dataclasses.fields(ViTConfig)
                 if f.name not in ("tokens", "dim")
             }
-            return Sizes(**own, dim=dim, tokens=max(1, self.side // max(1, self.patch)) ** 2)
+            return ViTConfig(**own, dim=dim, tokens=max(1, self.side // max(1, self.patch)) ** 2)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.teacher = by_name(config.teacher, channels=config.channels)
+        self.teacher = get_feature_extractor(config.teacher, channels=config.channels)
         dim = config.dim or self.teacher.dim
         if dim > self.teacher.dim:
             raise UserError(
                 f"dim is {dim}, and features of {config.teacher} have {self.teacher.dim} channels."
             )
-        self.normaliser = Normaliser(config.normalise, channels=self.teacher.dim, dim=dim)
+        self.normaliser = Normalizer(config.normalise, channels=self.teacher.dim, dim=dim)
         unit = config.normalise == "unit"
-        self.quantizer = Cascade(
+        self.quantizer = CascadedCodebook(
             codes=config.codes, dim=dim, role=config.role, unit=unit, revive=config.revive
         )
         self.decoder = _decoder(config, config.sizes(dim))
@@ -126,7 +126,7 @@ class UniCode2(Tokenizer):
             nn.init.zeros_(self.adapter.bias)
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[FeatureExtractor, ...]:
         """The one whose features are its tokens."""
         return (self.teacher,)
 
@@ -248,7 +248,7 @@ class UniCode2(Tokenizer):
         self.quantizer.fill(index, seed=seed)
 
 
-def _decoder(config: UniCode2.Config, sizes: Sizes) -> nn.Module:
+def _decoder(config: UniCode2.Config, sizes: ViTConfig) -> nn.Module:
     if config.decoder == "pixels":
         return PixelDecoder(sizes)
     from workbench.generators.flow_decoder import FlowDecoder

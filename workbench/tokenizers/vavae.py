@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.features import Teacher, by_name
-from workbench.nn.conv import ConvDecoder, ConvEncoder, ConvSizes
+from workbench.features import FeatureExtractor, get_feature_extractor
+from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.nn.weighting import adaptive_weight
 from workbench.quantizers.gaussian import GaussianBottleneck
 from workbench.tokenizers.base import Tokenizer
-from workbench.tokenizers.perceptual_adversarial import Appearance, AppearanceSettings
+from workbench.tokenizers.perceptual_adversarial import (
+    PerceptualAdversarialConfig,
+    PerceptualAdversarialLoss,
+)
 
 STAGES = (100 / 130, 115 / 130)  # shares of the training at which they change: 100 + 15 + 15 epochs
 HARD = 5  # times the weight in the first: 0.5 to 0.1
@@ -35,11 +38,11 @@ class VAVAE(Tokenizer):
     """Encoder, diagonal Gaussian, decoder; two marginal losses pull the latents towards the teacher."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AppearanceSettings, ConvSizes):
+    class Config(PerceptualAdversarialConfig, ConvConfig):
         """Sizes, the divergence, and the alignment."""
 
         kl_weight: float = 1e-6  # of a nat, against an error summed over pixels, as in the paper
-        teacher: str = "hog"  # see workbench.features.by_name; the paper's is dinov2
+        teacher: str = "hog"  # see workbench.features.get_feature_extractor; the paper's is dinov2
         align_weight: float = 0.1  # w_hyper; 0: a plain KL autoencoder
         margin_cosine: float = (
             0.5  # m1: a token this near to its teacher's direction (1 - m1) is left alone
@@ -62,8 +65,8 @@ class VAVAE(Tokenizer):
         noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
 
         def __post_init__(self) -> None:
-            ConvSizes.__post_init__(self)
-            AppearanceSettings.__post_init__(self)
+            ConvConfig.__post_init__(self)
+            PerceptualAdversarialConfig.__post_init__(self)
             for name in ("kl_weight", "align_weight", "margin_cosine", "margin_distance", "noise"):
                 if getattr(self, name) < 0:
                     raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
@@ -75,9 +78,11 @@ class VAVAE(Tokenizer):
         self.bottleneck = GaussianBottleneck(
             beta=config.kl_weight / pixels
         )  # our error is a mean over pixels
-        self.appearance = Appearance(config, config.channels)
+        self.appearance = PerceptualAdversarialLoss(config, config.channels)
         self.teacher = (
-            by_name(config.teacher, channels=config.channels) if config.align_weight else None
+            get_feature_extractor(config.teacher, channels=config.channels)
+            if config.align_weight
+            else None
         )
         if self.teacher is not None:
             ends = (
@@ -88,7 +93,7 @@ class VAVAE(Tokenizer):
             self.projection = nn.Linear(*ends, bias=config.project == "down")
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[FeatureExtractor, ...]:
         """The one that it aligns to."""
         return () if self.teacher is None else (self.teacher,)
 

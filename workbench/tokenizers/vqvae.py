@@ -9,8 +9,8 @@ from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, Sizes
-from workbench.quantizers.vector import HardQuantizer
+from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.quantizers.vector import VectorQuantizer
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -20,7 +20,7 @@ class VQVAE(Tokenizer):
     discrete = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Sizes):
+    class Config(ViTConfig):
         """Sizes, and the codebook."""
 
         codes: int = 256  # K, codewords
@@ -51,7 +51,7 @@ class VQVAE(Tokenizer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
-        self.quantizer = HardQuantizer(
+        self.quantizer = VectorQuantizer(
             codes=config.codes,
             dim=config.dim,
             commitment=config.commitment,

@@ -4,10 +4,10 @@ The batch, the learning rate and the seed are functions of the step: a run that 
 weights to one that was not. On several processes (`accelerate launch`, `torchrun`) each takes its share of a batch.
 """
 
-from workbench.training.config import Plan, learning_rate
-from workbench.training.dataloading import Data, Share, Stream
+from workbench.training.config import TrainConfig, learning_rate
+from workbench.training.dataloading import MapDataset, Rank, StreamDataset
 from workbench.training.loop import fit
-from workbench.training.recorder import Progress
-from workbench.training.state import Learner
+from workbench.training.recorder import TrainRecord
+from workbench.training.state import TrainState
 
-__all__ = ["Data", "Learner", "Plan", "Progress", "Share", "Stream", "fit", "learning_rate"]
+__all__ = ["Data", "Learner", "Plan", "Progress", "Rank", "Stream", "fit", "learning_rate"]

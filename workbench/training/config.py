@@ -7,7 +7,7 @@ from workbench.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainConfig:
     """Everything about training that is not the model's; a run keeps it."""
 
     steps: int = 1000
@@ -48,7 +48,7 @@ class Plan:
             )
 
 
-def learning_rate(plan: Plan, step: int) -> float:
+def learning_rate(plan: TrainConfig, step: int) -> float:
     """Linear warm-up, then a cosine down to `final_lr` of the peak."""
     rise = min(1.0, (step + 1) / max(1, plan.warmup))
     through = min(1.0, step / plan.steps)
@@ -59,6 +59,6 @@ def learning_rate(plan: Plan, step: int) -> float:
     )
 
 
-def seed_of(plan: Plan, count: int) -> int:
+def step_seed(plan: TrainConfig, count: int) -> int:
     """A seed of its own for each count of something: steps, epochs."""
     return (plan.seed * 1_000_003 + count) % 2**63

@@ -9,11 +9,11 @@ from typing import Any
 from workbench.core.errors import RunError
 from workbench.storage.run import Run
 
-LOOK = 0.2  # seconds between two looks at control.json
-BEAT = 5.0  # seconds after which the status is written again, so that other machines see that somebody is there
+POLL_S = 0.2  # seconds between two looks at control.json
+HEARTBEAT_S = 5.0  # seconds after which the status is written again, so that other machines see that somebody is there
 
 
-class Mailbox:
+class ControlListener:
     """A thread that acknowledges requests in status.json: `answered` is the latest one heard."""
 
     def __init__(self, run: Run) -> None:
@@ -43,10 +43,10 @@ class Mailbox:
         self._thread.join()
 
     def _listen(self) -> None:
-        while not self._closed.wait(LOOK):
+        while not self._closed.wait(POLL_S):
             fresh = [request for request in self.run.asked() if request["id"] > self.answered]
             self._heard.extend(fresh)
-            if fresh or time.monotonic() - self._written > BEAT:
+            if fresh or time.monotonic() - self._written > HEARTBEAT_S:
                 with self._writing, suppress(RunError):  # of a full disk the loop itself will tell
                     self.answered = max([self.answered, *(request["id"] for request in fresh)])
                     self._write()

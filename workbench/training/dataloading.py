@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError
-from workbench.training.config import Plan, seed_of
+from workbench.training.config import TrainConfig, step_seed
 
 T = TypeVar("T")
 
 
 @runtime_checkable
-class Data(Protocol):
+class MapDataset(Protocol):
     """What can be trained on: a length, and the arguments of `objective` for some of its items."""
 
     def __len__(self) -> int: ...
@@ -29,25 +29,25 @@ class Data(Protocol):
 
 
 @runtime_checkable
-class Stream(Protocol):
+class StreamDataset(Protocol):
     """Data too large to index. Reading from any item gives what reading from the first would have given there."""
 
     def batches(
-        self, size: int, *, first: int = 0, share: "Share | None" = None, seed: int = 0
+        self, size: int, *, first: int = 0, share: "Rank | None" = None, seed: int = 0
     ) -> Iterator[tuple[Tensor, ...]]:
         """Batches without end, from a process's `first` item on."""
         ...
 
 
 @dataclass(frozen=True)
-class Share:
+class Rank:
     """Which of how many processes this one is."""
 
     rank: int = 0
     of: int = 1
 
     @classmethod
-    def here(cls) -> "Share":
+    def here(cls) -> "Rank":
         """What `accelerate launch` or `torchrun` told this process; the only one, if nobody did."""
         if "LOCAL_RANK" not in os.environ:
             return cls()
@@ -73,7 +73,7 @@ class Share:
         wait_for_everyone()
         return done
 
-    def part(self, plan: Plan) -> int:
+    def part(self, plan: TrainConfig) -> int:
         """Items of a batch that one process computes. Raises UserError where they cannot be equally many."""
         if plan.batch % (self.of * plan.accumulate):
             parts = f"{self.of} processes" + (
@@ -85,15 +85,19 @@ class Share:
         return plan.batch // self.of
 
 
-def feed(
-    data: Data | Stream, plan: Plan, share: Share, first: int, device: torch.device
+def prefetch_batches(
+    data: MapDataset | StreamDataset,
+    plan: TrainConfig,
+    share: Rank,
+    first: int,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, ...]]:
     """One process's share of the batches from step `first` on, each read while the one before is computed."""
     size = share.part(plan)
-    if isinstance(data, Stream):
+    if isinstance(data, StreamDataset):
         batches = data.batches(size, first=first * size, share=share, seed=plan.seed)
     else:
-        batches = (data.batch(indices(data, plan, share, step)) for step in count(first))
+        batches = (data.batch(batch_indices(data, plan, share, step)) for step in count(first))
     with ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(next, batches)
         while True:
@@ -102,7 +106,7 @@ def feed(
             yield batch
 
 
-def indices(data: Data, plan: Plan, share: Share, step: int) -> Tensor:
+def batch_indices(data: MapDataset, plan: TrainConfig, share: Rank, step: int) -> Tensor:
     """A process's items of one step: from consecutive places in an endless row of shuffled epochs."""
     places = torch.arange(step * plan.batch, (step + 1) * plan.batch)[share.rank :: share.of]
     epochs = places // len(data)
@@ -111,5 +115,7 @@ def indices(data: Data, plan: Plan, share: Share, step: int) -> Tensor:
     )
 
 
-def _order(data: Data, plan: Plan, epoch: int) -> Tensor:
-    return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed_of(plan, epoch)))
+def _order(data: MapDataset, plan: TrainConfig, epoch: int) -> Tensor:
+    return torch.randperm(
+        len(data), generator=torch.Generator().manual_seed(step_seed(plan, epoch))
+    )

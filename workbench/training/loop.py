@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.storage.run import Run
-from workbench.training.config import Plan, seed_of
-from workbench.training.dataloading import Data, Share, Stream, feed
-from workbench.training.overrides import Steering
-from workbench.training.recorder import Desk, Orders, Progress
-from workbench.training.state import Learner
+from workbench.training.config import TrainConfig, step_seed
+from workbench.training.dataloading import MapDataset, Rank, StreamDataset, prefetch_batches
+from workbench.training.overrides import WeightOverrides
+from workbench.training.recorder import ControlState, RunRecorder, TrainRecord
+from workbench.training.state import TrainState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def fit(
     model: nn.Module,
-    data: Data | Stream,
-    plan: Plan,
+    data: MapDataset | StreamDataset,
+    plan: TrainConfig,
     run: Run,
     *,
     tick: Callable[[int, int], None] | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[TrainRecord]:
     """Train the model, keeping everything in the run's folder; resume from its last checkpoint if it has one.
 
     Yields a record every `log_every` steps, at each checkpoint, and when somebody asks for pictures or evidence.
@@ -42,24 +42,24 @@ def fit(
     """
     from accelerate import Accelerator
 
-    share = Share.here()
+    share = Rank.here()
     share.part(plan)
     accelerator = Accelerator(mixed_precision=plan.precision)
     with run.writing() if share.rank == 0 else nullcontext():
         model.to(accelerator.device).train()
         if not run.steps and hasattr(model, "prepare"):
             model.prepare(data, plan.seed, tick)
-        learner, steering = Learner(model, plan), Steering(run.events())
-        step, orders = learner.restore(run), Orders()
+        learner, steering = TrainState(model, plan), WeightOverrides(run.events())
+        step, orders = learner.restore(run), ControlState()
         accelerator.wait_for_everyone()  # nobody writes before all have read
-        stepper = torch.compile(Stepper(model)) if plan.compile else Stepper(model)
+        stepper = torch.compile(LossModule(model)) if plan.compile else LossModule(model)
         objective, *optimizers = accelerator.prepare(stepper, *learner.optimizers)
-        update = Update(accelerator, objective, optimizers, learner, steering)
-        desk = Desk(run, plan, step, steering) if share.rank == 0 else None
+        update = TrainStep(accelerator, objective, optimizers, learner, steering)
+        desk = RunRecorder(run, plan, step, steering) if share.rank == 0 else None
         try:
-            with closing(feed(data, plan, share, step, accelerator.device)) as batches:
+            with closing(prefetch_batches(data, plan, share, step, accelerator.device)) as batches:
                 while step < plan.steps and not orders.stopping:
-                    torch.manual_seed(seed_of(plan, step * share.of + share.rank))
+                    torch.manual_seed(step_seed(plan, step * share.of + share.rank))
                     noted = update(next(batches), step)
                     step += 1
                     if desk:
@@ -94,14 +94,14 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Update:
+class TrainStep:
     """One step of the optimisers; all it does is a function of the weights, the batch and the step."""
 
     accelerator: "Accelerator"
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    learner: Learner
-    steering: Steering
+    learner: TrainState
+    steering: WeightOverrides
 
     def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """The terms times their multipliers, and the gradient's norm before it was clipped."""
@@ -134,7 +134,7 @@ class Update:
         return self.accelerator.reduce(means, reduction="mean")
 
 
-class Stepper(nn.Module):
+class LossModule(nn.Module):
     """A model's objective as a forward pass, which is what wrappers for several processes and precisions wrap."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -147,8 +147,12 @@ class Stepper(nn.Module):
 
 
 def _agree(
-    accelerator: "Accelerator", desk: Desk | None, steering: Steering, step: int, plan: Plan
-) -> Orders:
+    accelerator: "Accelerator",
+    desk: RunRecorder | None,
+    steering: WeightOverrides,
+    step: int,
+    plan: TrainConfig,
+) -> ControlState:
     """What was asked, the same for all: of several processes the others ask the first, when it logs.
 
     They ask again and again while the run is paused, as nobody may be kept waiting for long.
@@ -156,7 +160,7 @@ def _agree(
     if accelerator.num_processes == 1:
         return desk.hear()
     if step % plan.log_every and step != plan.steps:
-        return Orders()
+        return ControlState()
     from accelerate.utils import broadcast_object_list
 
     heard = [desk.hear() if desk else None]

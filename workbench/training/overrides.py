@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Change:
+class Override:
     """From the update after `step` updates on: a term's multiplier, or (term None) that of the plan's learning rate."""
 
     step: int
@@ -16,19 +16,19 @@ class Change:
     value: float
 
 
-class Steering:
+class WeightOverrides:
     """All changes of a run. Its events hold them, so it is the same after a kill; without any, every multiplier is 1.
 
     The latest word counts, also over what an earlier life of the run had recorded for later steps.
     """
 
     def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
-        self.changes: list[Change] = []
+        self.changes: list[Override] = []
         for event in events:
             if event.get("event") in ("weight", "lr") and "value" in event:
-                self.change(Change(int(event["step"]), event.get("term"), float(event["value"])))
+                self.change(Override(int(event["step"]), event.get("term"), float(event["value"])))
 
-    def change(self, change: Change) -> None:
+    def change(self, change: Override) -> None:
         """Take a change in."""
         self.changes.append(change)
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
-from workbench.storage.control import request
+from workbench.storage.control import make_command
 from workbench.storage.run import Run
-from workbench.training.config import Plan, learning_rate
-from workbench.training.control_listener import Mailbox
-from workbench.training.overrides import Change, Steering
-from workbench.training.state import Learner
+from workbench.training.config import TrainConfig, learning_rate
+from workbench.training.control_listener import ControlListener
+from workbench.training.overrides import Override, WeightOverrides
+from workbench.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainRecord:
     """Where training stands, every few steps."""
 
     step: int
@@ -35,18 +35,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Orders:
+class ControlState:
     """What was asked, as every process must follow it."""
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Override, ...] = ()
     paused: bool = False
     stopping: bool = False
 
 
-class Desk:
+class RunRecorder:
     """Written by the one process that owns the run; the others only compute."""
 
-    def __init__(self, run: Run, plan: Plan, step: int, steering: Steering) -> None:
+    def __init__(self, run: Run, plan: TrainConfig, step: int, steering: WeightOverrides) -> None:
         self.run, self.plan, self.step, self.steering = run, plan, step, steering
         self.paused = self.stopping = self.sampling = self.evaluating = False
         self.terms: list[dict[str, Tensor]] = []  # since the last record
@@ -55,7 +55,7 @@ class Desk:
         self.recent: deque[tuple[int, float]] = deque([(step, time.monotonic())], maxlen=20)
         run.rewind(step)
         run.event("resumed" if step else "started", step)
-        self.mailbox = Mailbox(run)
+        self.mailbox = ControlListener(run)
         self._report("running")
 
     def note(self, step: int, terms: dict[str, Tensor], gradient: Tensor) -> None:
@@ -65,7 +65,7 @@ class Desk:
             {name: value.detach() for name, value in {**terms, "gradient": gradient}.items()}
         )
 
-    def hear(self) -> Orders:
+    def hear(self) -> ControlState:
         """Do what has been asked since the last step, and record it; a pause lasts until resume or stop."""
         changes, paused = [], self.paused
         for wish in self.mailbox.take():
@@ -81,7 +81,7 @@ class Desk:
             self.recent.clear()
         if paused != self.paused or changes:
             self._report("paused" if self.paused else "running")
-        return Orders(tuple(changes), self.paused, self.stopping)
+        return ControlState(tuple(changes), self.paused, self.stopping)
 
     def due(self, step: int) -> bool:
         """Whether a record is: on the log's rhythm, at a checkpoint, or because somebody asked."""
@@ -90,7 +90,7 @@ class Desk:
             bool(self.terms) and (step % self.plan.log_every == 0 or self._saving(step))
         )
 
-    def record(self, step: int, learner: Learner) -> Progress:
+    def record(self, step: int, learner: TrainState) -> TrainRecord:
         """Log the mean of the terms, save if it is time to, and say where training stands."""
         if self.terms:  # none, where a paused run is asked for something
             self.means = self._means()
@@ -104,7 +104,7 @@ class Desk:
         if saving:
             self.save(step, learner)
         left = self._seconds_left()
-        return Progress(
+        return TrainRecord(
             step,
             self.plan.steps,
             self.means,
@@ -115,7 +115,7 @@ class Desk:
             learner.average,
         )
 
-    def save(self, step: int, learner: Learner) -> None:
+    def save(self, step: int, learner: TrainState) -> None:
         """Write a checkpoint, unless this step has one."""
         if step not in self.run.steps:
             self.run.save(step, learner.state())
@@ -131,9 +131,11 @@ class Desk:
         self.run.event(state, self.step, **more)
         self._report(state)
 
-    def _obey(self, wish: dict[str, Any]) -> Change | None:
+    def _obey(self, wish: dict[str, Any]) -> Override | None:
         """Record one request, and do it or return what it changes. Raises UserError for what cannot be done."""
-        told = request(wish["command"], self.names, term=wish.get("term"), value=wish.get("value"))
+        told = make_command(
+            wish["command"], self.names, term=wish.get("term"), value=wish.get("value")
+        )
         command = told.pop("command")
         self.run.event(command, self.step, id=wish["id"], **told)
         self.stopping |= command == "stop"
@@ -141,7 +143,7 @@ class Desk:
         self.evaluating |= command == "evaluate"
         if command in ("pause", "resume", "stop"):
             self.paused = command == "pause"
-        return Change(self.step, told.get("term"), told["value"]) if "value" in told else None
+        return Override(self.step, told.get("term"), told["value"]) if "value" in told else None
 
     def _saving(self, step: int) -> bool:
         return step % self.plan.save_every == 0 or step == self.plan.steps or self.stopping

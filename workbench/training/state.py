@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from workbench.storage.atomic import read_tensors
 from workbench.storage.run import Run
-from workbench.training.config import Plan, learning_rate
+from workbench.training.config import TrainConfig, learning_rate
 
 
-class Learner:
+class TrainState:
     """AdamW for what is dense. A sparse table's rows move when they are hit, and are never pulled or pushed else."""
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: TrainConfig) -> None:
         self.model, self.plan = model, plan
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         # Gathered once, as every step moves them.

@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.codebook.codes import Codes, read
+from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.stats.sampling import sample
+from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.hosts.js import binary, refusal, static
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.latent_map import MOST_THUMBS, said_of, sheet
-from workbench.workspace.selection import ids_of
+from workbench.workspace.selection import id_scopes
 
 if TYPE_CHECKING:
-    from workbench.workspace.image_selection import Picked
+    pass
 
 Sort = Literal["number", "use"]
 EACH = 6  # images that show a code
@@ -83,7 +83,7 @@ class Codebook:
     @cached_property
     def result(self) -> CodebookUsage:
         """How much of it is used, and how evenly. Raises NotApplicable without codes."""
-        return codebook_usage(**self.evidence.for_(codebook_usage))
+        return codebook_usage(**self.evidence.kwargs_for(codebook_usage))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -111,7 +111,7 @@ class Codebook:
         return np.asarray(self.evidence.images[self.selection])
 
     @property
-    def chosen(self) -> "Picked":
+    def chosen(self) -> "SelectedImages":
         """Those images beside all: errors, classes, codes. Raises UserError where no image holds a picked code."""
         from workbench.workspace.image_selection import select
 
@@ -180,7 +180,7 @@ class Codebook:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module."""
         try:
-            of = ids_of(self.run.name, self.evidence)
+            of = id_scopes(self.run.name, self.evidence)
             data = {**self.data(), "held": self._held()}
             return static("codegrid", data, self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
@@ -191,12 +191,12 @@ class Codebook:
         import ipywidgets as widgets
 
         from workbench.hosts.js.jupyter import Module
-        from workbench.hosts.notebook.static_fallback import put
+        from workbench.hosts.notebook.static_fallback import display_with_fallback
 
         try:
             module, said = Module("codegrid", self.data(), self.view()), widgets.HTML(said_of(self))
         except UserError:
-            put(
+            display_with_fallback(
                 widgets.HTML(page := self._repr_html_()),
                 f"Codebook of {self.run.name}",
                 lambda: page,
@@ -204,7 +204,7 @@ class Codebook:
             return
         module.observe(lambda change: self._picked(json.loads(change["new"])), "view")
         module.observe(lambda _: setattr(said, "value", said_of(self)), "view")
-        put(widgets.VBox([module, said]), repr(self), self._repr_html_)
+        display_with_fallback(widgets.VBox([module, said]), repr(self), self._repr_html_)
 
     def _picked(self, told: dict[str, Any]) -> None:
         self.state = CodebookState(self.state.step, tuple(map(int, told["selected"])), told["sort"])
@@ -214,12 +214,12 @@ class Codebook:
         evidence = self.evidence
         if evidence.codes is None or evidence.codebook is None:
             raise NotApplicable(f"A codebook needs codes; {self.run.name} has none.")
-        return read(evidence.codes, evidence.codebook, evidence.active, "A codebook")
+        return parse_codes(evidence.codes, evidence.codebook, evidence.active, "A codebook")
 
     def _held(self) -> dict[str, Any]:
         """Which images hold which codes, for a page where nobody can be asked."""
         n, tokens = self._codes.rows.shape
-        images = sample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
+        images = subsample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
         ids = self._codes.ids(images)
         codes = np.where(
             np.isin(ids, self._shown), np.searchsorted(self._shown, ids), np.iinfo(np.uint16).max

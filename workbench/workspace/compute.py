@@ -19,7 +19,7 @@ import numpy as np
 
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.workspace.compute_worker import Asked, work
+from workbench.workspace.compute_worker import ComputeRequest, work
 
 KEPT = 64  # results held in memory
 TICK = 0.05  # seconds between looks at whether a job was stopped
@@ -27,10 +27,10 @@ PATIENCE = 0.6  # seconds a worker is given to stop by itself
 RECENT = 20  # parts of the work that time left is told from
 
 
-class Job:
+class ComputeJob:
     """What a ViewState asks for, or the report of several: `future` holds it, or the UserError that says why not."""
 
-    def __init__(self, key: Hashable, state: Asked) -> None:
+    def __init__(self, key: Hashable, state: ComputeRequest) -> None:
         self.key, self.state = key, state
         self.future: Future[Any] = (
             Future()
@@ -102,32 +102,34 @@ class Job:
         return f"{100 * self.share:.0f} %, {ahead}"
 
 
-class Jobs:
+class ComputeQueue:
     """The queue of a folder of runs before one warm worker. Any thread may ask; `close` ends the worker."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = str(folder)
         self._changed = threading.Condition()
-        self._open: OrderedDict[Hashable, Job] = OrderedDict()  # the first one is being computed
+        self._open: OrderedDict[Hashable, ComputeJob] = (
+            OrderedDict()
+        )  # the first one is being computed
         self._kept: OrderedDict[Hashable, Result] = OrderedDict()
         self._closed = False
         self._worker = Worker(self.folder)
         threading.Thread(target=self._serve, name="jobs", daemon=True).start()
 
-    def ask(self, key: Hashable, state: Asked, who: Hashable) -> Job:
+    def ask(self, key: Hashable, state: ComputeRequest, who: Hashable) -> ComputeJob:
         """The job of what `key` tells from all else: finished, being computed, or queued now."""
         with self._changed:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                job = Job(key, state)
+                job = ComputeJob(key, state)
                 job.future.set_result(self._kept[key])
                 return job
-            job = self._open.setdefault(key, Job(key, state))
+            job = self._open.setdefault(key, ComputeJob(key, state))
             job.waiting.add(who)
             self._changed.notify()
             return job
 
-    def leave(self, job: Job, who: Hashable) -> None:
+    def leave(self, job: ComputeJob, who: Hashable) -> None:
         """Somebody no longer waits; when nobody does, the job is stopped and its place in the queue is free."""
         with self._changed:
             job.waiting.discard(who)
@@ -137,7 +139,7 @@ class Jobs:
                 del self._open[job.key]
         job.future.cancel()
 
-    def of(self, who: Hashable) -> list[Job]:
+    def of(self, who: Hashable) -> list[ComputeJob]:
         """What somebody waits for, in the order of the queue."""
         with self._changed:
             return [job for job in self._open.values() if who in job.waiting]
@@ -175,12 +177,12 @@ class Jobs:
             job.future.set_exception(told) if failed else job.future.set_result(told)
         return True
 
-    def _next(self) -> Job | None:
+    def _next(self) -> ComputeJob | None:
         with self._changed:
             self._changed.wait_for(lambda: self._open or self._closed)
             return None if self._closed else next(iter(self._open.values()))
 
-    def _computed(self, job: Job) -> Any:
+    def _computed(self, job: ComputeJob) -> Any:
         """What the worker makes of a job. One that died, or goes on when it is told to stop, is replaced."""
         stopped: float | None = None
         lost = UserError(

@@ -12,12 +12,12 @@ from pathlib import Path
 from workbench import analysis
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.core.progress import Cancelled, listening
-from workbench.workspace.tab_content import Shown, shown
+from workbench.core.progress import Cancelled, progress_listener
+from workbench.workspace.tab_content import TabContent, tab_content
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
-Asked = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
+ComputeRequest = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
 PAUSE = 0.05  # seconds between two things said
 YIELDS = 5  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
 
@@ -34,7 +34,7 @@ def work(folder: str, pipe: Connection) -> None:
     analysis.analyses()  # import them before anybody waits
     with suppress(AttributeError, OSError):  # where there is no such thing
         os.nice(YIELDS)
-    bench = Bench(folder)
+    bench = Workspace(folder)
     try:
         while True:
             asked = pipe.recv()
@@ -44,9 +44,11 @@ def work(folder: str, pipe: Connection) -> None:
         return
 
 
-def _answer(bench: Bench, asked: Asked, pipe: Connection) -> Result | Shown | Path | Exception:
+def _answer(
+    bench: Workspace, asked: ComputeRequest, pipe: Connection
+) -> Result | TabContent | Path | Exception:
     try:
-        with listening(_listener(pipe)):
+        with progress_listener(_listener(pipe)):
             if isinstance(asked, tuple):
                 from workbench.hosts.reports.report import (
                     report,
@@ -55,7 +57,7 @@ def _answer(bench: Bench, asked: Asked, pipe: Connection) -> Result | Shown | Pa
                 return report("views", folder=bench.folder, views=asked)
             if not bench.runs.keys() >= set(asked.runs):
                 bench.refresh()
-            return shown(bench, asked) if asked.tab else bench.result(asked)
+            return tab_content(bench, asked) if asked.tab else bench.result(asked)
     except UserError as error:
         return error
     except Exception as error:
@@ -63,7 +65,7 @@ def _answer(bench: Bench, asked: Asked, pipe: Connection) -> Result | Shown | Pa
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(answer: Result | Shown | Path | Exception, pipe: Connection) -> None:
+def _send(answer: Result | TabContent | Path | Exception, pipe: Connection) -> None:
     try:
         pipe.send(answer)
     except OSError:

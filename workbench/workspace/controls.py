@@ -67,7 +67,7 @@ def controls(analysis: Callable[..., Any]) -> tuple[Control, ...]:
     )
 
 
-def accept(analysis: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Value]:
+def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Value]:
     """All of an analysis's controls: the given values, checked, and the defaults of the rest. Raises UserError."""
     known = {control.name: control for control in controls(analysis)}
     for name in values:

@@ -15,21 +15,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import read
-from workbench.analysis.images.reconstruction import decibels, errors
+from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.images.reconstruction import errors, psnr_db
 from workbench.analysis.inputs import class_names
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
-from workbench.analysis.plotting.style import COLOURS, themed
-from workbench.analysis.result_cache import held
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.result_cache import lookup
 from workbench.core.errors import NotApplicable, UserError
 from workbench.hosts.js import png
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
-from workbench.workspace.controls import accept
+from workbench.workspace.controls import coerce_controls
 from workbench.workspace.latent_map import latent_map, rounded
-from workbench.workspace.selection import Selection, inside, meets
-from workbench.workspace.workspace import RESULTS
+from workbench.workspace.selection import Selection, matches_condition, points_in_polygon
+from workbench.workspace.workspace import RESULTS_FOLDER
 
 SHOWN, COLUMNS = 40, 8  # pictures, and how many in a row
 TOP = 5  # codes named
@@ -37,7 +37,7 @@ Layout = Callable[[Run, Selection], LatentMap]
 
 
 @dataclass(frozen=True, eq=False)
-class Picked(Result):
+class SelectedImages(Result):
     """Which images, their properties, and the same of all."""
 
     run: str
@@ -74,8 +74,8 @@ class Picked(Result):
             error = self.columns["error"]
             edges = np.linspace(error.min(), max(error.max(), error.min() + 1e-9), 31)
             for name, some, colour in (
-                ("all", error, COLOURS[6]),
-                ("selected", error[self.places], COLOURS[0]),
+                ("all", error, COLORS[6]),
+                ("selected", error[self.places], COLORS[0]),
             ):
                 share = np.histogram(some, edges)[0] / max(1, len(some))
                 bars = go.Bar(
@@ -117,7 +117,7 @@ class Picked(Result):
             height=max(320, 66 * rows + 130),
             legend=legend,
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a selected image: its place, class, mean absolute error in [0, 1], PSNR in dB, tokens, and its mode
@@ -150,7 +150,7 @@ def select(
     ids: Sequence[int] = (),
     step: int | None = None,
     **layout: Any,
-) -> Picked:
+) -> SelectedImages:
     """Pick images of a run at a step (None: the last), by exactly one of three.
 
     `polygon` holds corners on its latent map, which `layout` are the controls of; `where` is a condition such as
@@ -158,20 +158,20 @@ def select(
     """
     run = run if isinstance(run, Run) else Run(run)
     corners = tuple((float(x), float(y)) for x, y in polygon)
-    return pick(run, Selection(run.name, step, corners, layout, where, tuple(map(int, ids))))
+    return resolve(run, Selection(run.name, step, corners, layout, where, tuple(map(int, ids))))
 
 
-def laid_out(run: Run, selection: Selection) -> LatentMap:
+def layout_of(run: Run, selection: Selection) -> LatentMap:
     """The map that a selection's polygon was drawn on."""
     return latent_map(run, step=selection.step, **selection.layout).result
 
 
-def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
+def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> SelectedImages:
     """What a selection selects in a run; `layout` makes the map of a polygon. Raises UserError."""
     evidence = run.evidence(selection.step)
     columns = columns_of(run, evidence)
     laid = layout(run, selection) if selection.polygon else None
-    places = places_of(run, selection, lambda *_: laid)
+    places = selected_indices(run, selection, lambda *_: laid)
     codes: tuple[tuple[int, int], ...] = ()
     if "code" in columns and len(places):
         held = columns["code"][places]
@@ -180,18 +180,22 @@ def pick(run: Run, selection: Selection, layout: Layout = laid_out) -> Picked:
         codes = tuple(zip(found[top].tolist(), counts[top].tolist(), strict=True))
     images = None if evidence.images is None else np.asarray(evidence.images[places])
     columns |= _modes(run, evidence, len(columns["image"]))
-    return Picked(run.name, evidence.step, places, columns, codes, images, drawn=_drawn(laid))
+    return SelectedImages(
+        run.name, evidence.step, places, columns, codes, images, drawn=_drawn(laid)
+    )
 
 
-def places_of(run: Run, selection: Selection, layout: Layout = laid_out) -> np.ndarray:
+def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of) -> np.ndarray:
     """The places a selection holds among the images of a run's evidence, ascending. Raises UserError."""
     if selection.polygon:
         found = layout(run, selection)
-        return np.sort(found.places[inside(rounded(found.coordinates), selection.polygon)])
+        return np.sort(
+            found.places[points_in_polygon(rounded(found.coordinates), selection.polygon)]
+        )
     evidence = run.evidence(selection.step)
     columns = columns_of(run, evidence)
     if selection.where:
-        return np.flatnonzero(meets(columns, selection.where))
+        return np.flatnonzero(matches_condition(columns, selection.where))
     places, n = np.unique(selection.ids), len(columns["image"])
     if len(places) and not 0 <= places[0] <= places[-1] < n:
         raise UserError(f"There are images 0 to {n - 1}; ids named {places[0]} to {places[-1]}.")
@@ -215,7 +219,9 @@ def columns_of(run: Run, evidence: Evidence) -> dict[str, np.ndarray]:
             evidence.codebook is not None
         )  # of several books, code k of book g is then g * codes + k
         codes = evidence.codes, evidence.codebook, evidence.active, "A selection"
-        found["code"] = read(*codes).ids(slice(None)) if known else np.asarray(evidence.codes)
+        found["code"] = (
+            parse_codes(*codes).ids(slice(None)) if known else np.asarray(evidence.codes)
+        )
     return found
 
 
@@ -226,10 +232,12 @@ def _drawn(laid: LatentMap | None) -> str:
 def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
     """Each image's mode, where modes were counted and the result is kept; missing where that was of other images."""
     try:
-        given = evidence.for_(mixture_modes)
+        given = evidence.kwargs_for(mixture_modes)
     except NotApplicable:
         return {}
-    found = held(run.folder.parent / RESULTS, mixture_modes, given, accept(mixture_modes, {}))
+    found = lookup(
+        run.folder.parent / RESULTS_FOLDER, mixture_modes, given, coerce_controls(mixture_modes, {})
+    )
     if found is None:
         return {}
     modes = pd.array([pd.NA] * n, dtype="Int64")
@@ -242,7 +250,7 @@ def _measured(folder: str, provenance: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean absolute error and PSNR of every image; once for each evidence, which may be large."""
     evidence = Run(folder).evidence(json.loads(provenance)["step"])
     mse, l1 = errors(evidence.images, evidence.reconstructions)
-    return l1, decibels(mse)
+    return l1, psnr_db(mse)
 
 
 def _sheet(images: np.ndarray) -> np.ndarray:

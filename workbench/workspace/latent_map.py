@@ -17,23 +17,23 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.inputs import class_names
-from workbench.analysis.latents.point_colors import Colouring
+from workbench.analysis.latents.point_colors import PointColors
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.latents.projection import latent_map as lay_out
-from workbench.analysis.plotting.style import COLOURS, MAGNITUDE
+from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE
 from workbench.core.errors import UserError
 from workbench.hosts.js import binary, refusal, static, webp
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
-from workbench.workspace.controls import Value, accept
-from workbench.workspace.selection import ids_of, inside
+from workbench.workspace.controls import Value, coerce_controls
+from workbench.workspace.selection import id_scopes, points_in_polygon
 
 if TYPE_CHECKING:
-    from workbench.workspace.image_selection import Picked
+    pass
 
 # Okabe and Ito's palette without black, then Tol's muted one: as many as a map tells classes apart by colour.
 CLASSES = (
-    *COLOURS[:7],
+    *COLORS[:7],
     "#882255",
     "#44AA99",
     "#999933",
@@ -79,7 +79,7 @@ def latent_map(
     corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
     return Map(
         run if isinstance(run, Run) else Run(run),
-        MapState(step, accept(lay_out, controls), corners),
+        MapState(step, coerce_controls(lay_out, controls), corners),
     )
 
 
@@ -125,7 +125,7 @@ class Map:
         return np.asarray(self.evidence.images[self.selection])
 
     @property
-    def chosen(self) -> "Picked":
+    def chosen(self) -> "SelectedImages":
         """The selection beside all images: errors, classes, codes. Raises UserError where nothing is selected."""
         from workbench.workspace.image_selection import select
 
@@ -186,7 +186,7 @@ class Map:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module."""
         try:
-            of = ids_of(self.run.name, self.evidence)
+            of = id_scopes(self.run.name, self.evidence)
             return static(
                 "latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of
             )
@@ -195,17 +195,19 @@ class Map:
 
     def _ipython_display_(self) -> None:
         """The widgets at once; then the page, when it is laid out."""
-        from workbench.hosts.notebook.latent_map_view import Screen
-        from workbench.hosts.notebook.static_fallback import put
+        from workbench.hosts.notebook.latent_map_view import MapView
+        from workbench.hosts.notebook.static_fallback import display_with_fallback
 
-        screen = Screen(self)
-        put(screen.box, f"Latent map of {self.run.name}", self._repr_html_, waiting=screen.waiting)
+        screen = MapView(self)
+        display_with_fallback(
+            screen.box, f"Latent map of {self.run.name}", self._repr_html_, waiting=screen.waiting
+        )
 
     @property
     def _inside(self) -> np.ndarray:
         if self.state.polygon is None:
             return np.zeros(len(self.result.places), bool)
-        return inside(rounded(self.result.coordinates), self.state.polygon)
+        return points_in_polygon(rounded(self.result.coordinates), self.state.polygon)
 
     def _titles(self) -> dict[str, Any]:
         """What each point is called beside its number: its class, and its name in the legend if that is another."""
@@ -233,7 +235,7 @@ def _laid_out(
     folder: str, step: int | None, made_of: str, told: tuple[tuple[str, Value], ...]
 ) -> LatentMap:
     """The map of a run's evidence; `made_of` tells evidence collected anew from what was there before."""
-    return lay_out(**Run(folder).evidence(step).for_(lay_out), **dict(told))
+    return lay_out(**Run(folder).evidence(step).kwargs_for(lay_out), **dict(told))
 
 
 def placed(coordinates: np.ndarray) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def rounded(coordinates: np.ndarray) -> np.ndarray:
     return np.array([x0, y0]) + steps / 65535 * np.array([x1 - x0, y1 - y0])
 
 
-def coloured(colours: Colouring, n: int) -> dict[str, Any]:
+def coloured(colours: PointColors, n: int) -> dict[str, Any]:
     """What n points are coloured by, as a module takes it: a ramp for values; for names a colour each, up to 20."""
     if colours.values is not None:
         return _graded(colours.values, colours.title)
@@ -273,7 +275,8 @@ def _graded(values: np.ndarray, what: str) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
     share = (values - low) / (high - low) if high > low else np.zeros(len(values))
     ramp = [
-        unlabel_rgb(colour) for colour in sample_colorscale(MAGNITUDE, np.linspace(*SPAN, RAMP))
+        unlabel_rgb(colour)
+        for colour in sample_colorscale(MAGNITUDE_SCALE, np.linspace(*SPAN, RAMP))
     ]
     palette = ["#" + "".join(f"{round(part):02x}" for part in colour) for colour in ramp]
     places = np.minimum(share * RAMP, RAMP - 1).astype(np.uint8)

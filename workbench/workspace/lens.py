@@ -17,11 +17,11 @@ import plotly.graph_objects as go
 
 from workbench.analysis.images.reconstruction import errors
 from workbench.core.errors import RunError, UserError, unknown
-from workbench.explore.image_grid import Frames, classes, compared
+from workbench.explore.image_grid import ImageGrid, classes, compared
 from workbench.hosts.js import refusal, static
 from workbench.storage.run import Run
 from workbench.workspace.lens_data import beside_data, draw, module_data
-from workbench.workspace.selection import ids_of
+from workbench.workspace.selection import id_scopes
 
 ORDERS = ("first", "worst", "best")
 OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
@@ -93,7 +93,7 @@ class Lens:
         self._subjects: dict[
             tuple[int, int | None], Any
         ] = {}  # models, by the run's place and the step
-        self._computed: tuple[Any, list[Frames]] | None = None
+        self._computed: tuple[Any, list[ImageGrid]] | None = None
         known = [name for name in LensState.__dataclass_fields__ if name != "over"]
         for name in state:
             if name not in known:
@@ -148,12 +148,12 @@ class Lens:
         return classes(self.runs[0])
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> ImageGrid:
         """All the pictures of the leading run, computed once. Raises UserError where there are none to show."""
         return self._all[0]
 
     @property
-    def beside(self) -> list[Frames]:
+    def beside(self) -> list[ImageGrid]:
         """The same of the other runs, where the axis is theirs too and their images are the same."""
         return self._all[1:]
 
@@ -231,21 +231,21 @@ class Lens:
     def _repr_html_(self) -> str:
         """Without a kernel: the same module, with what was computed so far."""
         try:
-            of = ids_of(self.runs[0].name, self.runs[0].evidence()) if self.places else None
+            of = id_scopes(self.runs[0].name, self.runs[0].evidence()) if self.places else None
             return static("lens", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of)
         except UserError as error:
             return refusal(error)
 
     def _ipython_display_(self) -> None:
         """The widgets at once; then the page, when the model has answered."""
-        from workbench.hosts.notebook.lens_view import Screen
-        from workbench.hosts.notebook.static_fallback import put
+        from workbench.hosts.notebook.lens_view import LensView
+        from workbench.hosts.notebook.static_fallback import display_with_fallback
 
-        screen = Screen(self)
-        put(screen.box, repr(self), self._repr_html_, waiting=screen.waiting)
+        screen = LensView(self)
+        display_with_fallback(screen.box, repr(self), self._repr_html_, waiting=screen.waiting)
 
     @property
-    def _all(self) -> list[Frames]:
+    def _all(self) -> list[ImageGrid]:
         told = replace(self.state, row=0, stop=0)
         if self._computed is None or self._computed[0] != told:
             self._computed = told, [self._asked(told), *self._others(told)]
@@ -267,7 +267,7 @@ class Lens:
         """A run with its model; None where there is no torch, or nothing to load."""
         if (place, step) not in self._subjects:
             try:
-                from workbench.explore.loaded_run import Subject
+                from workbench.explore.loaded_run import LoadedRun
             except ModuleNotFoundError:
                 return None
             if not self.runs[place].steps:
@@ -275,11 +275,11 @@ class Lens:
             kept = {key: one for key, one in self._subjects.items() if key[0] != place}
             self._subjects = {
                 **kept,
-                (place, step): Subject.load(self.runs[place], step, self._modules),
+                (place, step): LoadedRun.load(self.runs[place], step, self._modules),
             }
         return self._subjects[place, step]
 
-    def _asked(self, state: LensState) -> Frames:
+    def _asked(self, state: LensState) -> ImageGrid:
         subject = None if state.over == "run" else self._subject(0, state.step)
         if subject is None:
             evidences = [
@@ -303,7 +303,7 @@ class Lens:
             state.over, list(chosen), token=state.token, mode=state.mode, seed=state.seed
         )
 
-    def _others(self, state: LensState) -> list[Frames]:
+    def _others(self, state: LensState) -> list[ImageGrid]:
         chosen = self._places(state) if self._shared else []
         subjects = [self._subject(self.runs.index(run), None) for run in self._shared]
         return [subject.frames(state.over, chosen) for subject in subjects]

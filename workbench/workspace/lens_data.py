@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import MAGNITUDE, themed
-from workbench.explore.image_grid import Frames
+from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
+from workbench.explore.image_grid import ImageGrid
 from workbench.hosts.js import png
 
 
-def module_data(frames: Frames) -> dict[str, Any]:
+def module_data(frames: ImageGrid) -> dict[str, Any]:
     """What the JavaScript module needs of frames: two sheets of pictures, and a note for each."""
     n, m, h, w, c = frames.shown.shape
     error, psnr, tokens = frames.error, frames.psnr, frames.tokens
@@ -37,7 +37,7 @@ def module_data(frames: Frames) -> dict[str, Any]:
     }
 
 
-def beside_data(name: str, leading: Frames, frames: Frames) -> dict[str, Any]:
+def beside_data(name: str, leading: ImageGrid, frames: ImageGrid) -> dict[str, Any]:
     """What the module needs of another run: its pictures, and which of its stops is shown at each of the leading's."""
     own = [float(stop.replace(",", "")) for stop in frames.stops]
     asked = [float(stop.replace(",", "")) for stop in leading.stops]
@@ -53,7 +53,7 @@ def beside_data(name: str, leading: Frames, frames: Frames) -> dict[str, Any]:
     }
 
 
-def draw(name: str, frames: Frames, row: int, stop: int) -> go.Figure:
+def draw(name: str, frames: ImageGrid, row: int, stop: int) -> go.Figure:
     """A picture beside what it is held against, and their difference."""
     from plotly.subplots import make_subplots
 
@@ -65,7 +65,7 @@ def draw(name: str, frames: Frames, row: int, stop: int) -> go.Figure:
             go.Image(z=np.broadcast_to(picture, (*picture.shape[:2], 3))), row=1, col=column
         )
     figure.add_trace(
-        go.Heatmap(z=frames.error_map(row, stop), colorscale=MAGNITUDE, zmin=0), row=1, col=3
+        go.Heatmap(z=frames.error_map(row, stop), colorscale=MAGNITUDE_SCALE, zmin=0), row=1, col=3
     )
     figure.update_xaxes(showticklabels=False, constrain="domain")
     figure.update_yaxes(
@@ -77,4 +77,4 @@ def draw(name: str, frames: Frames, row: int, stop: int) -> go.Figure:
         f"mean absolute error {frames.error[row, stop]:.4f} · PSNR {frames.psnr[row, stop]:.1f} dB"
     )
     title = {"text": f"{name}, {frames.rows[row]}", "subtitle": {"text": said}}
-    return themed(figure.update_layout(title=title, height=360))
+    return apply_theme(figure.update_layout(title=title, height=360))

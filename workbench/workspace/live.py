@@ -28,7 +28,7 @@ QUIET = (
 
 
 @dataclass(frozen=True)
-class Look:
+class RunSnapshot:
     """How a run stands at one moment."""
 
     name: str
@@ -65,11 +65,11 @@ class Follower:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._log, self._events = (
-            Growing(run.folder / "log.jsonl"),
-            Growing(run.folder / "events.jsonl"),
+            JsonlTail(run.folder / "log.jsonl"),
+            JsonlTail(run.folder / "events.jsonl"),
         )
 
-    def look(self) -> Look:
+    def look(self) -> RunSnapshot:
         """How the run stands now."""
         status = (
             self.run.status()
@@ -80,10 +80,10 @@ class Follower:
             _numbered(folder.glob("samples/step-*.npy")),
             _numbered(folder.glob("step-*.safetensors")),
         )
-        return Look(self.run.name, status, history, events, pictured, saved)
+        return RunSnapshot(self.run.name, status, history, events, pictured, saved)
 
 
-class Growing:
+class JsonlTail:
     """A log's lines, without torn ones and the one still being written; all are read again where it was rewritten."""
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ def speeds(history: pd.DataFrame) -> pd.Series:
     return (done / taken)[(taken > 0) & (done > 0)]
 
 
-def seconds_left(look: Look) -> tuple[float, float] | None:
+def seconds_left(look: RunSnapshot) -> tuple[float, float] | None:
     """From the quartiles of the latest records' speeds; None where there are too few."""
     recent = speeds(look.history.tail(RECENT + 1))
     if len(recent) < 2:
@@ -125,7 +125,7 @@ def seconds_left(look: Look) -> tuple[float, float] | None:
     return steps / fast, steps / slow
 
 
-def headline(look: Look) -> str:
+def status_line(look: RunSnapshot) -> str:
     """One line: state, sign of life, step, speed, time left."""
     status, said = look.status, [look.state]
     if look.listening:
@@ -135,11 +135,11 @@ def headline(look: Look) -> str:
         recent = speeds(look.history.tail(RECENT + 1))
         said += [f"{_rounded(float(recent.median()))} steps/s"] if len(recent) else []
         left = seconds_left(look)
-        said += [f"{span(*left)} left"] if left else []
+        said += [f"{format_duration_range(*left)} left"] if left else []
     return " · ".join(said)
 
 
-def advice(look: Look) -> str:
+def hint(look: RunSnapshot) -> str:
     """What a person should know or do next, in a sentence; "" where there is nothing to say."""
     busy = [
         event
@@ -170,12 +170,12 @@ def advice(look: Look) -> str:
     return ending.get(look.state, "")
 
 
-def answer(look: Look, *numbers: int) -> str:
+def command_reply(look: RunSnapshot, *numbers: int) -> str:
     """What became of requests, in a few words each."""
     return " · ".join(_answer(look, number) for number in numbers)
 
 
-def _answer(look: Look, number: int) -> str:
+def _answer(look: RunSnapshot, number: int) -> str:
     found = next((event for event in reversed(look.events) if event.get("id") == number), None)
     if found and found["event"] == "refused":
         return f"✗ {found['why']}"
@@ -207,7 +207,7 @@ def apply(run: Run, wanted: Mapping[str, float | str]) -> list[int]:
     return of_rate + [run.ask("weight", term=name, value=value) for name, value in changed.items()]
 
 
-def picture(run: Run, step: int, *, columns: int = 8) -> bytes:
+def preview_image(run: Run, step: int, *, columns: int = 8) -> bytes:
     """The pictures of a step as one PNG; none of it is there for a step without pictures, or damaged ones."""
     from PIL import Image
 
@@ -221,7 +221,7 @@ def picture(run: Run, step: int, *, columns: int = 8) -> bytes:
     return buffer.getvalue()
 
 
-def span(low: float, high: float) -> str:
+def format_duration_range(low: float, high: float) -> str:
     """A range of seconds as people say it: 40–50 s, 3–4 min, 1.5–2.0 h."""
     unit, name, digits = next(
         u for u in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)) if high < 90 * u[0] or u[2]

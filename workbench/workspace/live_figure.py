@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.plotting.style import COLOURS, DEAD, themed
-from workbench.workspace.live import QUIET, Look, label, speeds
+from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
+from workbench.workspace.live import QUIET, RunSnapshot, label, speeds
 
 POINTS = 1000  # of a curve at most; of longer ones the means of equally many records each
 LINES = 40  # events at most, the latest
@@ -17,7 +17,12 @@ LABELS = 10
 
 
 def curves(
-    look: Look, *, log: bool = False, smoothing: float = 0.0, columns: int = 3, dark: bool = False
+    look: RunSnapshot,
+    *,
+    log: bool = False,
+    smoothing: float = 0.0,
+    columns: int = 3,
+    dark: bool = False,
 ) -> go.Figure:
     """Every logged number over the steps; `log` for axes of what is above 0, `smoothing` in [0, 1) of the last value's.
 
@@ -35,7 +40,7 @@ def curves(
     )
     for place, (name, (steps, values)) in enumerate(panels.items()):
         at = {"row": place // columns + 1, "col": place % columns + 1}
-        colour, above = COLOURS[place % (len(COLOURS) - 1)], bool(len(values)) and values.min() > 0
+        colour, above = COLORS[place % (len(COLORS) - 1)], bool(len(values)) and values.min() > 0
         for trace in _traces(name, steps, values, smoothing, colour):
             figure.add_trace(trace, **at)
         figure.update_yaxes(
@@ -46,14 +51,14 @@ def curves(
     figure.update_xaxes(matches="x", nticks=5, tickformat="~s")
     figure.update_annotations(font_size=12)
     _mark(figure, look, len(panels))
-    figure = themed(figure, dark=dark)
+    figure = apply_theme(figure, dark=dark)
     margin = {"l": 56, "r": 16, "t": 28, "b": 28}
     return figure.update_layout(
         height=40 + 180 * rows, showlegend=False, uirevision="zoom", margin=margin
     )
 
 
-def _panels(look: Look) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _panels(look: RunSnapshot) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Steps and values by name, thinned."""
     history = look.history
     if history.empty:
@@ -96,7 +101,7 @@ def _traces(
     return [raw, over]
 
 
-def _mark(figure: go.Figure, look: Look, panels: int) -> None:
+def _mark(figure: go.Figure, look: RunSnapshot, panels: int) -> None:
     """A line in every panel for each event, and its name in the first; a change of what is optimised in vermilion."""
     by_step: dict[int, list[dict[str, Any]]] = {}
     for event in [event for event in look.events if event["event"] not in QUIET][-LINES:]:
@@ -105,7 +110,7 @@ def _mark(figure: go.Figure, look: Look, panels: int) -> None:
     for step, events in by_step.items():
         changed = any("value" in event for event in events)
         line = {
-            "color": DEAD if changed else "#888888",
+            "color": DEAD_COLOR if changed else "#888888",
             "width": 1,
             "dash": "solid" if changed else "dot",
         }

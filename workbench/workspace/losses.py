@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable
 from workbench.storage.run import Run
 
@@ -36,7 +36,7 @@ class Losses(Result):
         figure.update_yaxes(title="weighted term", type="log" if positive else "linear")
         figure.update_xaxes(title=f"step, of {self.run}")
         figure.update_layout(title="Losses", height=420, showlegend=True)
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a logged step, one column a term."""

@@ -29,7 +29,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 PREDICATE = re.compile(r"\s*(\w[\w .()-]*?)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*")
 
 
-def settings_of(run: Run) -> dict[str, Any]:
+def setting_columns(run: Run) -> dict[str, Any]:
     """What a run was made with: its settings, then its plan, and its recipe; no moments of every channel of latents."""
     settings = run.config["settings"]
     plan = {
@@ -50,7 +50,7 @@ def with_settings(
 
     Facts come first. A run that has no such setting has None.
     """
-    told = pd.DataFrame([settings_of(run) for run in runs], index=table.index, dtype=object)
+    told = pd.DataFrame([setting_columns(run) for run in runs], index=table.index, dtype=object)
     told = told.where(told.notna(), None)
     facts = table[[name for name in FACTS if name in table]]
     shown = [
@@ -88,7 +88,7 @@ def matching(table: pd.DataFrame, text: str) -> pd.Series:
     return kept
 
 
-def tinted(colour: str) -> str:
+def highlighted(colour: str) -> str:
     """A colour as CSS that can be read as text, on white and on black: mixed with the text's own."""
     return f"color: color-mix(in srgb, currentColor 40%, {colour})"
 

@@ -48,7 +48,7 @@ class Selection:
             raise UserError(
                 f"A selection is a polygon, a condition or ids; got {', '.join(told) or 'none of them'}."
             )
-        parsed(self.where)
+        parse_condition(self.where)
 
     def told(self) -> dict[str, Any]:
         """What differs from nothing, as JSON takes it; many ids as a text that an address has room for."""
@@ -80,7 +80,7 @@ class Selection:
         return cls(str(told.get("run", "")), step, polygon, layout, str(told.get("where", "")), ids)
 
 
-def parsed(where: str) -> list[tuple[str, str, list[str]]]:
+def parse_condition(where: str) -> list[tuple[str, str, list[str]]]:
     """The parts of a condition, each a column, an operator and its values. Raises UserError."""
     found = []
     for part in where.split("&") if where.strip() else ():
@@ -93,13 +93,13 @@ def parsed(where: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-def meets(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray:
+def matches_condition(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray:
     """Which of n images meet a condition, bool (n,), by their columns, (n,) or with several values each (n, m).
 
     Raises UserError for a column that there is not, or a comparison with what is no number.
     """
     chosen = np.ones(len(next(iter(columns.values()))), bool)
-    for name, operator, values in parsed(where):
+    for name, operator, values in parse_condition(where):
         if name not in columns:
             raise unknown("column to select by", name, columns)
         column = columns[name]
@@ -113,13 +113,13 @@ def meets(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray:
     return chosen
 
 
-def ids_of(run: str, evidence: Evidence) -> dict[str, str]:
+def id_scopes(run: str, evidence: Evidence) -> dict[str, str]:
     """What ids of images and codes count in a run's evidence: they mean the same in another where this is the same."""
     here = f"{run} {evidence.step}"
     return {"image": evidence.provenance.get("fingerprint") or here, "code": here, "run": ""}
 
 
-def inside(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray:
+def points_in_polygon(points: np.ndarray, polygon: Sequence[Sequence[float]]) -> np.ndarray:
     """Which of the points (n, 2) lie in a polygon of corners (m, 2), by the even-odd rule, bool (n,).
 
     Fewer than three corners hold nothing. A million points and 60 corners take a fifth of a second.

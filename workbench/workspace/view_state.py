@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from workbench import analysis
 from workbench.core.errors import UserError, unknown
-from workbench.workspace.controls import Value, accept
+from workbench.workspace.controls import Value, coerce_controls
 from workbench.workspace.selection import Selection
 
 TABS = ("", "overview", "live", "lens", "map", "codes")  # beside the analyses; "": an analysis
@@ -32,7 +32,7 @@ class ViewState:
     def __post_init__(self) -> None:
         if self.tab not in TABS:
             raise unknown("tab", self.tab, TABS[1:])
-        accept(analysis.get(self.analysis), self.controls)
+        coerce_controls(analysis.get(self.analysis), self.controls)
 
     def change(self, **changes: Any) -> "ViewState":
         """This state with some fields changed; another analysis or tab starts with its own controls."""
@@ -90,7 +90,7 @@ class ViewState:
     @classmethod
     def _checked(cls, told: dict[str, Any], controls: Mapping[str, Any]) -> "ViewState":
         name = told.get("analysis") or cls.analysis
-        values = accept(analysis.get(name), controls)
+        values = coerce_controls(analysis.get(name), controls)
         given = {key: value for key, value in values.items() if key in controls}
         step = told.get("step")
         if step is not None and not str(step).isdigit():

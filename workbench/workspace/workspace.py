@@ -15,20 +15,20 @@ import pandas as pd
 
 from workbench import analysis
 from workbench.analysis.base import Result
-from workbench.analysis.result_cache import kept
+from workbench.analysis.result_cache import cached_result
 from workbench.core.errors import RunError, UserError, unknown
-from workbench.storage.evidence import Evidence, arguments
-from workbench.storage.run import Run, find
-from workbench.workspace.controls import accept
+from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.storage.run import Run, find_runs
+from workbench.workspace.controls import coerce_controls
 from workbench.workspace.view_state import ViewState
 
 KEPT = 64  # results held in memory
 SOME = 256  # images looked at together
-RESULTS = ".results"  # in the folder of runs: results held on disk
-FIRST_LOOK = 8  # runs at most: as many as there are colours
+RESULTS_FOLDER = ".results"  # in the folder of runs: results held on disk
+MAX_DEFAULT_RUNS = 8  # runs at most: as many as there are colours
 
 
-class Bench:
+class Workspace:
     """A folder of runs, opened for looking. Raises RunError if the folder does not exist."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,7 +39,7 @@ class Bench:
     def refresh(self) -> None:
         """Look again at which runs there are. `refused` holds a sentence for each that cannot be opened."""
         self._seen = _written(self.folder)
-        runs, self.refused = find(self.folder)
+        runs, self.refused = find_runs(self.folder)
         self.runs = {run.name: run for run in runs}
 
     def stale(self) -> bool:
@@ -52,7 +52,7 @@ class Bench:
             raise unknown("run", name, self.runs)
         return self.runs[name]
 
-    def first_look(self) -> ViewState:
+    def default_view(self) -> ViewState:
         """What to show somebody who has asked for nothing: runs led by one that most analyses apply to.
 
         That is a tokenizer with evidence; rather one that a generator was trained on, or with codes, or of more tokens.
@@ -67,7 +67,7 @@ class Bench:
         leading = max(tokenizers, key=lambda name: self._promise(name, drawn_from), default=None)
         others = [name for name in self.runs if name != leading]
         others.sort(key=lambda name: self._tokenizer_of(name) != leading)
-        return ViewState(runs=tuple([leading, *others] if leading else others)[:FIRST_LOOK])
+        return ViewState(runs=tuple([leading, *others] if leading else others)[:MAX_DEFAULT_RUNS])
 
     def _tokenizer_of(self, name: str) -> str | None:
         tokenizer = self.runs[name].tokenizer
@@ -88,9 +88,9 @@ class Bench:
         """The analysis a state asks for, computed once. Raises UserError: a sentence to show instead."""
         chosen, key = analysis.get(state.analysis), self.key(state)
         if key not in self._results:
-            given = arguments(chosen, self._evidences(state))
-            self._results[key] = kept(
-                self.folder / RESULTS, chosen, given, accept(chosen, state.controls)
+            given = kwargs_for(chosen, self._evidences(state))
+            self._results[key] = cached_result(
+                self.folder / RESULTS_FOLDER, chosen, given, coerce_controls(chosen, state.controls)
             )
             while len(self._results) > KEPT:
                 self._results.popitem(last=False)
@@ -101,7 +101,7 @@ class Bench:
         asked = analysis.get(name)
         for run in self.runs.values():
             with suppress(UserError):
-                arguments(asked, [run.evidence()])
+                kwargs_for(asked, [run.evidence()])
                 return run.name
         return None
 
@@ -110,7 +110,7 @@ class Bench:
 
         Raises UserError where no run is selected, or the leading one has no evidence of that step.
         """
-        controls = accept(analysis.get(state.analysis), state.controls)
+        controls = coerce_controls(analysis.get(state.analysis), state.controls)
         read = [(str(place), written_at(place)) for place in self._places(state)]
         return (state.analysis, *read, *sorted(controls.items()))
 

@@ -22,7 +22,7 @@ from workbench.analysis.checks.findings import Finding
 from workbench.analysis.plotting import table
 from workbench.analysis.runs.settings import run_names
 from workbench.core.errors import UserError, unknown
-from workbench.core.progress import Cancelled, progress
+from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence
 
 MODULES = (codebook_rules, latent_rules, image_rules, generator_rules)
@@ -126,7 +126,7 @@ def checks(
         asked += [
             _asked(code, rule, evidence, evidences[0], name) for code, rule in rules().items()
         ]
-        progress(done, len(evidences))
+        report_progress(done, len(evidences))
     return Checks(tuple(sorted(asked, key=lambda c: STATUSES.index(c.status))), show)
 
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from workbench.analysis.checks.findings import Finding, Severity
-from workbench.analysis.codebook.usage import Book, codebook_usage
+from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
 from workbench.storage.evidence import Evidence
 
 DEAD = 0.10  # share of a book's codes
@@ -72,7 +72,7 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
     from workbench.analysis.codebook.distances import code_distances
 
     book = max(
-        code_distances(**evidence.for_(code_distances)).books,
+        code_distances(**evidence.kwargs_for(code_distances)).books,
         key=lambda book: book.duplicates / book.size,
     )
     share = book.duplicates / book.size
@@ -95,11 +95,11 @@ def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
 
 
 @lru_cache(maxsize=1)
-def _books(evidence: Evidence) -> tuple[Book, ...]:
-    return codebook_usage(**evidence.for_(codebook_usage)).books
+def _books(evidence: Evidence) -> tuple[CodebookStats, ...]:
+    return codebook_usage(**evidence.kwargs_for(codebook_usage)).books
 
 
-def _with_verdict(evidence: Evidence, verdict: str) -> Book | None:
+def _with_verdict(evidence: Evidence, verdict: str) -> CodebookStats | None:
     """The book of that verdict that uses the smallest share of its codes."""
     alike = [book for book in _books(evidence) if book.verdict == verdict]
     return min(alike, key=lambda book: book.used / book.size, default=None)

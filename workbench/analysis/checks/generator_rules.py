@@ -4,7 +4,7 @@ import numpy as np
 
 from workbench.analysis.checks.findings import Finding
 from workbench.analysis.generation.feature_distances import precision_recall
-from workbench.analysis.generation.memorization import TAIL, copied
+from workbench.analysis.generation.memorization import TAIL, memorization
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
@@ -33,7 +33,7 @@ LEAST = 50  # images of each set: of fewer, shares of them mean little
 def tk040_copies(evidence: Evidence) -> Finding | None:
     """Over {COPIED:g} times as many samples as held-out images lie next to a training image, beyond their scatter."""
     samples, held_out, training = _sets(evidence)
-    copying = copied(samples, held_out, training)
+    copying = memorization(samples, held_out, training)
     if copying.low <= COPIED * TAIL:
         return None
     near = f"as near to a training image as {100 * TAIL:g} % of held-out images do"

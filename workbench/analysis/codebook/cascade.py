@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.distances import searchable
-from workbench.analysis.plotting.style import COLOURS, DEAD, themed
+from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.dispersion import effective_rank
-from workbench.analysis.stats.sampling import sample
+from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import UserError
 
 MOST_POINTS = 4000
@@ -47,8 +47,8 @@ class CascadeDisplacement(Result):
         """Displacement against frequency, and the cosines between the tables."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.55, 0.45], horizontal_spacing=0.16)
         for name, mine, colour, symbol in (
-            ("codes that moved", self.moved > 0, COLOURS[0], "circle"),
-            ("× never updated", self.moved == 0, DEAD, "x"),
+            ("codes that moved", self.moved > 0, COLORS[0], "circle"),
+            ("× never updated", self.moved == 0, DEAD_COLOR, "x"),
         ):
             marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
             figure.add_scatter(
@@ -59,7 +59,7 @@ class CascadeDisplacement(Result):
         figure.update_yaxes(title="displacement |E − F| / |F|", rangemode="tozero", row=1, col=1)
         low = min(float(self.cosines.min()), 0.99)
         counts, edges = np.histogram(self.cosines, bins=40, range=(low, 1))
-        bars = {"width": edges[1] - edges[0], "marker": {"color": COLOURS[2], "line": {"width": 0}}}
+        bars = {"width": edges[1] - edges[0], "marker": {"color": COLORS[2], "line": {"width": 0}}}
         figure.add_bar(
             x=(edges[1:] + edges[:-1]) / 2, y=counts, showlegend=False, **bars, row=1, col=2
         )
@@ -75,7 +75,7 @@ class CascadeDisplacement(Result):
         figure.update_layout(
             title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a number."""
@@ -123,10 +123,10 @@ def cascade_displacement(
     Of large tables random codes are searched and drawn. Raises UserError where the two differ in shape, for NaN and
     for what `read` refuses.
     """
-    counts = read(codes, codebook, active, "Cascade displacement").counts.ravel()
+    counts = parse_codes(codes, codebook, active, "Cascade displacement").counts.ravel()
     index, value = _tables(cascade_start, codebook)
     random = np.random.default_rng(seed)
-    drawn = sample(len(index), MOST_POINTS, random)
+    drawn = subsample(len(index), MOST_POINTS, random)
     lengths, tiny = np.linalg.norm(index, axis=1), np.finfo(np.float32).tiny
     moved = np.linalg.norm(value - index, axis=1) / np.maximum(lengths, tiny)
     untouched = (value == index).all(axis=1)
@@ -173,7 +173,7 @@ def _retrieved(index: np.ndarray, value: np.ndarray, random: np.random.Generator
 
     hits = []
     for f, e in zip(np.asarray(index, np.float32), np.asarray(value, np.float32), strict=True):
-        places = sample(len(f), searchable(*f.shape), random)
+        places = subsample(len(f), searchable(*f.shape), random)
         near = (
             NearestNeighbors(n_neighbors=1, algorithm="brute")
             .fit(f)

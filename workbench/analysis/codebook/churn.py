@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information
-from workbench.analysis.plotting.style import COLOURS, DEAD, themed
+from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import UserError
 
 SHUFFLES = 5
@@ -56,9 +56,9 @@ class CodeChurn(Result):
         """How often codes were chosen, before against now, and churn by token."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.14)
         sides = (
-            ("chosen by both", (self.before > 0) & (self.after > 0), COLOURS[0], "circle"),
-            ("born", self.before == 0, COLOURS[2], "triangle-up"),
-            ("× died", self.after == 0, DEAD, "x"),
+            ("chosen by both", (self.before > 0) & (self.after > 0), COLORS[0], "circle"),
+            ("born", self.before == 0, COLORS[2], "triangle-up"),
+            ("× died", self.after == 0, DEAD_COLOR, "x"),
         )
         for name, mine, colour, symbol in sides:
             marker = {"color": colour, "symbol": symbol, "size": 6, "opacity": 0.7}
@@ -69,7 +69,7 @@ class CodeChurn(Result):
         top = float(max(self.before.max(), self.after.max(), 1)) + 1
         line = {
             "mode": "lines",
-            "line": {"color": COLOURS[6], "dash": "dash"},
+            "line": {"color": COLORS[6], "dash": "dash"},
             "name": "as often",
             "hoverinfo": "skip",
         }
@@ -77,7 +77,7 @@ class CodeChurn(Result):
         figure.update_xaxes(title="times chosen before, plus 1", type="log", dtick=1, row=1, col=1)
         figure.update_yaxes(title="times chosen now, plus 1", type="log", dtick=1, row=1, col=1)
         churn = 100 * self.by_token
-        bars = {"marker": {"color": COLOURS[1], "line": {"width": 0}}, "showlegend": False}
+        bars = {"marker": {"color": COLORS[1], "line": {"width": 0}}, "showlegend": False}
         figure.add_bar(x=np.arange(len(churn)), y=churn, **bars, row=1, col=2)
         figure.update_xaxes(title="token", row=1, col=2)
         figure.update_yaxes(
@@ -85,10 +85,12 @@ class CodeChurn(Result):
         )
         said = f"n = {self.images:,} images · {100 * self.churn:.2f} % of their tokens changed"
         drawn = (
-            [part(len(self.before), self.codes, "codes")] if len(self.before) < self.codes else []
+            [describe_subset(len(self.before), self.codes, "codes")]
+            if len(self.before) < self.codes
+            else []
         )
         drawn += (
-            [f"regrouped: {part(self.compared, self.images)}"]
+            [f"regrouped: {describe_subset(self.compared, self.images)}"]
             if self.compared < self.images
             else []
         )
@@ -97,7 +99,7 @@ class CodeChurn(Result):
         figure.update_layout(
             title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a book."""
@@ -139,7 +141,7 @@ def code_churn(
     if previous_codes.shape != codes.shape:
         a, b = (" × ".join(map(str, x.shape)) for x in (previous_codes, codes))
         raise UserError(f"The codes before are {a}, now {b}. Are both of the same images?")
-    now, then = (read(x, codebook, active, "Code churn") for x in (codes, previous_codes))
+    now, then = (parse_codes(x, codebook, active, "Code churn") for x in (codes, previous_codes))
     (changed, seen), each = np.zeros((2, codes.shape[1])), []
     for a, b in zip(then.parts(), now.parts(), strict=True):
         differ, counted = a != b, b >= 0
@@ -147,7 +149,7 @@ def code_churn(
         with np.errstate(invalid="ignore"):
             each.append(differ.sum(axis=1) / counted.sum(axis=1))
     random = np.random.default_rng(seed)
-    images = sample(len(codes), max(1, MOST_TOKENS // codes.shape[1]), random)
+    images = subsample(len(codes), max(1, MOST_TOKENS // codes.shape[1]), random)
     changes, block = [], codes.shape[1] // now.books
     for book in range(now.books):
         a, b = then.of_book(book, images)[0], now.of_book(book, images)[0]
@@ -158,7 +160,7 @@ def code_churn(
         changes.append(Changed(churn, *sets, 1 - adjusted_information(a, b, random)))
     either = np.flatnonzero((then.counts + now.counts).ravel())
     chosen = len(either)
-    either = either[sample(chosen, MOST_POINTS, random)]
+    either = either[subsample(chosen, MOST_POINTS, random)]
     counts = (then.counts.ravel()[either], now.counts.ravel()[either])
     by_token = changed / np.maximum(seen, 1)
     mean = mean_interval(np.concatenate(each))

@@ -43,7 +43,9 @@ class Codes:
         return ids[image, position] - book * self.size, image, position
 
 
-def read(codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, purpose: str) -> Codes:
+def parse_codes(
+    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, purpose: str
+) -> Codes:
     """Check codes (n, tokens) against a codebook (g, k, d) and count them.
 
     Raises UserError for a code outside the book, tokens that g does not divide or `active` of another shape,

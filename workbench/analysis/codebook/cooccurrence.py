@@ -13,17 +13,17 @@ from plotly.subplots import make_subplots
 from scipy.special import xlogy
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import Codes, check_grid, read
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.codebook.codes import Codes, check_grid, parse_codes
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable
 
 SHOWN = 12  # pairs in the bars
 LEAST_BARS = 6  # that there is room for
 MOST_LISTED = 500  # pairs in the table
 DIVERGING = (
-    (0, COLOURS[0]),
+    (0, COLORS[0]),
     (0.5, "#9a9a9a"),
-    (1, COLOURS[5]),
+    (1, COLORS[5]),
 )  # grey is told from no cell on light and on dark
 
 
@@ -85,7 +85,7 @@ class CodeCooccurrence(Result):
         counts = [f"{p.together:,}×" for p in shown]
         figure.add_bar(
             x=[p.pmi for p in shown], y=text, orientation="h", text=counts, textposition="outside", cliponaxis=False,
-            marker_color=COLOURS[0], hovertemplate="%{y}: %{x:.2f} bits, %{text}<extra></extra>", row=1, col=2,
+            marker_color=COLORS[0], hovertemplate="%{y}: %{x:.2f} bits, %{text}<extra></extra>", row=1, col=2,
         )  # fmt: skip
         longest = max((p.pmi for p in shown), default=1)
         figure.update_xaxes(
@@ -105,7 +105,7 @@ class CodeCooccurrence(Result):
         )
         said = f"n = {self.n:,} {what} · the {len(self.names)} commonest codes, pairs seen {self.least} times or more"
         title = {"text": "Codes that come together", "subtitle": {"text": said}}
-        return themed(figure.update_layout(title=title, height=480, showlegend=False))
+        return apply_theme(figure.update_layout(title=title, height=480, showlegend=False))
 
     def table(self) -> pd.DataFrame:
         """One row a pair, the most surprising first."""
@@ -146,7 +146,7 @@ def code_cooccurrence(
     NotApplicable where no two of them ever come together, UserError for a grid that does not hold the tokens and what
     `read` refuses.
     """
-    found = read(codes, codebook, active, "Code co-occurrence")
+    found = parse_codes(codes, codebook, active, "Code co-occurrence")
     check_grid(grid, codes.shape[1])
     totals = found.counts.ravel()
     order = np.argsort(-totals, kind="stable")[:commonest]

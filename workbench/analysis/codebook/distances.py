@@ -8,11 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import AT_ONCE, Codes, read
+from workbench.analysis.codebook.codes import AT_ONCE, Codes, parse_codes
 from workbench.analysis.codebook.hubness import hubness
-from workbench.analysis.codebook.usage import usage
+from workbench.analysis.codebook.usage import codebook_stats
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
-from workbench.analysis.stats.sampling import sample
+from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable, UserError
 
 WORK = 2e10  # multiply-adds of a search: of a larger book some codes are looked at, drawn at random
@@ -126,7 +126,7 @@ def code_distances(
     data); of the rest as many are *rare* as Chao's estimate expects more tokens to reach, and the others are *passed
     over*. Of large books random codes are looked at. Raises UserError for NaN in the codebook and what `read` refuses.
     """
-    found = read(codes, codebook, active, "Code distances")
+    found = parse_codes(codes, codebook, active, "Code distances")
     if found.size < 2:
         raise NotApplicable("Code distances need at least two codes; this codebook has one.")
     books = []
@@ -162,7 +162,7 @@ def _measured(
 ) -> BookDistances:
     size, used = len(words), counts > 0
     most = searchable(size, words.shape[1])
-    places = sample(size, most, random)
+    places = subsample(size, most, random)
     distances = nearest_other(words, places)[1]
     apart = distances[distances > 0]
     median = float(np.median(apart)) if len(apart) else 0.0
@@ -171,7 +171,7 @@ def _measured(
     directions = (
         1 / np.where(norms > 0, norms, np.inf)
     ) @ words  # their sum; its square holds every pair's cosine
-    spanned = words[sample(size, MOST_SPANNED, random)]
+    spanned = words[subsample(size, MOST_SPANNED, random)]
     hubs = dict(zip(HUBNESS, hubness(words, random), strict=True))
     return BookDistances(
         size=size,
@@ -204,13 +204,13 @@ def _causes(
     used, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     if not len(dead):
         return dict.fromkeys(CAUSES, 0.0)
-    looked_at = dead[sample(len(dead), most, random)]
+    looked_at = dead[subsample(len(dead), most, random)]
     scale = len(dead) / len(looked_at)
     twin = nearest_other(words, looked_at)[1] <= TWIN * median
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(words[used])
     far = ~twin & (search.kneighbors(words[looked_at])[0][:, 0] > FAR * median)
     left = float((~twin & ~far).sum() * scale)
-    rare = min(left, usage(counts).chao1 - len(used))
+    rare = min(left, codebook_stats(counts).chao1 - len(used))
     return dict(
         zip(
             CAUSES,

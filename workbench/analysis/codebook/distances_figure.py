@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.codebook.distances import CAUSES, MEANING, CodeDistances
-from workbench.analysis.plotting.style import COLOURS, DEAD, themed
+from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 
 BINS = 40
 
@@ -17,8 +17,8 @@ def draw(result: CodeDistances) -> go.Figure:
     chosen = np.concatenate([b.chosen for b in result.books])
     edges = np.linspace(distances.min(), distances.max() or 1, BINS + 1)
     for name, mine, look in (
-        ("used codes", chosen, {"color": COLOURS[0]}),
-        ("× dead codes", ~chosen, {"color": DEAD, "pattern": {"shape": "x", "size": 5}}),
+        ("used codes", chosen, {"color": COLORS[0]}),
+        ("× dead codes", ~chosen, {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}),
     ):
         if mine.any():
             figure.add_bar(
@@ -40,7 +40,7 @@ def draw(result: CodeDistances) -> go.Figure:
         "subtitle": {"text": subtitle},
     }
     figure.update_layout(title=title, height=420, barmode="stack", bargap=0.25)
-    return themed(
+    return apply_theme(
         figure.update_layout(
             legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
         )
@@ -52,7 +52,7 @@ def _fates(figure: go.Figure, result: CodeDistances) -> None:
     codes = [np.mean([b.used for b in result.books])]
     codes += [np.mean([b.dead[cause] for b in result.books]) for cause in CAUSES]
     text = [f"{x:,.1f}" if x % 1 else f"{x:,.0f}" for x in codes]
-    colours = [COLOURS[0], *[DEAD] * len(CAUSES)]
+    colours = [COLORS[0], *[DEAD_COLOR] * len(CAUSES)]
     figure.add_bar(
         x=codes, y=names, orientation="h", text=text, textposition="outside", cliponaxis=False, showlegend=False,
         marker={"color": colours}, hovertemplate="%{y}: %{x:,.1f} codes<extra></extra>", row=1, col=2,

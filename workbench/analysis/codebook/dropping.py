@@ -11,9 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.distances import searchable
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable, UserError
 
 KEPT = ("commonest", "random", "rarest")
@@ -41,7 +41,7 @@ class CodeDropping(Result):
         """Error against codes kept."""
         figure = go.Figure()
         for i, (name, error) in enumerate(self.errors.items()):
-            line = {"color": COLOURS[i], "dash": DASHES[name]}
+            line = {"color": COLORS[i], "dash": DASHES[name]}
             hover = f"{name} %{{x:,}} kept: %{{y:.3g}}<extra></extra>"
             figure.add_scatter(
                 x=self.kept, y=error, mode="lines+markers", line=line, marker={"size": 4},
@@ -49,7 +49,7 @@ class CodeDropping(Result):
             )  # fmt: skip
         bound = {
             "mode": "lines",
-            "line": {"color": COLOURS[6], "width": 1},
+            "line": {"color": COLORS[6], "width": 1},
             "name": f"{100 * BEARABLE:.0f} %",
         }
         figure.add_scatter(x=self.kept[[0, -1]], y=[BEARABLE] * 2, hoverinfo="skip", **bound)
@@ -66,7 +66,7 @@ class CodeDropping(Result):
         figure.update_layout(
             title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row for each number of codes kept."""
@@ -94,7 +94,7 @@ def code_dropping(
     one code. Of large books random tokens are followed. Raises NotApplicable where every token chose the same code,
     UserError for NaN in the codebook and what `read` refuses.
     """
-    found = read(codes, codebook, active, "Code dropping")
+    found = parse_codes(codes, codebook, active, "Code dropping")
     if not np.isfinite(codebook).all():
         raise UserError("The codebook holds NaN or infinity. Collect from an earlier step.")
     kept = np.unique(np.geomspace(1, found.size, 60).round().astype(np.int64))

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import Codes, check_grid, read
+from workbench.analysis.codebook.codes import Codes, check_grid, parse_codes
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
 
 Order = Literal["commonest", "rarest", "random"]
@@ -57,7 +57,7 @@ class CodeGallery(Result):
             "subtitle": {"text": f"n = {self.n:,} images · {self._what()}"},
         }
         figure.update_xaxes(title=f"at most {self.members} for a code, each of another image")
-        return themed(figure.update_layout(title=title))
+        return apply_theme(figure.update_layout(title=title))
 
     def table(self) -> pd.DataFrame:
         """One row a code shown."""
@@ -107,7 +107,7 @@ def code_gallery(
     random. Each is of another image. Raises UserError for images or labels that are not as many as the codes, a grid
     that does not hold the tokens and what `read` refuses.
     """
-    found = read(codes, codebook, active, "Code gallery")
+    found = parse_codes(codes, codebook, active, "Code gallery")
     if len(images) != len(codes):
         raise UserError(
             f"There are {len(images)} images and codes of {len(codes)}. Do both come from the same run?"

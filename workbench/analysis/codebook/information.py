@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import Codes, read
+from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.mutual_information import (
     entropy,
     mutual_information,
@@ -21,8 +21,8 @@ from workbench.analysis.codebook.mutual_information import (
     within_groups,
 )
 from workbench.analysis.inputs import class_names
-from workbench.analysis.plotting.style import COLOURS, themed
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
 MOST_TOKENS = 2_000_000  # of more, random images are taken
@@ -80,8 +80,8 @@ class CodeInformation(Result):
         things = list(dict.fromkeys(t.of for t in self.told))
         figure = make_subplots(rows=1, cols=2, column_widths=[0.45, 0.55], horizontal_spacing=0.14)
         for name, field_, colour, pattern in (
-            ("beyond chance", "corrected", COLOURS[0], ""),
-            ("chance (shuffled)", "shuffled", COLOURS[6], "/"),
+            ("beyond chance", "corrected", COLORS[0], ""),
+            ("chance (shuffled)", "shuffled", COLORS[6], "/"),
         ):
             values = [max(self.mean(of, field_), 0) for of in things]
             look = {"color": colour, "pattern": {"shape": pattern}}
@@ -92,8 +92,8 @@ class CodeInformation(Result):
         figure.update_xaxes(title="what a code tells of", row=1, col=1)
         figure.update_yaxes(title="bits a token, plug-in", row=1, col=1)
         for name, purity, colour, symbol in (
-            ("classes shuffled among images", self.purity_shuffled, COLOURS[6], "x"),
-            ("codes", self.purity, COLOURS[0], "circle"),
+            ("classes shuffled among images", self.purity_shuffled, COLORS[6], "x"),
+            ("codes", self.purity, COLORS[0], "circle"),
         ):
             marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
             figure.add_scatter(
@@ -107,7 +107,7 @@ class CodeInformation(Result):
             **_ticks(self.support),
         )
         figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
-        said = f"n = {part(self.images, self.of)}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
+        said = f"n = {describe_subset(self.images, self.of)}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
         title = {"text": "What codes tell", "subtitle": {"text": said}}
         legend = {
             "orientation": "h",
@@ -116,7 +116,7 @@ class CodeInformation(Result):
             "traceorder": "normal",
             "itemsizing": "constant",
         }
-        return themed(
+        return apply_theme(
             figure.update_layout(
                 title=title, height=440, barmode="stack", bargap=0.5, legend=legend
             )
@@ -166,12 +166,12 @@ def code_information(
     Of more than two million tokens random images are taken. Raises NotApplicable for under two images, or where there
     is neither a second place nor a second class; UserError for labels that are not n and what `read` refuses.
     """
-    found, n = read(codes, codebook, active, "Code information"), len(codes)
+    found, n = parse_codes(codes, codebook, active, "Code information"), len(codes)
     if n < 2:
         raise NotApplicable(f"Code information needs at least 2 images; this evidence has {n}.")
     class_names(labels, (), n)
     random = np.random.default_rng(seed)
-    images = sample(n, max(2, MOST_TOKENS // codes.shape[1]), random)
+    images = subsample(n, max(2, MOST_TOKENS // codes.shape[1]), random)
     classes = (
         None if labels is None else np.unique(np.asarray(labels)[images], return_inverse=True)[1]
     )
@@ -239,7 +239,7 @@ def _commoner(
     kept = np.flatnonzero(support >= SUPPORT)
     coverage = float(support[kept].sum() / support.sum())
     commoner = len(kept)
-    kept = kept[sample(commoner, MOST_POINTS, random)]
+    kept = kept[subsample(commoner, MOST_POINTS, random)]
     return (
         support[kept],
         most[kept] / support[kept],

@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.mutual_information import entropy
-from workbench.analysis.plotting.style import MAGNITUDE, themed
+from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.core.errors import NotApplicable
 
 
@@ -45,7 +45,7 @@ class LevelUsage(Result):
             ratio[i, : len(share)], value[i, : len(share)] = share * len(share), levels
         figure = go.Figure(
             go.Heatmap(
-                z=ratio, customdata=value, colorscale=MAGNITUDE, zmin=0, xgap=2, ygap=2, texttemplate="%{z:.2f}",
+                z=ratio, customdata=value, colorscale=MAGNITUDE_SCALE, zmin=0, xgap=2, ygap=2, texttemplate="%{z:.2f}",
                 colorbar={"title": {"text": "times even"}, "thickness": 12},
                 hovertemplate="channel %{y}, level %{customdata:.3g}: %{z:.2f} times an even use<extra></extra>",
             )
@@ -67,7 +67,7 @@ class LevelUsage(Result):
         )
         said = f"{self.size:,} codes of {' × '.join(map(str, self.levels))} levels · n = {self.tokens:,} tokens"
         title = {"text": "How the levels are used", "subtitle": {"text": said}}
-        return themed(figure.update_layout(title=title, height=200 + 44 * len(rows)))
+        return apply_theme(figure.update_layout(title=title, height=200 + 44 * len(rows)))
 
     def table(self) -> pd.DataFrame:
         """One row for each level of each channel."""
@@ -100,7 +100,7 @@ def level_usage(
     Raises NotApplicable where the codebook is no grid (its channels' levels do not multiply to k), and what `read`
     raises.
     """
-    found = read(codes, codebook, active, "Level usage")
+    found = parse_codes(codes, codebook, active, "Level usage")
     levels = [np.unique(codebook[0, :, i], return_inverse=True) for i in range(codebook.shape[2])]
     grid = int(np.prod([float(len(values)) for values, _ in levels])) == found.size
     if not grid or any((book != codebook[0]).any() for book in codebook[1:]):

@@ -14,11 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import check_grid, read
+from workbench.analysis.codebook.codes import check_grid, parse_codes
 from workbench.analysis.codebook.mutual_information import entropy, within_groups
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
 FOLDS, LEAST = 5, 10  # parts the images are split into, and how many images there must be
@@ -75,13 +75,13 @@ class CodePrediction(Result):
             ("log2 of the codes", self.most, "dash"),
             ("entropy, plug-in", self.entropy, "dot"),
         ):
-            line = {"color": COLOURS[6], "dash": dash}
+            line = {"color": COLORS[6], "dash": dash}
             figure.add_scatter(x=[bits] * len(given), y=given, mode="lines", name=name, line=line)
-        mark = {"symbol": "diamond-open", "size": 12, "color": COLOURS[6], "line": {"width": 2}}
+        mark = {"symbol": "diamond-open", "size": 12, "color": COLORS[6], "line": {"width": 2}}
         figure.add_scatter(x=chance, y=given, mode="markers", name="places shuffled", marker=mark)
         up, down = np.subtract(high, value), np.subtract(value, low)
         figure.add_scatter(
-            x=value, y=given, mode="markers", name="as they are", marker={"size": 10, "color": COLOURS[0]},
+            x=value, y=given, mode="markers", name="as they are", marker={"size": 10, "color": COLORS[0]},
             error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down},
             hovertemplate="given %{y}: %{x:.3f} bits<extra></extra>",
         )  # fmt: skip
@@ -89,10 +89,10 @@ class CodePrediction(Result):
         figure.update_yaxes(title="given", range=[-0.6, len(given) - 0.4])
         books = len(self.predictions) // len(given)
         each = f" · mean of {books} books" if books > 1 else ""
-        said = f"n = {part(self.images, self.of)}, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
+        said = f"n = {describe_subset(self.images, self.of)}, {self.tokens:,} tokens{each} · bars: 95 % bootstrap · seed {self.seed}"
         title = {"text": "What is left to tell of a code", "subtitle": {"text": said}}
         legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "traceorder": "reversed"}
-        return themed(figure.update_layout(title=title, height=400, legend=legend))
+        return apply_theme(figure.update_layout(title=title, height=400, legend=legend))
 
     def table(self) -> pd.DataFrame:
         """One row for each book and thing given, in bits a token."""
@@ -127,7 +127,7 @@ def code_prediction(
     half a million tokens random images are taken. Raises NotApplicable for under 10 images or one token a book, and
     UserError for a grid that does not hold the tokens and what `read` refuses.
     """
-    found, (n, tokens) = read(codes, codebook, active, "Code prediction"), codes.shape
+    found, (n, tokens) = parse_codes(codes, codebook, active, "Code prediction"), codes.shape
     check_grid(grid, tokens)
     if n < LEAST:
         raise NotApplicable(
@@ -136,7 +136,7 @@ def code_prediction(
     if tokens == found.books:
         raise NotApplicable("Code prediction needs two tokens of a book; here each has one.")
     random = np.random.default_rng(seed)
-    images = sample(n, max(LEAST, MOST_TOKENS // tokens), random)
+    images = subsample(n, max(LEAST, MOST_TOKENS // tokens), random)
     folds, ids = random.permutation(len(images)) % FOLDS, found.ids(images)
     names = (*GIVEN[:2], GIVEN[2] if grid is not None else "the code before it")
     predictions, plug_in = [], []

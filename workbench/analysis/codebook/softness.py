@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 from scipy.special import ive
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import read
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import UserError
 
@@ -55,7 +55,7 @@ class CodebookSoftness(Result):
         for column, (name, counts, edges) in enumerate(sides, 1):
             bars = {
                 "width": np.diff(edges),
-                "marker": {"color": COLOURS[column - 1], "line": {"width": 0}},
+                "marker": {"color": COLORS[column - 1], "line": {"width": 0}},
             }
             shown = "codes a token mixes" if name == "mixed" else "length of a latent"
             figure.add_bar(
@@ -63,7 +63,7 @@ class CodebookSoftness(Result):
             )
             figure.update_yaxes(title="tokens", rangemode="tozero", row=1, col=column)
         if not np.isnan(self.limit):
-            line = {"mode": "lines", "line": {"color": COLOURS[6], "dash": "dash", "width": 2}}
+            line = {"mode": "lines", "line": {"color": COLORS[6], "dash": "dash", "width": 2}}
             top = [0, float(self.norm_counts.max())]
             figure.add_scatter(
                 x=[self.limit] * 2, y=top, name="limit of even codes", **line, row=1, col=2
@@ -76,7 +76,7 @@ class CodebookSoftness(Result):
         figure.update_layout(
             title=title, height=420, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a measure; of several books the mean."""
@@ -122,7 +122,7 @@ def codebook_softness(
     log k; `temperature`, of logits that are cosines, the limit of a latent's length. Raises UserError for posteriors
     or latents of other tokens or of NaN, and what `read` refuses.
     """
-    found = read(codes, codebook, active, "Codebook softness")
+    found = parse_codes(codes, codebook, active, "Codebook softness")
     _check("posteriors", posterior, codes)
     _check("latents", latents, codes)
     seen = np.ones(codes.shape, bool) if active is None else np.asarray(active, bool)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from scipy.special import gammaln, xlogy
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import read
+from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.zipf import Zipf, zipf
 
 ENOUGH = 5.0  # tokens a code: with fewer, even a uniform source leaves codes out
@@ -20,7 +20,7 @@ VERDICTS = ("collapsed", "uneven", "under-sampled", "healthy")  # the worst firs
 
 
 @dataclass(frozen=True, eq=False)
-class Book:
+class CodebookStats:
     """One codebook's usage. `null` is what a perfectly uniform source would show with as many tokens."""
 
     counts: np.ndarray = field(repr=False)  # int64 (k,): how often each code was chosen
@@ -71,7 +71,7 @@ class Book:
 class CodebookUsage(Result):
     """The usage of every book, and of the books on average."""
 
-    books: tuple[Book, ...]
+    books: tuple[CodebookStats, ...]
     log: bool
 
     @property
@@ -170,11 +170,11 @@ def codebook_usage(
     *healthy*. Tokens that are not `active` are not counted.
     Raises UserError for a code outside the book or tokens that g does not divide, NotApplicable without tokens.
     """
-    counts = read(codes, codebook, active, "Codebook usage").counts
-    return CodebookUsage(tuple(usage(c) for c in counts), log)
+    counts = parse_codes(codes, codebook, active, "Codebook usage").counts
+    return CodebookUsage(tuple(codebook_stats(c) for c in counts), log)
 
 
-def usage(counts: np.ndarray) -> Book:
+def codebook_stats(counts: np.ndarray) -> CodebookStats:
     """Everything about one book, from how often each of its codes was chosen, int (k,)."""
     size, tokens, used = len(counts), int(counts.sum()), int((counts > 0).sum())
     share = counts / tokens
@@ -186,7 +186,7 @@ def usage(counts: np.ndarray) -> Book:
     growth = 1 - rarefaction[-1] / used
     ascending = np.sort(share)
     even = entropy >= EVEN * entropy_null
-    return Book(
+    return CodebookStats(
         counts=counts,
         used=used,
         ceiling=float(ceiling),

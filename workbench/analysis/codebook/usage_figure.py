@@ -4,12 +4,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.codebook.usage import Book, CodebookUsage
-from workbench.analysis.plotting.style import COLOURS, DEAD, MAGNITUDE, themed
+from workbench.analysis.codebook.usage import CodebookStats, CodebookUsage
+from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, MAGNITUDE_SCALE, apply_theme
 
 MOST_CELLS = 4096  # a larger book is drawn with several codes a cell
 MOST_LINES = 6  # books drawn as lines; the table has them all
-GREY = COLOURS[6]
+GREY = COLORS[6]
 
 
 def draw(result: CodebookUsage) -> go.Figure:
@@ -21,7 +21,7 @@ def draw(result: CodebookUsage) -> go.Figure:
     _ranks(figure, result.books[0], result.log)
     _zipf(figure, result.books[0])
     for i, book in enumerate(result.books[:MOST_LINES]):
-        name, colour = f"book {i}" if several else "our tokens", COLOURS[i]
+        name, colour = f"book {i}" if several else "our tokens", COLORS[i]
         rank = _thinned(book.size)
         line = {"line_color": colour, "name": name, "legendgroup": name}
         figure.add_scatter(
@@ -37,7 +37,7 @@ def draw(result: CodebookUsage) -> go.Figure:
     return _labelled(figure, result)
 
 
-def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
+def _ranks(figure: go.Figure, book: CodebookStats, log: bool) -> None:
     """The band in which 95 % of a uniform source's counts at each rank lie: binomial order statistics."""
     from scipy.stats import beta, binom
 
@@ -61,7 +61,7 @@ def _ranks(figure: go.Figure, book: Book, log: bool) -> None:
         figure.update_xaxes(dtick=1, tickangle=0, row=1, col=1)
 
 
-def _zipf(figure: go.Figure, book: Book) -> None:
+def _zipf(figure: go.Figure, book: CodebookStats) -> None:
     """The fitted law over the ranks it was fitted to, as high as our tokens there."""
     if np.isnan(book.zipf.exponent):
         return
@@ -70,18 +70,18 @@ def _zipf(figure: go.Figure, book: Book) -> None:
     times = np.sort(book.counts)[::-1][book.zipf.low - 1 : book.zipf.high].sum()
     figure.add_scatter(
         x=rank, y=times * rank**-book.zipf.exponent / law.sum(), mode="lines", row=1, col=1,
-        name=f"rank to the -{book.zipf.exponent:.2f}", line={"color": COLOURS[1], "dash": "dash", "width": 3},
+        name=f"rank to the -{book.zipf.exponent:.2f}", line={"color": COLORS[1], "dash": "dash", "width": 3},
     )  # fmt: skip
 
 
-def _chao(figure: go.Figure, book: Book, colour: str) -> None:
+def _chao(figure: go.Figure, book: CodebookStats, colour: str) -> None:
     figure.add_scatter(
         x=book.seen[[0, -1]], y=[book.chao1] * 2, mode="lines", name="reachable (Chao1)",
         line={"color": colour, "dash": "dot"}, row=1, col=2,
     )  # fmt: skip
 
 
-def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
+def _grid(figure: go.Figure, books: tuple[CodebookStats, ...]) -> None:
     cells = [
         np.array_split(book.counts, min(book.size, MOST_CELLS if len(books) == 1 else 256))
         for book in books
@@ -98,7 +98,7 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
     alone = len(books) == 1 and books[0].size <= MOST_CELLS  # a code to a cell
     figure.add_heatmap(
         meta="code" if alone else None, z=np.log10(1 + mean),
-        customdata=np.stack([first, mean], axis=-1), colorscale=MAGNITUDE, row=1, col=3,
+        customdata=np.stack([first, mean], axis=-1), colorscale=MAGNITUDE_SCALE, row=1, col=3,
         hovertemplate="code %{customdata[0]}: chosen %{customdata[1]:,.1f} times<extra></extra>",
         colorbar={"title": "times", **_ticks(np.nanmax(mean)), "thickness": 12},
     )  # fmt: skip
@@ -106,7 +106,7 @@ def _grid(figure: go.Figure, books: tuple[Book, ...]) -> None:
     mark = {
         "symbol": "x-thin",
         "size": float(np.clip(size, 2, 10)),
-        "line": {"color": DEAD, "width": 1.5},
+        "line": {"color": DEAD_COLOR, "width": 1.5},
     }
     figure.add_scatter(
         x=dead[:, 1],
@@ -128,7 +128,7 @@ def _frames(figure: go.Figure, mean: np.ndarray, codes: np.ndarray, size: float)
     frame = {
         "symbol": "square-open",
         "size": size,
-        "color": COLOURS[1],
+        "color": COLORS[1],
         "line": {"width": 2},
         "opacity": 0,
     }
@@ -164,10 +164,10 @@ def _labelled(figure: go.Figure, result: CodebookUsage) -> go.Figure:
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=440)
     figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
     figure.update_xaxes(tickfont_size=11)
-    return themed(figure)
+    return apply_theme(figure)
 
 
-def _mode(book: Book) -> str:
+def _mode(book: CodebookStats) -> str:
     return "lines" if len(book.seen) > 1 else "markers"
 
 

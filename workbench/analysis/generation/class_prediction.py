@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.inputs import class_names
-from workbench.analysis.plotting.style import MAGNITUDE, themed
+from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
@@ -44,7 +44,7 @@ class Understanding(Result):
                 y=axis,
                 zmin=0,
                 zmax=1,
-                colorscale=MAGNITUDE,
+                colorscale=MAGNITUDE_SCALE,
                 text=self.confusion if named else None,
                 texttemplate="%{text}" if named else None,
                 colorbar={"title": "share of the<br>true class", "tickformat": ".0%"},
@@ -61,7 +61,7 @@ class Understanding(Result):
         figure.update_layout(
             title={"text": "Understanding", "subtitle": {"text": said}}, height=520
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a class: its images, how many were told right, and what it was most often taken for instead."""
@@ -92,7 +92,7 @@ class Understanding(Result):
         )
 
 
-def understanding(
+def class_prediction(
     predicted: np.ndarray,
     labels: np.ndarray,
     code_bits: np.ndarray | None = None,

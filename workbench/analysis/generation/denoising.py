@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable, UserError
 
 
@@ -29,14 +29,14 @@ class DenoisingLoss(Result):
         hover = "t = %{x:.3g}: %{y:.4g}<extra></extra>"
         line = {
             "mode": "lines+markers",
-            "line_color": COLOURS[0],
+            "line_color": COLORS[0],
             "name": "loss",
             "hovertemplate": hover,
         }
         figure.add_scatter(x=self.times, y=self.loss, **line)
         mean = {
             "mode": "lines",
-            "line": {"color": COLOURS[6], "dash": "dash"},
+            "line": {"color": COLORS[6], "dash": "dash"},
             "name": "mean over the times",
         }
         figure.add_scatter(x=[0, 1], y=[self.mean] * 2, **mean)
@@ -46,7 +46,7 @@ class DenoisingLoss(Result):
         figure.update_layout(
             title={"text": "Denoising loss", "subtitle": {"text": said}}, height=420
         )
-        return themed(
+        return apply_theme(
             figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         )
 

@@ -21,7 +21,7 @@ from workbench.analysis.generation.feature_distances import (
     precision_recall,
 )
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.generation.memorization import TAIL, Copying, copied, gallery
+from workbench.analysis.generation.memorization import TAIL, Memorization, gallery, memorization
 from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 10  # images of a set
@@ -59,7 +59,7 @@ class Fidelity(Result):
     """Distances between real, decoded and generated images, with the floor that real images set."""
 
     distances: tuple[Distance, ...]
-    copying: Copying | None  # None without samples, training and held-out images
+    copying: Memorization | None  # None without samples, training and held-out images
     gallery: np.ndarray | None = field(
         repr=False
     )  # uint8 (height, width, 4): samples above their nearest images
@@ -159,7 +159,7 @@ def fidelity(
     )
     copying, pairs_shown = None, None
     if {"held-out", "training", "samples"} <= whole.keys():
-        copying = copied(whole["samples"], whole["held-out"], whole["training"], seed)
+        copying = memorization(whole["samples"], whole["held-out"], whole["training"], seed)
         if samples is not None and train_images is not None:
             pairs_shown = gallery(copying, samples, train_images)
     dimensions = next(iter(used.values())).shape[1]
@@ -240,7 +240,7 @@ def _distance(
     return Distance(name, real, judged, value, low, high, extrapolated, *kid, *manifold)
 
 
-def _warnings(sets: Sets, n: int, dimensions: int, copying: Copying | None) -> tuple[str, ...]:
+def _warnings(sets: Sets, n: int, dimensions: int, copying: Memorization | None) -> tuple[str, ...]:
     fewest = min(sets, key=lambda name: len(sets[name]))
     cut, thin = len({len(rows) for rows in sets.values()}) > 1, n < 2 * dimensions
     said = {

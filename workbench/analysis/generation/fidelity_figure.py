@@ -5,9 +5,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.generation.fidelity import Fidelity
-from workbench.analysis.generation.memorization import SHOWN, Copying
+from workbench.analysis.generation.memorization import SHOWN, Memorization
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 
 MOST_STEPS = 400  # points a line is drawn with
 
@@ -35,7 +35,7 @@ def draw(result: Fidelity) -> go.Figure:
     figure.update_layout(
         legend={"orientation": "h", "y": -0.24 if rows == 1 else 0.44, "yanchor": "top"}
     )
-    return themed(figure)
+    return apply_theme(figure)
 
 
 def _distances(figure: go.Figure, result: Fidelity) -> None:
@@ -43,7 +43,7 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
     value = np.array([d.value for d in shown])
     up, down = np.array([d.high for d in shown]) - value, value - np.array([d.low for d in shown])
     names = [f"{d.name}<br><sub>{d.real}, {d.judged}</sub>" for d in shown]
-    colours = [COLOURS[6] if d.name == "floor" else COLOURS[0] for d in shown]
+    colours = [COLORS[6] if d.name == "floor" else COLORS[0] for d in shown]
     known = [(d.kid, d.kid_error, d.precision, d.recall) for d in shown]
     hover = "%{x:.4g} · KID %{customdata[0]:.3g} ± %{customdata[1]:.2g}<br>"
     hover += "precision %{customdata[2]:.2f}, recall %{customdata[3]:.2f}<extra></extra>"
@@ -53,7 +53,7 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
         "array": up,
         "arrayminus": down,
         "thickness": 1.5,
-        "color": COLOURS[6],
+        "color": COLORS[6],
     }
     figure.add_scatter(
         x=value, y=names, mode="markers", error_x=bars, customdata=known, hovertemplate=hover,
@@ -61,7 +61,7 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
     )  # fmt: skip
     figure.add_scatter(
         x=[d.extrapolated for d in shown], y=names, mode="markers", name="extrapolated to unlimited n",
-        marker={"size": 10, "symbol": "diamond-open", "color": COLOURS[5], "line": {"width": 2}}, row=1, col=1,
+        marker={"size": 10, "symbol": "diamond-open", "color": COLORS[5], "line": {"width": 2}}, row=1, col=1,
     )  # fmt: skip
     figure.update_xaxes(
         title=f"{result.label},<br>squared units of the features", rangemode="tozero", row=1, col=1
@@ -72,10 +72,10 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], row=1, col=1)
 
 
-def _nearness(figure: go.Figure, copying: Copying) -> None:
+def _nearness(figure: go.Figure, copying: Memorization) -> None:
     pairs = (
-        ("samples", copying.samples, COLOURS[0], "solid"),
-        ("held-out images", copying.held_out, COLOURS[6], "dash"),
+        ("samples", copying.samples, COLORS[0], "solid"),
+        ("held-out images", copying.held_out, COLORS[6], "dash"),
     )
     for name, distances, colour, dash in pairs:
         share = np.linspace(0, 1, min(len(distances), MOST_STEPS))
@@ -83,7 +83,7 @@ def _nearness(figure: go.Figure, copying: Copying) -> None:
         figure.add_scatter(
             x=np.quantile(distances, share), y=100 * share, line=line, name=name, row=1, col=2
         )
-    reach = {"color": COLOURS[5], "dash": "dot"}
+    reach = {"color": COLORS[5], "dash": "dot"}
     figure.add_scatter(
         x=[copying.reach] * 2,
         y=[0, 100],

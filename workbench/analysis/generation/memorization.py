@@ -20,7 +20,7 @@ ROUNDS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Copying:
+class Memorization:
     """How near samples come to training images, beside held-out images, which cannot be copies."""
 
     share: float  # of samples as near to a training image as the nearest 1 % of held-out images; 0.01 without copying
@@ -32,9 +32,9 @@ class Copying:
     places: np.ndarray = field(repr=False)  # int (s,): which training image that is
 
 
-def copied(
+def memorization(
     samples: np.ndarray, held_out: np.ndarray, training: np.ndarray, seed: int = 0
-) -> Copying:
+) -> Memorization:
     """Measure how near samples (s, e) come to training images (t, e), beside held-out images (n, e), in features."""
     places, near = nearest(samples, training)
     usual = nearest(held_out, training)[1]
@@ -45,10 +45,10 @@ def copied(
     ]
     reach = float(np.quantile(usual, TAIL))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Copying(_share(near, reach), float(low), float(high), reach, near, usual, places)
+    return Memorization(_share(near, reach), float(low), float(high), reach, near, usual, places)
 
 
-def gallery(copying: Copying, samples: np.ndarray, train_images: np.ndarray) -> np.ndarray:
+def gallery(copying: Memorization, samples: np.ndarray, train_images: np.ndarray) -> np.ndarray:
     """The samples (s, h, w, c) nearest to a training image (t, h, w, c) above those, uint8 (height, width, 4).
 
     Raises UserError where there are not as many images as features.

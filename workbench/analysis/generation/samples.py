@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable
 
 MOST_ROWS = 20  # classes drawn; the table counts them all
@@ -49,7 +49,7 @@ class Samples(Result):
         note = f"; {hidden} more classes are not drawn" if hidden > 0 else ""
         said = self.summary().rstrip(".") + note
         figure.update_layout(title={"text": "Samples", "subtitle": {"text": said}})
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a class: its name and how many samples it has."""

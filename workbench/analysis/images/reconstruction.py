@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
@@ -55,7 +55,7 @@ class Reconstruction(Result):
         figure.update_layout(
             title={"text": "Reconstruction", "subtitle": {"text": self._caption()}}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row an image: its place, class, PSNR in dB and mean absolute error in [0, 1]."""
@@ -89,7 +89,7 @@ def reconstruction(
     two differ in shape, NotApplicable where there is no image.
     """
     mse, l1 = errors(images, reconstructions)
-    psnr = decibels(mse)
+    psnr = psnr_db(mse)
     ranked = {"first": np.arange(len(psnr)), "worst": np.argsort(psnr, kind="stable")}
     ranked["best"] = np.argsort(-psnr, kind="stable")
     shown = tuple(ranked[order][:show].tolist())
@@ -122,7 +122,7 @@ def errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray,
     return mse, l1
 
 
-def decibels(mse: np.ndarray) -> np.ndarray:
+def psnr_db(mse: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of squared errors of pixels in [0, 1], at most CEILING; NaN stays NaN."""
     return -10 * np.log10(np.maximum(mse, 10 ** (-CEILING / 10)))
 

@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.inputs import one_row_an_image
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.inputs import flatten_latents
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import part
+from workbench.analysis.stats.sampling import describe_subset
 from workbench.analysis.stats.similarity import (
     aligned,
     gram,
@@ -78,12 +78,12 @@ class TeacherAlignment(Result):
             "thickness": 1.5,
         }
         look = {"y": names, "mode": "markers", "hovertemplate": "%{x:.3f}<extra></extra>"}
-        hollow = {"size": 11, "symbol": "diamond-open", "color": COLOURS[6], "line": {"width": 2}}
+        hollow = {"size": 11, "symbol": "diamond-open", "color": COLORS[6], "line": {"width": 2}}
         figure = go.Figure()
         figure.add_scatter(
             x=[a.shuffled for a in shown], marker=hollow, name="features of other images", **look
         )
-        dot = {"size": 10, "color": COLOURS[0]}
+        dot = {"size": 10, "color": COLORS[0]}
         figure.add_scatter(
             x=value, error_x=bars, marker=dot, name="features of the same images, 95 %", **look
         )
@@ -94,7 +94,7 @@ class TeacherAlignment(Result):
         figure.update_yaxes(**ticks, range=[-0.6, len(names) - 0.4], automargin=True)
         whom = f"Alignment with {self.teacher}" if self.teacher else "Alignment with the teacher"
         figure.update_layout(title={"text": whom, "subtitle": {"text": self._basis()}}, height=440)
-        return themed(
+        return apply_theme(
             figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         )
 
@@ -112,7 +112,7 @@ class TeacherAlignment(Result):
         )
         whom = f" with {self.teacher}" if self.teacher else ""
         how = "token by token" if self.by_token else "image by image"
-        return f"Alignment{whom}, {part(self.n, self.of)}, {how}: {told}."
+        return f"Alignment{whom}, {describe_subset(self.n, self.of)}, {how}: {told}."
 
     def _basis(self) -> str:
         how = (
@@ -120,7 +120,7 @@ class TeacherAlignment(Result):
             if self.by_token
             else "tokens and patches differ in number: image by image"
         )
-        return f"n = {part(self.n, self.of)} · {how} · seed {self.seed}"
+        return f"n = {describe_subset(self.n, self.of)} · {how} · seed {self.seed}"
 
 
 def teacher_alignment(
@@ -145,7 +145,7 @@ def teacher_alignment(
             " Do both come from the same run?"
         )
     chosen = np.random.default_rng(seed).permutation(len(latents))[:MOST_IMAGES]
-    whole = one_row_an_image(np.asarray(latents[chosen]), LEAST, "Alignment")
+    whole = flatten_latents(np.asarray(latents[chosen]), LEAST, "Alignment")
     pooled = _pooled(teacher_features, chosen)
     (tokens, d), (patches, e) = latents.shape[1:], teacher_features.shape[1:]
     by_token = tokens == patches > 1

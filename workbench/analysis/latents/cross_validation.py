@@ -54,7 +54,7 @@ def grid(most: int) -> np.ndarray:
     return np.unique([k for k in (*range(1, 17), *sparse, most) if k <= most])
 
 
-def held_out(
+def cross_validated(
     clouds: Sequence[np.ndarray], modes: np.ndarray, covariance: Covariance, seed: int
 ) -> tuple[list[HeldOut], list[Mixture]]:
     """Each cloud of points (n, d) cross-validated, and the first one's mixtures fitted to all its points."""

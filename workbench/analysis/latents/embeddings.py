@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.analysis.stats.sampling import sample
-from workbench.core.progress import heard
+from workbench.analysis.stats.sampling import subsample
+from workbench.core.progress import tqdm_kwargs
 
 Method = Literal["umap", "pca"]
 MOST_JUDGED = 2_000  # points whose neighbours are compared: every pair's distance is needed
@@ -46,7 +46,9 @@ def umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
         tqdm  # in a notebook it would take one that draws a bar of its own, and writes to no file
     )
     # Only one job repeats itself.
-    return UMAP(random_state=seed, n_jobs=1, tqdm_kwds=heard(), **settings).fit_transform(rows)
+    return UMAP(random_state=seed, n_jobs=1, tqdm_kwds=tqdm_kwargs(), **settings).fit_transform(
+        rows
+    )
 
 
 def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> tuple[float, float]:
@@ -57,7 +59,7 @@ def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> 
     """
     from sklearn.manifold import trustworthiness
 
-    judged = sample(len(rows), MOST_JUDGED, np.random.default_rng(seed))
+    judged = subsample(len(rows), MOST_JUDGED, np.random.default_rng(seed))
     rows, points = rows[judged], points[judged]
     k = min(neighbors, (len(rows) - 1) // 2)
     there, back = (

@@ -14,11 +14,11 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.images.reconstruction import decibels
-from workbench.analysis.inputs import one_row_an_image
+from workbench.analysis.images.reconstruction import psnr_db
+from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.stats import dispersion
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import sample
+from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import UserError
 
 LEAST = 10  # images
@@ -140,8 +140,8 @@ def latent_geometry(
     noise = _noise(noise_levels, noise_mse, n)
     random = np.random.default_rng(seed)
     most = max(LEAST, MOST_NUMBERS // max(tokens * d, 1))
-    chosen = sample(n, most, random)
-    one_row_an_image(latents if len(chosen) == n else latents[chosen], LEAST, "Latent geometry")
+    chosen = subsample(n, most, random)
+    flatten_latents(latents if len(chosen) == n else latents[chosen], LEAST, "Latent geometry")
     seen = np.ones((len(chosen), tokens), bool) if active is None else _seen(active[chosen])
     scaled = _scaled(np.asarray(latents[chosen], np.float64), seen, standardize)
     image, count = np.nonzero(seen)[0], int(seen.sum())
@@ -276,5 +276,5 @@ def _noise(
             f"The noise errors are {' × '.join(map(str, mse.shape))}; {n} × {len(levels)} would be right."
         )
     order = np.argsort(levels, kind="stable")
-    psnr = decibels(np.asarray(mse, np.float64))
+    psnr = psnr_db(np.asarray(mse, np.float64))
     return tuple(Noise(float(levels[i]), *mean_interval(psnr[:, i])) for i in order)

@@ -5,10 +5,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.latents.geometry import LatentGeometry
-from workbench.analysis.plotting.style import COLOURS, themed
-from workbench.analysis.stats.sampling import part
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.stats.sampling import describe_subset
 
-GREY = COLOURS[6]
+GREY = COLORS[6]
 
 
 def draw(result: LatentGeometry) -> go.Figure:
@@ -22,13 +22,13 @@ def draw(result: LatentGeometry) -> go.Figure:
     _measures(figure, result)
     if result.noise:
         _noise(figure, result)
-    said = f"n = {part(result.images, result.of)}, {result.tokens:,} tokens of {result.dimensions} dimensions"
+    said = f"n = {describe_subset(result.images, result.of)}, {result.tokens:,} tokens of {result.dimensions} dimensions"
     said += f", {'standardised' if result.standardized else 'centred'} · bars: 95 % · seed {result.seed}"
     figure.update_layout(
         title={"text": "Latent geometry", "subtitle": {"text": said}}, height=460, showlegend=True
     )
     figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
-    return themed(figure)
+    return apply_theme(figure)
 
 
 def _spectrum(figure: go.Figure, result: LatentGeometry) -> None:
@@ -37,7 +37,7 @@ def _spectrum(figure: go.Figure, result: LatentGeometry) -> None:
     where = {"x": direction, "mode": mode, "row": 1, "col": 1}
     hover = "direction %{x}: %{y:.2f} %<extra></extra>"
     ours = {
-        "line_color": COLOURS[0],
+        "line_color": COLORS[0],
         "name": "latents",
         "legendgroup": "latents",
         "hovertemplate": hover,
@@ -78,7 +78,7 @@ def _measures(figure: go.Figure, result: LatentGeometry) -> None:
         x=value / most,
         customdata=value,
         error_x=bars,
-        marker={"size": 9, "color": COLOURS[0]},
+        marker={"size": 9, "color": COLORS[0]},
         **look,
     )
     figure.update_xaxes(title="value", row=1, col=2)
@@ -108,7 +108,7 @@ def _noise(figure: go.Figure, result: LatentGeometry) -> None:
         "thickness": 1.5,
     }
     figure.add_scatter(
-        x=level, y=psnr, error_y=bars, mode="lines+markers", line_color=COLOURS[0], showlegend=False, row=1, col=3,
+        x=level, y=psnr, error_y=bars, mode="lines+markers", line_color=COLORS[0], showlegend=False, row=1, col=3,
         hovertemplate="noise %{x:.3g}: %{y:.2f} dB<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title="noise, deviations", rangemode="tozero", row=1, col=3)

@@ -47,7 +47,7 @@ def agreement(assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int) 
     return Agreement(nmi, shuffled_nmi, rand, shuffled_rand)
 
 
-def largest_first(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each point's mode, int (n,), the largest being 0, and the log-density (n,) of that mode there."""
     joint = mixture.joint(points)
     assignment = joint.argmax(axis=0)

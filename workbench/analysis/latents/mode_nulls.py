@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from workbench.analysis.inputs import one_row_an_image
-from workbench.analysis.stats.reductions import Preset, reduced, surrogate
+from workbench.analysis.inputs import flatten_latents
+from workbench.analysis.stats.reductions import Preset, gaussian_surrogate, reduce_dimensions
 
 LEAST = 50  # images for a count
 APART = 8  # standard deviations between planted modes
@@ -27,14 +27,19 @@ def references(
     alike = (
         "ours" if preset == "paper text" else preset
     )  # in as many dimensions as the latents were given
-    found = {"null": [reduced(surrogate(rows, seed + i), alike, d, seed)[0] for i in range(draws)]}
+    found = {
+        "null": [
+            reduce_dimensions(gaussian_surrogate(rows, seed + i), alike, d, seed)[0]
+            for i in range(draws)
+        ]
+    }
     found["untrained"] = []
     if untrained is not None:
-        before = one_row_an_image(untrained, LEAST, "The untrained encoder")
-        found["untrained"] = [reduced(before, alike, d, seed)[0]]
+        before = flatten_latents(untrained, LEAST, "The untrained encoder")
+        found["untrained"] = [reduce_dimensions(before, alike, d, seed)[0]]
     half = np.random.default_rng(seed).permutation(n)[: n // 2]
     found["half"] = [points[half]] if len(half) >= LEAST else []
-    planted = [reduced(_planted(n, d, most, seed), "ours", d, seed)[0]]
+    planted = [reduce_dimensions(_planted(n, d, most, seed), "ours", d, seed)[0]]
     found["planted"] = (
         planted if preset != "released script" else []
     )  # in UMAP's space, Gaussians say nothing of it

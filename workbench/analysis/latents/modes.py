@@ -16,19 +16,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.cross_validation import grid, held_out
+from workbench.analysis.inputs import class_names, flatten_latents
+from workbench.analysis.latents.cross_validation import cross_validated, grid
 from workbench.analysis.latents.mode_assignment import (
     Agreement,
     Gallery,
     agreement,
     gallery,
-    largest_first,
+    order_by_size,
 )
 from workbench.analysis.latents.mode_nulls import LEAST, references
 from workbench.analysis.stats.mixtures import Covariance, Mixture
-from workbench.analysis.stats.reductions import Preset, reduced
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.reductions import Preset, reduce_dimensions
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import UserError
 
 MOST_IMAGES = 5000  # of more, a sample
@@ -106,7 +106,7 @@ class MixtureModes(Result):
 
     def summary(self) -> str:
         """The range, what it was read off, what the nulls and the classes say, and what to beware of."""
-        some = part(self.n, self.of, by_class=self.by_class)
+        some = describe_subset(self.n, self.of, by_class=self.by_class)
         said = [
             f"{self.range} (90 % range, best {self.best}) by held-out likelihood on {self.basis} of {some},"
             f" preset `{self.preset}`; other presets may answer otherwise.",
@@ -166,9 +166,9 @@ def mixture_modes(
     """
     of, covariance = len(latents), covariance if preset == "ours" else "diag"
     class_names(labels, (), of)
-    places = sample(of, MOST_IMAGES, np.random.default_rng(seed), labels)
-    rows = one_row_an_image(latents[places], LEAST, "Counting modes")
-    points, explained = reduced(rows, preset, components, seed)
+    places = subsample(of, MOST_IMAGES, np.random.default_rng(seed), labels)
+    rows = flatten_latents(latents[places], LEAST, "Counting modes")
+    points, explained = reduce_dimensions(rows, preset, components, seed)
     modes, before = grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
     clouds = references(rows, points, before, preset, int(modes[-1]), seed)
     numbers, fits = _counted(points, clouds, modes, covariance, seed)
@@ -197,7 +197,9 @@ def _counted(
     seed: int,
 ) -> tuple[dict[str, Any], list[Mixture]]:
     """The fields of a result that are read off likelihoods, and the fits to all points."""
-    (whole, *rest), fits = held_out([points, *chain(*clouds.values())], modes, covariance, seed)
+    (whole, *rest), fits = cross_validated(
+        [points, *chain(*clouds.values())], modes, covariance, seed
+    )
     (low, high), others = whole.range(seed), iter(rest)
     beside = {name: [next(others) for _ in kind] for name, kind in clouds.items()}
     untrained = [one.gain for one in beside["untrained"]]
@@ -233,7 +235,7 @@ def _members(
     seed: int,
 ) -> dict[str, Any]:
     """The fields of a result that say which image is in which mode."""
-    assignment, density = largest_first(next(fit for fit in fits if len(fit.means) == best), points)
+    assignment, density = order_by_size(next(fit for fit in fits if len(fit.means) == best), points)
     assigned = [fit.assign(points) for fit in fits]
     return {
         "assignment": assignment,

@@ -7,10 +7,10 @@ from plotly.subplots import make_subplots
 from workbench.analysis.latents.mode_assignment import MOST_ROWS
 from workbench.analysis.latents.modes import MixtureModes
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.plotting.style import COLOURS, themed
-from workbench.analysis.stats.sampling import part
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.stats.sampling import describe_subset
 
-BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = COLOURS[:7]
+BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = COLORS[:7]
 KINDS = {"diag": "diagonal", "full": "full", "tied": "shared"}
 ROW = 46  # screen pixels of a mode in the gallery
 
@@ -33,11 +33,11 @@ def draw(result: MixtureModes) -> go.Figure:
     _agreement(figure, result, *places[1])
     _sizes(figure, result, rows, *places[2])
     caption = f"{result.basis} · {KINDS[result.covariance]} covariance · preset {result.preset}"
-    caption = f"n = {part(result.n, result.of, by_class=result.by_class)} · {caption} · seed {result.seed}"
+    caption = f"n = {describe_subset(result.n, result.of, by_class=result.by_class)} · {caption} · seed {result.seed}"
     title = f"{result.range} (90 % range, shaded; best {result.best})"
     figure.update_layout(title={"text": title, "subtitle": {"text": caption}}, height=height)
     figure.update_layout(legend={"orientation": "h", "y": -70 / (height - 120), "yanchor": "top"})
-    return themed(figure)
+    return apply_theme(figure)
 
 
 def _gain(figure: go.Figure, result: MixtureModes, row: int, col: int) -> None:

@@ -6,14 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.images.reconstruction import decibels, errors
-from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.latents.cross_validation import grid, held_out
-from workbench.analysis.latents.mode_assignment import largest_first
+from workbench.analysis.images.reconstruction import errors, psnr_db
+from workbench.analysis.inputs import class_names, flatten_latents
+from workbench.analysis.latents.cross_validation import cross_validated, grid
+from workbench.analysis.latents.mode_assignment import order_by_size
 from workbench.analysis.latents.mode_nulls import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
-from workbench.analysis.stats.reductions import reduced
-from workbench.analysis.stats.sampling import sample
+from workbench.analysis.stats.reductions import reduce_dimensions
+from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable
 
 By = Literal["class", "mode", "code", "error", "tokens"]
@@ -24,7 +24,7 @@ OTHER = "other"
 
 
 @dataclass(frozen=True, eq=False)
-class Colouring:
+class PointColors:
     """Names (m,) or values (m,) of the points, whichever is not empty; both are where there is nothing to say."""
 
     by: By
@@ -33,7 +33,7 @@ class Colouring:
     values: np.ndarray | None = None  # float (m,)
 
 
-def colouring(by: By, places: np.ndarray, known: Mapping[str, object], seed: int) -> Colouring:
+def point_colors(by: By, places: np.ndarray, known: Mapping[str, object], seed: int) -> PointColors:
     """Colours of the images at `places`, from evidence by field name.
 
     Raises NotApplicable where the evidence has nothing of the kind; without labels, `class` colours nothing.
@@ -45,32 +45,32 @@ def colouring(by: By, places: np.ndarray, known: Mapping[str, object], seed: int
         )
     if by == "class":
         classes = class_names(known.get("labels"), known.get("names") or (), len(known["latents"]))
-        return Colouring(by, "class", tuple(classes[i] for i in places) if classes else ())
+        return PointColors(by, "class", tuple(classes[i] for i in places) if classes else ())
     if by == "mode":
         assignment = modes(known["latents"], places, seed)
         fitted = "" if len(places) <= MOST_IMAGES else f", fitted to {MOST_IMAGES:,} at random"
-        return Colouring(by, f"mode{fitted}", tuple(str(mode) for mode in assignment))
+        return PointColors(by, f"mode{fitted}", tuple(str(mode) for mode in assignment))
     if by == "code":
         codes = np.asarray(known["codes"])[places, 0]
         often = set(np.argsort(-np.bincount(codes), kind="stable")[:MOST_CODES].tolist())
-        return Colouring(
+        return PointColors(
             by, "code of token 0", tuple(str(c) if c in often else OTHER for c in codes.tolist())
         )
     if by == "error":
         mse, _ = errors(known["images"][places], known["reconstructions"][places])
-        return Colouring(by, "PSNR, dB", values=decibels(mse))
-    return Colouring(
+        return PointColors(by, "PSNR, dB", values=psnr_db(mse))
+    return PointColors(
         by, "tokens used", values=np.asarray(known["active"])[places].sum(axis=1).astype(float)
     )
 
 
 def modes(latents: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
     """The mode (m,) of the images at `places`, the largest 0, as the analysis of modes counts them by default."""
-    rows = one_row_an_image(
+    rows = flatten_latents(
         latents if len(places) == len(latents) else latents[places], LEAST, "Colour by mode"
     )
-    points, _ = reduced(rows, "ours", COMPONENTS, seed)
-    judges = points[sample(len(points), MOST_IMAGES, np.random.default_rng(seed))]
+    points, _ = reduce_dimensions(rows, "ours", COMPONENTS, seed)
+    judges = points[subsample(len(points), MOST_IMAGES, np.random.default_rng(seed))]
     tried = grid(min(MOST_MODES, len(judges) // 10))
-    (found,), fits = held_out([judges], tried, "diag", seed)
-    return largest_first(fits[list(tried).index(found.best)], points)[0]
+    (found,), fits = cross_validated([judges], tried, "diag", seed)
+    return order_by_size(fits[list(tried).index(found.best)], points)[0]

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names, one_row_an_image
-from workbench.analysis.plotting.style import COLOURS, MAGNITUDE, themed
+from workbench.analysis.inputs import class_names, flatten_latents
+from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable
 
@@ -86,15 +86,15 @@ class Probes(Result):
             "col": 1,
             "hovertemplate": "%{x:.1f} %<extra></extra>",
         }
-        hollow = {"size": 11, "symbol": "diamond-open", "color": COLOURS[6], "line": {"width": 2}}
+        hollow = {"size": 11, "symbol": "diamond-open", "color": COLORS[6], "line": {"width": 2}}
         figure.add_scatter(
             x=[100 * p.shuffled for p in shown], marker=hollow, name="shuffled labels", **look
         )
-        dot = {"size": 10, "color": COLOURS[0]}
+        dot = {"size": 10, "color": COLORS[0]}
         figure.add_scatter(x=value, error_x=bars, marker=dot, name="latents, 95 %", **look)
         line = {
             "mode": "lines",
-            "line": {"color": COLOURS[5], "dash": "dot"},
+            "line": {"color": COLORS[5], "dash": "dot"},
             "name": "most frequent class",
         }
         figure.add_scatter(x=[100 * self.chance] * 2, y=[names[0], names[-1]], row=1, col=1, **line)
@@ -114,7 +114,7 @@ class Probes(Result):
         figure.update_layout(
             title=title, height=460, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
         )
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a probe: accuracy with its interval, and the values of shuffled labels and of chance."""
@@ -143,7 +143,7 @@ class Probes(Result):
         bar = {"title": {"text": "% of the true class", "side": "right"}, "thickness": 12}
         named = list(self.classes)
         figure.add_heatmap(
-            z=share, x=named, y=named, customdata=self.confusion, zmin=0, zmax=100, colorscale=MAGNITUDE,
+            z=share, x=named, y=named, customdata=self.confusion, zmin=0, zmax=100, colorscale=MAGNITUDE_SCALE,
             colorbar=bar, hovertemplate=hover, row=1, col=2,
         )  # fmt: skip
         shown = {"type": "category", "showticklabels": len(named) <= MOST_NAMED, "dtick": 1}
@@ -212,7 +212,7 @@ class _Task:
     def of(
         cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
     ) -> "_Task":
-        whole, n = one_row_an_image(latents, LEAST, "Probing"), len(latents)
+        whole, n = flatten_latents(latents, LEAST, "Probing"), len(latents)
         texts, known = class_names(labels, names, n), np.unique(np.asarray(labels))
         if len(known) < 2:
             raise NotApplicable(

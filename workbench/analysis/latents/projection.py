@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names, one_row_an_image
+from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.latents.embeddings import (
     MOST_JUDGED,
     Method,
@@ -22,10 +22,10 @@ from workbench.analysis.latents.embeddings import (
     quality,
     standardised,
 )
-from workbench.analysis.latents.point_colors import By, Colouring, colouring
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.latents.point_colors import By, PointColors, point_colors
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import progress
+from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 LEAST, MOST_MAPS = 5, 9
@@ -38,7 +38,7 @@ class LatentMap(Result):
 
     coordinates: np.ndarray = field(repr=False)  # float32 (m, 2), without unit
     places: np.ndarray = field(repr=False)  # int (m,): which images those are
-    colours: Colouring = field(repr=False)
+    colours: PointColors = field(repr=False)
     trust: float  # 1: no neighbour on the map is a stranger in the latent space
     continuity: float  # 1: no neighbour in the latent space is far off on the map
     n: int
@@ -64,13 +64,13 @@ class LatentMap(Result):
         return (
             f"{self.method.upper()} of {self.part} with {self.neighbors} neighbours and seed {self.seed}: trust"
             f" {self.trust:.2f}, continuity {self.continuity:.2f} (1 is perfect; measured on"
-            f" {part(self.judged, len(self.places))})."
+            f" {describe_subset(self.judged, len(self.places))})."
         )
 
     @property
     def part(self) -> str:
         """How many of how many images, and how they were chosen."""
-        return part(len(self.places), self.n, by_class=self.by_class)
+        return describe_subset(len(self.places), self.n, by_class=self.by_class)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def latent_map(
     NotApplicable for under 5 images, constant latents or a colour that the evidence lacks, UserError for NaN.
     """
     class_names(labels, (), len(latents))
-    places = sample(len(latents), points, np.random.default_rng(seed), labels)
+    places = subsample(len(latents), points, np.random.default_rng(seed), labels)
     known = {"latents": latents, "labels": labels, "names": names, "codes": codes, "active": active}
     known |= {"images": images, "reconstructions": reconstructions}
     return _map(known, places, method, colour, neighbors, seed)[0]
@@ -161,7 +161,7 @@ def latent_maps(
         raise NotApplicable("Latent maps need latents; no selected run has any.")
     shown = [e for e in held if _images(e) == _images(held[0])][:MOST_MAPS]
     class_names(held[0].labels, (), len(held[0].latents))
-    places = sample(len(held[0].latents), points, np.random.default_rng(seed), held[0].labels)
+    places = subsample(len(held[0].latents), points, np.random.default_rng(seed), held[0].labels)
     maps, apart = [], []
     for i, evidence in enumerate(shown):
         known = {name: getattr(evidence, name) for name in FIELDS}
@@ -170,7 +170,7 @@ def latent_maps(
         )
         maps.append(found)
         apart.append(disparity)
-        progress(i + 1, len(shown))
+        report_progress(i + 1, len(shown))
     runs = [e.run for e in shown]
     names = tuple(e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in shown)
     left_out = tuple(e.run for e in held if not any(e is one for one in shown))
@@ -189,11 +189,11 @@ def _map(
     latents = known["latents"]
     n = len(latents)
     rows = standardised(
-        one_row_an_image(latents if len(places) == n else latents[places], LEAST, "A latent map")
+        flatten_latents(latents if len(places) == n else latents[places], LEAST, "A latent map")
     )
     # Both measures compare with the images that are not neighbours, of which there must be as many.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
-    colours = colouring(colour, places, known, seed)
+    colours = point_colors(colour, places, known, seed)
     coordinates, disparity = lay_out(rows, method, neighbors, seed, onto), 0.0
     if onto is not None:
         coordinates, disparity = aligned(coordinates, onto)
@@ -220,7 +220,7 @@ def _images(evidence: Evidence) -> tuple[object, int]:
     return evidence.provenance.get("fingerprint"), len(evidence.latents)
 
 
-def _column(colours: Colouring) -> dict[str, object]:
+def _column(colours: PointColors) -> dict[str, object]:
     if colours.values is not None:
         return {colours.by: colours.values}
     return {colours.by: colours.names} if colours.names else {}

@@ -6,13 +6,13 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.latents.point_colors import OTHER
 from workbench.analysis.latents.projection import LatentMap, LatentMaps
-from workbench.analysis.plotting.style import COLOURS, MAGNITUDE, themed
+from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 
 MOST_NAMES = 20  # with more, points keep one colour and the name shows on hover
 WEBGL = 4_000  # points above which the browser's graphics card draws them
 SYMBOLS = ("circle", "diamond", "cross", "triangle-up")
-PALETTE = COLOURS[:6]  # black is lost on a dark page, and grey is for the rest
-GREY = COLOURS[6]
+PALETTE = COLORS[:6]  # black is lost on a dark page, and grey is for the rest
+GREY = COLORS[6]
 TALLEST = 420
 COLUMNS, WIDTH, CAPTION = (
     3,
@@ -32,7 +32,7 @@ def draw(result: LatentMap) -> go.Figure:
     figure.update_yaxes(title=f"{axis} 2", zeroline=False, scaleanchor="x")
     text = f"Latent map, trust {result.trust:.2f}, continuity {result.continuity:.2f}"
     figure.update_layout(title={"text": text, "subtitle": {"text": _sample(result)}}, height=520)
-    return themed(_legend(figure, result))
+    return apply_theme(_legend(figure, result))
 
 
 def draw_all(result: LatentMaps) -> go.Figure:
@@ -75,14 +75,14 @@ def draw_all(result: LatentMaps) -> go.Figure:
         title={"text": text, "subtitle": {"text": _sample(first)}},
         height=int(inside) + 64 + CAPTION,
     )
-    return themed(_legend(figure, first))
+    return apply_theme(_legend(figure, first))
 
 
 def _legend(figure: go.Figure, result: LatentMap) -> go.Figure:
     title = {"title": {"text": result.colours.title}, "itemsizing": "constant"}
     named = len({trace.name for trace in figure.data}) > 1
     axis = {
-        "colorscale": MAGNITUDE,
+        "colorscale": MAGNITUDE_SCALE,
         "colorbar": {"title": {"text": result.colours.title}, "thickness": 14},
     }
     return figure.update_layout(showlegend=named, legend=title, coloraxis=axis)

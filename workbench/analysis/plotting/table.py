@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 
 LINE, EDGE = 19, 9  # screen pixels of a line of text, and what a row has around it
 PAGE, LETTER, PAD = (
@@ -44,7 +44,7 @@ def draw(
     )
     height = head_lines * LINE + EDGE + sum(n * LINE + EDGE for n in lines)
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=height + 140)
-    return themed(figure)
+    return apply_theme(figure)
 
 
 def _broken(text: str, width: int) -> str:

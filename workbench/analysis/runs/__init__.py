@@ -1,4 +1,4 @@
 """Several runs held against each other."""
 
 # Of modules, as hosts list their analyses.
-ORDER = ("settings", "metrics", "predict")
+ORDER = ("settings", "metrics", "generation_predictors")

@@ -89,13 +89,13 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
 
 
 def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
-    from workbench.analysis.images.reconstruction import decibels, errors
+    from workbench.analysis.images.reconstruction import errors, psnr_db
     from workbench.analysis.images.structure import ssim
 
     _needed(evidence, "images", "reconstructions")
     mse, l1 = errors(evidence.images, evidence.reconstructions)
     alike = ssim(evidence.images, evidence.reconstructions)
-    return {"PSNR": decibels(mse).mean(), "L1": l1.mean(), "SSIM": alike.mean()}
+    return {"PSNR": psnr_db(mse).mean(), "L1": l1.mean(), "SSIM": alike.mean()}
 
 
 def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
@@ -122,7 +122,7 @@ def _size(evidence: Evidence, seed: int) -> dict[str, float]:
 def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.codebook.usage import codebook_usage
 
-    books = codebook_usage(**evidence.for_(codebook_usage)).books
+    books = codebook_usage(**evidence.kwargs_for(codebook_usage)).books
     perplexity = np.mean([book.perplexity_corrected / book.size for book in books])
     return {
         "perplexity share": perplexity,
@@ -133,7 +133,7 @@ def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
 def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.latents.geometry import latent_geometry
 
-    result = latent_geometry(**evidence.for_(latent_geometry), seed=seed)
+    result = latent_geometry(**evidence.kwargs_for(latent_geometry), seed=seed)
     found = {measure.name: measure.value for measure in result.measures}
     found["participation share"] = found["participation ratio"] / result.dimensions
     if len(result.noise) > 1:
@@ -144,21 +144,21 @@ def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:
 def _probes(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.latents.probes import whole_image_accuracies
 
-    accuracy = whole_image_accuracies(**evidence.for_(whole_image_accuracies), seed=seed)
+    accuracy = whole_image_accuracies(**evidence.kwargs_for(whole_image_accuracies), seed=seed)
     return {"linear probe": accuracy["linear"], "neighbour probe": accuracy["nearest neighbours"]}
 
 
 def _alignment(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.latents.alignment import teacher_alignment
 
-    result = teacher_alignment(**evidence.for_(teacher_alignment), seed=seed)
+    result = teacher_alignment(**evidence.kwargs_for(teacher_alignment), seed=seed)
     return {"teacher CKA": result["CKA"].value, "teacher cosine": result["marginal cosine"].value}
 
 
 def _modes(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.latents.modes import mixture_modes
 
-    result = mixture_modes(**evidence.for_(mixture_modes), seed=seed)
+    result = mixture_modes(**evidence.kwargs_for(mixture_modes), seed=seed)
     return {"modes, low": result.low, "modes, high": result.high}
 
 

@@ -17,7 +17,7 @@ from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.generators import Generation, differing, generations, pairs_of
 from workbench.analysis.stats import rank_correlation
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import progress
+from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 LEAST = 4  # tokenizers: of three, one order in three agrees with gFD, or opposes it, by chance
@@ -49,7 +49,7 @@ class Correlation:
 
 
 @dataclass(frozen=True, eq=False)
-class GenerationPredicted(Result):
+class GenerationPredictors(Result):
     """Diagnostics by how their order of tokenizers agrees with the generators', the best first."""
 
     correlations: tuple[Correlation, ...]
@@ -127,12 +127,12 @@ class GenerationPredicted(Result):
 CAUTION = "This is an order seen among these runs and no cause; train one more pair to test it."
 
 
-def generation_predicted(
+def generation_predictors(
     evidences: Sequence[Evidence],
     *,
     modes: bool = False,
     seed: Annotated[int, Range(0, 999)] = 0,
-) -> GenerationPredicted:
+) -> GenerationPredictors:
     """Rank diagnostics of tokenizers by how they agree with the Frechet distance of generators trained on them.
 
     A generator is paired with the tokenizer whose folder's name its provenance tells. A tokenizer is one point: the
@@ -153,7 +153,7 @@ def generation_predicted(
     correlations, null = _correlated(names, values, target, seed)
     order = np.argsort([-abs(c.spearman) for c in correlations], kind="stable")
     best = np.abs(null).max(axis=1)
-    return GenerationPredicted(
+    return GenerationPredictors(
         correlations=tuple(correlations[i] for i in order),
         generations=found,
         values=values[:, order],
@@ -173,7 +173,7 @@ def _measured(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list[di
     measured = []
     for done, evidence in enumerate(tokenizers, 1):
         measured.append(diagnostics_of(evidence, modes=modes, seed=seed))
-        progress(done, len(tokenizers))
+        report_progress(done, len(tokenizers))
     return measured
 
 

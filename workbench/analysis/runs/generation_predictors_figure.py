@@ -4,16 +4,16 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.diagnostics import BY_NAME
-from workbench.analysis.runs.generation_predictors import GenerationPredicted
+from workbench.analysis.runs.generation_predictors import GenerationPredictors
 
 SHOWN = 4  # diagnostics that are drawn against gFD
 PLACES = ((1, 2), (1, 3), (2, 2), (2, 3))
 MOST_NAMED = 6  # tokenizers whose names fit beside their points
 
 
-def draw(result: GenerationPredicted) -> go.Figure:
+def draw(result: GenerationPredictors) -> go.Figure:
     """The ranking at the left, and the best four against gFD at the right, a tokenizer a point."""
     small = [{} if i < result.tried else None for i in range(SHOWN)]
     figure = make_subplots(
@@ -29,23 +29,23 @@ def draw(result: GenerationPredicted) -> go.Figure:
     figure.update_layout(
         title={"text": title, "subtitle": {"text": said}}, height=max(560, 180 + 26 * result.tried)
     )
-    return themed(
+    return apply_theme(
         figure.update_layout(
             legend={"orientation": "h", "y": -0.14, "yanchor": "top"}, showlegend=True
         )
     )
 
 
-def _ranking(figure: go.Figure, result: GenerationPredicted) -> None:
+def _ranking(figure: go.Figure, result: GenerationPredictors) -> None:
     shown = result.correlations[::-1]
     names = [c.diagnostic for c in shown]
     value = np.array([c.spearman for c in shown])
     up, down = np.array([c.high for c in shown]) - value, value - np.array([c.low for c in shown])
-    band = {"symbol": "square", "size": 12, "color": COLOURS[6], "opacity": 0.4}
+    band = {"symbol": "square", "size": 12, "color": COLORS[6], "opacity": 0.4}
     label = f"best of {result.tried} by chance, 95 %"
     figure.add_scatter(x=[None], y=[None], mode="markers", marker=band, name=label, row=1, col=1)
     hover = "%{x:+.2f}, Kendall %{customdata[0]:+.2f}<br>p %{customdata[1]:.3g} alone, %{customdata[2]:.3g} of all"
-    for sure, symbol, colour in ((True, "circle", COLOURS[0]), (False, "circle-open", COLOURS[6])):
+    for sure, symbol, colour in ((True, "circle", COLORS[0]), (False, "circle-open", COLORS[6])):
         kept = [i for i, c in enumerate(shown) if c.sure is sure]
         bars = {
             "type": "data",
@@ -62,7 +62,7 @@ def _ranking(figure: go.Figure, result: GenerationPredicted) -> None:
             row=1, col=1,
         )  # fmt: skip
     figure.add_vrect(
-        x0=-result.chance, x1=result.chance, fillcolor=COLOURS[6], opacity=0.18, line_width=0, layer="below",
+        x0=-result.chance, x1=result.chance, fillcolor=COLORS[6], opacity=0.18, line_width=0, layer="below",
         row=1, col=1,
     )  # fmt: skip
     title = f"Spearman with {result.metric}; below 0, more is better"
@@ -73,12 +73,12 @@ def _ranking(figure: go.Figure, result: GenerationPredicted) -> None:
 
 
 def _against(
-    figure: go.Figure, result: GenerationPredicted, index: int, row: int, column: int
+    figure: go.Figure, result: GenerationPredictors, index: int, row: int, column: int
 ) -> None:
     correlation, found = result.correlations[index], result.generations
     value = np.array([g.value for g in found])
     up, down = np.array([g.high for g in found]) - value, value - np.array([g.low for g in found])
-    colour = COLOURS[0] if correlation.sure else COLOURS[6]
+    colour = COLORS[0] if correlation.sure else COLORS[6]
     named = result.n <= MOST_NAMED
     figure.add_scatter(
         x=result.values[:, index], y=value, mode="markers+text" if named else "markers", text=[g.run for g in found],

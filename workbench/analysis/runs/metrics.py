@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.images.reconstruction import decibels, errors
+from workbench.analysis.images.reconstruction import errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.runs.settings import run_names
 from workbench.analysis.stats.intervals import mean_interval
@@ -53,7 +53,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class MetricsCompared(Result):
+class MetricComparison(Result):
     """How runs differ from the first on the same images."""
 
     reference: str
@@ -98,7 +98,9 @@ class MetricsCompared(Result):
         return lead[0].upper() + lead[1:] + left
 
 
-def metrics_compared(evidences: Sequence[Evidence], *, metric: Metric = "psnr") -> MetricsCompared:
+def metric_comparison(
+    evidences: Sequence[Evidence], *, metric: Metric = "psnr"
+) -> MetricComparison:
     """Compare every run with the first, image by image, on the held-out images that they share.
 
     `features` is the distance between the judge's features of an image and of its reconstruction. Runs without what
@@ -125,7 +127,7 @@ def metrics_compared(evidences: Sequence[Evidence], *, metric: Metric = "psnr") 
         _difference(name, _each(e, metric), base, metric)
         for name, e in zip(names[1:], same, strict=True)
     )
-    return MetricsCompared(names[0], float(base.mean()), differences, metric, n, left_out)
+    return MetricComparison(names[0], float(base.mean()), differences, metric, n, left_out)
 
 
 def _measurable(evidence: Evidence, metric: Metric) -> bool:
@@ -154,7 +156,7 @@ def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
             )
         return np.linalg.norm(apart, axis=1)
     mse, l1 = errors(evidence.images, evidence.reconstructions)
-    return {"psnr": decibels(mse), "mse": mse, "l1": l1}[metric]
+    return {"psnr": psnr_db(mse), "mse": mse, "l1": l1}[metric]
 
 
 def _difference(run: str, values: np.ndarray, base: np.ndarray, metric: Metric) -> Difference:

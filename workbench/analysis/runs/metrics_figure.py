@@ -4,14 +4,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.plotting.style import COLOURS, themed
-from workbench.analysis.runs.metrics import METRICS, MetricsCompared
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.runs.metrics import METRICS, MetricComparison
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "undecided": "circle-open"}
-HUES = {"better": COLOURS[0], "worse": COLOURS[5], "undecided": COLOURS[6]}
+HUES = {"better": COLORS[0], "worse": COLORS[5], "undecided": COLORS[6]}
 
 
-def draw(result: MetricsCompared) -> go.Figure:
+def draw(result: MetricComparison) -> go.Figure:
     """Mean differences at the left, and at the right on how many of the images a run is better."""
     figure = make_subplots(
         1, 2, column_widths=[0.58, 0.42], horizontal_spacing=0.05, shared_yaxes=True
@@ -34,31 +34,31 @@ def draw(result: MetricsCompared) -> go.Figure:
     figure.update_layout(height=250 + 56 * len(shown), legend=legend)
     figure.update_yaxes(tickmode="array", tickvals=names, ticktext=names, automargin=True)
     figure.update_yaxes(title="", range=[-0.6, len(names) - 0.4])
-    return themed(figure)
+    return apply_theme(figure)
 
 
-def _differences(figure: go.Figure, result: MetricsCompared, names: list[str]) -> None:
+def _differences(figure: go.Figure, result: MetricComparison, names: list[str]) -> None:
     shown = result.differences[::-1]
     value = np.array([d.difference for d in shown])
     up, down = np.array([d.high for d in shown]) - value, value - np.array([d.low for d in shown])
     figure.add_scatter(
         x=value, y=names, mode="markers", showlegend=False, hovertemplate="%{x:+.4g}<extra>%{y}</extra>",
-        error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": COLOURS[6]},
+        error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": COLORS[6]},
         marker={"size": 10, "symbol": [SYMBOLS[d.verdict] for d in shown], "color": [HUES[d.verdict] for d in shown]},
         row=1, col=1,
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": COLOURS[6], "dash": "dash"}, row=1, col=1)
+    figure.add_vline(x=0, line={"color": COLORS[6], "dash": "dash"}, row=1, col=1)
     figure.update_xaxes(
         title=f"{result.label}: less {result.reference}'s", zeroline=False, row=1, col=1
     )
 
 
-def _images(figure: go.Figure, result: MetricsCompared, names: list[str]) -> None:
+def _images(figure: go.Figure, result: MetricComparison, names: list[str]) -> None:
     shown = result.differences[::-1]
     kinds = (
-        ("better", COLOURS[0], "", "white"),
-        ("tied", COLOURS[6], ".", "black"),
-        ("worse", COLOURS[5], "/", "black"),
+        ("better", COLORS[0], "", "white"),
+        ("tied", COLORS[6], ".", "black"),
+        ("worse", COLORS[5], "/", "black"),
     )
     for kind, colour, pattern, ink in kinds:
         share = [100 * getattr(d, kind) / result.n for d in shown]

@@ -78,7 +78,7 @@ class SettingsCompared(Result):
         return f"{len(self.differing)} of {len(self.settings)} settings differ among {len(self.runs)} runs: {names}."
 
 
-def settings_compared(
+def settings_comparison(
     evidences: Sequence[Evidence], *, show: Literal["differing", "all"] = "differing"
 ) -> SettingsCompared:
     """Lay out what runs were made with, as their evidence's provenance tells it: only what differs, or all."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.core.progress import progress
+from workbench.core.progress import report_progress
 
 Covariance = Literal["diag", "full", "tied"]
 STARTS, LLOYD = 12, 8  # starts, and rounds of k-means before EM
@@ -71,7 +71,7 @@ def sweeps(
         try:
             for job in jobs:
                 found.append(job.result())
-                progress(len(found), len(clouds))
+                report_progress(len(found), len(clouds))
         finally:
             for job in jobs:
                 job.cancel()
@@ -84,11 +84,11 @@ def sweep(
     """A mixture of each number of modes, in rising order, fitted to points (n, d)."""
     random, found = np.random.default_rng(seed), []
     for k in modes:
-        found.append(fit(points, k, covariance, random, warm=found[-1] if found else None))
+        found.append(fit_mixture(points, k, covariance, random, warm=found[-1] if found else None))
     return found
 
 
-def fit(
+def fit_mixture(
     points: np.ndarray,
     modes: int,
     covariance: Covariance,

@@ -15,7 +15,7 @@ Preset = Literal["ours", "paper text", "released script"]
 SHARE, UMAP_DIMENSIONS = 0.9, 100
 
 
-def reduced(
+def reduce_dimensions(
     rows: np.ndarray, preset: Preset, components: int, seed: int
 ) -> tuple[np.ndarray, float]:
     """Points (n, kept), each dimension with mean 0 and variance 1, and the share of the variance they hold (or NaN).
@@ -37,7 +37,7 @@ def reduced(
     return pca.transform(rows)[:, :kept], float(held[kept - 1])
 
 
-def surrogate(rows: np.ndarray, seed: int) -> np.ndarray:
+def gaussian_surrogate(rows: np.ndarray, seed: int) -> np.ndarray:
     """As many draws of a Gaussian with the rows' covariance, (n, d)."""
     n = len(rows)
     return (

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def sample(
+def subsample(
     n: int, most: int, random: np.random.Generator, labels: np.ndarray | None = None
 ) -> np.ndarray:
     """Places of all of n, or of `most` of them, ascending: random ones, stratified by the labels (n,) where there are.
@@ -22,7 +22,7 @@ def sample(
     return np.sort(order[turn < quota[which[order]]])
 
 
-def part(count: int, of: int, what: str = "images", *, by_class: bool = False) -> str:
+def describe_subset(count: int, of: int, what: str = "images", *, by_class: bool = False) -> str:
     """How many of how many, and how chosen: `20,000 of 50,000 images, stratified by class`; of all, `360 images`."""
     how = "stratified by class" if by_class else "drawn at random"
     return f"{of:,} {what}" if count >= of else f"{count:,} of {of:,} {what}, {how}"

@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.tokens.cost import bits_a_token, generator_gmacs
+from workbench.analysis.tokens.cost import bits_per_token, generator_gmacs
 from workbench.analysis.tokens.metrics import (
     BY_JUDGE,
-    QUALITIES,
+    QUALITY_METRICS,
     Estimate,
     Quality,
     called,
@@ -28,7 +28,7 @@ from workbench.analysis.tokens.metrics import (
     of_first_tokens,
 )
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import progress
+from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
@@ -193,7 +193,7 @@ def token_budget(
     )
     measured = [e for e in same if measurable(e, metric, judged)]
     priced = [
-        e for e in measured if not against.startswith("bits") or not math.isnan(bits_a_token(e))
+        e for e in measured if not against.startswith("bits") or not math.isnan(bits_per_token(e))
     ]
     if not priced:
         lacking = "the judge network's features" if not measured else "discrete tokens, for bits"
@@ -201,7 +201,7 @@ def token_budget(
     points = []
     for done, e in enumerate(priced, start=1):
         points += _points(e, metric, prefixes)
-        progress(done, len(priced))
+        report_progress(done, len(priced))
     points.sort(
         key=lambda p: (
             p.tokenizer,
@@ -226,7 +226,7 @@ def goodness(value: float, metric: Quality) -> float:
     """The metric's value, turned so that more is better; NaN is worst."""
     if math.isnan(value):
         return -math.inf
-    return value if QUALITIES[metric][2] else -value
+    return value if QUALITY_METRICS[metric][2] else -value
 
 
 def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[Point]:
@@ -260,7 +260,7 @@ def _point(evidence: Evidence, kind: str, used: np.ndarray, estimate: Estimate) 
     tokenizer = str(evidence.provenance.get("class", evidence.run)).rpartition(":")[-1]
     tokens, pixels = float(used.mean()), int(np.prod(evidence.images.shape[1:3]))
     work = float(np.mean(generator_gmacs(used.astype(np.float64))))
-    bits = tokens * bits_a_token(evidence)
+    bits = tokens * bits_per_token(evidence)
     return Point(evidence.run, tokenizer, kind, tokens, *estimate, bits, pixels, work)
 
 

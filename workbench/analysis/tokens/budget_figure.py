@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.tokens.budget import Point, TokenBudget
-from workbench.analysis.tokens.metrics import QUALITIES
+from workbench.analysis.tokens.metrics import QUALITY_METRICS
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 COSTS = {
@@ -29,13 +29,13 @@ def draw(result: TokenBudget) -> go.Figure:
     figure, against = go.Figure(), result.against
     best = result.frontier
     if len(best) > 1:
-        line = {"color": COLOURS[6], "width": 7, "shape": "hv"}
+        line = {"color": COLORS[6], "width": 7, "shape": "hv"}
         x, y = [p.cost(against) for p in best], [p.value for p in best]
         figure.add_scatter(
             x=x, y=y, mode="lines", line=line, opacity=0.35, name="frontier", hoverinfo="skip"
         )
     for i, name in enumerate(dict.fromkeys(p.tokenizer for p in result.points)):
-        look = {"marker": {"color": COLOURS[i % 6], "size": 9}, "line_color": COLOURS[i % 6]}
+        look = {"marker": {"color": COLORS[i % 6], "size": 9}, "line_color": COLORS[i % 6]}
         symbol = SYMBOLS[i % 6]
         mine = [p for p in result.points if p.tokenizer == name]
         trained = [p for p in mine if p.kind == "trained"]
@@ -50,7 +50,7 @@ def draw(result: TokenBudget) -> go.Figure:
         1.0
     ]  # 0 has no place on a log axis
     if result.floor is not None:
-        line = {"color": COLOURS[6], "dash": "dash"}
+        line = {"color": COLORS[6], "dash": "dash"}
         x, y = [costs[0], costs[-1]], [result.floor] * 2
         figure.add_scatter(
             x=x, y=y, mode="lines", line=line, name="two sets of real images", hoverinfo="skip"
@@ -64,7 +64,7 @@ def draw(result: TokenBudget) -> go.Figure:
         tickangle=0,
         **_ticks(costs),
     )
-    _, unit, rises = QUALITIES[result.metric]
+    _, unit, rises = QUALITY_METRICS[result.metric]
     figure.update_yaxes(title=f"{result.label}, {unit}" if unit else result.label)
     left = len(result.left_out) + len(result.unmeasured) + len(result.priceless)
     kind = "half-sample" if result.metric == "rfd" else "bootstrap"
@@ -75,7 +75,9 @@ def draw(result: TokenBudget) -> go.Figure:
         "subtitle": {"text": said},
     }
     figure.update_layout(title=title, height=480, showlegend=True)
-    return themed(figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"}))
+    return apply_theme(
+        figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
+    )
 
 
 def _ticks(costs: Sequence[float]) -> dict[str, list]:

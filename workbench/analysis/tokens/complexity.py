@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.plotting.style import COLOURS, MARKED, themed
+from workbench.analysis.plotting.style import COLORS, HIGHLIGHT_COLOR, apply_theme
 from workbench.analysis.stats.rank_correlation import spearman
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 10  # images
@@ -59,11 +59,11 @@ class TokenComplexity(Result):
         jitter = np.random.default_rng(self.seed).uniform(-0.3, 0.3, len(self.tokens))
         marker = {"size": 4, "opacity": 0.6}
         for i, one in enumerate(self.correlations):
-            x, colour = self.measures[one.measure], COLOURS[i]
+            x, colour = self.measures[one.measure], COLORS[i]
             name = f"{one.measure}: rank correlation {one.spearman:.2f} ({one.low:.2f} to {one.high:.2f})"
             figure.add_scatter(
                 x=x, y=self.tokens + jitter, mode="markers", marker={**marker, "color": colour}, name=name,
-                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", selected=MARKED,
+                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", selected=HIGHLIGHT_COLOR,
                 row=1, col=i + 1,
                 hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
             )  # fmt: skip
@@ -81,12 +81,12 @@ class TokenComplexity(Result):
         )
         said = f"n = {self.n:,} images, {asked} · brackets: 95 % bootstrap interval"
         if len(self.places) < self.n:
-            said += f"<br>points: {part(len(self.places), self.n)}, seed {self.seed}"
+            said += f"<br>points: {describe_subset(len(self.places), self.n)}, seed {self.seed}"
         figure.update_layout(
             title={"text": "Tokens against complexity", "subtitle": {"text": said}}, height=460
         )
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
-        return themed(figure.update_layout(legend=legend))
+        return apply_theme(figure.update_layout(legend=legend))
 
     def table(self) -> pd.DataFrame:
         """One row a measure."""
@@ -144,7 +144,7 @@ def token_complexity(
     ends = np.percentile(drawn, [2.5, 97.5], axis=0)
     rows = zip(measures, spearman(values, tokens), *ends, strict=True)
     correlations = tuple(Correlation(name, *map(float, numbers)) for name, *numbers in rows)
-    kept = sample(n, MOST_POINTS, random)
+    kept = subsample(n, MOST_POINTS, random)
     shown = {name: value[kept] for name, value in measures.items()}
     full = float((tokens == most).mean())
     return TokenComplexity(

@@ -18,7 +18,7 @@ def generator_gmacs(tokens: np.ndarray | float) -> np.ndarray | float:
     return LAYERS * layer / 1e9
 
 
-def bits_a_token(evidence: Evidence) -> float:
+def bits_per_token(evidence: Evidence) -> float:
     """log2 of the codes a token chooses from; NaN where the decoder reads more than the code says."""
     discrete = evidence.provenance.get("discrete") is True
     if not discrete or evidence.codes is None or evidence.codebook is None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Result
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
@@ -61,14 +61,14 @@ class ErrorOnRequest(Result):
             }
             figure.add_scatter(x=asked, y=spread[high], **edge, row=1, col=1)
             figure.add_scatter(x=asked, y=spread[low], **{**edge, **fill}, row=1, col=1)
-        look = {"mode": "lines+markers", "line_color": COLOURS[0], "name": "mean"}
+        look = {"mode": "lines+markers", "line_color": COLORS[0], "name": "mean"}
         tokens = [f"{r.tokens:.1f} tokens" for r in self.requests]
         hover = "asked %{x:.3g}, reached %{y:.3g} with %{text}<extra></extra>"
         reached = [r.reached for r in self.requests]
         figure.add_scatter(
             x=asked, y=reached, text=tokens, hovertemplate=hover, **look, row=1, col=1
         )
-        line = {"mode": "lines", "line": {"color": COLOURS[6], "dash": "dash"}, "name": "as asked"}
+        line = {"mode": "lines", "line": {"color": COLORS[6], "dash": "dash"}, "name": "as asked"}
         figure.add_scatter(
             x=[0, asked[-1]], y=[0, asked[-1]], hoverinfo="skip", **line, row=1, col=1
         )
@@ -79,7 +79,7 @@ class ErrorOnRequest(Result):
         for i, (margin, pattern) in enumerate(zip(MARGINS, PATTERNS, strict=True)):
             share = [100 * r.over[i] for r in self.requests]
             name = f"by more than {margin:g}" if margin else "at all"
-            look = {"color": COLOURS[5 - i], "pattern": {"shape": pattern, "solidity": 0.2}}
+            look = {"color": COLORS[5 - i], "pattern": {"shape": pattern, "solidity": 0.2}}
             figure.add_bar(
                 x=[f"{x:.3g}" for x in asked], y=share, name=name, marker=look, row=1, col=2
             )
@@ -90,7 +90,7 @@ class ErrorOnRequest(Result):
         figure.update_layout(
             title={"text": "Error on request", "subtitle": {"text": said}}, height=460
         )
-        return themed(
+        return apply_theme(
             figure.update_layout(
                 legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
             )
@@ -122,7 +122,7 @@ class ErrorOnRequest(Result):
         )
 
 
-def error_on_request(
+def error_target(
     requested: np.ndarray, reached: np.ndarray, spent: np.ndarray, *, halted: bool = False
 ) -> ErrorOnRequest:
     """Hold errors reached (m, n), with the tokens spent (m, n), against those requested (m,), pixels in [0, 1].

@@ -14,9 +14,9 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
-from workbench.analysis.plotting.style import COLOURS, MARKED, themed
+from workbench.analysis.plotting.style import COLORS, HIGHLIGHT_COLOR, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable, UserError
 
 MOST_POINTS = 3000
@@ -72,8 +72,8 @@ class TokenValue(Result):
             "thickness": 1.2,
         }
         look = {
-            "marker_color": COLOURS[0],
-            "error_y": {**bars, "color": COLOURS[6]},
+            "marker_color": COLORS[0],
+            "error_y": {**bars, "color": COLORS[6]},
             "showlegend": False,
         }
         figure.add_bar(
@@ -95,13 +95,11 @@ class TokenValue(Result):
         n = len(self.delta)
         said = f"n = {n:,} images · mean {kind} error of pixels in [0, 1] · bars: 95 % bootstrap intervals"
         if n > MOST_POINTS:
-            said += (
-                f"<br>points: {part(MOST_POINTS, n, by_class=bool(self.classes))}, seed {self.seed}"
-            )
+            said += f"<br>points: {describe_subset(MOST_POINTS, n, by_class=bool(self.classes))}, seed {self.seed}"
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
         title = {"text": "What further tokens are worth", "subtitle": {"text": said}}
         figure.update_layout(title=title, height=460, legend=legend)
-        return themed(figure)
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
         """One row a step from one number of tokens to the next."""
@@ -122,7 +120,7 @@ class TokenValue(Result):
     def _scatter(self, figure: go.Figure) -> None:
         """Points by class where there are few; noise lies low and right, structure high, the simple low and left."""
         labels, random = self.classes or None, np.random.default_rng(self.seed)
-        kept = sample(len(self.delta), MOST_POINTS, random, labels)
+        kept = subsample(len(self.delta), MOST_POINTS, random, labels)
         names = list(dict.fromkeys(sorted(self.classes)))
         of = (
             np.array(self.classes)[kept]
@@ -132,14 +130,14 @@ class TokenValue(Result):
         hover = "#%{customdata}: %{x:.3g} left, delta %{y:.3g}<extra></extra>"
         for i, name in enumerate(dict.fromkeys(sorted(of))):
             mine = kept[of == name]
-            marker = {"color": COLOURS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75}
+            marker = {"color": COLORS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75}
             figure.add_scatter(
                 x=self.left[mine], y=self.delta[mine], customdata=mine, meta="image", mode="markers", marker=marker,
-                name=str(name), hovertemplate=hover, selected=MARKED, row=1, col=2,
+                name=str(name), hovertemplate=hover, selected=HIGHLIGHT_COLOR, row=1, col=2,
             )  # fmt: skip
 
 
-def token_value(
+def marginal_token_value(
     prefixes: np.ndarray,
     prefix_l1: np.ndarray | None = None,
     prefix_mse: np.ndarray | None = None,

@@ -7,7 +7,7 @@ import numpy as np
 
 from workbench.analysis.generation.feature_distances import frechet_distance
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.images.reconstruction import decibels, errors
+from workbench.analysis.images.reconstruction import errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.runs.metrics import METRICS
 from workbench.analysis.stats.intervals import mean_interval
@@ -16,7 +16,7 @@ from workbench.storage.evidence import Evidence
 
 Quality = Literal["psnr", "ssim", "l1", "mse", "features", "rfd"]
 # What a quality is called, its unit, and whether more of it is better.
-QUALITIES: dict[str, tuple[str, str, bool]] = METRICS | {"rfd": ("rFD", "", False)}
+QUALITY_METRICS: dict[str, tuple[str, str, bool]] = METRICS | {"rfd": ("rFD", "", False)}
 BY_JUDGE = ("features", "rfd")
 LEAST, SPLITS = 10, 16  # images whose distance is taken, and half samples that give its interval
 Estimate = tuple[float, float, float]  # a value and its 95 % interval
@@ -24,7 +24,7 @@ Estimate = tuple[float, float, float]  # a value and its 95 % interval
 
 def called(quality: Quality, judge: str | None) -> str:
     """What a quality is called, with its judge's name in it: only inception makes it a FID."""
-    name = QUALITIES[quality][0]
+    name = QUALITY_METRICS[quality][0]
     if quality == "rfd":
         return "rFID" if judge == "inception" else f"{name} ({judge})" if judge else name
     return f"distance in {judge}'s features" if quality == "features" and judge else name
@@ -47,7 +47,7 @@ def of_all_tokens(evidence: Evidence, quality: Quality) -> Estimate:
     if quality == "ssim":
         return mean_interval(ssim(evidence.images, evidence.reconstructions))
     mse, l1 = errors(evidence.images, evidence.reconstructions)
-    return mean_interval({"psnr": decibels(mse), "mse": mse, "l1": l1}[quality])
+    return mean_interval({"psnr": psnr_db(mse), "mse": mse, "l1": l1}[quality])
 
 
 def of_first_tokens(evidence: Evidence, quality: Quality) -> Iterator[tuple[int, Estimate]]:
@@ -66,7 +66,7 @@ def of_first_tokens(evidence: Evidence, quality: Quality) -> Iterator[tuple[int,
     for length, each in zip(
         evidence.prefixes, _rows(None if held is None else held.T), strict=False
     ):
-        yield int(length), mean_interval(decibels(each) if quality == "psnr" else each)
+        yield int(length), mean_interval(psnr_db(each) if quality == "psnr" else each)
 
 
 def floor(evidences: list[Evidence]) -> float | None:

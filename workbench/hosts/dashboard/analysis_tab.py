@@ -9,13 +9,19 @@ import panel_material_ui as pmui
 
 from workbench import analysis
 from workbench.analysis.base import Result
-from workbench.analysis.plotting.style import themed
-from workbench.hosts.dashboard.async_result import Asked, marked
+from workbench.analysis.plotting.style import apply_theme
+from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.run_list import titles
-from workbench.hosts.dashboard.selected_card import Selected
+from workbench.hosts.dashboard.selected_card import SelectionCard
 from workbench.workspace.controls import Control, Value, controls
-from workbench.workspace.tab_content import PICKED, holding, pictured, selected_places, these
+from workbench.workspace.tab_content import (
+    SELECTED_ORDER,
+    pictured,
+    select_codes,
+    select_indices,
+    selected_image_indices,
+)
 from workbench.workspace.view_state import ViewState
 
 if TYPE_CHECKING:
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
 
 
-class Tab:
+class AnalysisTab:
     """The widgets of one analysis, as `told` at first; `changed` is called when a control was moved."""
 
     def __init__(
@@ -48,7 +54,7 @@ class Tab:
         self.figure = Figure(
             least=LEAST if table else 0, clicked=self._clicked, lassoed=self._lassoed
         )
-        self.selected: Selected | None = None  # where the figure has points to select
+        self.selected: SelectionCard | None = None  # where the figure has points to select
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
@@ -60,7 +66,7 @@ class Tab:
         )
         shown = [self.summary, frame, *([self.below, self.fold] if table else [])]
         self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"min-width": "0"})
-        self.asked = Asked(session, name, self.shown, self._draw)
+        self.asked = AsyncResult(session, name, self.shown, self._draw)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")
         self.body = pn.Column(row, self.asked.body, sizing_mode="stretch_width", min_height=400)
 
@@ -97,7 +103,7 @@ class Tab:
         """Draw the figure of what is shown, in the page's light or dark."""
         if self.asked.found is None:
             return
-        self.figure.draw(themed(self.asked.found.figure(), dark=dark))
+        self.figure.draw(apply_theme(self.asked.found.figure(), dark=dark))
         if self.selected is not None:
             self.selected.paint(dark=dark)
 
@@ -109,10 +115,12 @@ class Tab:
             session.go(runs=(str(which), *others), step=None)
         elif kind == "image" and state.runs:
             session.go(
-                tab="lens", looks={"order": PICKED}, selection=these(session.bench, state, [which])
+                tab="lens",
+                looks={"order": SELECTED_ORDER},
+                selection=select_indices(session.bench, state, [which]),
             )
         elif kind == "code" and state.runs:
-            session.go(tab="codes", looks={}, selection=holding(state, [int(which)]))
+            session.go(tab="codes", looks={}, selection=select_codes(state, [int(which)]))
 
     def _lassoed(self, kind: str, which: list[Any]) -> None:
         """Of the runs that have a point, these alone stay selected; images, or those holding codes, are selected."""
@@ -123,9 +131,9 @@ class Tab:
             runs = tuple(name for name in state.runs if name not in out)
             session.go(runs=runs, step=state.step if runs[:1] == state.runs[:1] else None)
         elif kind == "image" and state.runs:
-            session.go(selection=these(session.bench, state, which))
+            session.go(selection=select_indices(session.bench, state, which))
         elif kind == "code" and state.runs:
-            session.go(selection=holding(state, sorted(map(int, which))))
+            session.go(selection=select_codes(state, sorted(map(int, which))))
 
     def _follow(self) -> None:
         """Show the selection where the figure has points that it may hold, and mark those."""
@@ -133,13 +141,13 @@ class Tab:
         if self.asked.found is None or not kinds or state.tab:
             return
         if self.selected is None:
-            self.selected = Selected(self.session)
+            self.selected = SelectionCard(self.session)
             self.below[:] = [self.selected.body]
         self.selected.show(state)
         if "image" in kinds:
             known = self.selected.found is not None
             places = (
-                selected_places(self.session.bench, pictured(self.session.bench, state))
+                selected_image_indices(self.session.bench, pictured(self.session.bench, state))
                 if known
                 else []
             )

@@ -17,20 +17,20 @@ from param.parameterized import discard_events
 
 from workbench import analysis
 from workbench.core.errors import UserError
-from workbench.hosts.dashboard.analysis_tab import Tab
-from workbench.hosts.dashboard.explore_tabs import MODULES, Explore
+from workbench.hosts.dashboard.analysis_tab import AnalysisTab
+from workbench.hosts.dashboard.explore_tabs import MODULES, ExploreTab
 from workbench.hosts.dashboard.jobs_card import JobsCard
 from workbench.hosts.dashboard.keyboard import Keyboard
 from workbench.hosts.dashboard.overview import Overview
-from workbench.hosts.dashboard.page_lifecycle import Visit
-from workbench.hosts.dashboard.primary_run import Leading
-from workbench.hosts.dashboard.report_builder_card import Basket, pages_of
+from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
+from workbench.hosts.dashboard.primary_run import PrimaryRunPicker
+from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard, pages_of
 from workbench.hosts.dashboard.run_list import RunList
-from workbench.hosts.dashboard.saved_card import Saved
-from workbench.hosts.dashboard.tabs import Framed, Group, LiveTab, Place
-from workbench.workspace.compute import Jobs
+from workbench.hosts.dashboard.saved_card import SavedViewsCard
+from workbench.hosts.dashboard.tabs import AnalysisGroup, LazyTabs, LiveTab, TabPage
+from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this page:</p>
 <pre>workbench train softvq-digits --out {folder}/first</pre>
@@ -49,7 +49,7 @@ def serve(
     """Serve the dashboard of a folder of runs until interrupted. Raises RunError if the folder does not exist."""
     import socket
 
-    Bench(folder)  # refuse a wrong folder before a server starts
+    Workspace(folder)  # refuse a wrong folder before a server starts
     if port:
         with socket.socket() as probe:
             if probe.connect_ex((address, port)) == 0:
@@ -57,7 +57,7 @@ def serve(
                     f"port {port} is in use; give another with --port, or 0 for a free one."
                 )
     pn.extension("plotly", "tabulator")
-    jobs = Jobs(folder)
+    jobs = ComputeQueue(folder)
     try:
         how = {
             "address": address,
@@ -76,14 +76,14 @@ class Session:
     Without `jobs` everything is computed where it is asked for.
     """
 
-    def __init__(self, folder: str | Path, jobs: Jobs | None = None) -> None:
-        self.bench, self.jobs, self.dark = Bench(folder), jobs, False
+    def __init__(self, folder: str | Path, jobs: ComputeQueue | None = None) -> None:
+        self.bench, self.jobs, self.dark = Workspace(folder), jobs, False
         self.me, self.basket, self.saved = (
             object(),
-            Basket(self),
-            Saved(self),
+            ReportBuilderCard(self),
+            SavedViewsCard(self),
         )  # me: who waits for jobs
-        self.visit = Visit()
+        self.visit = PageLifecycle()
         self.later, self.when_loaded = self.visit.later, self.visit.when_loaded
         self._timer: Any = None
         self._quiet = False
@@ -95,12 +95,15 @@ class Session:
             lambda key: self.when_loaded(lambda: self._pressed(key)), self.follow
         )
         self.runs = RunList(self.bench, self.state.runs, self._selected)
-        self.tabs = Framed({name: partial(self._tab, name) for name in analysis.analyses()})
-        explored = {tab: partial(Explore, self, tab) for tab in MODULES}
+        self.tabs = LazyTabs({name: partial(self._tab, name) for name in analysis.analyses()})
+        explored = {tab: partial(ExploreTab, self, tab) for tab in MODULES}
         places = {"overview": partial(Overview, self), **explored, "live": partial(LiveTab, self)}
-        self.places: Framed[Place] = Framed(places)
-        self.groups = Framed(
-            {group: partial(Group, self, names) for group, names in analysis.groups().items()}
+        self.places: LazyTabs[TabPage] = LazyTabs(places)
+        self.groups = LazyTabs(
+            {
+                group: partial(AnalysisGroup, self, names)
+                for group, names in analysis.groups().items()
+            }
         )
         self.titles = ["overview", *MODULES, *self.groups.make, "live"]
         frames = self.places.frames | self.groups.frames
@@ -109,7 +112,7 @@ class Session:
         )
         self.pages.param.watch(lambda _: self._turned(), "active")
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
-        self.leading = Leading(self)
+        self.leading = PrimaryRunPicker(self)
 
     def page(self) -> pn.viewable.Viewable:
         """The whole page."""
@@ -223,9 +226,9 @@ class Session:
                 self.groups[self._group_of(self.state.analysis)].turn(self.state.analysis)
             self.leading.put(self.state)
 
-    def _tab(self, name: str) -> Tab:
+    def _tab(self, name: str) -> AnalysisTab:
         told = self.state.controls if self.state.analysis == name else {}
-        return Tab(self, name, told, lambda: self.turned(name))
+        return AnalysisTab(self, name, told, lambda: self.turned(name))
 
     def _at(self) -> int:
         return self.titles.index(self.state.tab or self._group_of(self.state.analysis))
@@ -253,7 +256,7 @@ class Session:
 
     def _asked_for(self, query: str) -> ViewState:
         """The view an address asks for, or a first look."""
-        first = self.bench.first_look().change(tab="overview")
+        first = self.bench.default_view().change(tab="overview")
         try:
             asked = ViewState.from_query(query)
             for name in asked.runs:

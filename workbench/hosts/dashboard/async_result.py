@@ -11,7 +11,7 @@ import panel_material_ui as pmui
 
 from workbench.analysis import analyses
 from workbench.core.errors import NotApplicable, UserError
-from workbench.workspace.compute import Job
+from workbench.workspace.compute import ComputeJob
 from workbench.workspace.controls import Value
 from workbench.workspace.view_state import ViewState
 
@@ -23,7 +23,7 @@ KINDS = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("�
 QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits meanwhile
 
 
-class Asked:
+class AsyncResult:
     """What one tab shows, computed by the session's jobs, or here where it has none; `draw` shows it in `place`.
 
     `key` tells what is asked for from all else, `compute` makes it: an analysis's result, where they are not given.
@@ -49,7 +49,7 @@ class Asked:
         self.body = pn.Column(self.sentence, self.again, place, sizing_mode="stretch_width")
         self.state = ViewState()
         self.key: Hashable = None  # of what is shown, or being computed
-        self.job: Job | None = None
+        self.job: ComputeJob | None = None
         self.found: Any = None
 
     def ask(self, state: ViewState, told: Mapping[str, Value]) -> None:
@@ -74,7 +74,7 @@ class Asked:
         else:
             self._wait(self.session.jobs.ask(key, state, self.session.me))
 
-    def _wait(self, job: Job) -> None:
+    def _wait(self, job: ComputeJob) -> None:
         self.job = job
         if wait([job.future], QUICK).done:
             self._end(job)
@@ -87,7 +87,7 @@ class Asked:
         self.session.when_loaded(self.session.card.watch)
         job.future.add_done_callback(lambda _: self.session.later(lambda: self._end(job)))
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: ComputeJob) -> None:
         if job is self.job:  # else something else has been asked for since
             self.job, self.place.loading = None, False
             self._take(job.future.result)

@@ -11,15 +11,23 @@ import panel_material_ui as pmui
 from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.explore import MODES
 from workbench.hosts.dashboard.analysis_tab import widget_of
-from workbench.hosts.dashboard.async_result import Asked
-from workbench.hosts.dashboard.selected_card import Selected
+from workbench.hosts.dashboard.async_result import AsyncResult
+from workbench.hosts.dashboard.selected_card import SelectionCard
 from workbench.hosts.js.panel import component
 from workbench.workspace.codebook import Codebook
 from workbench.workspace.controls import controls
 from workbench.workspace.latent_map import Map
 from workbench.workspace.lens import ORDERS, Lens
 from workbench.workspace.selection import Selection
-from workbench.workspace.tab_content import PICKED, Shown, explored, holding, lassoed, moved, shown
+from workbench.workspace.tab_content import (
+    SELECTED_ORDER,
+    TabContent,
+    build_tab,
+    moved,
+    select_codes,
+    select_polygon,
+    tab_content,
+)
 from workbench.workspace.view_state import ViewState
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ LAST = 0  # in the menu of checkpoints
 KEPT = ("row", "stop")  # of a lens: where one looks, which computes nothing
 
 
-class Explore:
+class ExploreTab:
     """One of the tabs: its controls, its module, and the selection. `show` asks for what a state shows."""
 
     def __init__(self, session: "Session", tab: str) -> None:
@@ -40,9 +48,9 @@ class Explore:
         self.module = component(MODULES[tab])(sizing_mode="stretch_width")
         self.module.param.watch(self._heard, "view")
         place = pn.Column(self.module, sizing_mode="stretch_width")
-        how = {"key": self._key, "compute": lambda state: shown(session.bench, state)}
-        self.asked = Asked(session, tab, place, self._draw, **how)
-        self.selected = Selected(session)
+        how = {"key": self._key, "compute": lambda state: tab_content(session.bench, state)}
+        self.asked = AsyncResult(session, tab, place, self._draw, **how)
+        self.selected = SelectionCard(session)
         parts = [self.row, self.asked.body, self.selected.body]
         self.body = pn.Column(*parts, sizing_mode="stretch_width", min_height=500)
         self.thing: Any = None  # a Lens, a Map or a Codebook
@@ -95,14 +103,14 @@ class Explore:
         told = tuple(
             sorted((name, value) for name, value in state.looks.items() if name not in KEPT)
         )
-        if self.tab == "lens" and ("order", PICKED) not in told:
+        if self.tab == "lens" and ("order", SELECTED_ORDER) not in told:
             return self.tab, state.runs, told
         picked = (
             None if state.selection is None else json.dumps(state.selection.told(), sort_keys=True)
         )
         return self.tab, state.runs, state.step, told, picked
 
-    def _draw(self, found: Shown) -> None:
+    def _draw(self, found: TabContent) -> None:
         self.thing = copy(found.thing)  # another visitor may have been given the same one
         if isinstance(self.thing, Lens):
             told = self.session.state.looks if self.session.state.tab == self.tab else {}
@@ -184,16 +192,16 @@ class Explore:
             if [list(corner) for corner in self.thing.state.polygon or ()] != (
                 told.get("polygon") or []
             ):
-                self._picked(lassoed(state, self.thing, told.get("polygon")))
+                self._picked(select_polygon(state, self.thing, told.get("polygon")))
         elif list(self.thing.state.selected) != told["selected"]:
-            self._picked(holding(state, told["selected"]), looks={"sort": told["sort"]})
+            self._picked(select_codes(state, told["selected"]), looks={"sort": told["sort"]})
         elif self.thing.state.sort != told["sort"]:
             self._picked(state.selection, looks={"sort": told["sort"]})
 
     def _picked(self, selection: Selection | None, **changes: Any) -> None:
         """The module shows already what was picked: only the selection's panel is drawn anew."""
         state = self.session.state.change(selection=selection, **changes)
-        self.thing, self.asked.key = explored(self.session.bench, state), self._key(state)
+        self.thing, self.asked.key = build_tab(self.session.bench, state), self._key(state)
         self.same = (self.asked.key,)
         self.session.go(selection=selection, **changes)
 
@@ -201,7 +209,7 @@ class Explore:
 def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
     """The controls of a lens; those that its axis does not ask for are hidden."""
     state, shown = lens.state, lens.settings
-    orders = [*ORDERS, *([PICKED] if selection or state.places else [])]
+    orders = [*ORDERS, *([SELECTED_ORDER] if selection or state.places else [])]
     steps = {"last": LAST, **{f"{step:,}": step for step in lens.runs[0].steps}}
     labels = {name: label for label, name in enumerate(lens.classes)} or {"": state.label}
     made = {
@@ -210,7 +218,10 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
         ),
         "show": pmui.IntSlider(label="rows", start=1, end=32, value=min(32, state.show), width=180),
         "order": pmui.Select(
-            label="images", options=orders, value=PICKED if state.places else state.order, width=140
+            label="images",
+            options=orders,
+            value=SELECTED_ORDER if state.places else state.order,
+            width=140,
         ),
         "step": pmui.Select(label="checkpoint", options=steps, value=state.step or LAST, width=140),
         "token": pmui.IntSlider(

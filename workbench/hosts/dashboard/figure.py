@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import TOOLBAR
+from workbench.analysis.plotting.style import TOOLBAR_CONFIG
 from workbench.hosts.js.panel import component
 
 HEIGHT = 480  # pixels, of a figure that does not say
@@ -58,7 +58,7 @@ class Figure:
         }
         self.object = figure.update_layout(shown)
         lasso = "modeBarButtonsToAdd" if self.lassoed and self.kinds else "modeBarButtonsToRemove"
-        config = json.dumps({**TOOLBAR, lasso: [*TOOLBAR.get(lasso, ()), *LASSO]})
+        config = json.dumps({**TOOLBAR_CONFIG, lasso: [*TOOLBAR_CONFIG.get(lasso, ()), *LASSO]})
         data = f'{{"config": {config}, "figure": {figure.to_json()}}}'
         self.body.param.update(data=data, height=int(figure.layout.height), visible=True)
 

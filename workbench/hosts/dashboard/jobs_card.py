@@ -7,7 +7,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.workspace.compute import Job, Jobs
+from workbench.workspace.compute import ComputeJob, ComputeQueue
 
 PERIOD = 250  # milliseconds between looks, while there is something to look at
 PLACE = {"position": "fixed", "bottom": "16px", "right": "16px", "z-index": "1200"}
@@ -16,7 +16,7 @@ PLACE = {"position": "fixed", "bottom": "16px", "right": "16px", "z-index": "120
 class JobsCard:
     """A card in the corner of the page, there while something is being computed."""
 
-    def __init__(self, jobs: Jobs | None, who: Hashable) -> None:
+    def __init__(self, jobs: ComputeQueue | None, who: Hashable) -> None:
         self.jobs, self.who, self.rows = jobs, who, {}
         self.body = pmui.Paper(elevation=6, visible=False, width=380, styles=PLACE, margin=0)
         self._timer: Any = None
@@ -41,7 +41,7 @@ class JobsCard:
         if not jobs:
             self.hide()
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: ComputeJob) -> None:
         """Wait for a job no longer; it ends where nobody else does."""
         self.jobs.leave(job, self.who)
         self.look()
@@ -56,7 +56,7 @@ class JobsCard:
 class Row:
     """One job: what it is, a bar, how long it will be, a button."""
 
-    def __init__(self, job: Job, stop: Any) -> None:
+    def __init__(self, job: ComputeJob, stop: Any) -> None:
         self.job = job
         name = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(job.of)}"
         self.said = pn.pane.HTML("", margin=(0, 10))

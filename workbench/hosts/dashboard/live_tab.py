@@ -11,7 +11,15 @@ import panel_material_ui as pmui
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.figure import Figure
 from workbench.storage.run import Run
-from workbench.workspace.live import Follower, Look, advice, answer, apply, headline, picture
+from workbench.workspace.live import (
+    Follower,
+    RunSnapshot,
+    apply,
+    command_reply,
+    hint,
+    preview_image,
+    status_line,
+)
 from workbench.workspace.live_figure import curves
 
 PERIOD = 1000  # milliseconds between looks
@@ -90,15 +98,15 @@ class Live:
         """Look again."""
         before, self.look = self.look, self._follower.look()
         look = self.look
-        told = advice(look)
-        self.head.object = f"<b>{html.escape(look.name)}</b> · {html.escape(headline(look))}" + (
+        told = hint(look)
+        self.head.object = f"<b>{html.escape(look.name)}</b> · {html.escape(status_line(look))}" + (
             f"<br><em>{html.escape(told)}</em>" if told else ""
         )
         self.buttons["pause"].label = "resume" if look.state == "paused" else "pause"
         for button in (*self.buttons.values(), self.apply):
             button.disabled = not look.listening
         if self._numbers:
-            self.said.object = html.escape(answer(look, *self._numbers))
+            self.said.object = html.escape(command_reply(look, *self._numbers))
         self._show_fields(look.multipliers)
         if (
             before is None
@@ -133,7 +141,7 @@ class Live:
             )
             self.curves.body.visible = not self.look.history.empty
 
-    def _show_steps(self, look: Look) -> None:
+    def _show_steps(self, look: RunSnapshot) -> None:
         steps = list(look.pictured)
         if steps and steps != list(self.step.options):
             latest = self.step.value in (
@@ -145,7 +153,7 @@ class Live:
         self.step.visible, self.pictures.visible = len(steps) > 1, bool(steps)
 
     def _show_picture(self) -> None:
-        drawn = picture(self.run, self.step.value) if self.run else b""
+        drawn = preview_image(self.run, self.step.value) if self.run else b""
         self.pictures.object = io.BytesIO(drawn) if drawn else None
 
     def _ask(self, command: str) -> None:

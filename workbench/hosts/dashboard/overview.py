@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import panel as pn
 
 from workbench.analysis.checks.checks import SYMBOLS, Check, Checks
-from workbench.hosts.dashboard.analysis_tab import Tab
-from workbench.hosts.dashboard.async_result import Asked
+from workbench.hosts.dashboard.analysis_tab import AnalysisTab
+from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.workspace.controls import Value
-from workbench.workspace.run_table import tinted
+from workbench.workspace.run_table import highlighted
 from workbench.workspace.view_state import ViewState
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ class Overview:
     def __init__(self, session: "Session") -> None:
         told = session.state.looks if session.state.tab == "overview" else {}
         self.session = session
-        self.budget = Tab(session, "token_budget", told, self._moved, table=False)
+        self.budget = AnalysisTab(session, "token_budget", told, self._moved, table=False)
         self.list = pn.pane.HTML("", sizing_mode="stretch_width")
-        self.checks = Asked(
+        self.checks = AsyncResult(
             session, "checks", pn.Column(self.list, sizing_mode="stretch_width"), self._found
         )
         self.budget.body.styles = {"flex": "3 1 520px", "min-width": "0"}
@@ -77,7 +77,7 @@ class Overview:
 
 def _finding(check: Check) -> str:
     """A finding as a paragraph: a symbol and a word say how grave it is, and colour repeats it."""
-    head = f"<b style='{tinted(COLOURS[check.status])}'>{SYMBOLS[check.status]} {check.status}</b>"
+    head = f"<b style='{highlighted(COLOURS[check.status])}'>{SYMBOLS[check.status]} {check.status}</b>"
     head += f" · <b>{html.escape(check.run)}</b> · {check.code} {html.escape(check.name)}"
     said = f"{html.escape(check.finding.found)}<br><em>{html.escape(check.finding.advice)}</em>"
     return f"<p style='margin: 0 0 12px'>{head}<br>{said}</p>"

@@ -10,7 +10,7 @@ from tornado.ioloop import IOLoop
 Act = Callable[[], None]
 
 
-class Visit:
+class PageLifecycle:
     """An open page, or none: what is done before it is there, or from another thread, waits until it can be heard.
 
     The library sends a document whole and then what changes of it; of what changes in between, some is sent never.

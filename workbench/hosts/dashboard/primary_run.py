@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LAST = 0  # in the menu of steps: the last one that was collected
 
 
-class Leading:
+class PrimaryRunPicker:
     """Two menus; a choice in one changes the session's view."""
 
     def __init__(self, session: "Session") -> None:

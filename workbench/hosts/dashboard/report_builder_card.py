@@ -37,7 +37,7 @@ def pages_of(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
     return rf"/{REPORTS}/(.*\.html)", Sandboxed, {"path": str(Path(folder).resolve() / REPORTS)}
 
 
-class Basket:
+class ReportBuilderCard:
     """A list of views in the sidebar, and a button that has the session's jobs write them."""
 
     def __init__(self, session: "Session") -> None:

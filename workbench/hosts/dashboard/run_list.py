@@ -12,8 +12,8 @@ import panel_material_ui as pmui
 from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
-from workbench.workspace.run_table import STATES, matching, tinted, with_settings
-from workbench.workspace.workspace import Bench
+from workbench.workspace.run_table import STATES, highlighted, matching, with_settings
+from workbench.workspace.workspace import Workspace
 
 NUMBERED = 9  # rows that a key selects
 HEIGHT = 420
@@ -26,14 +26,14 @@ STYLE = """
 """
 # A template, not the table's styles: those draw a table anew that is still being built, which is an error in a browser.
 COLOURS = json.dumps({state: colour for state, (_, colour) in STATES.items()})
-STATE = f"""<span style='{tinted(f"<%= {COLOURS}[value.slice(2)] || 'currentColor' %>")}'><%- value %></span>"""
+STATE = f"""<span style='{highlighted(f"<%= {COLOURS}[value.slice(2)] || 'currentColor' %>")}'><%- value %></span>"""
 
 
 class RunList:
     """The widgets; `changed` is called with the names of the selected runs, in the order of the table."""
 
     def __init__(
-        self, bench: Bench, selected: Sequence[str], changed: Callable[[tuple[str, ...]], None]
+        self, bench: Workspace, selected: Sequence[str], changed: Callable[[tuple[str, ...]], None]
     ) -> None:
         self.bench, self.selected, self.changed = bench, tuple(selected), changed
         self._read()

@@ -19,7 +19,7 @@ MOST, LONGEST = 100, 80  # views, and letters of a name
 PLACEHOLDER = "name this view"  # what the key `s` looks for
 
 
-class Saved:
+class SavedViewsCard:
     """A field for the name of what is looked at, and the list of what was saved, by whomever."""
 
     def __init__(self, session: "Session") -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.analysis.plotting.style import themed
+from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.figure import Figure
-from workbench.workspace.image_selection import Picked
+from workbench.workspace.image_selection import SelectedImages
 from workbench.workspace.selection import Selection
-from workbench.workspace.tab_content import PICKED, code_of, picked
+from workbench.workspace.tab_content import SELECTED_ORDER, selected_images, selection_code
 from workbench.workspace.view_state import ViewState
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HINT = "Nothing is selected: draw a loop on the map or around points of a figure
 COPY = "navigator.clipboard?.writeText(location.href)"
 
 
-class Selected:
+class SelectionCard:
     """The selection's pictures, errors and codes; CSV, Python, link; a condition to select by."""
 
     def __init__(self, session: "Session") -> None:
@@ -43,7 +43,7 @@ class Selected:
         )
         self.link.js_on_click(code=COPY)
         self.python.on_click(lambda _: self._fold())
-        self.lens.on_click(lambda _: session.go(tab="lens", looks={"order": PICKED}))
+        self.lens.on_click(lambda _: session.go(tab="lens", looks={"order": SELECTED_ORDER}))
         self.clear.on_click(lambda _: session.go(selection=None))
         self.said, self.code = (
             pn.pane.HTML("", sizing_mode="stretch_width"),
@@ -63,7 +63,7 @@ class Selected:
             return
         self.asked = asked
         try:
-            self.found = picked(self.session.bench, state)
+            self.found = selected_images(self.session.bench, state)
             said = HINT if self.found is None else self.found.summary()
         except UserError as error:
             self.found, said = None, str(error)
@@ -71,14 +71,14 @@ class Selected:
         for button in self.buttons:
             button.visible = self.found is not None
         self.clear.visible = state.selection is not None
-        self.code.object = f"<pre style='white-space: pre-wrap'>{html.escape(code_of(self.session.bench, state))}</pre>"
+        self.code.object = f"<pre style='white-space: pre-wrap'>{html.escape(selection_code(self.session.bench, state))}</pre>"
         self.code.visible = self.code.visible and self.found is not None
         self.paint(dark=self.session.dark)
 
     def paint(self, *, dark: bool) -> None:
         """Draw the figure in the page's light or dark."""
-        if isinstance(self.found, Picked) and len(self.found.places) > 0:
-            self.figure.draw(themed(self.found.figure(), dark=dark))
+        if isinstance(self.found, SelectedImages) and len(self.found.places) > 0:
+            self.figure.draw(apply_theme(self.found.figure(), dark=dark))
         else:
             self.figure.body.visible = False
 
@@ -86,14 +86,14 @@ class Selected:
         try:
             state = self.session.state
             selection = Selection(state.runs[0], state.step, where=where) if where.strip() else None
-            picked(self.session.bench, state.change(selection=selection))
+            selected_images(self.session.bench, state.change(selection=selection))
         except UserError as error:
             self.said.object = f"<p>{html.escape(str(error))}</p>"
             return
         self.session.go(selection=selection)
 
     def _csv(self) -> Any:
-        table = self.found.table() if isinstance(self.found, Picked) else None
+        table = self.found.table() if isinstance(self.found, SelectedImages) else None
         return io.StringIO("" if table is None else table.to_csv(index=False))
 
     def _fold(self) -> None:

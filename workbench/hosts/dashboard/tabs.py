@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from workbench.hosts.dashboard.app import Session
 
 
-class Bodied(Protocol):
+class HasBody(Protocol):
     """What can be put into a page."""
 
     body: Any
 
 
-Thing = TypeVar("Thing", bound=Bodied)
+Thing = TypeVar("Thing", bound=HasBody)
 
 
-class Place(Protocol):
+class TabPage(Protocol):
     """A tab beside the analyses. What is set in it stands in the state's `looks`."""
 
     body: Any
@@ -44,7 +44,7 @@ class Place(Protocol):
         """Draw in the page's light or dark."""
 
 
-class Framed(Generic[Thing]):
+class LazyTabs(Generic[Thing]):
     """Things with a `body` by name, each made when it is first asked for, and a frame for each that is there at once.
 
     To make them all takes a visitor seconds. What is made has all it contains before it is put into its frame: a part
@@ -75,7 +75,7 @@ class Framed(Generic[Thing]):
         return [thing for _, thing in self.items()]
 
 
-class Group:
+class AnalysisGroup:
     """The analyses of one group, a tab each; the group's own tab shows the one that was looked at last."""
 
     def __init__(self, session: "Session", names: tuple[str, ...]) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.core.errors import UserError
-from workbench.core.progress import Cancelled, listening
-from workbench.workspace.compute import Job
+from workbench.core.progress import Cancelled, progress_listener
+from workbench.workspace.compute import ComputeJob
 from workbench.workspace.view_state import ViewState
 
 QUICK = 0.4  # seconds that are waited for without a word
 PERIOD = 0.3  # seconds between two things said
 
 
-class Waiting:
+class BackgroundTask:
     """The line and the button; one computation at a time, a new one stops the one before."""
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class Waiting:
             [self.said, self.cancel], layout={"align_items": "center", "grid_gap": "4px 12px"}
         )
         self._turn = threading.Lock()  # who says something last is who ended it
-        self._job: Job | None = None
+        self._job: ComputeJob | None = None
         self._thread: threading.Thread | None = None
         self._cell_waits = False  # then the button would only be heard when that has ended
 
     def compute(self, what: str, make: Callable[[], Any], show: Callable[[Any], None]) -> None:
         """Begin to `make`, then `show` it; returns when that is done, or a moment has passed."""
         self.stop()
-        self._job = job = Job(None, ViewState())
+        self._job = job = ComputeJob(None, ViewState())
         job.begin()
         self.said.value = f"<em>{html.escape(what)} …</em>"
         self._thread = threading.Thread(target=self._run, args=(job, make, show), daemon=True)
@@ -67,7 +67,7 @@ class Waiting:
             if self._job is not None and self._job.future.cancel():
                 self._end("<em>stopped</em>")
 
-    def _run(self, job: Job, make: Callable[[], Any], show: Callable[[Any], None]) -> None:
+    def _run(self, job: ComputeJob, make: Callable[[], Any], show: Callable[[Any], None]) -> None:
         said = ""
 
         def heard(done: int, total: int) -> None:
@@ -76,7 +76,7 @@ class Waiting:
                 raise Cancelled("This was stopped.")
 
         try:
-            with listening(heard):
+            with progress_listener(heard):
                 found = make()
             if job is self._job and not job.future.cancelled():
                 show(found)
@@ -91,7 +91,7 @@ class Waiting:
                     job.future.set_result(None)
                     self._end(said)
 
-    def _tell(self, job: Job, what: str) -> None:
+    def _tell(self, job: ComputeJob, what: str) -> None:
         while True:
             with self._turn:
                 if job.future.done():

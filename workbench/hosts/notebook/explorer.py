@@ -18,13 +18,13 @@ from workbench import analysis
 from workbench.analysis.base import Result, mime_bundle
 from workbench.core.errors import UserError
 from workbench.hosts.js.jupyter import Theme
-from workbench.hosts.notebook.background_task import Waiting
+from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.live import watch
-from workbench.hosts.notebook.static_fallback import put
+from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
 from workbench.workspace.controls import Control, controls
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 __all__ = ["Explorer", "Screen", "open", "watch"]
 
@@ -34,16 +34,16 @@ ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
 
 def open(folder: str | Path = "runs") -> "Explorer":
     """Open a folder of runs. Raises RunError if it does not exist."""
-    return Explorer(Bench(folder))
+    return Explorer(Workspace(folder))
 
 
 class Explorer:
     """The runs of a folder and the analysis being looked at; controls in a row, then figure, summary and table."""
 
     def __init__(
-        self, bench: Bench, state: ViewState | None = None, family: Sequence[str] = ()
+        self, bench: Workspace, state: ViewState | None = None, family: Sequence[str] = ()
     ) -> None:
-        self.bench, self.state = bench, state or bench.first_look()
+        self.bench, self.state = bench, state or bench.default_view()
         self.family = tuple(family) or tuple(analysis.analyses())  # what its buttons offer
         self._one_at_a_time = (
             threading.Lock()
@@ -138,7 +138,7 @@ class Explorer:
     def _ipython_display_(self) -> None:
         """The widgets at once; then the page, when it is computed."""
         screen = Screen(self)
-        put(
+        display_with_fallback(
             screen.box,
             repr(self),
             self._repr_html_,
@@ -167,7 +167,7 @@ class Screen:
             options=known, value=state.analysis, style={"button_width": "auto"}
         )
         self.row = widgets.HBox(layout=ROW)
-        self.waiting = Waiting()
+        self.waiting = BackgroundTask()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
         top = widgets.HBox([self.leading, self.others], layout=ROW)
         refused = widgets.HTML(_refused(explorer.bench))
@@ -231,13 +231,13 @@ def _sentence(error: UserError) -> str:
     return f"<p><em>{html.escape(str(error))}</em></p>"
 
 
-def _nothing_yet(bench: Bench) -> str:
+def _nothing_yet(bench: Workspace) -> str:
     folder = html.escape(str(bench.folder))
     command = f"<code>workbench train softvq-digits --out {folder}/first</code>"
     return f"<p>No runs in {folder} yet. Train one: {command}</p>{_refused(bench)}"
 
 
-def _refused(bench: Bench) -> str:
+def _refused(bench: Workspace) -> str:
     return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in bench.refused)
 
 

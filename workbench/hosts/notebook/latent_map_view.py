@@ -8,13 +8,13 @@ import ipywidgets as widgets
 
 from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.hosts.js.jupyter import Module
-from workbench.hosts.notebook.background_task import Waiting
+from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.explorer import ROW, widget_of
 from workbench.workspace.controls import controls
 from workbench.workspace.latent_map import Map, said_of
 
 
-class Screen:
+class MapView:
     """The widgets of one cell, bound to a Map: its state follows them, and the points follow its state."""
 
     def __init__(self, shown: Map) -> None:
@@ -22,7 +22,7 @@ class Screen:
         self.controls = {
             c.name: widget_of(c, shown.state.controls[c.name]) for c in controls(lay_out)
         }
-        self.waiting, self.module = Waiting(), Module("latentmap", {}, {})
+        self.waiting, self.module = BackgroundTask(), Module("latentmap", {}, {})
         row = widgets.HBox(list(self.controls.values()), layout=ROW)
         self.selected = widgets.HTML()
         self.box = widgets.VBox([row, self.waiting.body, self.module, self.selected])

@@ -8,13 +8,13 @@ import ipywidgets as widgets
 
 from workbench.explore import MODES
 from workbench.hosts.js.jupyter import Module
-from workbench.hosts.notebook.background_task import Waiting
+from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.workspace.lens import ORDERS, Lens
 
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
 
 
-class Screen:
+class LensView:
     """The widgets of one cell, bound to a Lens: its state follows them, and the pictures follow its state."""
 
     def __init__(self, lens: Lens) -> None:
@@ -46,7 +46,7 @@ class Screen:
             options=labels, value=state.label, description="class", **menu
         )
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
-        self.waiting, self.module = Waiting(), Module("lens", {}, {})
+        self.waiting, self.module = BackgroundTask(), Module("lens", {}, {})
         self.row = widgets.HBox(layout=ROW)
         self.box = widgets.VBox([self.row, self.waiting.body, self.module])
         for widget in (

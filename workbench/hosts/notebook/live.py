@@ -17,9 +17,17 @@ import plotly.graph_objects as go
 import traitlets
 
 from workbench.core.errors import UserError
-from workbench.hosts.notebook.static_fallback import put
+from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
-from workbench.workspace.live import Follower, Look, advice, answer, apply, headline, picture
+from workbench.workspace.live import (
+    Follower,
+    RunSnapshot,
+    apply,
+    command_reply,
+    hint,
+    preview_image,
+    status_line,
+)
 from workbench.workspace.live_figure import curves
 
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px", "align_items": "center"}
@@ -146,7 +154,7 @@ class Watch:
         if self._thread is None or not self._thread.is_alive():
             self._closed, self._thread = False, threading.Thread(target=self._follow, daemon=True)
             self._thread.start()
-        put(self.box, repr(self), self._repr_html_, figure=lambda: self.figure)
+        display_with_fallback(self.box, repr(self), self._repr_html_, figure=lambda: self.figure)
 
     def _build(self) -> None:
         self.head, self.said, self.pictures = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -217,7 +225,7 @@ class Watch:
             for button in (*self.buttons.values(), self.apply):
                 button.disabled = not look.listening
             if self._numbers:
-                self.said.value = html.escape(answer(look, *self._numbers))
+                self.said.value = html.escape(command_reply(look, *self._numbers))
             self._show_fields(look.multipliers)
             drawn = (len(look.history), len(look.events), self.log.value, self.smoothing.value)
             if drawn != self._drawn:
@@ -255,7 +263,7 @@ class Watch:
             for name in (name for name in new.layout if name.startswith("yaxis")):
                 self.curves.layout[name].type = new.layout[name].type
 
-    def _show_steps(self, look: Look) -> None:
+    def _show_steps(self, look: RunSnapshot) -> None:
         steps, known = look.pictured, [step for _, step in self.step.options]
         self.step.layout.display = None if len(steps) > 1 else "none"
         if not steps or known == list(steps):
@@ -295,15 +303,15 @@ class Watch:
             self._numbers, self.said.value = [], f"✗ {html.escape(str(error))}"
 
 
-def _head(look: Look) -> str:
-    told = html.escape(advice(look))
-    return f"<b>{html.escape(look.name)}</b> · {html.escape(headline(look))}" + (
+def _head(look: RunSnapshot) -> str:
+    told = html.escape(hint(look))
+    return f"<b>{html.escape(look.name)}</b> · {html.escape(status_line(look))}" + (
         f"<br><em>{told}</em>" if told else ""
     )
 
 
 def _pictures(run: Run, step: int) -> str:
-    drawn = base64.b64encode(picture(run, step)).decode()
+    drawn = base64.b64encode(preview_image(run, step)).decode()
     if not drawn:
         return f"<em>The pictures of step {step:,} are damaged.</em>"
     alt = html.escape(f"{run.kind}, step {step:,}", quote=True)

@@ -12,7 +12,7 @@ from workbench.core.errors import UserError
 from workbench.hosts.notebook.explorer import Explorer
 from workbench.storage.run import Run
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 
 def modes(run: Run | str | Path, *, step: int | None = None, **controls: Any) -> Explorer:
@@ -27,9 +27,9 @@ def budget(*runs: Run | str | Path, **controls: Any) -> Explorer:
 
 
 def compare(*runs: Run | str | Path, **controls: Any) -> Explorer:
-    """Several runs on the same images: `metrics_compared`, with its controls, and all that takes several runs."""
+    """Several runs on the same images: `metric_comparison`, with its controls, and all that takes several runs."""
     groups = analysis.groups()
-    return _explore(runs, "metrics_compared", [*groups["runs"], *groups["checks"]], None, controls)
+    return _explore(runs, "metric_comparison", [*groups["runs"], *groups["checks"]], None, controls)
 
 
 def _explore(
@@ -43,5 +43,5 @@ def _explore(
     named = [run if isinstance(run, Run) else Run(run) for run in runs]
     if not named:
         raise UserError("Name at least one run: its folder, or what wb.train returned.")
-    explorer = Explorer(Bench(named[0].folder.resolve().parent), ViewState(), family)
+    explorer = Explorer(Workspace(named[0].folder.resolve().parent), ViewState(), family)
     return explorer.show(first, runs=named, step=step, **controls)

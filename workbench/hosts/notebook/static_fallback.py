@@ -16,7 +16,7 @@ from IPython.display import display
 from workbench.analysis.base import mime_bundle
 from workbench.core.errors import UserError
 from workbench.hosts.js.jupyter import STYLE as DARK
-from workbench.hosts.notebook.background_task import Waiting
+from workbench.hosts.notebook.background_task import BackgroundTask
 
 OUTPUT = ".jp-OutputArea-child"
 ALIVE = ":has(.jp-OutputArea-output .jupyter-widgets)"
@@ -28,13 +28,13 @@ STYLE = f"""
 """
 
 
-def put(
+def display_with_fallback(
     box: widgets.Widget,
     plain: str,
     page: Callable[[], str],
     *,
     figure: Callable[[], go.Figure] | None = None,
-    waiting: Waiting | None = None,
+    waiting: BackgroundTask | None = None,
 ) -> None:
     """Show widgets at once; then, when what they wait for is computed, the page as HTML and a figure below it.
 

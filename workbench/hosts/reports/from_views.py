@@ -10,14 +10,14 @@ from typing import Any
 
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.core.progress import counted
+from workbench.core.progress import track
 from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.sections import KEY, Section, outputs, sections_of
 from workbench.workspace.losses import losses
-from workbench.workspace.selection import ids_of
-from workbench.workspace.tab_content import explored, picked
+from workbench.workspace.selection import id_scopes
+from workbench.workspace.tab_content import build_tab, selected_images
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 EXPLORED = ("lens", "map", "codes")
 View = ViewState | str  # or the query of a dashboard's address
@@ -36,7 +36,7 @@ def views_report(
     """
     import nbformat
 
-    began, bench = time.perf_counter(), Bench(folder)
+    began, bench = time.perf_counter(), Workspace(folder)
     states = [
         _state(bench, view) for view in (views.split(",") if isinstance(views, str) else views)
     ]
@@ -47,7 +47,7 @@ def views_report(
     asked = [
         (state.runs[:1], state.selection) if state.tab in EXPLORED else None for state in states
     ]
-    parts = enumerate(counted(states))
+    parts = enumerate(track(states))
     cells = [
         cell for i, state in parts for cell in _cells(bench, state, again=asked[i] in asked[:i])
     ]
@@ -76,14 +76,14 @@ def named(state: ViewState) -> str:
     return f"{what} of {', '.join(state.runs[:2])}{more}" + (f" ({how})" if how else "")
 
 
-def _state(bench: Bench, view: View) -> ViewState:
+def _state(bench: Workspace, view: View) -> ViewState:
     state = ViewState.from_query(view) if isinstance(view, str) else view
     for name in state.runs:
         bench.run(name)
-    return state if state.runs else state.change(runs=bench.first_look().runs)
+    return state if state.runs else state.change(runs=bench.default_view().runs)
 
 
-def _runs(bench: Bench, states: Sequence[ViewState]) -> list[dict[str, Any]]:
+def _runs(bench: Workspace, states: Sequence[ViewState]) -> list[dict[str, Any]]:
     """The runs of all views, each once, at the step that is looked at first."""
     found: dict[str, int | None] = {}
     for state in states:
@@ -96,7 +96,7 @@ def _runs(bench: Bench, states: Sequence[ViewState]) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(bench: Bench, state: ViewState, *, again: bool) -> list[Any]:
+def _cells(bench: Workspace, state: ViewState, *, again: bool) -> list[Any]:
     """A heading, and what the view shows, with what is selected unless that was shown before."""
     from nbformat import v4
 
@@ -112,10 +112,10 @@ def _cells(bench: Bench, state: ViewState, *, again: bool) -> list[Any]:
     return [v4.new_markdown_cell(heading), v4.new_code_cell("", outputs=[said, *shown])]
 
 
-def _told(bench: Bench, state: ViewState) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _told(bench: Workspace, state: ViewState) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What a view puts out: an analysis or two, a run's log, or a module."""
     if state.tab in EXPLORED:
-        return outputs(state.tab, lambda: explored(bench, state), {})
+        return outputs(state.tab, lambda: build_tab(bench, state), {})
     if state.tab == "live":
         return outputs("losses", lambda: losses(bench.run(state.runs[0])), {})
     asked = {state.analysis: state.controls}
@@ -124,7 +124,7 @@ def _told(bench: Bench, state: ViewState) -> list[tuple[dict[str, Any], dict[str
     plain, leading = {"tab": "", "looks": {}}, bench.run(state.runs[0])
     of: dict[str, str] = {}
     with suppress(UserError):  # the analysis then says why not
-        of = ids_of(leading.name, leading.evidence(state.step))
+        of = id_scopes(leading.name, leading.evidence(state.step))
     return [
         one
         for name, controls in asked.items()
@@ -138,8 +138,8 @@ def _told(bench: Bench, state: ViewState) -> list[tuple[dict[str, Any], dict[str
     ]
 
 
-def _selected(bench: Bench, state: ViewState) -> Result:
-    found = picked(bench, state)
+def _selected(bench: Workspace, state: ViewState) -> Result:
+    found = selected_images(bench, state)
     if found is None:
         raise UserError("Nothing is selected.")
     return found

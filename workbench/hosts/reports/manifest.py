@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from workbench.hosts.reports.sections import STATES, Section
-from workbench.storage.atomic import aside, read_json, write_text
+from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.run import Run
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 FORMAT = 1
 PACKAGES = (
@@ -82,7 +82,7 @@ def results(sections: Iterable[Section]) -> pd.DataFrame:
 def write(page: Path, manifest: dict[str, Any], numbers: pd.DataFrame) -> None:
     """Put both beside a report; the manifest last, which says that all is there."""
     told, table, _ = beside(page)
-    with aside(table) as place:
+    with atomic_path(table) as place:
         numbers.to_parquet(place, index=False)
     write_text(told, json.dumps(manifest, indent=1, default=str) + "\n")
 
@@ -117,7 +117,7 @@ def _long(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def _about(run: Run, step: int) -> dict[str, Any]:
     evidence = run.evidence(step)
-    told, row = evidence.provenance, Bench(run.folder).table().iloc[0]
+    told, row = evidence.provenance, Workspace(run.folder).table().iloc[0]
     checkpoint = run.folder / f"step-{step:06d}.safetensors"
     arrays = sorted((run.folder / "evidence" / f"step-{step:06d}").glob("*.npy"))
     psnr = row["PSNR (dB)"]

@@ -11,16 +11,16 @@ EVERY = 0.25  # seconds between looks
 
 
 @dataclass
-class Watch:
+class MemoryGuard:
     """Why what was watched had to end; empty where it ended by itself."""
 
     reason: str = ""
 
 
 @contextmanager
-def watched(memory: int, stop: Path) -> Iterator[Watch]:
+def memory_guard(memory: int, stop: Path) -> Iterator[MemoryGuard]:
     """Within: this process's children are ended once they hold over `memory` bytes together, or the file appears."""
-    watch, over = Watch(), threading.Event()
+    watch, over = MemoryGuard(), threading.Event()
 
     def look() -> None:
         while not over.wait(EVERY):

@@ -18,9 +18,9 @@ from workbench.core.errors import UserError
 from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.from_views import views_report
 from workbench.hosts.reports.page import thumbnail, to_html
-from workbench.hosts.reports.sections import STATES, Pages, Section, records, sections_of
+from workbench.hosts.reports.sections import STATES, Section, records, sections_of
 from workbench.hosts.reports.template import check_parameters, find_template, parameters_of
-from workbench.storage.atomic import aside, write_text
+from workbench.storage.atomic import atomic_path, write_text
 
 __all__ = ["Pages", "check_parameters", "find_template", "page_of", "parameters_of", "report"]
 
@@ -122,7 +122,7 @@ def _write(out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequenc
     told.unlink(missing_ok=True)  # from here on what was there before is no longer whole
     write_text(out, page)
     if picture is not None:
-        with aside(small) as place:
+        with atomic_path(small) as place:
             place.write_bytes(picture)
     manifests.write(out, manifest | {"bytes": out.stat().st_size}, manifests.results(sections))
 

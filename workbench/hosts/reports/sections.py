@@ -16,9 +16,9 @@ from workbench.analysis.base import Result, mime_bundle
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
 from workbench.storage.run import Run
-from workbench.workspace.selection import ids_of
+from workbench.workspace.selection import id_scopes
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Bench
+from workbench.workspace.workspace import Workspace
 
 State = Literal[
     "done", "absent", "failed", "missed"
@@ -38,20 +38,20 @@ class Section:
     table: pd.DataFrame | None = field(default=None, repr=False)
 
 
-class Pages:
+class ReportWriter:
     """What a template's cells call: `show("codebook_usage")` puts the result, and what it says."""
 
     def __init__(self, run: str, others: Sequence[str] = (), step: int = 0) -> None:
         from IPython.display import display
 
         opened = [Run(folder) for folder in (run, *others)]
-        self.bench = Bench(opened[0].folder.parent)
+        self.bench = Workspace(opened[0].folder.parent)
         self.bench.runs |= {one.name: one for one in opened}
         self.state = ViewState(runs=tuple(one.name for one in opened), step=step or None)
         self.shown: set[str] = set()
         told = [{"folder": str(one.folder), "step": one.evidence().step} for one in opened]
         leading = opened[0].evidence(step or None)
-        told[0]["step"], self.of = leading.step, ids_of(opened[0].name, leading)
+        told[0]["step"], self.of = leading.step, id_scopes(opened[0].name, leading)
         display({"text/html": ""}, raw=True, metadata={KEY: {"runs": told}})
 
     def show(self, name: str, **controls: Any) -> None:
@@ -85,9 +85,9 @@ class Pages:
 
     def explore(self, tab: str, **looks: Any) -> None:
         """The leading run's map, codes or lens, whose points and pictures answer to a pointer."""
-        from workbench.workspace.tab_content import explored
+        from workbench.workspace.tab_content import build_tab
 
-        self._section(tab, lambda: explored(self.bench, self.state.change(tab=tab, looks=looks)))
+        self._section(tab, lambda: build_tab(self.bench, self.state.change(tab=tab, looks=looks)))
 
     def losses(self) -> None:
         """The leading run's log: every term of its objective by step."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import UserError
 from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.gallery import gallery
-from workbench.hosts.reports.memory_guard import watched
+from workbench.hosts.reports.memory_guard import memory_guard
 from workbench.hosts.reports.report import check_parameters, find_template, report
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def make(template: str, parameters: dict[str, Any], page: str, memory: int, stop
     began, said, name = time.monotonic(), "", Path(page).parents[1].name
     if Path(stop).exists():
         return Ended(name, "stopped", 0.0)
-    with watched(memory, Path(stop)) as watch:
+    with memory_guard(memory, Path(stop)) as watch:
         try:
             report(template, page, progress=False, **parameters)
         except Exception as error:  # a point's fault is no reason to lose the others

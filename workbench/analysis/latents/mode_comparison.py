@@ -14,14 +14,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names, one_row_an_image
+from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.latents.cross_validation import FOLDS, grid
 from workbench.analysis.latents.mode_nulls import LEAST
 from workbench.analysis.latents.modes import MOST_IMAGES
-from workbench.analysis.plotting.style import COLOURS, themed
+from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.mixtures import sweeps
 from workbench.analysis.stats.reductions import SHARE
-from workbench.analysis.stats.sampling import part, sample
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
@@ -56,14 +56,14 @@ class ModesCompared(Result):
         figure = make_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.16)
         fewest, fullest = self.needed_by_split.min(axis=1), self.needed_by_split.max(axis=1)
         for i, (run, mean) in enumerate(zip(self.runs, self.likelihood.mean(axis=1), strict=True)):
-            marker = {"color": COLOURS[i % 7], "symbol": SYMBOLS[i % 7], "size": 7}
+            marker = {"color": COLORS[i % 7], "symbol": SYMBOLS[i % 7], "size": 7}
             hover = f"{run}, %{{x}} Gaussians: %{{y:.4g}} nats<extra></extra>"
             look = {"marker": marker, "name": run, "legendgroup": run, "hovertemplate": hover}
             figure.add_scatter(
                 x=self.modes,
                 y=mean,
                 mode="lines+markers",
-                line_color=COLOURS[i % 7],
+                line_color=COLORS[i % 7],
                 **look,
                 row=1,
                 col=1,
@@ -87,7 +87,7 @@ class ModesCompared(Result):
                 row=1,
                 col=2,
             )
-        figure.add_hline(y=self.target, line={"color": COLOURS[6], "dash": "dash"}, row=1, col=1)
+        figure.add_hline(y=self.target, line={"color": COLORS[6], "dash": "dash"}, row=1, col=1)
         figure.update_xaxes(title="number of Gaussians", row=1, col=1)
         figure.update_yaxes(title="nats an image, lower is likelier", row=1, col=1)
         figure.update_xaxes(
@@ -101,7 +101,7 @@ class ModesCompared(Result):
             "ticklabelstandoff": 6,
         }
         figure.update_yaxes(**names, range=[len(self.runs) - 0.5, -0.5], row=1, col=2)
-        some = part(self.n, self.of, by_class=self.by_class)
+        some = describe_subset(self.n, self.of, by_class=self.by_class)
         said = f"n = {some} · {self.components} principal components each · {FOLDS} splits · seed {self.seed}"
         title = {
             "text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)",
@@ -110,7 +110,7 @@ class ModesCompared(Result):
         figure.update_layout(
             title=title, height=max(440, 300 + 30 * len(self.runs)), showlegend=True
         )
-        return themed(
+        return apply_theme(
             figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         )
 
@@ -141,7 +141,7 @@ class ModesCompared(Result):
         said = [
             f"For {self.target:.1f} nats an image, the best of the worst run, Gaussians needed: {', '.join(each)}.",
             f"All in {self.components} principal components, which hold at least {least:.0f} % of each run's variance,"
-            f" on held-out images of {part(self.n, self.of, by_class=self.by_class)}.",
+            f" on held-out images of {describe_subset(self.n, self.of, by_class=self.by_class)}.",
             "Fewer means more clustered at this size, which is only a sign of fewer modes.",
         ]
         if max(self.needed) == self.modes[-1]:
@@ -157,7 +157,7 @@ class ModesCompared(Result):
         return " ".join(said)
 
 
-def modes_compared(
+def mode_comparison(
     evidences: Sequence[Evidence],
     *,
     most: Annotated[int, Range(2, 64)] = 24,
@@ -177,8 +177,8 @@ def modes_compared(
     same = [e for e in with_latents if _images(e) == _images(first)]
     of = len(first.latents)
     class_names(first.labels, (), of)
-    places = sample(of, MOST_IMAGES, np.random.default_rng(seed), first.labels)
-    rows = [one_row_an_image(e.latents[places], LEAST, "Comparing modes") for e in same]
+    places = subsample(of, MOST_IMAGES, np.random.default_rng(seed), first.labels)
+    rows = [flatten_latents(e.latents[places], LEAST, "Comparing modes") for e in same]
     components, explained = _components(rows, components)
     modes = grid(min(most, len(places) // 10))
     likelihood = _likelihood(rows, components, modes, seed)
