@@ -597,7 +597,7 @@ import gc, os, sys
 import panel as pn, psutil
 from tornado.web import RequestHandler
 from workbench.hosts.dashboard.app import Session
-from workbench.workspace.compute import Jobs
+from workbench.workspace.compute import ComputeQueue
 
 class Counts(RequestHandler):
     def get(self):

@@ -670,7 +670,7 @@ def test_rows_that_point_at_files_are_read_anew_as_those_may_change(tmp_path, ow
 
 
 def test_only_so_many_bytes_of_pixels_are_kept(cats_and_dogs, monkeypatch):
-    monkeypatch.setattr(recent, "ROOM", load(str(cats_and_dogs)).pixels.nbytes)
+    monkeypatch.setattr(decode_cache, "ROOM", load(str(cats_and_dogs)).pixels.nbytes)
     kept = load(str(cats_and_dogs))
     load(str(cats_and_dogs), split="test")
     assert load(str(cats_and_dogs)).pixels is not kept.pixels

@@ -274,9 +274,9 @@ def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft
     model, judge = soft.load(), get_feature_extractor("hog", channels=1)
     images = load_images(soft).images(slice(5))
     with torch.no_grad():
-        monkeypatch.setattr(prefixes, "ROOM", 2 * 5 * judge.dim * 4)
+        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 2 * 5 * judge.dim * 4)
         found = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
-        monkeypatch.setattr(prefixes, "ROOM", 5 * judge.dim * 4 - 1)
+        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 5 * judge.dim * 4 - 1)
         none = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
     assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (
         5,

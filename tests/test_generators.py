@@ -404,7 +404,7 @@ def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypa
     assert seen.mean(dim=0).abs().max() < 0.1 and (seen.std(dim=0) - 1).abs().max() < 0.1
     torch.testing.assert_close(model.restore(model.standardise(latents)), latents)
     assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
-    monkeypatch.setattr(latents_module, "BATCH", 100)
+    monkeypatch.setattr(latents_module, "ENCODE_BATCH", 100)
     all_alike, each = (
         LatentDataset(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
     )

@@ -48,6 +48,6 @@ def test_twenty_steps_are_what_they_were(system, tokenizer, tmp_path):
     path = GOLDEN / f"{system}.csv"
     if os.environ.get("WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
-        found.to_csv(path, index=False, float_format="%.6g")
+        found.to_csv(path, index=False, float_format="%.9g")
     expected = pd.read_csv(path)
-    pd.testing.assert_frame_equal(found, expected, rtol=2e-3, atol=1e-5, check_dtype=False)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-8, check_dtype=False)

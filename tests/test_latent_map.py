@@ -71,7 +71,7 @@ def test_more_neighbours_than_images_allow_are_lowered_and_said():
 
 
 def test_of_many_images_a_sample_is_mapped_and_said(monkeypatch):
-    monkeypatch.setattr(planes, "MOST_JUDGED", 30)
+    monkeypatch.setattr(embeddings, "MOST_JUDGED", 30)
     latents, labels = clusters()
     found = latent_map(latents, labels, method="pca", points=50)
     assert found.summary().startswith("PCA of 50 of 90 images")

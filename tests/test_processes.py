@@ -215,9 +215,9 @@ def test_table_lr_is_the_tables_alone():
 
 COMPILED = """
 import sys, torch
-from workbench.launch.in_process import prepare
-from workbench.training.loop import Stepper
-job = prepare("ae-digits", sys.argv[1], width=16, depth=1, tokens=4)
+from workbench.launch.in_process import prepare_training
+from workbench.training.loop import LossModule
+job = prepare_training("ae-digits", sys.argv[1], width=16, depth=1, tokens=4)
 x = job.data.batch(torch.arange(4))
 compiled = torch.compile(Stepper(job.model), backend="aot_eager")
 torch.testing.assert_close(compiled(*x)["pixel"], Stepper(job.model)(*x)["pixel"])

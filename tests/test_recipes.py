@@ -411,11 +411,11 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
         import sys
         sys.modules |= dict.fromkeys({VIEWERS})  # importing one of them would raise
         import torch
-        from workbench.launch.in_process import prepare, train
+        from workbench.launch.in_process import prepare_training, train
         from workbench.training import fit
         torch.set_num_threads(1)
         small = {SMALL}
-        job = prepare("softvq-digits", "a", **small)
+        job = prepare_training("softvq-digits", "a", **small)
         for record in fit(job.model, job.data, job.plan, job.run):
             pass
         del small["tokens"]

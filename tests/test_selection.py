@@ -363,7 +363,7 @@ def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(tra
 import sys
 from concurrent.futures import wait
 from workbench.hosts.dashboard.app import Session
-from workbench.workspace.compute import Jobs
+from workbench.workspace.compute import ComputeQueue
 
 if __name__ == "__main__":
     jobs = Jobs({str(trained)!r})

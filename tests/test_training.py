@@ -23,9 +23,9 @@ from workbench.training.overrides import Override, WeightOverrides
 SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
 TRAINER = """
 import sys, json
-from workbench.launch.in_process import prepare
+from workbench.launch.in_process import prepare_training
 from workbench.training import fit
-job = prepare("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
+job = prepare_training("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
 print("ready", flush=True)
 for record in fit(job.model, job.data, job.plan, job.run):
     print(record.step, flush=True)

@@ -442,7 +442,7 @@ def test_names_that_are_none_are_refused():
     """In a process of its own: here the checker of shapes and types would speak first."""
     code = """
 import torch
-from workbench.quantizers.cascaded import Cascade
+from workbench.quantizers.cascaded import CascadedCodebook
 from workbench.quantizers.clustering import cluster
 from workbench.tokenizers.unicode2 import UniCode2
 for make in (
