@@ -31,7 +31,7 @@ def evidence(n: int) -> Evidence:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
     return Evidence(
-        PROVENANCE | {"judge": "resnet56", "teacher": "hog", "grid": [2, 2]},
+        PROVENANCE | {"feature_extractor": "resnet56", "teacher": "hog", "grid": [2, 2]},
         images=images,
         reconstructions=np.roll(images, 1, axis=1),
         latents=random.normal(size=(n, 4, 2)).astype(np.float32),

@@ -26,7 +26,7 @@ def evidence(run: str = "a", /, **arrays) -> Evidence:
         "split": "test",
         "n": 60,
         "seed": 0,
-        "judge": "hog",
+        "feature_extractor": "hog",
     }
     sound = {"images": IMAGES, "reconstructions": IMAGES, "latents": normal(60, 16, 4)}
     return Evidence(told, **(sound | arrays))
@@ -158,7 +158,7 @@ def test_distances_of_few_images_are_noted_and_inception_asks_for_more():
     given = {"features": normal(2000, 3), "reconstruction_features": normal(2000, 3)}
     of_inception = evidence(**given)
     assert found(of_inception) == {}
-    of_inception.provenance["judge"] = "inception"
+    of_inception.provenance["feature_extractor"] = "inception"
     assert (
         found(of_inception)["TK006"] == "Distances are taken of 2,000 images with 3 features each."
     )
@@ -192,7 +192,12 @@ def test_held_out_images_that_were_trained_on_are_found_and_blank_ones_are_not_c
 
 
 def drawn(samples: np.ndarray) -> Evidence:
-    told = {"run": "g", "step": 1, "tokenizer": {"run": "../a", "step": 1}, "judge": "hog"}
+    told = {
+        "run": "g",
+        "step": 1,
+        "tokenizer": {"run": "../a", "step": 1},
+        "feature_extractor": "hog",
+    }
     return Evidence(
         told,
         features=normal(1500, 3),

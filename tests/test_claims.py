@@ -31,7 +31,7 @@ TINY = Scale(
     network={"width": 8, "depth": 1, "heads": 2},
     generator_plan={"steps": 2, "batch": 8, "save_every": 2},
     teacher="hog",
-    judge="hog",
+    feature_extractor="hog",
     drawn=40,
 )
 

@@ -1,4 +1,4 @@
-"""What collecting adds to tokens and pictures: judged features, disturbed latents, requests, and a generator's loss."""
+"""What collecting adds to tokens and pictures: features, disturbed latents, requests, and a generator's loss."""
 
 import dataclasses
 import shutil
@@ -35,16 +35,16 @@ def pictures(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(np.array(array), -1, 1)).float() / 127.5 - 1
 
 
-def test_the_judge_sees_images_reconstructions_and_training_images(trained):
+def test_features_of_images_reconstructions_and_training_images(trained):
     evidence, hog = Run(trained / "plain").evidence(), get_feature_extractor("hog", channels=1)
-    assert evidence.judge == "hog" == evidence.teacher
-    for shown, judged in (
+    assert evidence.feature_extractor == "hog" == evidence.teacher
+    for shown, features in (
         (evidence.images, evidence.features),
         (evidence.reconstructions, evidence.reconstruction_features),
         (evidence.train_images, evidence.train_features),
     ):
         np.testing.assert_allclose(
-            judged[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5
+            features[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5
         )
     expected = hog.features(pictures(evidence.images[:20]), (4, 4))
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
@@ -70,11 +70,11 @@ def test_prefixes_are_left_out_where_nobody_asks_for_them_and_nothing_else_is(tr
     assert {point.kind for point in token_budget([without]).points} == {"trained"}
 
 
-def test_another_judge_may_be_asked_and_one_without_weights_is_refused(trained):
-    evidence = collect(Run(trained / "plain"), step=30, limit=10, judge="random")
-    assert evidence.judge == "random" and evidence.features.shape == (10, 64)
+def test_collect_with_another_feature_extractor(trained):
+    evidence = collect(Run(trained / "plain"), step=30, limit=10, feature_extractor="random")
+    assert evidence.feature_extractor == "random" and evidence.features.shape == (10, 64)
     with pytest.raises(UserError, match="resnet56 needs its weights: /nowhere is no file"):
-        collect(Run(trained / "plain"), judge="resnet56:/nowhere")
+        collect(Run(trained / "plain"), feature_extractor="resnet56:/nowhere")
 
 
 def test_noise_on_the_latents_is_decoded_and_more_of_it_is_worse(trained):

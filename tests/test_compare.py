@@ -26,7 +26,7 @@ def run(name: str, error: float = 10, seed: int = 1, **arrays) -> Evidence:
         "step": 5,
         "fingerprint": "f",
         "settings": {"tokens": 4, "dim": 8},
-        "judge": "hog",
+        "feature_extractor": "hog",
     }
     return Evidence(told, **({"images": IMAGES, "reconstructions": blurred} | arrays))
 

@@ -271,14 +271,18 @@ def test_structural_similarity_is_the_same_here_and_where_it_is_analysed(side):
 
 def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft, monkeypatch):
     """The shortest are kept: what all tokens give is there anyway."""
-    model, judge = soft.load(), get_feature_extractor("hog", channels=1)
+    model, feature_extractor = soft.load(), get_feature_extractor("hog", channels=1)
     images = load_images(soft).images(slice(5))
     with torch.no_grad():
-        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 2 * 5 * judge.dim * 4)
-        found = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
-        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 5 * judge.dim * 4 - 1)
-        none = prefixes.prefix_metrics(model, model.encode(images), images, judge, of=5)
-    assert found["prefix_features"].shape == (5, 2, judge.dim) and found["prefix_ssim"].shape == (
+        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 2 * 5 * feature_extractor.dim * 4)
+        found = prefixes.prefix_metrics(
+            model, model.encode(images), images, feature_extractor, of=5
+        )
+        monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 5 * feature_extractor.dim * 4 - 1)
+        none = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, of=5)
+    assert found["prefix_features"].shape == (5, 2, feature_extractor.dim) and found[
+        "prefix_ssim"
+    ].shape == (
         5,
         3,
     )

@@ -11,7 +11,7 @@ from workbench.analysis.generation.feature_distances import (
     nearest,
     precision_recall,
 )
-from workbench.analysis.generation.fidelity import fidelity, judged_distance
+from workbench.analysis.generation.fidelity import feature_distance, fidelity
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.generation.memorization import memorization
 from workbench.core.errors import NotApplicable, UserError
@@ -97,7 +97,7 @@ def test_the_kernel_distance_of_one_source_is_within_its_error_of_zero_and_of_a_
 
 
 def test_precision_and_recall_agree_with_a_double_loop():
-    real, judged = normal(30, 2), 0.5 * normal(25, 2, seed=1) + 1
+    real, evaluated = normal(30, 2), 0.5 * normal(25, 2, seed=1) + 1
 
     def covered(rows, centres):
         inside = 0
@@ -109,7 +109,7 @@ def test_precision_and_recall_agree_with_a_double_loop():
                     break
         return inside / len(rows)
 
-    assert precision_recall(real, judged) == (covered(judged, real), covered(real, judged))
+    assert precision_recall(real, evaluated) == (covered(evaluated, real), covered(real, evaluated))
 
 
 def test_one_mode_of_two_has_full_precision_and_half_the_recall():
@@ -165,7 +165,7 @@ def test_the_extrapolation_takes_out_most_of_the_bias_of_few_images():
 # The analysis
 
 
-def test_every_pair_there_is_gets_a_row_and_the_distance_its_judges_name():
+def test_every_pair_has_a_row_and_a_named_distance():
     held_out, train, decoded, samples, midpoints = (
         normal(60, 3, seed=i) * (i + 1) for i in range(5)
     )
@@ -188,7 +188,8 @@ def test_every_pair_there_is_gets_a_row_and_the_distance_its_judges_name():
 
 def test_only_inception_makes_it_a_FID():
     of_inception, of_hog = (
-        fidelity(normal(60, 3), None, normal(60, 3, seed=1), judge=x) for x in ("inception", "hog")
+        fidelity(normal(60, 3), None, normal(60, 3, seed=1), feature_extractor=x)
+        for x in ("inception", "hog")
     )
     assert of_inception.summary().startswith("rFID ")
     assert "fid" in of_inception.table()
@@ -269,7 +270,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence():
         NotApplicable, match="at least 10 images a set; of reconstructions there are 1"
     ):
         fidelity(good, None, good[:1])
-    with pytest.raises(UserError, match="held-out 3, training 2.*one judge"):
+    with pytest.raises(UserError, match="held-out 3, training 2.*one feature extractor.*"):
         fidelity(good, good[:, :2])
     with pytest.raises(UserError, match="40 images and 39 reconstructions"):
         fidelity(good, None, good[:39])
@@ -311,8 +312,10 @@ def test_losses_that_fit_no_times_are_refused():
 @pytest.mark.parametrize("n", [200, 120])
 def test_the_distance_alone_is_that_which_fidelity_finds_also_where_one_set_is_smaller(n):
     random = np.random.default_rng(0)
-    features, judged = random.normal(size=(200, 6)), random.normal(size=(n, 6)) + 0.5
+    features, evaluated = random.normal(size=(200, 6)), random.normal(size=(n, 6)) + 0.5
     told = (
-        fidelity(features=features, midpoint_features=judged, splits=10, seed=3).distances[0].value
+        fidelity(features=features, midpoint_features=evaluated, splits=10, seed=3)
+        .distances[0]
+        .value
     )
-    assert judged_distance(3, held_out=features, midpoints=judged) == told > 0
+    assert feature_distance(3, held_out=features, midpoints=evaluated) == told > 0

@@ -33,10 +33,15 @@ def tokenizer(name: str, error: float = 0.05, step: int = 1, **more) -> Evidence
 
 
 def generator(
-    name: str, of: str, shift: float, step: int = 1, judge: str = "hog", **more
+    name: str, of: str, shift: float, step: int = 1, feature_extractor: str = "hog", **more
 ) -> Evidence:
     """A generator whose samples lie `shift` from the training images: its gFD is about that, squared."""
-    told = {"run": name, "step": 9, "tokenizer": {"run": f"../{of}", "step": step}, "judge": judge}
+    told = {
+        "run": name,
+        "step": 9,
+        "tokenizer": {"run": f"../{of}", "step": step},
+        "feature_extractor": feature_extractor,
+    }
     told |= {
         "settings": {"depth": 2, "tokens": sum(map(ord, of))},
         "sampling": {"guidance": 2.0, "seed": 0},
@@ -263,7 +268,10 @@ def test_all_distances_are_of_as_many_images_as_the_fewest():
     [
         (generator("x", "t9", 1), "x: its tokenizer t9 is not selected"),
         (generator("x", "t0", 1, step=5), "x: it learned t0 at step 5, and the evidence is of 1"),
-        (generator("x", "t0", 1, judge="inception"), "x: another judge, inception"),
+        (
+            generator("x", "t0", 1, feature_extractor="inception"),
+            "x: another feature extractor, inception",
+        ),
         (generator("x", "t0", 1, sample_features=None), "x: there are no features of its samples"),
         (tokenizer("x"), "x: no generator of it can be compared"),
     ],

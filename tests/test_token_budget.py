@@ -143,7 +143,10 @@ def test_absolute_error_ssim_and_features_are_measured_too():
         "features": np.zeros((6, 2), np.float32),
         "reconstruction_features": np.full((6, 2), 3, np.float32),
     }
-    one, other = run("a", 4, 51, **features, provenance={"judge": "hog"}), run("b", 8, 0)
+    one, other = (
+        run("a", 4, 51, **features, provenance={"feature_extractor": "hog"}),
+        run("b", 8, 0),
+    )
     assert token_budget([one], metric="l1").points[0].value == pytest.approx(0.2)
     assert token_budget([other], metric="ssim").points[0].value == pytest.approx(1)
     result = token_budget([one, other], metric="features")
@@ -187,14 +190,20 @@ def test_the_frontier_is_of_the_cost_that_is_asked_for():
     assert [p.run for p in token_budget(runs, against="bits").frontier] == ["small"]
 
 
-# By the judge's features
+# By the feature extractor's features
 
 
 def featured(name: str, tokens: int, moved: float, n: int = 40, **more) -> Evidence:
     """Reconstructions whose features are the images', moved by so much in each of two directions."""
     random = np.random.default_rng(0)
     real = random.normal(size=(n, 2)).astype(np.float32)
-    told = {"run": name, "step": 1, "fingerprint": "f", "class": "m:SoftVQ", "judge": "hog"}
+    told = {
+        "run": name,
+        "step": 1,
+        "fingerprint": "f",
+        "class": "m:SoftVQ",
+        "feature_extractor": "hog",
+    }
     return Evidence(
         told | more.pop("provenance", {}),
         images=np.zeros((n, 4, 4, 1), np.uint8),
@@ -212,7 +221,7 @@ def test_the_distance_of_all_reconstructions_is_that_of_the_two_sets_of_features
     assert (point.value, point.low, point.high) == pytest.approx((18, 18, 18), rel=1e-4)
 
 
-def test_first_tokens_have_a_distance_where_the_judge_saw_them():
+def test_prefix_features_give_distances():
     one = featured("a", 4, 0)
     prefixes = {
         "prefixes": np.array([1, 2, 4]),
@@ -252,20 +261,22 @@ def test_the_floor_is_how_far_as_many_training_images_lie():
     )
 
 
-def test_distances_are_compared_at_equal_n_and_by_one_judge_whose_name_they_bear():
+def test_distances_need_equal_n_and_one_extractor():
     runs = [
         featured("a", 4, 1),
         featured("few", 4, 1, n=20),
-        featured("other", 4, 1, provenance={"judge": "resnet56"}),
+        featured("other", 4, 1, provenance={"feature_extractor": "resnet56"}),
     ]
     result = token_budget(runs, metric="rfd")
     assert result.unmeasured == ("few", "other")
     assert result.figure().layout.yaxis.title.text == "rFD (hog)"
     assert (
-        token_budget([featured("a", 4, 1, provenance={"judge": "inception"})], metric="rfd").label
+        token_budget(
+            [featured("a", 4, 1, provenance={"feature_extractor": "inception"})], metric="rfd"
+        ).label
         == "rFID"
     )
-    assert set(result.table()["judge"]) == {"hog"}
+    assert set(result.table()["feature_extractor"]) == {"hog"}
 
 
 def test_the_cheapest_of_equal_distances_is_the_frontier_of_any_cost():
@@ -277,5 +288,5 @@ def test_the_cheapest_of_equal_distances_is_the_frontier_of_any_cost():
 def test_no_distance_is_taken_of_nine_images_or_of_nan():
     with pytest.raises(NotApplicable, match="A Frechet distance needs at least 10 images; a has 9"):
         token_budget([featured("a", 4, 1, n=9)], metric="rfd")
-    with pytest.raises(UserError, match="The judge's features of a hold NaN"):
+    with pytest.raises(UserError, match="The features of a hold NaN"):
         token_budget([featured("a", 4, math.nan)], metric="rfd")

@@ -77,8 +77,11 @@ def collect(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")] = None,
     limit: Annotated[int, typer.Option(help="Held-out images (or samples) at most.", min=1)] = 2000,
-    judge: Annotated[
-        str, typer.Option(help="Whose features tell sets of images apart: a teacher's name.")
+    feature_extractor: Annotated[
+        str,
+        typer.Option(
+            help="Feature extractor for Fréchet distances and precision/recall (hog, random, dinov2)."
+        ),
     ] = "hog",
 ) -> None:
     """Run a trained model over held-out images and keep what it did as arrays, for every analysis to read.
@@ -89,7 +92,9 @@ def collect(
     from workbench.collect import collect as collect_evidence
     from workbench.storage.run import Run
 
-    typer.echo(collect_evidence(Run(run), step=step, limit=limit, judge=judge))
+    typer.echo(
+        collect_evidence(Run(run), step=step, limit=limit, feature_extractor=feature_extractor)
+    )
 
 
 @app.command(context_settings=ANY_SETTING)

@@ -93,7 +93,9 @@ def run(
     from .work import Step, claims, work
 
     out.mkdir(parents=True, exist_ok=True)
-    varied = scale != SCALES[scale.name]  # has the data and the judge of what it is a variation of
+    varied = (
+        scale != SCALES[scale.name]
+    )  # has the data and the feature extractor of what it is a variation of
     scale = prepared(scale, out.with_name(scale.name) if varied else out, cifar)
     chosen = [claim for claim in claims(only) if claim.arms(scale)]
     steps = [

@@ -80,7 +80,7 @@ class Scale:
     network: dict[str, Any]  # sizes of generators
     generator_plan: dict[str, Any]
     teacher: str  # whose features are aligned to or predicted
-    judge: str  # whose features tell sets of images apart; never the teacher
+    feature_extractor: str  # its features compare sets of images; never the teacher
     hog: str = "hog"  # a teacher that needs no training, and one that had none; standardised as the other is
     untrained: str = "random:7"
     channels: tuple[int, int] = (16, 64)  # of VA-VAE's tokens: few, and many

@@ -35,7 +35,7 @@ FITTED, ASKED = 2000, 5000  # images that a probe is fitted to and asked of
 
 @dataclass(frozen=True)
 class Lab:
-    """A scale, where its runs lie, and the two judges. Everything here is measured at the same n."""
+    """A scale, where its runs lie, and the two feature extractors. Everything here is measured at the same n."""
 
     scale: Scale
     out: Path
@@ -45,21 +45,24 @@ class Lab:
         step = run.steps[-1]
         if not (run.folder / "evidence" / f"step-{step:06d}").exists():
             collect(
-                run, limit=self.scale.drawn, judge=self.scale.judge, prefixes=False
+                run,
+                limit=self.scale.drawn,
+                feature_extractor=self.scale.feature_extractor,
+                prefixes=False,
             )  # no claim asks for them
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:
-        """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) by both judges."""
+        """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) in both networks' features."""
         return self._kept(run, "diagnostics.json", self._diagnose)
 
     def generation(
         self, run: Run, step: int | None = None, *, shift: float | None = None
     ) -> Numbers:
-        """How far samples are from training images by both judges, unguided, and how far held-out images are: `floor`.
+        """How far samples are from training images in both networks' features, unguided, and held-out images: `floor`.
 
-        `gFD` is by the judge, `gFD free` by a network without training. `gap` is from reconstructions of as many
-        training images to the samples, by the judge: what the generator alone is to blame for. `shift` is of
+        `gFD` uses the feature extractor, `gFD free` a network without training. `gap` is from reconstructions of as
+        many training images to the samples: what the generator alone is to blame for. `shift` is of
         sampling's times; None: the model's own.
         """
         step = run.steps[-1] if step is None else step
@@ -79,9 +82,12 @@ class Lab:
             return self.diagnostics(run) | self._kept(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
-    def judges(self, channels: int) -> dict[str, FeatureExtractor]:
+    def feature_extractors(self, channels: int) -> dict[str, FeatureExtractor]:
         """The two networks that compare sets of images: what is added to a distance's name, to the network."""
-        return {"": _teacher(self.scale.judge, channels), " free": _teacher(FREE, channels)}
+        return {
+            "": _teacher(self.scale.feature_extractor, channels),
+            " free": _teacher(FREE, channels),
+        }
 
     def _kept(self, run: Run, name: str, measure: "object") -> Numbers:
         path = run.folder / "claims" / name
@@ -140,9 +146,11 @@ class Lab:
             train, features = self._real(run.tokenizer, seed)
             decoded = _reconstructions(tokenizer, train)
             found: Numbers = {}
-            for name, judge in self.judges(train.pixels.shape[-1]).items():
+            for name, feature_extractor in self.feature_extractors(train.pixels.shape[-1]).items():
                 real, held = features[name]
-                made, rebuilt = (pooled_features(judge, x, DEVICE) for x in (samples, decoded))
+                made, rebuilt = (
+                    pooled_features(feature_extractor, x, DEVICE) for x in (samples, decoded)
+                )
                 found |= {
                     f"gFD{name}": _distance(real, made),
                     f"floor{name}": _distance(real, held),
@@ -153,17 +161,24 @@ class Lab:
         return found
 
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
-        """Training images, and by judge the features of those and of held-out ones: the same for all of a seed."""
-        key = (tokenizer.config["data"]["fingerprint"], self.scale.drawn, seed, self.scale.judge)
+        """Training images, and per feature extractor the features of those and of held-out ones: one set per seed."""
+        key = (
+            tokenizer.config["data"]["fingerprint"],
+            self.scale.drawn,
+            seed,
+            self.scale.feature_extractor,
+        )
         if key not in _REAL:
             train, test = (
                 load_images(tokenizer, split).take(self.scale.drawn, seed)
                 for split in ("train", "test")
             )
-            judges = self.judges(train.pixels.shape[-1]).items()
+            feature_extractors = self.feature_extractors(train.pixels.shape[-1]).items()
             features = {
-                name: tuple(pooled_features(judge, x.pixels, DEVICE) for x in (train, test))
-                for name, judge in judges
+                name: tuple(
+                    pooled_features(feature_extractor, x.pixels, DEVICE) for x in (train, test)
+                )
+                for name, feature_extractor in feature_extractors
             }
             _REAL[key] = train, features
         return _REAL[key]

@@ -46,7 +46,7 @@ def arms(scale: Scale) -> dict[str, Arm]:
 def over_time(run: Run, lab: Lab) -> Numbers:
     """gFD at each part of the training, by its step, and at its end with samples drawn at even times."""
     even = lab.generation(run, shift=1.0)
-    found = {f"gFD{judge}, {EVEN}": even[f"gFD{judge}"] for judge in ("", " free")}
+    found = {f"gFD{suffix}, {EVEN}": even[f"gFD{suffix}"] for suffix in ("", " free")}
     return found | {
         f"gFD at {step}": lab.generation(run, step)["gFD"] for step in run.steps if step
     }
@@ -56,7 +56,7 @@ def better(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD saved at the end, also at even times, and the speed-up above what was asked for."""
     curves = {label: _curve(row) for label, row in rows.items()}
     off, on = curves["all off"], curves["all on"]
-    names = [f"gFD{judge}{how}" for how in ("", f", {EVEN}") for judge in ("", " free")]
+    names = [f"gFD{suffix}{how}" for how in ("", f", {EVEN}") for suffix in ("", " free")]
     gain = {
         f"{name}, all off less all on": rows["all off"][name] - rows["all on"][name]
         for name in names
@@ -92,7 +92,7 @@ CLAIMS = (
         system="LightningDiT",
         says="The improved transformer trains faster.",
         source="arXiv:2501.01423, Table 5",
-        rule="With all improvements gFD is lower at the end, by both judges, also when both are sampled at even times,"
+        rule="With all improvements gFD is lower at the end, by both feature extractors, also when both are sampled at even times,"
         f" and the plain one's last gFD is reached {FASTER} times sooner; all within the few hundred or thousand steps"
         " of these runs, and measured four times in each.",
         arms=arms,

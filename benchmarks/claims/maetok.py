@@ -73,12 +73,12 @@ def generators(scale: Scale) -> dict[str, Arm]:
 
 
 def better(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD that MAETok saves, by both judges."""
+    """gFD that MAETok saves, by both feature extractors."""
     return {
-        f"gFD{judge}, {other} less MAETok": rows[other][f"gFD{judge}"]
-        - rows["MAETok"][f"gFD{judge}"]
+        f"gFD{suffix}, {other} less MAETok": rows[other][f"gFD{suffix}"]
+        - rows["MAETok"][f"gFD{suffix}"]
         for other in ("AE", "KL")
-        for judge in ("", " free")
+        for suffix in ("", " free")
     }
 
 
@@ -86,10 +86,10 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD without each of the three parts, less that of all."""
     left_out = {"masking": "aux", "teachers": "pixels", "learned tokens": "patches"}
     return {
-        f"gFD{judge} without {part}, less MAETok's": rows[label][f"gFD{judge}"]
-        - rows["MAETok"][f"gFD{judge}"]
+        f"gFD{suffix} without {part}, less MAETok's": rows[label][f"gFD{suffix}"]
+        - rows["MAETok"][f"gFD{suffix}"]
         for part, label in left_out.items()
-        for judge in ("", " free")
+        for suffix in ("", " free")
     }
 
 
@@ -139,9 +139,9 @@ def trade(rows: Mapping[str, Numbers]) -> Numbers:
         "PSNR of stage one, 10-30 % less 40-60 % masked, dB": rows[f"{LIGHT}, stage one"]["PSNR"]
         - rows["MAETok, stage one"]["PSNR"],
         **{
-            f"gFD{judge}, 10-30 % less 40-60 % masked": rows[LIGHT][f"gFD{judge}"]
-            - rows["MAETok"][f"gFD{judge}"]
-            for judge in ("", " free")
+            f"gFD{suffix}, 10-30 % less 40-60 % masked": rows[LIGHT][f"gFD{suffix}"]
+            - rows["MAETok"][f"gFD{suffix}"]
+            for suffix in ("", " free")
         },
     }
 
@@ -207,8 +207,8 @@ def restored(rows: Mapping[str, Numbers]) -> Numbers:
     one, two = rows["stage one"], rows["stage two"]
     return {
         **{
-            f"rFD{judge}, stage one less stage two": one[f"rFD{judge}"] - two[f"rFD{judge}"]
-            for judge in ("", " free")
+            f"rFD{suffix}, stage one less stage two": one[f"rFD{suffix}"] - two[f"rFD{suffix}"]
+            for suffix in ("", " free")
         },
         "PSNR, stage two less stage one, dB": two["PSNR"] - one["PSNR"],
         "latents equal to the last bit (1: yes)": 1.0
@@ -223,7 +223,7 @@ CLAIMS = (
         system="MAETok",
         says="Latents of a masked autoencoder generate better than a plain and a variational autoencoder's.",
         source=f"{SOURCE}, Tables 1 and 2",
-        rule="gFD of the same flow is lower on MAETok's latents than on AE's and on KL's, by both judges.",
+        rule="gFD of the same flow is lower on MAETok's latents than on AE's and on KL's, by both feature extractors.",
         arms=generators,
         effects=better,
         shows=("gFD", "floor", "gFD free", "floor free", "gap", "rFD", "rFD free", "PSNR"),
@@ -235,7 +235,7 @@ CLAIMS = (
         says="It takes masking, teachers and learned tokens together.",
         source=f"{SOURCE}, Tables 1 and 6",
         rule="gFD is lower with all three than without masking, than without teachers, and than with the patches' own"
-        " rows for tokens, by both judges.",
+        " rows for tokens, by both feature extractors.",
         arms=generators,
         effects=parts,
         shows=("gFD", "floor", "gFD free", "floor free", "rFD", "rFD free", "linear probe"),
@@ -258,7 +258,7 @@ CLAIMS = (
         says="Masking more costs reconstruction and helps generation.",
         source=f"{SOURCE}, Table 1c",
         rule="With 40-60 % masked, PSNR after stage one is lower than with 10-30 %, and gFD after stage two lower too,"
-        " by both judges.",
+        " by both feature extractors.",
         arms=ratio_arms,
         effects=trade,
         shows=("gFD", "floor", "gFD free", "floor free", "PSNR", "rFD", "rFD free"),
@@ -294,7 +294,7 @@ CLAIMS = (
         system="MAETok",
         says="Tuning the decoder on frozen latents improves reconstruction, and nothing else changes.",
         source=f"{SOURCE}, Section 3.3",
-        rule="rFD falls in stage two, by both judges, and PSNR rises; latents are equal to the last bit before and"
+        rule="rFD falls in stage two, by both feature extractors, and PSNR rises; latents are equal to the last bit before and"
         " after.",
         arms=tuned_arms,
         measure=same_latents,

@@ -169,8 +169,8 @@ def about(told: dict[str, Any]) -> str:
         f" `{told['command']}`. Distances are Fréchet distances at {told['drawn']:,} images in the features of a"
         " contrastive network trained on these images (rFD, gFD), and of an untrained one (free). The floor is that"
         " from training to held-out images; rFD, from images to their own reconstructions, may be lower. The teacher"
-        f" is {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and judge."
-        f"{minutes} A claim's own minutes count shared runs again."
+        f" is {told['teacher']}{LEARNED * (told['teacher'] == 'resnet56')}. Seeds share images, teacher and"
+        f" feature extractor.{minutes} A claim's own minutes count shared runs again."
     )
 
 

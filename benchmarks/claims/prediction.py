@@ -85,7 +85,7 @@ CLAIMS = (
         rule=f"Over at least {LEAST} tokenizers under one flow, the diagnostic of latents that correlates best with gFD"
         " does so above what the best of as many reaches by chance, gFD being shuffled within each family of"
         " tokenizers, and better than PSNR, L1, SSIM and rFD, whichever way those point. What is measured in the"
-        " judge's own features does not count.",
+        " feature extractor's own features does not count.",
         note="The best of many is held against the best of four that say nearly the same: that favours the many.",
         arms=arms,
         effects=effects,

@@ -62,7 +62,7 @@ def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
         "images": scale.images.get("limit"),
         "drawn": scale.drawn,
-        "judge": Path(scale.judge).name,
+        "feature_extractor": Path(scale.feature_extractor).name,
         "teacher": scale.teacher.removeprefix("standardised:").split(":")[
             -2 if scale.data == "cifar10" else -1
         ],

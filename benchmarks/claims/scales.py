@@ -1,11 +1,11 @@
-"""The scales that there are, and what they need before anything is trained: small images, and a judge.
+"""The scales that there are, and what they need before anything is trained: small images, and a feature extractor.
 
 `laptop` and `gpu` read CIFAR-10, `photos` and `digits` what comes with the package: their tables are never mixed. Those
 two are trained for half the steps of `laptop`, so that both together take no longer. CIFAR-10 is a folder with
 train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. All are standardised by
 channel: features that are never negative all point one way, and errors of raw HOG are far smaller than the others' of
 unit variance. On a CPU there are as many tokens as patches: what fewer tokens cost is asked of SoftVQ and KARL alone.
-The judge is a contrastive network trained here on the first seed's images, which no tokenizer ever sees features of.
+The feature extractor is a contrastive network trained here on the first seed's images; no tokenizer sees its features.
 """
 
 import io
@@ -37,7 +37,7 @@ LAPTOP = Scale(
         "steps": 400, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 400, "average": 0.99,
     },
     teacher="",
-    judge="",
+    feature_extractor="",
     extra={
         **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 600, "save_every": 600}),
         "unicode2": {"steps": 200, "save_every": 200},
@@ -58,7 +58,7 @@ GPU = Scale(
         "average": 0.999,
     },
     teacher="",
-    judge="",
+    feature_extractor="",
     drawn=5000,
     full=True,
     extra={
@@ -94,11 +94,11 @@ DIGITS = replace(
     drawn=360,
 )
 SCALES = {scale.name: scale for scale in (LAPTOP, GPU, PHOTOS, DIGITS)}
-JUDGE_STEPS = {"laptop": 400, "gpu": 3000, "photos": 300, "digits": 300}
+FEATURE_EXTRACTOR_STEPS = {"laptop": 400, "gpu": 3000, "photos": 300, "digits": 300}
 
 
 def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
-    """The scale with its images, teacher and judge where they are now. Raises UserError where data are missing."""
+    """The scale with its images, teacher and feature extractor where they are now. Raises UserError if data are missing."""
     images = dict(scale.images)
     if scale.data == "cifar10":
         if cifar is None:
@@ -124,15 +124,18 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         )
         where[role] = f"standardised:{path}:{name}"
     plan = TrainConfig(
-        steps=JUDGE_STEPS[scale.name],
+        steps=FEATURE_EXTRACTOR_STEPS[scale.name],
         batch=128,
         warmup=20,
-        save_every=JUDGE_STEPS[scale.name],
+        save_every=FEATURE_EXTRACTOR_STEPS[scale.name],
         seed=100,
     )
-    judge = train_contrastive(known, out / "judge", width=16, plan=plan)
+    feature_extractor = train_contrastive(known, out / "feature_extractor", width=16, plan=plan)
     channels = {"channels": images["channels"]}
-    where |= {"judge": str(judge.folder.resolve()), "cache": str((out / "features").resolve())}
+    where |= {
+        "feature_extractor": str(feature_extractor.folder.resolve()),
+        "cache": str((out / "features").resolve()),
+    }
     return replace(
         scale, images=images, vit=scale.vit | channels, grid=scale.grid | channels, **where
     )

@@ -97,7 +97,7 @@ CLAIMS = (
         says="With fewer tokens, soft codes lose less than hard ones.",
         source=f"{SOURCE}, Table 1",
         rule=f"From {MANY} to {FEW} tokens at equal tokens x channels, hard codes lose more PSNR than soft ones, and at"
-        f" full scale than every other bottleneck, and gain more rFD, by both judges; with {FEW} tokens soft codes"
+        f" full scale than every other bottleneck, and gain more rFD, by both feature extractors; with {FEW} tokens soft codes"
         " reconstruct better by all three.",
         arms=by_tokens,
         effects=degradation,

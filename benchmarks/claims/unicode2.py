@@ -178,7 +178,7 @@ def unified(run: Run, lab: Lab) -> Numbers:
 
     step = run.steps[-1]
     if not (run.folder / "evidence" / f"step-{step:06d}").exists():
-        collect(run, limit=lab.scale.drawn, judge=lab.scale.judge)
+        collect(run, limit=lab.scale.drawn, feature_extractor=lab.scale.feature_extractor)
     evidence = run.evidence(step)
     found = class_prediction(**evidence.kwargs_for(class_prediction))
     codes = np.asarray(lab.evidence(run.tokenizer).codes)

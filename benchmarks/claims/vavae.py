@@ -76,19 +76,19 @@ def recovery(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD that the alignment saves at many channels."""
     plain, aligned = rows["many channels"], rows["aligned"]
     return {
-        f"gFD{judge}, plain less aligned": plain[f"gFD{judge}"] - aligned[f"gFD{judge}"]
-        for judge in ("", " free")
+        f"gFD{suffix}, plain less aligned": plain[f"gFD{suffix}"] - aligned[f"gFD{suffix}"]
+        for suffix in ("", " free")
     }
 
 
 def teachers(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD of the controls less the aligned one's."""
     return {
-        f"gFD{judge}, {label} less aligned": rows[label][f"gFD{judge}"]
-        - rows["aligned"][f"gFD{judge}"]
+        f"gFD{suffix}, {label} less aligned": rows[label][f"gFD{suffix}"]
+        - rows["aligned"][f"gFD{suffix}"]
         for label in CONTROLS
         if label in rows
-        for judge in ("", " free")
+        for suffix in ("", " free")
     }
 
 
@@ -105,10 +105,10 @@ def parts_arms(scale: Scale) -> dict[str, Arm]:
 def parts(rows: Mapping[str, Numbers]) -> Numbers:
     """gFD without each part, less that of the whole."""
     return {
-        f"gFD{judge} without {part}, less with all": rows[a][f"gFD{judge}"]
-        - rows["aligned"][f"gFD{judge}"]
+        f"gFD{suffix} without {part}, less with all": rows[a][f"gFD{suffix}"]
+        - rows["aligned"][f"gFD{suffix}"]
         for part, a in PARTS.items()
-        for judge in ("", " free")
+        for suffix in ("", " free")
     }
 
 
@@ -131,7 +131,7 @@ CLAIMS = (
         says="More channels reconstruct better and generate worse.",
         source=f"{SOURCE}, Figure 1",
         rule="From few to many channels (16 and 64; of digits 2 and 8) PSNR rises, and gFD of the same flow rises too,"
-        " by both judges.",
+        " by both feature extractors.",
         arms=generators,
         effects=dilemma,
         shows=SHOWS,
@@ -141,7 +141,7 @@ CLAIMS = (
         system="VA-VAE",
         says="Aligning latents to a frozen network gives generation back.",
         source=f"{SOURCE}, Table 3",
-        rule="At many channels gFD is lower with the alignment, by both judges, of which neither is the teacher.",
+        rule="At many channels gFD is lower with the alignment, by both feature extractors, of which neither is the teacher.",
         arms=generators,
         effects=recovery,
         shows=SHOWS,
@@ -151,7 +151,7 @@ CLAIMS = (
         system="VA-VAE",
         says="It is the teacher's knowledge that does it.",
         source=f"{SOURCE}, Table 4; the controls are ours",
-        rule="gFD with the teacher is lower than with each control that was trained, by both judges.",
+        rule="gFD with the teacher is lower than with each control that was trained, by both feature extractors.",
         arms=generators,
         effects=teachers,
         shows=SHOWS,
@@ -163,7 +163,7 @@ CLAIMS = (
         says="Both terms of the alignment and their margins matter.",
         source=f"{SOURCE}, Table 5",
         rule="At many channels gFD is lower with all than without the cosine term, without the distance term, and"
-        " without margins, by both judges. Where one term is left out the other has half the weight.",
+        " without margins, by both feature extractors. Where one term is left out the other has half the weight.",
         arms=parts_arms,
         effects=parts,
         shows=SHOWS,

@@ -12,7 +12,7 @@ from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
-__all__ = ["collect", "drawn", "held_out", "pictures", "previewer", "versions"]
+__all__ = ["collect", "draw_samples", "load_images", "previewer", "to_uint8", "versions"]
 
 
 def collect(
@@ -22,20 +22,22 @@ def collect(
     limit: int = 2000,
     seed: int = 0,
     guidance: float = 2.0,
-    judge: str = "hog",
+    feature_extractor: str = "hog",
     prefixes: bool = True,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evidence:
     """Write and return the evidence of a run at a step (None: the last): of a tokenizer what it does to at most
     `limit` held-out images, of a generator as many samples as that, at most 64 a class, with classifier-free guidance.
-    `judge` is the teacher whose features tell sets of images apart; without `prefixes` a tokenizer's first tokens are
-    not decoded alone, which a token budget shows. `tick` hears done and total.
+    `feature_extractor` names the network whose features compare sets of images; without `prefixes` a tokenizer's first
+    tokens are not decoded alone, which a token budget shows. `tick` hears done and total.
     """
     step = run.steps[-1] if step is None and run.steps else step
     run.checkpoint(step)
     model = run.load(step).to("cuda" if torch.cuda.is_available() else "cpu")
     source = run if isinstance(model, Tokenizer) else tokenizer_run(run)
-    teacher = get_feature_extractor(judge, channels=source.config["settings"]["channels"])
+    teacher = get_feature_extractor(
+        feature_extractor, channels=source.config["settings"]["channels"]
+    )
     with torch.no_grad():
         if isinstance(model, Tokenizer):
             found = tokenizer_evidence(
@@ -52,7 +54,7 @@ def collect(
         "seed": seed,
     }
     found["provenance"] |= {
-        "judge": teacher.name,
+        "feature_extractor": teacher.name,
         "settings": run.config["settings"],
         "versions": versions(),
     }

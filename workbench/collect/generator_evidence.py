@@ -74,7 +74,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
 def generator_evidence(
     run: Run,
     model: SiT | AR,
-    judge: FeatureExtractor,
+    feature_extractor: FeatureExtractor,
     *,
     limit: int,
     seed: int,
@@ -104,13 +104,13 @@ def generator_evidence(
     found = {
         "samples": shown,
         "sample_labels": labels.numpy(),
-        "sample_features": pooled_features(judge, shown, device),
+        "sample_features": pooled_features(feature_extractor, shown, device),
     }
-    found |= training_image_arrays(source, judge, device, limit, seed)
+    found |= training_image_arrays(source, feature_extractor, device, limit, seed)
     return {
         "provenance": provenance,
         **found,
-        **_of_held_out(model, source, tokenizer, judge, limit, seed),
+        **_of_held_out(model, source, tokenizer, feature_extractor, limit, seed),
     }
 
 
@@ -118,13 +118,13 @@ def _of_held_out(
     model: SiT | AR,
     source: Run,
     tokenizer: Tokenizer,
-    judge: FeatureExtractor,
+    feature_extractor: FeatureExtractor,
     limit: int,
     seed: int,
 ) -> dict[str, Any]:
-    """What the judge says of held-out images, and the generator of their tokens, which it was not trained on."""
+    """Features of held-out images, and what the generator makes of their tokens, which it was not trained on."""
     images, device = load_images(source).take(limit, seed), model_device(model)
-    found: dict[str, Any] = {"features": pooled_features(judge, images.pixels, device)}
+    found: dict[str, Any] = {"features": pooled_features(feature_extractor, images.pixels, device)}
     if images.labels is None:
         return found
     encoded = [

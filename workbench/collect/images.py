@@ -1,4 +1,4 @@
-"""The images a run is looked at with, and what a judge says of them."""
+"""The images of a run, and their features."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -64,26 +64,28 @@ def to_uint8(images: Tensor) -> np.ndarray:
     )
 
 
-def pooled_features(judge: FeatureExtractor, shown: np.ndarray, device: torch.device) -> np.ndarray:
-    """A judge's features of whole pictures, uint8 (n, h, w, c) to float32 (n, e); all are judged as they are seen."""
+def pooled_features(
+    feature_extractor: FeatureExtractor, shown: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Compute the features of whole pictures, uint8 (n, h, w, c) to float32 (n, e)."""
     rows = []
     for part in batch_slices(len(shown)):
         images = torch.tensor(np.moveaxis(shown[part], -1, 1)).to(device).float() / 127.5 - 1
-        rows.append(judge.features(images, (1, 1))[:, 0].float().cpu().numpy())
+        rows.append(feature_extractor.features(images, (1, 1))[:, 0].float().cpu().numpy())
     return np.concatenate(rows)
 
 
 def training_image_arrays(
-    run: Run, judge: FeatureExtractor, device: torch.device, limit: int, seed: int
+    run: Run, feature_extractor: FeatureExtractor, device: torch.device, limit: int, seed: int
 ) -> dict[str, Any]:
-    """Training images to compare with, and what the judge says of them; nothing where they cannot be indexed."""
+    """Training images to compare with, and their features; nothing where they cannot be indexed."""
     if run.config["data"]["source"].startswith("stream:"):
         return {}
     images = load_images(run, "train")
     images = images.take(min(limit, max(1, MAX_ARRAY_BYTES // images.pixels[0].size)), seed)
     return {
         "train_images": images.pixels,
-        "train_features": pooled_features(judge, images.pixels, device),
+        "train_features": pooled_features(feature_extractor, images.pixels, device),
     }
 
 

@@ -21,9 +21,9 @@ def prefix_lengths(tokens: int) -> list[int]:
 
 
 def prefix_metrics(
-    model: Tokenizer, tokens: Tokens, images: Images, judge: FeatureExtractor, of: int
+    model: Tokenizer, tokens: Tokens, images: Images, feature_extractor: FeatureExtractor, of: int
 ) -> dict[str, np.ndarray]:
-    """Errors a pixel in [0, 1], SSIM and the judge's features, when the decoder may look at the first tokens only.
+    """Errors per pixel in [0, 1], SSIM and features, when the decoder may look at the first tokens only.
 
     A row an image. Features are of as many prefixes, the shortest first, as have room where there are `of` images.
     """
@@ -47,9 +47,9 @@ def prefix_metrics(
         found["prefix_mse"].append(difference.square().mean(dim=(1, 2, 3)).cpu().numpy())
         found["prefix_l1"].append(difference.abs().mean(dim=(1, 2, 3)).cpu().numpy())
         found["prefix_ssim"].append(ssim(decoded, images).cpu().numpy())
-        if (len(found["prefix_features"]) + 1) * of * judge.dim * 4 <= MAX_ARRAY_BYTES:
+        if (len(found["prefix_features"]) + 1) * of * feature_extractor.dim * 4 <= MAX_ARRAY_BYTES:
             found["prefix_features"].append(
-                pooled_features(judge, to_uint8(decoded), images.device)
+                pooled_features(feature_extractor, to_uint8(decoded), images.device)
             )
     return {name: np.stack(several, axis=1) for name, several in found.items() if several}
 

@@ -41,7 +41,7 @@ def tokenizer_evidence(
     run: Run,
     step: int,
     model: Tokenizer,
-    judge: FeatureExtractor,
+    feature_extractor: FeatureExtractor,
     *,
     limit: int,
     seed: int,
@@ -51,8 +51,8 @@ def tokenizer_evidence(
     """The evidence of a tokenizer."""
     everything = load_images(run)
     images = everything.take(limit, seed)
-    arrays, grid = _of_every_image(model, images, judge if prefixes else None, tick)
-    arrays |= _disturbed(model, arrays, images, judge, seed)
+    arrays, grid = _of_every_image(model, images, feature_extractor if prefixes else None, tick)
+    arrays |= _disturbed(model, arrays, images, feature_extractor, seed)
     arrays |= _before(run, step, model, images, with_codes="codes" in arrays)
     codebook = None if model.codebook is None else model.codebook.float().cpu().numpy()
     arrays |= {
@@ -65,7 +65,9 @@ def tokenizer_evidence(
         arrays["cascade_start"] = model.first_codebook.float().cpu().numpy()
     if prefixes:
         arrays["prefixes"] = np.array(prefix_lengths(arrays["latents"].shape[1]), dtype=np.int32)
-    arrays |= _compared(run, model, images, arrays["reconstructions"], judge, limit, seed)
+    arrays |= _compared(
+        run, model, images, arrays["reconstructions"], feature_extractor, limit, seed
+    )
     provenance = {
         "data": images.source,
         "split": images.split,
@@ -75,17 +77,17 @@ def tokenizer_evidence(
         "of": len(everything),
         "discrete": model.discrete and codebook is not None,
         "grid": grid,
-        "teacher": judge.name,
+        "teacher": feature_extractor.name,
     }
     return {"provenance": provenance, **arrays}
 
 
 def _of_every_image(
-    model: Tokenizer, images: ImageSet, judge: FeatureExtractor | None, tick: Any
+    model: Tokenizer, images: ImageSet, feature_extractor: FeatureExtractor | None, tick: Any
 ) -> tuple[dict[str, Any], tuple[int, int] | None]:
     """What is found image by image, in batches, as arrays laid out as evidence; and the tokens' grid.
 
-    With a judge, what their first tokens alone decode to as well.
+    With a feature extractor, what their first tokens alone decode to as well.
     """
     rows: dict[str, list[np.ndarray]] = {}
     done, asked = ticker(tick, len(images)), "error" in inspect.signature(model.encode).parameters
@@ -93,8 +95,8 @@ def _of_every_image(
         batch = images.images(part).to(model_device(model))
         tokens = model.encode(batch)
         found = _said(model, tokens, batch)
-        if judge is not None:
-            found |= prefix_metrics(model, tokens, batch, judge, len(images))
+        if feature_extractor is not None:
+            found |= prefix_metrics(model, tokens, batch, feature_extractor, len(images))
         for name, array in (found | (_on_request(model, batch) if asked else {})).items():
             rows.setdefault(name, []).append(array)
         done(part.stop)
@@ -145,7 +147,11 @@ def _on_request(model: Tokenizer, images: Images) -> dict[str, np.ndarray]:
 
 
 def _disturbed(
-    model: Tokenizer, arrays: dict[str, Any], images: ImageSet, judge: FeatureExtractor, seed: int
+    model: Tokenizer,
+    arrays: dict[str, Any],
+    images: ImageSet,
+    feature_extractor: FeatureExtractor,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Latents with noise, and half-way to their nearest neighbours: how far from an image one may go."""
     latents, active = torch.from_numpy(arrays["latents"]), arrays.get("active")
@@ -171,7 +177,9 @@ def _disturbed(
             to_uint8(shown)
             for _, shown in decoded(lambda part: (latents[part] + latents[near[part]]) / 2)
         )
-        found["midpoint_features"] = pooled_features(judge, np.concatenate(list(midpoints)), device)
+        found["midpoint_features"] = pooled_features(
+            feature_extractor, np.concatenate(list(midpoints)), device
+        )
     return found
 
 
@@ -206,19 +214,19 @@ def _compared(
     model: Tokenizer,
     images: ImageSet,
     reconstructions: np.ndarray,
-    judge: FeatureExtractor,
+    feature_extractor: FeatureExtractor,
     limit: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """What the judge says of the images, their reconstructions, training images, and of every patch."""
+    """Features of the images, their reconstructions, training images, and of every patch."""
     device = model_device(model)
-    found = {"features": pooled_features(judge, images.pixels, device)}
-    found["reconstruction_features"] = pooled_features(judge, reconstructions, device)
-    found |= training_image_arrays(run, judge, device, limit, seed)
+    found = {"features": pooled_features(feature_extractor, images.pixels, device)}
+    found["reconstruction_features"] = pooled_features(feature_extractor, reconstructions, device)
+    found |= training_image_arrays(run, feature_extractor, device, limit, seed)
     rows, columns = model.cells
-    if len(images) * rows * columns * judge.dim * 2 <= MAX_ARRAY_BYTES:
+    if len(images) * rows * columns * feature_extractor.dim * 2 <= MAX_ARRAY_BYTES:
         by_patch = [
-            judge.features(images.images(part).to(device), (rows, columns))
+            feature_extractor.features(images.images(part).to(device), (rows, columns))
             for part in batch_slices(len(images))
         ]
         found["teacher_features"] = torch.cat(by_patch).half().cpu().numpy()

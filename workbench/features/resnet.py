@@ -1,4 +1,4 @@
-"""CIFAR-10's ResNet-56 (arXiv:1512.03385, Section 4.2) as a judge of 32 x 32 images, from weights in a file.
+"""CIFAR-10's ResNet-56 (arXiv:1512.03385, Section 4.2) as a feature extractor of 32 x 32 images, from weights in a file.
 
 Nine blocks at each of 16, 32 and 64 channels; shortcuts without parameters, padded with zeros (option A).
 """

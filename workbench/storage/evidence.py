@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import NotApplicable, RunError
+from workbench.storage.migrations import PROVENANCE
 
 FORMAT = 1
 
@@ -37,13 +38,17 @@ class Evidence:
     prefix_mse: np.ndarray | None = None  # float32 (n, m): squared error of those, pixels in [0, 1]
     samples: np.ndarray | None = None  # uint8 (s, h, w, c): what a generator drew
     sample_labels: np.ndarray | None = None  # int64 (s,)
-    features: np.ndarray | None = None  # float32 (n, e): the judge network's, of the images
+    features: np.ndarray | None = None  # float32 (n, e): the feature extractor's, of the images
     reconstruction_features: np.ndarray | None = (
-        None  # float32 (n, e): the judge's, of the reconstructions
+        None  # float32 (n, e): the feature extractor's, of the reconstructions
     )
-    train_features: np.ndarray | None = None  # float32 (t, e): the judge's, of training images
+    train_features: np.ndarray | None = (
+        None  # float32 (t, e): the feature extractor's, of training images
+    )
     train_images: np.ndarray | None = None  # uint8 (t, h, w, c): those training images
-    sample_features: np.ndarray | None = None  # float32 (s, e): the judge's, of the samples
+    sample_features: np.ndarray | None = (
+        None  # float32 (s, e): the feature extractor's, of the samples
+    )
     midpoint_features: np.ndarray | None = (
         None  # float32 (m, e): of decoded midpoints of nearest latents
     )
@@ -65,7 +70,7 @@ class Evidence:
     )
     prefix_ssim: np.ndarray | None = None  # float32 (n, m): structural similarity of those
     prefix_features: np.ndarray | None = (
-        None  # float32 (p, n, e): the judge's, of the first p of those prefixes
+        None  # float32 (p, n, e): the feature extractor's, of the first p of those prefixes
     )
     previous_codes: np.ndarray | None = (
         None  # int32 (n, tokens): of the same images at the checkpoint before
@@ -116,9 +121,9 @@ class Evidence:
         return self.provenance.get("sampling")
 
     @property
-    def judge(self) -> str | None:
+    def feature_extractor(self) -> str | None:
         """The network whose features are compared: hog, resnet56, inception."""
-        return self.provenance.get("judge")
+        return self.provenance.get("feature_extractor")
 
     @property
     def teacher(self) -> str | None:
@@ -188,6 +193,7 @@ class Evidence:
                     raise RunError(
                         f"{folder} was written by a newer workbench. Upgrade this one to read it."
                     )
+                provenance = {PROVENANCE.get(key, key): value for key, value in provenance.items()}
                 if not {"run", "step"} <= provenance.keys():
                     raise ValueError
                 wanted = only or [f.name for f in fields(cls)]

@@ -10,4 +10,13 @@ from workbench.training.loop import fit
 from workbench.training.recorder import TrainRecord
 from workbench.training.state import TrainState
 
-__all__ = ["Data", "Learner", "Plan", "Progress", "Rank", "Stream", "fit", "learning_rate"]
+__all__ = [
+    "MapDataset",
+    "Rank",
+    "StreamDataset",
+    "TrainConfig",
+    "TrainRecord",
+    "TrainState",
+    "fit",
+    "learning_rate",
+]

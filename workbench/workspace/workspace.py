@@ -132,7 +132,7 @@ class Workspace:
             f"{of} {what}",
             f"seed {told.get('seed', 0)}",
         ]
-        facts += [f"judged by {told['judge']}"] if told.get("judge") else []
+        facts += [f"features: {told['feature_extractor']}"] if told.get("feature_extractor") else []
         others = len(state.runs) - 1
         facts += [f"compared with {others} other run{'s' if others > 1 else ''}"] if others else []
         return " · ".join([told["run"], *facts])

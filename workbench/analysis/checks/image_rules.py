@@ -17,13 +17,15 @@ LEAKED = 0.01  # share of the held-out images: below it, a few twins may be the 
 
 def tk006_few_images_for_distances(evidence: Evidence) -> Finding | None:
     """Frechet distances are taken of under {FEW:,} images ({FEW_FOR_INCEPTION:,} of Inception), or two a dimension."""
-    judged = [
+    generated = [
         x for x in (evidence.reconstruction_features, evidence.sample_features) if x is not None
     ]
-    if evidence.features is None or not judged:
-        raise NotApplicable(f"This needs a judge's features; {evidence.run} has none.")
-    n, dimensions = min(map(len, [evidence.features, *judged])), evidence.features.shape[1]
-    enough = max(FEW_FOR_INCEPTION if evidence.judge == "inception" else FEW, 2 * dimensions)
+    if evidence.features is None or not generated:
+        raise NotApplicable(f"This needs features of a feature extractor; {evidence.run} has none.")
+    n, dimensions = min(map(len, [evidence.features, *generated])), evidence.features.shape[1]
+    enough = max(
+        FEW_FOR_INCEPTION if evidence.feature_extractor == "inception" else FEW, 2 * dimensions
+    )
     if n >= enough:
         return None
     found = f"Distances are taken of {n:,} images with {dimensions:,} features each."
@@ -32,7 +34,7 @@ def tk006_few_images_for_distances(evidence: Evidence) -> Finding | None:
 
 
 def tk007_not_comparable(evidence: Evidence, leading: Evidence) -> Finding | None:
-    """A tokenizer was measured on other images than the leading one, or by another judge."""
+    """A tokenizer was measured on other images than the leading one, or with another feature extractor."""
     if evidence is leading or evidence.images is None or leading.images is None:
         raise NotApplicable("This needs a second tokenizer.")
     told = {
@@ -40,7 +42,7 @@ def tk007_not_comparable(evidence: Evidence, leading: Evidence) -> Finding | Non
         "split": "split",
         "n": "number of images",
         "seed": "seed",
-        "judge": "judge",
+        "feature_extractor": "feature extractor",
     }
     differ = [
         word
@@ -65,7 +67,7 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
             f"This needs features of images, training images and reconstructions of {evidence.run}."
         )
     sets = (evidence.features, evidence.train_features, evidence.reconstruction_features)
-    by_pair = {d.judged: d for d in fidelity(*sets, splits=SPLITS).distances}
+    by_pair = {d.evaluated: d for d in fidelity(*sets, splits=SPLITS).distances}
     floor, decoded = by_pair["training"], by_pair["reconstructions"]
     if decoded.low <= FAR * floor.value:
         return None

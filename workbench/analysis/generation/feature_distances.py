@@ -44,15 +44,15 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def precision_recall(
-    real: np.ndarray, judged: np.ndarray, neighbors: int = 3
+    real: np.ndarray, evaluated: np.ndarray, neighbors: int = 3
 ) -> tuple[float, float]:
-    """The share of judged rows on the real rows' manifold, and of real rows on the judged ones' (arXiv 1904.06991).
+    """The share of evaluated rows on the real rows' manifold, and of real rows on the evaluated ones' (arXiv 1904.06991).
 
     A manifold is the union of balls around rows, each reaching to its k-th nearest other row of the set; k is lowered
     to what there is. Both fall with few rows: compare at equal n. Of more than 5,000 rows the first are taken.
     """
-    real, judged = (np.asarray(x[:MOST_COMPARED], np.float64) for x in (real, judged))
-    return _covered(judged, real, neighbors), _covered(real, judged, neighbors)
+    real, evaluated = (np.asarray(x[:MOST_COMPARED], np.float64) for x in (real, evaluated))
+    return _covered(evaluated, real, neighbors), _covered(real, evaluated, neighbors)
 
 
 def nearest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

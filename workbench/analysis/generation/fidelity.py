@@ -1,6 +1,6 @@
-"""How near reconstructions and samples come to real images, in the features of a judge network.
+"""Distances between real, reconstructed and generated images in the features of a network.
 
-A Frechet distance is named after its judge, fd_resnet56; it is called FID only where the judge is Inception. It is
+A Frechet distance is named after its feature extractor, for example fd_resnet56; only Inception's is called FID. It is
 biased upward in the number of images, so all sets are cut to one n, and 2 FD(n) - FD(n/2), which takes out the part
 of the bias that falls as 1/n (after arXiv 1911.07023), stands beside it. Copies of training images are looked for
 too. The interpolation distance, held-out images against decoded midpoints of latents and their nearest neighbours,
@@ -26,7 +26,7 @@ from workbench.core.errors import NotApplicable, UserError
 
 LEAST = 10  # images of a set
 ENOUGH = 1000  # images: with fewer, most of a small distance is bias
-# Letter, the real set, the judged one. The first is the floor: how far two sets of real images are apart.
+# Name, the real set, the evaluated set. The first is the floor: how far two sets of real images are apart.
 PAIRS = (
     ("floor", "held-out", "training"),
     ("r", "held-out", "reconstructions"),
@@ -43,15 +43,15 @@ class Distance:
 
     name: str  # rFD, gFD, iFD (interpolation), gap, floor
     real: str
-    judged: str
+    evaluated: str
     value: float  # Frechet distance
     low: float  # 95 % interval of its scatter at this n, by half samples; too wide, if anything, near the floor
     high: float
     extrapolated: float  # to unlimited n; its scatter is about the same
     kid: float  # unbiased, so it may be negative
     kid_error: float  # standard error over blocks
-    precision: float  # share of the judged on the real ones' manifold; the floor's row says what real images reach
-    recall: float  # share of the real on the judged ones' manifold
+    precision: float  # share of the evaluated on the real ones' manifold; the floor's row says what real images reach
+    recall: float  # share of the real on the evaluated ones' manifold
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Fidelity(Result):
     gallery: np.ndarray | None = field(
         repr=False
     )  # uint8 (height, width, 4): samples above their nearest images
-    judge: str
+    feature_extractor: str
     n: int  # images of each set
     dimensions: int
     splits: int
@@ -73,8 +73,10 @@ class Fidelity(Result):
 
     @property
     def metric(self) -> str:
-        """The distance's name, which holds the judge's: fd_resnet56, or fid."""
-        return "fid" if self.judge == "inception" else f"fd_{self.judge}" if self.judge else "fd"
+        """The distance's name, which contains the feature extractor's: fd_resnet56, or fid."""
+        if self.feature_extractor == "inception":
+            return "fid"
+        return f"fd_{self.feature_extractor}" if self.feature_extractor else "fd"
 
     @property
     def label(self) -> str:
@@ -125,7 +127,7 @@ def fidelity(
     reconstruction_features: np.ndarray | None = None,
     sample_features: np.ndarray | None = None,
     midpoint_features: np.ndarray | None = None,
-    judge: str = "",
+    feature_extractor: str = "",
     samples: np.ndarray | None = None,
     train_images: np.ndarray | None = None,
     *,
@@ -133,7 +135,7 @@ def fidelity(
     neighbors: Annotated[int, Range(1, 10)] = 3,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> Fidelity:
-    """Compare the judge's features of held-out, training, decoded and generated images, each (n, e), pair by pair.
+    """Compare features of held-out, training, reconstructed and generated images, each (n, e), pair by pair.
 
     What is missing is left out. `splits` half samples give the intervals; `neighbors` is the k of precision and
     recall. Raises NotApplicable without two sets to compare or with under 10 images in one, UserError where sets
@@ -149,11 +151,12 @@ def fidelity(
     pairs = [pair for pair in PAIRS if pair[1] in whole and pair[2] in whole]
     if not pairs:
         raise NotApplicable(
-            "Fidelity needs a judge's features of two sets, as of held-out images and reconstructions; collect them."
+            "Fidelity needs the features of two sets of images, such as held-out images and"
+            " reconstructions; collect them."
         )
     used = {name: whole[name] for name in whole if any(name in pair for pair in pairs)}
     cut, n = _equal(used, seed), min(map(len, used.values()))
-    names = _names(judge)
+    names = _names(feature_extractor)
     distances = tuple(
         _distance(names.get(p[0], p[0]), *p[1:], cut, splits, neighbors, seed) for p in pairs
     )
@@ -165,11 +168,20 @@ def fidelity(
     dimensions = next(iter(used.values())).shape[1]
     warnings = _warnings(used, n, dimensions, copying)
     return Fidelity(
-        distances, copying, pairs_shown, judge, n, dimensions, splits, neighbors, seed, warnings
+        distances,
+        copying,
+        pairs_shown,
+        feature_extractor,
+        n,
+        dimensions,
+        splits,
+        neighbors,
+        seed,
+        warnings,
     )
 
 
-def judged_distance(seed: int = 0, **sets: np.ndarray) -> float:
+def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
     """The Frechet distance of two sets as `fidelity` finds it, and nothing else of it; raises what it raises.
 
     They are named as a Distance names them, such as `reconstructions`; held-out ones are `held_out`.
@@ -178,8 +190,9 @@ def judged_distance(seed: int = 0, **sets: np.ndarray) -> float:
     return frechet_distance(*cut.values())
 
 
-def _names(judge: str) -> dict[str, str]:
-    return {letter: f"{letter}{'FID' if judge == 'inception' else 'FD'}" for letter in "rig"}
+def _names(feature_extractor: str) -> dict[str, str]:
+    metric = "FID" if feature_extractor == "inception" else "FD"
+    return {letter: f"{letter}{metric}" for letter in "rig"}
 
 
 def _checked(sets: Sets) -> Sets:
@@ -199,7 +212,9 @@ def _checked(sets: Sets) -> Sets:
     widths = {name: rows.shape[1] for name, rows in checked.items()}
     if len(set(widths.values())) > 1:
         said = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise UserError(f"The features differ in dimensions ({said}). Were all made by one judge?")
+        raise UserError(
+            f"The features differ in dimensions ({said}). Did one feature extractor compute them all?"
+        )
     n, decoded = (len(checked.get(name, ())) for name in ("held-out", "reconstructions"))
     if n and decoded and n != decoded:
         raise UserError(
@@ -227,9 +242,9 @@ def _equal(sets: Sets, seed: int) -> Sets:
 
 
 def _distance(
-    name: str, real: str, judged: str, sets: Sets, splits: int, neighbors: int, seed: int
+    name: str, real: str, evaluated: str, sets: Sets, splits: int, neighbors: int, seed: int
 ) -> Distance:
-    a, b = sets[real], sets[judged]
+    a, b = sets[real], sets[evaluated]
     value = frechet_distance(a, b)
     error, half = half_samples(
         lambda i: frechet_distance(a[i], b[i]), len(a), splits=splits, seed=seed
@@ -237,7 +252,7 @@ def _distance(
     low, high = max(value - 1.96 * float(error), 0.0), value + 1.96 * float(error)
     extrapolated = 2 * value - float(half)
     kid, manifold = kernel_distance(a, b), precision_recall(a, b, neighbors)
-    return Distance(name, real, judged, value, low, high, extrapolated, *kid, *manifold)
+    return Distance(name, real, evaluated, value, low, high, extrapolated, *kid, *manifold)
 
 
 def _warnings(sets: Sets, n: int, dimensions: int, copying: Memorization | None) -> tuple[str, ...]:

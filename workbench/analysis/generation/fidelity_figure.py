@@ -42,7 +42,7 @@ def _distances(figure: go.Figure, result: Fidelity) -> None:
     shown = result.distances[::-1]
     value = np.array([d.value for d in shown])
     up, down = np.array([d.high for d in shown]) - value, value - np.array([d.low for d in shown])
-    names = [f"{d.name}<br><sub>{d.real}, {d.judged}</sub>" for d in shown]
+    names = [f"{d.name}<br><sub>{d.real}, {d.evaluated}</sub>" for d in shown]
     colours = [COLORS[6] if d.name == "floor" else COLORS[0] for d in shown]
     known = [(d.kid, d.kid_error, d.precision, d.recall) for d in shown]
     hover = "%{x:.4g} · KID %{customdata[0]:.3g} ± %{customdata[1]:.2g}<br>"

@@ -99,7 +99,7 @@ def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
 
 
 def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
-    from workbench.analysis.generation.fidelity import judged_distance
+    from workbench.analysis.generation.fidelity import feature_distance
 
     _needed(evidence, "features")
     sets = {
@@ -108,9 +108,9 @@ def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
     }
     names = {"reconstructions": "reconstruction distance", "midpoints": "interpolation distance"}
     return {
-        names[kind]: judged_distance(seed, held_out=evidence.features, **{kind: judged})
-        for kind, judged in sets.items()
-        if judged is not None
+        names[kind]: feature_distance(seed, held_out=evidence.features, **{kind: features})
+        for kind, features in sets.items()
+        if features is not None
     }
 
 

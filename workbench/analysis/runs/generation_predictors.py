@@ -161,7 +161,7 @@ def generation_predictors(
         attainable=float((best >= 1 - rank_correlation.ROUNDING).mean()),
         needed=rank_correlation.needed(len(names), LEVEL),
         images=images,
-        metric="gFID" if pairs[0].generator.judge == "inception" else "gFD",
+        metric="gFID" if pairs[0].generator.feature_extractor == "inception" else "gFD",
         left_out=left_out,
         lacking=lacking,
         warnings=_warnings(found, differing(pairs)),

@@ -36,7 +36,7 @@ class Generation:
 def pairs_of(evidences: Sequence[Evidence]) -> tuple[list[Pair], tuple[str, ...]]:
     """Each generator with features of its samples, beside its tokenizer, and a reason for each run that is left out.
 
-    The first pair says which held-out images and which judge the others must share.
+    The first pair says which held-out images and which feature extractor the others must share.
     """
     tokenizers = {e.run: e for e in reversed(evidences) if e.latents is not None}
     drawn = [e for e in evidences if e.latents is None and "tokenizer" in e.provenance]
@@ -115,7 +115,8 @@ def _reason(pair: Pair, first: Pair, told: dict) -> str:
     reasons = {
         "there are no features of its samples": generator.sample_features is None,
         "there are no features of training images": _training(pair) is None,
-        f"another judge, {generator.judge}": generator.judge != first.generator.judge,
+        f"another feature extractor, {generator.feature_extractor}": generator.feature_extractor
+        != first.generator.feature_extractor,
         f"it learned {tokenizer.run} at step {told.get('step')}, and the evidence is of {tokenizer.step}": (
             told.get("step") not in (None, tokenizer.step)
         ),

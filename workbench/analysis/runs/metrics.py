@@ -103,7 +103,7 @@ def metric_comparison(
 ) -> MetricComparison:
     """Compare every run with the first, image by image, on the held-out images that they share.
 
-    `features` is the distance between the judge's features of an image and of its reconstruction. Runs without what
+    `features` is the distance between the features of an image and of its reconstruction. Runs without what
     is needed or on other images are left out and named. Raises NotApplicable where no two runs are left, or under 10
     images.
     """
@@ -116,7 +116,11 @@ def metric_comparison(
             f" {len(evidences)} selected, {len(measured)} {'has' if len(measured) == 1 else 'have'} reconstructions."
         )
     reasons = [(e, "has nothing to measure") for e in evidences if e not in measured]
-    otherwise = "on other images" if metric != "features" else "on other images or by another judge"
+    otherwise = (
+        "on other images"
+        if metric != "features"
+        else "on other images or with another feature extractor"
+    )
     reasons += [(e, f"was measured {otherwise}") for e in measured[1:] if e not in same]
     n = len(first.images)
     if n < LEAST:
@@ -138,8 +142,8 @@ def _measurable(evidence: Evidence, metric: Metric) -> bool:
 
 def _same_images(a: Evidence, b: Evidence, metric: Metric) -> bool:
     """Whether two runs were measured on the same images in the same order: the pixels say so, whatever is told."""
-    judged_alike = metric != "features" or a.judge == b.judge
-    return judged_alike and a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
+    same_features = metric != "features" or a.feature_extractor == b.feature_extractor
+    return same_features and a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
 
 
 def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
@@ -152,7 +156,7 @@ def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
         )
         if not np.isfinite(apart).all():
             raise UserError(
-                f"The judge's features of {evidence.run} hold NaN or infinity; collect them again."
+                f"The features of {evidence.run} hold NaN or infinity; collect them again."
             )
         return np.linalg.norm(apart, axis=1)
     mse, l1 = errors(evidence.images, evidence.reconstructions)

@@ -17,7 +17,7 @@ from workbench.analysis.base import Result
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.cost import bits_per_token, generator_gmacs
 from workbench.analysis.tokens.metrics import (
-    BY_JUDGE,
+    FEATURE_METRICS,
     QUALITY_METRICS,
     Estimate,
     Quality,
@@ -73,20 +73,20 @@ class TokenBudget(Result):
 
     points: tuple[Point, ...]
     metric: Quality
-    judge: str | None  # the network whose features are compared; None where pixels are
+    feature_extractor: str | None  # the network whose features are compared; None where pixels are
     floor: (
         float | None
     )  # the metric between held-out and as many training images: two sets of real ones
     against: Cost
     n: int  # images
     left_out: tuple[str, ...]  # runs on other images
-    unmeasured: tuple[str, ...]  # runs without that metric, or judged by another network
+    unmeasured: tuple[str, ...]  # runs without that metric, or with another feature extractor
     priceless: tuple[str, ...]  # runs without that cost: their tokens are not discrete
 
     @property
     def label(self) -> str:
-        """The metric's name, with its judge's in it."""
-        return called(self.metric, self.judge)
+        """The metric's name, with its feature extractor's in it."""
+        return called(self.metric, self.feature_extractor)
 
     @property
     def frontier(self) -> tuple[Point, ...]:
@@ -105,7 +105,11 @@ class TokenBudget(Result):
         """One row for each run and number of tokens; the column named after the metric is its mean over images."""
         rows = [asdict(p) | {"bits_per_pixel": p.bits_per_pixel} for p in self.points]
         named = pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
-        return named if self.judge is None else named.assign(judge=self.judge)
+        return (
+            named
+            if self.feature_extractor is None
+            else named.assign(feature_extractor=self.feature_extractor)
+        )
 
     def summary(self) -> str:
         """The best at the least and at the highest cost, the floor, the frontier, and which runs were left out."""
@@ -169,7 +173,7 @@ def token_budget(
     """Compare runs by what their tokens buy, with `prefixes` also the first tokens of each that can decode them.
 
     The metric is an image's own, averaged: PSNR in dB, SSIM, errors of pixels in [0, 1], or the distance between the
-    judge network's features of image and reconstruction; or `rfd`, the Frechet distance between those of all images and
+    features of image and reconstruction; or `rfd`, the Frechet distance between those of all images and
     of all reconstructions, beside that of as many training images. It is held against tokens, the bits of their codes
     (without those that say how many tokens there are), bits per pixel, or the work of a SiT-XL that draws them. An
     adaptive run's tokens are the mean over images; the errors it was asked for are points of the absolute error. Runs
@@ -196,7 +200,9 @@ def token_budget(
         e for e in measured if not against.startswith("bits") or not math.isnan(bits_per_token(e))
     ]
     if not priced:
-        lacking = "the judge network's features" if not measured else "discrete tokens, for bits"
+        lacking = (
+            "the feature extractor's features" if not measured else "discrete tokens, for bits"
+        )
         raise NotApplicable(f"Token budget needs {lacking}; no selected run has them.")
     points = []
     for done, e in enumerate(priced, start=1):
@@ -215,11 +221,13 @@ def token_budget(
     lost = (
         tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced))
     )
-    judge, real = (
-        priced[0].judge if metric in BY_JUDGE else None,
+    feature_extractor, real = (
+        priced[0].feature_extractor if metric in FEATURE_METRICS else None,
         floor(priced) if metric == "rfd" else None,
     )
-    return TokenBudget(marked, metric, judge, real, against, len(priced[0].images), left_out, *lost)
+    return TokenBudget(
+        marked, metric, feature_extractor, real, against, len(priced[0].images), left_out, *lost
+    )
 
 
 def goodness(value: float, metric: Quality) -> float:

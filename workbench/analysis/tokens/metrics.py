@@ -17,32 +17,41 @@ from workbench.storage.evidence import Evidence
 Quality = Literal["psnr", "ssim", "l1", "mse", "features", "rfd"]
 # What a quality is called, its unit, and whether more of it is better.
 QUALITY_METRICS: dict[str, tuple[str, str, bool]] = METRICS | {"rfd": ("rFD", "", False)}
-BY_JUDGE = ("features", "rfd")
+FEATURE_METRICS = ("features", "rfd")
 LEAST, SPLITS = 10, 16  # images whose distance is taken, and half samples that give its interval
 Estimate = tuple[float, float, float]  # a value and its 95 % interval
 
 
-def called(quality: Quality, judge: str | None) -> str:
-    """What a quality is called, with its judge's name in it: only inception makes it a FID."""
+def called(quality: Quality, feature_extractor: str | None) -> str:
+    """The name of a quality, with its feature extractor in parentheses; only Inception makes it a FID."""
     name = QUALITY_METRICS[quality][0]
     if quality == "rfd":
-        return "rFID" if judge == "inception" else f"{name} ({judge})" if judge else name
-    return f"distance in {judge}'s features" if quality == "features" and judge else name
+        if feature_extractor == "inception":
+            return "rFID"
+        return f"{name} ({feature_extractor})" if feature_extractor else name
+    return (
+        f"distance in {feature_extractor}'s features"
+        if quality == "features" and feature_extractor
+        else name
+    )
 
 
 def measurable(evidence: Evidence, quality: Quality, reference: Evidence | None) -> bool:
-    """Whether a run has what a quality is made of, and by the judge of the reference; a set also of as many images."""
-    if quality not in BY_JUDGE:
+    """Whether a run has the arrays of a quality and shares the reference's feature extractor.
+
+    A set quality also needs as many images as the reference has.
+    """
+    if quality not in FEATURE_METRICS:
         return True
     if reference is None or evidence.features is None or evidence.reconstruction_features is None:
         return False
     as_many = quality != "rfd" or len(evidence.features) == len(reference.features)
-    return as_many and evidence.judge == reference.judge
+    return as_many and evidence.feature_extractor == reference.feature_extractor
 
 
 def of_all_tokens(evidence: Evidence, quality: Quality) -> Estimate:
     """The quality of the reconstructions: a mean over images, or the distance of the set."""
-    if quality in BY_JUDGE:
+    if quality in FEATURE_METRICS:
         return _in_features(evidence, evidence.reconstruction_features, quality)
     if quality == "ssim":
         return mean_interval(ssim(evidence.images, evidence.reconstructions))
@@ -54,7 +63,7 @@ def of_first_tokens(evidence: Evidence, quality: Quality) -> Iterator[tuple[int,
     """Numbers of first tokens that were decoded alone, and the quality of each; none where it was not collected."""
     if evidence.prefixes is None:
         return
-    if quality in BY_JUDGE:
+    if quality in FEATURE_METRICS:
         for length, features in zip(
             evidence.prefixes, _rows(evidence.prefix_features), strict=False
         ):
@@ -91,9 +100,7 @@ def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> 
             f"A Frechet distance needs at least {LEAST} images; {evidence.run} has {len(real)}."
         )
     if not (np.isfinite(real).all() and np.isfinite(decoded).all()):
-        raise UserError(
-            f"The judge's features of {evidence.run} hold NaN or infinity; collect them again."
-        )
+        raise UserError(f"The features of {evidence.run} hold NaN or infinity; collect them again.")
     value = frechet_distance(real, decoded)
     error, _ = half_samples(
         lambda half: frechet_distance(real[half], decoded[half]), len(real), splits=SPLITS

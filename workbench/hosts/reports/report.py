@@ -22,7 +22,7 @@ from workbench.hosts.reports.sections import STATES, Section, records, sections_
 from workbench.hosts.reports.template import check_parameters, find_template, parameters_of
 from workbench.storage.atomic import atomic_path, write_text
 
-__all__ = ["Pages", "check_parameters", "find_template", "page_of", "parameters_of", "report"]
+__all__ = ["check_parameters", "find_template", "parameters_of", "report"]
 
 
 def report(
