@@ -1,13 +1,16 @@
-# Needs Python 3.11+, make, and for the browser tests apt or an installed Chromium.
+# Needs Python 3.11+, make and, for the browser tests, apt or an installed Chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 PORT ?= 8765
+WORKERS ?= 2
 TRAIN := $(BIN)/workbench train
+PIP := $(BIN)/pip install -q --disable-pip-version-check -c requirements.lock
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo test golden lab dashboard lint clean browser bench claims claims-full
+.PHONY: demo test test-fast wording golden lint format lab dashboard docs bench claims claims-full clean browser
 
-demo: .venv/demo  ## train on bundled images, write report.html, say how to look further
+demo: .venv/demo  ## train on bundled images, write report.html, print the next steps
 	$(TRAIN) softvq-digits --tokens 2 --out $(RUNS)/softvq-digits-2
 	$(TRAIN) softvq-digits --tokens 4 --out $(RUNS)/softvq-digits-4
 	$(TRAIN) softvq-digits --tokens 8 --out $(RUNS)/softvq-digits-8
@@ -15,53 +18,78 @@ demo: .venv/demo  ## train on bundled images, write report.html, say how to look
 	$(TRAIN) softvq-photos --out $(RUNS)/softvq-photos
 	$(TRAIN) sit-digits --tokenizer $(RUNS)/softvq-digits-8 --out $(RUNS)/sit-digits
 	@echo
-	@echo "The dashboard:  make dashboard      then open http://127.0.0.1:$(PORT)"
-	@echo "JupyterLab:     make lab            then open 0_first_run.ipynb"
-	@echo "The report:"
+	@echo "Dashboard:   make dashboard   then open http://127.0.0.1:$(PORT)"
+	@echo "JupyterLab:  make lab         then open 0_first_run.ipynb"
+	@echo "Report:"
 	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --out report.html \
 	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8,$(RUNS)/sit-digits
 
-test: .venv/dev browser  ## every test, in a real browser too
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: .venv/dev browser  ## run every test, also in a real browser
+	$(PYTEST)
 
-lab: .venv/demo  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+test-fast: .venv/dev  ## run the tests that need neither a browser, nor a kernel, nor long training
+	$(PYTEST) -m "not slow and not browser and not kernel"
 
-dashboard: .venv/demo  ## the dashboard over runs/
-	$(BIN)/workbench dashboard $(RUNS) --port $(PORT)
+wording: .venv/dev  ## update the snapshot of user-visible sentences after a change of wording
+	$(BIN)/python -m pytest -q tests/test_wording.py --snapshot-update
 
-lint: .venv/dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-
-golden: .venv/dev  ## write the first twenty steps of every system anew, where a change is meant
+golden: .venv/dev  ## rewrite the golden training curves after an intended change
 	OMP_NUM_THREADS=1 WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
-bench: .venv/demo  ## training speed beside this machine's matmul rate; and what others compute too, beside them
+lint: .venv/dev  ## style, types, docstrings and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python tests/validate_docstrings.py
+
+format: .venv/dev  ## format the code in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lab: .venv/demo  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+
+dashboard: .venv/demo  ## open the dashboard on runs/
+	$(BIN)/workbench dashboard $(RUNS) --port $(PORT)
+
+docs: .venv/docs  ## build the documentation site into docs/_build/html, without network
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: .venv/bench  ## measure training speed, and compare with public implementations
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.side_by_side --out side_by_side.json
 
-claims: .venv/demo  ## the papers' claims at a laptop's size; CIFAR10=FOLDER, else the bundled images; resumable
+claims: .venv/demo  ## test the papers' claims at laptop size (CIFAR10=FOLDER, otherwise bundled images)
 	for scale in $(if $(CIFAR10),laptop,photos digits); do \
-	  $(BIN)/python -m benchmarks.claims $$scale --readme README.md || exit 1; done
+	  $(BIN)/python -m benchmarks.claims $$scale || exit 1; done
 
-claims-full: .venv/demo  ## the same at full width, sized for an hour on a GPU; CIFAR10=FOLDER
-	$(BIN)/python -m benchmarks.claims gpu --workers 8 --readme README.md
+claims-full: .venv/demo  ## the same at full width, on a GPU (CIFAR10=FOLDER)
+	$(BIN)/python -m benchmarks.claims gpu --workers 8
 
-clean:  ## everything that can be made again, but not the runs
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache report.*
+clean:  ## remove everything that can be made again, except the runs
+	rm -rf .venv build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache report.*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && $$SUDO apt-get install -qy chromium; }
 
-# Versions are those of the lock; torch first, so that no other package brings a second build of it.
+# Versions come from the lock. torch is installed first, so that no other package brings a second build of it.
 .venv/demo: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock torch
-	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock -e '.[all]'
+	$(PIP) torch
+	$(PIP) -e '.[all]'
 	@touch $@
 
 .venv/dev: .venv/demo
-	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/docs: .venv/demo
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+.venv/bench: .venv/demo
+	$(PIP) -e '.[bench]'
 	@touch $@

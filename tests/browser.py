@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -27,24 +28,72 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 @dataclass
 class Seen:
-    """What went wrong on a page, and what it tried to reach."""
+    """Errors of a page, and its requests to other machines."""
 
     errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
 
 
+class SharedChromium:
+    """One Chromium per test process. Playwright connects to it anew for every test.
+
+    A Playwright session that outlived a test would leave an asyncio loop running in the thread,
+    which breaks tests that start a loop of their own.
+    """
+
+    def __init__(self) -> None:
+        self.profile = tempfile.mkdtemp(prefix="chromium-")
+        flags = [*FLAGS, "--headless=new", "--remote-debugging-port=0", "--no-default-browser-check"]
+        self.process = subprocess.Popen(
+            [str(CHROMIUM), *flags, f"--user-data-dir={self.profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        port_file, end = Path(self.profile) / "DevToolsActivePort", time.monotonic() + 60
+        while not (port_file.exists() and port_file.read_text().count("\n")):
+            assert self.process.poll() is None and time.monotonic() < end, "Chromium did not start"
+            time.sleep(0.05)
+        self.endpoint = f"http://127.0.0.1:{port_file.read_text().splitlines()[0]}"
+
+    def close(self) -> None:
+        """End the process and remove its profile."""
+        self.process.terminate()
+        self.process.wait(20)
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
+_shared: SharedChromium | None = None
+
+
+def close_shared() -> None:
+    """End the shared Chromium, if one was started."""
+    global _shared
+    if _shared is not None:
+        _shared.close()
+        _shared = None
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser of its own."""
+    """Connect to the shared Chromium, and close the contexts that were opened in it."""
+    global _shared
+    if _shared is None or _shared.process.poll() is not None:
+        _shared = SharedChromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        browser = playwright.chromium.connect_over_cdp(_shared.endpoint)
+        default = list(browser.contexts)
+        try:
+            yield browser
+        finally:
+            for context in browser.contexts:
+                if context not in default:
+                    context.close()
+            browser.close()
 
 
 @contextlib.contextmanager
 def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[tuple[Page, Seen]]:
-    """A page in a browser of its own."""
+    """Open a page in a new context of the shared browser."""
     with chromium() as browser:
         yield visit(browser, address, width=width, dark=dark)
 
@@ -52,9 +101,9 @@ def opened(address: str, *, width: int = 1400, dark: bool = False) -> Iterator[t
 def visit(
     browser: Browser, address: str, *, width: int = 1400, dark: bool = False
 ) -> tuple[Page, Seen]:
-    """A visitor's page of this machine, who shares nothing with the browser's others.
+    """Open a page in a new context, which shares nothing with the browser's others.
 
-    Requests to any other machine are refused, and remembered.
+    Requests to any other machine are refused and recorded.
     """
     seen = Seen()
 
@@ -71,7 +120,10 @@ def visit(
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: seen.errors.append(f"{error}\n{error.stack}"))
-    page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: seen.errors.append(message.text) if message.type == "error" else None,
+    )
     page.goto(address)
     return page, seen
 

@@ -1,13 +1,20 @@
-"""Shared by all tests: shapes are checked at run time, and every process uses one thread."""
+"""Fixtures and settings shared by all tests."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes that tests start
 
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import browser
 import pytest
 import torch
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
+# Packages whose array shapes are checked at run time.
 CHECKED = [
     "core",
     "nn",
@@ -18,27 +25,78 @@ CHECKED = [
     "training",
     "collect",
 ]
-torch.set_num_threads(
-    1
-)  # two test processes on two cores, waiting for each other's threads, take ten times as long
-hook = install_import_hook([f"workbench.{room}" for room in CHECKED], "typecheck.checker")
+# Test processes outnumber the cores: more than one thread each would wait for each other.
+torch.set_num_threads(1)
+hook = install_import_hook([f"workbench.{package}" for package in CHECKED], "typecheck.checker")
+
+# Files that take a minute or more. They start first, so that no worker is left with one at the end.
+LONGEST_FIRST = [
+    "test_dashboard",
+    "test_notebook",
+    "test_notebooks",
+    "test_report",
+    "test_live",
+    "test_explore_dashboard",
+    "test_sweep",
+    "test_processes",
+    "test_analysis_contract",
+    "test_training",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files so that the longest start first; the order within a file stays."""
+
+    def rank(item: pytest.Item) -> int:
+        stem = item.path.stem
+        return LONGEST_FIRST.index(stem) if stem in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Again before each test: numba, which maps use, gives the whole process as many threads as there are cores."""
+    """Reset the number of threads before each test, because numba raises it for the process."""
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory):
-    """A folder with four small, really trained and collected runs: three tokenizers and a generator."""
-    from workbench.launch.in_process import train
+@pytest.fixture(scope="session", autouse=True)
+def shared_browser() -> Iterator[None]:
+    """End the Chromium that the tests of this process share, if one was started."""
+    yield
+    browser.close_shared()
 
-    folder = tmp_path_factory.mktemp("runs")
-    small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}
-    train("softvq-digits", folder / "soft-4", tokens=4, codes=32, **small)
-    train("softvq-digits", folder / "soft-2", tokens=2, codes=32, **small)
-    train("ae-digits", folder / "plain", tokens=4, **small)
-    train("sit-digits", folder / "flow", tokenizer=folder / "soft-4", **(small | {"depth": 2}))
-    return folder
+
+def built_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]
+) -> Path:
+    """Return this worker's copy of a folder that only one of the workers builds."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    original = root / f"shared-{name}"
+    with FileLock(f"{original}.lock"):
+        if not original.exists():
+            unfinished = root / f"unfinished-{name}"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            build(unfinished)
+            unfinished.rename(original)
+    return Path(shutil.copytree(original, tmp_path_factory.mktemp(name) / name))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with four small trained runs and their evidence.
+
+    The runs are three tokenizers (`soft-4`, `soft-2`, `plain`) and a generator (`flow`).
+    """
+
+    def build(folder: Path) -> None:
+        from workbench.launch.in_process import train
+
+        small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}
+        train("softvq-digits", folder / "soft-4", tokens=4, codes=32, **small)
+        train("softvq-digits", folder / "soft-2", tokens=2, codes=32, **small)
+        train("ae-digits", folder / "plain", tokens=4, **small)
+        train("sit-digits", folder / "flow", tokenizer=folder / "soft-4", **(small | {"depth": 2}))
+
+    return built_once(tmp_path_factory, "runs", build)
