@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-OPEN = "from workbench.hosts.reports.report import Pages\npages = Pages(run)"
+OPEN = "from workbench.hosts.reports.report import ReportWriter\npages = ReportWriter(run)"
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 

@@ -123,10 +123,10 @@ def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
 def report_table(
     trained, name: str, values: dict, runs: tuple[str, ...] = ("soft-4", "soft-2", "flow")
 ) -> pd.DataFrame:
-    from workbench.hosts.reports.report import Pages
+    from workbench.hosts.reports.report import ReportWriter
 
     first, *others = (str(trained / run) for run in runs)
-    pages = Pages(first, others)
+    pages = ReportWriter(first, others)
     return pages.bench.result(pages.state.change(analysis=name, controls=values)).table()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from workbench.core.errors import unknown
 from workbench.features.base import FeatureExtractor
 
-__all__ = ["FeatureExtractor", "by_name"]
+__all__ = ["FeatureExtractor", "get_feature_extractor"]
 
 
 def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:

@@ -192,7 +192,7 @@ def _stop(notebook: Any) -> int:
 
 
 def records(cell: Any) -> list[dict[str, Any]]:
-    """What `Pages` told beside the outputs of a cell."""
+    """What `ReportWriter` told beside the outputs of a cell."""
     return [
         output.metadata[KEY]
         for output in cell.get("outputs", [])
