@@ -11,10 +11,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 .PHONY: demo test test-fast wording golden lint format lab dashboard docs bench claims claims-full clean browser
 
 demo: .venv/demo  ## train on bundled images, write report.html, print the next steps
-	$(TRAIN) softvq-digits --tokens 2 --out $(RUNS)/softvq-digits-2
-	$(TRAIN) softvq-digits --tokens 4 --out $(RUNS)/softvq-digits-4
-	$(TRAIN) softvq-digits --tokens 8 --out $(RUNS)/softvq-digits-8
-	$(TRAIN) vqvae-digits --tokens 8 --out $(RUNS)/vqvae-digits-8
+	$(TRAIN) softvq-digits --num-tokens 2 --out $(RUNS)/softvq-digits-2
+	$(TRAIN) softvq-digits --num-tokens 4 --out $(RUNS)/softvq-digits-4
+	$(TRAIN) softvq-digits --num-tokens 8 --out $(RUNS)/softvq-digits-8
+	$(TRAIN) vqvae-digits --num-tokens 8 --out $(RUNS)/vqvae-digits-8
 	$(TRAIN) softvq-photos --out $(RUNS)/softvq-photos
 	$(TRAIN) sit-digits --tokenizer $(RUNS)/softvq-digits-8 --out $(RUNS)/sit-digits
 	@echo

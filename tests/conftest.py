@@ -94,9 +94,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         from workbench.launch.in_process import train
 
         small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}
-        train("softvq-digits", folder / "soft-4", tokens=4, codes=32, **small)
-        train("softvq-digits", folder / "soft-2", tokens=2, codes=32, **small)
-        train("ae-digits", folder / "plain", tokens=4, **small)
+        train("softvq-digits", folder / "soft-4", num_tokens=4, codebook_size=32, **small)
+        train("softvq-digits", folder / "soft-2", num_tokens=2, codebook_size=32, **small)
+        train("ae-digits", folder / "plain", num_tokens=4, **small)
         train("sit-digits", folder / "flow", tokenizer=folder / "soft-4", **(small | {"depth": 2}))
 
     return built_once(tmp_path_factory, "runs", build)

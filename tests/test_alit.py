@@ -12,7 +12,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 8,
+    "num_tokens": 8,
     "dim": 4,
     "width": 24,
     "depth": 1,

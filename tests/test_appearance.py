@@ -20,7 +20,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 4,
+    "num_tokens": 4,
     "dim": 6,
     "width": 16,
     "depth": 1,
@@ -190,7 +190,7 @@ def test_each_way_to_align_is_its_double_loop():
 
 def test_alignment_is_maximised_and_reaches_the_encoder():
     torch.manual_seed(0)
-    model = SoftVQ(SoftVQ.Config(**SMALL, codes=16, align_weight=0.5)).train()
+    model = SoftVQ(SoftVQ.Config(**SMALL, codebook_size=16, align_weight=0.5)).train()
     optimizer, x = torch.optim.Adam(model.parameters(), lr=3e-3), images(16)
     before = model.objective(x).terms["align"].item()
     for _ in range(60):
@@ -202,7 +202,7 @@ def test_alignment_is_maximised_and_reaches_the_encoder():
 
 
 def test_tokens_that_do_not_divide_the_patches_are_refused_unless_alignment_is_global():
-    odd = SMALL | {"tokens": 5, "align_weight": 0.1}
+    odd = SMALL | {"num_tokens": 5, "align_weight": 0.1}
     with pytest.raises(
         UserError, match="16 patches do not divide among 5 tokens, as align=repeat needs"
     ):
@@ -234,7 +234,7 @@ def test_features_that_were_computed_before_give_the_same_objective():
     torch.manual_seed(0)
     for model in (
         VAVAE(VAVAE.Config(**GRID)),
-        SoftVQ(SoftVQ.Config(**SMALL, codes=16, align_weight=0.5)),
+        SoftVQ(SoftVQ.Config(**SMALL, codebook_size=16, align_weight=0.5)),
     ):
         ready = [teacher.features(images(), model.cells) for teacher in model.teachers]
         torch.manual_seed(1)

@@ -16,26 +16,34 @@ from workbench.generators.autoregressive import AR
 from workbench.generators.vocabulary import chunked_cross_entropy, sample_codes, shortlist
 from workbench.nn.transformer import Attention, Block, KVCache
 
-SMALL = {"tokens": 4, "codes": 7, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
+SMALL = {
+    "num_tokens": 4,
+    "codebook_size": 7,
+    "dim": 3,
+    "classes": 5,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+}
 OTHER = {
-    "tokens": 6,
-    "codes": 9,
+    "num_tokens": 6,
+    "codebook_size": 9,
     "dim": 5,
     "classes": 7,
-    "books": 2,
+    "num_codebooks": 2,
     "width": 32,
     "depth": 1,
     "heads": 1,
 }
 OTHER |= {"drop_class": 0.9, "understand": 2.0, "head": "tied", "table": "codebook"}
 KINDS = [
-    {"head": h, "table": t, "books": g}
+    {"head": h, "table": t, "num_codebooks": g}
     for h in ("free", "tied")
     for t in ("learned", "codebook")
     for g in (1, 2)
 ]
 each = pytest.mark.parametrize(
-    "settings", KINDS, ids=lambda s: f"{s['head']}-{s['table']}-{s['books']}"
+    "settings", KINDS, ids=lambda s: f"{s['head']}-{s['table']}-{s['num_codebooks']}"
 )
 
 
@@ -99,7 +107,7 @@ def test_a_sparse_table_moves_only_the_rows_of_codes_that_were_seen():
 
 def test_with_two_books_the_same_number_is_another_code():
     """Code i of book 1 is row K + i: the first half of the image looks up and predicts other rows than the second."""
-    model, codes = loud(books=2, table="codebook"), torch.full((1, 4), 3)
+    model, codes = loud(num_codebooks=2, table="codebook"), torch.full((1, 4), 3)
     model.adopt(torch.arange(2 * 7 * 3).float().view(2, 7, 3))
     seen = []
     model.table.register_forward_hook(lambda module, given, out: seen.append(given[0].tolist()))
@@ -257,7 +265,9 @@ def test_guidance_of_zero_draws_from_the_null_class():
 
 @each
 def test_before_training_a_code_costs_about_log_k_and_a_class_log_c(settings):
-    terms = small(**settings, codes=64, understand=1.0).objective(*some(512, codes=64)).terms
+    terms = (
+        small(**settings, codebook_size=64, understand=1.0).objective(*some(512, codes=64)).terms
+    )
     assert terms["generate"].item() == pytest.approx(math.log(64), abs=0.1)
     assert terms["understand"].item() == pytest.approx(math.log(5), abs=0.1)
 
@@ -357,7 +367,7 @@ def test_a_large_vocabulary_is_trained_in_chunks(monkeypatch, held):
 
 @pytest.mark.parametrize("head", ["free", "tied"])
 def test_adopting_puts_the_codebooks_rows_in_by_book_and_code(head):
-    model, codebook = small(table="codebook", books=2, head=head), torch.randn(2, 7, 3)
+    model, codebook = small(table="codebook", num_codebooks=2, head=head), torch.randn(2, 7, 3)
     model.adopt(codebook)
     assert torch.equal(model.table.weight[:7], codebook[0]) and torch.equal(
         model.table.weight[7:], codebook[1]
@@ -379,7 +389,7 @@ def test_a_codebook_is_seen_whatever_its_scale():
 
 
 def test_a_codebook_of_one_point_is_adopted_without_dividing_by_nothing():
-    model = small(table="codebook", codes=1)
+    model = small(table="codebook", codebook_size=1)
     model.adopt(torch.ones(1, 1, 3))
     assert model(torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0, 1])).isfinite().all()
     assert model.generate(torch.tensor([0, 1])).tolist() == [[0] * 4] * 2
@@ -395,7 +405,7 @@ def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
     """A model that has seen eight sequences, each of a class of its own, over and over."""
     codes = torch.randint(16, (8, 6), generator=torch.Generator().manual_seed(4))
     labels = torch.arange(8)
-    model = small(**request.param, tokens=6, codes=16, dim=8, classes=8, width=32)
+    model = small(**request.param, num_tokens=6, codebook_size=16, dim=8, classes=8, width=32)
     tables = [p for n, p in model.named_parameters() if n == "table.weight" and model.table.sparse]
     rest = [p for n, p in model.named_parameters() if n != "table.weight" or not model.table.sparse]
     optimizers = [torch.optim.AdamW(rest, lr=5e-3)] + (
@@ -434,7 +444,7 @@ def test_memorised_codes_cost_few_bits_of_the_right_class_and_many_of_a_wrong_on
     ("settings", "sentence"),
     [
         ({"depth": 0}, "depth is 0; it must be at least 1."),
-        ({"books": 3}, "4 tokens do not divide into 3 books of equal blocks."),
+        ({"num_codebooks": 3}, "4 tokens do not divide into 3 codebooks of equal blocks."),
         ({"heads": 3}, "width 16 does not divide into 3 heads."),
         ({"drop_class": 1.5}, "drop_class is 1.5; it must lie between 0 and 1."),
         ({"understand": -1.0}, "understand is -1.0; it must not be below 0."),
@@ -448,7 +458,7 @@ def test_settings_that_cannot_be_are_refused_in_one_sentence(settings, sentence)
 def test_a_misspelled_choice_is_refused_in_one_sentence():
     """In a process of its own: here the checker of types, which users do not run, is faster."""
     code = "from workbench.generators.autoregressive import AR\n"
-    code += "AR.Config(tokens=4, codes=7, dim=3, classes=5, head='tide')"
+    code += "AR.Config(num_tokens=4, codebook_size=7, dim=3, classes=5, head='tide')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stderr.strip().endswith(
         "UserError: There is no head `tide`; there is free, tied. Did you mean `tied`?"
@@ -509,7 +519,7 @@ def test_every_setting_changes_something():
 
     def behaviour(**settings) -> list[torch.Tensor]:
         model = loud(**({"table": "codebook"} | settings))
-        codes, labels = some(64, tokens=model.config.tokens)
+        codes, labels = some(64, tokens=model.config.num_tokens)
         torch.manual_seed(1)
         terms = model.objective(codes, labels).terms
         return [*terms.values(), model.generate(torch.arange(5)), model.classify(codes)]

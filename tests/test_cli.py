@@ -13,7 +13,7 @@ from workbench import cli
 from workbench.launch.recipes import RECIPES
 from workbench.storage.run import Run
 
-TINY = ["--width", "16", "--depth", "1", "--codes", "16", "--batch", "16", "--warmup", "5"]
+TINY = ["--width", "16", "--depth", "1", "--codebook-size", "16", "--batch", "16", "--warmup", "5"]
 COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watch", "doctor")
 
 
@@ -65,7 +65,8 @@ def test_train_collect_report_watch_and_doctor_as_they_are_typed(tmp_path):
         return done.stdout
 
     said = workbench_(
-        "train softvq-digits --out runs/a --steps 40 --save-every 20 --tokens 4 --no-collect", *TINY
+        "train softvq-digits --out runs/a --steps 40 --save-every 20 --num-tokens 4 --no-collect",
+        *TINY,
     )
     assert said == "runs/a is trained: 40 steps. Look at it with: workbench dashboard runs\n"
     assert sorted(p.name for p in (tmp_path / "runs/a").glob("step-*")) == [
@@ -155,7 +156,10 @@ def test_watch_tells_and_asks(typed, tmp_path):
         ("train softvq-digits --out {new} --lr nan", "lr takes a number; got `nan`"),
         ("train softvq-digits --out {new} lr 3", "`lr` is not a setting; write --name value"),
         ("train softvq-digits --out {new} --steps abc", "'--steps'"),
-        ("train softvq-digits --out {new} --codes 0", "codes must be at least 1; got 1 and 0"),
+        (
+            "train softvq-digits --out {new} --codebook-size 0",
+            "num_codebooks and codebook_size must be at least 1; got 1 and 0",
+        ),
         ("train softvq-digits", "Missing option '--out'"),
         ("train softvq-digits --out {run}/config.json", "config.json cannot become a folder"),
         ("train sit-digits --out {new} --tokenizer {run}-9", "There is no run `soft-4-9`"),

@@ -23,9 +23,17 @@ SMALL = {"width": 16, "depth": 1, "batch": 16, "warmup": 2}
 def made(tmp_path_factory):
     """Runs of each kind that has something of its own to show."""
     folder = tmp_path_factory.mktemp("made")
-    train("vqvae-digits", folder / "vq", codes=16, tokens=4, steps=200, save_every=100, **SMALL)
-    train("karl-digits", folder / "karl", tokens=4, steps=30, save_every=30, **SMALL)
-    train("unicode2-digits", folder / "uni", codes=32, steps=30, save_every=30, **SMALL)
+    train(
+        "vqvae-digits",
+        folder / "vq",
+        codebook_size=16,
+        num_tokens=4,
+        steps=200,
+        save_every=100,
+        **SMALL,
+    )
+    train("karl-digits", folder / "karl", num_tokens=4, steps=30, save_every=30, **SMALL)
+    train("unicode2-digits", folder / "uni", codebook_size=32, steps=30, save_every=30, **SMALL)
     larger = SMALL | {"width": 32, "batch": 64}
     train("ar-digits", folder / "ar", tokenizer=folder / "vq", steps=250, save_every=250, **larger)
     return folder

@@ -25,7 +25,7 @@ def run(name: str, error: float = 10, seed: int = 1, **arrays) -> Evidence:
         "run": name,
         "step": 5,
         "fingerprint": "f",
-        "settings": {"tokens": 4, "dim": 8},
+        "settings": {"num_tokens": 4, "dim": 8},
         "feature_extractor": "hog",
     }
     return Evidence(told, **({"images": IMAGES, "reconstructions": blurred} | arrays))
@@ -194,11 +194,11 @@ def test_the_picture_says_which_side_is_better_and_the_table_has_its_numbers():
 
 
 def test_only_settings_that_differ_are_shown_and_all_on_demand():
-    runs = [run("a"), with_settings(run("b"), tokens=8, dim=8)]
-    assert list(settings_comparison(runs).table()["setting"]) == ["tokens"]
+    runs = [run("a"), with_settings(run("b"), num_tokens=8, dim=8)]
+    assert list(settings_comparison(runs).table()["setting"]) == ["num_tokens"]
     everything = settings_comparison(runs, show="all").table()
-    assert {"tokens", "dim", "step", "fingerprint"} <= set(everything["setting"])
-    assert list(everything["setting"][everything["differs"]]) == ["tokens"]
+    assert {"num_tokens", "dim", "step", "fingerprint"} <= set(everything["setting"])
+    assert list(everything["setting"][everything["differs"]]) == ["num_tokens"]
     assert settings_comparison(runs).summary() == "1 of 5 settings differ among 2 runs: tokens."
 
 
@@ -254,7 +254,7 @@ def test_checkpoints_of_one_run_have_columns_of_their_own():
 
 
 def test_settings_come_before_everything_else_and_versions_last():
-    told = run("a").provenance | {"versions": {"numpy": "2"}, "settings": {"tokens": 1}}
+    told = run("a").provenance | {"versions": {"numpy": "2"}, "settings": {"num_tokens": 1}}
     parts = [s.part for s in settings_comparison([Evidence(told)]).settings]
     assert parts[0] == "settings" and parts[-1] == "versions"
 

@@ -25,7 +25,7 @@ SIZES = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 4,
+    "num_tokens": 4,
     "dim": 4,
     "width": 16,
     "depth": 1,
@@ -152,7 +152,7 @@ def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
 
 
 def test_a_token_set_to_the_code_it_has_changes_nothing():
-    model = made(VQVAE, codes=8)
+    model = made(VQVAE, codebook_size=8)
     told = model.encode(batch(IMAGES[:1]))
     code = int(told.codes[0, 2])
     frames = tokens.recoded(model, IMAGES[:1], token=2, codes=[code, (code + 1) % 8])

@@ -10,7 +10,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 16,
+    "num_tokens": 16,
     "dim": 3,
     "width": 16,
     "depth": 2,
@@ -18,7 +18,13 @@ SMALL = {
 }
 kinds = pytest.mark.parametrize(
     "settings",
-    [{}, {"tokens": 4}, {"tokens": 64}, {"tokens": 5, "line": True}, {"patch": 8, "tokens": 1}],
+    [
+        {},
+        {"num_tokens": 4},
+        {"num_tokens": 64},
+        {"num_tokens": 5, "line": True},
+        {"patch": 8, "num_tokens": 1},
+    ],
     ids=["a latent a patch", "a coarser grid", "a finer grid", "on a line", "one patch"],
 )
 
@@ -38,7 +44,7 @@ def awake(**settings) -> FlowDecoder:
 
 
 def shown(model: FlowDecoder, count: int = 3) -> torch.Tensor:
-    return torch.randn(count, model.tokens, 3, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, model.num_tokens, 3, generator=torch.Generator().manual_seed(1))
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -86,7 +92,7 @@ def test_a_latent_of_a_grid_is_shown_where_it_lies():
         (16, {5}),
         (4, {0, 1, 2, 4, 5, 6, 8, 9, 10}),
     ):  # patches of 4 x 4; latent 0 lies top left
-        model = awake(tokens=tokens)
+        model = awake(num_tokens=tokens)
         for block in model.blocks:
             torch.nn.init.zeros_(block.modulation.weight)
             torch.nn.init.zeros_(block.modulation.bias)
@@ -117,7 +123,7 @@ def test_it_learns_to_draw_the_image_it_is_shown():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"tokens": 5}, "5 latents make no square grid. Use 4, or put them on a line."),
+        ({"num_tokens": 5}, "5 latents make no square grid. Use 4, or put them on a line."),
         ({"patch": 3}, "side 8 must be a multiple of patch 3, and width 16 of 4 and of 2 heads"),
         ({"heads": 3}, "width 16 of 4 and of 3 heads"),
     ],

@@ -59,7 +59,7 @@ def folder(trained, tmp_path_factory):
         "low",
         psnr=10.5,
         tokens=2,
-        parameters={"codes": 64, "seed": 0, "settings": {"width": "32"}},
+        parameters={"codebook_size": 64, "seed": 0, "settings": {"width": "32"}},
     )
     pretend(
         folder,
@@ -67,7 +67,7 @@ def folder(trained, tmp_path_factory):
         psnr=99.0,
         tokens=16,
         made="2020-01-01T00:00:00+00:00",
-        parameters={"codes": 256},
+        parameters={"codebook_size": 256},
     )
     pretend(folder, "bad", run=HOSTILE, failed=1, parameters={"note": HOSTILE})
     gallery(folder)
@@ -96,7 +96,7 @@ def test_cards_are_found_filtered_and_sorted_with_the_network_off(folder):
         page.select_option("[name=sort]", "tokens")
         assert cards(page)[0] == "low"
         page.keyboard.press("/")
-        page.locator("[name=find]").fill("codes=64 width=32")
+        page.locator("[name=find]").fill("codebook_size=64 width=32")
         assert cards(page) == ["low"] and page.locator("output").inner_text() == "1 of 4 reports"
         page.locator("[name=find]").fill("")
         page.select_option("[name=template]", "own")
@@ -126,7 +126,9 @@ def test_what_came_from_elsewhere_is_shown_as_text(folder):
 def test_a_card_tells_what_a_report_was_given_and_what_became_of_it(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert (
-        "codes=64 width=32" in text and "1 of 1 sections done, 1 failed" in text and "PSNR" in text
+        "codebook_size=64 width=32" in text
+        and "1 of 1 sections done, 1 failed" in text
+        and "PSNR" in text
     )
 
 

@@ -28,9 +28,9 @@ from workbench.generators.transformer import SiT, direction, sinusoidal_embeddin
 from workbench.launch.latent_dataset import LatentDataset
 from workbench.nn.transformer import SwiGLU, apply_rotary, rotary_angles
 
-SMALL = {"tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
+SMALL = {"num_tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
 OTHER = {
-    "tokens": 6,
+    "num_tokens": 6,
     "dim": 2,
     "classes": 7,
     "mean": 0.5,
@@ -379,7 +379,7 @@ def test_every_setting_changes_something():
     def behaviour(**settings) -> list[torch.Tensor]:
         model = awake(**settings)
         torch.manual_seed(1)
-        latents = torch.randn(64, model.config.tokens, model.config.dim)
+        latents = torch.randn(64, model.config.num_tokens, model.config.dim)
         terms = model.objective(latents, torch.arange(64) % 5).terms
         return [*terms.values(), sample(model, torch.arange(5), steps=3, guidance=2.0)]
 
@@ -440,7 +440,7 @@ def test_settings_that_cannot_be_are_refused_in_one_sentence(settings, sentence)
 
 def test_a_misspelled_choice_is_refused_in_one_sentence():
     """In a process of its own: here the checker of types, which users do not run, is faster."""
-    code = "from workbench.generators.transformer import SiT; SiT.Config(tokens=4, dim=3, classes=5, path='linaer')"
+    code = "from workbench.generators.transformer import SiT; SiT.Config(num_tokens=4, dim=3, classes=5, path='linaer')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = "UserError: There is no path `linaer`; there is cosine, linear. Did you mean `linear`?"
     assert ended.stderr.strip().endswith(said)

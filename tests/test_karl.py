@@ -12,7 +12,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 6,
+    "num_tokens": 6,
     "dim": 4,
     "width": 24,
     "depth": 1,
@@ -137,7 +137,7 @@ def test_what_cannot_be_asked_is_refused(asked, sentence):
 
 
 def test_with_codes_every_latent_is_a_unit_codeword_and_the_codes_alone_rebuild_it():
-    model, x = make(codes=16), images()
+    model, x = make(codebook_size=16), images()
     model.quantizer.codebook.data *= 3  # compared as unit vectors, whatever their length
     assert make().codebook is None and make().encode(x).codes is None
     for tokens in (model.encode(x), model.encode(x, budget=3)):
@@ -147,7 +147,7 @@ def test_with_codes_every_latent_is_a_unit_codeword_and_the_codes_alone_rebuild_
 
 
 def test_with_codes_every_parameter_learns_and_both_runs_are_decoded_from_their_codes_and_pay_for_them():
-    model, found, shown = make(codes=16).train(), [], []
+    model, found, shown = make(codebook_size=16).train(), [], []
     model.quantizer.register_forward_hook(lambda module, given, out: found.append(out.losses))
     model.decoder.register_forward_hook(lambda module, given, out: shown.append(given[0]))
     objective = model.objective(images(32))
@@ -167,7 +167,7 @@ def test_with_codes_every_parameter_learns_and_both_runs_are_decoded_from_their_
 
 def test_a_token_beyond_the_budget_teaches_the_codebook_nothing():
     model, latents = (
-        make(codes=16),
+        make(codebook_size=16),
         torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(2)),
     )
     within = torch.arange(6) < torch.tensor([[2], [5]])
@@ -184,7 +184,7 @@ def test_a_token_beyond_the_budget_teaches_the_codebook_nothing():
 def test_a_small_codebook_still_learns_to_reconstruct():
     from workbench.data import load
 
-    x, model = load("digits").images(slice(32)), make(codes=32).train()
+    x, model = load("digits").images(slice(32)), make(codebook_size=32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     before = model.objective(x).terms["pixel"].item()
     for _ in range(100):
@@ -198,10 +198,11 @@ def test_a_small_codebook_still_learns_to_reconstruct():
 
 def test_fewer_than_no_codes_are_refused_and_one_is_enough():
     with pytest.raises(
-        UserError, match="codes is -1; it must be at least 1, or 0 for a continuous bottleneck."
+        UserError,
+        match="codebook_size is -1; it must be at least 1, or 0 for a continuous bottleneck.",
     ):
-        make(codes=-1)
-    assert not make(codes=1).encode(images()).codes.any()
+        make(codebook_size=-1)
+    assert not make(codebook_size=1).encode(images()).codes.any()
 
 
 # Tail drop

@@ -32,10 +32,10 @@ from workbench.workspace.live_figure import curves
 
 LONG = {"steps": 100_000, "save_every": 100}
 TINY = {
-    "tokens": 4,
+    "num_tokens": 4,
     "width": 16,
     "depth": 1,
-    "codes": 16,
+    "codebook_size": 16,
     "batch": 16,
     "warmup": 5,
     "collect": False,
@@ -229,7 +229,7 @@ def test_start_refuses_in_the_words_of_train_and_leaves_nothing_behind(tmp_path)
 def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
     script = f"import workbench as wb, time; wb.start('ae-digits', {str(tmp_path / 'a')!r}, steps=100_000, width=16,"
-    script += " tokens=4, depth=1, batch=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
+    script += " num_tokens=4, depth=1, batch=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
     starter = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -21,7 +21,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 4,
+    "num_tokens": 4,
     "dim": 6,
     "width": 16,
     "depth": 1,
@@ -210,7 +210,7 @@ def test_features_computed_before_give_the_same_terms():
 
 def test_features_kept_in_a_folder_train_as_features_computed_each_time(tmp_path, unchecked):
     small = {
-        "tokens": 4,
+        "num_tokens": 4,
         "width": 16,
         "depth": 1,
         "aux_width": 16,
@@ -254,7 +254,7 @@ def tuning(model: MAETok, **settings) -> MAETok:
 def test_stage_two_changes_the_decoder_and_not_one_bit_of_the_latents(tmp_path, unchecked):
     """As a user does it: a second run that starts from the first."""
     small = {
-        "tokens": 4,
+        "num_tokens": 4,
         "width": 16,
         "depth": 1,
         "batch": 16,
@@ -353,7 +353,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(settings, sentence
 
 
 def test_without_learned_tokens_the_patches_own_rows_are_the_latents(unchecked):
-    model = make(learned_tokens=False, tokens=16)
+    model = make(learned_tokens=False, num_tokens=16)
     assert "encoder.tokens" not in dict(model.named_parameters())
     for block in model.encoder.blocks:  # nothing travels between rows
         block.attention.project_out.weight.data.zero_()
@@ -364,7 +364,7 @@ def test_without_learned_tokens_the_patches_own_rows_are_the_latents(unchecked):
     loss = model.objective(one)
     sum(loss.terms.values()).backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
-    with pytest.raises(UserError, match="an image has 16 of those; tokens is 4"):
+    with pytest.raises(UserError, match="an image has 16 of those; num_tokens is 4"):
         make(learned_tokens=False)
 
 

@@ -43,7 +43,7 @@ def generator(
         "feature_extractor": feature_extractor,
     }
     told |= {
-        "settings": {"depth": 2, "tokens": sum(map(ord, of))},
+        "settings": {"depth": 2, "num_tokens": sum(map(ord, of))},
         "sampling": {"guidance": 2.0, "seed": 0},
     }
     return Evidence(

@@ -17,7 +17,7 @@ from workbench.storage.run import Run
 from workbench.training import Rank, TrainConfig, TrainState, fit
 
 SMALL = {
-    "tokens": 4,
+    "num_tokens": 4,
     "width": 16,
     "depth": 1,
     "batch": 16,
@@ -60,7 +60,7 @@ def assert_close(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codes": 16})]
+    ("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codebook_size": 16})]
 )
 def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
     """Half of each batch each: gradients, logged terms, and an averaged codebook's counts are those of the whole."""
@@ -217,10 +217,10 @@ COMPILED = """
 import sys, torch
 from workbench.launch.in_process import prepare_training
 from workbench.training.loop import LossModule
-job = prepare_training("ae-digits", sys.argv[1], width=16, depth=1, tokens=4)
+job = prepare_training("ae-digits", sys.argv[1], width=16, depth=1, num_tokens=4)
 x = job.data.batch(torch.arange(4))
-compiled = torch.compile(Stepper(job.model), backend="aot_eager")
-torch.testing.assert_close(compiled(*x)["pixel"], Stepper(job.model)(*x)["pixel"])
+compiled = torch.compile(LossModule(job.model), backend="aot_eager")
+torch.testing.assert_close(compiled(*x)["pixel"], LossModule(job.model)(*x)["pixel"])
 """
 
 

@@ -15,13 +15,15 @@ from workbench.quantizers.soft import SoftQuantizer, entropy_gap
 from workbench.quantizers.vector import VectorQuantizer
 
 MAKERS = {
-    "soft": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4),
-    "soft, 2 books": lambda codes: SoftQuantizer(books=2, codes=codes, dim=4),
-    "soft, distances": lambda codes: SoftQuantizer(books=1, codes=codes, dim=4, logits="distance"),
-    "hard": lambda codes: VectorQuantizer(codes=codes, dim=4),
-    "hard, cosine": lambda codes: VectorQuantizer(codes=codes, dim=4, cosine=True),
+    "soft": lambda codes: SoftQuantizer(num_codebooks=1, codebook_size=codes, dim=4),
+    "soft, 2 books": lambda codes: SoftQuantizer(num_codebooks=2, codebook_size=codes, dim=4),
+    "soft, distances": lambda codes: SoftQuantizer(
+        num_codebooks=1, codebook_size=codes, dim=4, logits="distance"
+    ),
+    "hard": lambda codes: VectorQuantizer(codebook_size=codes, dim=4),
+    "hard, cosine": lambda codes: VectorQuantizer(codebook_size=codes, dim=4, cosine=True),
     "hard, averaged, revived": lambda codes: VectorQuantizer(
-        codes=codes, dim=4, learn="ema", revive=0.1
+        codebook_size=codes, dim=4, learn="ema", revive=0.1
     ),
 }
 
@@ -42,7 +44,7 @@ def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, c
 def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits):
     torch.manual_seed(0)
     quantizer, x = (
-        SoftQuantizer(books=2, codes=5, dim=3, logits=logits, temperature=0.2),
+        SoftQuantizer(num_codebooks=2, codebook_size=5, dim=3, logits=logits, temperature=0.2),
         torch.randn(3, 4, 3),
     )
     quantizer.codebook.data *= torch.rand(2, 5, 1) + 0.5
@@ -62,7 +64,7 @@ def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits)
 def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook():
     """dL/du = Cov_p(e) g / tau and dL/de_k = p_k g, for unit u and e, where g = dL/dz."""
     torch.manual_seed(0)
-    quantizer = SoftQuantizer(books=1, codes=6, dim=4, temperature=0.3)
+    quantizer = SoftQuantizer(num_codebooks=1, codebook_size=6, dim=4, temperature=0.3)
     words = F.normalize(quantizer.codebook.detach()[0], dim=-1)
     u, g = F.normalize(torch.randn(1, 1, 4), dim=-1).requires_grad_(), torch.randn(4)
     (quantizer(u).latents[0, 0] @ g).backward()
@@ -82,8 +84,8 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
 @pytest.mark.parametrize("logits", ["cosine", "distance"])
 def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits):
     torch.manual_seed(0)
-    soft = SoftQuantizer(books=1, codes=9, dim=4, logits=logits, temperature=1e-3)
-    hard = VectorQuantizer(codes=9, dim=4, cosine=logits == "cosine")
+    soft = SoftQuantizer(num_codebooks=1, codebook_size=9, dim=4, logits=logits, temperature=1e-3)
+    hard = VectorQuantizer(codebook_size=9, dim=4, cosine=logits == "cosine")
     hard.codebook.data = soft.codebook.data.clone()
     x = torch.randn(5, 3, 4)
     torch.testing.assert_close(soft(x).latents, hard(x).latents, atol=1e-3, rtol=0)
@@ -93,7 +95,7 @@ def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits
 def test_soft_latents_never_leave_the_unit_ball():
     torch.manual_seed(0)
     assert (
-        SoftQuantizer(books=1, codes=50, dim=8)(10 * torch.randn(9, 4, 8))
+        SoftQuantizer(num_codebooks=1, codebook_size=50, dim=8)(10 * torch.randn(9, 4, 8))
         .latents.norm(dim=-1)
         .max()
         <= 1 + 1e-6
@@ -103,7 +105,7 @@ def test_soft_latents_never_leave_the_unit_ball():
 def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
     """Its latents are the encoder's directions times A_d(1 / tau), von Mises and Fisher's mean resultant length."""
     torch.manual_seed(0)
-    quantizer, x = SoftQuantizer(books=1, codes=20_000, dim=8), torch.randn(4, 4, 8)
+    quantizer, x = SoftQuantizer(num_codebooks=1, codebook_size=20_000, dim=8), torch.randn(4, 4, 8)
     quantizer.codebook.data = torch.randn(1, 20_000, 8)
     shrink = scipy.special.ive(4, 1 / 0.07) / scipy.special.ive(3, 1 / 0.07)  # 0.778
     latents = quantizer(x).latents
@@ -131,7 +133,9 @@ def test_the_entropy_weight_and_its_own_temperature_scale_the_term():
     torch.manual_seed(0)
     x = torch.randn(4, 4, 4)
     weak, strong, soft = (
-        SoftQuantizer(books=1, codes=8, dim=4, entropy_weight=w, entropy_temperature=t)
+        SoftQuantizer(
+            num_codebooks=1, codebook_size=8, dim=4, entropy_weight=w, entropy_temperature=t
+        )
         for w, t in ((0.01, 0.01), (0.1, 0.01), (0.01, 10.0))
     )
     strong.codebook.data = soft.codebook.data = weak.codebook.data
@@ -154,7 +158,7 @@ def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
 @pytest.mark.parametrize("cosine", [False, True])
 def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
     torch.manual_seed(0)
-    quantizer, x = VectorQuantizer(codes=7, dim=3, cosine=cosine), torch.randn(4, 5, 3)
+    quantizer, x = VectorQuantizer(codebook_size=7, dim=3, cosine=cosine), torch.randn(4, 5, 3)
     quantizer.codebook.data *= torch.rand(1, 7, 1) + 0.5
     quantized, words = quantizer(x), quantizer.words[0]
     for b in range(4):
@@ -167,12 +171,12 @@ def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
 
 def test_the_gradient_passes_the_hard_choice_as_if_it_were_the_identity():
     x, g = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
-    (VectorQuantizer(codes=5, dim=4)(x).latents * g).sum().backward()
+    (VectorQuantizer(codebook_size=5, dim=4)(x).latents * g).sum().backward()
     torch.testing.assert_close(x.grad, g)
 
 
 def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alone():
-    quantizer, x = VectorQuantizer(codes=5, dim=4), torch.randn(2, 3, 4, requires_grad=True)
+    quantizer, x = VectorQuantizer(codebook_size=5, dim=4), torch.randn(2, 3, 4, requires_grad=True)
     losses = quantizer(x).losses
     losses["commitment"].backward()
     assert x.grad.abs().sum() > 0 and quantizer.codebook.grad is None
@@ -183,7 +187,7 @@ def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alon
 
 def test_codes_rebuild_the_hard_latents():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(codes=16, dim=4)
+    quantizer = VectorQuantizer(codebook_size=16, dim=4)
     quantized = quantizer(torch.randn(3, 5, 4))
     looked_up = F.embedding(rearrange(quantized.codes, "b n -> (b n)"), quantizer.words[0])
     assert torch.equal(rearrange(quantized.latents, "b n d -> (b n) d"), looked_up)
@@ -241,7 +245,7 @@ def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_c
             return out
 
     quantizer, x = (
-        VectorQuantizer(codes=20_000, dim=4, learn="ema", revive=0.1),
+        VectorQuantizer(codebook_size=20_000, dim=4, learn="ema", revive=0.1),
         torch.randn(64, 32, 4),
     )
     with Largest() as largest:
@@ -251,7 +255,9 @@ def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_c
 
 def averaged(**settings) -> VectorQuantizer:
     torch.manual_seed(0)
-    return VectorQuantizer(**({"codes": 6, "dim": 3, "learn": "ema", "decay": 0.8} | settings))
+    return VectorQuantizer(
+        **({"codebook_size": 6, "dim": 3, "learn": "ema", "decay": 0.8} | settings)
+    )
 
 
 def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it():
@@ -298,7 +304,7 @@ def test_with_revival_the_first_batch_gives_every_code_a_token_of_its_own(learn)
 
 def test_codes_that_fell_out_of_use_are_revived_relative_to_an_even_use():
     """Two clusters, then one: the other's codes die after log(0.1) / log(0.8) = 10.3 batches, and move over."""
-    quantizer, far = averaged(codes=2, revive=0.1), torch.tensor([100.0, 0.0, 0.0])
+    quantizer, far = averaged(codebook_size=2, revive=0.1), torch.tensor([100.0, 0.0, 0.0])
     near = torch.randn(8, 5, 3)
     quantizer(torch.stack([*near[:4], *(far + near[4:])]))
     quantizer.counts[:] = 20.0  # 40 tokens, 2 codes
@@ -310,7 +316,7 @@ def test_codes_that_fell_out_of_use_are_revived_relative_to_an_even_use():
 
 
 def test_a_batch_smaller_than_the_codebook_never_makes_two_equal_codes():
-    quantizer = averaged(codes=50, revive=0.1, learn="gradient")
+    quantizer = averaged(codebook_size=50, revive=0.1, learn="gradient")
     for _ in range(6):
         quantizer(torch.randn(2, 4, 3))
     assert len(torch.unique(quantizer.codebook[0], dim=0)) == 50
@@ -318,7 +324,7 @@ def test_a_batch_smaller_than_the_codebook_never_makes_two_equal_codes():
 
 def test_revival_keeps_a_large_codebook_in_use_where_it_would_else_collapse():
     def used(revive: float) -> int:
-        quantizer = averaged(codes=64, decay=0.9, revive=revive)
+        quantizer = averaged(codebook_size=64, decay=0.9, revive=revive)
         for step in range(60):
             torch.manual_seed(step)
             quantizer(5 + 0.1 * torch.randn(32, 8, 3))  # far from where the codes begin
@@ -414,7 +420,7 @@ def test_the_posterior_is_one_code_where_the_temperature_is_low_and_all_codes_wh
     x = torch.randn(2, 6, 4)
     torch.manual_seed(0)
     for temperature, largest in ((1e-4, 1.0), (1e4, 1 / 16)):
-        quantizer = SoftQuantizer(books=2, codes=16, dim=4, temperature=temperature)
+        quantizer = SoftQuantizer(num_codebooks=2, codebook_size=16, dim=4, temperature=temperature)
         posterior = quantizer.log_posterior(x).exp()
         torch.testing.assert_close(posterior.sum(dim=-1), torch.ones(2, 6))
         torch.testing.assert_close(

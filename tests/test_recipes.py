@@ -32,7 +32,7 @@ from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit
 
 SMALL = {
-    "tokens": 4,
+    "num_tokens": 4,
     "width": 16,
     "depth": 1,
     "batch": 16,
@@ -53,7 +53,13 @@ def untrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("untrained")
     for data in BUNDLED:
         job = prepare_training(
-            f"vqvae-{data}", folder / data, width=16, depth=1, tokens=4, codes=16, limit=100
+            f"vqvae-{data}",
+            folder / data,
+            width=16,
+            depth=1,
+            num_tokens=4,
+            codebook_size=16,
+            limit=100,
         )
         job.run.save(1, {f"average.{k}": v for k, v in job.model.state_dict().items()})
     return folder
@@ -92,14 +98,14 @@ def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, unt
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_recipe_at_a_larger_scale_has_settings_and_a_plan_that_are_accepted(system):
     learned = {
-        "tokens": 256,
+        "num_tokens": 256,
         "dim": 32,
         "classes": 10,
         "mean": 0.0,
         "std": 1.0,
         "rows": 16,
-        "codes": 512,
-        "books": 1,
+        "codebook_size": 512,
+        "num_codebooks": 1,
     }
     made_of = _made_of(system)
     for data in ("cifar10", "imagenet256"):
@@ -122,7 +128,7 @@ PUBLISHED = {
 def test_the_papers_scale_has_the_papers_number_of_parameters(system):
     """Within 5 %, without the parts that other networks bring, and without discriminators."""
     stated, without = PUBLISHED[system]
-    learned = {"tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
+    learned = {"num_tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
     settings = (
         recipe_settings(system, "imagenet256")
         | {name: learned[name] for name in SET_BY_TOKENIZER.get(system, ())}
@@ -142,12 +148,12 @@ def _made_of(system: str):
 
 
 def test_a_run_stores_all_it_was_made_of(tmp_path):
-    job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, codes=32)
+    job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, codebook_size=32)
     told = config(tmp_path / "a")
     assert told["format"] == 1 and told["recipe"] == "softvq-digits"
-    assert told["changes"] == SMALL | {"codes": 32}
+    assert told["changes"] == SMALL | {"codebook_size": 32}
     assert (
-        told["settings"]["codes"] == 32
+        told["settings"]["codebook_size"] == 32
         and told["settings"]["side"] == 8
         and told["settings"]["temperature"] == 0.07
     )
@@ -161,7 +167,11 @@ def test_a_generator_learns_sizes_and_scale_from_its_tokenizer(trained):
     with torch.no_grad():
         latents = soft.load().encode(load_images(soft, "train").images()).latents
     assert told["tokenizer"] == {"run": "../soft-4", "step": 60}
-    assert (told["settings"]["tokens"], told["settings"]["dim"], told["settings"]["classes"]) == (
+    assert (
+        told["settings"]["num_tokens"],
+        told["settings"]["dim"],
+        told["settings"]["classes"],
+    ) == (
         4,
         8,
         10,
@@ -177,8 +187,8 @@ def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
     text = {
         "lr": "1e-3",
         "steps": "2e1",
-        "codes": "32",
-        "skip": "no",
+        "codebook_size": "32",
+        "linear_init": "no",
         "betas": "0.8,0.9",
         "precision": "no",
     }
@@ -187,7 +197,7 @@ def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
         told["plan"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"}
         == told["plan"]
     )
-    assert told["settings"] | {"codes": 32, "skip": False} == told["settings"]
+    assert told["settings"] | {"codebook_size": 32, "linear_init": False} == told["settings"]
 
 
 def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_right():
@@ -219,15 +229,15 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
     ("recipe", "changes", "said"),
     [
         ("softvq-digit", {}, "There is no recipe `softvq-digit`; .* Did you mean `softvq-digits`?"),
-        ("softvq-digits", {"tokns": 8}, "There is no setting `tokns`; .* Did you mean `tokens`?"),
+        ("softvq-digits", {"tokns": 8}, "There is no setting `tokns`; .* Did you mean `num_tokens`?"),
         ("softvq-digits", {"tokenizer": "runs/a"}, "There is no setting `tokenizer`"),
         ("softvq-digits", {"lr": "fast"}, "lr takes a number; got `fast`"),
         ("softvq-digits", {"lr": -1}, "lr is -1.0; it must be above 0"),
-        ("softvq-digits", {"tokens": 0}, "tokens is 0; it must be at least 1"),
+        ("softvq-digits", {"num_tokens": 0}, "num_tokens is 0; it must be at least 1"),
         ("softvq-digits", {"patch": 3}, "image side 8 is not a multiple of patch 3. Use 6 or 9"),
         ("softvq-photos", {"side": 30}, "image side 30 is not a multiple of patch 8. Use 24 or 32"),
         ("softvq-digits", {"heads": 3}, "width 64 does not divide into 3 heads"),
-        ("softvq-digits", {"codes": 0}, "codes"),
+        ("softvq-digits", {"codebook_size": 0}, "codebook_size"),
         ("softvq-digits", {"betas": "2,3"}, "betas"),
         ("softvq-digits", {"weight_decay": -1}, "weight_decay"),
         (
@@ -245,8 +255,8 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
         ("sit-digits", {"tokenizer": "no/where"}, "where does not exist"),
         (
             "sit-digits",
-            {"tokens": 3},
-            "sit-digits takes tokens, .* from its tokenizer; leave tokens out",
+            {"num_tokens": 3},
+            "sit-digits takes num_tokens, .* from its tokenizer; leave num_tokens out",
         ),
     ],
 )
@@ -299,7 +309,10 @@ def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(
 def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
     prepare_training("softvq-digits", tmp_path / "a", **SMALL)
     for changes, said in (
-        ({**SMALL, "tokens": 8}, "was started with tokens=4, and now you ask for tokens=8"),
+        (
+            {**SMALL, "num_tokens": 8},
+            "was started with num_tokens=4, and now you ask for num_tokens=8",
+        ),
         ({**SMALL, "lr": 0.1}, "was started with no lr, and now you ask for lr=0.1"),
     ):
         with pytest.raises(
@@ -310,7 +323,7 @@ def test_going_on_with_other_settings_is_refused_with_both_values(tmp_path):
         RunError, match="recipe=softvq-digits, and now you ask for recipe=ae-digits"
     ):
         prepare_training("ae-digits", tmp_path / "a", **SMALL)
-    with pytest.raises(UserError, match="Did you mean `tokens`"):
+    with pytest.raises(UserError, match="Did you mean `num_tokens`"):
         prepare_training("softvq-digits", tmp_path / "a", tokns=8)
 
 
@@ -418,7 +431,7 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
         job = prepare_training("softvq-digits", "a", **small)
         for record in fit(job.model, job.data, job.plan, job.run):
             pass
-        del small["tokens"]
+        del small["num_tokens"]
         run = train("sit-digits", "flow", tokenizer="a", **small)
         print(record.step, run.evidence(), sorted(name for name in {VIEWERS} if sys.modules[name]))
     """
@@ -435,7 +448,7 @@ def environment() -> dict[str, str]:
 
 def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path):
     """UniCode2's minimal adaptation: a decoder of continuous features is fed codes, and a new adapter alone learns."""
-    small = {"codes": 16, "width": 16, "depth": 1, "collect": False}
+    small = {"codebook_size": 16, "width": 16, "depth": 1, "collect": False}
     first = train(
         "unicode2-digits",
         tmp_path / "first",

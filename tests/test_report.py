@@ -36,7 +36,7 @@ from workbench.workspace.controls import coerce_controls
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
 NAMES = [path.stem for path in TEMPLATES]
-TINY = {"tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup": 5}
+TINY = {"num_tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup": 5}
 MARKED = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot")]
   .flatMap((figure) => figure._fullData).filter((trace) => trace.meta === "image" && trace.selectedpoints)
   .flatMap((trace) => [...trace.selectedpoints].map((i) => trace.customdata[i][0] ?? trace.customdata[i]))"""
@@ -57,7 +57,7 @@ def asked(runs: Path, adaptive: Path, new: Path) -> dict[str, dict[str, object]]
         "codebook": leading,
         "adaptive": {"run": adaptive},
         "generator": {"run": runs / "flow"},
-        "training": {"folder": new, "recipe": "softvq-digits", "codes": 16} | TINY,
+        "training": {"folder": new, "recipe": "softvq-digits", "codebook_size": 16} | TINY,
     }
 
 
@@ -65,7 +65,7 @@ def asked(runs: Path, adaptive: Path, new: Path) -> dict[str, dict[str, object]]
 def adaptive(tmp_path_factory) -> Path:
     """A run that chooses how many tokens an image gets."""
     folder = tmp_path_factory.mktemp("adaptive") / "karl"
-    train("karl-digits", folder, **TINY | {"tokens": 4})
+    train("karl-digits", folder, **TINY | {"num_tokens": 4})
     return folder
 
 
@@ -305,7 +305,7 @@ def test_it_is_one_file_of_at_most_8_mb_that_names_no_other_host(pages, name):
 
 def test_training_from_a_report_leaves_a_run_like_any_other(pages):
     run = Run(pages["training"].parent / "new")
-    assert run.status()["state"] == "finished" and run.config["changes"]["tokens"] == 2
+    assert run.status()["state"] == "finished" and run.config["changes"]["num_tokens"] == 2
     sections = read(pages["training"])["sections"]
     assert sections[0]["name"] == "losses" and sections[0]["said"].startswith(
         "From step 10 to 20 the weighted terms"
@@ -523,7 +523,7 @@ def test_parameters_are_checked_by_name_and_type_before_anything_runs(trained, g
             {"recipe": "softvq-digit", "folder": "a"},
             "There is no recipe `softvq-digit`; there is .*softvq-digits`",
         ),
-        ({"folder": "a", "tokens": "four"}, "parameter tokens is of type int; got `four`"),
+        ({"folder": "a", "num_tokens": "four"}, "parameter num_tokens is of type int; got `four`"),
         ({"folder": "a", "lr": "nan"}, "parameter lr is of type float; got `nan`"),
     ],
 )

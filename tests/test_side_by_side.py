@@ -13,7 +13,7 @@ from benchmarks.side_by_side.sizes import Size
 
 TINY = Size(
     images=2,
-    vit={"side": 8, "patch": 4, "tokens": 2, "width": 16, "depth": 1, "heads": 2},
+    vit={"side": 8, "patch": 4, "num_tokens": 2, "width": 16, "depth": 1, "heads": 2},
     conv={"width": 32, "multipliers": (1, 1)},
     conv_images=2,
     latents=2,

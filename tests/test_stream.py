@@ -16,7 +16,7 @@ from workbench.launch.in_process import train
 from workbench.training import Rank, StreamDataset
 
 SMALL = {
-    "tokens": 4,
+    "num_tokens": 4,
     "width": 16,
     "depth": 1,
     "side": 8,
@@ -125,7 +125,7 @@ def test_a_codebook_can_be_clustered_from_the_first_images_of_a_stream(folder, t
         "side": 8,
         "channels": 1,
         "patch": 4,
-        "codes": 4,
+        "codebook_size": 4,
         "teacher": "random",
         "width": 16,
         "depth": 1,

@@ -59,8 +59,8 @@ def wait_for(true, seconds: float = 60) -> None:
 
 
 def test_a_grid_is_every_combination():
-    found = grid("codes=64, 256; tokens=4,8")
-    assert [(one["codes"], one["tokens"]) for one in found] == [
+    found = grid("codebook_size=64, 256; num_tokens=4,8")
+    assert [(one["codebook_size"], one["num_tokens"]) for one in found] == [
         ("64", "4"),
         ("64", "8"),
         ("256", "4"),
@@ -76,11 +76,14 @@ def test_a_grid_that_cannot_be_read_is_refused(text):
 
 def test_a_list_is_the_rows_of_a_table_or_the_objects_of_a_json_file(tmp_path):
     (tmp_path / "a.csv").write_text("codes,tokens\n64,4\n256,\n", encoding="utf-8")
-    assert listed(tmp_path / "a.csv") == [{"codes": "64", "tokens": "4"}, {"codes": "256"}]
+    assert listed(tmp_path / "a.csv") == [
+        {"codebook_size": "64", "num_tokens": "4"},
+        {"codebook_size": "256"},
+    ]
     (tmp_path / "a.json").write_text(
-        json.dumps([{"codes": 64, "others": ["x", "y"]}]), encoding="utf-8"
+        json.dumps([{"codebook_size": 64, "others": ["x", "y"]}]), encoding="utf-8"
     )
-    assert listed(tmp_path / "a.json") == [{"codes": 64, "others": ["x", "y"]}]
+    assert listed(tmp_path / "a.json") == [{"codebook_size": 64, "others": ["x", "y"]}]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_any_scheduler_will_do_and_a_training_is_kept_beside_its_report(tmp_path
     ) as cluster:
         sweep(
             "training",
-            [{"tokens": 2}],
+            [{"num_tokens": 2}],
             tmp_path / "out",
             scheduler=cluster.scheduler_address,
             **tiny,

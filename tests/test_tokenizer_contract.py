@@ -22,7 +22,7 @@ SMALL = {
     "side": 8,
     "channels": 1,
     "patch": 2,
-    "tokens": 4,
+    "num_tokens": 4,
     "dim": 6,
     "width": 16,
     "depth": 1,
@@ -33,16 +33,16 @@ OTHER = {
     "side": 16,
     "channels": 3,
     "patch": 4,
-    "tokens": 2,
+    "num_tokens": 2,
     "dim": 4,
     "width": 32,
     "depth": 2,
     "heads": 4,
 }
 OTHER |= {
-    "skip": False,
-    "books": 2,
-    "codes": 33,
+    "linear_init": False,
+    "num_codebooks": 2,
+    "codebook_size": 33,
     "temperature": 0.5,
     "entropy_weight": 0.5,
     "entropy_temperature": 0.3,
@@ -95,7 +95,7 @@ OTHER |= {
 }  # KARL
 OTHER |= {"balance": "balanced", "hide": "label", "trust": 0.9, "shortest": 3}
 SMALL, OTHER = SMALL | {"rounds": 2}, OTHER | {"rounds": 4}  # ALIT
-CLUSTERED = {"patch": 4, "codes": 8, "adapter": True}  # UniCode2: a token is a patch
+CLUSTERED = {"patch": 4, "codebook_size": 8, "adapter": True}  # UniCode2: a token is a patch
 OTHER |= {
     "normalise": "unit",
     "builder": "sample",
@@ -308,12 +308,12 @@ def test_every_setting_changes_something(kind):
     fields = [field.name for field in dataclasses.fields(kind.Config)]
     on = {name: value for name, value in LOOKS.items() if name in fields}
     on |= (
-        {"tokens": 16} if "learned_tokens" in fields else {}
+        {"num_tokens": 16} if "learned_tokens" in fields else {}
     )  # as many as patches, which they may be
     others = (
         OTHER
         | ({"patch": 8} if "builder" in fields else {})
-        | ({"align": "pool"} if "books" in fields else {})
+        | ({"align": "pool"} if "num_codebooks" in fields else {})
     )
     others |= {"revive": 0.5} if "role" in fields else {}
     plain = behaviour(config_of(kind, **on))
@@ -371,7 +371,7 @@ def test_training_that_stops_and_goes_on_from_its_weights_is_the_same_training(k
     ("settings", "sentence"),
     [
         ({"side": 30, "patch": 4}, "image side 30 is not a multiple of patch 4. Use 28 or 32."),
-        ({"tokens": 0}, "tokens is 0; it must be at least 1."),
+        ({"num_tokens": 0}, "num_tokens is 0; it must be at least 1."),
         ({"width": 18, "heads": 4}, "width 18 does not divide into 4 heads."),
     ],
 )
@@ -391,10 +391,18 @@ def test_images_of_another_size_are_refused(kind):
 @pytest.mark.parametrize(
     ("system", "settings", "sentence"),
     [
-        ("softvq:SoftVQ", {"tokens": 16, "books": 3}, "16 tokens do not divide into 3 books"),
-        ("softvq:SoftVQ", {"books": 0}, "books and codes must be at least 1; got 0 and 256."),
+        (
+            "softvq:SoftVQ",
+            {"num_tokens": 16, "num_codebooks": 3},
+            "16 tokens do not divide into 3 codebooks",
+        ),
+        (
+            "softvq:SoftVQ",
+            {"num_codebooks": 0},
+            "num_codebooks and codebook_size must be at least 1; got 0 and 256.",
+        ),
         ("softvq:SoftVQ", {"temperature": 0.0}, "temperatures must be above 0; got 0.0, 0.01."),
-        ("vqvae:VQVAE", {"codes": 0}, "codes is 0; it must be at least 1."),
+        ("vqvae:VQVAE", {"codebook_size": 0}, "codebook_size is 0; it must be at least 1."),
         ("vqvae:VQVAE", {"decay": 1.0}, "decay is 1.0; it must be at least 0 and below 1."),
         ("vqvae:VQVAE", {"revive": 2.0}, "revive is 2.0; it must be at least 0 and below 1."),
         ("vqvae:VQVAE", {"commitment": -1.0}, "commitment is -1.0; it must not be below 0."),

@@ -20,7 +20,7 @@ from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit, learning_rate
 from workbench.training.overrides import Override, WeightOverrides
 
-SMALL = {"tokens": 4, "width": 16, "depth": 1, "codes": 16, "batch": 16, "warmup": 5}
+SMALL = {"num_tokens": 4, "width": 16, "depth": 1, "codebook_size": 16, "batch": 16, "warmup": 5}
 TRAINER = """
 import sys, json
 from workbench.launch.in_process import prepare_training
@@ -482,7 +482,7 @@ def test_evidence_is_collected_on_the_way_and_changes_nothing(tmp_path):
 def test_two_processes_follow_requests_at_the_same_step(tmp_path):
     """The log holds means over both: the term is exactly 0 only if both multiply it by 0."""
     process = together(
-        "softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codes=16
+        "softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codebook_size=16
     )
     try:
         wait_for(

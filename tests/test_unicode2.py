@@ -20,7 +20,15 @@ from workbench.tokenizers.unicode2 import UniCode2
 from workbench.training import fit
 
 ROLES = ["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
-SMALL = {"side": 8, "channels": 1, "patch": 4, "codes": 32, "width": 16, "depth": 1, "heads": 2}
+SMALL = {
+    "side": 8,
+    "channels": 1,
+    "patch": 4,
+    "codebook_size": 32,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,7 @@ def pixel(model: UniCode2, images: torch.Tensor) -> float:
 
 def test_the_index_and_the_codes_never_move_and_only_rows_that_were_hit_do(digits):
     """Churn is exactly 0, and so is what momentum or weight decay could do to the rows of codes never chosen."""
-    before = prepared(digits, codes=256)
+    before = prepared(digits, codebook_size=256)
     after, images = trained(before, digits), digits.images()
     assert torch.equal(after.quantizer.index, before.quantizer.index)
     assert torch.equal(after.encode(images).codes, before.encode(images).codes)
@@ -111,7 +119,7 @@ def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
 
 
 def test_the_cascades_gradient_is_sparse_and_reaches_the_rows_of_the_batch_alone():
-    cascade, x = CascadedCodebook(codes=50, dim=4), torch.randn(2, 3, 4)
+    cascade, x = CascadedCodebook(codebook_size=50, dim=4), torch.randn(2, 3, 4)
     quantized = cascade(x)
     quantized.latents.square().sum().backward()
     gradient = cascade.values.weight.grad
@@ -129,7 +137,7 @@ def test_each_role_says_what_its_name_promises():
         [torch.stack([(index - token).norm(dim=-1).argmin() for token in image]) for image in x]
     )
     for role in ROLES:
-        cascade = CascadedCodebook(codes=9, dim=4, role=role).eval()
+        cascade = CascadedCodebook(codebook_size=9, dim=4, role=role).eval()
         cascade.fill(index, seed=0)
         quantized = cascade(x)
         assert quantized.losses == {}
@@ -155,7 +163,8 @@ def test_each_role_says_what_its_name_promises():
 def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use():
     torch.manual_seed(0)
     plain, revived = (
-        CascadedCodebook(codes=9, dim=4, role="online", revive=revive) for revive in (0.0, 0.1)
+        CascadedCodebook(codebook_size=9, dim=4, role="online", revive=revive)
+        for revive in (0.0, 0.1)
     )
     far = 100 + torch.randn(2, 20, 4)
     for cascade in (plain, revived):
@@ -171,7 +180,7 @@ def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use
     [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])],
 )
 def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, role, moves):
-    before = prepared(digits, role=role, codes=128)
+    before = prepared(digits, role=role, codebook_size=128)
     after, images = trained(before, digits, lr=5e-2), digits.images()
     changed = {
         name
@@ -186,8 +195,8 @@ def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, rol
 def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
     torch.manual_seed(0)
     cascade, single, x = (
-        CascadedCodebook(codes=9, dim=4),
-        CascadedCodebook(codes=9, dim=4, role="single"),
+        CascadedCodebook(codebook_size=9, dim=4),
+        CascadedCodebook(codebook_size=9, dim=4, role="single"),
         torch.randn(2, 5, 4),
     )
     for quantizer in (cascade, single):
@@ -214,7 +223,8 @@ def test_as_many_codes_as_different_patches_lose_nothing(digits):
     images = few.images()
     features = make().features(images).flatten(0, 1)
     exact, continuous = (
-        prepared(few, codes=len(features.unique(dim=0)), role=r) for r in ("frozen", "continuous")
+        prepared(few, codebook_size=len(features.unique(dim=0)), role=r)
+        for r in ("frozen", "continuous")
     )
     torch.testing.assert_close(
         exact.encode(images).latents, continuous.encode(images).latents, atol=1e-5, rtol=0
@@ -229,7 +239,7 @@ def test_finer_codebooks_come_nearer_to_the_features(digits):
         )
         errors = []
         for codes in (1, 16, 256):
-            model = prepared(digits, codes=codes, normalise=kind, dim=dim)
+            model = prepared(digits, codebook_size=codes, normalise=kind, dim=dim)
             errors.append(F.mse_loss(model.encode(held_out).latents, target).item())
             if codes == 256:
                 assert len(model.encode(images).codes.unique()) > 240
@@ -247,9 +257,9 @@ def test_where_the_decoder_is_finished_the_value_table_adapts_to_it(digits):
     """The decoder was trained on continuous features; only E learns, and held-out images are the better for it."""
     held_out = load("digits", split="test").images()
     continuous = trained(
-        prepared(digits, role="continuous", codes=64), digits, 100, first=len(digits)
+        prepared(digits, role="continuous", codebook_size=64), digits, 100, first=len(digits)
     )
-    model = make(codes=64)
+    model = make(codebook_size=64)
     model.load_state_dict(continuous.state_dict(), strict=False)
     model.quantizer.fill(continuous.quantizer.index, seed=0)
     model.decoder.requires_grad_(False)
@@ -264,14 +274,14 @@ def test_where_the_decoder_is_finished_the_value_table_adapts_to_it(digits):
 def test_all_roles_share_the_names_of_their_weights_so_that_a_decoder_moves_between_them(digits):
     """Trained on continuous features, then fed centroids, then mended by a linear map alone."""
     images = load("digits", split="test").images()
-    continuous = trained(prepared(digits, role="continuous", codes=64), digits, 150)
-    swapped = make(role="frozen", codes=64, adapter=True, train="adapter")
+    continuous = trained(prepared(digits, role="continuous", codebook_size=64), digits, 150)
+    swapped = make(role="frozen", codebook_size=64, adapter=True, train="adapter")
     missing = swapped.load_state_dict(continuous.state_dict(), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) == {
         "adapter.weight",
         "adapter.bias",
     }
-    frozen = make(role="frozen", codes=64)
+    frozen = make(role="frozen", codebook_size=64)
     frozen.load_state_dict(continuous.state_dict())  # not a name more or less
     assert pixel(swapped.eval(), images) == pytest.approx(
         pixel(frozen.eval(), images)
@@ -410,7 +420,7 @@ def test_the_flow_decoder_learns_and_draws_the_same_image_again(digits):
         ({"patch": 0}, "patch is 0; it must be at least 1."),
         ({"dim": 0}, "dim is 0; it must be at least 1."),
         ({"width": 18, "heads": 4}, "width 18 does not divide into 4 heads."),
-        ({"codes": 0}, "codes is 0; it must be at least 1."),
+        ({"codebook_size": 0}, "codebook_size is 0; it must be at least 1."),
         ({"tokens_per_code": 0}, "tokens_per_code is 0; it must be at least 1."),
         ({"shrinkage": -0.1}, "shrinkage is -0.1; it must not be below 0."),
         ({"train": "adapter"}, 'With train "adapter" there must be one; set adapter to true.'),
@@ -435,7 +445,7 @@ def test_training_data_that_cannot_be_clustered_are_refused_in_one_sentence(digi
     with pytest.raises(
         UserError, match="4000 codes need as many different tokens, and there are 3"
     ):
-        make(codes=4000, tokens_per_code=1).prepare(digits, 0)
+        make(codebook_size=4000, tokens_per_code=1).prepare(digits, 0)
 
 
 def test_names_that_are_none_are_refused():
@@ -448,7 +458,7 @@ from workbench.tokenizers.unicode2 import UniCode2
 for make in (
     lambda: UniCode2.Config(role="frozn"),
     lambda: UniCode2.Config(decoder="flows"),
-    lambda: Cascade(codes=2, dim=2, role="casacde"),
+    lambda: CascadedCodebook(codebook_size=2, dim=2, role="casacde"),
     lambda: cluster(torch.rand(9, 2), 2, builder="twolevel"),
 ):
     try:
@@ -468,7 +478,7 @@ for make in (
 def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
     job, heard = (
         prepare_training(
-            "unicode2-digits", tmp_path / "a", codes=16, limit=60, steps=1, width=8, depth=1
+            "unicode2-digits", tmp_path / "a", codebook_size=16, limit=60, steps=1, width=8, depth=1
         ),
         [],
     )
@@ -501,15 +511,15 @@ def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp
             wanted = model.normaliser(features)
             return (F.mse_loss(model.quantize(features).latents, wanted) / wanted.var()).item()
 
-    first = run("first", role="continuous", codes=8)
-    few = run("few", role="frozen", codes=8, start=str(first.folder)).load(0)
-    many = run("many", role="frozen", codes=64, start=str(first.folder)).load(0)
+    first = run("first", role="continuous", codebook_size=8)
+    few = run("few", role="frozen", codebook_size=8, start=str(first.folder)).load(0)
+    many = run("many", role="frozen", codebook_size=64, start=str(first.folder)).load(0)
     assert misfit(many) < misfit(few) < 1
     for model in (few, many):  # in the space that the decoder knows
         assert torch.equal(model.normaliser.matrix, first.load().normaliser.matrix)
         assert torch.equal(model.decoder.decoder.mix, first.load().decoder.decoder.mix)
-    cascade = run("cascade", role="cascade", codes=64, start=str(tmp_path / "many"))
+    cascade = run("cascade", role="cascade", codebook_size=64, start=str(tmp_path / "many"))
     begun, learned = (cascade.load(step).quantizer.values.weight for step in (0, None))
     assert torch.equal(begun, cascade.load(0).quantizer.index) and not torch.equal(begun, learned)
-    again = run("again", role="cascade", codes=64, start=str(cascade.folder))
+    again = run("again", role="cascade", codebook_size=64, start=str(cascade.folder))
     assert torch.equal(again.load(0).quantizer.values.weight, learned)

@@ -1,7 +1,7 @@
 """A workbench for visual tokenizers and the latent diffusion models built on them.
 
     import workbench as wb
-    run = wb.train("softvq-digits", "runs/a", tokens=8)    # or: workbench train softvq-digits --out runs/a --tokens 8
+    run = wb.train("softvq-digits", "runs/a", num_tokens=8)    # or: workbench train softvq-digits --out runs/a --num-tokens 8
     wb.open("runs/")                                       # in a notebook: every run, every analysis
 
 Everything is imported when it is first used: this line costs nothing.

@@ -40,16 +40,16 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it goes on.")],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Latent tokens an image.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(help="Latent tokens an image.")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The tokenizer's run; generators need one.")
     ] = None,
     collect: Annotated[bool, typer.Option(help="Collect evidence when training is done.")] = True,
 ) -> None:
-    """Train a recipe. Every setting can be changed by its name, as in --lr 0.001 or --codes 512.
+    """Train a recipe. Every setting can be changed by its name, as in --lr 0.001 or --codebook-size 512.
 
     \b
-    workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --tokens 16
+    workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --num-tokens 16
     workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
     workbench train sit-digits --tokenizer runs/a --out runs/flow
     """
@@ -58,7 +58,12 @@ def train(
     warnings.formatwarning = lambda message, *_: (
         f"workbench: {message}\n"
     )  # of skipped images: the sentence alone
-    given = {"steps": steps, "save_every": save_every, "tokens": tokens, "tokenizer": tokenizer}
+    given = {
+        "steps": steps,
+        "save_every": save_every,
+        "num_tokens": num_tokens,
+        "tokenizer": tokenizer,
+    }
     run = jobs.train(recipe, out, collect=collect, **given | _settings(context))
     status = run.status()
     if status["state"] != "finished":
@@ -146,7 +151,7 @@ def sweep(
     """Make a report for each of many sets of parameters, then compare them. Other parameters are given to all.
 
     \b
-    workbench sweep training --grid "codes=64,256;tokens=4,8" --out sweeps/a --recipe softvq-digits
+    workbench sweep training --grid "codebook_size=64,256;num_tokens=4,8" --out sweeps/a --recipe softvq-digits
     workbench sweep tokenizer --list points.csv --out sweeps/b --scheduler tcp://10.0.0.1:8786
     """
     from workbench.hosts.reports import sweep as sweeps
@@ -322,7 +327,7 @@ def _accelerator() -> str:
 
 
 def _settings(context: typer.Context) -> dict[str, Any]:
-    """`--lr 0.001 --codes=512` as a dictionary. Raises UserError for anything else, and for an argument's own name."""
+    """`--lr 0.001 --codebook-size=512` as a dictionary. Raises UserError for anything else, and for an argument's own name."""
     settings, rest, spelt = {}, list(context.args), {each.name for each in context.command.params}
     while rest:
         word = rest.pop(0)

@@ -116,7 +116,9 @@ class Scale:
         """An arm that trains a tokenizer."""
         sizes = self.grid if system in CONVOLUTIONAL else self.vit
         if system in CLUSTERING:
-            sizes = {name: value for name, value in sizes.items() if name not in ("tokens", "dim")}
+            sizes = {
+                name: value for name, value in sizes.items() if name not in ("num_tokens", "dim")
+            }
         told = self.images | sizes | self.plan | self.extra.get(system, {}) | changes
         if self.cache and (told.get("teacher") or told.get("targets")):
             told["cache"] = self.cache

@@ -58,7 +58,7 @@ def spent(run: Run, images: Tensor, error: float) -> tuple[np.ndarray, np.ndarra
     count = (
         tokens.active.sum(dim=1)
         if tokens.active is not None
-        else torch.full((len(images),), model.config.tokens)
+        else torch.full((len(images),), model.config.num_tokens)
     )
     return reached.cpu().numpy(), count.cpu().numpy()
 
@@ -67,7 +67,7 @@ def spent(run: Run, images: Tensor, error: float) -> tuple[np.ndarray, np.ndarra
 def fixed(run: Run, images: Tensor) -> np.ndarray:
     """Each image's error at every budget, (n, tokens)."""
     model, images = run.load().to(DEVICE), images.to(DEVICE)
-    budgets = range(1, model.config.tokens + 1)
+    budgets = range(1, model.config.num_tokens + 1)
     shown = (model.decode(model.encode(images, budget=budget)).clamp(-1, 1) for budget in budgets)
     return np.stack(
         [((x - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy() for x in shown], axis=1
@@ -199,7 +199,7 @@ def searched(run: Run, lab: Lab) -> Numbers:
             known, model.search(model.encode(known).latents, known, target)[0]
         )
         length, seen = (
-            guess.predict(images).clamp(1, model.config.tokens).to(DEVICE),
+            guess.predict(images).clamp(1, model.config.num_tokens).to(DEVICE),
             images.to(DEVICE),
         )
         shown = model.decode(model.encode(seen, budget=length)).clamp(-1, 1)

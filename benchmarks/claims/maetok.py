@@ -44,8 +44,8 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
         {"learned_tokens": False},
     )
     patches |= {
-        "tokens": cells,
-        "dim": scale.vit["tokens"] * scale.vit["dim"] // cells,
+        "num_tokens": cells,
+        "dim": scale.vit["num_tokens"] * scale.vit["dim"] // cells,
     }  # as many numbers
     arms = {
         "AE": scale.tokenizer("ae", **whole),

@@ -39,7 +39,8 @@ def arms(scale: Scale) -> dict[str, Arm]:
     if scale.full:
         own = {"soft": "softvq", "hard": "vqvae"}
         tokenizers = {
-            label: scale.tokenizer(system, codes=unicode2.SMALL) for label, system in own.items()
+            label: scale.tokenizer(system, codebook_size=unicode2.SMALL)
+            for label, system in own.items()
         }
         found |= {f"SoftVQ: {label}": scale.generator(arm) for label, arm in tokenizers.items()}
     return found

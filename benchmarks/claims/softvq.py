@@ -17,12 +17,15 @@ NAKED = {"learn": "gradient", "revive": 0.0, "cosine": False}
 
 
 def _sized(scale: Scale, system: str, tokens: int, **changes: object) -> Arm:
-    return scale.tokenizer(system, tokens=tokens, dim=scale.numbers // tokens, **changes)
+    return scale.tokenizer(system, num_tokens=tokens, dim=scale.numbers // tokens, **changes)
 
 
 def by_tokens(scale: Scale) -> dict[str, Arm]:
     """Soft and hard codes at few and at many tokens; at full scale every kind of bottleneck, at four lengths."""
-    kinds = {"soft": ("softvq", {"codes": CODES}), "hard": ("vqvae", {"codes": CODES})}
+    kinds = {
+        "soft": ("softvq", {"codebook_size": CODES}),
+        "hard": ("vqvae", {"codebook_size": CODES}),
+    }
     if scale.full:
         kinds |= {
             "AE": ("ae", {}),
@@ -55,7 +58,7 @@ def degradation(rows: Mapping[str, Numbers]) -> Numbers:
 
 def usage_arms(scale: Scale) -> dict[str, Arm]:
     """Soft codes, and hard ones with and without what keeps them alive."""
-    told = {"codes": CODES}
+    told = {"codebook_size": CODES}
     return {
         "soft": _sized(scale, "softvq", MANY, **told),
         "soft, no entropy term": _sized(scale, "softvq", MANY, entropy_weight=0.0, **told),
@@ -77,9 +80,9 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
 
 def aligned_arms(scale: Scale) -> dict[str, Arm]:
     """Alignment to the teacher off and on."""
-    told = {"codes": CODES, "teacher": scale.teacher}
+    told = {"codebook_size": CODES, "teacher": scale.teacher}
     return {
-        "soft": _sized(scale, "softvq", MANY, codes=CODES),
+        "soft": _sized(scale, "softvq", MANY, codebook_size=CODES),
         "soft, aligned": _sized(scale, "softvq", MANY, align_weight=1.0, **told),
     }
 

@@ -28,8 +28,10 @@ LOST = 0.5  # of its perplexity share, that one table should lose at the highest
 REVIVE = 0.1  # of an even use: codes that are chosen less begin anew, as a VQ-VAE's do by default
 
 
-def _role(scale: Scale, role: str, codes: int, **changes: object) -> Arm:
-    return scale.tokenizer("unicode2", role=role, codes=codes, teacher=scale.teacher, **changes)
+def _role(scale: Scale, role: str, codebook_size: int, **changes: object) -> Arm:
+    return scale.tokenizer(
+        "unicode2", role=role, codebook_size=codebook_size, teacher=scale.teacher, **changes
+    )
 
 
 def sizes(scale: Scale) -> dict[str, Arm]:
@@ -37,7 +39,7 @@ def sizes(scale: Scale) -> dict[str, Arm]:
     ways = {name: {"role": name} for name in ("online", "frozen", "cascade")}
     ways["revived"] = {"role": "online", "revive": REVIVE}
     return {
-        f"{name} {k}": _role(scale, codes=k, **told)
+        f"{name} {k}": _role(scale, codebook_size=k, **told)
         for name, told in ways.items()
         for k in (SMALL, LARGE)
     }
@@ -99,7 +101,7 @@ def informed_arms(scale: Scale) -> dict[str, Arm]:
     patches = (scale.vit["side"] // scale.vit["patch"]) ** 2
     return {
         "cascade": _role(scale, "cascade", SMALL),
-        "VQ-VAE": scale.tokenizer("vqvae", codes=SMALL, tokens=patches),
+        "VQ-VAE": scale.tokenizer("vqvae", codebook_size=SMALL, num_tokens=patches),
     }
 
 

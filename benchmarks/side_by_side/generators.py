@@ -27,7 +27,12 @@ def pairs(size: Size, device: str) -> Iterator[Callable[[], Pair]]:
 
 def transformer(size: Size, device: str, name: str = "sit") -> SiT:
     """Ours, no longer at the zero velocity that it starts with."""
-    sizes = {"tokens": size.rows**2, "dim": size.channels, "classes": CLASSES, "rows": size.rows}
+    sizes = {
+        "num_tokens": size.rows**2,
+        "dim": size.channels,
+        "classes": CLASSES,
+        "rows": size.rows,
+    }
     made = SiT(SiT.Config(**sizes, **size.generator, **PRESETS[name])).to(device)
     nn.init.normal_(made.to_velocity.weight, std=0.02)
     return made

@@ -50,7 +50,7 @@ def vector(method: str, codes: int, size: Size, device: str) -> Pair:
     from vector_quantize_pytorch import VectorQuantize
 
     mine, its = METHODS[method]
-    ours = VectorQuantizer(codes=codes, dim=size.channels, **mine)
+    ours = VectorQuantizer(codebook_size=codes, dim=size.channels, **mine)
     fixed = {"decay": 0.95, "commitment_weight": 0.25, "rotation_trick": False}
     theirs = VectorQuantize(dim=size.channels, codebook_size=codes, **fixed, **its)
     theirs._codebook.embed.data.copy_(ours.codebook.detach())

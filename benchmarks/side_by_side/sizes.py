@@ -34,7 +34,7 @@ SIZES = {
     "cpu": Size(),
     "cuda": Size(
         images=256,
-        vit={"side": 64, "tokens": 64, "width": 512, "depth": 6, "heads": 8},
+        vit={"side": 64, "num_tokens": 64, "width": 512, "depth": 6, "heads": 8},
         conv={"width": 64, "multipliers": (1, 2, 2)},
         conv_images=64,
         latents=64,

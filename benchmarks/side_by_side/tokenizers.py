@@ -23,7 +23,7 @@ from .quantizers import EQUAL
 from .sizes import Size
 
 CODES = 256
-BLANK = {"skip": False}  # as the papers have it; public parts have no skip
+BLANK = {"linear_init": False}  # as the papers have it; public parts have no linear path
 NAMES = {  # of a block's parts, ours and torch's
     "attention.project_in.": "self_attn.in_proj_",
     "attention.project_out": "self_attn.out_proj",
@@ -47,13 +47,13 @@ def plain(size: Size, device: str) -> Pair:
 
 def hard(size: Size, device: str) -> Pair:
     """Codes of unit vectors as running averages of their tokens, none revived."""
-    ours = VQVAE(VQVAE.Config(codes=CODES, revive=0.0, **BLANK, **size.vit))
+    ours = VQVAE(VQVAE.Config(codebook_size=CODES, revive=0.0, **BLANK, **size.vit))
     return _vit(f"VQ-VAE of {CODES} codes", ours, vector_quantize(ours), size, device)
 
 
 def soft(size: Size, device: str) -> Pair:
     """Soft mixes of codes; as no public package has them, beside hard codes."""
-    ours = SoftVQ(SoftVQ.Config(codes=CODES, align_weight=0.0, **BLANK, **size.vit))
+    ours = SoftVQ(SoftVQ.Config(codebook_size=CODES, align_weight=0.0, **BLANK, **size.vit))
     return _vit(f"SoftVQ of {CODES} codes", ours, vector_quantize(ours), size, device)
 
 
@@ -87,7 +87,7 @@ def _vit(
         return F.mse_loss(returned, images) + cost
 
     layers = f"{config.depth} + {config.depth} layers of {config.width}"
-    sizes = f"{size.images} images of {config.side} px, {config.tokens} tokens, {layers}"
+    sizes = f"{size.images} images of {config.side} px, {config.num_tokens} tokens, {layers}"
     public = "torch.nn" if quantizer is None else "torch.nn, vector-quantize"
     why = "A soft mix and its entropy go over every code several times; hard codes look for the least alone."
     sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
@@ -176,7 +176,7 @@ class Public(nn.Module):
         seen = self.patches(images).flatten(2).transpose(1, 2) + self.places
         x = torch.cat([seen, self.queries.expand(many, -1, -1)], dim=1)
         latents, cost, codes = (
-            self.to_latents(self.encoder(x)[:, -self.sizes.tokens :]),
+            self.to_latents(self.encoder(x)[:, -self.sizes.num_tokens :]),
             images.new_zeros(()),
             None,
         )

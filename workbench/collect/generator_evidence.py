@@ -149,6 +149,6 @@ def _of_held_out(
 
 def _how(model: SiT | AR) -> dict[str, Any]:
     if isinstance(model, AR):
-        return {"solver": "autoregressive", "steps": model.config.tokens, "temperature": 1.0}
+        return {"solver": "autoregressive", "steps": model.config.num_tokens, "temperature": 1.0}
     config = model.config
     return {"solver": "heun", "steps": 50, "shift": config.shift, "interval": list(config.interval)}

@@ -95,7 +95,7 @@ def trajectory(
     """
     _walks(model)
     wanted = torch.tensor(list(labels), device=model_device(model))
-    config, shape = model.config, (len(wanted), model.config.tokens, model.config.dim)
+    config, shape = model.config, (len(wanted), model.config.num_tokens, model.config.dim)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(wanted.device)
     towards, velocity = [], guided_velocity(model, wanted, scale, tuple(config.interval))
 

@@ -34,11 +34,11 @@ class AR(nn.Module):
     class Config:
         """What is known of the tokenizer's codes, the sizes, and how a code becomes a vector and a vector a code."""
 
-        tokens: int  # L, of the tokenizer
-        codes: int  # K, of each of its codebooks
+        num_tokens: int  # L, of the tokenizer
+        codebook_size: int  # K, of each of its codebooks
         dim: int  # d, of a codeword
         classes: int  # the null class of guidance comes on top
-        books: int = 1  # G; book i serves the i-th of G equal blocks of tokens
+        num_codebooks: int = 1  # G; book i serves the i-th of G equal blocks of tokens
         width: int = 96
         depth: int = 4
         heads: int = 4
@@ -60,9 +60,9 @@ class AR(nn.Module):
                     raise unknown(field.name, str(value), get_args(field.type))
                 if field.type is int and value < 1:
                     raise UserError(f"{field.name} is {value}; it must be at least 1.")
-            if self.tokens % self.books:
+            if self.num_tokens % self.num_codebooks:
                 raise UserError(
-                    f"{self.tokens} tokens do not divide into {self.books} books of equal blocks."
+                    f"{self.num_tokens} tokens do not divide into {self.num_codebooks} codebooks of equal blocks."
                 )
             if self.width % self.heads:
                 raise UserError(f"width {self.width} does not divide into {self.heads} heads.")
@@ -74,7 +74,10 @@ class AR(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, width = config, config.width
-        wide, rows = width if config.table == "learned" else config.dim, config.books * config.codes
+        wide, rows = (
+            width if config.table == "learned" else config.dim,
+            config.num_codebooks * config.codebook_size,
+        )
         self.project_table = nn.Linear(wide, width) if config.table == "codebook" else nn.Identity()
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
@@ -93,7 +96,7 @@ class AR(nn.Module):
             config.classes + 3, width
         )  # classes, the null class, GENERATE, UNDERSTAND
         self.places = nn.Parameter(
-            0.02 * torch.randn(config.tokens + 2, width)
+            0.02 * torch.randn(config.num_tokens + 2, width)
         )  # of marker, class, codes
         for embedding in (self.words, self.table) if config.table == "learned" else (self.words,):
             nn.init.normal_(embedding.weight, std=0.02)
@@ -108,7 +111,7 @@ class AR(nn.Module):
     @torch.no_grad()
     def adopt(self, codebook: Float[Tensor, "g k d"]) -> None:
         """Begin from a tokenizer's codewords: copies them into the table, whose rows then go on learning."""
-        expected = (self.config.books, self.config.codes, self.config.dim)
+        expected = (self.config.num_codebooks, self.config.codebook_size, self.config.dim)
         if self.config.table != "codebook":
             raise UserError(
                 "only a table of codewords adopts a codebook; make the model with table=codebook."
@@ -153,7 +156,7 @@ class AR(nn.Module):
         return torch.cat(
             [
                 self._logits(part, book)
-                for book, part in enumerate(rows.chunk(self.config.books, 1))
+                for book, part in enumerate(rows.chunk(self.config.num_codebooks, 1))
             ],
             dim=1,
         )
@@ -213,9 +216,11 @@ class AR(nn.Module):
             labels.new_zeros(len(labels), 0, dtype=torch.int64),
         )
         rows = self._to_draw(drawn.new_zeros(len(both), 0), both)
-        for place in range(self.config.tokens):
+        for place in range(self.config.num_tokens):
             last = self._mixed(rows, pasts)[:, -1:]
-            logits = self._logits(last, place * self.config.books // self.config.tokens)[:, 0]
+            logits = self._logits(
+                last, place * self.config.num_codebooks // self.config.num_tokens
+            )[:, 0]
             if guidance != 1:
                 conditional, null = logits.chunk(2)
                 logits = null + guidance * (conditional - null)
@@ -243,8 +248,8 @@ class AR(nn.Module):
     def _seen(self, codes: Int[Tensor, "b m"], since: int = 0) -> Float[Tensor, "b t width"]:
         """The vectors of the first m codes, from one on."""
         at = torch.arange(since, codes.shape[1], device=codes.device)
-        book = at * self.config.books // self.config.tokens
-        vectors = self.table(codes[:, since:] + self.config.codes * book) * self.scale
+        book = at * self.config.num_codebooks // self.config.num_tokens
+        vectors = self.table(codes[:, since:] + self.config.codebook_size * book) * self.scale
         return self.project_table(vectors) + self.places[2 + at]
 
     def _mixed(
@@ -258,7 +263,7 @@ class AR(nn.Module):
         self, rows: Float[Tensor, "b t width"], book: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a book's logits are made of: queries (b, t, e), one weight a code (K, e), and a bias (K), if free."""
-        mine = slice(book * self.config.codes, (book + 1) * self.config.codes)
+        mine = slice(book * self.config.codebook_size, (book + 1) * self.config.codebook_size)
         if self.config.head == "free":
             return rows, self.to_codes.weight[mine], self.to_codes.bias[mine]
         queries, weight = self.to_codes(rows), self.table.weight[mine]
@@ -274,7 +279,11 @@ class AR(nn.Module):
     def _cross_entropy(
         self, rows: Float[Tensor, "b n width"], codes: Int[Tensor, "b n"]
     ) -> Float[Tensor, ""]:
-        books, chunk, losses = self.config.books, max(1, LOGITS // self.config.codes), []
+        books, chunk, losses = (
+            self.config.num_codebooks,
+            max(1, LOGITS // self.config.codebook_size),
+            [],
+        )
         for book, (part, mine) in enumerate(
             zip(rows.chunk(books, dim=1), codes.chunk(books, dim=1), strict=True)
         ):
@@ -288,18 +297,18 @@ class AR(nn.Module):
 
     def _check(self, codes: Tensor, *, whole: bool = False) -> None:
         """Refuse codes of another tokenizer; their range, for which a GPU must be waited for, only where `whole`."""
-        if codes.shape[1] != self.config.tokens:
+        if codes.shape[1] != self.config.num_tokens:
             raise UserError(
-                f"images have {codes.shape[1]} codes; this model was made for {self.config.tokens}."
+                f"images have {codes.shape[1]} codes; this model was made for {self.config.num_tokens}."
             )
         if (
             whole
             and len(codes)
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codes
+            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
         ):
             wrong = codes.max() if codes.min() >= 0 else codes.min()
             raise UserError(
-                f"code {wrong} in a codebook of {self.config.codes}. Do both come from the same run?"
+                f"code {wrong} in a codebook of {self.config.codebook_size}. Do both come from the same run?"
             )
 
     def _check_labels(self, labels: Tensor) -> None:

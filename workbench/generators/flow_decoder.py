@@ -33,7 +33,7 @@ class FlowDecoder(nn.Module):
         side: int,  # pixels, height and width
         channels: int,
         patch: int,  # pixels
-        tokens: int,  # L; a square number, unless on a line
+        num_tokens: int,  # L; a square number, unless on a line
         dim: int,  # d
         width: int,
         depth: int,
@@ -44,12 +44,12 @@ class FlowDecoder(nn.Module):
         if side % patch or width % heads or width % 4:
             told = f"side {side} must be a multiple of patch {patch}, and width {width} of 4 and of {heads} heads"
             raise UserError(f"{told}, for a flow decoder.")
-        if not line and isqrt(tokens) ** 2 != tokens:
+        if not line and isqrt(num_tokens) ** 2 != num_tokens:
             raise UserError(
-                f"{tokens} latents make no square grid. Use {isqrt(tokens) ** 2}, or put them on a line."
+                f"{num_tokens} latents make no square grid. Use {isqrt(num_tokens) ** 2}, or put them on a line."
             )
         self.side, self.channels, self.patch, self.rows = side, channels, patch, side // patch
-        self.tokens, self.line, self.width = tokens, line, width
+        self.num_tokens, self.line, self.width = num_tokens, line, width
         self.embed, self.show = nn.Linear(channels * patch**2, width), nn.Linear(dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(depth))
@@ -68,7 +68,7 @@ class FlowDecoder(nn.Module):
             [sinusoidal_embedding(axis, width // places.shape[1]) for axis in places.T], dim=1
         )
         self.register_buffer("positions", positions, persistent=False)
-        self.token_positions = nn.Parameter(0.1 * torch.randn(tokens, width)) if line else None
+        self.token_positions = nn.Parameter(0.1 * torch.randn(num_tokens, width)) if line else None
 
     def loss(self, latents: Float[Tensor, "b n d"], images: Images) -> Float[Tensor, ""]:
         """Mean squared error of the velocity at logit-normal times; before training 1 + the mean of pixels^2."""
@@ -115,9 +115,9 @@ class FlowDecoder(nn.Module):
         return self.to_velocity(self.norm(x[:, : patches.shape[1]]) * (1 + scale) + shift)
 
     def _spread(self, shown: Float[Tensor, "b n width"]) -> Float[Tensor, "b p width"]:
-        if self.tokens == self.rows**2:
+        if self.num_tokens == self.rows**2:
             return shown
-        maps = rearrange(shown, "b (h w) width -> b width h w", h=isqrt(self.tokens))
+        maps = rearrange(shown, "b (h w) width -> b width h w", h=isqrt(self.num_tokens))
         maps = F.interpolate(maps, (self.rows, self.rows), mode="bilinear", antialias=True)
         return rearrange(maps, "b width h w -> b (h w) width")
 

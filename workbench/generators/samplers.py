@@ -114,7 +114,7 @@ def sample(
     shift = model.config.shift if shift is None else shift
     _check(model, labels, steps, solver, interval, shift)
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(labels), model.config.tokens, model.config.dim)
+    shape = (len(labels), model.config.num_tokens, model.config.dim)
     noise = torch.randn(shape, generator=generator).to(labels.device)
     velocity = guided_velocity(model, labels, guidance, interval)
     first = 1.0 if model.config.predict == "velocity" else FIRST

@@ -34,7 +34,7 @@ class SiT(nn.Module):
     class Config:
         """What is learned about the latents, the sizes, and the choices in which the papers differ."""
 
-        tokens: int  # L, of the tokenizer
+        num_tokens: int  # L, of the tokenizer
         dim: int  # d, of the tokenizer
         classes: int  # the null class of guidance comes on top
         by_channel: bool = False  # whether a mean and std are those of one channel of every token, or of all numbers
@@ -101,8 +101,8 @@ class SiT(nn.Module):
                     raise UserError(f"std is {each}; it must be above 0.")
 
         def _check_sizes(self) -> None:
-            if self.tokens % self.rows:
-                raise UserError(f"{self.tokens} tokens do not divide into {self.rows} rows.")
+            if self.num_tokens % self.rows:
+                raise UserError(f"{self.num_tokens} tokens do not divide into {self.rows} rows.")
             if self.width % self.heads or self.width % (2 * self.axes):
                 even = "even" if self.axes == 1 else "a multiple of 4"
                 raise UserError(
@@ -143,7 +143,7 @@ class SiT(nn.Module):
             self.to_velocity,
         ):
             nn.init.zeros_(zero.weight)
-        places = grid(config.tokens, config.rows)
+        places = grid(config.num_tokens, config.rows)
         added = torch.cat(
             [sinusoidal_embedding(axis, width // config.axes) for axis in places.T], dim=1
         )

@@ -1,6 +1,6 @@
 """From a recipe's name to a trained run: what to build, what to train it on, and going on with what was stopped.
 
-`train("softvq-digits", "runs/a", tokens=8, steps=500)` trains one; the same call goes on with a run that was stopped.
+`train("softvq-digits", "runs/a", num_tokens=8, steps=500)` trains one; the same call goes on with a run that was stopped.
 """
 
 import dataclasses

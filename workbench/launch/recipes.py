@@ -25,8 +25,8 @@ SYSTEMS = {
 }
 # Generators, and their settings that a tokenizer decides.
 SET_BY_TOKENIZER = {
-    **dict.fromkeys(PRESETS, ("tokens", "dim", "classes", "mean", "std", "rows")),
-    "ar": ("tokens", "codes", "dim", "classes", "books"),
+    **dict.fromkeys(PRESETS, ("num_tokens", "dim", "classes", "mean", "std", "rows")),
+    "ar": ("num_tokens", "codebook_size", "dim", "classes", "num_codebooks"),
 }
 CONVOLUTIONAL = ("vavae",)
 CLUSTERING = ("unicode2",)  # a token is a patch, and has its teacher's channels
@@ -39,7 +39,7 @@ SMALL = {
     "side": 32,
     "channels": 3,
     "patch": 8,
-    "tokens": 16,
+    "num_tokens": 16,
     "dim": 16,
     "width": 96,
     "depth": 2,
@@ -49,7 +49,7 @@ LARGE = {
     "side": 256,
     "channels": 3,
     "patch": 16,
-    "tokens": 128,
+    "num_tokens": 128,
     "dim": 32,
     "width": 768,
     "depth": 12,
@@ -60,7 +60,7 @@ SIZES = {
         "side": 8,
         "channels": 1,
         "patch": 2,
-        "tokens": 8,
+        "num_tokens": 8,
         "dim": 8,
         "width": 64,
         "depth": 2,
@@ -68,7 +68,7 @@ SIZES = {
     },
     "photos": SMALL,
     "shapes": SMALL,
-    "cifar10": SMALL | {"patch": 4, "tokens": 32, "width": 256, "depth": 6},
+    "cifar10": SMALL | {"patch": 4, "num_tokens": 32, "width": 256, "depth": 6},
     "imagenet256": LARGE,
 }
 # Of a convolutional one: 4 x 4 tokens each, and 16 x 16 at the paper's scale.
@@ -85,9 +85,9 @@ GRIDS = {
 # Of a system, whatever the data.
 SETTINGS: dict[str, dict[str, Any]] = {
     "klvae": {"beta": 1e-5},
-    "vqvae": {"codes": 256},
+    "vqvae": {"codebook_size": 256},
     "fsqvae": {"dim": 4, "levels": (8, 5, 5, 5)},
-    "softvq": {"codes": 256},
+    "softvq": {"codebook_size": 256},
     **{name: {"width": 96, "depth": 4} | preset for name, preset in PRESETS.items()},
     "ar": {"width": 96, "depth": 4, "table": "codebook"},
 }
@@ -125,34 +125,34 @@ FLOW = VIT | {"final_lr": 1.0, "warmup": 0, "betas": (0.9, 0.999), "weight_decay
 XL = {"width": 1152, "depth": 28, "heads": 16}
 PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
-        PERCEPTUAL_SETTINGS | {"tokens": 64, "books": 4, "codes": 8192, "skip": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
+        PERCEPTUAL_SETTINGS | {"num_tokens": 64, "num_codebooks": 4, "codebook_size": 8192, "linear_init": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
         | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
         VIT,
     ),
     "maetok": (
-        PERCEPTUAL_SETTINGS | {"skip": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        PERCEPTUAL_SETTINGS | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
         VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4},
     ),
     "vavae": (
-        PERCEPTUAL_SETTINGS | {"skip": False, "teacher": TEACHERS[1], "stages": True}
+        PERCEPTUAL_SETTINGS | {"linear_init": False, "teacher": TEACHERS[1], "stages": True}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
         VIT | {"steps": 650_000, "final_lr": 1.0, "warmup": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
         | {"average": 0.0, "precision": "no"},
     ),
     "karl": (
-        {"tokens": 256, "dim": 12, "codes": 4096, "width": 1024, "depth": 8, "heads": 8, "skip": False, "bins": 19}
+        {"num_tokens": 256, "dim": 12, "codebook_size": 4096, "width": 1024, "depth": 8, "heads": 8, "linear_init": False, "bins": 19}
         | {"hide": "predicted", "balance": "balanced"},
         VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
     ),
     "unicode2": (
         # 20 tokens a code are 46 GB of features while they are clustered.
-        {"codes": 500_000, "teacher": TEACHERS[2], "tokens_per_code": 20, "skip": False, "decoder": "flow"},
+        {"codebook_size": 500_000, "teacher": TEACHERS[2], "tokens_per_code": 20, "linear_init": False, "decoder": "flow"},
         VIT,
     ),
-    "vqvae": ({"codes": 8192, "skip": False}, VIT),
-    "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "skip": False}, VIT),
-    **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"skip": False}, VIT)),
+    "vqvae": ({"codebook_size": 8192, "linear_init": False}, VIT),
+    "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "linear_init": False}, VIT),
+    **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
     "sit": (XL, FLOW | {"steps": 3_000_000}),
     "dit": (XL, FLOW | {"steps": 3_000_000}),
     "lightningdit": (XL, FLOW | {"steps": 80_000, "batch": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3}),
@@ -164,7 +164,7 @@ RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)
 def recipe_settings(system: str, data: str) -> dict[str, Any]:
     """The settings of a system on some data: its sizes, what it always has, and at the paper's scale the paper's."""
     sizes = GRIDS[data] if system in CONVOLUTIONAL else SIZES[data]
-    left_out = ("tokens", "dim") if system in CLUSTERING else ()
+    left_out = ("num_tokens", "dim") if system in CLUSTERING else ()
     sizes = (
         {}
         if system in SET_BY_TOKENIZER

@@ -81,7 +81,7 @@ def resolve_latents(
     if recipe.startswith("ar-"):
         found = load_codes(source, step)
         books, codes, dim = found.codebook.shape
-        learned = {"codes": codes, "dim": dim, "books": books}
+        learned = {"codebook_size": codes, "dim": dim, "num_codebooks": books}
     else:
         found = load_latents(source, step)
         mean, std = found.moments(by_channel=by_channel)
@@ -98,7 +98,7 @@ def resolve_latents(
             "std": std.tolist(),
             "rows": grid[0] if grid else 1,
         }
-    learned |= {"tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
+    learned |= {"num_tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
     return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
 
 

@@ -3,7 +3,7 @@
 After latent diffusion (arXiv:2112.10752): residual blocks of GroupNorm, SiLU and 3x3 convolutions, self-attention at
 the coarsest level alone. No dropout.
 
-Here: a `skip` beside each half, a linear map between a token and its own f x f pixels, so that the network begins as a
+Here: a `linear_init` beside each half, a linear map between a token and its own f x f pixels, so that the network begins as a
 linear autoencoder of patches; a paper-scale run switches it off.
 """
 
@@ -29,7 +29,7 @@ class ConvConfig:
     width: int = 32  # channels at the finest level; the paper's models have 128
     multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, a level each; f = 2^(levels - 1)
     blocks: int = 1  # residual blocks a level in the encoder, one more in the decoder
-    skip: bool = True  # start as a linear autoencoder; False: as in the paper
+    linear_init: bool = True  # start as a linear autoencoder; False: as in the paper
 
     def __post_init__(self) -> None:
         for name in ("side", "channels", "dim", "width", "blocks"):
@@ -77,7 +77,7 @@ class ConvEncoder(nn.Module):
         patch = sizes.channels * sizes.factor**2
         self.skip = (
             nn.Sequential(nn.PixelUnshuffle(sizes.factor), nn.Conv2d(patch, out, 1))
-            if sizes.skip
+            if sizes.linear_init
             else None
         )
 
@@ -122,7 +122,7 @@ class ConvDecoder(nn.Module):
         patch = sizes.channels * sizes.factor**2
         self.skip = (
             nn.Sequential(nn.Conv2d(sizes.dim, patch, 1), nn.PixelShuffle(sizes.factor))
-            if sizes.skip
+            if sizes.linear_init
             else None
         )
 

@@ -3,7 +3,7 @@
 Encoder: [patches + positions | learned tokens + positions] -> blocks -> norm -> the tokens' rows -> Linear to d.
 Decoder: [one learned patch, repeated, + positions | Linear(latents) + positions] -> blocks -> norm -> patches' rows.
 
-Here: no class token, and a `skip`: each token starts from its own learned mix of the patches, and each patch from a mix
+Here: no class token, and a `linear_init`: each token starts from its own learned mix of the patches, and each patch from a mix
 of the tokens; these mixes begin as shares of the image, so that the network begins as a linear autoencoder of patches.
 Without it a small model sits on the mean image for its first 500 to 1,000 steps; a paper-scale run switches it off.
 """
@@ -27,15 +27,15 @@ class ViTConfig:
     side: int = 32  # pixels, height and width
     channels: int = 3  # 1 grey, 3 RGB
     patch: int = 8  # P, pixels
-    tokens: int = 16  # L, latent tokens an image
+    num_tokens: int = 16  # L, latent tokens an image
     dim: int = 16  # d, channels of a token
     width: int = 96  # of the transformer
     depth: int = 2  # blocks in the encoder, and in the decoder
     heads: int = 4
-    skip: bool = True  # start as a linear autoencoder; False: as in the paper
+    linear_init: bool = True  # start as a linear autoencoder; False: as in the paper
 
     def __post_init__(self) -> None:
-        for name in ("side", "channels", "patch", "tokens", "dim", "width", "depth", "heads"):
+        for name in ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.side % self.patch:
@@ -61,9 +61,9 @@ class Encoder(nn.Module):
 
     def __init__(self, sizes: ViTConfig, *, learned: bool = True) -> None:
         super().__init__()
-        if not learned and sizes.tokens != sizes.patches:
+        if not learned and sizes.num_tokens != sizes.patches:
             told = f"without learned tokens the patches are the tokens, and an image has {sizes.patches} of those"
-            raise UserError(f"{told}; tokens is {sizes.tokens}.")
+            raise UserError(f"{told}; num_tokens is {sizes.num_tokens}.")
         self.sizes = sizes
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
         self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
@@ -71,8 +71,8 @@ class Encoder(nn.Module):
         init_weights(self, sizes.depth)
         self.patch_positions = _table(sizes.patches, sizes.width)
         # The learned queries; their position is part of them.
-        self.tokens = _table(sizes.tokens, sizes.width) if learned else None
-        self.mix = _mix(sizes.tokens, sizes.patches) if learned and sizes.skip else None
+        self.tokens = _table(sizes.num_tokens, sizes.width) if learned else None
+        self.mix = _mix(sizes.num_tokens, sizes.patches) if learned and sizes.linear_init else None
 
     def look(self, images: Images) -> Float[Tensor, "b p width"]:
         """Patches, embedded, without positions."""
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
             x = torch.cat([x, self.queries(patches)], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.to_latents(self.norm(x[:, -self.sizes.tokens :]))
+        return self.to_latents(self.norm(x[:, -self.sizes.num_tokens :]))
 
     def forward(self, images: Images) -> Float[Tensor, "b n d"]:
         """Look, then read."""
@@ -117,8 +117,8 @@ class Decoder(nn.Module):
         init_weights(self, sizes.depth)
         self.patch = nn.Parameter(0.02 * torch.randn(sizes.width))
         self.patch_positions = _table(sizes.patches, sizes.width)
-        self.token_positions = _table(sizes.tokens, sizes.width)
-        self.mix = _mix(sizes.patches, sizes.tokens) if sizes.skip else None
+        self.token_positions = _table(sizes.num_tokens, sizes.width)
+        self.mix = _mix(sizes.patches, sizes.num_tokens) if sizes.linear_init else None
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b p out"]:
         """Read the tokens into one vector a patch."""

@@ -34,7 +34,7 @@ class CascadedCodebook(nn.Module):
     def __init__(
         self,
         *,
-        codes: int,
+        codebook_size: int,
         dim: int,
         role: CascadeMode = "cascade",
         unit: bool = False,
@@ -44,17 +44,22 @@ class CascadedCodebook(nn.Module):
         if role not in get_args(CascadeMode):
             raise unknown("role", role, get_args(CascadeMode))
         self.role, self.unit = role, unit
-        start = torch.randn(codes, dim)
+        start = torch.randn(codebook_size, dim)
         self.register_buffer("index", F.normalize(start, dim=-1) if unit else start)
         if role in WITH_VALUES:
             # Sparse gradients: an optimiser that honours them leaves rows alone that no token hit.
-            self.values = nn.Embedding(codes, dim, sparse=True)  # E
+            self.values = nn.Embedding(codebook_size, dim, sparse=True)  # E
         elif role == "projector":
             self.projection = nn.Linear(dim, dim, bias=False)
             nn.init.eye_(self.projection.weight)
         elif role == "online":
             self.online = VectorQuantizer(
-                codes=codes, dim=dim, commitment=0.0, cosine=unit, learn="ema", revive=revive
+                codebook_size=codebook_size,
+                dim=dim,
+                commitment=0.0,
+                cosine=unit,
+                learn="ema",
+                revive=revive,
             )
         self.fill(self.index, seed=0)
 

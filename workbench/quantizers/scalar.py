@@ -19,7 +19,7 @@ class ScalarQuantizer(nn.Module):
     def __init__(self, *, levels: tuple[int, ...]) -> None:
         super().__init__()
         counts = torch.tensor(levels)
-        self.codes = math.prod(levels)  # K
+        self.codebook_size = math.prod(levels)  # K
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer(
             "place", counts.cumprod(dim=0) // counts, persistent=False
@@ -32,7 +32,8 @@ class ScalarQuantizer(nn.Module):
     def words(self) -> Float[Tensor, "1 k d"]:
         """The whole grid, in the order of the codes, within [-1, 1]."""
         return rearrange(
-            self.look_up(torch.arange(self.codes, device=self.levels.device)), "k d -> 1 k d"
+            self.look_up(torch.arange(self.codebook_size, device=self.levels.device)),
+            "k d -> 1 k d",
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:

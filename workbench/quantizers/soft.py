@@ -22,8 +22,8 @@ class SoftQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        books: int,  # G
-        codes: int,  # K, codewords a book
+        num_codebooks: int,  # G
+        codebook_size: int,  # K, codewords per codebook
         dim: int,  # d
         logits: Literal[
             "cosine", "distance"
@@ -33,10 +33,12 @@ class SoftQuantizer(nn.Module):
         entropy_temperature: float = 0.01,  # of the regulariser alone, much sharper than tau
     ) -> None:
         super().__init__()
-        self.books, self.logits, self.temperature = books, logits, temperature
+        self.num_codebooks, self.logits, self.temperature = num_codebooks, logits, temperature
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         self.codebook = nn.Parameter(
-            F.normalize((2 * torch.rand(books, codes, dim) - 1) / codes, dim=-1)
+            F.normalize(
+                (2 * torch.rand(num_codebooks, codebook_size, dim) - 1) / codebook_size, dim=-1
+            )
         )
 
     @property
@@ -45,10 +47,10 @@ class SoftQuantizer(nn.Module):
         return F.normalize(self.codebook, dim=-1) if self.logits == "cosine" else self.codebook
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
-        """Mix the codewords of each token's book. The number of tokens must divide into `books`."""
+        """Mix the codewords of each token's book. The number of tokens must divide into `num_codebooks`."""
         words = self.words
         similarity = self._similarity(
-            rearrange(x, "b (g m) d -> g (b m) d", g=self.books), words.detach()
+            rearrange(x, "b (g m) d -> g (b m) d", g=self.num_codebooks), words.detach()
         )
         posterior = F.softmax(similarity / self.temperature, dim=-1)  # q(k | x)
         mixed = einsum(posterior, words, "g t k, g k d -> g t d")
@@ -63,7 +65,7 @@ class SoftQuantizer(nn.Module):
     def log_posterior(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
         """log q(k | x) of each token, over the codewords of its book."""
         similarity = self._similarity(
-            rearrange(x, "b (g m) d -> g (b m) d", g=self.books), self.words
+            rearrange(x, "b (g m) d -> g (b m) d", g=self.num_codebooks), self.words
         )
         return rearrange(
             F.log_softmax(similarity / self.temperature, dim=-1), "g (b m) k -> b (g m) k", b=len(x)

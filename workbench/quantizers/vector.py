@@ -27,7 +27,7 @@ class VectorQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        codes: int,  # K
+        codebook_size: int,  # K
         dim: int,  # d
         commitment: float = 0.25,  # beta
         cosine: bool = False,  # compare unit vectors; the latents are unit codewords
@@ -39,13 +39,13 @@ class VectorQuantizer(nn.Module):
         self.commitment, self.cosine, self.learn = commitment, cosine, learn
         self.decay, self.revive = decay, revive
         # At the scale of the encoder's output: uniform(-1/K, 1/K) puts every code in one spot, and one wins them all.
-        codebook = F.normalize(torch.randn(1, codes, dim), dim=-1)
+        codebook = F.normalize(torch.randn(1, codebook_size, dim), dim=-1)
         if learn == "ema":
             self.register_buffer("codebook", codebook)
-            self.register_buffer("sums", torch.zeros(codes, dim))
+            self.register_buffer("sums", torch.zeros(codebook_size, dim))
         else:
             self.codebook = nn.Parameter(codebook)
-        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("counts", torch.zeros(codebook_size))
 
     @property
     def words(self) -> Float[Tensor, "1 k d"]:

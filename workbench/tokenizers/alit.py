@@ -38,9 +38,9 @@ class ALIT(Tokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """The sizes (`tokens` is what the last round has), and the rounds."""
+        """The sizes (`num_tokens` is what the last round has), and the rounds."""
 
-        rounds: int = 4  # R; each adds tokens / R
+        rounds: int = 4  # R; each adds num_tokens / R
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -48,13 +48,15 @@ class ALIT(Tokenizer):
                 raise UserError(
                     f"rounds is {self.rounds}; it must lie between 1 and {len(WEIGHTS)}."
                 )
-            if self.tokens % self.rounds:
-                raise UserError(f"{self.tokens} tokens do not divide into {self.rounds} rounds.")
+            if self.num_tokens % self.rounds:
+                raise UserError(
+                    f"{self.num_tokens} tokens do not divide into {self.rounds} rounds."
+                )
 
         @property
         def fresh(self) -> int:
             """Tokens that a round adds."""
-            return self.tokens // self.rounds
+            return self.num_tokens // self.rounds
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -72,7 +74,7 @@ class ALIT(Tokenizer):
         if budget is not None:
             rounds, rest = divmod(budget, self.config.fresh)
             if rest or not 1 <= rounds <= self.config.rounds:
-                multiple = f"a multiple of {self.config.fresh}, what a round adds, up to {self.config.tokens}"
+                multiple = f"a multiple of {self.config.fresh}, what a round adds, up to {self.config.num_tokens}"
                 raise UserError(f"budget is {budget}; it must be {multiple}.")
             return Tokens(
                 self.roll(images, rounds)[-1], active=self._active(len(images))[rounds - 1]
@@ -111,7 +113,7 @@ class ALIT(Tokenizer):
                 view = block(view)
             view = self.encoder.norm(view)
             written = self.encoder.to_latents(view[:, patches.shape[1] :])
-            latents.append(F.pad(written, (0, 0, 0, self.config.tokens - written.shape[1])))
+            latents.append(F.pad(written, (0, 0, 0, self.config.num_tokens - written.shape[1])))
         return torch.stack(latents)
 
     def _decoded(self, latents: Float[Tensor, "r b n d"]) -> Float[Tensor, "r b c h w"]:
@@ -123,7 +125,8 @@ class ALIT(Tokenizer):
     def _active(self, count: int) -> Bool[Tensor, "r b n"]:
         """Which tokens there are after each round."""
         place = (
-            torch.arange(self.config.tokens, device=self.encoder.tokens.device) // self.config.fresh
+            torch.arange(self.config.num_tokens, device=self.encoder.tokens.device)
+            // self.config.fresh
         )
         rows = torch.arange(self.config.rounds, device=place.device)
         return repeat(place <= rearrange(rows, "r -> r 1"), "r n -> r b n", b=count)

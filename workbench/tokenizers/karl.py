@@ -6,7 +6,7 @@ budget, and learns which tokens were surplus. Errors are mean absolute differenc
 Here: pixels are predicted without a base tokenizer, perceptual or adversarial terms; the budget is drawn for each image
 (the released code draws one a batch, in steps of 16); masks are laid out by sample (the released code's are not); error
 embeddings start random (its start constant, which its first norm maps to one point); run 1 always asks for the tightest
-error (it draws among the tight ones). The bottleneck is continuous, or, with `codes`, the released one: unit vectors,
+error (it draws among the tight ones). The bottleneck is continuous, or, with a `codebook_size`, the released one: unit vectors,
 a codebook that learns by gradient, commitment 0.25; of run 1 only the tokens within the budget teach it.
 """
 
@@ -35,7 +35,7 @@ class KARL(Tokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes (`tokens` is the largest budget), the errors it can be asked for, and halting."""
+        """Sizes (`num_tokens` is the largest budget), the errors it can be asked for, and halting."""
 
         error: float = 0.05  # what `encode` asks for where nobody says
         bins: int = 16  # errors that can be told apart, spaced evenly in their logarithm
@@ -52,7 +52,7 @@ class KARL(Tokenizer):
         trust: float = (
             0.15  # share of the training after which predictions are good enough to hide by
         )
-        codes: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
+        codebook_size: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -62,9 +62,9 @@ class KARL(Tokenizer):
                 )
             if not 0 < self.threshold < 1:
                 raise UserError(f"threshold is {self.threshold}; it must lie between 0 and 1.")
-            if self.codes < 0:
+            if self.codebook_size < 0:
                 raise UserError(
-                    f"codes is {self.codes}; it must be at least 1, or 0 for a continuous bottleneck."
+                    f"codebook_size is {self.codebook_size}; it must be at least 1, or 0 for a continuous bottleneck."
                 )
 
     def __init__(self, config: Config) -> None:
@@ -77,9 +77,12 @@ class KARL(Tokenizer):
         edges = torch.logspace(0, 1, config.bins, base=config.most / config.least) * config.least
         self.register_buffer("edges", edges, persistent=False)
         self.quantizer = None
-        if config.codes:
+        if config.codebook_size:
             self.quantizer = VectorQuantizer(
-                codes=config.codes, dim=config.dim, commitment=COMMITMENT, cosine=True
+                codebook_size=config.codebook_size,
+                dim=config.dim,
+                commitment=COMMITMENT,
+                cosine=True,
             )
 
     @property
@@ -94,9 +97,9 @@ class KARL(Tokenizer):
         if error is not None and budget is not None:
             raise UserError("ask for an error or for a budget, not for both.")
         if budget is not None:
-            if not 1 <= budget <= self.config.tokens:
+            if not 1 <= budget <= self.config.num_tokens:
                 raise UserError(
-                    f"budget is {budget}; it must lie between 1 and {self.config.tokens}."
+                    f"budget is {budget}; it must lie between 1 and {self.config.num_tokens}."
                 )
             active = self._first(torch.full_like(self._tightest(images), budget))
             quantized = self.quantize(self.write(images, self._tightest(images), active)[0])
@@ -106,7 +109,7 @@ class KARL(Tokenizer):
             raise UserError(f"error is {error}; it must be above 0 (pixels in [0, 1]).")
         wanted = self.bin_of(images.new_full((len(images),), error))
         latents, logits = self.write(
-            images, wanted, self._first(torch.full_like(wanted, self.config.tokens))
+            images, wanted, self._first(torch.full_like(wanted, self.config.num_tokens))
         )
         quantized = self.quantize(latents)
         return Tokens(quantized.latents, quantized.codes, self.kept(logits))
@@ -118,7 +121,7 @@ class KARL(Tokenizer):
     def objective(self, images: Images) -> Objective:
         """Both runs of Section 3.2: what a random budget reaches, and which tokens that error did not need."""
         # Run 1: estimate. An error that `budget` tokens reach.
-        budget = torch.randint(1, self.config.tokens + 1, (len(images),), device=images.device)
+        budget = torch.randint(1, self.config.num_tokens + 1, (len(images),), device=images.device)
         within = self._first(budget)
         estimate = self.quantize(self.write(images, self._tightest(images), within)[0], within)
         first = self.decode(Tokens(estimate.latents, active=within))
@@ -181,7 +184,7 @@ class KARL(Tokenizer):
         return torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def _first(self, budget: Tensor) -> Bool[Tensor, "b n"]:
-        return torch.arange(self.config.tokens, device=budget.device) < rearrange(
+        return torch.arange(self.config.num_tokens, device=budget.device) < rearrange(
             budget, "b -> b 1"
         )
 

@@ -50,7 +50,7 @@ class MAETok(Tokenizer):
         aux_weight: float = 1.0  # of each teacher's term
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
-        learned_tokens: bool = True  # False: the patches' own rows are the latents (Table 6), so tokens is their number
+        learned_tokens: bool = True  # False: the patches' own rows are the latents (Table 6), so num_tokens is their number
         tuning: bool = (
             False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
         )

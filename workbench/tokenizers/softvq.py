@@ -35,8 +35,10 @@ class SoftVQ(Tokenizer):
     class Config(PerceptualAdversarialConfig, ViTConfig):
         """Sizes, the soft codebooks, and the alignment."""
 
-        books: int = 1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
-        codes: int = 256  # K, codewords a book; the paper's models have 8192
+        num_codebooks: int = (
+            1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
+        )
+        codebook_size: int = 256  # K, codewords a book; the paper's models have 8192
         logits: Literal["cosine", "distance"] = (
             "cosine"  # of unit vectors, as released; minus |x - w|, as printed
         )
@@ -50,23 +52,23 @@ class SoftVQ(Tokenizer):
         def __post_init__(self) -> None:
             ViTConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
-            if min(self.books, self.codes) < 1:
+            if min(self.num_codebooks, self.codebook_size) < 1:
                 raise UserError(
-                    f"books and codes must be at least 1; got {self.books} and {self.codes}."
+                    f"num_codebooks and codebook_size must be at least 1; got {self.num_codebooks} and {self.codebook_size}."
                 )
             if self.logits not in ("cosine", "distance"):
                 raise unknown("kind of logits", self.logits, ("cosine", "distance"))
-            if self.tokens % self.books:
+            if self.num_tokens % self.num_codebooks:
                 raise UserError(
-                    f"{self.tokens} tokens do not divide into {self.books} books of equal blocks."
+                    f"{self.num_tokens} tokens do not divide into {self.num_codebooks} codebooks of equal blocks."
                 )
             if self.align not in get_args(Align):
                 raise unknown("way to align", self.align, get_args(Align))
             if self.align_weight < 0:
                 raise UserError(f"align_weight is {self.align_weight}; it must not be below 0.")
-            if self.align_weight and self.align != "global" and self.patches % self.tokens:
+            if self.align_weight and self.align != "global" and self.patches % self.num_tokens:
                 raise UserError(
-                    f"{self.patches} patches do not divide among {self.tokens} tokens, as align={self.align} needs."
+                    f"{self.patches} patches do not divide among {self.num_tokens} tokens, as align={self.align} needs."
                 )
             if min(self.temperature, self.entropy_temperature) <= 0:
                 raise UserError(
@@ -77,8 +79,8 @@ class SoftVQ(Tokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
         self.quantizer = SoftQuantizer(
-            books=config.books,
-            codes=config.codes,
+            num_codebooks=config.num_codebooks,
+            codebook_size=config.codebook_size,
             dim=config.dim,
             logits=config.logits,
             temperature=config.temperature,

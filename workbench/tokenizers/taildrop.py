@@ -30,9 +30,9 @@ class TailDrop(Tokenizer):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not 1 <= self.shortest <= self.tokens:
+            if not 1 <= self.shortest <= self.num_tokens:
                 raise UserError(
-                    f"shortest is {self.shortest}; it must lie between 1 and {self.tokens} tokens."
+                    f"shortest is {self.shortest}; it must lie between 1 and {self.num_tokens} tokens."
                 )
 
     def __init__(self, config: Config) -> None:
@@ -54,9 +54,9 @@ class TailDrop(Tokenizer):
             return Tokens(latents)
         lengths = torch.as_tensor(budget, device=latents.device).expand(len(latents))
         for length in lengths.unique().tolist():
-            if not 1 <= length <= self.config.tokens:
+            if not 1 <= length <= self.config.num_tokens:
                 raise UserError(
-                    f"budget is {length}; it must lie between 1 and {self.config.tokens}."
+                    f"budget is {length}; it must lie between 1 and {self.config.num_tokens}."
                 )
         return Tokens(latents, active=self._first(lengths))
 
@@ -67,7 +67,7 @@ class TailDrop(Tokenizer):
     def objective(self, images: Images) -> Objective:
         """Squared error of what a random prefix decodes to, drawn for each image."""
         length = torch.randint(
-            self.config.shortest, self.config.tokens + 1, (len(images),), device=images.device
+            self.config.shortest, self.config.num_tokens + 1, (len(images),), device=images.device
         )
         reconstruction = self.decode(Tokens(self.encoder(images), active=self._first(length)))
         return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)
@@ -79,7 +79,7 @@ class TailDrop(Tokenizer):
         number of decodings that took. By bisection, so right where the error falls with every token.
         """
         low = torch.ones(len(images), dtype=torch.int64, device=images.device)
-        high, decodings = torch.full_like(low, self.config.tokens), 0
+        high, decodings = torch.full_like(low, self.config.num_tokens), 0
         while (low < high).any():
             middle = (low + high) // 2
             shown = self.decode(Tokens(latents, active=self._first(middle)))
@@ -93,7 +93,7 @@ class TailDrop(Tokenizer):
         return high, decodings
 
     def _first(self, length: Tensor) -> Bool[Tensor, "b n"]:
-        return torch.arange(self.config.tokens, device=length.device) < rearrange(
+        return torch.arange(self.config.num_tokens, device=length.device) < rearrange(
             length, "b -> b 1"
         )
 

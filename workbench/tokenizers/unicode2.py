@@ -48,7 +48,7 @@ class UniCode2(Tokenizer):
         dim: int | None = (
             None  # d, channels of a token: principal axes of the features; None: all their channels
         )
-        codes: int = 256  # K; the paper's are 500,000
+        codebook_size: int = 256  # K; the paper's are 500,000
         builder: Builder = "two-level"  # of the codebook; "sample": random tokens, a control
         shrinkage: float = 0.0  # lambda, in tokens a code; above 0.1 codes fall out of use
         per_class: bool = (
@@ -63,7 +63,7 @@ class UniCode2(Tokenizer):
         width: int = 96  # of the decoder
         depth: int = 2  # blocks in the decoder
         heads: int = 4
-        skip: bool = True  # the decoder to pixels starts as a linear map of all tokens
+        linear_init: bool = True  # the decoder to pixels starts as a linear map of all tokens
         adapter: bool = (
             False  # a linear map, at first the identity, between the tables and the decoder
         )
@@ -77,7 +77,7 @@ class UniCode2(Tokenizer):
                 if get_origin(field.type) is Literal and value not in get_args(field.type):
                     raise unknown(field.name, str(value), get_args(field.type))
             self.sizes(1 if self.dim is None else self.dim)
-            for name in ("codes", "tokens_per_code"):
+            for name in ("codebook_size", "tokens_per_code"):
                 if getattr(self, name) < 1:
                     raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
             for name in ("shrinkage", "revive"):
@@ -100,9 +100,11 @@ class UniCode2(Tokenizer):
             own = {
                 f.name: getattr(self, f.name)
                 for f in dataclasses.fields(ViTConfig)
-                if f.name not in ("tokens", "dim")
+                if f.name not in ("num_tokens", "dim")
             }
-            return ViTConfig(**own, dim=dim, tokens=max(1, self.side // max(1, self.patch)) ** 2)
+            return ViTConfig(
+                **own, dim=dim, num_tokens=max(1, self.side // max(1, self.patch)) ** 2
+            )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -115,7 +117,11 @@ class UniCode2(Tokenizer):
         self.normaliser = Normalizer(config.normalise, channels=self.teacher.dim, dim=dim)
         unit = config.normalise == "unit"
         self.quantizer = CascadedCodebook(
-            codes=config.codes, dim=dim, role=config.role, unit=unit, revive=config.revive
+            codebook_size=config.codebook_size,
+            dim=dim,
+            role=config.role,
+            unit=unit,
+            revive=config.revive,
         )
         self.decoder = _decoder(config, config.sizes(dim))
         if config.train == "adapter":
@@ -214,7 +220,10 @@ class UniCode2(Tokenizer):
                 "per_class needs the images' classes, and these training data have no labels."
             )
         device, tokens = self.quantizer.index.device, math.prod(self.config.grid)
-        wanted, parts = math.ceil(self.config.codes * self.config.tokens_per_code / tokens), []
+        wanted, parts = (
+            math.ceil(self.config.codebook_size * self.config.tokens_per_code / tokens),
+            [],
+        )
         drawn = torch.arange(0)
         if hasattr(data, "batch"):
             drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[
@@ -237,7 +246,7 @@ class UniCode2(Tokenizer):
         )
         index = cluster(
             self.normaliser(features),
-            self.config.codes,
+            self.config.codebook_size,
             builder=self.config.builder,
             shrinkage=self.config.shrinkage,
             unit=self.config.normalise == "unit",
@@ -253,5 +262,5 @@ def _decoder(config: UniCode2.Config, sizes: ViTConfig) -> nn.Module:
         return PixelDecoder(sizes)
     from workbench.generators.flow_decoder import FlowDecoder
 
-    own = ("side", "channels", "patch", "tokens", "dim", "width", "depth", "heads")
+    own = ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads")
     return FlowDecoder(**{name: getattr(sizes, name) for name in own})

@@ -23,7 +23,7 @@ class VQVAE(Tokenizer):
     class Config(ViTConfig):
         """Sizes, and the codebook."""
 
-        codes: int = 256  # K, codewords
+        codebook_size: int = 256  # K, codewords
         commitment: float = 0.25  # beta, pulls the encoder to its codes
         cosine: bool = True  # distances between unit vectors
         learn: Literal["gradient", "ema"] = (
@@ -36,8 +36,8 @@ class VQVAE(Tokenizer):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.codes < 1:
-                raise UserError(f"codes is {self.codes}; it must be at least 1.")
+            if self.codebook_size < 1:
+                raise UserError(f"codebook_size is {self.codebook_size}; it must be at least 1.")
             if self.commitment < 0:
                 raise UserError(f"commitment is {self.commitment}; it must not be below 0.")
             if self.learn not in ("gradient", "ema"):
@@ -52,7 +52,7 @@ class VQVAE(Tokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
         self.quantizer = VectorQuantizer(
-            codes=config.codes,
+            codebook_size=config.codebook_size,
             dim=config.dim,
             commitment=config.commitment,
             cosine=config.cosine,

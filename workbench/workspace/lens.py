@@ -140,7 +140,7 @@ class Lens:
     @property
     def most_tokens(self) -> int:
         """The last token's number, whose code may be changed."""
-        return max(0, self.runs[0].config["settings"].get("tokens", 1) - 1)
+        return max(0, self.runs[0].config["settings"].get("num_tokens", 1) - 1)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -312,7 +312,7 @@ class Lens:
         """Which images of the evidence: as many as are asked for, and as a page can hold."""
         evidence, tokens = (
             self.runs[0].evidence(),
-            self.runs[0].config["settings"].get("tokens", 16),
+            self.runs[0].config["settings"].get("num_tokens", 16),
         )
         columns = len(self.runs) if state.over == "run" else tokens + 1
         room = max(1, LARGEST // (columns * (1 + len(self._shared)) * evidence.images[0].size))

@@ -75,7 +75,7 @@ class Workspace:
 
     def _promise(self, name: str, drawn_from: set[str]) -> tuple[bool, bool, int]:
         settings = self.run(name).config["settings"]
-        return name in drawn_from, "codes" in settings, settings.get("tokens", 0)
+        return name in drawn_from, "codebook_size" in settings, settings.get("num_tokens", 0)
 
     def collected(self, name: str) -> list[int]:
         """The steps of a run that have evidence."""
@@ -164,7 +164,13 @@ class Workspace:
         if collected and run.tokenizer is None:
             place = run.folder / "evidence" / f"step-{collected[-1]:06d}"
             psnr = mean_psnr(place.resolve(), written_at(place))
-        row = (run.name, run.kind, data.get("source"), settings.get("tokens"), settings.get("dim"))
+        row = (
+            run.name,
+            run.kind,
+            data.get("source"),
+            settings.get("num_tokens"),
+            settings.get("dim"),
+        )
         row += (status["step"], status["state"], psnr, collected[-1] if collected else None)
         return dict(zip(COLUMNS, row, strict=True))
 

@@ -11,7 +11,7 @@ from workbench.storage.evidence import Evidence
 
 SPLITS = 20  # half samples of a generation distance
 # What a generator's settings take from its tokenizer; all else should be the same for all.
-OF_TOKENIZER = {"tokens", "dim", "mean", "std", "classes", "codes", "books"}
+OF_TOKENIZER = {"num_tokens", "dim", "mean", "std", "classes", "codebook_size", "num_codebooks"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def _page(folder: Path, reports: Sequence[tuple[Path, dict[str, Any]]]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>Reports: {name}</title>'
         f'<link rel="icon" href="data:,"><style>{style}</style></head>\n<body><header><h1>Reports: {name}</h1><form>'
-        '<label>Find <input type="search" name="find" placeholder="words, or codes=64"></label>'
+        '<label>Find <input type="search" name="find" placeholder="words, or codebook_size=64"></label>'
         f'<label>Template <select name="template"><option value="">all</option>{_options(templates)}</select></label>'
         f'<label>Sort by <select name="sort">{_options(SORTS, SORTS.values())}</select></label>'
         f'<output aria-live="polite">{len(reports)} reports</output></form></header>\n'
@@ -127,7 +127,7 @@ def _state(told: dict[str, Any]) -> str:
 
 
 def _asked(told: dict[str, Any]) -> str:
-    """The parameters that tell this report from others: codes=64 tokens=4."""
+    """The parameters that tell this report from others: codebook_size=64 num_tokens=4."""
     flat: dict[str, Any] = {}
     for name, value in told.get("parameters", {}).items():
         flat |= value if isinstance(value, dict) else {name: value}

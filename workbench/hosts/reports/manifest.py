@@ -129,7 +129,7 @@ def _about(run: Run, step: int) -> dict[str, Any]:
         "folder": str(run.folder),
         "kind": run.kind,
         "step": step,
-        "tokens": run.config["settings"].get("tokens"),
+        "tokens": run.config["settings"].get("num_tokens"),
         "psnr": None if np.isnan(psnr) else round(float(psnr), 3),
         "seed": run.config.get("plan", {}).get("seed"),
         "data": {name: told.get(name) for name in ("data", "split", "n", "of")}

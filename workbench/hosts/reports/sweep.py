@@ -60,7 +60,7 @@ def points_of(text: str | None, path: Path | None) -> list[dict[str, Any]]:
 
 
 def grid(text: str) -> list[dict[str, str]]:
-    """Every combination of `codes=64,256;tokens=4,8`, the last name changing fastest. Raises UserError."""
+    """Every combination of `codebook_size=64,256;num_tokens=4,8`, the last name changing fastest. Raises UserError."""
     axes = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, equals, values = part.partition("=")
