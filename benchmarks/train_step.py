@@ -41,10 +41,10 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
         tokenizer=folder / data if system in SET_BY_TOKENIZER else None,
         **more,
     )
-    model, batch = job.model.train(), job.data.batch(torch.arange(job.plan.batch))
+    model, batch = job.model.train(), job.data.batch(torch.arange(job.train_config.batch_size))
     if hasattr(model, "prepare"):
         model.prepare(job.data, 0)
-    optimizers = TrainState(model, job.plan).optimizers
+    optimizers = TrainState(model, job.train_config).optimizers
 
     def step() -> None:
         model.objective(*batch).total.backward()
@@ -58,12 +58,12 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
     begun = time.perf_counter()
     for _ in range(STEPS):
         step()
-    bare = STEPS * job.plan.batch / (time.perf_counter() - begun)
+    bare = STEPS * job.train_config.batch_size / (time.perf_counter() - begun)
     begun = time.perf_counter()
-    for _ in fit(job.model, job.data, job.plan, job.run):
+    for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
-    loop = STEPS * job.plan.batch / (time.perf_counter() - begun)
-    return {"bare": bare, "loop": loop, "operations": counter.get_total_flops() / job.plan.batch}
+    loop = STEPS * job.train_config.batch_size / (time.perf_counter() - begun)
+    return {"bare": bare, "loop": loop, "operations": counter.get_total_flops() / job.train_config.batch_size}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for data in SIZES:  # what generators learn from
-            quick = {"steps": 5, "batch": 8, "save_every": 5, "limit": 1000, "collect": False}
+            quick = {"steps": 5, "batch_size": 8, "save_every": 5, "limit": 1000, "collect": False}
             train(f"vqvae-{data}", Path(folder) / data, **quick)
         for recipe in sys.argv[2:] or [f"{system}-{data}" for system in SYSTEMS for data in SIZES]:
             row = rows[recipe] = measure(recipe, Path(folder))

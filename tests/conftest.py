@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(folder: Path) -> None:
         from workbench.launch.in_process import train
 
-        small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup": 10}
+        small = {"width": 32, "depth": 1, "steps": 60, "save_every": 30, "warmup_steps": 10}
         train("softvq-digits", folder / "soft-4", num_tokens=4, codebook_size=32, **small)
         train("softvq-digits", folder / "soft-2", num_tokens=2, codebook_size=32, **small)
         train("ae-digits", folder / "plain", num_tokens=4, **small)

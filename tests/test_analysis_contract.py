@@ -84,7 +84,7 @@ def several(n: int) -> list[Evidence]:
     generators = [
         Evidence(
             told.provenance
-            | {"run": f"flow-{i}", "tokenizer": {"run": f"../{told.run}", "step": 1}},
+            | {"run": f"flow-{i}", "tokenizer": {"run": f"../{told.run_name}", "step": 1}},
             samples=told.reconstructions,
             sample_features=first.sample_features + np.float32(0.2 * i),
             train_features=first.train_features,

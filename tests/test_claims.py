@@ -27,9 +27,9 @@ TINY = Scale(
     images={"limit": 60, "side": 8, "channels": 1},
     vit={"side": 8, "patch": 4, "num_tokens": 2, "dim": 2, "width": 8, "depth": 1, "heads": 2},
     grid={},
-    plan={"steps": 2, "batch": 8, "save_every": 2},
+    plan={"steps": 2, "batch_size": 8, "save_every": 2},
     network={"width": 8, "depth": 1, "heads": 2},
-    generator_plan={"steps": 2, "batch": 8, "save_every": 2},
+    generator_plan={"steps": 2, "batch_size": 8, "save_every": 2},
     teacher="hog",
     feature_extractor="hog",
     drawn=40,
@@ -421,7 +421,7 @@ def test_a_probe_is_fitted_to_training_images_and_asked_of_held_out_ones(tmp_pat
 
 
 def test_a_generator_is_also_drawn_from_at_other_times_and_each_is_kept_apart(tmp_path):
-    plan = {"steps": 20, "batch": 8, "save_every": 20, "lr": 0.02, "warmup": 0, "average": 0.0}
+    plan = {"steps": 20, "batch_size": 8, "save_every": 20, "lr": 0.02, "warmup_steps": 0, "ema_decay": 0.0}
     scale = replace(TINY, generator_plan=plan)
     arm = scale.generator(scale.tokenizer("ae"), "lightningdit")
     arm.tokenizer.train(tmp_path, 0)

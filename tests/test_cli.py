@@ -13,7 +13,7 @@ from workbench import cli
 from workbench.launch.recipes import RECIPES
 from workbench.storage.run import Run
 
-TINY = ["--width", "16", "--depth", "1", "--codebook-size", "16", "--batch", "16", "--warmup", "5"]
+TINY = ["--width", "16", "--depth", "1", "--codebook-size", "16", "--batch-size", "16", "--warmup-steps", "5"]
 COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watch", "doctor")
 
 

@@ -16,7 +16,7 @@ from workbench.launch.in_process import train
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
-SMALL = {"width": 16, "depth": 1, "batch": 16, "warmup": 2}
+SMALL = {"width": 16, "depth": 1, "batch_size": 16, "warmup_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     )
     train("karl-digits", folder / "karl", num_tokens=4, steps=30, save_every=30, **SMALL)
     train("unicode2-digits", folder / "uni", codebook_size=32, steps=30, save_every=30, **SMALL)
-    larger = SMALL | {"width": 32, "batch": 64}
+    larger = SMALL | {"width": 32, "batch_size": 64}
     train("ar-digits", folder / "ar", tokenizer=folder / "vq", steps=250, save_every=250, **larger)
     return folder
 
@@ -119,7 +119,7 @@ def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside
     with torch.no_grad():
         before = run.load(100).encode(images).codes
         assert (evidence.previous_codes == before.numpy()).all()
-        torch.manual_seed(run.config["plan"]["seed"])
+        torch.manual_seed(run.config["training"]["seed"])
         untrained = run.build().eval().encode(images).latents
     np.testing.assert_allclose(evidence.untrained_latents, untrained, atol=1e-5)
     assert collect(run, step=100).previous_codes is None

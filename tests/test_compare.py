@@ -203,13 +203,13 @@ def test_only_settings_that_differ_are_shown_and_all_on_demand():
 
 
 def test_what_training_was_told_is_compared_too():
-    """Seed, steps and learning rate are no settings of the tokenizer; they stand in the plan."""
+    """Seed, steps and learning rate are no settings of the tokenizer; they stand in the training section."""
     runs = [
-        Evidence({"run": name, "step": 1, "plan": {"steps": 60, "seed": i}})
+        Evidence({"run": name, "step": 1, "training": {"steps": 60, "seed": i}})
         for i, name in enumerate("ab")
     ]
     rows = settings_comparison(runs).table()
-    assert rows[["part", "setting", "a", "b"]].to_numpy().tolist() == [["plan", "seed", "0", "1"]]
+    assert rows[["part", "setting", "a", "b"]].to_numpy().tolist() == [["training", "seed", "0", "1"]]
 
 
 def test_a_setting_that_a_run_does_not_have_is_a_dash():
@@ -241,7 +241,7 @@ def test_moments_of_every_channel_are_no_column_of_the_run_list(tmp_path):
         told = {
             "class": "x:X",
             "settings": settings | more,
-            "plan": {"lr": 0.1},
+            "training": {"lr": 0.1},
             "recipe": "sit-digits",
         }
         found = setting_columns(Run.create(tmp_path / name, told))

@@ -41,7 +41,7 @@ def runs(trained, tmp_path_factory):
         data="<b>data</b>",
     )
     told = json.loads((folder / HOSTILE / "config.json").read_text(encoding="utf-8"))
-    changed(folder / HOSTILE / "config.json", plan=told["plan"] | {HOSTILE: 1})
+    changed(folder / HOSTILE / "config.json", training=told["training"] | {HOSTILE: 1})
     return folder
 
 
@@ -556,7 +556,7 @@ def many(trained, tmp_path_factory):
         )
         config = folder / f"run-{i:03d}" / "config.json"
         told = json.loads(config.read_text(encoding="utf-8"))
-        changed(config, plan=told["plan"] | {"lr": 10 ** -(2 + i % 3), "seed": i})
+        changed(config, training=told["training"] | {"lr": 10 ** -(2 + i % 3), "seed": i})
         changed(
             folder / f"run-{i:03d}" / "evidence" / "step-000060" / "provenance.json",
             run=f"run-{i:03d}",
@@ -569,13 +569,13 @@ def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
 
     session = Session(many)
     shown = session.runs.table.value
-    assert len(shown) == 200 and {"lr", "seed"} < set(shown) and "batch" not in shown
+    assert len(shown) == 200 and {"lr", "seed"} < set(shown) and "batch_size" not in shown
     assert len(session.state.runs) == 8
     session.runs.filter.value_input = "lr<0.005 & seed>=100 & run-1"
     assert len(session.runs.table.value) == 67
     assert len(session.runs.selected) == 8  # what is hidden stays selected
     session.runs.differ.value = False
-    assert "batch" in session.runs.table.value
+    assert "batch_size" in session.runs.table.value
     session.runs.filter.value_input = "leraning=3"
     assert "There is no column `leraning`" in session.runs.said.object
 

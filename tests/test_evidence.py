@@ -42,7 +42,7 @@ def saved(tmp_path):
 def test_what_was_saved_is_what_is_opened(saved):
     evidence = Evidence.open(saved)
     assert evidence.provenance == PROVENANCE
-    assert (evidence.run, evidence.step, evidence.names) == ("a", 5, ("zero", "one"))
+    assert (evidence.run_name, evidence.step, evidence.names) == ("a", 5, ("zero", "one"))
     assert (
         evidence.latents.tolist() == [[[0, 1]], [[2, 3]], [[4, 5]]]
         and evidence.latents.dtype == np.float32

@@ -15,7 +15,7 @@ from workbench.launch.recipes import SET_BY_TOKENIZER, SYSTEMS
 from workbench.training import fit
 
 GOLDEN = Path(__file__).parent / "golden"
-PLAN = {"steps": 20, "batch": 16, "warmup": 5, "log_every": 1, "save_every": 20, "lr": 1e-3}
+PLAN = {"steps": 20, "batch_size": 16, "warmup_steps": 5, "log_every": 1, "save_every": 20, "lr": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def curve(system: str, folder: Path, **more) -> pd.DataFrame:
         limit=None if system in SET_BY_TOKENIZER else 200,
         **more,
     )
-    for _ in fit(job.model, job.data, job.plan, job.run):
+    for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
     return job.run.history().drop(columns=["lr", "time"])
 

@@ -36,8 +36,8 @@ TINY = {
     "width": 16,
     "depth": 1,
     "codebook_size": 16,
-    "batch": 16,
-    "warmup": 5,
+    "batch_size": 16,
+    "warmup_steps": 5,
     "collect": False,
 }
 
@@ -47,7 +47,7 @@ def run(tmp_path) -> Run:
     """A folder that a writer of ten steps a second has left behind, this process seemingly at work in it."""
     run = Run.create(
         tmp_path / "a",
-        {"class": "workbench.tokenizers.ae:AE", "settings": {}, "plan": {"steps": 1000}},
+        {"class": "workbench.tokenizers.ae:AE", "settings": {}, "training": {"steps": 1000}},
     )
     for step in range(10, 310, 10):
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
@@ -229,7 +229,7 @@ def test_start_refuses_in_the_words_of_train_and_leaves_nothing_behind(tmp_path)
 def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
     script = f"import workbench as wb, time; wb.start('ae-digits', {str(tmp_path / 'a')!r}, steps=100_000, width=16,"
-    script += " num_tokens=4, depth=1, batch=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
+    script += " num_tokens=4, depth=1, batch_size=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
     starter = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -244,7 +244,7 @@ def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
         run.ask("weight", term="pixl", value=2)
     number = run.ask("stop")
     wait_for(lambda: run.status()["state"] == "stopped")
-    assert run.status()["answered"] == number and run.config["plan"]["betas"] == [0.9, 0.9]
+    assert run.status()["answered"] == number and run.config["training"]["betas"] == [0.9, 0.9]
     assert "Stopped at step" in (run.folder / "train.log").read_text()
 
 

@@ -28,7 +28,7 @@ SMALL = {
     "heads": 2,
 }
 SMALL |= {"aux_width": 8, "aux_depth": 1}
-PLAN = TrainConfig(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
+PLAN = TrainConfig(steps=20, batch_size=16, warmup_steps=2, save_every=10, log_every=5)
 
 
 def make(**settings) -> MAETok:
@@ -214,7 +214,7 @@ def test_features_kept_in_a_folder_train_as_features_computed_each_time(tmp_path
         "width": 16,
         "depth": 1,
         "aux_width": 16,
-        "batch": 16,
+        "batch_size": 16,
         "steps": 10,
         "limit": 50,
     }
@@ -257,7 +257,7 @@ def test_stage_two_changes_the_decoder_and_not_one_bit_of_the_latents(tmp_path, 
         "num_tokens": 4,
         "width": 16,
         "depth": 1,
-        "batch": 16,
+        "batch_size": 16,
         "steps": 20,
         "save_every": 10,
         "collect": False,

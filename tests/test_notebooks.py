@@ -106,7 +106,7 @@ def test_in_a_notebook_training_leaves_the_kernels_process_alone(kernel, tmp_pat
     client = kernel.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
-    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch=8"
+    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
     code = f"import os, workbench as wb\nrun = wb.train('softvq-digits', {str(tmp_path / 'a')!r}, steps=3, {tiny})\n"
     code += "print(run.status()['state'], run.status()['pid'] != os.getpid(), run.evidence().step)"
     assert said(client, code).splitlines()[-1] == "finished True 3"
@@ -122,7 +122,7 @@ def test_an_interrupted_cell_stops_its_training_with_a_checkpoint(kernel, tmp_pa
     client.start_channels()
     client.wait_for_ready(timeout=60)
     out = tmp_path / "long"
-    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch=8, steps=1000000, save_every=1000000, log_every=1"
+    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8, steps=1000000, save_every=1000000, log_every=1"
     client.execute(f"import workbench as wb\nrun = wb.train('softvq-digits', {str(out)!r}, {tiny})")
     try:
         while client.get_iopub_msg(timeout=60)["msg_type"] != "display_data":  # its progress bar

@@ -20,8 +20,8 @@ SMALL = {
     "num_tokens": 4,
     "width": 16,
     "depth": 1,
-    "batch": 16,
-    "warmup": 2,
+    "batch_size": 16,
+    "warmup_steps": 2,
     "steps": 6,
     "save_every": 3,
     "log_every": 3,
@@ -138,14 +138,14 @@ def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
 
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(UserError, match="16 does not divide into 3 processes"):
-        Rank(0, 3).part(TrainConfig(batch=16))
+        Rank(0, 3).part(TrainConfig(batch_size=16))
     with pytest.raises(UserError, match="16 does not divide into 5 equal parts"):
-        TrainConfig(batch=16, accumulate=5)
+        TrainConfig(batch_size=16, accumulation_steps=5)
 
 
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(tmp_path):
     whole = train("ae-digits", tmp_path / "whole", collect=False, **SMALL)
-    parts = train("ae-digits", tmp_path / "parts", collect=False, **SMALL, accumulate=4)
+    parts = train("ae-digits", tmp_path / "parts", collect=False, **SMALL, accumulation_steps=4)
     assert_close(whole, parts)
 
 
@@ -178,13 +178,13 @@ def test_rows_of_a_sparse_table_that_are_never_hit_stay_as_they_were_to_the_bit(
     for _ in fit(
         model,
         Rows(),
-        TrainConfig(steps=30, batch=5, warmup=1, save_every=30, weight_decay=0.1),
+        TrainConfig(steps=30, batch_size=5, warmup_steps=1, save_every=30, weight_decay=0.1),
         run,
     ):
         pass
     moved = (model.table.weight != before).any(dim=1)
     assert moved[:10].all() and not moved[10:].any()
-    averaged = read_tensors(run.checkpoint())["average"]["table.weight"]
+    averaged = read_tensors(run.checkpoint())["ema"]["table.weight"]
     assert torch.equal(averaged[10:], before[10:])
 
 
@@ -192,7 +192,7 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
     def trained(folder: Path, *, stop: bool) -> torch.Tensor:
         torch.manual_seed(0)
         run = Run.create(folder, {"class": "workbench.tests:Table", "settings": {}})
-        plan = TrainConfig(steps=20, batch=5, warmup=1, save_every=10, log_every=10)
+        plan = TrainConfig(steps=20, batch_size=5, warmup_steps=1, save_every=10, log_every=10)
         records = fit(Table(20), Rows(), plan, run)
         next(records)
         if stop:
@@ -208,7 +208,7 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
 
 
 def test_table_lr_is_the_tables_alone():
-    learner = TrainState(Table(20), TrainConfig(lr=1e-3, table_lr=5.0, warmup=1, steps=10))
+    learner = TrainState(Table(20), TrainConfig(lr=1e-3, sparse_lr_scale=5.0, warmup_steps=1, steps=10))
     learner.set_rate(0)
     assert [o.param_groups[0]["lr"] for o in learner.optimizers] == pytest.approx([1e-3, 5e-3])
 

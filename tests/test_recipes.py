@@ -35,10 +35,10 @@ SMALL = {
     "num_tokens": 4,
     "width": 16,
     "depth": 1,
-    "batch": 16,
+    "batch_size": 16,
     "steps": 20,
     "save_every": 10,
-    "warmup": 2,
+    "warmup_steps": 2,
 }
 BUNDLED = [data for data in SIZES if SOURCES[data] == data]
 
@@ -61,7 +61,7 @@ def untrained(tmp_path_factory):
             codebook_size=16,
             limit=100,
         )
-        job.run.save(1, {f"average.{k}": v for k, v in job.model.state_dict().items()})
+        job.run.save(1, {f"ema.{k}": v for k, v in job.model.state_dict().items()})
     return folder
 
 
@@ -150,14 +150,14 @@ def _made_of(system: str):
 def test_a_run_stores_all_it_was_made_of(tmp_path):
     job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, codebook_size=32)
     told = config(tmp_path / "a")
-    assert told["format"] == 1 and told["recipe"] == "softvq-digits"
+    assert told["format"] == 2 and told["recipe"] == "softvq-digits"
     assert told["changes"] == SMALL | {"codebook_size": 32}
     assert (
         told["settings"]["codebook_size"] == 32
         and told["settings"]["side"] == 8
         and told["settings"]["temperature"] == 0.07
     )
-    assert told["plan"]["steps"] == 20 and told["plan"]["betas"] == [0.9, 0.95]
+    assert told["training"]["steps"] == 20 and told["training"]["betas"] == [0.9, 0.95]
     assert told["data"]["fingerprint"] == job.data.fingerprint and told["data"]["n"] == 1437
     assert set(told["versions"]) >= {"workbench", "torch", "numpy"}
 
@@ -194,8 +194,8 @@ def test_settings_are_read_from_text_in_their_declared_types(tmp_path):
     }
     told = prepare_training("softvq-digits", tmp_path / "a", **text).run.config
     assert (
-        told["plan"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"}
-        == told["plan"]
+        told["training"] | {"lr": 0.001, "steps": 20, "betas": [0.8, 0.9], "precision": "no"}
+        == told["training"]
     )
     assert told["settings"] | {"codebook_size": 32, "linear_init": False} == told["settings"]
 
@@ -299,7 +299,7 @@ def test_the_same_call_goes_on_however_its_numbers_and_paths_are_written(
     again = prepare_training(
         "sit-digits", tmp_path / "flow", tokenizer=tmp_path / "soft-4", lr=0.001, steps="20"
     )
-    assert again.run.config == first.run.config and again.plan == first.plan
+    assert again.run.config == first.run.config and again.train_config == first.train_config
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True)
@@ -401,7 +401,7 @@ def test_a_finished_run_is_only_opened(trained, tmp_path):
     }
     assert before == after  # its events too: nothing was resumed
     job = prepare_training("ae-digits", run.folder, **run.config["changes"])
-    assert list(fit(job.model, job.data, job.plan, job.run)) == []
+    assert list(fit(job.model, job.data, job.train_config, job.run)) == []
 
 
 VIEWERS = (
@@ -429,7 +429,7 @@ def test_training_needs_nothing_that_is_only_for_looking(tmp_path):
         torch.set_num_threads(1)
         small = {SMALL}
         job = prepare_training("softvq-digits", "a", **small)
-        for record in fit(job.model, job.data, job.plan, job.run):
+        for record in fit(job.model, job.data, job.train_config, job.run):
             pass
         del small["num_tokens"]
         run = train("sit-digits", "flow", tokenizer="a", **small)
@@ -455,7 +455,7 @@ def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path
         role="continuous",
         **small,
         steps=6,
-        batch=16,
+        batch_size=16,
         save_every=6,
     )
     more = {
@@ -464,7 +464,7 @@ def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path
         "train": "adapter",
         "start": first.folder,
         "steps": 4,
-        "batch": 16,
+        "batch_size": 16,
         "save_every": 4,
     }
     second = train("unicode2-digits", tmp_path / "second", **small, **more)
@@ -479,7 +479,7 @@ def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path
 
 
 def test_weights_that_fit_nowhere_are_refused_before_there_is_a_run(tmp_path):
-    small = {"width": 16, "depth": 1, "steps": 2, "batch": 16, "save_every": 2, "collect": False}
+    small = {"width": 16, "depth": 1, "steps": 2, "batch_size": 16, "save_every": 2, "collect": False}
     train("ae-digits", tmp_path / "ae", **small)
     with pytest.raises(UserError, match="has no weights that this VAVAE could take"):
         train("vavae-digits", tmp_path / "other", start=tmp_path / "ae")

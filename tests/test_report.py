@@ -36,7 +36,7 @@ from workbench.workspace.controls import coerce_controls
 TEMPLATE = find_template("tokenizer")
 TEMPLATES = sorted(TEMPLATE.parent.glob("*.ipynb"))
 NAMES = [path.stem for path in TEMPLATES]
-TINY = {"num_tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup": 5}
+TINY = {"num_tokens": 2, "steps": 20, "width": 16, "depth": 1, "warmup_steps": 5}
 MARKED = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot")]
   .flatMap((figure) => figure._fullData).filter((trace) => trace.meta === "image" && trace.selectedpoints)
   .flatMap((trace) => [...trace.selectedpoints].map((i) => trace.customdata[i][0] ?? trace.customdata[i]))"""
@@ -374,7 +374,7 @@ def test_the_manifest_tells_how_the_report_was_made(pages, trained):
     assert (about["name"], about["step"], about["seed"]) == (
         "soft-4",
         60,
-        run.config["plan"]["seed"],
+        run.config["training"]["seed"],
     )
     assert about["data"]["fingerprint"] == run.evidence().provenance["fingerprint"]
     inner = hashlib.sha256(run.checkpoint(60).read_bytes()).digest()

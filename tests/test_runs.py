@@ -75,12 +75,12 @@ def test_a_run_may_have_any_name(tmp_path, name):
 def test_finding_runs_lists_the_good_ones_and_says_what_is_wrong_with_the_others(run, tmp_path):
     (tmp_path / "not a run").mkdir()
     Run.create(tmp_path / "b", TOLD)
-    rewrite(Run.create(tmp_path / "new", TOLD), format=2)
+    rewrite(Run.create(tmp_path / "new", TOLD), format=3)
     runs, refused = find_runs(tmp_path)
     assert [found.name for found in runs] == ["a", "b"]
     assert (
         len(refused) == 1
-        and "new was written by a newer workbench (format 2, this one reads 1)" in refused[0]
+        and "new was written by a newer workbench (format 3, this one reads 2)" in refused[0]
     )
     assert [found.name for found in find_runs(run.folder)[0]] == ["a"]
 
@@ -117,7 +117,7 @@ def test_a_run_that_does_not_exist_is_answered_with_the_nearest_name(run, tmp_pa
         ('{"format": "one", "class": "a:b", "settings": {}}', "does not say its format"),
         ('{"format": 1}', "lacks class and settings"),
         ('{"format": 1, "class": 3, "settings": {}}', "lacks class"),
-        ('{"format": 2}', "newer workbench .* Upgrade"),
+        ('{"format": 3}', "newer workbench .* Upgrade"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_refused_in_a_sentence(run, text, said):
@@ -237,7 +237,7 @@ def test_a_loaded_model_has_the_weights_that_were_saved(run):
     torch.manual_seed(1)
     model, average = run.build(), run.build()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    run.save(10, tensors | {f"average.{k}": v for k, v in average.state_dict().items()})
+    run.save(10, tensors | {f"ema.{k}": v for k, v in average.state_dict().items()})
     assert run.steps == [10] and not run.load().training
     for saved, averaged in ((model, False), (average, True)):
         loaded = run.load(averaged=averaged).state_dict()
@@ -299,7 +299,7 @@ def test_only_classes_of_the_package_or_of_named_modules_are_imported(soft, tmp_
     ):
         foreign.load()
     assert "mine" not in sys.modules
-    name, weights = "encoder.embed.weight", read_tensors(foreign.checkpoint())["average"]
+    name, weights = "encoder.embed.weight", read_tensors(foreign.checkpoint())["ema"]
     assert torch.equal(foreign.load(modules=["mine"]).state_dict()[name], weights[name])
 
 

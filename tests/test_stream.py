@@ -23,8 +23,8 @@ SMALL = {
     "channels": 1,
     "patch": 2,
     "dim": 4,
-    "batch": 8,
-    "warmup": 2,
+    "batch_size": 8,
+    "warmup_steps": 2,
 }
 
 
@@ -135,7 +135,7 @@ def test_a_codebook_can_be_clustered_from_the_first_images_of_a_stream(folder, t
         tmp_path / "run",
         data=f"stream:{folder}",
         steps=4,
-        batch=8,
+        batch_size=8,
         save_every=4,
         **small,
     )

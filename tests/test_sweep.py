@@ -147,7 +147,7 @@ def test_a_sweep_makes_a_report_a_point_then_compares_the_runs_and_goes_on_where
 def test_any_scheduler_will_do_and_a_training_is_kept_beside_its_report(tmp_path):
     from dask.distributed import LocalCluster
 
-    tiny = {"recipe": "ae-digits", "steps": 10, "width": 16, "depth": 1, "warmup": 5}
+    tiny = {"recipe": "ae-digits", "steps": 10, "width": 16, "depth": 1, "warmup_steps": 5}
     with LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as cluster:

@@ -21,7 +21,7 @@ from workbench.features.standardized import fit_standardization
 from workbench.storage.run import Run
 from workbench.training import TrainConfig
 
-QUICK = TrainConfig(steps=20, batch=16, warmup=2, save_every=10, log_every=5)
+QUICK = TrainConfig(steps=20, batch_size=16, warmup_steps=2, save_every=10, log_every=5)
 LOCAL = ("hog", "random", "shuffled:hog")
 
 
@@ -237,10 +237,10 @@ def test_the_untrained_network_depends_on_its_seed_alone():
 
 def test_a_trained_teacher_goes_by_its_folder_and_training_again_changes_nothing(tmp_path):
     digits = load("digits", limit=100)
-    run = train_contrastive(digits, tmp_path / "t", plan=QUICK)
+    run = train_contrastive(digits, tmp_path / "t", train_config=QUICK)
     assert run.steps == [10, 20] and run.history().columns[1] == "contrastive"
     teacher = get_feature_extractor(str(tmp_path / "t"), channels=1)
-    train_contrastive(digits, tmp_path / "t", plan=QUICK)
+    train_contrastive(digits, tmp_path / "t", train_config=QUICK)
     assert (
         teacher.fingerprint
         == get_feature_extractor(str(tmp_path / "t")).fingerprint
@@ -248,9 +248,9 @@ def test_a_trained_teacher_goes_by_its_folder_and_training_again_changes_nothing
     )
     assert teacher.features(digits.images(slice(3)), (4, 4)).shape == (3, 16, 64)
     with pytest.raises(
-        RunError, match="holds a run of other images, settings or plan; choose another folder"
+        RunError, match="holds a run of other images, settings or training; choose another folder"
     ):
-        train_contrastive(digits, tmp_path / "t", width=8, plan=QUICK)
+        train_contrastive(digits, tmp_path / "t", width=8, train_config=QUICK)
 
 
 def test_training_teaches_the_network_to_tell_digits_apart(tmp_path):

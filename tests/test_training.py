@@ -20,14 +20,14 @@ from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit, learning_rate
 from workbench.training.overrides import Override, WeightOverrides
 
-SMALL = {"num_tokens": 4, "width": 16, "depth": 1, "codebook_size": 16, "batch": 16, "warmup": 5}
+SMALL = {"num_tokens": 4, "width": 16, "depth": 1, "codebook_size": 16, "batch_size": 16, "warmup_steps": 5}
 TRAINER = """
 import sys, json
 from workbench.launch.in_process import prepare_training
 from workbench.training import fit
 job = prepare_training("softvq-digits", sys.argv[1], **json.loads(sys.argv[2]))
 print("ready", flush=True)
-for record in fit(job.model, job.data, job.plan, job.run):
+for record in fit(job.model, job.data, job.train_config, job.run):
     print(record.step, flush=True)
 """
 
@@ -36,7 +36,7 @@ def trained(folder: Path, **changes) -> Run:
     job = prepare_training(
         "softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes)
     )
-    for _ in fit(job.model, job.data, job.plan, job.run):
+    for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
     return job.run
 
@@ -106,7 +106,7 @@ def test_closing_the_iterator_keeps_a_checkpoint_and_the_run_goes_on_to_equal_we
         prepare_training("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10),
     )
     job = prepare_training("softvq-digits", tmp_path / "cut", **SMALL, steps=40, save_every=10)
-    records = fit(job.model, job.data, job.plan, job.run)
+    records = fit(job.model, job.data, job.train_config, job.run)
     assert next(records).step == 10
     records.close()
     assert job.run.status()["state"] == "stopped" and job.run.steps == [10]
@@ -173,7 +173,7 @@ def test_a_request_for_pictures_is_passed_on_to_who_draws_them(tmp_path):
         "softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000
     )
     job.run.ask("sample")  # before the start: not for this session
-    records = fit(job.model, job.data, job.plan, job.run)
+    records = fit(job.model, job.data, job.train_config, job.run)
     assert not next(records).sample
     job.run.ask("sample")
     asked = next(record for record in records if record.sample)
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_training_names_the_term_and_keeps_the_l
     tmp_path,
 ):
     job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
-    records = fit(job.model, job.data, job.plan, job.run)
+    records = fit(job.model, job.data, job.train_config, job.run)
     next(records)
     with torch.no_grad():
         job.model.decoder.decoder.to_patches.bias.fill_(float("nan"))
@@ -241,7 +241,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
 
 
 def test_the_learning_rate_warms_up_then_falls_along_a_cosine():
-    plan = TrainConfig(steps=1000, lr=1.0, warmup=100, final_lr=0.1)
+    plan = TrainConfig(steps=1000, lr=1.0, warmup_steps=100, final_lr=0.1)
     assert learning_rate(plan, 0) == pytest.approx(0.01)
     assert learning_rate(plan, 99) == pytest.approx(1, abs=0.03)
     assert learning_rate(plan, 500) == pytest.approx(0.55)
@@ -254,7 +254,7 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path):
     )
     expected, name = None, "encoder.embed.weight"
     expected = job.model.state_dict()[name].clone()
-    for step, _ in enumerate(fit(job.model, job.data, job.plan, job.run)):
+    for step, _ in enumerate(fit(job.model, job.data, job.train_config, job.run)):
         decay = min(0.995, (1 + step) / (10 + step))
         expected = (
             decay * expected
@@ -273,7 +273,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
         def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor]:
             return (indices,)
 
-    plan = TrainConfig(batch=20)
+    plan = TrainConfig(batch_size=20)
     seen = torch.cat([batch_indices(Items(), plan, Rank(), step) for step in range(5)])
     assert sorted(seen[:50].tolist()) == list(range(50)) == sorted(seen[50:].tolist())
     assert seen[:50].tolist() != seen[50:].tolist()
@@ -283,12 +283,12 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
     "settings",
     [
         {"steps": 0},
-        {"batch": -1},
+        {"batch_size": -1},
         {"lr": 0.0},
         {"precision": "half"},
-        {"average": 2.0},
+        {"ema_decay": 2.0},
         {"clip": 0.0},
-        {"warmup": -1},
+        {"warmup_steps": -1},
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(settings):
@@ -342,7 +342,7 @@ def told(folder: Path, events: list[dict], **changes) -> Run:
     )
     for event in events:
         append_line(job.run.folder / "events.jsonl", event)
-    for _ in fit(job.model, job.data, job.plan, job.run):
+    for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
     return job.run
 
@@ -429,7 +429,7 @@ def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_
     job = prepare_training(
         "softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000
     )
-    records = fit(job.model, job.data, job.plan, job.run)
+    records = fit(job.model, job.data, job.train_config, job.run)
     assert next(records).step == 10
     numbers = [job.run.ask("pause"), job.run.ask("evaluate")]
     wait_for(lambda: job.run.status()["answered"] == numbers[-1], 2)
@@ -445,7 +445,7 @@ def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_
 
 def test_what_cannot_be_asked_is_refused_where_it_is_asked_or_else_in_the_events(tmp_path):
     job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
-    records, run = fit(job.model, job.data, job.plan, job.run), job.run
+    records, run = fit(job.model, job.data, job.train_config, job.run), job.run
     next(records)
     (run.folder / "control.json").write_text(
         '[{"id": 1, "command": "weight", "term": "pixl", "value": 1}]'

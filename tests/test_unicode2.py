@@ -483,7 +483,7 @@ def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
         [],
     )
     for record in fit(
-        job.model, job.data, job.plan, job.run, tick=lambda done, total: heard.append((done, total))
+        job.model, job.data, job.train_config, job.run, tick=lambda done, total: heard.append((done, total))
     ):
         assert record.step == 1
         assert heard == sorted(heard) and heard[-1][0] == heard[-1][1] > 1

@@ -108,7 +108,7 @@ class Lab:
         }
 
     def _floor(self, run: Run) -> Numbers:
-        features = self._real(run, run.config["plan"]["seed"])[1]
+        features = self._real(run, run.config["training"]["seed"])[1]
         return {f"floor{name}": _distance(*features[name]) for name in features}
 
     def _ask(self, run: Run) -> Numbers:
@@ -128,7 +128,7 @@ class Lab:
             run.tokenizer.load(run.config["tokenizer"]["step"]).to(DEVICE),
         )
         labels = torch.arange(self.scale.drawn) % model.config.classes
-        seed = run.config["plan"]["seed"]
+        seed = run.config["training"]["seed"]
         with torch.no_grad():
             samples = np.concatenate(
                 [

@@ -31,10 +31,10 @@ LAPTOP = Scale(
     images={"limit": 8000, "side": 16, "channels": 3},
     vit={"side": 16, "patch": 4, "num_tokens": 16, "dim": 16, "width": 64, "depth": 2, "heads": 4},
     grid={"side": 16, "width": 16, "multipliers": [1, 2, 2], "blocks": 1},
-    plan={"steps": 300, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 300},
+    plan={"steps": 300, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no", "save_every": 300},
     network={"width": 96, "depth": 3, "heads": 4},
     generator_plan={
-        "steps": 400, "batch": 64, "lr": 2e-3, "warmup": 50, "precision": "no", "save_every": 400, "average": 0.99,
+        "steps": 400, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no", "save_every": 400, "ema_decay": 0.99,
     },
     teacher="",
     feature_extractor="",
@@ -51,11 +51,11 @@ GPU = Scale(
     images={"limit": 50_000, "side": 32, "channels": 3},
     vit={"side": 32, "patch": 4, "num_tokens": 16, "dim": 16, "width": 192, "depth": 4, "heads": 6},
     grid={"side": 32, "width": 48, "multipliers": [1, 2, 2, 2], "blocks": 1},
-    plan={"steps": 2000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 2000},
+    plan={"steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16", "save_every": 2000},
     network={"width": 256, "depth": 6, "heads": 8},
     generator_plan={
-        "steps": 2000, "batch": 256, "lr": 1e-3, "warmup": 200, "precision": "bf16", "save_every": 2000,
-        "average": 0.999,
+        "steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16", "save_every": 2000,
+        "ema_decay": 0.999,
     },
     teacher="",
     feature_extractor="",
@@ -125,12 +125,12 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         where[role] = f"standardised:{path}:{name}"
     plan = TrainConfig(
         steps=FEATURE_EXTRACTOR_STEPS[scale.name],
-        batch=128,
-        warmup=20,
+        batch_size=128,
+        warmup_steps=20,
         save_every=FEATURE_EXTRACTOR_STEPS[scale.name],
         seed=100,
     )
-    feature_extractor = train_contrastive(known, out / "feature_extractor", width=16, plan=plan)
+    feature_extractor = train_contrastive(known, out / "feature_extractor", width=16, train_config=plan)
     channels = {"channels": images["channels"]}
     where |= {
         "feature_extractor": str(feature_extractor.folder.resolve()),

@@ -64,7 +64,7 @@ def rates(scale: Scale) -> dict[str, Arm]:
     """One table against two, from a safe to a high learning rate of the tables."""
     return {
         f"{role}, {rate:g} x": _role(
-            scale, role, SMALL, **({"table_lr": rate} if rate != SAFE else {})
+            scale, role, SMALL, **({"sparse_lr_scale": rate} if rate != SAFE else {})
         )
         for role in ("single", "cascade")
         for rate in ((SAFE, 3.0, 10.0, HIGH, 100.0) if scale.full else (SAFE, HIGH))
@@ -131,7 +131,7 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
         told = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
         plans = {"centres": {"steps": 1, "save_every": 1, "lr": 1e-12}}
         if scale.full or codes == SMALL:
-            plans["adapter"] = {"warmup": steps // 10}
+            plans["adapter"] = {"warmup_steps": steps // 10}
         for label, plan in plans.items():
             arms[f"{label} {codes}"] = Arm(
                 first.recipe, json.dumps(told | plan, sort_keys=True), start=first

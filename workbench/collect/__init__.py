@@ -58,6 +58,6 @@ def collect(
         "settings": run.config["settings"],
         "versions": versions(),
     }
-    found["provenance"] |= {"plan": run.config.get("plan", {})}
+    found["provenance"] |= {"training": run.config.get("training", {})}
     Evidence(**found).save(run.folder / "evidence" / f"step-{step:06d}")
     return run.evidence(step)

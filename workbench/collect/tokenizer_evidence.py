@@ -201,7 +201,7 @@ def _before(
         found["previous_codes"] = codes.int().cpu().numpy()
     if not model.frozen_encoder:  # which looks at the data before it is what it is
         with torch.random.fork_rng():
-            torch.manual_seed(run.config.get("plan", {}).get("seed", 0))
+            torch.manual_seed(run.config.get("training", {}).get("seed", 0))
             untrained = run.build().eval()
         found["untrained_latents"] = (
             torch.cat([t.latents for t in encoded(untrained)]).float().cpu().numpy()

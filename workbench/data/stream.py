@@ -64,7 +64,7 @@ class ImageStream:
 
         shuffled = self.table.shuffle(seed=seed, buffer_size=BUFFER)
         mine = split_dataset_by_node(
-            shuffled, rank=share.rank if share else 0, world_size=share.of if share else 1
+            shuffled, rank=share.rank if share else 0, world_size=share.world_size if share else 1
         )
         rows = islice(self._rows(mine), first, None)
         while True:

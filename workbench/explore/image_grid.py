@@ -78,7 +78,7 @@ def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
     """
     first = evidences[0]
     if first.images is None or first.reconstructions is None:
-        raise NotApplicable(f"A lens needs images and reconstructions; {first.run} has none.")
+        raise NotApplicable(f"A lens needs images and reconstructions; {first.run_name} has none.")
     told = first.provenance.get("fingerprint")
     same = [
         e
@@ -88,9 +88,9 @@ def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
     same = [e for e in same if len(e.images) == len(first.images)]
     places = list(places)
     shown = np.stack([np.asarray(e.reconstructions[places]) for e in same], axis=1)
-    left_out = [e.run for e in evidences if e not in same]
+    left_out = [e.run_name for e in evidences if e not in same]
     note = f"Left out, being of other images: {', '.join(left_out)}." if left_out else ""
-    stops = tuple(f"{e.run} · step {e.step:,}" for e in same)
+    stops = tuple(f"{e.run_name} · step {e.step:,}" for e in same)
     return ImageGrid(
         "run", stops, captions(first, places), np.asarray(first.images[places]), shown, note=note
     )

@@ -81,13 +81,15 @@ def another_view(images: Images) -> Images:
 
 
 def train_contrastive(
-    images: MapDataset, out: str | Path, *, width: int = 16, plan: TrainConfig | None = None
+    images: MapDataset, out: str | Path, *, width: int = 16, train_config: TrainConfig | None = None
 ) -> Run:
     """Train a contrastive network on images into a run's folder, or go on with one that was stopped.
 
-    The folder is then the teacher's name. Raises RunError if it holds a run of other images, settings or plan.
+    The folder is then the teacher's name. Raises RunError if it holds a run of other images, settings or training.
     """
-    plan = plan or TrainConfig(steps=200, batch=64, warmup=20, save_every=100)
+    train_config = train_config or TrainConfig(
+        steps=200, batch_size=64, warmup_steps=20, save_every=100
+    )
     (first,) = images.batch(torch.arange(1))
     settings = ContrastiveNet.Config(channels=first.shape[1], width=width)
     config = {
@@ -95,16 +97,16 @@ def train_contrastive(
         "settings": asdict(settings),
     }
     config |= {
-        "plan": asdict(plan),
+        "training": asdict(train_config),
         "data": {name: getattr(images, name, None) for name in ("source", "fingerprint")},
     }
     run = Run(out) if (Path(out) / "config.json").exists() else Run.create(out, config)
     if any(run.config.get(name) != json.loads(json.dumps(told)) for name, told in config.items()):
         raise RunError(
-            f"{out} holds a run of other images, settings or plan; choose another folder for this one."
+            f"{out} holds a run of other images, settings or training; choose another folder for this one."
         )
-    torch.manual_seed(plan.seed)
-    for _ in fit(run.build(), images, plan, run):
+    torch.manual_seed(train_config.seed)
+    for _ in fit(run.build(), images, train_config, run):
         pass
     return run
 

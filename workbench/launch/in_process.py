@@ -45,7 +45,7 @@ OF_JOBS = {
     "limit",
     "cache",
     "start",
-}  # changes that are neither the model's nor the plan's
+}  # changes that are neither the model's nor of training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ class TrainingJob:
 
     model: Any  # nn.Module with an objective
     data: Any  # train.Data
-    plan: Any  # train.Plan
+    train_config: Any  # TrainConfig
     run: Run
 
 
 def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
     """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
 
-    `changes` replaces any setting of the model or the plan by name, and: `data` (a folder, a parquet file, hub:name),
+    `changes` replaces any setting of the model or of training by name, and: `data` (a folder, a parquet file, hub:name),
     `limit` (images at most), `cache` (a folder for teachers' features), `tokenizer` (a run; generators need one),
     `start` (a run whose weights to begin with). Raises UserError for anything that does not fit.
     """
@@ -71,12 +71,14 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     from workbench.collect import collect as collect_evidence
     from workbench.training import Rank, fit
 
-    share = Rank.here()
+    rank = Rank.current()
     job = prepare_training(recipe, out, **changes)
     run, begun = job.run, max(job.run.steps, default=0)
-    over = begun >= job.plan.steps and run.status()["state"] == "finished"  # it is only opened
-    if share.rank:
-        deque([] if over else fit(job.model, job.data, job.plan, run), maxlen=0)
+    over = (
+        begun >= job.train_config.steps and run.status()["state"] == "finished"
+    )  # it is only opened
+    if not rank.is_main:
+        deque([] if over else fit(job.model, job.data, job.train_config, run), maxlen=0)
         return run
     look = {
         "disable": None,
@@ -97,11 +99,13 @@ def _follow(job: TrainingJob, begun: int, look: dict[str, Any]) -> None:
     from workbench.collect import previewer
     from workbench.training import fit
 
-    run, steps, preview = job.run, job.plan.steps, previewer(job.run)
+    run, steps, preview = job.run, job.train_config.steps, previewer(job.run)
     with (
         tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
         _stopping_gently(run) as stopping,
-        closing(fit(job.model, job.data, job.plan, run, tick=partial(_preparing, bar))) as records,
+        closing(
+            fit(job.model, job.data, job.train_config, run, tick=partial(_preparing, bar))
+        ) as records,
     ):
         for record in records:
             bar.update(record.step - bar.n)
@@ -148,6 +152,7 @@ def prepare_training(recipe: str, out: str | Path, **changes: Any) -> TrainingJo
 
     from workbench.training import Rank
 
+    rank = Rank.current()
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
@@ -159,19 +164,21 @@ def prepare_training(recipe: str, out: str | Path, **changes: Any) -> TrainingJo
         with _in_a_sentence(recipe, changes):
             config, data = _configure(recipe, Path(out), changes)
             _rehearse(config, data)
-        run = Rank.here().first(lambda: Run.create(out, config), then=lambda: Run(out))
-    plan = _plan(run.config.get("plan", {}))
-    torch.manual_seed(plan.seed)
+        with rank.main_process_first():
+            run = Run.create(out, config) if rank.is_main else Run(out)
+    train_config = _train_config(run.config.get("training", {}))
+    torch.manual_seed(train_config.seed)
     model = run.build()
     if cache := run.config.get("changes", {}).get("cache"):
         data = attach_features(model, data, cache)
     if "start" in run.config and not run.steps:
         with tqdm(desc=f"{run.name}: looking at the data", disable=None, delay=1) as bar:
-            begin = partial(
-                save_initial_checkpoint, run, model, plan, data, tick=partial(_counting, bar)
-            )
-            Rank.here().first(begin, then=lambda: None)
-    return TrainingJob(model, data, plan, run)
+            with rank.main_process_first():
+                if rank.is_main:
+                    save_initial_checkpoint(
+                        run, model, train_config, data, tick=partial(_counting, bar)
+                    )
+    return TrainingJob(model, data, train_config, run)
 
 
 def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +219,7 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
         if name in typing.get_type_hints(made_of.Config)
     }
     others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
-    plan = _plan(recipe_train_config(system, source) | others)
+    train_config = _train_config(recipe_train_config(system, source) | others)
     settings = recipe_settings(system, source) | mine
     if system in SET_BY_TOKENIZER:
         told, data, learned = resolve_latents(
@@ -232,7 +239,9 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
         "class": SYSTEMS[system],
         **told,
         "settings": dataclasses.asdict(config),
-        "plan": {name: to_json(value) for name, value in dataclasses.asdict(plan).items()},
+        "training": {
+            name: to_json(value) for name, value in dataclasses.asdict(train_config).items()
+        },
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }, data
@@ -244,10 +253,10 @@ def _rehearse(config: dict[str, Any], data: Any) -> None:
 
     from workbench.training import TrainState
 
-    plan, made_of = _plan(config["plan"]), _class(config["class"])
-    torch.manual_seed(plan.seed)
+    train_config, made_of = _train_config(config["training"]), _class(config["class"])
+    torch.manual_seed(train_config.seed)
     model = made_of(made_of.Config(**config["settings"]))
-    TrainState(model, plan)
+    TrainState(model, train_config)
     model.objective(
         *(
             data.batch(torch.arange(min(2, len(data))))
@@ -272,8 +281,8 @@ def _in_a_sentence(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
         ) from error
 
 
-def _plan(told: dict[str, Any]) -> Any:
-    """A train.Plan from what JSON keeps of it."""
+def _train_config(told: dict[str, Any]) -> Any:
+    """A TrainConfig from what JSON keeps of it."""
     from workbench.training import TrainConfig
 
     return TrainConfig(

@@ -1,4 +1,4 @@
-"""Everything we claim to train, as one table: a name, `system-data`, to a class, its settings, and a plan.
+"""Everything we claim to train, as one table: a name, `system-data`, to a class, its settings, and its training settings.
 
 Any setting can be changed by its name where a recipe is trained (see jobs.py). `digits`, `photos` and `shapes` are
 bundled and train in a minute on a CPU; `cifar10` is 32 x 32 pixels on one GPU; `imagenet256` is the papers' scale.
@@ -91,8 +91,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"width": 96, "depth": 4} | preset for name, preset in PRESETS.items()},
     "ar": {"width": 96, "depth": 4, "table": "codebook"},
 }
-TOKENIZER = {"steps": 800, "batch": 64, "lr": 2e-3, "save_every": 200}
-GENERATOR = {"steps": 1000, "batch": 128, "lr": 2e-3, "save_every": 250}
+TOKENIZER = {"steps": 800, "batch_size": 64, "lr": 2e-3, "save_every": 200}
+GENERATOR = {"steps": 1000, "batch_size": 128, "lr": 2e-3, "save_every": 250}
 AUTOREGRESSIVE = GENERATOR | {
     "steps": 400,
     "lr": 1e-3,
@@ -100,28 +100,28 @@ AUTOREGRESSIVE = GENERATOR | {
 }  # later it knows 1,437 digits by heart
 CIFAR_TOKENIZER = {
     "steps": 20_000,
-    "batch": 512,
+    "batch_size": 512,
     "lr": 4e-4,
-    "warmup": 500,
+    "warmup_steps": 500,
     "save_every": 2000,
     "precision": "bf16",
 }
-CIFAR_GENERATOR = CIFAR_TOKENIZER | {"average": 0.999}
+CIFAR_GENERATOR = CIFAR_TOKENIZER | {"ema_decay": 0.999}
 
-# The papers' settings and plans on ImageNet at 256 x 256, as far as they are published; each system's file says what
+# The papers' model and training settings on ImageNet at 256 x 256, as far as they are published; each system's file says what
 # of its paper is missing here. LPIPS is replaced by a distance in DINOv2's features.
 PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
 TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-384")
 VIT = {
-    "batch": 256,
+    "batch_size": 256,
     "lr": 1e-4,
     "final_lr": 0.1,
-    "warmup": 5_000,
-    "average": 0.9999,
+    "warmup_steps": 5_000,
+    "ema_decay": 0.9999,
     "precision": "bf16",
 }
 VIT |= {"steps": 250_000, "save_every": 10_000, "log_every": 100}
-FLOW = VIT | {"final_lr": 1.0, "warmup": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
+FLOW = VIT | {"final_lr": 1.0, "warmup_steps": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
 XL = {"width": 1152, "depth": 28, "heads": 16}
 PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
@@ -132,18 +132,18 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "maetok": (
         PERCEPTUAL_SETTINGS | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
-        VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4},
+        VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4},
     ),
     "vavae": (
         PERCEPTUAL_SETTINGS | {"linear_init": False, "teacher": TEACHERS[1], "stages": True}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
-        VIT | {"steps": 650_000, "final_lr": 1.0, "warmup": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
-        | {"average": 0.0, "precision": "no"},
+        VIT | {"steps": 650_000, "final_lr": 1.0, "warmup_steps": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
+        | {"ema_decay": 0.0, "precision": "no"},
     ),
     "karl": (
         {"num_tokens": 256, "dim": 12, "codebook_size": 4096, "width": 1024, "depth": 8, "heads": 8, "linear_init": False, "bins": 19}
         | {"hide": "predicted", "balance": "balanced"},
-        VIT | {"steps": 500_000, "batch": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
+        VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
     ),
     "unicode2": (
         # 20 tokens a code are 46 GB of features while they are clustered.
@@ -155,7 +155,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
     "sit": (XL, FLOW | {"steps": 3_000_000}),
     "dit": (XL, FLOW | {"steps": 3_000_000}),
-    "lightningdit": (XL, FLOW | {"steps": 80_000, "batch": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3}),
+    "lightningdit": (XL, FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3}),
     "ar": ({"width": 1024, "depth": 24, "heads": 16}, FLOW | {"steps": 250_000, "betas": (0.9, 0.95)}),
 }  # fmt: skip
 RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)

@@ -116,7 +116,7 @@ def _shared(source: Run, model: Any) -> dict[str, Any]:
     from workbench.storage.atomic import read_tensors
 
     mine = model.state_dict()
-    found = read_tensors(source.checkpoint())["average"]
+    found = read_tensors(source.checkpoint())["ema"]
     return {
         name: value
         for name, value in found.items()
@@ -125,7 +125,12 @@ def _shared(source: Run, model: Any) -> dict[str, Any]:
 
 
 def save_initial_checkpoint(
-    run: Run, model: Any, plan: Any, data: Any, *, tick: Callable[[int, int], None] | None = None
+    run: Run,
+    model: Any,
+    train_config: Any,
+    data: Any,
+    *,
+    tick: Callable[[int, int], None] | None = None,
 ) -> None:
     """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
 
@@ -138,8 +143,8 @@ def save_initial_checkpoint(
     model.load_state_dict(model.state_dict() | taken)
     left = sorted(model.state_dict().keys() - taken.keys())
     if any(name.startswith(getattr(model, "prepares", ())) for name in left):
-        model.prepare(data, plan.seed, tick)
-    run.save(0, TrainState(model, plan).state())
+        model.prepare(data, train_config.seed, tick)
+    run.save(0, TrainState(model, train_config).state())
     run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError
+from workbench.storage.migrations import FORMAT, migrate_tensor_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,23 +80,25 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", step: int) -> None:
 
     with atomic_path(path) as beside:
         try:
-            save_file(tensors, beside, metadata={"format": "pt", "step": str(step)})
+            metadata = {"format": "pt", "step": str(step), "workbench": str(FORMAT)}
+            save_file(tensors, beside, metadata=metadata)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from None
         beside.chmod(0o644)  # safetensors makes it private to its writer; a run is there to be read
 
 
 def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
-    """A checkpoint's tensors by the first word of their names: model, average, optimizer. Raises RunError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """A checkpoint's tensors by the first word of their names: model, ema, optimizer. Raises RunError."""
+    from safetensors import SafetensorError, safe_open
 
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
     try:
-        for name, tensor in load_file(path).items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-    except (SafetensorError, KeyError, OSError) as error:
+        with safe_open(path, "pt") as file:
+            stored_format = int((file.metadata() or {}).get("workbench", 1))
+            for name in file.keys():  # noqa: SIM118  the file is not a dictionary
+                group, _, rest = migrate_tensor_name(name, stored_format).partition(".")
+                groups[group][rest] = file.get_tensor(name)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise RunError(
             f"{path} is damaged ({error}). Delete it to go on from the checkpoint before it."
         ) from None

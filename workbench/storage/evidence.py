@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import NotApplicable, RunError
-from workbench.storage.migrations import PROVENANCE
-
-FORMAT = 1
+from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -101,7 +99,7 @@ class Evidence:
     )
 
     @property
-    def run(self) -> str:
+    def run_name(self) -> str:
         """The name of the run's folder."""
         return self.provenance["run"]
 
@@ -189,16 +187,18 @@ class Evidence:
                     provenance.get("format"), int
                 ):
                     raise ValueError
-                if provenance.pop("format") > FORMAT:
+                stored_format = provenance.pop("format")
+                if stored_format > FORMAT:
                     raise RunError(
                         f"{folder} was written by a newer workbench. Upgrade this one to read it."
                     )
-                provenance = {PROVENANCE.get(key, key): value for key, value in provenance.items()}
                 if not {"run", "step"} <= provenance.keys():
                     raise ValueError
-                wanted = only or [f.name for f in fields(cls)]
-                for name in (name for name in wanted if (folder / f"{name}.npy").exists()):
-                    path = folder / f"{name}.npy"
+                provenance = migrate_provenance(provenance, stored_format)
+                for name in only or [f.name for f in fields(cls)]:
+                    path = folder / f"{stored_array_name(name, stored_format)}.npy"
+                    if not path.exists():
+                        continue
                     arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
                 if not os.path.samestat(
                     os.fstat(file.fileno()), (folder / "provenance.json").stat()
@@ -227,7 +227,7 @@ class Evidence:
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in self._arrays().items()
         )
-        return f"Evidence of {self.run} at step {self.step}: {shapes}"
+        return f"Evidence of {self.run_name} at step {self.step}: {shapes}"
 
     def _arrays(self) -> dict[str, np.ndarray]:
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "provenance"}
@@ -255,6 +255,6 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
     if lacking:
         title = analysis.__name__.replace("_", " ")
         raise NotApplicable(
-            f"{title.capitalize()} needs {' and '.join(lacking)}; {evidences[0].run} has none."
+            f"{title.capitalize()} needs {' and '.join(lacking)}; {evidences[0].run_name} has none."
         )
     return given

@@ -1,6 +1,6 @@
 """A run is a folder a person can read without us; one process writes it, anyone reads it. Reading needs no torch.
 
-config.json               class, settings, plan, data fingerprint, versions: enough to build the model again
+config.json               class, settings, training, data fingerprint, versions: enough to build the model again
 log.jsonl                 a line per logged step: the objective's terms by name
 events.jsonl              a line per thing that happened: started, paused, saved, ...
 status.json               how it stands now: state, step, seconds left, multipliers in force, who is writing
@@ -34,6 +34,7 @@ from workbench.storage.atomic import (
     write_text,
 )
 from workbench.storage.evidence import Evidence
+from workbench.storage.migrations import FORMAT, migrate_config
 from workbench.storage.process import current_process, is_alive
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-FORMAT = 1
 _CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 _NEEDED = {"class": str, "settings": dict}
 
@@ -109,7 +109,7 @@ class Run:
         Only classes of this package, or of the modules you name, are imported.
         """
         model = self.build(modules)
-        weights = read_tensors(self.checkpoint(step))["average" if averaged else "model"]
+        weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -153,7 +153,7 @@ class Run:
         status = {
             "state": "new",
             "step": 0,
-            "steps": self.config.get("plan", {}).get("steps", 0),
+            "steps": self.config.get("training", {}).get("steps", 0),
             "seconds_left": None,
         }
         status |= read_json(self.folder / "status.json", {})
@@ -319,7 +319,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config["format"] > FORMAT:
         newer = f"a newer workbench (format {config['format']}, this one reads {FORMAT})"
         raise RunError(f"{path.parent} was written by {newer}. Upgrade.")
-    return config
+    return migrate_config(config)
 
 
 def _fault(config: Any) -> str:

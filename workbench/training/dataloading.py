@@ -2,19 +2,18 @@
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.training.config import TrainConfig, step_seed
-
-T = TypeVar("T")
 
 
 @runtime_checkable
@@ -44,10 +43,10 @@ class Rank:
     """Which of how many processes this one is."""
 
     rank: int = 0
-    of: int = 1
+    world_size: int = 1
 
     @classmethod
-    def here(cls) -> "Rank":
+    def current(cls) -> "Rank":
         """What `accelerate launch` or `torchrun` told this process; the only one, if nobody did."""
         if "LOCAL_RANK" not in os.environ:
             return cls()
@@ -60,44 +59,50 @@ class Rank:
         )  # its threads would else outlive it, and may abort the process
         return cls(state.process_index, state.num_processes)
 
-    def first(self, do: Callable[[], T], *, then: Callable[[], T]) -> T:
-        """The first process does something that the others find done."""
-        if self.of == 1:
-            return do()
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes."""
+        return self.rank == 0
+
+    @contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block in the main process, and only then in the others."""
+        if self.world_size == 1:
+            yield
+            return
         from accelerate.utils import wait_for_everyone
 
-        if self.rank:
+        if not self.is_main:
             wait_for_everyone()
-            return then()
-        done = do()
-        wait_for_everyone()
-        return done
+        yield
+        if self.is_main:
+            wait_for_everyone()
 
-    def part(self, plan: TrainConfig) -> int:
+    def part(self, config: TrainConfig) -> int:
         """Items of a batch that one process computes. Raises UserError where they cannot be equally many."""
-        if plan.batch % (self.of * plan.accumulate):
-            parts = f"{self.of} processes" + (
-                f" x {plan.accumulate} parts" if plan.accumulate > 1 else ""
+        if config.batch_size % (self.world_size * config.accumulation_steps):
+            parts = f"{self.world_size} processes" + (
+                f" x {config.accumulation_steps} parts" if config.accumulation_steps > 1 else ""
             )
             raise UserError(
-                f"A batch of {plan.batch} does not divide into {parts}; take a multiple."
+                f"A batch of {config.batch_size} does not divide into {parts}; take a multiple."
             )
-        return plan.batch // self.of
+        return config.batch_size // self.world_size
 
 
 def prefetch_batches(
     data: MapDataset | StreamDataset,
-    plan: TrainConfig,
+    config: TrainConfig,
     share: Rank,
     first: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, ...]]:
     """One process's share of the batches from step `first` on, each read while the one before is computed."""
-    size = share.part(plan)
+    size = share.part(config)
     if isinstance(data, StreamDataset):
-        batches = data.batches(size, first=first * size, share=share, seed=plan.seed)
+        batches = data.batches(size, first=first * size, share=share, seed=config.seed)
     else:
-        batches = (data.batch(batch_indices(data, plan, share, step)) for step in count(first))
+        batches = (data.batch(batch_indices(data, config, share, step)) for step in count(first))
     with ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(next, batches)
         while True:
@@ -106,16 +111,18 @@ def prefetch_batches(
             yield batch
 
 
-def batch_indices(data: MapDataset, plan: TrainConfig, share: Rank, step: int) -> Tensor:
+def batch_indices(data: MapDataset, config: TrainConfig, share: Rank, step: int) -> Tensor:
     """A process's items of one step: from consecutive places in an endless row of shuffled epochs."""
-    places = torch.arange(step * plan.batch, (step + 1) * plan.batch)[share.rank :: share.of]
+    places = torch.arange(step * config.batch_size, (step + 1) * config.batch_size)[
+        share.rank :: share.world_size
+    ]
     epochs = places // len(data)
     return torch.cat(
-        [_order(data, plan, int(e))[places[epochs == e] % len(data)] for e in epochs.unique()]
+        [_order(data, config, int(e))[places[epochs == e] % len(data)] for e in epochs.unique()]
     )
 
 
-def _order(data: MapDataset, plan: TrainConfig, epoch: int) -> Tensor:
+def _order(data: MapDataset, config: TrainConfig, epoch: int) -> Tensor:
     return torch.randperm(
-        len(data), generator=torch.Generator().manual_seed(step_seed(plan, epoch))
+        len(data), generator=torch.Generator().manual_seed(step_seed(config, epoch))
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def fit(
     model: nn.Module,
     data: MapDataset | StreamDataset,
-    plan: TrainConfig,
+    config: TrainConfig,
     run: Run,
     *,
     tick: Callable[[int, int], None] | None = None,
@@ -42,30 +42,32 @@ def fit(
     """
     from accelerate import Accelerator
 
-    share = Rank.here()
-    share.part(plan)
-    accelerator = Accelerator(mixed_precision=plan.precision)
+    share = Rank.current()
+    share.part(config)
+    accelerator = Accelerator(mixed_precision=config.precision)
     with run.writing() if share.rank == 0 else nullcontext():
         model.to(accelerator.device).train()
         if not run.steps and hasattr(model, "prepare"):
-            model.prepare(data, plan.seed, tick)
-        learner, steering = TrainState(model, plan), WeightOverrides(run.events())
+            model.prepare(data, config.seed, tick)
+        learner, steering = TrainState(model, config), WeightOverrides(run.events())
         step, orders = learner.restore(run), ControlState()
         accelerator.wait_for_everyone()  # nobody writes before all have read
-        stepper = torch.compile(LossModule(model)) if plan.compile else LossModule(model)
+        stepper = torch.compile(LossModule(model)) if config.compile else LossModule(model)
         objective, *optimizers = accelerator.prepare(stepper, *learner.optimizers)
         update = TrainStep(accelerator, objective, optimizers, learner, steering)
-        desk = RunRecorder(run, plan, step, steering) if share.rank == 0 else None
+        desk = RunRecorder(run, config, step, steering) if share.rank == 0 else None
         try:
-            with closing(prefetch_batches(data, plan, share, step, accelerator.device)) as batches:
-                while step < plan.steps and not orders.stopping:
-                    torch.manual_seed(step_seed(plan, step * share.of + share.rank))
+            with closing(
+                prefetch_batches(data, config, share, step, accelerator.device)
+            ) as batches:
+                while step < config.steps and not orders.stopping:
+                    torch.manual_seed(step_seed(config, step * share.world_size + share.rank))
                     noted = update(next(batches), step)
                     step += 1
                     if desk:
                         desk.note(step, *noted)
                     while True:
-                        orders = _agree(accelerator, desk, steering, step, plan)
+                        orders = _agree(accelerator, desk, steering, step, config)
                         if desk and desk.due(step):
                             yield desk.record(step, learner)
                         if not orders.paused:
@@ -89,7 +91,7 @@ def fit(
                 )
             raise
         if desk:
-            desk.leave("finished" if step >= plan.steps else "stopped")
+            desk.leave("finished" if step >= config.steps else "stopped")
         accelerator.wait_for_everyone()  # a process that returns may look at how the run stands
 
 
@@ -105,11 +107,11 @@ class TrainStep:
 
     def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """The terms times their multipliers, and the gradient's norm before it was clipped."""
-        learner, plan = self.learner, self.learner.plan
+        learner, config = self.learner, self.learner.config
         if hasattr(learner.model, "progress"):
-            learner.model.progress.fill_(step / plan.steps)
+            learner.model.progress.fill_(step / config.steps)
         terms = self._backward(batch, step)
-        norm = self.accelerator.clip_grad_norm_(learner.dense, plan.clip)
+        norm = self.accelerator.clip_grad_norm_(learner.dense, config.clip)
         learner.set_rate(step, self.steering.weight(None, step))
         for optimizer in self.optimizers:
             optimizer.step()
@@ -123,7 +125,7 @@ class TrainStep:
         Processes add theirs up once, with the last part.
         """
         means: dict[str, Tensor] = {}
-        parts = self.learner.plan.accumulate
+        parts = self.learner.config.accumulation_steps
         chunks = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
         for number, chunk in enumerate(chunks, 1):
             with nullcontext() if number == parts else self.accelerator.no_sync(self.objective):
@@ -151,7 +153,7 @@ def _agree(
     desk: RunRecorder | None,
     steering: WeightOverrides,
     step: int,
-    plan: TrainConfig,
+    config: TrainConfig,
 ) -> ControlState:
     """What was asked, the same for all: of several processes the others ask the first, when it logs.
 
@@ -159,7 +161,7 @@ def _agree(
     """
     if accelerator.num_processes == 1:
         return desk.hear()
-    if step % plan.log_every and step != plan.steps:
+    if step % config.log_every and step != config.steps:
         return ControlState()
     from accelerate.utils import broadcast_object_list
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Override:
-    """From the update after `step` updates on: a term's multiplier, or (term None) that of the plan's learning rate."""
+    """From the update after `step` updates on: a term's multiplier, or (term None) that of the config's learning rate."""
 
     step: int
     term: str | None

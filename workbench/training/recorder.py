@@ -46,8 +46,8 @@ class ControlState:
 class RunRecorder:
     """Written by the one process that owns the run; the others only compute."""
 
-    def __init__(self, run: Run, plan: TrainConfig, step: int, steering: WeightOverrides) -> None:
-        self.run, self.plan, self.step, self.steering = run, plan, step, steering
+    def __init__(self, run: Run, config: TrainConfig, step: int, steering: WeightOverrides) -> None:
+        self.run, self.config, self.step, self.steering = run, config, step, steering
         self.paused = self.stopping = self.sampling = self.evaluating = False
         self.terms: list[dict[str, Tensor]] = []  # since the last record
         self.names: list[str] = []  # of the objective's terms
@@ -87,7 +87,7 @@ class RunRecorder:
         """Whether a record is: on the log's rhythm, at a checkpoint, or because somebody asked."""
         asked = self.sampling or self.evaluating or self.stopping
         return asked or (
-            bool(self.terms) and (step % self.plan.log_every == 0 or self._saving(step))
+            bool(self.terms) and (step % self.config.log_every == 0 or self._saving(step))
         )
 
     def record(self, step: int, learner: TrainState) -> TrainRecord:
@@ -95,7 +95,7 @@ class RunRecorder:
         if self.terms:  # none, where a paused run is asked for something
             self.means = self._means()
             self.recent.append((step, time.monotonic()))
-            rate = self.steering.weight(None, step - 1) * learning_rate(self.plan, step - 1)
+            rate = self.steering.weight(None, step - 1) * learning_rate(self.config, step - 1)
             self.run.log(step, **self.means, lr=rate, time=time.time())
             self._report("paused" if self.paused else "running")
         sample, evaluate = self.sampling, self.evaluating
@@ -106,13 +106,13 @@ class RunRecorder:
         left = self._seconds_left()
         return TrainRecord(
             step,
-            self.plan.steps,
+            self.config.steps,
             self.means,
             left,
             saving,
             sample or saving,
             evaluate,
-            learner.average,
+            learner.ema,
         )
 
     def save(self, step: int, learner: TrainState) -> None:
@@ -146,7 +146,7 @@ class RunRecorder:
         return Override(self.step, told.get("term"), told["value"]) if "value" in told else None
 
     def _saving(self, step: int) -> bool:
-        return step % self.plan.save_every == 0 or step == self.plan.steps or self.stopping
+        return step % self.config.save_every == 0 or step == self.config.steps or self.stopping
 
     def _means(self) -> dict[str, float]:
         names, rows = (
@@ -173,10 +173,10 @@ class RunRecorder:
         if len(self.recent) < 2:
             return None
         (first, began), (last, ended) = self.recent[0], self.recent[-1]
-        return (self.plan.steps - self.step) * (ended - began) / max(1, last - first)
+        return (self.config.steps - self.step) * (ended - began) / max(1, last - first)
 
     def _report(self, state: str) -> None:
         more = {"seconds_left": self._seconds_left() if state == "running" else None}
         more |= {"weights": {name: self.steering.weight(name, self.step) for name in self.names}}
         more |= {"lr": self.steering.weight(None, self.step)}
-        self.mailbox.report(state, self.step, steps=self.plan.steps, **more)
+        self.mailbox.report(state, self.step, steps=self.config.steps, **more)

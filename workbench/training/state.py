@@ -13,11 +13,11 @@ from workbench.training.config import TrainConfig, learning_rate
 class TrainState:
     """AdamW for what is dense. A sparse table's rows move when they are hit, and are never pulled or pushed else."""
 
-    def __init__(self, model: nn.Module, plan: TrainConfig) -> None:
-        self.model, self.plan = model, plan
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self.model, self.config = model, config
+        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         # Gathered once, as every step moves them.
-        self._averaged = list(self.average.parameters()), list(model.parameters())
+        self._averaged = list(self.ema.parameters()), list(model.parameters())
         tables = {
             id(m.weight): m.weight
             for m in model.modules()
@@ -30,33 +30,41 @@ class TrainState:
         self.dense = [*matrices, *others]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                groups, lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
+                groups,
+                lr=config.lr,
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+                fused=True,
             )
         ]
         if tables := [p for p in tables.values() if p.requires_grad]:
             # Dense Adam's momentum and decay would go on moving rows long after their last hit.
             self.optimizers.append(
-                torch.optim.SparseAdam(tables, lr=plan.lr * plan.table_lr, betas=plan.betas)
+                torch.optim.SparseAdam(
+                    tables, lr=config.lr * config.sparse_lr_scale, betas=config.betas
+                )
             )
 
     def set_rate(self, step: int, multiplier: float = 1.0) -> None:
         """Give every optimiser the learning rate of a step, times a multiplier."""
-        for optimizer, share in zip(self.optimizers, (1.0, self.plan.table_lr), strict=False):
+        for optimizer, share in zip(
+            self.optimizers, (1.0, self.config.sparse_lr_scale), strict=False
+        ):
             for group in optimizer.param_groups:
-                group["lr"] = multiplier * share * learning_rate(self.plan, step)
+                group["lr"] = multiplier * share * learning_rate(self.config, step)
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """Move the average towards the weights."""
-        decay = min(self.plan.average, (1 + step) / (10 + step))
+        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._averaged, 1 - decay)
-        for mine, its in zip(self.average.buffers(), self.model.buffers(), strict=True):
+        for mine, its in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             mine.copy_(its)
 
     def state(self) -> dict[str, Tensor]:
         """Everything, flat: model.*, average.*, optimizer.<parameter>.*."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
@@ -69,7 +77,7 @@ class TrainState:
             return 0
         state = read_tensors(run.checkpoint())
         self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["ema"])
         for name, parameter in self.model.named_parameters():
             prefix = f"{name}."
             found = {

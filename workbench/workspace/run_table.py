@@ -30,17 +30,17 @@ PREDICATE = re.compile(r"\s*(\w[\w .()-]*?)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*")
 
 
 def setting_columns(run: Run) -> dict[str, Any]:
-    """What a run was made with: its settings, then its plan, and its recipe; no moments of every channel of latents."""
+    """What a run was made with: its settings, then its training settings, and its recipe; no moments of every channel of latents."""
     settings = run.config["settings"]
-    plan = {
-        name: value for name, value in run.config.get("plan", {}).items() if name not in settings
+    training = {
+        name: value for name, value in run.config.get("training", {}).items() if name not in settings
     }
     told = {
         name: settings[name]
         for name in settings
         if not (name in ("mean", "std") and settings.get("by_channel"))
     }
-    return {**told, **plan, "recipe": run.config.get("recipe")}
+    return {**told, **training, "recipe": run.config.get("recipe")}
 
 
 def with_settings(

@@ -182,7 +182,7 @@ def _with_samples(leading: Evidence, others: Sequence[Evidence]) -> Evidence:
     for other in others:
         if (
             other.samples is not None
-            and Path(other.provenance["tokenizer"]["run"]).name == leading.run
+            and Path(other.provenance["tokenizer"]["run"]).name == leading.run_name
         ):
             provenance = leading.provenance | {
                 "generator": other.provenance,

@@ -66,7 +66,7 @@ def tk060_broken_numbers(evidence: Evidence) -> Finding | None:
     """An array other than the latents holds NaN or infinity, or a code lies outside its book."""
     present = [name for name in CHECKED if getattr(evidence, name) is not None]
     if not present:
-        raise NotApplicable(f"This needs measured arrays; {evidence.run} has none.")
+        raise NotApplicable(f"This needs measured arrays; {evidence.run_name} has none.")
     broken = [name for name in present if not np.isfinite(getattr(evidence, name)).all()]
     outside = 0 if evidence.codes is None or evidence.codebook is None else _outside(evidence)
     if not broken and not outside:

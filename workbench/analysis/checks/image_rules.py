@@ -21,7 +21,7 @@ def tk006_few_images_for_distances(evidence: Evidence) -> Finding | None:
         x for x in (evidence.reconstruction_features, evidence.sample_features) if x is not None
     ]
     if evidence.features is None or not generated:
-        raise NotApplicable(f"This needs features of a feature extractor; {evidence.run} has none.")
+        raise NotApplicable(f"This needs features of a feature extractor; {evidence.run_name} has none.")
     n, dimensions = min(map(len, [evidence.features, *generated])), evidence.features.shape[1]
     enough = max(
         FEW_FOR_INCEPTION if evidence.feature_extractor == "inception" else FEW, 2 * dimensions
@@ -51,7 +51,7 @@ def tk007_not_comparable(evidence: Evidence, leading: Evidence) -> Finding | Non
     ]
     if not differ:
         return None
-    found = f"{evidence.run} and {leading.run} differ in {', '.join(differ)}."
+    found = f"{evidence.run_name} and {leading.run_name} differ in {', '.join(differ)}."
     advice = "Do not set their numbers side by side; collect both alike."
     return Finding("warning", found, advice, {"differences": len(differ)})
 
@@ -64,7 +64,7 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
         or evidence.reconstruction_features is None
     ):
         raise NotApplicable(
-            f"This needs features of images, training images and reconstructions of {evidence.run}."
+            f"This needs features of images, training images and reconstructions of {evidence.run_name}."
         )
     sets = (evidence.features, evidence.train_features, evidence.reconstruction_features)
     by_pair = {d.evaluated: d for d in fidelity(*sets, splits=SPLITS).distances}
@@ -92,7 +92,7 @@ def tk021_saturated_pixels(evidence: Evidence) -> Finding | None:
 def tk030_few_images(evidence: Evidence) -> Finding | None:
     """Under {FEWEST} images were collected: modes cannot be counted, and every interval is wide."""
     if evidence.images is None:
-        raise NotApplicable(f"This needs images; {evidence.run} has none.")
+        raise NotApplicable(f"This needs images; {evidence.run_name} has none.")
     n = len(evidence.images)
     found = f"There are {n} images."
     advice = f"Collect at least {FEWEST}."
@@ -103,7 +103,7 @@ def tk031_leak(evidence: Evidence) -> Finding | None:
     """Held-out images are also among the training images that were kept, byte for byte (blank ones are not counted)."""
     if evidence.images is None or evidence.train_images is None:
         raise NotApplicable(
-            f"This needs training and held-out images; {evidence.run} lacks one of them."
+            f"This needs training and held-out images; {evidence.run_name} lacks one of them."
         )
     trained = set(_texts(evidence.train_images))
     held_out = _texts(evidence.images)
@@ -120,7 +120,7 @@ def tk031_leak(evidence: Evidence) -> Finding | None:
 
 def _both(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     if evidence.images is None or evidence.reconstructions is None or not len(evidence.images):
-        raise NotApplicable(f"This needs images and reconstructions; {evidence.run} has none.")
+        raise NotApplicable(f"This needs images and reconstructions; {evidence.run_name} has none.")
     return evidence.images, evidence.reconstructions
 
 

@@ -127,7 +127,7 @@ def tk050_missed_targets(evidence: Evidence) -> Finding | None:
 
 def _latents(evidence: Evidence) -> np.ndarray:
     if evidence.latents is None or not evidence.latents.size:
-        raise NotApplicable(f"This needs latents; {evidence.run} has none.")
+        raise NotApplicable(f"This needs latents; {evidence.run_name} has none.")
     return evidence.latents
 
 

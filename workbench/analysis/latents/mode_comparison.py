@@ -200,7 +200,7 @@ def mode_comparison(
         of=of,
         by_class=first.labels is not None,
         seed=seed,
-        left_out=tuple(e.run for e in with_latents if _images(e) != _images(first)),
+        left_out=tuple(e.run_name for e in with_latents if _images(e) != _images(first)),
     )
 
 
@@ -209,9 +209,9 @@ def _images(evidence: Evidence) -> tuple[object, int]:
 
 
 def _names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
-    runs = [e.run for e in evidences]
+    runs = [e.run_name for e in evidences]
     return tuple(
-        e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in evidences
+        e.run_name if runs.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}" for e in evidences
     )
 
 

@@ -171,9 +171,9 @@ def latent_maps(
         maps.append(found)
         apart.append(disparity)
         report_progress(i + 1, len(shown))
-    runs = [e.run for e in shown]
-    names = tuple(e.run if runs.count(e.run) == 1 else f"{e.run}, step {e.step:,}" for e in shown)
-    left_out = tuple(e.run for e in held if not any(e is one for one in shown))
+    runs = [e.run_name for e in shown]
+    names = tuple(e.run_name if runs.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}" for e in shown)
+    left_out = tuple(e.run_name for e in held if not any(e is one for one in shown))
     return LatentMaps(names, tuple(maps), tuple(apart), left_out)
 
 

@@ -83,7 +83,7 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
     found = {name: float(found[name]) for name in BY_NAME if np.isfinite(found.get(name, np.nan))}
     if not found:
         raise NotApplicable(
-            f"Diagnostics need a tokenizer's evidence; {evidence.run} has nothing to measure."
+            f"Diagnostics need a tokenizer's evidence; {evidence.run_name} has nothing to measure."
         )
     return found
 
@@ -165,4 +165,4 @@ def _modes(evidence: Evidence, seed: int) -> dict[str, float]:
 def _needed(evidence: Evidence, *names: str) -> None:
     for name in names:
         if getattr(evidence, name) is None:
-            raise NotApplicable(f"This needs {name.replace('_', ' ')}; {evidence.run} has none.")
+            raise NotApplicable(f"This needs {name.replace('_', ' ')}; {evidence.run_name} has none.")

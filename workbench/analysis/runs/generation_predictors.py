@@ -141,7 +141,7 @@ def generation_predictors(
     orders of the tokenizers. Raises NotApplicable for under 4 tokenizers, or nothing to correlate.
     """
     pairs, left_out = pairs_of(evidences)
-    tokenizers = {pair.tokenizer.run: pair.tokenizer for pair in pairs}
+    tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
     if len(tokenizers) < LEAST:
         raise NotApplicable(
             f"Generation predicted needs at least {LEAST} tokenizers with a generator each, measured on the same"

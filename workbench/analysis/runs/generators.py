@@ -38,7 +38,7 @@ def pairs_of(evidences: Sequence[Evidence]) -> tuple[list[Pair], tuple[str, ...]
 
     The first pair says which held-out images and which feature extractor the others must share.
     """
-    tokenizers = {e.run: e for e in reversed(evidences) if e.latents is not None}
+    tokenizers = {e.run_name: e for e in reversed(evidences) if e.latents is not None}
     drawn = [e for e in evidences if e.latents is None and "tokenizer" in e.provenance]
     pairs, left_out = [], []
     for generator in drawn:
@@ -51,10 +51,10 @@ def pairs_of(evidences: Sequence[Evidence]) -> tuple[list[Pair], tuple[str, ...]
             else f"its tokenizer {name} is not selected"
         )
         if pair is None or reason:
-            left_out.append(f"{generator.run}: {reason}")
+            left_out.append(f"{generator.run_name}: {reason}")
         else:
             pairs.append(pair)
-    paired = {pair.tokenizer.run for pair in pairs}
+    paired = {pair.tokenizer.run_name for pair in pairs}
     left_out += [
         f"{name}: no generator of it can be compared"
         for name in reversed(tokenizers)
@@ -74,7 +74,7 @@ def generations(pairs: Sequence[Pair], seed: int = 0) -> tuple[tuple[Generation,
             train_features=_training(pair), sample_features=samples, splits=SPLITS, seed=seed
         )
         distance = result.distances[0]
-        found.setdefault(pair.tokenizer.run, []).append(
+        found.setdefault(pair.tokenizer.run_name, []).append(
             (distance.value, distance.low, distance.high)
         )
     told = tuple(
@@ -117,9 +117,9 @@ def _reason(pair: Pair, first: Pair, told: dict) -> str:
         "there are no features of training images": _training(pair) is None,
         f"another feature extractor, {generator.feature_extractor}": generator.feature_extractor
         != first.generator.feature_extractor,
-        f"it learned {tokenizer.run} at step {told.get('step')}, and the evidence is of {tokenizer.step}": (
+        f"it learned {tokenizer.run_name} at step {told.get('step')}, and the evidence is of {tokenizer.step}": (
             told.get("step") not in (None, tokenizer.step)
         ),
-        f"{tokenizer.run} was measured on other images": any(a != b for a, b in same),
+        f"{tokenizer.run_name} was measured on other images": any(a != b for a, b in same),
     }
     return next((reason for reason, true in reasons.items() if true), "")

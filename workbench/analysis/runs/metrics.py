@@ -125,7 +125,7 @@ def metric_comparison(
     n = len(first.images)
     if n < LEAST:
         raise NotApplicable(f"Metrics compared needs at least {LEAST} images; these runs have {n}.")
-    left_out = tuple(f"{e.run} {reason}" for e, reason in reasons)
+    left_out = tuple(f"{e.run_name} {reason}" for e, reason in reasons)
     base, names = _each(first, metric), run_names([first, *same])
     differences = tuple(
         _difference(name, _each(e, metric), base, metric)
@@ -156,7 +156,7 @@ def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
         )
         if not np.isfinite(apart).all():
             raise UserError(
-                f"The features of {evidence.run} hold NaN or infinity; collect them again."
+                f"The features of {evidence.run_name} hold NaN or infinity; collect them again."
             )
         return np.linalg.norm(apart, axis=1)
     mse, l1 = errors(evidence.images, evidence.reconstructions)

@@ -95,8 +95,8 @@ def settings_comparison(
 
 def run_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """A name for each run, none twice: the folder's, with the step where that is there twice, then with a number."""
-    names = [e.run for e in evidences]
-    names = [f"{e.run} @ {e.step}" if names.count(e.run) > 1 else e.run for e in evidences]
+    names = [e.run_name for e in evidences]
+    names = [f"{e.run_name} @ {e.step}" if names.count(e.run_name) > 1 else e.run_name for e in evidences]
     return tuple(
         f"{x} #{names[:i].count(x) + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)
     )

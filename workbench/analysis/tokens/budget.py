@@ -191,7 +191,7 @@ def token_budget(
         )
     reference = whole[0].provenance.get("fingerprint")
     same = [e for e in whole if e.provenance.get("fingerprint") == reference]
-    left_out = tuple(e.run for e in whole if e.provenance.get("fingerprint") != reference)
+    left_out = tuple(e.run_name for e in whole if e.provenance.get("fingerprint") != reference)
     judged = next(
         (e for e in same if e.features is not None and e.reconstruction_features is not None), None
     )
@@ -219,7 +219,7 @@ def token_budget(
     )
     marked = tuple(_marked(p, points, metric, against) for p in points)
     lost = (
-        tuple(e.run for e in a if e not in b) for a, b in ((same, measured), (measured, priced))
+        tuple(e.run_name for e in a if e not in b) for a, b in ((same, measured), (measured, priced))
     )
     feature_extractor, real = (
         priced[0].feature_extractor if metric in FEATURE_METRICS else None,
@@ -265,11 +265,11 @@ def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[Point]:
 
 
 def _point(evidence: Evidence, kind: str, used: np.ndarray, estimate: Estimate) -> Point:
-    tokenizer = str(evidence.provenance.get("class", evidence.run)).rpartition(":")[-1]
+    tokenizer = str(evidence.provenance.get("class", evidence.run_name)).rpartition(":")[-1]
     tokens, pixels = float(used.mean()), int(np.prod(evidence.images.shape[1:3]))
     work = float(np.mean(generator_gmacs(used.astype(np.float64))))
     bits = tokens * bits_per_token(evidence)
-    return Point(evidence.run, tokenizer, kind, tokens, *estimate, bits, pixels, work)
+    return Point(evidence.run_name, tokenizer, kind, tokens, *estimate, bits, pixels, work)
 
 
 def _marked(point: Point, points: Sequence[Point], metric: Quality, against: Cost) -> Point:

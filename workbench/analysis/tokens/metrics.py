@@ -97,10 +97,10 @@ def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> 
         return mean_interval(np.linalg.norm(real - decoded, axis=1))
     if len(real) < LEAST:
         raise NotApplicable(
-            f"A Frechet distance needs at least {LEAST} images; {evidence.run} has {len(real)}."
+            f"A Frechet distance needs at least {LEAST} images; {evidence.run_name} has {len(real)}."
         )
     if not (np.isfinite(real).all() and np.isfinite(decoded).all()):
-        raise UserError(f"The features of {evidence.run} hold NaN or infinity; collect them again.")
+        raise UserError(f"The features of {evidence.run_name} hold NaN or infinity; collect them again.")
     value = frechet_distance(real, decoded)
     error, _ = half_samples(
         lambda half: frechet_distance(real[half], decoded[half]), len(real), splits=SPLITS

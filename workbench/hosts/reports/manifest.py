@@ -131,7 +131,7 @@ def _about(run: Run, step: int) -> dict[str, Any]:
         "step": step,
         "tokens": run.config["settings"].get("num_tokens"),
         "psnr": None if np.isnan(psnr) else round(float(psnr), 3),
-        "seed": run.config.get("plan", {}).get("seed"),
+        "seed": run.config.get("training", {}).get("seed"),
         "data": {name: told.get(name) for name in ("data", "split", "n", "of")}
         | {"fingerprint": images},
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,

@@ -1,0 +1,141 @@
+"""Run folders of format 1 keep opening: configuration, weights, history, evidence, and further training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.analysis.codebook.usage import codebook_usage
+from workbench.core.errors import RunError
+from workbench.storage import migrations
+from workbench.storage.atomic import read_tensors
+from workbench.storage.run import Run, find_runs
+
+OLD_RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
+NAMES = ("ar", "sit", "softvq", "vqvae")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(OLD_RUNS, tmp_path / "runs"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_old_run_opens(folder, name):
+    before = contents(folder)
+    run = Run(folder / name)
+    assert run.config["format"] == migrations.FORMAT == 2
+    assert run.config["training"]["batch_size"] == 8 and "plan" not in run.config
+    assert run.config["changes"]["warmup_steps"] == 1
+    assert run.steps == [4] and run.status()["steps"] == 4 and run.status()["state"] == "finished"
+    assert run.history()["step"].tolist() == [2, 4]
+    assert [event["event"] for event in run.events()] == ["started", "saved", "finished"]
+    model = run.load()
+    stored = read_tensors(run.checkpoint())
+    assert stored["ema"].keys() == model.state_dict().keys() == stored["model"].keys()
+    assert all(torch.equal(stored["ema"][key], value) for key, value in model.state_dict().items())
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_old_evidence_opens(folder, name):
+    evidence = Run(folder / name).evidence()
+    assert evidence.run_name == name and evidence.step == 4
+    assert evidence.provenance["training"]["ema_decay"] == 0.995
+    assert repr(evidence).startswith(f"Evidence of {name} at step 4: ")
+    if evidence.latents is not None:
+        assert evidence.latents.shape == (24, 2, 4)
+    if evidence.codes is not None:
+        usage = codebook_usage(**evidence.kwargs_for(codebook_usage))
+        assert str(usage.summary())
+
+
+def test_old_runs_are_listed_with_their_tokenizers(folder):
+    runs, refused = find_runs(folder)
+    assert [run.name for run in runs] == list(NAMES) and refused == []
+    tokenizers = {run.name: run.tokenizer.name for run in runs if run.tokenizer is not None}
+    assert tokenizers == {"ar": "vqvae", "sit": "softvq"}
+
+
+@pytest.mark.slow
+def test_training_resumes_from_an_old_checkpoint(folder):
+    """The optimizer's state and the weights of an old checkpoint are those that training resumes from."""
+    from workbench.launch.in_process import prepare_training
+    from workbench.training import TrainConfig, fit
+
+    path = folder / "softvq"
+    config = json.loads((path / "config.json").read_text())
+    changes = Run(path).config["changes"]
+    job = prepare_training("softvq-digits", path, **changes)
+    train_config = TrainConfig(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in (job.run.config["training"] | {"steps": 6, "save_every": 6}).items()
+        }
+    )
+    records = list(fit(job.model, job.data, train_config, job.run))
+    assert [record.step for record in records] == [6] and job.run.steps == [4, 6]
+    assert job.run.events()[-3]["event"] == "resumed" and job.run.events()[-3]["step"] == 4
+    old, new = (read_tensors(job.run.checkpoint(step)) for step in (4, 6))
+    assert old.keys() == new.keys() and all(old[group].keys() == new[group].keys() for group in old)
+    name = next(key for key in new["optimizer"] if key.endswith(".step"))
+    assert (float(old["optimizer"][name]), float(new["optimizer"][name])) == (4.0, 6.0)
+    assert json.loads((path / "config.json").read_text()) == config
+
+
+def test_arrays_of_an_old_evidence_may_have_other_names(folder, monkeypatch):
+    path = folder / "vqvae" / "evidence" / "step-000004"
+    (path / "codes.npy").rename(path / "old_name.npy")
+    monkeypatch.setitem(migrations.EVIDENCE_ARRAYS, "old_name", "codes")
+    assert np.asarray(Run(folder / "vqvae").evidence().codes).shape == (24, 2)
+
+
+def test_tensor_names_are_translated_at_their_dots(monkeypatch):
+    monkeypatch.setitem(migrations.STATE_DICT_NAMES, "quantizer.words", "quantizer.codebook")
+    assert migrations.migrate_tensor_name("average.quantizer.words", 1) == "ema.quantizer.codebook"
+    assert (
+        migrations.migrate_tensor_name("optimizer.quantizer.words.step", 1)
+        == "optimizer.quantizer.codebook.step"
+    )
+    assert migrations.migrate_tensor_name("model.my_quantizer.words", 1) == (
+        "model.my_quantizer.words"
+    )
+    assert migrations.migrate_tensor_name("model.quantizer.words", 2) == "model.quantizer.words"
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_run_of_a_newer_format_is_refused(folder):
+    edit_config(folder / "softvq", format=99)
+    with pytest.raises(RunError) as error:
+        Run(folder / "softvq")
+    assert "format 99" in str(error.value)
+
+
+def test_evidence_of_a_newer_format_is_refused(folder):
+    path = folder / "softvq" / "evidence" / "step-000004" / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(RunError, match="newer"):
+        Run(folder / "softvq").evidence()
+
+
+@pytest.mark.parametrize(
+    "path", ["workbench.tokenizers.gone:Gone", "workbench.tokenizers.softvq:Gone"]
+)
+def test_class_path_that_does_not_exist_is_refused(folder, path):
+    edit_config(folder / "softvq", **{"class": path})
+    run = Run(folder / "softvq")  # reading its files needs no class
+    assert len(run.history()) == 2
+    with pytest.raises(RunError) as error:
+        run.load()
+    assert path in str(error.value) and "\n" not in str(error.value)
