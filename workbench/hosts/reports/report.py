@@ -18,11 +18,11 @@ from workbench.core.errors import UserError
 from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.from_views import views_report
 from workbench.hosts.reports.page import thumbnail, to_html
-from workbench.hosts.reports.sections import STATES, Section, records, sections_of
+from workbench.hosts.reports.sections import STATES, ReportWriter, Section, records, sections_of
 from workbench.hosts.reports.template import check_parameters, find_template, parameters_of
 from workbench.storage.atomic import atomic_path, write_text
 
-__all__ = ["check_parameters", "find_template", "parameters_of", "report"]
+__all__ = ["ReportWriter", "check_parameters", "find_template", "parameters_of", "report"]
 
 
 def report(
