@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from workbench.hosts.js import binary, static
-from workbench.workspace.latent_map import placed
+from workbench.hosts.js import static
+from workbench.workspace.encoding import base64_array
+from workbench.workspace.map_layout import point_data
 
 RUNS, COPIES, POINTS, PORT = 5, 200, 1_000_000, 8799
 FLAGS = [
@@ -130,14 +131,14 @@ def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
     """A loop drawn around some of a million points, from letting go until they are counted."""
     points = np.random.default_rng(0).normal(size=(POINTS, 2)).astype(np.float32)
     colour = {
-        "colour": binary(np.zeros(POINTS, np.uint8)),
+        "colour": base64_array(np.zeros(POINTS, np.uint8)),
         "palette": ["#0072B2"],
         "groups": ["images"],
     }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
     path = folder / "map.html"
     path.write_text(
-        static("latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map")
+        static("latentmap", {**point_data(points), **colour, **plain}, {}, height=600, title="map")
     )
     page = browser.new_page()
     page.goto(path.resolve().as_uri())

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     },
     "analysis": {"storage", "core"},
     "explore": {"analysis", "collect", "generators", "tokenizers", "storage", "core"},
-    "workspace": {"hosts", "explore", "analysis", "launch", "storage", "core"},  # hosts: to go
+    "workspace": {"explore", "analysis", "storage", "core"},
     "hosts": {"explore", "analysis", "launch", "storage", "core", "workspace"},
     "cli": {"hosts", "collect", "launch", "storage", "core", "workspace"},
     "__main__": {"cli"},

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from workbench.core.errors import NotApplicable, UserError
+from workbench.hosts.reports import write_views_report
 from workbench.workspace.compute import ComputeJob, ComputeQueue
 from workbench.workspace.tab_content import tab_content
 from workbench.workspace.view_state import ViewState
@@ -23,7 +24,7 @@ MAP = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})
 
 @pytest.fixture(scope="module")
 def jobs(trained):
-    jobs = ComputeQueue(trained)
+    jobs = ComputeQueue(trained, write_report=write_views_report)
     yield jobs
     jobs.close()
 

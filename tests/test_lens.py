@@ -16,11 +16,12 @@ import workbench as wb
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.explore.loaded_run import LoadedRun
-from workbench.hosts.js import binary, png, source, static
+from workbench.hosts.js import source, static
 from workbench.hosts.js.jupyter import STYLE
 from workbench.hosts.notebook.lens_view import LensView
 from workbench.storage.run import Run
-from workbench.workspace.latent_map import placed, rounded
+from workbench.workspace.encoding import base64_array, png_url
+from workbench.workspace.map_layout import point_data, snap_to_grid
 from workbench.workspace.selection import points_in_polygon
 
 MODULES = ("lens", "latentmap", "codegrid")
@@ -178,9 +179,9 @@ def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
 
 def test_points_are_drawn_within_a_65536th_of_where_they_are():
     points = np.random.default_rng(0).normal(size=(50, 2)) * [100, 1]
-    x0, y0, x1, y1 = placed(points)["box"]
+    x0, y0, x1, y1 = point_data(points)["box"]
     assert x1 - x0 == pytest.approx(y1 - y0)  # one scale on both axes
-    assert np.abs(rounded(points) - points).max() <= (x1 - x0) / 65535 / 2 * 1.001
+    assert np.abs(snap_to_grid(points) - points).max() <= (x1 - x0) / 65535 / 2 * 1.001
 
 
 def test_colours_of_a_map_follow_its_controls(trained):
@@ -331,7 +332,7 @@ def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it
 @pytest.mark.browser
 def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
     bad = "</script><img src=x onerror=alert(1)>"
-    pixel = png(np.zeros((1, 1, 1), np.uint8))
+    pixel = png_url(np.zeros((1, 1, 1), np.uint8))
     data = {
         "axis": bad,
         "stops": [bad],
@@ -375,13 +376,13 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
 def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
     points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
     colour = {
-        "colour": binary(np.zeros(len(points), np.uint8)),
+        "colour": base64_array(np.zeros(len(points), np.uint8)),
         "palette": ["#0072B2"],
         "groups": ["images"],
     }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
     fragment = static(
-        "latentmap", {**placed(points), **colour, **plain}, {}, height=600, title="map"
+        "latentmap", {**point_data(points), **colour, **plain}, {}, height=600, title="map"
     )
     with opened(page_of(fragment)) as (page, seen):
         inner = page.frame_locator("iframe")
@@ -389,7 +390,7 @@ def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
         lasso(page, inner.locator(".plane"), 0.2)
         inner.get_by_text("of 1,000,000 selected").wait_for()
         box = inner.locator(".plane").bounding_box()
-        x0, y0, x1, _ = placed(points)["box"]
+        x0, y0, x1, _ = point_data(points)["box"]
         unit = (x1 - x0) / (0.94 * min(box["width"], box["height"]))  # of the map in a pixel
         right, up = 0.2 * box["width"] * unit, 0.2 * box["height"] * unit
         x, y = points.T.astype(float) - [[x0 + (x1 - x0) / 2], [y0 + (x1 - x0) / 2]]

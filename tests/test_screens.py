@@ -14,9 +14,10 @@ from browser import opened
 from PIL import Image
 
 from workbench.explore.image_grid import ImageGrid
-from workbench.hosts.js import binary, static
-from workbench.workspace.latent_map import CLASSES, placed, sheet
+from workbench.hosts.js import static
+from workbench.workspace.encoding import base64_array, thumbnail_sheet
 from workbench.workspace.lens_data import module_data
+from workbench.workspace.map_layout import CLASS_COLORS, point_data
 
 pytestmark = pytest.mark.browser
 SCREENS = Path(__file__).parent / "screens"
@@ -34,13 +35,13 @@ def latentmap() -> tuple[dict, dict, str]:
     group = random.integers(0, 4, 2000)
     points = random.normal(size=(2000, 2)) * 0.4 + np.array([[0, 0], [3, 0], [0, 3], [3, 3]])[group]
     colours = {
-        "colour": binary(group.astype(np.uint8)),
-        "palette": CLASSES[:4],
+        "colour": base64_array(group.astype(np.uint8)),
+        "palette": CLASS_COLORS[:4],
         "groups": list("0123"),
     }
     plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": ""}
     return (
-        {**placed(points), **colours, **plain},
+        {**point_data(points), **colours, **plain},
         {"polygon": None, "ids": [], "hidden": []},
         ".plane",
     )
@@ -53,7 +54,7 @@ def codegrid() -> tuple[dict, dict, str]:
     )
     shown = np.tile(np.arange(6), (48, 1))
     arrays = {"codes": codes, "counts": counts, "examples": shown, "marks": np.zeros_like(shown)}
-    told = {name: binary(array.astype(np.int32)) for name, array in arrays.items()}
+    told = {name: base64_array(array.astype(np.int32)) for name, array in arrays.items()}
     told |= {
         "n": 48,
         "total": int(counts.sum()),
@@ -63,7 +64,7 @@ def codegrid() -> tuple[dict, dict, str]:
         "caption": "",
     }
     return (
-        {**told, "thumbs": sheet(IMAGES, np.arange(12))},
+        {**told, "thumbs": thumbnail_sheet(IMAGES, np.arange(12))},
         {"selected": [3], "sort": "number"},
         ".cells canvas",
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,20 +19,16 @@ from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable, UserError, unknown
-from workbench.hosts.js import binary, refusal, static
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
-from workbench.workspace.latent_map import MOST_THUMBS, said_of, sheet
-from workbench.workspace.selection import id_scopes
-
-if TYPE_CHECKING:
-    pass
+from workbench.workspace import display
+from workbench.workspace.encoding import MAX_THUMBNAILS, base64_array, thumbnail_sheet
+from workbench.workspace.image_selection import SelectedImages, select
 
 Sort = Literal["number", "use"]
 EACH = 6  # images that show a code
 MOST_CELLS = 16_384  # codes on one screen: of more, those chosen most
 MOST_TOKENS = 250_000  # whose codes a page without a kernel holds: of more images, some at random
-HEIGHT = 560  # pixels of a grid in a page
 
 
 @dataclass(frozen=True)
@@ -111,10 +107,8 @@ class Codebook:
         return np.asarray(self.evidence.images[self.selection])
 
     @property
-    def chosen(self) -> "SelectedImages":
+    def selected_images(self) -> SelectedImages:
         """Those images beside all: errors, classes, codes. Raises UserError where no image holds a picked code."""
-        from workbench.workspace.image_selection import select
-
         if not len(self.selection):
             picked = ", ".join(map(str, self.state.selected))
             raise UserError(
@@ -149,24 +143,24 @@ class Codebook:
         )
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
         holding = np.unique(pairs[:, 1])
-        places = holding[:MOST_THUMBS]
+        places = holding[:MAX_THUMBNAILS]
         some = f"{EACH} images at most, drawn at random (seed 0)"
         some += (
-            f" from the first {MOST_THUMBS:,} of {len(holding):,}"
-            if len(holding) > MOST_THUMBS
+            f" from the first {MAX_THUMBNAILS:,} of {len(holding):,}"
+            if len(holding) > MAX_THUMBNAILS
             else ""
         )
         examples, marks = _examples(pairs[np.isin(pairs[:, 1], places)], shown, places)
         arrays = {"codes": shown, "counts": counts[shown], "examples": examples, "marks": marks}
         caption = f"{self.run.name} at step {evidence.step:,}. {self.result.summary()}{left_out} A code shows {some}."
         return {
-            **{name: binary(array.astype(np.int32)) for name, array in arrays.items()},
+            **{name: base64_array(array.astype(np.int32)) for name, array in arrays.items()},
             "n": len(shown),
             "total": int(counts.sum()),
             "each": EACH,
             "size": self._size,
             "grid": evidence.grid,
-            "thumbs": sheet(evidence.images, places),
+            "thumbs": thumbnail_sheet(evidence.images, places),
             "caption": caption,
         }
 
@@ -177,37 +171,11 @@ class Codebook:
     def __repr__(self) -> str:
         return f"Codebook of {self.run.name}: {len(self._counts):,} codes, {len(self.state.selected)} picked"
 
-    def _repr_html_(self) -> str:
-        """Without a kernel: the same module."""
-        try:
-            of = id_scopes(self.run.name, self.evidence)
-            data = {**self.data(), "held": self._held()}
-            return static("codegrid", data, self.view(), height=HEIGHT, title=repr(self), of=of)
-        except UserError as error:
-            return refusal(error)
+    def _repr_html_(self) -> str | None:
+        return display.to_html(self)
 
     def _ipython_display_(self) -> None:
-        """The widget, and the page."""
-        import ipywidgets as widgets
-
-        from workbench.hosts.js.jupyter import Module
-        from workbench.hosts.notebook.static_fallback import display_with_fallback
-
-        try:
-            module, said = Module("codegrid", self.data(), self.view()), widgets.HTML(said_of(self))
-        except UserError:
-            display_with_fallback(
-                widgets.HTML(page := self._repr_html_()),
-                f"Codebook of {self.run.name}",
-                lambda: page,
-            )
-            return
-        module.observe(lambda change: self._picked(json.loads(change["new"])), "view")
-        module.observe(lambda _: setattr(said, "value", said_of(self)), "view")
-        display_with_fallback(widgets.VBox([module, said]), repr(self), self._repr_html_)
-
-    def _picked(self, told: dict[str, Any]) -> None:
-        self.state = CodebookState(self.state.step, tuple(map(int, told["selected"])), told["sort"])
+        display.show(self)
 
     @cached_property
     def _codes(self) -> Codes:
@@ -216,7 +184,7 @@ class Codebook:
             raise NotApplicable(f"A codebook needs codes; {self.run.name} has none.")
         return parse_codes(evidence.codes, evidence.codebook, evidence.active, "A codebook")
 
-    def _held(self) -> dict[str, Any]:
+    def page_data(self) -> dict[str, Any]:
         """Which images hold which codes, for a page where nobody can be asked."""
         n, tokens = self._codes.rows.shape
         images = subsample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
@@ -226,8 +194,8 @@ class Codebook:
         )
         return {
             "tokens": tokens,
-            "images": binary(images.astype(np.int32)),
-            "codes": binary(codes.astype(np.uint16)),
+            "images": base64_array(images.astype(np.int32)),
+            "codes": base64_array(codes.astype(np.uint16)),
         }
 
     @cached_property

@@ -19,7 +19,7 @@ import numpy as np
 
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.workspace.compute_worker import ComputeRequest, work
+from workbench.workspace.compute_worker import ComputeRequest, ReportWriter, work
 
 KEPT = 64  # results held in memory
 TICK = 0.05  # seconds between looks at whether a job was stopped
@@ -105,15 +105,15 @@ class ComputeJob:
 class ComputeQueue:
     """The queue of a folder of runs before one warm worker. Any thread may ask; `close` ends the worker."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = str(folder)
+    def __init__(self, folder: str | Path, write_report: ReportWriter | None = None) -> None:
+        self.folder, self._write_report = str(folder), write_report
         self._changed = threading.Condition()
         self._open: OrderedDict[Hashable, ComputeJob] = (
             OrderedDict()
         )  # the first one is being computed
         self._kept: OrderedDict[Hashable, Result] = OrderedDict()
         self._closed = False
-        self._worker = Worker(self.folder)
+        self._worker = Worker(self.folder, self._write_report)
         threading.Thread(target=self._serve, name="jobs", daemon=True).start()
 
     def ask(self, key: Hashable, state: ComputeRequest, who: Hashable) -> ComputeJob:
@@ -189,7 +189,7 @@ class ComputeQueue:
             "The process that computed this ended, perhaps for want of memory; another has been started."
         )
         if not self._worker.process.is_alive():
-            self._worker = Worker(self.folder)
+            self._worker = Worker(self.folder, self._write_report)
         try:
             self._worker.pipe.send(job.state)
             while stopped is None or time.monotonic() - stopped < PATIENCE:
@@ -208,20 +208,20 @@ class ComputeQueue:
             pass
         self._worker.end()
         if not self._closed:
-            self._worker = Worker(self.folder)
+            self._worker = Worker(self.folder, self._write_report)
         return lost
 
 
 class Worker:
     """A process that computes, and our end of the pipe to it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, write_report: ReportWriter | None) -> None:
         context = multiprocessing.get_context(
             "spawn"
         )  # a fork would take the server's threads and sockets along
         self.pipe, theirs = context.Pipe()
         self.process: Any = context.Process(
-            target=work, args=(folder, theirs), name="workbench-analyses", daemon=True
+            target=work, args=(folder, theirs, write_report), name="workbench-analyses", daemon=True
         )
         self.process.start()
         theirs.close()

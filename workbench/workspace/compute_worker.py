@@ -18,11 +18,13 @@ from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
 ComputeRequest = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
+# Writes a report of views of a folder of runs; a function of a module, since it is sent to the worker process.
+ReportWriter = Callable[[Path, tuple[ViewState, ...]], Path]
 PAUSE = 0.05  # seconds between two things said
 YIELDS = 5  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
 
 
-def work(folder: str, pipe: Connection) -> None:
+def work(folder: str, pipe: Connection, write_report: ReportWriter | None = None) -> None:
     """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed; several
     of them, with the report of them.
 
@@ -39,22 +41,23 @@ def work(folder: str, pipe: Connection) -> None:
         while True:
             asked = pipe.recv()
             if asked is not None:  # else: told to stop what was finished already
-                _send(_answer(bench, asked, pipe), pipe)
+                _send(_answer(bench, asked, pipe, write_report), pipe)
     except (EOFError, OSError):
         return
 
 
 def _answer(
-    bench: Workspace, asked: ComputeRequest, pipe: Connection
+    bench: Workspace,
+    asked: ComputeRequest,
+    pipe: Connection,
+    write_report: ReportWriter | None,
 ) -> Result | TabContent | Path | Exception:
     try:
         with progress_listener(_listener(pipe)):
             if isinstance(asked, tuple):
-                from workbench.hosts.reports.report import (
-                    report,
-                )  # nobody waits for it to be imported
-
-                return report("views", folder=bench.folder, views=asked)
+                if write_report is None:
+                    return UserError("This process cannot write reports.")
+                return write_report(bench.folder, asked)
             if not bench.runs.keys() >= set(asked.runs):
                 bench.refresh()
             return tab_content(bench, asked) if asked.tab else bench.result(asked)

@@ -20,14 +20,15 @@ from workbench.analysis.images.reconstruction import errors, psnr_db
 from workbench.analysis.inputs import class_names
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
+from workbench.analysis.latents.projection import latent_map as compute_layout
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.result_cache import lookup
 from workbench.core.errors import NotApplicable, UserError
-from workbench.hosts.js import png
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.controls import coerce_controls
-from workbench.workspace.latent_map import latent_map, rounded
+from workbench.workspace.encoding import png_url
+from workbench.workspace.map_layout import layout_of_run, snap_to_grid
 from workbench.workspace.selection import Selection, matches_condition, points_in_polygon
 from workbench.workspace.workspace import RESULTS_FOLDER
 
@@ -68,7 +69,9 @@ class SelectedImages(Result):
         figure = make_subplots(rows=1, cols=2, column_widths=(0.58, 0.42), horizontal_spacing=0.1)
         if pictured:
             figure.add_trace(
-                go.Image(source=png(_sheet(self.images[:SHOWN])), hoverinfo="skip"), row=1, col=1
+                go.Image(source=png_url(_sheet(self.images[:SHOWN])), hoverinfo="skip"),
+                row=1,
+                col=1,
             )
         if measured:
             error = self.columns["error"]
@@ -163,7 +166,8 @@ def select(
 
 def layout_of(run: Run, selection: Selection) -> LatentMap:
     """The map that a selection's polygon was drawn on."""
-    return latent_map(run, step=selection.step, **selection.layout).result
+    controls = coerce_controls(compute_layout, selection.layout)
+    return layout_of_run(run, selection.step, controls)
 
 
 def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> SelectedImages:
@@ -190,7 +194,7 @@ def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of)
     if selection.polygon:
         found = layout(run, selection)
         return np.sort(
-            found.places[points_in_polygon(rounded(found.coordinates), selection.polygon)]
+            found.places[points_in_polygon(snap_to_grid(found.coordinates), selection.polygon)]
         )
     evidence = run.evidence(selection.step)
     columns = columns_of(run, evidence)

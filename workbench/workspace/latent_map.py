@@ -1,67 +1,53 @@
-"""`workbench.latent_map(run)`: a latent space laid out in the plane, whose points open into their images.
+"""Show a latent space as a map in the plane, whose points open into their images.
 
-A lasso picks some: `.selected` has their rows, `.images` their pictures; `.state`, `.table`, `.figure` and `.code()`
-have the rest of what is seen.
+A lasso selects points: `.selected` has their rows and `.images` their pictures. `.state`, `.table`,
+`.figure` and `.code()` give the rest of what is on the screen.
 """
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.inputs import class_names
-from workbench.analysis.latents.point_colors import PointColors
 from workbench.analysis.latents.projection import LatentMap
-from workbench.analysis.latents.projection import latent_map as lay_out
-from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE
+from workbench.analysis.latents.projection import latent_map as compute_layout
 from workbench.core.errors import UserError
-from workbench.hosts.js import binary, refusal, static, webp
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
+from workbench.workspace import display
 from workbench.workspace.controls import Value, coerce_controls
-from workbench.workspace.selection import id_scopes, points_in_polygon
-
-if TYPE_CHECKING:
-    pass
-
-# Okabe and Ito's palette without black, then Tol's muted one: as many as a map tells classes apart by colour.
-CLASSES = (
-    *COLORS[:7],
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
-    "#661100",
-    "#332288",
-    "#DDCC77",
-    "#CC6677",
-)
-CLASSES += ("#117733", "#AA7744", "#6699CC", "#AA4466", "#77AADD")
-RAMP, SPAN = (
-    32,
-    (0.15, 0.95),
-)  # colours of a magnitude; the ends of the scale are lost on a dark or a light page
-MOST_THUMBS, THUMB = 4096, 32  # images that hovering shows, and their longest side in pixels
-HEIGHT = 600  # pixels of a map in a page
+from workbench.workspace.encoding import MAX_THUMBNAILS, base64_array, thumbnail_sheet
+from workbench.workspace.image_selection import SelectedImages, select
+from workbench.workspace.map_layout import color_data, layout_of_run, point_data, snap_to_grid
+from workbench.workspace.selection import points_in_polygon
 
 
 @dataclass(frozen=True)
 class MapState:
-    """How a map was laid out, and the lasso; JSON by `to_json`."""
+    """The layout of a map, and the lasso.
 
-    step: int | None = None  # of the evidence; None: the last
-    controls: Mapping[str, Value] = field(default_factory=dict)  # of the analysis
-    polygon: tuple[tuple[float, float], ...] | None = None  # corners, in the units of the map
+    Attributes
+    ----------
+    step : int or None
+        Step of the evidence; None is the last one.
+    controls : Mapping
+        Controls of the analysis `latent_map`, by name.
+    polygon : tuple of (float, float), or None
+        Corners of the lasso, in the units of the map.
+    """
+
+    step: int | None = None
+    controls: Mapping[str, Value] = field(default_factory=dict)
+    polygon: tuple[tuple[float, float], ...] | None = None
 
     def to_json(self) -> str:
-        """The state as JSON."""
+        """Return the state as JSON."""
         return json.dumps(asdict(self))
 
 
@@ -72,70 +58,105 @@ def latent_map(
     polygon: Sequence[Sequence[float]] | None = None,
     **controls: Any,
 ) -> "Map":
-    """The map of a run's latents at a step (None: the last), as the analysis `latent_map` makes it with its controls.
+    """Show the latents of a run as a map.
 
-    `polygon`, corners in the units of the map, selects as a lasso would. Raises UserError for an unknown control.
+    Parameters
+    ----------
+    run : Run, str or Path
+        The run or its folder.
+    step : int, optional
+        Step of the evidence; None is the last one.
+    polygon : sequence of (float, float), optional
+        Corners of a lasso, in the units of the map: the points inside are selected.
+    **controls
+        Controls of the analysis `latent_map`, such as ``method="pca"``.
+
+    Returns
+    -------
+    Map
+
+    Raises
+    ------
+    UserError
+        If a control does not exist or its value is not valid.
     """
     corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
     return Map(
         run if isinstance(run, Run) else Run(run),
-        MapState(step, coerce_controls(lay_out, controls), corners),
+        MapState(step=step, controls=coerce_controls(compute_layout, controls), polygon=corners),
     )
 
 
 class Map:
-    """A run's map, and what was picked on it."""
+    """The latent map of a run, and the points selected on it.
+
+    Parameters
+    ----------
+    run : Run
+    state : MapState
+    result : LatentMap, optional
+        The layout of this state, where it was computed before.
+    """
 
     def __init__(self, run: Run, state: MapState, result: LatentMap | None = None) -> None:
-        self.run, self.state = run, state
-        self._given = None if result is None else (state.step, state.controls, result)
-        self.marked: tuple[int, ...] = ()  # images that were picked elsewhere
+        self.run = run
+        self.state = state
+        self.marked: tuple[int, ...] = ()  # indices of images that were selected in another view
+        self._initial = None if result is None else (state.step, state.controls, result)
 
     @property
     def evidence(self) -> Evidence:
-        """The arrays it is made of."""
+        """The evidence that the map is computed from."""
         return self.run.evidence(self.state.step)
 
     @property
     def result(self) -> LatentMap:
-        """The analysis, computed once for each setting. Raises NotApplicable without latents."""
-        if self._given is not None and self._given[:2] == (self.state.step, self.state.controls):
-            return self._given[2]
-        made_of = json.dumps(self.evidence.provenance, sort_keys=True)
-        return _laid_out(
-            str(self.run.folder),
-            self.state.step,
-            made_of,
-            tuple(sorted(self.state.controls.items())),
-        )
+        """The layout, computed once per state; raises NotApplicable without latents."""
+        state = self.state
+        if self._initial is not None and self._initial[:2] == (state.step, state.controls):
+            return self._initial[2]
+        return layout_of_run(self.run, state.step, state.controls)
 
     @property
     def selection(self) -> np.ndarray:
-        """The places, among the evidence's images, of the points inside the lasso; none without one."""
-        return self.result.places[self._inside]
+        """Indices of the evidence's images whose points are inside the lasso."""
+        return self.result.places[self._is_inside]
 
     @property
     def selected(self) -> pd.DataFrame:
         """The rows of the table inside the lasso."""
-        return self.table[self._inside].reset_index(drop=True)
+        return self.table[self._is_inside].reset_index(drop=True)
 
     @property
     def images(self) -> np.ndarray:
-        """The images of the selection, uint8 (m, h, w, c)."""
-        return np.asarray(self.evidence.images[self.selection])
+        """The selected images, uint8 (m, h, w, c).
+
+        Raises
+        ------
+        UserError
+            If the evidence has no images.
+        """
+        images = self.evidence.images
+        if images is None:
+            raise UserError(f"The evidence of {self.run.name} has no images.")
+        return np.asarray(images[self.selection])
 
     @property
-    def chosen(self) -> "SelectedImages":
-        """The selection beside all images: errors, classes, codes. Raises UserError where nothing is selected."""
-        from workbench.workspace.image_selection import select
+    def selected_images(self) -> SelectedImages:
+        """The selected images compared with all images: errors, classes and codes.
 
+        Raises
+        ------
+        UserError
+            If no point is selected.
+        """
         if not len(self.selection):
-            raise UserError("No point of the map is selected; draw a loop, or give a polygon.")
+            raise UserError("No point of the map is selected. Draw a loop, or pass a polygon.")
         return select(self.run, step=self.state.step, ids=self.selection.tolist())
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a point: image, coordinates, and what it is coloured by."""
+        """One row per point: image, coordinates, and the value or name that colors it."""
         return self.result.table()
 
     @property
@@ -144,172 +165,69 @@ class Map:
         return self.result.figure()
 
     def code(self) -> str:
-        """The Python that makes what is on the screen."""
-        step = {} if self.state.step is None else {"step": self.state.step}
-        lasso = (
-            {}
-            if self.state.polygon is None
-            else {"polygon": [list(corner) for corner in self.state.polygon]}
-        )
-        told = {**step, **self.state.controls, **lasso}
-        arguments = ", ".join(
-            [repr(str(self.run.folder)), *(f"{name}={value!r}" for name, value in told.items())]
-        )
+        """Return the Python code that shows the same map."""
+        state = self.state
+        values: dict[str, Any] = dict(state.controls)
+        if state.step is not None:
+            values = {"step": state.step, **values}
+        if state.polygon is not None:
+            values["polygon"] = [list(corner) for corner in state.polygon]
+        keywords = [f"{name}={value!r}" for name, value in values.items()]
+        arguments = ", ".join([repr(str(self.run.folder)), *keywords])
         return f"import workbench as wb\n\nmap = wb.latent_map({arguments})\nmap.selected"
 
     def data(self) -> dict[str, Any]:
-        """What the JavaScript module shows."""
+        """Return the data that the JavaScript module shows."""
         result, evidence = self.result, self.evidence
+        n = len(result.places)
         caption = f"{self.run.name} at step {evidence.step:,}. {result.summary()}"
-        if evidence.images is not None and len(result.places) > MOST_THUMBS:
-            caption += f" Hovering shows the pictures of {MOST_THUMBS:,} of {len(result.places):,} points, the first."
-        thumbs = None if evidence.images is None else sheet(evidence.images, result.places)
-        told = {
-            "places": binary(result.places.astype(np.int32)),
-            "thumbs": thumbs,
-            "caption": caption,
-        }
+        if evidence.images is not None and n > MAX_THUMBNAILS:
+            caption += f" Thumbnails show the first {MAX_THUMBNAILS:,} of {n:,} images."
+        thumbnails = None
+        if evidence.images is not None:
+            thumbnails = thumbnail_sheet(evidence.images, result.places)
         return {
-            **placed(result.coordinates),
-            **coloured(result.colours, len(result.places)),
+            **point_data(result.coordinates),
+            **color_data(result.colours, n),
             **self._titles(),
-            **told,
+            "places": base64_array(result.places.astype(np.int32)),
+            "thumbs": thumbnails,
+            "caption": caption,
         }
 
     def view(self) -> dict[str, Any]:
-        """What was picked, as the module has it."""
+        """Return the selection as the JavaScript module represents it."""
         return {"polygon": self.state.polygon, "ids": self.marked}
 
     def __repr__(self) -> str:
-        return f"Latent map of {self.run.name}: {len(self.selection):,} of {len(self.result.places):,} points selected"
+        counts = f"{len(self.selection):,} of {len(self.result.places):,} points selected"
+        return f"Latent map of {self.run.name}: {counts}"
 
-    def _repr_html_(self) -> str:
-        """Without a kernel: the same module."""
-        try:
-            of = id_scopes(self.run.name, self.evidence)
-            return static(
-                "latentmap", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of
-            )
-        except UserError as error:
-            return refusal(error)
+    def _repr_html_(self) -> str | None:
+        return display.to_html(self)
 
     def _ipython_display_(self) -> None:
-        """The widgets at once; then the page, when it is laid out."""
-        from workbench.hosts.notebook.latent_map_view import MapView
-        from workbench.hosts.notebook.static_fallback import display_with_fallback
-
-        screen = MapView(self)
-        display_with_fallback(
-            screen.box, f"Latent map of {self.run.name}", self._repr_html_, waiting=screen.waiting
-        )
+        display.show(self)
 
     @property
-    def _inside(self) -> np.ndarray:
+    def _is_inside(self) -> np.ndarray:
+        """Whether each point is inside the lasso, bool (m,)."""
         if self.state.polygon is None:
             return np.zeros(len(self.result.places), bool)
-        return points_in_polygon(rounded(self.result.coordinates), self.state.polygon)
+        return points_in_polygon(snap_to_grid(self.result.coordinates), self.state.polygon)
 
     def _titles(self) -> dict[str, Any]:
-        """What each point is called beside its number: its class, and its name in the legend if that is another."""
+        """Return the title of each point: its class, and its legend entry if that differs."""
         evidence, result = self.evidence, self.result
-        classes = class_names(evidence.labels, evidence.names, len(evidence.latents))
-        parts = [[classes[place] for place in result.places]] if classes else []
-        if result.colours.names and result.colours.by != "class":
-            parts.append([f"{result.colours.title} {name}" for name in result.colours.names])
-        titles, which = np.unique(
-            [" · ".join(one) for one in zip(*parts, strict=True)], return_inverse=True
-        )
-        return {
-            "titles": titles.tolist(),
-            "names": binary(which.astype(np.int32)) if parts else None,
-        }
-
-
-def said_of(shown: Any) -> str:
-    """What is selected on a map or in a codebook, in a line of HTML; empty where nothing is."""
-    return f"<p>{html.escape(shown.chosen.summary())}</p>" if len(shown.selection) else ""
-
-
-@lru_cache(maxsize=8)
-def _laid_out(
-    folder: str, step: int | None, made_of: str, told: tuple[tuple[str, Value], ...]
-) -> LatentMap:
-    """The map of a run's evidence; `made_of` tells evidence collected anew from what was there before."""
-    return lay_out(**Run(folder).evidence(step).kwargs_for(lay_out), **dict(told))
-
-
-def placed(coordinates: np.ndarray) -> dict[str, Any]:
-    """Points (n, 2) as a module takes them: steps of a 65,536th of the square around them."""
-    box, steps = _steps(coordinates)
-    return {"n": len(coordinates), "box": box, "xy": binary(steps)}
-
-
-def rounded(coordinates: np.ndarray) -> np.ndarray:
-    """Points (n, 2) as the module draws them: what a lasso drawn there is compared with."""
-    (x0, y0, x1, y1), steps = _steps(coordinates)
-    return np.array([x0, y0]) + steps / 65535 * np.array([x1 - x0, y1 - y0])
-
-
-def coloured(colours: PointColors, n: int) -> dict[str, Any]:
-    """What n points are coloured by, as a module takes it: a ramp for values; for names a colour each, up to 20."""
-    if colours.values is not None:
-        return _graded(colours.values, colours.title)
-    found = sorted(
-        set(colours.names),
-        key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name),
-    )
-    if not 0 < len(found) <= len(CLASSES):
-        return {
-            "colour": binary(np.zeros(n, np.uint8)),
-            "palette": CLASSES[:1],
-            "groups": ["images"],
-        }
-    which = {name: i for i, name in enumerate(found)}
-    places = np.array([which[name] for name in colours.names], np.uint8)
-    return {"colour": binary(places), "palette": CLASSES[: len(found)], "groups": found}
-
-
-def _graded(values: np.ndarray, what: str) -> dict[str, Any]:
-    from plotly.colors import sample_colorscale, unlabel_rgb
-
-    low, high = float(values.min()), float(values.max())
-    share = (values - low) / (high - low) if high > low else np.zeros(len(values))
-    ramp = [
-        unlabel_rgb(colour)
-        for colour in sample_colorscale(MAGNITUDE_SCALE, np.linspace(*SPAN, RAMP))
-    ]
-    palette = ["#" + "".join(f"{round(part):02x}" for part in colour) for colour in ramp]
-    places = np.minimum(share * RAMP, RAMP - 1).astype(np.uint8)
-    told = {"scale": [low, high, what], "values": binary(values.astype(np.float32))}
-    return {"colour": binary(places), "palette": palette, "groups": [], **told}
-
-
-def sheet(images: np.ndarray, places: np.ndarray) -> dict[str, Any]:
-    """Small pictures of the first points in one: of images (n, h, w, c), those at some places."""
-    count = min(len(places), MOST_THUMBS)
-    columns, step = (
-        max(1, int(np.ceil(np.sqrt(count)))),
-        max(1, -(-max(images.shape[1:3]) // THUMB)),
-    )
-    small = np.stack([_shrunk(np.asarray(images[place]), step) for place in places[:count]])
-    h, w, c = small.shape[1:]
-    canvas = np.zeros((-(-count // columns), columns, h, w, c), np.uint8)
-    canvas.reshape(-1, h, w, c)[:count] = small
-    picture = canvas.transpose(0, 2, 1, 3, 4).reshape(-1, columns * w, c)
-    return {"sheet": webp(picture), "columns": columns, "count": count, "size": [h, w]}
-
-
-def _steps(coordinates: np.ndarray) -> tuple[list[float], np.ndarray]:
-    points = np.asarray(coordinates, np.float64)
-    low, high = points.min(axis=0), points.max(axis=0)
-    middle, half = (low + high) / 2, max(float((high - low).max()) / 2, 1e-9)
-    x0, y0, x1, y1 = (*(middle - half).tolist(), *(middle + half).tolist())
-    share = (points - np.array([x0, y0])) / np.array([x1 - x0, y1 - y0])
-    return [x0, y0, x1, y1], np.rint(65535 * share.clip(0, 1)).astype(np.uint16)
-
-
-def _shrunk(image: np.ndarray, step: int) -> np.ndarray:
-    """An image (h, w, c) of which each block of pixels is one."""
-    h, w = image.shape[0] // step, image.shape[1] // step
-    blocks = image[: h * step, : w * step].reshape(h, step, w, step, -1)
-    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+        count = 0 if evidence.latents is None else len(evidence.latents)
+        classes = class_names(evidence.labels, evidence.names, count)
+        parts = []
+        if classes:
+            parts.append([classes[index] for index in result.places])
+        colors = result.colours
+        if colors.names and colors.by != "class":
+            parts.append([f"{colors.title} {name}" for name in colors.names])
+        point_titles = [" · ".join(words) for words in zip(*parts, strict=True)]
+        titles, numbers = np.unique(point_titles, return_inverse=True)
+        names = base64_array(numbers.astype(np.int32)) if parts else None
+        return {"titles": titles.tolist(), "names": names}

@@ -18,10 +18,9 @@ import plotly.graph_objects as go
 from workbench.analysis.images.reconstruction import errors
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.explore.image_grid import ImageGrid, classes, compared
-from workbench.hosts.js import refusal, static
 from workbench.storage.run import Run
+from workbench.workspace import display
 from workbench.workspace.lens_data import beside_data, draw, module_data
-from workbench.workspace.selection import id_scopes
 
 ORDERS = ("first", "worst", "best")
 OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
@@ -36,7 +35,6 @@ SHARED = ("tokens", "error", "step")  # axes along which several runs may be hel
 MOST_BESIDE = 3  # runs beside the leading one
 LEAST = {"token": 0, "mode": 0, "label": 0, "seed": 0, "row": 0, "stop": -1, "step": 0}
 LARGEST = 24_000_000  # numbers in all pictures of one lens, so that a page stays small
-HEIGHT = 620  # pixels of a lens in a page
 
 
 @dataclass(frozen=True)
@@ -228,21 +226,11 @@ class Lens:
     def __repr__(self) -> str:
         return f"Lens on {', '.join(run.name for run in self.runs)} over {self.state.over}"
 
-    def _repr_html_(self) -> str:
-        """Without a kernel: the same module, with what was computed so far."""
-        try:
-            of = id_scopes(self.runs[0].name, self.runs[0].evidence()) if self.places else None
-            return static("lens", self.data(), self.view(), height=HEIGHT, title=repr(self), of=of)
-        except UserError as error:
-            return refusal(error)
+    def _repr_html_(self) -> str | None:
+        return display.to_html(self)
 
     def _ipython_display_(self) -> None:
-        """The widgets at once; then the page, when the model has answered."""
-        from workbench.hosts.notebook.lens_view import LensView
-        from workbench.hosts.notebook.static_fallback import display_with_fallback
-
-        screen = LensView(self)
-        display_with_fallback(screen.box, repr(self), self._repr_html_, waiting=screen.waiting)
+        display.show(self)
 
     @property
     def _all(self) -> list[ImageGrid]:

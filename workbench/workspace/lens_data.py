@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.explore.image_grid import ImageGrid
-from workbench.hosts.js import png
+from workbench.workspace.encoding import png_url
 
 
 def module_data(frames: ImageGrid) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def module_data(frames: ImageGrid) -> dict[str, Any]:
         "active": None
         if active is None
         else [["".join("01"[int(a)] for a in one) for one in row] for row in active],
-        "reference": png(frames.reference.reshape(n * h, w, c)),
-        "shown": png(frames.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
+        "reference": png_url(frames.reference.reshape(n * h, w, c)),
+        "shown": png_url(frames.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
     }
 
 

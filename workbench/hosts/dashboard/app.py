@@ -28,6 +28,7 @@ from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard, pag
 from workbench.hosts.dashboard.run_list import RunList
 from workbench.hosts.dashboard.saved_card import SavedViewsCard
 from workbench.hosts.dashboard.tabs import AnalysisGroup, LazyTabs, LiveTab, TabPage
+from workbench.hosts.reports import write_views_report
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -57,7 +58,7 @@ def serve(
                     f"port {port} is in use; give another with --port, or 0 for a free one."
                 )
     pn.extension("plotly", "tabulator")
-    jobs = ComputeQueue(folder)
+    jobs = ComputeQueue(folder, write_report=write_views_report)
     try:
         how = {
             "address": address,

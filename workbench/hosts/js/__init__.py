@@ -5,16 +5,12 @@ Python says, and `view`, which a person changes. Nothing is built, and nothing i
 module that selects is given a `brush` besides (brush.js), by which all of a page share one selection.
 """
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from workbench.core.errors import UserError
 
@@ -81,34 +77,6 @@ def static(
 def refusal(error: UserError) -> str:
     """What stands in a module's place where it cannot be shown: why not."""
     return f"<p><em>{html.escape(str(error))}</em></p>"
-
-
-def png(pixels: np.ndarray) -> str:
-    """One picture, uint8 (h, w, 1, 3 or 4), as a `data:` address that loses nothing."""
-    return _address(pixels, "png")
-
-
-def webp(pixels: np.ndarray) -> str:
-    """One picture, uint8 (h, w, 1 or 3), as a small `data:` address that loses a little."""
-    return _address(pixels, "webp", quality=85)
-
-
-def binary(array: np.ndarray) -> str:
-    """An array's bytes, little-endian, as base64: what a typed array is made of."""
-    return base64.b64encode(
-        np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
-    ).decode()
-
-
-def _address(pixels: np.ndarray, kind: str, **options: Any) -> str:
-    from PIL import Image
-
-    image, written = (
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels),
-        io.BytesIO(),
-    )
-    image.save(written, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def _quoted(value: Any) -> str:

@@ -9,9 +9,10 @@ import ipywidgets as widgets
 from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
+from workbench.hosts.notebook.codebook_view import selection_html
 from workbench.hosts.notebook.explorer import ROW, widget_of
 from workbench.workspace.controls import controls
-from workbench.workspace.latent_map import Map, said_of
+from workbench.workspace.latent_map import Map
 
 
 class MapView:
@@ -43,7 +44,7 @@ class MapView:
         polygon = json.loads(change["new"]).get("polygon")
         corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
         self.map.state = replace(self.map.state, polygon=corners)
-        self.selected.value = said_of(self.map)
+        self.selected.value = selection_html(self.map)
 
     def _draw(self) -> None:
         self.waiting.compute("laying out", lambda: json.dumps(self.map.data()), self._show)
@@ -51,4 +52,4 @@ class MapView:
     def _show(self, told: str) -> None:
         with self.module.hold_sync():
             self.module.data, self.module.view = told, json.dumps(self.map.view())
-        self.selected.value = said_of(self.map)
+        self.selected.value = selection_html(self.map)

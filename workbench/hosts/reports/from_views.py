@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import workbench.hosts.displays  # noqa: F401  (makes the pages of maps, codes and lenses)
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
 from workbench.core.progress import track

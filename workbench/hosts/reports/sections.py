@@ -85,6 +85,8 @@ class ReportWriter:
 
     def explore(self, tab: str, **looks: Any) -> None:
         """The leading run's map, codes or lens, whose points and pictures answer to a pointer."""
+        # `displays` makes the page of a map, of codes or of a lens.
+        import workbench.hosts.displays  # noqa: F401
         from workbench.workspace.tab_content import build_tab
 
         self._section(tab, lambda: build_tab(self.bench, self.state.change(tab=tab, looks=looks)))

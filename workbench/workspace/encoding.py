@@ -1,0 +1,87 @@
+"""Encode arrays and images as text that a page can hold: base64, `data:` addresses and thumbnail sheets."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+MAX_THUMBNAILS = 4096
+THUMBNAIL_SIZE_PX = 32
+WEBP_QUALITY = 85
+
+
+def base64_array(array: np.ndarray) -> str:
+    """Encode the bytes of an array for a JavaScript typed array.
+
+    Parameters
+    ----------
+    array : ndarray
+        Numbers of any dtype; the dtype decides which typed array can read them.
+
+    Returns
+    -------
+    str
+        The little-endian bytes in C order, as base64.
+
+    Examples
+    --------
+    >>> base64_array(np.array([1, 2], np.uint16))
+    'AQACAA=='
+    """
+    little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
+    return base64.b64encode(little_endian.tobytes()).decode()
+
+
+def png_url(pixels: np.ndarray) -> str:
+    """Encode an image, uint8 (h, w, 1, 3 or 4), as a lossless `data:` address."""
+    return _image_url(pixels, "png")
+
+
+def webp_url(pixels: np.ndarray) -> str:
+    """Encode an image, uint8 (h, w, 1 or 3), as a small, slightly lossy `data:` address."""
+    return _image_url(pixels, "webp", quality=WEBP_QUALITY)
+
+
+def thumbnail_sheet(images: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
+    """Tile thumbnails of images on one sheet.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, h, w, c)
+    indices : ndarray of int, shape (m,)
+        Which images to show; only the first `MAX_THUMBNAILS` are.
+
+    Returns
+    -------
+    dict
+        ``sheet``, a `data:` address; ``columns``, thumbnails per row; ``count``, thumbnails in all;
+        ``size``, height and width of a thumbnail in pixels.
+    """
+    count = min(len(indices), MAX_THUMBNAILS)
+    columns = max(1, int(np.ceil(np.sqrt(count))))
+    block = max(1, -(-max(images.shape[1:3]) // THUMBNAIL_SIZE_PX))
+    thumbnails = np.stack(
+        [_block_means(np.asarray(images[index]), block) for index in indices[:count]]
+    )
+    h, w, c = thumbnails.shape[1:]
+    cells = np.zeros((-(-count // columns), columns, h, w, c), np.uint8)
+    cells.reshape(-1, h, w, c)[:count] = thumbnails
+    pixels = cells.transpose(0, 2, 1, 3, 4).reshape(-1, columns * w, c)
+    return {"sheet": webp_url(pixels), "columns": columns, "count": count, "size": [h, w]}
+
+
+def _block_means(image: np.ndarray, block: int) -> np.ndarray:
+    """Shrink an image (h, w, c): each square block of pixels becomes one pixel, its mean."""
+    h, w = image.shape[0] // block, image.shape[1] // block
+    blocks = image[: h * block, : w * block].reshape(h, block, w, block, -1)
+    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+
+
+def _image_url(pixels: np.ndarray, image_format: str, **options: Any) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return f"data:image/{image_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
