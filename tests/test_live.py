@@ -18,17 +18,17 @@ from playwright.sync_api import expect
 import workbench as wb
 from workbench.core.errors import UserError
 from workbench.storage.run import Run
-from workbench.workspace.live import (
-    Follower,
-    apply,
+from workbench.workspace.live import LiveModel, request_multipliers
+from workbench.workspace.live_figure import curves
+from workbench.workspace.run_snapshot import (
+    RunFollower,
     command_reply,
     format_duration_range,
     hint,
-    preview_image,
+    preview_png,
     seconds_left,
     status_line,
 )
-from workbench.workspace.live_figure import curves
 
 LONG = {"steps": 100_000, "save_every": 100}
 TINY = {
@@ -65,46 +65,51 @@ def wait_for(what, seconds: float = 60) -> None:
 # Reading
 
 
-def test_each_look_reads_what_is_new_and_everything_again_after_a_rewind(run):
-    follower = Follower(run)
-    assert len(follower.look().history) == 30
+def test_follower_reads_only_new_lines(run):
+    follower = RunFollower(run)
+    assert len(follower.snapshot().history) == 30
     with (run.folder / "log.jsonl").open("a") as log:
         log.write('{"step": 310, "pix')
-    assert follower.look().history["step"].max() == 300
+    assert follower.snapshot().history["step"].max() == 300
     run.log(320, pixel=0.1)
-    assert follower.look().history["step"].max() == 320
+    assert follower.snapshot().history["step"].max() == 320
     run.rewind(100)
-    assert follower.look().history["step"].tolist() == list(range(10, 110, 10))
-    pd.testing.assert_frame_equal(follower.look().history, run.history())
+    assert follower.snapshot().history["step"].tolist() == list(range(10, 110, 10))
+    pd.testing.assert_frame_equal(follower.snapshot().history, run.history())
 
 
-def test_speed_and_time_left_are_told_from_the_latest_records(run):
-    look = Follower(run).look()
-    assert seconds_left(look) == pytest.approx((70, 70))
-    assert re.fullmatch(
-        r"running, alive 0 s ago · step 300 of 1,000 · 10 steps/s · 70 s left", status_line(look)
-    )
+def test_remaining_time_from_recent_speeds(run):
+    snapshot = RunFollower(run).snapshot()
+    assert seconds_left(snapshot) == pytest.approx((70, 70))
+    parts = status_line(snapshot).split(" · ")
+    assert parts[0] == "running" and parts[2:] == ["step 300 of 1,000", "10 steps/s", "70 s left"]
     run.log(310, pixel=0.1, time=130.0)  # a pause, or a slow evaluation, is one record of many
-    assert seconds_left(Follower(run).look()) == pytest.approx((70, 70))
+    assert seconds_left(RunFollower(run).snapshot()) == pytest.approx((70, 70))
 
 
-def test_a_range_of_seconds_is_told_in_the_unit_people_use():
-    assert [format_duration_range(40, 50), format_duration_range(70, 70.2), format_duration_range(2400, 2820), format_duration_range(5400, 9000)] == [
-        "40–50 s", "70 s", "40–47 min", "1.5–2.5 h",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (40, 50, "40–50 s"),
+        (70, 70.2, "70 s"),
+        (2400, 2820, "40–47 min"),
+        (5400, 9000, "1.5–2.5 h"),
+    ],
+)
+def test_duration_ranges_have_natural_units(low, high, text):
+    assert format_duration_range(low, high) == text
 
 
-def test_curves_show_every_number_and_mark_events_where_they_happened(run):
+def test_curves_show_all_numbers_and_events(run):
     run.event("weight", 100, term="align", value=0.5)
     run.event("saved", 200)
-    figure = curves(Follower(run).look(), log=True, smoothing=0.5)
+    figure = curves(RunFollower(run).snapshot(), log=True, smoothing=0.5)
     titles = [note.text for note in figure.layout.annotations]
-    named = ["pixel", "align", "learning rate", "gradient norm", "steps a second"]
-    assert (
-        all(name in title for name, title in zip(named, titles, strict=False))
-        and "not log" in titles[1]
-    )
-    assert titles[5:] == ["align × 0.5"] and {shape.x0 for shape in figure.layout.shapes} == {100}
+    names = ["pixel", "align", "learning rate", "gradient norm", "steps per second"]
+    assert all(name in title for name, title in zip(names, titles, strict=False))
+    assert "linear" in titles[1]
+    assert titles[5:] == ["align × 0.5"]
+    assert {shape.x0 for shape in figure.layout.shapes} == {100}
     assert figure.layout.yaxis.type == "log" and figure.layout.yaxis2.type == "linear"
     smooth, alpha = [figure.data[1].y[0]], 0.5
     for value in figure.data[0].y[1:]:
@@ -112,30 +117,94 @@ def test_curves_show_every_number_and_mark_events_where_they_happened(run):
     assert figure.data[1].y[-1] == pytest.approx(smooth[-1], rel=1e-6)
 
 
-def test_a_long_log_is_thinned_to_means_that_keep_its_mean(run):
+def test_long_logs_are_averaged(run):
     for step in range(310, 40_010, 10):
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
-    look = Follower(run).look()
-    drawn = curves(look).data[0].y
-    assert len(drawn) == 1000 and drawn.mean() == pytest.approx(look.history["pixel"].mean())
+    snapshot = RunFollower(run).snapshot()
+    curve = curves(snapshot).data[0].y
+    assert len(curve) == 1000
+    assert curve.mean() == pytest.approx(snapshot.history["pixel"].mean())
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "advice"),
     [
-        ("new", "Nobody trains this run yet"),
-        ("stopped", "goes on from its last checkpoint, of step 200."),
-        ("interrupted", "gone without a word"),
-        ("failed", "It failed. The pixel term became nan by step 10"),
+        ("new", "command"),
+        ("stopped", "step 200"),
+        ("interrupted", "step 200"),
+        ("failed", "The pixel term became nan by step 10"),
         ("finished", ""),
     ],
 )
-def test_what_is_not_training_says_what_to_do_next(run, state, said):
+def test_hint_gives_the_next_step(run, state, advice):
     run.event("failed", 10, why="The pixel term became nan by step 10")
     (run.folder / "step-000200.safetensors").touch()
     run.report(state, 300, steps=1000)
-    look = Follower(run).look()
-    assert said in hint(look) and status_line(look).startswith(f"{state} · step 300 of 1,000")
+    snapshot = RunFollower(run).snapshot()
+    assert advice in hint(snapshot)
+    assert status_line(snapshot) == f"{state} · step 300 of 1,000"
+
+
+def test_live_model_follows_the_latest_preview(run):
+    model = LiveModel(run)
+    assert model.preview_step == 0 and model.settings == {"log": False, "smoothing": 0.0}
+    run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
+    model.refresh()
+    assert model.preview_step == 20 and model.preview_png().startswith(b"\x89PNG")
+    run.save_samples(40, np.zeros((16, 8, 8, 1), np.uint8))
+    model.refresh()
+    assert model.preview_step == 40
+    model.select_preview(20)
+    run.save_samples(60, np.zeros((16, 8, 8, 1), np.uint8))
+    model.refresh()
+    assert model.preview_step == 20 and model.settings["step"] == 20
+    model.select_preview(60)
+    assert "step" not in model.settings
+    with pytest.raises(UserError) as error:
+        model.select_preview(30)
+    assert "30" in str(error.value)
+
+
+def test_live_model_reports_commands(run):
+    model = LiveModel(run)
+    assert [command.label for command in model.commands][:2] == ["pause", "stop"]
+    model.send("sample")
+    model.refresh()
+    assert run.asked()[-1]["command"] == "sample"
+    run.event("sample", 301, id=run.asked()[-1]["id"])
+    model.refresh()
+    assert model.message == "✓ sample at step 301"
+    run.report("paused", 301)
+    model.refresh()
+    assert model.commands[0].label == "resume" and model.accepts_commands
+    model.send("pause")
+    assert run.asked()[-1]["command"] == "resume"
+    run.report("finished", 301)
+    model.refresh()
+    assert model.is_finished and not model.accepts_commands
+
+
+def test_live_model_sends_changed_multipliers(run):
+    model = LiveModel(run)
+    assert model.take_changed_multipliers() == {"lr": 1.0, "pixel": 1.0, "align": 1.0}
+    assert model.take_changed_multipliers() == {}
+    model.set_multipliers({"lr": "0.5", "pixel": "1", "align": "1"})
+    assert [(r["command"], r["value"]) for r in run.asked()] == [("lr", 0.5)]
+    model.set_multipliers({"lr": "fast"})
+    assert "fast" in model.message
+    run.report("running", 310, lr=0.5)
+    model.refresh()
+    assert model.take_changed_multipliers() == {"lr": 0.5}
+
+
+def test_live_model_draws_only_after_changes(run):
+    model = LiveModel(run)
+    key = model.figure_key
+    model.refresh()
+    assert model.figure_key == key
+    model.smoothing = 0.5
+    assert model.figure_key != key
+    assert len(model.figure().data[1].x) == 30
 
 
 def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
@@ -157,7 +226,7 @@ def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
 
     run.event("failed", 10, why="<img src=x onerror=alert(1)>")
     run.report("failed", 300, steps=1000)
-    assert "<img" not in (head := _head(Follower(run).look())) and "&lt;img" in head
+    assert "<img" not in (head := _head(RunFollower(run).snapshot())) and "&lt;img" in head
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
     told = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(told | {"class": 'x"><script>'}))
@@ -167,41 +236,39 @@ def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
 def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
     run.save_samples(40, np.zeros((16, 8, 8, 3), np.uint8))
-    assert Follower(run).look().pictured == (20, 40)
-    assert preview_image(run, 20).startswith(b"\x89PNG") and preview_image(run, 40).startswith(
+    assert RunFollower(run).snapshot().preview_steps == (20, 40)
+    assert preview_png(run, 20).startswith(b"\x89PNG") and preview_png(run, 40).startswith(
         b"\x89PNG"
     )
     (run.folder / "samples" / "step-000040.npy").write_bytes(b"torn")
-    assert preview_image(run, 40) == b"" == preview_image(run, 60)
+    assert preview_png(run, 40) == b"" == preview_png(run, 60)
 
 
 # Asking
 
 
 def test_apply_asks_for_what_differs_and_nothing_else(run):
-    assert apply(run, {"lr": 1.0, "pixel": 1.0, "align": 1.0}) == []
-    assert apply(run, {"lr": 0.5, "pixel": 1.0, "align": 0.0}) == [1, 2]
+    assert request_multipliers(run, {"lr": 1.0, "pixel": 1.0, "align": 1.0}) == []
+    assert request_multipliers(run, {"lr": 0.5, "pixel": 1.0, "align": 0.0}) == [1, 2]
     assert [(r["command"], r.get("term"), r["value"]) for r in run.asked()] == [
         ("lr", None, 0.5),
         ("weight", "align", 0.0),
     ]
-    with pytest.raises(UserError, match="A multiplier is a number from 0 on; got `-1.0`"):
-        apply(run, {"lr": -1.0})
+    with pytest.raises(UserError):
+        request_multipliers(run, {"lr": -1.0})
 
 
 def test_the_answer_to_a_request_follows_it_from_asked_to_done(run):
     number = run.ask("weight", term="align", value=0.5)
-    assert command_reply(Follower(run).look(), number) == "asked …"
+    assert "waiting" in command_reply(RunFollower(run).snapshot(), number)
     run.report("running", 300, answered=number)
-    assert "heard" in command_reply(Follower(run).look(), number)
+    assert "received" in command_reply(RunFollower(run).snapshot(), number)
     run.event("weight", 301, id=number, term="align", value=0.5)
-    assert command_reply(Follower(run).look(), number) == "✓ align × 0.5 at step 301"
+    assert command_reply(RunFollower(run).snapshot(), number) == "✓ align × 0.5 at step 301"
     run.event("refused", 301, id=2, why="There is no term `x`.")
-    assert command_reply(Follower(run).look(), 2) == "✗ There is no term `x`."
+    assert command_reply(RunFollower(run).snapshot(), 2) == "✗ There is no term `x`."
     run.report("stopped", 301)
-    assert (
-        command_reply(Follower(run).look(), 3) == "✗ The run is stopped; nobody is there to answer."
-    )
+    assert "stopped" in command_reply(RunFollower(run).snapshot(), 3)
 
 
 def test_watching_needs_no_torch(run):
@@ -280,7 +347,7 @@ def live_tab(training, tmp_path):
         opened(f"{address}/?run=a&tab=live") as (page, seen),
     ):
         page.get_by_role("tab", name="Live", selected=True).wait_for()
-        page.get_by_text(re.compile(r"running, alive \d+ s ago")).wait_for()
+        page.get_by_text(re.compile(r"running · heartbeat \d+ s ago")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
         yield page
         assert (
@@ -316,15 +383,15 @@ def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goe
     page.get_by_role("button", name="apply").click()
     page.get_by_text(re.compile(r"✓ lr × 0.5 at step [\d,]+ · ✓ entropy × 0.5 at step")).wait_for()
     page.get_by_role("button", name="pause").click()
-    page.get_by_text(re.compile(r"paused, alive")).wait_for()
+    page.get_by_text(re.compile(r"paused · heartbeat")).wait_for()
     for name in ("sample", "evaluate"):
         page.get_by_role("button", name=f"{name} now").click()
         page.get_by_text(re.compile(rf"✓ {name} at step")).wait_for()
     page.get_by_role("button", name="resume").click()
-    page.get_by_text(re.compile(r"running, alive")).wait_for()
+    page.get_by_text(re.compile(r"running · heartbeat")).wait_for()
     page.get_by_role("button", name="stop").click()
     page.get_by_text(
-        re.compile(r"It was stopped\. .* from its last checkpoint, of step [\d,]+\.")
+        re.compile(r"Training was stopped\. .* from its last checkpoint, step [\d,]+\.")
     ).wait_for()
     done = [event for event in training.events() if event.get("id", others) != others]
     asked = ["lr", "weight", "pause", "sample", "evaluate", "resume", "stop"]
@@ -338,7 +405,7 @@ def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goe
     wb.start(
         "softvq-digits", training.folder, **TINY, **LONG
     )  # the same page follows it, under what was asked before
-    page.get_by_text(re.compile(r"running, alive")).wait_for()
+    page.get_by_text(re.compile(r"running · heartbeat")).wait_for()
     for name, value in (("lr", "0.5"), ("entropy", "0.5"), ("pixel", "0.25")):
         expect(field(page, name)).to_have_value(value, timeout=60_000)
 
@@ -349,8 +416,7 @@ def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_cur
 ):
     kill_while_it_logs(training)
     live_tab.get_by_text(re.compile(r"interrupted · step [\d,]+ of 100,000")).wait_for()
-    again = f"The command that started it goes on from its last checkpoint, of step {training.steps[-1]:,}."
-    live_tab.get_by_text(f"Its process is gone without a word. {again}").wait_for()
+    live_tab.get_by_text(re.compile(rf"checkpoint, step {training.steps[-1]:,}\.")).wait_for()
     expect(live_tab.get_by_role("button", name="stop")).to_be_disabled(timeout=60_000)
     last = int(training.history()["step"].iloc[-1])  # the torn line is none
     figure = live_tab.locator(".js-plotly-plot").first
@@ -411,12 +477,12 @@ def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it
         )  # the cell was still busy
         page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
         page.get_by_role("button", name="pause").click()
-        page.get_by_text(re.compile(r"paused, alive")).wait_for()
+        page.get_by_text(re.compile(r"paused · heartbeat")).wait_for()
         page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
         assert training.status()["state"] == "paused" and json.loads(
             (training.folder / "control.json").read_text()
         )
         kill_while_it_logs(training)
-        page.get_by_text(re.compile(r"gone without a word\. .*checkpoint, of step")).wait_for()
+        page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
         assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
         assert page.get_by_text("Traceback").count() == 0 and seen.outside == []

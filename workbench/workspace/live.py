@@ -1,254 +1,300 @@
-"""A run while it trains, as any host shows it: read from its files, never from the process that writes them."""
+"""The live view of a training run, without widgets: what hosts show and which commands they send."""
 
-import io
-import json
-import os
-import time
-from collections.abc import Iterable, Mapping
+import html
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+import plotly.graph_objects as go
 
-from workbench.analysis.plotting.image_grid import compose
+from workbench.core.errors import UserError
 from workbench.storage.run import Run
+from workbench.workspace.live_figure import curves
+from workbench.workspace.run_snapshot import (
+    RunFollower,
+    RunSnapshot,
+    command_reply,
+    hint,
+    preview_png,
+    status_line,
+)
 
-LISTENING = ("running", "paused")  # states in which somebody answers requests
-RECENT = 20  # records that speed and time left are told from
-NOT_TERMS = ("step", "lr", "gradient", "time")
-QUIET = (
-    "started",
-    "saved",
-    "evaluated",
-    "finished",
-    "stopped",
-)  # events that curves need no line for
+MAX_SMOOTHING = 0.99
+ACTIVE_INTERVAL_S = 1.0
+IDLE_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True)
-class RunSnapshot:
-    """How a run stands at one moment."""
+class LiveCommand:
+    """A command that the live view offers as a button.
+
+    Attributes
+    ----------
+    name : str
+        Fixed identifier: `pause`, `stop`, `sample` or `evaluate`.
+    label : str
+        Text of the button; `pause` becomes `resume` while the run is paused.
+    description : str
+        Text of the button's tooltip.
+    """
 
     name: str
-    status: dict[str, Any]
-    history: pd.DataFrame  # a row a record
-    events: list[dict[str, Any]]
-    pictured: tuple[int, ...]  # the steps that have pictures
-    saved: tuple[int, ...]  # the steps that have a checkpoint
+    label: str
+    description: str
+
+
+class LiveModel:
+    """The state of a live view: a run, the display settings, and the outcome of commands.
+
+    A host calls `refresh` regularly, then copies the properties to its widgets. Widgets change the
+    model through `log`, `smoothing`, `select_preview`, `send` and `set_multipliers`.
+
+    Parameters
+    ----------
+    run : Run
+        The run to follow.
+    log : bool
+        Whether curves have logarithmic axes where all values are positive.
+    smoothing : float
+        Weight of the past in the smoothed curves, from 0 (none) to 0.99.
+    step : int, optional
+        Step whose preview images are shown; None follows the latest.
+
+    Raises
+    ------
+    UserError
+        If the step has no preview images.
+
+    Examples
+    --------
+    >>> model = LiveModel(run)                       # doctest: +SKIP
+    >>> model.send("sample")                         # doctest: +SKIP
+    >>> model.refresh()                              # doctest: +SKIP
+    >>> model.message                                # doctest: +SKIP
+    '✓ sample at step 1,200'
+    """
+
+    def __init__(
+        self, run: Run, *, log: bool = False, smoothing: float = 0.0, step: int | None = None
+    ) -> None:
+        self.run = run
+        self.log = log
+        self.smoothing = smoothing
+        self._follower = RunFollower(run)
+        self._request_ids: list[int] = []
+        self._message = ""
+        self._preview_step: int | None = None  # None: the latest
+        self._shown_multipliers: dict[str, float] = {}
+        self.snapshot: RunSnapshot = self._follower.snapshot()
+        if step is not None:
+            self.select_preview(step)
+
+    # Reading
+
+    def refresh(self) -> None:
+        """Read the present state of the run."""
+        snapshot = self._follower.snapshot()
+        if self._request_ids:
+            self._message = command_reply(snapshot, *self._request_ids)
+        self.snapshot = snapshot
 
     @property
-    def state(self) -> str:
-        """new, running, paused, stopped, failed, interrupted or finished."""
-        return self.status["state"]
+    def refresh_interval_s(self) -> float:
+        """Seconds until the next refresh: short while the run acts on requests."""
+        return ACTIVE_INTERVAL_S if self.snapshot.is_listening else IDLE_INTERVAL_S
 
     @property
-    def listening(self) -> bool:
-        """Whether there is a process that answers requests."""
-        return self.state in LISTENING
+    def is_finished(self) -> bool:
+        """Whether the run has reached its last step, so that nothing will change."""
+        return self.snapshot.state == "finished"
 
     @property
-    def terms(self) -> list[str]:
-        """The objective's terms, as logged."""
-        return [name for name in self.history.columns if name not in NOT_TERMS]
+    def header_html(self) -> str:
+        """The name and the state of the run, and advice on what to do next, as HTML."""
+        name, line = html.escape(self.snapshot.name), html.escape(status_line(self.snapshot))
+        advice = html.escape(hint(self.snapshot))
+        suffix = f"<br><em>{advice}</em>" if advice else ""
+        return f"<b>{name}</b> · {line}{suffix}"
+
+    # Settings
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The display settings, as keyword arguments of `watch`."""
+        settings: dict[str, Any] = {"log": self.log, "smoothing": self.smoothing}
+        if self.preview_steps and self.preview_step != self.preview_steps[-1]:
+            settings["step"] = self.preview_step
+        return settings
+
+    def code(self) -> str:
+        """Return the Python code that shows the same view."""
+        keywords = [f"{name}={value!r}" for name, value in self.settings.items() if value]
+        arguments = ", ".join([repr(str(self.run.folder)), *keywords])
+        return f"import workbench as wb\n\nwatch = wb.watch({arguments})\nwatch"
+
+    # Curves
+
+    def figure(self, *, dark: bool = False) -> go.Figure:
+        """Return the curves of the log with the current settings."""
+        return curves(self.snapshot, log=self.log, smoothing=self.smoothing, dark=dark)
+
+    @property
+    def figure_key(self) -> tuple[str, int, int, bool, float]:
+        """What the figure depends on: a host draws it again if this differs."""
+        counts = len(self.snapshot.history), len(self.snapshot.events)
+        return (self.snapshot.name, *counts, self.log, self.smoothing)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether anything was logged yet."""
+        return not self.snapshot.history.empty
+
+    # Preview images
+
+    @property
+    def preview_steps(self) -> tuple[int, ...]:
+        """The steps that have preview images, ascending."""
+        return self.snapshot.preview_steps
+
+    @property
+    def preview_step(self) -> int:
+        """The step whose preview images are shown; 0 if there are none."""
+        steps = self.preview_steps
+        if not steps:
+            return 0
+        selected = self._preview_step
+        return steps[-1] if selected is None or selected not in steps else selected
+
+    def select_preview(self, step: int) -> None:
+        """Show the preview images of a step; the latest step is followed as the run goes on.
+
+        Raises
+        ------
+        UserError
+            If the step has no preview images.
+        """
+        steps = self.preview_steps
+        if step not in steps:
+            available = ", ".join(f"{s:,}" for s in steps) or "none"
+            raise UserError(
+                f"{self.run.name} has no preview images of step {step:,}; it has {available}."
+            )
+        self._preview_step = None if step == steps[-1] else step
+
+    def preview_png(self) -> bytes:
+        """Return the preview images as one PNG; empty if they are missing or damaged."""
+        return preview_png(self.run, self.preview_step)
+
+    # Commands
+
+    @property
+    def commands(self) -> tuple[LiveCommand, ...]:
+        """The commands that a host offers as buttons."""
+        if self.snapshot.state == "paused":
+            pause = LiveCommand("pause", "resume", "Continue training.")
+        else:
+            pause = LiveCommand("pause", "pause", "Wait after the current step.")
+        stop = "Save a checkpoint and end; the command that started the run resumes it."
+        return (
+            pause,
+            LiveCommand("stop", "stop", stop),
+            LiveCommand("sample", "sample now", "Save preview images of the current weights."),
+            LiveCommand("evaluate", "evaluate now", "Collect evidence of the current weights."),
+        )
+
+    @property
+    def accepts_commands(self) -> bool:
+        """Whether a process acts on commands: otherwise a host disables its buttons."""
+        return self.snapshot.is_listening
+
+    @property
+    def message(self) -> str:
+        """The outcome of the latest command, as plain text; empty before the first one."""
+        return self._message
+
+    def send(self, name: str) -> None:
+        """Send a command of `commands` to the run; `message` reports the outcome."""
+        command = name
+        if name == "pause" and self.snapshot.state == "paused":
+            command = "resume"
+        try:
+            self._set_requests([self.run.ask(command)])
+        except UserError as error:
+            self._set_error(error)
+
+    # Multipliers of the learning rate and of the terms
 
     @property
     def multipliers(self) -> dict[str, float]:
-        """What is in force: that of the learning rate, then each term's."""
-        return {"lr": self.status.get("lr", 1.0), **self.status.get("weights", {})}
+        """The multipliers in force, by name: `lr`, then the terms of the objective."""
+        return self.snapshot.multipliers
 
+    def take_changed_multipliers(self) -> dict[str, float]:
+        """Return the multipliers that changed since the previous call.
 
-class Follower:
-    """Looks at one run again and again; reads of its logs only what is new."""
+        A host writes only these to its fields: the others may hold values that are being edited.
+        """
+        current = self.multipliers
+        changed = {
+            name: value
+            for name, value in current.items()
+            if value != self._shown_multipliers.get(name)
+        }
+        self._shown_multipliers = current
+        return changed
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._log, self._events = (
-            JsonlTail(run.folder / "log.jsonl"),
-            JsonlTail(run.folder / "events.jsonl"),
-        )
-
-    def look(self) -> RunSnapshot:
-        """How the run stands now."""
-        status = (
-            self.run.status()
-        )  # first: a record may be newer than it, but none that it speaks of is missed
-        history = pd.DataFrame(self._log.read())
-        folder, events = self.run.folder, list(self._events.read())
-        pictured, saved = (
-            _numbered(folder.glob("samples/step-*.npy")),
-            _numbered(folder.glob("step-*.safetensors")),
-        )
-        return RunSnapshot(self.run.name, status, history, events, pictured, saved)
-
-
-class JsonlTail:
-    """A log's lines, without torn ones and the one still being written; all are read again where it was rewritten."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._records, self._file, self._offset = path, [], None, 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """All lines so far, oldest first."""
+    def set_multipliers(self, values: Mapping[str, float | str]) -> None:
+        """Send the multipliers that differ from those in force; `message` reports the outcome."""
         try:
-            with self.path.open("rb") as file:
-                told = os.fstat(file.fileno())
-                if told.st_ino != self._file or told.st_size < self._offset:
-                    self._records, self._file, self._offset = [], told.st_ino, 0
-                file.seek(self._offset)
-                raw = file.read()
-        except FileNotFoundError:
-            self._records, self._file, self._offset = [], None, 0
-            return []
-        whole = raw[: raw.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._records += [record for line in whole.splitlines() if (record := _parsed(line))]
-        return self._records
+            self._set_requests(request_multipliers(self.run, values))
+        except UserError as error:
+            self._set_error(error)
+
+    def _set_requests(self, request_ids: list[int]) -> None:
+        self._request_ids = request_ids
+        self._message = "sent; waiting for the run …" if request_ids else "Nothing was changed."
+
+    def _set_error(self, error: UserError) -> None:
+        self._request_ids = []
+        self._message = f"✗ {error}"
 
 
-def speeds(history: pd.DataFrame) -> pd.Series:
-    """Steps a second, of each record since the one before."""
-    if len(history) < 2:
-        return pd.Series(dtype=float)
-    taken, done = history["time"].diff(), history["step"].diff()
-    return (done / taken)[(taken > 0) & (done > 0)]
+def request_multipliers(run: Run, values: Mapping[str, float | str]) -> list[int]:
+    """Request the multipliers that differ from those in force.
 
+    Parameters
+    ----------
+    run : Run
+    values : Mapping
+        Multiplier of `lr` and of terms, by name; text is accepted as typed by a person.
 
-def seconds_left(look: RunSnapshot) -> tuple[float, float] | None:
-    """From the quartiles of the latest records' speeds; None where there are too few."""
-    recent = speeds(look.history.tail(RECENT + 1))
-    if len(recent) < 2:
-        return None
-    slow, fast = np.percentile(recent, [25, 75])
-    steps = look.status["steps"] - look.status["step"]
-    return steps / fast, steps / slow
+    Returns
+    -------
+    list of int
+        The numbers of the requests.
 
-
-def status_line(look: RunSnapshot) -> str:
-    """One line: state, sign of life, step, speed, time left."""
-    status, said = look.status, [look.state]
-    if look.listening:
-        said = [f"{look.state}, alive {max(0.0, time.time() - status.get('time', 0)):.0f} s ago"]
-    said.append(f"step {status['step']:,} of {status['steps']:,}")
-    if look.state == "running":
-        recent = speeds(look.history.tail(RECENT + 1))
-        said += [f"{_rounded(float(recent.median()))} steps/s"] if len(recent) else []
-        left = seconds_left(look)
-        said += [f"{format_duration_range(*left)} left"] if left else []
-    return " · ".join(said)
-
-
-def hint(look: RunSnapshot) -> str:
-    """What a person should know or do next, in a sentence; "" where there is nothing to say."""
-    busy = [
-        event
-        for event in look.events
-        if event["event"] in ("evaluate", "evaluated", "not evaluated")
-    ]
-    if look.listening and busy and busy[-1]["event"] == "evaluate":
-        return f"Collecting evidence of step {busy[-1]['step']:,}; training goes on afterwards."
-    if look.listening and look.history.empty:
-        return "Training; its first record is on its way."
-    again = "The command that started it starts it anew: it had no checkpoint yet."
-    if look.saved:
-        again = f"The command that started it goes on from its last checkpoint, of step {look.saved[-1]:,}."
-    why = next(
-        (
-            event["why"]
-            for event in reversed(look.events)
-            if event["event"] == "failed" and "why" in event
-        ),
-        None,
-    )
-    ending = {
-        "new": "Nobody trains this run yet; the command that made it starts it.",
-        "stopped": f"It was stopped. {again}",
-        "interrupted": f"Its process is gone without a word. {again}",
-        "failed": f"It failed. {why or 'The terminal it ran in, or train.log, says why.'}",
-    }
-    return ending.get(look.state, "")
-
-
-def command_reply(look: RunSnapshot, *numbers: int) -> str:
-    """What became of requests, in a few words each."""
-    return " · ".join(_answer(look, number) for number in numbers)
-
-
-def _answer(look: RunSnapshot, number: int) -> str:
-    found = next((event for event in reversed(look.events) if event.get("id") == number), None)
-    if found and found["event"] == "refused":
-        return f"✗ {found['why']}"
-    if found:
-        return f"✓ {label(found)} at step {found['step']:,}"
-    if look.status.get("answered", 0) >= number:
-        return "✓ heard; it happens after the present step"
-    return "asked …" if look.listening else f"✗ The run is {look.state}; nobody is there to answer."
-
-
-def label(event: Mapping[str, Any]) -> str:
-    """An event in a word or two."""
-    if "value" not in event:
-        return event["event"]
-    return f"{event.get('term') or 'lr'} × {event['value']:g}"
-
-
-def apply(run: Run, wanted: Mapping[str, float | str]) -> list[int]:
-    """Ask for the multipliers (of `lr` and of terms) that are not those in force; returns the requests' numbers.
-
-    Raises UserError for a value that cannot be one.
+    Raises
+    ------
+    UserError
+        If a value is not a finite number of at least 0.
     """
     status = run.status()
-    force = {"lr": status.get("lr", 1.0), **status.get("weights", {})}
+    current = {"lr": status.get("lr", 1.0), **status.get("weights", {})}
     changed = {
-        name: value for name, value in wanted.items() if not _equal(value, force.get(name, 1.0))
+        name: _parse_number(value)
+        for name, value in values.items()
+        if _parse_number(value) != current.get(name, 1.0)
     }
-    of_rate = [run.ask("lr", value=changed.pop("lr"))] if "lr" in changed else []
-    return of_rate + [run.ask("weight", term=name, value=value) for name, value in changed.items()]
+    request_ids = []
+    if "lr" in changed:
+        request_ids.append(run.ask("lr", value=changed.pop("lr")))
+    for name, value in changed.items():
+        request_ids.append(run.ask("weight", term=name, value=value))
+    return request_ids
 
 
-def preview_image(run: Run, step: int, *, columns: int = 8) -> bytes:
-    """The pictures of a step as one PNG; none of it is there for a step without pictures, or damaged ones."""
-    from PIL import Image
-
+def _parse_number(value: float | str) -> float:
     try:
-        images = np.load(run.folder / "samples" / f"step-{step:06d}.npy")
-        mosaic = compose([images[at : at + columns] for at in range(0, len(images), columns)])
-    except (OSError, ValueError, IndexError):
-        return b""
-    buffer = io.BytesIO()
-    Image.fromarray(mosaic).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def format_duration_range(low: float, high: float) -> str:
-    """A range of seconds as people say it: 40–50 s, 3–4 min, 1.5–2.0 h."""
-    unit, name, digits = next(
-        u for u in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)) if high < 90 * u[0] or u[2]
-    )
-    ends = f"{low / unit:.{digits}f}", f"{high / unit:.{digits}f}"
-    return f"{'–'.join(dict.fromkeys(ends))} {name}"
-
-
-def _numbered(found: Iterable[Path]) -> tuple[int, ...]:
-    """The steps that files are of, ascending."""
-    return tuple(sorted(int(path.stem[5:]) for path in found if path.stem[5:].isdigit()))
-
-
-def _rounded(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _equal(typed: float | str, number: float) -> bool:
-    try:
-        return float(typed) == number
+        return float(value)
     except ValueError:
-        return False
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        raise UserError(f"A multiplier is a number of at least 0, got `{value}`.") from None

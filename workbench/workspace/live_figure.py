@@ -1,4 +1,4 @@
-"""The curves of a run while it trains: a panel for every term, the learning rate, the gradient and the speed."""
+"""The curves of a run during training: one panel per term, learning rate, gradient and speed."""
 
 import math
 from typing import Any
@@ -9,48 +9,65 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
-from workbench.workspace.live import QUIET, RunSnapshot, label, speeds
+from workbench.workspace.run_snapshot import RunSnapshot, event_label, steps_per_second
 
-POINTS = 1000  # of a curve at most; of longer ones the means of equally many records each
-LINES = 40  # events at most, the latest
-LABELS = 10
+MAX_POINTS = 1000  # per curve; longer curves show the means of equally many records
+MAX_EVENT_LINES = 40
+MAX_EVENT_LABELS = 10
+# Events that happen in every run need no line.
+ROUTINE_EVENTS = ("started", "saved", "evaluated", "finished", "stopped")
+EVENT_COLOR = "#888888"
 
 
 def curves(
-    look: RunSnapshot,
+    snapshot: RunSnapshot,
     *,
     log: bool = False,
     smoothing: float = 0.0,
     columns: int = 3,
     dark: bool = False,
 ) -> go.Figure:
-    """Every logged number over the steps; `log` for axes of what is above 0, `smoothing` in [0, 1) of the last value's.
+    """Draw every logged number over the steps, with events as vertical lines.
 
-    Events are vertical lines; a zoom stays while the run goes on.
+    Parameters
+    ----------
+    snapshot : RunSnapshot
+    log : bool
+        Use logarithmic axes where all values are positive.
+    smoothing : float
+        Weight of the past in an exponential moving average, in [0, 1).
+    columns : int
+        Panels per row.
+    dark : bool
+        Draw for a dark page.
+
+    Returns
+    -------
+    Figure
+        Its zoom is kept when a host draws it again.
     """
-    panels = _panels(look)
+    panels = _panels(snapshot)
     rows = max(1, math.ceil(len(panels) / columns))
-    titles = [f"<b>{name}</b>" for name in panels]
     figure = make_subplots(
         rows,
         columns,
-        subplot_titles=titles,
+        subplot_titles=[f"<b>{name}</b>" for name in panels],
         vertical_spacing=0.28 / rows,
         horizontal_spacing=0.3 / columns,
     )
-    for place, (name, (steps, values)) in enumerate(panels.items()):
-        at = {"row": place // columns + 1, "col": place % columns + 1}
-        colour, above = COLORS[place % (len(COLORS) - 1)], bool(len(values)) and values.min() > 0
-        for trace in _traces(name, steps, values, smoothing, colour):
-            figure.add_trace(trace, **at)
-        figure.update_yaxes(
-            type="log" if log and above else "linear", tickformat="~g", nticks=5, **at
-        )
-        if log and not above and len(values):
-            figure.layout.annotations[place].text += " (not log: not all above 0)"
+    for i, (name, (steps, values)) in enumerate(panels.items()):
+        cell = {"row": i // columns + 1, "col": i % columns + 1}
+        color = COLORS[i % (len(COLORS) - 1)]
+        for trace in _traces(name, steps, values, smoothing, color):
+            figure.add_trace(trace, **cell)
+        is_positive = len(values) > 0 and values.min() > 0
+        axis_type = "log" if log and is_positive else "linear"
+        figure.update_yaxes(type=axis_type, tickformat="~g", nticks=5, **cell)
+        if log and not is_positive and len(values):
+            figure.layout.annotations[i].text += " (linear: not all values are positive)"
     figure.update_xaxes(matches="x", nticks=5, tickformat="~s")
     figure.update_annotations(font_size=12)
-    _mark(figure, look, len(panels))
+    _mark_events(figure, snapshot, len(panels))
     figure = apply_theme(figure, dark=dark)
     margin = {"l": 56, "r": 16, "t": 28, "b": 28}
     return figure.update_layout(
@@ -58,77 +75,86 @@ def curves(
     )
 
 
-def _panels(look: RunSnapshot) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps and values by name, thinned."""
-    history = look.history
+def _panels(snapshot: RunSnapshot) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the thinned steps and values of each panel, by title."""
+    history = snapshot.history
     if history.empty:
         return {}
-    names = {
-        **{term: term for term in look.terms},
-        "lr": "learning rate",
-        "gradient": "gradient norm",
-    }
+    titles = {term: term for term in snapshot.terms}
+    titles |= {"lr": "learning rate", "gradient": "gradient norm"}
     panels = {
-        title: _thinned(history["step"], history[name])
-        for name, title in names.items()
+        title: _thin(history["step"], history[name])
+        for name, title in titles.items()
         if name in history
     }
-    fast = speeds(history)
-    return panels | {"steps a second": _thinned(history["step"][fast.index], fast)}
+    speed = steps_per_second(history)
+    panels["steps per second"] = _thin(history["step"][speed.index], speed)
+    return panels
 
 
-def _thinned(steps: pd.Series, values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    known = values.notna()
-    x, y = steps[known].to_numpy(float), values[known].to_numpy(float)
-    if len(x) <= POINTS:
+def _thin(steps: pd.Series, values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Average neighboring records so that at most `MAX_POINTS` remain."""
+    is_known = values.notna()
+    x, y = steps[is_known].to_numpy(float), values[is_known].to_numpy(float)
+    if len(x) <= MAX_POINTS:
         return x, y
-    starts = np.linspace(0, len(x), POINTS, endpoint=False).astype(int)
-    sizes = np.diff([*starts, len(x)])
-    return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+    starts = np.linspace(0, len(x), MAX_POINTS, endpoint=False).astype(int)
+    counts = np.diff([*starts, len(x)])
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
 
 
 def _traces(
-    name: str, x: np.ndarray, y: np.ndarray, smoothing: float, colour: str
+    name: str, x: np.ndarray, y: np.ndarray, smoothing: float, color: str
 ) -> list[go.Scatter]:
-    """The curve, faint where a smoothed one is drawn over it."""
-    said = f"step %{{x:,.0f}}<br>{name} %{{y:.4g}}<extra></extra>"
-    look: dict[str, Any] = {"mode": "lines" if len(x) > 1 else "markers", "hovertemplate": said}
-    raw = go.Scatter(
-        x=x, y=y, line={"color": colour, "width": 1.5}, opacity=0.3 if smoothing else 1.0, **look
-    )
-    smooth = pd.Series(y).ewm(alpha=1 - smoothing).mean().to_numpy() if smoothing else y[:0]
-    over = go.Scatter(x=x[: len(smooth)], y=smooth, line={"color": colour, "width": 2}, **look)
-    return [raw, over]
-
-
-def _mark(figure: go.Figure, look: RunSnapshot, panels: int) -> None:
-    """A line in every panel for each event, and its name in the first; a change of what is optimised in vermilion."""
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for event in [event for event in look.events if event["event"] not in QUIET][-LINES:]:
-        by_step.setdefault(event["step"], []).append(event)
-    shapes = []
-    for step, events in by_step.items():
-        changed = any("value" in event for event in events)
-        line = {
-            "color": DEAD_COLOR if changed else "#888888",
-            "width": 1,
-            "dash": "solid" if changed else "dot",
-        }
-        for panel in ["", *range(2, panels + 1)][:panels]:
-            axes = {"xref": f"x{panel}", "yref": f"y{panel} domain"}
-            shapes.append(
-                {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line, **axes}
-            )
-    figure.layout.shapes = shapes
-    near = {
-        "showarrow": False,
-        "textangle": -90,
-        "xanchor": "right",
-        "yanchor": "top",
-        "font": {"size": 10},
+    """Return the curve, faint if smoothed, and the smoothed curve, empty without smoothing."""
+    style: dict[str, Any] = {
+        "mode": "lines" if len(x) > 1 else "markers",
+        "hovertemplate": f"step %{{x:,.0f}}<br>{name} %{{y:.4g}}<extra></extra>",
     }
-    for step, events in list(by_step.items())[-LABELS:] if panels else ():
-        said = ", ".join(dict.fromkeys(map(label, events)))
+    smooth = y[:0]
+    if smoothing:
+        smooth = pd.Series(y).ewm(alpha=1 - smoothing).mean().to_numpy()
+    opacity = 0.3 if smoothing else 1.0
+    return [
+        go.Scatter(x=x, y=y, line={"color": color, "width": 1.5}, opacity=opacity, **style),
+        go.Scatter(x=x[: len(smooth)], y=smooth, line={"color": color, "width": 2}, **style),
+    ]
+
+
+def _mark_events(figure: go.Figure, snapshot: RunSnapshot, num_panels: int) -> None:
+    """Draw a line per event in every panel, and its label in the first panel."""
+    events = [event for event in snapshot.events if event["event"] not in ROUTINE_EVENTS]
+    by_step: dict[int, list[dict[str, Any]]] = {}
+    for event in events[-MAX_EVENT_LINES:]:
+        by_step.setdefault(event["step"], []).append(event)
+
+    shapes = []
+    # Plotly calls the axes of the first panel x and y, of the second x2 and y2.
+    axes = [str(i) if i > 1 else "" for i in range(1, num_panels + 1)]
+    for step, step_events in by_step.items():
+        line = {"color": EVENT_COLOR, "width": 1, "dash": "dot"}
+        if any("value" in event for event in step_events):
+            # The objective or the learning rate changed here.
+            line = {"color": DEAD_COLOR, "width": 1, "dash": "solid"}
+        for axis in axes:
+            shape = {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line}
+            shapes.append({**shape, "xref": f"x{axis}", "yref": f"y{axis} domain"})
+    figure.layout.shapes = shapes
+
+    if not num_panels:
+        return
+    for step, step_events in list(by_step.items())[-MAX_EVENT_LABELS:]:
+        labels = dict.fromkeys(event_label(event) for event in step_events)
         figure.add_annotation(
-            x=step, y=1, xref="x", yref="y domain", text=said, opacity=0.8, **near
+            x=step,
+            y=1,
+            xref="x",
+            yref="y domain",
+            text=", ".join(labels),
+            opacity=0.8,
+            showarrow=False,
+            textangle=-90,
+            xanchor="right",
+            yanchor="top",
+            font={"size": 10},
         )

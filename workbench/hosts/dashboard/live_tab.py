@@ -11,13 +11,13 @@ import panel_material_ui as pmui
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.figure import Figure
 from workbench.storage.run import Run
-from workbench.workspace.live import (
-    Follower,
+from workbench.workspace.live import request_multipliers
+from workbench.workspace.run_snapshot import (
+    RunFollower,
     RunSnapshot,
-    apply,
     command_reply,
     hint,
-    preview_image,
+    preview_png,
     status_line,
 )
 from workbench.workspace.live_figure import curves
@@ -31,7 +31,7 @@ class Live:
     def __init__(self) -> None:
         self.dark, self.run, self.look = False, None, None
         self._numbers: list[int] = []  # of what was asked for last
-        self._follower: Follower | None = None
+        self._follower: RunFollower | None = None
         self._timer: Any = None
         self.head, self.said = pn.pane.HTML("", sizing_mode="stretch_width"), pn.pane.HTML("")
         names = ("pause", "stop", "sample now", "evaluate now")
@@ -68,7 +68,7 @@ class Live:
         """Show a run as it is."""
         self.dark = dark
         if self.run is None or run.folder != self.run.folder:
-            self.run, self._follower, self._numbers = run, Follower(run), []
+            self.run, self._follower, self._numbers = run, RunFollower(run), []
             self.said.object, self.step.value, self.step.options = "", 0, [0]
             self.row.objects, self.fields = [], {}
         self.refresh()
@@ -96,7 +96,7 @@ class Live:
 
     def refresh(self) -> None:
         """Look again."""
-        before, self.look = self.look, self._follower.look()
+        before, self.look = self.look, self._follower.snapshot()
         look = self.look
         told = hint(look)
         self.head.object = f"<b>{html.escape(look.name)}</b> · {html.escape(status_line(look))}" + (
@@ -104,7 +104,7 @@ class Live:
         )
         self.buttons["pause"].label = "resume" if look.state == "paused" else "pause"
         for button in (*self.buttons.values(), self.apply):
-            button.disabled = not look.listening
+            button.disabled = not look.is_listening
         if self._numbers:
             self.said.object = html.escape(command_reply(look, *self._numbers))
         self._show_fields(look.multipliers)
@@ -142,7 +142,7 @@ class Live:
             self.curves.body.visible = not self.look.history.empty
 
     def _show_steps(self, look: RunSnapshot) -> None:
-        steps = list(look.pictured)
+        steps = list(look.preview_steps)
         if steps and steps != list(self.step.options):
             latest = self.step.value in (
                 0,
@@ -153,7 +153,7 @@ class Live:
         self.step.visible, self.pictures.visible = len(steps) > 1, bool(steps)
 
     def _show_picture(self) -> None:
-        drawn = preview_image(self.run, self.step.value) if self.run else b""
+        drawn = preview_png(self.run, self.step.value) if self.run else b""
         self.pictures.object = io.BytesIO(drawn) if drawn else None
 
     def _ask(self, command: str) -> None:
@@ -163,7 +163,7 @@ class Live:
 
     def _apply(self) -> None:
         self._told(
-            lambda: apply(self.run, {name: field.value for name, field in self.fields.items()})
+            lambda: request_multipliers(self.run, {name: field.value for name, field in self.fields.items()})
         )
 
     def _told(self, ask: Callable[[], list[int]]) -> None:

@@ -19,13 +19,13 @@ import traitlets
 from workbench.core.errors import UserError
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
-from workbench.workspace.live import (
-    Follower,
+from workbench.workspace.live import request_multipliers
+from workbench.workspace.run_snapshot import (
+    RunFollower,
     RunSnapshot,
-    apply,
     command_reply,
     hint,
-    preview_image,
+    preview_png,
     status_line,
 )
 from workbench.workspace.live_figure import curves
@@ -81,25 +81,25 @@ class Watch:
     """The widgets of one run, kept up to date by a thread until the run has finished."""
 
     def __init__(self, run: Run, log: bool, smoothing: float, step: int | None) -> None:
-        self.run, self._follower = run, Follower(run)
+        self.run, self._follower = run, RunFollower(run)
         self._numbers: list[int] = []  # of what was asked for last
         self._one_at_a_time, self._wake, self._closed = threading.Lock(), threading.Event(), False
         self._thread: threading.Thread | None = None
-        self._look, self._drawn = self._follower.look(), None
+        self._look, self._drawn = self._follower.snapshot(), None
         self._build()
         self.log.value, self.smoothing.value = log, smoothing
         self._show()
         if step is not None:
-            if step not in self._look.pictured:
+            if step not in self._look.preview_steps:
                 raise UserError(
-                    f"{run.name} has no pictures of step {step:,}; it has {self._look.pictured or 'none'}."
+                    f"{run.name} has no pictures of step {step:,}; it has {self._look.preview_steps or 'none'}."
                 )
             self.step.value = step
 
     @property
     def state(self) -> dict[str, Any]:
         """How it is looked at, as `watch` takes it."""
-        pictured = self._look.pictured
+        pictured = self._look.preview_steps
         told = {"log": self.log.value, "smoothing": self.smoothing.value}
         return told | (
             {"step": self.step.value} if pictured and self.step.value != pictured[-1] else {}
@@ -208,11 +208,11 @@ class Watch:
     def _follow(self) -> None:
         self.sight.observe(lambda _: self._wake.set(), "shown")
         while not self._closed:
-            self._look = self._follower.look()
+            self._look = self._follower.snapshot()
             self._show()
             if self._look.state == "finished":
                 return
-            wait = (1.0 if self._look.listening else 5.0) if self.sight.shown else AWAY
+            wait = (1.0 if self._look.is_listening else 5.0) if self.sight.shown else AWAY
             self._wake.wait(wait)
             self._wake.clear()
 
@@ -223,7 +223,7 @@ class Watch:
             self.head.value = _head(look)
             self.buttons["pause"].description = "resume" if look.state == "paused" else "pause"
             for button in (*self.buttons.values(), self.apply):
-                button.disabled = not look.listening
+                button.disabled = not look.is_listening
             if self._numbers:
                 self.said.value = html.escape(command_reply(look, *self._numbers))
             self._show_fields(look.multipliers)
@@ -264,7 +264,7 @@ class Watch:
                 self.curves.layout[name].type = new.layout[name].type
 
     def _show_steps(self, look: RunSnapshot) -> None:
-        steps, known = look.pictured, [step for _, step in self.step.options]
+        steps, known = look.preview_steps, [step for _, step in self.step.options]
         self.step.layout.display = None if len(steps) > 1 else "none"
         if not steps or known == list(steps):
             return
@@ -290,7 +290,7 @@ class Watch:
 
     def _apply(self) -> None:
         self._told(
-            lambda: apply(self.run, {name: field.value for name, field in self.fields.items()})
+            lambda: request_multipliers(self.run, {name: field.value for name, field in self.fields.items()})
         )
 
     def _told(self, ask: Any) -> None:
@@ -311,7 +311,7 @@ def _head(look: RunSnapshot) -> str:
 
 
 def _pictures(run: Run, step: int) -> str:
-    drawn = base64.b64encode(preview_image(run, step)).decode()
+    drawn = base64.b64encode(preview_png(run, step)).decode()
     if not drawn:
         return f"<em>The pictures of step {step:,} are damaged.</em>"
     alt = html.escape(f"{run.kind}, step {step:,}", quote=True)

@@ -1,0 +1,280 @@
+"""Read the state of a training run from its files, never from the process that writes them."""
+
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.plotting.image_grid import compose
+from workbench.storage.run import Run
+
+LISTENING_STATES = ("running", "paused")
+NUM_RECENT_RECORDS = 20  # records that speed and remaining time are estimated from
+NOT_TERMS = ("step", "lr", "gradient", "time")
+EVALUATION_EVENTS = ("evaluate", "evaluated", "not evaluated")
+PREVIEW_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """The state of a run at one moment.
+
+    Attributes
+    ----------
+    name : str
+    status : dict
+        The contents of `status.json`.
+    history : DataFrame
+        One row per record of the log.
+    events : list of dict
+        What happened to the run, oldest first.
+    preview_steps : tuple of int
+        Steps that have preview images, ascending.
+    checkpoint_steps : tuple of int
+        Steps that have a checkpoint, ascending.
+    """
+
+    name: str
+    status: dict[str, Any]
+    history: pd.DataFrame
+    events: list[dict[str, Any]]
+    preview_steps: tuple[int, ...]
+    checkpoint_steps: tuple[int, ...]
+
+    @property
+    def state(self) -> str:
+        """new, running, paused, stopped, failed, interrupted or finished."""
+        return self.status["state"]
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether a process acts on requests."""
+        return self.state in LISTENING_STATES
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the logged terms of the objective."""
+        return [str(name) for name in self.history.columns if name not in NOT_TERMS]
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """The multipliers in force: of the learning rate (`lr`), then of each term."""
+        return {"lr": self.status.get("lr", 1.0), **self.status.get("weights", {})}
+
+
+class RunFollower:
+    """Takes snapshots of one run; each reads only the new lines of its logs."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._log = JsonlTail(run.folder / "log.jsonl")
+        self._events = JsonlTail(run.folder / "events.jsonl")
+
+    def snapshot(self) -> RunSnapshot:
+        """Read the present state of the run."""
+        # The status comes first: then every record that it refers to has been written.
+        status = self.run.status()
+        folder = self.run.folder
+        return RunSnapshot(
+            name=self.run.name,
+            status=status,
+            history=pd.DataFrame(self._log.read()),
+            events=list(self._events.read()),
+            preview_steps=_steps_of(folder.glob("samples/step-*.npy")),
+            checkpoint_steps=_steps_of(folder.glob("step-*.safetensors")),
+        )
+
+
+class JsonlTail:
+    """Reads the complete lines of a JSON Lines file that grows, and all of them after a rewrite."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reset(None)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all records so far, oldest first, without damaged lines."""
+        try:
+            with self.path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or stat.st_size < self._offset:
+                    self._reset(stat.st_ino)
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            self._reset(None)
+            return []
+        # The last line may still be incomplete.
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        records = [_parse_record(line) for line in complete.splitlines()]
+        self._records += [record for record in records if record]
+        return self._records
+
+    def _reset(self, inode: int | None) -> None:
+        self._inode = inode
+        self._offset = 0
+        self._records: list[dict[str, Any]] = []
+
+
+def steps_per_second(history: pd.DataFrame) -> pd.Series:
+    """Return the training speed between each record and the one before."""
+    if len(history) < 2:
+        return pd.Series(dtype=float)
+    seconds, steps = history["time"].diff(), history["step"].diff()
+    return (steps / seconds)[(seconds > 0) & (steps > 0)]
+
+
+def seconds_left(snapshot: RunSnapshot) -> tuple[float, float] | None:
+    """Estimate the remaining seconds from the quartiles of the recent speeds.
+
+    Returns
+    -------
+    (float, float) or None
+        Lower and upper estimate; None with fewer than two speeds.
+    """
+    speeds = _recent_speeds(snapshot)
+    if len(speeds) < 2:
+        return None
+    slow, fast = np.percentile(speeds, [25, 75])
+    steps = snapshot.status["steps"] - snapshot.status["step"]
+    return steps / fast, steps / slow
+
+
+def _recent_speeds(snapshot: RunSnapshot) -> pd.Series:
+    return steps_per_second(snapshot.history.tail(NUM_RECENT_RECORDS + 1))
+
+
+def status_line(snapshot: RunSnapshot) -> str:
+    """Return state, heartbeat, step, speed and remaining time in one line."""
+    status = snapshot.status
+    parts = [snapshot.state]
+    if snapshot.is_listening:
+        age = max(0.0, time.time() - status.get("time", 0))
+        parts.append(f"heartbeat {age:.0f} s ago")
+    parts.append(f"step {status['step']:,} of {status['steps']:,}")
+    if snapshot.state == "running":
+        speeds = _recent_speeds(snapshot)
+        if len(speeds):
+            parts.append(f"{_format_speed(float(speeds.median()))} steps/s")
+        remaining = seconds_left(snapshot)
+        if remaining is not None:
+            parts.append(f"{format_duration_range(*remaining)} left")
+    return " · ".join(parts)
+
+
+def hint(snapshot: RunSnapshot) -> str:
+    """Return advice on what to do next; empty if there is nothing to do."""
+    if snapshot.is_listening:
+        evaluations = [e for e in snapshot.events if e["event"] in EVALUATION_EVENTS]
+        if evaluations and evaluations[-1]["event"] == "evaluate":
+            step = evaluations[-1]["step"]
+            return f"Collecting evidence of step {step:,}; training continues afterwards."
+        if snapshot.history.empty:
+            return "Training has started; the first record has not been logged yet."
+        return ""
+    if snapshot.state == "new":
+        return "This run is not being trained. Run the command that created it to start it."
+    if snapshot.state == "stopped":
+        return f"Training was stopped. {_restart_advice(snapshot)}"
+    if snapshot.state == "interrupted":
+        exited = "The training process exited without recording a final state."
+        return f"{exited} {_restart_advice(snapshot)}"
+    if snapshot.state == "failed":
+        reason = "See the terminal it ran in, or train.log, for the reason."
+        for event in snapshot.events:
+            if event["event"] == "failed" and "why" in event:
+                reason = event["why"]
+        return f"Training failed. {reason}"
+    return ""
+
+
+def _restart_advice(snapshot: RunSnapshot) -> str:
+    command = "The command that started it"
+    if not snapshot.checkpoint_steps:
+        return f"{command} starts it from the beginning, because it had no checkpoint yet."
+    return f"{command} resumes from its last checkpoint, step {snapshot.checkpoint_steps[-1]:,}."
+
+
+def command_reply(snapshot: RunSnapshot, *request_ids: int) -> str:
+    """Return the outcome of requests, in a few words each."""
+    return " · ".join(_reply(snapshot, request_id) for request_id in request_ids)
+
+
+def _reply(snapshot: RunSnapshot, request_id: int) -> str:
+    for event in reversed(snapshot.events):
+        if event.get("id") == request_id:
+            if event["event"] == "refused":
+                return f"✗ {event['why']}"
+            return f"✓ {event_label(event)} at step {event['step']:,}"
+    if snapshot.status.get("answered", 0) >= request_id:
+        return "✓ received; takes effect after the current step"
+    if snapshot.is_listening:
+        return "sent; waiting for the run …"
+    return f"✗ The run is {snapshot.state}, so no process acts on requests."
+
+
+def event_label(event: Mapping[str, Any]) -> str:
+    """Return an event in a word or two."""
+    if "value" not in event:
+        return event["event"]
+    return f"{event.get('term') or 'lr'} × {event['value']:g}"
+
+
+def preview_png(run: Run, step: int) -> bytes:
+    """Return the preview images of a step as one PNG; empty if they are missing or damaged."""
+    from PIL import Image
+
+    try:
+        images = np.load(run.folder / "samples" / f"step-{step:06d}.npy")
+        rows = [images[i : i + PREVIEW_COLUMNS] for i in range(0, len(images), PREVIEW_COLUMNS)]
+        grid = compose(rows)
+    except (OSError, ValueError, IndexError):
+        return b""
+    buffer = io.BytesIO()
+    Image.fromarray(grid).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def format_duration_range(low: float, high: float) -> str:
+    """Format a range of seconds in its natural unit.
+
+    Examples
+    --------
+    >>> format_duration_range(40, 50), format_duration_range(5400, 9000)
+    ('40–50 s', '1.5–2.5 h')
+    """
+    if high < 90:
+        seconds, unit, digits = 1, "s", 0
+    elif high < 90 * 60:
+        seconds, unit, digits = 60, "min", 0
+    else:
+        seconds, unit, digits = 3600, "h", 1
+    ends = [f"{value / seconds:.{digits}f}" for value in (low, high)]
+    # Both ends may round to the same number.
+    return f"{'–'.join(dict.fromkeys(ends))} {unit}"
+
+
+def _steps_of(paths: Iterable[Path]) -> tuple[int, ...]:
+    """Return the steps in the names of files, ascending."""
+    numbers = [path.stem.removeprefix("step-") for path in paths]
+    return tuple(sorted(int(number) for number in numbers if number.isdigit()))
+
+
+def _format_speed(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
