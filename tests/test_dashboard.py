@@ -611,7 +611,7 @@ class Counts(RequestHandler):
 if __name__ == "__main__":
     pn.extension("plotly", "tabulator")
     folder, port = sys.argv[1:]
-    jobs = Jobs(folder)
+    jobs = ComputeQueue(folder)
     soon = {"check_unused_sessions_milliseconds": 500, "unused_session_lifetime_milliseconds": 10_000}
     how = {"port": int(port), "show": False, "extra_patterns": [("/counts", Counts)]}
     pn.serve({"/": lambda: Session(folder, jobs).page()}, **how, **soon)

@@ -366,7 +366,7 @@ from workbench.hosts.dashboard.app import Session
 from workbench.workspace.compute import ComputeQueue
 
 if __name__ == "__main__":
-    jobs = Jobs({str(trained)!r})
+    jobs = ComputeQueue({str(trained)!r})
     session = Session({str(trained)!r}, jobs)
     for tab in ("codes", "map", "lens"):
         session.go(runs=("soft-4",), tab=tab, looks={{"method": "pca"}} if tab == "map" else {{}})

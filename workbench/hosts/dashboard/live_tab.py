@@ -12,6 +12,7 @@ from workbench.core.errors import UserError
 from workbench.hosts.dashboard.figure import Figure
 from workbench.storage.run import Run
 from workbench.workspace.live import request_multipliers
+from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
     RunFollower,
     RunSnapshot,
@@ -20,7 +21,6 @@ from workbench.workspace.run_snapshot import (
     preview_png,
     status_line,
 )
-from workbench.workspace.live_figure import curves
 
 PERIOD = 1000  # milliseconds between looks
 

@@ -20,6 +20,7 @@ from workbench.core.errors import UserError
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
 from workbench.workspace.live import request_multipliers
+from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
     RunFollower,
     RunSnapshot,
@@ -28,7 +29,6 @@ from workbench.workspace.run_snapshot import (
     preview_png,
     status_line,
 )
-from workbench.workspace.live_figure import curves
 
 ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px", "align_items": "center"}
 AWAY = 10.0  # seconds between looks while nobody can see them
