@@ -97,7 +97,7 @@ def test_two_who_ask_for_the_same_wait_for_one_job_and_one_may_leave(jobs, unkep
     jobs.leave(mine, "me")
     assert not yours.future.done() and len(jobs.of("me")) == 1
     jobs.leave(jobs.of("me")[0], "me")
-    assert yours.future.result(60).books
+    assert yours.future.result(60).codebooks
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_job_tells_how_far_it_is_and_ends_when_nobody_waits_any_more(jobs, unk
     jobs.leave(job, "me")
     with pytest.raises(CancelledError):
         job.future.result(0)
-    assert asked(jobs, QUICK, turn=2).future.result(60).books
+    assert asked(jobs, QUICK, turn=2).future.result(60).codebooks
     assert jobs._worker.process.pid == worker  # it stopped by itself
 
 
@@ -130,7 +130,7 @@ def test_a_report_of_views_is_written_by_the_worker_and_one_that_is_stopped_leav
     wait_for(lambda: stopped.running)
     jobs.leave(stopped, "me")
     assert (
-        asked(jobs, QUICK, turn=6).future.result(60).books
+        asked(jobs, QUICK, turn=6).future.result(60).codebooks
     )  # its turn comes when the other has ended
     assert set(page.parent.iterdir()) == before
 
@@ -140,7 +140,7 @@ def test_a_worker_that_does_not_stop_is_replaced(jobs, unkept):
     wait_for(lambda: job.share)
     os.kill(worker, signal.SIGSTOP)  # as if it were stuck
     jobs.leave(job, "me")
-    assert asked(jobs, QUICK, turn=3).future.result(60).books
+    assert asked(jobs, QUICK, turn=3).future.result(60).codebooks
     assert jobs._worker.process.pid != worker
 
 
@@ -149,7 +149,10 @@ def test_a_map_tells_how_far_its_layout_is_and_can_be_stopped(jobs, unkept, pati
     wait_for(lambda: job.share)
     worker = jobs._worker.process.pid
     jobs.leave(job, "me")
-    assert asked(jobs, QUICK, turn=5).future.result(60).books and jobs._worker.process.pid == worker
+    assert (
+        asked(jobs, QUICK, turn=5).future.result(60).codebooks
+        and jobs._worker.process.pid == worker
+    )
 
 
 def test_a_worker_that_dies_says_so_and_is_replaced(jobs, unkept):
@@ -160,7 +163,7 @@ def test_a_worker_that_dies_says_so_and_is_replaced(jobs, unkept):
         UserError, match="ended, perhaps for want of memory; another has been started"
     ):
         job.future.result(60)
-    assert asked(jobs, QUICK, turn=4).future.result(60).books
+    assert asked(jobs, QUICK, turn=4).future.result(60).codebooks
 
 
 def test_time_left_is_a_range_by_the_middle_half_of_the_latest_parts():

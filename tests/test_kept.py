@@ -50,7 +50,7 @@ def test_a_result_is_computed_once_and_then_opened(tmp_path):
     )
     assert len(times) == 1
     assert again.summary() == first.summary()
-    np.testing.assert_array_equal(again.books[0].counts, first.books[0].counts)
+    np.testing.assert_array_equal(again.codebooks[0].counts, first.codebooks[0].counts)
 
 
 def test_another_number_in_an_array_another_control_or_other_code_have_another_key(tmp_path):
@@ -152,23 +152,27 @@ def test_a_file_can_name_no_class_but_those_of_the_analyses(tmp_path):
 def test_numbers_keep_their_kind_and_nan_and_infinity_their_value(tmp_path):
     result = codebook_usage(**given())
     odd = replace(
-        result.books[0],
+        result.codebooks[0],
         gini=float("nan"),
-        top=float("inf"),
+        top_share=float("inf"),
         chao1=np.float32(1 / 3),
         verdict='<b>"é"',
     )
-    result_serialization.write(CodebookUsage((odd,), True), tmp_path)
-    found = result_serialization.read(tmp_path).books[0]
-    assert np.isnan(found.gini) and found.top == float("inf") and found.verdict == '<b>"é"'
+    result_serialization.write(CodebookUsage(codebooks=(odd,), log=True), tmp_path)
+    found = result_serialization.read(tmp_path).codebooks[0]
+    assert np.isnan(found.gini) and found.top_share == float("inf") and found.verdict == '<b>"é"'
     assert type(found.chao1) is np.float32 and found.chao1 == odd.chao1
 
 
 def test_where_nothing_can_be_written_a_result_is_computed_all_the_same(tmp_path):
     (tmp_path / ".results").write_text("a file, not a folder")
-    assert cached_result(tmp_path / ".results", codebook_usage, given(), {}).books[0].tokens == 80
     assert (
-        cached_result(tmp_path / "gone" / ".results", codebook_usage, given(), {}).books[0].tokens
+        cached_result(tmp_path / ".results", codebook_usage, given(), {}).codebooks[0].tokens == 80
+    )
+    assert (
+        cached_result(tmp_path / "gone" / ".results", codebook_usage, given(), {})
+        .codebooks[0]
+        .tokens
         == 80
     )
     assert (tmp_path / ".results").is_file()
@@ -216,5 +220,5 @@ def test_a_bench_opened_again_opens_the_result_and_evidence_collected_anew_makes
     replace(evidence, codes=np.zeros_like(evidence.codes)).save(
         tmp_path / "soft-2" / "evidence" / f"step-{evidence.step:06d}"
     )
-    assert Workspace(tmp_path).result(state).books[0].used == 1
+    assert Workspace(tmp_path).result(state).codebooks[0].used == 1
     assert len(entries(tmp_path / ".results")) == 2

@@ -186,7 +186,7 @@ class Codebook:
 
     def page_data(self) -> dict[str, Any]:
         """Which images hold which codes, for a page where nobody can be asked."""
-        n, tokens = self._codes.rows.shape
+        n, tokens = self._codes.codes.shape
         images = subsample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
         ids = self._codes.ids(images)
         codes = np.where(
@@ -205,7 +205,7 @@ class Codebook:
 
     @property
     def _size(self) -> int:
-        return self._codes.size
+        return self._codes.codebook_size
 
     @property
     def _counts(self) -> np.ndarray:

@@ -63,7 +63,7 @@ def tk013_collapsed(evidence: Evidence) -> Finding | None:
         return None
     found = f"Only {book.used:,} of {book.size:,} codes are in use, as evenly as {book.perplexity:,.0f} codes."
     advice = "Start codes at encoder outputs, restart dead ones, or raise the entropy or commitment weight."
-    numbers = {"used": book.used, "ceiling": book.ceiling, "perplexity": book.perplexity}
+    numbers = {"used": book.used, "ceiling": book.used_uniform, "perplexity": book.perplexity}
     return Finding(_severity(evidence, "error"), found + _soft(evidence), advice, numbers)
 
 
@@ -72,7 +72,7 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
     from workbench.analysis.codebook.distances import code_distances
 
     book = max(
-        code_distances(**evidence.kwargs_for(code_distances)).books,
+        code_distances(**evidence.kwargs_for(code_distances)).codebooks,
         key=lambda book: book.duplicates / book.size,
     )
     share = book.duplicates / book.size
@@ -90,13 +90,13 @@ def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
         return None
     found = f"{book.used:,} codes are in use, but only as evenly as {book.perplexity:,.0f} of {book.size:,}."
     advice = "Quote perplexity beside usage, and raise the entropy weight or take a smaller book."
-    numbers = {"perplexity": book.perplexity, "uniform": book.perplexity_null}
+    numbers = {"perplexity": book.perplexity, "uniform": book.perplexity_uniform}
     return Finding(_severity(evidence, "warning"), found + _soft(evidence), advice, numbers)
 
 
 @lru_cache(maxsize=1)
 def _books(evidence: Evidence) -> tuple[CodebookStats, ...]:
-    return codebook_usage(**evidence.kwargs_for(codebook_usage)).books
+    return codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
 
 
 def _with_verdict(evidence: Evidence, verdict: str) -> CodebookStats | None:

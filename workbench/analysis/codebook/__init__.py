@@ -1,5 +1,16 @@
-"""What a codebook holds, how it is used, and what its codes mean."""
+"""Analyses of a codebook: its usage, its geometry and the meaning of its codes."""
 
-# Of modules, as hosts list their analyses.
-ORDER = ("usage", "distances", "dropping", "gallery", "information", "prediction", "cooccurrence")
-ORDER += ("churn", "cascade", "softness", "levels")
+# Names of modules, in the order in which hosts list their analyses.
+ORDER = (
+    "usage",
+    "distances",
+    "dropping",
+    "gallery",
+    "information",
+    "prediction",
+    "cooccurrence",
+    "churn",
+    "cascade",
+    "softness",
+    "levels",
+)

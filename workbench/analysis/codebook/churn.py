@@ -1,4 +1,4 @@
-"""How much the codes of the same images changed since the checkpoint before."""
+"""Changes in the codes of the same images since the previous checkpoint."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -9,119 +9,142 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import UserError
 
-SHUFFLES = 5
-MOST_TOKENS = 2_000_000  # of more, random images are taken for the agreement
-MOST_POINTS = 3000
+NUM_SHUFFLES = 5
+MAX_TOKENS = 2_000_000  # the agreement of larger evidence is computed on random images
+MAX_POINTS = 3000
 
 
 @dataclass(frozen=True)
-class Changed:
-    """One book between two checkpoints."""
+class CodebookChurn:
+    """Changes of one codebook between two checkpoints."""
 
-    churn: float  # share of the tokens whose code changed
-    born: int  # codes chosen now and not before
-    died: int  # codes chosen before and not now
-    kept: int  # codes chosen by both
-    regrouped: (
-        float  # 1 - adjusted mutual information: 0 where codes only swapped numbers, 1 by chance
-    )
+    churn: float  # fraction of the tokens whose code changed
+    born: int  # codes selected now but not before
+    died: int  # codes selected before but not now
+    retained: int  # codes selected by both checkpoints
+    # 1 - adjusted mutual information: 0 if codes were only renumbered, 1 if unrelated.
+    regrouped: float
 
 
 @dataclass(frozen=True, eq=False)
 class CodeChurn(Result):
-    """The changes of every book, and where in the image they are."""
+    """Changes of every codebook, and of every token position."""
 
-    books: tuple[Changed, ...]
-    churn: float  # share of all tokens whose code changed, mean over images
+    codebooks: tuple[CodebookChurn, ...]
+    churn: float  # fraction of all tokens whose code changed, mean over images
     low: float  # 95 % bootstrap interval over images
     high: float
-    by_token: np.ndarray = field(
-        repr=False
-    )  # (tokens,) share of the images in which that token's code changed
-    before: np.ndarray = field(repr=False)  # int (m,) how often some codes were chosen before
-    after: np.ndarray = field(repr=False)  # int (m,) and now
-    codes: int  # that were chosen, before or now
-    compared: int  # images whose codes say how far they were regrouped
+    # (n_tokens,): fraction of the images in which the code of that token changed.
+    by_token: np.ndarray = field(repr=False)
+    before: np.ndarray = field(repr=False)  # int (m,): counts of some codes before
+    after: np.ndarray = field(repr=False)  # int (m,): counts of the same codes now
+    codes: int  # number of codes selected before or now
+    compared: int  # number of images behind `regrouped`
     images: int
     seed: int
 
     def figure(self) -> go.Figure:
-        """How often codes were chosen, before against now, and churn by token."""
+        """Draw the counts of codes before and now, and the churn of each token."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.14)
-        sides = (
-            ("chosen by both", (self.before > 0) & (self.after > 0), COLORS[0], "circle"),
-            ("born", self.before == 0, COLORS[2], "triangle-up"),
-            ("× died", self.after == 0, DEAD_COLOR, "x"),
+        self._add_counts(figure)
+        figure.add_bar(
+            x=np.arange(len(self.by_token)),
+            y=100 * self.by_token,
+            marker={"color": COLORS[1], "line": {"width": 0}},
+            showlegend=False,
+            row=1,
+            col=2,
         )
-        for name, mine, colour, symbol in sides:
-            marker = {"color": colour, "symbol": symbol, "size": 6, "opacity": 0.7}
-            figure.add_scatter(
-                x=self.before[mine] + 1, y=self.after[mine] + 1, mode="markers", marker=marker, name=name,
-                hoverinfo="skip", row=1, col=1,
-            )  # fmt: skip
-        top = float(max(self.before.max(), self.after.max(), 1)) + 1
-        line = {
-            "mode": "lines",
-            "line": {"color": COLORS[6], "dash": "dash"},
-            "name": "as often",
-            "hoverinfo": "skip",
-        }
-        figure.add_scatter(x=[1, top], y=[1, top], **line, row=1, col=1)
-        figure.update_xaxes(title="times chosen before, plus 1", type="log", dtick=1, row=1, col=1)
-        figure.update_yaxes(title="times chosen now, plus 1", type="log", dtick=1, row=1, col=1)
-        churn = 100 * self.by_token
-        bars = {"marker": {"color": COLORS[1], "line": {"width": 0}}, "showlegend": False}
-        figure.add_bar(x=np.arange(len(churn)), y=churn, **bars, row=1, col=2)
         figure.update_xaxes(title="token", row=1, col=2)
-        figure.update_yaxes(
-            title="codes changed, % of the images", rangemode="tozero", row=1, col=2
-        )
-        said = f"n = {self.images:,} images · {100 * self.churn:.2f} % of their tokens changed"
-        drawn = (
-            [describe_subset(len(self.before), self.codes, "codes")]
-            if len(self.before) < self.codes
-            else []
-        )
-        drawn += (
-            [f"regrouped: {describe_subset(self.compared, self.images)}"]
-            if self.compared < self.images
-            else []
-        )
-        said += "".join(f"<br>{one}, seed {self.seed}" for one in drawn)
-        title = {"text": "Codes since the checkpoint before", "subtitle": {"text": said}}
+        figure.update_yaxes(title="images with a changed code, %", rangemode="tozero", row=1, col=2)
         figure.update_layout(
-            title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+            title={
+                "text": "Code changes since the previous checkpoint",
+                "subtitle": {"text": self._subtitle()},
+            },
+            height=440,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a book."""
-        columns = ("churn", "kept", "born", "died", "regrouped")
-        return pd.DataFrame(
-            [
-                {"book": str(i), **{x: getattr(b, x) for x in columns}}
-                for i, b in enumerate(self.books)
-            ]
-        )
+        """Return one row per codebook."""
+        rows = [
+            {
+                "codebook": str(i),
+                "churn": codebook.churn,
+                "retained": codebook.retained,
+                "born": codebook.born,
+                "died": codebook.died,
+                "regrouped": codebook.regrouped,
+            }
+            for i, codebook in enumerate(self.codebooks)
+        ]
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """The churn with its interval, births and deaths, and whether codes only swapped numbers."""
-        born, died = sum(b.born for b in self.books), sum(b.died for b in self.books)
+        """State the churn with its interval, births and deaths, and the loss of agreement."""
         if not self.churn:
-            return f"No code changed since the checkpoint before, in any of {self.images:,} images."
-        regrouped = 100 * float(np.mean([b.regrouped for b in self.books]))
+            return f"No code changed since the previous checkpoint ({self.images:,} images)."
+        born = sum(codebook.born for codebook in self.codebooks)
+        died = sum(codebook.died for codebook in self.codebooks)
+        regrouped = 100 * float(np.mean([codebook.regrouped for codebook in self.codebooks]))
         return (
-            f"{100 * self.churn:.2f} % of the tokens changed their code since the checkpoint before (95 % interval"
-            f" {100 * self.low:.2f} to {100 * self.high:.2f} %, {self.images:,} images); {born:,} codes were born and"
-            f" {died:,} died. Whatever the codes are called, {regrouped:.2f} % of the grouping they make was lost."
+            f"{100 * self.churn:.2f} % of the tokens changed their code since the previous"
+            f" checkpoint (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f} %,"
+            f" {self.images:,} images); {born:,} codes were born and {died:,} died."
+            f" Apart from renumbering, {regrouped:.2f} % of the grouping was lost"
+            " (1 - adjusted mutual information)."
         )
+
+    def _add_counts(self, figure: go.Figure) -> None:
+        in_both = (self.before > 0) & (self.after > 0)
+        for name, mask, color, symbol in (
+            ("in both", in_both, COLORS[0], "circle"),
+            ("born", self.before == 0, COLORS[2], "triangle-up"),
+            ("× died", self.after == 0, DEAD_COLOR, "x"),
+        ):
+            figure.add_scatter(
+                x=self.before[mask] + 1,
+                y=self.after[mask] + 1,
+                mode="markers",
+                marker={"color": color, "symbol": symbol, "size": 6, "opacity": 0.7},
+                name=name,
+                hoverinfo="skip",
+                row=1,
+                col=1,
+            )
+        top = float(max(self.before.max(), self.after.max(), 1)) + 1
+        figure.add_scatter(
+            x=[1, top],
+            y=[1, top],
+            mode="lines",
+            line={"color": COLORS[6], "dash": "dash"},
+            name="unchanged count",
+            hoverinfo="skip",
+            row=1,
+            col=1,
+        )
+        axis = {"type": "log", "dtick": 1}
+        figure.update_xaxes(title="tokens per code before, plus 1", row=1, col=1, **axis)
+        figure.update_yaxes(title="tokens per code now, plus 1", row=1, col=1, **axis)
+
+    def _subtitle(self) -> str:
+        lines = [f"n = {self.images:,} images · {100 * self.churn:.2f} % of the tokens changed"]
+        if len(self.before) < self.codes:
+            subset = describe_subset(len(self.before), self.codes, "codes")
+            lines.append(f"points: {subset}, seed {self.seed}")
+        if self.compared < self.images:
+            subset = describe_subset(self.compared, self.images)
+            lines.append(f"regrouped: {subset}, seed {self.seed}")
+        return "<br>".join(lines)
 
 
 def code_churn(
@@ -132,47 +155,140 @@ def code_churn(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeChurn:
-    """Compare codes (n, tokens) with those of the same images at the checkpoint before.
+    """Compare the codes of images with those at the previous checkpoint.
 
-    Adjusted mutual information (Vinh, Epps and Bailey 2010; bound: the mean of both entropies) does not heed what codes
-    are called; its chance value is the mean over five shuffles. Tokens that are not `active` now are left out. Raises
-    UserError where the two differ in shape and what `read` refuses.
+    Adjusted mutual information is invariant to renumbering of the codes. Its bound is the mean of
+    both entropies, and its chance value is the mean over five shuffles.
+
+    Parameters
+    ----------
+    previous_codes : ndarray of int, shape (n_images, n_tokens)
+        Codes of the same images at the previous checkpoint.
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Codes now.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use now; the others are left out.
+    seed : int, default 0
+        Seed of the shuffles and of the subsets of images and codes.
+
+    Returns
+    -------
+    CodeChurn
+        Churn by codebook and by token, and counts of codes before and now.
+
+    Raises
+    ------
+    UserError
+        If the two arrays of codes differ in shape, or do not match the codebook.
+    NotApplicable
+        If there are no tokens.
+
+    References
+    ----------
+    Vinh, Epps and Bailey, "Information theoretic measures for clusterings comparison", JMLR 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> churn = code_churn(np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 2]]), np.eye(4)[None])
+    >>> churn.churn, churn.codebooks[0].died
+    (0.25, 1)
     """
     if previous_codes.shape != codes.shape:
-        a, b = (" × ".join(map(str, x.shape)) for x in (previous_codes, codes))
-        raise UserError(f"The codes before are {a}, now {b}. Are both of the same images?")
-    now, then = (parse_codes(x, codebook, active, "Code churn") for x in (codes, previous_codes))
-    (changed, seen), each = np.zeros((2, codes.shape[1])), []
-    for a, b in zip(then.parts(), now.parts(), strict=True):
-        differ, counted = a != b, b >= 0
-        changed, seen = changed + differ.sum(axis=0), seen + counted.sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            each.append(differ.sum(axis=1) / counted.sum(axis=1))
+        before, after = (" × ".join(map(str, x.shape)) for x in (previous_codes, codes))
+        raise UserError(
+            f"The previous codes have shape {before} and the codes have shape {after}."
+            " Do both belong to the same images?"
+        )
+    now = parse_codes(codes, codebook, active, "Code churn")
+    then = parse_codes(previous_codes, codebook, active, "Code churn")
+    changed, total, image_churn = _changes(then, now)
     random = np.random.default_rng(seed)
-    images = subsample(len(codes), max(1, MOST_TOKENS // codes.shape[1]), random)
-    changes, block = [], codes.shape[1] // now.books
-    for book in range(now.books):
-        a, b = then.of_book(book, images)[0], now.of_book(book, images)[0]
-        was, is_ = then.counts[book] > 0, now.counts[book] > 0
-        part = slice(book * block, (book + 1) * block)
-        churn = float(changed[part].sum() / seen[part].sum())
-        sets = (int((is_ & ~was).sum()), int((was & ~is_).sum()), int((was & is_).sum()))
-        changes.append(Changed(churn, *sets, 1 - adjusted_information(a, b, random)))
-    either = np.flatnonzero((then.counts + now.counts).ravel())
-    chosen = len(either)
-    either = either[subsample(chosen, MOST_POINTS, random)]
-    counts = (then.counts.ravel()[either], now.counts.ravel()[either])
-    by_token = changed / np.maximum(seen, 1)
-    mean = mean_interval(np.concatenate(each))
+    images = subsample(len(codes), max(1, MAX_TOKENS // codes.shape[1]), random)
+    codebooks = tuple(
+        _codebook_churn(index, then, now, changed, total, images, random)
+        for index in range(now.num_codebooks)
+    )
+    in_either = np.flatnonzero((then.counts + now.counts).ravel())
+    points = in_either[subsample(len(in_either), MAX_POINTS, random)]
+    mean, low, high = mean_interval(image_churn)
     return CodeChurn(
-        tuple(changes), *mean, by_token, *counts, chosen, len(images), len(codes), seed
+        codebooks=codebooks,
+        churn=mean,
+        low=low,
+        high=high,
+        by_token=changed / np.maximum(total, 1),
+        before=then.counts.ravel()[points],
+        after=now.counts.ravel()[points],
+        codes=len(in_either),
+        compared=len(images),
+        images=len(codes),
+        seed=seed,
     )
 
 
 def adjusted_information(a: np.ndarray, b: np.ndarray, random: np.random.Generator) -> float:
-    """Adjusted mutual information of two labels, int (n,) from 0: 1 where one renames the other, 0 by chance."""
+    """Compute the adjusted mutual information of two labels of the same items.
+
+    Parameters
+    ----------
+    a, b : ndarray of int, shape (n,)
+        Two labels, counted from 0.
+    random : numpy.random.Generator
+        Source of the five shuffles that estimate the chance value.
+
+    Returns
+    -------
+    float
+        1 if one renames the other, about 0 if they are unrelated.
+    """
     if np.array_equal(a, b):
         return 1.0
-    chance = float(np.mean([mutual_information(a, random.permutation(b)) for _ in range(SHUFFLES)]))
-    most = (entropy(np.bincount(a)) + entropy(np.bincount(b))) / 2
-    return (mutual_information(a, b) - chance) / (most - chance) if most > chance + 1e-12 else 1.0
+    shuffled = [mutual_information(a, random.permutation(b)) for _ in range(NUM_SHUFFLES)]
+    chance = float(np.mean(shuffled))
+    bound = (entropy(np.bincount(a)) + entropy(np.bincount(b))) / 2
+    if bound <= chance + 1e-12:
+        return 1.0
+    return (mutual_information(a, b) - chance) / (bound - chance)
+
+
+def _changes(then: Codes, now: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count changed and active tokens by position, float (n_tokens,), and the churn by image."""
+    changed = np.zeros(now.codes.shape[1])
+    total = np.zeros(now.codes.shape[1])
+    image_churn = []
+    for ids_before, ids_now in zip(then.iter_ids(), now.iter_ids(), strict=True):
+        is_changed = ids_before != ids_now
+        is_active = ids_now >= 0
+        changed = changed + is_changed.sum(axis=0)
+        total = total + is_active.sum(axis=0)
+        # An image without active tokens gives NaN, which the mean leaves out.
+        with np.errstate(invalid="ignore"):
+            image_churn.append(is_changed.sum(axis=1) / is_active.sum(axis=1))
+    return changed, total, np.concatenate(image_churn)
+
+
+def _codebook_churn(
+    index: int,
+    then: Codes,
+    now: Codes,
+    changed: np.ndarray,
+    total: np.ndarray,
+    images: np.ndarray,
+    random: np.random.Generator,
+) -> CodebookChurn:
+    codes_before = then.of_codebook(index, images)[0]
+    codes_now = now.of_codebook(index, images)[0]
+    was_used = then.counts[index] > 0
+    is_used = now.counts[index] > 0
+    block = now.tokens_per_codebook
+    tokens = slice(index * block, (index + 1) * block)
+    return CodebookChurn(
+        churn=float(changed[tokens].sum() / total[tokens].sum()),
+        born=int((is_used & ~was_used).sum()),
+        died=int((was_used & ~is_used).sum()),
+        retained=int((was_used & is_used).sum()),
+        regrouped=1 - adjusted_information(codes_before, codes_now, random),
+    )

@@ -1,4 +1,4 @@
-"""Codes as every analysis of them reads them: checked, numbered across books, inactive tokens left out."""
+"""Validated codes, numbered across codebooks, with inactive tokens left out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,104 +7,181 @@ import numpy as np
 
 from workbench.core.errors import NotApplicable, UserError
 
-AT_ONCE = 1 << 20  # tokens in memory at a time: the arrays may be larger than it
+# Codes are read in parts of this many tokens, because the arrays may exceed the memory.
+MAX_TOKENS_IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The codes of n images. Code c of book b has the id b * k + c, since two books' codes have nothing in common."""
+    """The codes of n images.
 
-    rows: np.ndarray = field(repr=False)  # int (n, tokens)
-    active: np.ndarray | None = field(repr=False)  # bool (n, tokens); None: all are
-    counts: np.ndarray = field(repr=False)  # int64 (g, k): how often active tokens chose each
+    Code c of codebook b has the id ``b * codebook_size + c``, because codes of two codebooks are
+    unrelated.
+
+    Attributes
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected, within the token's codebook.
+    active : ndarray of bool, shape (n_images, n_tokens), or None
+        Tokens in use. None if all tokens are in use.
+    counts : ndarray of int64, shape (n_codebooks, codebook_size)
+        Number of active tokens that selected each code.
+    """
+
+    codes: np.ndarray = field(repr=False)
+    active: np.ndarray | None = field(repr=False)
+    counts: np.ndarray = field(repr=False)
 
     @property
-    def books(self) -> int:
-        """How many books share the tokens, in equal blocks."""
+    def num_codebooks(self) -> int:
+        """Number of codebooks that share the tokens in equal blocks."""
         return len(self.counts)
 
     @property
-    def size(self) -> int:
-        """How many codes a book has."""
+    def codebook_size(self) -> int:
+        """Number of codes per codebook."""
         return self.counts.shape[1]
 
+    @property
+    def tokens_per_codebook(self) -> int:
+        """Number of tokens per image that one codebook serves."""
+        return self.codes.shape[1] // self.num_codebooks
+
     def ids(self, images: slice | np.ndarray) -> np.ndarray:
-        """The ids of some images' tokens, int64 (m, tokens); -1 where a token is not active."""
-        return _ids(self.rows, self.active, images, self.books, self.size)
+        """Return the ids of the tokens of some images, int64 (m, n_tokens); -1 if inactive."""
+        return _ids(self.codes, self.active, images, self.num_codebooks, self.codebook_size)
 
-    def parts(self) -> Iterator[np.ndarray]:
-        """The ids of all images, a part at a time."""
-        return (self.ids(part) for part in _slices(self.rows))
+    def iter_ids(self) -> Iterator[np.ndarray]:
+        """Yield the ids of all images in consecutive parts that fit in memory."""
+        return (self.ids(part) for part in _slices(self.codes))
 
-    def of_book(self, book: int, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each active token of a book: its code, its image's place among `images` and its place in the block."""
-        ids = np.split(self.ids(images), self.books, axis=1)[book]
+    def of_codebook(
+        self, codebook: int, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the active tokens of one codebook.
+
+        Parameters
+        ----------
+        codebook : int
+            Index of the codebook.
+        images : ndarray of int, shape (m,)
+            Indices of the images to read.
+
+        Returns
+        -------
+        codes, images, positions : ndarray of int, shape (n_active,)
+            The code of each token, the index of its image within `images`, and its position in
+            the block of tokens that the codebook serves.
+        """
+        ids = np.split(self.ids(images), self.num_codebooks, axis=1)[codebook]
         image, position = np.nonzero(ids >= 0)
-        return ids[image, position] - book * self.size, image, position
+        return ids[image, position] - codebook * self.codebook_size, image, position
 
 
 def parse_codes(
     codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, purpose: str
 ) -> Codes:
-    """Check codes (n, tokens) against a codebook (g, k, d) and count them.
+    """Check codes against their codebook and count them.
 
-    Raises UserError for a code outside the book, tokens that g does not divide or `active` of another shape,
-    NotApplicable without tokens.
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords. Codebook i serves the i-th of `n_codebooks` equal blocks of tokens.
+    active : ndarray of bool, shape (n_images, n_tokens), or None
+        Tokens in use; the others are not counted. None if all are in use.
+    purpose : str
+        Name of the analysis, used as the subject of error messages.
+
+    Returns
+    -------
+    Codes
+        The codes and their counts.
+
+    Raises
+    ------
+    UserError
+        If a code is outside its codebook, if the codebooks cannot share the tokens equally, or
+        if `active` has another shape than `codes`.
+    NotApplicable
+        If there are no images, or if a codebook has no active token.
     """
     if codebook.ndim != 3:
         raise UserError(
-            f"The codebook has {codebook.ndim} axes; it needs 3: books, codes, dimensions."
+            f"The codebook has {codebook.ndim} axes; it needs 3: codebooks, codes, dimensions."
         )
-    (books, size, _), tokens = codebook.shape, codes.shape[1]
+    num_codebooks, codebook_size, _ = codebook.shape
+    num_tokens = codes.shape[1]
     if not codes.size:
-        raise NotApplicable(
-            f"{purpose} needs at least one image with codes; this evidence has none."
-        )
-    if tokens % books:
+        raise NotApplicable(f"{purpose} needs at least one image with codes; this evidence has 0.")
+    if num_tokens % num_codebooks:
         raise UserError(
-            f"{tokens} tokens cannot be shared by {books} books. Do both come from the same run?"
+            f"{num_codebooks} codebooks cannot share {num_tokens} tokens equally."
+            " Do the codes and the codebook come from the same run?"
         )
     if active is not None and active.shape != codes.shape:
-        a, b = (" × ".join(map(str, x.shape)) for x in (active, codes))
-        raise UserError(f"`active` is {a} and the codes are {b}. Do both come from the same run?")
-    counts = np.zeros(books * size, np.int64)
-    for part in _slices(codes):
-        chosen = (
-            np.asarray(codes[part])
-            if active is None
-            else np.asarray(codes[part])[np.asarray(active[part], bool)]
+        raise UserError(
+            f"`active` has shape {_shape(active)} and the codes have shape {_shape(codes)}."
+            " Do both come from the same run?"
         )
-        for code in (int(chosen.max(initial=0)), int(chosen.min(initial=0))):
-            if not 0 <= code < size:
-                raise UserError(
-                    f"code {code} in a codebook of {size}. Do both come from the same run?"
-                )
-        ids = _ids(codes, active, part, books, size)
+    counts = np.zeros(num_codebooks * codebook_size, np.int64)
+    for part in _slices(codes):
+        _check_range(_active_codes(codes, active, part), codebook_size)
+        ids = _ids(codes, active, part, num_codebooks, codebook_size)
         counts += np.bincount(ids[ids >= 0], minlength=len(counts))
-    counts = counts.reshape(books, size)
+    counts = counts.reshape(num_codebooks, codebook_size)
     if not counts.sum(axis=1).all():
         raise NotApplicable(
-            f"{purpose} needs active tokens in every book; one of {books} has none."
+            f"{purpose} needs active tokens in every codebook;"
+            f" at least one of {num_codebooks} codebooks has none."
         )
-    return Codes(codes, active, counts)
+    return Codes(codes=codes, active=active, counts=counts)
 
 
-def check_grid(grid: tuple[int, int] | None, tokens: int) -> None:
-    """Raise UserError where a grid does not hold the tokens."""
-    if grid is not None and grid[0] * grid[1] != tokens:
+def check_grid(grid: tuple[int, int] | None, num_tokens: int) -> None:
+    """Raise UserError if a token grid does not hold exactly `num_tokens` tokens."""
+    if grid is not None and grid[0] * grid[1] != num_tokens:
         raise UserError(
-            f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?"
+            f"A grid of {grid[0]} × {grid[1]} does not hold {num_tokens} tokens."
+            " Do the grid and the codes come from the same run?"
         )
+
+
+def _active_codes(codes: np.ndarray, active: np.ndarray | None, part: slice) -> np.ndarray:
+    values = np.asarray(codes[part])
+    if active is None:
+        return values
+    return values[np.asarray(active[part], bool)]
+
+
+def _check_range(codes: np.ndarray, codebook_size: int) -> None:
+    for code in (int(codes.max(initial=0)), int(codes.min(initial=0))):
+        if not 0 <= code < codebook_size:
+            raise UserError(
+                f"Code {code} is outside its codebook of {codebook_size} codes."
+                " Do the codes and the codebook come from the same run?"
+            )
 
 
 def _ids(
-    rows: np.ndarray, active: np.ndarray | None, images: slice | np.ndarray, books: int, size: int
+    codes: np.ndarray,
+    active: np.ndarray | None,
+    images: slice | np.ndarray,
+    num_codebooks: int,
+    codebook_size: int,
 ) -> np.ndarray:
-    first = np.repeat(np.arange(books) * size, rows.shape[1] // books)
-    ids = np.asarray(rows[images], np.int64) + first
-    return ids if active is None else np.where(np.asarray(active[images], bool), ids, -1)
+    first_ids = np.repeat(np.arange(num_codebooks) * codebook_size, codes.shape[1] // num_codebooks)
+    ids = np.asarray(codes[images], np.int64) + first_ids
+    if active is None:
+        return ids
+    return np.where(np.asarray(active[images], bool), ids, -1)
 
 
-def _slices(rows: np.ndarray) -> list[slice]:
-    step = max(1, AT_ONCE // rows.shape[1])
-    return [slice(i, i + step) for i in range(0, len(rows), step)]
+def _slices(codes: np.ndarray) -> list[slice]:
+    step = max(1, MAX_TOKENS_IN_MEMORY // codes.shape[1])
+    return [slice(i, i + step) for i in range(0, len(codes), step)]
+
+
+def _shape(array: np.ndarray) -> str:
+    return " × ".join(map(str, array.shape))

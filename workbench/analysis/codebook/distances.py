@@ -1,4 +1,4 @@
-"""How far apart the codes of a book lie, and why those that no token chose are dead."""
+"""Distances between the codewords of a codebook, and the causes of dead codes."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -8,107 +8,143 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import AT_ONCE, Codes, parse_codes
+from workbench.analysis.codebook.codes import MAX_TOKENS_IN_MEMORY, Codes, parse_codes
 from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import codebook_stats
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable, UserError
 
-WORK = 2e10  # multiply-adds of a search: of a larger book some codes are looked at, drawn at random
-TWIN = 1e-3  # of the median distance: nearer codes are duplicates
-FAR = 3.0  # times the median distance: farther from every used code there is nothing to choose this one
+# Multiply-adds of one nearest-neighbor search. Larger codebooks are searched for random codes.
+MAX_SEARCH_OPERATIONS = 2e10
+MIN_SEARCHED_CODES = 64
+# Codes closer than this fraction of the median distance are duplicates.
+DUPLICATE_DISTANCE = 1e-3
+# A code is far if the nearest used code is more than this many median distances away.
+FAR_DISTANCE = 3.0
+MAX_COVARIANCE_CODES = 100_000
 CAUSES = ("duplicate", "far", "rare", "passed over")
-MEANING = {
-    "duplicate": "a copy of another",
-    "far": "far from all that is used",
-    "rare": "within reach of more tokens",
-    "passed over": "near used ones, never nearest",
+CAUSE_LABELS = {
+    "duplicate": "duplicates of another code",
+    "far": "far from all used codes",
+    "rare": "expected to be used with more tokens",
+    "passed over": "near used codes, never nearest",
 }
-HUBNESS = ("hubness", "hubness_gaussian", "hubness_gaussian_most")
-MOST_SPANNED = 100_000  # codes whose covariance is taken
+COLUMNS = (
+    "size",
+    "used",
+    "searched",
+    "duplicates",
+    "median",
+    "low",
+    "high",
+    "radius_ratio",
+    "norm",
+    "norm_cv",
+    "cosine",
+    "participation",
+    "hubness",
+    "hubness_gaussian",
+    "hubness_gaussian_max",
+)
 
 
 @dataclass(frozen=True, eq=False)
-class BookDistances:
-    """The distances of one book. Where codes were drawn, numbers of codes are estimates for the whole book."""
+class CodebookDistances:
+    """Distances of one codebook. Numbers of codes are estimates if only some were searched."""
 
     size: int
     used: int
-    looked_at: int  # codes whose nearest other was searched
-    distances: np.ndarray = field(repr=False)  # (looked_at,) from a code to the nearest other
-    chosen: np.ndarray = field(repr=False)  # bool (looked_at,): whether any token chose it
-    duplicates: float  # codes within a thousandth of the median distance from another
+    searched: int  # codes whose nearest other code was searched
+    distances: np.ndarray = field(repr=False)  # (searched,): distance to the nearest other code
+    is_used: np.ndarray = field(repr=False)  # bool (searched,)
+    duplicates: float  # codes within a thousandth of the median distance of another code
     dead: dict[str, float]  # dead codes by cause
-    median: float  # of the distances
-    low: float  # their 5th and 95th percentiles
-    high: float
-    radius_ratio: float  # median distance over the tokens' RMS distance to their code; NaN where these are the codes
-    norm: float  # mean length of a code
-    norm_cv: float  # deviation of the lengths, over their mean
-    cosine: float  # mean over all pairs of codes
-    participation: float  # participation ratio of the codes' covariance: directions they fill
-    hubness: float  # skewness of how often a code is among the 10 nearest of others; NaN for 20 codes or fewer
-    hubness_gaussian: (
-        float  # that of as many Gaussian vectors of the same covariance: mean of five draws
-    )
-    hubness_gaussian_most: float  # and the largest
+    median: float  # median of the positive distances
+    low: float  # 5th percentile of the distances
+    high: float  # 95th percentile of the distances
+    # Median distance over the RMS distance of tokens to their code; NaN if tokens are their codes.
+    radius_ratio: float
+    norm: float  # mean length of the codewords
+    norm_cv: float  # standard deviation of the lengths over their mean
+    cosine: float  # mean cosine over all pairs of codes
+    participation: float  # participation ratio of the covariance of the codewords
+    # Skewness of the 10-nearest-neighbor in-degrees; NaN for 20 codes or fewer.
+    hubness: float
+    hubness_gaussian: float  # mean for five draws of Gaussian vectors of the same covariance
+    hubness_gaussian_max: float  # largest of the five
 
 
 @dataclass(frozen=True, eq=False)
 class CodeDistances(Result):
-    """The distances of every book."""
+    """Distances of every codebook."""
 
-    books: tuple[BookDistances, ...]
+    codebooks: tuple[CodebookDistances, ...]
     dimensions: int
     seed: int
 
     def figure(self) -> go.Figure:
-        """Nearest-code distances of used and of dead codes, and the book by what became of its codes."""
+        """Draw the distances of used and dead codes, and the codes by cause of death."""
         from workbench.analysis.codebook.distances_figure import draw
 
         return draw(self)
 
     def table(self) -> pd.DataFrame:
-        """One row a book."""
-        names = ("size", "used", "looked_at", "duplicates", "median", "low", "high", "radius_ratio")
-        names += ("norm", "norm_cv", "cosine", "participation", *HUBNESS)
-        rows = [
-            {
-                "book": str(i),
-                **{x: getattr(b, x) for x in names},
-                **{f"dead: {c}": b.dead[c] for c in CAUSES},
-            }
-            for i, b in enumerate(self.books)
-        ]
+        """Return one row per codebook."""
+        rows = []
+        for i, codebook in enumerate(self.codebooks):
+            row = {"codebook": str(i)} | {name: getattr(codebook, name) for name in COLUMNS}
+            rows.append(row | {f"dead: {cause}": codebook.dead[cause] for cause in CAUSES})
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """The usual distance, duplicates, and the dead codes by cause."""
-        names = ("median", "duplicates", "size", "norm")
-        mean = {name: float(np.mean([getattr(b, name) for b in self.books])) for name in names}
-        dead = {cause: float(np.mean([b.dead[cause] for b in self.books])) for cause in CAUSES}
-        total, first = sum(dead.values()), self.books[0]
-        parts = ", ".join(f"{_count(x)} {MEANING[cause]}" for cause, x in dead.items() if x)
-        each = f" in each of {len(self.books)} books, on average" if len(self.books) > 1 else ""
-        drawn = "" if first.looked_at == first.size else f" ({first.looked_at:,} codes drawn)"
-        why = (
-            f"{_count(total)} {'is' if total == 1 else 'are'} dead: {parts}."
-            if total
-            else "None is dead."
+        """State the dead codes by cause, the duplicates, the distances and the hubness."""
+        sentences = (
+            self._dead_sentence(),
+            self._distance_sentence(),
+            self._hubness_sentence(),
         )
+        return " ".join(sentence for sentence in sentences if sentence)
+
+    def _dead_sentence(self) -> str:
+        dead = {cause: self._mean_dead(cause) for cause in CAUSES}
+        total = sum(dead.values())
+        if not total:
+            return "No code is dead."
+        size = f"{self._mean('size'):,.0f} codes"
+        if len(self.codebooks) > 1:
+            size += f" of each of {len(self.codebooks)} codebooks, on average"
+        causes = ", ".join(
+            f"{format_count(count)} {CAUSE_LABELS[cause]}" for cause, count in dead.items() if count
+        )
+        return f"{format_count(total)} of the {size} are dead: {causes}."
+
+    def _distance_sentence(self) -> str:
+        first = self.codebooks[0]
+        subset = ""
+        if first.searched < first.size:
+            subset = f" ({first.searched:,} random codes)"
         return (
-            f"Half of the codes have another within {mean['median']:.3g}{drawn}; their mean length is"
-            f" {mean['norm']:.3g}. {_count(mean['duplicates'])} of {mean['size']:,.0f} codes are duplicates{each}."
-            f" {why}{self._hubs()}"
+            f"The median distance to the nearest other code is {self._mean('median'):.3g}{subset},"
+            f" and the mean length is {self._mean('norm'):.3g};"
+            f" {format_count(self._mean('duplicates'))} codes are duplicates."
         )
 
-    def _hubs(self) -> str:
-        mine, usual, most = (float(np.mean([getattr(b, x) for b in self.books])) for x in HUBNESS)
-        if np.isnan(mine):
+    def _hubness_sentence(self) -> str:
+        skewness = self._mean("hubness")
+        if np.isnan(skewness):
             return ""
-        told = f"skewness {mine:.2f}, Gaussians' {usual:.2f}, at most {most:.2f}"
-        return f" How often a code is among the 10 nearest of others: {told}."
+        return (
+            f"Hubness (skewness of 10-nearest-neighbor in-degrees): {skewness:.2f}; Gaussian"
+            f" vectors have {self._mean('hubness_gaussian'):.2f}"
+            f" (at most {self._mean('hubness_gaussian_max'):.2f})."
+        )
+
+    def _mean(self, name: str) -> float:
+        return float(np.mean([getattr(codebook, name) for codebook in self.codebooks]))
+
+    def _mean_dead(self, cause: str) -> float:
+        return float(np.mean([codebook.dead[cause] for codebook in self.codebooks]))
 
 
 def code_distances(
@@ -119,127 +155,200 @@ def code_distances(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeDistances:
-    """Search the nearest other code of each entry of a codebook (g, k, d), and say why some were never chosen.
+    """Measure the distance of each code to the nearest other, and classify dead codes by cause.
 
-    A dead code is a *duplicate* within a thousandth of the median distance of another code; else *far* where the
-    nearest used code is over three times that median away (encoder outputs are not kept, so used codes stand for the
-    data); of the rest as many are *rare* as Chao's estimate expects more tokens to reach, and the others are *passed
-    over*. Of large books random codes are looked at. Raises UserError for NaN in the codebook and what `read` refuses.
+    A dead code gets the first cause that applies:
+
+    - *duplicate*: it is within a thousandth of the median distance of another code;
+    - *far*: the nearest used code is over three median distances away (used codes represent the
+      data, because encoder outputs are not stored);
+    - *rare*: as many of the remaining codes as Chao's estimate expects more tokens to reach;
+    - *passed over*: the rest.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords. Of large codebooks, random codes are searched.
+    latents : ndarray of float, shape (n_images, n_tokens, dim), optional
+        Vectors that the decoder reads, to measure the distance of tokens to their codes.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are left out.
+    seed : int, default 0
+        Seed of the subsets of codes and of the Gaussian reference.
+
+    Returns
+    -------
+    CodeDistances
+        Distances, duplicates, dead codes by cause, and hubness of each codebook.
+
+    Raises
+    ------
+    UserError
+        If the codebook contains NaN, or the codes do not match it.
+    NotApplicable
+        If there are no tokens or there is only one code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebook = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 0.0]]])
+    >>> distances = code_distances(np.array([[0, 1, 2, 2]]), codebook)
+    >>> distances.codebooks[0].median, distances.codebooks[0].dead["far"]
+    (1.0, 1.0)
     """
-    found = parse_codes(codes, codebook, active, "Code distances")
-    if found.size < 2:
+    parsed = parse_codes(codes, codebook, active, "The analysis of code distances")
+    if parsed.codebook_size < 2:
         raise NotApplicable("Code distances need at least two codes; this codebook has one.")
-    books = []
-    for words, counts, radius in zip(
-        codebook, found.counts, _radii(found, codebook, latents), strict=True
-    ):
-        if not np.isfinite(words).all():
-            raise UserError("The codebook holds NaN or infinity. Collect from an earlier step.")
-        books.append(
-            _measured(np.asarray(words, np.float32), counts, radius, np.random.default_rng(seed))
+    radii = _radii(parsed, codebook, latents)
+    codebooks = []
+    for codewords, counts, radius in zip(codebook, parsed.counts, radii, strict=True):
+        if not np.isfinite(codewords).all():
+            raise UserError(
+                "The codebook contains NaN or infinity. Collect the evidence from an earlier step."
+            )
+        codebooks.append(
+            _measure(np.asarray(codewords, np.float32), counts, radius, np.random.default_rng(seed))
         )
-    return CodeDistances(tuple(books), codebook.shape[2], seed)
+    return CodeDistances(codebooks=tuple(codebooks), dimensions=codebook.shape[2], seed=seed)
 
 
-def nearest_other(words: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of some rows of words (k, d), the nearest other row, int (m,), and its distance, (m,): 0 for an exact copy."""
+def nearest_other(codewords: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Search the nearest other row of some rows of a table.
+
+    Parameters
+    ----------
+    codewords : ndarray of float, shape (k, dim)
+        The table.
+    rows : ndarray of int, shape (m,)
+        Indices of the rows whose nearest other row is searched.
+
+    Returns
+    -------
+    nearest : ndarray of int, shape (m,)
+        Index of the nearest other row.
+    distances : ndarray of float64, shape (m,)
+        Distance to it; exactly 0 for a copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nearest, distances = nearest_other(np.array([[0.0], [1.0], [3.0]]), np.array([0, 2]))
+    >>> nearest.tolist(), distances.tolist()
+    ([1, 1], [1.0, 2.0])
+    """
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(words)
-    two = search.kneighbors(words[places], return_distance=False)
-    nearest = np.where(two[:, 0] == places, two[:, 1], two[:, 0])
-    # Again, and exactly: squares of sums lose small distances.
-    return nearest, np.linalg.norm(words[places].astype(np.float64) - words[nearest], axis=1)
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(codewords)
+    two_nearest = search.kneighbors(codewords[rows], return_distance=False)
+    nearest = np.where(two_nearest[:, 0] == rows, two_nearest[:, 1], two_nearest[:, 0])
+    # Computed again from differences: the search's sums of squares lose small distances.
+    difference = codewords[rows].astype(np.float64) - codewords[nearest]
+    return nearest, np.linalg.norm(difference, axis=1)
 
 
-def searchable(size: int, dim: int) -> int:
-    """How many codes can be searched among `size` of `dim` channels in a few seconds."""
-    return int(min(size, max(64, WORK // (size * dim))))
+def max_searched_codes(size: int, dim: int) -> int:
+    """Return how many of `size` codes can be searched within a few seconds."""
+    affordable = MAX_SEARCH_OPERATIONS // (size * dim)
+    return int(min(size, max(MIN_SEARCHED_CODES, affordable)))
 
 
-def _measured(
-    words: np.ndarray, counts: np.ndarray, radius: float, random: np.random.Generator
-) -> BookDistances:
-    size, used = len(words), counts > 0
-    most = searchable(size, words.shape[1])
-    places = subsample(size, most, random)
-    distances = nearest_other(words, places)[1]
-    apart = distances[distances > 0]
-    median = float(np.median(apart)) if len(apart) else 0.0
+def format_count(codes: float) -> str:
+    """Format a number of codes, with one decimal only if it is a fraction."""
+    return f"{codes:,.1f}" if codes % 1 else f"{codes:,.0f}"
+
+
+def _measure(
+    codewords: np.ndarray, counts: np.ndarray, radius: float, random: np.random.Generator
+) -> CodebookDistances:
+    size = len(codewords)
+    is_used = counts > 0
+    max_rows = max_searched_codes(size, codewords.shape[1])
+    rows = subsample(size, max_rows, random)
+    distances = nearest_other(codewords, rows)[1]
+    positive = distances[distances > 0]
+    median = float(np.median(positive)) if len(positive) else 0.0
     low, high = np.percentile(distances, [5, 95])
-    norms = np.linalg.norm(words, axis=1).astype(np.float64)
-    directions = (
-        1 / np.where(norms > 0, norms, np.inf)
-    ) @ words  # their sum; its square holds every pair's cosine
-    spanned = words[subsample(size, MOST_SPANNED, random)]
-    hubs = dict(zip(HUBNESS, hubness(words, random), strict=True))
-    return BookDistances(
+    norms = np.linalg.norm(codewords, axis=1).astype(np.float64)
+    spanned = codewords[subsample(size, MAX_COVARIANCE_CODES, random)]
+    codewords_hubness, gaussian_hubness, gaussian_hubness_max = hubness(codewords, random)
+    dead = _dead_by_cause(codewords, counts, median, max_rows, random)
+    varies = bool(np.ptp(spanned, axis=0).any())
+    return CodebookDistances(
         size=size,
-        used=int(used.sum()),
-        looked_at=len(places),
+        used=int(is_used.sum()),
+        searched=len(rows),
         distances=distances,
-        chosen=used[places],
-        duplicates=float((distances <= TWIN * median).mean() * size),
-        dead=_causes(words, counts, median, most, random),
+        is_used=is_used[rows],
+        duplicates=float((distances <= DUPLICATE_DISTANCE * median).mean() * size),
+        dead=dead,
         median=median,
         low=float(low),
         high=float(high),
         radius_ratio=median / radius if radius > 0 else float("nan"),
         norm=float(norms.mean()),
         norm_cv=float(norms.std() / (norms.mean() or 1)),
-        cosine=float((np.square(directions).sum() - (norms > 0).sum()) / (size * (size - 1))),
-        participation=participation_ratio(spectrum(spanned))
-        if np.ptp(spanned, axis=0).any()
-        else 0.0,
-        **hubs,
+        cosine=_mean_cosine(codewords, norms),
+        participation=participation_ratio(spectrum(spanned)) if varies else 0.0,
+        hubness=codewords_hubness,
+        hubness_gaussian=gaussian_hubness,
+        hubness_gaussian_max=gaussian_hubness_max,
     )
 
 
-def _causes(
-    words: np.ndarray, counts: np.ndarray, median: float, most: int, random: np.random.Generator
+def _mean_cosine(codewords: np.ndarray, norms: np.ndarray) -> float:
+    """Return the mean over all pairs, from the squared length of the sum of unit vectors."""
+    size = len(codewords)
+    direction_sum = (1 / np.where(norms > 0, norms, np.inf)) @ codewords
+    return float((np.square(direction_sum).sum() - (norms > 0).sum()) / (size * (size - 1)))
+
+
+def _dead_by_cause(
+    codewords: np.ndarray,
+    counts: np.ndarray,
+    median: float,
+    max_rows: int,
+    random: np.random.Generator,
 ) -> dict[str, float]:
-    """How many of the dead codes are dead for each cause."""
     from sklearn.neighbors import NearestNeighbors
 
-    used, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    used = np.flatnonzero(counts)
+    dead = np.flatnonzero(counts == 0)
     if not len(dead):
         return dict.fromkeys(CAUSES, 0.0)
-    looked_at = dead[subsample(len(dead), most, random)]
-    scale = len(dead) / len(looked_at)
-    twin = nearest_other(words, looked_at)[1] <= TWIN * median
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(words[used])
-    far = ~twin & (search.kneighbors(words[looked_at])[0][:, 0] > FAR * median)
-    left = float((~twin & ~far).sum() * scale)
-    rare = min(left, codebook_stats(counts).chao1 - len(used))
-    return dict(
-        zip(
-            CAUSES,
-            (float(twin.sum() * scale), float(far.sum() * scale), rare, left - rare),
-            strict=True,
-        )
-    )
+    rows = dead[subsample(len(dead), max_rows, random)]
+    scale = len(dead) / len(rows)
+    is_duplicate = nearest_other(codewords, rows)[1] <= DUPLICATE_DISTANCE * median
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(codewords[used])
+    distance_to_used = search.kneighbors(codewords[rows])[0][:, 0]
+    is_far = ~is_duplicate & (distance_to_used > FAR_DISTANCE * median)
+    remaining = float((~is_duplicate & ~is_far).sum() * scale)
+    rare = min(remaining, codebook_stats(counts).chao1 - len(used))
+    return {
+        "duplicate": float(is_duplicate.sum() * scale),
+        "far": float(is_far.sum() * scale),
+        "rare": rare,
+        "passed over": remaining - rare,
+    }
 
 
-def _radii(found: Codes, codebook: np.ndarray, latents: np.ndarray | None) -> np.ndarray:
-    """The RMS distance of each book's tokens to their codes, (g,); 0 where tokens are their codes, or are not known."""
-    squares = np.zeros(found.books)
-    if (
-        latents is None
-        or latents.shape[:2] != found.rows.shape
-        or latents.shape[2] != codebook.shape[2]
-    ):
+def _radii(codes: Codes, codebook: np.ndarray, latents: np.ndarray | None) -> np.ndarray:
+    """Return the RMS distance of the tokens of each codebook to their codes, (n_codebooks,).
+
+    It is 0 if tokens are their codes, or if the latents are missing or have another shape.
+    """
+    squares = np.zeros(codes.num_codebooks)
+    shape = (*codes.codes.shape, codebook.shape[2])
+    if latents is None or latents.shape != shape:
         return squares
-    words, block = codebook.reshape(-1, codebook.shape[2]), found.rows.shape[1] // found.books
-    step = max(1, AT_ONCE // (found.rows.shape[1] * codebook.shape[2]))
+    codewords = codebook.reshape(-1, codebook.shape[2])
+    step = max(1, MAX_TOKENS_IN_MEMORY // (shape[1] * shape[2]))
     for start in range(0, len(latents), step):
         part = slice(start, start + step)
-        ids = found.ids(part)
-        square = np.square(np.asarray(latents[part], np.float64) - words[ids]).sum(axis=2) * (
-            ids >= 0
-        )
-        squares += square.reshape(len(ids), found.books, block).sum(axis=(0, 2))
-    return np.sqrt(squares / found.counts.sum(axis=1))
-
-
-def _count(codes: float) -> str:
-    return f"{codes:,.1f}" if codes % 1 else f"{codes:,.0f}"
+        ids = codes.ids(part)
+        difference = np.asarray(latents[part], np.float64) - codewords[ids]
+        square = np.square(difference).sum(axis=2) * (ids >= 0)
+        blocks = square.reshape(len(ids), codes.num_codebooks, codes.tokens_per_codebook)
+        squares += blocks.sum(axis=(0, 2))
+    return np.sqrt(squares / codes.counts.sum(axis=1))

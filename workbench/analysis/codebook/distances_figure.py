@@ -1,64 +1,107 @@
-"""The picture of a book's distances: two panels."""
+"""Figure of the distances between codewords, in two panels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.codebook.distances import CAUSES, MEANING, CodeDistances
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 
-BINS = 40
+if TYPE_CHECKING:
+    from workbench.analysis.codebook.distances import CodeDistances
+
+NUM_BINS = 40
+BAR_LABELS = {
+    "duplicate": "× duplicate",
+    "far": "× far from used codes",
+    "rare": "× expected with more tokens",
+    "passed over": "× never nearest",
+}
 
 
 def draw(result: CodeDistances) -> go.Figure:
-    """Histograms of nearest-code distances, and bars of what became of the codes."""
+    """Draw histograms of the nearest-code distances, and bars of used and dead codes."""
     figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.27)
-    distances = np.concatenate([b.distances for b in result.books])
-    chosen = np.concatenate([b.chosen for b in result.books])
-    edges = np.linspace(distances.min(), distances.max() or 1, BINS + 1)
-    for name, mine, look in (
-        ("used codes", chosen, {"color": COLORS[0]}),
-        ("× dead codes", ~chosen, {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}),
+    _add_histograms(figure, result)
+    _add_codes_by_cause(figure, result)
+    figure.update_layout(
+        title={
+            "text": "Distances between codewords, and causes of dead codes",
+            "subtitle": {"text": _subtitle(result)},
+        },
+        height=420,
+        barmode="stack",
+        bargap=0.25,
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"},
+    )
+    return apply_theme(figure)
+
+
+def _add_histograms(figure: go.Figure, result: CodeDistances) -> None:
+    distances = np.concatenate([codebook.distances for codebook in result.codebooks])
+    is_used = np.concatenate([codebook.is_used for codebook in result.codebooks])
+    edges = np.linspace(distances.min(), distances.max() or 1, NUM_BINS + 1)
+    used_style: dict[str, Any] = {"color": COLORS[0]}
+    dead_style: dict[str, Any] = {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}
+    for name, mask, style in (
+        ("used codes", is_used, used_style),
+        ("× dead codes", ~is_used, dead_style),
     ):
-        if mine.any():
-            figure.add_bar(
-                x=(edges[1:] + edges[:-1]) / 2, y=np.histogram(distances[mine], edges)[0], name=name,
-                width=edges[1] - edges[0], marker={"line": {"width": 0}, **look}, row=1, col=1,
-            )  # fmt: skip
-    figure.update_xaxes(title="distance to the nearest other code", row=1, col=1)
-    figure.update_yaxes(title="codes looked at", row=1, col=1)
-    _fates(figure, result)
-    first, several = result.books[0], len(result.books) > 1
-    drawn = (
-        "" if first.looked_at == first.size else f", {first.looked_at:,} drawn (seed {result.seed})"
-    )
-    each = f"{len(result.books)} books of " if several else ""
-    subtitle = f"{each}{first.size:,} codes{drawn} · {result.dimensions} dimensions · bars: mean of the books"
-    subtitle = subtitle if several else subtitle.rpartition(" · ")[0]
-    title = {
-        "text": "How far apart codes lie, and why some are dead",
-        "subtitle": {"text": subtitle},
-    }
-    figure.update_layout(title=title, height=420, barmode="stack", bargap=0.25)
-    return apply_theme(
-        figure.update_layout(
-            legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
+        if not mask.any():
+            continue
+        figure.add_bar(
+            x=(edges[1:] + edges[:-1]) / 2,
+            y=np.histogram(distances[mask], edges)[0],
+            name=name,
+            width=edges[1] - edges[0],
+            marker={"line": {"width": 0}, **style},
+            row=1,
+            col=1,
         )
-    )
+    figure.update_xaxes(title="distance to the nearest other code", row=1, col=1)
+    figure.update_yaxes(title="codes", row=1, col=1)
 
 
-def _fates(figure: go.Figure, result: CodeDistances) -> None:
-    names = ["used", *(f"× {MEANING[cause]}" for cause in CAUSES)]
-    codes = [np.mean([b.used for b in result.books])]
-    codes += [np.mean([b.dead[cause] for b in result.books]) for cause in CAUSES]
-    text = [f"{x:,.1f}" if x % 1 else f"{x:,.0f}" for x in codes]
-    colours = [COLORS[0], *[DEAD_COLOR] * len(CAUSES)]
+def _add_codes_by_cause(figure: go.Figure, result: CodeDistances) -> None:
+    names = ["used", *BAR_LABELS.values()]
+    codes = [np.mean([codebook.used for codebook in result.codebooks])]
+    codes += [
+        np.mean([codebook.dead[cause] for codebook in result.codebooks]) for cause in BAR_LABELS
+    ]
     figure.add_bar(
-        x=codes, y=names, orientation="h", text=text, textposition="outside", cliponaxis=False, showlegend=False,
-        marker={"color": colours}, hovertemplate="%{y}: %{x:,.1f} codes<extra></extra>", row=1, col=2,
-    )  # fmt: skip
+        x=codes,
+        y=names,
+        orientation="h",
+        text=[f"{x:,.1f}" if x % 1 else f"{x:,.0f}" for x in codes],
+        textposition="outside",
+        cliponaxis=False,
+        showlegend=False,
+        marker={"color": [COLORS[0], *[DEAD_COLOR] * len(BAR_LABELS)]},
+        hovertemplate="%{y}: %{x:,.1f} codes<extra></extra>",
+        row=1,
+        col=2,
+    )
     figure.update_xaxes(title="codes", range=[0, max(codes) * 1.15], row=1, col=2)
     figure.update_yaxes(
-        tickmode="array", tickvals=names, ticktext=names, autorange="reversed", row=1, col=2
+        tickmode="array",
+        tickvals=names,
+        ticktext=names,
+        autorange="reversed",
+        ticklabelstandoff=4,
+        row=1,
+        col=2,
     )
-    figure.update_yaxes(ticklabelstandoff=4, row=1, col=2)  # the words are its title
+
+
+def _subtitle(result: CodeDistances) -> str:
+    first = result.codebooks[0]
+    codes = f"{first.size:,} codes"
+    if len(result.codebooks) > 1:
+        codes = f"{len(result.codebooks)} codebooks of {codes}, bars are means"
+    subset = ""
+    if first.searched < first.size:
+        subset = f", {first.searched:,} drawn (seed {result.seed})"
+    return f"{codes}{subset} · {result.dimensions} dimensions"

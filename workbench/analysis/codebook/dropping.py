@@ -1,6 +1,6 @@
-"""How large a codebook is really needed: the error of the latents when some codes are dropped.
+"""Error of the latents when codes are dropped, to estimate the codebook size that is needed.
 
-A token whose code is dropped takes the nearest code that is left. Keeping the commonest M is dropping the rarest.
+A token whose code is dropped takes the nearest remaining code.
 """
 
 from dataclasses import dataclass, field
@@ -12,73 +12,90 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import parse_codes
-from workbench.analysis.codebook.distances import searchable
+from workbench.analysis.codebook.distances import max_searched_codes
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable, UserError
 
-KEPT = ("commonest", "random", "rarest")
-BEARABLE = 0.05  # relative error a smaller book may add
-AT_ONCE = 1 << 23  # distances in memory at a time
-DASHES = dict(zip(KEPT, (None, "dash", "dot"), strict=True))
+RETAINED = ("commonest", "random", "rarest")  # which codes remain
+DASHES = {"commonest": None, "random": "dash", "rarest": "dot"}
+MAX_RELATIVE_ERROR = 0.05  # error that a smaller codebook may add
+NUM_SIZES = 60
+MAX_DISTANCES_IN_MEMORY = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
 class CodeDropping(Result):
-    """The error that smaller codebooks add, of the books on average."""
+    """Error that smaller codebooks add, averaged over the codebooks."""
 
     size: int
-    books: int
-    kept: np.ndarray = field(repr=False)  # int (m,) codes kept, rising; the last is the whole book
-    errors: dict[str, np.ndarray] = field(
-        repr=False
-    )  # by which codes are kept, (m,): 0 none, 1 as much as one code
-    needed: int  # the fewest of the commonest codes, among `kept`, that add under 5 %
+    num_codebooks: int
+    # int (m,), ascending: numbers of remaining codes; the last is the full codebook.
+    sizes: np.ndarray = field(repr=False)
+    # By remaining codes, (m,): 0 for no error, 1 for that of a single code.
+    errors: dict[str, np.ndarray] = field(repr=False)
+    needed: int  # the smallest of `sizes` at which the commonest codes add under 5 %
     tokens: int
-    drawn: int  # tokens of each book that were followed; 0: all
+    tokens_drawn: int  # number of tokens drawn per codebook; 0 if all were used
     seed: int
 
     def figure(self) -> go.Figure:
-        """Error against codes kept."""
+        """Draw the error by the number of remaining codes."""
         figure = go.Figure()
         for i, (name, error) in enumerate(self.errors.items()):
-            line = {"color": COLORS[i], "dash": DASHES[name]}
-            hover = f"{name} %{{x:,}} kept: %{{y:.3g}}<extra></extra>"
+            label = "random codes remain" if name == "random" else f"the {name} codes remain"
             figure.add_scatter(
-                x=self.kept, y=error, mode="lines+markers", line=line, marker={"size": 4},
-                name=f"the {name} kept" if name != "random" else "random ones kept", hovertemplate=hover,
-            )  # fmt: skip
-        bound = {
-            "mode": "lines",
-            "line": {"color": COLORS[6], "width": 1},
-            "name": f"{100 * BEARABLE:.0f} %",
-        }
-        figure.add_scatter(x=self.kept[[0, -1]], y=[BEARABLE] * 2, hoverinfo="skip", **bound)
-        figure.update_xaxes(title="codes kept", type="log", dtick=1 if self.size > 20 else "D1")
-        figure.update_yaxes(title="error added, of the codes' variance", rangemode="tozero")
-        followed = (
-            f"{self.drawn:,} tokens of each book followed (seed {self.seed})"
-            if self.drawn
-            else "all followed"
+                x=self.sizes,
+                y=error,
+                mode="lines+markers",
+                line={"color": COLORS[i], "dash": DASHES[name]},
+                marker={"size": 4},
+                name=label,
+                hovertemplate=f"{label}, %{{x:,}}: %{{y:.3g}}<extra></extra>",
+            )
+        figure.add_scatter(
+            x=self.sizes[[0, -1]],
+            y=[MAX_RELATIVE_ERROR] * 2,
+            mode="lines",
+            line={"color": COLORS[6], "width": 1},
+            name=f"{100 * MAX_RELATIVE_ERROR:.0f} % error",
+            hoverinfo="skip",
         )
-        each = f"{self.books} books of " if self.books > 1 else ""
-        subtitle = f"{each}{self.size:,} codes · n = {self.tokens:,} tokens, {followed}"
-        title = {"text": "What dropping codes costs", "subtitle": {"text": subtitle}}
+        figure.update_xaxes(
+            title="remaining codes", type="log", dtick=1 if self.size > 20 else "D1"
+        )
+        figure.update_yaxes(title="squared error / variance of the codes", rangemode="tozero")
         figure.update_layout(
-            title=title, height=440, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+            title={
+                "text": "Error added by a smaller codebook",
+                "subtitle": {"text": self._subtitle()},
+            },
+            height=440,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row for each number of codes kept."""
-        errors = {f"error, {name} kept": error for name, error in self.errors.items()}
-        return pd.DataFrame({"kept": self.kept, "dropped": 1 - self.kept / self.size, **errors})
+        """Return one row per number of remaining codes."""
+        errors = {f"error, {name} remain": error for name, error in self.errors.items()}
+        fraction = 1 - self.sizes / self.size
+        return pd.DataFrame({"remaining": self.sizes, "dropped": fraction, **errors})
 
     def summary(self) -> str:
-        """How few codes would do."""
+        """State how few codes are enough."""
         return (
-            f"The {self.needed:,} commonest of {self.size:,} codes would do: with each dropped code replaced by the"
-            f" nearest one kept, the latents' relative error grows by under {100 * BEARABLE:.0f} %."
+            f"The {self.needed:,} commonest of {self.size:,} codes are enough: with each dropped"
+            " code replaced by the nearest remaining one, the relative squared error of the"
+            f" latents is at most {100 * MAX_RELATIVE_ERROR:.0f} %."
         )
+
+    def _subtitle(self) -> str:
+        codes = f"{self.size:,} codes"
+        if self.num_codebooks > 1:
+            codes = f"mean of {self.num_codebooks} codebooks of {codes}"
+        subset = ""
+        if self.tokens_drawn:
+            subset = f", {self.tokens_drawn:,} per codebook drawn (seed {self.seed})"
+        return f"{codes} · n = {self.tokens:,} tokens{subset}"
 
 
 def code_dropping(
@@ -88,65 +105,117 @@ def code_dropping(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeDropping:
-    """Keep only some entries of a codebook (g, k, d), and measure how far tokens are from what they chose.
+    """Drop entries of a codebook, and measure how far tokens move from the codes they selected.
 
-    The error is the mean squared distance over the variance of the chosen codes: 0 with the whole book, at least 1 with
-    one code. Of large books random tokens are followed. Raises NotApplicable where every token chose the same code,
-    UserError for NaN in the codebook and what `read` refuses.
+    The error is the mean squared distance over the variance of the selected codes: 0 for the full
+    codebook, at least 1 for a single code.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords. For large codebooks, random tokens are used.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are left out.
+    seed : int, default 0
+        Seed of the random order of codes and of the tokens drawn.
+
+    Returns
+    -------
+    CodeDropping
+        Error for each number of remaining codes, and the number of codes that is needed.
+
+    Raises
+    ------
+    NotApplicable
+        If there are no tokens, or if every token selected the same code.
+    UserError
+        If the codebook contains NaN, or the codes do not match it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebook = np.repeat(np.eye(2), 4, axis=0)[None]  # two vectors, four copies of each
+    >>> code_dropping(np.array([[0, 4]] * 3), codebook).needed
+    2
     """
-    found = parse_codes(codes, codebook, active, "Code dropping")
+    parsed = parse_codes(codes, codebook, active, "Code dropping")
     if not np.isfinite(codebook).all():
-        raise UserError("The codebook holds NaN or infinity. Collect from an earlier step.")
-    kept = np.unique(np.geomspace(1, found.size, 60).round().astype(np.int64))
+        raise UserError(
+            "The codebook contains NaN or infinity. Collect the evidence from an earlier step."
+        )
+    sizes = np.unique(np.geomspace(1, parsed.codebook_size, NUM_SIZES).round().astype(np.int64))
     random = np.random.default_rng(seed)
-    curves = [
-        _curves(np.asarray(w, np.float32), c, kept, random)
-        for w, c in zip(codebook, found.counts, strict=True)
-    ]
-    curves = [curve for curve in curves if curve is not None]
+    curves = []
+    for codewords, counts in zip(codebook, parsed.counts, strict=True):
+        errors_by_order = _errors(np.asarray(codewords, np.float32), counts, sizes, random)
+        if errors_by_order is not None:
+            curves.append(errors_by_order)
     if not curves:
         raise NotApplicable(
-            "Code dropping needs tokens that differ; every one of these chose the same code."
+            "Code dropping needs tokens that differ; every token selected the same code."
         )
-    errors = {name: np.mean([curve[name] for curve in curves], axis=0) for name in KEPT}
-    needed = int(kept[errors["commonest"] <= BEARABLE][0])
-    most = _followed(found.size, codebook.shape[2])
-    drawn = most if most < (found.counts > 0).sum(axis=1).max() else 0
+    errors = {name: np.mean([curve[name] for curve in curves], axis=0) for name in RETAINED}
+    max_tokens = _max_tokens(parsed.codebook_size, codebook.shape[2])
+    max_used = (parsed.counts > 0).sum(axis=1).max()
     return CodeDropping(
-        found.size, found.books, kept, errors, needed, int(found.counts.sum()), drawn, seed
+        size=parsed.codebook_size,
+        num_codebooks=parsed.num_codebooks,
+        sizes=sizes,
+        errors=errors,
+        needed=int(sizes[errors["commonest"] <= MAX_RELATIVE_ERROR][0]),
+        tokens=int(parsed.counts.sum()),
+        tokens_drawn=max_tokens if max_tokens < max_used else 0,
+        seed=seed,
     )
 
 
-def _curves(
-    words: np.ndarray, counts: np.ndarray, kept: np.ndarray, random: np.random.Generator
+def _errors(
+    codewords: np.ndarray, counts: np.ndarray, sizes: np.ndarray, random: np.random.Generator
 ) -> dict[str, np.ndarray] | None:
-    """The error for each number of codes kept, by which are kept; None where the chosen codes do not vary."""
-    share, used = counts / counts.sum(), np.flatnonzero(counts)
-    words = words - share.astype(np.float32) @ words
-    variance = share @ np.square(words, dtype=np.float64).sum(axis=1)
+    """Return the error for each size, by remaining codes; None if the used codes do not vary."""
+    share = counts / counts.sum()
+    codewords = codewords - share.astype(np.float32) @ codewords
+    variance = share @ np.square(codewords, dtype=np.float64).sum(axis=1)
     if not variance:
         return None
-    most = _followed(*words.shape)
-    if len(used) > most:
-        rows, weights = random.choice(len(words), most, p=share), np.full(most, 1 / most)
-    else:
-        rows, weights = used, share[used]
+    rows, weights = _weighted_rows(codewords, counts, random)
     order = np.argsort(-counts, kind="stable")
-    orders = {"commonest": order, "random": random.permutation(len(words)), "rarest": order[::-1]}
-    starts = np.concatenate([[0], kept[:-1]])
-    norms, errors = np.square(words).sum(axis=1), {name: np.zeros(len(kept)) for name in KEPT}
-    step = max(1, AT_ONCE // len(words))
+    orders = {
+        "commonest": order,
+        "random": random.permutation(len(codewords)),
+        "rarest": order[::-1],
+    }
+    starts = np.concatenate([[0], sizes[:-1]])
+    norms = np.square(codewords).sum(axis=1)
+    errors = {name: np.zeros(len(sizes)) for name in RETAINED}
+    step = max(1, MAX_DISTANCES_IN_MEMORY // len(codewords))
     for i in range(0, len(rows), step):
         part = rows[i : i + step]
-        squares = np.maximum(norms[part, None] + norms - 2 * words[part] @ words.T, 0)
-        squares[np.arange(len(part)), part] = 0  # exactly: a code that is kept costs nothing
+        products = 2 * codewords[part] @ codewords.T
+        squares = np.maximum(norms[part, None] + norms - products, 0)
+        squares[np.arange(len(part)), part] = 0  # exactly 0 for a code that remains
         for name, order in orders.items():
-            nearest = np.minimum.accumulate(
-                np.minimum.reduceat(squares[:, order], starts, axis=1), axis=1
-            )
+            group_minimum = np.minimum.reduceat(squares[:, order], starts, axis=1)
+            nearest = np.minimum.accumulate(group_minimum, axis=1)
             errors[name] += weights[i : i + step] @ nearest
     return {name: error / variance for name, error in errors.items()}
 
 
-def _followed(size: int, dim: int) -> int:
-    return searchable(2 * size, dim)  # its distances are sorted thrice besides
+def _weighted_rows(
+    codewords: np.ndarray, counts: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the used codes with their shares, or as many random tokens as are affordable."""
+    share = counts / counts.sum()
+    used = np.flatnonzero(counts)
+    max_tokens = _max_tokens(*codewords.shape)
+    if len(used) <= max_tokens:
+        return used, share[used]
+    tokens = random.choice(len(codewords), max_tokens, p=share)
+    return tokens, np.full(max_tokens, 1 / max_tokens)
+
+
+def _max_tokens(size: int, dim: int) -> int:
+    # The distances of each token are also sorted three times, hence half as many tokens.
+    return max_searched_codes(2 * size, dim)

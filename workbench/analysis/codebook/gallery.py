@@ -1,9 +1,10 @@
-"""What a code stands for: patches of held-out images whose token chose it.
+"""Gallery of codes: patches of held-out images whose token selected each code.
 
-Tokens without a place in the image are shown by the whole image: what the images of a code have in common.
+Tokens without a position in the image are represented by the full image: the gallery then shows
+what the images of a code have in common.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,71 +20,83 @@ from workbench.core.errors import UserError
 
 Order = Literal["commonest", "rarest", "random"]
 CONTEXT = 1  # patches of surroundings on each side
+ROW_HEIGHT_PX = 58
+# Latents differ from their codes if a distance exceeds this fraction of the code's length.
+MIN_RELATIVE_DISTANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryRow:
     """One code of the gallery."""
 
-    book: int
+    codebook: int
     code: int
-    times: int  # how often it was chosen
-    images: int  # how many hold it
-    common: str  # its most frequent class; empty without labels
-    share: float  # of its tokens in that class; NaN without labels
-    distance: float  # mean of the shown tokens to the code; NaN where tokens are their codes, or are not known
+    count: int  # tokens that selected the code
+    images: int  # images that contain the code
+    common_class: str  # most frequent class of its tokens; empty without labels
+    class_share: float  # fraction of its tokens in that class; NaN without labels
+    # Mean distance of the tokens in the row to the code; NaN if tokens are their codes.
+    distance: float
 
 
 @dataclass(frozen=True, eq=False)
 class CodeGallery(Result):
-    """A row of patches, or of images, for each of some codes."""
+    """One row of patches or images for each of some codes."""
 
-    codes: tuple[Shown, ...]
+    rows: tuple[GalleryRow, ...]
     order: Order
     grid: tuple[int, int] | None
-    members: int
-    nearest: bool  # the members are those nearest to the code; else random ones
+    members: int  # patches in the longest row
+    nearest: bool  # whether the members are the nearest to the code; otherwise they are random
     seed: int
     n: int  # images
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
 
     def figure(self) -> go.Figure:
-        """The mosaic; beside each row its code and how often that was chosen."""
-        prefix = any(c.book for c in self.codes)
-        names = [f"{f'{c.book}:' if prefix else ''}{c.code} · {c.times:,}×" for c in self.codes]
-        figure = image_grid.draw(self.mosaic, names, (len(names), self.members), row_height=58)
-        title = {
-            "text": f"The {self.order} codes that were chosen",
-            "subtitle": {"text": f"n = {self.n:,} images · {self._what()}"},
-        }
-        figure.update_xaxes(title=f"at most {self.members} for a code, each of another image")
-        return apply_theme(figure.update_layout(title=title))
+        """Draw the mosaic, with the code and its count next to each row."""
+        has_several = any(row.codebook for row in self.rows)
+        names = []
+        for row in self.rows:
+            code = f"{row.codebook}:{row.code}" if has_several else str(row.code)
+            names.append(f"{code} · {row.count:,}×")
+        figure = image_grid.draw(
+            self.mosaic, names, (len(names), self.members), row_height=ROW_HEIGHT_PX
+        )
+        subtitle = f"n = {self.n:,} images · {self._description()}"
+        figure.update_xaxes(title=f"up to {self.members} per code, each from a different image")
+        figure.update_layout(
+            title={
+                "text": f"Code gallery: the {self.order} used codes",
+                "subtitle": {"text": subtitle},
+            }
+        )
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a code shown."""
-        columns = ("book", "code", "times", "images", "common", "share", "distance")
-        return pd.DataFrame([{name: getattr(c, name) for name in columns} for c in self.codes])
+        """Return one row per code of the gallery."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
     def summary(self) -> str:
-        """What is shown, and which of the codes is most one class's."""
-        first = f"The {self.order} {len(self.codes)} codes, {self._what()}."
-        named = [c for c in self.codes if c.common]
-        if not named:
-            return first
-        pure = max(named, key=lambda c: (c.share, c.times))
+        """State which codes the gallery contains, and the code with the purest class."""
+        scope = f"The {self.order} {len(self.rows)} used codes, {self._description()}."
+        labelled = [row for row in self.rows if row.common_class]
+        if not labelled:
+            return scope
+        purest = max(labelled, key=lambda row: (row.class_share, row.count))
         return (
-            f"{first} Of these, code {pure.code} is most one class's: {100 * pure.share:.0f} % of its"
-            f" {pure.times:,} tokens are of class {pure.common}."
+            f"{scope} Code {purest.code} is the most specific to one class:"
+            f" {100 * purest.class_share:.0f} % of its {purest.count:,} tokens belong to class"
+            f" {purest.common_class}."
         )
 
-    def _what(self) -> str:
-        kind = (
-            "whole images, the tokens having no place"
-            if self.grid is None
-            else "patches with their surroundings"
-        )
-        chosen = "nearest to the code" if self.nearest else f"drawn at random (seed {self.seed})"
-        return f"{kind}, {chosen}"
+    def _description(self) -> str:
+        if self.grid is None:
+            kind = "full images (tokens have no position)"
+        else:
+            kind = "patches with surroundings"
+        if self.nearest:
+            return f"{kind}, nearest to the code"
+        return f"{kind}, drawn at random (seed {self.seed})"
 
 
 def code_gallery(
@@ -101,98 +114,151 @@ def code_gallery(
     members: Annotated[int, Range(4, 16)] = 10,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeGallery:
-    """Show `members` tokens of each of `show` codes: on a grid their patches, else their whole images.
+    """Show the image patches of the tokens that selected each of some codes.
 
-    Those whose latents are nearest to the code come first; where latents are the codes themselves they are drawn at
-    random. Each is of another image. Raises UserError for images or labels that are not as many as the codes, a grid
-    that does not hold the tokens and what `read` refuses.
+    Tokens whose latents are nearest to the code come first. If the latents are the codes
+    themselves, tokens are drawn at random. Each token of a row belongs to a different image.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n_images, height, width, channels)
+        The images.
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords.
+    latents : ndarray of float, shape (n_images, n_tokens, dim), optional
+        Vectors that the decoder reads, which order the members of a row.
+    labels : ndarray of int, shape (n_images,), optional
+        Classes of the images.
+    names : tuple of str, optional
+        Names of the classes, by label.
+    grid : (int, int), optional
+        Rows and columns of the token grid. Without a grid, full images are shown.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are left out.
+    order : {"commonest", "rarest", "random"}, default "commonest"
+        Which of the used codes to show.
+    show : int, default 10
+        Number of codes.
+    members : int, default 10
+        Number of tokens per code.
+    seed : int, default 0
+        Seed of random codes and random members.
+
+    Returns
+    -------
+    CodeGallery
+        The codes with their counts and classes, and the mosaic of their patches.
+
+    Raises
+    ------
+    UserError
+        If images, labels or grid do not match the codes, or the codes the codebook.
+    NotApplicable
+        If there are no tokens.
     """
-    found = parse_codes(codes, codebook, active, "Code gallery")
+    parsed = parse_codes(codes, codebook, active, "Code gallery")
     if len(images) != len(codes):
         raise UserError(
-            f"There are {len(images)} images and codes of {len(codes)}. Do both come from the same run?"
+            f"There are {len(images)} images, but codes of {len(codes)} images."
+            " Do both come from the same run?"
         )
     check_grid(grid, codes.shape[1])
-    texts, random = class_names(labels, names, len(codes)), np.random.default_rng(seed)
-    chosen = _chosen(found.counts.ravel(), order, show, random)
-    places = _places(found, chosen)
-    soft = latents is not None and latents.shape == (*codes.shape, codebook.shape[2])
-    words = codebook.reshape(-1, codebook.shape[2])
-    rows, shown, nearest = [], [], False
-    for one in chosen.tolist():
-        image, token = places[one]
-        distance = (
-            np.linalg.norm(latents[image, token] - words[one], axis=1)
-            if soft
-            else np.zeros(len(image))
-        )
-        apart = bool(distance.max() > 1e-4 * np.linalg.norm(words[one]))
-        kept = _of_other_images(image, distance if apart else random.random(len(image)), members)
-        nearest, mean = nearest or apart, float(distance[kept].mean()) if apart else float("nan")
-        rows.append(np.stack([_patch(images[image[i]], token[i], grid) for i in kept]))
-        shown.append(
-            Shown(
-                *divmod(one, found.size),
-                len(image),
-                len(np.unique(image)),
-                *_common(texts, image),
-                mean,
+    class_of_image = class_names(labels, names, len(codes))
+    random = np.random.default_rng(seed)
+    code_ids = _select_codes(parsed.counts.ravel(), order, show, random)
+    tokens_by_id = _tokens_by_id(parsed, code_ids)
+    codewords = codebook.reshape(-1, codebook.shape[2])
+    if latents is not None and latents.shape != (*codes.shape, codebook.shape[2]):
+        latents = None
+    rows: list[GalleryRow] = []
+    patches: list[np.ndarray] = []
+    has_nearest = False
+    for code_id in code_ids.tolist():
+        image, token = tokens_by_id[code_id]
+        distance = np.zeros(len(image))
+        if latents is not None:
+            distance = np.linalg.norm(latents[image, token] - codewords[code_id], axis=1)
+        code_length = np.linalg.norm(codewords[code_id])
+        differs = bool(distance.max() > MIN_RELATIVE_DISTANCE * code_length)
+        priority = distance if differs else random.random(len(image))
+        row_members = _first_of_each_image(image, priority, members)
+        has_nearest = has_nearest or differs
+        patches.append(np.stack([_patch(images[image[i]], token[i], grid) for i in row_members]))
+        common_class, class_share = _common_class(class_of_image, image)
+        rows.append(
+            GalleryRow(
+                codebook=code_id // parsed.codebook_size,
+                code=code_id % parsed.codebook_size,
+                count=len(image),
+                images=len(np.unique(image)),
+                common_class=common_class,
+                class_share=class_share,
+                distance=float(distance[row_members].mean()) if differs else float("nan"),
             )
         )
     return CodeGallery(
-        tuple(shown),
-        order,
-        grid,
-        max(map(len, rows)),
-        nearest,
-        seed,
-        len(codes),
-        image_grid.compose(rows),
+        rows=tuple(rows),
+        order=order,
+        grid=grid,
+        members=max(map(len, patches)),
+        nearest=has_nearest,
+        seed=seed,
+        n=len(codes),
+        mosaic=image_grid.compose(patches),
     )
 
 
-def _chosen(totals: np.ndarray, order: Order, show: int, random: np.random.Generator) -> np.ndarray:
+def _select_codes(
+    totals: np.ndarray, order: Order, count: int, random: np.random.Generator
+) -> np.ndarray:
     used = np.flatnonzero(totals)
     if order == "random":
-        return np.sort(random.permutation(used)[:show])
-    ranked = used[np.argsort(totals[used] * (-1 if order == "commonest" else 1), kind="stable")]
-    return ranked[:show]
+        return np.sort(random.permutation(used)[:count])
+    sign = -1 if order == "commonest" else 1
+    return used[np.argsort(sign * totals[used], kind="stable")][:count]
 
 
-def _places(found: Codes, chosen: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """The images and tokens, int (m,) each, that chose each of some ids."""
-    start, parts = 0, []
-    wanted = np.zeros(found.counts.size + 1, bool)  # the last: of an inactive token, whose id is -1
-    wanted[chosen] = True
-    for ids in found.parts():
-        image, token = np.nonzero(wanted[ids])
-        parts.append((ids[image, token], image + start, token))
-        start += len(ids)
-    ids, image, token = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return {int(one): (image[ids == one], token[ids == one]) for one in chosen}
+def _tokens_by_id(codes: Codes, code_ids: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each code id, the images and tokens, int (m,) each, that selected it."""
+    # The last entry is the one of inactive tokens, whose id is -1.
+    is_selected = np.zeros(codes.counts.size + 1, bool)
+    is_selected[code_ids] = True
+    start = 0
+    parts = []
+    for part_ids in codes.iter_ids():
+        part_image, part_token = np.nonzero(is_selected[part_ids])
+        parts.append((part_ids[part_image, part_token], part_image + start, part_token))
+        start += len(part_ids)
+    ids, image, token = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return {int(i): (image[ids == i], token[ids == i]) for i in code_ids}
 
 
-def _of_other_images(image: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
-    """Places of the first by `order`, each of another image."""
-    ranked = np.argsort(order, kind="stable")
+def _first_of_each_image(image: np.ndarray, priority: np.ndarray, count: int) -> np.ndarray:
+    """Return indices of the first tokens by priority, at most one per image."""
+    ranked = np.argsort(priority, kind="stable")
     first = np.unique(image[ranked], return_index=True)[1]
-    return ranked[np.sort(first)[:most]]
+    return ranked[np.sort(first)[:count]]
 
 
 def _patch(image: np.ndarray, token: int, grid: tuple[int, int] | None) -> np.ndarray:
-    """The part of an image (h, w, c) that a token stands for, with its surroundings, mirrored at the image's edge."""
+    """Cut out the part of an image (h, w, c) of a token, mirrored at the edge of the image."""
     if grid is None:
         return np.asarray(image)
-    high, wide = image.shape[0] // grid[0], image.shape[1] // grid[1]
+    height = image.shape[0] // grid[0]
+    width = image.shape[1] // grid[1]
     row, column = divmod(int(token), grid[1])
-    edges = ((CONTEXT * high, CONTEXT * high), (CONTEXT * wide, CONTEXT * wide), (0, 0))
+    edges = ((CONTEXT * height, CONTEXT * height), (CONTEXT * width, CONTEXT * width), (0, 0))
     padded = np.pad(np.asarray(image), edges, mode="symmetric")
     span = 2 * CONTEXT + 1
-    return padded[row * high : (row + span) * high, column * wide : (column + span) * wide]
+    rows = slice(row * height, (row + span) * height)
+    columns = slice(column * width, (column + span) * width)
+    return padded[rows, columns]
 
 
-def _common(texts: tuple[str, ...], image: np.ndarray) -> tuple[str, float]:
-    if not texts:
+def _common_class(class_of_image: tuple[str, ...], image: np.ndarray) -> tuple[str, float]:
+    if not class_of_image:
         return "", float("nan")
-    classes, counts = np.unique([texts[i] for i in image], return_counts=True)
+    classes, counts = np.unique([class_of_image[i] for i in image], return_counts=True)
     return str(classes[counts.argmax()]), float(counts.max() / len(image))

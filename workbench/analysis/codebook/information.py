@@ -1,11 +1,11 @@
-"""What a code tells of its place and of its image's class, beyond what chance seems to tell.
+"""Mutual information of codes with their position and with the class of their image.
 
-Chance is measured, not assumed: classes are shuffled among images, never among tokens, for the tokens of one image are
-alike; places are shuffled within each image.
+Chance is measured by shuffling. Classes are shuffled among images, never among tokens, because the
+tokens of one image are dependent. Positions are shuffled within each image.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -25,131 +25,173 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
-MOST_TOKENS = 2_000_000  # of more, random images are taken
-SUPPORT = 10  # tokens: of rarer codes nothing is said alone
-MOST_POINTS = 3000
+MIN_IMAGES = 2
+MAX_TOKENS = 2_000_000  # larger evidence is reduced to random images
+MIN_SUPPORT = 10  # tokens per code: the purity of rarer codes is mostly noise
+MAX_POINTS = 3000
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the codes of one book tell of one thing, bits a token."""
+class CodeInformationRow:
+    """Mutual information of the codes of one codebook with one attribute, in bits per token."""
 
-    book: int
-    of: str  # "position" or "class"
-    plug_in: float  # biased upward
-    shuffled: float  # mean over shuffles: what is due to chance
-    deviation: float  # of the shuffles
-    most: float  # the thing's own entropy: all there is to tell
+    codebook: int
+    attribute: str  # "position" or "class"
+    plug_in: float  # plug-in estimate, biased upward
+    shuffled: float  # mean over shuffles: the part due to chance
+    deviation: float  # standard deviation over shuffles; NaN for one shuffle
+    attribute_entropy: float  # upper bound of the mutual information
 
     @property
     def corrected(self) -> float:
-        """What is left beyond chance."""
+        """Plug-in estimate minus its chance value."""
         return self.plug_in - self.shuffled
 
 
 @dataclass(frozen=True, eq=False)
 class CodeInformation(Result):
-    """What codes tell of position and class, and how pure the commoner codes are."""
+    """Information of codes about position and class, and class purity of frequent codes."""
 
-    told: tuple[Told, ...]
-    support: np.ndarray = field(
-        repr=False
-    )  # int (m,) how often each of some codes was chosen, at least SUPPORT
-    purity: np.ndarray = field(
-        repr=False
-    )  # (m,) the share of its tokens in its most frequent class
-    purity_shuffled: np.ndarray = field(
-        repr=False
-    )  # (m,) the same with classes shuffled among images
-    coverage: float  # share of the tokens whose codes have that support
-    commoner: int  # codes with that support
-    bits: float  # entropy of a token's code, mean over books
+    rows: tuple[CodeInformationRow, ...]
+    # int (m,): tokens of some codes with at least MIN_SUPPORT tokens.
+    support: np.ndarray = field(repr=False)
+    # (m,): fraction of the tokens of a code in its most frequent class.
+    purity: np.ndarray = field(repr=False)
+    # (m,): the same with classes shuffled among images.
+    purity_shuffled: np.ndarray = field(repr=False)
+    coverage: float  # fraction of the tokens whose codes have enough support
+    supported_codes: int  # number of codes with enough support
+    bits: float  # entropy of the code of a token, mean over codebooks
     images: int
-    of: int  # images in the evidence
+    images_total: int  # images in the evidence
     tokens: int
     shuffles: int
     seed: int
 
-    def mean(self, of: str, name: str) -> float:
-        """The mean over books of a number of what is told of position or class; NaN where it was not asked."""
-        found = [getattr(t, name) for t in self.told if t.of == of]
-        return float(np.mean(found)) if found else float("nan")
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes, in the order of the rows."""
+        return tuple(dict.fromkeys(row.attribute for row in self.rows))
+
+    def mean(self, attribute: str, name: str) -> float:
+        """Return the mean of a field over codebooks; NaN if the attribute was not measured."""
+        values = [getattr(row, name) for row in self.rows if row.attribute == attribute]
+        return float(np.mean(values)) if values else float("nan")
 
     def figure(self) -> go.Figure:
-        """Bits told of each thing beside chance, and each commoner code's purity."""
-        things = list(dict.fromkeys(t.of for t in self.told))
-        figure = make_subplots(rows=1, cols=2, column_widths=[0.45, 0.55], horizontal_spacing=0.14)
-        for name, field_, colour, pattern in (
+        """Draw the information about each attribute, and the purity of codes by support."""
+        figure = make_subplots(rows=1, cols=2, column_widths=[0.4, 0.6], horizontal_spacing=0.14)
+        self._add_information(figure)
+        self._add_purity(figure)
+        images = describe_subset(self.images, self.images_total)
+        subtitle = (
+            f"n = {images}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
+        )
+        figure.update_layout(
+            title={
+                "text": "Information of codes about position and class",
+                "subtitle": {"text": subtitle},
+            },
+            height=440,
+            barmode="stack",
+            bargap=0.5,
+            legend={
+                "orientation": "h",
+                "y": -0.2,
+                "yanchor": "top",
+                "traceorder": "normal",
+                "itemsizing": "constant",
+            },
+        )
+        return apply_theme(figure)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per codebook and attribute, in bits per token."""
+        rows = [
+            {
+                "codebook": row.codebook,
+                "attribute": row.attribute,
+                "plug_in": row.plug_in,
+                "shuffled": row.shuffled,
+                "deviation": row.deviation,
+                "corrected": row.corrected,
+                "attribute_entropy": row.attribute_entropy,
+            }
+            for row in self.rows
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """State the information beyond chance of the possible information, and the purity."""
+        parts = []
+        for attribute in self.attributes:
+            # Adding 0.0 turns a rounded -0.0 into 0.0.
+            corrected = round(self.mean(attribute, "corrected"), 2) + 0.0
+            parts.append(
+                f"{corrected:.2f} of {self.mean(attribute, 'attribute_entropy'):.2f} bits about"
+                f" the {attribute} (beyond {self.mean(attribute, 'shuffled'):.2f} by chance)"
+            )
+        sentence = f"The code of a token ({self.bits:.2f} bits) contains {' and '.join(parts)}."
+        if not len(self.support):
+            return sentence
+        purity = float(np.average(self.purity, weights=self.support))
+        purity_shuffled = float(np.average(self.purity_shuffled, weights=self.support))
+        return (
+            f"{sentence} On average, {100 * purity:.0f} % of the tokens of a code belong to its"
+            f" most frequent class, versus {100 * purity_shuffled:.0f} % by chance (codes with"
+            f" at least {MIN_SUPPORT} tokens, {100 * self.coverage:.0f} % of all tokens)."
+        )
+
+    def _add_information(self, figure: go.Figure) -> None:
+        for label, name, color, pattern in (
             ("beyond chance", "corrected", COLORS[0], ""),
             ("chance (shuffled)", "shuffled", COLORS[6], "/"),
         ):
-            values = [max(self.mean(of, field_), 0) for of in things]
-            look = {"color": colour, "pattern": {"shape": pattern}}
-            hover = f"{name}: %{{y:.3f}} bits<extra></extra>"
             figure.add_bar(
-                x=things, y=values, name=name, marker=look, hovertemplate=hover, row=1, col=1
+                x=list(self.attributes),
+                y=[max(self.mean(attribute, name), 0) for attribute in self.attributes],
+                name=label,
+                marker={"color": color, "pattern": {"shape": pattern}},
+                hovertemplate=f"{label}: %{{y:.3f}} bits<extra></extra>",
+                row=1,
+                col=1,
             )
-        figure.update_xaxes(title="what a code tells of", row=1, col=1)
-        figure.update_yaxes(title="bits a token, plug-in", row=1, col=1)
-        for name, purity, colour, symbol in (
+        figure.update_xaxes(title="attribute", row=1, col=1)
+        figure.update_yaxes(title="mutual information, bits per token", row=1, col=1)
+
+    def _add_purity(self, figure: go.Figure) -> None:
+        for label, purity, color, symbol in (
             ("classes shuffled among images", self.purity_shuffled, COLORS[6], "x"),
             ("codes", self.purity, COLORS[0], "circle"),
         ):
-            marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.75}
             figure.add_scatter(
-                x=self.support, y=purity, mode="markers", marker=marker, name=name, row=1, col=2
+                x=self.support,
+                y=purity,
+                mode="markers",
+                marker={"color": color, "symbol": symbol, "size": 5, "opacity": 0.75},
+                name=label,
+                row=1,
+                col=2,
             )
         figure.update_xaxes(
-            title=f"times chosen, at least {SUPPORT}",
+            title=f"tokens per code (at least {MIN_SUPPORT})",
             type="log",
             row=1,
             col=2,
-            **_ticks(self.support),
+            **_log_ticks(self.support),
         )
-        figure.update_yaxes(title="share in its commonest class", range=[0, 1.03], row=1, col=2)
-        said = f"n = {describe_subset(self.images, self.of)}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
-        title = {"text": "What codes tell", "subtitle": {"text": said}}
-        legend = {
-            "orientation": "h",
-            "y": -0.2,
-            "yanchor": "top",
-            "traceorder": "normal",
-            "itemsizing": "constant",
-        }
-        return apply_theme(
-            figure.update_layout(
-                title=title, height=440, barmode="stack", bargap=0.5, legend=legend
-            )
+        figure.update_yaxes(
+            title="fraction in the most frequent class", range=[0, 1.03], row=1, col=2
         )
 
-    def table(self) -> pd.DataFrame:
-        """One row for each book and thing, in bits a token."""
-        columns = ("book", "of", "plug_in", "shuffled", "deviation", "corrected", "most")
-        return pd.DataFrame([{name: getattr(t, name) for name in columns} for t in self.told])
 
-    def summary(self) -> str:
-        """What is told beyond chance, of all there is to tell."""
-        parts = [
-            f"{round(self.mean(of, 'corrected'), 2) + 0.0:.2f} of {self.mean(of, 'most'):.2f} bits of its {of}, above"
-            f" {self.mean(of, 'shuffled'):.2f} by chance,"
-            for of in dict.fromkeys(t.of for t in self.told)
-        ]
-        sentence = (
-            f"A token's code, of {self.bits:.2f} bits, tells {' and '.join(parts)}".removesuffix(
-                ","
-            )
-            + "."
-        )
-        if len(self.support):
-            pure, chance = (
-                float(np.average(p, weights=self.support))
-                for p in (self.purity, self.purity_shuffled)
-            )
-            sentence += (
-                f" {100 * pure:.0f} % of a code's tokens are of its commonest class, {100 * chance:.0f} % by chance"
-                f" (codes chosen {SUPPORT} times or more, {100 * self.coverage:.0f} % of the tokens)."
-            )
-        return sentence
+@dataclass(frozen=True, eq=False)
+class _Purity:
+    """Tokens of each code of a codebook in its most frequent class, int (codebook_size,)."""
+
+    support: np.ndarray  # tokens of each code
+    in_class: np.ndarray
+    in_shuffled_class: np.ndarray
 
 
 def code_information(
@@ -161,97 +203,157 @@ def code_information(
     shuffles: Annotated[int, Range(1, 20)] = 5,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> CodeInformation:
-    """Measure the mutual information of codes (n, tokens) with their place and with their image's class (n,).
+    """Measure the mutual information of codes with their position and the class of their image.
 
-    Of more than two million tokens random images are taken. Raises NotApplicable for under two images, or where there
-    is neither a second place nor a second class; UserError for labels that are not n and what `read` refuses.
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected. Of more than two million tokens, random
+        images are used.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords.
+    labels : ndarray of int, shape (n_images,), optional
+        Classes of the images.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are left out.
+    shuffles : int, default 5
+        Number of shuffles that estimate the chance value.
+    seed : int, default 0
+        Seed of the shuffles and subsets.
+
+    Returns
+    -------
+    CodeInformation
+        Information per codebook and attribute, in bits per token, and class purity of codes.
+
+    Raises
+    ------
+    NotApplicable
+        If there are under two images, or neither a second position nor a second class.
+    UserError
+        If the labels do not match the images, or the codes the codebook.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codes = np.repeat([[0], [1]], 50, axis=0)
+    >>> result = code_information(codes, np.eye(2)[None], labels=codes[:, 0])
+    >>> result.rows[0].attribute, result.rows[0].plug_in
+    ('class', 1.0)
     """
-    found, n = parse_codes(codes, codebook, active, "Code information"), len(codes)
-    if n < 2:
-        raise NotApplicable(f"Code information needs at least 2 images; this evidence has {n}.")
-    class_names(labels, (), n)
+    parsed = parse_codes(codes, codebook, active, "Code information")
+    n = len(codes)
+    if n < MIN_IMAGES:
+        raise NotApplicable(
+            f"Code information needs at least {MIN_IMAGES} images; this evidence has {n}."
+        )
+    class_names(labels, (), n)  # checks the number of labels
     random = np.random.default_rng(seed)
-    images = subsample(n, max(2, MOST_TOKENS // codes.shape[1]), random)
-    classes = (
-        None if labels is None else np.unique(np.asarray(labels)[images], return_inverse=True)[1]
-    )
-    told, purities, bits = [], [], []
-    for book in range(found.books):
-        code, image, position = found.of_book(book, images)
+    images = subsample(n, max(MIN_IMAGES, MAX_TOKENS // codes.shape[1]), random)
+    classes = None
+    if labels is not None:
+        classes = np.unique(np.asarray(labels)[images], return_inverse=True)[1]
+    has_classes = classes is not None and bool(classes.any())
+    rows: list[CodeInformationRow] = []
+    purities: list[_Purity] = []
+    bits = []
+    for index in range(parsed.num_codebooks):
+        code, image, position = parsed.of_codebook(index, images)
         bits.append(entropy(np.bincount(code)))
         if len(np.unique(position)) > 1:
             shuffled = [
                 mutual_information(code, within_groups(position, image, random))
                 for _ in range(shuffles)
             ]
-            told.append(_told(book, "position", code, position, shuffled))
-        if classes is not None and classes.any():
-            others = [random.permutation(classes)[image] for _ in range(shuffles)]
-            shuffled = [mutual_information(code, other) for other in others]
-            told.append(_told(book, "class", code, classes[image], shuffled))
-            purities.append((_purity(code, classes[image]), _purity(code, others[0])))
-    if not told:
+            rows.append(_row(index, "position", code, position, shuffled))
+        if has_classes and classes is not None:
+            shuffled_classes = [random.permutation(classes)[image] for _ in range(shuffles)]
+            shuffled = [mutual_information(code, shuffle) for shuffle in shuffled_classes]
+            rows.append(_row(index, "class", code, classes[image], shuffled))
+            purities.append(_purity(code, classes[image], shuffled_classes[0]))
+    if not rows:
         raise NotApplicable(
-            "Code information needs two tokens of a book, or images of two classes; here is neither."
+            "Code information needs at least two tokens per codebook or images of two classes."
         )
-    told.sort(key=lambda t: (t.of, t.book))
-    support, purity, shuffled, coverage, commoner = _commoner(purities, random)
-    sizes = (len(images), n, int(_tokens(found, images)), shuffles, seed)
+    rows.sort(key=lambda row: (row.attribute, row.codebook))
+    pooled = _pooled(purities)
+    is_supported = np.flatnonzero(pooled.support >= MIN_SUPPORT)
+    points = is_supported[subsample(len(is_supported), MAX_POINTS, random)]
+    support = pooled.support[points]
+    coverage = float("nan")
+    if purities:
+        coverage = float(pooled.support[is_supported].sum() / pooled.support.sum())
     return CodeInformation(
-        tuple(told), support, purity, shuffled, coverage, commoner, float(np.mean(bits)), *sizes
+        rows=tuple(rows),
+        support=support,
+        purity=pooled.in_class[points] / support,
+        purity_shuffled=pooled.in_shuffled_class[points] / support,
+        coverage=coverage,
+        supported_codes=len(is_supported),
+        bits=float(np.mean(bits)),
+        images=len(images),
+        images_total=n,
+        tokens=_num_tokens(parsed, images),
+        shuffles=shuffles,
+        seed=seed,
     )
 
 
-def _ticks(support: np.ndarray) -> dict[str, list]:
-    """One, two and five in every power of ten around the numbers."""
-    top = max(int(support.max(initial=1)), 2 * SUPPORT)
-    values = [d * 10**i for i in range(9) for d in (1, 2, 5) if SUPPORT <= d * 10**i <= 2 * top]
-    values = values if len(values) <= 6 else [v for v in values if str(v)[0] == "1"]
-    return {"tickvals": values, "ticktext": [f"{v:,}" for v in values]}
-
-
-def _told(book: int, of: str, code: np.ndarray, thing: np.ndarray, shuffled: list[float]) -> Told:
+def _row(
+    codebook: int, attribute: str, code: np.ndarray, values: np.ndarray, shuffled: list[float]
+) -> CodeInformationRow:
     deviation = float(np.std(shuffled, ddof=1)) if len(shuffled) > 1 else float("nan")
-    most = entropy(np.bincount(thing))
-    return Told(
-        book, of, mutual_information(code, thing), float(np.mean(shuffled)), deviation, most
+    return CodeInformationRow(
+        codebook=codebook,
+        attribute=attribute,
+        plug_in=mutual_information(code, values),
+        shuffled=float(np.mean(shuffled)),
+        deviation=deviation,
+        attribute_entropy=entropy(np.bincount(values)),
     )
 
 
-def _purity(code: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often each code was chosen, and by its most frequent class, both int (k,)."""
+def _purity(code: np.ndarray, classes: np.ndarray, shuffled_classes: np.ndarray) -> _Purity:
+    return _Purity(
+        support=np.bincount(code),
+        in_class=_tokens_in_class(code, classes),
+        in_shuffled_class=_tokens_in_class(code, shuffled_classes),
+    )
+
+
+def _tokens_in_class(code: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Count the tokens of each code in its most frequent class, int (k,)."""
     codes, _, counts = pair_counts(code, classes)
-    most = np.zeros(int(code.max()) + 1, np.int64)
-    np.maximum.at(most, codes, counts)
-    return np.bincount(code), most
+    tokens = np.zeros(int(code.max()) + 1, np.int64)
+    np.maximum.at(tokens, codes, counts)
+    return tokens
 
 
-def _commoner(
-    purities: list[tuple[tuple[np.ndarray, np.ndarray], ...]], random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
-    """Support, purity and shuffled purity of some codes with enough support, the share of tokens that all such codes
-    have, and how many those are.
-    """
-    if not purities:
-        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), float("nan"), 0
-    support = np.concatenate([mine[0] for mine, _ in purities])
-    most, shuffled = (np.concatenate([pair[i][1] for pair in purities]) for i in (0, 1))
-    kept = np.flatnonzero(support >= SUPPORT)
-    coverage = float(support[kept].sum() / support.sum())
-    commoner = len(kept)
-    kept = kept[subsample(commoner, MOST_POINTS, random)]
-    return (
-        support[kept],
-        most[kept] / support[kept],
-        shuffled[kept] / support[kept],
-        coverage,
-        commoner,
+def _pooled(purities: list[_Purity]) -> _Purity:
+    """Concatenate the codes of all codebooks."""
+    empty = np.zeros(0, np.int64)
+    return _Purity(
+        support=np.concatenate([empty, *(p.support for p in purities)]),
+        in_class=np.concatenate([empty, *(p.in_class for p in purities)]),
+        in_shuffled_class=np.concatenate([empty, *(p.in_shuffled_class for p in purities)]),
     )
 
 
-def _tokens(found: Codes, images: np.ndarray) -> int:
-    return (
-        found.rows.shape[1] * len(images)
-        if found.active is None
-        else np.asarray(found.active[images], bool).sum()
-    )
+def _num_tokens(codes: Codes, images: np.ndarray) -> int:
+    if codes.active is None:
+        return codes.codes.shape[1] * len(images)
+    return int(np.asarray(codes.active[images], bool).sum())
+
+
+def _log_ticks(support: np.ndarray) -> dict[str, Any]:
+    """Return ticks at 1, 2 and 5 times powers of ten, or at powers of ten if those are many."""
+    top = max(int(support.max(initial=1)), 2 * MIN_SUPPORT)
+    values = [
+        digit * 10**power
+        for power in range(9)
+        for digit in (1, 2, 5)
+        if MIN_SUPPORT <= digit * 10**power <= 2 * top
+    ]
+    if len(values) > 6:
+        values = [value for value in values if str(value)[0] == "1"]
+    return {"tickvals": values, "ticktext": [f"{value:,}" for value in values]}

@@ -1,4 +1,9 @@
-"""How the levels of an implicit codebook are used: FSQ's grid (arXiv 2309.15505), channel by channel."""
+"""Usage of the levels of an implicit codebook, channel by channel.
+
+References
+----------
+FSQ, "Finite scalar quantization", arXiv 2309.15505.
+"""
 
 from dataclasses import dataclass, field
 
@@ -12,109 +17,156 @@ from workbench.analysis.codebook.mutual_information import entropy
 from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.core.errors import NotApplicable
 
+ROW_HEIGHT_PX = 44
+
 
 @dataclass(frozen=True, eq=False)
 class LevelUsage(Result):
-    """How often each level of each channel was chosen, all books together."""
+    """Frequency of each level of each channel, over all codebooks."""
 
-    values: tuple[np.ndarray, ...] = field(repr=False)  # of each channel, its levels, rising
-    shares: tuple[np.ndarray, ...] = field(
-        repr=False
-    )  # of each channel, how often each of them was chosen
-    bits: tuple[float, ...]  # of each channel, the entropy of its level
-    joint: float  # entropy of the whole code, Miller and Madow's
+    values: tuple[np.ndarray, ...] = field(repr=False)  # per channel, its levels in ascending order
+    shares: tuple[np.ndarray, ...] = field(repr=False)  # per channel, the share of each level
+    bits: tuple[float, ...]  # per channel, the entropy of its level
+    joint_bits: float  # entropy of the full code, with Miller and Madow's correction
     size: int
     tokens: int
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """How many levels each channel has."""
-        return tuple(map(len, self.values))
+        """Number of levels of each channel."""
+        return tuple(len(values) for values in self.values)
 
     @property
-    def shared(self) -> float:
-        """Bits that the channels tell twice: the sum of their entropies less the joint one."""
-        return max(sum(self.bits) - self.joint, 0.0)
+    def shared_bits(self) -> float:
+        """Redundant bits: the sum of the entropies of the channels minus the joint entropy."""
+        return max(sum(self.bits) - self.joint_bits, 0.0)
 
     def figure(self) -> go.Figure:
-        """A row a channel, a cell a level; 1 is as often as an even use."""
-        widest = max(self.levels)
-        ratio = np.full((len(self.levels), widest), np.nan)
+        """Draw one row per channel and one cell per level; 1 is uniform usage."""
+        ratio = np.full((len(self.levels), max(self.levels)), np.nan)
         value = np.full_like(ratio, np.nan)
         for i, (share, levels) in enumerate(zip(self.shares, self.values, strict=True)):
-            ratio[i, : len(share)], value[i, : len(share)] = share * len(share), levels
+            ratio[i, : len(share)] = share * len(share)
+            value[i, : len(share)] = levels
         figure = go.Figure(
             go.Heatmap(
-                z=ratio, customdata=value, colorscale=MAGNITUDE_SCALE, zmin=0, xgap=2, ygap=2, texttemplate="%{z:.2f}",
-                colorbar={"title": {"text": "times even"}, "thickness": 12},
-                hovertemplate="channel %{y}, level %{customdata:.3g}: %{z:.2f} times an even use<extra></extra>",
+                z=ratio,
+                customdata=value,
+                colorscale=MAGNITUDE_SCALE,
+                zmin=0,
+                xgap=2,
+                ygap=2,
+                texttemplate="%{z:.2f}",
+                colorbar={"title": {"text": "times<br>uniform"}, "thickness": 12},
+                hovertemplate=(
+                    "channel %{y}, level %{customdata:.3g}:"
+                    " %{z:.2f} times uniform usage<extra></extra>"
+                ),
             )
-        )  # fmt: skip
+        )
         rows = list(range(len(self.levels)))
-        names = [
-            f"{i}: {b:.2f} of {np.log2(n):.2f} bits"
-            for i, b, n in zip(rows, self.bits, self.levels, strict=True)
+        labels = [
+            f"{i}: {bits:.2f} of {np.log2(count):.2f} bits"
+            for i, bits, count in zip(rows, self.bits, self.levels, strict=True)
         ]
         quiet = {"showgrid": False, "zeroline": False}
-        figure.update_xaxes(title="level of the channel, from the lowest", dtick=1, **quiet)
+        figure.update_xaxes(title="level, in ascending order", dtick=1, **quiet)
         figure.update_yaxes(
             title="channel",
             tickvals=rows,
-            ticktext=names,
+            ticktext=labels,
             autorange="reversed",
             automargin=True,
             **quiet,
         )
-        said = f"{self.size:,} codes of {' × '.join(map(str, self.levels))} levels · n = {self.tokens:,} tokens"
-        title = {"text": "How the levels are used", "subtitle": {"text": said}}
-        return apply_theme(figure.update_layout(title=title, height=200 + 44 * len(rows)))
+        levels_text = " × ".join(map(str, self.levels))
+        subtitle = f"{self.size:,} codes of {levels_text} levels · n = {self.tokens:,} tokens"
+        figure.update_layout(
+            title={"text": "Usage of the levels of each channel", "subtitle": {"text": subtitle}},
+            height=200 + ROW_HEIGHT_PX * len(rows),
+        )
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row for each level of each channel."""
+        """Return one row per level of each channel."""
         rows = [
-            {"channel": i, "level": j, "value": value, "share": share, "even": 1 / len(values)}
-            for i, (values, shares) in enumerate(zip(self.values, self.shares, strict=True))
-            for j, (value, share) in enumerate(zip(values, shares, strict=True))
+            {
+                "channel": channel,
+                "level": level,
+                "value": value,
+                "share": share,
+                "uniform_share": 1 / len(values),
+            }
+            for channel, (values, shares) in enumerate(zip(self.values, self.shares, strict=True))
+            for level, (value, share) in enumerate(zip(values, shares, strict=True))
         ]
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """The bits of all channels, the emptiest level, and what channels tell twice."""
-        most = sum(np.log2(n) for n in self.levels)
-        channel, level = min(
-            ((i, int(s.argmin())) for i, s in enumerate(self.shares)),
-            key=lambda x: self.shares[x[0]][x[1]] * self.levels[x[0]],
-        )
-        rare = self.shares[channel][level] * self.levels[channel]
+        """State the bits of all channels, the redundant bits, and the rarest level."""
+        max_bits = sum(np.log2(count) for count in self.levels)
+        ratios = [share * len(share) for share in self.shares]
+        channel = min(range(len(ratios)), key=lambda i: ratios[i].min())
+        level = int(ratios[channel].argmin())
         return (
-            f"The channels' levels tell {sum(self.bits):.2f} of {most:.2f} bits a token, {self.shared:.2f} of them"
-            f" more than once. The least used is level {level} of channel {channel}, with {rare:.2f} of an even use."
+            f"The levels carry {sum(self.bits):.2f} of {max_bits:.2f} bits per token, of which"
+            f" {self.shared_bits:.2f} are redundant between channels. The rarest level is level"
+            f" {level} of channel {channel}, at {ratios[channel][level]:.2f} times uniform usage."
         )
 
 
 def level_usage(
     codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None
 ) -> LevelUsage:
-    """Count the levels that codes (n, tokens) stand for in each channel of a codebook (g, k, d) that is a grid.
+    """Count the levels of each channel in the codes of a codebook that is a grid.
 
-    Raises NotApplicable where the codebook is no grid (its channels' levels do not multiply to k), and what `read`
-    raises.
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the codeword that each token selected.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords, which must be all combinations of the levels of the channels.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are not counted.
+
+    Returns
+    -------
+    LevelUsage
+        Share and entropy of the levels of each channel.
+
+    Raises
+    ------
+    NotApplicable
+        If the codebook is not a grid of levels, or if there are no tokens.
+    UserError
+        If the codes do not match the codebook.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebook = np.array([[[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]])
+    >>> usage = level_usage(np.array([[0, 1, 2, 3]]), codebook)
+    >>> usage.levels, usage.bits
+    ((2, 2), (1.0, 1.0))
     """
-    found = parse_codes(codes, codebook, active, "Level usage")
+    parsed = parse_codes(codes, codebook, active, "Level usage")
     levels = [np.unique(codebook[0, :, i], return_inverse=True) for i in range(codebook.shape[2])]
-    grid = int(np.prod([float(len(values)) for values, _ in levels])) == found.size
-    if not grid or any((book != codebook[0]).any() for book in codebook[1:]):
+    combinations = int(np.prod([float(len(values)) for values, _ in levels]))
+    is_grid = combinations == parsed.codebook_size
+    if not is_grid or any((table != codebook[0]).any() for table in codebook[1:]):
         raise NotApplicable(
-            "Level usage needs a codebook that is a grid of levels, as FSQ's; this one was learned."
+            "Level usage needs a codebook that is a grid of levels, as FSQ's is;"
+            " this codebook was learned."
         )
-    counts = found.counts.sum(axis=0)
-    tokens, used = int(counts.sum()), int((counts > 0).sum())
+    counts = parsed.counts.sum(axis=0)
+    tokens = int(counts.sum())
+    used = int((counts > 0).sum())
     totals = [np.bincount(level, counts, len(values)) for values, level in levels]
     return LevelUsage(
         values=tuple(values for values, _ in levels),
         shares=tuple(total / tokens for total in totals),
         bits=tuple(entropy(total) for total in totals),
-        joint=entropy(counts) + (used - 1) / (2 * tokens * np.log(2)),
-        size=found.size,
+        joint_bits=entropy(counts) + (used - 1) / (2 * tokens * np.log(2)),
+        size=parsed.codebook_size,
         tokens=tokens,
     )

@@ -1,7 +1,8 @@
-"""How soft the choices of a soft codebook are: how many codes a token mixes, and how long the mixtures are.
+"""Softness of a soft codebook: the number of codes per token, and the length of the mixtures.
 
-Where logits are cosines over tau and codes fill the sphere evenly, a mixture is the mean of a von Mises-Fisher
-distribution, whose length is A_d(1 / tau): latents are then no longer than that, whatever the encoder says.
+If logits are cosines over tau and codes are uniform on the sphere, a mixture is the mean of a von
+Mises-Fisher distribution, whose length is A_d(1 / tau). Latents are then at most that long, for any
+encoder.
 """
 
 from dataclasses import dataclass, field
@@ -18,92 +19,101 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import UserError
 
-BINS = 50
+NUM_BINS = 50
+
+# A mean over images with its 95 % bootstrap interval.
+Estimate = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class CodebookSoftness(Result):
-    """How many codes tokens mix, and the length of what comes out."""
+    """Number of codes that tokens mix, and length of the resulting latents."""
 
-    mixed: tuple[
-        float, float, float
-    ]  # perplexity of a token's posterior, mean over images, with its 95 % interval
-    largest: tuple[float, float, float]  # the largest probability, likewise
-    norm: tuple[float, float, float]  # length of a latent over the codes' mean length, likewise
-    limit: float  # A_d(1 / tau); NaN where logits are no cosines
-    evenness: tuple[
-        float, ...
-    ]  # of each book, exp of the marginal posterior's entropy: codes; empty if not collected
-    hard: tuple[float, ...]  # of each book, the perplexity of the most probable codes
+    codes_mixed: Estimate  # perplexity of the posterior of a token
+    max_probability: Estimate  # largest probability of the posterior of a token
+    norm: Estimate  # length of a latent over the mean length of the codewords
+    norm_limit: float  # A_d(1 / tau); NaN if logits are not cosines
+    # Per codebook, perplexity of the mean posterior; empty if it was not collected.
+    marginal_perplexity: tuple[float, ...]
+    hard_perplexity: tuple[float, ...]  # per codebook, perplexity of the most probable codes
     size: int
     dimensions: int
     temperature: float | None
     images: int
     tokens: int
-    mixed_counts: np.ndarray = field(repr=False)  # (BINS,) tokens by how many codes they mix
-    mixed_edges: np.ndarray = field(repr=False)  # (BINS + 1,)
-    norm_counts: np.ndarray = field(repr=False)  # (BINS,) tokens by their latent's length
-    norm_edges: np.ndarray = field(repr=False)
+    mixed_counts: np.ndarray = field(repr=False)  # (NUM_BINS,): tokens by number of codes
+    mixed_edges: np.ndarray = field(repr=False)  # (NUM_BINS + 1,)
+    norm_counts: np.ndarray = field(repr=False)  # (NUM_BINS,): tokens by length of the latent
+    norm_edges: np.ndarray = field(repr=False)  # (NUM_BINS + 1,)
 
     def figure(self) -> go.Figure:
-        """Histograms of codes mixed and of latents' lengths."""
+        """Draw histograms of the number of codes per token and of the length of latents."""
         figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14)
-        sides = (
-            ("mixed", self.mixed_counts, self.mixed_edges),
-            ("norm", self.norm_counts, self.norm_edges),
+        panels = (
+            ("codes per token", self.mixed_counts, self.mixed_edges),
+            ("length of latents", self.norm_counts, self.norm_edges),
         )
-        for column, (name, counts, edges) in enumerate(sides, 1):
-            bars = {
-                "width": np.diff(edges),
-                "marker": {"color": COLORS[column - 1], "line": {"width": 0}},
-            }
-            shown = "codes a token mixes" if name == "mixed" else "length of a latent"
+        for column, (name, counts, edges) in enumerate(panels, 1):
             figure.add_bar(
-                x=(edges[1:] + edges[:-1]) / 2, y=counts, name=shown, **bars, row=1, col=column
+                x=(edges[1:] + edges[:-1]) / 2,
+                y=counts,
+                width=np.diff(edges),
+                marker={"color": COLORS[column - 1], "line": {"width": 0}},
+                name=name,
+                row=1,
+                col=column,
             )
             figure.update_yaxes(title="tokens", rangemode="tozero", row=1, col=column)
-        if not np.isnan(self.limit):
-            line = {"mode": "lines", "line": {"color": COLORS[6], "dash": "dash", "width": 2}}
-            top = [0, float(self.norm_counts.max())]
+        if not np.isnan(self.norm_limit):
             figure.add_scatter(
-                x=[self.limit] * 2, y=top, name="limit of even codes", **line, row=1, col=2
+                x=[self.norm_limit] * 2,
+                y=[0, float(self.norm_counts.max())],
+                name="limit for uniform codes",
+                mode="lines",
+                line={"color": COLORS[6], "dash": "dash", "width": 2},
+                row=1,
+                col=2,
             )
-        figure.update_xaxes(title=f"codes mixed (perplexity), of {self.size:,}", row=1, col=1)
-        figure.update_xaxes(title="length of a latent, the codes' is 1", row=1, col=2)
-        at = "" if self.temperature is None else f" · temperature {self.temperature:g}"
-        said = f"n = {self.images:,} images, {self.tokens:,} tokens{at}"
-        title = {"text": "How soft the choices are", "subtitle": {"text": said}}
+        figure.update_xaxes(title=f"codes per token (perplexity), of {self.size:,}", row=1, col=1)
+        figure.update_xaxes(title="length of latent / mean length of codes", row=1, col=2)
+        temperature = "" if self.temperature is None else f" · temperature {self.temperature:g}"
+        subtitle = f"n = {self.images:,} images, {self.tokens:,} tokens{temperature}"
         figure.update_layout(
-            title=title, height=420, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+            title={"text": "Softness of the codebook", "subtitle": {"text": subtitle}},
+            height=420,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a measure; of several books the mean."""
-        rows = [
-            ("codes mixed", *self.mixed),
-            ("largest probability", *self.largest),
-            ("latent length", *self.norm),
+        """Return one row per measure; means if there are several codebooks."""
+        rows: list[tuple[str, float, float, float]] = [
+            ("codes per token", *self.codes_mixed),
+            ("largest probability", *self.max_probability),
+            ("length of latents", *self.norm),
+            ("limit of the length", self.norm_limit, np.nan, np.nan),
         ]
-        rows += [("limit of the length", self.limit, np.nan, np.nan)]
-        if self.evenness:
-            rows += [("codes by marginal posterior", float(np.mean(self.evenness)), np.nan, np.nan)]
-        rows += [("codes by most probable", float(np.mean(self.hard)), np.nan, np.nan)]
+        if self.marginal_perplexity:
+            perplexity = float(np.mean(self.marginal_perplexity))
+            rows.append(("perplexity of the mean posterior", perplexity, np.nan, np.nan))
+        perplexity = float(np.mean(self.hard_perplexity))
+        rows.append(("perplexity of the most probable codes", perplexity, np.nan, np.nan))
         return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
     def summary(self) -> str:
-        """How many codes are mixed, how evenly codes are used, and the length beside its limit."""
-        mixed, even = self.mixed[0], self.evenness or self.hard
-        marginal = "all tokens together" if self.evenness else "the most probable codes"
-        limit = (
-            ""
-            if np.isnan(self.limit)
-            else f", where codes spread evenly would give at most {self.limit:.2f}"
-        )
+        """State the codes per token, the evenness of usage, and the length of latents."""
+        mean, low, high = self.codes_mixed
+        usage = "mean posterior" if self.marginal_perplexity else "most probable codes"
+        perplexity = np.mean(self.marginal_perplexity or self.hard_perplexity)
+        limit = ""
+        if not np.isnan(self.norm_limit):
+            limit = f" (limit for uniformly spread codes: {self.norm_limit:.2f})"
         return (
-            f"A token mixes {mixed:.2f} of {self.size:,} codes (perplexity; 95 % interval {self.mixed[1]:.2f} to"
-            f" {self.mixed[2]:.2f}), its likeliest with probability {self.largest[0]:.2f}, and {marginal} use them as"
-            f" evenly as {np.mean(even):,.1f} codes. Latents are {self.norm[0]:.2f} of a code's length{limit}."
+            f"A token mixes {mean:.2f} of {self.size:,} codes (perplexity; 95 % interval"
+            f" {low:.2f} to {high:.2f}); the most probable code has probability"
+            f" {self.max_probability[0]:.2f}. Over all tokens, the perplexity of the {usage} is"
+            f" {perplexity:,.1f}."
+            f" Latents have {self.norm[0]:.2f} times the length of a code{limit}."
         )
 
 
@@ -116,72 +126,137 @@ def codebook_softness(
     temperature: float | None = None,
     active: np.ndarray | None = None,
 ) -> CodebookSoftness:
-    """Read off a soft codebook's posteriors (n, tokens, 2), perplexity and largest probability, how soft it chooses.
+    """Measure how many codes the tokens of a soft codebook mix.
 
-    `mean_posterior` (g, k), over all tokens of a book, gives the marginal entropy that SoftVQ's regulariser drives to
-    log k; `temperature`, of logits that are cosines, the limit of a latent's length. Raises UserError for posteriors
-    or latents of other tokens or of NaN, and what `read` refuses.
+    Parameters
+    ----------
+    posterior : ndarray of float, shape (n_images, n_tokens, 2)
+        Perplexity and largest probability of the posterior of each token.
+    latents : ndarray of float, shape (n_images, n_tokens, dim)
+        The mixtures of codewords, which the decoder reads.
+    codes : ndarray of int, shape (n_images, n_tokens)
+        Index of the most probable codeword of each token.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
+        The codewords.
+    mean_posterior : ndarray of float, shape (n_codebooks, codebook_size), optional
+        Mean posterior over all tokens of a codebook. The regularizer of SoftVQ drives its entropy
+        to log(codebook_size).
+    temperature : float, optional
+        Temperature of logits that are cosines. It determines the limit of the length of latents.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use; the others are left out.
+
+    Returns
+    -------
+    CodebookSoftness
+        Codes per token, evenness of usage, and length of latents relative to codes.
+
+    Raises
+    ------
+    UserError
+        If posteriors or latents do not match the codes or contain NaN.
+    NotApplicable
+        If there are no tokens.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codes = np.tile(np.arange(4), (10, 1))
+    >>> posterior = np.tile([2.0, 0.5], (10, 4, 1))
+    >>> result = codebook_softness(posterior, np.eye(4)[codes] / 2, codes, np.eye(4)[None])
+    >>> result.codes_mixed[0], result.norm[0]
+    (2.0, 0.5)
     """
-    found = parse_codes(codes, codebook, active, "Codebook softness")
-    _check("posteriors", posterior, codes)
-    _check("latents", latents, codes)
-    seen = np.ones(codes.shape, bool) if active is None else np.asarray(active, bool)
-    mixed, largest = (
-        np.where(seen, np.asarray(posterior[..., i], np.float64), np.nan) for i in (0, 1)
-    )
+    parsed = parse_codes(codes, codebook, active, "Codebook softness")
+    _check_tokens("posteriors", posterior, codes)
+    _check_tokens("latents", latents, codes)
+    is_active = np.ones(codes.shape, bool) if active is None else np.asarray(active, bool)
+    mixed = np.where(is_active, np.asarray(posterior[..., 0], np.float64), np.nan)
+    largest = np.where(is_active, np.asarray(posterior[..., 1], np.float64), np.nan)
     norms = np.linalg.norm(np.asarray(latents, np.float32), axis=2)
-    norms = np.where(seen, norms / np.linalg.norm(codebook, axis=2).mean(), np.nan)
-    means = [mean_interval(_mean_of_image(x, seen)) for x in (mixed, largest, norms)]
-    even = (
-        ()
-        if mean_posterior is None
-        else tuple(float(_perplexity(row)) for row in np.asarray(mean_posterior))
-    )
-    limit = float("nan") if temperature is None else vmf_length(codebook.shape[2], 1 / temperature)
+    norms = np.where(is_active, norms / np.linalg.norm(codebook, axis=2).mean(), np.nan)
+    mixed_counts, mixed_edges = _histogram(mixed[is_active], 1.0)
+    norm_counts, norm_edges = _histogram(norms[is_active], 0.0)
+    marginal_perplexity: tuple[float, ...] = ()
+    if mean_posterior is not None:
+        marginal_perplexity = tuple(_perplexity(row) for row in np.asarray(mean_posterior))
+    norm_limit = float("nan")
+    if temperature is not None:
+        norm_limit = vmf_length(codebook.shape[2], 1 / temperature)
     return CodebookSoftness(
-        *means,
-        limit,
-        even,
-        tuple(float(_perplexity(row)) for row in found.counts),
-        found.size,
-        codebook.shape[2],
-        temperature,
-        len(codes),
-        int(seen.sum()),
-        *_histogram(mixed[seen], 1.0),
-        *_histogram(norms[seen], 0.0),
+        codes_mixed=mean_interval(_mean_per_image(mixed, is_active)),
+        max_probability=mean_interval(_mean_per_image(largest, is_active)),
+        norm=mean_interval(_mean_per_image(norms, is_active)),
+        norm_limit=norm_limit,
+        marginal_perplexity=marginal_perplexity,
+        hard_perplexity=tuple(_perplexity(row) for row in parsed.counts),
+        size=parsed.codebook_size,
+        dimensions=codebook.shape[2],
+        temperature=temperature,
+        images=len(codes),
+        tokens=int(is_active.sum()),
+        mixed_counts=mixed_counts,
+        mixed_edges=mixed_edges,
+        norm_counts=norm_counts,
+        norm_edges=norm_edges,
     )
-
-
-def _check(name: str, array: np.ndarray, codes: np.ndarray) -> None:
-    if array.shape[:2] != codes.shape:
-        a, b = (" × ".join(map(str, x)) for x in (array.shape[:2], codes.shape))
-        raise UserError(
-            f"The {name} are of {a} tokens and the codes of {b}. Do both come from the same run?"
-        )
-    if not np.isfinite(array).all():
-        raise UserError(f"The {name} hold NaN or infinity. Collect from an earlier step.")
 
 
 def vmf_length(dim: int, concentration: float) -> float:
-    """The length of the mean of a von Mises-Fisher distribution on the unit sphere: I_{d/2}(kappa) / I_{d/2-1}(kappa).
+    """Return the length of the mean of a von Mises-Fisher distribution on the unit sphere.
 
-    For kappa far above d it is about 1 - (d - 1) / (2 kappa).
+    The length is I_{d/2}(kappa) / I_{d/2-1}(kappa). For kappa far above d it is about
+    1 - (d - 1) / (2 kappa).
+
+    Parameters
+    ----------
+    dim : int
+        Dimension d of the space.
+    concentration : float
+        Concentration kappa, greater than 0.
+
+    Returns
+    -------
+    float
+        A length in [0, 1).
+
+    Examples
+    --------
+    >>> round(vmf_length(3, 3.0), 4)  # coth(3) - 1/3
+    0.6716
     """
-    below = ive(dim / 2 - 1, concentration)
-    return float(ive(dim / 2, concentration) / below) if below else 0.0
+    denominator = ive(dim / 2 - 1, concentration)
+    return float(ive(dim / 2, concentration) / denominator) if denominator else 0.0
 
 
-def _mean_of_image(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    return np.nansum(values, axis=1)[seen.any(axis=1)] / seen.sum(axis=1)[seen.any(axis=1)]
+def _check_tokens(name: str, array: np.ndarray, codes: np.ndarray) -> None:
+    if array.shape[:2] != codes.shape:
+        array_shape, codes_shape = (
+            " × ".join(map(str, shape)) for shape in (array.shape[:2], codes.shape)
+        )
+        raise UserError(
+            f"The {name} have shape {array_shape} and the codes have shape {codes_shape}."
+            " Do both come from the same run?"
+        )
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"The {name} contain NaN or infinity. Collect the evidence from an earlier step."
+        )
+
+
+def _mean_per_image(values: np.ndarray, is_active: np.ndarray) -> np.ndarray:
+    has_tokens = is_active.any(axis=1)
+    return np.nansum(values, axis=1)[has_tokens] / is_active.sum(axis=1)[has_tokens]
 
 
 def _perplexity(weights: np.ndarray) -> float:
     share = weights[weights > 0] / weights.sum()
-    return np.exp(-(share * np.log(share)).sum())
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def _histogram(values: np.ndarray, low: float) -> tuple[np.ndarray, np.ndarray]:
+    """Count values in NUM_BINS bins that start at `low` or at the smallest value below it."""
     values = values[np.isfinite(values)]
     high = max(float(values.max(initial=low)), low + 1e-6)
-    return np.histogram(values, bins=BINS, range=(min(low, float(values.min(initial=low))), high))
+    bounds = (min(low, float(values.min(initial=low))), high)
+    return np.histogram(values, bins=NUM_BINS, range=bounds)

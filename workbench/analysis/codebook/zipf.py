@@ -1,49 +1,89 @@
-"""How steeply codes fall off with their rank: Zipf's exponent, by maximum likelihood over a range of ranks."""
+"""Zipf exponent of code frequencies, fitted by maximum likelihood over a range of ranks."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-FIRST, LEAST = 10, 10  # the rank where a fit begins, and how many ranks it needs
-STEEPEST = 5.0
+FIRST_RANK = 10
+MIN_RANKS = 10
+MAX_EXPONENT = 5.0
 
 
 @dataclass(frozen=True)
 class Zipf:
-    """The exponent s of a share that falls as rank^-s between two ranks, both included."""
+    """The exponent s of frequencies that fall as rank^-s between two ranks, both included."""
 
-    exponent: (
-        float  # 0: all codes equally often; words have about 1; NaN where there are too few ranks
-    )
-    low: int  # the first rank
-    high: int  # the last: half of the used codes, as the rarest are mostly noise
-    uniform: float  # the exponent that as many tokens of a uniform source show in the same ranks: noise sorts, too
+    # 0 if all codes are equally frequent; about 1 for words; NaN if there are too few ranks.
+    exponent: float
+    low: int  # first rank of the fit
+    # Last rank of the fit: half of the used codes, because the rarest are mostly noise.
+    high: int
+    # Exponent of as many tokens of a uniform source over the same ranks. It is not 0, because
+    # sorting noise by frequency gives a falling curve, too.
+    uniform: float
 
 
 def zipf(counts: np.ndarray) -> Zipf:
-    """The exponent of how often codes were chosen, int (k,): ranks 10 to half the used ones."""
+    """Fit the Zipf exponent over ranks 10 to half the number of used codes.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (codebook_size,)
+        Number of tokens that selected each code.
+
+    Returns
+    -------
+    Zipf
+        The exponent, that of a uniform source, and the ranks of the fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fit = zipf((1e9 / np.arange(1, 101)).astype(int))
+    >>> round(fit.exponent, 2), fit.low, fit.high
+    (1.0, 10, 50)
+    """
     high = int((counts > 0).sum()) // 2
-    if high - FIRST + 1 < LEAST:
-        return Zipf(float("nan"), FIRST, high, float("nan"))
+    if high - FIRST_RANK + 1 < MIN_RANKS:
+        nan = float("nan")
+        return Zipf(exponent=nan, low=FIRST_RANK, high=high, uniform=nan)
     size = len(counts)
-    even = np.random.default_rng(0).multinomial(counts.sum(), np.full(size, 1 / size))
-    return Zipf(exponent(counts, FIRST, high), FIRST, high, exponent(even, FIRST, high))
+    uniform = np.random.default_rng(0).multinomial(counts.sum(), np.full(size, 1 / size))
+    return Zipf(
+        exponent=exponent(counts, FIRST_RANK, high),
+        low=FIRST_RANK,
+        high=high,
+        uniform=exponent(uniform, FIRST_RANK, high),
+    )
 
 
 def exponent(counts: np.ndarray, low: int, high: int) -> float:
-    """The likeliest exponent of a Zipf law cut to ranks low to high, for counts (k,); NaN where nothing was counted."""
-    rank = np.log(np.arange(low, high + 1))
-    times = np.sort(counts)[::-1][low - 1 : high]
-    total = times.sum()
+    """Compute the maximum-likelihood exponent of a Zipf law truncated to ranks `low` to `high`.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (codebook_size,)
+        Number of tokens that selected each code.
+    low, high : int
+        First and last rank, counted from 1.
+
+    Returns
+    -------
+    float
+        The exponent, between 0 and 5; NaN if the ranks hold no tokens.
+    """
+    log_rank = np.log(np.arange(low, high + 1))
+    frequencies = np.sort(counts)[::-1][low - 1 : high]
+    total = frequencies.sum()
     if not total:
         return float("nan")
-    mean = (times * rank).sum() / total
+    mean_log_rank = (frequencies * log_rank).sum() / total
 
-    def loss(s: float) -> float:  # minus the mean log-likelihood, convex in s
-        return s * mean + float(np.log(np.exp(-s * rank).sum()))
+    def loss(s: float) -> float:
+        """Return the negative mean log-likelihood, which is convex in s."""
+        return s * mean_log_rank + float(np.log(np.exp(-s * log_rank).sum()))
 
     from scipy.optimize import minimize_scalar
 
-    return float(
-        minimize_scalar(loss, bounds=(0, STEEPEST), method="bounded", options={"xatol": 1e-6}).x
-    )
+    fit = minimize_scalar(loss, bounds=(0, MAX_EXPONENT), method="bounded", options={"xatol": 1e-6})
+    return float(fit.x)

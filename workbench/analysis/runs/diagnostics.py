@@ -122,7 +122,7 @@ def _size(evidence: Evidence, seed: int) -> dict[str, float]:
 def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.codebook.usage import codebook_usage
 
-    books = codebook_usage(**evidence.kwargs_for(codebook_usage)).books
+    books = codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
     perplexity = np.mean([book.perplexity_corrected / book.size for book in books])
     return {
         "perplexity share": perplexity,
