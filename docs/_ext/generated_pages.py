@@ -1,0 +1,79 @@
+"""Write the reference pages that follow from the code, before Sphinx reads its sources."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from sphinx.application import Sphinx
+
+from workbench import analysis
+from workbench.cli import app as command_line
+from workbench.launch.recipes import SYSTEMS
+
+HERE = Path(__file__).parent.parent
+GROUP_TITLES = {
+    "images": "Images",
+    "tokens": "Tokens",
+    "codebook": "Codebook",
+    "latents": "Latent space",
+    "generation": "Generation",
+    "runs": "Comparison of runs",
+    "checks": "Checks",
+}
+
+
+def analyses_page() -> str:
+    """Return the page with every analysis, group by group."""
+    lines = ["# Analyses", ""]
+    lines += ["Every analysis is available as `wb.analysis.<name>`.", ""]
+    for group, names in analysis.groups().items():
+        lines += [f"## {GROUP_TITLES[group]}", ""]
+        for name in names:
+            module = analysis.get(name).__module__
+            directive = f".. autofunction:: {module}.{name}"
+            lines += [f"### {name}", "", "```{eval-rst}", directive, "```", ""]
+    return "\n".join(lines)
+
+
+def systems_page() -> str:
+    """Return the page with every system that can be trained, from the first lines of its module."""
+    lines = ["# Systems", "", "Each system is one file that reads like its paper.", ""]
+    paths = dict.fromkeys(SYSTEMS.values())
+    for path in paths:
+        module, _, name = path.partition(":")
+        recipes = ", ".join(f"`{system}`" for system, value in SYSTEMS.items() if value == path)
+        lines += [f"## {name}", "", f"Recipes: {recipes} with a data set, as in `softvq-digits`.", ""]
+        lines += ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", ""]
+        lines += [f".. autoclass:: {module}.{name}", "   :members: encode, decode, objective, sample"]
+        lines += ["", f".. autoclass:: {module}.{name}.Config", "   :members:", "```", ""]
+    return "\n".join(lines)
+
+
+def command_line_page() -> str:
+    """Return the page with the help of every command."""
+    group: Any = typer.main.get_command(command_line)
+    lines = ["# Command line", ""]
+    for name, command in sorted(group.commands.items()):
+        context = command.make_context(name, [], resilient_parsing=True)
+        lines += [f"## {name}", "", "```text"]
+        lines += [command.get_help(context).strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write the generated pages; a page that has not changed keeps its time of modification."""
+    pages = {
+        "reference/analyses.md": analyses_page(),
+        "reference/systems.md": systems_page(),
+        "reference/command-line.md": command_line_page(),
+    }
+    for name, text in pages.items():
+        path = HERE / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the extension."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
