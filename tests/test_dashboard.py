@@ -118,7 +118,7 @@ def test_an_analysis_that_does_not_apply_says_so_in_a_sentence(dashboard):
 def test_a_link_to_what_does_not_exist_is_answered_with_the_nearest_name(dashboard):
     with opened(f"{dashboard}/?run=soft-5") as (page, _):
         page.get_by_text(
-            re.compile("This link could not be followed: There is no run.*Did you mean")
+            re.compile("This link could not be opened: There is no run.*Did you mean")
         ).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
 
@@ -140,7 +140,7 @@ def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
         )
         assert seen.errors == []
     with opened(f"{dashboard}/?{urlencode({'run': HOSTILE + '!'})}") as (page, _):
-        page.get_by_text(re.compile("This link could not be followed")).wait_for()
+        page.get_by_text(re.compile("This link could not be opened")).wait_for()
         assert (
             page.title() == "workbench"
             and page.locator("img[src=x], a[href^=javascript]").count() == 0
@@ -248,7 +248,7 @@ def test_a_view_is_saved_under_a_name_beside_the_runs_and_opened_by_its_link(das
             page.get_by_role("link", name=name).click()
             page.wait_for_url("**analysis=token_budget&metric=mse*")
             page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
-            page.get_by_role("button", name=f"forget: {name}").click()
+            page.get_by_role("button", name=f"delete: {name}").click()
             page.get_by_role("link", name=name).wait_for(state="detached")
             assert page.title() == "workbench" and page.locator("img[src=x]").count() == 0
             assert json.loads(saved.read_text(encoding="utf-8")) == {} and seen.errors == []
@@ -354,10 +354,10 @@ def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_whe
         said.wait_for(timeout=180_000)
         left, pressed = said.text_content(), time.monotonic()
         page.get_by_role("button", name="cancel").first.click()
-        page.get_by_text("Stopped before it was finished.").wait_for()
+        page.get_by_text("The computation was stopped before it was finished.").wait_for()
         assert page.get_by_role("button", name="compute").is_visible()
         page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.get_by_role("combobox", name="leading run").click()
+        page.get_by_role("combobox", name="primary run").click()
         page.get_by_role(
             "menuitem", name="soft-2", exact=True
         ).click()  # what is next has its turn, and is there
@@ -403,13 +403,12 @@ def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(train
     session = Session(trained)
     with set_curdoc(Document()):
         session.page()
-    assert (
-        session.places["overview"].budget.figure.object is not None
-    )  # found at once: it comes with the page
-    session.when_loaded(lambda: heard.append("meanwhile"))
+    assert session.pages["overview"].budget.figure.object is None  # nothing is computed yet
+    session.lifecycle.after_load(lambda: heard.append("meanwhile"))
     assert heard == []
     waiting[0]()
-    session.when_loaded(lambda: heard.append("after"))
+    assert session.pages["overview"].budget.figure.object is not None
+    session.lifecycle.after_load(lambda: heard.append("after"))
     assert heard == ["meanwhile", "after"]
 
 
@@ -420,11 +419,12 @@ from workbench.hosts.dashboard.app import Session
 from workbench.workspace.view_state import ViewState
 session = Session({str(trained)!r})
 session.page()
-for name, tab in session.tabs.items():
-    session.go(analysis=name, runs=("soft-4", "soft-2", "flow"))
-    assert tab.figure.object is not None or tab.asked.sentence.object, name
+for name in session.analyses:
+    tab = session.analyses[name]
+    session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
+    assert tab.figure.object is not None or tab.result.message.object, name
 assert "torch" not in sys.modules
-print("shown", sum(tab.figure.object is not None for tab in session.tabs.values()))
+print("shown", sum(tab.figure.object is not None for tab in session.analyses.made.values()))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -435,8 +435,8 @@ def test_two_visitors_do_not_see_each_others_view(trained):
     from workbench.hosts.dashboard.app import Session
 
     one, other = Session(trained), Session(trained)
-    one.go(analysis="token_budget", runs=("soft-2",))
-    assert other.state.analysis == "reconstruction" and other.state.runs != ("soft-2",)
+    one.state.open_analysis("token_budget", runs=("soft-2",))
+    assert other.state.view.analysis == "reconstruction" and other.state.view.runs != ("soft-2",)
 
 
 def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_path):
@@ -446,13 +446,16 @@ def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_
     shutil.copytree(trained / "plain", folder / "plain")
     (folder / "views.json").write_text("[1, {")
     session = Session(folder)
-    assert session.saved.views == {}
-    session.saved.save("")  # its own name
-    assert list(session.saved.views.values()) == [session.state.to_query()]
+    assert session.saved_views.views == {}
+    session.saved_views.save("")  # its own name
+    assert list(session.saved_views.views.values()) == [session.state.view.to_query()]
     (folder / "views.json").unlink()
     (folder / "views.json").mkdir()
-    session.saved.save("mine")
-    assert "could not be written" in session.saved.said.object and session.saved.views == {}
+    session.saved_views.save("mine")
+    assert (
+        "could not be written" in session.saved_views.message.object
+        and session.saved_views.views == {}
+    )
 
 
 def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
@@ -474,10 +477,10 @@ def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
         ("ArrowRight", 2),
         ("Shift+ArrowRight", 12),
     ):
-        session._pressed(key)
-        assert session.state.step == step
-    session._pressed("Shift+ArrowRight")
-    assert session.state.step is None
+        session.press(key)
+        assert session.state.view.step == step
+    session.press("Shift+ArrowRight")
+    assert session.state.view.step is None
 
 
 def test_an_empty_folder_teaches_the_next_command(tmp_path):
@@ -502,15 +505,15 @@ def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
     from workbench.hosts.dashboard.app import Session
 
     session = Session(runs)
-    session.go(analysis="codebook_usage", runs=("plain",))
-    said = session.tabs["codebook_usage"].asked.sentence.object
-    assert "plain has none. It applies to" in said and "make that the leading run" in said
-    session.go(runs=("soft-4",), step=45)
+    session.state.open_analysis("codebook_usage", runs=("plain",))
+    said = session.analyses["codebook_usage"].result.message.object
+    assert "plain has none. It applies to" in said and "make that the primary run" in said
+    session.state.change(runs=("soft-4",), step=45)
     assert "has no evidence of step 45 yet. Make it with: workbench collect" in (
-        session.tabs["codebook_usage"].asked.sentence.object
+        session.analyses["codebook_usage"].result.message.object
     )
-    session.go(runs=(), step=None)
-    assert "No run is selected" in session.tabs["codebook_usage"].asked.sentence.object
+    session.state.change(runs=(), step=None)
+    assert "No run is selected" in session.analyses["codebook_usage"].result.message.object
 
 
 def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
@@ -521,28 +524,28 @@ def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
     for name in ("../outside", str(runs.parent / "outside"), "soft-4/../../outside"):
         session.follow("?" + urlencode({"run": name, "analysis": "reconstruction"}))
         assert "There is no run" in session.notice.object
-        assert session.state.runs[0] == "soft-4" and session.state.tab == "overview"
+        assert session.state.view.runs[0] == "soft-4" and session.state.view.tab == "overview"
 
 
 def test_the_whole_view_goes_through_the_address(runs):
     from workbench.hosts.dashboard.app import Session
 
     one, other = Session(runs), Session(runs)
-    one.go(runs=("soft-4", "plain"), step=30, analysis="token_budget")
-    one.tabs["token_budget"].widgets["metric"].value = "mse"
-    other.follow("?" + one.state.to_query())
+    one.state.open_analysis("token_budget", runs=("soft-4", "plain"), step=30)
+    one.analyses["token_budget"].widgets["metric"].value = "mse"
+    other.follow("?" + one.state.view.to_query())
     assert (
-        other.state == one.state
-        and other.state.controls == {"metric": "mse"}
-        and other.state.step == 30
+        other.state.view == one.state.view
+        and other.state.view.controls == {"metric": "mse"}
+        and other.state.view.step == 30
     )
-    assert other.tabs["token_budget"].widgets["metric"].value == "mse"
-    one.go(tab="overview", looks={"metric": "l1"})
-    other.follow("?" + one.state.to_query())
-    assert other.places["overview"].budget.widgets["metric"].value == "l1"
-    one.go(runs=("soft-2", "soft-4"), step=None)
-    one.leading.run.value = "soft-4"
-    assert one.state.runs == ("soft-4", "soft-2")
+    assert other.analyses["token_budget"].widgets["metric"].value == "mse"
+    one.state.open_tab("overview", looks={"metric": "l1"})
+    other.follow("?" + one.state.view.to_query())
+    assert other.pages["overview"].budget.widgets["metric"].value == "l1"
+    one.state.change(runs=("soft-2", "soft-4"), step=None)
+    one.primary_run.run.value = "soft-4"
+    assert one.state.view.runs == ("soft-4", "soft-2")
 
 
 @pytest.fixture(scope="module")
@@ -570,14 +573,14 @@ def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
     session = Session(many)
     shown = session.runs.table.value
     assert len(shown) == 200 and {"lr", "seed"} < set(shown) and "batch_size" not in shown
-    assert len(session.state.runs) == 8
+    assert len(session.state.view.runs) == 8
     session.runs.filter.value_input = "lr<0.005 & seed>=100 & run-1"
     assert len(session.runs.table.value) == 67
     assert len(session.runs.selected) == 8  # what is hidden stays selected
-    session.runs.differ.value = False
+    session.runs.only_differing.value = False
     assert "batch_size" in session.runs.table.value
     session.runs.filter.value_input = "leraning=3"
-    assert "There is no column `leraning`" in session.runs.said.object
+    assert "There is no column `leraning`" in session.runs.message.object
 
 
 def test_the_psnr_of_evidence_is_computed_again_only_when_that_was_written_again(many):

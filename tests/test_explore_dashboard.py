@@ -173,7 +173,7 @@ def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboa
         before = yours.url
         lasso(mine, mine.locator(".wb-map .plane"))
         mine.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
-        mine.get_by_role("combobox", name="leading run").click()
+        mine.get_by_role("combobox", name="primary run").click()
         mine.get_by_role("menuitem", name="soft-2", exact=True).click()
         mine.wait_for_url("**/?run=soft-2&run=soft-4&*")
         mine.get_by_role("tab", name="Codebook", exact=True).click()
@@ -194,7 +194,7 @@ def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard,
     with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, seen):
         page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
         page.get_by_text(f"{len(book.selection)} of 360 images of soft-4 are selected").wait_for()
-        page.get_by_role("button", name="in the lens").click()
+        page.get_by_role("button", name="open in lens").click()
         first = page.locator(".wb-lens .strip .cell").first
         first.wait_for()
         assert first.text_content().startswith(f"#{book.selection[0]} ")

@@ -156,49 +156,52 @@ def test_the_python_of_a_selection_selects_the_same(trained):
 @pytest.fixture
 def session(trained):
     made = Session(trained)
-    made.go(runs=("soft-4", "soft-2"))
+    made.state.change(runs=("soft-4", "soft-2"))
     return made
 
 
 def test_what_is_lassoed_on_the_map_is_shown_in_every_other_tab(session):
-    session.go(tab="map", looks={"method": "pca"})
-    page = session.places["map"]
+    session.state.open_tab("map", looks={"method": "pca"})
+    page = session.pages["map"]
     page.module.view = json.dumps({"polygon": CORNER, "ids": [], "hidden": []})
-    places = wb.select(session.bench.folder / "soft-4", polygon=CORNER, method="pca").places
+    places = wb.select(session.workspace.folder / "soft-4", polygon=CORNER, method="pca").places
     assert (
-        session.state.selection.polygon == CORNER
-        and f"{len(places)} of 360" in page.selected.said.object
+        session.state.view.selection.polygon == CORNER
+        and f"{len(places)} of 360" in page.selection_card.summary.object
     )
-    assert pd.read_csv(page.selected._csv())["image"].tolist() == places.tolist()
+    assert pd.read_csv(page.selection_card._csv())["image"].tolist() == places.tolist()
 
-    session.go(tab="lens", looks={"order": "selected", "show": 3})
-    assert [row.split(" ")[0] for row in session.places["lens"].thing.frames.rows] == [
+    session.state.open_tab("lens", looks={"order": "selected", "show": 3})
+    assert [row.split(" ")[0] for row in session.pages["lens"].model.frames.rows] == [
         f"#{i}" for i in places[:3]
     ]
-    session.go(runs=("soft-2",), tab="map", looks={"method": "pca"})  # of the same images
+    session.state.open_tab("map", runs=("soft-2",), looks={"method": "pca"})  # of the same images
     assert (
         json.loads(page.module.view)["ids"] == places.tolist()
         and json.loads(page.module.view)["polygon"] is None
     )
-    assert f"{len(places)} of 360 images of soft-2" in page.selected.said.object
+    assert f"{len(places)} of 360 images of soft-2" in page.selection_card.summary.object
 
-    session.go(selection=None)
+    session.state.change(selection=None)
     assert (
         json.loads(page.module.view)["ids"] == []
-        and "Nothing is selected" in page.selected.said.object
+        and "Nothing is selected" in page.selection_card.summary.object
     )
 
 
 def test_clicking_codes_selects_the_images_that_hold_them(session):
-    session.go(tab="codes")
-    page, codes = session.places["codes"], np.asarray(session.bench.run("soft-4").evidence().codes)
+    session.state.open_tab("codes")
+    page, codes = (
+        session.pages["codes"],
+        np.asarray(session.workspace.run("soft-4").evidence().codes),
+    )
     page.module.view = json.dumps(
         {"selected": [int(codes[0, 0]), int(codes[1, 1])], "sort": "number"}
     )
     wanted = np.isin(codes, [codes[0, 0], codes[1, 1]]).any(axis=1)
-    assert page.selected.found.places.tolist() == np.flatnonzero(wanted).tolist()
+    assert page.selection_card.images.places.tolist() == np.flatnonzero(wanted).tolist()
     page.module.view = json.dumps({"selected": [], "sort": "use"})
-    assert session.state.selection is None and session.state.looks == {"sort": "use"}
+    assert session.state.view.selection is None and session.state.view.looks == {"sort": "use"}
 
 
 def lassoed(tab, kind, ids):
@@ -207,64 +210,70 @@ def lassoed(tab, kind, ids):
 
 
 def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_images(session):
-    session.go(analysis="latent_map", controls={"method": "pca"})
-    tab = session.tabs["latent_map"]
+    session.state.open_analysis("latent_map", controls={"method": "pca"})
+    tab = session.analyses["latent_map"]
     lassoed(tab, "image", [7, 3, 3, 11])
-    assert session.state.selection.ids == (3, 7, 11) and session.state.selection.run == "soft-4"
-    assert "3 of 360 images of soft-4" in tab.selected.said.object
-    session.go(analysis="marginal_token_value")
-    assert json.loads(session.tabs["marginal_token_value"].figure.body.view) == {
+    assert (
+        session.state.view.selection.ids == (3, 7, 11)
+        and session.state.view.selection.run == "soft-4"
+    )
+    assert "3 of 360 images of soft-4" in tab.selection_card.summary.object
+    session.state.open_analysis("marginal_token_value")
+    assert json.loads(session.analyses["marginal_token_value"].figure.body.view) == {
         "kind": "image",
         "ids": [3, 7, 11],
     }
-    assert "3 of 360 images of soft-4" in session.tabs["marginal_token_value"].selected.said.object
-    session.go(analysis="latent_map", selection=None)
+    assert (
+        "3 of 360 images of soft-4"
+        in session.analyses["marginal_token_value"].selection_card.summary.object
+    )
+    session.state.open_analysis("latent_map", selection=None)
     assert (
         json.loads(tab.figure.body.view)["ids"] == []
-        and "Nothing is selected" in tab.selected.said.object
+        and "Nothing is selected" in tab.selection_card.summary.object
     )
     lassoed(tab, "image", [2])
     lassoed(tab, "image", [])  # drawn around nothing
-    assert session.state.selection is None
+    assert session.state.view.selection is None
 
 
 def test_codes_lassoed_in_a_figure_select_as_a_click_in_the_grid_does(session):
-    session.go(analysis="codebook_usage")
-    lassoed(session.tabs["codebook_usage"], "code", [9, 2])
-    assert session.state.selection == Selection("soft-4", where="code = 2, 9")
+    session.state.open_analysis("codebook_usage")
+    lassoed(session.analyses["codebook_usage"], "code", [9, 2])
+    assert session.state.view.selection == Selection("soft-4", where="code = 2, 9")
 
 
 def test_runs_lassoed_in_a_figure_stay_selected_with_those_that_have_no_point(session):
-    session.go(runs=("soft-4", "flow", "soft-2", "plain"), analysis="token_budget")
-    lassoed(session.tabs["token_budget"], "run", ["plain", "soft-2"])
-    assert session.state.runs == ("flow", "soft-2", "plain") == session.runs.selected
+    session.state.open_analysis("token_budget", runs=("soft-4", "flow", "soft-2", "plain"))
+    lassoed(session.analyses["token_budget"], "run", ["plain", "soft-2"])
+    assert session.state.view.runs == ("flow", "soft-2", "plain") == session.runs.selected
 
 
 def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
-    session.go(
-        runs=("flow", "soft-2", "soft-4"), analysis="latent_maps", controls={"method": "pca"}
+    session.state.open_analysis(
+        "latent_maps", runs=("flow", "soft-2", "soft-4"), controls={"method": "pca"}
     )
-    lassoed(session.tabs["latent_maps"], "image", [5])
-    assert session.state.selection == Selection("soft-2", ids=(5,))
-    assert json.loads(session.tabs["latent_maps"].figure.body.view)["ids"] == [5]
+    lassoed(session.analyses["latent_maps"], "image", [5])
+    assert session.state.view.selection == Selection("soft-2", ids=(5,))
+    assert json.loads(session.analyses["latent_maps"].figure.body.view)["ids"] == [5]
 
 
 def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
-    session.go(
-        tab="map",
+    session.state.open_tab(
+        "map",
         looks={"method": "pca"},
         selection=Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
     )
-    page = session.places["map"]
+    page = session.pages["map"]
     page.widgets["colour"].value = "error"
-    assert session.state.selection.polygon == CORNER and session.state.looks == {
+    assert session.state.view.selection.polygon == CORNER and session.state.view.looks == {
         "method": "pca",
         "colour": "error",
     }
     assert json.loads(page.module.view)["polygon"] == [list(corner) for corner in CORNER]
     with param.edit_constant(page.widgets["seed"]):
         page.widgets["seed"].value = page.widgets["seed"].value_throttled = 3
-    assert session.state.selection is None and session.state.looks["seed"] == 3
+    assert session.state.view.selection is None and session.state.view.looks["seed"] == 3
 
 
 def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
@@ -288,74 +297,74 @@ def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
         lens = jobs.ask("one", state, "me").future.result(60)
         mine, yours = Session(trained), Session(trained)
         for visitor, row in ((mine, 1), (yours, 0)):
-            visitor.state = state.change(looks={**state.looks, "row": row})
-            visitor.places["lens"].asked.state = visitor.state
-            visitor.places["lens"]._draw(lens)
-        assert (
-            mine.places["lens"].thing.picked[0] == 1 and yours.places["lens"].thing.picked[0] == 0
-        )
-        yours.places["lens"].thing.look(0, 0)
-        assert mine.places["lens"].thing.picked[1] > 0
+            view = state.change(looks={**state.looks, "row": row})
+            visitor.pages["lens"].result.compute_view = lambda _: lens
+            visitor.state.update(lambda _, view=view: view)
+        assert mine.pages["lens"].model.picked[0] == 1 and yours.pages["lens"].model.picked[0] == 0
+        yours.pages["lens"].model.look(0, 0)
+        assert mine.pages["lens"].model.picked[1] > 0
     finally:
         jobs.close()
 
 
 def test_an_address_restores_a_lens_and_its_selection(session):
-    session.go(tab="lens", looks={"over": "code", "token": 2, "show": 2, "row": 1})
-    lens, query = session.places["lens"], session.state.to_query()
+    session.state.open_tab("lens", looks={"over": "code", "token": 2, "show": 2, "row": 1})
+    lens, query = session.pages["lens"], session.state.view.to_query()
     assert lens.widgets["token"].visible and not lens.widgets["seed"].visible
     lens.widgets["over"].value = "tokens"
-    assert session.state.looks["over"] == "tokens" and lens.thing.frames.axis == "tokens"
+    assert session.state.view.looks["over"] == "tokens" and lens.model.frames.axis == "tokens"
     session.follow("?" + query)
     assert (
-        lens.thing.frames.axis == "code of token 2"
-        and lens.thing.picked[0] == 1
+        lens.model.frames.axis == "code of token 2"
+        and lens.model.picked[0] == 1
         and lens.widgets["token"].value == 2
     )
-    session.go(looks={"ovre": "code"})
+    session.state.change(looks={"ovre": "code"})
     assert (
-        "Did you mean <code>over</code>" in lens.asked.sentence.object
-        and not lens.asked.place.visible
+        "Did you mean <code>over</code>" in lens.result.message.object
+        and not lens.result.content.visible
     )
 
 
 def test_the_mode_that_walks_begin_at_can_be_chosen(session):
-    session.go(tab="lens", looks={"over": "modes"})
-    lens = session.places["lens"]
-    assert lens.widgets["mode"].visible and lens.thing.frames.rows[0].startswith("mode 0 (")
+    session.state.open_tab("lens", looks={"over": "modes"})
+    lens = session.pages["lens"]
+    assert lens.widgets["mode"].visible and lens.model.frames.rows[0].startswith("mode 0 (")
     with param.edit_constant(lens.widgets["mode"]):
         lens.widgets["mode"].value = lens.widgets["mode"].value_throttled = 3
-    assert session.state.looks["mode"] == 3 and lens.thing.frames.rows[0].startswith("mode 3 (")
+    assert session.state.view.looks["mode"] == 3 and lens.model.frames.rows[0].startswith(
+        "mode 3 ("
+    )
 
 
 def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
-    session.go(runs=("flow",), tab="lens", looks={"over": "interval"})
-    lens = session.places["lens"]
+    session.state.open_tab("lens", runs=("flow",), looks={"over": "interval"})
+    lens = session.pages["lens"]
     assert (
-        lens.widgets["label"].visible and lens.thing.frames.note == "One class, 0, and one noise."
+        lens.widgets["label"].visible and lens.model.frames.note == "One class, 0, and one noise."
     )
-    before = lens.thing.frames.shown
+    before = lens.model.frames.shown
     lens.widgets["label"].value = 3
     assert (
-        session.state.looks["label"] == 3
-        and lens.thing.frames.note == "One class, 3, and one noise."
+        session.state.view.looks["label"] == 3
+        and lens.model.frames.note == "One class, 3, and one noise."
     )
-    assert (lens.thing.frames.shown != before).any() and "label=3" in lens.thing.code()
-    assert ViewState.from_query(session.state.to_query()) == session.state
-    session.go(looks={"over": "interval", "label": 10})
-    assert "draws labels 0 to 9; got 10" in lens.asked.sentence.object
-    session.go(looks={"over": "guidance"})
+    assert (lens.model.frames.shown != before).any() and "label=3" in lens.model.code()
+    assert ViewState.from_query(session.state.view.to_query()) == session.state.view
+    session.state.change(looks={"over": "interval", "label": 10})
+    assert "draws labels 0 to 9; got 10" in lens.result.message.object
+    session.state.change(looks={"over": "guidance"})
     assert not lens.widgets["label"].visible
 
 
 def test_a_tab_that_does_not_apply_says_so(session):
-    session.go(runs=("plain",), tab="codes")
+    session.state.open_tab("codes", runs=("plain",))
     assert (
-        "codes" in session.places["codes"].asked.sentence.object
-        and not session.places["codes"].asked.place.visible
+        "codes" in session.pages["codes"].result.message.object
+        and not session.pages["codes"].result.content.visible
     )
     with pytest.raises(NotApplicable):
-        build_tab(session.bench, session.state).data()
+        build_tab(session.workspace, session.state.view).data()
 
 
 def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(trained, tmp_path):
@@ -369,13 +378,13 @@ if __name__ == "__main__":
     jobs = ComputeQueue({str(trained)!r})
     session = Session({str(trained)!r}, jobs)
     for tab in ("codes", "map", "lens"):
-        session.go(runs=("soft-4",), tab=tab, looks={{"method": "pca"}} if tab == "map" else {{}})
-        asked = session.places[tab].asked
-        if asked.job is not None:  # else it was quick
-            wait([asked.job.future])
-            asked._end(asked.job)
-        assert asked.place.visible, (tab, asked.sentence.object)
-    assert session.places["lens"].thing.frames.axis == "tokens" and session.places["lens"].widgets
+        session.state.open_tab(tab, runs=("soft-4",), looks={{"method": "pca"}} if tab == "map" else {{}})
+        result = session.pages[tab].result
+        if result.job is not None:  # otherwise it was quick
+            wait([result.job.future])
+            result._finish(result.job)
+        assert result.content.visible, (tab, result.message.object)
+    assert session.pages["lens"].model.frames.axis == "tokens" and session.pages["lens"].widgets
     assert "torch" not in sys.modules
     jobs.close()
 """
@@ -436,7 +445,7 @@ def test_a_report_of_views_that_are_not_there_is_refused(trained, tmp_path):
 def test_the_basket_keeps_a_view_once_and_gives_it_back(session):
     session.basket.add(session.state)
     session.basket.add(session.state)
-    session.go(analysis="reconstruction", controls={})
+    session.state.open_analysis("reconstruction", controls={})
     session.basket.add(session.state)
     assert len(session.basket.views) == 2 and session.basket.write.visible
     session.basket.drop(session.basket.views[0])

@@ -163,10 +163,8 @@ def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(
     explorer.state = explorer.state.change(runs=runs)
     in_notebook = explorer.show(name, **values).table
     session = Session(trained)
-    for control, value in values.items():
-        session.tabs[name].widgets[control].value = value
-    session.go(analysis=name, runs=runs)
-    pd.testing.assert_frame_equal(in_notebook, session.tabs[name].table.value)
+    session.state.open_analysis(name, runs=runs, controls=values)
+    pd.testing.assert_frame_equal(in_notebook, session.analyses[name].table.value)
     pd.testing.assert_frame_equal(in_notebook, report_table(trained, name, values, runs))
 
 
@@ -207,8 +205,8 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
 
         assert Explorer(Workspace(trained)).show("image_count", double=True).table["n"][0] == 720
         session = Session(trained)
-        session.go(analysis="image_count")
-        assert session.tabs["image_count"].table.value["n"][0] == 360
+        session.state.open_analysis("image_count")
+        assert session.analyses["image_count"].table.value["n"][0] == 360
         assert report_table(trained, "image_count", {})["n"][0] == 360
     finally:
         (trained / "extra" / "zz_counting.py").unlink()

@@ -186,7 +186,7 @@ def dashboard(
     \b
     workbench dashboard runs --port 8765 --no-browser
     """
-    from workbench.hosts.dashboard.app import serve
+    from workbench.hosts.dashboard.server import serve
 
     try:
         serve(runs, port=port, address=address, show=browser)

@@ -1,7 +1,8 @@
-"""In the dashboard: one analysis with its controls in a row, its figure, what it says, and its numbers."""
+"""One analysis: its controls, its figure, its summary and its table."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import panel as pn
@@ -11,10 +12,13 @@ from workbench import analysis
 from workbench.analysis.base import Result
 from workbench.analysis.plotting.style import apply_theme
 from workbench.hosts.dashboard.async_result import AsyncResult, marked
+from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
-from workbench.hosts.dashboard.run_list import titles
+from workbench.hosts.dashboard.run_list import column_titles
 from workbench.hosts.dashboard.selected_card import SelectionCard
-from workbench.workspace.controls import Control, Value, controls
+from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.widgets import control_widget, move_slider, watch_widget
+from workbench.workspace.controls import Value, controls
 from workbench.workspace.tab_content import (
     SELECTED_ORDER,
     pictured,
@@ -23,167 +27,188 @@ from workbench.workspace.tab_content import (
     selected_image_indices,
 )
 from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
-LEAST = 640  # pixels: what three panels side by side need; on a narrower page a figure scrolls
+MIN_WIDTH_PX = 640  # of three panels next to each other; on a narrower page the figure scrolls
+ROWS_PER_PAGE = 15  # of the table
 
 
 class AnalysisTab:
-    """The widgets of one analysis, as `told` at first; `changed` is called when a control was moved."""
+    """The widgets of one analysis.
+
+    Parameters
+    ----------
+    name : str
+        The analysis.
+    state, workspace, compute
+        The visitor's state, the folder of runs and the access to the compute queue.
+    tab : str, optional
+        The tab whose options are the controls of the analysis, if it is part of another tab.
+    compact : bool, optional
+        Whether to leave out the table and the selection.
+    """
 
     def __init__(
         self,
-        session: "Session",
         name: str,
-        told: Mapping[str, Value],
-        changed: Callable[[], None],
+        state: DashboardState,
+        workspace: Workspace,
+        compute: ComputeClient,
         *,
-        table: bool = True,
+        tab: str = "",
+        compact: bool = False,
     ) -> None:
-        self.session, self.name, self.changed = session, name, changed
-        self.controls = {c.name: c for c in controls(analysis.get(name))}
+        self.name = name
+        self.state = state
+        self.workspace = workspace
+        self.tab = tab
+        self.controls = {control.name: control for control in controls(analysis.get(name))}
+        values = self._controls_in(state.view)
         self.widgets = {
-            c.name: widget_of(c, told.get(c.name, c.default)) for c in self.controls.values()
+            control.name: control_widget(control, values.get(control.name, control.default))
+            for control in self.controls.values()
         }
-        for widget in self.widgets.values():
-            widget.param.watch(
-                lambda _: self.changed(),
-                "value_throttled" if hasattr(widget, "value_throttled") else "value",
-            )
+        for control_name, widget in self.widgets.items():
+            watch_widget(widget, partial(self._on_control, control_name))
         self.figure = Figure(
-            least=LEAST if table else 0, clicked=self._clicked, lassoed=self._lassoed
+            min_width=0 if compact else MIN_WIDTH_PX,
+            on_click=self._open_point,
+            on_select=self._select_points,
         )
-        self.selected: SelectionCard | None = None  # where the figure has points to select
+        self.selection_card: SelectionCard | None = None  # if the figure has points to select
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
-        self.table, self.numbers = _table(pd.DataFrame()), pn.Column(sizing_mode="stretch_width")
-        self.fold = pmui.Accordion(("table", self.numbers))
-        self.fold.param.watch(lambda _: self._fill(), "active")
-        # The figure scrolls, the text does not: a Column would be as wide as the figure, and all that is around it.
+        self.table = _table_widget(pd.DataFrame())
+        self.table_frame = pn.Column(sizing_mode="stretch_width")
+        self.accordion = pmui.Accordion(("table", self.table_frame))
+        self.accordion.param.watch(lambda _: self._show_table(), "active")
+        # The figure scrolls and the text does not: a Column would make the text as wide as the
+        # figure.
         frame = pn.FlexBox(
             self.figure.body, sizing_mode="stretch_width", styles={"overflow-x": "auto"}
         )
-        shown = [self.summary, frame, *([self.below, self.fold] if table else [])]
-        self.shown = pn.Column(*shown, sizing_mode="stretch_width", styles={"min-width": "0"})
-        self.asked = AsyncResult(session, name, self.shown, self._draw)
+        parts = [self.summary, frame]
+        if not compact:
+            parts += [self.below, self.accordion]
+        content = pn.Column(*parts, sizing_mode="stretch_width", styles={"min-width": "0"})
+        self.result = AsyncResult(name, content, self._draw, workspace, compute)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")
-        self.body = pn.Column(row, self.asked.body, sizing_mode="stretch_width", min_height=400)
+        self.body = pn.Column(row, self.result.body, sizing_mode="stretch_width", min_height=400)
+        state.param.watch(lambda event: self.set_theme(dark=event.new), "dark")
 
-    def told(self) -> dict[str, Value]:
-        """The controls that have been moved from where they start."""
-        values = {name: widget.value for name, widget in self.widgets.items()}
-        return {
-            name: value for name, value in values.items() if value != self.controls[name].default
-        }
-
-    def put(self, told: Mapping[str, Value]) -> None:
-        """Move the controls to what is told, the others to where they start."""
+    def set_controls(self, values: Mapping[str, Value]) -> None:
+        """Set the widgets to these values, and all others to their defaults."""
         for name, widget in self.widgets.items():
-            widget.value = told.get(name, self.controls[name].default)
+            widget.value = values.get(name, self.controls[name].default)
 
-    def show(self, state: ViewState) -> None:
-        """Compute what the state asks for, and show it, or the sentence that says why not."""
-        self.asked.ask(state, self.told())
-        self._follow()
-
-    def step(self, by: int) -> None:
-        """Move the first slider by so many of its steps."""
-        known = (
-            c
-            for c in self.controls.values()
-            if c.kind in ("integer", "number") and c.name != "seed"
+    def show(self, view: ViewState) -> None:
+        """Show the analysis of the view's runs under the view's controls."""
+        values = self._controls_in(view)
+        self.set_controls(values)
+        self.result.show(
+            ViewState(runs=view.runs, step=view.step, analysis=self.name, controls=values)
         )
-        if (first := next(known, None)) is not None:
-            widget = self.widgets[first.name]
-            widget.value = min(max(widget.value + by * widget.step, widget.start), widget.end)
-            self.changed()
+        self._show_selection()
 
-    def paint(self, *, dark: bool) -> None:
-        """Draw the figure of what is shown, in the page's light or dark."""
-        if self.asked.found is None:
+    def hide(self) -> None:
+        """Do nothing: a hidden analysis has no timers."""
+
+    def move_slider(self, steps: int) -> None:
+        """Move the first slider, except that of the seed."""
+        for name, control in self.controls.items():
+            if control.kind in ("integer", "number") and name != "seed":
+                self._set_control(name, move_slider(self.widgets[name], steps))
+                return
+
+    def set_theme(self, *, dark: bool) -> None:
+        """Draw the figure in the light or dark theme."""
+        if self.result.result is not None:
+            self.figure.draw(apply_theme(self.result.result.figure(), dark=dark))
+
+    def _controls_in(self, view: ViewState) -> Mapping[str, Value]:
+        """Return the controls that a view has for this analysis; none if it shows another one."""
+        if self.tab:
+            return view.looks if view.tab == self.tab else {}
+        return view.controls if view.analysis == self.name else {}
+
+    def _on_control(self, name: str, event: Any) -> None:
+        self._set_control(name, event.new)
+
+    def _set_control(self, name: str, value: Value) -> None:
+        def change(view: ViewState) -> ViewState:
+            values = {**self._controls_in(view), name: value}
+            changed = {key: v for key, v in values.items() if v != self.controls[key].default}
+            if self.tab:
+                return view.change(looks=changed) if view.tab == self.tab else view
+            if view.tab or view.analysis != self.name:
+                return view
+            return view.change(controls=changed)
+
+        self.state.update(change)
+
+    def _open_point(self, kind: str, id_: Any) -> None:
+        """Make a clicked run primary, open an image in the lens, or open a code."""
+        view = self.state.view
+        if kind == "run" and id_ in self.workspace.runs:
+            self.state.make_primary(str(id_))
+        elif kind == "image" and view.runs:
+            selection = select_indices(self.workspace, view, [id_])
+            self.state.open_tab("lens", looks={"order": SELECTED_ORDER}, selection=selection)
+        elif kind == "code" and view.runs:
+            selection = select_codes(view, [int(id_)])
+            self.state.open_tab("codes", looks={}, selection=selection)
+
+    def _select_points(self, kind: str, ids: list[Any]) -> None:
+        """Deselect the runs outside a lasso, or select its images, or the images of its codes."""
+        view = self.state.view
+        if kind == "run" and ids:
+            self.figure.mark("run", [])  # the figure is drawn again with the remaining runs
+            outside = self.figure.ids("run") - set(ids)
+            self.state.select_runs(tuple(name for name in view.runs if name not in outside))
+        elif kind == "image" and view.runs:
+            self.state.change(selection=select_indices(self.workspace, view, ids))
+        elif kind == "code" and view.runs:
+            self.state.change(selection=select_codes(view, sorted(map(int, ids))))
+
+    def _show_selection(self) -> None:
+        """Show the selection below a figure with images or codes, and mark their points."""
+        kinds = self.figure.kinds & {"image", "code"}
+        view = self.state.view
+        if self.result.result is None or not kinds or view.tab:
             return
-        self.figure.draw(apply_theme(self.asked.found.figure(), dark=dark))
-        if self.selected is not None:
-            self.selected.paint(dark=dark)
-
-    def _clicked(self, kind: str, which: Any) -> None:
-        """A run's point lets it lead; an image opens in the lens, a code among the codes."""
-        session, state = self.session, self.session.state
-        if kind == "run" and which in session.bench.runs:
-            others = (name for name in state.runs if name != which)
-            session.go(runs=(str(which), *others), step=None)
-        elif kind == "image" and state.runs:
-            session.go(
-                tab="lens",
-                looks={"order": SELECTED_ORDER},
-                selection=select_indices(session.bench, state, [which]),
-            )
-        elif kind == "code" and state.runs:
-            session.go(tab="codes", looks={}, selection=select_codes(state, [int(which)]))
-
-    def _lassoed(self, kind: str, which: list[Any]) -> None:
-        """Of the runs that have a point, these alone stay selected; images, or those holding codes, are selected."""
-        session, state = self.session, self.session.state
-        if kind == "run" and which:
-            self.figure.mark("run", [])  # the figure is drawn anew of those that stay
-            out = self.figure.named("run") - set(which)
-            runs = tuple(name for name in state.runs if name not in out)
-            session.go(runs=runs, step=state.step if runs[:1] == state.runs[:1] else None)
-        elif kind == "image" and state.runs:
-            session.go(selection=select_indices(session.bench, state, which))
-        elif kind == "code" and state.runs:
-            session.go(selection=select_codes(state, sorted(map(int, which))))
-
-    def _follow(self) -> None:
-        """Show the selection where the figure has points that it may hold, and mark those."""
-        kinds, state = self.figure.kinds & {"image", "code"}, self.session.state
-        if self.asked.found is None or not kinds or state.tab:
-            return
-        if self.selected is None:
-            self.selected = SelectionCard(self.session)
-            self.below[:] = [self.selected.body]
-        self.selected.show(state)
+        if self.selection_card is None:
+            self.selection_card = SelectionCard(self.state, self.workspace)
+            self.below[:] = [self.selection_card.body]
+        self.selection_card.show(view)
         if "image" in kinds:
-            known = self.selected.found is not None
-            places = (
-                selected_image_indices(self.session.bench, pictured(self.session.bench, state))
-                if known
-                else []
-            )
-            self.figure.mark("image", places)
-        elif state.selection is None:
+            indices: list[int] = []
+            if self.selection_card.images is not None:
+                shown = pictured(self.workspace, view)
+                indices = selected_image_indices(self.workspace, shown)
+            self.figure.mark("image", indices)
+        elif view.selection is None:
             self.figure.mark("code", [])
 
     def _draw(self, result: Result) -> None:
         self.summary.object = marked(result.summary())
-        self.table = _table(
-            result.table()
-        )  # a new one: a table that is still being built does not bear other columns
-        self._fill()
-        self.paint(dark=self.session.dark)
-        self._follow()
+        # A new widget: a table that is still being built cannot change its columns.
+        self.table = _table_widget(result.table())
+        self._show_table()
+        self.figure.draw(apply_theme(result.figure(), dark=self.state.dark))
+        self._show_selection()
 
-    def _fill(self) -> None:
-        if self.fold.active:  # somebody looks: else it would only make the page heavy
-            self.numbers[:] = [self.table]
+    def _show_table(self) -> None:
+        if self.accordion.active:  # a closed table would only make the page heavy
+            self.table_frame[:] = [self.table]
 
 
-def _table(table: pd.DataFrame) -> pn.widgets.Tabulator:
-    how = {"disabled": True, "show_index": False, "layout": "fit_data_table"}
+def _table_widget(table: pd.DataFrame) -> pn.widgets.Tabulator:
     return pn.widgets.Tabulator(
-        table, pagination="remote", page_size=15, titles=titles(table), **how
+        table,
+        disabled=True,
+        show_index=False,
+        layout="fit_data_table",
+        pagination="remote",
+        page_size=ROWS_PER_PAGE,
+        titles=column_titles(table),
     )
-
-
-def widget_of(control: Control, value: Any) -> pn.widgets.Widget:
-    """A control as a widget, at a value."""
-    if control.kind == "flag":
-        return pmui.Checkbox(label=control.label, value=value)
-    if control.kind == "choice":
-        return pmui.Select(
-            label=control.label, options=list(control.choices), value=value, width=160
-        )
-    slider, kind = (pmui.IntSlider, int) if control.kind == "integer" else (pmui.FloatSlider, float)
-    bounds = {"start": kind(control.low), "end": kind(control.high), "step": kind(control.step)}
-    return slider(label=control.label, value=value, width=220, **bounds)

@@ -1,12 +1,10 @@
-"""The dashboard: a list of runs and a tab for every analysis, over one folder. Reads files; needs no torch.
+"""The dashboard of one visitor: a list of runs and a tab for each analysis. It needs no torch.
 
-One `Session` a browser tab. What it shows is a ViewState; the address bar always holds it, so a link is a view.
+The address of the page always describes the view, so that a link opens the same view.
 """
 
 import html
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,315 +15,242 @@ from param.parameterized import discard_events
 
 from workbench import analysis
 from workbench.core.errors import UserError
+from workbench.hosts.dashboard.address import AddressBar, view_of_address
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
+from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.explore_tabs import MODULES, ExploreTab
 from workbench.hosts.dashboard.jobs_card import JobsCard
 from workbench.hosts.dashboard.keyboard import Keyboard
+from workbench.hosts.dashboard.live_tab import LiveTab
 from workbench.hosts.dashboard.overview import Overview
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.primary_run import PrimaryRunPicker
-from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard, pages_of
+from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard
 from workbench.hosts.dashboard.run_list import RunList
 from workbench.hosts.dashboard.saved_card import SavedViewsCard
-from workbench.hosts.dashboard.tabs import AnalysisGroup, LazyTabs, LiveTab, TabPage
-from workbench.hosts.reports import write_views_report
+from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.tabs import AnalysisGroup, LazyTabs, TabPage
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-GUIDE = """<p>No runs in <code>{folder}</code> yet. Train one, and reload this page:</p>
+GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one and reload this page:</p>
 <pre>workbench train softvq-digits --out {folder}/first</pre>
 """
-SIDEBAR = 380  # pixels
-NARROW = {
-    "& .MuiTab-root": {"minWidth": 0, "px": "10px"}
-}  # so that all tabs are in sight on a usual screen
-STEPS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
-GLANCE = 3000  # milliseconds between looks at how the runs stand
-
-
-def serve(
-    folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", show: bool = True
-) -> None:
-    """Serve the dashboard of a folder of runs until interrupted. Raises RunError if the folder does not exist."""
-    import socket
-
-    Workspace(folder)  # refuse a wrong folder before a server starts
-    if port:
-        with socket.socket() as probe:
-            if probe.connect_ex((address, port)) == 0:
-                raise UserError(
-                    f"port {port} is in use; give another with --port, or 0 for a free one."
-                )
-    pn.extension("plotly", "tabulator")
-    jobs = ComputeQueue(folder, write_report=write_views_report)
-    try:
-        how = {
-            "address": address,
-            "show": show,
-            "title": "workbench",
-            "extra_patterns": [pages_of(folder)],
-        }
-        pn.serve({"/": lambda: Session(folder, jobs).page()}, port=port, **how)
-    finally:
-        jobs.close()
+SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
+SIDEBAR_WIDTH_PX = 380
+NARROW_TABS = {"& .MuiTab-root": {"minWidth": 0, "px": "10px"}}  # all fit on a usual screen
+STEPS_OF_KEYS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
+REFRESH_INTERVAL_MS = 3000  # between two looks at the folder of runs
 
 
 class Session:
-    """One visitor's view: the state, and the widgets that show and change it.
+    """One visitor's page: the state, and the cards that show and change it.
 
-    Without `jobs` everything is computed where it is asked for.
+    Parameters
+    ----------
+    folder : str or Path
+        The folder of runs.
+    queue : ComputeQueue, optional
+        Computes the results; without it, they are computed in the calling thread.
     """
 
-    def __init__(self, folder: str | Path, jobs: ComputeQueue | None = None) -> None:
-        self.bench, self.jobs, self.dark = Workspace(folder), jobs, False
-        self.me, self.basket, self.saved = (
-            object(),
-            ReportBuilderCard(self),
-            SavedViewsCard(self),
-        )  # me: who waits for jobs
-        self.visit = PageLifecycle()
-        self.later, self.when_loaded = self.visit.later, self.visit.when_loaded
-        self._timer: Any = None
-        self._quiet = False
-        self.notice = pmui.Alert("", severity="warning", visible=False)
+    def __init__(self, folder: str | Path, queue: ComputeQueue | None = None) -> None:
+        self.workspace = Workspace(folder)
+        self.lifecycle = PageLifecycle()
+        self.compute = ComputeClient(queue, self.lifecycle)
         location = pn.state.location
-        self.state = self._asked_for("" if location is None else location.search or "")
-        self.card = JobsCard(jobs, self.me)
+        query = "" if location is None else location.search or ""
+        view, notice = view_of_address(query, self.workspace)
+        self.state = DashboardState(view, self.lifecycle.after_load)
+        self.state.notice = notice
+        self._timer: pn.io.PeriodicCallback | None = None
+
+        self.notice = pmui.Alert("", severity="warning", visible=False)
+        self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
+        self.jobs = JobsCard(self.compute)
+        self.reports = ReportBuilderCard(self.state, self.workspace.folder, self.compute)
+        self.saved_views = SavedViewsCard(self.state, self.workspace.folder)
+        self.runs = RunList(self.state, self.workspace)
+        self.primary_run = PrimaryRunPicker(self.state, self.workspace)
         self.keyboard = Keyboard(
-            lambda key: self.when_loaded(lambda: self._pressed(key)), self.follow
+            on_key=lambda key: self.lifecycle.after_load(lambda: self.press(key)),
+            on_address=lambda query: self.lifecycle.after_load(lambda: self.follow(query)),
         )
-        self.runs = RunList(self.bench, self.state.runs, self._selected)
-        self.tabs = LazyTabs({name: partial(self._tab, name) for name in analysis.analyses()})
-        explored = {tab: partial(ExploreTab, self, tab) for tab in MODULES}
-        places = {"overview": partial(Overview, self), **explored, "live": partial(LiveTab, self)}
-        self.places: LazyTabs[TabPage] = LazyTabs(places)
-        self.groups = LazyTabs(
+        self.address = AddressBar(self.state, self.workspace, self.keyboard.write_address)
+
+        groups = analysis.groups()
+        self._group_of = {name: group for group, names in groups.items() for name in names}
+        self.analyses = LazyTabs({name: partial(self._analysis, name) for name in self._group_of})
+        self.pages: LazyTabs[TabPage] = LazyTabs(
             {
-                group: partial(AnalysisGroup, self, names)
-                for group, names in analysis.groups().items()
+                "overview": self._overview,
+                **{tab: partial(self._explore, tab) for tab in MODULES},
+                **{group: partial(self._group, names) for group, names in groups.items()},
+                "live": self._live,
             }
         )
-        self.titles = ["overview", *MODULES, *self.groups.make, "live"]
-        frames = self.places.frames | self.groups.frames
-        self.pages = pmui.Tabs(
-            *((name.capitalize(), frames[name]) for name in self.titles), dynamic=False, sx=NARROW
+        self._titles = list(self.pages)
+        self._open_page = self._title_of(view)
+        self.tabs = pmui.Tabs(
+            *((title.capitalize(), self.pages.frames[title]) for title in self._titles),
+            active=self._titles.index(self._open_page),
+            dynamic=False,
+            sx=NARROW_TABS,
         )
-        self.pages.param.watch(lambda _: self._turned(), "active")
-        self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
-        self.leading = PrimaryRunPicker(self)
+        self.tabs.param.watch(lambda event: self._open(self._titles[event.new]), "active")
+        self.state.param.watch(lambda _: self._show_view(), "view")
+        self.state.param.watch(lambda _: self._show_notice(), "notice")
+        self._show_notice()
 
     def page(self) -> pn.viewable.Viewable:
-        """The whole page."""
+        """Return the page, which shows results once it has loaded."""
         page = pmui.Page(
             title="workbench",
             header=[pn.layout.HSpacer(), self.keyboard.module],
             sidebar=self._sidebar(),
-            sidebar_width=SIDEBAR,
-            main=[self.notice, *self._main(), self.keyboard.help, self.card.body],
+            sidebar_width=SIDEBAR_WIDTH_PX,
+            main=[self.notice, *self._main(), self.keyboard.help, self.jobs.body],
         )
-        self.dark, watcher = (
-            page.dark_theme,
-            page.param.watch(lambda event: self._repaint(event.new), "dark_theme"),
-        )
-        me = weakref.ref(
-            self
-        )  # a page that is closed before it has loaded is not kept for its loading
-        self.visit.begin(lambda: me() and me()._loaded())
-        self._go()  # what is quickly found comes with the page, the rest is computed while it is sent
+        self.state.dark = page.dark_theme
+        watcher = page.param.watch(lambda event: self._set_theme(dark=event.new), "dark_theme")
+        # A page that is closed before it has loaded must not keep its session alive.
+        reference = weakref.ref(self)
+
+        def start() -> None:
+            session = reference()
+            if session is not None:
+                session._start()
+
+        def clean_up(_: Any) -> None:
+            self.close()
+            _empty(page, watcher)
+
+        self.lifecycle.begin(start)
+        if self.workspace.runs:
+            self.address.update()
+        self._show_view()
         if pn.state.curdoc is not None:
-            pn.state.on_session_destroyed(lambda _: (self.close(), _emptied(page, watcher)))
+            pn.state.on_session_destroyed(clean_up)
         return page
 
-    def go(self, **changes: Any) -> None:
-        """Change the state, put it into the address bar, and show the tab it names; that of an analysis, if given."""
-        self.when_loaded(lambda: self._go(**changes))
-
-    def _go(self, **changes: Any) -> None:
-        before = self.state.tab
-        self.state = self.state.change(**({"tab": ""} if "analysis" in changes else {}), **changes)
-        if not self.state.tab:
-            self.state = self.state.change(controls=self.tabs[self.state.analysis].told())
-        if before != self.state.tab and before in self.places:
-            self.places[before].hide()
-        self._reflect()
-        if not self.bench.runs:
-            return
-        if not self._quiet:
-            self.keyboard.write(self.state.to_query())
-        try:
-            self.about.object = html.escape(self.bench.about(self.state))
-        except UserError:
-            self.about.object = ""
-        (self.places[self.state.tab] if self.state.tab else self.tabs[self.state.analysis]).show(
-            self.state
-        )
-
     def follow(self, query: str) -> None:
-        """Show what an address asks for, as when somebody goes back in the browser's history."""
-        self.when_loaded(lambda: self._follow(query))
+        """Show the view of an address, as when a person goes back in the browser's history."""
+        self.address.follow(query)
 
-    def _follow(self, query: str) -> None:
-        before, self.notice.visible = self.state.tab, False
-        self.state = self._asked_for(query)
-        if before != self.state.tab and before in self.places:
-            self.places[before].hide()
-        with self._quietly():
-            if self.state.tab:
-                self.places[self.state.tab].put(self.state.looks)
-            else:
-                self.tabs[self.state.analysis].put(self.state.controls)
-            self._go()
-
-    def turned(self, name: str) -> None:
-        """Somebody has turned to an analysis."""
-        self.loud(lambda: self.go(analysis=name))
-
-    def close(self) -> None:
-        """The visitor has left: nothing is read or computed for them any more."""
-        self.visit.end()
-        if self._timer is not None:
-            self._timer.stop()
-        self.card.hide()
-        for place in self.places.made.values():
-            place.hide()
-        for job in [] if self.jobs is None else self.jobs.of(self.me):
-            self.jobs.leave(job, self.me)
-
-    def _loaded(self) -> None:
-        if self.bench.runs:
-            self._timer = pn.state.add_periodic_callback(self.refresh, GLANCE)
-
-    def refresh(self) -> None:
-        """Show the list of runs as they stand now, where anything changed."""
-        if self.bench.stale():
-            self.bench.refresh()
-            self.runs.renew()
-            with self._quietly():
-                self.leading.put(self.state)
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Within, widgets that move are following the state, not a person."""
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
-
-    def loud(self, act: Callable[[], None]) -> None:
-        """Do what a person asked for; not what a widget says that follows the state."""
-        if not self._quiet:
-            act()
-
-    def _reflect(self) -> None:
-        """Let the widgets around the tabs say what the state says."""
-        with self._quietly():
-            self.runs.put(self.state.runs)
-            self.pages.active = self._at()
-            if not self.state.tab:
-                self.groups[self._group_of(self.state.analysis)].turn(self.state.analysis)
-            self.leading.put(self.state)
-
-    def _tab(self, name: str) -> AnalysisTab:
-        told = self.state.controls if self.state.analysis == name else {}
-        return AnalysisTab(self, name, told, lambda: self.turned(name))
-
-    def _at(self) -> int:
-        return self.titles.index(self.state.tab or self._group_of(self.state.analysis))
-
-    def _turned(self) -> None:
-        self.loud(lambda: self.when_loaded(self._turn))
-
-    def _turn(self) -> None:
-        title = self.titles[self.pages.active]
-        if title in self.places:
-            self.go(tab=title, looks=self.places[title].told())
-        else:
-            self.go(analysis=self.groups[title].active)
-
-    def _group_of(self, name: str) -> str:
-        return next(group for group, names in analysis.groups().items() if name in names)
-
-    def _repaint(self, dark: bool) -> None:
-        self.dark = dark
-        self.when_loaded(self._paint)
-
-    def _paint(self) -> None:
-        for shown in (*self.places.made.values(), *self.tabs.made.values()):
-            shown.paint(dark=self.dark)
-
-    def _asked_for(self, query: str) -> ViewState:
-        """The view an address asks for, or a first look."""
-        first = self.bench.default_view().change(tab="overview")
-        try:
-            asked = ViewState.from_query(query)
-            for name in asked.runs:
-                self.bench.run(name)
-            asked = asked if asked.runs else asked.change(runs=first.runs)
-            if asked.step is not None and asked.runs:
-                self.bench.run(asked.runs[0]).evidence(asked.step)
-        except UserError as error:
-            self._say(f"This link could not be followed: {error}")
-            return first
-        named = "analysis=" in query or asked.tab
-        return asked if named else asked.change(tab="overview")
-
-    def _say(self, text: str) -> None:
-        self.notice.object, self.notice.visible = html.escape(text), True
-
-    def _selected(self, names: tuple[str, ...]) -> None:
-        """The run that was leading stays so while it is selected; the sliders and menus keep their values."""
-        same = names[:1] == self.state.runs[:1]
-        self.loud(lambda: self.go(runs=names, step=self.state.step if same else None))
-
-    def _pressed(self, key: str) -> None:
-        """What a key does; see keyboard.KEYS."""
+    def press(self, key: str) -> None:
+        """Do what a key does; see `keyboard.KEYS`."""
         if key.isdigit():
             self.runs.toggle(int(key))
-        elif key in STEPS:
-            self.leading.move(STEPS[key])
-        elif key in ("[", "]") and not self.state.tab:
-            self.tabs[self.state.analysis].step(1 if key == "]" else -1)
-        elif key in ("[", "]") and self.state.tab == "lens":
-            self.places["lens"].step(1 if key == "]" else -1)
+        elif key in STEPS_OF_KEYS:
+            self.primary_run.move(STEPS_OF_KEYS[key])
+        elif key in ("[", "]"):
+            self.pages[self._open_page].move_slider(1 if key == "]" else -1)
         elif key == "r":
-            self.basket.add(self.state)
+            self.reports.add()
 
-    def _sidebar(self) -> list[Any]:
-        if not self.bench.runs:
+    def refresh(self) -> None:
+        """Show the runs of the folder as they are now, if anything has changed."""
+        if self.workspace.stale():
+            self.workspace.refresh()
+            self.runs.renew()
+            self.primary_run.renew()
+
+    def close(self) -> None:
+        """Stop reading and computing for a visitor who has left."""
+        self.lifecycle.end()
+        if self._timer is not None:
+            self._timer.stop()
+        self.jobs.hide()
+        for page in self.pages.made.values():
+            page.hide()
+        self.compute.release_all()
+
+    def _start(self) -> None:
+        if self.workspace.runs:
+            self._timer = pn.state.add_periodic_callback(self.refresh, REFRESH_INTERVAL_MS)
+
+    def _show_view(self) -> None:
+        """Open the tab of the view and show the view in it."""
+        view = self.state.view
+        title = self._title_of(view)
+        if title != self._open_page:
+            self.pages[self._open_page].hide()
+            self._open_page = title
+        self.tabs.active = self._titles.index(title)
+        if not self.workspace.runs:
+            return
+        try:
+            self.about.object = html.escape(self.workspace.about(view))
+        except UserError:
+            self.about.object = ""
+        self.pages[title].show(view)
+
+    def _show_notice(self) -> None:
+        self.notice.object = html.escape(self.state.notice)
+        self.notice.visible = bool(self.state.notice)
+
+    def _set_theme(self, *, dark: bool) -> None:
+        def change() -> None:
+            self.state.dark = dark
+
+        self.lifecycle.after_load(change)
+
+    def _title_of(self, view: ViewState) -> str:
+        return view.tab or self._group_of[view.analysis]
+
+    def _open(self, title: str) -> None:
+        """Open a tab that a person has chosen."""
+        names = analysis.groups().get(title)
+        if names is None:
+            self.state.open_tab(title)
+        else:
+            self.state.open_group(tuple(names))
+
+    def _analysis(self, name: str) -> AnalysisTab:
+        return AnalysisTab(name, self.state, self.workspace, self.compute)
+
+    def _group(self, names: tuple[str, ...]) -> TabPage:
+        return AnalysisGroup(names, self.state, self.analyses)
+
+    def _overview(self) -> TabPage:
+        return Overview(self.state, self.workspace, self.compute)
+
+    def _explore(self, tab: str) -> TabPage:
+        return ExploreTab(tab, self.state, self.workspace, self.compute)
+
+    def _live(self) -> TabPage:
+        return LiveTab(self.state, self.workspace, self.lifecycle)
+
+    def _sidebar(self) -> list[pn.viewable.Viewable]:
+        if not self.workspace.runs:
             return []
-        note = pn.pane.HTML(
-            "The leading run fills every tab; the other selected ones are compared with it.",
-            styles={"opacity": "0.8"},
-        )
         parts = [
-            *self.leading.parts,
-            note,
+            *self.primary_run.parts,
+            pn.pane.HTML(SIDEBAR_NOTE, styles={"opacity": "0.8"}),
             self.runs.body,
-            self.basket.body,
-            self.saved.body,
+            self.reports.body,
+            self.saved_views.body,
             *self._refused(),
         ]
-        # In a column: placed in the page itself, a table is drawn twice and forgets which rows are selected.
+        # In a column: placed in the page itself, a table is drawn twice and forgets its selected
+        # rows.
         return [pmui.Column(*parts, sizing_mode="stretch_width")]
 
-    def _refused(self) -> list[Any]:
+    def _refused(self) -> list[pmui.Alert]:
         return [
-            pmui.Alert(html.escape(sentence), severity="error") for sentence in self.bench.refused
+            pmui.Alert(html.escape(reason), severity="error") for reason in self.workspace.refused
         ]
 
     def _main(self) -> list[pn.viewable.Viewable]:
-        if not self.bench.runs:
-            return [
-                pn.pane.HTML(GUIDE.format(folder=html.escape(str(self.bench.folder)))),
-                *self._refused(),
-            ]
-        return [self.about, self.pages]
+        if not self.workspace.runs:
+            folder = html.escape(str(self.workspace.folder))
+            return [pn.pane.HTML(GUIDE.format(folder=folder)), *self._refused()]
+        return [self.about, self.tabs]
 
 
-def _emptied(page: pmui.Page, watcher: Any) -> None:
-    """Take everything out of a page that was closed: the library keeps the page itself."""
+def _empty(page: pmui.Page, watcher: Any) -> None:
+    """Remove everything from a page that was closed: Panel keeps the page itself."""
     page.param.unwatch(watcher)
     with discard_events(page):
         page.param.update(header=[], sidebar=[], main=[])

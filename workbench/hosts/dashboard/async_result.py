@@ -1,142 +1,158 @@
-"""In the dashboard: what a tab shows from when it is asked for until it is there, or the sentence that says why not."""
+"""The content of a tab: while it is being computed, once it is there, or why it is missing."""
 
 import html
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
 from workbench.analysis import analyses
 from workbench.core.errors import NotApplicable, UserError
+from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.workspace.compute import ComputeJob
-from workbench.workspace.controls import Value
 from workbench.workspace.view_state import ViewState
-
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
+from workbench.workspace.workspace import Workspace
 
 CODE = re.compile("`([^`]+)`")
-KINDS = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("✖", "#d55e00")}
-QUICK = 0.1  # seconds: what takes less is shown without a word; everybody waits meanwhile
+MESSAGE_STYLES = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("✖", "#d55e00")}
+SHOW_MESSAGE_AFTER_S = 0.1  # the server waits that long for a result before it shows a message
 
 
 class AsyncResult:
-    """What one tab shows, computed by the session's jobs, or here where it has none; `draw` shows it in `place`.
+    """The result of one tab, computed after the page has loaded and drawn when it is there.
 
-    `key` tells what is asked for from all else, `compute` makes it: an analysis's result, where they are not given.
+    Parameters
+    ----------
+    name : str
+        What is computed: the name of an analysis or of a tab.
+    content : pn.Column
+        The part of the page that shows the result; hidden while there is none.
+    draw : callable
+        Shows a result in `content`.
+    workspace, compute
+        The folder of runs and this visitor's access to the compute queue.
+    key : callable, optional
+        What the result of a view depends on; by default that of an analysis.
+    compute_view : callable, optional
+        Computes the result of a view; by default an analysis.
     """
 
     def __init__(
         self,
-        session: "Session",
         name: str,
-        place: pn.Column,
+        content: pn.Column,
         draw: Callable[[Any], None],
+        workspace: Workspace,
+        compute: ComputeClient,
         *,
         key: Callable[[ViewState], Hashable] | None = None,
-        compute: Callable[[ViewState], Any] | None = None,
+        compute_view: Callable[[ViewState], Any] | None = None,
     ) -> None:
-        self.session, self.name, self.place, self.draw = session, name, place, draw
-        self.key_of, self.compute = key or session.bench.key, compute or session.bench.result
-        # Empty where there is nothing to say: one that is made visible while a page builds it is an error there.
-        self.sentence = pn.pane.HTML("", margin=0)
-        self.again = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
-        self.again.on_click(lambda _: self.show(self.state))
-        place.visible = False
-        self.body = pn.Column(self.sentence, self.again, place, sizing_mode="stretch_width")
-        self.state = ViewState()
-        self.key: Hashable = None  # of what is shown, or being computed
+        self.name = name
+        self.content = content
+        self.draw = draw
+        self.workspace = workspace
+        self.compute = compute
+        self.key_of = key or workspace.key
+        self.compute_view = compute_view or workspace.result
+        # Empty without a message: a pane that becomes visible while the page builds it is an error.
+        self.message = pn.pane.HTML("", margin=0)
+        self.retry = pmui.Button(label="compute", variant="outlined", size="small", visible=False)
+        self.retry.on_click(lambda _: self.show(self.view))
+        content.visible = False
+        self.body = pn.Column(self.message, self.retry, content, sizing_mode="stretch_width")
+        self.view = ViewState()
+        self.key: Hashable = None  # of the result that is shown or being computed
         self.job: ComputeJob | None = None
-        self.found: Any = None
+        self.result: Any = None
 
-    def ask(self, state: ViewState, told: Mapping[str, Value]) -> None:
-        """Show the analysis of a state's runs and step under these controls."""
-        self.show(ViewState(state.runs, state.step, self.name, told))
+    def show(self, view: ViewState) -> None:
+        """Show the result of a view, unless it is shown or being computed already."""
+        self.view = view
+        # Nothing is computed for a page that only requested the document.
+        self.compute.lifecycle.after_load(self._request)
 
-    def show(self, state: ViewState) -> None:
-        """Show what a state asks for, unless it is shown or being computed already."""
-        self.state = state
+    def _request(self) -> None:
+        view = self.view
         try:
-            key = self.key_of(state)
+            key = self.key_of(view)
         except UserError as error:
-            self._leave()
-            self._refuse(error)
+            self._release()
+            self._show_error(error)
             return
         if key == self.key:
             return
-        self._leave()
+        self._release()
         self.key = key
-        if self.session.jobs is None:
-            self._take(lambda: self.compute(state))
-        else:
-            self._wait(self.session.jobs.ask(key, state, self.session.me))
+        self._wait(self.compute.submit(key, view, lambda: self.compute_view(view)), view)
 
-    def _wait(self, job: ComputeJob) -> None:
+    def _wait(self, job: ComputeJob, view: ViewState) -> None:
         self.job = job
-        if wait([job.future], QUICK).done:
-            self._end(job)
+        if wait([job.future], SHOW_MESSAGE_AFTER_S).done:
+            self._finish(job)
             return
-        self._say(
-            f"Computing {self.name.replace('_', ' ')} of {job.state.runs[0]} …",
-            hide=self.found is None,
-        )
-        self.place.loading = True
-        self.session.when_loaded(self.session.card.watch)
-        job.future.add_done_callback(lambda _: self.session.later(lambda: self._end(job)))
+        name = self.name.replace("_", " ")
+        self._show_message(f"Computing {name} of {view.runs[0]} …", hide=self.result is None)
+        self.content.loading = True
+        self.compute.when_done(job, lambda: self._finish(job))
 
-    def _end(self, job: ComputeJob) -> None:
-        if job is self.job:  # else something else has been asked for since
-            self.job, self.place.loading = None, False
-            self._take(job.future.result)
-
-    def _leave(self) -> None:
-        """What was asked for before is no longer waited for."""
-        job, self.job = self.job, None
-        if job is not None:
-            self.session.jobs.leave(job, self.session.me)
-            self.place.loading = False
-
-    def _take(self, compute: Callable[[], Any]) -> None:
+    def _finish(self, job: ComputeJob) -> None:
+        if job is not self.job:  # another result has been requested since
+            return
+        self.job = None
+        self.content.loading = False
         try:
-            self.found = compute()
-            self.draw(self.found)
-            self.place.visible, self.sentence.object, self.again.visible = True, "", False
+            self.result = job.future.result()
+            self.draw(self.result)
+            self.content.visible = True
+            self.message.object = ""
+            self.retry.visible = False
         except CancelledError:
             self.key = None
-            self._say("Stopped before it was finished.")
-            self.again.visible = True
+            self._show_message("The computation was stopped before it was finished.")
+            self.retry.visible = True
         except UserError as error:
-            self._refuse(error)
+            self._show_error(error)
         except Exception as error:
-            self.key, what = (
-                None,
-                f"{type(error).__name__}: {error}" if self.session.jobs is None else str(error),
+            self.key = None
+            self._show_message(
+                f"{self.name} failed: {error}. The server's log contains the traceback.", "error"
             )
-            self._say(f"{self.name} failed: {what}. The server's log says where.", "error")
-            if self.session.jobs is None:
-                raise
 
-    def _refuse(self, error: UserError) -> None:
-        self.key, said = None, str(error)
-        if isinstance(error, NotApplicable):
-            other = self.session.bench.applicable(self.name) if self.name in analyses() else None
-            said += f" It applies to {other}: make that the leading run." if other else ""
-        self._say(said, "info" if isinstance(error, NotApplicable) else "warning")
+    def _release(self) -> None:
+        """Stop waiting for the result that was requested before."""
+        job, self.job = self.job, None
+        if job is not None:
+            self.compute.release(job)
+            self.content.loading = False
 
-    def _say(self, sentence: str, kind: str = "info", *, hide: bool = True) -> None:
-        symbol, colour = KINDS[kind]
-        style = f"border: 1px solid {colour}; border-left-width: 4px; border-radius: 4px"
-        style += "; padding: 10px 16px; margin: 5px 10px"
-        said = f"<span aria-label='{kind}' style='color: {colour}'>{symbol}</span>&ensp;{marked(sentence)}"
-        self.sentence.object = f"<div role='status' style='{style}'>{said}</div>"
-        self.again.visible = False
+    def _show_error(self, error: UserError) -> None:
+        self.key = None
+        if not isinstance(error, NotApplicable):
+            self._show_message(str(error), "warning")
+            return
+        other = self.workspace.applicable(self.name) if self.name in analyses() else None
+        advice = f" It applies to {other}; make that the primary run." if other else ""
+        self._show_message(f"{error}{advice}")
+
+    def _show_message(self, text: str, kind: str = "info", *, hide: bool = True) -> None:
+        symbol, color = MESSAGE_STYLES[kind]
+        style = (
+            f"border: 1px solid {color}; border-left-width: 4px; border-radius: 4px; "
+            "padding: 10px 16px; margin: 5px 10px"
+        )
+        icon = f"<span aria-label='{kind}' style='color: {color}'>{symbol}</span>"
+        content = f"{icon}&ensp;{marked(text)}"
+        self.message.object = f"<div role='status' style='{style}'>{content}</div>"
+        self.retry.visible = False
         if hide:
-            self.found, self.place.visible = None, False
+            self.result = None
+            self.content.visible = False
 
 
 def marked(text: str) -> str:
-    """A sentence as HTML: all of it escaped, what stands in backticks as code."""
+    """Return a text as HTML: escaped, and parts in backticks as code."""
     return CODE.sub(r"<code>\1</code>", html.escape(text))

@@ -1,21 +1,26 @@
-"""In the dashboard: the tabs Lens, Map and Codes, on the same modules as in a notebook, and one selection for all."""
+"""The tabs Lens, Map and Codes, on the same JavaScript modules as in a notebook."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel_material_ui.widgets.base import MaterialWidget
 
-from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.analysis.latents.projection import latent_map as project_latents
 from workbench.explore import MODES
-from workbench.hosts.dashboard.analysis_tab import widget_of
 from workbench.hosts.dashboard.async_result import AsyncResult
+from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.selected_card import SelectionCard
+from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.widgets import control_widget, watch_widget
 from workbench.hosts.js.panel import component
 from workbench.workspace.codebook import Codebook
-from workbench.workspace.controls import controls
+from workbench.workspace.controls import Value, controls
 from workbench.workspace.latent_map import Map
 from workbench.workspace.lens import ORDERS, Lens
 from workbench.workspace.selection import Selection
@@ -29,190 +34,209 @@ from workbench.workspace.tab_content import (
     tab_content,
 )
 from workbench.workspace.view_state import ViewState
-
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
+from workbench.workspace.workspace import Workspace
 
 MODULES = {"lens": "lens", "map": "latentmap", "codes": "codegrid"}
-LAST = 0  # in the menu of checkpoints
-KEPT = ("row", "stop")  # of a lens: where one looks, which computes nothing
+LAST_STEP = 0  # the value of "last" in the menu of checkpoints
+POSITION_OPTIONS = ("row", "stop")  # where a lens points; they need no computation
 
 
 class ExploreTab:
-    """One of the tabs: its controls, its module, and the selection. `show` asks for what a state shows."""
+    """The controls, the module and the selection of one of the three tabs."""
 
-    def __init__(self, session: "Session", tab: str) -> None:
-        self.session, self.tab = session, tab
-        self.widgets: dict[str, Any] = {}
+    def __init__(
+        self, tab: str, state: DashboardState, workspace: Workspace, compute: ComputeClient
+    ) -> None:
+        self.tab = tab
+        self.state = state
+        self.workspace = workspace
+        self.widgets: dict[str, MaterialWidget] = {}
         self.row = pn.FlexBox(gap="16px")
         self.module = component(MODULES[tab])(sizing_mode="stretch_width")
-        self.module.param.watch(self._heard, "view")
-        place = pn.Column(self.module, sizing_mode="stretch_width")
-        how = {"key": self._key, "compute": lambda state: tab_content(session.bench, state)}
-        self.asked = AsyncResult(session, tab, place, self._draw, **how)
-        self.selected = SelectionCard(session)
-        parts = [self.row, self.asked.body, self.selected.body]
-        self.body = pn.Column(*parts, sizing_mode="stretch_width", min_height=500)
-        self.thing: Any = None  # a Lens, a Map or a Codebook
-        self.same: tuple[
-            Hashable, ...
-        ] = ()  # keys of what is shown: as it was asked for, and with all that is set
-        self._putting = False  # a widget that we move ourselves asks for nothing
+        self.module.param.watch(lambda event: self._on_module_view(event.new), "view")
+        self.result = AsyncResult(
+            tab,
+            pn.Column(self.module, sizing_mode="stretch_width"),
+            self._draw,
+            workspace,
+            compute,
+            key=self._key,
+            compute_view=lambda view: tab_content(workspace, view),
+        )
+        self.compute = compute
+        self.selection_card = SelectionCard(state, workspace)
+        self.body = pn.Column(
+            self.row,
+            self.result.body,
+            self.selection_card.body,
+            sizing_mode="stretch_width",
+            min_height=500,
+        )
+        self.model: Lens | Map | Codebook | None = None
+        # Keys of what is shown: as it was requested, and with the values of all controls.
+        self._shown_keys: tuple[Hashable, ...] = ()
+        self._module_view = ""  # the module's view that Python has set last
+        self._follows_model = False  # while the widgets are being set to the model's values
 
-    def show(self, state: ViewState) -> None:
-        """Show what the state asks for as soon as it is there, or the sentence that says why not."""
-        if self.asked.found is None or self._key(state) not in self.same:
-            self.same = ()
-            self.asked.show(state)
-        self.selected.show(state)
+    def show(self, view: ViewState) -> None:
+        """Show the content of a view once it has been computed, and its selection."""
+        if self.result.result is None or self._key(view) not in self._shown_keys:
+            self._shown_keys = ()
+            self.result.show(view)
+        elif isinstance(self.model, Lens):
+            self._point_lens(self.model, view.looks)
+        self.compute.lifecycle.after_load(lambda: self.selection_card.show(view))
 
     def hide(self) -> None:
-        """Nothing goes on while nobody looks."""
+        """Do nothing: a hidden tab has no timers."""
 
-    def put(self, told: Mapping[str, Any]) -> None:
-        """Look where a lens was looked at; `show` moves the controls."""
-        if isinstance(self.thing, Lens):
-            self._look(told)
-            self._putting = True
-            self.module.view = json.dumps(self._view(self.thing))
-            self._putting = False
+    def move_slider(self, steps: int) -> None:
+        """Move the lens along its axis."""
+        if isinstance(self.model, Lens):
+            row, stop = self.model.picked
+            view = {**json.loads(self._view_text()), "row": row, "stop": max(0, stop + steps)}
+            self.module.param.update(view=json.dumps(view))
 
-    def told(self) -> dict[str, Any]:
-        """What is set here and matters."""
-        if isinstance(self.thing, Codebook):
-            return {"sort": self.thing.state.sort}
+    def _view_text(self) -> str:
+        return str(self.module.param.values()["view"])
+
+    def _key(self, view: ViewState) -> Hashable:
+        """Return what the pictures of the module depend on."""
+        options = tuple(
+            sorted(item for item in view.looks.items() if item[0] not in POSITION_OPTIONS)
+        )
+        if self.tab == "lens" and ("order", SELECTED_ORDER) not in options:
+            return self.tab, view.runs, options
+        selection = None
+        if view.selection is not None:
+            selection = json.dumps(view.selection.told(), sort_keys=True)
+        return self.tab, view.runs, view.step, options, selection
+
+    def _draw(self, content: TabContent) -> None:
+        model = copy(content.thing)  # the queue may return the same object to another visitor
+        self.model = model
+        view = self.state.view
+        if isinstance(model, Lens):
+            # The position of this visitor, not that of another one or of an earlier view.
+            options = view.looks if view.tab == self.tab else {}
+            model.look(int(options.get("row", 0)), int(options.get("stop", -1)))
+        with self._following_model():
+            self._set_widgets(model)
+        self._update_module(model, data=content.data)
+        requested = self.result.view
+        with_all_options = requested.change(looks=self._options())
+        self._shown_keys = (self.result.key, self._key(with_all_options))
+
+    def _point_lens(self, lens: Lens, options: Mapping[str, Value]) -> None:
+        """Move the lens to the position of an address."""
+        row, stop = lens.picked
+        position = int(options.get("row", row)), int(options.get("stop", stop))
+        if position != (row, stop):
+            lens.look(*position)
+            self._update_module(lens)
+
+    def _update_module(self, model: Lens | Map | Codebook, **changes: str) -> None:
+        # A lens keeps how a person has set it up: its zoom and which panels are shown.
+        view = json.loads(self._view_text()) if isinstance(model, Lens) else {}
+        self._module_view = json.dumps({**view, **model.view()})
+        self.module.param.update(view=self._module_view, **changes)
+
+    @contextmanager
+    def _following_model(self) -> Iterator[None]:
+        """Ignore changes of the widgets, which are no requests of a person."""
+        self._follows_model = True
+        try:
+            yield
+        finally:
+            self._follows_model = False
+
+    def _set_widgets(self, model: Lens | Map | Codebook) -> None:
+        if isinstance(model, Codebook):
+            return
+        if isinstance(model, Lens):
+            widgets = _lens_widgets(model, has_selection=self.state.view.selection is not None)
+        else:
+            widgets = {
+                control.name: control_widget(control, model.state.controls[control.name])
+                for control in controls(project_latents)
+            }
+        if self.widgets.keys() != widgets.keys():
+            self.widgets = widgets
+            for name, widget in widgets.items():
+                watch_widget(widget, partial(self._on_control, name))
+            self.row.objects = list(widgets.values())
+            return
+        for name, widget in self.widgets.items():
+            values = widgets[name].param.values()
+            parts = ("options", "end", "value", "visible")
+            widget.param.update(**{part: values[part] for part in parts if part in values})
+
+    def _options(self) -> dict[str, Value]:
+        """Return the options of the tab that its widgets show."""
+        if isinstance(self.model, Codebook):
+            return {"sort": self.model.state.sort}
         values = {name: widget.value for name, widget in self.widgets.items() if widget.visible}
         if self.tab == "map":
             return moved(values)
-        return {name: value for name, value in values.items() if (name, value) != ("step", LAST)}
+        return {
+            name: value for name, value in values.items() if (name, value) != ("step", LAST_STEP)
+        }
 
-    def paint(self, *, dark: bool) -> None:
-        """Draw the selection in the page's light or dark; the module follows the page by itself."""
-        self.selected.paint(dark=dark)
-
-    def step(self, by: int) -> None:
-        """Move along the lens's axis by so many stops."""
-        if isinstance(self.thing, Lens):
-            row, stop = self.thing.picked
-            self.module.view = json.dumps(
-                {**json.loads(self.module.view), "row": row, "stop": max(0, stop + by)}
-            )
-
-    def _key(self, state: ViewState) -> Hashable:
-        """What the module's pictures depend on."""
-        told = tuple(
-            sorted((name, value) for name, value in state.looks.items() if name not in KEPT)
-        )
-        if self.tab == "lens" and ("order", SELECTED_ORDER) not in told:
-            return self.tab, state.runs, told
-        picked = (
-            None if state.selection is None else json.dumps(state.selection.told(), sort_keys=True)
-        )
-        return self.tab, state.runs, state.step, told, picked
-
-    def _draw(self, found: TabContent) -> None:
-        self.thing = copy(found.thing)  # another visitor may have been given the same one
-        if isinstance(self.thing, Lens):
-            told = self.session.state.looks if self.session.state.tab == self.tab else {}
-            self.thing.look(
-                int(told.get("row", 0)), int(told.get("stop", -1))
-            )  # nobody else's, nor an earlier look
-        self._putting = True
-        try:
-            self._put(self.thing)
-            self.module.param.update(data=found.data, view=json.dumps(self._view(self.thing)))
-        finally:
-            self._putting = False
-        state = self.asked.state
-        self.same = self.asked.key, self._key(state.change(looks=self.told()))
-
-    def _look(self, told: Mapping[str, Any]) -> None:
-        row, stop = self.thing.picked
-        self.thing.look(int(told.get("row", row)), int(told.get("stop", stop)))
-
-    def _view(self, thing: Any) -> dict[str, Any]:
-        """What the module is told was picked; how it shows it stays as somebody set it."""
-        before = json.loads(self.module.view) if isinstance(thing, Lens) else {}
-        return {**before, **thing.view()}
-
-    def _put(self, thing: Any) -> None:
-        """Show the controls as the thing has them."""
-        if self.tab == "codes":
+    def _on_control(self, name: str, event: Any) -> None:
+        if self._follows_model or event.new == event.old:
             return
-        if isinstance(thing, Lens):
-            made = _lens_widgets(thing, self.session.state.selection is not None)
+        options = self._options()
+        if name != "over" and "row" in self.state.view.looks:
+            options["row"] = self.state.view.looks["row"]
+        if self.tab == "map" and name != "colour" and self._has_lasso():
+            # In another layout the polygon would contain other points.
+            self.state.open_tab(self.tab, looks=options, selection=None)
         else:
-            made = {c.name: widget_of(c, thing.state.controls[c.name]) for c in controls(lay_out)}
-        if self.widgets.keys() != made.keys():
-            self.widgets = made
-            for widget in made.values():
-                widget.param.watch(
-                    self._moved,
-                    "value_throttled" if hasattr(widget, "value_throttled") else "value",
-                )
-            self.row.objects = list(made.values())
+            self.state.open_tab(self.tab, looks=options)
+
+    def _has_lasso(self) -> bool:
+        return isinstance(self.model, Map) and self.model.state.polygon is not None
+
+    def _on_module_view(self, text: str) -> None:
+        """Follow what a person has done in the module."""
+        if text == self._module_view or self.model is None:
             return
-        for name, widget in self.widgets.items():
-            same = {
-                part: getattr(made[name], part)
-                for part in ("options", "end")
-                if hasattr(made[name], part)
-            }
-            widget.param.update(value=made[name].value, visible=made[name].visible, **same)
+        module_view = json.loads(text)
+        view = self.state.view
+        if isinstance(self.model, Lens):
+            position = int(module_view["row"]), int(module_view["stop"])
+            if position != self.model.picked:
+                self.model.look(*position)
+                row, stop = position
+                self.state.open_tab(self.tab, looks={**self._options(), "row": row, "stop": stop})
+        elif isinstance(self.model, Map):
+            polygon = module_view.get("polygon") or []
+            if [list(corner) for corner in self.model.state.polygon or ()] != polygon:
+                self._select(select_polygon(view, self.model, polygon), view.looks)
+        elif list(self.model.state.selected) != module_view["selected"]:
+            options = {"sort": module_view["sort"]}
+            self._select(select_codes(view, module_view["selected"]), options)
+        elif self.model.state.sort != module_view["sort"]:
+            self._select(view.selection, {"sort": module_view["sort"]})
 
-    def _moved(self, event: Any) -> None:
-        if self._putting or event.new == event.old:
-            return
-        looks = self.told()
-        if event.obj is not self.widgets.get("over"):
-            looks |= {
-                name: value for name, value in self.session.state.looks.items() if name == "row"
-            }
-        changes: dict[str, Any] = {"looks": looks}
-        if self.tab == "map" and event.obj is not self.widgets["colour"] and self._lasso_is_here():
-            changes["selection"] = None  # another layout: the polygon would hold other points
-        self.session.go(**changes)
-
-    def _lasso_is_here(self) -> bool:
-        return self.thing is not None and self.thing.state.polygon is not None
-
-    def _heard(self, _: Any = None) -> None:
-        """Somebody picked something in the module."""
-        if not self._putting and self.thing is not None:
-            self._take(json.loads(self.module.view))
-
-    def _take(self, told: dict[str, Any]) -> None:
-        state = self.session.state
-        if isinstance(self.thing, Lens):
-            where = int(told["row"]), int(told["stop"])
-            if where != self.thing.picked:
-                self.thing.look(*where)
-                self.session.go(looks={**self.told(), "row": where[0], "stop": where[1]})
-        elif isinstance(self.thing, Map):
-            if [list(corner) for corner in self.thing.state.polygon or ()] != (
-                told.get("polygon") or []
-            ):
-                self._picked(select_polygon(state, self.thing, told.get("polygon")))
-        elif list(self.thing.state.selected) != told["selected"]:
-            self._picked(select_codes(state, told["selected"]), looks={"sort": told["sort"]})
-        elif self.thing.state.sort != told["sort"]:
-            self._picked(state.selection, looks={"sort": told["sort"]})
-
-    def _picked(self, selection: Selection | None, **changes: Any) -> None:
-        """The module shows already what was picked: only the selection's panel is drawn anew."""
-        state = self.session.state.change(selection=selection, **changes)
-        self.thing, self.asked.key = build_tab(self.session.bench, state), self._key(state)
-        self.same = (self.asked.key,)
-        self.session.go(selection=selection, **changes)
+    def _select(self, selection: Selection | None, options: Mapping[str, Value]) -> None:
+        """Select what the module shows as selected already: only the selection is drawn again."""
+        view = self.state.view.change(selection=selection, looks=options)
+        self.model = build_tab(self.workspace, view)
+        self.result.key = self._key(view)
+        self._shown_keys = (self.result.key,)
+        self.state.open_tab(self.tab, selection=selection, looks=options)
 
 
-def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
-    """The controls of a lens; those that its axis does not ask for are hidden."""
-    state, shown = lens.state, lens.settings
-    orders = [*ORDERS, *([SELECTED_ORDER] if selection or state.places else [])]
-    steps = {"last": LAST, **{f"{step:,}": step for step in lens.runs[0].steps}}
+def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidget]:
+    """Return the controls of a lens; those that its axis does not use are hidden."""
+    state = lens.state
+    orders = list(ORDERS)
+    if has_selection or state.places:
+        orders.append(SELECTED_ORDER)
+    steps = {"last": LAST_STEP} | {f"{step:,}": step for step in lens.runs[0].steps}
     labels = {name: label for label, name in enumerate(lens.classes)} or {"": state.label}
-    made = {
+    widgets = {
         "over": pmui.Select(
             label="slider over", options=list(lens.axes), value=state.over, width=180
         ),
@@ -223,7 +247,9 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
             value=SELECTED_ORDER if state.places else state.order,
             width=140,
         ),
-        "step": pmui.Select(label="checkpoint", options=steps, value=state.step or LAST, width=140),
+        "step": pmui.Select(
+            label="checkpoint", options=steps, value=state.step or LAST_STEP, width=140
+        ),
         "token": pmui.IntSlider(
             label="token",
             start=0,
@@ -237,6 +263,6 @@ def _lens_widgets(lens: Lens, selection: bool) -> dict[str, Any]:
         "label": pmui.Select(label="class", options=labels, value=state.label, width=140),
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
     }
-    for name, widget in made.items():
-        widget.visible = name in shown
-    return made
+    for name, widget in widgets.items():
+        widget.visible = name in lens.settings
+    return widgets

@@ -1,4 +1,4 @@
-"""In the dashboard: a figure."""
+"""A plotly figure whose points can be clicked and selected."""
 
 import json
 from collections.abc import Callable, Collection
@@ -9,71 +9,80 @@ import plotly.graph_objects as go
 from workbench.analysis.plotting.style import TOOLBAR_CONFIG
 from workbench.hosts.js.panel import component
 
-HEIGHT = 480  # pixels, of a figure that does not say
-LASSO = ["select2d", "lasso2d"]
-CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background shows
+DEFAULT_HEIGHT_PX = 480  # of a figure without a height
+SELECT_BUTTONS = ["select2d", "lasso2d"]
+TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
 
 
 class Figure:
-    """A plotly figure, shown from when it is first drawn.
+    """A plotly figure, visible once it has been drawn.
 
-    `clicked` hears of a point what it is (a run, an image, a code) and which; `lassoed` the same of all that a box or a
-    lasso holds. Where no trace has such points there is neither of the two.
+    It does not use Panel's own plotly pane: the theme of the page restyles that pane, and a pane
+    that changes while the page is still being built may stay as it was.
 
-    Not the library's own pane: the page's theme gives those its own looks, and one that changes while the page is
-    still being built may stay as it was.
+    Parameters
+    ----------
+    min_width : int, optional
+        Width in pixels below which the figure scrolls.
+    on_click : callable, optional
+        Called with the kind (run, image or code) and the id of a clicked point.
+    on_select : callable, optional
+        Called with the kind and the ids of the points in a box or a lasso. A figure without such
+        points has neither tool.
     """
 
     def __init__(
         self,
         *,
-        least: int = 0,
-        clicked: Callable[[str, Any], None] | None = None,
-        lassoed: Callable[[str, list[Any]], None] | None = None,
+        min_width: int = 0,
+        on_click: Callable[[str, Any], None] | None = None,
+        on_select: Callable[[str, list[Any]], None] | None = None,
     ) -> None:
         self.object: go.Figure | None = None
-        self.clicked, self.lassoed, self._marking = clicked, lassoed, False
-        self.body = component("figure")(sizing_mode="stretch_width", min_width=least, visible=False)
-        self.body.param.watch(lambda event: self._heard(json.loads(event.new)), "view")
+        self.on_click = on_click
+        self.on_select = on_select
+        self._marked = ""  # the view that Python has set last
+        self.body = component("figure")(
+            sizing_mode="stretch_width", min_width=min_width, visible=False
+        )
+        self.body.param.watch(lambda event: self._on_view(event.new), "view")
 
     @property
     def kinds(self) -> set[str]:
-        """What its points are: of run, image and code."""
-        return (
-            set()
-            if self.object is None
-            else {trace.meta for trace in self.object.data if trace.meta}
-        )
+        """The kinds of its points: run, image, code."""
+        if self.object is None:
+            return set()
+        return {trace.meta for trace in self.object.data if trace.meta}
 
-    def named(self, kind: str) -> set[Any]:
-        """All that its points of a kind name."""
-        return {one for trace in self.object.data if trace.meta == kind for one in trace.customdata}
+    def ids(self, kind: str) -> set[Any]:
+        """Return the ids of all points of a kind."""
+        if self.object is None:
+            return set()
+        return {id_ for trace in self.object.data if trace.meta == kind for id_ in trace.customdata}
 
     def draw(self, figure: go.Figure) -> None:
-        """Show a figure in the place of what was shown."""
-        shown = {
-            "height": figure.layout.height or HEIGHT,
-            "paper_bgcolor": CLEAR,
-            "plot_bgcolor": CLEAR,
-        }
-        self.object = figure.update_layout(shown)
-        lasso = "modeBarButtonsToAdd" if self.lassoed and self.kinds else "modeBarButtonsToRemove"
-        config = json.dumps({**TOOLBAR_CONFIG, lasso: [*TOOLBAR_CONFIG.get(lasso, ()), *LASSO]})
+        """Show a figure instead of the current one."""
+        height = int(figure.layout.height or DEFAULT_HEIGHT_PX)
+        self.object = figure.update_layout(
+            height=height, paper_bgcolor=TRANSPARENT, plot_bgcolor=TRANSPARENT
+        )
+        can_select = self.on_select is not None and self.kinds
+        option = "modeBarButtonsToAdd" if can_select else "modeBarButtonsToRemove"
+        buttons = [*TOOLBAR_CONFIG.get(option, ()), *SELECT_BUTTONS]
+        config = json.dumps({**TOOLBAR_CONFIG, option: buttons})
         data = f'{{"config": {config}, "figure": {figure.to_json()}}}'
-        self.body.param.update(data=data, height=int(figure.layout.height), visible=True)
+        self.body.param.update(data=data, height=height, visible=True)
 
     def mark(self, kind: str, ids: Collection[Any]) -> None:
-        """Mark the points that name these; none: all are as they were."""
-        self._marking = True
-        try:
-            self.body.view = json.dumps({"kind": kind, "ids": list(ids)})
-        finally:
-            self._marking = False
+        """Highlight the points with these ids; no ids remove the highlight."""
+        self._marked = json.dumps({"kind": kind, "ids": list(ids)})
+        self.body.param.update(view=self._marked)
 
-    def _heard(self, view: dict[str, Any]) -> None:
-        if self._marking or "kind" not in view:
+    def _on_view(self, text: str) -> None:
+        view = json.loads(text)
+        if text == self._marked or "kind" not in view:
             return
-        if "ids" not in view and self.clicked is not None:
-            self.clicked(str(view["kind"]), view["id"])
-        elif "ids" in view and self.lassoed is not None:
-            self.lassoed(str(view["kind"]), view["ids"])
+        if "ids" not in view and self.on_click is not None:
+            self.on_click(str(view["kind"]), view["id"])
+        elif "ids" in view and self.on_select is not None:
+            self.on_select(str(view["kind"]), view["ids"])

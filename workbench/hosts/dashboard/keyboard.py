@@ -1,4 +1,4 @@
-"""In the dashboard: what each key does, and the page's address, which a link and the browser's history hold."""
+"""The page's keys and its address bar, both in one JavaScript module."""
 
 import html
 import json
@@ -11,39 +11,51 @@ import panel_material_ui as pmui
 from workbench.hosts.js.panel import component
 
 KEYS = {
-    "← →": "the step before, the step after, of those the leading run has evidence of",
-    "Shift+← →": "ten steps before, ten after",
-    "[ ]": "less, more: the first slider of the tab (in the lens: tokens)",
-    "1 – 9": "select that run of the list, or leave it out",
+    "← →": "previous or next step with evidence of the primary run",
+    "Shift+← →": "ten steps back or forward",
+    "[ ]": "decrease or increase the first slider of the tab; in the lens, its position",
+    "1 – 9": "select or deselect the run with that number in the list",
     "/": "filter the list of runs",
-    "z, Shift+z": "undo, redo: the view before, and the one after it again",
+    "z, Shift+z": "undo or redo the last change of the view",
     "s": "save this view under a name",
     "c": "copy the link to this view",
-    "r": "put this view into the report",
+    "r": "add this view to the report",
     "Esc": "leave a field",
-    "click": "on a run's point: it leads; on an image's or a code's: it opens in the lens, or among the codes",
-    "box, lasso": "in a figure of images or codes: select those images; of runs: leave out the others",
-    "?": "these keys",
+    "click": "click a point to make its run primary, or to open its image or code",
+    "box, lasso": "select the images or codes of a figure, or keep only the runs inside",
+    "?": "show or hide these keys",
 }
+HELP_STYLE = (
+    "<style>th { text-align: left; white-space: nowrap; padding: 4px 24px 4px 0 } "
+    "td { padding: 4px 0 }</style>"
+)
 
 
 class Keyboard:
-    """Hears keys while nobody types, and the browser's way back; writes the address."""
+    """Forwards keys and the browser's history, and writes the address.
 
-    def __init__(self, pressed: Callable[[str], None], turned: Callable[[str], None]) -> None:
-        self.pressed, self.turned, self._written = pressed, turned, 0
+    Parameters
+    ----------
+    on_key : callable
+        Called with a key that was pressed outside of a field.
+    on_address : callable
+        Called with the query of the address when a person goes back or forward.
+    """
+
+    def __init__(self, on_key: Callable[[str], None], on_address: Callable[[str], None]) -> None:
+        self.on_key = on_key
+        self.on_address = on_address
+        self._addresses_written = 0
         self.module = component("keyboard")(
             data="{}", view="{}", width=190, height=40, styles={"color": "white"}
         )
-        self.module.param.watch(lambda event: self._heard(json.loads(event.new)), "view")
-        rows = (
-            f"<tr><th><kbd>{html.escape(key)}</kbd></th><td>{html.escape(does)}</td></tr>"
-            for key, does in KEYS.items()
+        self.module.param.watch(lambda event: self._on_message(json.loads(event.new)), "view")
+        rows = "".join(
+            f"<tr><th><kbd>{html.escape(key)}</kbd></th><td>{html.escape(action)}</td></tr>"
+            for key, action in KEYS.items()
         )
-        style = "<style>th { text-align: left; white-space: nowrap; padding: 4px 24px 4px 0 } td { padding: 4px 0 }</style>"
-        table = pn.pane.HTML(f"{style}<table>{''.join(rows)}</table>", sizing_mode="stretch_width")
         self.help = pmui.Dialog(
-            table,
+            pn.pane.HTML(f"{HELP_STYLE}<table>{rows}</table>", sizing_mode="stretch_width"),
             title="Keys",
             title_variant="h6",
             open=False,
@@ -51,17 +63,21 @@ class Keyboard:
             show_close_button=True,
         )
 
-    def write(self, query: str) -> None:
-        """Put a query into the address bar; the first replaces what was asked for, the others are a way back."""
-        self._written += (
-            1  # or what was written last would not be heard again after somebody went back
-        )
-        self.module.data = json.dumps({"address": f"?{query}", "count": self._written})
+    def write_address(self, query: str) -> None:
+        """Put a query into the address bar.
 
-    def _heard(self, told: dict[str, Any]) -> None:
-        if "search" in told:
-            self.turned(str(told["search"]))
-        elif told.get("key") == "?":
+        The first one replaces the address that the browser has requested; the others are entries
+        of its history.
+        """
+        # The count makes an address that was written before a new message.
+        self._addresses_written += 1
+        message = {"address": f"?{query}", "count": self._addresses_written}
+        self.module.param.update(data=json.dumps(message))
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if "search" in message:
+            self.on_address(str(message["search"]))
+        elif message.get("key") == "?":
             self.help.open = not self.help.open
-        elif "key" in told:
-            self.pressed(str(told["key"]))
+        elif "key" in message:
+            self.on_key(str(message["key"]))

@@ -1,83 +1,71 @@
-"""In the dashboard, the first tab: what the selected runs cost and how good they are, and what the checks found."""
+"""The first tab: cost and quality of the selected runs, and the findings of the checks."""
 
 import html
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import panel as pn
 
 from workbench.analysis.checks.checks import SYMBOLS, Check, Checks
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
-from workbench.workspace.controls import Value
+from workbench.hosts.dashboard.compute_client import ComputeClient
+from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import highlighted
 from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
-
-MOST = 10  # findings
-COLOURS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}
+MAX_FINDINGS = 10
+STATUS_COLORS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}
 
 
 class Overview:
-    """A token budget and the checks' findings: side by side, or one above the other where the page is narrow."""
+    """A token budget and the findings of the checks; one above the other on a narrow page."""
 
-    def __init__(self, session: "Session") -> None:
-        told = session.state.looks if session.state.tab == "overview" else {}
-        self.session = session
-        self.budget = AnalysisTab(session, "token_budget", told, self._moved, table=False)
-        self.list = pn.pane.HTML("", sizing_mode="stretch_width")
-        self.checks = AsyncResult(
-            session, "checks", pn.Column(self.list, sizing_mode="stretch_width"), self._found
+    def __init__(self, state: DashboardState, workspace: Workspace, compute: ComputeClient) -> None:
+        self.budget = AnalysisTab(
+            "token_budget", state, workspace, compute, tab="overview", compact=True
         )
+        self.findings = pn.pane.HTML("", sizing_mode="stretch_width")
+        content = pn.Column(self.findings, sizing_mode="stretch_width")
+        self.checks = AsyncResult("checks", content, self._show_findings, workspace, compute)
         self.budget.body.styles = {"flex": "3 1 520px", "min-width": "0"}
         self.checks.body.styles = {"flex": "2 1 300px", "min-width": "0"}
-        parts = [self.budget.body, self.checks.body]
         self.body = pn.FlexBox(
-            *parts, gap="24px", align_items="flex-start", sizing_mode="stretch_width"
+            self.budget.body,
+            self.checks.body,
+            gap="24px",
+            align_items="flex-start",
+            sizing_mode="stretch_width",
         )
 
-    def show(self, state: ViewState) -> None:
-        """Compute both for the state's runs: the checks when the page is there, as they would hold up its drawing."""
-        self.budget.show(state)
-        self.session.when_loaded(self._check)
+    def show(self, view: ViewState) -> None:
+        """Compute both for the runs of a view."""
+        self.budget.show(view)
+        self.checks.show(ViewState(runs=view.runs, step=view.step, analysis="checks"))
 
     def hide(self) -> None:
-        """Nothing here goes on by itself."""
+        """Do nothing: the tab has no timers."""
 
-    def put(self, told: Mapping[str, Value]) -> None:
-        """Move the controls to what is told."""
-        self.budget.put(told)
+    def move_slider(self, steps: int) -> None:
+        """Move the first slider of the token budget."""
+        self.budget.move_slider(steps)
 
-    def told(self) -> dict[str, Value]:
-        """The controls that were moved."""
-        return self.budget.told()
-
-    def paint(self, *, dark: bool) -> None:
-        """Draw in the page's light or dark."""
-        self.budget.paint(dark=dark)
-
-    def _check(self) -> None:
-        if self.session.state.tab == "overview":
-            self.checks.ask(self.session.state, {})
-
-    def _moved(self) -> None:
-        self.session.go(tab="overview", looks=self.told())
-
-    def _found(self, checks: Checks) -> None:
-        found = checks.findings
-        items = "".join(_finding(check) for check in found[:MOST])
-        items += (
-            f"<p>and {len(found) - MOST} more, in the tab Checks.</p>" if len(found) > MOST else ""
-        )
+    def _show_findings(self, checks: Checks) -> None:
+        findings = checks.findings
+        items = "".join(_finding_html(check) for check in findings[:MAX_FINDINGS])
+        if len(findings) > MAX_FINDINGS:
+            items += f"<p>{len(findings) - MAX_FINDINGS} more in the tab Checks.</p>"
         passed = f"<p style='opacity: 0.8'>✓ {checks.counts['passed']} checks passed.</p>"
-        self.list.object = f"<h3 style='margin: 0 0 12px'>Checks</h3>{items}{passed}"
+        self.findings.object = f"<h3 style='margin: 0 0 12px'>Checks</h3>{items}{passed}"
 
 
-def _finding(check: Check) -> str:
-    """A finding as a paragraph: a symbol and a word say how grave it is, and colour repeats it."""
-    head = f"<b style='{highlighted(COLOURS[check.status])}'>{SYMBOLS[check.status]} {check.status}</b>"
-    head += f" · <b>{html.escape(check.run)}</b> · {check.code} {html.escape(check.name)}"
-    said = f"{html.escape(check.finding.found)}<br><em>{html.escape(check.finding.advice)}</em>"
-    return f"<p style='margin: 0 0 12px'>{head}<br>{said}</p>"
+def _finding_html(check: Check) -> str:
+    """Return a finding as a paragraph: a symbol and a word for its severity, and a color."""
+    color = highlighted(STATUS_COLORS[check.status])
+    head = (
+        f"<b style='{color}'>{SYMBOLS[check.status]} {check.status}</b>"
+        f" · <b>{html.escape(check.run)}</b> · {check.code} {html.escape(check.name)}"
+    )
+    text = ""
+    if check.finding is not None:
+        text = f"{html.escape(check.finding.found)}<br><em>{html.escape(check.finding.advice)}</em>"
+    return f"<p style='margin: 0 0 12px'>{head}<br>{text}</p>"

@@ -1,4 +1,4 @@
-"""In the dashboard: when an open page may be told something."""
+"""Defer changes of a page until it has loaded, and forward changes from other threads."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,48 +7,58 @@ from typing import Any
 import panel as pn
 from tornado.ioloop import IOLoop
 
-Act = Callable[[], None]
+Action = Callable[[], None]
 
 
 class PageLifecycle:
-    """An open page, or none: what is done before it is there, or from another thread, waits until it can be heard.
+    """Defers document changes until the page has loaded and runs them in the server's event loop.
 
-    The library sends a document whole and then what changes of it; of what changes in between, some is sent never.
+    Panel serializes a whole document, and sends later changes one by one. It loses some of the
+    changes made between the serialization and the page's `load` event. Without a page, every
+    action runs at once.
     """
 
     def __init__(self) -> None:
         self.document: Any = None
-        self._loop: IOLoop | None = None  # the server's
-        self._put_off: list[Act] | None = None  # until the page is there; None: it is
+        self._loop: IOLoop | None = None  # the server's event loop
+        self._deferred: list[Action] | None = None  # None once the page has loaded
 
-    def begin(self, loaded: Act) -> None:
-        """The page is about to be sent, if it is one that a server made; `loaded` is called when it is there."""
+    def begin(self, on_load: Action) -> None:
+        """Start to defer, if a server is making the page, and call `on_load` once it has loaded."""
         self.document = pn.state.curdoc
         if self.document is not None:
-            self._loop, self._put_off = IOLoop.current(), []
-        pn.state.onload(lambda: self._loaded(loaded))
+            self._loop = IOLoop.current()
+            self._deferred = []
+        pn.state.onload(lambda: self._finish_loading(on_load))
 
     def end(self) -> None:
-        """Nobody looks at it any more."""
-        self.document, self._loop, self._put_off = None, None, []
+        """Drop the page: actions no longer run."""
+        self.document = None
+        self._loop = None
+        self._deferred = []
 
-    def when_loaded(self, act: Act) -> None:
-        """Do something now, or when the page is there."""
-        act() if self._put_off is None else self._put_off.append(act)
+    def after_load(self, action: Action) -> None:
+        """Run an action now, or when the page has loaded."""
+        if self._deferred is None:
+            action()
+        else:
+            self._deferred.append(action)
 
-    def later(self, act: Act) -> None:
-        """Do something from another thread, if the page is still open."""
-        if (loop := self._loop) is not None:
-            with suppress(RuntimeError):  # it has just ended
-                loop.add_callback(self._next, act)
+    def call_soon(self, action: Action) -> None:
+        """Run an action from any thread in the server's event loop, if the page is still open."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop has just been closed
+                loop.add_callback(self._run_in_document, action)
 
-    def _next(self, act: Act) -> None:
-        """In the server's own thread: a document that is told something by another may lose it."""
+    def _run_in_document(self, action: Action) -> None:
+        # A document that another thread changes may lose the change.
         if self.document is not None and self.document.session_context is not None:
-            self.document.add_next_tick_callback(lambda: self.when_loaded(act))
+            self.document.add_next_tick_callback(lambda: self.after_load(action))
 
-    def _loaded(self, loaded: Act) -> None:
-        acts, self._put_off = self._put_off or [], None
-        for act in acts:
-            act()
-        loaded()
+    def _finish_loading(self, on_load: Action) -> None:
+        actions = self._deferred or []
+        self._deferred = None
+        for action in actions:
+            action()
+        on_load()

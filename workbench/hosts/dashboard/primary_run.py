@@ -1,58 +1,55 @@
-"""In the dashboard: which run fills every tab, and which step of its evidence is looked at."""
-
-from typing import TYPE_CHECKING
+"""Two menus: the primary run, which fills every tab, and the step of its evidence."""
 
 import panel_material_ui as pmui
 
-from workbench.workspace.view_state import ViewState
+from workbench.hosts.dashboard.state import DashboardState
+from workbench.workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
-
-LAST = 0  # in the menu of steps: the last one that was collected
+LAST_STEP = 0  # the value of "last" in the menu of steps
 
 
 class PrimaryRunPicker:
-    """Two menus; a choice in one changes the session's view."""
+    """The menus follow the view, and a choice in one of them changes it."""
 
-    def __init__(self, session: "Session") -> None:
-        self.session = session
+    def __init__(self, state: DashboardState, workspace: Workspace) -> None:
+        self.state = state
+        self.workspace = workspace
         self.run = pmui.Select(
-            label="leading run", options=list(session.bench.runs), sizing_mode="stretch_width"
+            label="primary run", options=list(workspace.runs), sizing_mode="stretch_width"
         )
         self.step = pmui.Select(
-            label="evidence of step", options={"last": LAST}, value=LAST, width=150
-        )
-        self.run.param.watch(lambda event: self._lead(event.new), "value")
-        self.step.param.watch(
-            lambda event: session.loud(lambda: session.go(step=event.new or None)), "value"
+            label="evidence of step", options={"last": LAST_STEP}, value=LAST_STEP, width=150
         )
         self.parts = [self.run, self.step]
+        self.renew()
+        self.run.param.watch(lambda event: state.make_primary(event.new), "value")
+        self.step.param.watch(lambda event: state.change(step=event.new or None), "value")
+        state.param.watch(lambda _: self.renew(), "view")
 
-    def put(self, state: ViewState) -> None:
-        """Offer what there is, and show what the state says."""
-        self.run.options = list(self.session.bench.runs)
-        if state.runs:
-            self.run.value = state.runs[0]
-            steps = self.session.bench.collected(state.runs[0])
-            options = {f"last ({steps[-1]:,})" if steps else "last": LAST} | {
-                f"{s:,}": s for s in steps[:-1]
-            }
-            self.step.param.update(
-                options=options, value=state.step or LAST, disabled=len(options) < 2
-            )
+    def renew(self) -> None:
+        """Offer the runs and the steps that exist, and show those of the view."""
+        primary = self.state.primary
+        if primary is None:
+            self.run.options = list(self.workspace.runs)
+            return
+        # A run or a step that no longer exists stays in its menu: the menu would otherwise
+        # choose another one.
+        runs = dict.fromkeys([*self.workspace.runs, primary])
+        self.run.param.update(options=list(runs), value=primary)
+        steps = self.workspace.collected(primary) if primary in self.workspace.runs else []
+        options = {f"last ({steps[-1]:,})" if steps else "last": LAST_STEP}
+        options |= {f"{step:,}": step for step in steps[:-1]}
+        step = self.state.view.step
+        if step is not None and step not in options.values():
+            options[f"{step:,}"] = step
+        self.step.param.update(options=options, value=step or LAST_STEP, disabled=len(options) < 2)
 
     def move(self, by: int) -> None:
-        """Look at the evidence so many steps of it further on, or at the first or the last."""
-        state = self.session.state
-        steps = self.session.bench.collected(state.runs[0]) if state.runs else []
-        at = steps.index(state.step) if state.step in steps else len(steps) - 1
-        to = min(max(at + by, 0), len(steps) - 1)
-        if to != at:
-            self.session.go(step=None if to == len(steps) - 1 else steps[to])
-
-    def _lead(self, name: str) -> None:
-        runs = self.session.state.runs
-        if name != next(iter(runs), None):  # a step of one run is none of another's
-            others = (other for other in runs if other != name)
-            self.session.loud(lambda: self.session.go(runs=(name, *others), step=None))
+        """Show the evidence of a later step, or of an earlier one if `by` is negative."""
+        view = self.state.view
+        steps = self.workspace.collected(view.runs[0]) if view.runs else []
+        last = len(steps) - 1
+        position = steps.index(view.step) if view.step in steps else last
+        target = min(max(position + by, 0), last)
+        if target != position:
+            self.state.change(step=None if target == last else steps[target])

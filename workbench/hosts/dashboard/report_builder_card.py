@@ -1,111 +1,115 @@
-"""In the dashboard: the views that were put aside for a report, and the report they become."""
+"""The views collected for a report, and the button that writes the report."""
 
 import html
 import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.hosts.dashboard.compute_client import ComputeClient
+from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.reports.from_views import named
 from workbench.hosts.reports.report import report
+from workbench.workspace.compute import ComputeJob
 from workbench.workspace.view_state import ViewState
 
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
-
-REPORTS = "reports"  # in the folder of runs, and in the dashboard's address
+REPORTS_FOLDER = "reports"  # in the folder of runs, and in the dashboard's address
 
 
-def pages_of(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
-    """Where a server finds the reports of a folder of runs, there or not yet, as tornado takes it.
+def report_pages(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
+    """Return the tornado route of the reports in a folder of runs.
 
-    They may come from anywhere: their scripts run as those of a stranger's page would, and reach nothing of ours.
+    A report may come from anywhere: its scripts run in a sandbox and cannot access the dashboard.
     """
     from tornado.web import StaticFileHandler
 
-    class Sandboxed(StaticFileHandler):
+    class SandboxedFileHandler(StaticFileHandler):
         def set_extra_headers(self, path: str) -> None:
             self.set_header(
                 "Content-Security-Policy", "sandbox allow-scripts allow-downloads allow-popups"
             )
 
-    return rf"/{REPORTS}/(.*\.html)", Sandboxed, {"path": str(Path(folder).resolve() / REPORTS)}
+    path = str(Path(folder).resolve() / REPORTS_FOLDER)
+    return rf"/{REPORTS_FOLDER}/(.*\.html)", SandboxedFileHandler, {"path": path}
 
 
 class ReportBuilderCard:
-    """A list of views in the sidebar, and a button that has the session's jobs write them."""
+    """A list of views in the sidebar, and a button that writes them as a report."""
 
-    def __init__(self, session: "Session") -> None:
-        self.session = session
+    def __init__(self, state: DashboardState, folder: Path, compute: ComputeClient) -> None:
+        self.state = state
+        self.folder = folder
+        self.compute = compute
         self.views: list[ViewState] = []
-        self.put = pmui.Button(label="add to report (r)", variant="outlined", size="small")
-        self.write = pmui.Button(
+        self.add_button = pmui.Button(label="add to report (r)", variant="outlined", size="small")
+        self.write_button = pmui.Button(
             label="Write report", variant="contained", size="small", visible=False
         )
-        self.put.on_click(lambda _: self.add(session.state))
-        self.write.on_click(lambda _: self._write())
-        self.list, self.said = pn.Column(sizing_mode="stretch_width", margin=0), pn.pane.HTML("")
-        row = pn.FlexBox(self.put, self.write, gap="8px")
-        self.body = pn.Column(row, self.list, self.said, sizing_mode="stretch_width", margin=0)
+        self.add_button.on_click(lambda _: self.add())
+        self.write_button.on_click(lambda _: self._write())
+        self.list = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.message = pn.pane.HTML("")
+        row = pn.FlexBox(self.add_button, self.write_button, gap="8px")
+        self.body = pn.Column(row, self.list, self.message, sizing_mode="stretch_width", margin=0)
 
-    def add(self, state: ViewState) -> None:
-        """Put a view in, once."""
-        if state not in self.views:
-            self.views.append(state)
+    def add(self) -> None:
+        """Add the current view, unless it is in the list."""
+        if self.state.view not in self.views:
+            self.views.append(self.state.view)
             self._draw()
 
-    def drop(self, state: ViewState) -> None:
-        """Take a view out."""
-        self.views.remove(state)
+    def remove(self, view: ViewState) -> None:
+        """Remove a view from the list."""
+        self.views.remove(view)
         self._draw()
 
     def _draw(self) -> None:
-        self.list.objects = [self._row(state) for state in self.views]
-        self.write.visible, self.said.object = bool(self.views), ""
+        self.list.objects = [self._row(view) for view in self.views]
+        self.write_button.visible = bool(self.views)
+        self.message.object = ""
 
-    def _row(self, state: ViewState) -> Any:
-        name = html.escape(named(state))
-        out = pmui.Button(
-            label="×",
-            variant="text",
-            size="small",
-            width=36,
-            margin=0,
-            description=f"take out: {name}",
-        )
-        out.on_click(lambda _: self.drop(state))
-        link = f'<a href="?{html.escape(state.to_query())}" style="color: inherit">{name}</a>'
-        return pn.Row(
-            out,
-            pn.pane.HTML(link, sizing_mode="stretch_width"),
-            margin=0,
-            sizing_mode="stretch_width",
-        )
+    def _row(self, view: ViewState) -> pn.Row:
+        name = html.escape(named(view))
+        address = f"?{html.escape(view.to_query())}"
+        return linked_row(name, address, f"remove: {name}", lambda: self.remove(view))
 
     def _write(self) -> None:
-        views, session = tuple(self.views), self.session
-        if session.jobs is None:
-            self._end(lambda: report("views", folder=session.bench.folder, views=views))
-            return
-        self.write.loading, self.said.object = True, "Writing the report …"
-        job = session.jobs.ask(("report", time.monotonic_ns()), views, session.me)
-        session.when_loaded(session.card.watch)
-        job.future.add_done_callback(lambda _: session.later(lambda: self._end(job.future.result)))
+        views = tuple(self.views)
+        self.write_button.loading = True
+        self.message.object = "Writing the report …"
+        job = self.compute.submit(
+            ("report", time.monotonic_ns()),
+            views,
+            lambda: report("views", folder=self.folder, views=views),
+        )
+        self.compute.when_done(job, lambda: self._finish(job))
 
-    def _end(self, written: Callable[[], Path]) -> None:
+    def _finish(self, job: ComputeJob) -> None:
         try:
-            page = written()
-            name = html.escape(page.name)
-            link = f'<a href="/{REPORTS}/{quote(page.name)}" target="_blank" style="color: inherit">{name}</a>'
-            self.said.object = f"Written: {link}, in {html.escape(str(page.parent))}"
+            path: Path = job.future.result()
+            address = f"/{REPORTS_FOLDER}/{quote(path.name)}"
+            name = html.escape(path.name)
+            link = f'<a href="{address}" target="_blank" style="color: inherit">{name}</a>'
+            self.message.object = f"Report written: {link}, in {html.escape(str(path.parent))}"
         except CancelledError:
-            self.said.object = "Stopped: no report was written."
-        except Exception as error:  # the worker's log says more of what is not ours
-            self.said.object = html.escape(str(error))
+            self.message.object = "Stopped: no report was written."
+        except Exception as error:  # the worker's log has the traceback
+            self.message.object = html.escape(str(error))
         finally:
-            self.write.loading = False
+            self.write_button.loading = False
+
+
+def linked_row(name: str, address: str, description: str, remove: Any) -> pn.Row:
+    """Return a link with a button that removes it; name and address are escaped HTML."""
+    button = pmui.Button(
+        label="×", variant="text", size="small", width=36, margin=0, description=description
+    )
+    button.on_click(lambda _: remove())
+    link = pn.pane.HTML(
+        f'<a href="{address}" style="color: inherit">{name}</a>', sizing_mode="stretch_width"
+    )
+    return pn.Row(button, link, margin=0, sizing_mode="stretch_width")

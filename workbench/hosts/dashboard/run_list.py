@@ -1,8 +1,8 @@
-"""In the dashboard: the table of runs, with a filter, and with the settings in which they differ."""
+"""The table of runs, with a filter and the settings in which the runs differ."""
 
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,30 +12,34 @@ import panel_material_ui as pmui
 from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
+from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import STATES, highlighted, matching, with_settings
 from workbench.workspace.workspace import Workspace
 
-NUMBERED = 9  # rows that a key selects
-HEIGHT = 420
-# Selected rows in a tint, so that the colours of what stands in them can be told; no dots beside the boxes.
+MAX_NUMBERED_ROWS = 9  # rows that a key selects
+MAX_HEIGHT_PX = 420
+# Selected rows are tinted, so that the colors of their cells stay visible.
 STYLE = """
 .tabulator .tabulator-row.tabulator-selected, .tabulator .tabulator-row.tabulator-selected .tabulator-frozen {
   background: color-mix(in srgb, #0072b2 18%, var(--mui-palette-background-paper, Canvas)) !important;
   color: inherit !important; }
 .tabulator .tabulator-cell { text-overflow: clip !important; }
-"""
-# A template, not the table's styles: those draw a table anew that is still being built, which is an error in a browser.
-COLOURS = json.dumps({state: colour for state, (_, colour) in STATES.items()})
-STATE = f"""<span style='{highlighted(f"<%= {COLOURS}[value.slice(2)] || 'currentColor' %>")}'><%- value %></span>"""
+"""  # noqa: E501
+# A template and not the table's own styles: those draw a table again that is still being built,
+# which is an error in a browser.
+STATE_COLORS = json.dumps({state: color for state, (_, color) in STATES.items()})
+STATE_STYLE = highlighted(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
+STATE_TEMPLATE = f"<span style='{STATE_STYLE}'><%- value %></span>"
 
 
 class RunList:
-    """The widgets; `changed` is called with the names of the selected runs, in the order of the table."""
+    """The table, whose selected rows are the selected runs, and its filter."""
 
-    def __init__(
-        self, bench: Workspace, selected: Sequence[str], changed: Callable[[tuple[str, ...]], None]
-    ) -> None:
-        self.bench, self.selected, self.changed = bench, tuple(selected), changed
+    def __init__(self, state: DashboardState, workspace: Workspace) -> None:
+        self.state = state
+        self.workspace = workspace
+        self.selected = state.view.runs
+        self._rows: list[int] = []  # the rows of the selected runs, as Python has set them
         self._read()
         self.filter = pmui.TextInput(
             placeholder="filter: lr<0.001 & kind=VQVAE",
@@ -43,92 +47,128 @@ class RunList:
             sizing_mode="stretch_width",
             label="",
         )
-        self.differ = pmui.Checkbox(label="only settings that differ", value=True, size="small")
-        self.said = pn.pane.HTML("", styles={"opacity": "0.8"})
-        self.table = pn.widgets.Tabulator(
-            self.all.iloc[:0], selectable="checkbox", show_index=False, disabled=True, layout="fit_data_table",
-            max_height=HEIGHT, sizing_mode="stretch_width", frozen_columns=["#", "run"],
-            formatters={"PSNR (dB)": NumberFormatter(format="0.0"), "state": HTMLTemplateFormatter(template=STATE)},
-            stylesheets=[STYLE], titles=titles(self.all),
-        )  # fmt: skip
-        self.body = pmui.Column(
-            self.filter, self.differ, self.said, self.table, sizing_mode="stretch_width", margin=0
+        self.only_differing = pmui.Checkbox(
+            label="only settings that differ", value=True, size="small"
         )
-        self._quiet = False
+        self.message = pn.pane.HTML("", styles={"opacity": "0.8"})
+        self.table = pn.widgets.Tabulator(
+            self.all_runs.iloc[:0],
+            selectable="checkbox",
+            show_index=False,
+            disabled=True,
+            layout="fit_data_table",
+            max_height=MAX_HEIGHT_PX,
+            sizing_mode="stretch_width",
+            frozen_columns=["#", "run"],
+            formatters={
+                "PSNR (dB)": NumberFormatter(format="0.0"),
+                "state": HTMLTemplateFormatter(template=STATE_TEMPLATE),
+            },
+            stylesheets=[STYLE],
+            titles=column_titles(self.all_runs),
+        )
+        self.body = pmui.Column(
+            self.filter,
+            self.only_differing,
+            self.message,
+            self.table,
+            sizing_mode="stretch_width",
+            margin=0,
+        )
         self._draw()
         self.filter.param.watch(lambda _: self._draw(), "value_input")
-        self.differ.param.watch(lambda _: self._draw(), "value")
-        self.table.param.watch(lambda event: self._picked(event.new), "selection")
+        self.only_differing.param.watch(lambda _: self._draw(), "value")
+        self.table.param.watch(lambda event: self._on_selection(event.new), "selection")
+        state.param.watch(lambda event: self._select(event.new.runs), "view")
 
     def renew(self) -> None:
-        """Show the runs as they stand now; where only numbers changed, nothing else on the page moves."""
+        """Read the runs again. If only numbers have changed, nothing else on the page moves."""
         self._read()
         self._draw(only_cells=True)
 
-    def put(self, selected: Sequence[str]) -> None:
-        """Mark these runs as selected."""
-        if set(selected) != set(self.selected):
-            self.selected = tuple(selected)
-            self._draw()
-        self.selected = tuple(selected)
-
     def toggle(self, number: int) -> None:
-        """Select the run of a row, counted from 1, or leave it out."""
+        """Select the run of a row, counted from 1, or deselect it."""
         if number > len(self.table.value):
             return
         name = self.table.value["run"].iloc[number - 1]
-        kept = [one for one in self.selected if one != name]
-        self.put(kept if name in self.selected else [*kept, name])
-        self.changed(self.selected)
+        if name in self.selected:
+            self.state.select_runs(tuple(other for other in self.selected if other != name))
+        else:
+            self.state.select_runs((*self.selected, name))
+
+    def _select(self, names: Sequence[str]) -> None:
+        changed = set(names) != set(self.selected)
+        self.selected = tuple(names)
+        if changed:
+            self._draw()
 
     def _read(self) -> None:
-        table = self.bench.table()
-        self.all = with_settings(table, self.bench.runs.values(), differing=False)
-        self.differing = list(with_settings(table, self.bench.runs.values()))
+        table = self.workspace.table()
+        runs = self.workspace.runs.values()
+        self.all_runs = with_settings(table, runs, differing=False)
+        self.differing_columns = list(with_settings(table, runs))
 
     def _draw(self, *, only_cells: bool = False) -> None:
         try:
-            kept = matching(self.all, self.filter.value_input or "")
+            matches = matching(self.all_runs, self.filter.value_input or "")
         except UserError as error:
-            self.said.object = f"✖ {html.escape(str(error))}"
+            self.message.object = f"✖ {html.escape(str(error))}"
             return
-        shown = self.all[kept] if not self.differ.value else self.all.loc[kept, self.differing]
-        shown = shown.reset_index(drop=True)
-        shown["state"] = [f"{STATES.get(state, ('?',))[0]} {state}" for state in shown["state"]]
-        shown["PSNR (dB)"] = shown["PSNR (dB)"].round(1)
-        shown = shown.astype(object).where(shown.notna(), None)
-        shown.insert(0, "#", [str(i + 1) if i < NUMBERED else "" for i in range(len(shown))])
-        before = self.table.value
-        if only_cells and list(before) == list(shown) and list(before["run"]) == list(shown["run"]):
-            changed = {name: _differing(before[name], shown[name]) for name in shown}
-            if any(changed.values()):  # a patch of nothing would draw the table anew
-                self.table.patch({name: cells for name, cells in changed.items() if cells})
+        table = self._formatted(self.all_runs[matches])
+        current = self.table.value
+        same_rows = list(current) == list(table) and list(current["run"]) == list(table["run"])
+        if only_cells and same_rows:
+            changed = {
+                name: cells
+                for name in table
+                if (cells := _changed_cells(current[name], table[name]))
+            }
+            if changed:  # a patch of nothing would draw the table again
+                self.table.patch(changed)
             return
-        self._quiet = True
-        try:
-            rows = np.flatnonzero(shown["run"].isin(self.selected)).tolist() if len(shown) else []
-            self.table.selection = []  # else the table looks for the old rows among the new
-            self.table.value = shown
-            self.table.selection = rows
-        finally:
-            self._quiet = False
-        self.said.object = f"{len(shown)} of {len(self.all)} runs, {len(self.selected)} selected"
+        rows = []
+        if len(table):
+            rows = np.flatnonzero(table["run"].isin(self.selected)).tolist()
+        # The table would otherwise look for the selected rows among the new ones.
+        self._mark([])
+        self.table.value = table
+        self._mark(rows)
+        self._show_count(len(table))
 
-    def _picked(self, rows: list[int]) -> None:
-        """What the filter hides stays selected."""
-        if self._quiet:
+    def _formatted(self, table: pd.DataFrame) -> pd.DataFrame:
+        if self.only_differing.value:
+            table = table[self.differing_columns]
+        table = table.reset_index(drop=True)
+        table["state"] = [f"{STATES.get(state, ('?',))[0]} {state}" for state in table["state"]]
+        table["PSNR (dB)"] = table["PSNR (dB)"].round(1)
+        table = table.astype(object).where(table.notna(), None)
+        numbers = [str(i + 1) if i < MAX_NUMBERED_ROWS else "" for i in range(len(table))]
+        table.insert(0, "#", numbers)
+        return table
+
+    def _mark(self, rows: list[int]) -> None:
+        self._rows = rows
+        self.table.selection = rows
+
+    def _show_count(self, number: int) -> None:
+        count = f"{number} of {len(self.all_runs)} runs, {len(self.selected)} selected"
+        self.message.object = count
+
+    def _on_selection(self, rows: list[int]) -> None:
+        """Select the runs of the rows that a person has selected; hidden runs stay selected."""
+        if rows == self._rows:
             return
+        self._rows = rows
         names = list(self.table.value["run"])
-        hidden = [name for name in self.selected if name not in names]
-        picked = [names[row] for row in rows]
-        kept = [name for name in self.selected if name in picked or name in hidden]
-        self.selected = tuple(kept + [name for name in picked if name not in kept])
-        self.said.object = f"{len(names)} of {len(self.all)} runs, {len(self.selected)} selected"
-        self.changed(self.selected)
+        marked = [names[row] for row in rows]
+        kept = [name for name in self.selected if name in marked or name not in names]
+        self.selected = tuple(kept + [name for name in marked if name not in kept])
+        self._show_count(len(names))
+        self.state.select_runs(self.selected)
 
 
-def _differing(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
-    """Rows whose cell is another, and what it is now."""
+def _changed_cells(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
+    """Return the row and the new value of each cell that has changed."""
     pairs = enumerate(zip(before, now, strict=True))
     return [
         (row, new)
@@ -137,6 +177,7 @@ def _differing(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
     ]
 
 
-def titles(table: pd.DataFrame) -> dict[str, str]:
-    """What stands above columns whose names are not plain text: the table's titles are HTML."""
-    return {name: html.escape(str(name)) for name in table if html.escape(str(name)) != name}
+def column_titles(table: pd.DataFrame) -> dict[str, str]:
+    """Return the titles of columns whose names contain markup, escaped: titles are HTML."""
+    names = [str(name) for name in table]
+    return {name: html.escape(name) for name in names if html.escape(name) != name}

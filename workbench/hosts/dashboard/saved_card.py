@@ -1,93 +1,88 @@
-"""In the dashboard: views that somebody gave a name, kept beside the runs, and a link to each."""
+"""Views that a person has saved under a name, in the folder of runs, with a link to each."""
 
 import html
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import panel as pn
 import panel_material_ui as pmui
 
 from workbench.core.errors import UserError
+from workbench.hosts.dashboard.report_builder_card import linked_row
+from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.reports.from_views import named
 from workbench.storage.atomic import read_json, write_text
 
-if TYPE_CHECKING:
-    from workbench.hosts.dashboard.app import Session
-
-FILE = "views.json"  # in the folder of runs: a view's query by its name
-MOST, LONGEST = 100, 80  # views, and letters of a name
-PLACEHOLDER = "name this view"  # what the key `s` looks for
+FILE_NAME = "views.json"  # in the folder of runs: the query of each view by its name
+MAX_VIEWS = 100
+MAX_NAME_LENGTH = 80
+PLACEHOLDER = "name this view"  # keyboard.js finds the field by it
 
 
 class SavedViewsCard:
-    """A field for the name of what is looked at, and the list of what was saved, by whomever."""
+    """A field for the name of the current view, and the list of all saved views."""
 
-    def __init__(self, session: "Session") -> None:
-        self.session, self.file = session, session.bench.folder / FILE
-        look = {"size": "small", "label": "", "sizing_mode": "stretch_width"}
-        self.name = pmui.TextInput(placeholder=f"{PLACEHOLDER} (s)", **look)
-        self.put = pmui.Button(label="save", variant="outlined", size="small")
+    def __init__(self, state: DashboardState, folder: Path) -> None:
+        self.state = state
+        self.file = folder / FILE_NAME
+        self.name = pmui.TextInput(
+            placeholder=f"{PLACEHOLDER} (s)", size="small", label="", sizing_mode="stretch_width"
+        )
+        self.save_button = pmui.Button(label="save", variant="outlined", size="small")
         self.name.param.watch(lambda _: self.save(self.name.value_input or ""), "enter_pressed")
-        self.put.on_click(lambda _: self.save(self.name.value_input or ""))
-        self.list, self.said = pn.Column(sizing_mode="stretch_width", margin=0), pn.pane.HTML("")
-        row = pn.Row(self.name, self.put, sizing_mode="stretch_width", margin=0)
-        self.body = pn.Column(row, self.said, self.list, sizing_mode="stretch_width", margin=0)
+        self.save_button.on_click(lambda _: self.save(self.name.value_input or ""))
+        self.list = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.message = pn.pane.HTML("")
+        row = pn.Row(self.name, self.save_button, sizing_mode="stretch_width", margin=0)
+        self.body = pn.Column(row, self.message, self.list, sizing_mode="stretch_width", margin=0)
         self._draw()
 
     @property
     def views(self) -> dict[str, str]:
-        """What is saved, each view's query by its name, as it lies on disk now."""
+        """The query of each view by its name, as stored on disk now."""
         try:
-            found = read_json(self.file, {})
-        except OSError:  # there, and not to be read
+            stored = read_json(self.file, {})
+        except OSError:  # it exists and cannot be read
             return {}
-        return {name: query for name, query in found.items() if isinstance(query, str)}
+        return {name: query for name, query in stored.items() if isinstance(query, str)}
 
     def save(self, name: str) -> None:
-        """Save what is looked at under a name, in the place of what was saved under it; under none, its own."""
-        name = (name.strip() or named(self.session.state))[:LONGEST]
-        views = {**self.views, name: self.session.state.to_query()}
-        if len(views) > MOST:
-            self._say(
-                f"{MOST} views are saved, which is all there is room for: take one out first."
-            )
-        elif self._write(views):
-            self._say(f"Saved as {name}.")
+        """Save the current view under a name, replacing the view that has it.
 
-    def drop(self, name: str) -> None:
-        """Forget a view."""
+        An empty name becomes a description of the view.
+        """
+        view = self.state.view
+        name = (name.strip() or named(view))[:MAX_NAME_LENGTH]
+        views = {**self.views, name: view.to_query()}
+        if len(views) > MAX_VIEWS:
+            self._show_message(f"At most {MAX_VIEWS} views can be saved. Delete one first.")
+        elif self._write(views):
+            self._show_message(f"Saved as {name}.")
+
+    def delete(self, name: str) -> None:
+        """Delete a saved view."""
         if self._write({other: query for other, query in self.views.items() if other != name}):
-            self._say("")
+            self._show_message("")
 
     def _write(self, views: dict[str, str]) -> bool:
         try:
             write_text(self.file, json.dumps(views, indent=1, ensure_ascii=False))
         except UserError as error:
-            self._say(str(error))
+            self._show_message(str(error))
             return False
         self._draw()
         return True
 
-    def _say(self, sentence: str) -> None:
-        self.said.object = html.escape(sentence)
+    def _show_message(self, text: str) -> None:
+        self.message.object = html.escape(text)
 
     def _draw(self) -> None:
         self.list.objects = [self._row(name, query) for name, query in self.views.items()]
 
-    def _row(self, name: str, query: str) -> Any:
-        out = pmui.Button(
-            label="×",
-            variant="text",
-            size="small",
-            width=36,
-            margin=0,
-            description=f"forget: {name}",
-        )
-        out.on_click(lambda _: self.drop(name))
-        link = f'<a href="?{html.escape(query)}" style="color: inherit">{html.escape(name)}</a>'
-        return pn.Row(
-            out,
-            pn.pane.HTML(link, sizing_mode="stretch_width"),
-            margin=0,
-            sizing_mode="stretch_width",
+    def _row(self, name: str, query: str) -> pn.Row:
+        return linked_row(
+            html.escape(name),
+            f"?{html.escape(query)}",
+            f"delete: {name}",
+            lambda: self.delete(name),
         )
