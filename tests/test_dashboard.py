@@ -621,9 +621,7 @@ if __name__ == "__main__":
 """
 
 
-def test_closed_pages_leave_nothing_behind(
-    trained, tmp_path, monkeypatch
-):
+def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
     (tmp_path / "counted.py").write_text(COUNTED, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     port = free_port()

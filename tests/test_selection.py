@@ -130,7 +130,9 @@ def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trai
     np.testing.assert_array_equal(
         wb.select(run, polygon=CORNER, method="pca").places, np.sort(lassoed.selection)
     )
-    assert lassoed.selected_images.table().equals(wb.select(run, polygon=CORNER, method="pca").table())
+    assert lassoed.selected_images.table().equals(
+        wb.select(run, polygon=CORNER, method="pca").table()
+    )
     code = int(np.asarray(Run(run).evidence().codes)[0, 0])
     book = wb.codebook(run, selected=[code])
     np.testing.assert_array_equal(wb.select(run, where=f"code = {code}").places, book.selection)

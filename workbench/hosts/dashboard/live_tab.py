@@ -11,7 +11,7 @@ import panel_material_ui as pmui
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.workspace.live import MAX_SMOOTHING, LiveModel
+from workbench.workspace.live import ACTIVE_INTERVAL_S, MAX_SMOOTHING, LiveModel
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
@@ -101,7 +101,7 @@ class LiveTab:
         is_open = self.state.view.tab == "live" and pn.state.curdoc is not None
         if self.model is None or self.model.is_finished or self._timer is not None or not is_open:
             return
-        interval_ms = round(1000 * self.model.refresh_interval_s)
+        interval_ms = round(1000 * ACTIVE_INTERVAL_S)
         self._timer = pn.state.add_periodic_callback(self.refresh, interval_ms)
 
     def _refresh(self, model: LiveModel) -> None:
