@@ -198,7 +198,7 @@ BROKEN = {
     "constant latents": lambda e: {"latents": np.ones_like(e.latents)},
     "nan": lambda e: {
         name: np.where(np.arange(array.size).reshape(array.shape) % 7 == 3, np.nan, array)
-        for name, array in e._arrays().items()
+        for name, array in e.arrays().items()
         if array.dtype.kind == "f"
     },
     "codes out of range": lambda e: {"codes": e.codes + 12},

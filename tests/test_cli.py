@@ -138,7 +138,7 @@ def test_watch_tells_and_asks(typed, tmp_path):
     code, said = typed("watch", run.folder, "--ask", "sample")
     assert (
         code == 0
-        and run.asked()[0]["command"] == "sample"
+        and run.commands()[0]["command"] == "sample"
         and "it answers within a second if it is running (request 1)" in said
     )
 

@@ -312,8 +312,8 @@ def test_provenance_says_where_everything_came_from(soft):
 
 
 def test_collecting_again_gives_equal_arrays_and_a_limit_takes_a_part_by_the_seed(soft):
-    before = {name: np.array(array) for name, array in soft.evidence()._arrays().items()}
-    again = collect(soft)._arrays()
+    before = {name: np.array(array) for name, array in soft.evidence().arrays().items()}
+    again = collect(soft).arrays()
     assert before.keys() == again.keys() and all(
         np.array_equal(before[name], again[name]) for name in before
     )

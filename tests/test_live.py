@@ -170,15 +170,15 @@ def test_live_model_reports_commands(run):
     assert [command.label for command in model.commands][:2] == ["pause", "stop"]
     model.send("sample")
     model.refresh()
-    assert run.asked()[-1]["command"] == "sample"
-    run.event("sample", 301, id=run.asked()[-1]["id"])
+    assert run.commands()[-1]["command"] == "sample"
+    run.event("sample", 301, id=run.commands()[-1]["id"])
     model.refresh()
     assert model.message == "✓ sample at step 301"
     run.report("paused", 301)
     model.refresh()
     assert model.commands[0].label == "resume" and model.accepts_commands
     model.send("pause")
-    assert run.asked()[-1]["command"] == "resume"
+    assert run.commands()[-1]["command"] == "resume"
     run.report("finished", 301)
     model.refresh()
     assert model.is_finished and not model.accepts_commands
@@ -189,7 +189,7 @@ def test_live_model_sends_changed_multipliers(run):
     assert model.take_changed_multipliers() == {"lr": 1.0, "pixel": 1.0, "align": 1.0}
     assert model.take_changed_multipliers() == {}
     model.set_multipliers({"lr": "0.5", "pixel": "1", "align": "1"})
-    assert [(r["command"], r["value"]) for r in run.asked()] == [("lr", 0.5)]
+    assert [(r["command"], r["value"]) for r in run.commands()] == [("lr", 0.5)]
     model.set_multipliers({"lr": "fast"})
     assert "fast" in model.message
     run.report("running", 310, lr=0.5)
@@ -250,7 +250,7 @@ def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
 def test_apply_asks_for_what_differs_and_nothing_else(run):
     assert request_multipliers(run, {"lr": 1.0, "pixel": 1.0, "align": 1.0}) == []
     assert request_multipliers(run, {"lr": 0.5, "pixel": 1.0, "align": 0.0}) == [1, 2]
-    assert [(r["command"], r.get("term"), r["value"]) for r in run.asked()] == [
+    assert [(r["command"], r.get("term"), r["value"]) for r in run.commands()] == [
         ("lr", None, 0.5),
         ("weight", "align", 0.0),
     ]

@@ -11,7 +11,7 @@ import torch
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.core.errors import RunError
 from workbench.storage import migrations
-from workbench.storage.atomic import read_tensors
+from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run, find_runs
 
 OLD_RUNS = Path(__file__).parent / "fixtures" / "runs-v1"

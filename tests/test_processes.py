@@ -12,7 +12,7 @@ from torch import nn
 from workbench.core.errors import UserError
 from workbench.core.types import Objective
 from workbench.launch.in_process import train
-from workbench.storage.atomic import read_tensors
+from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run
 from workbench.training import Rank, TrainConfig, TrainState, fit
 
@@ -138,7 +138,7 @@ def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
 
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(UserError, match="16 does not divide into 3 processes"):
-        Rank(0, 3).part(TrainConfig(batch_size=16))
+        Rank(0, 3).items_per_step(TrainConfig(batch_size=16))
     with pytest.raises(UserError, match="16 does not divide into 5 equal parts"):
         TrainConfig(batch_size=16, accumulation_steps=5)
 
@@ -208,8 +208,10 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
 
 
 def test_table_lr_is_the_tables_alone():
-    learner = TrainState(Table(20), TrainConfig(lr=1e-3, sparse_lr_scale=5.0, warmup_steps=1, steps=10))
-    learner.set_rate(0)
+    learner = TrainState(
+        Table(20), TrainConfig(lr=1e-3, sparse_lr_scale=5.0, warmup_steps=1, steps=10)
+    )
+    learner.set_learning_rate(0)
     assert [o.param_groups[0]["lr"] for o in learner.optimizers] == pytest.approx([1e-3, 5e-3])
 
 

@@ -14,7 +14,8 @@ from test_jobs import wait_for
 
 from workbench.collect import collect
 from workbench.core.errors import RunError, UserError
-from workbench.storage.atomic import append_line, read_tensors
+from workbench.storage.checkpoint import read_tensors
+from workbench.storage.jsonl import append_record
 from workbench.storage.run import Run, find_runs
 
 TOLD = {
@@ -130,8 +131,8 @@ def test_a_config_that_cannot_be_read_is_refused_in_a_sentence(run, text, said):
 def test_a_damaged_status_or_control_file_is_as_good_as_none(run, text):
     (run.folder / "status.json").write_text(text)
     (run.folder / "control.json").write_text(text)
-    assert run.status()["state"] == "new" and run.asked() == []
-    assert run.ask("stop") == 1 and run.asked()[0]["command"] == "stop"
+    assert run.status()["state"] == "new" and run.commands() == []
+    assert run.ask("stop") == 1 and run.commands()[0]["command"] == "stop"
 
 
 def test_lines_torn_by_a_kill_are_left_out_and_the_next_line_is_not_lost(run):
@@ -141,7 +142,7 @@ def test_lines_torn_by_a_kill_are_left_out_and_the_next_line_is_not_lost(run):
     assert run.history()["step"].tolist() == [1]
     run.log(3, loss=1.0)
     assert run.history()["step"].tolist() == [1, 3]
-    append_line(run.folder / "events.jsonl", {"event": "started"})
+    append_record(run.folder / "events.jsonl", {"event": "started"})
     assert run.events() == [{"event": "started"}]
 
 
@@ -220,10 +221,10 @@ def test_a_writer_on_another_machine_is_believed_for_a_minute(run):
 
 def test_requests_are_numbered_and_the_latest_are_kept(run):
     assert [run.ask(command) for command in ("pause", "resume", "sample")] == [1, 2, 3]
-    assert [request["command"] for request in run.asked()] == ["pause", "resume", "sample"]
+    assert [request["command"] for request in run.commands()] == ["pause", "resume", "sample"]
     for _ in range(30):
         run.ask("sample")
-    assert run.asked()[-1]["id"] == 33 and len(run.asked()) < 30
+    assert run.commands()[-1]["id"] == 33 and len(run.commands()) < 30
     with pytest.raises(
         UserError, match="There is no command `nonsense`; there is evaluate, lr, pause, resume"
     ):

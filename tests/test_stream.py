@@ -13,7 +13,7 @@ from workbench.core.errors import UserError
 from workbench.data import load
 from workbench.data.stream import ImageStream
 from workbench.launch.in_process import train
-from workbench.training import Rank, StreamDataset
+from workbench.training import StreamDataset
 
 SMALL = {
     "num_tokens": 4,
@@ -61,9 +61,15 @@ def folder(tmp_path):
 
 
 def greys(
-    stream: ImageStream, batches: int, *, first: int = 0, share: Rank | None = None, size: int = 5
+    stream: ImageStream,
+    batches: int,
+    *,
+    first: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    size: int = 5,
 ) -> list[int]:
-    found = stream.batches(size, first=first, share=share or Rank(), seed=0)
+    found = stream.batches(size, first=first, rank=rank, world_size=world_size, seed=0)
     pixels = torch.cat([batch for (batch,) in islice(found, batches)])
     assert pixels.shape[1:] == (1, 8, 8)
     return ((pixels[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
@@ -84,7 +90,7 @@ def test_who_comes_back_goes_on_with_what_would_have_been_next(folder):
 
 def test_processes_share_an_epoch_between_them(folder):
     stream = ImageStream(str(folder), side=8, channels=1)
-    parts = [greys(stream, 6, share=Rank(rank, 2)) for rank in (0, 1)]
+    parts = [greys(stream, 6, rank=rank, world_size=2) for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == list(range(60))
 
 

@@ -15,12 +15,20 @@ from test_processes import together
 
 from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
-from workbench.storage.atomic import append_line, read_tensors
+from workbench.storage.checkpoint import read_tensors
+from workbench.storage.jsonl import append_record
 from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit, learning_rate
 from workbench.training.overrides import Override, WeightOverrides
 
-SMALL = {"num_tokens": 4, "width": 16, "depth": 1, "codebook_size": 16, "batch_size": 16, "warmup_steps": 5}
+SMALL = {
+    "num_tokens": 4,
+    "width": 16,
+    "depth": 1,
+    "codebook_size": 16,
+    "batch_size": 16,
+    "warmup_steps": 5,
+}
 TRAINER = """
 import sys, json
 from workbench.launch.in_process import prepare_training
@@ -341,7 +349,7 @@ def told(folder: Path, events: list[dict], **changes) -> Run:
         "softvq-digits", folder, **(SMALL | {"steps": 40, "save_every": 10} | changes)
     )
     for event in events:
-        append_line(job.run.folder / "events.jsonl", event)
+        append_record(job.run.folder / "events.jsonl", event)
     for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
     return job.run
@@ -415,13 +423,18 @@ def test_the_log_holds_what_the_optimiser_saw(tmp_path):
 
 
 def test_a_later_word_overrules_what_an_earlier_life_had_heard_for_later_steps():
-    steering = WeightOverrides([*GIVEN, {"event": "saved", "step": 30}])
-    assert [steering.weight(None, step) for step in (20, 21)] == [1.0, 0.5]
-    steering.change(
+    overrides = WeightOverrides([*GIVEN, {"event": "saved", "step": 30}])
+    assert [overrides.multiplier(None, step) for step in (20, 21)] == [1.0, 0.5]
+    overrides.add(
         Override(20, "pixel", 3.0)
     )  # after a kill at 30 the run is at 20 again, and is asked anew
-    assert [steering.weight("pixel", step) for step in (19, 20, 27, 40)] == [1.0, 3.0, 3.0, 3.0]
-    assert steering.weight("entropy", 27) == 0.25
+    assert [overrides.multiplier("pixel", step) for step in (19, 20, 27, 40)] == [
+        1.0,
+        3.0,
+        3.0,
+        3.0,
+    ]
+    assert overrides.multiplier("entropy", 27) == 0.25
 
 
 def test_a_request_is_acknowledged_while_a_step_takes_its_time_and_a_paused_run_evaluates(tmp_path):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from workbench.core.errors import UserError
+from workbench.core.progress import progress_listener
 from workbench.core.types import Tokens
 from workbench.data import ImageSet, load
 from workbench.launch.in_process import prepare_training, train
@@ -475,19 +476,15 @@ for make in (
     ]
 
 
-def test_clustering_tells_how_far_it_is_before_the_first_step(tmp_path):
-    job, heard = (
-        prepare_training(
-            "unicode2-digits", tmp_path / "a", codebook_size=16, limit=60, steps=1, width=8, depth=1
-        ),
-        [],
+def test_clustering_reports_its_progress(tmp_path):
+    job = prepare_training(
+        "unicode2-digits", tmp_path / "a", codebook_size=16, limit=60, steps=1, width=8, depth=1
     )
-    for record in fit(
-        job.model, job.data, job.train_config, job.run, tick=lambda done, total: heard.append((done, total))
-    ):
-        assert record.step == 1
-        assert heard == sorted(heard) and heard[-1][0] == heard[-1][1] > 1
-    assert heard
+    reports = []
+    with progress_listener(lambda done, total: reports.append((done, total))):
+        records = list(fit(job.model, job.data, job.train_config, job.run))
+    assert [record.step for record in records] == [1]
+    assert reports == sorted(reports) and reports[-1][0] == reports[-1][1] > 1
 
 
 def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp_path, digits):

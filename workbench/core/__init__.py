@@ -1,1 +1,1 @@
-""""""
+"""Shared foundations: types, errors, coercion of settings, and progress reporting."""

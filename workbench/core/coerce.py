@@ -1,64 +1,151 @@
-"""Settings in their declared types, from Python or from a command line's text, and back to what JSON keeps."""
+"""Settings in their declared types:
 
+from Python, from the text of a command line or a URL, and to JSON.
+
+This is the one place where text becomes a value. pydantic converts; this module adds the notations
+of a command line (`8,5,5` for a tuple, `none` for a missing value, `1e4` for an integer) and
+one-sentence errors.
+"""
+
+import functools
 import math
 import types
 import typing
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import UserError
+from workbench.core.errors import UserError, unknown
 
 
-def coerce(kind: Any, name: str, value: Any) -> Any:
-    """A setting in its declared type, from Python or from a command line's text."""
-    parts, origin = typing.get_args(kind), typing.get_origin(kind)
+def coerce(
+    kind: Any, name: str, value: Any, *, low: float = -math.inf, high: float = math.inf
+) -> Any:
+    """Convert a value to a declared type.
+
+    Parameters
+    ----------
+    kind : type
+        The declared type: bool, int, float, str, a Literal, a tuple or list of these, or one of
+        these `| None`. Annotations of an `Annotated` type are ignored.
+    name : str
+        The name of the setting, for the error.
+    value : object
+        The value: text, or a Python object that fits the type.
+    low, high : float
+        The allowed range of a number, both ends included.
+
+    Returns
+    -------
+    object
+        The value in the declared type.
+
+    Raises
+    ------
+    UserError
+        If the value does not fit the type, is out of range, or is not finite.
+
+    Examples
+    --------
+    >>> coerce(int, "steps", "1e4")
+    10000
+    >>> coerce(tuple[int, ...], "levels", "8,5,5")
+    (8, 5, 5)
+    >>> coerce(float | None, "lr", "none") is None
+    True
+    """
+    import pydantic
+
+    kind = _without_annotations(kind)
     try:
-        if origin is types.UnionType:
-            (kind,) = (part for part in parts if part is not types.NoneType)
-            return None if str(value).lower() == "none" else coerce(kind, name, value)
-        if origin is typing.Literal:
-            return next(part for part in parts if str(part) == str(value))
-        if origin is tuple:
-            given = value.split(",") if isinstance(value, str) else list(value)
-            kinds = parts[:1] * len(given) if Ellipsis in parts else parts
-            return tuple(coerce(kind, name, one) for kind, one in zip(kinds, given, strict=True))
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
-                str(value).lower()
-            ]
-        if kind is int:
-            return _whole(value)
-        if kind is float and not math.isfinite(float(value)):
-            raise ValueError
-        return kind(value)
-    except (ValueError, KeyError, TypeError, OverflowError, StopIteration):
-        expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-            kind, str(kind)
-        )
-        if origin is typing.Literal:
-            expected = f"one of {', '.join(map(str, parts))}"
-        if origin is tuple:
-            expected = (
-                "numbers with commas between them"
-                if Ellipsis in parts
-                else f"{len(parts)} numbers, as in 0.9,0.95"
-            )
-        raise UserError(f"{name} takes {expected}; got `{to_json(value)}`.") from None
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, str):
-        with suppress(ValueError):
-            return int(value)
-        value = float(value)  # 1e4
-    if value != int(value):
-        raise ValueError
-    return int(value)
+        converted = _adapter(kind).validate_python(_from_text(kind, value))
+    except (pydantic.ValidationError, ValueError, OverflowError):
+        choices = _choices(kind)
+        if choices and isinstance(value, str):
+            raise unknown(name, value, map(str, choices)) from None
+        raise UserError(_message(kind, name, value, low, high)) from None
+    if isinstance(converted, int | float) and not low <= converted <= high:
+        raise UserError(_message(kind, name, value, low, high))
+    return converted
 
 
 def to_json(value: Any) -> Any:
-    """A value as JSON keeps it."""
+    """Return a value as JSON stores it: tuples as lists, paths as text."""
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(kind: Any) -> Any:
+    import pydantic
+
+    config = pydantic.ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)
+    return pydantic.TypeAdapter(kind, config=config)
+
+
+def _from_text(kind: Any, value: Any) -> Any:
+    """Translate the notations that pydantic does not know."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or str(value).lower() == "none":
+            return None
+        return _from_text(_without_none(kind), value)
+    if origin is typing.Literal:
+        return next((choice for choice in parts if str(choice) == str(value)), value)
+    if origin in (tuple, list) or kind in (tuple, list):
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        if not parts:
+            return items
+        kinds = parts[:1] * len(items) if origin is list or Ellipsis in parts else parts
+        if len(kinds) != len(items):
+            return items
+        return [_from_text(part, item) for part, item in zip(kinds, items, strict=True)]
+    if kind is int and isinstance(value, str):
+        return _integer(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _integer(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)  # such as 1e4
+    return int(number) if number == int(number) else number
+
+
+def _without_annotations(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+def _without_none(kind: Any) -> Any:
+    (part,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    return part
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = _without_none(kind)
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def _message(kind: Any, name: str, value: Any, low: float, high: float) -> str:
+    expected = _expected(kind)
+    if low > -math.inf and high < math.inf:
+        expected += f" from {low:g} to {high:g}"
+    return f"{name} must be {expected}, got `{to_json(value)}`."
+
+
+def _expected(kind: Any) -> str:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return f"{_expected(_without_none(kind))} or none"
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and Ellipsis not in parts:
+        return f"{len(parts)} numbers separated by commas, as in 0.9,0.95"
+    if origin in (tuple, list) or kind in (tuple, list):
+        return "numbers separated by commas" if parts else "values separated by commas"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, str(kind))

@@ -1,24 +1,91 @@
-"""The few ways this package says no. Every message is one sentence: what was wrong, where, what would be right."""
+"""The exceptions of this package.
+
+A message is one sentence: what was wrong, where, and what would be right.
+"""
 
 import difflib
 from collections.abc import Iterable
 
+DISTRIBUTION = "visual-tokenizer-workbench"
+
 
 class UserError(ValueError):
-    """A mistake the user can mend. The command line prints the sentence alone, without a traceback."""
+    """A mistake that the user can correct.
+
+    The command line prints the message without a traceback.
+    """
 
 
 class RunError(UserError):
-    """A run folder that is missing, damaged, too new, or being written by somebody else."""
+    """A run folder is missing, damaged, too new, or in use by another process."""
 
 
 class NotApplicable(UserError):
-    """An analysis was asked of a tokenizer that lacks what it needs; hosts show the sentence in the figure's place."""
+    """An analysis needs something that this tokenizer or run does not have.
+
+    Hosts show the message in place of the figure.
+    """
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """The one way to say "did you mean": an error to raise for a name that is not among the known ones."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean `{near[0]}`?" if near else ""
-    return UserError(f"There is no {what} `{name}`; there is {', '.join(known) or 'none'}.{hint}")
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Return the error for a name that does not exist, with the closest known name.
+
+    Parameters
+    ----------
+    kind : str
+        The kind of thing that was named, such as "recipe".
+    name : str
+        The name that does not exist.
+    known : iterable of str
+        All names that exist.
+
+    Returns
+    -------
+    UserError
+        The error to raise.
+
+    Examples
+    --------
+    >>> str(unknown("data set", "digts", ["digits", "photos"]))
+    'There is no data set `digts`; there is digits, photos. Did you mean `digits`?'
+    """
+    names = sorted(known)
+    closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean `{closest[0]}`?" if closest else ""
+    return UserError(f"There is no {kind} `{name}`; there is {', '.join(names) or 'none'}.{hint}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs this package with an extra.
+
+    Examples
+    --------
+    >>> install_command("train")
+    "pip install 'visual-tokenizer-workbench[train]'"
+    """
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def missing_extra(package: str, extra: str, purpose: str = "This command") -> UserError:
+    """Return the error for a package that is not installed, with the command that installs it.
+
+    Parameters
+    ----------
+    package : str
+        The missing package.
+    extra : str
+        The extra of this distribution that contains the package.
+    purpose : str
+        The subject of the sentence: what needs the package.
+
+    Returns
+    -------
+    UserError
+        The error to raise.
+
+    Examples
+    --------
+    >>> str(missing_extra("torch", "train", "Training"))
+    "Training needs torch, which is not installed: pip install 'visual-tokenizer-workbench[train]'"
+    """
+    return UserError(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")

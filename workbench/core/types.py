@@ -1,12 +1,16 @@
-"""The nouns every module shares, and the letters of their axes.
+"""The types that all packages share, and the letters of tensor axes.
 
-Words. An *image* lies in [-1, 1]. *Latents* are the vectors a decoder reads, one per token. *Codes* are indices into a
-*codebook*, the table of vectors a quantizer may choose from. *Active* marks the tokens a decoder may look at.
+Terms: *images* have values in [-1, 1]. *Latents* are the vectors that a decoder reads, one per
+token. *Codes* are indices into a *codebook*, the table of vectors a quantizer selects from.
+*Active* marks the tokens that a decoder uses.
 
-Axes. b batch, n tokens, d channels of a token, k codes, g codebooks, p patches, c image channels, h height, w width.
+Axes: b batch, n tokens, d channels of a token, k codes, g codebooks, p patches, c color channels,
+h height, w width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,26 +21,56 @@ Images = Float[Tensor, "b c h w"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a tokenizer makes of a batch of images, and all that a decoder may see."""
+    """The tokens of a batch of images: everything that a decoder receives.
+
+    Attributes
+    ----------
+    latents : Tensor of float, shape (b, n, d)
+        The vectors that the decoder reads.
+    codes : Tensor of int, shape (b, n), or None
+        The index of each token's codeword; of a soft quantizer, the most probable one.
+    active : Tensor of bool, shape (b, n), or None
+        The tokens that the decoder uses; None if it uses all.
+    grid : tuple of int or None
+        Rows and columns, if tokens have a position in the image.
+    """
 
     latents: Float[Tensor, "b n d"]
-    codes: Int[Tensor, "b n"] | None = None  # of a soft quantizer: the most probable code
-    active: Bool[Tensor, "b n"] | None = None  # None: every token is
-    grid: tuple[int, int] | None = None  # rows and columns, where tokens have a place in the image
+    codes: Int[Tensor, "b n"] | None = None
+    active: Bool[Tensor, "b n"] | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of the encoder's output."""
+    """The output of a quantizer.
+
+    Attributes
+    ----------
+    latents : Tensor of float, shape (b, n, d)
+        The quantized vectors.
+    codes : Tensor of int, shape (b, n), or None
+        The index of each token's codeword.
+    losses : dict of Tensor
+        Loss terms of the quantizer by name, already weighted.
+    """
 
     latents: Float[Tensor, "b n d"]
     codes: Int[Tensor, "b n"] | None
-    losses: dict[str, Float[Tensor, ""]]  # already weighted
+    losses: dict[str, Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One training step's loss as named terms, already weighted: their sum is what the optimiser sees."""
+    """The loss of one training step as named terms.
+
+    Attributes
+    ----------
+    terms : dict of Tensor
+        Loss terms by name, already weighted. The optimizer minimizes their sum.
+    reconstruction : Tensor of float, shape (b, c, h, w), or None
+        The decoded images, if the loss computed them.
+    """
 
     terms: dict[str, Float[Tensor, ""]]
     reconstruction: Images | None = field(default=None, repr=False)
@@ -45,3 +79,76 @@ class Objective:
     def total(self) -> Float[Tensor, ""]:
         """The sum of the terms."""
         return torch.stack(list(self.terms.values())).sum()
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """Training data that can be indexed."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of `objective` for the items at the indices."""
+        ...
+
+
+@runtime_checkable
+class StreamDataset(Protocol):
+    """Training data that is too large to index and is read in order."""
+
+    def batches(
+        self, size: int, *, first: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Iterate over batches without end.
+
+        Starting at any item gives the same items as starting at the first and skipping.
+
+        Parameters
+        ----------
+        size : int
+            Items per batch of one process.
+        first : int
+            The number of items of this process to skip.
+        rank, world_size : int
+            This process, and the number of processes that share the data.
+        seed : int
+            The seed of the order.
+        """
+        ...
+
+    def take(self, n: int) -> Tensor:
+        """Return the first n items."""
+        ...
+
+
+Dataset = MapDataset | StreamDataset
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A model that can be trained."""
+
+    def objective(self, *batch: Tensor) -> Objective:
+        """Return the loss of one batch."""
+        ...
+
+
+@runtime_checkable
+class NeedsPreparation(Protocol):
+    """A model that processes the training data once before the first step, as by clustering."""
+
+    def prepare(self, data: Dataset, seed: int) -> None:
+        """Fill parts of the state from the training data.
+
+        Progress is reported to the listener of `workbench.core.progress`.
+        """
+        ...
+
+
+@runtime_checkable
+class TracksProgress(Protocol):
+    """A model whose loss follows a schedule over training."""
+
+    def set_progress(self, fraction: float) -> None:
+        """Set the finished fraction of training, 0 to 1; called before every step."""
+        ...

@@ -57,14 +57,14 @@ class ImageStream:
         ).hexdigest()[:16]
 
     def batches(
-        self, size: int, *, first: int = 0, share: Any = None, seed: int = 0
+        self, size: int, *, first: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0
     ) -> Iterator["tuple[Tensor]"]:
-        """Batches of images in [-1, 1] without end, from this process's `first` image on; no `share`: all of them."""
+        """Batches of images in [-1, 1] without end, from this process's `first` image on."""
         from datasets.distributed import split_dataset_by_node
 
         shuffled = self.table.shuffle(seed=seed, buffer_size=BUFFER)
         mine = split_dataset_by_node(
-            shuffled, rank=share.rank if share else 0, world_size=share.world_size if share else 1
+            shuffled, rank=rank, world_size=world_size
         )
         rows = islice(self._rows(mine), first, None)
         while True:

@@ -8,7 +8,6 @@ Here: a code is predicted among the codes of its book alone, not among classes t
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -103,7 +102,7 @@ class AR(nn.Module):
 
     prepares = ("table.", "scale")
 
-    def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, data: Any, seed: int) -> None:
         """Before the first step: adopt the codebook that came with the codes, if the table is one of codewords."""
         if self.config.table == "codebook" and getattr(data, "codebook", None) is not None:
             self.adopt(data.codebook)

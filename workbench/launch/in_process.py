@@ -21,6 +21,7 @@ from typing import Any
 
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
+from workbench.core.progress import progress_listener
 from workbench.launch.recipes import (
     RECIPES,
     SET_BY_TOKENIZER,
@@ -103,9 +104,8 @@ def _follow(job: TrainingJob, begun: int, look: dict[str, Any]) -> None:
     with (
         tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
         _stopping_gently(run) as stopping,
-        closing(
-            fit(job.model, job.data, job.train_config, run, tick=partial(_preparing, bar))
-        ) as records,
+        progress_listener(partial(_preparing, bar)),
+        closing(fit(job.model, job.data, job.train_config, run)) as records,
     ):
         for record in records:
             bar.update(record.step - bar.n)
@@ -175,9 +175,8 @@ def prepare_training(recipe: str, out: str | Path, **changes: Any) -> TrainingJo
         with tqdm(desc=f"{run.name}: looking at the data", disable=None, delay=1) as bar:
             with rank.main_process_first():
                 if rank.is_main:
-                    save_initial_checkpoint(
-                        run, model, train_config, data, tick=partial(_counting, bar)
-                    )
+                    with progress_listener(partial(_counting, bar)):
+                        save_initial_checkpoint(run, model, train_config, data)
     return TrainingJob(model, data, train_config, run)
 
 

@@ -3,7 +3,6 @@
 Each `about_` says what a run remembers of a source; the others read it again.
 """
 
-from collections.abc import Callable
 from os.path import relpath
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,7 +112,7 @@ def resolve_init(source: Run, model: Any, out: Path) -> dict[str, Any]:
 
 def _shared(source: Run, model: Any) -> dict[str, Any]:
     """The averaged weights of a run that fit a model by name and shape."""
-    from workbench.storage.atomic import read_tensors
+    from workbench.storage.checkpoint import read_tensors
 
     mine = model.state_dict()
     found = read_tensors(source.checkpoint())["ema"]
@@ -129,13 +128,10 @@ def save_initial_checkpoint(
     model: Any,
     train_config: Any,
     data: Any,
-    *,
-    tick: Callable[[int, int], None] | None = None,
 ) -> None:
     """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
 
-    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well;
-    `tick` hears done and total of that.
+    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well.
     """
     from workbench.training import TrainState
 
@@ -143,8 +139,8 @@ def save_initial_checkpoint(
     model.load_state_dict(model.state_dict() | taken)
     left = sorted(model.state_dict().keys() - taken.keys())
     if any(name.startswith(getattr(model, "prepares", ())) for name in left):
-        model.prepare(data, train_config.seed, tick)
-    run.save(0, TrainState(model, train_config).state())
+        model.prepare(data, train_config.seed)
+    run.save(0, TrainState(model, train_config).state_dict())
     run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
 
 

@@ -1,1 +1,1 @@
-""""""
+"""Run folders on disk: configuration, logs, checkpoints, evidence, and control commands."""

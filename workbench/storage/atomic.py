@@ -1,105 +1,103 @@
-"""Files that are whole or not there: written aside, then moved into place. No reader ever sees half of one.
+"""Files and folders that are complete or absent.
 
-A log grows by a line at a time instead: a line that was torn by a kill or a full disk is skipped, the others stay.
+They are written next to their final path under a temporary name and then moved into place, so no
+reader sees half of one, and a failed write leaves the previous version.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 from workbench.core.errors import RunError
-from workbench.storage.migrations import FORMAT, migrate_tensor_name
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Content = TypeVar("Content")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A place beside the path to write to; moved to the path if the block succeeds, gone if not. Raises RunError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Yield a temporary path next to `path`, and move the file written there to `path` at the end
+    of the block.
+
+    If the block raises an exception, the temporary file is deleted and `path` is left as it was.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written.
+    """
+    temporary = _temporary(path)
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise RunError(
-            f"{path} could not be written: {reason}. What was there before stays."
-        ) from None
+        raise _not_written(path, error) from None
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder next to `folder`, and move it to `folder` at the end of the
+    block.
+
+    A folder that exists is replaced as a whole: it is moved aside, not emptied, as a reader may
+    have it open. If the block raises an exception, `folder` is left as it was.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be written.
+    """
+    temporary = _temporary(folder)
+    previous = temporary.with_name(f"{temporary.name}.previous")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():
+            folder.replace(previous)
+        temporary.replace(folder)
+    except OSError as error:
+        raise _not_written(folder, error) from None
+    finally:
+        if previous.exists() and not folder.exists():
+            previous.replace(folder)
+        for leftover in (temporary, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file."""
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path, otherwise: Any) -> Any:
-    """What a small JSON file holds; `otherwise` where it is missing, damaged, or of another kind than that."""
+def read_json(path: Path, default: Content) -> Content:
+    """Return the content of a small JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    default : object
+        Returned if the file is missing or damaged, or if its content is not of the type of
+        `default`.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return otherwise
-    return found if isinstance(found, type(otherwise)) else otherwise
+        return default
+    return content if isinstance(content, type(default)) else default
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add a line of JSON, on a line of its own even where the last one was torn. Raises RunError."""
-    try:
-        with path.open("a+b") as file:
-            torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
-            file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}.") from None
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, oldest first, without torn ones and one that is still being written."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in raw[: raw.rfind(b"\n") + 1].splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in records if isinstance(record, dict)]
-
-
-def write_tensors(path: Path, tensors: "dict[str, Tensor]", step: int) -> None:
-    """Write a checkpoint."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as beside:
-        try:
-            metadata = {"format": "pt", "step": str(step), "workbench": str(FORMAT)}
-            save_file(tensors, beside, metadata=metadata)
-        except SafetensorError as error:  # how it reports a full disk
-            raise OSError(str(error)) from None
-        beside.chmod(0o644)  # safetensors makes it private to its writer; a run is there to be read
-
-
-def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
-    """A checkpoint's tensors by the first word of their names: model, ema, optimizer. Raises RunError."""
-    from safetensors import SafetensorError, safe_open
-
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
-    try:
-        with safe_open(path, "pt") as file:
-            stored_format = int((file.metadata() or {}).get("workbench", 1))
-            for name in file.keys():  # noqa: SIM118  the file is not a dictionary
-                group, _, rest = migrate_tensor_name(name, stored_format).partition(".")
-                groups[group][rest] = file.get_tensor(name)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise RunError(
-            f"{path} is damaged ({error}). Delete it to go on from the checkpoint before it."
-        ) from None
-    return groups
+def _not_written(path: Path, error: OSError) -> RunError:
+    reason = error.strerror or error
+    return RunError(f"{path} could not be written: {reason}. The previous version was kept.")

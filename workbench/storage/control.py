@@ -1,7 +1,16 @@
-"""What a person asks of a run while it trains: numbered requests in control.json, written by hosts, read by `fit`.
+"""Control of a running training: commands in control.json, sent by hosts and read by `fit`.
 
-pause, resume, stop (with a checkpoint), sample (pictures now), evaluate (evidence now, of the weights as they are),
-weight (a term's multiplier: term="align", value=0.5) and lr (the multiplier of the plan's learning rate: value=0.5).
+======== ================================ ==========================================
+command  arguments                        effect
+======== ================================ ==========================================
+pause                                     pause training
+resume                                    resume training
+stop                                      write a checkpoint and stop
+sample                                    write sample images of this step
+evaluate                                  collect evidence of the current weights
+weight   `term="align", value=0.5`        multiply a term of the loss
+lr       `value=0.5`                      multiply the learning rate
+======== ================================ ==========================================
 """
 
 import json
@@ -15,47 +24,78 @@ from workbench.core.errors import UserError, unknown
 from workbench.storage.atomic import read_json, write_text
 
 COMMANDS = ("pause", "resume", "stop", "sample", "evaluate", "weight", "lr")
-_TAKES = {"weight": {"term", "value"}, "lr": {"value"}}
-_EXAMPLE = {"weight": '"weight", term="pixel", value=0.5', "lr": '"lr", value=0.5'}
+MAX_STORED_COMMANDS = 21
+_ARGUMENTS = {"weight": {"term", "value"}, "lr": {"value"}}
+_EXAMPLES = {"weight": '"weight", term="pixel", value=0.5', "lr": '"lr", value=0.5'}
 
 
 def make_command(
-    command: str, terms: Collection[str] = (), *, term: str | None = None, value: Any = None
+    command: str,
+    terms: Collection[str] = (),
+    *,
+    term: str | None = None,
+    value: Any = None,
 ) -> dict[str, Any]:
-    """A request's command and what it needs. Raises UserError for an unknown command, a term that is not among
-    `terms` (where they are known), or a multiplier that is no finite number from 0 on.
+    """Check a command and return it as control.json stores it.
+
+    Parameters
+    ----------
+    command : str
+        One of `COMMANDS`.
+    terms : collection of str
+        The terms of the run's loss; empty if they are not known yet.
+    term : str, optional
+        The term of the loss, for the command `weight`.
+    value : float, optional
+        The multiplier, finite and at least 0, for the commands `weight` and `lr`.
+
+    Raises
+    ------
+    UserError
+        If the command or the term does not exist, or an argument is missing, superfluous or not a
+        valid multiplier.
+
+    Examples
+    --------
+    >>> make_command("lr", value="0.5")
+    {'command': 'lr', 'value': 0.5}
     """
     if command not in COMMANDS:
         raise unknown("command", str(command), COMMANDS)
-    given = {name: told for name, told in (("term", term), ("value", value)) if told is not None}
-    if given.keys() != _TAKES.get(command, set()):
-        takes = " and ".join(sorted(_TAKES.get(command, ()))) or "nothing else"
-        raise UserError(
-            f"{command} takes {takes}, as in ask({_EXAMPLE.get(command, repr(command))})."
-        )
-    if "value" in given:
-        given["value"] = _multiplier(value)
+    arguments = {
+        name: argument
+        for name, argument in (("term", term), ("value", value))
+        if argument is not None
+    }
+    expected = _ARGUMENTS.get(command, set())
+    if arguments.keys() != expected:
+        needed = " and ".join(sorted(expected)) or "no arguments"
+        example = _EXAMPLES.get(command, repr(command))
+        raise UserError(f"The command {command} takes {needed}, as in ask({example}).")
+    if "value" in arguments:
+        arguments["value"] = _multiplier(value)
     if term is not None and terms and term not in terms:
         raise unknown("term", str(term), terms)
-    return {"command": command, **given}
+    return {"command": command, **arguments}
 
 
-def append_command(folder: Path, wish: dict[str, Any]) -> int:
-    """Add a request to those of a run's folder; returns its number."""
+def append_command(folder: Path, command: dict[str, Any]) -> int:
+    """Add a command to those of a run's folder and return its number."""
     earlier = read_commands(folder)
     number = earlier[-1]["id"] + 1 if earlier else 1
-    told = [*earlier[-20:], {"id": number, **wish, "time": time.time()}]
-    write_text(folder / "control.json", json.dumps(told))
+    stamped = {"id": number, **command, "time": time.time()}
+    latest = [*earlier[-(MAX_STORED_COMMANDS - 1) :], stamped]
+    write_text(folder / "control.json", json.dumps(latest))
     return number
 
 
 def read_commands(folder: Path) -> list[dict[str, Any]]:
-    """The latest requests in a run's folder, oldest first."""
-    told = read_json(folder / "control.json", [])
+    """Return the latest commands in a run's folder, oldest first."""
+    stored: list[Any] = read_json(folder / "control.json", [])
     return [
-        one
-        for one in told
-        if isinstance(one, dict) and isinstance(one.get("id"), int) and "command" in one
+        command
+        for command in stored
+        if isinstance(command, dict) and isinstance(command.get("id"), int) and "command" in command
     ]
 
 
@@ -65,5 +105,5 @@ def _multiplier(value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not 0 <= number < math.inf:
-        raise UserError(f"A multiplier is a number from 0 on; got `{value}`.")
+        raise UserError(f"A multiplier must be a finite number of at least 0, got `{value}`.")
     return number

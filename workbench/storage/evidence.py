@@ -1,101 +1,204 @@
-"""What a tokenizer (or a generator) did to fixed images, as arrays on disk: no model is needed to read it.
+"""What a tokenizer or a generator does to fixed images, as arrays on disk that need no model.
 
-A folder of `.npy` files, one per field, opened as memory maps, and `provenance.json`. `collect.py` writes it.
+Evidence is a folder with one `.npy` file per array, opened as memory maps, and `provenance.json`.
+`workbench.collect` writes it. `ARRAYS` lists every array with its axes, its type and its meaning.
 """
 
 import inspect
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workbench.core.errors import NotApplicable, RunError
+from workbench.storage.atomic import atomic_folder
 from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """The declaration of one array.
+
+    Attributes
+    ----------
+    dtype : str
+        The numpy type that `collect` writes. Validation compares only its kind: float, integer,
+        unsigned or bool.
+    axes : tuple of str
+        The names of the axes. Axes of the same name have the same length.
+    meaning : str
+        One sentence.
+    """
+
+    dtype: str
+    axes: tuple[str, ...]
+    meaning: str
+
+    def fault(self, array: np.ndarray) -> str:
+        """Say in what respect an array does not fit; an empty string if it fits."""
+        if array.ndim != len(self.axes):
+            expected = ", ".join(self.axes)
+            return f"its axes must be ({expected}), got the shape {array.shape}"
+        if array.dtype.kind != np.dtype(self.dtype).kind:
+            return f"its type must be {self.dtype}, got {array.dtype}"
+        return ""
+
+
+def _array(dtype: str, axes: str, meaning: str) -> Any:
+    spec = ArraySpec(dtype=dtype, axes=tuple(axes.split()), meaning=meaning)
+    return field(default=None, metadata={"spec": spec})
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Evidence:
-    """Arrays over n held-out images; a field is None where the model has no such thing."""
+    """Arrays over held-out images, and where they come from.
 
-    provenance: dict[str, Any]  # run, step, data, fingerprint, split, n of how many, seed, versions
-    images: np.ndarray | None = None  # uint8 (n, h, w, c)
-    reconstructions: np.ndarray | None = None  # uint8 (n, h, w, c)
-    latents: np.ndarray | None = None  # float32 (n, tokens, d): the vectors the decoder reads
-    codes: np.ndarray | None = None  # int32 (n, tokens)
-    codebook: np.ndarray | None = (
-        None  # float32 (g, k, d): book i serves the i-th of g equal blocks of tokens
+    An array is None if the model has no such quantity. `ARRAYS` describes all of them.
+
+    Attributes
+    ----------
+    provenance : dict
+        The run, step, data, fingerprint of the images, split, number of images, seed and versions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> evidence = Evidence(
+    ...     provenance={"run": "a", "step": 5}, codes=np.zeros((3, 2), np.int32)
+    ... )
+    >>> evidence
+    Evidence of a at step 5: codes 3x2
+    >>> ARRAYS["codes"].axes
+    ('image', 'token')
+    """
+
+    provenance: dict[str, Any]
+
+    images: np.ndarray | None = _array("uint8", "image height width color", "The held-out images.")
+    reconstructions: np.ndarray | None = _array(
+        "uint8", "image height width color", "The decoded tokens of the images."
     )
-    active: np.ndarray | None = None  # bool (n, tokens)
-    labels: np.ndarray | None = None  # int64 (n,)
-    prefixes: np.ndarray | None = None  # int32 (m,): token counts that were decoded alone
-    prefix_mse: np.ndarray | None = None  # float32 (n, m): squared error of those, pixels in [0, 1]
-    samples: np.ndarray | None = None  # uint8 (s, h, w, c): what a generator drew
-    sample_labels: np.ndarray | None = None  # int64 (s,)
-    features: np.ndarray | None = None  # float32 (n, e): the feature extractor's, of the images
-    reconstruction_features: np.ndarray | None = (
-        None  # float32 (n, e): the feature extractor's, of the reconstructions
+    latents: np.ndarray | None = _array(
+        "float32", "image token channel", "The vectors that the decoder reads."
     )
-    train_features: np.ndarray | None = (
-        None  # float32 (t, e): the feature extractor's, of training images
+    codes: np.ndarray | None = _array(
+        "int32", "image token", "The index of the codeword of each token."
     )
-    train_images: np.ndarray | None = None  # uint8 (t, h, w, c): those training images
-    sample_features: np.ndarray | None = (
-        None  # float32 (s, e): the feature extractor's, of the samples
+    codebook: np.ndarray | None = _array(
+        "float32",
+        "codebook code channel",
+        "The codewords. Codebook i serves the i-th of equal blocks of tokens.",
     )
-    midpoint_features: np.ndarray | None = (
-        None  # float32 (m, e): of decoded midpoints of nearest latents
+    active: np.ndarray | None = _array(
+        "bool", "image token", "True for tokens that the decoder uses."
     )
-    teacher_features: np.ndarray | None = (
-        None  # float16 (n, p, e2): a teacher's of the images, on the tokens' grid
+    labels: np.ndarray | None = _array("int64", "image", "The class of each image.")
+    prefixes: np.ndarray | None = _array(
+        "int32", "prefix", "Numbers of tokens of which the first were decoded alone."
     )
-    noise_levels: np.ndarray | None = (
-        None  # float32 (m,): noise added to latents, in their standard deviations
+    prefix_mse: np.ndarray | None = _array(
+        "float32", "image prefix", "Squared error of each prefix, pixels in [0, 1]."
     )
-    noise_mse: np.ndarray | None = (
-        None  # float32 (n, m): squared error of decoding those, pixels in [0, 1]
+    samples: np.ndarray | None = _array(
+        "uint8", "sample height width color", "Samples of a generator."
     )
-    loss_times: np.ndarray | None = None  # float32 (m,): times in [0, 1], 0 data and 1 noise
-    loss_by_time: np.ndarray | None = (
-        None  # float32 (m,): a generator's mean loss on held-out images at those
+    sample_labels: np.ndarray | None = _array(
+        "int64", "sample", "The class that each sample is conditioned on."
     )
-    prefix_l1: np.ndarray | None = (
-        None  # float32 (n, m): mean absolute error of those, pixels in [0, 1]
+    features: np.ndarray | None = _array(
+        "float32", "image feature", "Features of the images by the feature extractor."
     )
-    prefix_ssim: np.ndarray | None = None  # float32 (n, m): structural similarity of those
-    prefix_features: np.ndarray | None = (
-        None  # float32 (p, n, e): the feature extractor's, of the first p of those prefixes
+    reconstruction_features: np.ndarray | None = _array(
+        "float32", "image feature", "Features of the reconstructions by the feature extractor."
     )
-    previous_codes: np.ndarray | None = (
-        None  # int32 (n, tokens): of the same images at the checkpoint before
+    train_features: np.ndarray | None = _array(
+        "float32", "train_image feature", "Features of training images by the feature extractor."
     )
-    untrained_latents: np.ndarray | None = (
-        None  # float32 (n, tokens, d): of the same images before training
+    train_images: np.ndarray | None = _array(
+        "uint8", "train_image height width color", "The training images of train_features."
     )
-    complexity: np.ndarray | None = None  # float64 (n,): of procedural images, in bits
-    requested: np.ndarray | None = (
-        None  # float32 (m,): mean absolute errors an adaptive tokenizer was asked for
+    sample_features: np.ndarray | None = _array(
+        "float32", "sample feature", "Features of the samples by the feature extractor."
     )
-    reached: np.ndarray | None = None  # float32 (m, n): those it made
-    spent: np.ndarray | None = None  # int32 (m, n): tokens it used for them
-    posterior: np.ndarray | None = (
-        None  # float32 (n, tokens, 2): of soft codes, perplexity and largest probability
+    midpoint_features: np.ndarray | None = _array(
+        "float32",
+        "midpoint feature",
+        "Features of the decoded midpoints between nearest latents.",
     )
-    mean_posterior: np.ndarray | None = (
-        None  # float32 (g, k): of soft codes, the mean over all tokens of a book
+    teacher_features: np.ndarray | None = _array(
+        "float16",
+        "image patch teacher_feature",
+        "Features of the images by the alignment teacher, on the grid of the tokens.",
     )
-    cascade_start: np.ndarray | None = (
-        None  # float32 (g, k, d): a cascade's frozen table, where its codebook began
+    noise_levels: np.ndarray | None = _array(
+        "float32", "noise_level", "Noise added to latents, in their standard deviations."
     )
-    predicted: np.ndarray | None = (
-        None  # int64 (n,): the class a generator told from each image's codes
+    noise_mse: np.ndarray | None = _array(
+        "float32",
+        "image noise_level",
+        "Squared error after decoding the noisy latents, pixels in [0, 1].",
     )
-    code_bits: np.ndarray | None = (
-        None  # float32 (1,): bits a token of held-out images, to an autoregressive generator
+    loss_times: np.ndarray | None = _array(
+        "float32", "time", "Times of the interpolant in [0, 1]; 0 is data and 1 is noise."
+    )
+    loss_by_time: np.ndarray | None = _array(
+        "float32", "time", "Mean loss of a generator on held-out images at these times."
+    )
+    prefix_l1: np.ndarray | None = _array(
+        "float32", "image prefix", "Absolute error of each prefix, pixels in [0, 1]."
+    )
+    prefix_ssim: np.ndarray | None = _array(
+        "float32", "image prefix", "Structural similarity of each prefix."
+    )
+    prefix_features: np.ndarray | None = _array(
+        "float32",
+        "first_prefix image feature",
+        "Features of the decoded prefixes, for the first of them.",
+    )
+    previous_codes: np.ndarray | None = _array(
+        "int32", "image token", "The codes at the checkpoint before."
+    )
+    untrained_latents: np.ndarray | None = _array(
+        "float32", "image token channel", "The latents of the model before training."
+    )
+    complexity: np.ndarray | None = _array(
+        "float64", "image", "The complexity of procedural images, in bits."
+    )
+    requested: np.ndarray | None = _array(
+        "float32", "request", "Mean absolute errors requested of an adaptive tokenizer."
+    )
+    reached: np.ndarray | None = _array(
+        "float32", "request image", "The errors of its reconstructions for these requests."
+    )
+    spent: np.ndarray | None = _array(
+        "int32", "request image", "The number of tokens that it used for these requests."
+    )
+    posterior: np.ndarray | None = _array(
+        "float32",
+        "image token statistic",
+        "Perplexity and largest probability of the soft codes of a token.",
+    )
+    mean_posterior: np.ndarray | None = _array(
+        "float32",
+        "codebook code",
+        "Mean probability of each code over all tokens of its codebook.",
+    )
+    cascade_start: np.ndarray | None = _array(
+        "float32",
+        "codebook code channel",
+        "The frozen table that a cascaded codebook started from.",
+    )
+    predicted: np.ndarray | None = _array(
+        "int64", "image", "The class that a generator predicts from the codes of an image."
+    )
+    code_bits: np.ndarray | None = _array(
+        "float32",
+        "one",
+        "Bits per token of held-out images under an autoregressive generator.",
     )
 
     @property
@@ -110,151 +213,177 @@ class Evidence:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes' names, by label."""
+        """The names of the classes, by label."""
         return tuple(self.provenance.get("names", ()))
 
     @property
     def sampling(self) -> dict[str, Any] | None:
-        """How the samples were drawn: solver, steps, guidance, seed."""
+        """The settings of sampling: solver, steps, guidance, seed."""
         return self.provenance.get("sampling")
 
     @property
     def feature_extractor(self) -> str | None:
-        """The network whose features are compared: hog, resnet56, inception."""
+        """The network whose features are compared, such as hog, resnet56 or inception."""
         return self.provenance.get("feature_extractor")
 
     @property
     def teacher(self) -> str | None:
-        """The network whose features the latents are held against."""
+        """The network whose features the latents are compared with."""
         return self.provenance.get("teacher")
 
     @property
     def temperature(self) -> float | None:
-        """Of a soft codebook whose logits are cosines: what they are divided by."""
+        """The temperature of a soft codebook whose logits are cosines; None for other codebooks."""
         settings = self.provenance.get("settings", {})
         return settings.get("temperature") if settings.get("logits") == "cosine" else None
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the tokens, where they have a place in the image."""
+        """Rows and columns of the tokens; None if the tokens have no position in the image."""
         grid = self.provenance.get("grid")
         return None if grid is None else (int(grid[0]), int(grid[1]))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are present, by name."""
+        values = {name: getattr(self, name) for name in ARRAYS}
+        return {name: np.asarray(array) for name, array in values.items() if array is not None}
+
     def kwargs_for(self, analysis: Callable[..., Any]) -> dict[str, Any]:
-        """The arguments this evidence gives to an analysis, picked by parameter name. Raises NotApplicable."""
+        """Return the arguments of an analysis that this evidence provides, by parameter name.
+
+        Raises
+        ------
+        NotApplicable
+            If an array that the analysis requires is missing.
+        """
         return kwargs_for(analysis, [self])
 
     def save(self, folder: Path) -> None:
-        """Write every field beside the final place, then move the folder there. Raises RunError where it cannot."""
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        before = aside.with_name(f"{aside.name}.before")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            for name, array in self._arrays().items():
-                np.save(aside / f"{name}.npy", array, allow_pickle=False)
-            text = json.dumps({"format": FORMAT, **self.provenance}, indent=1)
-            (aside / "provenance.json").write_text(text, encoding="utf-8")
-            if folder.exists():
-                folder.replace(
-                    before
-                )  # a folder cannot be replaced, and a reader must not see one being emptied
-            aside.replace(folder)
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(
-                f"{folder} could not be written: {reason}. What was there before stays."
-            ) from None
-        finally:
-            if before.exists() and not folder.exists():
-                before.replace(folder)
-            for left in (aside, before):
-                shutil.rmtree(left, ignore_errors=True)
+        """Write all arrays and the provenance, replacing the folder as a whole.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written.
+        ValueError
+            If an array does not have its declared axes and type.
+        """
+        arrays = self.arrays()
+        for name, array in arrays.items():
+            fault = ARRAYS[name].fault(array)
+            if fault:
+                raise ValueError(f"The array {name} does not fit: {fault}.")
+        provenance = json.dumps({"format": FORMAT, **self.provenance}, indent=1)
+        with atomic_folder(folder) as temporary:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            (temporary / "provenance.json").write_text(provenance, encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, only: Sequence[str] = ()) -> "Evidence":
-        """Open a folder of evidence without reading its arrays; `only` names those that are wanted, where not all are.
+        """Open a folder of evidence as memory maps, without reading the arrays.
 
-        Raises RunError where it is missing or damaged.
+        Parameters
+        ----------
+        folder : Path
+            The folder that `save` wrote.
+        only : sequence of str
+            The names of the arrays to open; by default all.
+
+        Raises
+        ------
+        RunError
+            If the evidence is missing, damaged, or was written by a newer version.
         """
-        path, arrays = folder / "provenance.json", {}
+        path = folder / "provenance.json"
+        again = f"workbench collect {folder.parent.parent}"
         try:
-            with path.open(
-                encoding="utf-8"
-            ) as file:  # open to the end: no newer file can be given its inode
-                provenance = json.load(file)
-                if not isinstance(provenance, dict) or not isinstance(
-                    provenance.get("format"), int
-                ):
-                    raise ValueError
-                stored_format = provenance.pop("format")
-                if stored_format > FORMAT:
-                    raise RunError(
-                        f"{folder} was written by a newer workbench. Upgrade this one to read it."
-                    )
-                if not {"run", "step"} <= provenance.keys():
-                    raise ValueError
-                provenance = migrate_provenance(provenance, stored_format)
-                for name in only or [f.name for f in fields(cls)]:
+            # While the file is open, no newer file can have its inode.
+            with path.open(encoding="utf-8") as file:
+                provenance, stored_format = _checked_provenance(json.load(file), folder)
+                arrays: dict[str, np.ndarray] = {}
+                for name in only or ARRAYS:
                     path = folder / f"{stored_array_name(name, stored_format)}.npy"
                     if not path.exists():
                         continue
-                    arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-                if not os.path.samestat(
-                    os.fstat(file.fileno()), (folder / "provenance.json").stat()
-                ):
-                    return cls.open(
-                        folder, only
-                    )  # replaced in the meantime: some arrays are older than others
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
+                    if ARRAYS[name].fault(array):
+                        raise ValueError
+                    arrays[name] = array
+                current = (folder / "provenance.json").stat()
+                if not os.path.samestat(os.fstat(file.fileno()), current):
+                    # The folder was replaced meanwhile, and some arrays are older than others.
+                    return cls.open(folder, only)
         except FileNotFoundError:
-            raise RunError(
-                f"{folder} holds no evidence. Make it with: workbench collect {folder.parent.parent}"
-            ) from None
+            raise RunError(f"{folder} holds no evidence. Collect it with: {again}") from None
         except RunError:
             raise
-        except (
-            ValueError,
-            OSError,
-            EOFError,
-        ):  # numpy's reasons mislead: an empty file "contains pickled data"
-            again = f"workbench collect {folder.parent.parent}"
+        except (ValueError, OSError, EOFError):
+            # numpy's messages mislead: it reports an empty file as pickled data.
             raise RunError(
-                f"The evidence in {folder} is damaged ({path.name}). Collect it again: {again}"
+                f"The evidence in {folder} is damaged ({path.name}). Collect it again with: {again}"
             ) from None
         return cls(provenance=provenance, **arrays)
 
     def __repr__(self) -> str:
         shapes = ", ".join(
-            f"{name} {'x'.join(map(str, array.shape))}" for name, array in self._arrays().items()
+            f"{name} {'x'.join(map(str, array.shape))}" for name, array in self.arrays().items()
         )
         return f"Evidence of {self.run_name} at step {self.step}: {shapes}"
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "provenance"}
-        return {name: np.asarray(array) for name, array in named.items() if array is not None}
+
+ARRAYS: Mapping[str, ArraySpec] = {
+    item.name: item.metadata["spec"] for item in fields(Evidence) if "spec" in item.metadata
+}
 
 
 def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> dict[str, Any]:
-    """The evidence an analysis's positional parameters name: from the first run, or all runs for `evidences`.
+    """Return the arguments of an analysis that evidence provides, by the names of its positional
+    parameters.
 
-    Raises NotApplicable, in one sentence, where a parameter without a default has nothing to stand on.
+    Parameters
+    ----------
+    analysis : callable
+        The analysis. Its keyword-only parameters are controls, and are not provided here.
+    evidences : sequence of Evidence
+        The evidence of one or more runs. The parameter `evidences` receives all of them; any other
+        parameter receives the attribute of that name of the first.
+
+    Raises
+    ------
+    NotApplicable
+        If a parameter without a default is missing in the evidence.
     """
-    given, lacking = {}, []
+    arguments = {}
+    missing = []
     for parameter in inspect.signature(analysis).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             continue
-        value = (
-            tuple(evidences)
-            if parameter.name == "evidences"
-            else getattr(evidences[0], parameter.name)
-        )
+        if parameter.name == "evidences":
+            value: Any = tuple(evidences)
+        else:
+            value = getattr(evidences[0], parameter.name)
         if value is not None:
-            given[parameter.name] = value
+            arguments[parameter.name] = value
         elif parameter.default is parameter.empty:
-            lacking.append(parameter.name.replace("_", " "))
-    if lacking:
-        title = analysis.__name__.replace("_", " ")
+            missing.append(parameter.name.replace("_", " "))
+    if missing:
+        title = analysis.__name__.replace("_", " ").capitalize()
         raise NotApplicable(
-            f"{title.capitalize()} needs {' and '.join(lacking)}; {evidences[0].run_name} has none."
+            f"{title} needs {' and '.join(missing)}; {evidences[0].run_name} has none."
         )
-    return given
+    return arguments
+
+
+def _checked_provenance(stored: Any, folder: Path) -> tuple[dict[str, Any], int]:
+    """Return the provenance in the current format, and the format it was stored in."""
+    if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+        raise ValueError
+    stored_format = stored.pop("format")
+    if stored_format > FORMAT:
+        raise RunError(
+            f"{folder} was written by a newer workbench. Upgrade this package to read it."
+        )
+    if not {"run", "step"} <= stored.keys():
+        raise ValueError
+    return migrate_provenance(stored, stored_format), stored_format

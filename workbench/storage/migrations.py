@@ -2,8 +2,9 @@
 
 Files are translated in memory when they are read. A file of the user is never rewritten.
 
-Format 2 (from format 1) renames settings of models and of training, the section `plan` of config.json to `training`,
-the weights `average` of a checkpoint to `ema`, and keys of an evidence's provenance.
+Format 2 (from format 1) renames settings of models and of training, the section `plan` of
+config.json to `training`, the weights `average` of a checkpoint to `ema`, and keys of an evidence's
+provenance.
 """
 
 from typing import Any
@@ -12,9 +13,12 @@ FORMAT = 2
 
 # Modules and classes that moved: the stored `module:Class` to the current one.
 CLASS_PATHS = {
-    "workbench.teachers.contrastive:ContrastiveNet": "workbench.features.contrastive:ContrastiveNet",
+    "workbench.teachers.contrastive:ContrastiveNet": (
+        "workbench.features.contrastive:ContrastiveNet"
+    ),
 }
-# Settings of models, wherever they are stored: `settings` and `changes` of a run, `settings` of a provenance.
+# Settings of models, wherever they are stored: `settings` and `changes` of a run, `settings` of a
+# provenance.
 MODEL_SETTINGS = {
     "tokens": "num_tokens",
     "codes": "codebook_size",
@@ -63,7 +67,9 @@ def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def migrate_provenance(provenance: dict[str, Any], stored_format: int) -> dict[str, Any]:
-    """Translate the provenance of an evidence that was stored in `stored_format` to the current format."""
+    """Translate the provenance of an evidence that was stored in `stored_format` to the current
+    format.
+    """
     if stored_format >= FORMAT:
         return provenance
     current = _rename(provenance, PROVENANCE_KEYS)

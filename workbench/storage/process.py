@@ -1,48 +1,51 @@
-"""Which process writes a run, and whether it still does."""
+"""Identity and liveness of the process that writes a run."""
 
 import os
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-SILENT = 60  # seconds: as long is a process on another machine believed to live
+import psutil
+
+REMOTE_TIMEOUT_S = 60  # a process on another machine counts as alive for so long after its status
+MAX_CLOCK_DRIFT_S = 2.0  # the start time of a process is derived from the clock of the machine
 
 
 def current_process() -> dict[str, Any]:
-    """This process, as a run's status names it."""
+    """Return this process as a run's status.json records it.
+
+    Returns
+    -------
+    dict
+        `pid`; `born`, its start time in seconds since the epoch; `host`; and `time`, the current
+        time.
+    """
     return {
         "pid": os.getpid(),
-        "born": _born(os.getpid()),
+        "born": psutil.Process().create_time(),
         "host": socket.gethostname(),
         "time": time.time(),
     }
 
 
-def is_alive(told: Mapping[str, Any]) -> bool:
-    """Whether the process that a status names is still there."""
-    if told.get("host") != socket.gethostname():
-        return time.time() - told.get("time", 0) < SILENT
-    try:
-        os.kill(told["pid"], 0)
-    except PermissionError:
-        pass
-    except (ProcessLookupError, KeyError, TypeError, OverflowError):
-        return False
-    return told.get("born") in (
-        None,
-        _born(told["pid"]),
-    )  # else another process has been given its number
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Return True if the process that a status records still runs.
 
-
-def _born(pid: int) -> str | None:
-    """When a process began, in the system's ticks; None where the system has no /proc, or it has ended there.
-
-    One that was killed keeps its number until its parent asks for it, which in many containers nobody does.
+    A process on another machine counts as alive if its status is recent. The start time
+    distinguishes the process from a later one with the same number.
     """
-    with suppress(OSError):
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return None if told[0] == "Z" else told[19]
-    return None
+    if process.get("host") != socket.gethostname():
+        return time.time() - process.get("time", 0) < REMOTE_TIMEOUT_S
+    try:
+        candidate = psutil.Process(process["pid"])
+        if candidate.status() == psutil.STATUS_ZOMBIE:
+            return False
+        born = process.get("born")
+        if not isinstance(born, float):  # format 1 recorded clock ticks
+            return True
+        return abs(candidate.create_time() - born) <= MAX_CLOCK_DRIFT_S
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError, OverflowError):
+        return False

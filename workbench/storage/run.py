@@ -1,14 +1,20 @@
-"""A run is a folder a person can read without us; one process writes it, anyone reads it. Reading needs no torch.
+"""A training run as a folder of readable files.
 
-config.json               class, settings, training, data fingerprint, versions: enough to build the model again
-log.jsonl                 a line per logged step: the objective's terms by name
-events.jsonl              a line per thing that happened: started, paused, saved, ...
-status.json               how it stands now: state, step, seconds left, multipliers in force, who is writing
-control.json              what a person asks of it (see control.py)
-step-000500.safetensors   weights, their running average, and the optimiser, of one step
-samples/*.npy             the pictures of one step
-evidence/step-000500/     what the model did to held-out images (see evidence.py)
-notes.md                  yours; never read, never written
+One process writes it, and any number of processes read it.
+
+========================= ========================================================================
+config.json               the class, its settings, training settings, data, versions (`RunConfig`)
+log.jsonl                 one line per logged step: the terms of the loss by name
+events.jsonl              one line per event: started, paused, saved, ...
+status.json               the state, step, seconds left, multipliers, and the writing process
+control.json              commands from a host (see `workbench.storage.control`)
+step-000500.safetensors   weights, their moving average and the optimizer state of one step
+samples/*.npy             sample images of one step
+evidence/step-000500/     what the model does to held-out images (see `storage.evidence`)
+notes.md                  notes of the user; never read and never written
+========================= ========================================================================
+
+Reading a run does not import torch.
 """
 
 import importlib
@@ -16,7 +22,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,325 +30,445 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.storage import control
-from workbench.storage.atomic import (
-    append_line,
-    atomic_path,
-    read_json,
-    read_lines,
-    read_tensors,
-    write_tensors,
-    write_text,
-)
+from workbench.storage.atomic import atomic_path, read_json, write_text
+from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
-from workbench.storage.migrations import FORMAT, migrate_config
+from workbench.storage.jsonl import append_record, read_records
+from workbench.storage.migrations import FORMAT
 from workbench.storage.process import current_process, is_alive
+from workbench.storage.run_config import RunConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from torch import Tensor, nn
 
+ACTIVE_STATES = ("running", "paused")
+MAX_REASON_LENGTH = 200
 _CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
-_NEEDED = {"class": str, "settings": dict}
 
 
 class Run:
-    """A training run on disk. `Run("runs/a")` opens one; `Run.create` starts one."""
+    """A training run on disk.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run's folder. `Run.create` makes a new one.
+
+    Raises
+    ------
+    RunError
+        If the folder does not exist, is not a run, is damaged, or was written by a newer version.
+
+    Attributes
+    ----------
+    folder : Path
+        The run's folder.
+    config : RunConfig
+        What the run was trained with.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise _missing(self.folder)
-        self.config = _read_config(self.folder / "config.json")
+        try:
+            self.config = RunConfig.read(self.folder / "config.json")
+        except FileNotFoundError:
+            raise _not_a_run(self.folder) from None
 
     @classmethod
-    def create(cls, folder: str | Path, config: dict[str, Any]) -> "Run":
-        """Make the folder and its config.json. Raises RunError where a run already is, or no folder can be."""
+    def create(cls, folder: str | Path, config: RunConfig | Mapping[str, Any]) -> "Run":
+        """Create the folder of a new run and its config.json.
+
+        Parameters
+        ----------
+        folder : str or Path
+            The new folder.
+        config : RunConfig or mapping
+            The configuration, or its sections as config.json stores them (`class`, `settings`,
+            `training`, ...).
+
+        Raises
+        ------
+        RunError
+            If the folder already holds a run or cannot be created, or if the configuration is not
+            valid.
+        """
         folder = Path(folder)
         if (folder / "config.json").exists():
             raise RunError(
-                f"{folder} already holds a run. Open it with Run('{folder}'), or choose another name."
+                f"{folder} already holds a run. Open it with Run('{folder}'), "
+                "or choose another name."
             )
+        if not isinstance(config, RunConfig):
+            config = RunConfig.from_dict(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            reason = error.strerror or error
             raise RunError(
-                f"{folder} cannot become a folder: {error.strerror or error}. Choose another place."
+                f"{folder} cannot be created as a folder: {reason}. Choose another path."
             ) from None
-        write_text(folder / "config.json", json.dumps({"format": FORMAT, **config}, indent=1))
+        sections = {"format": FORMAT} | config.to_dict()
+        write_text(folder / "config.json", json.dumps(sections, indent=1))
         return cls(folder)
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
     def kind(self) -> str:
-        """The class that was trained, without its module: SoftVQ, SiT."""
-        return self.config["class"].rpartition(":")[2]
+        """The name of the model's class, such as SoftVQ or SiT."""
+        return self.config.class_path.rpartition(":")[2]
 
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
-        found = (_CHECKPOINT.fullmatch(p.name) for p in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_CHECKPOINT.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
     def checkpoint(self, step: int | None = None) -> Path:
-        """The checkpoint of a step (None: the last). Raises RunError if there is none."""
+        """Return the path of a checkpoint.
+
+        Parameters
+        ----------
+        step : int, optional
+            The training step; by default the last that has a checkpoint.
+
+        Raises
+        ------
+        RunError
+            If there is no such checkpoint.
+        """
         steps = self.steps
         if not steps:
             raise RunError(
-                f"{self.folder} has no step-*.safetensors yet. Train it, or wait for its first save."
+                f"{self.folder} has no checkpoint (step-*.safetensors) yet. "
+                "Train it, or wait for its first checkpoint."
             )
         if step is not None and step not in steps:
-            raise RunError(
-                f"{self.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}."
-            )
+            available = ", ".join(map(str, steps))
+            raise RunError(f"{self.folder} has no checkpoint of step {step}; it has {available}.")
         return self.folder / f"step-{steps[-1] if step is None else step:06d}.safetensors"
 
     def load(
         self, step: int | None = None, *, averaged: bool = True, modules: Sequence[str] = ()
     ) -> "nn.Module":
-        """The trained model, ready to use: its running average unless told otherwise.
+        """Return the trained model in evaluation mode.
 
-        Only classes of this package, or of the modules you name, are imported.
+        Parameters
+        ----------
+        step : int, optional
+            The training step of the checkpoint; by default the last.
+        averaged : bool
+            Whether to load the moving average of the weights or the weights themselves.
+        modules : sequence of str
+            Modules outside of this package from which the model's class may be imported.
+
+        Raises
+        ------
+        RunError
+            If there is no such checkpoint, it is damaged, or it does not fit the class.
         """
         model = self.build(modules)
         weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
             raise RunError(
-                f"{self.checkpoint(step)} does not fit {self.config['class']}: {reason}"
+                f"{self.checkpoint(step)} does not fit {self.config.class_path}: {reason}"
             ) from None
         return model.eval()
 
     def build(self, modules: Sequence[str] = ()) -> "nn.Module":
-        """The model as it was before training."""
-        module, _, name = self.config["class"].partition(":")
-        settings = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in self.config["settings"].items()
-        }
+        """Return the model as it was before training.
+
+        Parameters
+        ----------
+        modules : sequence of str
+            Modules outside of this package from which the model's class may be imported.
+
+        Raises
+        ------
+        RunError
+            If the class may not be imported, does not exist, or does not accept the settings.
+        """
+        path = self.config.class_path
+        module, _, name = path.partition(":")
         if not (module.startswith("workbench.") or module in modules):
-            allow = f"Run({str(self.folder)!r}).load(modules=[{module!r}])"
+            permission = f"Run({str(self.folder)!r}).load(modules=[{module!r}])"
             raise RunError(
-                f"{self.folder} was trained with {module}:{name}. To import that module, say {allow}."
+                f"{self.folder} was trained with {path}. To allow its import, use {permission}."
             )
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.config.settings.items()
+        }
         try:
-            made_of = getattr(importlib.import_module(module), name)
-            return made_of(made_of.Config(**settings))
+            model_class = getattr(importlib.import_module(module), name)
+            return model_class(model_class.Config(**settings))
         except (ImportError, AttributeError, TypeError) as error:
-            raise RunError(
-                f"{self.folder} cannot be built from {module}:{name}: {error}."
-            ) from None
+            raise RunError(f"{self.folder} cannot be built from {path}: {error}.") from None
 
     def history(self) -> "pd.DataFrame":
-        """The log, a row per logged step. A last line that is still being written is left out."""
+        """Return the log, one row per logged step, without a line that is still being written."""
         import pandas as pd
 
-        return pd.DataFrame(read_lines(self.folder / "log.jsonl"))
+        return pd.DataFrame(read_records(self.folder / "log.jsonl"))
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened, oldest first."""
-        return read_lines(self.folder / "events.jsonl")
+        """Return the events, oldest first."""
+        return read_records(self.folder / "events.jsonl")
 
     def status(self) -> dict[str, Any]:
-        """How the run stands: state, step, steps, seconds_left. A writer that died without a word is `interrupted`."""
+        """Return the current status.
+
+        Returns
+        -------
+        dict
+            `state` (new, running, paused, stopped, finished, failed or interrupted), `step`,
+            `steps`, `seconds_left` and, once training has started, the multipliers in force and the
+            writing process. If the training process has exited without recording a final state, the
+            state is `interrupted`.
+        """
         status = {
             "state": "new",
             "step": 0,
-            "steps": self.config.get("training", {}).get("steps", 0),
+            "steps": self.config.training.get("steps", 0),
             "seconds_left": None,
         }
         status |= read_json(self.folder / "status.json", {})
-        if status["state"] in ("running", "paused") and not is_alive(status):
+        if status["state"] in ACTIVE_STATES and not is_alive(status):
             status["state"] = "interrupted"
         return status
 
     def evidence(self, step: int | None = None) -> Evidence:
-        """What the model did to held-out images at a step (None: the last collected). Raises RunError."""
-        collected = sorted(
-            (self.folder / "evidence").glob("step-*"), key=lambda p: (len(p.name), p.name)
+        """Open the evidence of a checkpoint: what the model does to held-out images.
+
+        Parameters
+        ----------
+        step : int, optional
+            The training step; by default the last that has evidence.
+
+        Raises
+        ------
+        RunError
+            If there is no such evidence, or it is damaged.
+        """
+        folders = sorted(
+            (self.folder / "evidence").glob("step-*"),
+            key=lambda path: (len(path.name), path.name),
         )
         if step is not None:
-            collected = [p for p in collected if p.name == f"step-{step:06d}"]
-        if not collected:
-            at = "" if step is None else f" of step {step}"
+            folders = [path for path in folders if path.name == f"step-{step:06d}"]
+        if not folders:
+            which = "" if step is None else f" of step {step}"
             raise RunError(
-                f"{self.folder} has no evidence{at} yet. Make it with: workbench collect {self.folder}"
+                f"{self.folder} has no evidence{which} yet. "
+                f"Collect it with: workbench collect {self.folder}"
             )
-        return Evidence.open(collected[-1])
+        return Evidence.open(folders[-1])
 
-    # -- what a person asks of it --------------------------------------------------------------------------------
+    # Control by a host
 
     def ask(self, command: str, *, term: str | None = None, value: float | None = None) -> int:
-        """Ask a running `fit` for one of control.COMMANDS; returns the number that its status's `answered` reaches.
+        """Send a command to the process that trains this run.
 
-        Raises UserError for what cannot be asked.
+        Parameters
+        ----------
+        command : str
+            pause, resume, stop, sample, evaluate, weight or lr.
+        term : str, optional
+            The term of the loss, for `weight`.
+        value : float, optional
+            The multiplier of the term's weight or of the learning rate, for `weight` and `lr`.
+
+        Returns
+        -------
+        int
+            The number of the command. `status()["answered"]` reaches it once the command was
+            received.
+
+        Raises
+        ------
+        UserError
+            If the command or the term does not exist, or an argument does not fit.
         """
-        terms = self.status().get(
-            "weights", {}
-        )  # none before the first step: then `fit` refuses what it must
-        return control.append_command(
-            self.folder, control.make_command(command, terms, term=term, value=value)
-        )
+        # Before the first step the terms are not known; then `fit` refuses an unknown term.
+        terms = self.status().get("weights", {})
+        checked = control.make_command(command, terms, term=term, value=value)
+        return control.append_command(self.folder, checked)
 
-    def asked(self) -> list[dict[str, Any]]:
-        """The latest requests, oldest first."""
+    def commands(self) -> list[dict[str, Any]]:
+        """Return the latest commands, oldest first."""
         return control.read_commands(self.folder)
 
-    # -- what the one writer does --------------------------------------------------------------------------------
+    # Writing, for the one training process
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the run's one writer. Raises RunError while another process is; a killed writer's claim ends with it."""
+        """Hold the lock of the run's one writer during the block.
+
+        The lock of a killed writer ends with its process.
+
+        Raises
+        ------
+        RunError
+            If another process is training the run, or the folder is not writable.
+        """
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = self.status().get("pid", "unknown")
+            pid = self.status().get("pid", "unknown")
             raise RunError(
-                f"{self.folder} is being trained by process {who}. Stop that one, or wait for it."
+                f"{self.folder} is being trained by process {pid}. "
+                "Stop that process, or wait for it."
             ) from None
         except OSError as error:
-            raise RunError(
-                f"{self.folder} cannot be written to: {error.strerror or error}."
-            ) from None
+            reason = error.strerror or error
+            raise RunError(f"{self.folder} cannot be written to: {reason}.") from None
         try:
-            for half in self.folder.glob(".step-*.safetensors.*"):
-                half.unlink(missing_ok=True)  # what a killed writer was writing
+            for unfinished in self.folder.glob(".step-*.safetensors.*"):
+                unfinished.unlink(missing_ok=True)  # left by a killed writer
             yield
         finally:
             lock.release()
 
-    def log(self, step: int, **numbers: float) -> None:
+    def log(self, step: int, **values: float) -> None:
         """Append one line to the log."""
-        append_line(self.folder / "log.jsonl", {"step": step, **numbers})
+        append_record(self.folder / "log.jsonl", {"step": step, **values})
 
-    def event(self, name: str, step: int, **more: Any) -> None:
+    def event(self, name: str, step: int, **details: Any) -> None:
         """Append one line to the events."""
-        append_line(
-            self.folder / "events.jsonl", {"event": name, "step": step, "time": time.time(), **more}
-        )
+        record = {"event": name, "step": step, "time": time.time(), **details}
+        append_record(self.folder / "events.jsonl", record)
 
-    def report(self, state: str, step: int, **more: Any) -> None:
-        """Say how the run stands."""
-        write_text(
-            self.folder / "status.json",
-            json.dumps({"state": state, "step": step, **more, **current_process()}),
-        )
+    def report(self, state: str, step: int, **details: Any) -> None:
+        """Write the status."""
+        status = {"state": state, "step": step, **details, **current_process()}
+        write_text(self.folder / "status.json", json.dumps(status))
 
     def rewind(self, step: int) -> None:
-        """Forget the log after a step: what a killed run had logged but not saved will be logged again."""
-        kept = [
-            line
-            for line in read_lines(self.folder / "log.jsonl")
-            if line.get("step", step + 1) <= step
+        """Remove the log after a step.
+
+        Steps that a killed run logged but did not save are logged again.
+        """
+        records = [
+            record
+            for record in read_records(self.folder / "log.jsonl")
+            if record.get("step", step + 1) <= step
         ]
-        write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        lines = (json.dumps(record) + "\n" for record in records)
+        write_text(self.folder / "log.jsonl", "".join(lines))
 
     def save(self, step: int, tensors: "dict[str, Tensor]") -> Path:
-        """Write the checkpoint of a step."""
+        """Write the checkpoint of a step and return its path."""
         path = self.folder / f"step-{step:06d}.safetensors"
         write_tensors(path, tensors, step)
         return path
 
-    def save_samples(self, step: int, pictures: "np.ndarray") -> Path:
-        """Keep the pictures of a step, uint8 (n, h, w, c)."""
+    def save_samples(self, step: int, images: "np.ndarray") -> Path:
+        """Write the sample images of a step, uint8 of shape (n, height, width, channels), and
+        return their path.
+        """
         import numpy as np
 
         path = self.folder / "samples" / f"step-{step:06d}.npy"
         path.parent.mkdir(exist_ok=True)
-        with atomic_path(path) as beside, beside.open("wb") as file:
-            np.save(file, pictures, allow_pickle=False)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, images, allow_pickle=False)
         return path
 
     @cached_property
     def tokenizer(self) -> "Run | None":
-        """The tokenizer's run that a generator was trained on; None for a tokenizer. Raises RunError if it moved."""
-        told = self.config.get("tokenizer")
-        if not told:
+        """The run of the tokenizer that a generator was trained on; None for a tokenizer.
+
+        Raises
+        ------
+        RunError
+            If the tokenizer's folder does not exist.
+        """
+        reference = self.config.tokenizer
+        if reference is None:
             return None
-        place = Path(os.path.normpath(self.folder / str(told.get("run"))))
-        if not place.is_dir():
-            where = f"write its place, seen from {self.folder}, into config.json there"
+        folder = Path(os.path.normpath(self.folder / reference.run))
+        if not folder.is_dir():
             raise RunError(
-                f"{self.folder} needs the tokenizer {place}, which is gone. Move it back, or {where}."
+                f"{self.folder} needs the tokenizer {folder}, which does not exist. Move it back, "
+                f"or write its path, relative to {self.folder}, into config.json there."
             )
-        return Run(place)
+        return Run(folder)
 
     def __repr__(self) -> str:
         status = self.status()
-        return f"Run('{self.folder}'): {self.kind}, {status['state']} at step {status['step']} of {status['steps']}"
+        progress = f"{status['state']} at step {status['step']} of {status['steps']}"
+        return f"Run('{self.folder}'): {self.kind}, {progress}"
 
 
 def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """The runs in a folder (or the folder itself, if it is one), and a sentence for each that cannot be opened."""
+    """Open every run in a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder of runs, or a run.
+
+    Returns
+    -------
+    runs : list of Run
+        The runs that can be opened, by name.
+    refused : list of str
+        One sentence for each run that cannot be opened.
+
+    Raises
+    ------
+    RunError
+        If the folder does not exist.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise _missing(folder)
     if (folder / "config.json").exists():
         return [Run(folder)], []
-    runs, refused = [], []
-    for path in sorted(p.parent for p in folder.glob("*/config.json")):
+    runs = []
+    refused = []
+    for path in sorted(config.parent for config in folder.glob("*/config.json")):
         try:
             run = Run(path)
-            run.tokenizer  # noqa: B018  a generator without its tokenizer is refused here, not while it is shown
+            # A generator whose tokenizer is missing is refused here, not while it is displayed.
+            run.tokenizer  # noqa: B018
             runs.append(run)
         except UserError as error:
             refused.append(str(error))
     return runs, refused
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        fault = _fault(config)
-    except FileNotFoundError:
-        known = _names(path.parent)
-        advice = (
-            f"It holds the runs {', '.join(known)}; name one."
-            if known
-            else "Train one with: workbench train"
-        )
-        raise RunError(f"{path.parent} is not a run: it has no config.json. {advice}") from None
-    except (OSError, ValueError) as error:
-        fault = getattr(error, "strerror", None) or str(error)
-    if fault:
-        raise RunError(
-            f"{path} is damaged ({fault}). Restore it from a copy; the checkpoints need it."
-        )
-    if config["format"] > FORMAT:
-        newer = f"a newer workbench (format {config['format']}, this one reads {FORMAT})"
-        raise RunError(f"{path.parent} was written by {newer}. Upgrade.")
-    return migrate_config(config)
+def _run_names(folder: Path) -> list[str]:
+    return sorted(config.parent.name for config in folder.glob("*/config.json"))
 
 
-def _fault(config: Any) -> str:
-    """What a config.json lacks, in words; "" where it is sound, or too new to tell."""
-    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
-        return "it does not say its format"
-    lacking = [name for name, kind in _NEEDED.items() if not isinstance(config.get(name), kind)]
-    return f"it lacks {' and '.join(lacking)}" if lacking and config["format"] <= FORMAT else ""
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(p.parent.name for p in folder.glob("*/config.json"))
+def _not_a_run(folder: Path) -> RunError:
+    names = _run_names(folder)
+    advice = "Train a run with: workbench train"
+    if names:
+        advice = f"It contains the runs {', '.join(names)}; name one of them"
+    return RunError(f"{folder} is not a run: it has no config.json. {advice}")
 
 
 def _missing(folder: Path) -> RunError:
     if folder.exists():
         return RunError(f"{folder} is a file, and a run is a folder. Did you mean {folder.parent}?")
-    if folder.parent.is_dir() and (known := _names(folder.parent)):
-        return RunError(
-            str(unknown("run", folder.name, known)).replace(
-                "there is", f"in {folder.parent} there is", 1
-            )
-        )
+    names = _run_names(folder.parent) if folder.parent.is_dir() else []
+    if names:
+        return RunError(str(unknown(f"run in {folder.parent} named", folder.name, names)))
     return RunError(
         f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}"
     )

@@ -1,7 +1,6 @@
 """What a tokenizer is: it encodes images to tokens, decodes tokens to images, and says what it is trained for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +31,10 @@ class Tokenizer(nn.Module, ABC):
         # The share of the training that is done, which `fit` sets before each step: what follows a schedule reads it.
         self.register_buffer("progress", torch.ones(()), persistent=False)
 
+    def set_progress(self, fraction: float) -> None:
+        """Set the finished fraction of training, 0 to 1."""
+        self.progress.fill_(fraction)
+
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:
         """Those whose features its objective wants, and takes after the images where they were computed before."""
@@ -47,10 +50,10 @@ class Tokenizer(nn.Module, ABC):
         tuple[str, ...]
     ] = ()  # beginnings of the names, in its state, of what `prepare` fills
 
-    def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, data: Any, seed: int) -> None:
         """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it.
 
-        `tick` hears done and total.
+        Progress goes to the listener of `workbench.core.progress`.
         """
 
     @property

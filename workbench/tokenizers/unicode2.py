@@ -7,7 +7,6 @@ Of the paper the abstract and two summaries were read; what they leave open is a
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args, get_origin
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
+from workbench.core.progress import report_progress
 from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import PixelDecoder, ViTConfig
@@ -208,7 +208,7 @@ class UniCode2(Tokenizer):
     prepares = ("quantizer.",)
 
     @torch.no_grad()
-    def prepare(self, data: Any, seed: int, tick: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, data: Any, seed: int) -> None:
         """Cluster the features of random training images into F, on the device where F lies.
 
         `data` has a length and `batch(indices)`, and `labels` where classes are clustered apart; or it is a stream,
@@ -252,7 +252,7 @@ class UniCode2(Tokenizer):
             unit=self.config.normalise == "unit",
             labels=None if classes is None else classes.to(device),
             seed=seed,
-            tick=tick,
+            tick=report_progress,
         )
         self.quantizer.fill(index, seed=seed)
 

@@ -1,16 +1,19 @@
-"""One loop that trains anything with an `objective`, one step at a time, and can be killed at any of them.
+"""Training of any model with an `objective`, one step at a time, resumable at every step.
 
-The batch, the learning rate and the seed are functions of the step: a run that was interrupted and resumed has equal
-weights to one that was not. On several processes (`accelerate launch`, `torchrun`) each takes its share of a batch.
+The batch, the learning rate and the seed are functions of the step, so a run that was interrupted
+and resumed has equal weights to a run that was not. With several processes (`accelerate launch`,
+`torchrun`) each process computes an equal part of every batch.
 """
 
+from workbench.core.types import Dataset, MapDataset, StreamDataset
 from workbench.training.config import TrainConfig, learning_rate
-from workbench.training.dataloading import MapDataset, Rank, StreamDataset
+from workbench.training.dataloading import Rank
 from workbench.training.loop import fit
 from workbench.training.recorder import TrainRecord
 from workbench.training.state import TrainState
 
 __all__ = [
+    "Dataset",
     "MapDataset",
     "Rank",
     "StreamDataset",

@@ -1,66 +1,142 @@
-"""How long, how fast, and from which seed."""
+"""Training settings: duration, learning rate, seed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from workbench.core.coerce import to_json
 from workbench.core.errors import UserError
+
+POSITIVE_INTEGERS = ("steps", "batch_size", "accumulation_steps", "save_every", "log_every")
+POSITIVE = ("lr", "clip", "sparse_lr_scale")
+FRACTIONS = ("ema_decay", "final_lr")
+NOT_NEGATIVE = ("warmup_steps", "weight_decay")
+PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything about training that is not the model's; a run keeps it."""
+    """Training settings. They are stored in config.json.
+
+    Attributes
+    ----------
+    steps : int
+        The number of optimizer steps.
+    batch_size : int
+        Items per step, over all processes.
+    lr : float
+        The peak learning rate of AdamW.
+    warmup_steps : int
+        Steps of linear warm-up to the peak.
+    final_lr : float
+        The fraction of the peak at which the cosine decay ends.
+    betas : tuple of float
+        The decay rates of AdamW's moments.
+    weight_decay : float
+        The weight decay of weight matrices; biases and vectors have none.
+    clip : float
+        The largest norm of the gradient.
+    sparse_lr_scale : float
+        The learning rate of sparse embedding tables, as a multiple of lr.
+    ema_decay : float
+        The decay of the moving average of the weights; it is smaller in the first steps.
+    accumulation_steps : int
+        The number of parts in which a process computes its batch, one after another, to save
+        memory.
+    save_every : int
+        Steps between checkpoints.
+    log_every : int
+        Steps between lines of the log.
+    precision : str
+        "no" for float32, or "bf16" for mixed precision on a GPU.
+    compile : bool
+        Whether to use torch.compile: a minute at the start, and faster steps on a GPU.
+    seed : int
+        The seed of initialization, order of the data, and random draws.
+
+    Raises
+    ------
+    UserError
+        If a setting is out of range, or the batch does not divide into accumulation_steps parts.
+    """
 
     steps: int = 1000
-    batch_size: int = 64  # items a step, over all processes
-    lr: float = 2e-3  # peak learning rate of AdamW
-    warmup_steps: int = 100  # steps to reach it
-    final_lr: float = 0.02  # share of the peak that the cosine ends at
+    batch_size: int = 64
+    lr: float = 2e-3
+    warmup_steps: int = 100
+    final_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 1e-4  # of weight matrices alone
-    clip: float = 1.0  # largest norm of the gradient
-    sparse_lr_scale: float = (
-        1.0  # of sparse tables, whose rows move only when they are hit: times lr
-    )
-    ema_decay: float = 0.995  # decay of the weights' running average; shorter in the first steps
-    accumulation_steps: int = 1  # parts that a process computes its share of a batch in, one after the other, to save memory
-    save_every: int = 250  # steps between checkpoints
-    log_every: int = 10  # steps between lines of the log
-    precision: str = "no"  # "no" is float32, "bf16" helps on a GPU
-    compile: bool = False  # with torch.compile: a minute at the start, faster steps on a GPU
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    sparse_lr_scale: float = 1.0
+    ema_decay: float = 0.995
+    accumulation_steps: int = 1
+    save_every: int = 250
+    log_every: int = 10
+    precision: str = "no"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps", "save_every", "log_every"):
+        for name in POSITIVE_INTEGERS:
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("lr", "clip", "sparse_lr_scale"):
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("ema_decay", "final_lr"):
+                raise UserError(f"{name} must be above 0 and finite, got {getattr(self, name)}.")
+        for name in FRACTIONS:
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
-        for name in ("warmup_steps", "weight_decay"):
+                raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        for name in NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
-        if self.precision not in ("no", "bf16"):
-            raise UserError(f"precision is `{self.precision}`; it is one of no, bf16.")
+                raise UserError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got `{self.precision}`."
+            )
         if self.batch_size % self.accumulation_steps:
             raise UserError(
-                f"A batch of {self.batch_size} does not divide into {self.accumulation_steps} equal parts."
+                f"batch_size must be a multiple of accumulation_steps, "
+                f"got {self.batch_size} and {self.accumulation_steps}."
             )
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "TrainConfig":
+        """Return the settings that a config.json stores."""
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as config.json stores them."""
+        return {name: to_json(value) for name, value in asdict(self).items()}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final_lr` of the peak."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    through = min(1.0, step / config.steps)
-    return (
-        config.lr
-        * rise
-        * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * through)) / 2)
-    )
+    """Return the learning rate of a step: linear warm-up, then cosine decay.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        The settings `lr` (the peak), `warmup_steps`, `final_lr` and `steps`.
+    step : int
+        The number of steps before this one.
+
+    Examples
+    --------
+    >>> config = TrainConfig(steps=1000, lr=1.0, warmup_steps=100)
+    >>> learning_rate(config, 0), round(learning_rate(config, 1000), 2)
+    (0.01, 0.02)
+    """
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fraction = min(1.0, step / config.steps)
+    cosine = (1 + math.cos(math.pi * fraction)) / 2
+    return config.lr * warmup * (config.final_lr + (1 - config.final_lr) * cosine)
 
 
 def step_seed(config: TrainConfig, count: int) -> int:
-    """A seed of its own for each count of something: steps, epochs."""
+    """Return a seed for each value of a counter, such as a step or an epoch."""
     return (config.seed * 1_000_003 + count) % 2**63

@@ -1,67 +1,54 @@
-"""Where batches come from: places in shuffled epochs of data one can index, or a stream that is read in order."""
+"""Batches of training data for one of several processes, prefetched in a thread."""
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError
+from workbench.core.types import Dataset, MapDataset, StreamDataset
 from workbench.training.config import TrainConfig, step_seed
-
-
-@runtime_checkable
-class MapDataset(Protocol):
-    """What can be trained on: a length, and the arguments of `objective` for some of its items."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The items at the indices."""
-        ...
-
-
-@runtime_checkable
-class StreamDataset(Protocol):
-    """Data too large to index. Reading from any item gives what reading from the first would have given there."""
-
-    def batches(
-        self, size: int, *, first: int = 0, share: "Rank | None" = None, seed: int = 0
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """Batches without end, from a process's `first` item on."""
-        ...
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of how many processes this one is."""
+    """One of the processes that train together.
+
+    Attributes
+    ----------
+    rank : int
+        The index of the process; the process of index 0 writes the run.
+    world_size : int
+        The number of processes.
+    """
 
     rank: int = 0
     world_size: int = 1
 
     @classmethod
     def current(cls) -> "Rank":
-        """What `accelerate launch` or `torchrun` told this process; the only one, if nobody did."""
+        """Return this process, as `accelerate launch` or `torchrun` started it; alone otherwise."""
         if "LOCAL_RANK" not in os.environ:
             return cls()
-        import torch.distributed.nn  # before there is a group, which its functions' defaults would else keep for ever
+        # Imported before a process group exists: the defaults of its functions would keep the
+        # group alive.
+        import torch.distributed.nn
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
-        atexit.register(
-            state.destroy_process_group
-        )  # its threads would else outlive it, and may abort the process
-        return cls(state.process_index, state.num_processes)
+        # The threads of the group may abort the process at its end.
+        atexit.register(state.destroy_process_group)
+        return cls(rank=state.process_index, world_size=state.num_processes)
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes."""
+        """True in the process that writes the run."""
         return self.rank == 0
 
     @contextmanager
@@ -78,51 +65,83 @@ class Rank:
         if self.is_main:
             wait_for_everyone()
 
-    def part(self, config: TrainConfig) -> int:
-        """Items of a batch that one process computes. Raises UserError where they cannot be equally many."""
-        if config.batch_size % (self.world_size * config.accumulation_steps):
-            parts = f"{self.world_size} processes" + (
-                f" x {config.accumulation_steps} parts" if config.accumulation_steps > 1 else ""
-            )
+    def items_per_step(self, config: TrainConfig) -> int:
+        """Return the number of items of a batch that one process computes.
+
+        Raises
+        ------
+        UserError
+            If the batch does not divide into equal parts.
+        """
+        parts = self.world_size * config.accumulation_steps
+        if config.batch_size % parts:
             raise UserError(
-                f"A batch of {config.batch_size} does not divide into {parts}; take a multiple."
+                f"batch_size must be a multiple of {parts} ({self.world_size} processes x "
+                f"{config.accumulation_steps} accumulation_steps), got {config.batch_size}."
             )
         return config.batch_size // self.world_size
 
 
 def prefetch_batches(
-    data: MapDataset | StreamDataset,
-    config: TrainConfig,
-    share: Rank,
-    first: int,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, ...]]:
-    """One process's share of the batches from step `first` on, each read while the one before is computed."""
-    size = share.part(config)
+    data: Dataset, config: TrainConfig, process: Rank, first_step: int, device: torch.device
+) -> Generator[tuple[Tensor, ...], None, None]:
+    """Iterate over one process's part of every batch, reading one batch ahead.
+
+    Parameters
+    ----------
+    data : Dataset
+        The training data.
+    config : TrainConfig
+        The batch size and the seed of the order.
+    process : Rank
+        This process.
+    first_step : int
+        The step whose batch is the first.
+    device : torch.device
+        The device of the returned tensors.
+    """
+    size = process.items_per_step(config)
     if isinstance(data, StreamDataset):
-        batches = data.batches(size, first=first * size, share=share, seed=config.seed)
+        batches = data.batches(
+            size,
+            first=first_step * size,
+            rank=process.rank,
+            world_size=process.world_size,
+            seed=config.seed,
+        )
     else:
-        batches = (data.batch(batch_indices(data, config, share, step)) for step in count(first))
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(next, batches)
+        batches = _map_batches(data, config, process, first_step)
+    with ThreadPoolExecutor(1) as executor:
+        upcoming = executor.submit(next, batches)
         while True:
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in upcoming.result())
-            upcoming = ahead.submit(next, batches)
+            upcoming = executor.submit(next, batches)
             yield batch
 
 
-def batch_indices(data: MapDataset, config: TrainConfig, share: Rank, step: int) -> Tensor:
-    """A process's items of one step: from consecutive places in an endless row of shuffled epochs."""
-    places = torch.arange(step * config.batch_size, (step + 1) * config.batch_size)[
-        share.rank :: share.world_size
-    ]
-    epochs = places // len(data)
+def batch_indices(data: MapDataset, config: TrainConfig, process: Rank, step: int) -> Tensor:
+    """Return the indices of a process's items of one step.
+
+    The items of all steps follow each other in an endless sequence of shuffled epochs.
+    """
+    size = config.batch_size
+    positions = torch.arange(step * size, (step + 1) * size)[process.rank :: process.world_size]
+    epochs = positions // len(data)
     return torch.cat(
-        [_order(data, config, int(e))[places[epochs == e] % len(data)] for e in epochs.unique()]
+        [
+            _epoch_order(data, config, int(epoch))[positions[epochs == epoch] % len(data)]
+            for epoch in epochs.unique()
+        ]
     )
 
 
-def _order(data: MapDataset, config: TrainConfig, epoch: int) -> Tensor:
-    return torch.randperm(
-        len(data), generator=torch.Generator().manual_seed(step_seed(config, epoch))
-    )
+def _map_batches(
+    data: MapDataset, config: TrainConfig, process: Rank, first_step: int
+) -> Iterator[tuple[Tensor, ...]]:
+    for step in count(first_step):
+        yield data.batch(batch_indices(data, config, process, step))
+
+
+def _epoch_order(data: MapDataset, config: TrainConfig, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(step_seed(config, epoch))
+    return torch.randperm(len(data), generator=generator)

@@ -1,7 +1,7 @@
-"""The loop itself."""
+"""The training loop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.types import Dataset, NeedsPreparation, TracksProgress, Trainable
 from workbench.storage.run import Run
 from workbench.training.config import TrainConfig, step_seed
-from workbench.training.dataloading import MapDataset, Rank, StreamDataset, prefetch_batches
+from workbench.training.dataloading import Rank, prefetch_batches
 from workbench.training.overrides import WeightOverrides
 from workbench.training.recorder import ControlState, RunRecorder, TrainRecord
 from workbench.training.state import TrainState
@@ -20,116 +21,171 @@ from workbench.training.state import TrainState
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+PAUSE_POLL_S = 0.1  # seconds between two polls for commands while training is paused
 
-def fit(
-    model: nn.Module,
-    data: MapDataset | StreamDataset,
-    config: TrainConfig,
-    run: Run,
-    *,
-    tick: Callable[[int, int], None] | None = None,
-) -> Iterator[TrainRecord]:
-    """Train the model, keeping everything in the run's folder; resume from its last checkpoint if it has one.
 
-    Yields a record every `log_every` steps, at each checkpoint, and when somebody asks for pictures or evidence.
-    Closing the iterator stops, with a checkpoint. `tick` hears done and total of what a model does before its first
-    step, such as clustering. Of several processes the first writes and yields; the others compute.
-    Raises RunError if another process is training this run, UserError if a term of the loss is no longer finite.
+def fit(model: nn.Module, data: Dataset, config: TrainConfig, run: Run) -> Iterator[TrainRecord]:
+    """Train a model and store everything in the run's folder.
 
-    A term's multiplier or the learning rate's, asked for on the way, is kept as an event of its step and is in force
-    from the next update on; a run that goes on repeats its events. The log holds what the optimiser saw: terms times
-    their multipliers, and the learning rate times its own.
+    Training resumes from the run's last checkpoint, if it has one. With several processes, the main
+    process writes and yields; the others compute. Closing the iterator writes a checkpoint and
+    stops.
+
+    A command that changes the multiplier of a loss term or of the learning rate is logged as an
+    event of its step and is in force from the next update on; a resumed run repeats its events. The
+    log holds what the optimizer received: terms times their multipliers, and the learning rate
+    times its multiplier.
+
+    Parameters
+    ----------
+    model : Module
+        A model with an `objective`. A model that `NeedsPreparation` is prepared before the first
+        step; its progress is reported to the listener of `workbench.core.progress`.
+    data : Dataset
+        The training data.
+    config : TrainConfig
+        The training settings.
+    run : Run
+        The run.
+
+    Yields
+    ------
+    TrainRecord
+        Every `log_every` steps, at each checkpoint, and after a command for samples or evidence.
+
+    Raises
+    ------
+    RunError
+        If another process is training this run.
+    UserError
+        If the batch does not divide among the processes, or a term of the loss is not finite.
     """
     from accelerate import Accelerator
 
-    share = Rank.current()
-    share.part(config)
+    process = Rank.current()
+    process.items_per_step(config)  # refuse a batch that does not divide before anything is written
     accelerator = Accelerator(mixed_precision=config.precision)
-    with run.writing() if share.rank == 0 else nullcontext():
+    with run.writing() if process.is_main else nullcontext():
         model.to(accelerator.device).train()
-        if not run.steps and hasattr(model, "prepare"):
-            model.prepare(data, config.seed, tick)
-        learner, steering = TrainState(model, config), WeightOverrides(run.events())
-        step, orders = learner.restore(run), ControlState()
-        accelerator.wait_for_everyone()  # nobody writes before all have read
-        stepper = torch.compile(LossModule(model)) if config.compile else LossModule(model)
-        objective, *optimizers = accelerator.prepare(stepper, *learner.optimizers)
-        update = TrainStep(accelerator, objective, optimizers, learner, steering)
-        desk = RunRecorder(run, config, step, steering) if share.rank == 0 else None
+        if not run.steps and isinstance(model, NeedsPreparation):
+            model.prepare(data, config.seed)
+        state = TrainState(model, config)
+        overrides = WeightOverrides(run.events())
+        step = state.restore(run)
+        accelerator.wait_for_everyone()  # before the main process writes
+        train_step = TrainStep.create(accelerator, state, overrides)
+        recorder = RunRecorder(run, config, step, overrides) if process.is_main else None
         try:
             with closing(
-                prefetch_batches(data, config, share, step, accelerator.device)
+                prefetch_batches(data, config, process, step, accelerator.device)
             ) as batches:
-                while step < config.steps and not orders.stopping:
-                    torch.manual_seed(step_seed(config, step * share.world_size + share.rank))
-                    noted = update(next(batches), step)
+                control = ControlState()
+                while step < config.steps and not control.stopping:
+                    seed = step_seed(config, step * process.world_size + process.rank)
+                    torch.manual_seed(seed)
+                    terms, gradient_norm = train_step(next(batches), step)
                     step += 1
-                    if desk:
-                        desk.note(step, *noted)
-                    while True:
-                        orders = _agree(accelerator, desk, steering, step, config)
-                        if desk and desk.due(step):
-                            yield desk.record(step, learner)
-                        if not orders.paused:
-                            break
-                        time.sleep(0.1)
-        except (GeneratorExit, KeyboardInterrupt) as stop:
-            if desk and isinstance(
-                stop, GeneratorExit
-            ):  # only ever at a record: weights are whole, and just checked
-                desk.save(step, learner)
-            if desk:
-                desk.leave("stopped")
+                    if recorder:
+                        recorder.add_step(step, terms, gradient_norm)
+                    control = yield from _records(
+                        accelerator, recorder, state, overrides, step, config
+                    )
+        except GeneratorExit:
+            if recorder:
+                # The iterator is closed at a record, where the weights were just checked.
+                recorder.save(step, state)
+                recorder.finish("stopped")
+            raise
+        except KeyboardInterrupt:
+            if recorder:
+                recorder.finish("stopped")
             raise
         except BaseException as error:
-            if desk:
-                desk.leave(
-                    "failed",
-                    why=str(error)
-                    if isinstance(error, UserError)
-                    else f"{type(error).__name__}: {error}",
-                )
+            if recorder:
+                recorder.finish("failed", why=_reason(error))
             raise
-        if desk:
-            desk.leave("finished" if step >= config.steps else "stopped")
-        accelerator.wait_for_everyone()  # a process that returns may look at how the run stands
+        if recorder:
+            recorder.finish("finished" if step >= config.steps else "stopped")
+        accelerator.wait_for_everyone()  # a process that returns may read the run's status
 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One step of the optimisers; all it does is a function of the weights, the batch and the step."""
+    """One step of the optimizers: a function of the weights, the batch and the step alone.
+
+    Attributes
+    ----------
+    accelerator : Accelerator
+        Precision and communication.
+    objective : Module
+        The loss, wrapped for several processes.
+    optimizers : list of Optimizer
+        The wrapped optimizers.
+    state : TrainState
+        The model and its moving average.
+    overrides : WeightOverrides
+        The multipliers.
+    """
 
     accelerator: "Accelerator"
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    learner: TrainState
-    steering: WeightOverrides
+    state: TrainState
+    overrides: WeightOverrides
+
+    @classmethod
+    def create(
+        cls, accelerator: "Accelerator", state: TrainState, overrides: WeightOverrides
+    ) -> "TrainStep":
+        """Compile the loss if the settings ask for it, and wrap it and the optimizers."""
+        loss = LossModule(state.model)
+        objective, *optimizers = accelerator.prepare(
+            torch.compile(loss) if state.config.compile else loss, *state.optimizers
+        )
+        return cls(
+            accelerator=accelerator,
+            objective=objective,
+            optimizers=optimizers,
+            state=state,
+            overrides=overrides,
+        )
 
     def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """The terms times their multipliers, and the gradient's norm before it was clipped."""
-        learner, config = self.learner, self.learner.config
-        if hasattr(learner.model, "progress"):
-            learner.model.progress.fill_(step / config.steps)
+        """Update the weights.
+
+        Returns
+        -------
+        terms : dict of Tensor
+            The loss terms times their multipliers.
+        gradient_norm : Tensor
+            The norm of the gradient before clipping.
+        """
+        config = self.state.config
+        model = self.state.model
+        if isinstance(model, TracksProgress):
+            model.set_progress(step / config.steps)
         terms = self._backward(batch, step)
-        norm = self.accelerator.clip_grad_norm_(learner.dense, config.clip)
-        learner.set_rate(step, self.steering.weight(None, step))
+        gradient_norm = self.accelerator.clip_grad_norm_(self.state.dense, config.clip)
+        self.state.set_learning_rate(step, self.overrides.multiplier(None, step))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        learner.follow(step)
-        return terms, norm
+        self.state.update_ema(step)
+        return terms, gradient_norm
 
     def _backward(self, batch: tuple[Tensor, ...], step: int) -> dict[str, Tensor]:
-        """Gradients of one batch, in equal parts, added up; returns the mean of the terms over parts and processes.
+        """Accumulate the gradients of one batch in equal parts.
 
-        Processes add theirs up once, with the last part.
+        Processes exchange gradients once, with the last part. Returns the mean of each term over
+        parts and processes.
         """
         means: dict[str, Tensor] = {}
-        parts = self.learner.config.accumulation_steps
+        parts = self.state.config.accumulation_steps
         chunks = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
         for number, chunk in enumerate(chunks, 1):
-            with nullcontext() if number == parts else self.accelerator.no_sync(self.objective):
-                terms = self.steering.weighted(self.objective(*chunk), step)
+            is_last = number == parts
+            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
+                terms = self.overrides.apply(self.objective(*chunk), step)
                 self.accelerator.backward(torch.stack(list(terms.values())).sum() / parts)
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / parts
@@ -137,36 +193,63 @@ class TrainStep:
 
 
 class LossModule(nn.Module):
-    """A model's objective as a forward pass, which is what wrappers for several processes and precisions wrap."""
+    """The objective of a model as a forward pass, as wrappers of modules expect it."""
+
+    model: Trainable
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, Trainable):
+            raise TypeError(f"{type(model).__name__} must have an objective to be trained.")
         self.model = model
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
-        """The objective's terms."""
+        """Return the terms of the objective."""
         return self.model.objective(*batch).terms
 
 
-def _agree(
+def _records(
     accelerator: "Accelerator",
-    desk: RunRecorder | None,
-    steering: WeightOverrides,
+    recorder: RunRecorder | None,
+    state: TrainState,
+    overrides: WeightOverrides,
+    step: int,
+    config: TrainConfig,
+) -> Generator[TrainRecord, None, ControlState]:
+    """Apply commands and yield a record if one is due; repeat this while training is paused."""
+    while True:
+        control = _agree_on_control(accelerator, recorder, overrides, step, config)
+        if recorder and recorder.should_record(step):
+            yield recorder.record(step, state)
+        if not control.paused:
+            return control
+        time.sleep(PAUSE_POLL_S)
+
+
+def _agree_on_control(
+    accelerator: "Accelerator",
+    recorder: RunRecorder | None,
+    overrides: WeightOverrides,
     step: int,
     config: TrainConfig,
 ) -> ControlState:
-    """What was asked, the same for all: of several processes the others ask the first, when it logs.
+    """Return the same commands in every process.
 
-    They ask again and again while the run is paused, as nobody may be kept waiting for long.
+    Several processes receive them from the main process at multiples of log_every, and repeatedly
+    while the run is paused, so that no process waits for long.
     """
-    if accelerator.num_processes == 1:
-        return desk.hear()
+    if recorder and accelerator.num_processes == 1:
+        return recorder.poll_control()
     if step % config.log_every and step != config.steps:
         return ControlState()
     from accelerate.utils import broadcast_object_list
 
-    heard = [desk.hear() if desk else None]
-    orders = broadcast_object_list(heard)[0]
-    for change in () if desk else orders.changes:
-        steering.change(change)
-    return orders
+    (control,) = broadcast_object_list([recorder.poll_control() if recorder else None])
+    if recorder is None:
+        for override in control.overrides:
+            overrides.add(override)
+    return control
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

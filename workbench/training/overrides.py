@@ -1,4 +1,7 @@
-"""What a person changed while a run trained, as a function of the step: a run that goes on repeats it, to the bit."""
+"""Multipliers of loss terms and of the learning rate that a user sets while a run trains.
+
+They are a function of the step, so a resumed run repeats them exactly.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +12,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Override:
-    """From the update after `step` updates on: a term's multiplier, or (term None) that of the config's learning rate."""
+    """One multiplier, in force from the update after `step` updates on.
+
+    Attributes
+    ----------
+    step : int
+        The number of updates before the override.
+    term : str or None
+        The term of the loss; None for the learning rate.
+    value : float
+        The multiplier.
+    """
 
     step: int
     term: str | None
@@ -17,31 +30,43 @@ class Override:
 
 
 class WeightOverrides:
-    """All changes of a run. Its events hold them, so it is the same after a kill; without any, every multiplier is 1.
+    """All overrides of a run; without any, every multiplier is 1.
 
-    The latest word counts, also over what an earlier life of the run had recorded for later steps.
+    They are read from the run's events, so they survive a kill. The most recent override wins, even
+    over overrides that a previous session had recorded for later steps.
+
+    Parameters
+    ----------
+    events : iterable of dict
+        The run's events.
     """
 
     def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
-        self.changes: list[Override] = []
+        self.overrides: list[Override] = []
         for event in events:
             if event.get("event") in ("weight", "lr") and "value" in event:
-                self.change(Override(int(event["step"]), event.get("term"), float(event["value"])))
+                override = Override(
+                    step=int(event["step"]),
+                    term=event.get("term"),
+                    value=float(event["value"]),
+                )
+                self.add(override)
 
-    def change(self, change: Override) -> None:
-        """Take a change in."""
-        self.changes.append(change)
+    def add(self, override: Override) -> None:
+        """Add an override."""
+        self.overrides.append(override)
 
-    def weight(self, term: str | None, step: int) -> float:
-        """The multiplier of a term (None: of the learning rate) in the update after `step` updates."""
-        return next(
-            (c.value for c in reversed(self.changes) if c.term == term and c.step <= step), 1.0
-        )
+    def multiplier(self, term: str | None, step: int) -> float:
+        """Return the multiplier of a term (None: the learning rate) after `step` updates."""
+        for override in reversed(self.overrides):
+            if override.term == term and override.step <= step:
+                return override.value
+        return 1.0
 
-    def weighted(self, terms: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """The terms times their multipliers; the very same where nothing was changed."""
-        weights = {name: self.weight(name, step) for name in terms}
-        return {
-            name: value if weights[name] == 1 else weights[name] * value
-            for name, value in terms.items()
-        }
+    def apply(self, terms: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return the terms times their multipliers; terms without an override are unchanged."""
+        weighted = {}
+        for name, value in terms.items():
+            multiplier = self.multiplier(name, step)
+            weighted[name] = value if multiplier == 1 else multiplier * value
+        return weighted

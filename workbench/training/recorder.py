@@ -1,8 +1,11 @@
-"""A run's paperwork while it trains: requests answered, lines logged, checkpoints written, time left told."""
+"""Bookkeeping during training.
+
+The recorder applies control commands, writes logs and checkpoints, and estimates the remaining
+time.
+"""
 
 import math
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.progress import ProgressEstimate
 from workbench.storage.control import make_command
 from workbench.storage.run import Run
 from workbench.training.config import TrainConfig, learning_rate
@@ -18,165 +22,226 @@ from workbench.training.overrides import Override, WeightOverrides
 from workbench.training.state import TrainState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRecord:
-    """Where training stands, every few steps."""
+    """The state of training every few steps.
+
+    Attributes
+    ----------
+    step, steps : int
+        The finished steps, and the total.
+    terms : dict of float
+        The mean of each loss term, times its multiplier, since the last record.
+    seconds_left : float or None
+        An estimate from the speed of the latest records.
+    saved : bool
+        A checkpoint of this step was written.
+    sample : bool
+        Sample images of this step are wanted.
+    evaluate : bool
+        Evidence of this step is wanted; there is a checkpoint of it.
+    model : Module
+        The model with the moving average of the weights.
+    """
 
     step: int
     steps: int
-    terms: dict[
-        str, float
-    ]  # mean since the last record of the objective's terms times their multipliers
-    seconds_left: float | None  # from the speed of the latest records
-    saved: bool  # a checkpoint of this step has been written
-    sample: bool  # somebody asked for pictures of this step, or a checkpoint was written
-    evaluate: bool  # somebody asked for evidence of this step, of which there is a checkpoint
-    model: nn.Module = field(repr=False)  # the running average of the weights
+    terms: dict[str, float]
+    seconds_left: float | None
+    saved: bool
+    sample: bool
+    evaluate: bool
+    model: nn.Module = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ControlState:
-    """What was asked, as every process must follow it."""
+    """The commands in force, which every process must follow.
 
-    changes: tuple[Override, ...] = ()
+    Attributes
+    ----------
+    overrides : tuple of Override
+        Overrides since the last poll.
+    paused, stopping : bool
+        Whether training is paused, and whether it ends after this step.
+    """
+
+    overrides: tuple[Override, ...] = ()
     paused: bool = False
     stopping: bool = False
 
 
 class RunRecorder:
-    """Written by the one process that owns the run; the others only compute."""
+    """Writes a run while it trains. Only the main process has one.
 
-    def __init__(self, run: Run, config: TrainConfig, step: int, steering: WeightOverrides) -> None:
-        self.run, self.config, self.step, self.steering = run, config, step, steering
-        self.paused = self.stopping = self.sampling = self.evaluating = False
-        self.terms: list[dict[str, Tensor]] = []  # since the last record
-        self.names: list[str] = []  # of the objective's terms
-        self.means: dict[str, float] = {}  # of the last record
-        self.recent: deque[tuple[int, float]] = deque([(step, time.monotonic())], maxlen=20)
+    Parameters
+    ----------
+    run : Run
+        The run.
+    config : TrainConfig
+        The training settings.
+    step : int
+        The step at which training starts or resumes.
+    overrides : WeightOverrides
+        The multipliers; commands add to them.
+    """
+
+    def __init__(
+        self, run: Run, config: TrainConfig, step: int, overrides: WeightOverrides
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.step = step
+        self.overrides = overrides
+        self.paused = False
+        self.stopping = False
+        self._sample_requested = False
+        self._evaluate_requested = False
+        self._pending_terms: list[dict[str, Tensor]] = []  # since the last record
+        self._term_names: list[str] = []
+        self._means: dict[str, float] = {}  # of the last record
+        self._estimate = ProgressEstimate(config.steps, min_intervals=1)
+        self._estimate.report(step)
         run.rewind(step)
         run.event("resumed" if step else "started", step)
-        self.mailbox = ControlListener(run)
+        self._listener = ControlListener(run)
         self._report("running")
 
-    def note(self, step: int, terms: dict[str, Tensor], gradient: Tensor) -> None:
-        """Take note of a step."""
-        self.step, self.names = step, list(terms)
-        self.terms.append(
-            {name: value.detach() for name, value in {**terms, "gradient": gradient}.items()}
-        )
+    def add_step(self, step: int, terms: dict[str, Tensor], gradient_norm: Tensor) -> None:
+        """Add the loss terms and the norm of the gradient of a finished step."""
+        self.step = step
+        self._term_names = list(terms)
+        values = {**terms, "gradient": gradient_norm}
+        self._pending_terms.append({name: value.detach() for name, value in values.items()})
 
-    def hear(self) -> ControlState:
-        """Do what has been asked since the last step, and record it; a pause lasts until resume or stop."""
-        changes, paused = [], self.paused
-        for wish in self.mailbox.take():
+    def poll_control(self) -> ControlState:
+        """Apply and log the commands since the last call. A pause lasts until resume or stop."""
+        overrides = []
+        was_paused = self.paused
+        for command in self._listener.drain():
             try:
-                change = self._obey(wish)
+                override = self._apply(command)
             except UserError as error:
-                self.run.event("refused", self.step, id=wish["id"], why=str(error))
+                self.run.event("refused", self.step, id=command["id"], why=str(error))
                 continue
-            if change:
-                self.steering.change(change)
-                changes.append(change)
-        if paused and not self.paused:
-            self.recent.clear()
-        if paused != self.paused or changes:
+            if override is not None:
+                self.overrides.add(override)
+                overrides.append(override)
+        if was_paused and not self.paused:
+            self._estimate.reset()
+        if was_paused != self.paused or overrides:
             self._report("paused" if self.paused else "running")
-        return ControlState(tuple(changes), self.paused, self.stopping)
+        return ControlState(overrides=tuple(overrides), paused=self.paused, stopping=self.stopping)
 
-    def due(self, step: int) -> bool:
-        """Whether a record is: on the log's rhythm, at a checkpoint, or because somebody asked."""
-        asked = self.sampling or self.evaluating or self.stopping
-        return asked or (
-            bool(self.terms) and (step % self.config.log_every == 0 or self._saving(step))
-        )
+    def should_record(self, step: int) -> bool:
+        """Return True at multiples of log_every, at checkpoints, and after a command for one."""
+        if self._sample_requested or self._evaluate_requested or self.stopping:
+            return True
+        is_scheduled = step % self.config.log_every == 0 or self._should_save(step)
+        return bool(self._pending_terms) and is_scheduled
 
-    def record(self, step: int, learner: TrainState) -> TrainRecord:
-        """Log the mean of the terms, save if it is time to, and say where training stands."""
-        if self.terms:  # none, where a paused run is asked for something
-            self.means = self._means()
-            self.recent.append((step, time.monotonic()))
-            rate = self.steering.weight(None, step - 1) * learning_rate(self.config, step - 1)
-            self.run.log(step, **self.means, lr=rate, time=time.time())
+    def record(self, step: int, state: TrainState) -> TrainRecord:
+        """Log the mean of the terms, write a checkpoint if it is due, and return the record.
+
+        Raises
+        ------
+        UserError
+            If a term of the loss is not finite.
+        """
+        if self._pending_terms:  # empty if a paused run records again
+            self._means = self._mean_terms()
+            self._estimate.report(step)
+            multiplier = self.overrides.multiplier(None, step - 1)
+            rate = multiplier * learning_rate(self.config, step - 1)
+            self.run.log(step, **self._means, lr=rate, time=time.time())
             self._report("paused" if self.paused else "running")
-        sample, evaluate = self.sampling, self.evaluating
-        saving = self._saving(step) or evaluate
-        self.sampling = self.evaluating = False
-        if saving:
-            self.save(step, learner)
-        left = self._seconds_left()
+        sample = self._sample_requested
+        evaluate = self._evaluate_requested
+        self._sample_requested = False
+        self._evaluate_requested = False
+        saved = self._should_save(step) or evaluate
+        if saved:
+            self.save(step, state)
         return TrainRecord(
-            step,
-            self.config.steps,
-            self.means,
-            left,
-            saving,
-            sample or saving,
-            evaluate,
-            learner.ema,
+            step=step,
+            steps=self.config.steps,
+            terms=self._means,
+            seconds_left=self._seconds_left(),
+            saved=saved,
+            sample=sample or saved,
+            evaluate=evaluate,
+            model=state.ema,
         )
 
-    def save(self, step: int, learner: TrainState) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Write a checkpoint, unless this step has one."""
         if step not in self.run.steps:
-            self.run.save(step, learner.state())
+            self.run.save(step, state.state_dict())
             self.run.event("saved", step)
 
-    def leave(self, state: str, **more: Any) -> None:
-        """The last word."""
-        self.mailbox.close()
-        for wish in self.mailbox.take():
-            self.run.event(
-                "refused", self.step, id=wish["id"], why=f"The run had {state} before it could."
-            )
-        self.run.event(state, self.step, **more)
+    def finish(self, state: str, **details: Any) -> None:
+        """Stop listening and record the final state: finished, stopped or failed."""
+        self._listener.close()
+        for command in self._listener.drain():
+            why = f"The run had {state} before the command was applied."
+            self.run.event("refused", self.step, id=command["id"], why=why)
+        self.run.event(state, self.step, **details)
         self._report(state)
 
-    def _obey(self, wish: dict[str, Any]) -> Override | None:
-        """Record one request, and do it or return what it changes. Raises UserError for what cannot be done."""
-        told = make_command(
-            wish["command"], self.names, term=wish.get("term"), value=wish.get("value")
+    def _apply(self, request: dict[str, Any]) -> Override | None:
+        """Log one command and apply it; return the override that it adds, if any."""
+        arguments = make_command(
+            request["command"],
+            self._term_names,
+            term=request.get("term"),
+            value=request.get("value"),
         )
-        command = told.pop("command")
-        self.run.event(command, self.step, id=wish["id"], **told)
+        command = arguments.pop("command")
+        self.run.event(command, self.step, id=request["id"], **arguments)
         self.stopping |= command == "stop"
-        self.sampling |= command == "sample"
-        self.evaluating |= command == "evaluate"
+        self._sample_requested |= command == "sample"
+        self._evaluate_requested |= command == "evaluate"
         if command in ("pause", "resume", "stop"):
             self.paused = command == "pause"
-        return Override(self.step, told.get("term"), told["value"]) if "value" in told else None
+        if "value" not in arguments:
+            return None
+        return Override(step=self.step, term=arguments.get("term"), value=arguments["value"])
 
-    def _saving(self, step: int) -> bool:
+    def _should_save(self, step: int) -> bool:
         return step % self.config.save_every == 0 or step == self.config.steps or self.stopping
 
-    def _means(self) -> dict[str, float]:
-        names, rows = (
-            list(self.terms[0]),
-            [torch.stack([v.float() for v in terms.values()]) for terms in self.terms],
-        )
-        means = dict(
-            zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True)
-        )  # the one wait for the device
-        self.terms = []
+    def _mean_terms(self) -> dict[str, float]:
+        """Average the pending terms; the only point that waits for the device."""
+        names = list(self._pending_terms[0])
+        rows = [
+            torch.stack([value.float() for value in terms.values()])
+            for terms in self._pending_terms
+        ]
+        values = torch.stack(rows).mean(dim=0).tolist()
+        means = dict(zip(names, values, strict=True))
+        self._pending_terms = []
         for name, value in means.items():
             if not math.isfinite(value):
-                kept = (
-                    f"the checkpoint of step {self.run.steps[-1]} is kept"
-                    if self.run.steps
-                    else "nothing was saved yet"
-                )
+                remaining = "no checkpoint was written yet"
+                if self.run.steps:
+                    remaining = f"the checkpoint of step {self.run.steps[-1]} is kept"
                 raise UserError(
-                    f"The {name} term became {value} by step {self.step}; {kept}. Try a lower lr."
+                    f"The loss term {name} became {value} by step {self.step}; {remaining}. "
+                    "Try a lower lr."
                 )
         return means
 
     def _seconds_left(self) -> float | None:
-        if len(self.recent) < 2:
-            return None
-        (first, began), (last, ended) = self.recent[0], self.recent[-1]
-        return (self.config.steps - self.step) * (ended - began) / max(1, last - first)
+        interval = self._estimate.seconds_left()
+        return None if interval is None else sum(interval) / 2
 
     def _report(self, state: str) -> None:
-        more = {"seconds_left": self._seconds_left() if state == "running" else None}
-        more |= {"weights": {name: self.steering.weight(name, self.step) for name in self.names}}
-        more |= {"lr": self.steering.weight(None, self.step)}
-        self.mailbox.report(state, self.step, steps=self.config.steps, **more)
+        weights = {name: self.overrides.multiplier(name, self.step) for name in self._term_names}
+        self._listener.report(
+            state,
+            self.step,
+            steps=self.config.steps,
+            seconds_left=self._seconds_left() if state == "running" else None,
+            weights=weights,
+            lr=self.overrides.multiplier(None, self.step),
+        )

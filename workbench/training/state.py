@@ -1,33 +1,58 @@
-"""A model with its optimisers and its running average: all that a checkpoint holds."""
+"""The state of training: a model, the moving average of its weights, and the optimizers."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.storage.atomic import read_tensors
+from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run
 from workbench.training.config import TrainConfig, learning_rate
 
 
 class TrainState:
-    """AdamW for what is dense. A sparse table's rows move when they are hit, and are never pulled or pushed else."""
+    """Everything that a checkpoint holds.
+
+    AdamW optimizes the dense parameters. Rows of sparse embedding tables are updated only on steps
+    that select them; no momentum or weight decay is applied otherwise.
+
+    Attributes
+    ----------
+    model : Module
+        The model.
+    ema : Module
+        A copy of the model with the moving average of the weights.
+    dense : list of Parameter
+        The parameters that AdamW optimizes.
+    optimizers : list of Optimizer
+        AdamW and, for trainable sparse tables, SparseAdam.
+    """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self.model, self.config = model, config
+        self.model = model
+        self.config = config
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
-        # Gathered once, as every step moves them.
-        self._averaged = list(self.ema.parameters()), list(model.parameters())
-        tables = {
-            id(m.weight): m.weight
-            for m in model.modules()
-            if isinstance(m, nn.Embedding) and m.sparse
+        # Gathered once, as every step updates them.
+        self._ema_parameters: list[Tensor] = list(self.ema.parameters())
+        self._parameters: list[Tensor] = list(model.parameters())
+        sparse = {
+            id(module.weight): module.weight
+            for module in model.modules()
+            if isinstance(module, nn.Embedding) and module.sparse
         }
-        dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
-        matrices = [p for n, p in dense.items() if n.endswith("weight") and p.ndim > 1]
-        others = [p for n, p in dense.items() if not (n.endswith("weight") and p.ndim > 1)]
-        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        self.dense = [*matrices, *others]
+        matrices: list[nn.Parameter] = []
+        vectors: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            if id(parameter) in sparse:
+                continue
+            is_matrix = name.endswith("weight") and parameter.ndim > 1
+            (matrices if is_matrix else vectors).append(parameter)
+        self.dense = [*matrices, *vectors]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 groups,
@@ -37,67 +62,67 @@ class TrainState:
                 fused=True,
             )
         ]
-        if tables := [p for p in tables.values() if p.requires_grad]:
-            # Dense Adam's momentum and decay would go on moving rows long after their last hit.
-            self.optimizers.append(
-                torch.optim.SparseAdam(
-                    tables, lr=config.lr * config.sparse_lr_scale, betas=config.betas
-                )
-            )
+        tables = [table for table in sparse.values() if table.requires_grad]
+        if tables:
+            # The momentum and decay of AdamW would move rows long after they were last selected.
+            sparse_lr = config.lr * config.sparse_lr_scale
+            self.optimizers.append(torch.optim.SparseAdam(tables, lr=sparse_lr, betas=config.betas))
 
-    def set_rate(self, step: int, multiplier: float = 1.0) -> None:
-        """Give every optimiser the learning rate of a step, times a multiplier."""
-        for optimizer, share in zip(
-            self.optimizers, (1.0, self.config.sparse_lr_scale), strict=False
-        ):
+    def set_learning_rate(self, step: int, multiplier: float = 1.0) -> None:
+        """Set the learning rate of a step, times a multiplier, in every optimizer."""
+        scales = (1.0, self.config.sparse_lr_scale)
+        for optimizer, scale in zip(self.optimizers, scales, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = multiplier * share * learning_rate(self.config, step)
+                group["lr"] = multiplier * scale * learning_rate(self.config, step)
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Move the average towards the weights."""
+    def update_ema(self, step: int) -> None:
+        """Move the moving average towards the weights. Buffers are copied."""
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._averaged, 1 - decay)
-        for mine, its in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            mine.copy_(its)
+        torch._foreach_lerp_(self._ema_parameters, self._parameters, 1 - decay)
+        for averaged, current in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            averaged.copy_(current)
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything, flat: model.*, average.*, optimizer.<parameter>.*."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all tensors by name: model.*, ema.*, optimizer.<parameter>.*."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def restore(self, run: Run) -> int:
-        """Go on from the run's last checkpoint; returns its step, or 0 if there is none."""
+        """Load the last checkpoint of a run and return its step; 0 if there is no checkpoint."""
         if not run.steps:
             return 0
-        state = read_tensors(run.checkpoint())
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        stored = read_tensors(run.checkpoint())
+        self.model.load_state_dict(stored["model"])
+        self.ema.load_state_dict(stored["ema"])
         for name, parameter in self.model.named_parameters():
-            prefix = f"{name}."
-            found = {
-                k.removeprefix(prefix): v
-                for k, v in state["optimizer"].items()
-                if k.startswith(prefix)
-            }
-            kept = {
-                k: v if k == "step" else v.to(parameter.device)
-                for k, v in found.items()
-                if "." not in k
-            }
-            if kept:
-                self._optimizer_of(parameter).state[parameter] = kept
+            state = _parameter_state(stored["optimizer"], name, parameter.device)
+            if state:
+                self._optimizer_of(parameter).state[parameter] = state
         return run.steps[-1]
 
     def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        mine = (
-            o
-            for o in self.optimizers
-            if any(parameter is p for g in o.param_groups for p in g["params"])
-        )
-        return next(mine, self.optimizers[0])
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is candidate for candidate in group["params"]):
+                    return optimizer
+        return self.optimizers[0]
+
+
+def _parameter_state(
+    stored: dict[str, Tensor], name: str, device: torch.device
+) -> dict[str, Tensor]:
+    """Select the optimizer state of one parameter; AdamW expects its step count on the CPU."""
+    prefix = f"{name}."
+    state = {}
+    for stored_name, value in stored.items():
+        key = stored_name.removeprefix(prefix)
+        # A dot in the key belongs to a parameter with a longer name.
+        if stored_name.startswith(prefix) and "." not in key:
+            state[key] = value if key == "step" else value.to(device)
+    return state

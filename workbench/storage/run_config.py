@@ -1,0 +1,187 @@
+"""The configuration of a run: the typed content of its config.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workbench.core.errors import RunError
+from workbench.storage.migrations import FORMAT, migrate_config
+
+REQUIRED = ("class", "settings")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True
+    )
+
+
+class DataConfig(_Section):
+    """The images that a tokenizer was trained on.
+
+    Attributes
+    ----------
+    source : str or None
+        The name of a bundled data set, a path, `hub:owner/name` or `stream:...`, as
+        `workbench.data.load` takes it.
+    side, channels : int or None
+        The size of the images in pixels, and their number of color channels.
+    limit : int or None
+        The largest number of images to load; None for all.
+    fingerprint : str or None
+        A hash of the images.
+    names : tuple of str
+        The names of the classes, by label.
+    n : int or None
+        The number of training images; None for a stream.
+    skipped : tuple of str
+        Files that could not be read.
+    """
+
+    source: str | None = None
+    side: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    fingerprint: str | None = None
+    names: tuple[str, ...] = ()
+    n: int | None = None
+    skipped: tuple[Any, ...] = ()
+
+
+class RunReference(_Section):
+    """A checkpoint of another run.
+
+    Attributes
+    ----------
+    run : str
+        The path of the other run's folder, relative to the folder of this run.
+    step : int or None
+        The training step of the checkpoint; None for the last.
+    """
+
+    run: str
+    step: int | None = None
+
+
+class RunConfig(_Section):
+    """What a run was trained with: enough to build its model again.
+
+    Unknown sections of a config.json are kept.
+
+    Attributes
+    ----------
+    class_path : str
+        `module:Class` of the model. Its key in config.json is `class`.
+    settings : dict
+        The model's settings, by name.
+    training : dict
+        The training settings, by name (see `workbench.training.TrainConfig`).
+    recipe : str or None
+        The recipe, such as softvq-digits.
+    changes : dict
+        The settings that were changed when the recipe was trained.
+    data : DataConfig or None
+        The images of a tokenizer.
+    tokenizer : RunReference or None
+        The tokenizer of a generator.
+    start : RunReference or None
+        The run whose weights training started from.
+    versions : dict
+        Versions of the libraries and of this code, by name.
+    created : str or None
+        The date and time when the run was created, in ISO format.
+    format : int
+        The version of the layout of the run's folder.
+    """
+
+    class_path: str = Field(alias="class")
+    settings: dict[str, Any]
+    training: dict[str, Any] = Field(default_factory=dict)
+    recipe: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
+    data: DataConfig | None = None
+    tokenizer: RunReference | None = None
+    start: RunReference | None = None
+    versions: dict[str, Any] = Field(default_factory=dict)
+    created: str | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def from_dict(cls, sections: Mapping[str, Any]) -> "RunConfig":
+        """Return the configuration with these sections.
+
+        Raises
+        ------
+        RunError
+            If a section is missing or of the wrong type.
+        """
+        try:
+            return cls.model_validate(dict(sections))
+        except ValidationError as error:
+            raise RunError(f"The configuration of a run is not valid: {_faults(error)}.") from None
+
+    @classmethod
+    def read(cls, path: Path) -> "RunConfig":
+        """Read a config.json of this or an earlier format.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged or was written by a newer version of this package.
+        FileNotFoundError
+            If the file does not exist.
+        """
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise _damaged(path, str(reason)) from None
+        if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+            raise _damaged(path, "it has no format number")
+        if stored["format"] > FORMAT:
+            raise RunError(
+                f"{path.parent} was written by a newer workbench (format {stored['format']}, "
+                f"this one reads up to {FORMAT}). Upgrade this package."
+            )
+        missing = [name for name in REQUIRED if name not in stored]
+        if missing:
+            raise _damaged(path, f"it has no {' and no '.join(missing)}")
+        try:
+            return cls.model_validate(migrate_config(stored))
+        except ValidationError as error:
+            raise _damaged(path, _faults(error)) from None
+
+    def __getitem__(self, section: str) -> Any:
+        return self.to_dict()[section]
+
+    def get(self, section: str, default: Any = None) -> Any:
+        """Return a section as config.json stores it."""
+        return self.to_dict().get(section, default)
+
+    def __contains__(self, section: str) -> bool:
+        return section in self.to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sections that were set, as config.json stores them."""
+        sections = {"format": self.format} | self.model_dump(by_alias=True, exclude_unset=True)
+        return json.loads(json.dumps(sections))
+
+
+def _damaged(path: Path, reason: str) -> RunError:
+    return RunError(
+        f"{path} is damaged ({reason}). Restore it from a copy; the checkpoints need it."
+    )
+
+
+def _faults(error: ValidationError) -> str:
+    """Name the invalid sections and the reason for each."""
+    faults = (
+        f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+        for fault in error.errors()
+    )
+    return "; ".join(faults)
