@@ -22,7 +22,7 @@ demo: .venv/demo  ## train on bundled images, write report.html, print the next 
 	@echo "JupyterLab:  make lab         then open 0_first_run.ipynb"
 	@echo "Report:"
 	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --out report.html \
-	  --others $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8,$(RUNS)/sit-digits
+	  --compare-with $(RUNS)/softvq-digits-2,$(RUNS)/softvq-digits-4,$(RUNS)/vqvae-digits-8,$(RUNS)/sit-digits
 
 test: .venv/dev browser  ## run every test, also in a real browser
 	$(PYTEST)

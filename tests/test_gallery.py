@@ -1,115 +1,110 @@
-"""The gallery: every report of a folder on one page, found, sorted and filtered without a server."""
+"""The gallery: one page over many reports that sorts and filters without a server."""
 
 import json
+from pathlib import Path
 
 import pytest
 from browser import opened
 from template import OPEN, template
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports.gallery import gallery, reports_in
-from workbench.hosts.reports.manifest import beside
+from workbench.hosts.reports.gallery import find_reports, gallery
+from workbench.hosts.reports.manifest import manifest_path, read_manifest
 from workbench.hosts.reports.report import report
 
 HOSTILE = "<script>alert(1)</script> & \"'"
 
 
-def pretend(folder, name: str, **told: object) -> None:
-    """A report's files as another day left them."""
+def write_report(folder: Path, name: str, **changes: object) -> Path:
+    """Write the files of a report without computing it."""
     page = folder / name / "reports" / "tokenizer.html"
     page.parent.mkdir(parents=True)
     page.write_text("<h1>x</h1>", encoding="utf-8")
     run = {
-        "name": told.pop("run", name),
+        "name": changes.pop("run", name),
         "kind": "AE",
-        "tokens": told.pop("tokens", 4),
-        "psnr": told.pop("psnr", None),
+        "num_tokens": changes.pop("num_tokens", 4),
+        "psnr": changes.pop("psnr", None),
     }
-    sections = [
-        {"name": "reconstruction", "state": "done", "said": f"All about {name}.", "seconds": 1}
-    ]
+    section = {
+        "name": "reconstruction",
+        "state": "done",
+        "summary": f"All about {name}.",
+        "seconds": 1,
+    }
     manifest = {
-        "format": 1,
+        "format": 2,
         "template": "tokenizer",
         "parameters": {},
         "runs": [run],
-        "sections": sections,
+        "sections": [section],
         "done": 1,
-    }
-    manifest |= {
-        "absent": 0,
+        "not_applicable": 0,
         "failed": 0,
-        "missed": 0,
-        "made": "2026-01-01T00:00:00+00:00",
+        "not_run": 0,
+        "created": "2026-01-01T00:00:00+00:00",
         "seconds": 3.0,
     }
-    beside(page)[0].write_text(json.dumps(manifest | told), encoding="utf-8")
+    manifest_path(page).write_text(json.dumps(manifest | changes), encoding="utf-8")
+    return page
 
 
 @pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    """One real report, and three whose manifests tell of better and worse runs."""
+def folder(trained, tmp_path_factory) -> Path:
+    """Return a folder with one computed report and three made-up ones."""
     folder = tmp_path_factory.mktemp("many reports #1")
-    source = template(folder / "own.ipynb", OPEN, 'pages.show("reconstruction")')
-    report(
-        str(source), folder / "real one" / "own.html", run=str(trained / "soft-4"), progress=False
-    )
-    pretend(
-        folder,
-        "low",
-        psnr=10.5,
-        tokens=2,
-        parameters={"codebook_size": 64, "seed": 0, "settings": {"width": "32"}},
-    )
-    pretend(
+    source = template(folder / "own.ipynb", OPEN, 'report.show("reconstruction")')
+    page = folder / "computed report" / "own.html"
+    report(str(source), page, run=str(trained / "soft-4"), progress=False)
+    low = {"codebook_size": 64, "seed": 0, "settings": {"width": "32"}}
+    write_report(folder, "low", psnr=10.5, num_tokens=2, parameters=low)
+    write_report(
         folder,
         "high",
         psnr=99.0,
-        tokens=16,
-        made="2020-01-01T00:00:00+00:00",
+        num_tokens=16,
+        created="2020-01-01T00:00:00+00:00",
         parameters={"codebook_size": 256},
     )
-    pretend(folder, "bad", run=HOSTILE, failed=1, parameters={"note": HOSTILE})
+    write_report(folder, "bad", run=HOSTILE, failed=1, parameters={"note": HOSTILE})
     gallery(folder)
     return folder
 
 
-def cards(page) -> list[str]:
-    return [
-        title.replace("\n", " ") for title in page.locator("article:visible h2").all_inner_texts()
-    ]
+def card_titles(page) -> list[str]:
+    titles = page.locator("article:visible h2").all_inner_texts()
+    return [title.replace("\n", " ") for title in titles]
 
 
 @pytest.mark.browser
-def test_cards_are_found_filtered_and_sorted_with_the_network_off(folder):
+@pytest.mark.kernel
+def test_cards_are_searched_filtered_and_sorted(folder):
     with opened((folder / "index.html").as_uri()) as (page, seen):
-        assert (
-            cards(page)[0] == "soft-4" and cards(page)[-1] == "high" and len(cards(page)) == 4
-        )  # newest first
+        newest_first = card_titles(page)
+        assert newest_first[0] == "soft-4" and newest_first[-1] == "high"
+        assert len(newest_first) == 4
         page.select_option("[name=sort]", "psnr")
-        assert cards(page) == ["high", "low", "soft-4", HOSTILE] or cards(page) == [
-            "high",
-            "soft-4",
-            "low",
-            HOSTILE,
-        ]
+        assert card_titles(page)[0] == "high" and card_titles(page)[-1] == HOSTILE
         page.select_option("[name=sort]", "tokens")
-        assert cards(page)[0] == "low"
+        assert card_titles(page)[0] == "low"
         page.keyboard.press("/")
         page.locator("[name=find]").fill("codebook_size=64 width=32")
-        assert cards(page) == ["low"] and page.locator("output").inner_text() == "1 of 4 reports"
+        assert card_titles(page) == ["low"]
+        assert page.locator("output").inner_text() == "1 of 4 reports"
+        page.locator("[name=find]").fill("no such report")
+        assert card_titles(page) == [] and page.locator(".empty").is_visible()
         page.locator("[name=find]").fill("")
         page.select_option("[name=template]", "own")
-        assert cards(page) == ["soft-4"]
-        assert (
-            page.evaluate("document.querySelector('article:not([hidden]) img').naturalWidth") == 360
-        )
+        assert card_titles(page) == ["soft-4"] and page.locator(".empty").is_hidden()
+        thumbnail = "document.querySelector('article:not([hidden]) img').naturalWidth"
+        assert page.evaluate(thumbnail) == 360
         assert seen.errors == [] and seen.outside == []
 
 
 @pytest.mark.browser
+@pytest.mark.kernel
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_card_leads_to_its_report_and_the_page_fits_a_narrow_window(folder, dark):
+def test_card_links_to_its_report_in_a_narrow_window(folder, dark):
     with opened((folder / "index.html").as_uri(), width=500, dark=dark) as (page, seen):
         assert page.evaluate("document.documentElement.scrollWidth") <= 500
         page.locator("article a", has_text="soft-4").click()
@@ -118,36 +113,54 @@ def test_a_card_leads_to_its_report_and_the_page_fits_a_narrow_window(folder, da
         assert seen.errors == [] and seen.outside == []
 
 
-def test_what_came_from_elsewhere_is_shown_as_text(folder):
+@pytest.mark.kernel
+def test_markup_in_names_is_escaped(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
 
 
-def test_a_card_tells_what_a_report_was_given_and_what_became_of_it(folder):
+@pytest.mark.kernel
+def test_card_shows_parameters_and_progress(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
-    assert (
-        "codebook_size=64 width=32" in text
-        and "1 of 1 sections done, 1 failed" in text
-        and "PSNR" in text
-    )
+    assert "codebook_size=64 width=32" in text
+    assert "1 of 1 sections done, 1 failed" in text
+    assert "PSNR" in text
 
 
-def test_a_report_without_a_sound_manifest_or_page_is_left_out(folder, tmp_path):
-    pretend(tmp_path, "a")
-    pretend(tmp_path, "newer", format=99)
-    pretend(tmp_path, "torn")
-    beside(tmp_path / "torn" / "reports" / "tokenizer.html")[0].write_text(
-        '{"format"', encoding="utf-8"
-    )
-    pretend(tmp_path, "gone")
-    (tmp_path / "gone" / "reports" / "tokenizer.html").unlink()
-    assert [page.parents[1].name for page, _ in reports_in(tmp_path)] == ["a"]
+def test_incomplete_reports_are_excluded(tmp_path):
+    write_report(tmp_path, "complete")
+    write_report(tmp_path, "newer", format=99)
+    torn = write_report(tmp_path, "torn")
+    manifest_path(torn).write_text('{"format"', encoding="utf-8")
+    write_report(tmp_path, "deleted").unlink()
+    assert [page.parents[1].name for page, _ in find_reports(tmp_path)] == ["complete"]
 
 
-def test_a_folder_without_reports_says_how_to_make_one(tmp_path):
-    with pytest.raises(
-        UserError, match="holds no report. Make one with: workbench report tokenizer --run"
-    ):
+def test_manifest_of_format_1_is_migrated(tmp_path):
+    page = write_report(tmp_path, "old")
+    old = {
+        "format": 1,
+        "template": "tokenizer",
+        "runs": [{"name": "a", "tokens": 8}],
+        "sections": [{"name": "codes", "state": "absent", "said": "No codes.", "seconds": 1}],
+        "done": 0,
+        "absent": 1,
+        "failed": 0,
+        "missed": 0,
+        "made": "2025-01-01T00:00:00+00:00",
+    }
+    manifest_path(page).write_text(json.dumps(old), encoding="utf-8")
+    manifest = read_manifest(page)
+    assert manifest["runs"] == [{"name": "a", "num_tokens": 8}]
+    assert manifest["sections"][0]["state"] == "not_applicable"
+    assert manifest["sections"][0]["summary"] == "No codes."
+    assert manifest["not_applicable"] == 1 and manifest["not_run"] == 0
+    assert manifest["created"] == old["made"]
+
+
+def test_folder_without_reports_raises(tmp_path):
+    with pytest.raises(UserError) as error:
         gallery(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    assert "workbench report" in str(error.value)
+    with pytest.raises(UserError):
         gallery(tmp_path / "none")

@@ -15,7 +15,7 @@ from browser import drawn, opened
 import workbench as wb
 from workbench.core.errors import NotApplicable, UserError
 from workbench.hosts.dashboard.app import Session
-from workbench.hosts.reports.manifest import read
+from workbench.hosts.reports.manifest import read_manifest
 from workbench.storage.run import Run
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.image_selection import layout_of, resolve
@@ -413,17 +413,17 @@ def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, 
         ViewState(("soft-4",), tab="live"),
     ]
     page = wb.report("views", tmp_path / "views.html", folder=trained, views=views)
-    told = read(page)
-    states = [(one["name"], one["state"]) for one in told["sections"]]
+    manifest = read_manifest(page)
+    states = [(one["name"], one["state"]) for one in manifest["sections"]]
     assert states[:4] == [
         ("token_budget", "done"),
         ("lens", "done"),
         ("selection", "done"),
-        ("codebook_usage", "absent"),
+        ("codebook_usage", "not_applicable"),
     ]
     assert states[4:] == [(name, "done") for name in ("codes", "token_budget", "checks", "losses")]
-    assert told["parameters"]["views"][0] == views[0].to_query() and {
-        r["name"] for r in told["runs"]
+    assert manifest["parameters"]["views"][0] == views[0].to_query() and {
+        r["name"] for r in manifest["runs"]
     } >= {"soft-4"}
     with opened(page.as_uri()) as (seen_page, seen):
         seen_page.frame_locator("iframe").first.get_by_text("difference × 4").wait_for()

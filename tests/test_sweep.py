@@ -1,12 +1,12 @@
-"""Sweeps: many reports at once on Dask, each in a process of its own; what is finished is never made again."""
+"""Sweeps: many reports in parallel on Dask; complete reports are not made again."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,53 +14,66 @@ import pytest
 from template import OPEN, template
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports.manifest import read
-from workbench.hosts.reports.sweep import grid, listed, sweep
+from workbench.hosts.reports.manifest import read_manifest
+from workbench.hosts.reports.sweep import parse_grid, read_parameter_list, sweep
 
-SHORT = 'pages.show("codebook_usage")'
-HELD = "import time\nfrom pathlib import Path\nwhile seed == 1 and hold and Path(hold).exists():\n    time.sleep(0.1)"
+SHOW_USAGE = 'report.show("codebook_usage")'
+WAIT_WHILE_FILE_EXISTS = """
+import time
+from pathlib import Path
+while seed == 1 and hold and Path(hold).exists():
+    time.sleep(0.1)
+""".strip()
 PARAMETERS = 'run: str = ""\nseed: int = 0\nhold: str = ""'
+EXIT_TIMEOUT_S = 30
 
 
 @pytest.fixture
-def source(tmp_path):
-    """A template of one section, which waits where seed is 1 and the file `hold` is there."""
-    return template(tmp_path / "short.ipynb", OPEN, HELD, SHORT, parameters=PARAMETERS)
+def source(tmp_path) -> Path:
+    """Return a template of one section that waits if seed is 1 and the file `hold` exists."""
+    cells = (OPEN, WAIT_WHILE_FILE_EXISTS, SHOW_USAGE)
+    return template(tmp_path / "short.ipynb", *cells, parameters=PARAMETERS)
 
 
-def command(source: Path, out: Path, *more: object) -> list[str]:
-    python = [sys.executable, "-X", "faulthandler"]
-    return [*python, "-m", "workbench", "sweep", str(source), "--out", str(out), *map(str, more)]
+def command(source: Path, out: Path, *options: object) -> list[str]:
+    python = [sys.executable, "-X", "faulthandler", "-m", "workbench"]
+    return [*python, "sweep", str(source), "--out", str(out), *map(str, options)]
 
 
-def ended(process: subprocess.Popen, said: Path) -> int:
-    """The exit code of a command that was told to end; if it hangs, it says where all its threads are."""
+def exit_code(process: subprocess.Popen, log: Path) -> int:
+    """Return the exit code of a process; if it hangs, fail with the stacks of its threads."""
     try:
-        return process.wait(30)
+        return process.wait(EXIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)
         process.wait()
-        raise AssertionError(f"it did not end in 30 s:\n{said.read_text()}") from None
+        message = f"no exit within {EXIT_TIMEOUT_S} s:\n{log.read_text()}"
+        raise AssertionError(message) from None
 
 
-def made(out: Path) -> dict[str, float]:
-    """When each report of a sweep was last written."""
-    return {p.parents[1].name: p.stat().st_mtime for p in out.glob("*/reports/short.html")}
+def report_page(out: Path, trial: str) -> Path:
+    return out / trial / "reports" / "short.html"
 
 
-def wait_for(true, seconds: float = 60) -> None:
+def write_times(out: Path) -> dict[str, float]:
+    """Return the modification time of each report of a sweep."""
+    pages = out.glob("*/reports/short.html")
+    return {page.parents[1].name: page.stat().st_mtime for page in pages}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-# What is asked for
+# Parameters
 
 
-def test_a_grid_is_every_combination():
-    found = grid("codebook_size=64, 256; num_tokens=4,8")
-    assert [(one["codebook_size"], one["num_tokens"]) for one in found] == [
+def test_grid_contains_every_combination():
+    points = parse_grid("codebook_size=64, 256; num_tokens=4,8")
+    assert [(point["codebook_size"], point["num_tokens"]) for point in points] == [
         ("64", "4"),
         ("64", "8"),
         ("256", "4"),
@@ -69,167 +82,164 @@ def test_a_grid_is_every_combination():
 
 
 @pytest.mark.parametrize("text", ["codes", "codes=", "codes=1,,2", "=1", "codes=1;codes=2", " ; "])
-def test_a_grid_that_cannot_be_read_is_refused(text):
-    with pytest.raises(UserError, match="write name=value,value and ; between the axes"):
-        grid(text)
+def test_invalid_grid_raises(text):
+    with pytest.raises(UserError):
+        parse_grid(text)
 
 
-def test_a_list_is_the_rows_of_a_table_or_the_objects_of_a_json_file(tmp_path):
-    (tmp_path / "a.csv").write_text("codes,tokens\n64,4\n256,\n", encoding="utf-8")
-    assert listed(tmp_path / "a.csv") == [
+def test_parameter_list_is_read_from_csv_and_json(tmp_path):
+    table, objects = tmp_path / "a.csv", tmp_path / "a.json"
+    table.write_text("codebook_size,num_tokens\n64,4\n256,\n", encoding="utf-8")
+    objects.write_text(json.dumps([{"codebook_size": 64, "compare_with": ["x", "y"]}]), "utf-8")
+    assert read_parameter_list(table) == [
         {"codebook_size": "64", "num_tokens": "4"},
         {"codebook_size": "256"},
     ]
-    (tmp_path / "a.json").write_text(
-        json.dumps([{"codebook_size": 64, "others": ["x", "y"]}]), encoding="utf-8"
-    )
-    assert listed(tmp_path / "a.json") == [{"codebook_size": 64, "others": ["x", "y"]}]
+    assert read_parameter_list(objects) == [{"codebook_size": 64, "compare_with": ["x", "y"]}]
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [("a.json", "{}"), ("a.json", "[1]"), ("a.json", "["), ("a.csv", "a\n1,2\n"), ("a.csv", "")],
 )
-def test_a_file_that_is_no_list_is_refused_by_name(tmp_path, name, text):
+def test_invalid_parameter_list_raises(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=re.escape(name)):
-        listed(tmp_path / name)
+    with pytest.raises(UserError) as error:
+        read_parameter_list(tmp_path / name)
+    assert name in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("points", "more", "sentence"),
+    ("parameter_sets", "options", "parts"),
     [
-        ([{"seed": "0"}, {"seed": "x"}], {}, "seed-x: parameter seed is of type int; got `x`"),
-        ([{"seed": 0}, {"sed": 1}], {}, "sed-1: .*has hold, run, seed. Did you mean `seed`"),
-        ([{"seed": 0}, {"seed": "0"}], {}, "seed-0 is asked for twice"),
-        ([{"seed": 0}], {"memory": "much"}, "memory takes a size such as 2GB; got `much`"),
+        ([{"seed": "0"}, {"seed": "x"}], {}, ["seed-x: ", "`x`"]),
+        ([{"seed": 0}, {"sed": 1}], {}, ["sed-1: ", "Did you mean `seed`"]),
+        ([{"seed": 0}, {"seed": "0"}], {}, ["seed-0"]),
+        ([{"seed": 0}], {"memory": "much"}, ["memory", "`much`"]),
     ],
 )
-def test_every_point_is_checked_before_anything_runs(
-    trained, tmp_path, source, points, more, sentence
+def test_parameters_are_checked_before_running(
+    trained, tmp_path, source, parameter_sets, options, parts
 ):
-    with pytest.raises(UserError, match=sentence):
-        sweep(str(source), points, tmp_path / "out", run=str(trained / "soft-4"), **more)
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    with pytest.raises(UserError) as error:
+        sweep(str(source), parameter_sets, out, run=str(trained / "soft-4"), **options)
+    assert all(part in str(error.value) for part in parts)
+    assert not out.exists()
 
 
-def test_a_sweep_takes_a_grid_or_a_list(source, tmp_path):
-    done = subprocess.run(command(source, tmp_path / "out"), capture_output=True, text=True)
-    assert (
-        done.returncode == 1
-        and "takes its parameters from --grid or from --list, one of them" in done.stderr
-    )
+@pytest.mark.slow
+def test_sweep_needs_a_grid_or_a_list(source, tmp_path):
+    process = subprocess.run(command(source, tmp_path / "out"), capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "--grid" in process.stderr and "--list" in process.stderr
 
 
-# What is made
+# Results
 
 
-def test_a_sweep_makes_a_report_a_point_then_compares_the_runs_and_goes_on_where_it_was(
-    trained, tmp_path, source
-):
-    points = [{"run": str(trained / "soft-4")}, {"run": str(trained / "soft-2")}]
-    page = sweep(str(source), points[:1], tmp_path / "out", seed=3)
-    assert page == tmp_path / "out" / "index.html" and not (tmp_path / "out" / "reports").exists()
-    (name,) = before = made(tmp_path / "out")
-    sweep(str(source), points, tmp_path / "out", workers=1, seed=3)
-    after = made(tmp_path / "out")
-    assert len(after) == 2 and after[name] == before[name]  # the first one was finished
-    assert [
-        run["name"] for run in read(tmp_path / "out" / "reports" / "comparison.html")["runs"]
-    ] == [
-        "soft-4",
-        "soft-2",
-    ]
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_sweep_compares_runs_and_skips_complete_reports(trained, tmp_path, source):
+    parameter_sets = [{"run": str(trained / "soft-4")}, {"run": str(trained / "soft-2")}]
+    out = tmp_path / "out"
+    page = sweep(str(source), parameter_sets[:1], out, seed=3)
+    assert page == out / "index.html" and not (out / "reports").exists()
+    first_times = write_times(out)
+    (first_trial,) = first_times
+    sweep(str(source), parameter_sets, out, workers=1, seed=3)
+    second_times = write_times(out)
+    assert len(second_times) == 2 and second_times[first_trial] == first_times[first_trial]
+    comparison = read_manifest(out / "reports" / "comparison.html")
+    assert [run["name"] for run in comparison["runs"]] == ["soft-4", "soft-2"]
     assert page.read_text(encoding="utf-8").count("<article") == 3
-    assert all(read(tmp_path / "out" / n / "reports" / "short.html")["seed"] == 3 for n in after)
+    assert all(read_manifest(report_page(out, trial))["seed"] == 3 for trial in second_times)
 
 
-def test_any_scheduler_will_do_and_a_training_is_kept_beside_its_report(tmp_path):
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_sweep_of_trainings_on_a_given_scheduler(tmp_path):
     from dask.distributed import LocalCluster
 
     tiny = {"recipe": "ae-digits", "steps": 10, "width": 16, "depth": 1, "warmup_steps": 5}
+    out = tmp_path / "out"
     with LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as cluster:
-        sweep(
-            "training",
-            [{"num_tokens": 2}],
-            tmp_path / "out",
-            scheduler=cluster.scheduler_address,
-            **tiny,
-        )
-    told = read(tmp_path / "out" / "tokens-2" / "reports" / "training.html")
-    assert told["runs"][0]["tokens"] == 2 and told["failed"] == 0
-    assert (tmp_path / "out" / "tokens-2" / "step-000010.safetensors").exists()
+        address = cluster.scheduler_address
+        sweep("training", [{"num_tokens": 2}], out, scheduler=address, **tiny)
+    manifest = read_manifest(out / "num_tokens-2" / "reports" / "training.html")
+    assert manifest["runs"][0]["num_tokens"] == 2 and manifest["failed"] == 0
+    assert (out / "num_tokens-2" / "step-000010.safetensors").exists()
 
 
-def test_a_scheduler_that_does_not_answer_is_named(trained, tmp_path, source):
-    with pytest.raises(UserError, match="No Dask scheduler answers at tcp://127.0.0.1:9"):
-        sweep(
-            str(source),
-            [{}],
-            tmp_path / "out",
-            run=str(trained / "soft-4"),
-            scheduler="tcp://127.0.0.1:9",
-        )
+@pytest.mark.slow
+def test_unreachable_scheduler_raises(trained, tmp_path, source):
+    address = "tcp://127.0.0.1:9"
+    run = str(trained / "soft-4")
+    with pytest.raises(UserError) as error:
+        sweep(str(source), [{}], tmp_path / "out", run=run, scheduler=address)
+    assert address in str(error.value)
 
 
-def test_a_report_that_fails_or_takes_too_much_memory_spares_the_others(trained, tmp_path):
-    hungry = "import numpy\nkept = numpy.ones(400_000_000)\nimport time\ntime.sleep(60)"
-    cell = (
-        f"if seed == 1:\n    1 / 0\nif seed == 2:\n    {hungry.replace(chr(10), chr(10) + '    ')}"
-    )
-    source = template(tmp_path / "short.ipynb", OPEN, SHORT, "## Hunger", cell)
-    how = {"run": str(trained / "soft-4"), "workers": 2, "memory": "1.5GB"}
-    with pytest.raises(UserError, match="2 of 3 reports failed, see .*index.html: ") as told:
-        sweep(str(source), [{"seed": n} for n in range(3)], tmp_path / "out", **how)
-    memory = r"seed-2: it took \d\.\d GB of memory, more than the 1.5 GB it may"
-    assert re.search(f"{memory}|seed-1: 1 of 2 sections", str(told.value))
-    reports = [read(tmp_path / "out" / f"seed-{n}" / "reports" / "short.html") for n in range(3)]
-    assert [one["failed"] for one in reports] == [0, 1, 1] and all(
-        one["done"] == 1 for one in reports
-    )
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_failed_reports_leave_the_others_intact(trained, tmp_path):
+    cell = """
+if seed == 1:
+    1 / 0
+if seed == 2:
+    import time
+    import numpy
+    array = numpy.ones(400_000_000)
+    time.sleep(60)
+""".strip()
+    source = template(tmp_path / "short.ipynb", OPEN, SHOW_USAGE, "## Memory", cell)
+    out = tmp_path / "out"
+    options = {"run": str(trained / "soft-4"), "workers": 2, "memory": "1.5GB"}
+    with pytest.raises(UserError) as error:
+        sweep(str(source), [{"seed": seed} for seed in range(3)], out, **options)
+    message = str(error.value)
+    assert "2 of 3 reports failed" in message and "index.html" in message
+    assert ("seed-2: " in message and "1.5 GB" in message) or "seed-1: 1 of 2" in message
+    manifests = [read_manifest(report_page(out, f"seed-{seed}")) for seed in range(3)]
+    assert [manifest["failed"] for manifest in manifests] == [0, 1, 1]
+    assert all(manifest["done"] == 1 for manifest in manifests)
 
 
-# What is cut short
+# Interruption
 
 
+@pytest.mark.slow
+@pytest.mark.kernel
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_sweep_that_is_cut_short_leaves_no_process_and_the_same_command_goes_on(
-    trained, tmp_path, source, number
-):
-    out, hold = tmp_path / "out", tmp_path / "hold"
-    words = command(
-        source,
-        out,
-        "--grid",
-        "seed=0,1",
-        "--run",
-        trained / "soft-4",
-        "--workers",
-        1,
-        "--hold",
-        hold,
-    )
+def test_interrupted_sweep_leaves_no_process_and_resumes(trained, tmp_path, source, number):
+    out, hold, log = tmp_path / "out", tmp_path / "hold", tmp_path / "log.txt"
+    options = ("--grid", "seed=0,1", "--run", trained / "soft-4", "--workers", 1, "--hold", hold)
+    words = command(source, out, *options)
     hold.touch()
-    with (tmp_path / "said.txt").open("w") as said:
-        process = subprocess.Popen(words, stdout=said, stderr=said, process_group=0)
-        wait_for(lambda: len(made(out)) == 1 and len(kernels(process)) == 1)
-        started = psutil.Process(process.pid).children(recursive=True)
+    with log.open("w") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=file, process_group=0)
+        wait_for(lambda: len(write_times(out)) == 1 and len(kernels(process)) == 1)
+        descendants = psutil.Process(process.pid).children(recursive=True)
         if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as Ctrl-C does: it reaches the workers too
+            os.killpg(process.pid, number)  # like Ctrl-C, which also reaches the workers
         else:
             process.kill()
-        assert ended(process, tmp_path / "said.txt") == (130 if number == signal.SIGINT else -9)
-    assert "Traceback" not in (tmp_path / "said.txt").read_text()
-    assert psutil.wait_procs(started, timeout=20)[1] == []
-    before = made(out)
+        expected_code = 130 if number == signal.SIGINT else -9
+        assert exit_code(process, log) == expected_code
+    assert "Traceback" not in log.read_text()
+    assert psutil.wait_procs(descendants, timeout=20)[1] == []
+    times = write_times(out)
     hold.unlink()
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(out / "index.html")
-    assert made(out).keys() == {"seed-0", "seed-1"} and made(out)["seed-0"] == before["seed-0"]
-    assert all(read(out / name / "reports" / "short.html")["failed"] == 0 for name in made(out))
+    resumed = subprocess.run(words, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == str(out / "index.html")
+    final_times = write_times(out)
+    assert final_times.keys() == {"seed-0", "seed-1"}
+    assert final_times["seed-0"] == times["seed-0"]
+    assert all(read_manifest(report_page(out, trial))["failed"] == 0 for trial in final_times)
 
 
 def kernels(process: subprocess.Popen) -> list[psutil.Process]:

@@ -125,9 +125,9 @@ def report_table(
 ) -> pd.DataFrame:
     from workbench.hosts.reports.report import ReportWriter
 
-    first, *others = (str(trained / run) for run in runs)
-    pages = ReportWriter(first, others)
-    return pages.bench.result(pages.state.change(analysis=name, controls=values)).table()
+    primary, *others = (str(trained / run) for run in runs)
+    report = ReportWriter(primary, others)
+    return report.workspace.result(report.state.change(analysis=name, controls=values)).table()
 
 
 OTHER_VALUES = {

@@ -119,7 +119,7 @@ def report(
 
     \b
     workbench report tokenizer --run runs/a
-    workbench report tokenizer --run runs/a --others runs/b,runs/c --out report.html
+    workbench report tokenizer --run runs/a --compare-with runs/b,runs/c --out report.html
     """
     from workbench.hosts.reports.report import report as write_report
 
@@ -157,7 +157,7 @@ def sweep(
     from workbench.hosts.reports import sweep as sweeps
 
     how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context)}
-    typer.echo(sweeps.sweep(template, sweeps.points_of(grid, points), out, **how).resolve())
+    typer.echo(sweeps.sweep(template, sweeps.parameter_sets(grid, points), out, **how).resolve())
 
 
 @app.command()

@@ -12,7 +12,7 @@ import panel_material_ui as pmui
 
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.reports.from_views import named
+from workbench.hosts.reports.from_views import view_title
 from workbench.hosts.reports.report import report
 from workbench.workspace.compute import ComputeJob
 from workbench.workspace.view_state import ViewState
@@ -73,7 +73,7 @@ class ReportBuilderCard:
         self.message.object = ""
 
     def _row(self, view: ViewState) -> pn.Row:
-        name = html.escape(named(view))
+        name = html.escape(view_title(view))
         address = f"?{html.escape(view.to_query())}"
         return linked_row(name, address, f"remove: {name}", lambda: self.remove(view))
 

@@ -10,7 +10,7 @@ import panel_material_ui as pmui
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.report_builder_card import linked_row
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.reports.from_views import named
+from workbench.hosts.reports.from_views import view_title
 from workbench.storage.atomic import read_json, write_text
 
 FILE_NAME = "views.json"  # in the folder of runs: the query of each view by its name
@@ -52,7 +52,7 @@ class SavedViewsCard:
         An empty name becomes a description of the view.
         """
         view = self.state.view
-        name = (name.strip() or named(view))[:MAX_NAME_LENGTH]
+        name = (name.strip() or view_title(view))[:MAX_NAME_LENGTH]
         views = {**self.views, name: view.to_query()}
         if len(views) > MAX_VIEWS:
             self._show_message(f"At most {MAX_VIEWS} views can be saved. Delete one first.")

@@ -1,13 +1,15 @@
-"""Reports from papermill templates, pages over many of them, and sweeps that make many."""
+"""Reports: executed notebook templates, galleries of reports, and parameter sweeps."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workbench.workspace.view_state import ViewState
+if TYPE_CHECKING:
+    from workbench.workspace.view_state import ViewState
 
 
-def write_views_report(folder: Path, views: tuple[ViewState, ...]) -> Path:
+def write_views_report(folder: Path, views: "tuple[ViewState, ...]") -> Path:
     """Write a report of saved views of a folder of runs, and return its path."""
-    # Imported here: a worker process that never writes a report does not pay for it.
+    # Imported here so that a worker process that writes no report starts faster.
     from workbench.hosts.reports.report import report
 
     return report("views", folder=folder, views=views)

@@ -1,26 +1,35 @@
-"""A report of views, `workbench.report("views", ...)`: what was put into a basket, in its order, as one HTML page."""
+"""Reports of views of a dashboard, in their order: `workbench.report("views", views=[...])`."""
 
-import html
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import workbench.hosts.displays  # noqa: F401  (makes the pages of maps, codes and lenses)
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
 from workbench.core.progress import track
-from workbench.hosts.reports import manifest as manifests
-from workbench.hosts.reports.sections import KEY, Section, outputs, sections_of
+from workbench.hosts.reports.manifest import build_manifest, section_entries
+from workbench.hosts.reports.rendering import render
+from workbench.hosts.reports.sections import (
+    CellOutput,
+    ExecutedReport,
+    SectionContent,
+    heading_of,
+    read_sections,
+    result_content,
+    section_outputs,
+    tab_section_content,
+)
 from workbench.workspace.losses import losses
-from workbench.workspace.selection import id_scopes
+from workbench.workspace.selection import Selection, id_scopes
 from workbench.workspace.tab_content import build_tab, selected_images
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-EXPLORED = ("lens", "map", "codes")
+INTERACTIVE_TABS = ("lens", "map", "codes")
+MAX_NAMES = 2  # runs named in the title of a view
 View = ViewState | str  # or the query of a dashboard's address
 
 
@@ -30,117 +39,161 @@ def views_report(
     folder: str | Path = "runs",
     views: Sequence[View] | str = (),
     title: str = "",
-) -> tuple[Path, Any, dict[str, Any], list[Section]]:
-    """The page's place, its notebook, manifest and sections; views of a folder's runs, at least one.
+) -> ExecutedReport:
+    """Compute a report of views.
 
-    Raises UserError where a view names what is not there.
+    Parameters
+    ----------
+    out : str or Path, optional
+        HTML file. By default it is written into `reports` in the folder.
+    folder : str or Path
+        Folder of runs.
+    views : sequence of ViewState or str, or str
+        At least one view, or the query of a dashboard's address; as a string, separated by commas.
+    title : str
+        Title of the page.
+
+    Returns
+    -------
+    ExecutedReport
+        The report, not yet written.
+
+    Raises
+    ------
+    UserError
+        If there is no view, or if a view names a run, tab or analysis that does not exist.
     """
     import nbformat
 
-    began, bench = time.perf_counter(), Workspace(folder)
-    states = [
-        _state(bench, view) for view in (views.split(",") if isinstance(views, str) else views)
-    ]
+    start = time.perf_counter()
+    workspace = Workspace(folder)
+    queries = views.split(",") if isinstance(views, str) else views
+    states = [_view_state(workspace, view) for view in queries]
     if not states:
         raise UserError(
-            "A report of views needs at least one; give views=[...], each as in a dashboard's address."
+            "A report of views needs at least one view: "
+            "views=[...], each as in a dashboard's address."
         )
-    asked = [
-        (state.runs[:1], state.selection) if state.tab in EXPLORED else None for state in states
-    ]
-    parts = enumerate(track(states))
-    cells = [
-        cell for i, state in parts for cell in _cells(bench, state, again=asked[i] in asked[:i])
-    ]
+    cells = []
+    shown_selections: list[tuple[tuple[str, ...], Selection | None]] = []
+    for state in track(states):
+        cells += _cells(
+            workspace, state, with_selection=_selection_key(state) not in shown_selections
+        )
+        if state.tab in INTERACTIVE_TABS:
+            shown_selections.append(_selection_key(state))
     notebook = nbformat.v4.new_notebook(cells=cells)
-    sections = sections_of(notebook)
-    given = {"folder": str(folder), "views": [state.to_query() for state in states], "title": title}
-    manifest = manifests.made_of(Path(__file__), given, _runs(bench, states)) | manifests.counted(
-        sections
-    )
-    made = datetime.now(UTC)
-    page = (
-        Path(folder) / "reports" / f"views-{made:%Y%m%d-%H%M%S}.html" if out is None else Path(out)
-    )
-    manifest |= {"template": "views", "page": page.name, "made": made.isoformat(timespec="seconds")}
-    manifest |= {"seconds": round(time.perf_counter() - began, 1)}
-    return page, notebook, manifest, sections
+    sections = read_sections(notebook)
+    created = datetime.now(UTC)
+    page = Path(folder) / "reports" / f"views-{created:%Y%m%d-%H%M%S}.html"
+    if out is not None:
+        page = Path(out)
+    parameters = {
+        "folder": str(folder),
+        "views": [state.to_query() for state in states],
+        "title": title,
+    }
+    manifest = build_manifest(Path(__file__), parameters, _runs(workspace, states))
+    manifest |= section_entries(sections)
+    manifest |= {
+        "template": "views",
+        "page": page.name,
+        "created": created.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    return ExecutedReport(page=page, notebook=notebook, manifest=manifest, sections=sections)
 
 
-def named(state: ViewState) -> str:
-    """What a view is called in a list: what it shows, of which runs, at which step, how it is set."""
-    what = (state.tab or state.analysis).replace("_", " ").capitalize()
-    told = {**state.looks} if state.tab else {**state.controls}
-    told |= {"step": state.step} if state.step is not None else {}
-    how = ", ".join(f"{name} {value}" for name, value in told.items())
-    more = f" and {len(state.runs) - 2} more" if len(state.runs) > 2 else ""
-    return f"{what} of {', '.join(state.runs[:2])}{more}" + (f" ({how})" if how else "")
+def view_title(state: ViewState) -> str:
+    """Return a title for a view: tab or analysis, runs, step and changed settings."""
+    settings = dict(state.looks) if state.tab else dict(state.controls)
+    if state.step is not None:
+        settings["step"] = state.step
+    title = f"{_heading(state)} of {', '.join(state.runs[:MAX_NAMES])}"
+    if len(state.runs) > MAX_NAMES:
+        title += f" and {len(state.runs) - MAX_NAMES} more"
+    if settings:
+        title += f" ({', '.join(f'{name} {value}' for name, value in settings.items())})"
+    return title
 
 
-def _state(bench: Workspace, view: View) -> ViewState:
+def _heading(state: ViewState) -> str:
+    return heading_of(state.tab or state.analysis)
+
+
+def _view_state(workspace: Workspace, view: View) -> ViewState:
+    """Return a view whose runs exist; without runs, those that the workspace shows first."""
     state = ViewState.from_query(view) if isinstance(view, str) else view
     for name in state.runs:
-        bench.run(name)
-    return state if state.runs else state.change(runs=bench.default_view().runs)
+        workspace.run(name)
+    return state if state.runs else state.change(runs=workspace.default_view().runs)
 
 
-def _runs(bench: Workspace, states: Sequence[ViewState]) -> list[dict[str, Any]]:
-    """The runs of all views, each once, at the step that is looked at first."""
-    found: dict[str, int | None] = {}
+def _selection_key(state: ViewState) -> tuple[tuple[str, ...], Selection | None]:
+    """Return what the selected images of a view depend on: its primary run and its selection."""
+    return state.runs[:1], state.selection
+
+
+def _runs(workspace: Workspace, states: Sequence[ViewState]) -> list[dict[str, Any]]:
+    """Return the runs of all views, each once, with the step of the first view that shows it."""
+    steps: dict[str, int | None] = {}
     for state in states:
-        for i, name in enumerate(state.runs):
-            if bench.collected(name):
-                found.setdefault(name, state.step if i == 0 else None)
-    return [
-        {"folder": str(bench.run(n).folder), "step": bench.run(n).evidence(at).step}
-        for n, at in found.items()
-    ]
+        for index, name in enumerate(state.runs):
+            if workspace.collected(name):
+                steps.setdefault(name, state.step if index == 0 else None)
+    runs = []
+    for name, step in steps.items():
+        run = workspace.run(name)
+        runs.append({"folder": str(run.folder), "step": run.evidence(step).step})
+    return runs
 
 
-def _cells(bench: Workspace, state: ViewState, *, again: bool) -> list[Any]:
-    """A heading, and what the view shows, with what is selected unless that was shown before."""
+def _cells(workspace: Workspace, state: ViewState, *, with_selection: bool) -> list[Any]:
+    """Return a heading and a cell with the sections of a view."""
     from nbformat import v4
 
-    told = _told(bench, state)
-    if state.tab in EXPLORED and state.selection is not None and not again:
-        told += outputs("selection", lambda: _selected(bench, state), {})
-    said = v4.new_output("display_data", data={"text/html": f"<p>{html.escape(named(state))}</p>"})
-    shown = [
-        v4.new_output("display_data", data=data, metadata={KEY: record} if record else {})
-        for data, record in told
+    outputs = _view_outputs(workspace, state)
+    if state.tab in INTERACTIVE_TABS and state.selection is not None and with_selection:
+        outputs += section_outputs("selection", lambda: _selected_images(workspace, state), {})
+    title = CellOutput(data={"text/html": render("paragraph", text=view_title(state))}, record={})
+    cell_outputs = [
+        v4.new_output("display_data", data=output.data, metadata=output.metadata)
+        for output in [title, *outputs]
     ]
-    heading = f"## {(state.tab or state.analysis).replace('_', ' ').capitalize()}"
-    return [v4.new_markdown_cell(heading), v4.new_code_cell("", outputs=[said, *shown])]
-
-
-def _told(bench: Workspace, state: ViewState) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a view puts out: an analysis or two, a run's log, or a module."""
-    if state.tab in EXPLORED:
-        return outputs(state.tab, lambda: build_tab(bench, state), {})
-    if state.tab == "live":
-        return outputs("losses", lambda: losses(bench.run(state.runs[0])), {})
-    asked = {state.analysis: state.controls}
-    if state.tab == "overview":
-        asked = {"token_budget": state.looks, "checks": {}}
-    plain, leading = {"tab": "", "looks": {}}, bench.run(state.runs[0])
-    of: dict[str, str] = {}
-    with suppress(UserError):  # the analysis then says why not
-        of = id_scopes(leading.name, leading.evidence(state.step))
     return [
-        one
-        for name, controls in asked.items()
-        for one in outputs(
-            name,
-            lambda n=name, c=controls: bench.result(
-                state.change(analysis=n, controls=dict(c), **plain)
-            ),
-            of,
-        )
+        v4.new_markdown_cell(f"## {_heading(state)}"),
+        v4.new_code_cell("", outputs=cell_outputs),
     ]
 
 
-def _selected(bench: Workspace, state: ViewState) -> Result:
-    found = selected_images(bench, state)
-    if found is None:
-        raise UserError("Nothing is selected.")
-    return found
+def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
+    """Return the sections of a view: analyses, training curves, or an interactive tab."""
+    if state.tab in INTERACTIVE_TABS:
+        return section_outputs(
+            state.tab, lambda: tab_section_content(build_tab(workspace, state)), {}
+        )
+    run = workspace.run(state.runs[0])
+    if state.tab == "live":
+        return section_outputs("losses", lambda: result_content(losses(run)), {})
+    analyses = {state.analysis: dict(state.controls)}
+    if state.tab == "overview":
+        analyses = {"token_budget": dict(state.looks), "checks": {}}
+    scopes: dict[str, str] = {}
+    with suppress(UserError):  # the analysis then gives the reason
+        scopes = id_scopes(run.name, run.evidence(state.step))
+    outputs = []
+    for name, controls in analyses.items():
+        analysis_state = state.change(tab="", looks={}, analysis=name, controls=controls)
+        outputs += section_outputs(name, _analysis(workspace, analysis_state), scopes)
+    return outputs
+
+
+def _analysis(workspace: Workspace, state: ViewState) -> Callable[[], SectionContent]:
+    return lambda: result_content(workspace.result(state))
+
+
+def _selected_images(workspace: Workspace, state: ViewState) -> SectionContent:
+    images: Result | None = selected_images(workspace, state)
+    if images is None:
+        raise UserError("No image is selected.")
+    return result_content(images)

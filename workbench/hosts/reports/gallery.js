@@ -1,25 +1,38 @@
-// Finds, narrows and sorts the cards that are on the page; "/" goes to the search.
+// Search, filter and sort the cards of the gallery. "/" focuses the search box.
 (() => {
-  const form = document.querySelector("form"), main = document.querySelector("main");
-  const cards = [...main.children], numeric = new Set(["psnr", "tokens", "seconds"]);
-  const falling = new Set(["made", "psnr"]);
-  const key = (card, by) => (numeric.has(by) ? Number(card.dataset[by] ?? "NaN") : card.dataset[by] ?? "");
-  const compare = (by) => (a, b) => {
-    const x = key(a, by), y = key(b, by), order = falling.has(by) ? -1 : 1;
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // what has no number comes last
-    return order * (numeric.has(by) ? x - y : x.localeCompare(y, undefined, { numeric: true }));
+  const form = document.querySelector("form");
+  const main = document.querySelector("main");
+  const count = form.querySelector("output");
+  const empty = document.querySelector(".empty");
+  const cards = [...main.children];
+  const numericKeys = new Set(["psnr", "tokens", "seconds"]);
+  const descendingKeys = new Set(["created", "psnr"]);
+
+  const sortValue = (card, key) => {
+    const value = card.dataset[key];
+    return numericKeys.has(key) ? Number(value ?? "NaN") : value ?? "";
+  };
+  const compareBy = (key) => (first, second) => {
+    const a = sortValue(first, key), b = sortValue(second, key);
+    const direction = descendingKeys.has(key) ? -1 : 1;
+    if (!numericKeys.has(key)) return direction * a.localeCompare(b, undefined, { numeric: true });
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // cards without a number come last
+    return direction * (a - b);
   };
   const update = () => {
     const words = form.find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    cards.sort(compare(form.sort.value)).forEach((card) => main.append(card));
+    cards.sort(compareBy(form.sort.value)).forEach((card) => main.append(card));
     cards.forEach((card) => {
       const text = card.textContent.toLowerCase();
-      const other = form.template.value && card.dataset.template !== form.template.value;
-      card.hidden = other || !words.every((word) => text.includes(word));
+      const hasTemplate = !form.template.value || card.dataset.template === form.template.value;
+      card.hidden = !hasTemplate || !words.every((word) => text.includes(word));
     });
-    const shown = cards.filter((card) => !card.hidden).length;
-    form.querySelector("output").textContent = shown === cards.length ? `${shown} reports` : `${shown} of ${cards.length} reports`;
+    const visible = cards.filter((card) => !card.hidden).length;
+    const total = `${cards.length} ${cards.length === 1 ? "report" : "reports"}`;
+    count.textContent = visible === cards.length ? total : `${visible} of ${total}`;
+    empty.hidden = visible > 0;
   };
+
   form.addEventListener("input", update);
   form.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("keydown", (event) => {

@@ -1,144 +1,185 @@
-"""A page over many reports: a picture or the headline numbers of each, sorted and filtered without a server."""
+"""Gallery: one page over many reports, which sorts and filters them without a server."""
 
-import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports import manifest as manifests
+from workbench.hosts.reports.manifest import read_manifest, thumbnail_path
+from workbench.hosts.reports.rendering import asset, render
 from workbench.storage.atomic import write_text
 
-HERE = Path(__file__).parent
-SORTS = {
-    "made": "newest",
+SORT_KEYS = {
+    "created": "newest",
     "name": "name",
     "psnr": "PSNR",
     "tokens": "tokens",
-    "seconds": "time taken",
+    "seconds": "computing time",
 }
-LONGEST = 180  # characters of a summary on a card
+MAX_SUMMARY_CHARACTERS = 180
+COMMON_PARAMETERS = ("run", "compare_with", "folder", "title", "views")
+DEFAULT_VALUES: tuple[Any, ...] = ("", 0, None, [], {})  # parameters with these are not shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One report on the page, as the template shows it."""
+
+    title: str
+    template: str
+    link: str  # relative, quoted
+    thumbnail: str  # relative, quoted; empty if there is none
+    headline_number: str  # shown instead of a thumbnail
+    parameters: str
+    facts: tuple[str, ...]
+    summary: str
+    sort_values: dict[str, str]
 
 
 def gallery(folder: str | Path) -> Path:
-    """Write `index.html` over all reports in a folder and its folders; returns its path.
+    """Write `index.html` over all reports in a folder and its subfolders.
 
-    It needs no network and links to the reports by relative paths. Raises UserError where there is no report.
+    The page makes no request and links to the reports by relative paths.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder that holds reports.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    UserError
+        If the folder does not exist or holds no report.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give one that holds reports.")
-    reports = reports_in(folder)
+        raise UserError(f"{folder} is not a folder. Give a folder that holds reports.")
+    reports = find_reports(folder)
     if not reports:
         raise UserError(
-            f"{folder} holds no report. Make one with: workbench report tokenizer --run {folder}/NAME"
+            f"{folder} holds no report. Create one with: "
+            f"workbench report tokenizer --run {folder}/NAME"
         )
-    out = folder / "index.html"
-    write_text(out, _page(folder, reports))
-    return out
+    page = folder / "index.html"
+    write_text(page, _page_html(folder, reports))
+    return page
 
 
-def reports_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The pages of a folder and its folders that have a manifest, and those; the newest first."""
-    pages = (
-        p.with_name(p.name.removesuffix(".manifest.json") + ".html")
-        for p in folder.rglob("*.manifest.json")
-    )
-    found = [(page, manifests.read(page)) for page in pages if page.exists()]
-    return sorted(
-        ((p, told) for p, told in found if told),
-        key=lambda pair: str(pair[1].get("made")),
-        reverse=True,
-    )
+def find_reports(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return page and manifest of every report in a folder and its subfolders, newest first."""
+    reports = []
+    for path in folder.rglob("*.manifest.json"):
+        page = path.with_name(path.name.removesuffix(".manifest.json") + ".html")
+        manifest = read_manifest(page) if page.exists() else {}
+        if manifest:
+            reports.append((page, manifest))
+    return sorted(reports, key=lambda report: str(report[1].get("created")), reverse=True)
 
 
-def _page(folder: Path, reports: Sequence[tuple[Path, dict[str, Any]]]) -> str:
-    style, script = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("gallery.css", "gallery.js")
-    )
-    templates = sorted({str(told["template"]) for _, told in reports})
-    name = html.escape(folder.resolve().name)
-    cards = "\n".join(_card(folder, page, told) for page, told in reports)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>Reports: {name}</title>'
-        f'<link rel="icon" href="data:,"><style>{style}</style></head>\n<body><header><h1>Reports: {name}</h1><form>'
-        '<label>Find <input type="search" name="find" placeholder="words, or codebook_size=64"></label>'
-        f'<label>Template <select name="template"><option value="">all</option>{_options(templates)}</select></label>'
-        f'<label>Sort by <select name="sort">{_options(SORTS, SORTS.values())}</select></label>'
-        f'<output aria-live="polite">{len(reports)} reports</output></form></header>\n'
-        f"<main>{cards}</main><script>{script}</script></body></html>\n"
+def _page_html(folder: Path, reports: Sequence[tuple[Path, dict[str, Any]]]) -> str:
+    return render(
+        "gallery",
+        name=folder.resolve().name,
+        example="codebook_size=64",
+        templates=sorted({str(manifest["template"]) for _, manifest in reports}),
+        sort_keys=SORT_KEYS,
+        cards=[_card(folder, page, manifest) for page, manifest in reports],
+        style=asset("gallery.css"),
+        script=asset("gallery.js"),
     )
 
 
-def _options(values: Any, labels: Any = None) -> str:
-    pairs = zip(values, labels or values, strict=True)
-    return "".join(
-        f'<option value="{html.escape(v, quote=True)}">{html.escape(label)}</option>'
-        for v, label in pairs
-    )
-
-
-def _card(folder: Path, page: Path, told: dict[str, Any]) -> str:
-    runs, picture = told.get("runs") or [{}], manifests.beside(page)[2]
-    names = ", ".join(str(run.get("name")) for run in runs) if runs[0] else page.stem
-    keys = {
-        "made": told.get("made"),
-        "name": names,
-        "template": told["template"],
-        "seconds": told.get("seconds"),
+def _card(folder: Path, page: Path, manifest: Mapping[str, Any]) -> Card:
+    runs = manifest.get("runs") or []
+    primary = runs[0] if runs else {}
+    title = ", ".join(str(run.get("name")) for run in runs) or page.stem
+    picture = thumbnail_path(page)
+    created = str(manifest.get("created"))
+    sort_values = {
+        "created": manifest.get("created"),
+        "name": title,
+        "template": manifest["template"],
+        "seconds": manifest.get("seconds"),
+        "psnr": primary.get("psnr"),
+        "tokens": primary.get("num_tokens"),
     }
-    keys |= {"psnr": runs[0].get("psnr"), "tokens": runs[0].get("tokens")}
-    data = "".join(
-        f' data-{k}="{html.escape(str(v), quote=True)}"' for k, v in keys.items() if v is not None
-    )
-    link = quote(page.relative_to(folder).as_posix())
-    shown = f'<img src="{quote(picture.relative_to(folder).as_posix())}" alt="" loading="lazy">'
-    if not picture.exists():
-        shown = f'<span class="number">{html.escape(_number(runs))}</span>'
-    facts = (_headline(runs), _state(told), f"{str(told.get('made'))[:16].replace('T', ' ')} UTC")
-    lines = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts if fact)
-    return (
-        f'<article{data}><a href="{link}"><div class="picture">{shown}</div><h2>{html.escape(names)}</h2></a>'
-        f'<p class="template">{html.escape(str(told["template"]))}</p><p class="asked">{html.escape(_asked(told))}</p>'
-        f"<ul>{lines}</ul><p>{html.escape(_said(told))}</p></article>"
+    facts = (_headline(runs), _progress(manifest), f"{created[:16].replace('T', ' ')} UTC")
+    return Card(
+        title=title,
+        template=str(manifest["template"]),
+        link=_relative_link(folder, page),
+        thumbnail=_relative_link(folder, picture) if picture.exists() else "",
+        headline_number=_headline_number(runs),
+        parameters=_parameters(manifest),
+        facts=tuple(fact for fact in facts if fact),
+        summary=_summary(manifest),
+        sort_values={name: str(value) for name, value in sort_values.items() if value is not None},
     )
 
 
-def _number(runs: Sequence[dict[str, Any]]) -> str:
-    best = max((run.get("psnr") or 0 for run in runs), default=0)
-    return f"{len(runs)} runs" if len(runs) > 1 else f"{best:.1f} dB" if best else "–"
+def _relative_link(folder: Path, path: Path) -> str:
+    return quote(path.relative_to(folder).as_posix())
 
 
-def _headline(runs: Sequence[dict[str, Any]]) -> str:
-    run = runs[0]
+def _best_psnr(runs: Sequence[Mapping[str, Any]]) -> float | None:
+    values = [run["psnr"] for run in runs if run.get("psnr")]
+    return max(values, default=None)
+
+
+def _headline_number(runs: Sequence[Mapping[str, Any]]) -> str:
+    psnr = _best_psnr(runs)
     if len(runs) > 1:
-        best = max((one.get("psnr") or 0 for one in runs), default=0)
-        return f"best {best:.2f} dB" if best else ""
-    facts = [run.get("kind"), f"{run['tokens']} tokens" if run.get("tokens") else None]
-    facts += [f"{run['psnr']:.2f} dB" if run.get("psnr") else None]
+        return f"{len(runs)} runs"
+    return "no image" if psnr is None else f"{psnr:.1f} dB"
+
+
+def _headline(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return kind, number of tokens and PSNR of a run, or the best PSNR of several."""
+    psnr = _best_psnr(runs)
+    if len(runs) > 1:
+        return "" if psnr is None else f"best PSNR {psnr:.2f} dB"
+    facts = []
+    for run in runs:
+        facts.append(str(run["kind"]) if run.get("kind") else "")
+        facts.append(f"{run['num_tokens']} tokens" if run.get("num_tokens") else "")
+    facts.append("" if psnr is None else f"PSNR {psnr:.2f} dB")
     return " · ".join(fact for fact in facts if fact)
 
 
-def _state(told: dict[str, Any]) -> str:
-    failed = f", {told['failed']} failed ✖" if told.get("failed") else ""
-    return f"{told.get('done', 0)} of {len(told.get('sections', ()))} sections done{failed}"
+def _progress(manifest: Mapping[str, Any]) -> str:
+    progress = f"{manifest.get('done', 0)} of {len(manifest.get('sections', ()))} sections done"
+    if manifest.get("failed"):
+        progress += f", {manifest['failed']} failed ✖"
+    return progress
 
 
-def _asked(told: dict[str, Any]) -> str:
-    """The parameters that tell this report from others: codebook_size=64 num_tokens=4."""
-    flat: dict[str, Any] = {}
-    for name, value in told.get("parameters", {}).items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    left_out = ("run", "others", "folder")
+def _parameters(manifest: Mapping[str, Any]) -> str:
+    """Return the parameters that distinguish a report: codebook_size=64 num_tokens=4."""
+    values: dict[str, Any] = {}
+    for name, value in manifest.get("parameters", {}).items():
+        values |= value if isinstance(value, dict) else {name: value}
     return " ".join(
-        f"{n}={v}" for n, v in flat.items() if n not in left_out and v not in ("", 0, None, [])
+        f"{name}={value}"
+        for name, value in values.items()
+        if name not in COMMON_PARAMETERS and value not in DEFAULT_VALUES
     )
 
 
-def _said(told: dict[str, Any]) -> str:
-    said = next(
-        (s["said"] for s in told.get("sections", ()) if s["state"] in ("done", "failed")), ""
-    )
-    return said if len(said) <= LONGEST else said[: LONGEST - 1].rsplit(" ", 1)[0] + "…"
+def _summary(manifest: Mapping[str, Any]) -> str:
+    """Return the summary of the first section that was computed, shortened at a word."""
+    for section in manifest.get("sections", ()):
+        if section["state"] in ("done", "failed"):
+            summary = str(section["summary"])
+            break
+    else:
+        return ""
+    if len(summary) <= MAX_SUMMARY_CHARACTERS:
+        return summary
+    return summary[: MAX_SUMMARY_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"

@@ -1,6 +1,8 @@
-"""What lies beside a report: `NAME.manifest.json`, how it was made, and `NAME.results.parquet`, all its numbers.
+"""Files next to a report: its manifest, its numbers and its thumbnail.
 
-The results are one long table, a row a number: section, row, column, and `value`, or `text` where it is none.
+`NAME.manifest.json` records how the report was made. `NAME.results.parquet` holds all its numbers
+as one long table with the columns section, row, column, and `value`, or `text` if the entry is not
+a number:
 
     long = pd.read_parquet("tokenizer.results.parquet")
     long[long.section == "codebook_usage"].pivot(index="row", columns="column", values="value")
@@ -11,7 +13,7 @@ import importlib.metadata as metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,13 @@ from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.run import Run
 from workbench.workspace.workspace import Workspace
 
-FORMAT = 1
+FORMAT = 2
+# Names that format 1 used.
+RENAMED_KEYS = {"absent": "not_applicable", "missed": "not_run", "made": "created"}
+RENAMED_RUN_KEYS = {"tokens": "num_tokens"}
+RENAMED_SECTION_KEYS = {"said": "summary"}
+FINGERPRINT_LENGTH = 32  # hexadecimal digits
+GIT_TIMEOUT_S = 10
 PACKAGES = (
     "workbench",
     "numpy",
@@ -36,138 +44,197 @@ PACKAGES = (
     "papermill",
     "torch",
 )
-COLUMNS = ("section", "row", "column", "value", "text")
+DTYPES = {"section": "str", "row": "int64", "column": "str", "value": "float64", "text": "str"}
 
 
-def beside(page: Path) -> tuple[Path, Path, Path]:
-    """Where a report's manifest, results and picture lie."""
-    return tuple(
-        page.with_name(page.stem + end) for end in (".manifest.json", ".results.parquet", ".png")
-    )
+def manifest_path(page: Path) -> Path:
+    """Return the path of a report's manifest."""
+    return page.with_name(f"{page.stem}.manifest.json")
 
 
-def made_of(
-    template: Path, parameters: dict[str, Any], runs: Sequence[dict[str, Any]]
+def results_path(page: Path) -> Path:
+    """Return the path of a report's numbers."""
+    return page.with_name(f"{page.stem}.results.parquet")
+
+
+def thumbnail_path(page: Path) -> Path:
+    """Return the path of a report's thumbnail."""
+    return page.with_name(f"{page.stem}.png")
+
+
+def build_manifest(
+    template: Path, parameters: dict[str, Any], runs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All that a report's numbers depend on: parameters, versions, fingerprints of template, data and checkpoints."""
+    """Return everything that the numbers of a report depend on.
+
+    Parameters
+    ----------
+    template : Path
+        Notebook, or the module of a report without a notebook.
+    parameters : dict
+        Parameters of the report.
+    runs : sequence of mapping
+        `folder` and `step` of each run.
+
+    Returns
+    -------
+    dict
+        Parameters, package versions, git commit, and fingerprints of template, data, checkpoints
+        and evidence, as JSON stores it.
+    """
     return {
         "format": FORMAT,
         "template": template.stem,
         "template_fingerprint": fingerprint([template]),
         "parameters": parameters,
         "seed": parameters.get("seed"),
-        "runs": [_about(Run(told["folder"]), told["step"]) for told in runs],
-        "versions": {"python": platform.python_version()} | _versions(),
-        "git": _git(),
+        "runs": [_describe_run(Run(run["folder"]), run["step"]) for run in runs],
+        "versions": {"python": platform.python_version()} | _package_versions(),
+        "git": _git_state(),
     }
 
 
-def counted(sections: Sequence[Section]) -> dict[str, Any]:
-    """The sections as a manifest keeps them, and how many became what."""
-    told = [{name: value for name, value in asdict(s).items() if name != "table"} for s in sections]
-    states = [s.state for s in sections]
-    return {"sections": told, **{state: states.count(state) for state in STATES}}
+def section_entries(sections: Sequence[Section]) -> dict[str, Any]:
+    """Return the manifest's entries about sections: the list, and the number in each state."""
+    states = [section.state for section in sections]
+    entries = []
+    for section in sections:
+        entry = asdict(section)
+        del entry["table"]
+        entries.append(entry)
+    return {"sections": entries} | {state: states.count(state) for state in STATES}
 
 
-def results(sections: Iterable[Section]) -> pd.DataFrame:
-    """The tables of all sections as one long table."""
-    parts = [_long(s.name, s.table) for s in sections if s.table is not None and s.table.size]
+def results_table(sections: Iterable[Section]) -> pd.DataFrame:
+    """Return the tables of all sections as one long table."""
+    parts = [
+        _long_table(section.name, section.table)
+        for section in sections
+        if section.table is not None and section.table.size
+    ]
     if not parts:
-        return pd.DataFrame(
-            {name: pd.Series(dtype=kind) for name, kind in zip(COLUMNS, KINDS, strict=True)}
-        )
+        return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in DTYPES.items()})
     return pd.concat(parts, ignore_index=True)
 
 
-def write(page: Path, manifest: dict[str, Any], numbers: pd.DataFrame) -> None:
-    """Put both beside a report; the manifest last, which says that all is there."""
-    told, table, _ = beside(page)
-    with atomic_path(table) as place:
-        numbers.to_parquet(place, index=False)
-    write_text(told, json.dumps(manifest, indent=1, default=str) + "\n")
+def write_manifest(page: Path, manifest: dict[str, Any], results: pd.DataFrame) -> None:
+    """Write numbers and manifest next to a report.
+
+    The manifest is written last: if it exists, the report is complete.
+    """
+    with atomic_path(results_path(page)) as path:
+        results.to_parquet(path, index=False)
+    write_text(manifest_path(page), json.dumps(manifest, indent=1, default=str) + "\n")
 
 
-def read(page: Path) -> dict[str, Any]:
-    """A report's manifest; empty where there is none, or a damaged or newer one."""
-    told = read_json(beside(page)[0], {})
-    return told if isinstance(told.get("format"), int) and told["format"] <= FORMAT else {}
+def read_manifest(page: Path) -> dict[str, Any]:
+    """Return a report's manifest; empty if it is missing, damaged or of a newer format."""
+    manifest = read_json(manifest_path(page), {})
+    version = manifest.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        return {}
+    return _migrated(manifest) if version < FORMAT else manifest
 
 
-KINDS = ("str", "int64", "str", "float64", "str")
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Return the first half of the SHA-256 of some files and their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
 
-def _long(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    columns = []
-    for column in table:
-        kept = table[column]
-        plain = pd.api.types.is_numeric_dtype(kept) and not pd.api.types.is_complex_dtype(kept)
-        value = kept.astype(float) if plain else np.full(len(kept), np.nan)
-        text = [None] * len(kept) if plain else [None if one is None else str(one) for one in kept]
-        columns.append((np.arange(len(kept)), [str(column)] * len(kept), value, text))
-    rows, names, values, texts = (
-        np.concatenate([np.asarray(c[i], object) for c in columns]) for i in range(4)
-    )
-    long = pd.DataFrame(
-        dict(zip(COLUMNS, ([name] * len(rows), rows, names, values, texts), strict=True))
-    )
-    return long.astype(dict(zip(COLUMNS, KINDS, strict=True))).sort_values(
-        ["row"], kind="stable", ignore_index=True
-    )
+def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 1 with the names of format 2."""
+    states = {"absent": "not_applicable", "missed": "not_run"}
+    current = _renamed(manifest, RENAMED_KEYS)
+    current["runs"] = [_renamed(run, RENAMED_RUN_KEYS) for run in manifest.get("runs", ())]
+    current["sections"] = []
+    for section in manifest.get("sections", ()):
+        entry = _renamed(section, RENAMED_SECTION_KEYS)
+        entry["state"] = states.get(entry["state"], entry["state"])
+        current["sections"].append(entry)
+    return current
 
 
-def _about(run: Run, step: int) -> dict[str, Any]:
+def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in record.items()}
+
+
+def _long_table(section: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a section's table in long form, row by row."""
+    parts = []
+    for name in table:
+        column = table[name]
+        is_number = pd.api.types.is_numeric_dtype(column)
+        is_real = is_number and not pd.api.types.is_complex_dtype(column)
+        texts = [None if value is None else str(value) for value in column]
+        part = {
+            "section": section,
+            "row": np.arange(len(column)),
+            "column": str(name),
+            "value": column.astype(float).to_numpy() if is_real else np.nan,
+            "text": None if is_real else np.array(texts, dtype=object),
+        }
+        parts.append(pd.DataFrame(part).astype(object))
+    long = pd.concat(parts, ignore_index=True).astype(DTYPES)
+    return long.sort_values("row", kind="stable", ignore_index=True)
+
+
+def _describe_run(run: Run, step: int) -> dict[str, Any]:
     evidence = run.evidence(step)
-    told, row = evidence.provenance, Workspace(run.folder).table().iloc[0]
+    provenance = evidence.provenance
+    psnr = Workspace(run.folder).table().iloc[0]["PSNR (dB)"]
     checkpoint = run.folder / f"step-{step:06d}.safetensors"
     arrays = sorted((run.folder / "evidence" / f"step-{step:06d}").glob("*.npy"))
-    psnr = row["PSNR (dB)"]
-    images = told.get("fingerprint") or (run.tokenizer or run).config.get("data", {}).get(
-        "fingerprint"
-    )
+    image_fingerprint = provenance.get("fingerprint")
+    if not image_fingerprint:
+        source_run = run.tokenizer or run
+        image_fingerprint = source_run.config.get("data", {}).get("fingerprint")
+    data = {name: provenance.get(name) for name in ("data", "split", "n", "of")}
     return {
         "name": run.name,
         "folder": str(run.folder),
         "kind": run.kind,
         "step": step,
-        "tokens": run.config["settings"].get("num_tokens"),
+        "num_tokens": run.config["settings"].get("num_tokens"),
         "psnr": None if np.isnan(psnr) else round(float(psnr), 3),
         "seed": run.config.get("training", {}).get("seed"),
-        "data": {name: told.get(name) for name in ("data", "split", "n", "of")}
-        | {"fingerprint": images},
+        "data": data | {"fingerprint": image_fingerprint},
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,
         "evidence": fingerprint(arrays),
-        "versions": told.get("versions", {}),
+        "versions": provenance.get("versions", {}),
     }
 
 
-def fingerprint(paths: Sequence[Path]) -> str:
-    """The first half of a SHA-256 of files, with their names."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.name.encode())
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:32]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
+def _package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that numbers depend on."""
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def _git() -> dict[str, Any] | None:
-    """The commit of the folder we are in, and whether files differ from it; None outside of a checkout."""
+def _git_state() -> dict[str, Any] | None:
+    """Return the commit of the working directory and whether files differ from it.
+
+    None outside of a git repository.
+    """
     try:
-        asked = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]]
-        sha, changed = (
-            subprocess.run(a, capture_output=True, text=True, timeout=10, check=True).stdout
-            for a in asked
-        )
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": sha.strip(), "changed": bool(changed.strip())}
+    return {"commit": commit.strip(), "changed": bool(changes.strip())}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+    ).stdout

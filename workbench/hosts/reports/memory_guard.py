@@ -1,4 +1,4 @@
-"""Watching what a report's notebook takes: its process is ended when it wants too much memory, or nobody wants it."""
+"""Memory limit of a report: its notebook's kernel is killed when it exceeds the limit."""
 
 import os
 import threading
@@ -6,53 +6,84 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-EVERY = 0.25  # seconds between looks
+if TYPE_CHECKING:
+    import psutil
+
+CHECK_INTERVAL_S = 0.25
 
 
 @dataclass
 class MemoryGuard:
-    """Why what was watched had to end; empty where it ended by itself."""
+    """Reason why the child processes were killed; empty if they were not."""
 
     reason: str = ""
 
 
 @contextmanager
-def memory_guard(memory: int, stop: Path) -> Iterator[MemoryGuard]:
-    """Within: this process's children are ended once they hold over `memory` bytes together, or the file appears."""
-    watch, over = MemoryGuard(), threading.Event()
+def memory_guard(max_bytes: int, stop_file: Path) -> Iterator[MemoryGuard]:
+    """Watch the child processes of this process while the block runs.
 
-    def look() -> None:
-        while not over.wait(EVERY):
-            if stop.exists():
-                watch.reason = "stopped"
-            elif (taken := _taken()) > memory:
-                watch.reason = f"it took {taken / 1e9:.1f} GB of memory, more than the {memory / 1e9:.1f} GB it may"
-            if watch.reason:
-                _end()
+    They are killed once their resident memory together exceeds the limit, or once the stop file
+    exists.
 
-    thread = threading.Thread(target=look, daemon=True)
+    Parameters
+    ----------
+    max_bytes : int
+        Limit of the resident memory of all child processes together.
+    stop_file : Path
+        File that another process creates to stop this one's children.
+
+    Yields
+    ------
+    MemoryGuard
+        Its reason is set when the children are killed.
+    """
+    guard = MemoryGuard()
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(CHECK_INTERVAL_S):
+            used_bytes = _resident_bytes()
+            if stop_file.exists():
+                guard.reason = "stopped"
+            elif used_bytes > max_bytes:
+                guard.reason = (
+                    f"it used {used_bytes / 1e9:.1f} GB of memory; "
+                    f"the limit is {max_bytes / 1e9:.1f} GB"
+                )
+            if guard.reason:
+                _kill_children()
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield watch
+        yield guard
     finally:
-        over.set()
+        finished.set()
         thread.join()
 
 
-def _taken() -> int:
+def _children() -> "list[psutil.Process]":
+    import psutil
+
+    return psutil.Process(os.getpid()).children(recursive=True)
+
+
+def _resident_bytes() -> int:
     import psutil
 
     total = 0
-    for child in psutil.Process(os.getpid()).children(recursive=True):
+    for child in _children():
         with suppress(psutil.Error):
             total += child.memory_info().rss
     return total
 
 
-def _end() -> None:
+def _kill_children() -> None:
     import psutil
 
-    for child in psutil.Process(os.getpid()).children(recursive=True):
+    for child in _children():
         with suppress(psutil.Error):
             child.kill()

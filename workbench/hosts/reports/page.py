@@ -1,139 +1,214 @@
-"""An executed template as one HTML page: code hidden, figures drawn by a plotly.js inside, nothing from outside."""
+"""The HTML page of an executed notebook: code hidden, plotly.js inside, no outside request."""
 
 import base64
-import html
 import io
-import itertools
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
 
 from workbench.core.errors import UserError
 from workbench.hosts.js import dark_figures, source
-from workbench.hosts.reports.sections import KEY
+from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
+from workbench.hosts.reports.sections import METADATA_KEY, headings_in
 
-HERE = Path(__file__).parent
-LARGEST = 8_000_000  # bytes a page may have
-MARKERS = {"papermill-error-cell-tag", "injected-parameters"}  # of cells that papermill puts in
-DARK = "@media screen and (prefers-color-scheme: dark)"  # on paper it stays light
-WIDGET, FIGURE = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
-MODULE = re.compile(r'<iframe srcdoc="[^"]*" title="([^"]*)"')
+MAX_PAGE_BYTES = 8_000_000
+RESERVED_BYTES = 200_000  # for text, tables, stylesheet and scripts next to figures and plotly.js
+THUMBNAIL_SIZE = (360, 240)  # pixels
+INJECTED_CELL_TAGS = {"papermill-error-cell-tag", "injected-parameters"}
+DARK_SCREEN = "@media screen and (prefers-color-scheme: dark)"  # paper stays light
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+HTML_MIME = "text/html"
+PNG_ADDRESS = "data:image/png;base64,"
+MODULE_IFRAME = re.compile(r'<iframe srcdoc="[^"]*" title="([^"]*)"')
 
 
-def to_html(notebook: Any, head: str, foot: str, title: str) -> str:
-    """The page of a notebook (nbformat 4), between two fragments. Raises UserError where it is larger than LARGEST.
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """A figure or module as HTML, where it is stored, and its title."""
 
-    Where figures and modules alone are too many bytes, the largest give way to a sentence.
+    data: dict[str, Any]  # of the cell output that shows it
+    html: str
+    title: str
+
+
+def to_html(notebook: Any, *, title: str, header: str = "", footer: str = "") -> str:
+    """Return the HTML page of a notebook.
+
+    If the page would be too large, the largest figures and modules are replaced by a notice.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        Executed notebook, nbformat 4. It is changed in place.
+    title : str
+        Title of the page, as plain text.
+    header, footer : str
+        HTML before and after the notebook.
+
+    Returns
+    -------
+    str
+        HTML of at most `MAX_PAGE_BYTES` bytes.
+
+    Raises
+    ------
+    UserError
+        If the page is too large even without figures.
     """
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
 
-    notebook.metadata.pop("widgets", None)
-    notebook.cells = [
-        cell for cell in notebook.cells if not MARKERS & set(cell.metadata.get("tags", ()))
-    ]
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = [_quiet(output) for output in cell.outputs if _shows(output)]
-    script = get_plotlyjs()
-    _draw(notebook, LARGEST - len(script.encode()) - 200_000)
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    body, contents = _contents(head + exporter.from_notebook_node(notebook)[0] + foot)
-    style, own_script = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    plotly_js = get_plotlyjs()
+    _remove_hidden_parts(notebook)
+    contents = _number_headings(notebook)
+    _place_figures(notebook, MAX_PAGE_BYTES - len(plotly_js.encode()) - RESERVED_BYTES)
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATE_FOLDER / "nbconvert")],
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
     )
-    style += dark_figures(DARK)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{style}</style>'
-        f"<script>{script}</script></head>\n"
-        f'<body><nav aria-label="contents"><ol>{contents}</ol></nav><main>{body}</main>'
-        f"<script>{source('brush')}{own_script}</script></body></html>\n"
+    body, _ = exporter.from_notebook_node(notebook)
+    page = render(
+        "report",
+        title=title,
+        contents=contents,
+        header=header,
+        body=body,
+        footer=footer,
+        style=asset("report.css") + dark_figures(DARK_SCREEN),
+        plotly_js=plotly_js,
+        script=source("brush") + asset("report.js"),
     )
-    if (size := len(page.encode())) > LARGEST:
-        most = LARGEST / 1e6
+    size = len(page.encode())
+    if size > MAX_PAGE_BYTES:
         raise UserError(
-            f"{title} would take {size / 1e6:.1f} MB, more than {most:.0f}; report on fewer images."
+            f"The page of {title} takes {size / 1e6:.1f} MB; at most {MAX_PAGE_BYTES / 1e6:.0f} MB "
+            "are allowed. Report on fewer images."
         )
     return page
 
 
-def thumbnail(notebook: Any, size: tuple[int, int] = (360, 240)) -> bytes | None:
-    """The first picture inside a figure as a small PNG; None where no figure holds one."""
-    from PIL import Image
+def thumbnail(notebook: Any) -> bytes | None:
+    """Return the first image inside a figure as a small PNG, or None if no figure has one.
 
-    for output in _showing(notebook, FIGURE):
-        for trace in output.data[FIGURE]["data"]:
-            source = str(trace.get("source", ""))
-            if trace.get("type") == "image" and source.startswith("data:image/png;base64,"):
-                picture = Image.open(
-                    io.BytesIO(base64.b64decode(source.partition(",")[2]))
-                ).convert("RGBA")
-                picture = picture.crop(picture.getbbox())
-                scale = max(1, min(picture.width // size[0], picture.height // size[1]))
-                cut = picture.crop((0, 0, size[0] * scale, size[1] * scale)).resize(size)
-                shown = Image.new("RGB", size, "white")
-                shown.paste(cut, mask=cut.getchannel("A"))
-                buffer = io.BytesIO()
-                shown.save(buffer, "PNG", optimize=True)
-                return buffer.getvalue()
+    Parameters
+    ----------
+    notebook : NotebookNode
+        Executed notebook whose figures are still Plotly mime bundles.
+    """
+    for output in _outputs_with(notebook, PLOTLY_MIME):
+        for trace in output.data[PLOTLY_MIME]["data"]:
+            address = str(trace.get("source", ""))
+            if trace.get("type") == "image" and address.startswith(PNG_ADDRESS):
+                return _cropped_png(base64.b64decode(address.removeprefix(PNG_ADDRESS)))
     return None
 
 
-def _contents(body: str) -> tuple[str, str]:
-    """The body with a mark at every section's heading, and links to them."""
-    heads, numbers = re.findall(r"<h2[^>]*>(.*?)</h2>", body), itertools.count()
-    marked = re.sub(r"<h2[^>]*>", lambda _: f'<h2 id="section-{next(numbers)}">', body)
-    return marked, "".join(
-        f'<li><a href="#section-{i}">{text}</a></li>' for i, text in enumerate(heads)
-    )
+def _cropped_png(png: bytes) -> bytes:
+    """Return the top left corner of a PNG in the size of a thumbnail."""
+    from PIL import Image
+
+    width, height = THUMBNAIL_SIZE
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    image = image.crop(image.getbbox())
+    scale = max(1, min(image.width // width, image.height // height))
+    corner = image.crop((0, 0, width * scale, height * scale)).resize(THUMBNAIL_SIZE)
+    canvas = Image.new("RGB", THUMBNAIL_SIZE, "white")
+    canvas.paste(corner, mask=corner.getchannel("A"))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
-def _shows(output: Any) -> bool:
-    """Whether an output shows anything without a kernel: a widget alone does not, the page beside it does."""
+def _remove_hidden_parts(notebook: Any) -> None:
+    """Remove widgets, which need a kernel, and the cells that papermill inserted."""
+    notebook.metadata.pop("widgets", None)
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if not INJECTED_CELL_TAGS & set(cell.metadata.get("tags", ()))
+    ]
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if _is_static(output)]
+
+
+def _is_static(output: Any) -> bool:
+    """Return False for a widget without static HTML; otherwise drop the widget of the output."""
     data = output.get("data", {})
-    return data.pop(WIDGET, None) is None or "text/html" in data
+    had_widget = data.pop(WIDGET_MIME, None) is not None
+    return not had_widget or HTML_MIME in data
 
 
-def _quiet(output: Any) -> Any:
-    """An output as it is shown: what was said on the way, such as a warning, is folded."""
-    if output.output_type != "stream" or output.name != "stderr":
-        return output
-    folded = f"<details><summary>messages</summary><pre>{html.escape(output.text)}</pre></details>"
-    return type(output)(output_type="display_data", data={"text/html": folded}, metadata={})
+def _number_headings(notebook: Any) -> list[dict[str, str]]:
+    """Give each cell with a heading an id, and return the entries of the table of contents."""
+    contents: list[dict[str, str]] = []
+    for cell in notebook.cells:
+        headings = headings_in(cell) if cell.cell_type == "markdown" else []
+        if headings:
+            cell.metadata["section_id"] = f"section-{len(contents)}"
+        contents += [{"id": cell.metadata["section_id"], "heading": text} for text in headings]
+    return contents
 
 
-def _showing(notebook: Any, kind: str) -> list[Any]:
-    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
-    return [output for output in outputs if kind in output.get("data", {})]
+def _outputs_with(notebook: Any, mime: str) -> Iterator[Any]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if mime in output.get("data", {}):
+                yield output
 
 
-def _draw(notebook: Any, room: int) -> None:
-    """Turn every figure into a fragment that draws it; the largest, of modules too, into a sentence, until `room`
-    bytes hold all."""
-    drawn = [(output.data, *_drawn(output)) for output in _showing(notebook, FIGURE)]
-    others = [(output.data, output.data["text/html"]) for output in _showing(notebook, "text/html")]
-    drawn += [(data, text, found[1]) for data, text in others if (found := MODULE.match(text))]
-    total = sum(len(fragment) for _, fragment, _ in drawn)
-    for data, fragment, label in sorted(drawn, key=lambda one: -len(one[1])):
-        data["text/html"] = fragment
-        if total > room:
-            total -= len(fragment)
-            size = f"{len(fragment) / 1e6:.1f} MB"
-            said = f"The figure “{label}” ({size}) is left out to keep this file small; its numbers are in the results."
-            data["text/html"] = f'<p class="absent">{said}</p>'
+def _place_figures(notebook: Any, max_bytes: int) -> None:
+    """Turn figures into HTML, and the largest figures and modules into a notice if needed."""
+    modules = [
+        Fragment(
+            data=output.data,
+            html=output.data[HTML_MIME],
+            title=Markup(match[1]).unescape(),
+        )
+        for output in _outputs_with(notebook, HTML_MIME)
+        if (match := MODULE_IFRAME.match(output.data[HTML_MIME]))
+    ]
+    fragments = [_figure(output) for output in _outputs_with(notebook, PLOTLY_MIME)] + modules
+    total = sum(len(fragment.html) for fragment in fragments)
+    for fragment in sorted(fragments, key=lambda fragment: len(fragment.html), reverse=True):
+        fragment.data[HTML_MIME] = fragment.html
+        if total > max_bytes:
+            size = len(fragment.html)
+            total -= size
+            message = (
+                f"The figure “{fragment.title}” ({size / 1e6:.1f} MB) was omitted to keep this "
+                "file small. Its numbers are in the results file."
+            )
+            fragment.data[HTML_MIME] = render("notice", message=message)
 
 
-def _drawn(output: Any) -> tuple[str, str]:
-    """A figure as a fragment of HTML, and its title, escaped, as the text for those who cannot see it."""
+def _figure(output: Any) -> Fragment:
+    """Return a Plotly figure as HTML, with its title as the text for screen readers."""
     import plotly.graph_objects as go
 
-    told, of = output.data.pop(FIGURE), output.get("metadata", {}).get(KEY, {}).get("of")
-    figure = go.Figure(data=told["data"], layout=told["layout"], skip_invalid=False)
-    config = {**(told.get("config") or {}), "responsive": True}
-    fragment = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-    label = html.escape(re.sub(r"<[^>]+>", " ", figure.layout.title.text or "figure"), quote=True)
-    shared = f' data-of="{html.escape(json.dumps(of))}"' if of else ""
-    return f'<figure role="img" aria-label="{label}"{shared}>{fragment}</figure>', label
+    bundle: Mapping[str, Any] = output.data.pop(PLOTLY_MIME)
+    record = output.get("metadata", {}).get(METADATA_KEY, {})
+    figure = go.Figure(data=bundle["data"], layout=bundle["layout"], skip_invalid=False)
+    config = {**(bundle.get("config") or {}), "responsive": True}
+    html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    title = Markup((figure.layout.title.text or "figure").replace("<br>", " ")).striptags()
+    scopes = record.get("id_scopes")
+    return Fragment(
+        data=output.data,
+        html=render(
+            "figure",
+            label=title,
+            figure=html,
+            id_scopes=json.dumps(scopes) if scopes else "",
+        ),
+        title=title,
+    )

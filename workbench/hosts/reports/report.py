@@ -1,205 +1,183 @@
-"""Reports: a papermill template, checked parameters, one HTML file that draws every figure without a network.
+"""Reports: execute a papermill template and write one HTML file that needs no network.
 
-Beside `NAME.html` lie `NAME.manifest.json`, how it was made, and `NAME.results.parquet`, all its numbers.
+`NAME.manifest.json` (how the report was made) and `NAME.results.parquet` (all its numbers) are
+written next to `NAME.html`.
 """
 
-import html
-import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.from_views import views_report
+from workbench.hosts.reports.header import footer_html, header_html, page_title
+from workbench.hosts.reports.manifest import (
+    build_manifest,
+    manifest_path,
+    results_table,
+    section_entries,
+    thumbnail_path,
+    write_manifest,
+)
 from workbench.hosts.reports.page import thumbnail, to_html
-from workbench.hosts.reports.sections import STATES, ReportWriter, Section, records, sections_of
+from workbench.hosts.reports.sections import (
+    ExecutedReport,
+    ReportWriter,
+    cell_records,
+    read_sections,
+)
 from workbench.hosts.reports.template import check_parameters, find_template, parameters_of
 from workbench.storage.atomic import atomic_path, write_text
 
-__all__ = ["ReportWriter", "check_parameters", "find_template", "parameters_of", "report"]
+__all__ = [
+    "ReportWriter",
+    "check_parameters",
+    "default_page",
+    "find_template",
+    "parameters_of",
+    "report",
+]
+
+# ipykernel warns that it talks to its client over TCP.
+KERNEL_ARGUMENTS = ("--IPKernelApp.log_level=40",)
 
 
 def report(
     template: str, out: str | Path | None = None, *, progress: bool = True, **parameters: Any
 ) -> Path:
-    """Execute a template with parameters and write its page, results and manifest; returns the page's path.
+    """Execute a template and write its page, results and manifest.
 
-    The template `views` is no notebook: it takes `views`, addresses of the dashboard's views of the runs in `folder`.
-    Parameters are checked by name and type, and the runs they name are opened, before anything runs. Raises UserError:
-    before, for a wrong parameter; after, where a section failed, and then the files with the others are there.
+    Parameters are checked, and the runs they name are opened, before anything is executed.
+
+    Parameters
+    ----------
+    template : str
+        Name of a template, such as `tokenizer`, or path of a notebook. `views` reports on the
+        views of a dashboard; its parameters are those of `views_report`.
+    out : str or Path, optional
+        HTML file. By default it is written into the run.
+    progress : bool
+        Show a progress bar over the cells.
+    **parameters
+        Parameters that the template declares.
+
+    Returns
+    -------
+    Path
+        The HTML file.
+
+    Raises
+    ------
+    UserError
+        If a parameter is wrong; nothing is executed then. If a section failed; the file with the
+        other sections is written.
     """
     if template == "views":
-        out, notebook, manifest, sections = views_report(out, **parameters)
-        return _finish(out, notebook, manifest, sections)
-    import papermill  # noqa: F401  a missing one is told before anything else
+        return _write(views_report(out, **parameters))
+    import papermill  # noqa: F401  a missing package is reported before anything else
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     source = find_template(template)
     values = check_parameters(source, parameters)
-    out = page_of(source, values) if out is None else Path(out)
-    _make_room(out)
-    notebook = _execute(source, values, progress)
-    sections = sections_of(notebook)
+    page = default_page(source, values) if out is None else Path(out)
+    _create_folder(page)
+    notebook = _execute(source, values, progress=progress)
+    sections = read_sections(notebook)
     runs = [
-        run for cell in notebook.cells for told in records(cell) for run in told.get("runs", ())
+        run
+        for cell in notebook.cells
+        for record in cell_records(cell)
+        for run in record.get("runs", ())
     ]
-    manifest = manifests.made_of(source, values, runs) | manifests.counted(sections)
+    manifest = build_manifest(source, values, runs) | section_entries(sections)
     manifest |= {
-        "page": out.name,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - began, 1),
+        "page": page.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 1),
     }
-    return _finish(out, notebook, manifest, sections)
-
-
-def page_of(template: Path, values: dict[str, Any]) -> Path:
-    """Where a report goes if nobody says: into the run."""
-    return (
-        Path(values.get("run") or values.get("folder") or ".") / "reports" / f"{template.stem}.html"
+    return _write(
+        ExecutedReport(page=page, notebook=notebook, manifest=manifest, sections=sections)
     )
 
 
-def _execute(source: Path, values: dict[str, Any], progress: bool) -> Any:
-    """The template's notebook with what its cells put out, as far as they came."""
+def default_page(template: Path, values: dict[str, Any]) -> Path:
+    """Return the path of a report whose caller gives none: a file in the run's folder."""
+    folder = values.get("run") or values.get("folder") or "."
+    return Path(folder) / "reports" / f"{template.stem}.html"
+
+
+def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
+    """Execute a template and return its notebook, complete up to the first failure."""
     import nbformat
     import papermill
 
-    logging.getLogger("papermill").setLevel(
-        logging.ERROR
-    )  # it warns of parameters whose kind it does not know
+    # papermill warns of parameters whose type it does not know.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    kernel_died = False
     with tempfile.TemporaryDirectory(prefix="workbench-report-") as folder:
-        executed, how = Path(folder) / source.name, {"kernel_name": "python3", "language": "python"}
-        how["extra_arguments"] = [
-            "--IPKernelApp.log_level=40"
-        ]  # it warns of talking to itself over TCP
-        died = False
+        executed = Path(folder) / source.name
         try:
             papermill.execute_notebook(
-                str(source), str(executed), values, progress_bar=progress, **how
+                str(source),
+                str(executed),
+                values,
+                progress_bar=progress,
+                kernel_name="python3",
+                language="python",
+                extra_arguments=list(KERNEL_ARGUMENTS),
             )
         except papermill.PapermillExecutionError:
-            pass  # the notebook tells what became of each cell
-        except RuntimeError:  # its process ended
-            died = True
+            pass  # the error is in the notebook
+        except RuntimeError:
+            kernel_died = True
         notebook = nbformat.read(executed, as_version=4)
-    begun = [cell for cell in notebook.cells if cell.get("execution_count")]
-    for cell in notebook.cells if died else ():  # papermill takes all of them for completed
-        if cell not in begun[:-1]:
-            cell.metadata.papermill["status"] = "failed"
+    if kernel_died:
+        _mark_unfinished_cells(notebook)
     return notebook
 
 
-def _make_room(out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(
-            f"{out.parent} cannot be written to; give --out a path in a folder that can."
-        )
+def _mark_unfinished_cells(notebook: Any) -> None:
+    """Mark cells as failed that papermill records as completed although the kernel died."""
+    started = [cell for cell in notebook.cells if cell.get("execution_count")]
+    for cell in notebook.cells:
+        if cell not in started[:-1]:
+            cell.metadata.papermill["status"] = "failed"
 
 
-def _finish(
-    out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequence[Section]
-) -> Path:
-    """Write all, then say what failed."""
-    _make_room(out)
-    _write(out, notebook, manifest, sections)
-    if failed := [s for s in sections if s.state == "failed"]:
-        of = f"{manifest['done']} of {len(sections)} sections of {manifest['template']} are done"
-        raise UserError(f"{of}, in {out}; {failed[0].name} failed: {failed[0].said}")
-    return out
+def _create_folder(page: Path) -> None:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(page.parent, os.W_OK):
+        raise UserError(f"{page.parent} is not writable. Give --out a path in a writable folder.")
 
 
-def _write(out: Path, notebook: Any, manifest: dict[str, Any], sections: Sequence[Section]) -> None:
-    picture = thumbnail(notebook)
-    page = to_html(notebook, _head(manifest), _foot(manifest), _title(manifest))
-    told, _, small = manifests.beside(out)
-    told.unlink(missing_ok=True)  # from here on what was there before is no longer whole
-    write_text(out, page)
+def _write(executed: ExecutedReport) -> Path:
+    """Write a report and return its page. Raise UserError if a section failed."""
+    manifest, page = executed.manifest, executed.page
+    _create_folder(page)
+    picture = thumbnail(executed.notebook)
+    text = to_html(
+        executed.notebook,
+        title=page_title(manifest),
+        header=header_html(manifest),
+        footer=footer_html(manifest),
+    )
+    # Without a manifest the report counts as incomplete while its files are replaced.
+    manifest_path(page).unlink(missing_ok=True)
+    write_text(page, text)
     if picture is not None:
-        with atomic_path(small) as place:
-            place.write_bytes(picture)
-    manifests.write(out, manifest | {"bytes": out.stat().st_size}, manifests.results(sections))
-
-
-def _title(manifest: dict[str, Any]) -> str:
-    asked = manifest["parameters"]
-    if asked.get("title"):
-        return str(asked["title"])
-    names = [run["name"] for run in manifest["runs"]] or [
-        Path(asked.get("run") or asked.get("folder") or "").name
-    ]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{manifest['template'].capitalize()}: {', '.join(names[:3])}{more}".removesuffix(": ")
-
-
-def _head(manifest: dict[str, Any]) -> str:
-    """The page's heading: of what, how much of it is done, when."""
-    done, absent, failed, missed = (manifest[state] for state in STATES)
-    of = f"{done} of {len(manifest['sections'])} sections done"
-    lines = [_about(run) for run in manifest["runs"][:1]] + [
-        of + (f", {absent} not applicable" if absent else "")
-    ]
-    lines += [f"made {manifest['made'].replace('T', ' ')[:16]} UTC in {manifest['seconds']:.0f} s"]
-    banner = ""
+        with atomic_path(thumbnail_path(page)) as path:
+            path.write_bytes(picture)
+    results = results_table(executed.sections)
+    write_manifest(page, manifest | {"bytes": page.stat().st_size}, results)
+    failed = [section for section in executed.sections if section.state == "failed"]
     if failed:
-        names = ", ".join(
-            s["name"].replace("_", " ") for s in manifest["sections"] if s["state"] == "failed"
+        progress = f"{manifest['done']} of {len(executed.sections)} sections"
+        raise UserError(
+            f"{progress} of {manifest['template']} are done, in {page}; "
+            f"{failed[0].name} failed: {failed[0].summary}"
         )
-        banner = f"<strong>{of}.</strong> {'What they show is valid. ' if done else ''}Failed: {html.escape(names)}."
-        banner = f'<p class="failed" role="alert">{banner}{f" Not reached: {missed}." if missed else ""}</p>'
-    return f"<h1>{html.escape(_title(manifest))}</h1><p>{' · '.join(lines)}</p>{banner}{_runs(manifest)}"
-
-
-def _about(run: dict[str, Any]) -> str:
-    data = run["data"]
-    what = "images held out of" if data.get("of") else "samples after"
-    said = f"{run['kind']}, step {run['step']:,} · {data['n']:,} {what} {data['data']} · seed {run['seed']}"
-    return html.escape(said)
-
-
-def _runs(manifest: dict[str, Any]) -> str:
-    """A table of the runs, where there are several."""
-    if len(manifest["runs"]) < 2:
-        return ""
-    names = {"name": "run", "kind": "kind", "tokens": "tokens", "step": "step", "psnr": "PSNR, dB"}
-    rows = [names.values(), *([run[name] for name in names] for run in manifest["runs"])]
-    cells = (
-        "".join(f"<td>{html.escape('' if one is None else str(one))}</td>" for one in row)
-        for row in rows
-    )
-    first, *others = (f"<tr>{row}</tr>" for row in cells)
-    return f"<table><thead>{first.replace('td>', 'th>')}</thead><tbody>{''.join(others)}</tbody></table>"
-
-
-def _foot(manifest: dict[str, Any]) -> str:
-    """How the report was made, so that it can be made again."""
-    asked = {
-        name: value
-        for name, value in manifest["parameters"].items()
-        if value not in ("", 0, [], {})
-    }
-    git = manifest["git"]
-    rows = {
-        "report": f"{manifest['template']}, with {json.dumps(asked, ensure_ascii=False, default=str)}",
-        "versions": ", ".join(
-            f"{name} {version}" for name, version in manifest["versions"].items()
-        ),
-        "git": git and git["commit"] + (" with changes" if git["changed"] else ""),
-    }
-    for run in manifest["runs"]:
-        kept = {
-            "data": run["data"]["fingerprint"],
-            "checkpoint": run["checkpoint"],
-            "evidence": run["evidence"],
-        }
-        rows[run["name"]] = ", ".join(f"{what} {told[:16]}" for what, told in kept.items() if told)
-    lines = "".join(
-        f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in rows.items() if v
-    )
-    return f'<footer><h3>How this was made</h3><table class="made">{lines}</table></footer>'
+    return page

@@ -1,12 +1,13 @@
-"""What a template's cells call, and what comes back of it: a report's sections, and what became of each."""
+"""Sections of a report: the calls in a template's cells, and the records they leave."""
 
 import base64
-import html
 import io
+import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -15,227 +16,365 @@ from workbench import analysis
 from workbench.analysis.base import Result, mime_bundle
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
+from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
+from workbench.workspace import display
+from workbench.workspace.codebook import Codebook
+from workbench.workspace.latent_map import Map
+from workbench.workspace.lens import Lens
 from workbench.workspace.selection import id_scopes
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-State = Literal[
-    "done", "absent", "failed", "missed"
-]  # absent: does not apply to this run; missed: not reached
-STATES = get_args(State)
-KEY = "workbench"  # of an output's metadata: how a section's record leaves the kernel
+State = Literal["done", "not_applicable", "failed", "not_run"]
+STATES: tuple[State, ...] = get_args(State)
+METADATA_KEY = "workbench"  # key in the metadata of a cell output that holds its record
+EXPECTED_ERRORS = ("UserError", "RunError", "NotApplicable")  # their message needs no traceback
+ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """One analysis of a report: what became of it, what it says, and its table."""
+    """One section of a report.
+
+    Attributes
+    ----------
+    name : str
+        Name of the analysis or tab, followed by its controls if the analysis occurs twice.
+    state : {"done", "not_applicable", "failed", "not_run"}
+        `not_applicable` if the run lacks what the analysis reads, `not_run` if an earlier cell
+        stopped the notebook.
+    summary : str
+        Summary of the result, or the reason why there is none.
+    seconds : float
+        Time that the section took.
+    table : DataFrame or None
+        Numbers behind the figure.
+    """
 
     name: str
     state: State
-    said: str  # its summary, or why there is none
+    summary: str
     seconds: float = 0.0
     table: pd.DataFrame | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SectionContent:
+    """Content of a finished section: HTML below the optional figure, summary and table."""
+
+    html: str
+    summary: str
+    table: pd.DataFrame | None = None
+    figure: dict[str, Any] | None = None  # Jupyter mime bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellOutput:
+    """One output of a notebook cell: a mime bundle, and a record for the report or nothing."""
+
+    data: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Metadata of the output in the notebook."""
+        return {METADATA_KEY: self.record} if self.record else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutedReport:
+    """A report before it is written: path of its page, executed notebook, manifest, sections."""
+
+    page: Path
+    notebook: Any
+    manifest: dict[str, Any]
+    sections: Sequence[Section]
+
+
 class ReportWriter:
-    """What a template's cells call: `show("codebook_usage")` puts the result, and what it says."""
+    """Interface of a template's cells: `show("codebook_usage")` adds a figure and its summary.
 
-    def __init__(self, run: str, others: Sequence[str] = (), step: int = 0) -> None:
-        from IPython.display import display
+    Parameters
+    ----------
+    run : str
+        Folder of the primary run.
+    compare_with : sequence of str
+        Folders of further runs.
+    step : int
+        Step of the primary run's evidence. 0 takes the last one.
+    """
 
-        opened = [Run(folder) for folder in (run, *others)]
-        self.bench = Workspace(opened[0].folder.parent)
-        self.bench.runs |= {one.name: one for one in opened}
-        self.state = ViewState(runs=tuple(one.name for one in opened), step=step or None)
-        self.shown: set[str] = set()
-        told = [{"folder": str(one.folder), "step": one.evidence().step} for one in opened]
-        leading = opened[0].evidence(step or None)
-        told[0]["step"], self.of = leading.step, id_scopes(opened[0].name, leading)
-        display({"text/html": ""}, raw=True, metadata={KEY: {"runs": told}})
+    def __init__(self, run: str, compare_with: Sequence[str] = (), step: int = 0) -> None:
+        from IPython.display import display as show
+
+        runs = [Run(folder) for folder in (run, *compare_with)]
+        primary, *others = runs
+        evidence = primary.evidence(step or None)
+        self.workspace = Workspace(primary.folder.parent)
+        self.workspace.runs |= {run.name: run for run in runs}
+        self.state = ViewState(runs=tuple(run.name for run in runs), step=step or None)
+        self.id_scopes = id_scopes(primary.name, evidence)
+        self.analyses_done: set[str] = set()
+        records = [{"folder": str(primary.folder), "step": evidence.step}]
+        records += [{"folder": str(run.folder), "step": run.evidence().step} for run in others]
+        show({"text/html": ""}, raw=True, metadata={METADATA_KEY: {"runs": records}})
 
     def show(self, name: str, **controls: Any) -> None:
-        """One analysis: its figure, summary and table, or the sentence that says why there is none."""
-        again = (
-            "".join(f", {control}={value}" for control, value in controls.items())
-            if name in self.shown
-            else ""
-        )
-        self.shown.add(name)
-        self._section(
-            name + again,
-            lambda: self.bench.result(self.state.change(analysis=name, controls=controls)),
-        )
+        """Add an analysis: figure, summary and table, or the reason why it does not apply.
 
-    def rest(self, *evidence: str) -> None:
-        """Every analysis that has not been shown yet, under its name: a new one appears here by existing.
-
-        With `evidence`, those that read at least one of these fields.
+        Parameters
+        ----------
+        name : str
+            Name of the analysis, such as `codebook_usage`.
+        **controls
+            Keyword arguments of the analysis.
         """
-        from inspect import getmodule, signature
+        title = name
+        if name in self.analyses_done:
+            title += "".join(f", {control}={value}" for control, value in controls.items())
+        self.analyses_done.add(name)
+        state = self.state.change(analysis=name, controls=controls)
+        self._add(title, lambda: result_content(self.workspace.result(state)))
 
-        from IPython.display import Markdown, display
+    def remaining(self, *evidence: str) -> None:
+        """Add every analysis that has not been shown yet, under a heading.
+
+        Parameters
+        ----------
+        *evidence : str
+            Names of evidence arrays: only analyses that read at least one of them are added.
+        """
+        from inspect import getdoc, signature
+
+        from IPython.display import Markdown
+        from IPython.display import display as show
 
         for name, function in analysis.analyses().items():
-            asked = not evidence or set(evidence) & signature(function).parameters.keys()
-            if asked and name not in self.shown:
-                lead = str(getmodule(function).__doc__).partition("\n")[0]
-                display(Markdown(f"## {name.replace('_', ' ').capitalize()}\n\n{lead}"))
-                self.show(name)
+            if name in self.analyses_done:
+                continue
+            if evidence and not set(evidence) & signature(function).parameters.keys():
+                continue
+            lead = str(getdoc(function)).partition("\n")[0]
+            show(Markdown(f"## {heading_of(name)}\n\n{lead}"))
+            self.show(name)
 
-    def explore(self, tab: str, **looks: Any) -> None:
-        """The leading run's map, codes or lens, whose points and pictures answer to a pointer."""
-        # `displays` makes the page of a map, of codes or of a lens.
-        import workbench.hosts.displays  # noqa: F401
+    def explore(self, tab: str, **options: Any) -> None:
+        """Add the interactive lens, map or codebook of the primary run.
+
+        Parameters
+        ----------
+        tab : {"lens", "map", "codes"}
+            Tab of the dashboard.
+        **options
+            Settings of the tab.
+        """
         from workbench.workspace.tab_content import build_tab
 
-        self._section(tab, lambda: build_tab(self.bench, self.state.change(tab=tab, looks=looks)))
+        state = self.state.change(tab=tab, looks=options)
+        self._add(tab, lambda: tab_section_content(build_tab(self.workspace, state)))
 
     def losses(self) -> None:
-        """The leading run's log: every term of its objective by step."""
+        """Add the training curves of the primary run: every weighted loss term by step."""
         from workbench.workspace.losses import losses
 
-        self._section("losses", lambda: losses(self.bench.run(self.state.runs[0])))
+        run = self.workspace.run(self.state.runs[0])
+        self._add("losses", lambda: result_content(losses(run)))
 
-    def _section(self, name: str, compute: Callable[[], Any]) -> None:
-        from IPython.display import display
+    def _add(self, name: str, compute: Callable[[], SectionContent]) -> None:
+        from IPython.display import display as show
 
-        for data, record in outputs(name, compute, self.of):
-            display(data, raw=True, metadata={KEY: record} if record else {})
+        for output in section_outputs(name, compute, self.id_scopes):
+            show(output.data, raw=True, metadata=output.metadata)
 
 
-def outputs(
-    name: str, compute: Callable[[], Any], of: Mapping[str, str]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a section puts out, each with its record or none: a Result's figure and what it says, or the sentence
-    that says why there is none. Of anything else that is shown, such as a map, its page.
+def heading_of(name: str) -> str:
+    """Return the name of an analysis or tab as a heading."""
+    return name.replace("_", " ").capitalize()
 
-    `of` says what ids of images and codes count in a figure, so that its page can tell which it shares with others."""
-    began, table, found = time.perf_counter(), None, []
+
+def result_content(result: Result) -> SectionContent:
+    """Return the section of an analysis result."""
+    return SectionContent(
+        html=result._repr_html_(),
+        summary=result.summary(),
+        table=result.table(),
+        figure=mime_bundle(result.figure()),
+    )
+
+
+def tab_section_content(tab: Lens | Map | Codebook) -> SectionContent:
+    """Return the section of an interactive view, whose HTML needs neither kernel nor network."""
+    import workbench.hosts.displays  # noqa: F401  registers the HTML of interactive views
+
+    return SectionContent(html=display.to_html(tab) or "", summary=repr(tab), table=tab.table)
+
+
+def section_outputs(
+    name: str, compute: Callable[[], SectionContent], scopes: Mapping[str, str]
+) -> list[CellOutput]:
+    """Compute a section and return its cell outputs.
+
+    An error becomes the section's content, so that one failure leaves the others intact.
+
+    Parameters
+    ----------
+    name : str
+        Name of the section.
+    compute : callable
+        Returns the content. It may raise `NotApplicable` or any other exception.
+    scopes : mapping of str to str
+        Scope of each kind of id in the figure. Figures with equal scopes share their selection.
+
+    Returns
+    -------
+    list of CellOutput
+        The figure if there is one, and the HTML with the section's record.
+
+    Raises
+    ------
+    Cancelled
+        If the user stopped the report.
+    """
+    start = time.perf_counter()
+    outputs = []
+    table = None
+    state: State
     try:
-        shown = compute()
-        words, table = shown._repr_html_(), getattr(shown, "table", None)
-        if isinstance(shown, Result):
-            found, table = [(mime_bundle(shown.figure()), {"of": dict(of)})], shown.table()
-        state, said = "done", shown.summary() if isinstance(shown, Result) else repr(shown)
+        content = compute()
+        state, summary, html, table = "done", content.summary, content.html, content.table
+        if content.figure is not None:
+            outputs.append(CellOutput(data=content.figure, record={"id_scopes": dict(scopes)}))
     except NotApplicable as error:
-        state, said, words = (
-            "absent",
-            str(error),
-            f'<p class="absent">{html.escape(str(error))}</p>',
-        )
+        state, summary = "not_applicable", str(error)
+        html = render("notice", message=summary)
     except Cancelled:
         raise
-    except Exception as error:  # one section's fault is no reason to lose the others
-        state, said = "failed", _sentence(error)
-        words = failure(said, "" if isinstance(error, UserError) else traceback.format_exc())
+    except Exception as error:
+        state, summary = "failed", _message(error)
+        expected = isinstance(error, UserError)
+        html = failure_html(summary, "" if expected else traceback.format_exc())
     record = {
         "section": name,
         "state": state,
-        "said": said,
-        "seconds": round(time.perf_counter() - began, 3),
+        "summary": summary,
+        "seconds": round(time.perf_counter() - start, 3),
+        "table": None if table is None else _encode_table(table),
     }
-    record["table"] = None if table is None else _packed(table)
-    return [*found, ({"text/html": words}, record)]
+    return [*outputs, CellOutput(data={"text/html": html}, record=record)]
 
 
-def sections_of(notebook: Any) -> list[Section]:
-    """The sections of an executed notebook; where a cell stopped it, that one failed and the later ones are missed.
+def read_sections(notebook: Any) -> list[Section]:
+    """Return the sections of an executed notebook.
 
-    Their outputs are replaced by a sentence.
+    If a cell stopped the notebook, that section has failed and later ones have not run; a message
+    replaces their outputs in the notebook.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        Executed notebook. It is changed in place.
+
+    Returns
+    -------
+    list of Section
+        In the order of the notebook.
     """
-    found, heading, stop = [], "", _stop(notebook)
-    for place, cell in enumerate(notebook.cells):
+    sections: list[Section] = []
+    heading = ""
+    stop = _stopping_cell(notebook)
+    for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            headings = [
-                line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")
-            ]
+            headings = headings_in(cell)
             heading = headings[-1] if headings else heading
             continue
-        found += [_unpacked(told) for told in records(cell) if "section" in told]
-        if place < stop or not cell.source.strip():
+        sections += [_decode(record) for record in cell_records(cell) if "section" in record]
+        if index < stop or not cell.source.strip():
             continue
-        name, said = (
-            heading.lower().replace(" ", "_") or "beginning",
-            "Not reached: a section before it stopped.",
-        )
-        words = f'<p class="absent">{said}</p>'
-        if place == stop:
-            said, more = _reason(cell)
-            words = failure(said, more)
-        found.append(Section(name, "failed" if place == stop else "missed", said))
-        kept = [output for output in cell.outputs if output.output_type != "error"]
-        cell.outputs = [
-            *kept,
-            type(cell)(output_type="display_data", data={"text/html": words}, metadata={}),
-        ]
-    return found
+        name = heading.lower().replace(" ", "_") or "beginning"
+        if index == stop:
+            message, details = _stop_reason(cell)
+            html = failure_html(message, details)
+            sections.append(Section(name=name, state="failed", summary=message))
+        else:
+            message = "Not run: an earlier section stopped the report."
+            html = render("notice", message=message)
+            sections.append(Section(name=name, state="not_run", summary=message))
+        other_outputs = [output for output in cell.outputs if output.output_type != "error"]
+        notice = type(cell)(output_type="display_data", data={"text/html": html}, metadata={})
+        cell.outputs = [*other_outputs, notice]
+    return sections
 
 
-def _stop(notebook: Any) -> int:
-    """The place of the cell that stopped the notebook; past the end if none did.
-
-    Where the kernel died no cell has an error, papermill may call the cell before it failed too, and the cell that was
-    running is the last that began.
-    """
-    cells = [(place, cell) for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    raised = [
-        place
-        for place, cell in cells
-        if any(output.output_type == "error" for output in cell.outputs)
-    ]
-    told = [(place, cell.metadata.get("papermill", {})) for place, cell in cells]
-    died = [
-        place
-        for place, one in told
-        if one.get("status", "completed") != "completed" and one.get("start_time")
-    ]
-    return raised[0] if raised else max(died, default=len(notebook.cells))
+def headings_in(cell: Any) -> list[str]:
+    """Return the second-level headings of a markdown cell."""
+    lines = cell.source.splitlines()
+    return [line.removeprefix("## ").strip() for line in lines if line.startswith("## ")]
 
 
-def records(cell: Any) -> list[dict[str, Any]]:
-    """What `ReportWriter` told beside the outputs of a cell."""
+def cell_records(cell: Any) -> list[dict[str, Any]]:
+    """Return the records that `ReportWriter` stored in the outputs of a cell."""
+    outputs = cell.get("outputs", [])
     return [
-        output.metadata[KEY]
-        for output in cell.get("outputs", [])
-        if KEY in output.get("metadata", {})
+        output.metadata[METADATA_KEY]
+        for output in outputs
+        if METADATA_KEY in output.get("metadata", {})
     ]
 
 
-def failure(said: str, more: str = "") -> str:
-    """A fragment of HTML that says what went wrong, the rest of it folded."""
-    folded = (
-        f"<details><summary>traceback</summary><pre>{html.escape(more)}</pre></details>"
-        if more
-        else ""
-    )
-    return f'<div class="failed"><p><strong>This section failed.</strong> {html.escape(said)}</p>{folded}</div>'
+def failure_html(message: str, details: str = "") -> str:
+    """Return an HTML fragment with an error message and a folded traceback."""
+    return render("failure", message=message, traceback=details)
 
 
-def _sentence(error: BaseException) -> str:
+def _stopping_cell(notebook: Any) -> int:
+    """Return the index of the cell that stopped the notebook; the number of cells if none did.
+
+    If the kernel died, no cell has an error output, and papermill may mark the cell before it as
+    failed too. The cell that was running is then the last one with a start time.
+    """
+    unfinished = []
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        if any(output.output_type == "error" for output in cell.outputs):
+            return index
+        execution = cell.metadata.get("papermill", {})
+        if execution.get("status", "completed") != "completed" and execution.get("start_time"):
+            unfinished.append(index)
+    return max(unfinished, default=len(notebook.cells))
+
+
+def _stop_reason(cell: Any) -> tuple[str, str]:
+    """Return the reason why a cell stopped, as a sentence and as a traceback."""
+    for output in cell.outputs:
+        if output.output_type != "error":
+            continue
+        if output.ename in EXPECTED_ERRORS:
+            return output.evalue, ""
+        details = ANSI_COLOR.sub("", "\n".join(output.traceback))
+        return f"{output.ename}: {output.evalue}", details
+    return "The kernel died: it ran out of memory or was killed.", ""
+
+
+def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def _reason(cell: Any) -> tuple[str, str]:
-    """Why a cell stopped: in a sentence, and in full."""
-    import re
-
-    for output in cell.outputs:
-        if output.output_type == "error":
-            ours = output.ename in ("UserError", "RunError", "NotApplicable")
-            more = "" if ours else re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
-            return output.evalue if ours else f"{output.ename}: {output.evalue}", more
-    return "Its process ended: out of memory, or stopped from outside.", ""
-
-
-def _packed(table: pd.DataFrame) -> str:
-    """A table as text: parquet keeps every number and its kind, which JSON does not."""
+def _encode_table(table: pd.DataFrame) -> str:
+    """Return a table as text. Parquet keeps every dtype, which JSON does not."""
     buffer = io.BytesIO()
     table.to_parquet(buffer)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _unpacked(told: dict[str, Any]) -> Section:
-    packed = told.get("table")
-    table = None if packed is None else pd.read_parquet(io.BytesIO(base64.b64decode(packed)))
-    return Section(told["section"], told["state"], told["said"], told["seconds"], table)
+def _decode(record: dict[str, Any]) -> Section:
+    encoded = record.get("table")
+    table = None if encoded is None else pd.read_parquet(io.BytesIO(base64.b64decode(encoded)))
+    return Section(
+        name=record["section"],
+        state=record["state"],
+        summary=record["summary"],
+        seconds=record["seconds"],
+        table=table,
+    )

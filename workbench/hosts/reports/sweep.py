@@ -1,13 +1,15 @@
-"""Sweeps: one report for each of many sets of parameters, on Dask, one process each; what is finished is kept.
+"""Parameter sweeps: one report for each set of parameters, run in parallel on Dask, resumable.
 
-A sweep is a folder: `POINT/reports/TEMPLATE.html` for every set, with the run it trained beside it, then
-`reports/comparison.html` over all runs and `index.html`, a gallery of everything. The same call goes on with it.
+A sweep is a folder. `TRIAL/reports/TEMPLATE.html` is the report of one set of parameters, next to
+the run it trained. `reports/comparison.html` compares all runs, and `index.html` is a gallery of
+all reports. Calling the sweep again skips the trials that are complete.
 """
 
 import csv
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -18,92 +20,143 @@ from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports import manifest as manifests
 from workbench.hosts.reports.gallery import gallery
+from workbench.hosts.reports.manifest import fingerprint, read_manifest
 from workbench.hosts.reports.memory_guard import memory_guard
-from workbench.hosts.reports.report import check_parameters, find_template, report
+from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-STOP = ".stop"  # a file in the sweep's folder: what still runs ends when it appears
-ANSWER, PATIENCE = 5, 10  # seconds that a scheduler is given to answer, workers to end
-GLANCE = 0.5  # seconds between looks at what has ended
-LONGEST = 80  # characters of a point's name
+STOP_FILE = ".stop"  # in the sweep's folder; running trials end when it appears
+SCHEDULER_TIMEOUT_S = 5
+STOP_TIMEOUT_S = 10  # after Ctrl-C, until trials that still run are abandoned
+POLL_INTERVAL_S = 0.5
+MAX_NAME_CHARACTERS = 80
+HASH_CHARACTERS = 6
 
 
-@dataclass(frozen=True)
-class Point:
-    """One set of parameters: its name in the folder, and what its report is given."""
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One set of parameters: its folder's name and the parameters of its report."""
 
     name: str
     parameters: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What became of a point: `said` is empty where every section of its report is done."""
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """Outcome of a trial. `error` is empty if every section of its report is done."""
 
     name: str
-    said: str
+    error: str
     seconds: float
 
 
-def points_of(text: str | None, path: Path | None) -> list[dict[str, Any]]:
-    """The sets of parameters of a grid's text, or of a file. Raises UserError unless there is one of the two."""
-    if (text is None) == (path is None):
-        raise UserError("A sweep takes its parameters from --grid or from --list, one of them.")
-    return grid(text or "") if path is None else listed(path)
+def parameter_sets(grid: str | None, list_file: Path | None) -> list[dict[str, Any]]:
+    """Return the parameter sets of a grid or of a file.
+
+    Parameters
+    ----------
+    grid : str or None
+        Values to combine, see `parse_grid`.
+    list_file : Path or None
+        File with one parameter set per row, see `read_parameter_list`.
+
+    Raises
+    ------
+    UserError
+        Unless exactly one of the two is given.
+    """
+    if grid is not None and list_file is None:
+        return parse_grid(grid)
+    if list_file is not None and grid is None:
+        return read_parameter_list(list_file)
+    raise UserError("Give the parameters of a sweep either as --grid or as --list.")
 
 
-def grid(text: str) -> list[dict[str, str]]:
-    """Every combination of `codebook_size=64,256;num_tokens=4,8`, the last name changing fastest. Raises UserError."""
-    axes = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, equals, values = part.partition("=")
-        found = [value.strip() for value in values.split(",")]
-        if not equals or not name.strip().isidentifier() or not all(found) or name.strip() in axes:
+def parse_grid(text: str) -> list[dict[str, str]]:
+    """Return every combination of some values.
+
+    Parameters
+    ----------
+    text : str
+        Names and values, such as `codebook_size=64,256; num_tokens=4,8`.
+
+    Returns
+    -------
+    list of dict
+        The last name changes fastest.
+
+    Raises
+    ------
+    UserError
+        If the text has another form or names a parameter twice.
+
+    Examples
+    --------
+    >>> parse_grid("num_tokens=4,8")
+    [{'num_tokens': '4'}, {'num_tokens': '8'}]
+    """
+    axes: dict[str, list[str]] = {}
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    for part in parts:
+        name, separator, listed_values = part.partition("=")
+        name = name.strip()
+        values = [value.strip() for value in listed_values.split(",")]
+        is_valid = separator and name.isidentifier() and all(values)
+        if not is_valid or name in axes:
             raise UserError(
-                f"`{part}` is no axis of a grid; write name=value,value and ; between the axes."
+                f"`{part}` is not a valid axis of a grid. "
+                "Write name=value,value and separate the axes by ;"
             )
-        axes[name.strip()] = list(dict.fromkeys(found))
+        axes[name] = list(dict.fromkeys(values))
     if not axes:
-        raise UserError("The grid is empty; write name=value,value and ; between the axes.")
+        raise UserError("The grid is empty. Write name=value,value and separate the axes by ;")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def listed(path: Path) -> list[dict[str, Any]]:
-    """The sets of parameters in a file: the rows of a .csv (an empty cell is not given), the objects of a .json list.
+def read_parameter_list(path: Path) -> list[dict[str, Any]]:
+    """Return the parameter sets in a file.
 
-    Raises UserError where it holds none.
+    Parameters
+    ----------
+    path : Path
+        A `.csv` file with names in the first row, or a `.json` file with a list of objects. An
+        empty cell leaves the parameter at its default.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or holds no parameter set.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            found = (
-                json.load(file)
-                if path.suffix == ".json"
-                else list(csv.DictReader(file, strict=True))
-            )
+            if path.suffix == ".json":
+                rows = json.load(file)
+            else:
+                rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list of parameters: {error}.") from None
-    sound = isinstance(found, list) and all(
-        isinstance(one, dict) and None not in one for one in found
+    # csv.DictReader stores surplus cells under None.
+    is_valid = isinstance(rows, list) and all(
+        isinstance(row, dict) and None not in row for row in rows
     )
-    if not sound or not found:
+    if not is_valid or not rows:
         raise UserError(
-            f"{path} holds no list of parameters; a .csv has names above values, a .json is [{{...}}, ...]."
+            f"{path} is not a list of parameters. A .csv file needs names above values, a .json "
+            "file [{...}, ...]."
         )
-    return [
-        {name: value for name, value in one.items() if value not in ("", None)} for one in found
-    ]
+    return [{name: value for name, value in row.items() if value not in ("", None)} for row in rows]
 
 
 def sweep(
     template: str,
-    points: Sequence[Mapping[str, Any]],
+    parameter_sets: Sequence[Mapping[str, Any]],
     out: str | Path,
     *,
     workers: int | None = None,
@@ -111,234 +164,301 @@ def sweep(
     scheduler: str | None = None,
     **fixed: Any,
 ) -> Path:
-    """Make a report for every point (`fixed` is given to all), then compare them; returns the gallery's page.
+    """Make a report for every parameter set, compare their runs and write a gallery.
 
-    Finished reports are skipped. At most `workers` run at once (None: one a core), no more than have room with `memory`
-    each; one that takes more is ended. `scheduler` is the address of a Dask scheduler whose workers see the same
-    folders. Raises UserError: before anything runs, for parameters that do not fit; at the end, where reports failed.
+    Complete reports are skipped, so that calling this again resumes an interrupted sweep.
+
+    Parameters
+    ----------
+    template : str
+        Name of a template, or path of a notebook.
+    parameter_sets : sequence of mapping
+        Parameters of each report.
+    out : str or Path
+        Folder of the sweep.
+    workers : int, optional
+        Number of reports at once; by default one per core. Never more than memory allows.
+    memory : str
+        Memory limit of one report, such as `2GB`. A report that exceeds it is stopped.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers see the same folders. By default workers are
+        started on this machine.
+    **fixed
+        Parameters of all reports.
+
+    Returns
+    -------
+    Path
+        Page of the gallery.
+
+    Raises
+    ------
+    UserError
+        If parameters are wrong; nothing is executed then. If reports failed; the others are
+        written.
     """
     from dask.utils import parse_bytes
 
-    source, out = find_template(template), Path(out).absolute()
-    todo = _named(source, points, fixed, out)
+    source = find_template(template)
+    folder = Path(out).absolute()
+    trials = _trials(source, parameter_sets, fixed, folder)
     try:
-        most = parse_bytes(memory)
+        memory_bytes = parse_bytes(memory)
     except ValueError:
-        raise UserError(f"memory takes a size such as 2GB; got `{memory}`.") from None
-    left = [point for point in todo if not _finished(source, out, point)]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / STOP).unlink(missing_ok=True)
-    failed = []
-    if left:
-        with _client(scheduler, min(workers or os.cpu_count() or 1, len(left)), most) as client:
-            failed = [
-                ended for ended in _run(client, source, left, out, most, len(todo)) if ended.said
-            ]
-    return _conclude(source, todo, out, failed)
+        raise UserError(f"memory must be a size such as 2GB, got `{memory}`.") from None
+    pending = [trial for trial in trials if not _is_complete(source, folder, trial)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOP_FILE).unlink(missing_ok=True)
+    failures = []
+    if pending:
+        max_workers = min(workers or os.cpu_count() or 1, len(pending))
+        with _client(scheduler, max_workers, memory_bytes) as client:
+            outcomes = _run_trials(client, source, pending, folder, memory_bytes, len(trials))
+        failures = [outcome for outcome in outcomes if outcome.error]
+    return _conclude(source, trials, folder, failures)
 
 
-def make(template: str, parameters: dict[str, Any], page: str, memory: int, stop: str) -> Ended:
-    """One point's report, in this process; its notebook is a process of its own, which is watched."""
-    began, said, name = time.monotonic(), "", Path(page).parents[1].name
-    if Path(stop).exists():
-        return Ended(name, "stopped", 0.0)
-    with memory_guard(memory, Path(stop)) as watch:
+def run_trial(
+    template: str, parameters: dict[str, Any], page: str, memory_bytes: int, stop_file: str
+) -> TrialOutcome:
+    """Make the report of one trial in this process, whose children have a memory limit."""
+    start = time.monotonic()
+    name = Path(page).parents[1].name
+    if Path(stop_file).exists():
+        return TrialOutcome(name=name, error="stopped", seconds=0.0)
+    message = ""
+    with memory_guard(memory_bytes, Path(stop_file)) as guard:
         try:
             report(template, page, progress=False, **parameters)
-        except Exception as error:  # a point's fault is no reason to lose the others
-            said = (
-                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            )
-    return Ended(name, watch.reason or said, time.monotonic() - began)
+        except UserError as error:
+            message = str(error)
+        except Exception as error:  # a failed trial leaves the others intact
+            message = f"{type(error).__name__}: {error}"
+    seconds = time.monotonic() - start
+    return TrialOutcome(name=name, error=guard.reason or message, seconds=seconds)
 
 
-def _named(
-    source: Path, sets: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any], out: Path
-) -> list[Point]:
-    """Points with names of their own, every one of them checked. Raises UserError, with the point it is about."""
-    points: dict[str, Point] = {}
-    for given in sets:
-        name = _name(given)
-        own = (
-            {"folder": str(out / name)}
-            if _trains(source) and "folder" not in {**fixed, **given}
-            else {}
-        )
+def _trials(
+    source: Path,
+    parameter_sets: Sequence[Mapping[str, Any]],
+    fixed: Mapping[str, Any],
+    folder: Path,
+) -> list[Trial]:
+    """Return trials with checked parameters. Raise UserError that names the trial."""
+    trains = any(parameter.name == "folder" for parameter in parameters_of(source))
+    trials: dict[str, Trial] = {}
+    for parameters in parameter_sets:
+        name = _trial_name(parameters)
+        values = {**fixed, **parameters}
+        if trains:
+            values.setdefault("folder", str(folder / name))
         try:
-            point = Point(name, {**fixed, **given, **own})
-            check_parameters(source, point.parameters)
+            check_parameters(source, values)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        if name in points:
-            raise UserError(f"{name} is asked for twice.")
-        points[name] = point
-    return list(points.values())
+        if name in trials:
+            raise UserError(f"{name} occurs twice in the list of parameters.")
+        trials[name] = Trial(name=name, parameters=values)
+    return list(trials.values())
 
 
-def _name(given: Mapping[str, Any]) -> str:
-    """A folder's name that tells the parameters apart, the same whatever else is asked for: codes-64_tokens-4."""
-    told = "_".join(f"{name}-{value}" for name, value in given.items()) or "all"
-    short = "_".join(f"{name}-{Path(str(value)).name}" for name, value in given.items()) or "all"
-    safe = re.sub(r"[^\w.\-]+", "-", short).strip(".-")
-    if safe == told and len(safe) <= LONGEST:
+def _trial_name(parameters: Mapping[str, Any]) -> str:
+    """Return a folder name that identifies the parameters: codebook_size-64_num_tokens-4.
+
+    It does not depend on the other trials. A hash is added if characters had to be replaced.
+    """
+    full = "_".join(f"{name}-{value}" for name, value in parameters.items()) or "all"
+    short = "_".join(f"{name}-{Path(str(value)).name}" for name, value in parameters.items())
+    safe = re.sub(r"[^\w.\-]+", "-", short or "all").strip(".-")
+    if safe == full and len(safe) <= MAX_NAME_CHARACTERS:
         return safe
-    return f"{safe[:LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+    digest = hashlib.sha256(full.encode()).hexdigest()
+    return f"{safe[:MAX_NAME_CHARACTERS]}-{digest[:HASH_CHARACTERS]}"
 
 
-def _trains(source: Path) -> bool:
-    from workbench.hosts.reports.report import parameters_of
-
-    return any(parameter.name == "folder" for parameter in parameters_of(source))
+def _page(source: Path, folder: Path, trial: Trial) -> Path:
+    return folder / trial.name / "reports" / f"{source.stem}.html"
 
 
-def _page(source: Path, out: Path, point: Point) -> Path:
-    return out / point.name / "reports" / f"{source.stem}.html"
-
-
-def _finished(source: Path, out: Path, point: Point) -> bool:
-    """Whether all of a point's report is there, made with the same parameters by the same template."""
-    page = _page(source, out, point)
-    told = manifests.read(page)
-    same = told.get("parameters") == check_parameters(source, point.parameters)
-    whole = told.get("failed") == 0 and told.get("missed") == 0 and page.exists()
-    return same and whole and told.get("template_fingerprint") == manifests.fingerprint([source])
+def _is_complete(source: Path, folder: Path, trial: Trial) -> bool:
+    """Return True if a trial's report is complete and has the same parameters and template."""
+    page = _page(source, folder, trial)
+    manifest = read_manifest(page)
+    return (
+        page.exists()
+        and manifest.get("failed") == 0
+        and manifest.get("not_run") == 0
+        and manifest.get("parameters") == check_parameters(source, trial.parameters)
+        and manifest.get("template_fingerprint") == fingerprint([source])
+    )
 
 
 @contextmanager
-def _client(scheduler: str | None, workers: int, memory: int) -> "Iterator[Client]":
-    """A scheduler's client: the one at an address, or one of this machine's own, with as many workers as have room."""
+def _client(scheduler: str | None, max_workers: int, memory_bytes: int) -> "Iterator[Client]":
+    """Connect to a scheduler, or start one with as many local workers as memory allows."""
     import dask
     import psutil
     from dask.distributed import Client, LocalCluster
 
-    quiet = {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.worker.memory.terminate": False,
-    }
     if scheduler:
         try:
-            with Client(scheduler, timeout=ANSWER) as client:
+            with Client(scheduler, timeout=SCHEDULER_TIMEOUT_S) as client:
                 yield client
         except OSError as error:
             raise UserError(f"No Dask scheduler answers at {scheduler}: {error}.") from None
         return
-    workers = max(1, min(workers, psutil.virtual_memory().available // memory))
+    workers = max(1, min(max_workers, psutil.virtual_memory().available // memory_bytes))
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    env = {name: os.environ.get(name, threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    how = {
-        "threads_per_worker": 1,
-        "processes": True,
-        "dashboard_address": None,
-        "memory_limit": 0,
-        "env": env,
+    thread_limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.worker.memory.terminate": False,
     }
-    with dask.config.set(quiet):
-        with _deaf():
-            cluster = LocalCluster(n_workers=workers, host="127.0.0.1", silence_logs=50, **how)
+    with dask.config.set(settings):
+        with _ignore_interrupts():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,  # memory_guard enforces the limit
+                silence_logs=logging.CRITICAL,
+                env={name: os.environ.get(name, threads) for name in thread_limits},
+            )
         with cluster, Client(cluster) as client:
             yield client
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes begun within do not hear Ctrl-C, which a terminal sends to all: this one tells them when to end."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which a terminal sends to all of them.
+
+    This process decides when they end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
-def _run(
-    client: "Client", source: Path, left: list[Point], out: Path, memory: int, of: int
-) -> list[Ended]:
-    """Make what is left, as workers come free, with progress and time left; on Ctrl-C all of it ends first."""
+def _run_trials(
+    client: "Client",
+    source: Path,
+    pending: list[Trial],
+    folder: Path,
+    memory_bytes: int,
+    num_trials: int,
+) -> list[TrialOutcome]:
+    """Run trials as workers become free, with a progress bar; after Ctrl-C wait until they end."""
     from dask.distributed import wait
     from tqdm import tqdm
 
-    stop, template = out / STOP, str(source) if source.suffix == ".ipynb" else source.stem
-    futures = {
+    stop_file = folder / STOP_FILE
+    template = str(source) if source.suffix == ".ipynb" else source.stem
+    trials = {
         client.submit(
-            make, template, p.parameters, str(_page(source, out, p)), memory, str(stop), pure=False
-        ): p
-        for p in left
+            run_trial,
+            template,
+            trial.parameters,
+            str(_page(source, folder, trial)),
+            memory_bytes,
+            str(stop_file),
+            pure=False,
+        ): trial
+        for trial in pending
     }
-    waited = set(futures)
-    ended, bar = (
-        [],
-        tqdm(total=of, initial=of - len(left), desc=source.stem, unit="report", disable=None),
+    unfinished = set(trials)
+    outcomes: list[TrialOutcome] = []
+    bar = tqdm(
+        total=num_trials,
+        initial=num_trials - len(pending),
+        desc=source.stem,
+        unit="report",
+        disable=None,
     )
-    with _asking_to_stop(stop) as asked, closing(bar):
-        while waited and not (
-            asked and time.monotonic() > asked[0] + PATIENCE
-        ):  # what still runs ends with its worker
-            with suppress(TimeoutError, CancelledError):  # cancelled: the scheduler is gone
-                wait(list(waited), timeout=GLANCE, return_when="FIRST_COMPLETED")
-            for future in [one for one in waited if one.done()]:
-                waited.remove(future)
-                lost = future.status != "finished"
-                one = (
-                    Ended(futures[future].name, "its worker was lost", 0.0)
-                    if lost
-                    else future.result()
-                )
-                ended.append(one)
+    with _stop_on_interrupt(stop_file) as interrupts, closing(bar):
+        while unfinished:
+            if interrupts and time.monotonic() > interrupts[0] + STOP_TIMEOUT_S:
+                break  # the trials end with their workers
+            # CancelledError means that the scheduler is gone.
+            with suppress(TimeoutError, CancelledError):
+                wait(list(unfinished), timeout=POLL_INTERVAL_S, return_when="FIRST_COMPLETED")
+            for future in [future for future in unfinished if future.done()]:
+                unfinished.remove(future)
+                if future.status == "finished":
+                    outcome = future.result()
+                else:
+                    outcome = TrialOutcome(
+                        name=trials[future].name, error="its worker was lost", seconds=0.0
+                    )
+                outcomes.append(outcome)
                 bar.update()
-                bar.write(f"{one.name}  {one.seconds:.0f} s  {one.said or 'done'}")
-    if asked:
+                bar.write(f"{outcome.name}  {outcome.seconds:.0f} s  {outcome.error or 'done'}")
+    if interrupts:
         raise KeyboardInterrupt
-    return ended
+    return outcomes
 
 
 @contextmanager
-def _asking_to_stop(stop: Path) -> Iterator[list[float]]:
-    """The first Ctrl-C writes the file, the second interrupts. Yields a list that is empty until the first, then when.
+def _stop_on_interrupt(stop_file: Path) -> Iterator[list[float]]:
+    """Create the stop file on the first Ctrl-C, and interrupt on the second.
 
-    An interrupt may come anywhere in the client's code, leave a lock of it taken for good, or be lost.
+    Raising at once could interrupt Dask's client anywhere and leave one of its locks taken.
+
+    Yields
+    ------
+    list of float
+        Empty until the first Ctrl-C; then its time.
     """
-    asked: list[float] = []
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(
-        before
-    ):  # or nobody listens to it
-        yield asked
+    interrupts: list[float] = []
+    previous_handler = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not callable(previous_handler):  # or interrupts are ignored
+        yield interrupts
         return
 
-    def ask(number: int, frame: Any) -> None:
-        stop.touch()
-        asked.append(time.monotonic())
-        signal.signal(signal.SIGINT, before)
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        stop_file.touch()
+        interrupts.append(time.monotonic())
+        signal.signal(signal.SIGINT, previous_handler)
 
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, handle)
     try:
-        yield asked
+        yield interrupts
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
-def _conclude(source: Path, points: Sequence[Point], out: Path, failed: Sequence[Ended]) -> Path:
-    """Compare all runs that were reported on, and make the gallery. Raises UserError where reports failed."""
-    told = [manifests.read(_page(source, out, point)) for point in points]
-    runs = list(dict.fromkeys(run["folder"] for one in told for run in one.get("runs", ())[:1]))
-    said = [f"{one.name}: {one.said}" for one in failed]
-    if len(runs) > 1:
+def _conclude(
+    source: Path, trials: Sequence[Trial], folder: Path, failures: Sequence[TrialOutcome]
+) -> Path:
+    """Compare the runs of all trials and write the gallery. Raise UserError if a report failed."""
+    run_folders = []
+    for trial in trials:
+        runs = read_manifest(_page(source, folder, trial)).get("runs", ())
+        run_folders += [run["folder"] for run in runs[:1]]
+    unique_folders = list(dict.fromkeys(run_folders))
+    errors = [f"{outcome.name}: {outcome.error}" for outcome in failures]
+    if len(unique_folders) > 1:
         try:
             report(
                 "comparison",
-                out / "reports" / "comparison.html",
-                run=runs[0],
-                others=runs[1:],
+                folder / "reports" / "comparison.html",
+                run=unique_folders[0],
+                compare_with=unique_folders[1:],
                 progress=False,
             )
         except UserError as error:
-            said.append(f"comparison: {error}")
-    page = gallery(out)
-    if said:
-        others = f"; and {len(said) - 1} more" if len(said) > 1 else ""
-        raise UserError(
-            f"{len(said)} of {len(points)} reports failed, see {page}: {said[0]}{others}"
-        )
+            errors.append(f"comparison: {error}")
+    page = gallery(folder)
+    if errors:
+        message = f"{len(errors)} of {len(trials)} reports failed, see {page}: {errors[0]}"
+        if len(errors) > 1:
+            message += f"; and {len(errors) - 1} more"
+        raise UserError(message)
     return page

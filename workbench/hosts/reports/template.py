@@ -1,7 +1,8 @@
-"""A report's template: a notebook whose cell tagged `parameters` says, by annotation, what it may be given.
+"""Report templates: notebooks whose cell tagged `parameters` declares parameters by annotation.
 
-A line `name: kind = default  # help` is a parameter. Kinds are str, int, float, bool, list, `Literal[...]`,
-`Annotated[int, Range(low, high)]`, as an analysis's controls; and dict, which takes every name the others do not.
+A line `name: type = default  # help` declares a parameter. The type is `str`, `int`, `float`,
+`bool`, `list`, `Literal[...]` or `Annotated[int, Range(low, high)]`, as for the controls of an
+analysis, or `dict`, which receives every value whose name is not declared.
 """
 
 import ast
@@ -10,125 +11,181 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
 from workbench.storage.run import Run
 
-HERE = Path(__file__).parent
-HOMES = (
-    HERE.parents[2] / "reports",
-    HERE / "templates",
-)  # of templates: a checkout's, an installed package's
-KINDS = ("str", "int", "float", "bool", "list", "dict")
+PACKAGE_FOLDER = Path(__file__).parent
+# Templates of a checkout take precedence over those of an installed package.
+TEMPLATE_FOLDERS = (PACKAGE_FOLDER.parents[2] / "reports", PACKAGE_FOLDER / "templates")
+TYPES: dict[str, type] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One line of a template's parameters cell."""
+    """A declared parameter of a template.
+
+    Attributes
+    ----------
+    name : str
+        Name of the variable in the notebook.
+    type : type
+        Python type or `Literal`.
+    default : object
+        Value that the notebook declares.
+    low, high : float
+        Bounds of a number, inclusive.
+    """
 
     name: str
-    kind: str
+    type: Any
     default: Any
-    choices: tuple[Any, ...] = ()
     low: float = -math.inf
     high: float = math.inf
 
     def accept(self, value: Any) -> Any:
-        """The value in the parameter's type, as JSON keeps it. Raises UserError."""
-        try:
-            found = self._typed(value)
-        except (ValueError, KeyError, TypeError, OverflowError):
-            raise UserError(
-                f"parameter {self.name} is of type {self.kind}; got `{value}`."
-            ) from None
-        if self.choices and found not in self.choices:
-            raise unknown(self.name, str(value), map(str, self.choices))
-        if self.kind in ("int", "float") and not self.low <= found <= self.high:
-            raise UserError(
-                f"parameter {self.name} takes {self.low:g} to {self.high:g}; got `{value}`."
-            )
-        return found
+        """Return a value in the parameter's type, as JSON stores it.
 
-    def _typed(self, value: Any) -> Any:
-        if self.kind == "list":
-            words = value.split(",") if isinstance(value, str) else value
-            return [word.strip() if isinstance(word, str) else _plain(word) for word in words]
-        if self.kind == "dict":
-            return (
-                {str(name): _plain(one) for name, one in value.items()}
-                if isinstance(value, Mapping)
-                else value[""]
+        Parameters
+        ----------
+        value : object
+            Value from Python or text from a command line. Text becomes a list at its commas.
+
+        Raises
+        ------
+        UserError
+            If the value has another type or is out of bounds.
+        """
+        if self.type is dict:
+            if not isinstance(value, Mapping):
+                raise UserError(f"{self.name} must map names to values, got `{value}`.")
+            return {str(name): _plain(entry) for name, entry in value.items()}
+        if self.type is list:
+            return self._accept_list(value)
+        accepted = coerce(self.type, self.name, _plain(value))
+        if self.type in (int, float) and not self.low <= accepted <= self.high:
+            raise UserError(
+                f"{self.name} must be from {self.low:g} to {self.high:g}, got `{value}`."
             )
-        if self.kind == "bool":
-            return {"true": True, "false": False}[str(value).lower()]
-        if self.kind == "str":
-            return str(value)
-        number = float(value)
-        if not math.isfinite(number) or (self.kind == "int" and number != int(number)):
-            raise ValueError
-        return int(number) if self.kind == "int" else number
+        return accepted
+
+    def _accept_list(self, value: Any) -> list[Any]:
+        if isinstance(value, str):
+            return [word.strip() for word in value.split(",")]
+        if isinstance(value, Mapping) or not np.iterable(value):
+            raise UserError(f"{self.name} must be a list, got `{value}`.")
+        return [_plain(entry) for entry in value]
 
 
 def find_template(name: str) -> Path:
-    """The notebook of a template's name, or the notebook at a path. Raises UserError with the nearest name."""
+    """Return the notebook of a template.
+
+    Parameters
+    ----------
+    name : str
+        Name of a template, such as `tokenizer`, or path of a notebook.
+
+    Raises
+    ------
+    UserError
+        If there is no such template or file.
+    """
     if name.endswith(".ipynb"):
         if not Path(name).is_file():
-            raise UserError(f"{name} does not exist; give a notebook's path, or a template's name.")
+            raise UserError(
+                f"{name} does not exist. Give the path of a notebook or the name of a template."
+            )
         return Path(name)
-    known = {path.stem: path for home in reversed(HOMES) for path in home.glob("*.ipynb")}
-    if name not in known:
-        raise unknown("report", name, known)
-    return known[name]
+    templates = {
+        path.stem: path for folder in reversed(TEMPLATE_FOLDERS) for path in folder.glob("*.ipynb")
+    }
+    if name not in templates:
+        raise unknown("report", name, templates)
+    return templates[name]
 
 
 def parameters_of(template: Path) -> list[Parameter]:
-    """The parameters a template declares, in the cell tagged `parameters`. Raises UserError if it has none."""
+    """Return the parameters that a template declares.
+
+    Nothing of the template is executed.
+
+    Parameters
+    ----------
+    template : Path
+        Notebook.
+
+    Raises
+    ------
+    UserError
+        If the file is not a notebook, has no cell tagged `parameters`, or declares a parameter in
+        another way.
+    """
+    source = _parameters_source(template)
     try:
-        cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
-        tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", ())]
-        lines = ast.parse("".join(tagged[0]["source"])).body if tagged else []
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{template} is not a notebook; a report's template is a .ipynb file."
-        ) from None
+        statements = ast.parse(source).body
     except SyntaxError as error:
         raise UserError(
-            f"{template.name}: line {error.lineno} of its parameters is not Python."
+            f"{template.name}: line {error.lineno} of the parameters cell is not valid Python."
         ) from None
-    if not tagged:
-        raise UserError(f"{template.name} has no cell tagged `parameters`; a template needs one.")
     return [
-        _declared(template, line)
-        for line in lines
-        if isinstance(line, ast.AnnAssign)
-        and isinstance(line.target, ast.Name)
-        and line.value is not None
+        _parameter(template, statement.target.id, statement.annotation, statement.value)
+        for statement in statements
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and statement.value is not None
     ]
 
 
-def check_parameters(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The template's parameters with the given values. Raises UserError: unknown name, wrong type, no such run."""
-    known = {parameter.name: parameter for parameter in parameters_of(template)}
-    rest = next((name for name, parameter in known.items() if parameter.kind == "dict"), None)
-    more = {name: value for name, value in given.items() if name not in known}
-    if more and rest is None:
-        raise UserError(
-            str(unknown("parameter", next(iter(more)), known)).replace(
-                "there is", f"{template.name} has", 1
-            )
-        )
-    values = {n: p.accept(given[n]) if n in given else p.default for n, p in known.items()}
-    if rest is not None:
-        values[rest] = values[rest] | known[rest].accept(more)
-    _check_recipe(template.stem, values)
-    _check_runs(template.stem, values)
-    return values
+def check_parameters(template: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all parameters of a template: checked values, and defaults of the others.
+
+    Parameters
+    ----------
+    template : Path
+        Notebook.
+    values : mapping
+        Values by name.
+
+    Returns
+    -------
+    dict
+        A value for every declared parameter.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown, a value has the wrong type, or a run does not exist.
+    """
+    parameters = {parameter.name: parameter for parameter in parameters_of(template)}
+    undeclared = {name: value for name, value in values.items() if name not in parameters}
+    collector = next((p for p in parameters.values() if p.type is dict), None)
+    if undeclared and collector is None:
+        raise unknown(f"parameter of {template.name}", next(iter(undeclared)), parameters)
+    checked = {}
+    for name, parameter in parameters.items():
+        checked[name] = parameter.accept(values[name]) if name in values else parameter.default
+    if collector is not None:
+        checked[collector.name] = checked[collector.name] | collector.accept(undeclared)
+    _check_training(template.stem, checked)
+    _check_runs(template.stem, checked)
+    return checked
 
 
-def _check_recipe(name: str, values: Mapping[str, Any]) -> None:
+def _check_training(template_name: str, values: Mapping[str, Any]) -> None:
+    """Raise UserError unless a template that trains has a folder and a known recipe."""
     if values.get("folder") == "":
-        raise UserError(f"{name} trains into a folder: give --folder runs/NAME.")
+        raise UserError(f"{template_name} needs a folder for its run: --folder runs/NAME.")
     if "recipe" in values:
         from workbench.launch.recipes import RECIPES
 
@@ -136,54 +193,75 @@ def _check_recipe(name: str, values: Mapping[str, Any]) -> None:
             raise unknown("recipe", values["recipe"], RECIPES)
 
 
-def _check_runs(name: str, values: Mapping[str, Any]) -> None:
-    """Every run that is named has evidence, and a name of its own."""
+def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
+    """Raise UserError unless every named run has evidence and a name of its own."""
     if "run" not in values:
         return
     if values["run"] == "":
-        raise UserError(f"{name} reports on a run: give --run runs/NAME.")
-    seen: dict[str, Path] = {}
-    for folder in [values["run"], *values.get("others", [])]:
+        raise UserError(f"{template_name} needs a run: --run runs/NAME.")
+    folders: dict[str, Path] = {}
+    for folder in [values["run"], *values.get("compare_with", [])]:
         run = Run(folder)
-        run.evidence((values.get("step") or None) if folder == values["run"] else None)
-        if seen.setdefault(run.name, run.folder.resolve()) != run.folder.resolve():
+        step = values.get("step") if folder == values["run"] else None
+        run.evidence(step or None)
+        resolved = run.folder.resolve()
+        if folders.setdefault(run.name, resolved) != resolved:
             raise UserError(
-                f"Two of the runs are called {run.name}; a report tells them apart by name. Rename one."
+                f"Two of the runs are called {run.name}. "
+                "Rename one: a report identifies runs by name."
             )
 
 
-def _declared(template: Path, line: ast.AnnAssign) -> Parameter:
-    """A parameter from its line: literals alone, so that nothing of a template runs before its checks."""
-    name, said = ast.unparse(line.target), f"{template.name}: parameter {ast.unparse(line.target)}"
+def _parameters_source(template: Path) -> str:
+    """Return the text of the cell tagged `parameters`."""
     try:
-        default = ast.literal_eval(line.value or line.target)
+        cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
+        sources = [
+            "".join(cell["source"])
+            for cell in cells
+            if "parameters" in cell.get("metadata", {}).get("tags", ())
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{template} is not a notebook. A report template is a .ipynb file."
+        ) from None
+    if not sources:
+        raise UserError(f"{template.name} has no cell tagged `parameters`.")
+    return sources[0]
+
+
+def _parameter(template: Path, name: str, annotation: ast.expr, value: ast.expr) -> Parameter:
+    """Return a parameter from its declaration. Only literals are evaluated."""
+    try:
+        default = ast.literal_eval(value)
     except ValueError:
-        start = f"{said} must start as a plain value, such as 0 or a text"
-        raise UserError(f"{start}; got `{ast.unparse(line.value or line.target)}`.") from None
-    match line.annotation:
-        case ast.Name(id=kind) if kind in KINDS:
-            return Parameter(name, kind, default)
+        raise UserError(
+            f"{template.name}: the default of parameter {name} must be a literal such as 0 or "
+            f"'text', got `{ast.unparse(value)}`."
+        ) from None
+    match annotation:
+        case ast.Name(id=type_name) if type_name in TYPES:
+            return Parameter(name=name, type=TYPES[type_name], default=default)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             values = ast.literal_eval(choices)
-            return Parameter(
-                name,
-                type(default).__name__,
-                default,
-                values if isinstance(values, tuple) else (values,),
-            )
+            choice_type = Literal[values]  # a tuple becomes several choices
+            return Parameter(name=name, type=choice_type, default=default)
         case ast.Subscript(
             value=ast.Name(id="Annotated"),
-            slice=ast.Tuple(elts=[ast.Name(id=kind), ast.Call(args=a)]),
-        ):
-            low, high = (ast.literal_eval(bound) for bound in a[:2])
-            return Parameter(name, kind, default, (), low, high)
+            slice=ast.Tuple(elts=[ast.Name(id=type_name), ast.Call(args=bounds)]),
+        ) if type_name in TYPES:
+            low, high = (ast.literal_eval(bound) for bound in bounds[:2])
+            return Parameter(name=name, type=TYPES[type_name], default=default, low=low, high=high)
     raise UserError(
-        f"{said} is declared `{ast.unparse(line.annotation)}`; write one of {', '.join(KINDS)}."
+        f"{template.name}: parameter {name} is declared `{ast.unparse(annotation)}`; "
+        f"write one of {', '.join(TYPES)}."
     )
 
 
 def _plain(value: Any) -> Any:
-    """A value as papermill can write it into a notebook."""
-    return json.loads(
-        json.dumps(value, default=lambda one: one.item() if hasattr(one, "item") else str(one))
-    )
+    """Return a value as papermill can write it into a notebook."""
+    return json.loads(json.dumps(value, default=_to_json))
+
+
+def _to_json(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,0 +1,88 @@
+"""Header and footer of a report's page: title, progress, compared runs and provenance."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.hosts.reports.rendering import render
+
+MAX_NAMES = 3  # runs named in a title
+SHORT_FINGERPRINT = 16  # hexadecimal digits shown
+
+
+def page_title(manifest: Mapping[str, Any]) -> str:
+    """Return the title of a report: the one that was requested, or template and runs."""
+    parameters = manifest["parameters"]
+    if parameters.get("title"):
+        return str(parameters["title"])
+    names = [run["name"] for run in manifest["runs"]]
+    if not names:
+        names = [Path(parameters.get("run") or parameters.get("folder") or "").name]
+    title = f"{manifest['template'].capitalize()}: {', '.join(names[:MAX_NAMES])}"
+    if len(names) > MAX_NAMES:
+        title += f" and {len(names) - MAX_NAMES} more"
+    return title.removesuffix(": ")
+
+
+def header_html(manifest: Mapping[str, Any]) -> str:
+    """Return the header of a page: title, primary run, progress, failures, compared runs."""
+    sections = manifest["sections"]
+    progress = f"{manifest['done']} of {len(sections)} sections done"
+    if manifest["not_applicable"]:
+        count = f"{progress}, {manifest['not_applicable']} not applicable"
+    else:
+        count = progress
+    created = manifest["created"].replace("T", " ")[:16]
+    facts = [_describe_run(run) for run in manifest["runs"][:1]]
+    facts += [count, f"created {created} UTC in {manifest['seconds']:.0f} s"]
+    failed = [
+        section["name"].replace("_", " ") for section in sections if section["state"] == "failed"
+    ]
+    return render(
+        "report_header",
+        title=page_title(manifest),
+        facts=facts,
+        progress=progress,
+        any_done=manifest["done"] > 0,
+        failed=failed,
+        not_run=manifest["not_run"],
+        runs=manifest["runs"],
+    )
+
+
+def footer_html(manifest: Mapping[str, Any]) -> str:
+    """Return the footer of a page: everything that is needed to make the report again."""
+    parameters = {
+        name: value
+        for name, value in manifest["parameters"].items()
+        if value not in ("", 0, [], {})
+    }
+    versions = [f"{name} {version}" for name, version in manifest["versions"].items()]
+    provenance = {
+        "template": manifest["template"],
+        "parameters": json.dumps(parameters, ensure_ascii=False, default=str),
+        "versions": ", ".join(versions),
+    }
+    git = manifest["git"]
+    if git:
+        provenance["git commit"] = git["commit"] + (" with changes" if git["changed"] else "")
+    for run in manifest["runs"]:
+        fingerprints = {
+            "data": run["data"]["fingerprint"],
+            "checkpoint": run["checkpoint"],
+            "evidence": run["evidence"],
+        }
+        provenance[run["name"]] = ", ".join(
+            f"{name} {value[:SHORT_FINGERPRINT]}" for name, value in fingerprints.items() if value
+        )
+    return render("report_footer", provenance=provenance)
+
+
+def _describe_run(run: Mapping[str, Any]) -> str:
+    data = run["data"]
+    images = "held-out images of" if data.get("of") else "samples of a generator for"
+    return (
+        f"{run['kind']}, step {run['step']:,} · {data['n']:,} {images} {data['data']} "
+        f"· seed {run['seed']}"
+    )
