@@ -9,7 +9,7 @@ PARAMETERS = 'run: str = ""\nseed: int = 0'
 
 
 def template(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
-    """Write a notebook with a parameters cell and further cells. Text that starts with # is Markdown."""
+    """Write a notebook with a parameters cell and further cells; text after # is Markdown."""
     notebook_cells = []
     for index, source in enumerate([parameters, *cells]):
         cell = {"id": f"cell-{index}", "source": source, "metadata": {}}
