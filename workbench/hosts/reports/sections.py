@@ -18,8 +18,8 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
 from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
-from workbench.workspace import display
 from workbench.workspace.codebook import Codebook
+from workbench.workspace.display import to_html as display_html
 from workbench.workspace.latent_map import Map
 from workbench.workspace.lens import Lens
 from workbench.workspace.selection import id_scopes
@@ -106,7 +106,7 @@ class ReportWriter:
     """
 
     def __init__(self, run: str, compare_with: Sequence[str] = (), step: int = 0) -> None:
-        from IPython.display import display as show
+        from IPython.display import display
 
         runs = [Run(folder) for folder in (run, *compare_with)]
         primary, *others = runs
@@ -118,7 +118,7 @@ class ReportWriter:
         self.analyses_done: set[str] = set()
         records = [{"folder": str(primary.folder), "step": evidence.step}]
         records += [{"folder": str(run.folder), "step": run.evidence().step} for run in others]
-        show({"text/html": ""}, raw=True, metadata={METADATA_KEY: {"runs": records}})
+        display({"text/html": ""}, raw=True, metadata={METADATA_KEY: {"runs": records}})
 
     def show(self, name: str, **controls: Any) -> None:
         """Add an analysis: figure, summary and table, or the reason why it does not apply.
@@ -147,8 +147,7 @@ class ReportWriter:
         """
         from inspect import getdoc, signature
 
-        from IPython.display import Markdown
-        from IPython.display import display as show
+        from IPython.display import Markdown, display
 
         for name, function in analysis.analyses().items():
             if name in self.analyses_done:
@@ -156,7 +155,7 @@ class ReportWriter:
             if evidence and not set(evidence) & signature(function).parameters.keys():
                 continue
             lead = str(getdoc(function)).partition("\n")[0]
-            show(Markdown(f"## {heading_of(name)}\n\n{lead}"))
+            display(Markdown(f"## {heading_of(name)}\n\n{lead}"))
             self.show(name)
 
     def explore(self, tab: str, **options: Any) -> None:
@@ -182,10 +181,10 @@ class ReportWriter:
         self._add("losses", lambda: result_content(losses(run)))
 
     def _add(self, name: str, compute: Callable[[], SectionContent]) -> None:
-        from IPython.display import display as show
+        from IPython.display import display
 
         for output in section_outputs(name, compute, self.id_scopes):
-            show(output.data, raw=True, metadata=output.metadata)
+            display(output.data, raw=True, metadata=output.metadata)
 
 
 def heading_of(name: str) -> str:
@@ -207,7 +206,7 @@ def tab_section_content(tab: Lens | Map | Codebook) -> SectionContent:
     """Return the section of an interactive view, whose HTML needs neither kernel nor network."""
     import workbench.hosts.displays  # noqa: F401  registers the HTML of interactive views
 
-    return SectionContent(html=display.to_html(tab) or "", summary=repr(tab), table=tab.table)
+    return SectionContent(html=display_html(tab) or "", summary=repr(tab), table=tab.table)
 
 
 def section_outputs(
