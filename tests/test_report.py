@@ -212,8 +212,7 @@ def test_lasso_and_code_selection_are_linked(pages, trained):
     with opened(pages["tokenizer"].as_uri()) as (page, seen):
         latent_map = page.frame_locator('iframe[title^="Latent map"]')
         codes = page.frame_locator('iframe[title^="Codebook"]')
-        section = page.locator("figure[aria-label^='Latent map']").first
-        figure = section.locator(".js-plotly-plot")
+        figure = page.locator("figure[aria-label^='Latent map'] .js-plotly-plot").first
 
         def marked_images(count: int) -> np.ndarray:
             """Return the images marked in figures once the map shows the same number."""
@@ -250,7 +249,7 @@ def test_lasso_and_code_selection_are_linked(pages, trained):
 
         figure.evaluate("(figure) => Plotly.relayout(figure, { dragmode: 'lasso' })")
         lasso(page, figure.locator(".nsewdrag"))
-        codes.get_by_text(re.compile(r"\d+ selected images")).wait_for()
+        codes.locator(".within", has_text=re.compile(r"\d+ selected images")).wait_for()
         marked_images(int(codes.locator(".within").text_content().split(" ")[0]))
         page.keyboard.press("Escape")
         expect_no_selection()
@@ -262,10 +261,8 @@ def test_lasso_and_code_selection_are_linked(pages, trained):
 @pytest.mark.browser
 def test_cells_of_a_code_grid_are_selected_by_a_box(pages):
     with opened(pages["codebook"].as_uri()) as (page, seen):
-        usage = page.locator("h2", has_text="Codebook usage")
         figure = page.locator("figure .js-plotly-plot").first
         codes = page.frame_locator('iframe[title^="Codebook"]')
-        usage.wait_for()
         codes.locator(".cells canvas").wait_for()
         figure.scroll_into_view_if_needed()
         figure.evaluate("(figure) => Plotly.relayout(figure, { dragmode: 'select' })")
@@ -292,8 +289,7 @@ def test_cells_of_a_code_grid_are_selected_by_a_box(pages):
 @pytest.mark.browser
 def test_points_and_lens_images_are_linked(pages):
     with opened(pages["adaptive"].as_uri()) as (page, seen):
-        section = page.locator(".output", has=page.locator("figure")).nth(2)  # token value
-        figure = section.locator(".js-plotly-plot")
+        figure = page.locator("figure").nth(2).locator(".js-plotly-plot")  # token value
         lens = page.frame_locator('iframe[title^="Lens"]')
         lens.locator(".strip .cell").first.wait_for()
         page.wait_for_function(ALL_DRAWN)
@@ -516,7 +512,8 @@ def test_markup_in_titles_and_messages_is_escaped():
 
 
 def test_equal_headings_have_different_targets():
-    cells = [new_markdown_cell("## Codes"), new_markdown_cell("## Codes")]
+    output = new_output("display_data", {"text/markdown": "## Codes"})
+    cells = [new_markdown_cell("## Codes"), new_code_cell(outputs=[output])]
     page = to_html(new_notebook(cells=cells), title="Small")
     targets = re.findall(r'<a href="#(section-\d)">Codes</a>', page)
     assert targets == ["section-0", "section-1"]

@@ -23,6 +23,7 @@ DARK_SCREEN = "@media screen and (prefers-color-scheme: dark)"  # paper stays li
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 HTML_MIME = "text/html"
+MARKDOWN_MIME = "text/markdown"
 PNG_ADDRESS = "data:image/png;base64,"
 MODULE_IFRAME = re.compile(r'<iframe srcdoc="[^"]*" title="([^"]*)"')
 
@@ -149,13 +150,19 @@ def _is_static(output: Any) -> bool:
 
 
 def _number_headings(notebook: Any) -> list[dict[str, str]]:
-    """Give each cell with a heading an id, and return the entries of the table of contents."""
+    """Give each cell or output with a heading an id, and return the table of contents."""
     contents: list[dict[str, str]] = []
     for cell in notebook.cells:
-        headings = headings_in(cell) if cell.cell_type == "markdown" else []
-        if headings:
-            cell.metadata["section_id"] = f"section-{len(contents)}"
-        contents += [{"id": cell.metadata["section_id"], "heading": text} for text in headings]
+        texts = [(cell, cell.source)] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", []):
+            if MARKDOWN_MIME in output.get("data", {}):
+                texts.append((output, output.data[MARKDOWN_MIME]))
+        for node, text in texts:
+            section_id = f"section-{len(contents)}"
+            headings = headings_in(text)
+            if headings:
+                node.metadata["section_id"] = section_id
+            contents += [{"id": section_id, "heading": heading} for heading in headings]
     return contents
 
 

@@ -284,7 +284,7 @@ def read_sections(notebook: Any) -> list[Section]:
     stop = _stopping_cell(notebook)
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            headings = headings_in(cell)
+            headings = headings_in(cell.source)
             heading = headings[-1] if headings else heading
             continue
         sections += [_decode(record) for record in cell_records(cell) if "section" in record]
@@ -305,9 +305,9 @@ def read_sections(notebook: Any) -> list[Section]:
     return sections
 
 
-def headings_in(cell: Any) -> list[str]:
-    """Return the second-level headings of a markdown cell."""
-    lines = cell.source.splitlines()
+def headings_in(markdown: str) -> list[str]:
+    """Return the second-level headings of a Markdown text."""
+    lines = markdown.splitlines()
     return [line.removeprefix("## ").strip() for line in lines if line.startswith("## ")]
 
 
