@@ -33,6 +33,8 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "analysis":  # the package, so that `wb.analysis.mixture_modes` works
+        return importlib.import_module("workbench.analysis")
     if name not in _HOMES:
         raise AttributeError(
             f"module 'workbench' has no attribute '{name}'; it has {', '.join(_HOMES)}"

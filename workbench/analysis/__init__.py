@@ -1,6 +1,13 @@
-"""Analyses: pure functions of evidence that return a `Result`. A new module in a group's folder is found."""
+"""Analyses: pure functions of evidence that return a `Result`.
+
+Every public function of a module in a group's folder whose return annotation is a `Result` is an
+analysis. A new module is discovered without registration. Each analysis is also an attribute of
+this package, for example `workbench.analysis.mixture_modes`. The one exception is `checks`, because
+`workbench.analysis.checks` is the package of that name; use `get("checks")`.
+"""
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable
@@ -10,59 +17,106 @@ from typing import Any
 
 from workbench.core.errors import unknown
 
-GROUPS = (
-    "images",
-    "tokens",
-    "codebook",
-    "latents",
-    "generation",
-    "runs",
-    "checks",
-)  # as hosts list them
+# The groups in the order in which hosts list them.
+GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "checks")
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """The names of the analyses of each group, in the order of its `ORDER`, then by module."""
-    return {group: tuple(_found(group)) for group in GROUPS}
+    """List the names of the analyses of each group.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        Group name to analysis names, in the order of the group's `ORDER`, then by module name.
+
+    Examples
+    --------
+    >>> from workbench import analysis
+    >>> analysis.groups()["images"]
+    ('reconstruction',)
+    """
+    return {group: tuple(_analyses_of_group(group)) for group in GROUPS}
 
 
 def analyses() -> dict[str, Callable[..., Any]]:
-    """Every analysis by its name: the public functions of the groups' modules that return a `Result`."""
-    return {name: function for group in GROUPS for name, function in _found(group).items()}
+    """Return every analysis by name.
+
+    Returns
+    -------
+    dict of str to callable
+    """
+    return {
+        name: function for group in GROUPS for name, function in _analyses_of_group(group).items()
+    }
 
 
 def get(name: str) -> Callable[..., Any]:
-    """One analysis. Raises UserError, with the nearest name, where there is none."""
-    known = analyses()
-    if name not in known:
-        raise unknown("analysis", name, known)
-    return known[name]
+    """Return the analysis of a name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the function, for example `mixture_modes`.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    UserError
+        If no analysis has this name. The message suggests the nearest name.
+
+    Examples
+    --------
+    >>> from workbench import analysis
+    >>> analysis.get("reconstruction").__module__
+    'workbench.analysis.images.reconstruction'
+    """
+    functions = analyses()
+    if name not in functions:
+        raise unknown("analysis", name, functions)
+    return functions[name]
 
 
-def _found(group: str) -> dict[str, Callable[..., Any]]:
+def __getattr__(name: str) -> Callable[..., Any]:
+    # Python looks up an attribute before it imports a submodule of that name.
+    if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    functions = analyses()
+    if name not in functions:
+        raise AttributeError(str(unknown("analysis", name, functions)))
+    return functions[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *analyses()])
+
+
+def _analyses_of_group(group: str) -> dict[str, Callable[..., Any]]:
     package = importlib.import_module(f"{__name__}.{group}")
+    order = package.ORDER
     modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    order = getattr(package, "ORDER", ())
     modules.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
-    found: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Callable[..., Any]] = {}
     for name in modules:
-        found |= _defined_in(importlib.import_module(f"{package.__name__}.{name}"))
-    return found
+        functions |= _analyses_of_module(importlib.import_module(f"{package.__name__}.{name}"))
+    return functions
 
 
-@cache  # asked for over and over: by every tab of every page
-def _defined_in(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    functions = inspect.getmembers(module, inspect.isfunction)
-    own = {
-        name: f
-        for name, f in functions
-        if f.__module__ == module.__name__ and not name.startswith("_")
+@cache  # every tab of every page asks for the list
+def _analyses_of_module(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    return {
+        name: function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+        and not name.startswith("_")
+        and _returns_result(function)
     }
-    return {name: f for name, f in own.items() if _returns_a_result(f)}
 
 
-def _returns_a_result(function: Callable[..., Any]) -> bool:
+def _returns_result(function: Callable[..., Any]) -> bool:
     from workbench.analysis.base import Result
 
-    returned = inspect.signature(function).return_annotation
-    return isinstance(returned, type) and issubclass(returned, Result)
+    annotation = inspect.signature(function).return_annotation
+    return isinstance(annotation, type) and issubclass(annotation, Result)

@@ -1,12 +1,19 @@
-"""What every analysis returns, and how it declares its controls.
+"""The interface of an analysis: the `Result` that it returns and the `Range` of its numeric controls.
 
-An analysis is a public function in this package that returns a `Result`. Its signature is its whole interface:
-positional parameters are evidence, by name (`latents`, `codes`, ...; see `workbench.storage.evidence`), optional ones default
-to None; `evidences` asks for all selected runs at once. Keyword-only parameters are controls, by annotation: `bool`,
-`Literal[...]`, or `Annotated[int | float, Range(low, high)]`. Hosts read the signature; there is nothing to register.
+An analysis is a public function in this package that returns a `Result`. Its signature is its
+interface:
+
+- Positional parameters are evidence, selected by name (`latents`, `codes`, ...; see
+  `workbench.storage.evidence`). Optional ones default to None. The parameter `evidences` receives
+  the evidence of all selected runs.
+- Keyword-only parameters are controls, declared by their annotation: `bool`, `Literal[...]`, or
+  `Annotated[int | float, Range(low, high)]`.
+
+Hosts read the signature, so an analysis needs no registration.
 """
 
 import html
+import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +24,15 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a numeric control, and the step of its slider (None: 1 for int, a hundredth of the span for float)."""
+    """Bounds of a numeric control.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest allowed value, both included.
+    step : float, optional
+        Step of the slider. By default 1 for int and a hundredth of the range for float.
+    """
 
     low: float
     high: float
@@ -25,29 +40,58 @@ class Range:
 
 
 class Result(ABC):
-    """A finished analysis: frozen fields, and three ways to show them. Nothing is computed while drawing."""
+    """The immutable result of an analysis, with a figure, a table and a summary.
 
-    @abstractmethod
+    Subclasses are frozen dataclasses. Everything is computed before the result is constructed;
+    drawing only formats the fields.
+    """
+
     def figure(self) -> go.Figure:
-        """The picture, labelled with units and sample sizes."""
+        """Draw the result, labeled with units and sample sizes.
+
+        The default implementation calls `draw(result)` of the module named after the module that
+        defines the class, with the suffix `_figure`. For example, the results of
+        `workbench.analysis.latents.modes` are drawn by
+        `workbench.analysis.latents.modes_figure.draw`. The figure module imports the result class
+        for type checking only, so imports stay one-way. A result with a short figure may override
+        this method.
+
+        Returns
+        -------
+        plotly.graph_objects.Figure
+        """
+        return importlib.import_module(f"{type(self).__module__}_figure").draw(self)
 
     @abstractmethod
     def table(self) -> pd.DataFrame:
-        """The numbers behind the picture, tidy: one row a thing, one column a property."""
+        """Return the numbers behind the figure as a tidy table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per item and one column per property.
+        """
 
     @abstractmethod
     def summary(self) -> str:
-        """One or two sentences in plain language; every number in them is a field."""
+        """Summarize the result in one to three sentences: first the answer, then the evidence.
+
+        Returns
+        -------
+        str
+            Every number in the text is a field of the result.
+        """
 
     def _repr_html_(self) -> str:
-        """Summary and table; figures are drawn by hosts, which know where plotly.js is."""
+        """Return summary and table as HTML, without the figure, which needs plotly.js."""
         table = self.table().to_html(
             index=False, max_rows=12, float_format=lambda x: f"{x:.4g}", border=0
         )
-        return f"<p>{html.escape(self.summary())}</p><details><summary>table</summary>{table}</details>"
+        summary = html.escape(self.summary())
+        return f"<p>{summary}</p><details><summary>table</summary>{table}</details>"
 
     def _ipython_display_(self) -> None:
-        """In a notebook: the figure, then what it says."""
+        """Display the figure, the summary and the table in a notebook."""
         from IPython.display import HTML, display
 
         display(mime_bundle(self.figure()), raw=True)
@@ -55,9 +99,19 @@ class Result(ABC):
 
 
 def mime_bundle(figure: go.Figure) -> dict[str, Any]:
-    """A figure as Jupyter's mime bundle, with our toolbar settings and no Plotly Cloud button.
+    """Convert a figure to a Jupyter mime bundle.
 
-    `responsive` would take the height from an output that has none of its own.
+    The bundle contains the toolbar settings of this project. `responsive` is off because the
+    figure would otherwise take its height from an output cell that has no height of its own.
+
+    Parameters
+    ----------
+    figure : plotly.graph_objects.Figure
+
+    Returns
+    -------
+    dict
+        One entry, with the mime type of Plotly figures as its key.
     """
     from workbench.analysis.plotting.style import TOOLBAR_CONFIG
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import MAX_TOKENS_IN_MEMORY, Codes, parse_codes
@@ -82,12 +81,6 @@ class CodeDistances(Result):
     codebooks: tuple[CodebookDistances, ...]
     dimensions: int
     seed: int
-
-    def figure(self) -> go.Figure:
-        """Draw the distances of used and dead codes, and the codes by cause of death."""
-        from workbench.analysis.codebook.distances_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """Return one row per codebook."""

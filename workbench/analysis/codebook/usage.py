@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from scipy.special import gammaln, xlogy
 
 from workbench.analysis.base import Result
@@ -110,12 +109,6 @@ class CodebookUsage(Result):
         """The worst verdict of all codebooks."""
         verdicts = {codebook.verdict for codebook in self.codebooks}
         return next(verdict for verdict in VERDICTS if verdict in verdicts)
-
-    def figure(self) -> go.Figure:
-        """Draw frequency by rank, codes by tokens, and the codebook as a grid."""
-        from workbench.analysis.codebook.usage_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """Return one row per codebook, and a row `mean` if there are several."""

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.feature_distances import (
@@ -82,12 +81,6 @@ class Fidelity(Result):
     def label(self) -> str:
         """The distance's name as people write it: FID in capitals."""
         return self.metric.upper() if self.metric == "fid" else self.metric
-
-    def figure(self) -> go.Figure:
-        """The distances with their intervals, how near samples come to training images, and the nearest of them."""
-        from workbench.analysis.generation.fidelity_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row a pair of sets: Frechet distance, kernel distance, precision and recall."""

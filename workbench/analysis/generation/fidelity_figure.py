@@ -1,13 +1,19 @@
 """The picture of fidelity: distances, and how near samples come to training images."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.generation.fidelity import Fidelity
 from workbench.analysis.generation.memorization import SHOWN, Memorization
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
+
+if TYPE_CHECKING:
+    from workbench.analysis.generation.fidelity import Fidelity
 
 MOST_STEPS = 400  # points a line is drawn with
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.half_sampling import half_samples
@@ -74,12 +73,6 @@ class LatentGeometry(Result):
 
     def __getitem__(self, name: str) -> Measure:
         return next(m for m in self.measures if m.name == name)
-
-    def figure(self) -> go.Figure:
-        """The spectrum, the measures beside the Gaussian's, and quality against noise."""
-        from workbench.analysis.latents.geometry_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row a measure, and one a noise level, whose value is PSNR in dB."""

@@ -1,12 +1,18 @@
 """The picture of a latent space's geometry: spectrum, measures, noise."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.latents.geometry import LatentGeometry
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
+
+if TYPE_CHECKING:
+    from workbench.analysis.latents.geometry import LatentGeometry
 
 GREY = COLORS[6]
 

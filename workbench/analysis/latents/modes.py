@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
@@ -77,12 +76,6 @@ class MixtureModes(Result):
     places: np.ndarray = field(repr=False)  # int (n,): which images those are
     gallery: Gallery | None = field(repr=False)
     warnings: tuple[str, ...]
-
-    def figure(self) -> go.Figure:
-        """The gain of each number of modes beside its nulls, the agreement of fits and classes, and the modes."""
-        from workbench.analysis.latents.modes_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row for each number of modes: likelihood, gains, BIC, agreement, and whether the range holds it."""

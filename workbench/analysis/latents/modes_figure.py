@@ -1,14 +1,20 @@
 """The picture of a count of modes: gains beside their nulls, agreement, and who is in each mode."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.latents.mode_assignment import MOST_ROWS
-from workbench.analysis.latents.modes import MixtureModes
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
+
+if TYPE_CHECKING:
+    from workbench.analysis.latents.modes import MixtureModes
 
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = COLORS[:7]
 KINDS = {"diag": "diagonal", "full": "full", "tied": "shared"}

@@ -48,12 +48,6 @@ class LatentMap(Result):
     neighbors: int
     seed: int
 
-    def figure(self) -> go.Figure:
-        """A scatter, coloured by names where there are at most 20, or by a number."""
-        from workbench.analysis.latents.projection_figure import draw
-
-        return draw(self)
-
     def table(self) -> pd.DataFrame:
         """One row an image on the map: its place in the evidence, coordinates and what it is coloured by."""
         x, y = self.coordinates.T

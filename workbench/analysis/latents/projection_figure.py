@@ -1,12 +1,18 @@
 """The picture of latent maps: one scatter, or a panel for each run."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.latents.point_colors import OTHER
-from workbench.analysis.latents.projection import LatentMap, LatentMaps
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
+
+if TYPE_CHECKING:
+    from workbench.analysis.latents.projection import LatentMap, LatentMaps
 
 MOST_NAMES = 20  # with more, points keep one colour and the name shows on hover
 WEBGL = 4_000  # points above which the browser's graphics card draws them

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
@@ -81,12 +80,6 @@ class GenerationPredictors(Result):
     def sure(self) -> tuple[Correlation, ...]:
         """Those that can be told from chance."""
         return tuple(c for c in self.correlations if c.sure)
-
-    def figure(self) -> go.Figure:
-        """The ranking beside what chance gives, and the best four diagnostics against gFD."""
-        from workbench.analysis.runs.generation_predictors_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row a diagnostic, the best first; the values of every tokenizer at the right."""

@@ -1,12 +1,18 @@
 """The picture of which diagnostics go with generation."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.diagnostics import BY_NAME
-from workbench.analysis.runs.generation_predictors import GenerationPredictors
+
+if TYPE_CHECKING:
+    from workbench.analysis.runs.generation_predictors import GenerationPredictors
 
 SHOWN = 4  # diagnostics that are drawn against gFD
 PLACES = ((1, 2), (1, 3), (2, 2), (2, 3))

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.images.reconstruction import errors, psnr_db
@@ -68,12 +67,6 @@ class MetricComparison(Result):
         """The metric with its unit."""
         name, unit, _ = METRICS[self.metric]
         return f"{name}, {unit}" if unit else name
-
-    def figure(self) -> go.Figure:
-        """Mean differences with intervals around a line at none, and the share of images that are better."""
-        from workbench.analysis.runs.metrics_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row a run: its mean, the difference to the first with interval, and images better, tied and worse."""

@@ -1,11 +1,18 @@
 """The picture of runs compared on the same images."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.runs.metrics import METRICS, MetricComparison
+from workbench.analysis.runs.metrics import METRICS
+
+if TYPE_CHECKING:
+    from workbench.analysis.runs.metrics import MetricComparison
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "undecided": "circle-open"}
 HUES = {"better": COLORS[0], "worse": COLORS[5], "undecided": COLORS[6]}

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.stats.intervals import mean_interval
@@ -94,12 +93,6 @@ class TokenBudget(Result):
         return tuple(
             sorted((p for p in self.points if p.frontier), key=lambda p: p.cost(self.against))
         )
-
-    def figure(self) -> go.Figure:
-        """Trained runs of a class joined by a line, prefixes and adaptive ones of one run by a broken one."""
-        from workbench.analysis.tokens.budget_figure import draw
-
-        return draw(self)
 
     def table(self) -> pd.DataFrame:
         """One row for each run and number of tokens; the column named after the metric is its mean over images."""

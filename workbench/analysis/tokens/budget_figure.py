@@ -1,14 +1,19 @@
 """The picture of a token budget: quality against cost, one panel."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.tokens.budget import Point, TokenBudget
 from workbench.analysis.tokens.metrics import QUALITY_METRICS
+
+if TYPE_CHECKING:
+    from workbench.analysis.tokens.budget import Point, TokenBudget
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 COSTS = {
