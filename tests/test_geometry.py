@@ -35,7 +35,7 @@ def test_the_exact_density_of_a_plane_gaussian_has_variation_one_over_root_three
     """Its density at its own points is uniform in (0, 1), up to a factor."""
     points = normal(200_000, 2)
     density = np.exp(-np.square(points).sum(axis=1) / 2)
-    assert dispersion.variation(density) == pytest.approx(1 / np.sqrt(3), abs=0.003)
+    assert dispersion.coefficient_of_variation(density) == pytest.approx(1 / np.sqrt(3), abs=0.003)
     assert dispersion.gini(density) == pytest.approx(1 / 3, abs=0.002)
 
 

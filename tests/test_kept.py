@@ -17,7 +17,7 @@ from test_analysis_contract import several
 from workbench.analysis import get, result_serialization
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.result_cache import cached_result, fingerprint, key, make_room
+from workbench.analysis.result_cache import cached_result, code_fingerprint, cache_key, evict_oldest
 from workbench.storage.evidence import Evidence
 
 
@@ -56,12 +56,12 @@ def test_a_result_is_computed_once_and_then_opened(tmp_path):
 def test_another_number_in_an_array_another_control_or_other_code_have_another_key(tmp_path):
     hashes, one, other = tmp_path / "hashes.json", given(), given()
     other["codes"][3, 2] += 1
-    mine = key("usage", one, {"log": True}, hashes=hashes)
-    assert key("usage", given(), {"log": True}, hashes=hashes) == mine
-    assert key("usage", other, {"log": True}, hashes=hashes) != mine
-    assert key("usage", one, {"log": False}, hashes=hashes) != mine
-    assert key("distances", one, {"log": True}, hashes=hashes) != mine
-    assert key("usage", one, {"log": True}, code="another", hashes=hashes) != mine
+    mine = cache_key("usage", one, {"log": True}, hashes=hashes)
+    assert cache_key("usage", given(), {"log": True}, hashes=hashes) == mine
+    assert cache_key("usage", other, {"log": True}, hashes=hashes) != mine
+    assert cache_key("usage", one, {"log": False}, hashes=hashes) != mine
+    assert cache_key("distances", one, {"log": True}, hashes=hashes) != mine
+    assert cache_key("usage", one, {"log": True}, code="another", hashes=hashes) != mine
 
 
 def test_any_array_and_any_word_of_several_runs_has_a_part_in_the_key(tmp_path):
@@ -71,7 +71,7 @@ def test_any_array_and_any_word_of_several_runs_has_a_part_in_the_key(tmp_path):
         replace(runs[1], provenance=runs[1].provenance | {"step": 2}),
     ]
     keys = {
-        key("a", {"evidences": (runs[0], other)}, {}, hashes=hashes) for other in (runs[1], *others)
+        cache_key("a", {"evidences": (runs[0], other)}, {}, hashes=hashes) for other in (runs[1], *others)
     }
     assert len(keys) == 3
 
@@ -82,7 +82,7 @@ def test_the_codes_fingerprint_changes_with_a_letter_of_a_file_and_with_its_name
         folder = tmp_path / str(len(found))
         folder.mkdir()
         (folder / name).write_text(text)
-        found.append(fingerprint(folder))
+        found.append(code_fingerprint(folder))
     assert len(set(found)) == 3
 
 
@@ -90,7 +90,7 @@ def test_an_array_in_a_file_is_hashed_once_and_again_when_the_file_is_another(tm
     path, hashes = tmp_path / "codes.npy", tmp_path / "hashes.json"
 
     def named(codes: np.ndarray) -> str:
-        return key("usage", {"codes": codes}, {}, hashes=hashes)
+        return cache_key("usage", {"codes": codes}, {}, hashes=hashes)
 
     np.save(path, np.zeros((50, 4), np.int32))
     before = np.load(path, mmap_mode="r")
@@ -184,7 +184,7 @@ def test_beyond_the_room_the_oldest_go(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.npy").write_bytes(b"x" * 100)
         os.utime(tmp_path / name, (i, i))
-    make_room(tmp_path, 250)
+    evict_oldest(tmp_path, 250)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
 
 

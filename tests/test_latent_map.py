@@ -127,11 +127,11 @@ def test_a_constant_dimension_does_no_harm():
 def test_a_map_turned_mirrored_moved_and_scaled_is_brought_back_and_its_disparity_is_scipys():
     random = np.random.default_rng(0)
     onto, turn = random.normal(size=(40, 2)), np.array([[0.6, 0.8], [0.8, -0.6]])
-    back, disparity = embeddings.aligned(3 * onto @ turn + 5, onto)
+    back, disparity = embeddings.procrustes_align(3 * onto @ turn + 5, onto)
     np.testing.assert_allclose(back, onto, atol=1e-5)
     assert disparity == pytest.approx(0, abs=1e-9)
     other = random.normal(size=(40, 2))
-    assert embeddings.aligned(other, onto)[1] == pytest.approx(procrustes(onto, other)[2])
+    assert embeddings.procrustes_align(other, onto)[1] == pytest.approx(procrustes(onto, other)[2])
 
 
 def test_runs_with_alike_latents_have_alike_maps_and_unrelated_ones_do_not():

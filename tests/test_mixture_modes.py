@@ -7,8 +7,8 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
-from workbench.analysis.latents.cross_validation import cross_validated
-from workbench.analysis.latents.mode_assignment import gallery
+from workbench.analysis.latents.cross_validation import cross_validate_mixtures
+from workbench.analysis.latents.mode_assignment import mode_gallery
 from workbench.analysis.latents.mode_comparison import mode_comparison
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.stats import mixtures
@@ -65,7 +65,7 @@ def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(co
         "means_init": ours.means,
     }
     theirs = GaussianMixture(
-        2, covariance_type=covariance, reg_covar=mixtures.FLOOR, tol=1e-6, max_iter=500, **start
+        2, covariance_type=covariance, reg_covar=mixtures.VARIANCE_FLOOR, tol=1e-6, max_iter=500, **start
     )
     theirs.fit(points)
     assert ours.density(points).mean() == pytest.approx(theirs.score(points), abs=0.01)
@@ -109,7 +109,7 @@ def test_one_gaussian_is_the_closed_form():
         size=(3, 3)
     )
     found = mixtures.fit_mixture(points, 1, "full", np.random.default_rng(0))
-    covariance = np.cov(points.T, bias=True) + mixtures.FLOOR * np.eye(3)
+    covariance = np.cov(points.T, bias=True) + mixtures.VARIANCE_FLOOR * np.eye(3)
     right = multivariate_normal(points.mean(axis=0), covariance).logpdf(points)
     np.testing.assert_allclose(found.density(points), right, rtol=1e-6)
 
@@ -123,9 +123,9 @@ def test_one_mode_of_whitened_latents_has_the_standard_normals_likelihood(covari
 
 def test_each_image_is_judged_by_a_gaussian_fitted_to_the_other_folds():
     points = np.random.default_rng(0).normal(size=(60, 2))
-    (found,), _ = cross_validated([points], np.array([1]), "diag", seed=3)
+    (found,), _ = cross_validate_mixtures([points], np.array([1]), "diag", seed=3)
     for rest, out in KFold(5, shuffle=True, random_state=3).split(points):
-        variance = points[rest].var(axis=0) + mixtures.FLOOR
+        variance = points[rest].var(axis=0) + mixtures.VARIANCE_FLOOR
         right = multivariate_normal(points[rest].mean(axis=0), np.diag(variance)).logpdf(
             points[out]
         )
@@ -198,7 +198,7 @@ def test_each_mode_shows_the_images_nearest_its_mean():
 def test_a_gallery_shows_the_densest_members_first_and_none_of_them_again():
     shade = np.arange(10, dtype=np.uint8)
     density = np.array([0, 5, 1, 9, 2, 8, 3, 7, 4, 6])
-    found = gallery(
+    found = mode_gallery(
         np.tile(shade[:, None, None, None], (1, 64, 64, 1)), np.zeros(10, int), density, seed=0
     )
     assert found.nearest[0, ::70, 0].tolist() == [3, 5, 7, 9, 1, 8]
@@ -262,7 +262,7 @@ def test_what_cannot_be_counted_is_refused_in_a_sentence():
 def test_a_host_hears_how_far_a_sweep_is_and_can_stop_it(monkeypatch):
     points, heard = np.random.default_rng(0).normal(size=(60, 2)), []
     with progress_listener(lambda done, total: heard.append((done, total))):
-        cross_validated([points], np.array([1, 2]), "diag", 0)
+        cross_validate_mixtures([points], np.array([1, 2]), "diag", 0)
     assert heard == [(i, 6) for i in range(1, 7)]
 
     def stop(done: int, total: int) -> None:
@@ -271,13 +271,13 @@ def test_a_host_hears_how_far_a_sweep_is_and_can_stop_it(monkeypatch):
 
     heard.clear()
     begun: list[int] = []
-    sweep = mixtures.sweep
+    sweep = mixtures.fit_sweep
     monkeypatch.setattr(mixtures, "sweep", lambda *given: begun.append(1) or sweep(*given))
     with pytest.raises(Cancelled), progress_listener(stop):
-        cross_validated([points] * 80, np.array([1, 2, 3]), "diag", 0)
+        cross_validate_mixtures([points] * 80, np.array([1, 2, 3]), "diag", 0)
     assert heard == [(1, 401)]
     assert len(begun) < 401
-    cross_validated([points], np.array([1]), "diag", 0)  # nobody listens any more
+    cross_validate_mixtures([points], np.array([1]), "diag", 0)  # nobody listens any more
     assert len(heard) == 1
 
 

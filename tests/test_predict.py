@@ -80,7 +80,7 @@ def test_the_p_value_of_few_things_is_scipys_exact_one():
     for n in (4, 5, 6):
         x, y = random.normal(size=n), random.normal(size=n)
         found = rank_correlation.spearman(x[:, None], y)
-        alone, adjusted = rank_correlation.chances(found, rank_correlation.permuted(x[:, None], y))
+        alone, adjusted = rank_correlation.p_values(found, rank_correlation.permutation_null(x[:, None], y))
         statistic = lambda moved: spearmanr(moved, y).statistic  # noqa: B023, E731
         exact = permutation_test((x,), statistic, permutation_type="pairings", n_resamples=1000)
         both_sides = np.mean(np.abs(exact.null_distribution) >= abs(exact.statistic) - 1e-9)
@@ -89,13 +89,13 @@ def test_the_p_value_of_few_things_is_scipys_exact_one():
 
 def test_a_perfect_order_of_n_things_has_two_in_n_factorial():
     x = np.arange(5.0)[:, None]
-    alone, _ = rank_correlation.chances(np.array([1.0]), rank_correlation.permuted(x, x[:, 0]))
+    alone, _ = rank_correlation.p_values(np.array([1.0]), rank_correlation.permutation_null(x, x[:, 0]))
     assert alone[0] == pytest.approx(2 / 120)
 
 
 def test_random_orders_of_many_things_come_near_the_normal_limit():
     x = np.random.default_rng(0).normal(size=(30, 1))
-    null = rank_correlation.permuted(x, np.random.default_rng(1).normal(size=30))
+    null = rank_correlation.permutation_null(x, np.random.default_rng(1).normal(size=30))
     assert null.std() == pytest.approx(1 / np.sqrt(29), rel=0.03)
 
 
@@ -103,18 +103,18 @@ def test_within_families_chance_does_as_well_as_what_tells_only_the_families_apa
     families = ["a"] * 6 + ["b"] * 6
     apart, target = np.repeat([0.0, 1.0], 6)[:, None], np.arange(12.0)
     found = rank_correlation.spearman(apart, target)
-    assert rank_correlation.chances(found, rank_correlation.permuted(apart, target))[0] < 0.01
+    assert rank_correlation.p_values(found, rank_correlation.permutation_null(apart, target))[0] < 0.01
     assert (
-        rank_correlation.chances(
-            found, rank_correlation.permuted(apart, target, families=families)
+        rank_correlation.p_values(
+            found, rank_correlation.permutation_null(apart, target, families=families)
         )[0]
         == 1
     )
-    null = rank_correlation.permuted(target[:, None], target, families=families)
+    null = rank_correlation.permutation_null(target[:, None], target, families=families)
     assert null[0] == pytest.approx(1) and null.min() >= rank_correlation.spearman(
         np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6.0])[:, None], target
     )
-    alone = rank_correlation.chances(np.array([1.0]), null)[0]
+    alone = rank_correlation.p_values(np.array([1.0]), null)[0]
     assert alone[0] == pytest.approx(1 / 20_001, abs=1e-4)
 
 
@@ -124,7 +124,7 @@ def test_copies_of_one_diagnostic_cost_nothing_and_unrelated_ones_do():
     copies, others = np.repeat(x, 10, axis=1), np.hstack([x, random.normal(size=(6, 9))])
     for values, same in ((copies, True), (others, False)):
         found = rank_correlation.spearman(values, y)
-        alone, adjusted = rank_correlation.chances(found, rank_correlation.permuted(values, y))
+        alone, adjusted = rank_correlation.p_values(found, rank_correlation.permutation_null(values, y))
         assert bool(adjusted[0] == alone[0]) is same
         assert adjusted[0] >= alone[0]
 
@@ -136,7 +136,7 @@ def test_something_is_called_sure_of_unrelated_diagnostics_in_one_case_of_twenty
         values, target = random.normal(size=(n, 12)), random.normal(size=n)
         found = rank_correlation.spearman(values, target)
         wrong += (
-            rank_correlation.chances(found, rank_correlation.permuted(values, target))[1].min()
+            rank_correlation.p_values(found, rank_correlation.permutation_null(values, target))[1].min()
             <= LEVEL
         )
     assert wrong <= 0.08 * 300
@@ -149,20 +149,20 @@ def test_the_interval_holds_the_true_correlation(n):
     for _ in range(200):
         x = random.normal(size=n)
         y = r * x + np.sqrt(1 - r**2) * random.normal(size=n)
-        low, high = rank_correlation.interval(spearmanr(x, y).statistic, n)
+        low, high = rank_correlation.confidence_interval(spearmanr(x, y).statistic, n)
         inside += low <= 6 / np.pi * np.arcsin(r / 2) <= high
     assert inside >= 0.9 * 200
 
 
 def test_a_perfect_order_of_five_is_compatible_with_none_and_of_twenty_is_not():
-    low, high = rank_correlation.interval(1.0, 5)
+    low, high = rank_correlation.confidence_interval(1.0, 5)
     assert low < 0 and high == 1
-    assert rank_correlation.interval(-1.0, 20)[1] < -0.8
-    assert rank_correlation.interval(-1.0, 5) == pytest.approx((-high, -low))
+    assert rank_correlation.confidence_interval(-1.0, 20)[1] < -0.8
+    assert rank_correlation.confidence_interval(-1.0, 5) == pytest.approx((-high, -low))
 
 
 def test_more_diagnostics_need_more_tokenizers():
-    assert [rank_correlation.needed(tried, 0.05) for tried in (1, 2, 20)] == [5, 5, 7]
+    assert [rank_correlation.min_sample_size(tried, 0.05) for tried in (1, 2, 20)] == [5, 5, 7]
 
 
 # Diagnostics

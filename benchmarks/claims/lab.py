@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
-from workbench.analysis.latents.probes import logistic
+from workbench.analysis.latents.probes import logistic_probe
 from workbench.analysis.runs.diagnostics import diagnostics_of
 from workbench.collect import collect, draw_samples, load_images
 from workbench.collect.images import pooled_features
@@ -120,7 +120,7 @@ class Lab:
         a, b = (_latents(tokenizer, images) for images in (fit, test))
         deviation = a.std(axis=0)
         a, b = ((x - a.mean(axis=0)) / np.where(deviation > 0, deviation, 1) for x in (a, b))
-        return {"probe accuracy": float((logistic(a, fit.labels, b) == test.labels).mean())}
+        return {"probe accuracy": float((logistic_probe(a, fit.labels, b) == test.labels).mean())}
 
     def _draw(self, run: Run, step: int, shift: float | None) -> Numbers:
         model, tokenizer = (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from workbench.analysis.runs.diagnostics import BY_NAME
-from workbench.analysis.stats.rank_correlation import permuted, spearman
+from workbench.analysis.stats.rank_correlation import permutation_null, spearman
 
 from . import maetok, unicode2, vavae
 from .arms import Arm, Scale
@@ -59,7 +59,7 @@ def effects(rows: Mapping[str, Numbers]) -> Numbers:
     families = [label.split(":")[0] for label in rows]
     found, null = (
         np.abs(spearman(values, target)),
-        np.abs(permuted(values[:, latent], target, families=families)),
+        np.abs(permutation_null(values[:, latent], target, families=families)),
     )
     chance = float(np.quantile(null.max(axis=1), 0.95))
     best = float(found[latent].max())

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.latents.cross_validation import FOLDS, cross_validated, grid
-from workbench.analysis.latents.embeddings import lay_out, quality, standardised
-from workbench.analysis.latents.probes import PENALTIES, logistic
-from workbench.analysis.stats.mixtures import FLOOR
+from workbench.analysis.latents.cross_validation import NUM_FOLDS, cross_validate_mixtures, mode_grid
+from workbench.analysis.latents.embeddings import embed, embedding_quality, standardize
+from workbench.analysis.latents.probes import INVERSE_PENALTIES, logistic_probe
+from workbench.analysis.stats.mixtures import VARIANCE_FLOOR
 from workbench.quantizers.clustering import cluster, refine
 from workbench.quantizers.nearest import nearest_code
 
@@ -138,10 +138,10 @@ def _errors(rows: Tensor, mine: Tensor, its: Tensor) -> tuple[bool, str]:
 
 def mixtures(cloud: Callable[[int], np.ndarray], size: Size) -> Pair:
     """A cross-validated sweep over numbers of Gaussians, beside a plain loop; both have one floor under variances."""
-    points, modes = cloud(size.mixed), grid(size.modes)
+    points, modes = cloud(size.mixed), mode_grid(size.modes)
 
     def ours() -> float:
-        return float(cross_validated([points], modes, "diag", 0)[0][0].likelihood.mean())
+        return float(cross_validate_mixtures([points], modes, "diag", 0)[0][0].likelihood.mean())
 
     ways = [(f"{n} starts", partial(loop, points, modes, n)) for n in (1, 3, 10)]
     theirs = as_good(ways, ours() - NATS)
@@ -162,10 +162,10 @@ def loop(points: np.ndarray, modes: Sequence[int], starts: int) -> float:
     from sklearn.model_selection import KFold
 
     scores, whole = np.empty((len(points), len(modes))), (np.arange(len(points)), np.arange(0))
-    for rest, out in (*KFold(FOLDS, shuffle=True, random_state=0).split(points), whole):
+    for rest, out in (*KFold(NUM_FOLDS, shuffle=True, random_state=0).split(points), whole):
         for j, k in enumerate(modes):
             made = GaussianMixture(
-                k, covariance_type="diag", n_init=starts, reg_covar=FLOOR, random_state=0
+                k, covariance_type="diag", n_init=starts, reg_covar=VARIANCE_FLOOR, random_state=0
             )
             made.fit(points[rest])
             if len(out):
@@ -180,15 +180,15 @@ def probing(chosen: bool, size: Size) -> Pair:
 
     order = np.random.default_rng(0).permutation(1797)[: size.probed]
     rows, labels = (array[order] for array in load_digits(return_X_y=True))
-    rows, cut = standardised(rows).astype(float), int(0.7 * len(rows))
+    rows, cut = standardize(rows).astype(float), int(0.7 * len(rows))
     fit, test = slice(0, cut), slice(cut, None)
     fold = [(np.arange(cut // 5, cut), np.arange(cut // 5))]  # the fifth that ours chooses by
 
     def ours() -> float:
-        return float((logistic(rows[fit], labels[fit], rows[test]) == labels[test]).mean())
+        return float((logistic_probe(rows[fit], labels[fit], rows[test]) == labels[test]).mean())
 
     def theirs() -> float:
-        how = {"Cs": PENALTIES, "cv": fold, "max_iter": 1000, "tol": 1e-3, "scoring": "accuracy"}
+        how = {"Cs": INVERSE_PENALTIES, "cv": fold, "max_iter": 1000, "tol": 1e-3, "scoring": "accuracy"}
         made = LogisticRegressionCV(**how) if chosen else LogisticRegression()
         return float(made.fit(rows[fit], labels[fit]).score(rows[test], labels[test]))
 
@@ -211,13 +211,13 @@ def mapping(size: Size) -> Pair:
     rows = centres[np.arange(size.mapped) % 50] + random.standard_normal(
         (size.mapped, width), np.float32
     )
-    rows = standardised(rows)
+    rows = standardize(rows)
 
     def check(mine: np.ndarray, its: np.ndarray) -> tuple[bool, str]:
-        trust = [quality(rows, points, 15, 0)[0] for points in (mine, its)]
+        trust = [embedding_quality(rows, points, 15, 0)[0] for points in (mine, its)]
         return _as_good("trust", TRUST, *trust)
 
-    ours = partial(lay_out, rows, "umap", 15, 0)
+    ours = partial(embed, rows, "umap", 15, 0)
     why = "Ours is one thread, as only one repeats itself, though it has fewer components; theirs takes every core."
     sizes = f"{len(rows):,} x {width}"
     return Pair(
@@ -248,7 +248,7 @@ def known_modes(n: int) -> np.ndarray:
     """Twelve equal spherical modes in 16 dimensions, about eight standard deviations apart."""
     random, dim = np.random.default_rng(0), 16
     means = random.normal(size=(12, dim)) * 8 / np.sqrt(2 * dim)
-    return standardised(means[random.integers(0, 12, n)] + random.normal(size=(n, dim))).astype(
+    return standardize(means[random.integers(0, 12, n)] + random.normal(size=(n, dim))).astype(
         float
     )
 
@@ -258,4 +258,4 @@ def digits(n: int) -> np.ndarray:
     from sklearn.datasets import load_digits
     from sklearn.decomposition import PCA
 
-    return standardised(PCA(16, random_state=0).fit_transform(load_digits().data[:n])).astype(float)
+    return standardize(PCA(16, random_state=0).fit_transform(load_digits().data[:n])).astype(float)

@@ -22,8 +22,8 @@ from workbench.analysis import result_serialization
 from workbench.analysis.base import Result
 from workbench.storage.evidence import Evidence
 
-ROOM = 512 * 2**20  # bytes on disk: beyond them the oldest are removed
-HASHES, MOST_HASHES = (
+MAX_CACHE_BYTES = 512 * 2**20  # bytes on disk: beyond them the oldest are removed
+HASH_FILE, MAX_HASHES = (
     "hashes.json",
     20_000,
 )  # of arrays in files, so that those need not be read again
@@ -74,12 +74,12 @@ def _folder(
     if not os.access(place.parent, os.W_OK):
         return None
     try:
-        return place / key(analysis.__name__, given, controls, hashes=place / HASHES)
+        return place / cache_key(analysis.__name__, given, controls, hashes=place / HASH_FILE)
     except (OSError, TypeError):
         return None
 
 
-def key(
+def cache_key(
     name: str,
     given: dict[str, Any],
     controls: dict[str, Any],
@@ -97,12 +97,12 @@ def key(
     if len(known) > before:
         _remember(hashes, known)
     return sha256(
-        json.dumps(said | {"code": code or fingerprint()}, sort_keys=True).encode()
+        json.dumps(said | {"code": code or code_fingerprint()}, sort_keys=True).encode()
     ).hexdigest()
 
 
 @cache
-def fingerprint(package: Path = Path(__file__).parent) -> str:
+def code_fingerprint(package: Path = Path(__file__).parent) -> str:
     """A hash of every source file of a package, this one, and of the versions of what it computes with."""
     found = sha256(json.dumps({library: _version(library) for library in LIBRARIES}).encode())
     for path in sorted(package.rglob("*.py")):
@@ -166,7 +166,7 @@ def _remembered(path: Path) -> dict[str, str]:
 
 
 def _remember(path: Path, known: dict[str, str]) -> None:
-    latest = dict(list(known.items())[-MOST_HASHES:])
+    latest = dict(list(known.items())[-MAX_HASHES:])
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -187,10 +187,10 @@ def _keep(result: Result, folder: Path) -> None:
         aside.replace(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    make_room(folder.parent, ROOM)
+    evict_oldest(folder.parent, MAX_CACHE_BYTES)
 
 
-def make_room(place: Path, room: int) -> None:
+def evict_oldest(place: Path, room: int) -> None:
     """Remove the oldest kept results until the others fit in so many bytes."""
     entries = []
     for folder in place.iterdir():

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import parse_codes
-from workbench.analysis.images.reconstruction import errors, psnr_db
+from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
 from workbench.analysis.inputs import class_names
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
@@ -253,7 +253,7 @@ def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
 def _measured(folder: str, provenance: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean absolute error and PSNR of every image; once for each evidence, which may be large."""
     evidence = Run(folder).evidence(json.loads(provenance)["step"])
-    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
     return l1, psnr_db(mse)
 
 

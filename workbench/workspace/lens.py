@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.images.reconstruction import errors
+from workbench.analysis.images.reconstruction import pixel_errors
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.explore.image_grid import ImageGrid, classes, compared
 from workbench.storage.run import Run
@@ -312,7 +312,7 @@ class Lens:
             return list(state.places[: min(state.show, room)])
         if state.order == "first":
             return list(range(min(state.show, room, len(evidence.images))))
-        _, l1 = errors(evidence.images, evidence.reconstructions)
+        _, l1 = pixel_errors(evidence.images, evidence.reconstructions)
         ranked = np.argsort(l1 if state.order == "best" else -l1, kind="stable")
         return ranked[: min(state.show, room)].tolist()
 

@@ -14,8 +14,8 @@ from workbench.analysis.plotting.style import apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
-CEILING = 100.0  # dB: what identical images are given, whose PSNR is infinite
-GAIN = 4  # how much brighter than life errors are drawn
+MAX_PSNR_DB = 100.0  # dB: what identical images are given, whose PSNR is infinite
+ERROR_GAIN = 4  # how much brighter than life errors are drawn
 COLUMNS = 8
 Order = Literal["first", "worst", "best"]
 
@@ -42,7 +42,7 @@ class Reconstruction(Result):
     def figure(self) -> go.Figure:
         """Rows of originals, reconstructions and errors; above each column its place and PSNR."""
         bands, columns = -(-len(self.shown) // COLUMNS), min(len(self.shown), COLUMNS)
-        names = ("", "original", "reconstruction", f"error ×{GAIN}") * bands
+        names = ("", "original", "reconstruction", f"error ×{ERROR_GAIN}") * bands
         figure = image_grid.draw(self.mosaic, names, (len(names), columns), row_height=58)
         high, wide = self.mosaic.shape[0] / bands, self.mosaic.shape[1] / columns
         for i, place in enumerate(self.shown):
@@ -66,8 +66,8 @@ class Reconstruction(Result):
 
     def summary(self) -> str:
         """The mean PSNR with its interval, and the mean absolute error."""
-        exact = int((self.psnr >= CEILING).sum())
-        note = f" {exact:,} identical images count as {CEILING:.0f} dB." if exact else ""
+        exact = int((self.psnr >= MAX_PSNR_DB).sum())
+        note = f" {exact:,} identical images count as {MAX_PSNR_DB:.0f} dB." if exact else ""
         return f"{self._caption()}. The mean absolute error is {self.l1.mean():.4f} of the pixels' range.{note}"
 
     def _caption(self) -> str:
@@ -88,7 +88,7 @@ def reconstruction(
     PSNR is 10 log10(1 / mse) with pixels in [0, 1]; identical images are given 100 dB. Raises UserError where the
     two differ in shape, NotApplicable where there is no image.
     """
-    mse, l1 = errors(images, reconstructions)
+    mse, l1 = pixel_errors(images, reconstructions)
     psnr = psnr_db(mse)
     ranked = {"first": np.arange(len(psnr)), "worst": np.argsort(psnr, kind="stable")}
     ranked["best"] = np.argsort(-psnr, kind="stable")
@@ -100,7 +100,7 @@ def reconstruction(
     )
 
 
-def errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pixel_errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared and mean absolute error of each image, (n,) and (n,), pixels in [0, 1].
 
     Raises UserError where the shapes differ, NotApplicable where there is no image.
@@ -124,7 +124,7 @@ def errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray,
 
 def psnr_db(mse: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of squared errors of pixels in [0, 1], at most CEILING; NaN stays NaN."""
-    return -10 * np.log10(np.maximum(mse, 10 ** (-CEILING / 10)))
+    return -10 * np.log10(np.maximum(mse, 10 ** (-MAX_PSNR_DB / 10)))
 
 
 def _mosaic(images: np.ndarray, reconstructions: np.ndarray, shown: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +132,7 @@ def _mosaic(images: np.ndarray, reconstructions: np.ndarray, shown: tuple[int, .
     for start in range(0, len(shown), COLUMNS):
         places = list(shown[start : start + COLUMNS])
         original, decoded = np.asarray(images[places]), np.asarray(reconstructions[places])
-        error = np.clip(np.abs(original.astype(int) - decoded) * GAIN, 0, 255).astype(np.uint8)
+        error = np.clip(np.abs(original.astype(int) - decoded) * ERROR_GAIN, 0, 255).astype(np.uint8)
         bands += [
             original[:0],
             original,

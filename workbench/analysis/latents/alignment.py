@@ -18,8 +18,8 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import describe_subset
 from workbench.analysis.stats.similarity import (
-    aligned,
-    gram,
+    centered_alignment,
+    gram_matrix,
     mapped_cosine,
     pair_cosines,
     pearson,
@@ -35,7 +35,7 @@ MOST_TOKENS = 64  # of an image, whose pairs are compared
 
 
 @dataclass(frozen=True)
-class Agreement:
+class AlignmentMeasure:
     """One measure of likeness between latents and the teacher's features."""
 
     name: str
@@ -51,7 +51,7 @@ class Agreement:
 class TeacherAlignment(Result):
     """How latents agree with a teacher's features of the same images, and with those of other images."""
 
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[AlignmentMeasure, ...]
     teacher: str
     by_token: (
         bool  # else tokens and patches differ in number, and images were compared by their means
@@ -60,7 +60,7 @@ class TeacherAlignment(Result):
     of: int  # images in the evidence
     seed: int
 
-    def __getitem__(self, name: str) -> Agreement:
+    def __getitem__(self, name: str) -> AlignmentMeasure:
         return next(a for a in self.agreements if a.name == name)
 
     def figure(self) -> go.Figure:
@@ -194,15 +194,15 @@ def _groups(rows: np.ndarray) -> np.ndarray:
     return rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1])
 
 
-def _marginal(ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int) -> Agreement:
+def _marginal(ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int) -> AlignmentMeasure:
     value, shuffled = (mapped_cosine(ours, y) for y in (theirs, strangers))
     told = (*mean_interval(value), float(shuffled.mean()))
-    return Agreement("marginal cosine", *told, "higher", len(value) * each)
+    return AlignmentMeasure("marginal cosine", *told, "higher", len(value) * each)
 
 
 def _pairwise(
     ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int, seed: int
-) -> tuple[Agreement, ...]:
+) -> tuple[AlignmentMeasure, ...]:
     kept = np.random.default_rng(seed).permutation(ours.shape[1])[:MOST_TOKENS]
     a, b, null = (pair_cosines(x[:, kept]) for x in (ours, theirs, strangers))
     measures = {"pairwise difference": (_difference, "lower")}
@@ -212,7 +212,7 @@ def _pairwise(
             "pairwise Spearman": (spearman, "higher"),
         }
     return tuple(
-        Agreement(
+        AlignmentMeasure(
             name,
             *mean_interval(measure(a, b)),
             float(measure(a, null).mean()),
@@ -227,9 +227,9 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(a - b).mean(axis=1)
 
 
-def _cka(x: np.ndarray, y: np.ndarray, seed: int) -> Agreement:
-    a, b = gram(x), gram(y)
-    value, moved = aligned(a, b), np.roll(b, 1, axis=(0, 1))
-    error, _ = half_samples(lambda i: aligned(a[np.ix_(i, i)], b[np.ix_(i, i)]), len(a), seed=seed)
+def _cka(x: np.ndarray, y: np.ndarray, seed: int) -> AlignmentMeasure:
+    a, b = gram_matrix(x), gram_matrix(y)
+    value, moved = centered_alignment(a, b), np.roll(b, 1, axis=(0, 1))
+    error, _ = half_samples(lambda i: centered_alignment(a[np.ix_(i, i)], b[np.ix_(i, i)]), len(a), seed=seed)
     low, high = max(value - 1.96 * float(error), 0.0), min(value + 1.96 * float(error), 1.0)
-    return Agreement("CKA", value, low, high, aligned(a, moved), "higher", len(a))
+    return AlignmentMeasure("CKA", value, low, high, centered_alignment(a, moved), "higher", len(a))

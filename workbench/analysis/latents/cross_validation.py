@@ -6,13 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
-from workbench.analysis.stats.mixtures import Covariance, Mixture, sweeps
+from workbench.analysis.stats.mixtures import Covariance, Mixture, fit_sweeps
 
-FOLDS, RESAMPLES = 5, 200
+NUM_FOLDS, NUM_RESAMPLES = 5, 200
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class CrossValidatedSweep:
     """A sweep over numbers of modes by five-fold cross-validation: every image is judged by four fifths of others."""
 
     modes: np.ndarray  # (m,) rising
@@ -42,37 +42,37 @@ class HeldOut:
         """The 5th and 95th percentile of that choice over images drawn again with replacement."""
         random, n = np.random.default_rng(seed), len(self.likelihood)
         chosen = [
-            self.modes[_fewest(self.likelihood[random.integers(0, n, n)])] for _ in range(RESAMPLES)
+            self.modes[_fewest(self.likelihood[random.integers(0, n, n)])] for _ in range(NUM_RESAMPLES)
         ]
         low, high = np.percentile(chosen, [5, 95], method="nearest")
         return int(low), int(high)
 
 
-def grid(most: int) -> np.ndarray:
+def mode_grid(most: int) -> np.ndarray:
     """The numbers of modes to try: every one to 16, then ever fewer, and the most."""
     sparse = (18, 20, 24, 28, 32, 40, 48, 56, 64)
     return np.unique([k for k in (*range(1, 17), *sparse, most) if k <= most])
 
 
-def cross_validated(
+def cross_validate_mixtures(
     clouds: Sequence[np.ndarray], modes: np.ndarray, covariance: Covariance, seed: int
-) -> tuple[list[HeldOut], list[Mixture]]:
+) -> tuple[list[CrossValidatedSweep], list[Mixture]]:
     """Each cloud of points (n, d) cross-validated, and the first one's mixtures fitted to all its points."""
     from sklearn.model_selection import KFold
 
-    splits = [list(KFold(FOLDS, shuffle=True, random_state=seed).split(cloud)) for cloud in clouds]
+    splits = [list(KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(cloud)) for cloud in clouds]
     parts = [cloud[rest] for cloud, folds in zip(clouds, splits, strict=True) for rest, _ in folds]
-    whole, *fits = sweeps([clouds[0], *parts], modes, covariance, seed)
+    whole, *fits = fit_sweeps([clouds[0], *parts], modes, covariance, seed)
     found = []
     for i, (cloud, folds) in enumerate(zip(clouds, splits, strict=True)):
-        own = fits[FOLDS * i : FOLDS * (i + 1)]
+        own = fits[NUM_FOLDS * i : NUM_FOLDS * (i + 1)]
         likelihood = np.empty((len(cloud), len(modes)))
         for (_, out), mixtures in zip(folds, own, strict=True):
             likelihood[out] = np.stack(
                 [mixture.density(cloud[out]) for mixture in mixtures], axis=1
             )
         found.append(
-            HeldOut(
+            CrossValidatedSweep(
                 modes, likelihood, _stability(cloud, own) if i == 0 else np.full(len(modes), np.nan)
             )
         )

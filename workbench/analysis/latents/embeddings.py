@@ -8,11 +8,11 @@ from workbench.analysis.stats.sampling import subsample
 from workbench.core.progress import tqdm_kwargs
 
 Method = Literal["umap", "pca"]
-MOST_JUDGED = 2_000  # points whose neighbours are compared: every pair's distance is needed
+MAX_SCORED_POINTS = 2_000  # points whose neighbours are compared: every pair's distance is needed
 UMAP_INPUT = 50  # principal components given to UMAP
 
 
-def standardised(rows: np.ndarray) -> np.ndarray:
+def standardize(rows: np.ndarray) -> np.ndarray:
     """Rows (n, d) with mean 0 and variance 1 in every dimension that varies, float32."""
     deviation = rows.std(axis=0)
     out = (rows - rows.mean(axis=0)).astype(np.float32)
@@ -20,7 +20,7 @@ def standardised(rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def lay_out(
+def embed(
     rows: np.ndarray, method: Method, neighbors: int, seed: int, start: np.ndarray | None = None
 ) -> np.ndarray:
     """Coordinates, float32 (n, 2), of rows (n, d). `start`, (n, 2), is where UMAP begins (None: principal components).
@@ -33,10 +33,10 @@ def lay_out(
         rows = _components(rows, UMAP_INPUT, seed)
     # The spectral start fails on very few images.
     begin = start.copy() if start is not None else "pca" if rows.shape[1] > 1 else "random"
-    return np.asarray(umap(rows, seed, n_neighbors=neighbors, init=begin), np.float32)
+    return np.asarray(fit_umap(rows, seed, n_neighbors=neighbors, init=begin), np.float32)
 
 
-def umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
+def fit_umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
     """Rows (n, d) in fewer dimensions by UMAP, the same for the same seed; whoever listens hears of its epochs."""
     import umap.layouts
     from tqdm.std import tqdm
@@ -51,7 +51,7 @@ def umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
     )
 
 
-def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> tuple[float, float]:
+def embedding_quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> tuple[float, float]:
     """Trustworthiness and continuity of points (n, 2) as a map of rows (n, d), on at most 2,000 of them.
 
     1: no neighbour on the map is a stranger in the rows; and none in the rows is far on the map. Source: Venna and
@@ -59,7 +59,7 @@ def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> 
     """
     from sklearn.manifold import trustworthiness
 
-    judged = subsample(len(rows), MOST_JUDGED, np.random.default_rng(seed))
+    judged = subsample(len(rows), MAX_SCORED_POINTS, np.random.default_rng(seed))
     rows, points = rows[judged], points[judged]
     k = min(neighbors, (len(rows) - 1) // 2)
     there, back = (
@@ -69,7 +69,7 @@ def quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> 
     return float(there), float(back)
 
 
-def aligned(points: np.ndarray, onto: np.ndarray) -> tuple[np.ndarray, float]:
+def procrustes_align(points: np.ndarray, onto: np.ndarray) -> tuple[np.ndarray, float]:
     """Points (n, 2) moved, turned, mirrored and scaled to the size of `onto` (n, 2), and their disparity from it.
 
     Procrustes: the share of squares that the best such fit leaves, 0 for the same figure and near 1 for unrelated ones.

@@ -41,7 +41,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseRobustness:
     """How well latents decode after Gaussian noise was added."""
 
     level: float  # standard deviations of the latents
@@ -55,7 +55,7 @@ class LatentGeometry(Result):
     """Measures of the latents beside a Gaussian's, the spectrum of their covariance, and the noise they bear."""
 
     measures: tuple[Measure, ...]
-    noise: tuple[Noise, ...]  # empty where it was not collected
+    noise: tuple[NoiseRobustness, ...]  # empty where it was not collected
     shares: np.ndarray = field(
         repr=False
     )  # (d,) of the variance along each principal direction, largest first
@@ -203,11 +203,11 @@ def _of_points(
         norms, distances = np.linalg.norm(cloud, axis=1), dispersion.neighbor_distances(near)
         ratio, rank = dispersion.participation_ratio(own), dispersion.effective_rank(own)
         return np.array(
-            [ratio, rank, own[0], dispersion.variation(norms), dispersion.variation(distances)]
+            [ratio, rank, own[0], dispersion.coefficient_of_variation(norms), dispersion.coefficient_of_variation(distances)]
         )
 
     values, error = measured(np.arange(n)), half_samples(measured, n, seed=seed)[0]
-    near = dispersion.variation(dispersion.neighbor_distances(gaussian))
+    near = dispersion.coefficient_of_variation(dispersion.neighbor_distances(gaussian))
     ratio = dispersion.gaussian_participation_ratio(len(points), d, standardize)
     references = (
         ratio,
@@ -261,7 +261,7 @@ def _on_a_plane(points: np.ndarray, seed: int) -> list[Measure]:
 
 def _noise(
     levels: Sequence[float] | np.ndarray | None, mse: np.ndarray | None, n: int
-) -> tuple[Noise, ...]:
+) -> tuple[NoiseRobustness, ...]:
     if levels is None or mse is None:
         return ()
     if mse.shape != (n, len(levels)):
@@ -270,4 +270,4 @@ def _noise(
         )
     order = np.argsort(levels, kind="stable")
     psnr = psnr_db(np.asarray(mse, np.float64))
-    return tuple(Noise(float(levels[i]), *mean_interval(psnr[:, i])) for i in order)
+    return tuple(NoiseRobustness(float(levels[i]), *mean_interval(psnr[:, i])) for i in order)

@@ -8,12 +8,12 @@ import numpy as np
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.stats.mixtures import Mixture
 
-SHOWN, MOST_ROWS = 6, 12  # images of each kind a mode shows, and modes shown
+IMAGES_PER_MODE, MAX_GALLERY_MODES = 6, 12  # images of each kind a mode shows, and modes shown
 SHUFFLES = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Gallery:
+class ModeGallery:
     """Mosaics of the largest modes, a row each: the images nearest to the mean, and others at random."""
 
     nearest: np.ndarray  # uint8 (height, width, 4)
@@ -22,7 +22,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class ClassAgreement:
     """How far assignments say the class, for each number of modes, beside the same with the labels shuffled."""
 
     nmi: np.ndarray  # (m,) normalised mutual information, 0 to 1
@@ -31,7 +31,7 @@ class Agreement:
     shuffled_rand: np.ndarray
 
 
-def agreement(assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int) -> Agreement:
+def class_agreement(assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int) -> ClassAgreement:
     """Compare assignments (n,), one for each number of modes, with labels (n,)."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -44,7 +44,7 @@ def agreement(assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int) 
         [[[score(labels[o], a) for a in assignments] for score in scores] for o in orders]
     )
     (nmi, rand), (shuffled_nmi, shuffled_rand) = found[0], found[1:].mean(axis=0)
-    return Agreement(nmi, shuffled_nmi, rand, shuffled_rand)
+    return ClassAgreement(nmi, shuffled_nmi, rand, shuffled_rand)
 
 
 def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,16 +55,16 @@ def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.
     return np.argsort(order)[assignment], joint.max(axis=0)
 
 
-def gallery(images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int) -> Gallery:
+def mode_gallery(images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int) -> ModeGallery:
     """The images of uint8 (n, h, w, c) to show for each mode; nearest to its mean is where its density is highest."""
     random, nearest, others = np.random.default_rng(seed), [], []
-    for mode in range(min(int(assignment.max()) + 1, MOST_ROWS)):
+    for mode in range(min(int(assignment.max()) + 1, MAX_GALLERY_MODES)):
         members = np.flatnonzero(assignment == mode)
         members = members[np.argsort(-density[members], kind="stable")]
-        nearest.append(np.asarray(images[members[:SHOWN]]))
-        left = members[SHOWN:]
-        others.append(np.asarray(images[np.sort(random.permutation(left)[:SHOWN])]))
-    return Gallery(
+        nearest.append(np.asarray(images[members[:IMAGES_PER_MODE]]))
+        left = members[IMAGES_PER_MODE:]
+        others.append(np.asarray(images[np.sort(random.permutation(left)[:IMAGES_PER_MODE])]))
+    return ModeGallery(
         image_grid.compose(nearest),
         image_grid.compose(others) if any(map(len, others)) else None,
         len(nearest),

@@ -15,12 +15,12 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
-from workbench.analysis.latents.cross_validation import FOLDS, grid
-from workbench.analysis.latents.mode_nulls import LEAST
-from workbench.analysis.latents.modes import MOST_IMAGES
+from workbench.analysis.latents.cross_validation import NUM_FOLDS, mode_grid
+from workbench.analysis.latents.mode_nulls import MIN_IMAGES
+from workbench.analysis.latents.modes import MAX_IMAGES
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.mixtures import sweeps
-from workbench.analysis.stats.reductions import SHARE
+from workbench.analysis.stats.mixtures import fit_sweeps
+from workbench.analysis.stats.reductions import MIN_EXPLAINED_VARIANCE
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
@@ -30,7 +30,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
 @dataclass(frozen=True, eq=False)
-class ModesCompared(Result):
+class ModeComparison(Result):
     """Held-out likelihood of each run by number of Gaussians, and how many reach what the worst run ever reaches."""
 
     runs: tuple[str, ...]
@@ -102,7 +102,7 @@ class ModesCompared(Result):
         }
         figure.update_yaxes(**names, range=[len(self.runs) - 0.5, -0.5], row=1, col=2)
         some = describe_subset(self.n, self.of, by_class=self.by_class)
-        said = f"n = {some} · {self.components} principal components each · {FOLDS} splits · seed {self.seed}"
+        said = f"n = {some} · {self.components} principal components each · {NUM_FOLDS} splits · seed {self.seed}"
         title = {
             "text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)",
             "subtitle": {"text": said},
@@ -128,7 +128,7 @@ class ModesCompared(Result):
     def summary(self) -> str:
         """How many Gaussians each run needs, where that comes from, and what to beware of."""
         each = [
-            f"{run} {k} ({low}-{high} over {FOLDS} splits)" if low < high else f"{run} {k}"
+            f"{run} {k} ({low}-{high} over {NUM_FOLDS} splits)" if low < high else f"{run} {k}"
             for run, k, low, high in zip(
                 self.runs,
                 self.needed,
@@ -148,7 +148,7 @@ class ModesCompared(Result):
             said.append(
                 f"The worst run is still gaining at {self.modes[-1]}, the most that was tried."
             )
-        if min(self.explained) <= SHARE:
+        if min(self.explained) <= MIN_EXPLAINED_VARIANCE:
             said.append(
                 "That is under the paper's 90 %: n or the smallest latents allow no more components."
             )
@@ -163,7 +163,7 @@ def mode_comparison(
     most: Annotated[int, Range(2, 64)] = 24,
     components: Annotated[int, Range(0, MOST_COMPONENTS)] = 0,
     seed: Annotated[int, Range(0, 999)] = 0,
-) -> ModesCompared:
+) -> ModeComparison:
     """Count the Gaussians (diagonal) each run's latents need to be as likely as the worst run's at its best.
 
     In `components` principal components (0: as many as hold over 90 % of every run's variance, 64 at most), fitted with
@@ -177,13 +177,13 @@ def mode_comparison(
     same = [e for e in with_latents if _images(e) == _images(first)]
     of = len(first.latents)
     class_names(first.labels, (), of)
-    places = subsample(of, MOST_IMAGES, np.random.default_rng(seed), first.labels)
-    rows = [flatten_latents(e.latents[places], LEAST, "Comparing modes") for e in same]
+    places = subsample(of, MAX_IMAGES, np.random.default_rng(seed), first.labels)
+    rows = [flatten_latents(e.latents[places], MIN_IMAGES, "Comparing modes") for e in same]
     components, explained = _components(rows, components)
-    modes = grid(min(most, len(places) // 10))
+    modes = mode_grid(min(most, len(places) // 10))
     likelihood = _likelihood(rows, components, modes, seed)
     mean = likelihood.mean(axis=1)
-    return ModesCompared(
+    return ModeComparison(
         runs=_names(same),
         needed=tuple(int(k) for k in modes[_first(mean, mean.min(axis=1).max())]),
         needed_by_split=modes[
@@ -221,9 +221,9 @@ def _components(rows: Sequence[np.ndarray], asked: int) -> tuple[int, tuple[floa
     for x in rows:
         values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
         spectra.append(values / values.sum())
-    asked = asked or max(int(np.searchsorted(s.cumsum(), SHARE)) + 1 for s in spectra)
+    asked = asked or max(int(np.searchsorted(s.cumsum(), MIN_EXPLAINED_VARIANCE)) + 1 for s in spectra)
     allowed = min(
-        MOST_COMPONENTS, len(rows[0]) // FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra)
+        MOST_COMPONENTS, len(rows[0]) // NUM_FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra)
     )
     kept = min(asked, allowed)
     return kept, tuple(float(s[:kept].sum()) for s in spectra)
@@ -238,16 +238,16 @@ def _likelihood(
 
     parts, out = [], []
     for x in rows:
-        for rest, kept in KFold(FOLDS, shuffle=True, random_state=seed).split(x):
+        for rest, kept in KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(x):
             pca = PCA(components, whiten=True, random_state=seed).fit(x[rest])
             parts.append(pca.transform(x[rest]))
             out.append(pca.transform(x[kept]))
-    fits = sweeps(parts, modes, "diag", seed)
+    fits = fit_sweeps(parts, modes, "diag", seed)
     means = [
         [-m.density(points).mean() for m in mixtures]
         for mixtures, points in zip(fits, out, strict=True)
     ]
-    return np.array(means).reshape(len(rows), FOLDS, len(modes))
+    return np.array(means).reshape(len(rows), NUM_FOLDS, len(modes))
 
 
 def _first(likelihood: np.ndarray, target: float) -> np.ndarray:

@@ -5,12 +5,12 @@ import numpy as np
 from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.stats.reductions import Preset, gaussian_surrogate, reduce_dimensions
 
-LEAST = 50  # images for a count
-APART = 8  # standard deviations between planted modes
-NULLS = 3  # Gaussians drawn; one where each has to go through UMAP
+MIN_IMAGES = 50  # images for a count
+PLANTED_SEPARATION = 8  # standard deviations between planted modes
+NUM_NULL_DRAWS = 3  # Gaussians drawn; one where each has to go through UMAP
 
 
-def references(
+def reference_clouds(
     rows: np.ndarray,
     points: np.ndarray,
     untrained: np.ndarray | None,
@@ -23,7 +23,7 @@ def references(
     `null`: Gaussians with the rows' covariance. `untrained`: the given latents. `half`: half the points, where they are
     enough. `planted`: n points of `most` modes far apart, which show how many could be seen (not for UMAP).
     """
-    (n, d), draws = points.shape, 1 if preset == "released script" else NULLS
+    (n, d), draws = points.shape, 1 if preset == "released script" else NUM_NULL_DRAWS
     alike = (
         "ours" if preset == "paper text" else preset
     )  # in as many dimensions as the latents were given
@@ -35,10 +35,10 @@ def references(
     }
     found["untrained"] = []
     if untrained is not None:
-        before = flatten_latents(untrained, LEAST, "The untrained encoder")
+        before = flatten_latents(untrained, MIN_IMAGES, "The untrained encoder")
         found["untrained"] = [reduce_dimensions(before, alike, d, seed)[0]]
     half = np.random.default_rng(seed).permutation(n)[: n // 2]
-    found["half"] = [points[half]] if len(half) >= LEAST else []
+    found["half"] = [points[half]] if len(half) >= MIN_IMAGES else []
     planted = [reduce_dimensions(_planted(n, d, most, seed), "ours", d, seed)[0]]
     found["planted"] = (
         planted if preset != "released script" else []
@@ -51,12 +51,12 @@ def _planted(n: int, d: int, modes: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     drawn = random.standard_normal((16 * modes, d))
     far, chosen = np.linalg.norm(drawn - drawn[0], axis=1), [0]
-    nearest = APART
+    nearest = PLANTED_SEPARATION
     for _ in range(
         modes - 1
     ):  # always the one farthest from those before: random ones lie close by chance
         chosen.append(int(far.argmax()))
         nearest = far.max()
         far = np.minimum(far, np.linalg.norm(drawn - drawn[chosen[-1]], axis=1))
-    means = drawn[chosen] * APART / nearest
+    means = drawn[chosen] * PLANTED_SEPARATION / nearest
     return means[random.integers(0, modes, n)] + random.standard_normal((n, d))

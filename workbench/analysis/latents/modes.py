@@ -16,23 +16,23 @@ import pandas as pd
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
-from workbench.analysis.latents.cross_validation import cross_validated, grid
+from workbench.analysis.latents.cross_validation import cross_validate_mixtures, mode_grid
 from workbench.analysis.latents.mode_assignment import (
-    Agreement,
-    Gallery,
-    agreement,
-    gallery,
+    ClassAgreement,
+    ModeGallery,
+    class_agreement,
+    mode_gallery,
     order_by_size,
 )
-from workbench.analysis.latents.mode_nulls import LEAST, references
+from workbench.analysis.latents.mode_nulls import MIN_IMAGES, reference_clouds
 from workbench.analysis.stats.mixtures import Covariance, Mixture
 from workbench.analysis.stats.reductions import Preset, reduce_dimensions
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import UserError
 
-MOST_IMAGES = 5000  # of more, a sample
-ENOUGH = 0.9  # share of the modes that half the images, or planted ones, show where n is enough
-STEADY = 0.5  # adjusted Rand index under which the fits do not find the same modes
+MAX_IMAGES = 5000  # of more, a sample
+MIN_RECOVERED_SHARE = 0.9  # share of the modes that half the images, or planted ones, show where n is enough
+MIN_STABILITY = 0.5  # adjusted Rand index under which the fits do not find the same modes
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +69,12 @@ class MixtureModes(Result):
         repr=False
     )  # (m,) adjusted Rand index between fits to other images
     bic: np.ndarray = field(repr=False)  # (m,) of a fit to all images; lower is better
-    classes: Agreement | None = field(repr=False)  # of assignments with labels
+    classes: ClassAgreement | None = field(repr=False)  # of assignments with labels
     assignment: np.ndarray = field(
         repr=False
     )  # int (n,): each image's mode, the largest mode first
     places: np.ndarray = field(repr=False)  # int (n,): which images those are
-    gallery: Gallery | None = field(repr=False)
+    gallery: ModeGallery | None = field(repr=False)
     warnings: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
@@ -159,11 +159,11 @@ def mixture_modes(
     """
     of, covariance = len(latents), covariance if preset == "ours" else "diag"
     class_names(labels, (), of)
-    places = subsample(of, MOST_IMAGES, np.random.default_rng(seed), labels)
-    rows = flatten_latents(latents[places], LEAST, "Counting modes")
+    places = subsample(of, MAX_IMAGES, np.random.default_rng(seed), labels)
+    rows = flatten_latents(latents[places], MIN_IMAGES, "Counting modes")
     points, explained = reduce_dimensions(rows, preset, components, seed)
-    modes, before = grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
-    clouds = references(rows, points, before, preset, int(modes[-1]), seed)
+    modes, before = mode_grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
+    clouds = reference_clouds(rows, points, before, preset, int(modes[-1]), seed)
     numbers, fits = _counted(points, clouds, modes, covariance, seed)
     result = MixtureModes(
         **numbers,
@@ -190,7 +190,7 @@ def _counted(
     seed: int,
 ) -> tuple[dict[str, Any], list[Mixture]]:
     """The fields of a result that are read off likelihoods, and the fits to all points."""
-    (whole, *rest), fits = cross_validated(
+    (whole, *rest), fits = cross_validate_mixtures(
         [points, *chain(*clouds.values())], modes, covariance, seed
     )
     (low, high), others = whole.range(seed), iter(rest)
@@ -234,8 +234,8 @@ def _members(
         "assignment": assignment,
         "classes": None
         if labels is None
-        else agreement(assigned, np.asarray(labels)[places], seed),
-        "gallery": None if images is None else gallery(images[places], assignment, density, seed),
+        else class_agreement(assigned, np.asarray(labels)[places], seed),
+        "gallery": None if images is None else mode_gallery(images[places], assignment, density, seed),
     }
 
 
@@ -249,7 +249,7 @@ def _of_the_same(untrained: np.ndarray | None, of: int, places: np.ndarray) -> n
 
 def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...]:
     tried, at = int(found.modes[-1]), found.modes == found.best
-    unsteady = found.best > 1 and found.stability[at][0] < STEADY
+    unsteady = found.best > 1 and found.stability[at][0] < MIN_STABILITY
     alike = found.untrained_best is not None and found.low <= found.untrained_best <= found.high
     said = {
         f"Only {found.components} of {components} components: n and the latents' rank allow no more.": (
@@ -263,10 +263,10 @@ def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...
         )
         >= tried,
         f"With half the images the answer is {found.half_best}: more images may show more modes.": (
-            found.half_best is not None and found.half_best < ENOUGH * found.low
+            found.half_best is not None and found.half_best < MIN_RECOVERED_SHARE * found.low
         ),
         f"{tried} modes planted far apart in as many images are counted as {found.planted_best}: more may go unseen.": (
-            found.planted_best is not None and found.planted_best < ENOUGH * tried
+            found.planted_best is not None and found.planted_best < MIN_RECOVERED_SHARE * tried
         ),
         "Those fits hardly agree: the number of modes is surer than which image is in which.": unsteady,
         "A Gaussian, which has one mode, is given more: do not read the number as modes.": found.null_best

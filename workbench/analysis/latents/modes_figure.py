@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.latents.mode_assignment import MOST_ROWS
+from workbench.analysis.latents.mode_assignment import MAX_GALLERY_MODES
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
@@ -23,7 +23,7 @@ ROW = 46  # screen pixels of a mode in the gallery
 
 def draw(result: MixtureModes) -> go.Figure:
     """Two panels of curves; the modes' sizes beside them, or below with a gallery where there are images."""
-    rows = min(int(result.assignment.max()) + 1, MOST_ROWS)
+    rows = min(int(result.assignment.max()) + 1, MAX_GALLERY_MODES)
     if result.gallery is None:
         figure = make_subplots(1, 3, column_widths=[0.44, 0.3, 0.26], horizontal_spacing=0.1)
         places, height = ((1, 1), (1, 2), (1, 3)), 460

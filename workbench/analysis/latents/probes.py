@@ -17,7 +17,7 @@ from workbench.core.errors import NotApplicable
 
 LEAST = 20  # images
 TRAINED = 0.7  # share of the images a probe is fitted to
-PENALTIES = (
+INVERSE_PENALTIES = (
     1e-4,
     1e-3,
     0.01,
@@ -248,11 +248,11 @@ def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed + 1).permutation(labels)
 
 
-def logistic(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
+def logistic_probe(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
     """Labels of test rows (m, d) by logistic regression, its penalty chosen on a fifth of the fitted rows (n, d)."""
     from sklearn.linear_model import LogisticRegression
 
-    models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in PENALTIES]
+    models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in INVERSE_PENALTIES]
     cut = len(fit) // 5
     if len(np.unique(labels[cut:])) < 2:
         return models[-2].fit(fit, labels).predict(test)
@@ -270,4 +270,4 @@ def _neighbors(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int)
     )
 
 
-CLASSIFIERS: dict[str, Classifier] = {"nearest neighbours": _neighbors, "linear": logistic}
+CLASSIFIERS: dict[str, Classifier] = {"nearest neighbours": _neighbors, "linear": logistic_probe}

@@ -15,14 +15,14 @@ import plotly.graph_objects as go
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.latents.embeddings import (
-    MOST_JUDGED,
+    MAX_SCORED_POINTS,
     Method,
-    aligned,
-    lay_out,
-    quality,
-    standardised,
+    procrustes_align,
+    embed,
+    embedding_quality,
+    standardize,
 )
-from workbench.analysis.latents.point_colors import By, PointColors, point_colors
+from workbench.analysis.latents.point_colors import ColorBy, PointColors, point_colors
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
@@ -120,7 +120,7 @@ def latent_map(
     active: np.ndarray | None = None,
     *,
     method: Method = "umap",
-    colour: By = "class",
+    colour: ColorBy = "class",
     points: Annotated[int, Range(500, 50_000, 500)] = 10_000,
     neighbors: Annotated[int, Range(2, 100)] = 15,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -141,7 +141,7 @@ def latent_maps(
     evidences: Sequence[Evidence],
     *,
     method: Method = "umap",
-    colour: By = "class",
+    colour: ColorBy = "class",
     points: Annotated[int, Range(500, 50_000, 500)] = 5_000,
     neighbors: Annotated[int, Range(2, 100)] = 15,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -175,24 +175,24 @@ def _map(
     known: dict[str, object],
     places: np.ndarray,
     method: Method,
-    colour: By,
+    colour: ColorBy,
     neighbors: int,
     seed: int,
     onto: np.ndarray | None = None,
 ) -> tuple[LatentMap, float]:
     latents = known["latents"]
     n = len(latents)
-    rows = standardised(
+    rows = standardize(
         flatten_latents(latents if len(places) == n else latents[places], LEAST, "A latent map")
     )
     # Both measures compare with the images that are not neighbours, of which there must be as many.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
     colours = point_colors(colour, places, known, seed)
-    coordinates, disparity = lay_out(rows, method, neighbors, seed, onto), 0.0
+    coordinates, disparity = embed(rows, method, neighbors, seed, onto), 0.0
     if onto is not None:
-        coordinates, disparity = aligned(coordinates, onto)
-    trust, continuity = quality(rows, coordinates, neighbors, seed)
-    judged = min(len(rows), MOST_JUDGED)
+        coordinates, disparity = procrustes_align(coordinates, onto)
+    trust, continuity = embedding_quality(rows, coordinates, neighbors, seed)
+    judged = min(len(rows), MAX_SCORED_POINTS)
     by_class = known["labels"] is not None
     found = LatentMap(
         coordinates,

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.latents.point_colors import OTHER
+from workbench.analysis.latents.point_colors import OTHER_NAME
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _traces(result: LatentMap, names: list[str], many: bool) -> list[go.Scatter]
     own, traces = np.array(colours.names), []
     for i, name in enumerate(names):
         marker = {"color": PALETTE[i % 6], "symbol": SYMBOLS[i // 6], "size": size, "opacity": 0.9}
-        if name == OTHER:
+        if name == OTHER_NAME:
             marker = {"color": GREY, "symbol": "circle", "size": size - 2, "opacity": 0.5}
         hover = f"image %{{customdata}}, {colours.by} {name}<extra></extra>"
         traces.append(_trace(scatter, result, np.flatnonzero(own == name), name, marker, hover))
@@ -146,5 +146,5 @@ def _sample(result: LatentMap) -> str:
 def _order(names: tuple[str, ...]) -> list[str]:
     """Numbers by size, then names by letter, then the rest."""
     return sorted(
-        set(names), key=lambda x: (x == OTHER, not x.isdigit(), int(x) if x.isdigit() else 0, x)
+        set(names), key=lambda x: (x == OTHER_NAME, not x.isdigit(), int(x) if x.isdigit() else 0, x)
     )

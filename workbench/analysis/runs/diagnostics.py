@@ -89,11 +89,11 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
 
 
 def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
-    from workbench.analysis.images.reconstruction import errors, psnr_db
+    from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
     from workbench.analysis.images.structure import ssim
 
     _needed(evidence, "images", "reconstructions")
-    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
     alike = ssim(evidence.images, evidence.reconstructions)
     return {"PSNR": psnr_db(mse).mean(), "L1": l1.mean(), "SSIM": alike.mean()}
 

@@ -152,7 +152,7 @@ def generation_predictors(
         values=values[:, order],
         chance=float(np.quantile(best, 1 - LEVEL)),
         attainable=float((best >= 1 - rank_correlation.ROUNDING).mean()),
-        needed=rank_correlation.needed(len(names), LEVEL),
+        needed=rank_correlation.min_sample_size(len(names), LEVEL),
         images=images,
         metric="gFID" if pairs[0].generator.feature_extractor == "inception" else "gFD",
         left_out=left_out,
@@ -189,16 +189,16 @@ def _correlated(
     """Every diagnostic's correlation with the target, and those (p, m) with the target in other orders."""
     rho, null = (
         rank_correlation.spearman(values, target),
-        rank_correlation.permuted(values, target, seed),
+        rank_correlation.permutation_null(values, target, seed),
     )
-    alone, adjusted = rank_correlation.chances(rho, null)
+    alone, adjusted = rank_correlation.p_values(rho, null)
     from scipy.stats import kendalltau
 
     tau = [float(kendalltau(column, target).statistic) for column in values.T]
     rows = zip(names, rho.tolist(), tau, alone.tolist(), adjusted.tolist(), strict=True)
     return [
         Correlation(
-            name, r, *rank_correlation.interval(r, len(target)), t, p, q, BY_NAME[name].better
+            name, r, *rank_correlation.confidence_interval(r, len(target)), t, p, q, BY_NAME[name].better
         )
         for name, r, t, p, q in rows
     ], null

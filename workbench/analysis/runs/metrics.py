@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Result
-from workbench.analysis.images.reconstruction import errors, psnr_db
+from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.runs.settings import run_names
 from workbench.analysis.stats.intervals import mean_interval
@@ -152,7 +152,7 @@ def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
                 f"The features of {evidence.run_name} hold NaN or infinity; collect them again."
             )
         return np.linalg.norm(apart, axis=1)
-    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
     return {"psnr": psnr_db(mse), "mse": mse, "l1": l1}[metric]
 
 

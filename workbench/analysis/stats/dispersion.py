@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.special import gammaln
 
-NEIGHBOR = 10  # the neighbour whose distance is measured
-PERPLEXITY = 30  # of t-SNE, as VA-VAE's script sets it
+NEIGHBOR_RANK = 10  # the neighbour whose distance is measured
+TSNE_PERPLEXITY = 30  # of t-SNE, as VA-VAE's script sets it
 
 
 def spectrum(points: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def effective_rank(shares: np.ndarray) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def variation(values: np.ndarray) -> float:
+def coefficient_of_variation(values: np.ndarray) -> float:
     """The coefficient of variation, standard deviation over mean; 0 where all are 0."""
     mean = values.mean()
     return float(values.std() / mean) if mean else 0.0
@@ -43,7 +43,7 @@ def neighbor_distances(points: np.ndarray) -> np.ndarray:
     """Each point's distance (n,) to its tenth nearest other point, or the farthest where there are fewer."""
     from sklearn.neighbors import NearestNeighbors
 
-    k = min(NEIGHBOR, len(points) - 1)
+    k = min(NEIGHBOR_RANK, len(points) - 1)
     return NearestNeighbors(n_neighbors=k).fit(points).kneighbors()[0][:, -1]
 
 
@@ -55,14 +55,14 @@ def density_uniformity(plane: np.ndarray) -> tuple[float, float]:
     from scipy.stats import gaussian_kde
 
     density = gaussian_kde(plane.T)(plane.T)
-    return variation(density), gini(density)
+    return coefficient_of_variation(density), gini(density)
 
 
 def tsne(points: np.ndarray, seed: int) -> np.ndarray:
     """The points (n, d) in the plane, float64 (n, 2): t-SNE with perplexity 30, less where n is small."""
     from sklearn.manifold import TSNE
 
-    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    perplexity = min(TSNE_PERPLEXITY, (len(points) - 1) / 3)
     return (
         TSNE(2, perplexity=perplexity, random_state=seed, n_jobs=1)
         .fit_transform(points)

@@ -17,11 +17,11 @@ import numpy as np
 from workbench.core.progress import report_progress
 
 Covariance = Literal["diag", "full", "tied"]
-STARTS, LLOYD = 12, 8  # starts, and rounds of k-means before EM
+NUM_STARTS, NUM_KMEANS_ROUNDS = 12, 8  # starts, and rounds of k-means before EM
 STAGES = ((6, 4), (20, 2), (100, 1))  # rounds of EM, and how many starts are kept after them
-LAST = 500  # most rounds of EM of the one that is left, in double precision
-TOLERANCE = 1e-3  # nats a point and round, under which EM has converged
-FLOOR = 1e-3  # added to every variance, where the points' own is 1
+MAX_FINAL_ROUNDS = 500  # most rounds of EM of the one that is left, in double precision
+TOLERANCE_NATS = 1e-3  # nats a point and round, under which EM has converged
+VARIANCE_FLOOR = 1e-3  # added to every variance, where the points' own is 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Mixture:
         return float(free * math.log(len(points)) - 2 * self.density(points).sum())
 
 
-def sweeps(
+def fit_sweeps(
     clouds: Sequence[np.ndarray], modes: Sequence[int], covariance: Covariance, seed: int
 ) -> list[list[Mixture]]:
     """For each cloud of points (n, d) a mixture of each number of modes, in rising order; tells its progress.
@@ -66,7 +66,7 @@ def sweeps(
     found: list[list[Mixture]] = []
     with _one_thread_each(), ThreadPoolExecutor(cpu_count()) as pool:
         jobs = [
-            pool.submit(sweep, cloud, modes, covariance, seed + i) for i, cloud in enumerate(clouds)
+            pool.submit(fit_sweep, cloud, modes, covariance, seed + i) for i, cloud in enumerate(clouds)
         ]
         try:
             for job in jobs:
@@ -78,7 +78,7 @@ def sweeps(
     return found
 
 
-def sweep(
+def fit_sweep(
     points: np.ndarray, modes: Sequence[int], covariance: Covariance, seed: int
 ) -> list[Mixture]:
     """A mixture of each number of modes, in rising order, fitted to points (n, d)."""
@@ -101,7 +101,7 @@ def fit_mixture(
         points.astype(np.float32),
         statistics.astype(np.float32),
     )  # twice as fast, and enough to choose by
-    centres = _spread_out(rough, modes, random, STARTS if modes > 1 else 1)
+    centres = _spread_out(rough, modes, random, NUM_STARTS if modes > 1 else 1)
     if warm is not None and len(warm.means) < modes:
         worst = points[np.argsort(warm.density(points))[: modes - len(warm.means)]]
         centres = np.concatenate(
@@ -111,7 +111,7 @@ def fit_mixture(
     for rounds, kept in STAGES:
         natural, likelihood = _rounds(light, natural, d, covariance, rounds)
         natural = natural[np.argsort(-likelihood, kind="stable")[:kept]]
-    natural, _ = _rounds(statistics, natural.astype(np.float64), d, covariance, LAST)
+    natural, _ = _rounds(statistics, natural.astype(np.float64), d, covariance, MAX_FINAL_ROUNDS)
     natural, means = _maximised(
         _sums(_posterior(natural, statistics)[0], statistics), d, covariance
     )
@@ -153,10 +153,10 @@ def _spread_out(
 
 def _lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Rounds of k-means from centres (starts, modes, d); then 1 where a centre is the nearest, (starts, modes, n)."""
-    for i in range(LLOYD + 1):
+    for i in range(NUM_KMEANS_ROUNDS + 1):
         distance = _distances(points, centres)
         nearest = (distance == distance.min(axis=1, keepdims=True)).astype(points.dtype)
-        if i < LLOYD:
+        if i < NUM_KMEANS_ROUNDS:
             count = nearest.sum(axis=2)[..., None]
             centres = np.where(count > 0, nearest @ points / np.maximum(count, 1), centres)
     return nearest
@@ -175,7 +175,7 @@ def _rounds(
     before = -np.inf
     for _ in range(most):
         posterior, likelihood = _posterior(natural, statistics)
-        if np.all(likelihood - before < TOLERANCE):
+        if np.all(likelihood - before < TOLERANCE_NATS):
             break
         natural, before = _maximised(_sums(posterior, statistics), d, covariance)[0], likelihood
     return natural, likelihood
@@ -208,7 +208,7 @@ def _maximised(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.nda
     mean, square = sums[..., 1 : d + 1] / count, sums[..., d + 1 :] / count
     weight = (count / count.sum(axis=1, keepdims=True))[..., 0]
     if covariance == "diag":
-        variance = np.maximum(square - mean * mean, 0) + FLOOR
+        variance = np.maximum(square - mean * mean, 0) + VARIANCE_FLOOR
         precision, linear, logdet = 1 / variance, mean / variance, np.log(variance).sum(axis=-1)
     else:
         spread = square.reshape(*mean.shape, d) - mean[..., None] * mean[..., None, :]
@@ -216,7 +216,7 @@ def _maximised(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.nda
             spread = np.broadcast_to(
                 np.einsum("rk,rkij->rij", weight, spread)[:, None], spread.shape
             )
-        spread = spread + FLOOR * np.eye(d, dtype=spread.dtype)
+        spread = spread + VARIANCE_FLOOR * np.eye(d, dtype=spread.dtype)
         inverse, logdet = np.linalg.inv(spread), np.linalg.slogdet(spread)[1]
         precision, linear = (
             inverse.reshape(*mean.shape[:2], d * d),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST_EXACT = 8  # things whose every order is looked at: 8! = 40,320
-DRAWN = 20_000  # random orders of more things
+MAX_EXACT_ITEMS = 8  # things whose every order is looked at: 8! = 40,320
+NUM_RANDOM_ORDERS = 20_000  # random orders of more things
 ROUNDING = 1e-9
 
 
@@ -16,7 +16,7 @@ def spearman(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     return _ranked(target[:, None])[:, 0] @ _ranked(values)
 
 
-def permuted(
+def permutation_null(
     values: np.ndarray, target: np.ndarray, seed: int = 0, *, families: Sequence[str] | None = None
 ) -> np.ndarray:
     """Spearman's correlations (p, m) with the target in every other order, its own among them.
@@ -28,19 +28,19 @@ def permuted(
     n, ranks = len(target), _ranked(target[:, None])[:, 0]
     if families is not None:
         random, names = np.random.default_rng(seed), np.asarray(families)
-        orders = np.tile(np.arange(n), (1 + DRAWN, 1))
+        orders = np.tile(np.arange(n), (1 + NUM_RANDOM_ORDERS, 1))
         for name in dict.fromkeys(families):
             mine = np.flatnonzero(names == name)
             orders[1:, mine] = random.permuted(orders[1:, mine], axis=1)
-    elif n <= MOST_EXACT:
+    elif n <= MAX_EXACT_ITEMS:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         random = np.random.default_rng(seed)
-        orders = np.vstack([np.arange(n), *(random.permutation(n) for _ in range(DRAWN))])
+        orders = np.vstack([np.arange(n), *(random.permutation(n) for _ in range(NUM_RANDOM_ORDERS))])
     return ranks[orders] @ _ranked(values)
 
 
-def chances(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def p_values(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two-sided p-values (m,) of correlations (m,) given those of permuted targets (p, m): alone, and adjusted.
 
     Adjusted: how often the largest of all m does as well by chance, which allows for choosing among them.
@@ -49,7 +49,7 @@ def chances(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return (null >= found).mean(axis=0), (null.max(axis=1)[:, None] >= found).mean(axis=0)
 
 
-def interval(correlation: float, n: int) -> tuple[float, float]:
+def confidence_interval(correlation: float, n: int) -> tuple[float, float]:
     """The 95 % interval of Spearman's correlation of n things, by Fisher's z with Bonett and Wright's error (2000).
 
     A perfect order, whose z is infinite, is taken for the next to perfect one, where one pair of neighbours is swapped,
@@ -65,7 +65,7 @@ def interval(correlation: float, n: int) -> tuple[float, float]:
     return (-1.0 if kept > correlation else low), (1.0 if kept < correlation else high)
 
 
-def needed(tried: int, level: float) -> int:
+def min_sample_size(tried: int, level: float) -> int:
     """How many things there must be for a perfect order to be told from chance after `tried` correlations."""
     n = 4
     while tried * 2 / math.factorial(n) > level:

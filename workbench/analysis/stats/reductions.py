@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.latents.cross_validation import FOLDS
-from workbench.analysis.latents.embeddings import umap
+from workbench.analysis.latents.cross_validation import NUM_FOLDS
+from workbench.analysis.latents.embeddings import fit_umap
 
 Preset = Literal["ours", "paper text", "released script"]
-SHARE, UMAP_DIMENSIONS = 0.9, 100
+MIN_EXPLAINED_VARIANCE, UMAP_DIMENSIONS = 0.9, 100
 
 
 def reduce_dimensions(
@@ -27,13 +27,13 @@ def reduce_dimensions(
     from sklearn.decomposition import PCA
 
     asked = components if preset == "ours" else max(rows.shape)
-    most = min(asked, rows.shape[1], len(rows) // FOLDS)
+    most = min(asked, rows.shape[1], len(rows) // NUM_FOLDS)
     pca = PCA(most, whiten=True, random_state=seed).fit(rows)
     # A direction without variance would be noise, blown up to variance 1.
     kept = int((pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]).sum())
     held = pca.explained_variance_ratio_.cumsum()
     if preset == "paper text":
-        kept = min(kept, int(np.searchsorted(held, SHARE)) + 1)
+        kept = min(kept, int(np.searchsorted(held, MIN_EXPLAINED_VARIANCE)) + 1)
     return pca.transform(rows)[:, :kept], float(held[kept - 1])
 
 
@@ -48,9 +48,9 @@ def gaussian_surrogate(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _umap(rows: np.ndarray, seed: int) -> np.ndarray:
-    dimensions = min(UMAP_DIMENSIONS, len(rows) // FOLDS)
+    dimensions = min(UMAP_DIMENSIONS, len(rows) // NUM_FOLDS)
     start = "pca" if rows.shape[1] >= dimensions else "random"
-    points = umap(rows, seed, n_components=dimensions, init=start)
+    points = fit_umap(rows, seed, n_components=dimensions, init=start)
     points = np.asarray(points, np.float64) - points.mean(axis=0)
     deviation = points.std(axis=0)
     return points / np.where(deviation > 0, deviation, 1)

@@ -9,16 +9,16 @@ RIDGES = tuple(10.0**power for power in range(-1, 6))
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear centred kernel alignment of rows (n, d) and (n, e): 1 for rotated, moved and scaled copies, 0 where one
     is constant. Biased upward where the dimensions are not far fewer than n."""
-    return aligned(gram(x), gram(y))
+    return centered_alignment(gram_matrix(x), gram_matrix(y))
 
 
-def gram(rows: np.ndarray) -> np.ndarray:
+def gram_matrix(rows: np.ndarray) -> np.ndarray:
     """The inner products (n, n) of rows less their mean."""
     centred = rows - rows.mean(axis=0)
     return centred @ centred.T
 
 
-def aligned(a: np.ndarray, b: np.ndarray) -> float:
+def centered_alignment(a: np.ndarray, b: np.ndarray) -> float:
     """The cosine between two matrices of inner products (n, n), centred: CKA."""
     a, b = (g - g.mean(axis=0) - g.mean(axis=1, keepdims=True) + g.mean() for g in (a, b))
     scale = np.linalg.norm(a) * np.linalg.norm(b)

@@ -7,7 +7,7 @@ import numpy as np
 
 from workbench.analysis.generation.feature_distances import frechet_distance
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.images.reconstruction import errors, psnr_db
+from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.runs.metrics import METRICS
 from workbench.analysis.stats.intervals import mean_interval
@@ -55,7 +55,7 @@ def of_all_tokens(evidence: Evidence, quality: Quality) -> Estimate:
         return _in_features(evidence, evidence.reconstruction_features, quality)
     if quality == "ssim":
         return mean_interval(ssim(evidence.images, evidence.reconstructions))
-    mse, l1 = errors(evidence.images, evidence.reconstructions)
+    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
     return mean_interval({"psnr": psnr_db(mse), "mse": mse, "l1": l1}[quality])
 
 
