@@ -344,7 +344,7 @@ def large(runs):
 def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_when_cancelled(
     dashboard, large
 ):
-    view = f"run={large}&analysis=mixture_modes&most=64&components=16"
+    view = f"run={large}&analysis=mixture_modes&max_modes=64&components=16"
     with opened(f"{dashboard}/?{view}") as (page, seen):
         said = page.get_by_text(re.compile(r"\d+ %, .*left"))
         said.wait_for(timeout=180_000)

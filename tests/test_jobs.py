@@ -18,7 +18,7 @@ from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
 QUICK = ViewState(("soft-4",), analysis="codebook_usage")
-LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"most": 64, "components": 16})
+LONG = ViewState(("soft-4",), analysis="mixture_modes", controls={"max_modes": 64, "components": 16})
 MAP = ViewState(("soft-4",), analysis="latent_map", controls={"method": "umap"})
 
 

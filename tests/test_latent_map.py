@@ -7,7 +7,8 @@ from sklearn.preprocessing import StandardScaler
 
 from workbench.analysis.latents import embeddings
 from workbench.analysis.latents.modes import mixture_modes
-from workbench.analysis.latents.projection import latent_map, latent_maps
+from workbench.analysis.latents.projection import latent_map
+from workbench.analysis.latents.projection_comparison import latent_maps
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
@@ -75,7 +76,7 @@ def test_of_many_images_a_sample_is_mapped_and_said(monkeypatch):
     latents, labels = clusters()
     found = latent_map(latents, labels, method="pca", points=50)
     assert found.summary().startswith("PCA of 50 of 90 images")
-    assert found.table()["class"].astype(int).tolist() == labels[found.places].tolist()
+    assert found.table()["class"].astype(int).tolist() == labels[found.image_indices].tolist()
     assert found.figure().layout.title.subtitle.text.startswith("n = 50 of 90 images")
 
 
@@ -89,7 +90,7 @@ def test_classes_are_named_in_the_legend_numbers_before_names():
 
 def test_a_map_is_coloured_by_the_modes_that_the_analysis_of_modes_counts():
     latents, labels = clusters()
-    found = latent_map(latents, method="pca", colour="mode")
+    found = latent_map(latents, method="pca", color_by="mode")
     counted = mixture_modes(latents)
     assert found.table()["mode"].astype(int).tolist() == counted.assignment.tolist()
     assert counted.best == 3
@@ -100,11 +101,11 @@ def test_a_map_is_coloured_by_error_and_by_tokens_used():
     images = np.full((90, 2, 2, 1), 100, np.uint8)
     off = images + np.arange(90, dtype=np.uint8)[:, None, None, None]
     table = latent_map(
-        latents, images=images, reconstructions=off, method="pca", colour="error"
+        latents, images=images, reconstructions=off, method="pca", color_by="error"
     ).table()
     assert table["error"][51] == pytest.approx(-20 * np.log10(51 / 255))
     active = np.arange(4) < np.arange(90)[:, None] % 4 + 1
-    figure = latent_map(latents, active=active, method="pca", colour="tokens").figure()
+    figure = latent_map(latents, active=active, method="pca", color_by="tokens").figure()
     assert figure.data[0].marker.color.tolist() == active.sum(axis=1).tolist()
     assert figure.layout.coloraxis.colorbar.title.text == "tokens used"
 
@@ -112,7 +113,7 @@ def test_a_map_is_coloured_by_error_and_by_tokens_used():
 def test_rare_codes_share_a_grey():
     latents, codes = clusters()[0], np.zeros((90, 4), int)
     codes[:20, 0] = np.arange(20)
-    figure = latent_map(latents, codes=codes, method="pca", colour="code").figure()
+    figure = latent_map(latents, codes=codes, method="pca", color_by="code").figure()
     assert len(figure.data) == 13
     assert figure.data[0].name == "0"
     assert (figure.data[-1].name, len(figure.data[-1].x)) == ("other", 8)
@@ -160,7 +161,7 @@ def test_checkpoints_of_one_run_are_named_by_their_step():
 
 
 def test_modes_in_the_space_of_the_released_script_are_said_to_be_umaps():  # here: UMAP takes seconds to load
-    result = mixture_modes(clusters(60)[0], preset="released script", most=2)
+    result = mixture_modes(clusters(60)[0], preset="released script", max_modes=2)
     assert result.components == 12
     assert "on UMAP to 12 dimensions of 60 images, preset `released script`" in result.summary()
     assert "UMAP saw the images that judge" in result.summary()
@@ -177,6 +178,6 @@ def test_what_cannot_be_mapped_is_refused_in_a_sentence():
     with pytest.raises(
         NotApplicable, match="Colour by tokens needs active; this evidence has none"
     ):
-        latent_map(latents, method="pca", colour="tokens")
+        latent_map(latents, method="pca", color_by="tokens")
     with pytest.raises(NotApplicable, match="no selected run has any"):
         latent_maps([Evidence({"run": "a", "step": 1})])

@@ -190,13 +190,13 @@ def test_colours_of_a_map_follow_its_controls(trained):
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
     screen = MapScreen(shown)
     assert json.loads(screen.module.data)["groups"] == [str(digit) for digit in range(10)]
-    screen.controls["colour"].value = "error"
+    screen.controls["color_by"].value = "error"
     low, high, what = json.loads(screen.module.data)["scale"]
     assert low < high and "PSNR" in what and shown.state.polygon is not None
     screen.controls["seed"].value = 1  # another layout: the polygon would hold other points
     assert shown.state.polygon is None and json.loads(screen.module.view)["polygon"] is None
     with pytest.raises(NotApplicable, match="needs active"):
-        _ = wb.latent_map(trained / "soft-4", colour="tokens").result
+        _ = wb.latent_map(trained / "soft-4", color_by="tokens").result
 
 
 # -- the codebook --------------------------------------------------------------------------------------------------

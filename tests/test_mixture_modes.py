@@ -17,7 +17,7 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled, progress_listener
 from workbench.storage.evidence import Evidence
 
-QUICK = {"components": 4, "most": 3}
+QUICK = {"components": 4, "max_modes": 3}
 
 
 def mixture(modes: int, seed: int, n: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def evidence(run: str, latents: np.ndarray, fingerprint: str = "f") -> Evidence:
 
 @pytest.mark.parametrize("modes", [1, 5])  # benchmarks/modes.py: twenty seeds each of 1, 5 and 12
 def test_the_range_covers_the_modes_of_a_known_mixture_and_the_null_answers_one(modes):
-    result = mixture_modes(mixture(modes, seed=0, n=400)[0], most=7)
+    result = mixture_modes(mixture(modes, seed=0, n=400)[0], max_modes=7)
     assert result.low <= modes <= result.high
     assert result.high - result.low <= 2
     assert result.null_best == 1
@@ -42,7 +42,7 @@ def test_the_range_covers_the_modes_of_a_known_mixture_and_the_null_answers_one(
 
 def test_images_are_given_back_to_the_modes_they_were_drawn_from():
     latents, drawn = mixture(5, seed=3, n=250)
-    result = mixture_modes(latents, labels=drawn, most=6)
+    result = mixture_modes(latents, labels=drawn, max_modes=6)
     assert adjusted_rand_score(drawn, result.assignment) > 0.95
     assert np.all(np.diff(np.bincount(result.assignment)) <= 0)
     at = result.modes == result.best
@@ -65,7 +65,12 @@ def test_a_mixtures_density_and_bic_are_scikit_learns_for_the_same_parameters(co
         "means_init": ours.means,
     }
     theirs = GaussianMixture(
-        2, covariance_type=covariance, reg_covar=mixtures.VARIANCE_FLOOR, tol=1e-6, max_iter=500, **start
+        2,
+        covariance_type=covariance,
+        reg_covar=mixtures.VARIANCE_FLOOR,
+        tol=1e-6,
+        max_iter=500,
+        **start,
     )
     theirs.fit(points)
     assert ours.density(points).mean() == pytest.approx(theirs.score(points), abs=0.01)
@@ -88,7 +93,7 @@ def test_no_round_of_em_lowers_the_likelihood(covariance, seed):
     posterior = (distance == distance.min(axis=1, keepdims=True)).astype(float)
     told = []
     for _ in range(30):
-        natural, _ = mixtures._maximised(mixtures._sums(posterior, statistics), 3, covariance)
+        natural, _ = mixtures._maximize(mixtures._sums(posterior, statistics), 3, covariance)
         posterior, likelihood = mixtures._posterior(natural, statistics)
         told.append(likelihood)
     assert (np.diff(told, axis=0) > -1e-9).all()
@@ -117,7 +122,7 @@ def test_one_gaussian_is_the_closed_form():
 @pytest.mark.parametrize("covariance", ["diag", "tied", "full"])
 def test_one_mode_of_whitened_latents_has_the_standard_normals_likelihood(covariance):
     latents = np.random.default_rng(0).normal(size=(1000, 1, 4)) * [1, 5, 0.1, 3]
-    result = mixture_modes(latents, covariance=covariance, components=4, most=2)
+    result = mixture_modes(latents, covariance=covariance, components=4, max_modes=2)
     assert result.loglikelihood[:, 0].mean() / 4 == pytest.approx(-1.4189, abs=0.02)
 
 
@@ -157,15 +162,15 @@ def test_the_surrogate_is_a_gaussian_with_the_latents_covariance():
 
 def test_the_untrained_encoder_is_a_curve_of_its_own_and_a_warning_where_it_answers_alike():
     latents, other = mixture(3, 0, n=300)[0], np.random.default_rng(0).normal(size=(300, 4, 4))
-    text = mixture_modes(latents, untrained_latents=2 * latents, most=5).summary()
+    text = mixture_modes(latents, untrained_latents=2 * latents, max_modes=5).summary()
     assert "the encoder before training 3." in text
     assert "The encoder before training answers alike" in text
-    result = mixture_modes(latents, untrained_latents=other, most=5)
+    result = mixture_modes(latents, untrained_latents=other, max_modes=5)
     assert result.untrained_best == 1
     assert "answers alike" not in result.summary()
     assert "before training" in [trace.name for trace in result.figure().data]
     with pytest.raises(UserError, match="There are 299 untrained latents for 300 images"):
-        mixture_modes(latents, untrained_latents=other[:299], most=5)
+        mixture_modes(latents, untrained_latents=other[:299], max_modes=5)
 
 
 def test_the_papers_text_keeps_what_holds_nine_tenths_of_the_variance():
@@ -174,7 +179,7 @@ def test_the_papers_text_keeps_what_holds_nine_tenths_of_the_variance():
     assert points.shape == (400, 3)
     assert explained > 0.9
     np.testing.assert_allclose(points.std(axis=0), 1, rtol=0.01)
-    result = mixture_modes(rows[:, None], preset="paper text", covariance="full", most=2)
+    result = mixture_modes(rows[:, None], preset="paper text", covariance="full", max_modes=2)
     assert (
         "on 3 principal components (97 % of the variance) of 400 images, preset `paper text`"
         in result.summary()
@@ -206,14 +211,14 @@ def test_a_gallery_shows_the_densest_members_first_and_none_of_them_again():
 
 
 def test_it_warns_at_the_edge_of_the_grid_and_of_little_variance():
-    text = mixture_modes(mixture(5, seed=0, n=120)[0], components=2, most=3).summary()
+    text = mixture_modes(mixture(5, seed=0, n=120)[0], components=2, max_modes=3).summary()
     assert text.startswith("3 or more modes")
     assert "The range touches 3, the most that was tried: there may be more." in text
     assert "% of the variance." in text
 
 
 def test_it_warns_where_more_images_would_show_more_modes():
-    result = mixture_modes(mixture(5, 0, n=160)[0], most=6)
+    result = mixture_modes(mixture(5, 0, n=160)[0], max_modes=6)
     assert result.half_best < result.low
     assert (
         f"With half the images the answer is {result.half_best}: more images may show"
@@ -222,7 +227,9 @@ def test_it_warns_where_more_images_would_show_more_modes():
 
 
 def test_it_warns_where_even_modes_far_apart_would_go_unseen_and_not_where_images_are_enough():
-    few, enough = (mixture_modes(mixture(1, 0, n)[0], components=12, most=6) for n in (60, 400))
+    few, enough = (
+        mixture_modes(mixture(1, 0, n)[0], components=12, max_modes=6) for n in (60, 400)
+    )
     assert few.planted_best < 6
     assert (
         f"6 modes planted far apart in as many images are counted as {few.planted_best}"
@@ -235,13 +242,15 @@ def test_it_warns_where_even_modes_far_apart_would_go_unseen_and_not_where_image
 def test_components_beyond_the_latents_rank_are_dropped_and_that_is_said():
     flat = np.zeros((100, 1, 8))
     flat[..., :3] = np.random.default_rng(0).normal(size=(100, 1, 3))
-    result = mixture_modes(flat, components=8, most=2)
+    result = mixture_modes(flat, components=8, max_modes=2)
     assert result.components == 3
     assert "Only 3 of 8 components" in result.summary()
 
 
 def test_few_images_lower_the_most_modes_that_are_tried():
-    result = mixture_modes(np.random.default_rng(0).normal(size=(50, 1, 4)), components=2, most=24)
+    result = mixture_modes(
+        np.random.default_rng(0).normal(size=(50, 1, 4)), components=2, max_modes=24
+    )
     assert result.modes[-1] == 5
     assert "No more than 5 modes were tried, with 50 images." in result.summary()
 
@@ -283,7 +292,7 @@ def test_a_host_hears_how_far_a_sweep_is_and_can_stop_it(monkeypatch):
 
 def test_latents_of_few_modes_reach_the_same_likelihood_with_fewer_gaussians_than_those_of_many():
     few, many = mixture(3, 0, n=300)[0], mixture(8, 0, n=300)[0]
-    result = mode_comparison([evidence("few", few), evidence("many", many)], most=8)
+    result = mode_comparison([evidence("few", few), evidence("many", many)], max_modes=8)
     worst = result.likelihood.mean(axis=1).min(axis=1).max()
     assert result.target == worst
     for run, needed in zip(result.likelihood.mean(axis=1), result.needed, strict=True):
@@ -296,7 +305,7 @@ def test_latents_of_few_modes_reach_the_same_likelihood_with_fewer_gaussians_tha
 def test_runs_on_other_images_are_left_out_of_the_comparison_and_named():
     one, two = mixture(2, 0, n=60)[0], mixture(2, 1, n=60)[0]
     result = mode_comparison(
-        [evidence("a", one), evidence("b", two), evidence("c", two, "g")], most=2
+        [evidence("a", one), evidence("b", two), evidence("c", two, "g")], max_modes=2
     )
     assert result.runs == ("a", "b")
     assert result.summary().endswith("Left out, being measured on other images: c.")

@@ -129,7 +129,7 @@ def test_without_a_kernel_the_page_names_every_run_and_says_what_was_found(train
 
 SEEN = {
     "open": lambda runs: wb.open(runs),
-    "modes": lambda runs: wb.modes(runs / "soft-4", most=2),
+    "modes": lambda runs: wb.modes(runs / "soft-4", max_modes=2),
     "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
     "compare": lambda runs: wb.compare(runs / "soft-4", runs / "soft-2"),
     "codebook": lambda runs: wb.codebook(runs / "soft-4", selected=[3]),
@@ -383,7 +383,7 @@ def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_a
         evidence / "latents.npy",
         (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32),
     )
-    cells = ["import workbench as wb", f"wb.modes({str(run)!r}, most=64, components=16)", FREE]
+    cells = ["import workbench as wb", f"wb.modes({str(run)!r}, max_modes=64, components=16)", FREE]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}

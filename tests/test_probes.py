@@ -6,12 +6,12 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from workbench.analysis.latents.alignment import teacher_alignment
 from workbench.analysis.latents.probes import probes, whole_image_accuracies
+from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.similarity import (
     linear_cka,
     mapped_cosine,
     pair_cosines,
     pearson,
-    spearman,
 )
 from workbench.core.errors import NotApplicable, UserError
 
@@ -173,7 +173,7 @@ def test_pairs_and_correlations_agree_with_scipy_and_scikit_learn():
         pearson(a, b), [pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)]
     )
     np.testing.assert_allclose(
-        spearman(a, b), [spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+        spearman(a.T, b.T), [spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
     )
 
 

@@ -39,11 +39,11 @@ def test_the_same_seed_draws_the_same_and_of_few_all_are_taken(labels):
 
 def test_a_part_is_said_with_how_it_was_chosen():
     assert (
-        describe_subset(20_000, 50_000, by_class=True)
+        describe_subset(20_000, 50_000, stratified=True)
         == "20,000 of 50,000 images, stratified by class"
     )
     assert describe_subset(3, 10, "codes") == "3 of 10 codes, drawn at random"
-    assert describe_subset(360, 360, by_class=True) == "360 images"
+    assert describe_subset(360, 360, stratified=True) == "360 images"
 
 
 def test_a_map_of_some_images_holds_every_class_in_its_share_and_says_so():
@@ -52,7 +52,7 @@ def test_a_map_of_some_images_holds_every_class_in_its_share_and_says_so():
         np.repeat([0, 1], [900, 100]),
     )
     found = latent_map(latents, labels, method="pca", points=500)
-    assert np.bincount(labels[found.places]).tolist() == [450, 50]
+    assert np.bincount(labels[found.image_indices]).tolist() == [450, 50]
     said = "500 of 1,000 images, stratified by class"
     assert said in found.summary() and said in found.figure().layout.title.subtitle.text
     assert (

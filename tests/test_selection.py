@@ -141,7 +141,7 @@ def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trai
 def test_the_python_of_a_selection_selects_the_same(trained):
     bench = Workspace(trained)
     for selection in (
-        Selection("soft-4", 60, CORNER, {"method": "pca", "colour": "error"}),
+        Selection("soft-4", 60, CORNER, {"method": "pca", "color_by": "error"}),
         Selection("soft-4", where="class = 3"),
         Selection("soft-4", ids=tuple(range(300))),
     ):
@@ -267,10 +267,10 @@ def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
         selection=Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
     )
     page = session.pages["map"]
-    page.widgets["colour"].value = "error"
+    page.widgets["color_by"].value = "error"
     assert session.state.view.selection.polygon == CORNER and session.state.view.looks == {
         "method": "pca",
-        "colour": "error",
+        "color_by": "error",
     }
     assert json.loads(page.module.view)["polygon"] == [list(corner) for corner in CORNER]
     with param.edit_constant(page.widgets["seed"]):
@@ -284,7 +284,7 @@ def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
         Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
     )
     whole = layout_of(run, selection)
-    some = replace(whole, coordinates=whole.coordinates[:200], places=whole.places[:200])
+    some = replace(whole, coordinates=whole.coordinates[:200], image_indices=whole.image_indices[:200])
     picked = resolve(run, selection, lambda *_: some)
     assert "The map they were picked on shows 200 of 360 images, stratified by class, seed 0." in (
         picked.summary()

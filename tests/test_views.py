@@ -133,7 +133,7 @@ def report_table(
 OTHER_VALUES = {
     "reconstruction": {"show": 8, "order": "worst"},
     "token_budget": {"metric": "mse"},
-    "mixture_modes": {"components": 4, "most": 6, "seed": 1},
+    "mixture_modes": {"components": 4, "max_modes": 6, "seed": 1},
     "latent_map": {"method": "pca"},
     "latent_maps": {"method": "pca"},
     "samples": {"per_class": 3},

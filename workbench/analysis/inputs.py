@@ -1,41 +1,88 @@
-"""What several analyses ask of their evidence before they start, each refusal in one sentence."""
+"""Checks and conversions of evidence that several analyses share."""
 
 import numpy as np
 
 from workbench.core.errors import NotApplicable, UserError
 
 
-def flatten_latents(latents: np.ndarray, least: int, purpose: str) -> np.ndarray:
-    """Latents (n, tokens, d) as float64 (n, tokens * d): an image's tokens side by side.
+def flatten_latents(latents: np.ndarray, min_images: int, purpose: str) -> np.ndarray:
+    """Concatenate the tokens of each image and check the values.
 
-    Raises NotApplicable for fewer than `least` images or latents that never change, UserError for NaN or infinity.
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors of n images.
+    min_images : int
+        Smallest number of images that the analysis accepts.
+    purpose : str
+        Name of the analysis, used as the subject of the error message.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, tokens * d)
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than `min_images` images, or all images have the same latents.
+    UserError
+        If a latent is NaN or infinite.
+
+    Examples
+    --------
+    >>> latents = np.arange(12.0).reshape(3, 2, 2)
+    >>> flatten_latents(latents, 2, "This analysis").shape
+    (3, 4)
     """
     n = len(latents)
-    if n < least:
-        raise NotApplicable(f"{purpose} needs at least {least} images; this evidence has {n}.")
+    if n < min_images:
+        raise NotApplicable(f"{purpose} needs at least {min_images} images; the evidence has {n}.")
     rows = np.asarray(latents, np.float64).reshape(n, -1)
-    broken = int((~np.isfinite(rows)).any(axis=1).sum())
-    if broken:
+    num_invalid = int((~np.isfinite(rows)).any(axis=1).sum())
+    if num_invalid:
         raise UserError(
-            f"The latents of {broken} of {n} images hold NaN or infinity. Collect from an earlier step."
+            f"The latents of {num_invalid} of {n} images contain NaN or infinity. Collect the"
+            " evidence of an earlier step."
         )
     if not np.ptp(rows, axis=0).any():
         raise NotApplicable(
-            f"{purpose} needs latents that differ; these are the same for all {n} images."
+            f"{purpose} needs latents that differ between images; all {n} images have the same."
         )
     return rows
 
 
 def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tuple[str, ...]:
-    """The class of each of n images as text: its name where it has one, else its number; empty without labels.
+    """Return the class of each image as text.
 
-    Raises UserError where the labels are not n.
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n,), or None
+        Class of each image.
+    names : tuple of str
+        Names of the classes. A label without a name is written as a number.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    tuple of str
+        One entry per image; empty if `labels` is None.
+
+    Raises
+    ------
+    UserError
+        If the number of labels is not `n`.
+
+    Examples
+    --------
+    >>> class_names(np.array([1, 0, 2]), ("cat", "dog"), 3)
+    ('dog', 'cat', '2')
     """
     if labels is None:
         return ()
     if len(labels) != n:
         raise UserError(
-            f"There are {len(labels)} labels for {n} images. Do both come from the same run?"
+            f"There are {len(labels)} labels for {n} images. Check that both come from one run."
         )
     return tuple(
         names[label] if 0 <= label < len(names) else str(label)

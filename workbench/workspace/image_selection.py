@@ -194,7 +194,7 @@ def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of)
     if selection.polygon:
         found = layout(run, selection)
         return np.sort(
-            found.places[points_in_polygon(snap_to_grid(found.coordinates), selection.polygon)]
+            found.image_indices[points_in_polygon(snap_to_grid(found.coordinates), selection.polygon)]
         )
     evidence = run.evidence(selection.step)
     columns = columns_of(run, evidence)
@@ -230,7 +230,9 @@ def columns_of(run: Run, evidence: Evidence) -> dict[str, np.ndarray]:
 
 
 def _drawn(laid: LatentMap | None) -> str:
-    return "" if laid is None or len(laid.places) == laid.n else f"{laid.part}, seed {laid.seed}"
+    if laid is None or len(laid.image_indices) == laid.n:
+        return ""
+    return f"{laid.sample_description}, seed {laid.seed}"
 
 
 def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
     if found is None:
         return {}
     modes = pd.array([pd.NA] * n, dtype="Int64")
-    modes[found.places] = found.assignment
+    modes[found.image_indices] = found.assignment
     return {"mode": modes}
 
 

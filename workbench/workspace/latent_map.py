@@ -120,7 +120,7 @@ class Map:
     @property
     def selection(self) -> np.ndarray:
         """Indices of the evidence's images whose points are inside the lasso."""
-        return self.result.places[self._is_inside]
+        return self.result.image_indices[self._is_inside]
 
     @property
     def selected(self) -> pd.DataFrame:
@@ -179,18 +179,18 @@ class Map:
     def data(self) -> dict[str, Any]:
         """Return the data that the JavaScript module shows."""
         result, evidence = self.result, self.evidence
-        n = len(result.places)
+        n = len(result.image_indices)
         caption = f"{self.run.name} at step {evidence.step:,}. {result.summary()}"
         if evidence.images is not None and n > MAX_THUMBNAILS:
             caption += f" Thumbnails show the first {MAX_THUMBNAILS:,} of {n:,} images."
         thumbnails = None
         if evidence.images is not None:
-            thumbnails = thumbnail_sheet(evidence.images, result.places)
+            thumbnails = thumbnail_sheet(evidence.images, result.image_indices)
         return {
             **point_data(result.coordinates),
-            **color_data(result.colours, n),
+            **color_data(result.colors, n),
             **self._titles(),
-            "places": base64_array(result.places.astype(np.int32)),
+            "places": base64_array(result.image_indices.astype(np.int32)),
             "thumbs": thumbnails,
             "caption": caption,
         }
@@ -200,7 +200,7 @@ class Map:
         return {"polygon": self.state.polygon, "ids": self.marked}
 
     def __repr__(self) -> str:
-        counts = f"{len(self.selection):,} of {len(self.result.places):,} points selected"
+        counts = f"{len(self.selection):,} of {len(self.result.image_indices):,} points selected"
         return f"Latent map of {self.run.name}: {counts}"
 
     def _repr_html_(self) -> str | None:
@@ -213,7 +213,7 @@ class Map:
     def _is_inside(self) -> np.ndarray:
         """Whether each point is inside the lasso, bool (m,)."""
         if self.state.polygon is None:
-            return np.zeros(len(self.result.places), bool)
+            return np.zeros(len(self.result.image_indices), bool)
         return points_in_polygon(snap_to_grid(self.result.coordinates), self.state.polygon)
 
     def _titles(self) -> dict[str, Any]:
@@ -223,8 +223,8 @@ class Map:
         classes = class_names(evidence.labels, evidence.names, count)
         parts = []
         if classes:
-            parts.append([classes[index] for index in result.places])
-        colors = result.colours
+            parts.append([classes[index] for index in result.image_indices])
+        colors = result.colors
         if colors.names and colors.by != "class":
             parts.append([f"{colors.title} {name}" for name in colors.names])
         point_titles = [" · ".join(words) for words in zip(*parts, strict=True)]

@@ -158,7 +158,7 @@ def selection_code(bench: Workspace, state: ViewState) -> str:
         return ""
     told = {**state.selection.told(), **state.selection.layout}
     told |= {"ids": list(state.selection.ids)} if state.selection.ids else {}
-    told = {name: value for name, value in told.items() if name not in ("run", "layout", "colour")}
+    told = {name: value for name, value in told.items() if name not in ("run", "layout", "color_by")}
     run = selected_run(bench, state)
     arguments = ", ".join(
         [repr(str(run.folder)), *(f"{name}={value!r}" for name, value in told.items())]
@@ -176,7 +176,7 @@ def _layout(bench: Workspace) -> Layout:
 
 def _drawn_on(state: ViewState, shown: Map) -> bool:
     """Whether the selection is a lasso on this map; what it is coloured by does not matter."""
-    told, plain = state.selection, {"colour": ""}
+    told, plain = state.selection, {"color_by": ""}
     same = {**coerce_controls(lay_out, told.layout), **plain} == {**shown.state.controls, **plain}
     return bool(told.polygon) and (told.run, told.step) == (state.runs[0], state.step) and same
 

@@ -1,4 +1,4 @@
-"""One image at a time: how well it comes back."""
+"""Analyses of single images and their reconstructions."""
 
-# Of modules, as hosts list their analyses.
+# Modules in the order in which hosts list their analyses.
 ORDER = ("reconstruction",)

@@ -132,7 +132,9 @@ def _mosaic(images: np.ndarray, reconstructions: np.ndarray, shown: tuple[int, .
     for start in range(0, len(shown), COLUMNS):
         places = list(shown[start : start + COLUMNS])
         original, decoded = np.asarray(images[places]), np.asarray(reconstructions[places])
-        error = np.clip(np.abs(original.astype(int) - decoded) * ERROR_GAIN, 0, 255).astype(np.uint8)
+        error = np.clip(np.abs(original.astype(int) - decoded) * ERROR_GAIN, 0, 255).astype(
+            np.uint8
+        )
         bands += [
             original[:0],
             original,

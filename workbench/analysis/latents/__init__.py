@@ -1,4 +1,12 @@
-"""What a latent space looks like inside."""
+"""Analyses of the latent space: modes, maps, geometry, probes and alignment with a teacher."""
 
-# Of modules, as hosts list their analyses.
-ORDER = ("modes", "mode_comparison", "projection", "geometry", "probes", "alignment")
+# Modules in the order in which hosts list their analyses.
+ORDER = (
+    "modes",
+    "mode_comparison",
+    "projection",
+    "projection_comparison",
+    "geometry",
+    "probes",
+    "alignment",
+)

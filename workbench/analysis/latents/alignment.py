@@ -16,6 +16,7 @@ from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import describe_subset
 from workbench.analysis.stats.similarity import (
     centered_alignment,
@@ -23,7 +24,6 @@ from workbench.analysis.stats.similarity import (
     mapped_cosine,
     pair_cosines,
     pearson,
-    spearman,
 )
 from workbench.core.errors import NotApplicable, UserError
 
@@ -194,7 +194,9 @@ def _groups(rows: np.ndarray) -> np.ndarray:
     return rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1])
 
 
-def _marginal(ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int) -> AlignmentMeasure:
+def _marginal(
+    ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int
+) -> AlignmentMeasure:
     value, shuffled = (mapped_cosine(ours, y) for y in (theirs, strangers))
     told = (*mean_interval(value), float(shuffled.mean()))
     return AlignmentMeasure("marginal cosine", *told, "higher", len(value) * each)
@@ -209,7 +211,7 @@ def _pairwise(
     if len(kept) > 2:  # two tokens make one pair, and one pair no correlation
         measures |= {
             "pairwise Pearson": (pearson, "higher"),
-            "pairwise Spearman": (spearman, "higher"),
+            "pairwise Spearman": (_row_spearman, "higher"),
         }
     return tuple(
         AlignmentMeasure(
@@ -223,6 +225,10 @@ def _pairwise(
     )
 
 
+def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return spearman(a.T, b.T)
+
+
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(a - b).mean(axis=1)
 
@@ -230,6 +236,8 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _cka(x: np.ndarray, y: np.ndarray, seed: int) -> AlignmentMeasure:
     a, b = gram_matrix(x), gram_matrix(y)
     value, moved = centered_alignment(a, b), np.roll(b, 1, axis=(0, 1))
-    error, _ = half_samples(lambda i: centered_alignment(a[np.ix_(i, i)], b[np.ix_(i, i)]), len(a), seed=seed)
+    error, _ = half_samples(
+        lambda i: centered_alignment(a[np.ix_(i, i)], b[np.ix_(i, i)]), len(a), seed=seed
+    )
     low, high = max(value - 1.96 * float(error), 0.0), min(value + 1.96 * float(error), 1.0)
     return AlignmentMeasure("CKA", value, low, high, centered_alignment(a, moved), "higher", len(a))

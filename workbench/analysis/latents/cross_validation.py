@@ -42,7 +42,8 @@ class CrossValidatedSweep:
         """The 5th and 95th percentile of that choice over images drawn again with replacement."""
         random, n = np.random.default_rng(seed), len(self.likelihood)
         chosen = [
-            self.modes[_fewest(self.likelihood[random.integers(0, n, n)])] for _ in range(NUM_RESAMPLES)
+            self.modes[_fewest(self.likelihood[random.integers(0, n, n)])]
+            for _ in range(NUM_RESAMPLES)
         ]
         low, high = np.percentile(chosen, [5, 95], method="nearest")
         return int(low), int(high)
@@ -60,7 +61,9 @@ def cross_validate_mixtures(
     """Each cloud of points (n, d) cross-validated, and the first one's mixtures fitted to all its points."""
     from sklearn.model_selection import KFold
 
-    splits = [list(KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(cloud)) for cloud in clouds]
+    splits = [
+        list(KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(cloud)) for cloud in clouds
+    ]
     parts = [cloud[rest] for cloud, folds in zip(clouds, splits, strict=True) for rest, _ in folds]
     whole, *fits = fit_sweeps([clouds[0], *parts], modes, covariance, seed)
     found = []

@@ -51,7 +51,9 @@ def fit_umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
     )
 
 
-def embedding_quality(rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int) -> tuple[float, float]:
+def embedding_quality(
+    rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int
+) -> tuple[float, float]:
     """Trustworthiness and continuity of points (n, 2) as a map of rows (n, d), on at most 2,000 of them.
 
     1: no neighbour on the map is a stranger in the rows; and none in the rows is far on the map. Source: Venna and

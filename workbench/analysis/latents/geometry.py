@@ -203,7 +203,13 @@ def _of_points(
         norms, distances = np.linalg.norm(cloud, axis=1), dispersion.neighbor_distances(near)
         ratio, rank = dispersion.participation_ratio(own), dispersion.effective_rank(own)
         return np.array(
-            [ratio, rank, own[0], dispersion.coefficient_of_variation(norms), dispersion.coefficient_of_variation(distances)]
+            [
+                ratio,
+                rank,
+                own[0],
+                dispersion.coefficient_of_variation(norms),
+                dispersion.coefficient_of_variation(distances),
+            ]
         )
 
     values, error = measured(np.arange(n)), half_samples(measured, n, seed=seed)[0]

@@ -31,7 +31,9 @@ class ClassAgreement:
     shuffled_rand: np.ndarray
 
 
-def class_agreement(assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int) -> ClassAgreement:
+def class_agreement(
+    assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int
+) -> ClassAgreement:
     """Compare assignments (n,), one for each number of modes, with labels (n,)."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -55,7 +57,9 @@ def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.
     return np.argsort(order)[assignment], joint.max(axis=0)
 
 
-def mode_gallery(images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int) -> ModeGallery:
+def mode_gallery(
+    images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int
+) -> ModeGallery:
     """The images of uint8 (n, h, w, c) to show for each mode; nearest to its mean is where its density is highest."""
     random, nearest, others = np.random.default_rng(seed), [], []
     for mode in range(min(int(assignment.max()) + 1, MAX_GALLERY_MODES)):

@@ -47,7 +47,7 @@ class ModeComparison(Result):
     explained: tuple[float, ...]  # share of each run's variance they hold
     n: int
     of: int  # images in the evidence
-    by_class: bool  # whether those n were drawn by class
+    is_stratified: bool  # whether those n were drawn by class
     seed: int
     left_out: tuple[str, ...]  # runs on other images
 
@@ -101,7 +101,7 @@ class ModeComparison(Result):
             "ticklabelstandoff": 6,
         }
         figure.update_yaxes(**names, range=[len(self.runs) - 0.5, -0.5], row=1, col=2)
-        some = describe_subset(self.n, self.of, by_class=self.by_class)
+        some = describe_subset(self.n, self.of, stratified=self.is_stratified)
         said = f"n = {some} · {self.components} principal components each · {NUM_FOLDS} splits · seed {self.seed}"
         title = {
             "text": f"Gaussians needed for {self.target:.1f} nats an image (dashed)",
@@ -141,7 +141,7 @@ class ModeComparison(Result):
         said = [
             f"For {self.target:.1f} nats an image, the best of the worst run, Gaussians needed: {', '.join(each)}.",
             f"All in {self.components} principal components, which hold at least {least:.0f} % of each run's variance,"
-            f" on held-out images of {describe_subset(self.n, self.of, by_class=self.by_class)}.",
+            f" on held-out images of {describe_subset(self.n, self.of, stratified=self.is_stratified)}.",
             "Fewer means more clustered at this size, which is only a sign of fewer modes.",
         ]
         if max(self.needed) == self.modes[-1]:
@@ -160,7 +160,7 @@ class ModeComparison(Result):
 def mode_comparison(
     evidences: Sequence[Evidence],
     *,
-    most: Annotated[int, Range(2, 64)] = 24,
+    max_modes: Annotated[int, Range(2, 64)] = 24,
     components: Annotated[int, Range(0, MOST_COMPONENTS)] = 0,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> ModeComparison:
@@ -180,7 +180,7 @@ def mode_comparison(
     places = subsample(of, MAX_IMAGES, np.random.default_rng(seed), first.labels)
     rows = [flatten_latents(e.latents[places], MIN_IMAGES, "Comparing modes") for e in same]
     components, explained = _components(rows, components)
-    modes = mode_grid(min(most, len(places) // 10))
+    modes = mode_grid(min(max_modes, len(places) // 10))
     likelihood = _likelihood(rows, components, modes, seed)
     mean = likelihood.mean(axis=1)
     return ModeComparison(
@@ -198,7 +198,7 @@ def mode_comparison(
         explained=explained,
         n=len(places),
         of=of,
-        by_class=first.labels is not None,
+        is_stratified=first.labels is not None,
         seed=seed,
         left_out=tuple(e.run_name for e in with_latents if _images(e) != _images(first)),
     )
@@ -221,7 +221,9 @@ def _components(rows: Sequence[np.ndarray], asked: int) -> tuple[int, tuple[floa
     for x in rows:
         values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
         spectra.append(values / values.sum())
-    asked = asked or max(int(np.searchsorted(s.cumsum(), MIN_EXPLAINED_VARIANCE)) + 1 for s in spectra)
+    asked = asked or max(
+        int(np.searchsorted(s.cumsum(), MIN_EXPLAINED_VARIANCE)) + 1 for s in spectra
+    )
     allowed = min(
         MOST_COMPONENTS, len(rows[0]) // NUM_FOLDS, *(int((s > 1e-9 * s[0]).sum()) for s in spectra)
     )

@@ -31,7 +31,9 @@ from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import UserError
 
 MAX_IMAGES = 5000  # of more, a sample
-MIN_RECOVERED_SHARE = 0.9  # share of the modes that half the images, or planted ones, show where n is enough
+MIN_RECOVERED_SHARE = (
+    0.9  # share of the modes that half the images, or planted ones, show where n is enough
+)
 MIN_STABILITY = 0.5  # adjusted Rand index under which the fits do not find the same modes
 
 
@@ -53,7 +55,7 @@ class MixtureModes(Result):
     )  # the rule's answer for n points of the most modes tried, far apart; None for UMAP
     n: int
     of: int  # images in the evidence
-    by_class: bool  # whether those n were drawn by class
+    is_stratified: bool  # whether those n were drawn by class
     preset: Preset
     components: int  # dimensions of the points: principal components, or UMAP's
     explained: float  # share of the variance they hold; NaN for UMAP
@@ -73,7 +75,7 @@ class MixtureModes(Result):
     assignment: np.ndarray = field(
         repr=False
     )  # int (n,): each image's mode, the largest mode first
-    places: np.ndarray = field(repr=False)  # int (n,): which images those are
+    image_indices: np.ndarray = field(repr=False)  # int (n,): which images those are
     gallery: ModeGallery | None = field(repr=False)
     warnings: tuple[str, ...]
 
@@ -99,7 +101,7 @@ class MixtureModes(Result):
 
     def summary(self) -> str:
         """The range, what it was read off, what the nulls and the classes say, and what to beware of."""
-        some = describe_subset(self.n, self.of, by_class=self.by_class)
+        some = describe_subset(self.n, self.of, stratified=self.is_stratified)
         said = [
             f"{self.range} (90 % range, best {self.best}) by held-out likelihood on {self.basis} of {some},"
             f" preset `{self.preset}`; other presets may answer otherwise.",
@@ -147,7 +149,7 @@ def mixture_modes(
     *,
     preset: Preset = "ours",
     components: Annotated[int, Range(2, 64)] = 16,
-    most: Annotated[int, Range(2, 64)] = 24,
+    max_modes: Annotated[int, Range(2, 64)] = 24,
     covariance: Covariance = "diag",
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> MixtureModes:
@@ -162,7 +164,10 @@ def mixture_modes(
     places = subsample(of, MAX_IMAGES, np.random.default_rng(seed), labels)
     rows = flatten_latents(latents[places], MIN_IMAGES, "Counting modes")
     points, explained = reduce_dimensions(rows, preset, components, seed)
-    modes, before = mode_grid(min(most, len(places) // 10)), _of_the_same(untrained_latents, of, places)
+    modes, before = (
+        mode_grid(min(max_modes, len(places) // 10)),
+        _of_the_same(untrained_latents, of, places),
+    )
     clouds = reference_clouds(rows, points, before, preset, int(modes[-1]), seed)
     numbers, fits = _counted(points, clouds, modes, covariance, seed)
     result = MixtureModes(
@@ -170,16 +175,16 @@ def mixture_modes(
         **_members(fits, numbers["best"], points, places, images, labels, seed),
         n=len(places),
         of=of,
-        by_class=labels is not None,
+        is_stratified=labels is not None,
         preset=preset,
         components=points.shape[1],
         explained=explained,
         covariance=covariance,
         seed=seed,
-        places=places,
+        image_indices=places,
         warnings=(),
     )
-    return replace(result, warnings=_warnings(result, components, most))
+    return replace(result, warnings=_warnings(result, components, max_modes))
 
 
 def _counted(
@@ -222,7 +227,7 @@ def _members(
     fits: list[Mixture],
     best: int,
     points: np.ndarray,
-    places: np.ndarray,
+    image_indices: np.ndarray,
     images: np.ndarray | None,
     labels: np.ndarray | None,
     seed: int,
@@ -235,7 +240,9 @@ def _members(
         "classes": None
         if labels is None
         else class_agreement(assigned, np.asarray(labels)[places], seed),
-        "gallery": None if images is None else mode_gallery(images[places], assignment, density, seed),
+        "gallery": None
+        if images is None
+        else mode_gallery(images[places], assignment, density, seed),
     }
 
 
@@ -247,7 +254,7 @@ def _of_the_same(untrained: np.ndarray | None, of: int, places: np.ndarray) -> n
     return None if untrained is None else untrained[places]
 
 
-def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...]:
+def _warnings(found: MixtureModes, components: int, max_modes: int) -> tuple[str, ...]:
     tried, at = int(found.modes[-1]), found.modes == found.best
     unsteady = found.best > 1 and found.stability[at][0] < MIN_STABILITY
     alike = found.untrained_best is not None and found.low <= found.untrained_best <= found.high
@@ -257,7 +264,7 @@ def _warnings(found: MixtureModes, components: int, most: int) -> tuple[str, ...
         ),
         f"The components hold only {100 * found.explained:.0f} % of the variance.": found.explained
         < 0.9,
-        f"No more than {tried} modes were tried, with {found.n} images.": tried < most,
+        f"No more than {tried} modes were tried, with {found.n} images.": tried < max_modes,
         f"The range touches {tried}, the most that was tried: there may be more.": max(
             found.best, found.high
         )

@@ -39,7 +39,7 @@ def draw(result: MixtureModes) -> go.Figure:
     _agreement(figure, result, *places[1])
     _sizes(figure, result, rows, *places[2])
     caption = f"{result.basis} · {KINDS[result.covariance]} covariance · preset {result.preset}"
-    caption = f"n = {describe_subset(result.n, result.of, by_class=result.by_class)} · {caption} · seed {result.seed}"
+    caption = f"n = {describe_subset(result.n, result.of, stratified=result.is_stratified)} · {caption} · seed {result.seed}"
     title = f"{result.range} (90 % range, shaded; best {result.best})"
     figure.update_layout(title={"text": title, "subtitle": {"text": caption}}, height=height)
     figure.update_layout(legend={"orientation": "h", "y": -70 / (height - 120), "yanchor": "top"})

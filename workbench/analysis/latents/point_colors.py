@@ -1,6 +1,8 @@
-"""What the points of a latent map are coloured by: a name for each image, or a number."""
+"""Variables that color the points of a latent map: one name or one number per image."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,62 +17,170 @@ from workbench.analysis.latents.modes import MAX_IMAGES
 from workbench.analysis.stats.reductions import reduce_dimensions
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable
+from workbench.storage.evidence import Evidence
 
 ColorBy = Literal["class", "mode", "code", "error", "tokens"]
-MOST_CODES = 12  # those met most; the others share a grey
-COMPONENTS, MOST_MODES = 16, 24  # as the analysis of modes sets them
-NEEDED = {"code": ("codes",), "error": ("images", "reconstructions"), "tokens": ("active",)}
+MAX_COLORED_CODES = 12  # the most frequent codes; all others are gray
+NUM_COMPONENTS = 16  # default of `mixture_modes`
+MAX_MODES = 24  # default of `mixture_modes`
 OTHER_NAME = "other"
 
 
 @dataclass(frozen=True, eq=False)
 class PointColors:
-    """Names (m,) or values (m,) of the points, whichever is not empty; both are where there is nothing to say."""
+    """The color variable of m points. Without one, both `names` and `values` are empty.
+
+    Attributes
+    ----------
+    by : {"class", "mode", "code", "error", "tokens"}
+    title : str
+        Title of the legend or the color bar.
+    names : tuple of str, length m
+        Names, or empty.
+    values : ndarray of float, shape (m,), or None
+        Numbers, or None.
+    """
 
     by: ColorBy
     title: str
     names: tuple[str, ...] = ()
-    values: np.ndarray | None = None  # float (m,)
+    values: np.ndarray | None = None
 
 
-def point_colors(by: ColorBy, places: np.ndarray, known: Mapping[str, object], seed: int) -> PointColors:
-    """Colours of the images at `places`, from evidence by field name.
+@dataclass(frozen=True, eq=False)
+class ImageArrays:
+    """The arrays of n images that a map is computed from and colored by.
 
-    Raises NotApplicable where the evidence has nothing of the kind; without labels, `class` colours nothing.
+    Attributes
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,), or None
+    names : tuple of str
+    codes : ndarray of int, shape (n, tokens), or None
+    images, reconstructions : ndarray of uint8, shape (n, h, w, c), or None
+    active : ndarray of bool, shape (n, tokens), or None
     """
-    lacking = [field for field in NEEDED.get(by, ()) if known.get(field) is None]
-    if lacking:
-        raise NotApplicable(
-            f"Colour by {by} needs {' and '.join(lacking)}; this evidence has none."
+
+    latents: np.ndarray
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    codes: np.ndarray | None
+    images: np.ndarray | None
+    reconstructions: np.ndarray | None
+    active: np.ndarray | None
+
+    @classmethod
+    def from_evidence(cls, evidence: Evidence) -> ImageArrays:
+        """Select the arrays from evidence.
+
+        Parameters
+        ----------
+        evidence : Evidence
+
+        Returns
+        -------
+        ImageArrays
+
+        Raises
+        ------
+        NotApplicable
+            If the evidence has no latents.
+        """
+        if evidence.latents is None:
+            raise NotApplicable("A latent map needs latents; the evidence has none.")
+        return cls(
+            latents=evidence.latents,
+            labels=evidence.labels,
+            names=evidence.names,
+            codes=evidence.codes,
+            images=evidence.images,
+            reconstructions=evidence.reconstructions,
+            active=evidence.active,
         )
+
+
+def point_colors(by: ColorBy, indices: np.ndarray, arrays: ImageArrays, seed: int) -> PointColors:
+    """Compute the color variable of a sample of images.
+
+    Parameters
+    ----------
+    by : {"class", "mode", "code", "error", "tokens"}
+        `class` needs no labels: without them, all points have one color.
+    indices : ndarray of int, shape (m,)
+        Images of the sample.
+    arrays : ImageArrays
+        Arrays of all images.
+    seed : int
+        Seed of the mixtures of `mode`.
+
+    Returns
+    -------
+    PointColors
+
+    Raises
+    ------
+    NotApplicable
+        If the arrays that the variable needs are missing.
+    """
     if by == "class":
-        classes = class_names(known.get("labels"), known.get("names") or (), len(known["latents"]))
-        return PointColors(by, "class", tuple(classes[i] for i in places) if classes else ())
+        classes = class_names(arrays.labels, arrays.names, len(arrays.latents))
+        names = tuple(classes[i] for i in indices) if classes else ()
+        return PointColors(by=by, title="class", names=names)
     if by == "mode":
-        assignment = modes_of_points(known["latents"], places, seed)
-        fitted = "" if len(places) <= MAX_IMAGES else f", fitted to {MAX_IMAGES:,} at random"
-        return PointColors(by, f"mode{fitted}", tuple(str(mode) for mode in assignment))
+        assignment = modes_of_points(arrays.latents, indices, seed)
+        title = "mode"
+        if len(indices) > MAX_IMAGES:
+            title += f", fitted to {MAX_IMAGES:,} at random"
+        return PointColors(by=by, title=title, names=tuple(str(mode) for mode in assignment))
     if by == "code":
-        codes = np.asarray(known["codes"])[places, 0]
-        often = set(np.argsort(-np.bincount(codes), kind="stable")[:MOST_CODES].tolist())
+        codes = _require(arrays.codes, by, "codes")
         return PointColors(
-            by, "code of token 0", tuple(str(c) if c in often else OTHER_NAME for c in codes.tolist())
+            by=by, title="code of token 0", names=_frequent_codes(np.asarray(codes)[indices, 0])
         )
     if by == "error":
-        mse, _ = pixel_errors(known["images"][places], known["reconstructions"][places])
-        return PointColors(by, "PSNR, dB", values=psnr_db(mse))
-    return PointColors(
-        by, "tokens used", values=np.asarray(known["active"])[places].sum(axis=1).astype(float)
-    )
+        images = _require(arrays.images, by, "images and reconstructions")
+        reconstructions = _require(arrays.reconstructions, by, "images and reconstructions")
+        mse, _ = pixel_errors(images[indices], reconstructions[indices])
+        return PointColors(by=by, title="PSNR, dB", values=psnr_db(mse))
+    active = _require(arrays.active, by, "active")
+    num_tokens = np.asarray(active)[indices].sum(axis=1).astype(float)
+    return PointColors(by=by, title="tokens used", values=num_tokens)
 
 
-def modes_of_points(latents: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
-    """The mode (m,) of the images at `places`, the largest 0, as the analysis of modes counts them by default."""
-    rows = flatten_latents(
-        latents if len(places) == len(latents) else latents[places], MIN_IMAGES, "Colour by mode"
-    )
-    points, _ = reduce_dimensions(rows, "ours", COMPONENTS, seed)
-    judges = points[subsample(len(points), MAX_IMAGES, np.random.default_rng(seed))]
-    tried = mode_grid(min(MOST_MODES, len(judges) // 10))
-    (found,), fits = cross_validate_mixtures([judges], tried, "diag", seed)
-    return order_by_size(fits[list(tried).index(found.best)], points)[0]
+def modes_of_points(latents: np.ndarray, indices: np.ndarray, seed: int) -> np.ndarray:
+    """Assign a sample of images to modes, counted as by `mixture_modes` with default controls.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+        Latents of all images.
+    indices : ndarray of int, shape (m,)
+        Images of the sample.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int, shape (m,)
+        Mode of each image; mode 0 is the largest.
+    """
+    sampled = latents if len(indices) == len(latents) else latents[indices]
+    rows = flatten_latents(sampled, MIN_IMAGES, "Coloring by mode")
+    points, _ = reduce_dimensions(rows, "ours", NUM_COMPONENTS, seed)
+    fitted = points[subsample(len(points), MAX_IMAGES, np.random.default_rng(seed))]
+    modes = mode_grid(min(MAX_MODES, len(fitted) // 10))
+    (sweep,), mixtures = cross_validate_mixtures([fitted], modes, "diag", seed)
+    best_mixture = mixtures[list(modes).index(sweep.best)]
+    assignment, _ = order_by_size(best_mixture, points)
+    return assignment
+
+
+def _frequent_codes(codes: np.ndarray) -> tuple[str, ...]:
+    by_frequency: Sequence[int] = np.argsort(-np.bincount(codes), kind="stable").tolist()
+    colored = set(by_frequency[:MAX_COLORED_CODES])
+    return tuple(str(code) if code in colored else OTHER_NAME for code in codes.tolist())
+
+
+def _require(array: np.ndarray | None, by: ColorBy, fields: str) -> np.ndarray:
+    if array is None:
+        raise NotApplicable(f"Coloring by {by} needs {fields}; the evidence has none.")
+    return array

@@ -248,7 +248,9 @@ def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed + 1).permutation(labels)
 
 
-def logistic_probe(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
+def logistic_probe(
+    fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0
+) -> np.ndarray:
     """Labels of test rows (m, d) by logistic regression, its penalty chosen on a fifth of the fitted rows (n, d)."""
     from sklearn.linear_model import LogisticRegression
 

@@ -1,113 +1,102 @@
-"""Maps of latent spaces: every image a point, and how far the map may be trusted.
+"""Latent maps: two-dimensional embeddings of a latent space, with measures of their faithfulness.
 
-UMAP (arXiv 1802.03426) or principal components. Several runs or checkpoints are laid out from the first one's places
-and turned onto it (Procrustes): what still differs is the latents, and not where a layout happened to begin.
+The embedding is UMAP or the first two principal components.
+
+References
+----------
+McInnes et al. (2018), "UMAP: uniform manifold approximation and projection", arXiv 1802.03426.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.latents.embeddings import (
     MAX_SCORED_POINTS,
     Method,
-    procrustes_align,
     embed,
     embedding_quality,
+    procrustes_align,
     standardize,
 )
-from workbench.analysis.latents.point_colors import ColorBy, PointColors, point_colors
+from workbench.analysis.latents.point_colors import (
+    ColorBy,
+    ImageArrays,
+    PointColors,
+    point_colors,
+)
 from workbench.analysis.stats.sampling import describe_subset, subsample
-from workbench.core.errors import NotApplicable
-from workbench.core.progress import report_progress
-from workbench.storage.evidence import Evidence
 
-LEAST, MOST_MAPS = 5, 9
-FIELDS = ("latents", "labels", "names", "codes", "images", "reconstructions", "active")
+MIN_IMAGES = 5
 
 
 @dataclass(frozen=True, eq=False)
 class LatentMap(Result):
-    """Coordinates in the plane, and how well neighbours there are neighbours in the latent space, and back."""
+    """A map of the images of one run, with the share of neighborhoods that it preserves.
 
-    coordinates: np.ndarray = field(repr=False)  # float32 (m, 2), without unit
-    places: np.ndarray = field(repr=False)  # int (m,): which images those are
-    colours: PointColors = field(repr=False)
-    trust: float  # 1: no neighbour on the map is a stranger in the latent space
-    continuity: float  # 1: no neighbour in the latent space is far off on the map
+    Attributes
+    ----------
+    coordinates : ndarray of float32, shape (m, 2)
+        Position of each image on the map, without unit.
+    image_indices : ndarray of int, shape (m,)
+        Indices of the images on the map.
+    colors : PointColors
+        Class, mode, code or number of each image.
+    trust : float
+        Trustworthiness, from 0 to 1. At 1, neighbors on the map are neighbors in latent space.
+    continuity : float
+        Continuity, from 0 to 1. At 1, neighbors in latent space are neighbors on the map.
+    n : int
+        Number of images in the evidence.
+    is_stratified : bool
+        Whether a sample of the images was stratified by class.
+    num_scored : int
+        Number of images from which trustworthiness and continuity were computed.
+    method : {"umap", "pca"}
+    neighbors : int
+        Size of a neighborhood.
+    seed : int
+    """
+
+    coordinates: np.ndarray = field(repr=False)
+    image_indices: np.ndarray = field(repr=False)
+    colors: PointColors = field(repr=False)
+    trust: float
+    continuity: float
     n: int
-    by_class: bool  # whether those on it were drawn by class
-    judged: int  # images the two numbers were measured on
+    is_stratified: bool
+    num_scored: int
     method: Method
     neighbors: int
     seed: int
 
     def table(self) -> pd.DataFrame:
-        """One row an image on the map: its place in the evidence, coordinates and what it is coloured by."""
+        """Return one row per image on the map, with its coordinates and its color variable."""
         x, y = self.coordinates.T
-        return pd.DataFrame({"image": self.places, "x": x, "y": y, **_column(self.colours)})
+        columns = {"image": self.image_indices, "x": x, "y": y}
+        if self.colors.values is not None:
+            columns[self.colors.by] = self.colors.values
+        elif self.colors.names:
+            columns[self.colors.by] = np.array(self.colors.names)
+        return pd.DataFrame(columns)
 
     def summary(self) -> str:
-        """The method, the sample, and how far the map may be trusted."""
+        """Return trustworthiness and continuity, the method and the sample."""
+        scored = describe_subset(self.num_scored, len(self.image_indices))
         return (
-            f"{self.method.upper()} of {self.part} with {self.neighbors} neighbours and seed {self.seed}: trust"
-            f" {self.trust:.2f}, continuity {self.continuity:.2f} (1 is perfect; measured on"
-            f" {describe_subset(self.judged, len(self.places))})."
+            f"The map has trustworthiness {self.trust:.2f} and continuity {self.continuity:.2f}"
+            f" (1 is perfect; computed from {scored}). {self.method.upper()} of"
+            f" {self.sample_description}, {self.neighbors} neighbors, seed {self.seed}."
         )
 
     @property
-    def part(self) -> str:
-        """How many of how many images, and how they were chosen."""
-        return describe_subset(len(self.places), self.n, by_class=self.by_class)
-
-
-@dataclass(frozen=True, eq=False)
-class LatentMaps(Result):
-    """The maps of several runs of the same images, laid onto the first."""
-
-    runs: tuple[str, ...]
-    maps: tuple[LatentMap, ...] = field(repr=False)
-    disparity: tuple[float, ...]  # from the first run's map: 0 the same, near 1 unrelated
-    left_out: tuple[str, ...]  # runs on other images, or beyond the ninth
-
-    def figure(self) -> go.Figure:
-        """A panel a run; every image has its own place and colour in all."""
-        from workbench.analysis.latents.projection_figure import draw_all
-
-        return draw_all(self)
-
-    def table(self) -> pd.DataFrame:
-        """One row for each run and image on the map."""
-        tables = [
-            one.table().assign(run=run) for run, one in zip(self.runs, self.maps, strict=True)
-        ]
-        return pd.concat(tables, ignore_index=True)[["run", *tables[0].columns[:-1]]]
-
-    def summary(self) -> str:
-        """How far each map may be trusted, and how far it is from the first."""
-        first, names = self.maps[0], self.runs
-        each = [
-            f"{run} trust {one.trust:.2f}, continuity {one.continuity:.2f}"
-            + (f", disparity {apart:.2f}" if i else "")
-            for i, (run, one, apart) in enumerate(
-                zip(names, self.maps, self.disparity, strict=True)
-            )
-        ]
-        lead = f"{first.method.upper()} of {first.part}; {first.neighbors} neighbours"
-        said = [f"{lead}, seed {first.seed}: {'; '.join(each)}."]
-        if len(names) > 1:
-            said.append(
-                f"Disparity is what no turn or scaling of a map onto {names[0]}'s explains; 1 is unrelated."
-            )
-        if self.left_out:
-            said.append(f"Left out: {', '.join(self.left_out)}.")
-        return " ".join(said)
+    def sample_description(self) -> str:
+        """Size of the sample and the way it was drawn."""
+        return describe_subset(len(self.image_indices), self.n, stratified=self.is_stratified)
 
 
 def latent_map(
@@ -120,101 +109,119 @@ def latent_map(
     active: np.ndarray | None = None,
     *,
     method: Method = "umap",
-    colour: ColorBy = "class",
+    color_by: ColorBy = "class",
     points: Annotated[int, Range(500, 50_000, 500)] = 10_000,
     neighbors: Annotated[int, Range(2, 100)] = 15,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> LatentMap:
-    """Lay latents (n, tokens, d), an image a point, out in the plane after standardising every dimension.
+    """Embed the latents of all images in the plane, one point per image.
 
-    Of more than `points` images a sample is drawn; `neighbors` is lowered to under half the images. Raises
-    NotApplicable for under 5 images, constant latents or a colour that the evidence lacks, UserError for NaN.
+    Each dimension is standardized first.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,), optional
+        Class of each image. Samples are stratified by it.
+    names : tuple of str
+        Names of the classes.
+    codes : ndarray of int, shape (n, tokens), optional
+        Needed for `color_by="code"`.
+    images, reconstructions : ndarray of uint8, shape (n, h, w, c), optional
+        Needed for `color_by="error"`.
+    active : ndarray of bool, shape (n, tokens), optional
+        Needed for `color_by="tokens"`.
+    method : {"umap", "pca"}
+    color_by : {"class", "mode", "code", "error", "tokens"}
+        Variable that colors the points.
+    points : int
+        Largest number of images on the map. A sample is drawn from more.
+    neighbors : int
+        Size of a neighborhood. It is reduced to less than half of the number of images.
+    seed : int
+
+    Returns
+    -------
+    LatentMap
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than 5 images, the latents are constant, or the evidence lacks the
+        color variable.
+    UserError
+        If a latent is NaN or infinite, or the number of labels is not n.
+
+    Examples
+    --------
+    >>> latents = np.random.default_rng(0).normal(size=(20, 2, 3))
+    >>> latent_map(latents, method="pca").coordinates.shape
+    (20, 2)
     """
     class_names(labels, (), len(latents))
-    places = subsample(len(latents), points, np.random.default_rng(seed), labels)
-    known = {"latents": latents, "labels": labels, "names": names, "codes": codes, "active": active}
-    known |= {"images": images, "reconstructions": reconstructions}
-    return _map(known, places, method, colour, neighbors, seed)[0]
+    indices = subsample(len(latents), points, np.random.default_rng(seed), labels)
+    arrays = ImageArrays(
+        latents=latents,
+        labels=labels,
+        names=names,
+        codes=codes,
+        images=images,
+        reconstructions=reconstructions,
+        active=active,
+    )
+    result, _ = map_images(arrays, indices, method, color_by, neighbors, seed)
+    return result
 
 
-def latent_maps(
-    evidences: Sequence[Evidence],
-    *,
-    method: Method = "umap",
-    colour: ColorBy = "class",
-    points: Annotated[int, Range(500, 50_000, 500)] = 5_000,
-    neighbors: Annotated[int, Range(2, 100)] = 15,
-    seed: Annotated[int, Range(0, 999)] = 0,
-) -> LatentMaps:
-    """Map several runs or checkpoints of the same images, each laid onto the first, nine at most.
-
-    Runs on other images than the first are left out and named. Raises as `latent_map` does.
-    """
-    held = [e for e in evidences if e.latents is not None]
-    if not held:
-        raise NotApplicable("Latent maps need latents; no selected run has any.")
-    shown = [e for e in held if _images(e) == _images(held[0])][:MOST_MAPS]
-    class_names(held[0].labels, (), len(held[0].latents))
-    places = subsample(len(held[0].latents), points, np.random.default_rng(seed), held[0].labels)
-    maps, apart = [], []
-    for i, evidence in enumerate(shown):
-        known = {name: getattr(evidence, name) for name in FIELDS}
-        found, disparity = _map(
-            known, places, method, colour, neighbors, seed, maps[0].coordinates if maps else None
-        )
-        maps.append(found)
-        apart.append(disparity)
-        report_progress(i + 1, len(shown))
-    runs = [e.run_name for e in shown]
-    names = tuple(e.run_name if runs.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}" for e in shown)
-    left_out = tuple(e.run_name for e in held if not any(e is one for one in shown))
-    return LatentMaps(names, tuple(maps), tuple(apart), left_out)
-
-
-def _map(
-    known: dict[str, object],
-    places: np.ndarray,
+def map_images(
+    arrays: ImageArrays,
+    indices: np.ndarray,
     method: Method,
-    colour: ColorBy,
+    color_by: ColorBy,
     neighbors: int,
     seed: int,
-    onto: np.ndarray | None = None,
+    reference: np.ndarray | None = None,
 ) -> tuple[LatentMap, float]:
-    latents = known["latents"]
-    n = len(latents)
-    rows = standardize(
-        flatten_latents(latents if len(places) == n else latents[places], LEAST, "A latent map")
-    )
-    # Both measures compare with the images that are not neighbours, of which there must be as many.
+    """Map a sample of images, optionally aligned to another map of the same images.
+
+    Parameters
+    ----------
+    arrays : ImageArrays
+        Latents and color variables of all images.
+    indices : ndarray of int, shape (m,)
+        Images on the map.
+    method, color_by, neighbors, seed
+        As for `latent_map`.
+    reference : ndarray of float, shape (m, 2), optional
+        Coordinates of another map. UMAP starts from them, and the result is aligned to them.
+
+    Returns
+    -------
+    map : LatentMap
+    disparity : float
+        Procrustes disparity from the reference, from 0 to 1; 0 without a reference.
+    """
+    n = len(arrays.latents)
+    sampled = arrays.latents if len(indices) == n else arrays.latents[indices]
+    rows = standardize(flatten_latents(sampled, MIN_IMAGES, "A latent map"))
+    # Both measures of quality compare neighbors with at least as many other images.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
-    colours = point_colors(colour, places, known, seed)
-    coordinates, disparity = embed(rows, method, neighbors, seed, onto), 0.0
-    if onto is not None:
-        coordinates, disparity = procrustes_align(coordinates, onto)
+    colors = point_colors(color_by, indices, arrays, seed)
+    coordinates, disparity = embed(rows, method, neighbors, seed, reference), 0.0
+    if reference is not None:
+        coordinates, disparity = procrustes_align(coordinates, reference)
     trust, continuity = embedding_quality(rows, coordinates, neighbors, seed)
-    judged = min(len(rows), MAX_SCORED_POINTS)
-    by_class = known["labels"] is not None
-    found = LatentMap(
-        coordinates,
-        places,
-        colours,
-        trust,
-        continuity,
-        n,
-        by_class,
-        judged,
-        method,
-        neighbors,
-        seed,
+    result = LatentMap(
+        coordinates=coordinates,
+        image_indices=indices,
+        colors=colors,
+        trust=trust,
+        continuity=continuity,
+        n=n,
+        is_stratified=arrays.labels is not None,
+        num_scored=min(len(rows), MAX_SCORED_POINTS),
+        method=method,
+        neighbors=neighbors,
+        seed=seed,
     )
-    return found, disparity
-
-
-def _images(evidence: Evidence) -> tuple[object, int]:
-    return evidence.provenance.get("fingerprint"), len(evidence.latents)
-
-
-def _column(colours: PointColors) -> dict[str, object]:
-    if colours.values is not None:
-        return {colours.by: colours.values}
-    return {colours.by: colours.names} if colours.names else {}
+    return result, disparity

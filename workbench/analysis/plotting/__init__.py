@@ -1,1 +1,1 @@
-""""""
+"""Drawing code that the figures of several analyses share."""

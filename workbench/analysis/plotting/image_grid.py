@@ -1,4 +1,7 @@
-"""Many small images as one: a mosaic that stays small in a figure's JSON and keeps its pixels square."""
+"""Grids of small images, drawn as a single image.
+
+One PNG keeps the JSON of a figure small and the pixels of the images square.
+"""
 
 import base64
 import io
@@ -7,46 +10,80 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-CELL = 64  # least side of an image in a mosaic, in pixels: an 8 by 8 digit is enlarged eight times
-GAP = 6  # transparent pixels between images, so that the page's own colour shows
+MIN_CELL_PX = 64  # smallest side of an image in the grid: an 8 by 8 digit is enlarged eight times
+GAP_PX = 6  # transparent pixels between images, through which the page's background shows
 
 
 def compose(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of uint8 images (m, h, w, c), c 1 or 3 and m at most the first row's, as uint8 (height, width, 4)."""
-    columns, (height, width) = max(len(row) for row in rows), rows[0].shape[1:3]
-    scale = max(1, -(-CELL // min(height, width)))
-    high, wide = height * scale + GAP, width * scale + GAP
-    canvas = np.zeros((len(rows) * high, columns * wide, 4), np.uint8)
+    """Compose rows of images into one image.
+
+    Parameters
+    ----------
+    rows : sequence of ndarray of uint8, each of shape (m, h, w, c)
+        Rows of images of equal size, with c = 1 or 3. The number m may differ between rows.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 4)
+        RGBA image. Images smaller than 64 pixels are enlarged by an integer factor.
+
+    Examples
+    --------
+    >>> compose([np.zeros((3, 64, 64, 1), np.uint8)]).shape
+    (70, 210, 4)
+    """
+    columns = max(len(row) for row in rows)
+    height, width = rows[0].shape[1:3]
+    scale = max(1, -(-MIN_CELL_PX // min(height, width)))
+    cell_height = height * scale + GAP_PX
+    cell_width = width * scale + GAP_PX
+    canvas = np.zeros((len(rows) * cell_height, columns * cell_width, 4), np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            large = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
-            cell = canvas[i * high : (i + 1) * high - GAP, j * wide : (j + 1) * wide - GAP]
-            cell[..., :3], cell[..., 3] = large, 255
+            top, left = i * cell_height, j * cell_width
+            cell = canvas[top : top + height * scale, left : left + width * scale]
+            cell[..., :3] = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+            cell[..., 3] = 255
     return canvas
 
 
 def draw(
     mosaic: np.ndarray, row_names: Sequence[str], shape: tuple[int, int], row_height: int
 ) -> go.Figure:
-    """A figure of a mosaic of (rows, columns), each row named at its left and `row_height` screen pixels high."""
-    rows, columns = shape
-    height, width = mosaic.shape[0], mosaic.shape[1]
-    middle = [(row + 0.5) * height / rows for row in range(rows)]
-    figure = go.Figure(go.Image(source=_png(mosaic), hoverinfo="skip"))
+    """Draw a composed grid of images with a name to the left of each row.
+
+    Parameters
+    ----------
+    mosaic : ndarray of uint8, shape (height, width, 4)
+        Output of `compose`.
+    row_names : sequence of str
+        One name per row.
+    shape : tuple of int
+        Number of rows and columns of the grid.
+    row_height : int
+        Height of a row on the screen, in pixels.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    num_rows = shape[0]
+    height, width = mosaic.shape[:2]
+    row_centers = [(row + 0.5) * height / num_rows for row in range(num_rows)]
+    figure = go.Figure(go.Image(source=_png_url(mosaic), hoverinfo="skip"))
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     figure.update_xaxes(range=[0, width], constrain="domain", constraintoward="left")
     figure.update_yaxes(
-        tickmode="array", tickvals=middle, ticktext=list(row_names), automargin=True
+        tickmode="array", tickvals=row_centers, ticktext=list(row_names), automargin=True
     )
-    figure.update_yaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(ticklabelstandoff=6)
+    figure.update_yaxes(showgrid=False, zeroline=False, ticklabelstandoff=6)
     figure.update_yaxes(range=[height, 0], constrain="domain", constraintoward="top")
-    return figure.update_layout(height=rows * row_height + 120)
+    return figure.update_layout(height=num_rows * row_height + 120)
 
 
-def _png(mosaic: np.ndarray) -> str:
+def _png_url(image: np.ndarray) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(mosaic).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,18 +1,17 @@
-"""One look for every figure: colour-blind-safe colours, quiet axes, light and dark."""
+"""The theme of every figure: colors for color-blind readers, plain axes, light and dark."""
 
 from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
 
-# Okabe and Ito's palette, without its yellow (unreadable on white), black last.
+# The palette of Okabe and Ito without yellow, which is unreadable on white; black is last.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
-DEAD_COLOR = "#D55E00"  # vermilion: always with a symbol or a word, never by colour alone
+DEAD_COLOR = "#D55E00"  # vermilion; always combined with a symbol or a word
 MAGNITUDE_SCALE = "Cividis"
-HIGHLIGHT_COLOR: dict[str, Any] = {
-    "marker": {"size": 7, "opacity": 1}
-}  # a selected point; one among hundreds must be seen
-# Plotly 7 shows a button that uploads the chart to its cloud; ours never leaves the machine.
+# Style of a selected point: one among hundreds must be visible.
+HIGHLIGHT_COLOR: dict[str, Any] = {"marker": {"size": 7, "opacity": 1}}
+# Plotly 7 adds a button that uploads the chart to its cloud. Data must not leave the machine.
 TOOLBAR_CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["sendChartToCloud"],
@@ -21,7 +20,20 @@ TOOLBAR_CONFIG: dict[str, Any] = {
 
 
 def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:
-    """Give a figure the house's look, in place, and return it."""
+    """Apply the theme of this project to a figure, in place.
+
+    Parameters
+    ----------
+    figure : plotly.graph_objects.Figure
+        Figure to change.
+    dark : bool, default False
+        Use the dark template.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The same figure.
+    """
     figure.update_layout(
         template=_template(dark),
         margin={"l": 64, "r": 24, "t": 64, "b": 56},
@@ -35,10 +47,10 @@ def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:
 
 
 def _template(dark: bool) -> go.layout.Template:
-    base = pio.templates["plotly_dark" if dark else "plotly_white"]
-    ours = go.layout.Template(base)
-    colours = ("#E8E8E8" if c == "#000000" else c for c in COLORS) if dark else COLORS
-    ours.layout.colorway = list(colours)
+    template = go.layout.Template(pio.templates["plotly_dark" if dark else "plotly_white"])
     if dark:
-        ours.layout.paper_bgcolor = ours.layout.plot_bgcolor = "#1e1e1e"
-    return ours
+        template.layout.colorway = ["#E8E8E8" if c == "#000000" else c for c in COLORS]
+        template.layout.paper_bgcolor = template.layout.plot_bgcolor = "#1e1e1e"
+    else:
+        template.layout.colorway = list(COLORS)
+    return template

@@ -1,4 +1,4 @@
-"""A table as a figure: text in rows, readable in light and dark."""
+"""Tables of text, drawn as figures that are readable in light and dark."""
 
 import html
 import textwrap
@@ -8,44 +8,62 @@ import plotly.graph_objects as go
 
 from workbench.analysis.plotting.style import apply_theme
 
-LINE, EDGE = 19, 9  # screen pixels of a line of text, and what a row has around it
-PAGE, LETTER, PAD = (
-    800,
-    7.2,
-    16,
-)  # screen pixels of a table on a page, of a letter, and what a cell has around it
-LEAST = 9  # letters
-CLEAR, RULE = "rgba(0,0,0,0)", "rgba(127,127,127,0.45)"  # the page's own colour shows through
+# Sizes on the screen, in pixels.
+LINE_HEIGHT_PX = 19
+ROW_PADDING_PX = 9
+PAGE_WIDTH_PX = 800
+LETTER_WIDTH_PX = 7.2
+CELL_PADDING_PX = 16
+MIN_WIDTH_LETTERS = 9
+TRANSPARENT = "rgba(0,0,0,0)"  # the page's background shows through
+RULE_COLOR = "rgba(127,127,127,0.45)"
 
 
 def draw(
     columns: Mapping[str, Sequence[str]], widths: Sequence[int], *, title: str, subtitle: str
 ) -> go.Figure:
-    """A figure of columns of text by their heads; a column is at most `widths` letters wide, and longer text is broken.
+    """Draw columns of text as a figure. Long text is wrapped.
 
-    Widths shrink together until the table fits a page, but not below nine letters.
+    Parameters
+    ----------
+    columns : mapping of str to sequence of str
+        Header and cells of each column.
+    widths : sequence of int
+        Largest width of each column, in letters. All widths shrink by the same factor until the
+        table fits a page, but not below nine letters.
+    title, subtitle : str
+        Texts above the table.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
     """
-    shrunk = (PAGE - PAD * len(widths)) / LETTER / sum(widths)
-    widths = [min(width, max(LEAST, int(width * shrunk))) for width in widths]
+    available = (PAGE_WIDTH_PX - CELL_PADDING_PX * len(widths)) / LETTER_WIDTH_PX
+    shrink = available / sum(widths)
+    widths = [min(width, max(MIN_WIDTH_LETTERS, int(width * shrink))) for width in widths]
     cells = [
-        [_broken(text, width) for text in column]
+        [_wrap(text, width) for text in column]
         for column, width in zip(columns.values(), widths, strict=True)
     ]
-    heads = [f"<b>{_broken(head, width)}</b>" for head, width in zip(columns, widths, strict=True)]
-    lines = [1 + max(text.count("<br>") for text in row) for row in zip(*cells, strict=True)]
-    head_lines = 1 + max(head.count("<br>") for head in heads)
-    look = {"align": "left", "fill_color": CLEAR, "line_color": RULE, "font_size": 13}
+    headers = [f"<b>{_wrap(name, width)}</b>" for name, width in zip(columns, widths, strict=True)]
+    header_height = _row_height(headers)
+    style = {"align": "left", "fill_color": TRANSPARENT, "line_color": RULE_COLOR, "font_size": 13}
     figure = go.Figure(
         go.Table(
-            columnwidth=[width * LETTER + PAD for width in widths],
-            header={"values": heads, "height": head_lines * LINE + EDGE, **look},
-            cells={"values": cells, "height": LINE + EDGE, **look},
+            columnwidth=[width * LETTER_WIDTH_PX + CELL_PADDING_PX for width in widths],
+            header={"values": headers, "height": header_height, **style},
+            cells={"values": cells, "height": LINE_HEIGHT_PX + ROW_PADDING_PX, **style},
         )
     )
-    height = head_lines * LINE + EDGE + sum(n * LINE + EDGE for n in lines)
+    height = header_height + sum(_row_height(row) for row in zip(*cells, strict=True))
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=height + 140)
     return apply_theme(figure)
 
 
-def _broken(text: str, width: int) -> str:
+def _row_height(texts: Sequence[str]) -> int:
+    lines = 1 + max(text.count("<br>") for text in texts)
+    return lines * LINE_HEIGHT_PX + ROW_PADDING_PX
+
+
+def _wrap(text: str, width: int) -> str:
     return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(text, width))

@@ -198,7 +198,13 @@ def _correlated(
     rows = zip(names, rho.tolist(), tau, alone.tolist(), adjusted.tolist(), strict=True)
     return [
         Correlation(
-            name, r, *rank_correlation.confidence_interval(r, len(target)), t, p, q, BY_NAME[name].better
+            name,
+            r,
+            *rank_correlation.confidence_interval(r, len(target)),
+            t,
+            p,
+            q,
+            BY_NAME[name].better,
         )
         for name, r, t, p, q in rows
     ], null

@@ -1,46 +1,125 @@
-"""How latents fill their space: numbers of points (n, d), each with the value of an isotropic Gaussian."""
+"""Measures of the spread of points (n, d), and their values for an isotropic Gaussian."""
 
 import numpy as np
 from scipy.special import gammaln
 
-NEIGHBOR_RANK = 10  # the neighbour whose distance is measured
-TSNE_PERPLEXITY = 30  # of t-SNE, as VA-VAE's script sets it
+NEIGHBOR_RANK = 10  # the neighbor whose distance is measured
+TSNE_PERPLEXITY = 30  # as in the script of VA-VAE
 
 
 def spectrum(points: np.ndarray) -> np.ndarray:
-    """The eigenvalues (d,) of the points' covariance as shares of its trace, the largest first."""
-    values = np.linalg.eigvalsh(np.cov(points, rowvar=False).reshape(points.shape[1], -1))[
-        ::-1
-    ].clip(min=0)
+    """Compute the normalized eigenvalues of the covariance.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+
+    Returns
+    -------
+    ndarray of float, shape (d,)
+        Share of the variance along each principal direction, in descending order.
+
+    Examples
+    --------
+    >>> spectrum(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0], [3.0, 3.0]]))
+    array([0.5, 0.5])
+    """
+    covariance = np.cov(points, rowvar=False).reshape(points.shape[1], -1)
+    values = np.linalg.eigvalsh(covariance)[::-1].clip(min=0)
     return values / (values.sum() or 1)
 
 
 def participation_ratio(shares: np.ndarray) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares: d where all are equal, 1 where one holds everything."""
+    """Compute the participation ratio: squared sum of eigenvalues over the sum of their squares.
+
+    Parameters
+    ----------
+    shares : ndarray of float, shape (d,)
+        Eigenvalues with sum 1.
+
+    Returns
+    -------
+    float
+        d if all eigenvalues are equal, 1 if only one is positive.
+
+    Examples
+    --------
+    >>> participation_ratio(np.array([0.25, 0.25, 0.25, 0.25]))
+    4.0
+    """
     return float(1 / np.square(shares).sum())
 
 
 def effective_rank(shares: np.ndarray) -> float:
-    """The exponential of the eigenvalues' entropy (Roy and Vetterli 2007), from 1 to d."""
+    """Compute the effective rank: the exponential of the entropy of the eigenvalues.
+
+    Parameters
+    ----------
+    shares : ndarray of float, shape (d,)
+        Eigenvalues with sum 1.
+
+    Returns
+    -------
+    float
+        From 1 to d.
+
+    References
+    ----------
+    Roy and Vetterli (2007), "The effective rank: a measure of effective dimensionality".
+    """
     positive = shares[shares > 0]
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
 def coefficient_of_variation(values: np.ndarray) -> float:
-    """The coefficient of variation, standard deviation over mean; 0 where all are 0."""
+    """Compute the standard deviation over the mean; 0 if the mean is 0.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n,)
+
+    Returns
+    -------
+    float
+    """
     mean = values.mean()
     return float(values.std() / mean) if mean else 0.0
 
 
 def gini(values: np.ndarray) -> float:
-    """Gini's coefficient of positive values: 0 where all are equal, near 1 where one holds everything."""
+    """Compute the Gini coefficient of positive values.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n,)
+
+    Returns
+    -------
+    float
+        0 if all values are equal, near 1 if one value is most of the sum.
+
+    Examples
+    --------
+    >>> gini(np.array([1.0, 1.0, 1.0]))
+    0.0
+    """
     n = len(values)
     rank = np.arange(1, n + 1)
     return float(((2 * rank - n - 1) * np.sort(values)).sum() / (n * values.sum()))
 
 
 def neighbor_distances(points: np.ndarray) -> np.ndarray:
-    """Each point's distance (n,) to its tenth nearest other point, or the farthest where there are fewer."""
+    """Compute the distance of each point to its tenth nearest neighbor.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+        The distance to the farthest point if there are fewer than ten others.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     k = min(NEIGHBOR_RANK, len(points) - 1)
@@ -48,9 +127,23 @@ def neighbor_distances(points: np.ndarray) -> np.ndarray:
 
 
 def density_uniformity(plane: np.ndarray) -> tuple[float, float]:
-    """The coefficient of variation and Gini's coefficient of a kernel estimate of density at its own points (n, 2).
+    """Measure the uniformity of the density of points in the plane.
 
-    Scott's bandwidth. A Gaussian's exact density gives 1/sqrt(3) and 1/3. Source: VA-VAE (arXiv 2501.01423), table 6.
+    The density is a kernel estimate with Scott's bandwidth, evaluated at the points themselves.
+    The exact density of a Gaussian gives 1/sqrt(3) and 1/3.
+
+    Parameters
+    ----------
+    plane : ndarray of float, shape (n, 2)
+
+    Returns
+    -------
+    variation, gini : float
+        Coefficient of variation and Gini coefficient of the density; lower is more uniform.
+
+    References
+    ----------
+    Yao et al. (2025), VA-VAE, arXiv 2501.01423, table 6.
     """
     from scipy.stats import gaussian_kde
 
@@ -59,34 +152,77 @@ def density_uniformity(plane: np.ndarray) -> tuple[float, float]:
 
 
 def tsne(points: np.ndarray, seed: int) -> np.ndarray:
-    """The points (n, d) in the plane, float64 (n, 2): t-SNE with perplexity 30, less where n is small."""
+    """Embed points in the plane by t-SNE with perplexity 30, or less if n is small.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+    seed : int
+        Seed of the embedding.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, 2)
+    """
     from sklearn.manifold import TSNE
 
     perplexity = min(TSNE_PERPLEXITY, (len(points) - 1) / 3)
-    return (
-        TSNE(2, perplexity=perplexity, random_state=seed, n_jobs=1)
-        .fit_transform(points)
-        .astype(np.float64)
-    )
+    model = TSNE(2, perplexity=perplexity, random_state=seed, n_jobs=1)
+    return model.fit_transform(points).astype(np.float64)
 
 
 def gaussian_participation_ratio(n: int, d: int, standardized: bool = False) -> float:
-    """What n independent points of an isotropic Gaussian in d dimensions show: E[tr S]^2 / E[tr S^2].
+    """Return the participation ratio of a sample of an isotropic Gaussian: E[tr S]^2 / E[tr S^2].
 
-    S is a Wishart covariance or, of `standardized` points, a correlation matrix, whose entries have variance 1/(n-1).
+    S is a Wishart covariance or, for standardized points, a correlation matrix, whose entries
+    have variance 1 / (n - 1).
+
+    Parameters
+    ----------
+    n, d : int
+        Number of points and of dimensions.
+    standardized : bool, default False
+        Whether each dimension is divided by its deviation.
+
+    Returns
+    -------
+    float
     """
-    free = max(n - 1, 1)
+    degrees_of_freedom = max(n - 1, 1)
     if standardized:
-        return d / (1 + (d - 1) / free)
-    return (d * d + 2 * d / free) / (d + d * (d + 1) / free)
+        return d / (1 + (d - 1) / degrees_of_freedom)
+    return (d * d + 2 * d / degrees_of_freedom) / (d + d * (d + 1) / degrees_of_freedom)
 
 
 def gaussian_norm_variation(d: int) -> float:
-    """The coefficient of variation of an isotropic Gaussian's norm, of the chi distribution: about 1/sqrt(2 d)."""
+    """Return the coefficient of variation of the norm of an isotropic Gaussian.
+
+    The norm follows a chi distribution, so the value is about 1/sqrt(2 d).
+
+    Parameters
+    ----------
+    d : int
+        Number of dimensions.
+
+    Returns
+    -------
+    float
+    """
     mean_squared = 2 * np.exp(2 * (gammaln((d + 1) / 2) - gammaln(d / 2)))
     return float(np.sqrt(d / mean_squared - 1))
 
 
 def gaussian_cosine(d: int) -> float:
-    """The mean of |cos| between two independent isotropic directions in d dimensions: about sqrt(2 / (pi d))."""
+    """Return the mean of |cos| between two independent isotropic directions.
+
+    Parameters
+    ----------
+    d : int
+        Number of dimensions.
+
+    Returns
+    -------
+    float
+        About sqrt(2 / (pi d)).
+    """
     return float(np.exp(gammaln(d / 2) - gammaln((d + 1) / 2)) / np.sqrt(np.pi))

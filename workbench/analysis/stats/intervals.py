@@ -1,4 +1,4 @@
-"""How sure a mean over images is."""
+"""Confidence intervals of means over images."""
 
 import numpy as np
 
@@ -6,9 +6,30 @@ import numpy as np
 def mean_interval(
     values: np.ndarray, *, rounds: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean of (n,) values and its 95 % interval: percentiles over images drawn again with replacement.
+    """Compute the mean and its 95 % percentile bootstrap interval.
 
-    NaN is left out; all three are NaN where nothing is left. Source: Efron 1979, the bootstrap.
+    Parameters
+    ----------
+    values : ndarray of float, shape (n,)
+        One value per image. NaN is ignored.
+    rounds : int, default 1000
+        Number of bootstrap samples.
+    seed : int, default 0
+        Seed of the resampling.
+
+    Returns
+    -------
+    mean, low, high : float
+        NaN if no value is left.
+
+    References
+    ----------
+    Efron (1979), "Bootstrap methods: another look at the jackknife".
+
+    Examples
+    --------
+    >>> mean_interval(np.array([1.0, 1.0, np.nan]))
+    (1.0, 1.0, 1.0)
     """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]

@@ -1,8 +1,14 @@
-"""Mixtures of Gaussians by EM, many starts at once, for sweeps over the number of modes.
+"""Gaussian mixtures by EM, fitted from many starts at once, for sweeps over the number of modes.
 
-A Gaussian's log-density is linear in (1, x, x x^T), so that both steps of EM are one matrix product over all starts,
-which run a few rounds each, the better ones more (Biernacki et al. 2003, short runs of EM). Starts are k-means++
-(Arthur and Vassilvitskii 2007); one is warm: the means of the number of modes before, and the points it explains worst.
+The log-density of a Gaussian is linear in (1, x, x x^T), so both steps of EM are one matrix product
+over all starts. All starts run a few rounds and the better ones run more. One start is warm: it
+takes the means of the previous number of modes and the points that those explain worst. The other
+starts are k-means++.
+
+References
+----------
+Biernacki et al. (2003), "Choosing starting values for the EM algorithm" (short runs of EM).
+Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding".
 """
 
 import math
@@ -17,75 +23,156 @@ import numpy as np
 from workbench.core.progress import report_progress
 
 Covariance = Literal["diag", "full", "tied"]
-NUM_STARTS, NUM_KMEANS_ROUNDS = 12, 8  # starts, and rounds of k-means before EM
-STAGES = ((6, 4), (20, 2), (100, 1))  # rounds of EM, and how many starts are kept after them
-MAX_FINAL_ROUNDS = 500  # most rounds of EM of the one that is left, in double precision
-TOLERANCE_NATS = 1e-3  # nats a point and round, under which EM has converged
-VARIANCE_FLOOR = 1e-3  # added to every variance, where the points' own is 1
+NUM_STARTS = 12
+NUM_KMEANS_ROUNDS = 8  # before EM
+STAGES = ((6, 4), (20, 2), (100, 1))  # rounds of EM, and the number of starts kept after them
+MAX_FINAL_ROUNDS = 500  # of EM in double precision, for the remaining start
+TOLERANCE_NATS = 1e-3  # EM has converged if the gain per point and round is smaller
+VARIANCE_FLOOR = 1e-3  # added to every variance; the variance of the points is 1
+MIN_LOG_POSTERIOR = -60  # products of subnormal numbers are ten times slower
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """k Gaussians in d dimensions."""
+    """A mixture of k Gaussians in d dimensions.
 
-    means: np.ndarray  # (k, d)
-    natural: (
-        np.ndarray
-    )  # (k, f): what (1, x, x x^T) is multiplied with to give the log of weight times density
+    Parameters
+    ----------
+    means : ndarray of float, shape (k, d)
+    natural : ndarray of float, shape (k, f)
+        Coefficients of (1, x, x x^T) in the log of weight times density.
+    covariance : {"diag", "full", "tied"}
+        Form of the covariances. `tied` means one matrix shared by all Gaussians.
+    """
+
+    means: np.ndarray
+    natural: np.ndarray
     covariance: Covariance
 
     def joint(self, points: np.ndarray) -> np.ndarray:
-        """The log of weight times density, in nats, of each Gaussian at points (n, d): (k, n)."""
+        """Compute the log of weight times density of each Gaussian.
+
+        Parameters
+        ----------
+        points : ndarray of float, shape (n, d)
+
+        Returns
+        -------
+        ndarray of float, shape (k, n)
+            In nats.
+        """
         return self.natural @ _statistics(points, self.covariance)
 
     def density(self, points: np.ndarray) -> np.ndarray:
-        """The log-density, in nats, of points (n, d): (n,)."""
+        """Compute the log-density of the mixture.
+
+        Parameters
+        ----------
+        points : ndarray of float, shape (n, d)
+
+        Returns
+        -------
+        ndarray of float, shape (n,)
+            In nats.
+        """
         return np.logaddexp.reduce(self.joint(points), axis=0)
 
     def assign(self, points: np.ndarray) -> np.ndarray:
-        """The most probable Gaussian of points (n, d): int (n,)."""
+        """Return the most probable Gaussian of each point.
+
+        Parameters
+        ----------
+        points : ndarray of float, shape (n, d)
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+        """
         return self.joint(points).argmax(axis=0)
 
     def bic(self, points: np.ndarray) -> float:
-        """Schwarz's criterion; lower is better."""
+        """Compute the Bayesian information criterion; lower is better.
+
+        Parameters
+        ----------
+        points : ndarray of float, shape (n, d)
+
+        Returns
+        -------
+        float
+        """
         k, d = self.means.shape
-        square = d * (d + 1) // 2
-        free = k * d + k - 1 + {"diag": k * d, "full": k * square, "tied": square}[self.covariance]
-        return float(free * math.log(len(points)) - 2 * self.density(points).sum())
+        matrix_size = d * (d + 1) // 2
+        covariance_size = {"diag": k * d, "full": k * matrix_size, "tied": matrix_size}
+        num_parameters = k * d + k - 1 + covariance_size[self.covariance]
+        return float(num_parameters * math.log(len(points)) - 2 * self.density(points).sum())
 
 
 def fit_sweeps(
     clouds: Sequence[np.ndarray], modes: Sequence[int], covariance: Covariance, seed: int
 ) -> list[list[Mixture]]:
-    """For each cloud of points (n, d) a mixture of each number of modes, in rising order; tells its progress.
+    """Fit mixtures with several numbers of modes to several clouds of points, and report progress.
 
-    In threads, as numpy's products let go of the interpreter: processes take longer to start than most sweeps.
+    The sweeps run in threads because NumPy releases the interpreter lock during matrix products.
+    Processes take longer to start than most sweeps.
+
+    Parameters
+    ----------
+    clouds : sequence of ndarray of float, each of shape (n, d)
+        Clouds of points whose variance is about 1.
+    modes : sequence of int
+        Numbers of modes, in ascending order.
+    covariance : {"diag", "full", "tied"}
+    seed : int
+        Seed of the first cloud. Cloud i uses `seed + i`.
+
+    Returns
+    -------
+    list of list of Mixture
+        One list per cloud, with one mixture per number of modes.
     """
     from joblib import cpu_count
 
-    found: list[list[Mixture]] = []
+    sweeps: list[list[Mixture]] = []
     with _one_thread_each(), ThreadPoolExecutor(cpu_count()) as pool:
         jobs = [
-            pool.submit(fit_sweep, cloud, modes, covariance, seed + i) for i, cloud in enumerate(clouds)
+            pool.submit(fit_sweep, cloud, modes, covariance, seed + i)
+            for i, cloud in enumerate(clouds)
         ]
         try:
             for job in jobs:
-                found.append(job.result())
-                report_progress(len(found), len(clouds))
+                sweeps.append(job.result())
+                report_progress(len(sweeps), len(clouds))
         finally:
             for job in jobs:
                 job.cancel()
-    return found
+    return sweeps
 
 
 def fit_sweep(
     points: np.ndarray, modes: Sequence[int], covariance: Covariance, seed: int
 ) -> list[Mixture]:
-    """A mixture of each number of modes, in rising order, fitted to points (n, d)."""
-    random, found = np.random.default_rng(seed), []
+    """Fit one mixture per number of modes.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+        Points whose variance is about 1.
+    modes : sequence of int
+        Numbers of modes, in ascending order.
+    covariance : {"diag", "full", "tied"}
+    seed : int
+
+    Returns
+    -------
+    list of Mixture
+    """
+    random = np.random.default_rng(seed)
+    mixtures: list[Mixture] = []
     for k in modes:
-        found.append(fit_mixture(points, k, covariance, random, warm=found[-1] if found else None))
-    return found
+        warm = mixtures[-1] if mixtures else None
+        mixtures.append(fit_mixture(points, k, covariance, random, warm=warm))
+    return mixtures
 
 
 def fit_mixture(
@@ -95,101 +182,126 @@ def fit_mixture(
     random: np.random.Generator,
     warm: Mixture | None = None,
 ) -> Mixture:
-    """The likeliest mixture from several starts, for points (n, d) whose variance is about 1."""
+    """Fit a mixture from several starts and return the one with the highest likelihood.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+        Points whose variance is about 1.
+    modes : int
+        Number of Gaussians.
+    covariance : {"diag", "full", "tied"}
+    random : numpy.random.Generator
+        Source of the starts.
+    warm : Mixture, optional
+        A mixture of fewer modes. Its means, completed by the points it explains worst, are one
+        more start.
+
+    Returns
+    -------
+    Mixture
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> points = random.normal(size=(200, 1)) / 10 + np.repeat([[-1.0], [1.0]], 100, axis=0)
+    >>> sorted(fit_mixture(points, 2, "diag", random).means.round(1).ravel().tolist())
+    [-1.0, 1.0]
+    """
     statistics, d = _statistics(points, covariance), points.shape[1]
-    rough, light = (
-        points.astype(np.float32),
-        statistics.astype(np.float32),
-    )  # twice as fast, and enough to choose by
-    centres = _spread_out(rough, modes, random, NUM_STARTS if modes > 1 else 1)
+    # Single precision is twice as fast and accurate enough to rank the starts.
+    points_32, statistics_32 = points.astype(np.float32), statistics.astype(np.float32)
+    centers = _kmeans_plus_plus(points_32, modes, random, NUM_STARTS if modes > 1 else 1)
     if warm is not None and len(warm.means) < modes:
         worst = points[np.argsort(warm.density(points))[: modes - len(warm.means)]]
-        centres = np.concatenate(
-            [centres, np.concatenate([warm.means, worst])[None].astype(np.float32)]
-        )
-    natural, _ = _maximised(_sums(_lloyd(rough, centres), light), d, covariance)
-    for rounds, kept in STAGES:
-        natural, likelihood = _rounds(light, natural, d, covariance, rounds)
-        natural = natural[np.argsort(-likelihood, kind="stable")[:kept]]
-    natural, _ = _rounds(statistics, natural.astype(np.float64), d, covariance, MAX_FINAL_ROUNDS)
-    natural, means = _maximised(
-        _sums(_posterior(natural, statistics)[0], statistics), d, covariance
-    )
-    return Mixture(means[0], natural[0], covariance)
+        warm_start = np.concatenate([warm.means, worst])[None].astype(np.float32)
+        centers = np.concatenate([centers, warm_start])
+    natural, _ = _maximize(_sums(_kmeans(points_32, centers), statistics_32), d, covariance)
+    for rounds, num_kept in STAGES:
+        natural, likelihood = _run_em(statistics_32, natural, d, covariance, rounds)
+        natural = natural[np.argsort(-likelihood, kind="stable")[:num_kept]]
+    natural, _ = _run_em(statistics, natural.astype(np.float64), d, covariance, MAX_FINAL_ROUNDS)
+    posterior, _ = _posterior(natural, statistics)
+    natural, means = _maximize(_sums(posterior, statistics), d, covariance)
+    return Mixture(means=means[0], natural=natural[0], covariance=covariance)
 
 
 def _one_thread_each() -> AbstractContextManager:
-    """Thousands of small matrix products: a library's own threads, waiting for each other, cost far more."""
+    """Limit BLAS to one thread: synchronizing threads costs more than a small matrix product."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1)
 
 
 def _statistics(points: np.ndarray, covariance: Covariance) -> np.ndarray:
-    """1, x and x x^T (or its diagonal) of each point: (f, n)."""
+    """Compute 1, x and x x^T (or its diagonal) of each point, shape (f, n)."""
     n, d = points.shape
-    squares = (
-        points * points
-        if covariance == "diag"
-        else (points[:, :, None] * points[:, None]).reshape(n, d * d)
-    )
+    if covariance == "diag":
+        squares = points * points
+    else:
+        squares = (points[:, :, None] * points[:, None]).reshape(n, d * d)
     return np.ascontiguousarray(np.concatenate([np.ones((n, 1)), points, squares], axis=1).T)
 
 
-def _spread_out(
+def _kmeans_plus_plus(
     points: np.ndarray, modes: int, random: np.random.Generator, starts: int
 ) -> np.ndarray:
-    """Points (starts, modes, d), each drawn in proportion to its squared distance from those before it."""
-    chosen = [points[random.integers(0, len(points), starts)]]
-    far = np.full((starts, len(points)), np.inf)
+    """Draw centers (starts, modes, d), each in proportion to its squared distance to the previous."""
+    centers = [points[random.integers(0, len(points), starts)]]
+    distance = np.full((starts, len(points)), np.inf)
     for _ in range(modes - 1):
-        far = np.maximum(np.minimum(far, _distances(points, chosen[-1])), 1e-12)
-        reach = far.cumsum(axis=1)
-        drawn = random.random(starts) * reach[:, -1]
-        places = [np.searchsorted(r[:-1], x) for r, x in zip(reach, drawn, strict=True)]
-        chosen.append(points[places])
-    return np.stack(chosen, axis=1)
+        distance = np.minimum(distance, _squared_distances(points, centers[-1]))
+        distance = np.maximum(distance, 1e-12)
+        cumulative = distance.cumsum(axis=1)
+        thresholds = random.random(starts) * cumulative[:, -1]
+        indices = [
+            np.searchsorted(row[:-1], x) for row, x in zip(cumulative, thresholds, strict=True)
+        ]
+        centers.append(points[indices])
+    return np.stack(centers, axis=1)
 
 
-def _lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Rounds of k-means from centres (starts, modes, d); then 1 where a centre is the nearest, (starts, modes, n)."""
+def _kmeans(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Run k-means from centers (starts, modes, d) and return the assignment as 0 and 1.
+
+    The shape of the assignment is (starts, modes, n).
+    """
     for i in range(NUM_KMEANS_ROUNDS + 1):
-        distance = _distances(points, centres)
+        distance = _squared_distances(points, centers)
         nearest = (distance == distance.min(axis=1, keepdims=True)).astype(points.dtype)
         if i < NUM_KMEANS_ROUNDS:
             count = nearest.sum(axis=2)[..., None]
-            centres = np.where(count > 0, nearest @ points / np.maximum(count, 1), centres)
+            centers = np.where(count > 0, nearest @ points / np.maximum(count, 1), centers)
     return nearest
 
 
-def _distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared distances (..., n) of points (n, d) from centres (..., d)."""
-    lengths = (centres * centres).sum(axis=-1)[..., None] + (points * points).sum(axis=1)
-    return lengths - 2 * centres @ points.T
+def _squared_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Compute squared distances (..., n) of points (n, d) from centers (..., d)."""
+    lengths = (centers * centers).sum(axis=-1)[..., None] + (points * points).sum(axis=1)
+    return lengths - 2 * centers @ points.T
 
 
-def _rounds(
-    statistics: np.ndarray, natural: np.ndarray, d: int, covariance: Covariance, most: int
+def _run_em(
+    statistics: np.ndarray, natural: np.ndarray, d: int, covariance: Covariance, max_rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds of EM until no start gains, and the mean log-likelihood of each start."""
-    before = -np.inf
-    for _ in range(most):
+    """Run EM until no start improves; return parameters and mean log-likelihood of each start."""
+    previous: np.ndarray | float = -np.inf
+    for _ in range(max_rounds):
         posterior, likelihood = _posterior(natural, statistics)
-        if np.all(likelihood - before < TOLERANCE_NATS):
+        if np.all(likelihood - previous < TOLERANCE_NATS):
             break
-        natural, before = _maximised(_sums(posterior, statistics), d, covariance)[0], likelihood
+        natural, _ = _maximize(_sums(posterior, statistics), d, covariance)
+        previous = likelihood
     return natural, likelihood
 
 
 def _posterior(natural: np.ndarray, statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each Gaussian's share of each point (starts, modes, n), and the mean log-likelihood (starts,)."""
+    """Compute posteriors (starts, modes, n) and the mean log-likelihood (starts,)."""
     starts, modes, size = natural.shape
     joint = (natural.reshape(-1, size) @ statistics).reshape(starts, modes, -1)
     top = joint.max(axis=1, keepdims=True)
     joint -= top
-    np.maximum(
-        joint, -60, out=joint
-    )  # numbers near the least a float can hold make products ten times slower
+    np.maximum(joint, MIN_LOG_POSTERIOR, out=joint)
     np.exp(joint, out=joint)
     total = joint.sum(axis=1, keepdims=True)
     joint /= total
@@ -197,31 +309,31 @@ def _posterior(natural: np.ndarray, statistics: np.ndarray) -> tuple[np.ndarray,
 
 
 def _sums(posterior: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    """The sums (starts, modes, f) of the statistics over points, each counted by its share."""
+    """Sum the statistics over points, weighted by the posterior: (starts, modes, f)."""
     starts, modes, n = posterior.shape
     return (posterior.reshape(-1, n) @ statistics.T).reshape(starts, modes, -1)
 
 
-def _maximised(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest natural parameters (starts, modes, f) and means (starts, modes, d), given sums of statistics."""
+def _maximize(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the parameters (starts, modes, f) and means (starts, modes, d) of highest likelihood."""
     count = sums[..., :1] + 1e-12
     mean, square = sums[..., 1 : d + 1] / count, sums[..., d + 1 :] / count
     weight = (count / count.sum(axis=1, keepdims=True))[..., 0]
     if covariance == "diag":
         variance = np.maximum(square - mean * mean, 0) + VARIANCE_FLOOR
-        precision, linear, logdet = 1 / variance, mean / variance, np.log(variance).sum(axis=-1)
+        precision = 1 / variance
+        linear = mean / variance
+        logdet = np.log(variance).sum(axis=-1)
     else:
-        spread = square.reshape(*mean.shape, d) - mean[..., None] * mean[..., None, :]
+        matrix = square.reshape(*mean.shape, d) - mean[..., None] * mean[..., None, :]
         if covariance == "tied":
-            spread = np.broadcast_to(
-                np.einsum("rk,rkij->rij", weight, spread)[:, None], spread.shape
-            )
-        spread = spread + VARIANCE_FLOOR * np.eye(d, dtype=spread.dtype)
-        inverse, logdet = np.linalg.inv(spread), np.linalg.slogdet(spread)[1]
-        precision, linear = (
-            inverse.reshape(*mean.shape[:2], d * d),
-            (inverse @ mean[..., None])[..., 0],
-        )
+            shared = np.einsum("rk,rkij->rij", weight, matrix)
+            matrix = np.broadcast_to(shared[:, None], matrix.shape)
+        matrix = matrix + VARIANCE_FLOOR * np.eye(d, dtype=matrix.dtype)
+        inverse = np.linalg.inv(matrix)
+        precision = inverse.reshape(*mean.shape[:2], d * d)
+        linear = (inverse @ mean[..., None])[..., 0]
+        logdet = np.linalg.slogdet(matrix)[1]
     constant = (
         np.log(weight) - (d * math.log(2 * math.pi) + logdet + (mean * linear).sum(axis=-1)) / 2
     )

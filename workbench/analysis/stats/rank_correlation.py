@@ -1,4 +1,7 @@
-"""Rank correlations of a few things: with so few, what chance and choosing the best of many would give comes first."""
+"""Rank correlations of a small number of items, with exact or simulated null distributions.
+
+With few items, chance alone gives large correlations, and the best of many is larger still.
+"""
 
 import itertools
 import math
@@ -6,82 +9,178 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_EXACT_ITEMS = 8  # things whose every order is looked at: 8! = 40,320
-NUM_RANDOM_ORDERS = 20_000  # random orders of more things
+MAX_EXACT_ITEMS = 8  # all orders are enumerated up to this number: 8! = 40,320
+NUM_RANDOM_ORDERS = 20_000  # drawn for more items
 ROUNDING = 1e-9
 
 
 def spearman(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Spearman's correlation (m,) of each column of values (n, m) with target (n,); ties share a rank."""
-    return _ranked(target[:, None])[:, 0] @ _ranked(values)
+    """Compute Spearman's rank correlation of columns with a target. Ties share a rank.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n, m)
+        n items, one variable per column.
+    target : ndarray of float, shape (n,) or (n, m)
+        One target for all columns, or one per column.
+
+    Returns
+    -------
+    ndarray of float, shape (m,)
+        From -1 to 1; 0 for a variable that is constant.
+
+    Examples
+    --------
+    >>> spearman(np.array([[1.0, 3.0], [2.0, 2.0], [9.0, 1.0]]), np.array([0.0, 1.0, 2.0])).round(6)
+    array([ 1., -1.])
+    """
+    if target.ndim == 1:
+        return _unit_ranks(target[:, None])[:, 0] @ _unit_ranks(values)
+    return (_unit_ranks(target) * _unit_ranks(values)).sum(axis=0)
 
 
 def permutation_null(
     values: np.ndarray, target: np.ndarray, seed: int = 0, *, families: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Spearman's correlations (p, m) with the target in every other order, its own among them.
+    """Compute Spearman's correlations of columns with permuted targets.
 
-    Of more than 8 rows, 20,000 random orders and its own. All columns see the same order, so that their dependence
-    is kept (Westfall and Young 1993). With `families` (n,) rows change places within theirs alone: what tells only
-    the families apart then does as well by chance.
+    All orders are used for up to 8 items, and the original plus 20,000 random orders otherwise.
+    Every column sees the same orders, which preserves the dependence between columns.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n, m)
+        n items, one variable per column.
+    target : ndarray of float, shape (n,)
+        Variable that is permuted.
+    seed : int, default 0
+        Seed of the random orders.
+    families : sequence of str, length n, optional
+        If given, items are permuted within their family only. A variable that separates the
+        families, and nothing else, then has a null distribution as good as itself.
+
+    Returns
+    -------
+    ndarray of float, shape (p, m)
+        One row per order. The original order is the first.
+
+    References
+    ----------
+    Westfall and Young (1993), "Resampling-based multiple testing".
     """
-    n, ranks = len(target), _ranked(target[:, None])[:, 0]
+    n = len(target)
+    target_ranks = _unit_ranks(target[:, None])[:, 0]
     if families is not None:
         random, names = np.random.default_rng(seed), np.asarray(families)
         orders = np.tile(np.arange(n), (1 + NUM_RANDOM_ORDERS, 1))
         for name in dict.fromkeys(families):
-            mine = np.flatnonzero(names == name)
-            orders[1:, mine] = random.permuted(orders[1:, mine], axis=1)
+            members = np.flatnonzero(names == name)
+            orders[1:, members] = random.permuted(orders[1:, members], axis=1)
     elif n <= MAX_EXACT_ITEMS:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         random = np.random.default_rng(seed)
-        orders = np.vstack([np.arange(n), *(random.permutation(n) for _ in range(NUM_RANDOM_ORDERS))])
-    return ranks[orders] @ _ranked(values)
+        shuffled = (random.permutation(n) for _ in range(NUM_RANDOM_ORDERS))
+        orders = np.vstack([np.arange(n), *shuffled])
+    return target_ranks[orders] @ _unit_ranks(values)
 
 
-def p_values(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two-sided p-values (m,) of correlations (m,) given those of permuted targets (p, m): alone, and adjusted.
+def p_values(correlations: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute two-sided permutation p-values, alone and adjusted for multiple testing.
 
-    Adjusted: how often the largest of all m does as well by chance, which allows for choosing among them.
+    Parameters
+    ----------
+    correlations : ndarray of float, shape (m,)
+        Observed correlations.
+    null : ndarray of float, shape (p, m)
+        Output of `permutation_null`.
+
+    Returns
+    -------
+    alone : ndarray of float, shape (m,)
+        Share of orders in which the same variable correlates at least as strongly.
+    adjusted : ndarray of float, shape (m,)
+        Share of orders in which any of the m variables does.
     """
-    found, null = np.abs(found) - ROUNDING, np.abs(null)
-    return (null >= found).mean(axis=0), (null.max(axis=1)[:, None] >= found).mean(axis=0)
+    observed = np.abs(correlations) - ROUNDING
+    null = np.abs(null)
+    alone = (null >= observed).mean(axis=0)
+    adjusted = (null.max(axis=1)[:, None] >= observed).mean(axis=0)
+    return alone, adjusted
 
 
 def confidence_interval(correlation: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of Spearman's correlation of n things, by Fisher's z with Bonett and Wright's error (2000).
+    """Compute the 95 % confidence interval of Spearman's correlation by Fisher's z.
 
-    A perfect order, whose z is infinite, is taken for the next to perfect one, where one pair of neighbours is swapped,
-    and its interval reaches to the end. A bootstrap over 5 things, where the true correlation is 0.95, holds it in 64 %
-    of cases, this in 99 %. NaN for under 4.
+    The z of a perfect order is infinite. It is replaced by that of the next smaller correlation,
+    in which one pair of neighbors is swapped, and the interval extends to the end of the scale.
+    A percentile bootstrap is not an alternative: with 5 items and a true correlation of 0.95 it
+    covers the truth in 64 % of cases, this interval in 99 %.
+
+    Parameters
+    ----------
+    correlation : float
+        Observed correlation.
+    n : int
+        Number of items.
+
+    Returns
+    -------
+    low, high : float
+        NaN for fewer than 4 items.
+
+    References
+    ----------
+    Bonett and Wright (2000), "Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations".
+
+    Examples
+    --------
+    >>> low, high = confidence_interval(0.8, 20)
+    >>> round(low, 2), round(high, 2)
+    (0.5, 0.93)
     """
     if n < 4:
         return math.nan, math.nan
     next_to_perfect = 1 - 12 / (n * (n * n - 1))
-    kept = float(np.clip(correlation, -next_to_perfect, next_to_perfect))
-    reach = 1.96 * math.sqrt((1 + kept**2 / 2) / (n - 3))
-    low, high = math.tanh(math.atanh(kept) - reach), math.tanh(math.atanh(kept) + reach)
-    return (-1.0 if kept > correlation else low), (1.0 if kept < correlation else high)
+    clipped = float(np.clip(correlation, -next_to_perfect, next_to_perfect))
+    margin = 1.96 * math.sqrt((1 + clipped**2 / 2) / (n - 3))
+    low = -1.0 if clipped > correlation else math.tanh(math.atanh(clipped) - margin)
+    high = 1.0 if clipped < correlation else math.tanh(math.atanh(clipped) + margin)
+    return low, high
 
 
-def min_sample_size(tried: int, level: float) -> int:
-    """How many things there must be for a perfect order to be told from chance after `tried` correlations."""
+def min_sample_size(num_tests: int, level: float) -> int:
+    """Return the number of items at which a perfect order is significant after `num_tests` tests.
+
+    Parameters
+    ----------
+    num_tests : int
+        Number of correlations that are tested.
+    level : float
+        Significance level of the whole family of tests.
+
+    Returns
+    -------
+    int
+        At least 4.
+
+    Examples
+    --------
+    >>> min_sample_size(1, 0.05)
+    5
+    """
     n = 4
-    while tried * 2 / math.factorial(n) > level:
+    while num_tests * 2 / math.factorial(n) > level:
         n += 1
     return n
 
 
-def _ranked(values: np.ndarray) -> np.ndarray:
-    """The ranks of each column, ties sharing one, as unit vectors."""
-    from scipy.stats import rankdata  # half a second to import
+def _unit_ranks(values: np.ndarray) -> np.ndarray:
+    """Rank each column and scale it to mean 0 and length 1; a constant column becomes 0."""
+    from scipy.stats import rankdata  # takes half a second to import
 
-    return _units(rankdata(values, axis=0))
-
-
-def _units(columns: np.ndarray) -> np.ndarray:
-    """Columns (n, m) less their mean, of length 1; one that does not vary stays 0."""
-    centred = columns - columns.mean(axis=0)
-    length = np.linalg.norm(centred, axis=0)
-    return centred / np.where(length > 0, length, 1)
+    columns = rankdata(values, axis=0)
+    centered = columns - columns.mean(axis=0)
+    length = np.linalg.norm(centered, axis=0)
+    return centered / np.where(length > 0, length, 1)

@@ -1,37 +1,86 @@
-"""Some of many: which ones, and how it is said that they are not all."""
+"""Subsampling, and the text that reports it."""
 
 import numpy as np
 
 
 def subsample(
-    n: int, most: int, random: np.random.Generator, labels: np.ndarray | None = None
+    n: int, max_items: int, random: np.random.Generator, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Places of all of n, or of `most` of them, ascending: random ones, stratified by the labels (n,) where there are.
+    """Draw at most `max_items` of n indices without replacement.
 
-    Each class then has its share of them, to one image.
+    Parameters
+    ----------
+    n : int
+        Number of items.
+    max_items : int
+        Largest number of indices to return. If n is not larger, all indices are returned and no
+        random number is drawn.
+    random : numpy.random.Generator
+        Source of randomness.
+    labels : ndarray, shape (n,), optional
+        If given, the sample is stratified: each class keeps its share, up to one item.
+
+    Returns
+    -------
+    ndarray of int, shape (min(n, max_items),)
+        Indices in ascending order.
+
+    Examples
+    --------
+    >>> subsample(3, 5, np.random.default_rng(0))
+    array([0, 1, 2])
+    >>> labels = np.repeat([0, 1], [6, 2])
+    >>> np.bincount(labels[subsample(8, 4, np.random.default_rng(0), labels)])
+    array([3, 1])
     """
-    if n <= most:
+    if n <= max_items:
         return np.arange(n)
     if labels is None:
-        return np.sort(random.choice(n, most, replace=False))
-    order, which = random.permutation(n), np.unique(np.asarray(labels), return_inverse=True)[1]
-    quota = _quotas(np.bincount(which), most, random)
-    order = order[np.argsort(which[order], kind="stable")]  # class by class, each in random order
-    starts = np.cumsum(np.bincount(which)) - np.bincount(which)
-    turn = np.arange(n) - starts[which[order]]
-    return np.sort(order[turn < quota[which[order]]])
+        return np.sort(random.choice(n, max_items, replace=False))
+    order = random.permutation(n)
+    class_index = np.unique(np.asarray(labels), return_inverse=True)[1]
+    sizes = np.bincount(class_index)
+    quotas = _class_quotas(sizes, max_items, random)
+    order = order[np.argsort(class_index[order], kind="stable")]  # by class, random within each
+    starts = np.cumsum(sizes) - sizes
+    position_in_class = np.arange(n) - starts[class_index[order]]
+    return np.sort(order[position_in_class < quotas[class_index[order]]])
 
 
-def describe_subset(count: int, of: int, what: str = "images", *, by_class: bool = False) -> str:
-    """How many of how many, and how chosen: `20,000 of 50,000 images, stratified by class`; of all, `360 images`."""
-    how = "stratified by class" if by_class else "drawn at random"
-    return f"{of:,} {what}" if count >= of else f"{count:,} of {of:,} {what}, {how}"
+def describe_subset(count: int, of: int, what: str = "images", *, stratified: bool = False) -> str:
+    """Describe the size of a sample and the way it was drawn.
+
+    Parameters
+    ----------
+    count, of : int
+        Number of items in the sample and in total.
+    what : str, default "images"
+        Noun for the items.
+    stratified : bool, default False
+        Whether the sample was stratified by class.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> describe_subset(20_000, 50_000, stratified=True)
+    '20,000 of 50,000 images, stratified by class'
+    >>> describe_subset(360, 360)
+    '360 images'
+    """
+    if count >= of:
+        return f"{of:,} {what}"
+    method = "stratified by class" if stratified else "drawn at random"
+    return f"{count:,} of {of:,} {what}, {method}"
 
 
-def _quotas(sizes: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """How many of each class, int: their shares of `most` rounded down, and one more where most was cut off."""
-    share = most * sizes / sizes.sum()
-    quota = share.astype(int)
+def _class_quotas(sizes: np.ndarray, total: int, random: np.random.Generator) -> np.ndarray:
+    """Distribute `total` over classes in proportion to their sizes, by largest remainders."""
+    share = total * sizes / sizes.sum()
+    quotas = share.astype(int)
     ties = random.permutation(len(sizes))
-    quota[ties[np.argsort((quota - share)[ties], kind="stable")[: most - quota.sum()]]] += 1
-    return quota
+    largest_remainders = ties[np.argsort((quotas - share)[ties], kind="stable")]
+    quotas[largest_remainders[: total - quotas.sum()]] += 1
+    return quotas

@@ -1,68 +1,150 @@
-"""How alike two views of the same things are: rows or groups of rows of two widths, compared place by place."""
+"""Similarity of two representations of the same items, which may differ in width."""
 
 import numpy as np
 
-MOST_ROWS = 20_000  # rows a map is fitted to
-RIDGES = tuple(10.0**power for power in range(-1, 6))
+MAX_ROWS = 20_000  # rows that a linear map is fitted to
+RIDGE_STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear centred kernel alignment of rows (n, d) and (n, e): 1 for rotated, moved and scaled copies, 0 where one
-    is constant. Biased upward where the dimensions are not far fewer than n."""
+    """Compute the linear centered kernel alignment of two representations.
+
+    The value is biased upward unless the dimensions are far fewer than n.
+
+    Parameters
+    ----------
+    x : ndarray of float, shape (n, d)
+        First representation of n items.
+    y : ndarray of float, shape (n, e)
+        Second representation of the same items.
+
+    Returns
+    -------
+    float
+        1 for copies that are rotated, shifted and scaled; 0 if one representation is constant.
+
+    References
+    ----------
+    Kornblith et al. (2019), "Similarity of neural network representations revisited",
+    arXiv 1905.00414.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(20, 3))
+    >>> round(linear_cka(x, 2 * x[:, ::-1] + 1), 6)
+    1.0
+    """
     return centered_alignment(gram_matrix(x), gram_matrix(y))
 
 
 def gram_matrix(rows: np.ndarray) -> np.ndarray:
-    """The inner products (n, n) of rows less their mean."""
-    centred = rows - rows.mean(axis=0)
-    return centred @ centred.T
+    """Compute the inner products of centered rows.
+
+    Parameters
+    ----------
+    rows : ndarray of float, shape (n, d)
+
+    Returns
+    -------
+    ndarray of float, shape (n, n)
+    """
+    centered = rows - rows.mean(axis=0)
+    return centered @ centered.T
 
 
 def centered_alignment(a: np.ndarray, b: np.ndarray) -> float:
-    """The cosine between two matrices of inner products (n, n), centred: CKA."""
-    a, b = (g - g.mean(axis=0) - g.mean(axis=1, keepdims=True) + g.mean() for g in (a, b))
+    """Compute the cosine between two Gram matrices after centering their rows and columns.
+
+    Parameters
+    ----------
+    a, b : ndarray of float, shape (n, n)
+        Gram matrices of the same items.
+
+    Returns
+    -------
+    float
+        0 if one of the matrices is zero.
+    """
+    a, b = _center_gram(a), _center_gram(b)
     scale = np.linalg.norm(a) * np.linalg.norm(b)
     return float((a * b).sum() / scale) if scale else 0.0
 
 
-def mapped_cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The cosine between theirs (m, n, e) and the best linear map of ours (m, n, d), mean over n, of the second half
-    of m. The map is ridge regression on the first half, its strength by leave-one-out."""
+def mapped_cosine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Compute the cosine between targets and their best linear prediction.
+
+    The map is a ridge regression, fitted to the first half of the items. Its strength is selected
+    by leave-one-out error.
+
+    Parameters
+    ----------
+    source : ndarray of float, shape (m, n, d)
+        m items with n vectors each.
+    target : ndarray of float, shape (m, n, e)
+        Vectors to predict.
+
+    Returns
+    -------
+    ndarray of float, shape (m - m // 2,)
+        Mean cosine over the n vectors of each item of the second half.
+    """
     from sklearn.linear_model import RidgeCV
 
-    half = len(ours) // 2
-    x, y = (a[:half].reshape(-1, a.shape[2])[:MOST_ROWS] for a in (ours, theirs))
+    half = len(source) // 2
+    x = source[:half].reshape(-1, source.shape[2])[:MAX_ROWS]
+    y = target[:half].reshape(-1, target.shape[2])[:MAX_ROWS]
     deviation = x.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1)
-    told = (
-        RidgeCV(alphas=RIDGES)
-        .fit(x / scale, y)
-        .predict((ours[half:] / scale).reshape(-1, ours.shape[2]))
-    )
-    return (
-        (_units(told.reshape(theirs[half:].shape)) * _units(theirs[half:])).sum(axis=2).mean(axis=1)
-    )
+    model = RidgeCV(alphas=RIDGE_STRENGTHS).fit(x / scale, y)
+    test_rows = (source[half:] / scale).reshape(-1, source.shape[2])
+    predicted = model.predict(test_rows).reshape(target[half:].shape)
+    cosines = (_unit_vectors(predicted) * _unit_vectors(target[half:])).sum(axis=2)
+    return cosines.mean(axis=1)
 
 
 def pair_cosines(rows: np.ndarray) -> np.ndarray:
-    """The cosines (m, n (n - 1) / 2) between every two of the n rows of each group (m, n, d)."""
+    """Compute the cosines between all pairs of rows of each group.
+
+    Parameters
+    ----------
+    rows : ndarray of float, shape (m, n, d)
+        m groups of n rows.
+
+    Returns
+    -------
+    ndarray of float, shape (m, n * (n - 1) / 2)
+    """
     pairs = np.triu_indices(rows.shape[1], k=1)
-    return np.stack([(unit @ unit.T)[pairs] for unit in _units(rows)])
+    return np.stack([(unit @ unit.T)[pairs] for unit in _unit_vectors(rows)])
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each row (m, k) of a with that of b; 0 where one does not vary."""
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    """Compute Pearson's correlation of each row of `a` with the same row of `b`.
+
+    Parameters
+    ----------
+    a, b : ndarray of float, shape (m, k)
+
+    Returns
+    -------
+    ndarray of float, shape (m,)
+        0 if one of the two rows is constant.
+
+    Examples
+    --------
+    >>> pearson(np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 4.0, 6.0]])).round(6)
+    array([1.])
+    """
+    a = a - a.mean(axis=1, keepdims=True)
+    b = b - b.mean(axis=1, keepdims=True)
     scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.where(scale > 0, scale, 1)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation, row by row."""
-    from scipy.stats import rankdata
-
-    return pearson(rankdata(a, axis=1), rankdata(b, axis=1))
+def _center_gram(matrix: np.ndarray) -> np.ndarray:
+    rows, columns = matrix.mean(axis=0), matrix.mean(axis=1, keepdims=True)
+    return matrix - rows - columns + matrix.mean()
 
 
-def _units(rows: np.ndarray) -> np.ndarray:
+def _unit_vectors(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), np.finfo(float).tiny)

@@ -95,7 +95,7 @@ class TokenValue(Result):
         n = len(self.delta)
         said = f"n = {n:,} images · mean {kind} error of pixels in [0, 1] · bars: 95 % bootstrap intervals"
         if n > MOST_POINTS:
-            said += f"<br>points: {describe_subset(MOST_POINTS, n, by_class=bool(self.classes))}, seed {self.seed}"
+            said += f"<br>points: {describe_subset(MOST_POINTS, n, stratified=bool(self.classes))}, seed {self.seed}"
         legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
         title = {"text": "What further tokens are worth", "subtitle": {"text": said}}
         figure.update_layout(title=title, height=460, legend=legend)

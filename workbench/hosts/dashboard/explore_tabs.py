@@ -188,7 +188,7 @@ class ExploreTab:
         options = self._options()
         if name != "over" and "row" in self.state.view.looks:
             options["row"] = self.state.view.looks["row"]
-        if self.tab == "map" and name != "colour" and self._has_lasso():
+        if self.tab == "map" and name != "color_by" and self._has_lasso():
             # In another layout the polygon would contain other points.
             self.state.open_tab(self.tab, looks=options, selection=None)
         else:

@@ -35,7 +35,7 @@ class MapView:
     def _changed(self, change: dict[str, Any]) -> None:
         values = {name: widget.value for name, widget in self.controls.items()}
         polygon = (
-            self.map.state.polygon if change["owner"] is self.controls["colour"] else None
+            self.map.state.polygon if change["owner"] is self.controls["color_by"] else None
         )  # it is of a layout
         self.map.state = replace(self.map.state, controls=values, polygon=polygon)
         self._draw()

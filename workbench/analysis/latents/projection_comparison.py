@@ -1,0 +1,155 @@
+"""Latent maps of several runs of the same images, aligned to the first.
+
+Every map starts from the coordinates of the first map and is aligned to it by a Procrustes
+transformation. The remaining differences come from the latents, not from the random start.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.base import Range, Result
+from workbench.analysis.inputs import class_names
+from workbench.analysis.latents.embeddings import Method
+from workbench.analysis.latents.point_colors import ColorBy, ImageArrays
+from workbench.analysis.latents.projection import LatentMap, map_images
+from workbench.analysis.stats.sampling import subsample
+from workbench.core.errors import NotApplicable
+from workbench.core.progress import report_progress
+from workbench.storage.evidence import Evidence
+
+MAX_MAPS = 9
+
+
+@dataclass(frozen=True, eq=False)
+class LatentMaps(Result):
+    """The maps of several runs of the same images.
+
+    Attributes
+    ----------
+    runs : tuple of str
+        Name of each run, with the step if the name occurs twice.
+    maps : tuple of LatentMap
+    disparity : tuple of float
+        Procrustes disparity from the map of the first run: 0 for the same map, near 1 for an
+        unrelated one.
+    excluded : tuple of str
+        Runs with other images than the first, or beyond the ninth.
+    """
+
+    runs: tuple[str, ...]
+    maps: tuple[LatentMap, ...] = field(repr=False)
+    disparity: tuple[float, ...]
+    excluded: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run and image on the map."""
+        tables = [
+            latent_map.table().assign(run=run)
+            for run, latent_map in zip(self.runs, self.maps, strict=True)
+        ]
+        return pd.concat(tables, ignore_index=True)[["run", *tables[0].columns[:-1]]]
+
+    def summary(self) -> str:
+        """Return the quality of each map and its disparity from the first."""
+        first = self.maps[0]
+        sentences = [
+            f"{'; '.join(self._describe_maps())}.",
+            f"{first.method.upper()} of {first.sample_description}, {first.neighbors} neighbors,"
+            f" seed {first.seed}.",
+        ]
+        if len(self.runs) > 1:
+            sentences.append(
+                f"Disparity is the share of a map that no rotation, reflection or scaling onto the"
+                f" map of {self.runs[0]} explains; 1 means unrelated."
+            )
+        if self.excluded:
+            sentences.append(f"Excluded: {', '.join(self.excluded)}.")
+        return " ".join(sentences)
+
+    def _describe_maps(self) -> list[str]:
+        texts = []
+        for i, latent_map in enumerate(self.maps):
+            text = (
+                f"{self.runs[i]}: trustworthiness {latent_map.trust:.2f},"
+                f" continuity {latent_map.continuity:.2f}"
+            )
+            texts.append(f"{text}, disparity {self.disparity[i]:.2f}" if i else text)
+        return texts
+
+
+def latent_maps(
+    evidences: Sequence[Evidence],
+    *,
+    method: Method = "umap",
+    color_by: ColorBy = "class",
+    points: Annotated[int, Range(500, 50_000, 500)] = 5_000,
+    neighbors: Annotated[int, Range(2, 100)] = 15,
+    seed: Annotated[int, Range(0, 999)] = 0,
+) -> LatentMaps:
+    """Map up to nine runs or checkpoints of the same images, each aligned to the first.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of the selected runs. Runs without latents are ignored. Runs with other images
+        than the first are excluded and named in the result.
+    method, color_by, points, neighbors, seed
+        As for `latent_map`. All maps show the same images.
+
+    Returns
+    -------
+    LatentMaps
+
+    Raises
+    ------
+    NotApplicable
+        If no run has latents, or as for `latent_map`.
+    UserError
+        As for `latent_map`.
+    """
+    with_latents = [e for e in evidences if e.latents is not None]
+    if not with_latents:
+        raise NotApplicable("Latent maps need latents; no selected run has any.")
+    first = ImageArrays.from_evidence(with_latents[0])
+    comparable = [e for e in with_latents if _image_set(e) == _image_set(with_latents[0])]
+    compared = comparable[:MAX_MAPS]
+    class_names(first.labels, (), len(first.latents))
+    random = np.random.default_rng(seed)
+    indices = subsample(len(first.latents), points, random, first.labels)
+    maps: list[LatentMap] = []
+    disparities: list[float] = []
+    for i, evidence in enumerate(compared):
+        arrays = ImageArrays.from_evidence(evidence)
+        reference = maps[0].coordinates if maps else None
+        latent_map, disparity = map_images(
+            arrays, indices, method, color_by, neighbors, seed, reference
+        )
+        maps.append(latent_map)
+        disparities.append(disparity)
+        report_progress(i + 1, len(compared))
+    return LatentMaps(
+        runs=_distinct_names(compared),
+        maps=tuple(maps),
+        disparity=tuple(disparities),
+        excluded=tuple(
+            e.run_name for e in with_latents if not any(e is shown for shown in compared)
+        ),
+    )
+
+
+def _image_set(evidence: Evidence) -> tuple[object, int]:
+    """Return a key that is equal for two evidences of the same images."""
+    latents = evidence.latents
+    return evidence.provenance.get("fingerprint"), 0 if latents is None else len(latents)
+
+
+def _distinct_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
+    names = [e.run_name for e in evidences]
+    return tuple(
+        e.run_name if names.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}"
+        for e in evidences
+    )
