@@ -1,8 +1,11 @@
 """Checks and conversions of evidence that several analyses share."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 
 def flatten_latents(latents: np.ndarray, min_images: int, purpose: str) -> np.ndarray:
@@ -87,4 +90,39 @@ def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tu
     return tuple(
         names[label] if 0 <= label < len(names) else str(label)
         for label in np.asarray(labels).tolist()
+    )
+
+
+def image_set(evidence: Evidence, latents: np.ndarray) -> tuple[object, int]:
+    """Return a key that is equal for two runs measured on the same images.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    latents : ndarray, shape (n, tokens, d)
+        The latents of the evidence.
+
+    Returns
+    -------
+    tuple
+        Fingerprint of the images, and their number.
+    """
+    return evidence.provenance.get("fingerprint"), len(latents)
+
+
+def distinct_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
+    """Return the name of each run, followed by the step if the name occurs more than once.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+
+    Returns
+    -------
+    tuple of str
+    """
+    names = [evidence.run_name for evidence in evidences]
+    return tuple(
+        e.run_name if names.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}"
+        for e in evidences
     )

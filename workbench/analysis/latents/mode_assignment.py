@@ -1,4 +1,4 @@
-"""Who is in each mode: images near its middle and at random, and how far modes agree with classes."""
+"""Assignment of images to modes: agreement with classes, and example images per mode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,49 +8,108 @@ import numpy as np
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.stats.mixtures import Mixture
 
-IMAGES_PER_MODE, MAX_GALLERY_MODES = 6, 12  # images of each kind a mode shows, and modes shown
-SHUFFLES = 10
+IMAGES_PER_MODE = 6  # of each kind
+MAX_GALLERY_MODES = 12
+NUM_SHUFFLES = 10
 
 
 @dataclass(frozen=True, eq=False)
 class ModeGallery:
-    """Mosaics of the largest modes, a row each: the images nearest to the mean, and others at random."""
+    """Example images of the largest modes, one row per mode.
 
-    nearest: np.ndarray  # uint8 (height, width, 4)
-    random: np.ndarray | None  # uint8 (height, width, 4); None where no mode has more images
+    Attributes
+    ----------
+    nearest : ndarray of uint8, shape (height, width, 4)
+        Grid of the images with the highest density under the mode.
+    random : ndarray of uint8, shape (height, width, 4), or None
+        Grid of random other images; None if no mode has more images.
+    rows : int
+        Number of modes.
+    """
+
+    nearest: np.ndarray
+    random: np.ndarray | None
     rows: int
 
 
 @dataclass(frozen=True, eq=False)
 class ClassAgreement:
-    """How far assignments say the class, for each number of modes, beside the same with the labels shuffled."""
+    """Agreement between assignments and classes, for each number of modes.
 
-    nmi: np.ndarray  # (m,) normalised mutual information, 0 to 1
+    Attributes
+    ----------
+    nmi : ndarray of float, shape (m,)
+        Normalized mutual information, from 0 to 1.
+    shuffled_nmi : ndarray of float, shape (m,)
+        The mean over shuffled labels.
+    rand : ndarray of float, shape (m,)
+        Adjusted Rand index: 0 by chance, 1 for equal partitions.
+    shuffled_rand : ndarray of float, shape (m,)
+        The mean over shuffled labels.
+    """
+
+    nmi: np.ndarray
     shuffled_nmi: np.ndarray
-    rand: np.ndarray  # (m,) adjusted Rand index, 0 by chance, 1 for the same partition
+    rand: np.ndarray
     shuffled_rand: np.ndarray
 
 
 def class_agreement(
     assignments: Sequence[np.ndarray], labels: np.ndarray, seed: int
 ) -> ClassAgreement:
-    """Compare assignments (n,), one for each number of modes, with labels (n,)."""
+    """Compare assignments with classes, and with shuffled classes as the null.
+
+    Parameters
+    ----------
+    assignments : sequence of ndarray of int, each of shape (n,)
+        One assignment per number of modes.
+    labels : ndarray of int, shape (n,)
+    seed : int
+        Seed of the shuffles.
+
+    Returns
+    -------
+    ClassAgreement
+
+    Examples
+    --------
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> class_agreement([1 - labels], labels, seed=0).nmi
+    array([1.])
+    """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    random, scores = (
-        np.random.default_rng(seed),
-        (normalized_mutual_info_score, adjusted_rand_score),
+    random = np.random.default_rng(seed)
+    shuffles = [random.permutation(len(labels)) for _ in range(NUM_SHUFFLES)]
+    measures = (normalized_mutual_info_score, adjusted_rand_score)
+    # Axes: order of the labels, measure, number of modes.
+    scores = np.array(
+        [
+            [[measure(labels[order], a) for a in assignments] for measure in measures]
+            for order in (np.arange(len(labels)), *shuffles)
+        ]
     )
-    orders = [np.arange(len(labels)), *(random.permutation(len(labels)) for _ in range(SHUFFLES))]
-    found = np.array(
-        [[[score(labels[o], a) for a in assignments] for score in scores] for o in orders]
+    shuffled = scores[1:].mean(axis=0)
+    return ClassAgreement(
+        nmi=scores[0, 0], shuffled_nmi=shuffled[0], rand=scores[0, 1], shuffled_rand=shuffled[1]
     )
-    (nmi, rand), (shuffled_nmi, shuffled_rand) = found[0], found[1:].mean(axis=0)
-    return ClassAgreement(nmi, shuffled_nmi, rand, shuffled_rand)
 
 
 def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each point's mode, int (n,), the largest being 0, and the log-density (n,) of that mode there."""
+    """Assign points to modes that are numbered by size.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    points : ndarray of float, shape (n, d)
+
+    Returns
+    -------
+    assignment : ndarray of int, shape (n,)
+        Mode of each point; mode 0 is the largest.
+    density : ndarray of float, shape (n,)
+        Log of weight times density of that mode at the point, in nats.
+    """
     joint = mixture.joint(points)
     assignment = joint.argmax(axis=0)
     order = np.argsort(-np.bincount(assignment, minlength=len(joint)), kind="stable")
@@ -60,16 +119,33 @@ def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.
 def mode_gallery(
     images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int
 ) -> ModeGallery:
-    """The images of uint8 (n, h, w, c) to show for each mode; nearest to its mean is where its density is highest."""
-    random, nearest, others = np.random.default_rng(seed), [], []
+    """Select example images of the largest modes.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, h, w, c)
+    assignment : ndarray of int, shape (n,)
+        Mode of each image; mode 0 is the largest.
+    density : ndarray of float, shape (n,)
+        Log-density of the image under its mode, in nats.
+    seed : int
+        Seed of the random examples.
+
+    Returns
+    -------
+    ModeGallery
+    """
+    random = np.random.default_rng(seed)
+    nearest, others = [], []
     for mode in range(min(int(assignment.max()) + 1, MAX_GALLERY_MODES)):
         members = np.flatnonzero(assignment == mode)
         members = members[np.argsort(-density[members], kind="stable")]
         nearest.append(np.asarray(images[members[:IMAGES_PER_MODE]]))
-        left = members[IMAGES_PER_MODE:]
-        others.append(np.asarray(images[np.sort(random.permutation(left)[:IMAGES_PER_MODE])]))
+        sampled = random.permutation(members[IMAGES_PER_MODE:])[:IMAGES_PER_MODE]
+        others.append(np.asarray(images[np.sort(sampled)]))
+    has_others = any(len(row) for row in others)
     return ModeGallery(
-        image_grid.compose(nearest),
-        image_grid.compose(others) if any(map(len, others)) else None,
-        len(nearest),
+        nearest=image_grid.compose(nearest),
+        random=image_grid.compose(others) if has_others else None,
+        rows=len(nearest),
     )

@@ -1,13 +1,38 @@
-"""What a count of modes is held against: Gaussians, the encoder before training, half the images, and known modes."""
+"""Reference clouds for a count of modes: nulls, an untrained encoder, half, planted modes."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.stats.reductions import Preset, gaussian_surrogate, reduce_dimensions
 
-MIN_IMAGES = 50  # images for a count
+MIN_IMAGES = 50  # for a count
 PLANTED_SEPARATION = 8  # standard deviations between planted modes
-NUM_NULL_DRAWS = 3  # Gaussians drawn; one where each has to go through UMAP
+NUM_NULL_DRAWS = 3  # a single one for UMAP, which is slow
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceClouds:
+    """Clouds of points that are counted in the same way as the latents.
+
+    Attributes
+    ----------
+    null : tuple of ndarray, each of shape (n, d)
+        Gaussians with the covariance of the latents.
+    untrained : ndarray, shape (n, d), or None
+        Latents of the untrained encoder, if they were collected.
+    half : ndarray, shape (n // 2, d), or None
+        A random half of the points; None if it is too small for a count.
+    planted : ndarray, shape (n, d), or None
+        As many well-separated modes as are tried, which measures how many can be detected. None
+        for UMAP, because a Gaussian in the space of UMAP is not a null.
+    """
+
+    null: tuple[np.ndarray, ...]
+    untrained: np.ndarray | None
+    half: np.ndarray | None
+    planted: np.ndarray | None
 
 
 def reference_clouds(
@@ -15,48 +40,71 @@ def reference_clouds(
     points: np.ndarray,
     untrained: np.ndarray | None,
     preset: Preset,
-    most: int,
+    max_modes: int,
     seed: int,
-) -> dict[str, list[np.ndarray]]:
-    """Clouds of points (n, d) by name, from rows (n, e) of latents and the points (n, d) they were reduced to.
+) -> ReferenceClouds:
+    """Compute the reference clouds of a count of modes.
 
-    `null`: Gaussians with the rows' covariance. `untrained`: the given latents. `half`: half the points, where they are
-    enough. `planted`: n points of `most` modes far apart, which show how many could be seen (not for UMAP).
+    Parameters
+    ----------
+    rows : ndarray of float, shape (n, e)
+        Flattened latents.
+    points : ndarray of float, shape (n, d)
+        The same latents after the reduction.
+    untrained : ndarray of float, shape (n, tokens, channels), or None
+        Latents of the untrained encoder.
+    preset : {"ours", "paper text", "released script"}
+        Reduction of the latents.
+    max_modes : int
+        Number of planted modes.
+    seed : int
+
+    Returns
+    -------
+    ReferenceClouds
+
+    Raises
+    ------
+    NotApplicable, UserError
+        If the untrained latents are constant, NaN or infinite.
     """
-    (n, d), draws = points.shape, 1 if preset == "released script" else NUM_NULL_DRAWS
-    alike = (
-        "ours" if preset == "paper text" else preset
-    )  # in as many dimensions as the latents were given
-    found = {
-        "null": [
-            reduce_dimensions(gaussian_surrogate(rows, seed + i), alike, d, seed)[0]
-            for i in range(draws)
-        ]
-    }
-    found["untrained"] = []
+    n, d = points.shape
+    is_umap = preset == "released script"
+    # The references get as many dimensions as the latents.
+    reduction: Preset = "released script" if is_umap else "ours"
+    null = tuple(
+        reduce_dimensions(gaussian_surrogate(rows, seed + i), reduction, d, seed)[0]
+        for i in range(1 if is_umap else NUM_NULL_DRAWS)
+    )
+    untrained_points = None
     if untrained is not None:
-        before = flatten_latents(untrained, MIN_IMAGES, "The untrained encoder")
-        found["untrained"] = [reduce_dimensions(before, alike, d, seed)[0]]
+        untrained_rows = flatten_latents(untrained, MIN_IMAGES, "The untrained encoder")
+        untrained_points, _ = reduce_dimensions(untrained_rows, reduction, d, seed)
     half = np.random.default_rng(seed).permutation(n)[: n // 2]
-    found["half"] = [points[half]] if len(half) >= MIN_IMAGES else []
-    planted = [reduce_dimensions(_planted(n, d, most, seed), "ours", d, seed)[0]]
-    found["planted"] = (
-        planted if preset != "released script" else []
-    )  # in UMAP's space, Gaussians say nothing of it
-    return found
+    planted = None
+    if not is_umap:
+        planted, _ = reduce_dimensions(_planted_modes(n, d, max_modes, seed), "ours", d, seed)
+    return ReferenceClouds(
+        null=null,
+        untrained=untrained_points,
+        half=points[half] if len(half) >= MIN_IMAGES else None,
+        planted=planted,
+    )
 
 
-def _planted(n: int, d: int, modes: int, seed: int) -> np.ndarray:
-    """Points (n, d) of equal spherical modes whose means are eight standard deviations apart, or more."""
+def _planted_modes(n: int, d: int, modes: int, seed: int) -> np.ndarray:
+    """Draw points (n, d) from equal spherical modes at least eight deviations apart."""
     random = np.random.default_rng(seed)
-    drawn = random.standard_normal((16 * modes, d))
-    far, chosen = np.linalg.norm(drawn - drawn[0], axis=1), [0]
-    nearest = PLANTED_SEPARATION
-    for _ in range(
-        modes - 1
-    ):  # always the one farthest from those before: random ones lie close by chance
-        chosen.append(int(far.argmax()))
-        nearest = far.max()
-        far = np.minimum(far, np.linalg.norm(drawn - drawn[chosen[-1]], axis=1))
-    means = drawn[chosen] * PLANTED_SEPARATION / nearest
+    candidates = random.standard_normal((16 * modes, d))
+    distance = np.linalg.norm(candidates - candidates[0], axis=1)
+    selected = [0]
+    separation = float(PLANTED_SEPARATION)
+    # Farthest-point selection, because random means can be close to each other by chance.
+    for _ in range(modes - 1):
+        selected.append(int(distance.argmax()))
+        separation = distance.max()
+        distance = np.minimum(
+            distance, np.linalg.norm(candidates - candidates[selected[-1]], axis=1)
+        )
+    means = candidates[selected] * PLANTED_SEPARATION / separation
     return means[random.integers(0, modes, n)] + random.standard_normal((n, d))

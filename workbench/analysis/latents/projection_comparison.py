@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names
+from workbench.analysis.inputs import class_names, distinct_names, image_set
 from workbench.analysis.latents.embeddings import Method
 from workbench.analysis.latents.point_colors import ColorBy, ImageArrays
 from workbench.analysis.latents.projection import LatentMap, map_images
@@ -111,12 +111,12 @@ def latent_maps(
     UserError
         As for `latent_map`.
     """
-    with_latents = [e for e in evidences if e.latents is not None]
+    with_latents = [(e, e.latents) for e in evidences if e.latents is not None]
     if not with_latents:
         raise NotApplicable("Latent maps need latents; no selected run has any.")
-    first = ImageArrays.from_evidence(with_latents[0])
-    comparable = [e for e in with_latents if _image_set(e) == _image_set(with_latents[0])]
-    compared = comparable[:MAX_MAPS]
+    images = image_set(*with_latents[0])
+    compared = [e for e, latents in with_latents if image_set(e, latents) == images][:MAX_MAPS]
+    first = ImageArrays.from_evidence(compared[0])
     class_names(first.labels, (), len(first.latents))
     random = np.random.default_rng(seed)
     indices = subsample(len(first.latents), points, random, first.labels)
@@ -132,24 +132,10 @@ def latent_maps(
         disparities.append(disparity)
         report_progress(i + 1, len(compared))
     return LatentMaps(
-        runs=_distinct_names(compared),
+        runs=distinct_names(compared),
         maps=tuple(maps),
         disparity=tuple(disparities),
         excluded=tuple(
-            e.run_name for e in with_latents if not any(e is shown for shown in compared)
+            e.run_name for e, _ in with_latents if not any(e is other for other in compared)
         ),
-    )
-
-
-def _image_set(evidence: Evidence) -> tuple[object, int]:
-    """Return a key that is equal for two evidences of the same images."""
-    latents = evidence.latents
-    return evidence.provenance.get("fingerprint"), 0 if latents is None else len(latents)
-
-
-def _distinct_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
-    names = [e.run_name for e in evidences]
-    return tuple(
-        e.run_name if names.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}"
-        for e in evidences
     )
