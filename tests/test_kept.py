@@ -17,7 +17,7 @@ from test_analysis_contract import several
 from workbench.analysis import get, result_serialization
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.result_cache import cached_result, code_fingerprint, cache_key, evict_oldest
+from workbench.analysis.result_cache import cache_key, cached_result, code_fingerprint, evict_oldest
 from workbench.storage.evidence import Evidence
 
 

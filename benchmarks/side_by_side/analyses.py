@@ -12,7 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.latents.cross_validation import NUM_FOLDS, cross_validate_mixtures, mode_grid
+from workbench.analysis.latents.cross_validation import (
+    NUM_FOLDS,
+    cross_validate_mixtures,
+    mode_grid,
+)
 from workbench.analysis.latents.embeddings import embed, embedding_quality, standardize
 from workbench.analysis.latents.probes import INVERSE_PENALTIES, logistic_probe
 from workbench.analysis.stats.mixtures import VARIANCE_FLOOR
