@@ -16,6 +16,11 @@ COMMANDS = [
 ]
 
 
+def without_numbers(text: str) -> str:
+    """Return the text with its numbers replaced, which differ a little between machines."""
+    return re.sub(r"\d[\d,.]*\b", "#", text)
+
+
 def test_the_two_commands_come_first():
     assert COMMANDS[:2] == ["make demo", "make test"]
 
@@ -23,8 +28,13 @@ def test_the_two_commands_come_first():
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 def test_every_python_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block.replace("steps=200", "steps=20"), "README.md", "exec"), {})
-    assert "codes are used" in capsys.readouterr().out
+    exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    assert without_numbers(printed) in without_numbers(" ".join(TEXT.split()))
+
+
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 200
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
@@ -79,7 +89,7 @@ def test_every_system_is_in_the_table_of_systems():
 
 def test_the_demos_runs_are_those_of_the_table():
     makefile = (ROOT / "Makefile").read_text()
-    table = TEXT.partition("## What to expect")[2].partition("## ")[0]
+    table = TEXT.partition("After `make demo`")[2].partition("## ")[0]
     assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == re.findall(
         r"--out \$\(RUNS\)/(\S+)", makefile
     )

@@ -1,15 +1,16 @@
-"""Re-run the papers' claims, judge them by the rule in claim.py, and write what came of it.
+"""Re-run the papers' claims and judge them by the rule in claim.py.
 
-    python -m benchmarks.claims laptop --cifar data/cifar10        (make claims: about 40 minutes on 2 cores)
-    python -m benchmarks.claims gpu --cifar data/cifar10           (make claims-full: sized for a GPU hour; not run yet)
-    python -m benchmarks.claims photos                             (make claims where CIFAR-10 is not at hand: this,
-    python -m benchmarks.claims digits                              and this)
+    python -m benchmarks.claims laptop --cifar data/cifar10    (make claims: about 40 minutes on 2 cores)
+    python -m benchmarks.claims gpu --cifar data/cifar10       (make claims-full: not run yet)
+    python -m benchmarks.claims photos                         (make claims without CIFAR-10: this,
+    python -m benchmarks.claims digits                          and this)
+    python -m benchmarks.claims --tables                       (write docs/claims.md from the kept results)
 
-Everything is kept in --out; the same command goes on where it was stopped. It writes claims.json and from it alone
-claims.html; with --readme, the results are kept in benchmarks/claims/found too, of which the README's tables are made.
-`--only maetok,karl-target` runs those systems' claims, or those claims. `--longer 4` trains everything for four times
-the steps, `--wider 2` models of twice the width, `--full` every arm that the GPU's scale has, each in a folder beside,
-which the pages without it then show as well.
+Runs and results are stored in --out, and the same command resumes. It writes one file per claim, and from them
+claims.html. With --keep, the results also become part of the repository, and docs/claims.md and the README's summary
+are written from them. `--only maetok,karl-target` runs the claims of those systems, or those claims. `--longer 4` trains
+four times the steps, `--wider 2` uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of
+these is a variant with a folder of its own, which the pages of the scale show next to it.
 """
 
 import argparse
@@ -25,87 +26,87 @@ from .scales import SCALES
 
 
 def main() -> None:
-    """Read the command line; run; write."""
+    """Read the command line, run the claims and write the results."""
+    arguments = _parse_arguments()
+    from .page import write_page
+    from .store import KEPT, read_results, write_results
+    from .tables import write_tables
+
+    try:
+        if arguments.scale is not None:
+            out = arguments.out or Path("claims") / _variant_folder(arguments)
+            _run(arguments, out)
+            write_page(out)
+            print(out / "claims.html")
+            if arguments.keep:
+                write_results(KEPT / out.name, read_results(out / "results", []))
+        if arguments.keep or arguments.tables:
+            write_tables()
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scale", choices=list(SCALES))
+    parser.add_argument("scale", nargs="?", choices=list(SCALES))
     parser.add_argument(
-        "--cifar", type=Path, default=os.environ.get("CIFAR10"), help="a folder; or CIFAR10=FOLDER"
+        "--cifar",
+        type=Path,
+        default=os.environ.get("CIFAR10"),
+        help="folder of CIFAR-10; default: $CIFAR10",
     )
-    parser.add_argument(
-        "--out", type=Path, default=None, help="runs and results; claims/SCALE if not said"
-    )
-    parser.add_argument("--longer", type=int, default=1, help="times the steps")
-    parser.add_argument("--wider", type=int, default=1, help="times the width of every model")
-    parser.add_argument(
-        "--full", action="store_true", help="every arm, also those that a laptop's table leaves out"
-    )
-    parser.add_argument(
-        "--only",
-        default="",
-        help="systems, by the names of their modules, or claims, by their keys",
-    )
+    parser.add_argument("--out", type=Path, help="runs and results; default: claims/SCALE")
+    parser.add_argument("--longer", type=int, default=1, help="multiple of the steps")
+    parser.add_argument("--wider", type=int, default=1, help="multiple of the width of the models")
+    parser.add_argument("--full", action="store_true", help="every arm of the GPU scale")
+    parser.add_argument("--only", default="", help="names of systems or keys of claims")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes side by side, of one thread each"
-    )
-    parser.add_argument(
-        "--readme", type=Path, help="keep the results with the code, and fill this file's tables"
-    )
-    asked = parser.parse_args()
-    if asked.readme and asked.out:
-        sys.exit(
-            "--readme keeps results under the scale's name; leave --out away, or write that folder's page alone."
-        )
-    more = (
-        (asked.longer > 1, f"-{asked.longer}x"),
-        (asked.wider > 1, f"-{asked.wider}w"),
-        (asked.full, "-full"),
-    )
-    beside = "".join(name for is_asked, name in more if is_asked)
-    out = asked.out or Path("claims") / f"{asked.scale}{beside}"
-    try:
-        scale = SCALES[asked.scale].stretched(asked.longer).widened(asked.wider)
-        scale = replace(scale, full=scale.full or asked.full)
-        run(
-            scale,
-            out,
-            asked.cifar,
-            asked.only.split(",") if asked.only else [],
-            asked.seeds,
-            asked.workers,
-        )
-    except UserError as error:
-        sys.exit(str(error))
-    from .page import write
-
-    write(out, asked.readme)
-    print(f"{out / 'claims.json'}\n{out / 'claims.html'}")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--keep", action="store_true", help="keep the results in the repository")
+    parser.add_argument("--tables", action="store_true", help="write the tables of kept results")
+    arguments = parser.parse_args()
+    if arguments.scale is None and not arguments.tables:
+        parser.error("name a scale, or use --tables")
+    if arguments.keep and arguments.out:
+        parser.error("--keep stores results under the scale's name; leave --out away")
+    return arguments
 
 
-def run(
-    scale: Scale, out: Path, cifar: Path | None, only: list[str], seeds: int, workers: int
-) -> None:
-    """Train and measure whatever is not there yet, then write claims.json."""
-    from .results import save
+def _variant_folder(arguments: argparse.Namespace) -> str:
+    name = arguments.scale
+    if arguments.longer > 1:
+        name += f"-{arguments.longer}x"
+    if arguments.wider > 1:
+        name += f"-{arguments.wider}w"
+    return f"{name}-full" if arguments.full else name
+
+
+def _run(arguments: argparse.Namespace, out: Path) -> None:
+    """Train and measure what is missing, then write the results."""
+    from .results import summarize
     from .scales import prepared
-    from .work import Step, claims, work
+    from .store import write_results
+    from .work import Step, select_claims, work
 
     out.mkdir(parents=True, exist_ok=True)
-    varied = (
-        scale != SCALES[scale.name]
-    )  # has the data and the feature extractor of what it is a variation of
-    scale = prepared(scale, out.with_name(scale.name) if varied else out, cifar)
-    chosen = [claim for claim in claims(only) if claim.arms(scale)]
+    scale: Scale = SCALES[arguments.scale].stretched(arguments.longer).widened(arguments.wider)
+    scale = replace(scale, full=scale.full or arguments.full)
+    # A variant uses the images and the feature extractor of its scale.
+    is_variant = scale != SCALES[scale.name]
+    shared = out.with_name(scale.name) if is_variant else out
+    scale = prepared(scale, shared, arguments.cifar)
+    names = arguments.only.split(",") if arguments.only else []
+    claims = [claim for claim in select_claims(names) if claim.arms(scale)]
     steps = [
         Step(arm, seed, claim.key)
-        for claim in chosen
+        for claim in claims
         for arm in claim.arms(scale).values()
-        for seed in range(seeds)
+        for seed in range(arguments.seeds)
     ]
-    work(steps, scale, out, workers)
-    save(out, scale, chosen, seeds)
+    work(steps, scale, out, arguments.workers)
+    write_results(out / "results", summarize(out, scale, claims, arguments.seeds))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Arm:
         return (*(arm for need in self.needs for arm in need.chain), self)
 
     @property
-    def told(self) -> str:
+    def changes_without_folders(self) -> str:
         """Its changes without the folders of files: the same arm is called the same wherever a checkout lies."""
         return PLACE.sub("", self.changes)
 
@@ -45,7 +45,7 @@ class Arm:
         """Of its folder: the recipe, and a hash of all that it is made of."""
         told = [
             self.recipe,
-            self.told,
+            self.changes_without_folders,
             *(arm.name if arm else "" for arm in (self.tokenizer, self.start)),
         ]
         return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"

@@ -1,10 +1,10 @@
-"""What a claim is, and the one rule by which every claim is judged, written before any of them was run.
+"""A claim, and the one rule by which every claim is judged. The rule was written before any claim was run.
 
-A claim says that some *effects* are above zero; an effect is one number a seed, such as "gFD of the plain autoencoder
-less gFD of MAETok". An effect is *shown* where it is above zero in every seed, of which there are at least three, and
-its mean is above two standard errors; *weak* where only its mean is above zero; else *not shown*. A claim is as good
-as the least of its effects. What a claim asks for beyond zero (a share, a correlation) is a margin that its effect
-has subtracted already, and its module says so.
+A claim states that some *effects* are above zero. An effect is one number per seed, such as "gFD of the plain
+autoencoder minus gFD of MAETok". An effect is *shown* if it is above zero in every seed, with at least three seeds, and
+its mean is above two standard errors. It is *weak* if only its mean is above zero, and *not shown* otherwise. A claim
+has the verdict of its worst effect. A margin that a claim asks for (a share, a correlation) is already subtracted from
+its effect; the module of the claim gives it.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,43 +18,64 @@ from workbench.storage.run import Run
 from .arms import Arm, Scale
 
 Verdict = Literal["shown", "weak", "not shown"]
-VERDICTS: tuple[Verdict, ...] = ("not shown", "weak", "shown")
-SEEDS = 3
+VERDICTS: tuple[Verdict, ...] = ("not shown", "weak", "shown")  # from worst to best
+MIN_SEEDS = 3
 Numbers = dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A paper's sentence, what is trained to test it, what is measured, and which effects it says are above zero."""
+    """A statement of a paper, the runs that test it, and the effects that it predicts to be above zero.
 
-    key: str  # of its rows and files
+    Parameters
+    ----------
+    key : str
+        Name of its files.
+    system : str
+        The system it is about.
+    statement : str
+        The claim in one sentence.
+    source : str
+        Paper, and table or figure.
+    rule : str
+        The condition in words; `effects` is the same in numbers.
+    arms : callable
+        From a scale to the arms by label.
+    effects : callable
+        From the numbers of one seed, by label of the arm, to the effects by name.
+    measure : callable, optional
+        Measures what is not measured of every run; its second argument is the `Lab`.
+    details : callable, optional
+        From the numbers of one seed to further numbers over all arms.
+    columns : tuple of str
+        Names of the numbers to show for each arm, the most important first.
+    caveat : str
+        A caution that holds whatever the verdict.
+    """
+
+    key: str
     system: str
-    says: str
+    statement: str
     source: str
-    rule: str  # in words; `effects` is the same in numbers
-    arms: Callable[[Scale], dict[str, Arm]]  # by label
-    effects: Callable[
-        [Mapping[str, Numbers]], Numbers
-    ]  # of one seed: numbers by label, to effects by name
-    measure: Callable[[Run, Any], Numbers] | None = (
-        None  # beyond what is measured of every run; its second is the lab
-    )
-    details: Callable[[Mapping[str, Numbers]], Numbers] | None = (
-        None  # of one seed: numbers of all arms together
-    )
-    shows: tuple[str, ...] = ()  # names of numbers worth a column, the most telling first
-    note: str = ""  # what to beware of, whatever the verdict
+    rule: str
+    arms: Callable[[Scale], dict[str, Arm]]
+    effects: Callable[[Mapping[str, Numbers]], Numbers]
+    measure: Callable[[Run, Any], Numbers] | None = None
+    details: Callable[[Mapping[str, Numbers]], Numbers] | None = None
+    columns: tuple[str, ...] = ()
+    caveat: str = ""
 
 
-def judged(values: list[float]) -> Verdict:
-    """An effect's verdict from its value in every seed."""
+def judge_effect(values: list[float]) -> Verdict:
+    """Return the verdict of an effect from its value in every seed."""
     x = np.asarray(values, np.float64)
     if len(x) == 0 or not np.isfinite(x).all() or x.mean() <= 0:
         return "not shown"
-    sure = len(x) >= SEEDS and (x > 0).all() and x.mean() > 2 * x.std(ddof=1) / np.sqrt(len(x))
-    return "shown" if sure else "weak"
+    if len(x) < MIN_SEEDS or (x <= 0).any():
+        return "weak"
+    return "shown" if x.mean() > 2 * x.std(ddof=1) / np.sqrt(len(x)) else "weak"
 
 
-def least(verdicts: list[Verdict]) -> Verdict:
-    """A claim's verdict from its effects'."""
+def worst_verdict(verdicts: list[Verdict]) -> Verdict:
+    """Return the verdict of a claim from those of its effects."""
     return min(verdicts, key=VERDICTS.index, default="not shown")

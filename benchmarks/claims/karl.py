@@ -227,7 +227,7 @@ CLAIMS = (
     Claim(
         key="karl-target",
         system="KARL",
-        says="One pass meets a requested error.",
+        statement="One pass meets a requested error.",
         source=f"{SOURCE}, Table 3",
         rule=f"Over the targets {', '.join(map(str, TARGETS))} at most {ALLOWED:.0%} of held-out images miss by over"
         f" {SLACK}; a larger error takes fewer tokens; errors lie nearer to the target than with the fixed length of"
@@ -235,42 +235,42 @@ CLAIMS = (
         arms=alone,
         measure=on_target,
         effects=met,
-        shows=tuple(
+        columns=tuple(
             f"{what}{target}" for target in TARGETS for what in ("tokens for ", "missing ")
         ),
     ),
     Claim(
         key="karl-complexity",
         system="KARL",
-        says="The number of tokens tracks complexity.",
+        statement="The number of tokens tracks complexity.",
         source=f"{SOURCE}, Section 4",
         rule=f"Tokens rank as bits do with rho above {RHO_SHAPES} on procedural images trained on, and as PNG bytes do"
         f" with rho above {RHO_IMAGES} on the images.",
         arms=on_shapes,
         measure=complexity,
         effects=tracked,
-        shows=(
+        columns=(
             "rho with bits",
             "rho with PNG bytes",
             "tokens flat",
             "tokens stripes",
             "tokens discs",
         ),
-        note="Bits count what generated an image, tokens what helps this decoder. Where every budget meets an error, as"
+        caveat="Bits count what generated an image, tokens what helps this decoder. Where every budget meets an error, as"
         " of a flat image, training names none of them the right one: flat images take about as many tokens as others.",
     ),
     Claim(
         key="karl-noise",
         system="KARL",
-        says="ΔL1 tells noise from structure, where the number of tokens alone does not.",
+        statement="ΔL1 tells noise from structure, where the number of tokens alone does not.",
         source=f"{SOURCE}, Section 4",
         rule="Tokens lower the error of stripes, and of discs, more than that of noise, and noise takes more tokens"
         " than either.",
         arms=on_shapes,
         measure=complexity,
         effects=noise,
-        note="Contrasts are not matched: a share of what is faint can be lowered by little, whatever it is.",
-        shows=(
+        caveat="Contrasts are not matched: a share of what is faint can be lowered by little, whatever it is.",
+        columns=(
             "ΔL1 stripes",
             "ΔL1 discs",
             "ΔL1 noise",
@@ -282,27 +282,27 @@ CLAIMS = (
     Claim(
         key="karl-familiar",
         system="KARL",
-        says="What was seen in training takes fewer tokens than what was not.",
+        statement="What was seen in training takes fewer tokens than what was not.",
         source=f"{SOURCE}, Section 4",
         rule="At one error, negatives and images with shuffled patches, whose contrast is the same, take more tokens.",
         arms=alone,
         measure=unfamiliar,
         effects=familiar,
-        shows=("tokens familiar", "tokens negative", "tokens shuffled patches"),
+        columns=("tokens familiar", "tokens negative", "tokens shuffled patches"),
     ),
     Claim(
         key="karl-search",
         system="KARL",
-        says="One pass is as good as a search.",
+        statement="One pass is as good as a search.",
         source=f"{SOURCE}, Tables 1 and 2",
         rule="KARL's error is within 5 % of what a search with tail-drop reaches, nearer to the target than a guess"
         " from gradient energy, with fewer tokens than ALIT.",
         arms=arms,
         measure=searched,
         effects=against,
-        note="All are asked for one absolute error. A lower one is overshoot, which is paid for in tokens; tail-drop is"
+        caveat="All are asked for one absolute error. A lower one is overshoot, which is paid for in tokens; tail-drop is"
         " trained on squared errors, KARL and ALIT on absolute ones.",
-        shows=(
+        columns=(
             "L1",
             "tokens",
             "|L1 - target|",

@@ -90,7 +90,7 @@ CLAIMS = (
     Claim(
         key="lightningdit-bundle",
         system="LightningDiT",
-        says="The improved transformer trains faster.",
+        statement="The improved transformer trains faster.",
         source="arXiv:2501.01423, Table 5",
         rule="With all improvements gFD is lower at the end, by both feature extractors, also when both are sampled at even times,"
         f" and the plain one's last gFD is reached {FASTER} times sooner; all within the few hundred or thousand steps"
@@ -98,7 +98,7 @@ CLAIMS = (
         arms=arms,
         measure=over_time,
         effects=better,
-        shows=(
+        columns=(
             "gFD",
             f"gFD, {EVEN}",
             "floor",

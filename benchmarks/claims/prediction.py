@@ -81,16 +81,25 @@ CLAIMS = (
     Claim(
         key="workbench-prediction",
         system="the workbench",
-        says="Diagnostics of a latent space tell which tokenizer will generate well; reconstruction does not.",
+        statement="Diagnostics of a latent space tell which tokenizer will generate well; reconstruction does not.",
         source="ours",
         rule=f"Over at least {LEAST} tokenizers under one flow, the diagnostic of latents that correlates best with gFD"
         " does so above what the best of as many reaches by chance, gFD being shuffled within each family of"
         " tokenizers, and better than PSNR, L1, SSIM and rFD, whichever way those point. What is measured in the"
         " feature extractor's own features does not count.",
-        note="The best of many is held against the best of four that say nearly the same: that favours the many.",
+        caveat="The best of many is held against the best of four that say nearly the same: that favours the many.",
         arms=arms,
         effects=effects,
         details=correlations,
-        shows=("gFD", "floor", "gFD free", "floor free", "rFD", "rFD free", "PSNR", "linear probe"),
+        columns=(
+            "gFD",
+            "floor",
+            "gFD free",
+            "floor free",
+            "rFD",
+            "rFD free",
+            "PSNR",
+            "linear probe",
+        ),
     ),
 )

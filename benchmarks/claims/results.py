@@ -1,4 +1,4 @@
-"""From runs to claims.json: what was measured of every arm and seed, the effects, the verdicts, and what it took."""
+"""From trained runs to results: measurements of every arm and seed, effects, verdicts, and the time they took."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,87 +16,91 @@ from workbench.storage.atomic import write_text
 from workbench.storage.run import Run
 
 from .arms import Arm, Scale
-from .claim import Claim, Numbers, judged, least
+from .claim import Claim, Numbers, judge_effect, worst_verdict
 from .lab import Lab
 from .scales import SCALES
 
 
 def measured(claim: Claim, arm: Arm, seed: int, scale: Scale, out: Path) -> Numbers:
-    """What a claim measures of an arm's run, once."""
+    """Measure what a claim needs of an arm's run, or read it if it was measured before."""
     run, lab = Run(arm.folder(out, seed)), Lab(scale, out)
     path = run.folder / "claims" / f"{claim.key}.json"
     if not path.exists():
-        found = lab.measure(run) | (claim.measure(run, lab) if claim.measure else {})
+        numbers = lab.measure(run)
+        if claim.measure is not None:
+            numbers = numbers | claim.measure(run, lab)
         path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(found, indent=1))
+        write_text(path, json.dumps(numbers, indent=1))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
-def timed(run: Path, what: str) -> Iterator[None]:
-    """Add the seconds that something takes to what is known of a run: of this core's work, or beside a GPU of time."""
+def timed(run: Path, activity: str) -> Iterator[None]:
+    """Add the seconds of an activity to those of a run: CPU time, or elapsed time on a GPU."""
     import torch
 
-    clock = (
-        time.monotonic if torch.cuda.is_available() else time.process_time
-    )  # others' work on this core is not ours
-    begun = clock()
+    # CPU time leaves out the work of other processes on the same core.
+    clock = time.monotonic if torch.cuda.is_available() else time.process_time
+    start = clock()
     yield
     path = run / "claims" / "seconds.json"
     path.parent.mkdir(exist_ok=True)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    spent = clock() - begun
-    if spent > 1:  # else it was there already
-        write_text(path, json.dumps(known | {what: known.get(what, 0) + spent}))
+    seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    elapsed = clock() - start
+    if elapsed > 1:  # less means that the result was read, not computed
+        seconds[activity] = seconds.get(activity, 0) + elapsed
+        write_text(path, json.dumps(seconds))
 
 
-def save(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> None:
-    """Write claims.json: all that the page and the README's table say."""
-    longer, wider, full = (
-        scale.longer > 1,
-        scale.wider > 1,
-        scale.full and not SCALES[scale.name].full,
-    )
-    told = {
+def summarize(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> dict[str, Any]:
+    """Return the setting of a scale and the results of its claims, as JSON values.
+
+    Parameters
+    ----------
+    out : Path
+        Folder with the runs.
+    scale : Scale
+        The scale at which they were trained.
+    claims : sequence of Claim
+        The claims to summarize.
+    seeds : int
+        Number of seeds.
+    """
+    arms = [arm for claim in claims for arm in claim.arms(scale).values()]
+    teacher = scale.teacher.removeprefix("standardised:").split(":")
+    results = {
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
         "images": scale.images.get("limit"),
-        "drawn": scale.drawn,
-        "feature_extractor": Path(scale.feature_extractor).name,
-        "teacher": scale.teacher.removeprefix("standardised:").split(":")[
-            -2 if scale.data == "cifar10" else -1
-        ],
+        "samples": scale.drawn,
+        "teacher": teacher[-2] if scale.data == "cifar10" else teacher[-1],
         "seeds": seeds,
         "longer": scale.longer,
         "wider": scale.wider,
-        "full": full,
-        "command": "CIFAR10=FOLDER " * (scale.data == "cifar10")
-        + f"python -m benchmarks.claims {scale.name}"
-        + f" --longer {scale.longer}" * longer
-        + f" --wider {scale.wider}" * wider
-        + " --full" * full,
-        "machine": machine(),
+        "full": scale.full and not SCALES[scale.name].full,
+        "command": _command(scale),
+        "machine": _machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "minutes": _minutes(
-            [arm for claim in claims for arm in claim.arms(scale).values()], out, seeds
-        ),
-        "claims": [_told(claim, scale, out, seeds) for claim in claims],
+        "minutes": _minutes(arms, out, seeds),
+        "claims": [_summarize_claim(claim, scale, out, seeds) for claim in claims],
     }
-    write_text(out / "claims.json", json.dumps(_defined(told), indent=1, allow_nan=False))
+    return _without_nan(results)
 
 
-def _defined(told: Any) -> Any:
-    """The same with None for what is undefined, such as a correlation with a constant: JSON has no NaN."""
-    if isinstance(told, dict):
-        return {key: _defined(value) for key, value in told.items()}
-    if isinstance(told, list):
-        return [_defined(value) for value in told]
-    return None if isinstance(told, float) and not math.isfinite(told) else told
+def _command(scale: Scale) -> str:
+    words = ["CIFAR10=FOLDER"] if scale.data == "cifar10" else []
+    words += ["python", "-m", "benchmarks.claims", scale.name]
+    if scale.longer > 1:
+        words += ["--longer", str(scale.longer)]
+    if scale.wider > 1:
+        words += ["--wider", str(scale.wider)]
+    if scale.full and not SCALES[scale.name].full:
+        words += ["--full"]
+    return " ".join(words)
 
 
-def machine() -> str:
-    """What kind it is."""
+def _machine() -> str:
     import torch
 
     if torch.cuda.is_available():
@@ -104,55 +108,55 @@ def machine() -> str:
     return f"{os.cpu_count()} {platform.machine()} cores, {sys.platform}"
 
 
-def _told(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
+def _summarize_claim(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[str, Any]:
     arms = claim.arms(scale)
     rows = [
         {label: measured(claim, arm, seed, scale, out) for label, arm in arms.items()}
         for seed in range(seeds)
     ]
-    per_seed = [claim.effects(of) for of in rows]
-    effects = {name: [found[name] for found in per_seed] for name in per_seed[0]}
-    verdicts = {name: judged(values) for name, values in effects.items()}
-    details = [claim.details(of) for of in rows] if claim.details else []
+    per_seed = [claim.effects(row) for row in rows]
+    effects = {name: [numbers[name] for numbers in per_seed] for name in per_seed[0]}
+    verdicts = {name: judge_effect(values) for name, values in effects.items()}
+    details = [claim.details(row) for row in rows] if claim.details else [{}]
     return {
         "key": claim.key,
-        "system": claim.system,
-        "says": claim.says,
-        "source": claim.source,
-        "rule": claim.rule,
-        "verdict": least(list(verdicts.values())),
-        "effects": [{"name": n, "values": v, "verdict": verdicts[n]} for n, v in effects.items()],
+        "verdict": worst_verdict(list(verdicts.values())),
+        "effects": [
+            {"name": name, "values": values, "verdict": verdicts[name]}
+            for name, values in effects.items()
+        ],
         "arms": {
             label: {
                 "recipe": arm.recipe,
-                "changes": json.loads(arm.told),
-                "runs": [arm.folder(out, seed).name for seed in range(seeds)],
+                "changes": json.loads(arm.changes_without_folders),
                 "numbers": {
-                    name: [of[label].get(name) for of in rows] for name in sorted({*rows[0][label]})
+                    name: [row[label].get(name) for row in rows] for name in sorted(rows[0][label])
                 },
             }
             for label, arm in arms.items()
         },
-        "shows": list(claim.shows),
-        "details": {name: [of.get(name) for of in details] for name in details[0]}
-        if details
-        else {},
-        "note": claim.note,
+        "details": {name: [row.get(name) for row in details] for name in details[0]},
         "minutes": _minutes(arms.values(), out, seeds),
     }
 
 
-def _minutes(arms: Any, out: Path, seeds: int) -> float:
-    """Of one process: training and measuring the arms and what they need, each once, however many share it."""
-    seen = dict.fromkeys(one for arm in arms for one in arm.chain)
-    paths = [
-        arm.folder(out, seed) / "claims" / "seconds.json" for arm in seen for seed in range(seeds)
+def _minutes(arms: Iterable[Arm], out: Path, seeds: int) -> float:
+    """Return the minutes of one process to train and measure arms and what they need, each once."""
+    needed = dict.fromkeys(link for arm in arms for link in arm.chain)
+    folders = [arm.folder(out, seed) / "claims" for arm in needed for seed in range(seeds)]
+    paths = [folder / "seconds.json" for folder in folders]
+    seconds = [
+        sum(json.loads(path.read_text(encoding="utf-8")).values())
+        for path in paths
+        if path.exists()
     ]
-    return (
-        sum(
-            sum(json.loads(path.read_text(encoding="utf-8")).values())
-            for path in paths
-            if path.exists()
-        )
-        / 60
-    )
+    return sum(seconds) / 60
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace what is undefined, such as a correlation with a constant, by None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -130,7 +130,9 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         save_every=FEATURE_EXTRACTOR_STEPS[scale.name],
         seed=100,
     )
-    feature_extractor = train_contrastive(known, out / "feature_extractor", width=16, train_config=plan)
+    feature_extractor = train_contrastive(
+        known, out / "feature_extractor", width=16, train_config=plan
+    )
     channels = {"channels": images["channels"]}
     where |= {
         "feature_extractor": str(feature_extractor.folder.resolve()),

@@ -97,38 +97,38 @@ CLAIMS = (
     Claim(
         key="softvq-tokens",
         system="SoftVQ-VAE",
-        says="With fewer tokens, soft codes lose less than hard ones.",
+        statement="With fewer tokens, soft codes lose less than hard ones.",
         source=f"{SOURCE}, Table 1",
         rule=f"From {MANY} to {FEW} tokens at equal tokens x channels, hard codes lose more PSNR than soft ones, and at"
         f" full scale than every other bottleneck, and gain more rFD, by both feature extractors; with {FEW} tokens soft codes"
         " reconstruct better by all three.",
         arms=by_tokens,
         effects=degradation,
-        shows=("PSNR", "rFD", "rFD free", "floor", "floor free", "used share"),
-        note="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths. A"
+        columns=("PSNR", "rFD", "rFD free", "floor", "floor free", "used share"),
+        caveat="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths. A"
         " soft token is a point between codewords and carries more bits than a hard one.",
     ),
     Claim(
         key="softvq-usage",
         system="SoftVQ-VAE",
-        says="The soft codebook stays in use without commitment loss, revival or running averages.",
+        statement="The soft codebook stays in use without commitment loss, revival or running averages.",
         source=f"{SOURCE}, Section 3",
         rule="A larger share of the soft codebook is used than of a hard one that has no such helps, with and without"
         " the entropy term.",
         arms=usage_arms,
         effects=usage,
-        shows=("used share", "perplexity share", "PSNR"),
+        columns=("used share", "perplexity share", "PSNR"),
     ),
     Claim(
         key="softvq-alignment",
         system="SoftVQ-VAE",
-        says="Aligning the tokens to a teacher makes them tell more of the class.",
+        statement="Aligning the tokens to a teacher makes them tell more of the class.",
         source=f"{SOURCE}, Table 4",
         rule="A linear probe of the latents is more accurate with the alignment than without.",
         arms=aligned_arms,
         measure=probed,
         effects=alignment,
-        shows=(
+        columns=(
             "probe accuracy",
             "neighbour probe",
             "PSNR",

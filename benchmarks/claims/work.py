@@ -1,10 +1,10 @@
-"""The order in which arms are trained and measured, in processes of one thread each."""
+"""Train and measure the arms in processes of one thread each, in an order that respects their needs."""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,94 +23,112 @@ MODULES = {
     "vavae": vavae,
     "lightningdit": lightningdit,
     "karl": karl,
+    "unicode2": unicode2,
+    "prediction": prediction,
 }
-MODULES |= {"unicode2": unicode2, "prediction": prediction}
+# glibc returns the memory of a tensor to the kernel as soon as it is freed, which costs up to a tenth of a training
+# step here. With these settings a worker keeps up to 2 GiB.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
+}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing a worker does: train an arm, or measure an arm for a claim."""
+    """One task of a worker: train an arm, or measure an arm for a claim."""
 
     arm: Arm
     seed: int
-    claim: str | None = None  # None: train
+    claim: str | None = None  # key of the claim to measure for; None: train
 
     @property
     def needs(self) -> tuple["Step", ...]:
-        """What must be done before."""
+        """The steps that must be finished before."""
         if self.claim is not None:
             return (Step(self.arm, self.seed),)
         return tuple(Step(arm, self.seed) for arm in self.arm.needs)
 
 
-def claims(only: list[str]) -> list[Claim]:
-    """Every claim, or those of some modules or keys. Raises UserError for a name that is neither."""
-    known = {claim.key: name for name, module in MODULES.items() for claim in module.CLAIMS}
-    for name in only:
-        if name not in {*MODULES, *known}:
-            raise unknown("system or claim", name, (*MODULES, *known))
-    every = (claim for module in MODULES.values() for claim in module.CLAIMS)
-    return [claim for claim in every if not only or {known[claim.key], claim.key} & {*only}]
+def all_claims() -> list[Claim]:
+    """Return every claim, system by system."""
+    return [claim for module in MODULES.values() for claim in module.CLAIMS]
 
 
-def _with_needs(steps: list[Step]) -> Iterator[Step]:
-    """Steps and what they need, each once, needs first."""
-    seen: dict[Step, None] = {}
+def select_claims(names: Sequence[str]) -> list[Claim]:
+    """Return the claims of some modules or with some keys, or all if no name is given.
+
+    Raises
+    ------
+    UserError
+        If a name is neither a module nor a key.
+    """
+    module_of = {claim.key: name for name, module in MODULES.items() for claim in module.CLAIMS}
+    for name in names:
+        if name not in MODULES and name not in module_of:
+            raise unknown("system or claim", name, (*MODULES, *module_of))
+    if not names:
+        return all_claims()
+    return [claim for claim in all_claims() if claim.key in names or module_of[claim.key] in names]
+
+
+def with_needs(steps: Sequence[Step]) -> Iterator[Step]:
+    """Yield the steps and what they need, each once, needs first."""
+    ordered: dict[Step, None] = {}
 
     def add(step: Step) -> None:
         for need in step.needs:
             add(need)
-        seen.setdefault(step)
+        ordered.setdefault(step)
 
     for step in steps:
         add(step)
-    yield from seen
+    yield from ordered
 
 
-# glibc gives a tensor's memory back to the kernel as soon as it is freed, and asks for it anew at the next step: up to
-# a tenth of a training step here. So it keeps what it has, up to 2 GiB a worker.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 31}"}
-
-
-def work(steps: list[Step], scale: Scale, out: Path, workers: int) -> None:
-    """Do the steps in processes of one thread each, as soon as their needs are done."""
+def work(steps: Sequence[Step], scale: Scale, out: Path, workers: int) -> None:
+    """Run the steps, each as soon as its needs are finished."""
     os.environ.update(
         OMP_NUM_THREADS="1", TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", **KEEP_MEMORY
     )
-    context, done, running = multiprocessing.get_context("spawn"), set(), {}
-    left = dict.fromkeys(_with_needs(steps))
+    context = multiprocessing.get_context("spawn")
+    waiting = dict.fromkeys(with_needs(steps))
+    finished: set[Step] = set()
+    running: dict[Future[None], Step] = {}
     with (
         ProcessPoolExecutor(workers, context, follow_parent) as pool,
-        tqdm(total=len(left), unit="step", disable=False) as bar,
+        tqdm(total=len(waiting), unit="step", disable=False) as bar,
     ):
-        while left or running:
-            for step in [s for s in left if all(need in done for need in s.needs)][
-                : 2 * workers - len(running)
-            ]:
-                del left[step]
-                running[pool.submit(_do, step, scale, out)] = step
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+        while waiting or running:
+            ready = [step for step in waiting if all(need in finished for need in step.needs)]
+            for step in ready[: 2 * workers - len(running)]:
+                del waiting[step]
+                running[pool.submit(run_step, step, scale, out)] = step
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
                 future.result()
-                done.add(running.pop(future))
+                finished.add(running.pop(future))
                 bar.update()
 
 
 def follow_parent() -> None:
-    """In a worker: end with the process that started it, however that ends; what was trained so far can go on."""
+    """End this worker when the process that started it ends; its training can be resumed."""
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
+    def wait_for_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
-def _do(step: Step, scale: Scale, out: Path) -> None:
-    """In a worker: train, or measure and keep what was measured."""
-    with timed(step.arm.folder(out, step.seed), "measuring" if step.claim else "training"):
+def run_step(step: Step, scale: Scale, out: Path) -> None:
+    """Train an arm, or measure it and store the numbers; runs in a worker."""
+    activity = "measuring" if step.claim else "training"
+    with timed(step.arm.folder(out, step.seed), activity):
         if step.claim is None:
             step.arm.train(out, step.seed)
         else:
-            claim = next(c for c in claims([]) if c.key == step.claim)
+            (claim,) = select_claims([step.claim])
             measured(claim, step.arm, step.seed, scale, out)
