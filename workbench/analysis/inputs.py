@@ -126,3 +126,29 @@ def distinct_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
         e.run_name if names.count(e.run_name) == 1 else f"{e.run_name}, step {e.step:,}"
         for e in evidences
     )
+
+
+def require_array(array: np.ndarray | None, description: str, run_name: str) -> np.ndarray:
+    """Return an array of a run's evidence, or raise NotApplicable if it was not collected.
+
+    Parameters
+    ----------
+    array : ndarray or None
+        The array.
+    description : str
+        Name of the array in the error message.
+    run_name : str
+        Name of the run in the error message.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    NotApplicable
+        If `array` is None.
+    """
+    if array is None:
+        raise NotApplicable(f"This needs {description}; {run_name} has none.")
+    return array

@@ -1,4 +1,4 @@
-"""Several runs held against each other."""
+"""Comparisons between runs."""
 
-# Of modules, as hosts list their analyses.
+# Names of modules, in the order in which hosts list their analyses.
 ORDER = ("settings", "metrics", "generation_predictors")

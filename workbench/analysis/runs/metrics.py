@@ -1,6 +1,7 @@
-"""Runs held against each other by what they make of the same held-out images.
+"""Comparison of runs by the reconstructions of the same held-out images.
 
-Differences are paired: images that are easy or hard for every run do not widen the interval.
+Differences are paired, so that images that are easy or hard for every run do not widen the
+interval.
 """
 
 from collections.abc import Sequence
@@ -13,163 +14,235 @@ import pandas as pd
 from workbench.analysis.base import Result
 from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
 from workbench.analysis.images.structure import ssim
+from workbench.analysis.inputs import require_array
 from workbench.analysis.runs.settings import run_names
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
-LEAST = 10  # images: of fewer, a bootstrap's interval is far too narrow
-EQUAL = 1e-9  # differences below it are rounding
+MIN_IMAGES = 10  # a bootstrap interval of fewer images is far too narrow
+MAX_ROUNDING_ERROR = 1e-9
 Metric = Literal["psnr", "ssim", "l1", "mse", "features"]
-# What a metric is called, its unit, and whether more of it is better.
-METRICS: dict[str, tuple[str, str, bool]] = {
-    "psnr": ("PSNR", "dB", True),
-    "ssim": ("SSIM", "", True),
-    "l1": ("mean absolute error", "pixels in [0, 1]", False),
-    "mse": ("squared error", "pixels in [0, 1]", False),
-    "features": ("distance in features", "", False),
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """Name, unit and direction of a metric."""
+
+    label: str
+    unit: str
+    higher_is_better: bool
+
+
+METRICS: dict[str, MetricInfo] = {
+    "psnr": MetricInfo(label="PSNR", unit="dB", higher_is_better=True),
+    "ssim": MetricInfo(label="SSIM", unit="", higher_is_better=True),
+    "l1": MetricInfo(label="mean absolute error", unit="pixels in [0, 1]", higher_is_better=False),
+    "mse": MetricInfo(label="squared error", unit="pixels in [0, 1]", higher_is_better=False),
+    "features": MetricInfo(label="distance in features", unit="", higher_is_better=False),
 }
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One run less the first, image by image."""
+class MetricDifference:
+    """Difference of one run to the first, image by image."""
 
     run: str
     value: float  # mean of the run
     difference: float  # mean over images
     low: float  # 95 % bootstrap interval over images
     high: float
-    better: int  # images
+    better: int  # number of images on which the run is better
     tied: int
     worse: int
-    verdict: Literal["better", "worse", "undecided"]  # by the interval
+    verdict: Verdict  # by the interval
 
     @property
-    def share(self) -> float:
-        """The share of images on which the run is better."""
+    def better_share(self) -> float:
+        """Fraction of images on which the run is better."""
         return self.better / (self.better + self.tied + self.worse)
 
 
 @dataclass(frozen=True)
 class MetricComparison(Result):
-    """How runs differ from the first on the same images."""
+    """Differences of runs to the first on the same images."""
 
     reference: str
     value: float  # mean of the reference
-    differences: tuple[Difference, ...]
+    differences: tuple[MetricDifference, ...]
     metric: Metric
     n: int  # images
-    left_out: tuple[str, ...]  # a reason each
+    excluded: tuple[str, ...]  # name and reason of each excluded run
 
     @property
     def label(self) -> str:
         """The metric with its unit."""
-        name, unit, _ = METRICS[self.metric]
-        return f"{name}, {unit}" if unit else name
+        info = METRICS[self.metric]
+        return f"{info.label}, {info.unit}" if info.unit else info.label
 
     def table(self) -> pd.DataFrame:
-        """One row a run: its mean, the difference to the first with interval, and images better, tied and worse."""
-        rows = [{**asdict(d), "share_better": d.share, "n": self.n} for d in self.differences]
-        return (
-            pd.DataFrame(rows)
-            .rename(columns={"value": self.metric})
-            .assign(reference=self.reference)
-        )
+        """Return one row per run: its mean, the difference, and numbers of images by outcome."""
+        rows = [
+            {**asdict(d), "better_share": d.better_share, "n": self.n} for d in self.differences
+        ]
+        table = pd.DataFrame(rows).rename(columns={"value": self.metric})
+        return table.assign(reference=self.reference)
 
     def summary(self) -> str:
-        """Every difference with its interval, the share of images it is better on, and what was left out."""
-        _, unit, _ = METRICS[self.metric]
-        unit = f" {unit}" if unit == "dB" else ""
-        told = [
-            f"{d.run} is {_judged(d)} {self.reference} by {d.difference:+.4g}{unit} ({d.low:+.4g} to {d.high:+.4g}),"
-            f" and better on {100 * d.share:.0f} % of the images"
-            for d in self.differences
-        ]
-        lead = f"{METRICS[self.metric][0]} on {self.n:,} paired images, 95 % intervals: {'; '.join(told)}."
-        left = f" Left out: {'; '.join(self.left_out)}." if self.left_out else ""
-        return lead[0].upper() + lead[1:] + left
+        """State every difference with its interval, and the excluded runs."""
+        info = METRICS[self.metric]
+        unit = " dB" if info.unit == "dB" else ""
+        sentences = []
+        for d in self.differences:
+            sentences.append(
+                f"{_verdict_text(d, self.reference)}: {info.label} differs by"
+                f" {d.difference:+.4g}{unit} ({d.low:+.4g} to {d.high:+.4g}), and"
+                f" {100 * d.better_share:.0f} % of the images are better."
+            )
+        sentences.append(f"95 % intervals over {self.n:,} paired images.")
+        if self.excluded:
+            sentences.append(f"Excluded: {'; '.join(self.excluded)}.")
+        return " ".join(sentences)
 
 
 def metric_comparison(
     evidences: Sequence[Evidence], *, metric: Metric = "psnr"
 ) -> MetricComparison:
-    """Compare every run with the first, image by image, on the held-out images that they share.
+    """Compare every run with the first, image by image, on their shared held-out images.
 
-    `features` is the distance between the features of an image and of its reconstruction. Runs without what
-    is needed or on other images are left out and named. Raises NotApplicable where no two runs are left, or under 10
-    images.
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers. Runs without the arrays of the metric, or on other images, are
+        excluded and named.
+    metric : {"psnr", "ssim", "l1", "mse", "features"}, default "psnr"
+        The metric of an image. `features` is the distance between the features of an image and
+        those of its reconstruction.
+
+    Returns
+    -------
+    MetricComparison
+        Paired difference of each run to the first, with a 95 % bootstrap interval.
+
+    Raises
+    ------
+    NotApplicable
+        If fewer than two runs can be compared, or there are under 10 images.
+    UserError
+        If features contain NaN.
     """
-    measured = [e for e in evidences if _measurable(e, metric)]
-    first = measured[0] if measured else None
-    same = [e for e in measured[1:] if _same_images(first, e, metric)]
-    if not same:
+    measured = [evidence for evidence in evidences if _has_metric(evidence, metric)]
+    same_images = [e for e in measured[1:] if _has_same_images(measured[0], e, metric)]
+    if not same_images:
+        verb = "has" if len(measured) == 1 else "have"
         raise NotApplicable(
-            "Metrics compared needs two runs with reconstructions of the same held-out images; of the"
-            f" {len(evidences)} selected, {len(measured)} {'has' if len(measured) == 1 else 'have'} reconstructions."
+            "A comparison of metrics needs two runs with reconstructions of the same held-out"
+            f" images; of the {len(evidences)} selected, {len(measured)} {verb} reconstructions."
         )
-    reasons = [(e, "has nothing to measure") for e in evidences if e not in measured]
-    otherwise = (
-        "on other images"
-        if metric != "features"
-        else "on other images or with another feature extractor"
-    )
-    reasons += [(e, f"was measured {otherwise}") for e in measured[1:] if e not in same]
-    n = len(first.images)
-    if n < LEAST:
-        raise NotApplicable(f"Metrics compared needs at least {LEAST} images; these runs have {n}.")
-    left_out = tuple(f"{e.run_name} {reason}" for e, reason in reasons)
-    base, names = _each(first, metric), run_names([first, *same])
+    first = measured[0]
+    n = len(require_array(first.images, "images", first.run_name))
+    if n < MIN_IMAGES:
+        raise NotApplicable(
+            f"A comparison of metrics needs at least {MIN_IMAGES} images; these runs have {n}."
+        )
+    names = run_names([first, *same_images])
+    reference = _values(first, metric)
     differences = tuple(
-        _difference(name, _each(e, metric), base, metric)
-        for name, e in zip(names[1:], same, strict=True)
+        _difference(name, _values(evidence, metric), reference, metric)
+        for name, evidence in zip(names[1:], same_images, strict=True)
     )
-    return MetricComparison(names[0], float(base.mean()), differences, metric, n, left_out)
+    return MetricComparison(
+        reference=names[0],
+        value=float(reference.mean()),
+        differences=differences,
+        metric=metric,
+        n=n,
+        excluded=_exclusions(evidences, measured, same_images, metric),
+    )
 
 
-def _measurable(evidence: Evidence, metric: Metric) -> bool:
+def _exclusions(
+    evidences: Sequence[Evidence],
+    measured: Sequence[Evidence],
+    same_images: Sequence[Evidence],
+    metric: Metric,
+) -> tuple[str, ...]:
+    reason = "was measured on other images"
+    if metric == "features":
+        reason += " or with another feature extractor"
+    unmeasured = [f"{e.run_name} has nothing to measure" for e in evidences if e not in measured]
+    other_images = [f"{e.run_name} {reason}" for e in measured[1:] if e not in same_images]
+    return (*unmeasured, *other_images)
+
+
+def _has_metric(evidence: Evidence, metric: Metric) -> bool:
     needed = [evidence.images, evidence.reconstructions]
-    needed += [evidence.features, evidence.reconstruction_features] if metric == "features" else []
+    if metric == "features":
+        needed += [evidence.features, evidence.reconstruction_features]
     return all(array is not None and len(array) for array in needed)
 
 
-def _same_images(a: Evidence, b: Evidence, metric: Metric) -> bool:
-    """Whether two runs were measured on the same images in the same order: the pixels say so, whatever is told."""
-    same_features = metric != "features" or a.feature_extractor == b.feature_extractor
-    return same_features and a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
+def _has_same_images(a: Evidence, b: Evidence, metric: Metric) -> bool:
+    """Return whether two runs were measured on the same images in the same order, by pixels."""
+    if metric == "features" and a.feature_extractor != b.feature_extractor:
+        return False
+    if a.images is None or b.images is None:
+        return False
+    return a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
 
 
-def _each(evidence: Evidence, metric: Metric) -> np.ndarray:
-    """The metric (n,) of every image. Raises UserError where features hold NaN."""
-    if metric == "ssim":
-        return ssim(evidence.images, evidence.reconstructions)
+def _values(evidence: Evidence, metric: Metric) -> np.ndarray:
+    """Return the metric of every image, (n,)."""
+    name = evidence.run_name
     if metric == "features":
-        apart = np.asarray(evidence.features, np.float64) - np.asarray(
-            evidence.reconstruction_features, np.float64
-        )
-        if not np.isfinite(apart).all():
-            raise UserError(
-                f"The features of {evidence.run_name} hold NaN or infinity; collect them again."
-            )
-        return np.linalg.norm(apart, axis=1)
-    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
-    return {"psnr": psnr_db(mse), "mse": mse, "l1": l1}[metric]
+        return _feature_distances(evidence)
+    images = require_array(evidence.images, "images", name)
+    reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
+    if metric == "ssim":
+        return ssim(images, reconstructions)
+    mse, l1 = pixel_errors(images, reconstructions)
+    if metric == "psnr":
+        return psnr_db(mse)
+    return mse if metric == "mse" else l1
 
 
-def _difference(run: str, values: np.ndarray, base: np.ndarray, metric: Metric) -> Difference:
-    apart = values - base
-    mean, low, high = mean_interval(apart)
-    gain = apart if METRICS[metric][2] else -apart
-    counts = (
-        int((gain > EQUAL).sum()),
-        int((np.abs(gain) <= EQUAL).sum()),
-        int((gain < -EQUAL).sum()),
+def _feature_distances(evidence: Evidence) -> np.ndarray:
+    name = evidence.run_name
+    features = require_array(evidence.features, "features", name)
+    decoded = require_array(evidence.reconstruction_features, "reconstruction features", name)
+    difference = np.asarray(features, np.float64) - np.asarray(decoded, np.float64)
+    if not np.isfinite(difference).all():
+        raise UserError(f"The features of {name} contain NaN or infinity. Collect them again.")
+    return np.linalg.norm(difference, axis=1)
+
+
+def _difference(
+    run: str, values: np.ndarray, reference: np.ndarray, metric: Metric
+) -> MetricDifference:
+    difference = values - reference
+    mean, low, high = mean_interval(difference)
+    gain = difference if METRICS[metric].higher_is_better else -difference
+    return MetricDifference(
+        run=run,
+        value=float(values.mean()),
+        difference=mean,
+        low=low,
+        high=high,
+        better=int((gain > MAX_ROUNDING_ERROR).sum()),
+        tied=int((np.abs(gain) <= MAX_ROUNDING_ERROR).sum()),
+        worse=int((gain < -MAX_ROUNDING_ERROR).sum()),
+        verdict=_verdict(low, high, float(gain.mean())),
     )
-    verdict = (
-        "undecided" if low <= EQUAL and high >= -EQUAL else "better" if gain.mean() > 0 else "worse"
-    )
-    return Difference(run, float(values.mean()), mean, low, high, *counts, verdict)
 
 
-def _judged(difference: Difference) -> str:
-    return "not told from" if difference.verdict == "undecided" else f"{difference.verdict} than"
+def _verdict(low: float, high: float, mean_gain: float) -> Verdict:
+    if low <= MAX_ROUNDING_ERROR and high >= -MAX_ROUNDING_ERROR:
+        return "undecided"
+    return "better" if mean_gain > 0 else "worse"
+
+
+def _verdict_text(difference: MetricDifference, reference: str) -> str:
+    if difference.verdict == "undecided":
+        return f"{difference.run} does not differ significantly from {reference}"
+    return f"{difference.run} is {difference.verdict} than {reference}"

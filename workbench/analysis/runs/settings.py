@@ -1,4 +1,4 @@
-"""Runs held against each other by what they were made with: the settings in which they differ."""
+"""Comparison of the settings of runs, as recorded in the provenance of their evidence."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from workbench.analysis.base import Result
 from workbench.analysis.plotting import table
 from workbench.storage.evidence import Evidence
 
-ABSENT = "–"  # a run has no such setting
-LONGEST = 60  # letters of a value
-TOLD = 10  # settings that a sentence names
+MISSING_VALUE = "–"
+MAX_VALUE_CHARACTERS = 60
+MAX_NAMED_SETTINGS = 10
+FIXED_COLUMN_WIDTHS = (10, 34)  # of the columns "part" and "setting"
+RUN_COLUMN_WIDTH = 24
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing runs were made with, and its value in each as text."""
+    """One setting, and its value in each run as text."""
 
     part: str  # settings, data, versions, ...
     name: str
@@ -26,87 +28,135 @@ class Setting:
 
     @property
     def differs(self) -> bool:
-        """Whether two runs have two values."""
+        """Whether not all runs have the same value."""
         return len(set(self.values)) > 1
 
 
 @dataclass(frozen=True)
-class SettingsCompared(Result):
+class SettingsComparison(Result):
     """The settings of runs side by side."""
 
     runs: tuple[str, ...]
-    settings: tuple[Setting, ...]  # of all runs, shown or not
+    settings: tuple[Setting, ...]  # of all runs, including those that are not displayed
     show: Literal["differing", "all"]
 
     @property
     def differing(self) -> tuple[Setting, ...]:
-        """Those that not all runs share."""
+        """The settings whose values differ."""
         return tuple(setting for setting in self.settings if setting.differs)
 
     @property
-    def shown(self) -> tuple[Setting, ...]:
-        """What the table holds: the differences, or everything where that is asked for or there are none."""
-        return self.settings if self.show == "all" or not self.differing else self.differing
+    def displayed(self) -> tuple[Setting, ...]:
+        """The rows of the table: the differences, or all settings on request or if none differ."""
+        if self.show == "all" or not self.differing:
+            return self.settings
+        return self.differing
 
     def figure(self) -> go.Figure:
-        """The table, a column a run; where all is shown, what differs is marked."""
-        mark = len(self.shown) > len(self.differing) > 0
-        columns = {
-            "part": [s.part for s in self.shown],
-            "setting": [f"{s.name} ≠" if mark and s.differs else s.name for s in self.shown],
-        }
-        columns |= {run: [s.values[i] for s in self.shown] for i, run in enumerate(self.runs)}
-        said = (
-            f"{len(self.differing)} of {len(self.settings)} settings differ{' (≠)' if mark else ''}"
-        )
-        widths = [10, 34, *[24] * len(self.runs)]
-        return table.draw(columns, widths, title="Settings", subtitle=said)
+        """Draw the table, one column per run; differences are marked if all settings are shown."""
+        has_marks = len(self.displayed) > len(self.differing) > 0
+        labels = []
+        for setting in self.displayed:
+            is_marked = has_marks and setting.differs
+            labels.append(f"{setting.name} ≠" if is_marked else setting.name)
+        columns = {"part": [setting.part for setting in self.displayed], "setting": labels}
+        for i, run in enumerate(self.runs):
+            columns[run] = [setting.values[i] for setting in self.displayed]
+        subtitle = f"{len(self.differing)} of {len(self.settings)} settings differ"
+        if has_marks:
+            subtitle += " (≠)"
+        widths = [*FIXED_COLUMN_WIDTHS, *[RUN_COLUMN_WIDTH] * len(self.runs)]
+        return table.draw(columns, widths, title="Settings", subtitle=subtitle)
 
     def table(self) -> pd.DataFrame:
-        """One row a setting, one column a run; values are text, and – where a run has no such setting."""
-        rows = [(s.part, s.name, s.differs, *s.values) for s in self.shown]
+        """Return one row per setting and one column per run, with values as text."""
+        rows = [(s.part, s.name, s.differs, *s.values) for s in self.displayed]
         return pd.DataFrame(rows, columns=["part", "setting", "differs", *self.runs])
 
     def summary(self) -> str:
-        """How many settings differ, and which."""
-        if len(self.runs) < 2:
-            return f"{self.runs[0]} alone has {len(self.settings)} settings; select a second run to compare."
+        """State how many settings differ, and which."""
+        num_settings = len(self.settings)
+        num_runs = len(self.runs)
+        if num_runs < 2:
+            return f"{self.runs[0]} has {num_settings} settings; select a second run to compare."
         if not self.differing:
-            return f"All {len(self.settings)} settings of {len(self.runs)} runs are the same."
-        names = ", ".join(s.name for s in self.differing[:TOLD])
-        names += f", and {len(self.differing) - TOLD} more" if len(self.differing) > TOLD else ""
-        return f"{len(self.differing)} of {len(self.settings)} settings differ among {len(self.runs)} runs: {names}."
+            return f"All {num_settings} settings of {num_runs} runs are the same."
+        names = ", ".join(setting.name for setting in self.differing[:MAX_NAMED_SETTINGS])
+        if len(self.differing) > MAX_NAMED_SETTINGS:
+            names += f", and {len(self.differing) - MAX_NAMED_SETTINGS} more"
+        return (
+            f"{len(self.differing)} of {num_settings} settings differ between {num_runs} runs:"
+            f" {names}."
+        )
 
 
 def settings_comparison(
     evidences: Sequence[Evidence], *, show: Literal["differing", "all"] = "differing"
-) -> SettingsCompared:
-    """Lay out what runs were made with, as their evidence's provenance tells it: only what differs, or all."""
-    told = [dict(_flat(e.provenance)) for e in evidences]
-    names = dict.fromkeys(
-        name for run in told for name in run
-    )  # each once, in the order they are told
-    in_order = sorted(names, key=lambda name: (name[0] != "settings", name[0] == "versions"))
+) -> SettingsComparison:
+    """Compare the settings of runs.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of the runs, whose provenance records their settings.
+    show : {"differing", "all"}, default "differing"
+        Display only the settings that differ, or all of them.
+
+    Returns
+    -------
+    SettingsComparison
+        The value of each setting in each run, as text.
+
+    Examples
+    --------
+    >>> from workbench.storage.evidence import Evidence
+    >>> runs = [
+    ...     Evidence({"run": "a", "step": 1, "settings": {"dim": 8}}),
+    ...     Evidence({"run": "b", "step": 1, "settings": {"dim": 16}}),
+    ... ]
+    >>> settings_comparison(runs).summary()
+    '1 of 2 settings differ between 2 runs: dim.'
+    """
+    values_by_run = [dict(_flatten(evidence.provenance)) for evidence in evidences]
+    # The keys of all runs without repetition, in the order of their first occurrence.
+    keys = list(dict.fromkeys(key for values in values_by_run for key in values))
+    keys.sort(key=lambda key: (key[0] != "settings", key[0] == "versions"))
     settings = tuple(
-        Setting(*name, tuple(run.get(name, ABSENT) for run in told)) for name in in_order
+        Setting(
+            part=part,
+            name=name,
+            values=tuple(values.get((part, name), MISSING_VALUE) for values in values_by_run),
+        )
+        for part, name in keys
     )
-    return SettingsCompared(run_names(evidences), settings, show)
+    return SettingsComparison(runs=run_names(evidences), settings=settings, show=show)
 
 
 def run_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
-    """A name for each run, none twice: the folder's, with the step where that is there twice, then with a number."""
-    names = [e.run_name for e in evidences]
-    names = [f"{e.run_name} @ {e.step}" if names.count(e.run_name) > 1 else e.run_name for e in evidences]
+    """Return a distinct name for each run.
+
+    The name is that of the folder. Repeated names are followed by the step of the checkpoint, and
+    if that is not enough, by a number.
+    """
+    folder_names = [evidence.run_name for evidence in evidences]
+    names = [
+        f"{evidence.run_name} @ {evidence.step}"
+        if folder_names.count(evidence.run_name) > 1
+        else evidence.run_name
+        for evidence in evidences
+    ]
     return tuple(
-        f"{x} #{names[:i].count(x) + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)
+        f"{name} #{names[:i].count(name) + 1}" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
     )
 
 
-def _flat(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
-    """What a provenance tells, as ((part, name), text)."""
+def _flatten(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the entries of a provenance as ((part, name), text)."""
     for name, value in provenance.items():
         if isinstance(value, dict):
-            yield from (((name, key), _text(inner)) for key, inner in value.items())
+            for key, inner in value.items():
+                yield (name, key), _text(inner)
         elif name != "run":
             yield ("run", name), _text(value)
 
@@ -114,4 +164,6 @@ def _flat(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
 def _text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     text = text.removeprefix("workbench.")
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    if len(text) <= MAX_VALUE_CHARACTERS:
+        return text
+    return f"{text[: MAX_VALUE_CHARACTERS - 1]}…"

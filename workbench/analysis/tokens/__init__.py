@@ -1,4 +1,4 @@
-"""How many tokens an image needs, and what each is worth."""
+"""Analyses of the number of tokens: how many an image needs, and the value of each."""
 
-# Of modules, as hosts list their analyses.
+# Names of modules, in the order in which hosts list their analyses.
 ORDER = ("budget", "error_target", "complexity", "marginal_value")

@@ -1,11 +1,12 @@
-"""What quality costs: reconstruction against tokens, bits or a generator's work, of every run at once.
+"""Reconstruction quality against cost (tokens, bits, or the work of a generator), for many runs.
 
-A run answers for the tokens it was trained with, where its decoder can for the first few of them alone, and where it is
-adaptive for each error it was asked for.
+A run contributes a point for the number of tokens it was trained with. If its decoder supports
+prefixes, it also contributes a point per prefix. If it is adaptive, it contributes a point per
+requested error.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Result
+from workbench.analysis.inputs import require_array
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.cost import bits_per_token, generator_gmacs
 from workbench.analysis.tokens.metrics import (
@@ -20,140 +22,157 @@ from workbench.analysis.tokens.metrics import (
     QUALITY_METRICS,
     Estimate,
     Quality,
-    called,
-    floor,
-    measurable,
-    of_all_tokens,
-    of_first_tokens,
+    has_metric,
+    metric_label,
+    prefix_qualities,
+    real_image_distance,
+    reconstruction_quality,
 )
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
-KINDS = ("trained", "prefix", "adaptive")
-MOST_NAMED = 5
+Kind = Literal["trained", "prefix", "adaptive"]
+KINDS: tuple[Kind, ...] = ("trained", "prefix", "adaptive")
+MAX_NAMED_RUNS = 5
 
 
 @dataclass(frozen=True)
-class Point:
+class BudgetPoint:
     """One run at one number of tokens."""
 
     run: str
-    tokenizer: str  # its class, without the module
-    kind: str  # "trained" at this many tokens, the first tokens as a "prefix", or "adaptive": as many as an image needs
+    tokenizer: str  # name of its class, without the module
+    # "trained": with all tokens; "prefix": with the first tokens only; "adaptive": with as many
+    # tokens as an image needs.
+    kind: Kind
     tokens: float  # mean over images
-    value: float  # the metric: its mean over images, or of the whole set
+    value: float  # the metric: its mean over images, or of the set
     low: float  # 95 % interval: bootstrap of the mean, or half samples of the set
     high: float
-    bits: float  # of an image's codes: tokens * log2(codes); NaN where tokens are not discrete
-    pixels: int  # rows times columns of an image
+    bits: float  # of the codes of an image: tokens * log2(codebook size); NaN if not discrete
+    pixels: int  # of an image
     gmacs: float  # of one SiT-XL pass over the tokens, mean over images
-    frontier: bool = False  # no point costs as little and does better
+    frontier: bool = False  # no other point is at least as cheap and better, or cheaper and as good
 
     @property
     def bits_per_pixel(self) -> float:
-        """The image's bits over its pixels."""
+        """Bits of an image over its pixels."""
         return self.bits / self.pixels
 
-    def cost(self, of: Cost) -> float:
-        """What it costs, in tokens, bits, bits per pixel or billions of multiply-adds."""
-        return {
+    def cost(self, kind: Cost) -> float:
+        """Return the cost per image, in the unit named by `kind`."""
+        costs = {
             "tokens": self.tokens,
             "bits": self.bits,
             "bits per pixel": self.bits_per_pixel,
             "GMACs": self.gmacs,
-        }[of]
+        }
+        return costs[kind]
 
 
 @dataclass(frozen=True)
 class TokenBudget(Result):
-    """Quality against cost, with the runs that could not be compared."""
+    """Quality against cost, and the runs that could not be compared."""
 
-    points: tuple[Point, ...]
+    points: tuple[BudgetPoint, ...]
     metric: Quality
-    feature_extractor: str | None  # the network whose features are compared; None where pixels are
-    floor: (
-        float | None
-    )  # the metric between held-out and as many training images: two sets of real ones
+    feature_extractor: str | None  # network of the features; None if the metric uses pixels
+    # Fréchet distance between held-out images and as many training images; None for other metrics.
+    floor: float | None
     against: Cost
     n: int  # images
-    left_out: tuple[str, ...]  # runs on other images
-    unmeasured: tuple[str, ...]  # runs without that metric, or with another feature extractor
-    priceless: tuple[str, ...]  # runs without that cost: their tokens are not discrete
+    other_images: tuple[str, ...]  # excluded runs: measured on other images
+    unmeasured: tuple[str, ...]  # excluded runs: without the metric, or in other features
+    without_cost: tuple[str, ...]  # excluded runs: continuous tokens have no bit cost
 
     @property
     def label(self) -> str:
-        """The metric's name, with its feature extractor's in it."""
-        return called(self.metric, self.feature_extractor)
+        """Name of the metric, with its feature extractor."""
+        return metric_label(self.metric, self.feature_extractor)
 
     @property
-    def frontier(self) -> tuple[Point, ...]:
-        """The points that nothing as cheap beats, the cheapest first."""
-        return tuple(
-            sorted((p for p in self.points if p.frontier), key=lambda p: p.cost(self.against))
-        )
+    def excluded(self) -> tuple[str, ...]:
+        """Names of all excluded runs."""
+        return (*self.other_images, *self.unmeasured, *self.without_cost)
+
+    @property
+    def frontier(self) -> tuple[BudgetPoint, ...]:
+        """The Pareto-optimal points, in ascending order of cost."""
+        points = (point for point in self.points if point.frontier)
+        return tuple(sorted(points, key=lambda point: point.cost(self.against)))
 
     def table(self) -> pd.DataFrame:
-        """One row for each run and number of tokens; the column named after the metric is its mean over images."""
-        rows = [asdict(p) | {"bits_per_pixel": p.bits_per_pixel} for p in self.points]
-        named = pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
-        return (
-            named
-            if self.feature_extractor is None
-            else named.assign(feature_extractor=self.feature_extractor)
-        )
+        """Return one row per run and number of tokens, with a column named after the metric."""
+        rows = [asdict(point) | {"bits_per_pixel": point.bits_per_pixel} for point in self.points]
+        table = pd.DataFrame(rows).rename(columns={"value": self.metric}).drop(columns="pixels")
+        if self.feature_extractor is None:
+            return table
+        return table.assign(feature_extractor=self.feature_extractor)
 
     def summary(self) -> str:
-        """The best at the least and at the highest cost, the floor, the frontier, and which runs were left out."""
-        sentence = f"{self._trend()} ({self.n:,} held-out images)."
+        """State the best values at the lowest and highest cost, the frontier and the exclusions."""
+        sentences = [f"{self._trend()} ({self.n:,} held-out images)."]
         if self.floor is not None:
-            sentence += f" Two sets of real images, as many, are {self._text(self.floor)} apart."
+            sentences.append(
+                "The distance between two equally large sets of real images is"
+                f" {self._format_value(self.floor)}."
+            )
         if len(self.frontier) > 1:
-            runs = list(dict.fromkeys(p.run for p in self.frontier))
-            more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
-            named = [
-                f"{run} ({self._costs(*(p for p in self.frontier if p.run == run))})"
-                for run in runs[:MOST_NAMED]
-            ]
-            sentence += f" Nothing as cheap beats {', '.join(named)}{more}."
-        for runs, reason in (
-            (self.left_out, "measured on other images"),
-            (self.unmeasured, f"without the {self.label} to compare"),
-            (self.priceless, "of continuous tokens, which no number of bits tells"),
-        ):
-            if runs:
-                sentence += f" Left out, being {reason}: {', '.join(runs)}."
-        return sentence
+            sentences.append(self._frontier_sentence())
+        if self.other_images:
+            sentences.append(
+                f"Excluded (measured on other images): {', '.join(self.other_images)}."
+            )
+        if self.unmeasured:
+            sentences.append(
+                f"Excluded (no comparable {self.label}): {', '.join(self.unmeasured)}."
+            )
+        if self.without_cost:
+            sentences.append(
+                f"Excluded (continuous tokens have no bit cost): {', '.join(self.without_cost)}."
+            )
+        return " ".join(sentences)
 
     def _trend(self) -> str:
         name = self.label if self.metric == "rfd" else self.label[0].upper() + self.label[1:]
-        told = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
-        if not told:
-            return f"{name} is not a number in any run"
-        few, many = (
-            self._best(told, ends(p.cost(self.against) for p in told)) for ends in (min, max)
-        )
-        if few.cost(self.against) == many.cost(self.against):
-            return f"{name} is {self._text(many.value)} at {self._costs(many)}"
-        verb = "rises" if many.value > few.value else "falls"
-        start, end = (f"{self._text(p.value)} at {self._costs(p)}" for p in (few, many))
+        points = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
+        if not points:
+            return f"{name} is NaN in every run"
+        cheapest = self._best_at(points, min(p.cost(self.against) for p in points))
+        dearest = self._best_at(points, max(p.cost(self.against) for p in points))
+        start = f"{self._format_value(cheapest.value)} at {self._format_costs([cheapest])}"
+        if cheapest.cost(self.against) == dearest.cost(self.against):
+            return f"{name} is {start}"
+        end = f"{self._format_value(dearest.value)} at {self._format_costs([dearest])}"
+        verb = "rises" if dearest.value > cheapest.value else "falls"
         return f"{name} {verb} from {start} to {end}"
 
-    def _best(self, points: Sequence[Point], cost: float) -> Point:
-        return max(
-            (p for p in points if p.cost(self.against) == cost),
-            key=lambda p: goodness(p.value, self.metric),
-        )
+    def _frontier_sentence(self) -> str:
+        runs = list(dict.fromkeys(point.run for point in self.frontier))
+        parts = []
+        for run in runs[:MAX_NAMED_RUNS]:
+            points = [point for point in self.frontier if point.run == run]
+            parts.append(f"{run} ({self._format_costs(points)})")
+        more = ""
+        if len(runs) > MAX_NAMED_RUNS:
+            more = f" and {len(runs) - MAX_NAMED_RUNS} more"
+        return f"Pareto-optimal: {', '.join(parts)}{more}."
 
-    def _text(self, value: float) -> str:
+    def _best_at(self, points: Sequence[BudgetPoint], cost: float) -> BudgetPoint:
+        candidates = [point for point in points if point.cost(self.against) == cost]
+        return max(candidates, key=lambda point: goodness(point.value, self.metric))
+
+    def _format_value(self, value: float) -> str:
         return f"{value:.1f} dB" if self.metric == "psnr" else f"{value:.4f}"
 
-    def _costs(self, *points: Point) -> str:
-        costs = dict.fromkeys(
-            f"{p.cost(self.against):,.4g}" for p in points
-        )  # all its tokens may be there twice
-        return f"{', '.join(costs)} {'token' if (self.against, *costs) == ('tokens', '1') else self.against}"
+    def _format_costs(self, points: Sequence[BudgetPoint]) -> str:
+        # A prefix of all tokens repeats the cost of the trained point.
+        costs = list(dict.fromkeys(f"{point.cost(self.against):,.4g}" for point in points))
+        if self.against == "tokens" and costs == ["1"]:
+            return "1 token"
+        return f"{', '.join(costs)} {self.against}"
 
 
 def token_budget(
@@ -163,114 +182,188 @@ def token_budget(
     against: Cost = "tokens",
     prefixes: bool = True,
 ) -> TokenBudget:
-    """Compare runs by what their tokens buy, with `prefixes` also the first tokens of each that can decode them.
+    """Compare the reconstruction quality of runs at equal cost.
 
-    The metric is an image's own, averaged: PSNR in dB, SSIM, errors of pixels in [0, 1], or the distance between the
-    features of image and reconstruction; or `rfd`, the Frechet distance between those of all images and
-    of all reconstructions, beside that of as many training images. It is held against tokens, the bits of their codes
-    (without those that say how many tokens there are), bits per pixel, or the work of a SiT-XL that draws them. An
-    adaptive run's tokens are the mean over images; the errors it was asked for are points of the absolute error. Runs
-    on other images than the first are left out and named. Raises NotApplicable where no run has images, reconstructions
-    and latents, or none has the metric and the cost, or `rfd` is asked of under 10 images; UserError for `rfd` of NaN.
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers. Runs on other images than the first are excluded and named.
+    metric : {"psnr", "ssim", "l1", "mse", "features", "rfd"}, default "psnr"
+        A mean over images (PSNR in dB, SSIM, errors of pixels in [0, 1], or the distance between
+        the features of an image and its reconstruction), or `rfd`, the Fréchet distance between
+        the features of all images and all reconstructions.
+    against : {"tokens", "bits", "bits per pixel", "GMACs"}, default "tokens"
+        The cost: tokens per image, the bits of their codes (without the bits that encode the
+        number of tokens), or the work of a SiT-XL that samples them. The tokens of an adaptive run
+        are the mean over images.
+    prefixes : bool, default True
+        Add the first tokens of each run whose decoder supports prefixes.
+
+    Returns
+    -------
+    TokenBudget
+        One point per run and number of tokens. The requested errors of an adaptive run are points
+        of the metric `l1`.
+
+    Raises
+    ------
+    NotApplicable
+        If no run has images, reconstructions and latents, if none has the metric and the cost, or
+        for `rfd` of under 10 images.
+    UserError
+        If features contain NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.storage.evidence import Evidence
+    >>> evidence = Evidence(
+    ...     {"run": "a", "step": 1},
+    ...     images=np.zeros((6, 4, 4, 1), np.uint8),
+    ...     reconstructions=np.full((6, 4, 4, 1), 51, np.uint8),
+    ...     latents=np.zeros((6, 8, 2), np.float32),
+    ... )
+    >>> token_budget([evidence]).summary()
+    'PSNR is 14.0 dB at 8 tokens (6 held-out images).'
     """
-    whole = [
-        e
-        for e in evidences
-        if not any(x is None or not len(x) for x in (e.images, e.reconstructions, e.latents))
-    ]
-    if not whole:
+    complete = [evidence for evidence in evidences if _has_reconstructions(evidence)]
+    if not complete:
         raise NotApplicable(
-            "Token budget needs images, reconstructions and latents; no selected run has all three."
+            "A token budget needs images, reconstructions and latents;"
+            " no selected run has all three."
         )
-    reference = whole[0].provenance.get("fingerprint")
-    same = [e for e in whole if e.provenance.get("fingerprint") == reference]
-    left_out = tuple(e.run_name for e in whole if e.provenance.get("fingerprint") != reference)
-    judged = next(
-        (e for e in same if e.features is not None and e.reconstruction_features is not None), None
+    fingerprint = complete[0].provenance.get("fingerprint")
+    same_images, other_images = _partition(
+        complete, lambda evidence: evidence.provenance.get("fingerprint") == fingerprint
     )
-    measured = [e for e in same if measurable(e, metric, judged)]
-    priced = [
-        e for e in measured if not against.startswith("bits") or not math.isnan(bits_per_token(e))
-    ]
-    if not priced:
-        lacking = (
-            "the feature extractor's features" if not measured else "discrete tokens, for bits"
+    reference = next((evidence for evidence in same_images if _has_features(evidence)), None)
+    measured, unmeasured = _partition(
+        same_images, lambda evidence: has_metric(evidence, metric, reference)
+    )
+    if not measured:
+        raise NotApplicable(
+            "A token budget in features needs features of images and reconstructions;"
+            " no selected run has them."
         )
-        raise NotApplicable(f"Token budget needs {lacking}; no selected run has them.")
-    points = []
-    for done, e in enumerate(priced, start=1):
-        points += _points(e, metric, prefixes)
-        report_progress(done, len(priced))
-    points.sort(
-        key=lambda p: (
-            p.tokenizer,
-            KINDS.index(p.kind),
-            "" if p.kind == "trained" else p.run,
-            p.tokens,
-            p.run,
+    comparable, without_cost = _partition(measured, lambda evidence: _has_cost(evidence, against))
+    if not comparable:
+        raise NotApplicable(
+            f"A token budget against {against} needs discrete tokens; no selected run has them."
         )
-    )
-    marked = tuple(_marked(p, points, metric, against) for p in points)
-    lost = (
-        tuple(e.run_name for e in a if e not in b) for a, b in ((same, measured), (measured, priced))
-    )
-    feature_extractor, real = (
-        priced[0].feature_extractor if metric in FEATURE_METRICS else None,
-        floor(priced) if metric == "rfd" else None,
-    )
+    points: list[BudgetPoint] = []
+    for done, evidence in enumerate(comparable, start=1):
+        points += _points(evidence, metric, prefixes)
+        report_progress(done, len(comparable))
+    points.sort(key=_sort_key)
+    first = comparable[0]
     return TokenBudget(
-        marked, metric, feature_extractor, real, against, len(priced[0].images), left_out, *lost
+        points=tuple(_mark_frontier(point, points, metric, against) for point in points),
+        metric=metric,
+        feature_extractor=first.feature_extractor if metric in FEATURE_METRICS else None,
+        floor=real_image_distance(comparable) if metric == "rfd" else None,
+        against=against,
+        n=len(require_array(first.images, "images", first.run_name)),
+        other_images=tuple(evidence.run_name for evidence in other_images),
+        unmeasured=tuple(evidence.run_name for evidence in unmeasured),
+        without_cost=tuple(evidence.run_name for evidence in without_cost),
     )
 
 
 def goodness(value: float, metric: Quality) -> float:
-    """The metric's value, turned so that more is better; NaN is worst."""
+    """Return a metric with its sign changed if lower is better; negative infinity for NaN."""
     if math.isnan(value):
         return -math.inf
-    return value if QUALITY_METRICS[metric][2] else -value
+    return value if QUALITY_METRICS[metric].higher_is_better else -value
 
 
-def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[Point]:
-    n, tokens = evidence.latents.shape[:2]
-    used = (
-        np.full(n, tokens)
-        if evidence.active is None
-        else np.asarray(evidence.active, bool).sum(axis=1)
-    )
-    found = [
-        (
-            "trained" if evidence.active is None else "adaptive",
-            used,
-            of_all_tokens(evidence, metric),
-        )
-    ]
-    if metric == "l1" and not any(
-        x is None for x in (evidence.requested, evidence.reached, evidence.spent)
-    ):
-        pairs = zip(
-            np.asarray(evidence.spent), np.asarray(evidence.reached, np.float64), strict=True
-        )
-        found += [("adaptive", spent, mean_interval(reached)) for spent, reached in pairs]
+def _has_reconstructions(evidence: Evidence) -> bool:
+    arrays = (evidence.images, evidence.reconstructions, evidence.latents)
+    return all(array is not None and len(array) for array in arrays)
+
+
+def _has_features(evidence: Evidence) -> bool:
+    return evidence.features is not None and evidence.reconstruction_features is not None
+
+
+def _has_cost(evidence: Evidence, against: Cost) -> bool:
+    needs_bits = against in ("bits", "bits per pixel")
+    return not needs_bits or not math.isnan(bits_per_token(evidence))
+
+
+def _partition(
+    evidences: Sequence[Evidence], predicate: Callable[[Evidence], bool]
+) -> tuple[list[Evidence], list[Evidence]]:
+    """Split runs into those that satisfy a predicate and the others."""
+    accepted: list[Evidence] = []
+    rejected: list[Evidence] = []
+    for evidence in evidences:
+        (accepted if predicate(evidence) else rejected).append(evidence)
+    return accepted, rejected
+
+
+def _sort_key(point: BudgetPoint) -> tuple[str, int, str, float, str]:
+    # Trained runs of a class form one line; prefixes and adaptive points form one per run.
+    line = "" if point.kind == "trained" else point.run
+    return point.tokenizer, KINDS.index(point.kind), line, point.tokens, point.run
+
+
+def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[BudgetPoint]:
+    """Return the points of a run, without their place on the frontier."""
+    latents = require_array(evidence.latents, "latents", evidence.run_name)
+    kind: Kind = "trained"
+    used = np.full(latents.shape[0], latents.shape[1])
+    if evidence.active is not None:
+        kind = "adaptive"
+        used = np.asarray(evidence.active, bool).sum(axis=1)
+    points = [_point(evidence, kind, used, reconstruction_quality(evidence, metric))]
+    if metric == "l1":
+        points += _requested_points(evidence)
     if prefixes:
-        shortened = of_first_tokens(evidence, metric)
-        found += [("prefix", np.minimum(used, length), estimate) for length, estimate in shortened]
-    return [_point(evidence, *one) for one in found]
+        points += [
+            _point(evidence, "prefix", np.minimum(used, length), estimate)
+            for length, estimate in prefix_qualities(evidence, metric)
+        ]
+    return points
 
 
-def _point(evidence: Evidence, kind: str, used: np.ndarray, estimate: Estimate) -> Point:
-    tokenizer = str(evidence.provenance.get("class", evidence.run_name)).rpartition(":")[-1]
-    tokens, pixels = float(used.mean()), int(np.prod(evidence.images.shape[1:3]))
-    work = float(np.mean(generator_gmacs(used.astype(np.float64))))
-    bits = tokens * bits_per_token(evidence)
-    return Point(evidence.run_name, tokenizer, kind, tokens, *estimate, bits, pixels, work)
+def _requested_points(evidence: Evidence) -> list[BudgetPoint]:
+    """Return one point per requested error of an adaptive run."""
+    if evidence.requested is None or evidence.reached is None or evidence.spent is None:
+        return []
+    reached = np.asarray(evidence.reached, np.float64)
+    return [
+        _point(evidence, "adaptive", spent, mean_interval(errors))
+        for spent, errors in zip(np.asarray(evidence.spent), reached, strict=True)
+    ]
 
 
-def _marked(point: Point, points: Sequence[Point], metric: Quality, against: Cost) -> Point:
-    mine, cost = goodness(point.value, metric), point.cost(against)
-    beaten = any(
-        other.cost(against) <= cost
-        and goodness(other.value, metric) >= mine
-        and (other.cost(against) < cost or goodness(other.value, metric) > mine)
-        for other in points
+def _point(evidence: Evidence, kind: Kind, used: np.ndarray, estimate: Estimate) -> BudgetPoint:
+    images = require_array(evidence.images, "images", evidence.run_name)
+    tokens = float(used.mean())
+    value, low, high = estimate
+    return BudgetPoint(
+        run=evidence.run_name,
+        tokenizer=str(evidence.provenance.get("class", evidence.run_name)).rpartition(":")[-1],
+        kind=kind,
+        tokens=tokens,
+        value=value,
+        low=low,
+        high=high,
+        bits=tokens * bits_per_token(evidence),
+        pixels=int(np.prod(images.shape[1:3])),
+        gmacs=float(np.mean(generator_gmacs(used.astype(np.float64)))),
     )
-    return replace(point, frontier=not beaten and not math.isnan(point.value))
+
+
+def _mark_frontier(
+    point: BudgetPoint, points: Sequence[BudgetPoint], metric: Quality, against: Cost
+) -> BudgetPoint:
+    is_dominated = any(_dominates(other, point, metric, against) for other in points)
+    return replace(point, frontier=not is_dominated and not math.isnan(point.value))
+
+
+def _dominates(a: BudgetPoint, b: BudgetPoint, metric: Quality, against: Cost) -> bool:
+    """Return whether a is at least as good and as cheap as b, and strictly better in one."""
+    cost_a, cost_b = a.cost(against), b.cost(against)
+    good_a, good_b = goodness(a.value, metric), goodness(b.value, metric)
+    return cost_a <= cost_b and good_a >= good_b and (cost_a < cost_b or good_a > good_b)

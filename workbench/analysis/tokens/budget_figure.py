@@ -1,10 +1,10 @@
-"""The picture of a token budget: quality against cost, one panel."""
+"""Figure of a token budget: quality against cost, in one panel."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,94 +13,182 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.tokens.metrics import QUALITY_METRICS
 
 if TYPE_CHECKING:
-    from workbench.analysis.tokens.budget import Point, TokenBudget
+    from workbench.analysis.tokens.budget import BudgetPoint, TokenBudget
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-COSTS = {
-    "tokens": "tokens an image",
-    "bits": "bits an image",
+NUM_LINE_COLORS = 6
+GRAY = COLORS[6]
+MAX_TICKS = 10
+COST_LABELS = {
+    "tokens": "tokens per image",
+    "bits": "bits per image",
     "bits per pixel": "bits per pixel",
-    "GMACs": "generator's work, billions of multiply-adds (one SiT-XL pass)",
-}
-# How the points of one run are joined, and what the legend calls them.
-LOOKS = {
-    "prefix": ({"marker_symbol": "{}-open", "line_dash": "dash"}, "{}, its first tokens"),
-    "adaptive": ({"marker_symbol": "{}-dot", "line_dash": "dot"}, "{}, adaptive"),
+    "GMACs": "work of a generator, billions of multiply-adds (one SiT-XL pass)",
 }
 
 
 def draw(result: TokenBudget) -> go.Figure:
-    """Trained runs of a class joined by a line, a run's prefixes dashed, its requests dotted; the frontier grey."""
-    figure, against = go.Figure(), result.against
-    best = result.frontier
-    if len(best) > 1:
-        line = {"color": COLORS[6], "width": 7, "shape": "hv"}
-        x, y = [p.cost(against) for p in best], [p.value for p in best]
-        figure.add_scatter(
-            x=x, y=y, mode="lines", line=line, opacity=0.35, name="frontier", hoverinfo="skip"
-        )
-    for i, name in enumerate(dict.fromkeys(p.tokenizer for p in result.points)):
-        look = {"marker": {"color": COLORS[i % 6], "size": 9}, "line_color": COLORS[i % 6]}
-        symbol = SYMBOLS[i % 6]
-        mine = [p for p in result.points if p.tokenizer == name]
-        trained = [p for p in mine if p.kind == "trained"]
-        if trained:
-            figure.add_trace(_line(trained, result, name=name, marker_symbol=symbol, **look))
-        for kind, (own, label) in LOOKS.items():
-            for run in dict.fromkeys(p.run for p in mine if p.kind == kind):
-                points = [p for p in mine if p.kind == kind and p.run == run]
-                own = {key: text.format(symbol) for key, text in own.items()}
-                figure.add_trace(_line(points, result, name=label.format(run), **look, **own))
-    costs = sorted({p.cost(against) for p in result.points} - {0.0}) or [
-        1.0
-    ]  # 0 has no place on a log axis
-    if result.floor is not None:
-        line = {"color": COLORS[6], "dash": "dash"}
-        x, y = [costs[0], costs[-1]], [result.floor] * 2
-        figure.add_scatter(
-            x=x, y=y, mode="lines", line=line, name="two sets of real images", hoverinfo="skip"
-        )
-    ends = [math.log10(costs[0]) - 0.08, math.log10(costs[-1]) + 0.08]
+    """Draw quality against cost, with the Pareto frontier in gray."""
+    figure = go.Figure()
+    _add_frontier(figure, result)
+    for i, tokenizer in enumerate(dict.fromkeys(point.tokenizer for point in result.points)):
+        points = [point for point in result.points if point.tokenizer == tokenizer]
+        color = COLORS[i % NUM_LINE_COLORS]
+        symbol = SYMBOLS[i % len(SYMBOLS)]
+        _add_trained(figure, result, points, tokenizer, color, symbol)
+        _add_prefixes(figure, result, points, color, symbol)
+        _add_adaptive(figure, result, points, color, symbol)
+    # A cost of 0 cannot be drawn on a logarithmic axis.
+    costs = sorted({point.cost(result.against) for point in result.points} - {0.0}) or [1.0]
+    _add_floor(figure, result, costs)
+    _label_axes(figure, result, costs)
+    _add_title(figure, result)
+    return apply_theme(figure)
+
+
+def _add_frontier(figure: go.Figure, result: TokenBudget) -> None:
+    points = result.frontier
+    if len(points) < 2:
+        return
+    figure.add_scatter(
+        x=[point.cost(result.against) for point in points],
+        y=[point.value for point in points],
+        mode="lines",
+        line={"color": GRAY, "width": 7, "shape": "hv"},
+        opacity=0.35,
+        name="Pareto frontier",
+        hoverinfo="skip",
+    )
+
+
+def _add_trained(
+    figure: go.Figure,
+    result: TokenBudget,
+    points: Sequence[BudgetPoint],
+    name: str,
+    color: str,
+    symbol: str,
+) -> None:
+    """Join the trained runs of a class by a solid line."""
+    trained = [point for point in points if point.kind == "trained"]
+    if trained:
+        figure.add_trace(_line(trained, result, name, color, symbol, dash=None))
+
+
+def _add_prefixes(
+    figure: go.Figure,
+    result: TokenBudget,
+    points: Sequence[BudgetPoint],
+    color: str,
+    symbol: str,
+) -> None:
+    """Join the prefixes of each run by a dashed line."""
+    for run, prefixes in _by_run(points, "prefix").items():
+        name = f"{run}, first tokens only"
+        figure.add_trace(_line(prefixes, result, name, color, f"{symbol}-open", dash="dash"))
+
+
+def _add_adaptive(
+    figure: go.Figure,
+    result: TokenBudget,
+    points: Sequence[BudgetPoint],
+    color: str,
+    symbol: str,
+) -> None:
+    """Join the requests of each adaptive run by a dotted line."""
+    for run, requests in _by_run(points, "adaptive").items():
+        name = f"{run}, adaptive"
+        figure.add_trace(_line(requests, result, name, color, f"{symbol}-dot", dash="dot"))
+
+
+def _by_run(points: Sequence[BudgetPoint], kind: str) -> dict[str, list[BudgetPoint]]:
+    runs: dict[str, list[BudgetPoint]] = {}
+    for point in points:
+        if point.kind == kind:
+            runs.setdefault(point.run, []).append(point)
+    return runs
+
+
+def _line(
+    points: Sequence[BudgetPoint],
+    result: TokenBudget,
+    name: str,
+    color: str,
+    symbol: str,
+    dash: str | None,
+) -> go.Scatter:
+    points = sorted(points, key=lambda point: point.cost(result.against))
+    value = np.array([point.value for point in points])
+    high = np.array([point.high for point in points])
+    low = np.array([point.low for point in points])
+    runs = [point.run for point in points]
+    return go.Scatter(
+        x=[point.cost(result.against) for point in points],
+        y=value,
+        text=runs,
+        customdata=runs,
+        meta="run",
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": high - value,
+            "arrayminus": value - low,
+            "thickness": 1.2,
+        },
+        hovertemplate=f"%{{text}}, %{{x:,.4g}} {result.against}: %{{y:.4g}}<extra></extra>",
+        mode="lines+markers",
+        name=name,
+        marker={"color": color, "size": 9, "symbol": symbol},
+        line={"color": color, "dash": dash},
+    )
+
+
+def _add_floor(figure: go.Figure, result: TokenBudget, costs: Sequence[float]) -> None:
+    if result.floor is None:
+        return
+    figure.add_scatter(
+        x=[costs[0], costs[-1]],
+        y=[result.floor] * 2,
+        mode="lines",
+        line={"color": GRAY, "dash": "dash"},
+        name="two sets of real images",
+        hoverinfo="skip",
+    )
+
+
+def _label_axes(figure: go.Figure, result: TokenBudget, costs: Sequence[float]) -> None:
     figure.update_xaxes(
-        title=COSTS[against],
+        title=COST_LABELS[result.against],
         type="log",
-        range=ends,
+        range=[math.log10(costs[0]) - 0.08, math.log10(costs[-1]) + 0.08],
         minor_showgrid=False,
         tickangle=0,
-        **_ticks(costs),
+        **_power_of_two_ticks(costs),
     )
-    _, unit, rises = QUALITY_METRICS[result.metric]
+    unit = QUALITY_METRICS[result.metric].unit
     figure.update_yaxes(title=f"{result.label}, {unit}" if unit else result.label)
-    left = len(result.left_out) + len(result.unmeasured) + len(result.priceless)
-    kind = "half-sample" if result.metric == "rfd" else "bootstrap"
-    said = f"n = {result.n:,} held-out images · bars: 95 % {kind} intervals"
-    said += f" · runs left out: {left}" if left else ""
-    title = {
-        "text": f"Token budget, {'higher' if rises else 'lower'} is better",
-        "subtitle": {"text": said},
-    }
-    figure.update_layout(title=title, height=480, showlegend=True)
-    return apply_theme(
-        figure.update_layout(legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
+
+
+def _add_title(figure: go.Figure, result: TokenBudget) -> None:
+    direction = "higher" if QUALITY_METRICS[result.metric].higher_is_better else "lower"
+    interval = "half-sample" if result.metric == "rfd" else "bootstrap"
+    subtitle = f"n = {result.n:,} held-out images · bars: 95 % {interval} intervals"
+    if result.excluded:
+        subtitle += f" · runs excluded: {len(result.excluded)}"
+    title = (
+        f"Reconstruction quality by token budget ({direction} is better, further left is cheaper)"
+    )
+    figure.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}},
+        height=480,
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.24, "yanchor": "top"},
     )
 
 
-def _ticks(costs: Sequence[float]) -> dict[str, list]:
-    """Powers of two around the costs, about ten at most."""
-    low, high = math.floor(math.log2(costs[0])), math.ceil(math.log2(costs[-1]))
-    step = -(-(high - low + 1) // 10)
+def _power_of_two_ticks(costs: Sequence[float]) -> dict[str, Any]:
+    low = math.floor(math.log2(costs[0]))
+    high = math.ceil(math.log2(costs[-1]))
+    step = -(-(high - low + 1) // MAX_TICKS)
     values = [2.0**i for i in range(low, high + 1, step)]
-    return {"tickvals": values, "ticktext": [f"{v:,.4g}" for v in values]}
-
-
-def _line(points: Sequence[Point], result: TokenBudget, **look: object) -> go.Scatter:
-    points = sorted(points, key=lambda p: p.cost(result.against))
-    value = np.array([p.value for p in points])
-    up, down = np.array([p.high for p in points]) - value, value - np.array([p.low for p in points])
-    hover = f"%{{text}}, %{{x:,.4g}} {result.against}: %{{y:.4g}}<extra></extra>"
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2}
-    return go.Scatter(
-        x=[p.cost(result.against) for p in points], y=value, text=[p.run for p in points],
-        customdata=[p.run for p in points], meta="run",
-        error_y=bars, hovertemplate=hover, mode="lines+markers", **look,
-    )  # fmt: skip
+    return {"tickvals": values, "ticktext": [f"{value:,.4g}" for value in values]}

@@ -1,11 +1,12 @@
-"""Whether an adaptive tokenizer spends more tokens on more complex images, as KARL (arXiv 2507.07995) claims.
+"""Correlation of the number of tokens per image with the complexity of the image.
 
-Gradient energy is the sanity check: where it tells the number of tokens as well as anything, the learned halting adds
-nothing beyond a statistic made by hand.
+KARL (arXiv 2507.07995) claims that an adaptive tokenizer spends more tokens on more complex images.
+Gradient energy is the baseline: if it predicts the number of tokens as well as any other measure,
+learned halting adds nothing to a handcrafted statistic.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -18,19 +19,20 @@ from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable, UserError
 
-LEAST = 10  # images
-ROUNDS = 1000
-MOST_POINTS = 3000
-UNITS = {
-    "PNG size": "bytes of its PNG",
+MIN_IMAGES = 10
+NUM_BOOTSTRAP = 1000
+MAX_POINTS = 3000
+MIN_LOG_AXIS_RATIO = 30  # a wider range of values is drawn on a logarithmic axis
+MEASURE_LABELS = {
+    "PNG size": "PNG size, bytes",
     "gradient energy": "gradient energy, pixels in [0, 1]",
     "known complexity": "known complexity, bits",
 }
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How the tokens an image was given follow one measure of its complexity."""
+class ComplexityCorrelation:
+    """Rank correlation of the tokens per image with one measure of complexity."""
 
     measure: str
     spearman: float
@@ -40,69 +42,89 @@ class Correlation:
 
 @dataclass(frozen=True, eq=False)
 class TokenComplexity(Result):
-    """Tokens spent beside what images are."""
+    """Tokens per image compared with measures of complexity."""
 
-    correlations: tuple[Correlation, ...]
-    places: np.ndarray = field(repr=False)  # int (m,): some images
-    tokens: np.ndarray = field(repr=False)  # (m,) given to them
-    measures: dict[str, np.ndarray] = field(repr=False)  # of them, (m,) each
-    requested: float | None  # the error they were asked for; None: the run's own
+    correlations: tuple[ComplexityCorrelation, ...]
+    image_indices: np.ndarray = field(repr=False)  # int (m,): the images that are drawn
+    tokens: np.ndarray = field(repr=False)  # int (m,): their numbers of tokens
+    measures: dict[str, np.ndarray] = field(repr=False)  # their complexities, (m,) each
+    requested: float | None  # requested error; None for the run's own number of tokens
     n: int
-    mean: float  # tokens over images
-    most: int  # tokens
-    full: float  # share of the images that were given the most
+    mean: float  # tokens per image
+    max_tokens: int
+    full_share: float  # fraction of the images with the maximum number of tokens
     seed: int
 
     def figure(self) -> go.Figure:
-        """Tokens against each measure, an image a point."""
+        """Draw tokens per image against each measure, one point per image."""
         figure = make_subplots(rows=1, cols=len(self.correlations), horizontal_spacing=0.09)
         jitter = np.random.default_rng(self.seed).uniform(-0.3, 0.3, len(self.tokens))
-        marker = {"size": 4, "opacity": 0.6}
-        for i, one in enumerate(self.correlations):
-            x, colour = self.measures[one.measure], COLORS[i]
-            name = f"{one.measure}: rank correlation {one.spearman:.2f} ({one.low:.2f} to {one.high:.2f})"
+        for column, correlation in enumerate(self.correlations, 1):
+            values = self.measures[correlation.measure]
             figure.add_scatter(
-                x=x, y=self.tokens + jitter, mode="markers", marker={**marker, "color": colour}, name=name,
-                customdata=np.stack([self.places, self.tokens], axis=1), meta="image", selected=HIGHLIGHT_COLOR,
-                row=1, col=i + 1,
+                x=values,
+                y=self.tokens + jitter,
+                mode="markers",
+                marker={"size": 4, "opacity": 0.6, "color": COLORS[column - 1]},
+                name=(
+                    f"{correlation.measure}: Spearman {correlation.spearman:.2f}"
+                    f" ({correlation.low:.2f} to {correlation.high:.2f})"
+                ),
+                customdata=np.stack([self.image_indices, self.tokens], axis=1),
+                meta="image",
+                selected=HIGHLIGHT_COLOR,
                 hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
-            )  # fmt: skip
-            log = (
-                {"type": "log", "dtick": 1}
-                if x.min() > 0 and x.max() > 30 * x.min()
-                else {"type": "linear"}
+                row=1,
+                col=column,
             )
-            figure.update_xaxes(title=UNITS[one.measure], **log, row=1, col=i + 1)
-            figure.update_yaxes(title="tokens an image was given", row=1, col=i + 1)
-        asked = (
-            "the run's own error"
-            if self.requested is None
-            else f"asked for an error of {self.requested:.3g}"
-        )
-        said = f"n = {self.n:,} images, {asked} · brackets: 95 % bootstrap interval"
-        if len(self.places) < self.n:
-            said += f"<br>points: {describe_subset(len(self.places), self.n)}, seed {self.seed}"
+            figure.update_xaxes(
+                title=MEASURE_LABELS[correlation.measure],
+                row=1,
+                col=column,
+                **_axis_type(values),
+            )
+            figure.update_yaxes(title="tokens per image", row=1, col=column)
         figure.update_layout(
-            title={"text": "Tokens against complexity", "subtitle": {"text": said}}, height=460
+            title={
+                "text": "Tokens per image by image complexity",
+                "subtitle": {"text": self._subtitle()},
+            },
+            height=460,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"},
         )
-        legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"}
-        return apply_theme(figure.update_layout(legend=legend))
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a measure."""
-        return pd.DataFrame([asdict(c) | {"n": self.n} for c in self.correlations])
+        """Return one row per measure."""
+        rows = [asdict(correlation) | {"n": self.n} for correlation in self.correlations]
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """The rank correlations, and whether so many images had all tokens that they mean little."""
-        told = ", ".join(
+        """State the rank correlations, and a caution if most images have all tokens."""
+        correlations = ", ".join(
             f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}) with {c.measure}"
             for c in self.correlations
         )
-        full = f" {100 * self.full:.0f} % of them were given all {self.most}, which hides what they need."
+        caution = ""
+        if self.full_share > 0.5:
+            caution = (
+                f" {100 * self.full_share:.0f} % of the images have all {self.max_tokens} tokens,"
+                " so their need is not visible."
+            )
         return (
-            f"Images are given {self.mean:.1f} of {self.most} tokens on average; their rank correlation is {told}"
-            f" ({self.n:,} images).{full if self.full > 0.5 else ''}"
+            f"The rank correlation of tokens per image is {correlations} ({self.n:,} images, mean"
+            f" {self.mean:.1f} of {self.max_tokens} tokens).{caution}"
         )
+
+    def _subtitle(self) -> str:
+        request = "without a requested error"
+        if self.requested is not None:
+            request = f"requested error {self.requested:.3g}"
+        subtitle = f"n = {self.n:,} images, {request} · in brackets: 95 % bootstrap intervals"
+        if len(self.image_indices) < self.n:
+            subset = describe_subset(len(self.image_indices), self.n)
+            subtitle += f"<br>points: {subset}, seed {self.seed}"
+        return subtitle
 
 
 def token_complexity(
@@ -114,60 +136,136 @@ def token_complexity(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TokenComplexity:
-    """Correlate the tokens each of the uint8 images (n, h, w, c) was given with what is known of their complexity.
+    """Correlate the number of tokens per image with measures of its complexity.
 
-    The tokens are those spent (m, n) on the request that used nearest to half of the most, for where nearly all images
-    get all or none there is nothing to rank; else the `active` ones. Beside PNG size and gradient energy, `complexity`
-    (n,) where images are procedural. Raises NotApplicable for under 10 images or tokens that never differ, UserError
-    for arrays that are not n long.
+    The tokens are those spent on the request whose mean is nearest to half of the maximum, because
+    a request that gives nearly all images all or no tokens has no order. Without requests, they
+    are the active tokens.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n_images, height, width, channels)
+        The images, whose PNG size and gradient energy are measured.
+    active : ndarray of bool, shape (n_images, n_tokens), optional
+        Tokens in use.
+    requested : ndarray of float, shape (n_requests,), optional
+        Mean absolute errors that were requested.
+    spent : ndarray of int, shape (n_requests, n_images), optional
+        Tokens spent on each request.
+    complexity : ndarray of float, shape (n_images,), optional
+        Known complexity of procedural images, in bits.
+    seed : int, default 0
+        Seed of the bootstrap and of the points that are drawn.
+
+    Returns
+    -------
+    TokenComplexity
+        Spearman correlation with each measure.
+
+    Raises
+    ------
+    NotApplicable
+        If there are under 10 images, or if all images have the same number of tokens.
+    UserError
+        If the arrays differ in their number of images.
     """
     n = len(images)
-    if n < LEAST:
+    if n < MIN_IMAGES:
         raise NotApplicable(
-            f"Token complexity needs at least {LEAST} images; this evidence has {n}."
+            f"Token complexity needs at least {MIN_IMAGES} images; this evidence has {n}."
         )
-    tokens, asked, most = _given(active, requested, spent)
+    tokens, request, max_tokens = _select_tokens(active, requested, spent)
     for name, array in (("tokens", tokens), ("complexities", complexity)):
         if array is not None and len(array) != n:
             raise UserError(
-                f"There are {name} of {len(array)} images for {n}. Do both come from the same run?"
+                f"There are {n} images, but {name} of {len(array)} images."
+                " Do both come from the same run?"
             )
     if not np.ptp(tokens):
         raise NotApplicable(
-            f"Token complexity needs images of different length; all {n} have {tokens[0]} tokens."
+            "Token complexity needs images with different numbers of tokens;"
+            f" all {n} images have {tokens[0]}."
         )
     measures = {"PNG size": png_bytes(images), "gradient energy": gradient_energy(images)}
     if complexity is not None and np.isfinite(complexity).all():
         measures["known complexity"] = np.asarray(complexity, np.float64)
-    values, random = np.stack(list(measures.values()), axis=1), np.random.default_rng(seed)
-    drawn = [spearman(values[rows], tokens[rows]) for rows in random.integers(0, n, (ROUNDS, n))]
-    ends = np.percentile(drawn, [2.5, 97.5], axis=0)
-    rows = zip(measures, spearman(values, tokens), *ends, strict=True)
-    correlations = tuple(Correlation(name, *map(float, numbers)) for name, *numbers in rows)
-    kept = subsample(n, MOST_POINTS, random)
-    shown = {name: value[kept] for name, value in measures.items()}
-    full = float((tokens == most).mean())
+    values = np.stack(list(measures.values()), axis=1)
+    random = np.random.default_rng(seed)
+    resamples = [
+        spearman(values[rows], tokens[rows]) for rows in random.integers(0, n, (NUM_BOOTSTRAP, n))
+    ]
+    low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
+    estimate = spearman(values, tokens)
+    points = subsample(n, MAX_POINTS, random)
     return TokenComplexity(
-        correlations, kept, tokens[kept], shown, asked, n, float(tokens.mean()), most, full, seed
+        correlations=tuple(
+            ComplexityCorrelation(
+                measure=measure,
+                spearman=float(estimate[i]),
+                low=float(low[i]),
+                high=float(high[i]),
+            )
+            for i, measure in enumerate(measures)
+        ),
+        image_indices=points,
+        tokens=tokens[points],
+        measures={name: value[points] for name, value in measures.items()},
+        requested=request,
+        n=n,
+        mean=float(tokens.mean()),
+        max_tokens=max_tokens,
+        full_share=float((tokens == max_tokens).mean()),
+        seed=seed,
     )
 
 
 def png_bytes(images: np.ndarray) -> np.ndarray:
-    """The size in bytes of each uint8 image (n, h, w, c) as a PNG file, (n,): what a general compressor makes of it."""
+    """Measure the size of each image as a PNG file, a general-purpose measure of complexity.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n_images, height, width, channels)
+        The images, with 1 or 3 channels.
+
+    Returns
+    -------
+    ndarray of float, shape (n_images,)
+        Sizes in bytes.
+    """
     import io
 
     from PIL import Image
 
     sizes = np.empty(len(images))
     for i, image in enumerate(images):
-        buffer, image = io.BytesIO(), np.asarray(image)
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+        pixels = np.asarray(image)
+        if pixels.shape[2] == 1:
+            pixels = pixels[..., 0]
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
         sizes[i] = buffer.tell()
     return sizes
 
 
 def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """The mean squared difference of neighbouring pixels in [0, 1], across plus down, (n,)."""
+    """Compute the mean squared difference of neighboring pixels, vertical plus horizontal.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n_images, height, width, channels)
+        The images, which are scaled to [0, 1].
+
+    Returns
+    -------
+    ndarray of float, shape (n_images,)
+        Gradient energies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gradient_energy(np.array([[[[0], [255]]]], np.uint8).repeat(2, axis=1)).tolist()
+    [1.0]
+    """
     energy = np.empty(len(images))
     for i, image in enumerate(images):
         pixels = np.asarray(image, np.float64) / 255
@@ -175,17 +273,23 @@ def gradient_energy(images: np.ndarray) -> np.ndarray:
     return energy
 
 
-def _given(
+def _select_tokens(
     active: np.ndarray | None, requested: np.ndarray | None, spent: np.ndarray | None
 ) -> tuple[np.ndarray, float | None, int]:
-    """The tokens each image was given, int (n,), the error asked for, and the most there are."""
+    """Return tokens per image, int (n,), the requested error, and the maximum number of tokens."""
     if requested is not None and spent is not None and len(requested):
         counts = np.asarray(spent, np.int64)
-        most = counts.max() if active is None else active.shape[1]
-        middle = int(np.abs(counts.mean(axis=1) - most / 2).argmin())
-        return counts[middle], float(requested[middle]), int(most)
+        max_tokens = counts.max() if active is None else active.shape[1]
+        middle = int(np.abs(counts.mean(axis=1) - max_tokens / 2).argmin())
+        return counts[middle], float(requested[middle]), int(max_tokens)
     if active is None:
         raise NotApplicable(
             "Token complexity needs a tokenizer that gives images different numbers of tokens."
         )
     return np.asarray(active, bool).sum(axis=1), None, active.shape[1]
+
+
+def _axis_type(values: np.ndarray) -> dict[str, Any]:
+    if values.min() > 0 and values.max() > MIN_LOG_AXIS_RATIO * values.min():
+        return {"type": "log", "dtick": 1}
+    return {"type": "linear"}

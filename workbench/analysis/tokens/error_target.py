@@ -1,4 +1,9 @@
-"""Whether an adaptive tokenizer keeps to the error it was asked for: KARL's table 3 (arXiv 2507.07995)."""
+"""Errors that an adaptive tokenizer reaches, compared with the errors that were requested.
+
+References
+----------
+KARL, arXiv 2507.07995, table 3.
+"""
 
 from dataclasses import asdict, dataclass
 
@@ -12,156 +17,235 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
-PATTERNS = ("", "/", "x", ".")  # of the bars, so that they are told apart without their colours
-MARGINS = (0.0, 0.01, 0.02, 0.03)  # above the request: how far an error may be off before it counts
+# Errors above the request by more than each margin are counted.
+MARGINS = (0.0, 0.01, 0.02, 0.03)
+BAR_PATTERNS = ("", "/", "x", ".")  # distinguish the margins without colors
 QUANTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass(frozen=True)
-class Request:
-    """One requested error, and what came of it. Errors are mean absolute differences of pixels in [0, 1]."""
+class ErrorRequest:
+    """One requested error and its outcome, as mean absolute errors of pixels in [0, 1]."""
 
     requested: float
     reached: float  # mean over images
     low: float  # 95 % bootstrap interval
     high: float
     tokens: float  # mean over images
-    judged: int  # images that count
-    over: tuple[float, ...]  # share of those above the request by more than each margin
-    over_low: float  # 95 % bootstrap interval of the first of them
+    images: int  # images that count
+    over: tuple[float, ...]  # fraction of those above the request by more than each margin
+    over_low: float  # 95 % bootstrap interval of the first fraction
     over_high: float
-    violators: float  # mean error of those above the request; NaN where there is none
+    violators: float  # mean error of the images above the request; NaN if there are none
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorOnRequest(Result):
-    """Requested against reached errors, rising in the request."""
+class ErrorTarget(Result):
+    """Requested and reached errors, in ascending order of the request."""
 
-    requests: tuple[Request, ...]
-    spread: tuple[
-        tuple[float, ...], ...
-    ]  # of each request, the quantiles of the errors reached by images that count
+    requests: tuple[ErrorRequest, ...]
+    # Per request, the QUANTILES of the errors of the images that count.
+    quantiles: tuple[tuple[float, ...], ...]
     halted: bool
     n: int
-    most: int  # tokens: the largest number any image was given
+    max_tokens: int  # largest number of tokens of any image
 
     def figure(self) -> go.Figure:
-        """Reached against requested errors, and the share of images that miss by each margin."""
+        """Draw reached against requested errors, and the fraction of images above each margin."""
         figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.13)
-        asked = [r.requested for r in self.requests]
-        spread = np.array(self.spread).T
-        edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
-        for low, high, shade in ((0, 4, 0.2), (1, 3, 0.3)):
-            name = f"{QUANTILES[high] - QUANTILES[low]} % of the images"
-            fill = {
-                "fill": "tonexty",
-                "fillcolor": f"rgba(127,127,127,{shade})",
-                "showlegend": True,
-                "name": name,
-            }
-            figure.add_scatter(x=asked, y=spread[high], **edge, row=1, col=1)
-            figure.add_scatter(x=asked, y=spread[low], **{**edge, **fill}, row=1, col=1)
-        look = {"mode": "lines+markers", "line_color": COLORS[0], "name": "mean"}
-        tokens = [f"{r.tokens:.1f} tokens" for r in self.requests]
-        hover = "asked %{x:.3g}, reached %{y:.3g} with %{text}<extra></extra>"
-        reached = [r.reached for r in self.requests]
-        figure.add_scatter(
-            x=asked, y=reached, text=tokens, hovertemplate=hover, **look, row=1, col=1
-        )
-        line = {"mode": "lines", "line": {"color": COLORS[6], "dash": "dash"}, "name": "as asked"}
-        figure.add_scatter(
-            x=[0, asked[-1]], y=[0, asked[-1]], hoverinfo="skip", **line, row=1, col=1
-        )
-        figure.update_xaxes(
-            title="requested error, pixels in [0, 1]", rangemode="tozero", row=1, col=1
-        )
-        figure.update_yaxes(title="reached error", rangemode="tozero", row=1, col=1)
-        for i, (margin, pattern) in enumerate(zip(MARGINS, PATTERNS, strict=True)):
-            share = [100 * r.over[i] for r in self.requests]
-            name = f"by more than {margin:g}" if margin else "at all"
-            look = {"color": COLORS[5 - i], "pattern": {"shape": pattern, "solidity": 0.2}}
-            figure.add_bar(
-                x=[f"{x:.3g}" for x in asked], y=share, name=name, marker=look, row=1, col=2
-            )
-        figure.update_xaxes(title="requested error", type="category", row=1, col=2)
-        figure.update_yaxes(title="images above it, %", rangemode="tozero", row=1, col=2)
-        which = f"that were given under {self.most} tokens" if self.halted else "of any length"
-        said = f"n = {self.n:,} images {which} · left: errors reached; right: the request missed"
+        self._add_errors(figure)
+        self._add_violations(figure)
+        images = f"{self.n:,} images"
+        if self.halted:
+            images += f" with under {self.max_tokens} tokens"
+        subtitle = f"n = {images} · left: reached errors · right: images above the request"
         figure.update_layout(
-            title={"text": "Error on request", "subtitle": {"text": said}}, height=460
+            title={"text": "Reached and requested errors", "subtitle": {"text": subtitle}},
+            height=460,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"},
         )
-        return apply_theme(
-            figure.update_layout(
-                legend={"orientation": "h", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
-            )
-        )
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a request: tokens, errors, and the shares of images above the request by each margin."""
+        """Return one row per request: tokens, errors, and fractions above the request."""
         rows = []
         for request in self.requests:
             row = asdict(request)
-            over = {
-                f"over +{m:g}" if m else "over": x
-                for m, x in zip(MARGINS, row.pop("over"), strict=True)
-            }
-            rows.append(row | over)
+            for margin, share in zip(MARGINS, row.pop("over"), strict=True):
+                row[f"over +{margin:g}" if margin else "over"] = share
+            rows.append(row)
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """The tightest and the loosest request, and how often the worst one is missed by more than 0.01."""
+        """State the tightest and the loosest request, and the request that is missed most."""
         first, last = self.requests[0], self.requests[-1]
-        worst = max(self.requests, key=lambda r: r.over[1])
-        said = f"Asked for an error of {first.requested:.3g}, it reached {first.reached:.3g} with {first.tokens:.1f}"
-        said += " tokens"
-        if len(self.requests) > 1:
-            said += f"; asked for {last.requested:.3g}, {last.reached:.3g} with {last.tokens:.1f}"
-        return (
-            f"{said} ({self.n:,} images). At worst, asked for {worst.requested:.3g}, {100 * worst.over[0]:.0f} % of"
-            f" {worst.judged:,} images miss it, {100 * worst.over[1]:.0f} % by more than 0.01."
+        worst = max(self.requests, key=lambda request: request.over[1])
+        sentence = (
+            f"The reached error is {first.reached:.3g} with {first.tokens:.1f} tokens for a request"
+            f" of {first.requested:.3g}"
         )
+        if len(self.requests) > 1:
+            sentence += (
+                f", and {last.reached:.3g} with {last.tokens:.1f} tokens for a request of"
+                f" {last.requested:.3g}"
+            )
+        return (
+            f"{sentence} ({self.n:,} images). The request of {worst.requested:.3g} is missed most:"
+            f" {100 * worst.over[0]:.0f} % of {worst.images:,} images are above it,"
+            f" {100 * worst.over[1]:.0f} % by more than {MARGINS[1]:g}."
+        )
+
+    def _add_errors(self, figure: go.Figure) -> None:
+        requested = [request.requested for request in self.requests]
+        quantiles = np.array(self.quantiles).T
+        edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+        for low, high, opacity in ((0, 4, 0.2), (1, 3, 0.3)):
+            figure.add_scatter(
+                x=requested, y=quantiles[high], showlegend=False, row=1, col=1, **edge
+            )
+            figure.add_scatter(
+                x=requested,
+                y=quantiles[low],
+                fill="tonexty",
+                fillcolor=f"rgba(127,127,127,{opacity})",
+                name=f"{QUANTILES[high] - QUANTILES[low]} % of the images",
+                showlegend=True,
+                row=1,
+                col=1,
+                **edge,
+            )
+        figure.add_scatter(
+            x=requested,
+            y=[request.reached for request in self.requests],
+            text=[f"{request.tokens:.1f} tokens" for request in self.requests],
+            hovertemplate="requested %{x:.3g}, reached %{y:.3g} with %{text}<extra></extra>",
+            mode="lines+markers",
+            line_color=COLORS[0],
+            name="mean",
+            row=1,
+            col=1,
+        )
+        figure.add_scatter(
+            x=[0, requested[-1]],
+            y=[0, requested[-1]],
+            hoverinfo="skip",
+            mode="lines",
+            line={"color": COLORS[6], "dash": "dash"},
+            name="requested",
+            row=1,
+            col=1,
+        )
+        axis = {"rangemode": "tozero"}
+        figure.update_xaxes(title="requested error, pixels in [0, 1]", row=1, col=1, **axis)
+        figure.update_yaxes(title="reached error", row=1, col=1, **axis)
+
+    def _add_violations(self, figure: go.Figure) -> None:
+        for i, (margin, pattern) in enumerate(zip(MARGINS, BAR_PATTERNS, strict=True)):
+            figure.add_bar(
+                x=[f"{request.requested:.3g}" for request in self.requests],
+                y=[100 * request.over[i] for request in self.requests],
+                name=f"above by more than {margin:g}" if margin else "above the request",
+                marker={"color": COLORS[5 - i], "pattern": {"shape": pattern, "solidity": 0.2}},
+                row=1,
+                col=2,
+            )
+        figure.update_xaxes(title="requested error", type="category", row=1, col=2)
+        figure.update_yaxes(title="images above the request, %", rangemode="tozero", row=1, col=2)
 
 
 def error_target(
     requested: np.ndarray, reached: np.ndarray, spent: np.ndarray, *, halted: bool = False
-) -> ErrorOnRequest:
-    """Hold errors reached (m, n), with the tokens spent (m, n), against those requested (m,), pixels in [0, 1].
+) -> ErrorTarget:
+    """Compare reached errors with requested errors. All errors are of pixels in [0, 1].
 
-    With `halted` only images count that were given fewer tokens than the most any image was: the others had no more to
-    spend, as in the paper's table. Raises UserError where the shapes do not fit, NotApplicable without images.
+    Parameters
+    ----------
+    requested : ndarray of float, shape (n_requests,)
+        Requested mean absolute errors.
+    reached : ndarray of float, shape (n_requests, n_images)
+        Errors that were reached.
+    spent : ndarray of int, shape (n_requests, n_images)
+        Tokens that were spent.
+    halted : bool, default False
+        Count only images with fewer tokens than the maximum, as in the table of the paper. The
+        others had no more tokens to spend.
+
+    Returns
+    -------
+    ErrorTarget
+        Reached errors, tokens and fraction of images above each request.
+
+    Raises
+    ------
+    UserError
+        If shapes do not match, or errors contain NaN.
+    NotApplicable
+        If no image counts.
+
+    References
+    ----------
+    KARL, arXiv 2507.07995, table 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> result = error_target(np.array([0.05]), np.array([[0.04, 0.07]]), np.array([[2, 4]]))
+    >>> result.requests[0].over
+    (0.5, 0.5, 0.0, 0.0)
     """
-    m = len(requested)
     for name, array in (("reached errors", reached), ("tokens spent", spent)):
-        if array.ndim != 2 or len(array) != m or array.shape != reached.shape:
+        if array.ndim != 2 or len(array) != len(requested) or array.shape != reached.shape:
             shape = " × ".join(map(str, array.shape))
             raise UserError(
-                f"The {name} are {shape}; {m} requests × images would be right. Collect them again."
+                f"The {name} have shape {shape}; they need one row for each of"
+                f" {len(requested)} requests and one column per image. Collect the evidence again."
             )
     if not reached.size:
         raise NotApplicable(
-            "Error on request needs at least one request and one image; this evidence has none."
+            "The analysis of error targets needs at least one request and one image;"
+            " this evidence has none."
         )
-    errors, tokens = np.asarray(reached, np.float64), np.asarray(spent)
+    errors = np.asarray(reached, np.float64)
+    tokens = np.asarray(spent)
     if not np.isfinite(errors).all():
-        raise UserError("The reached errors hold NaN or infinity. Collect from an earlier step.")
-    most, requests, spread = int(tokens.max()), [], []
+        raise UserError(
+            "The reached errors contain NaN or infinity. Collect the evidence from an earlier step."
+        )
+    max_tokens = int(tokens.max())
+    requests: list[ErrorRequest] = []
+    quantiles: list[tuple[float, ...]] = []
     for i in np.argsort(requested, kind="stable"):
-        counted = tokens[i] < most if halted else np.ones(len(errors[i]), bool)
-        if counted.any():
-            requests.append(_request(float(requested[i]), errors[i][counted], tokens[i][counted]))
-            spread.append(tuple(np.percentile(errors[i][counted], QUANTILES).tolist()))
+        counts = tokens[i] < max_tokens if halted else np.ones(len(errors[i]), bool)
+        if counts.any():
+            requests.append(_request(float(requested[i]), errors[i][counts], tokens[i][counts]))
+            quantiles.append(tuple(np.percentile(errors[i][counts], QUANTILES).tolist()))
     if not requests:
         raise NotApplicable(
-            f"Error on request, halted only, needs an image that was given under {most} tokens."
+            "The analysis of error targets of halted images needs an image with under"
+            f" {max_tokens} tokens."
         )
-    return ErrorOnRequest(tuple(requests), tuple(spread), halted, errors.shape[1], most)
+    return ErrorTarget(
+        requests=tuple(requests),
+        quantiles=tuple(quantiles),
+        halted=halted,
+        n=errors.shape[1],
+        max_tokens=max_tokens,
+    )
 
 
-def _request(requested: float, errors: np.ndarray, tokens: np.ndarray) -> Request:
-    above = errors > requested
-    violators = float(errors[above].mean()) if above.any() else float("nan")
-    over = tuple(float((errors > requested + margin).mean()) for margin in MARGINS)
-    low, high = mean_interval(above.astype(float))[1:]
-    return Request(
-        requested, *mean_interval(errors), float(tokens.mean()), len(errors), over, low, high, violators
-    )  # fmt: skip
+def _request(requested: float, errors: np.ndarray, tokens: np.ndarray) -> ErrorRequest:
+    is_above = errors > requested
+    reached, low, high = mean_interval(errors)
+    _, over_low, over_high = mean_interval(is_above.astype(float))
+    return ErrorRequest(
+        requested=requested,
+        reached=reached,
+        low=low,
+        high=high,
+        tokens=float(tokens.mean()),
+        images=len(errors),
+        over=tuple(float((errors > requested + margin).mean()) for margin in MARGINS),
+        over_low=over_low,
+        over_high=over_high,
+        violators=float(errors[is_above].mean()) if is_above.any() else float("nan"),
+    )

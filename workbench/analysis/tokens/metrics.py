@@ -1,6 +1,6 @@
-"""How good a run's pictures are, of all its tokens and of its first ones alone: what a token budget is read off."""
+"""Reconstruction quality of a run, from all its tokens and from its first tokens alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,100 +9,153 @@ from workbench.analysis.generation.feature_distances import frechet_distance
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
 from workbench.analysis.images.structure import ssim
-from workbench.analysis.runs.metrics import METRICS
+from workbench.analysis.inputs import require_array
+from workbench.analysis.runs.metrics import METRICS, MetricInfo
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
 Quality = Literal["psnr", "ssim", "l1", "mse", "features", "rfd"]
-# What a quality is called, its unit, and whether more of it is better.
-QUALITY_METRICS: dict[str, tuple[str, str, bool]] = METRICS | {"rfd": ("rFD", "", False)}
+QUALITY_METRICS: dict[str, MetricInfo] = METRICS | {
+    "rfd": MetricInfo(label="rFD", unit="", higher_is_better=False)
+}
 FEATURE_METRICS = ("features", "rfd")
-LEAST, SPLITS = 10, 16  # images whose distance is taken, and half samples that give its interval
-Estimate = tuple[float, float, float]  # a value and its 95 % interval
+MIN_IMAGES = 10  # for a Fréchet distance
+NUM_HALF_SAMPLES = 16  # half samples behind the interval of a Fréchet distance
+
+# A value and its 95 % interval.
+Estimate = tuple[float, float, float]
 
 
-def called(quality: Quality, feature_extractor: str | None) -> str:
-    """The name of a quality, with its feature extractor in parentheses; only Inception makes it a FID."""
-    name = QUALITY_METRICS[quality][0]
-    if quality == "rfd":
-        if feature_extractor == "inception":
-            return "rFID"
-        return f"{name} ({feature_extractor})" if feature_extractor else name
-    return (
-        f"distance in {feature_extractor}'s features"
-        if quality == "features" and feature_extractor
-        else name
-    )
+def metric_label(quality: Quality, feature_extractor: str | None) -> str:
+    """Return the name of a metric, with its feature extractor; only Inception makes it a FID.
+
+    Examples
+    --------
+    >>> metric_label("rfd", "hog"), metric_label("rfd", "inception"), metric_label("psnr", None)
+    ('rFD (hog)', 'rFID', 'PSNR')
+    """
+    label = QUALITY_METRICS[quality].label
+    if quality not in FEATURE_METRICS or not feature_extractor:
+        return label
+    if quality == "features":
+        return f"distance in {feature_extractor} features"
+    if feature_extractor == "inception":
+        return "rFID"
+    return f"{label} ({feature_extractor})"
 
 
-def measurable(evidence: Evidence, quality: Quality, reference: Evidence | None) -> bool:
-    """Whether a run has the arrays of a quality and shares the reference's feature extractor.
+def has_metric(evidence: Evidence, quality: Quality, reference: Evidence | None) -> bool:
+    """Return whether a run has the arrays of a metric, comparable with a reference run.
 
-    A set quality also needs as many images as the reference has.
+    Metrics in features need the same feature extractor. A Fréchet distance also needs as many
+    images as the reference.
     """
     if quality not in FEATURE_METRICS:
         return True
     if reference is None or evidence.features is None or evidence.reconstruction_features is None:
         return False
-    as_many = quality != "rfd" or len(evidence.features) == len(reference.features)
-    return as_many and evidence.feature_extractor == reference.feature_extractor
+    if evidence.feature_extractor != reference.feature_extractor:
+        return False
+    if quality != "rfd" or reference.features is None:
+        return True
+    return len(evidence.features) == len(reference.features)
 
 
-def of_all_tokens(evidence: Evidence, quality: Quality) -> Estimate:
-    """The quality of the reconstructions: a mean over images, or the distance of the set."""
+def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
+    """Compute a metric of the reconstructions from all tokens, with its 95 % interval.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        A tokenizer's evidence with the arrays of the metric.
+    quality : {"psnr", "ssim", "l1", "mse", "features", "rfd"}
+        A mean over images, or for `rfd` the Fréchet distance of the set.
+
+    Returns
+    -------
+    (float, float, float)
+        The value and its 95 % interval.
+
+    Raises
+    ------
+    NotApplicable
+        If an array is missing, or for a Fréchet distance of under 10 images.
+    UserError
+        If features contain NaN.
+    """
+    name = evidence.run_name
     if quality in FEATURE_METRICS:
-        return _in_features(evidence, evidence.reconstruction_features, quality)
+        features = require_array(evidence.reconstruction_features, "reconstruction features", name)
+        return _in_features(evidence, features, quality)
+    images = require_array(evidence.images, "images", name)
+    reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
     if quality == "ssim":
-        return mean_interval(ssim(evidence.images, evidence.reconstructions))
-    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
-    return mean_interval({"psnr": psnr_db(mse), "mse": mse, "l1": l1}[quality])
+        return mean_interval(ssim(images, reconstructions))
+    mse, l1 = pixel_errors(images, reconstructions)
+    values = {"psnr": psnr_db(mse), "mse": mse, "l1": l1}
+    return mean_interval(values[quality])
 
 
-def of_first_tokens(evidence: Evidence, quality: Quality) -> Iterator[tuple[int, Estimate]]:
-    """Numbers of first tokens that were decoded alone, and the quality of each; none where it was not collected."""
+def prefix_qualities(evidence: Evidence, quality: Quality) -> Iterator[tuple[int, Estimate]]:
+    """Yield the numbers of first tokens that were decoded alone, and the metric of each.
+
+    Nothing is yielded if the metric of prefixes was not collected.
+    """
     if evidence.prefixes is None:
         return
     if quality in FEATURE_METRICS:
-        for length, features in zip(
-            evidence.prefixes, _rows(evidence.prefix_features), strict=False
-        ):
+        if evidence.prefix_features is None:
+            return
+        prefix_features = np.asarray(evidence.prefix_features, np.float64)
+        # Features are collected for the first of the prefixes only.
+        for length, features in zip(evidence.prefixes, prefix_features, strict=False):
             yield int(length), _in_features(evidence, features, quality)
         return
-    held = {"l1": evidence.prefix_l1, "ssim": evidence.prefix_ssim}.get(
-        quality, evidence.prefix_mse
-    )
-    for length, each in zip(
-        evidence.prefixes, _rows(None if held is None else held.T), strict=False
-    ):
-        yield int(length), mean_interval(psnr_db(each) if quality == "psnr" else each)
+    collected = {
+        "l1": evidence.prefix_l1,
+        "ssim": evidence.prefix_ssim,
+        "psnr": evidence.prefix_mse,
+        "mse": evidence.prefix_mse,
+    }[quality]
+    if collected is None:
+        return
+    by_prefix = np.asarray(collected, np.float64).T
+    for length, values in zip(evidence.prefixes, by_prefix, strict=False):
+        yield int(length), mean_interval(psnr_db(values) if quality == "psnr" else values)
 
 
-def floor(evidences: list[Evidence]) -> float | None:
-    """How far as many training images lie from the held-out ones; None where no run tells, or has too few of them."""
-    for e in evidences:
-        if e.train_features is not None and len(e.train_features) >= len(e.features):
-            some = np.random.default_rng(0).permutation(len(e.train_features))[: len(e.features)]
-            return frechet_distance(e.features, e.train_features[np.sort(some)])
+def real_image_distance(evidences: Sequence[Evidence]) -> float | None:
+    """Return the Fréchet distance between held-out images and as many training images.
+
+    It is None if no run has features of enough training images.
+    """
+    for evidence in evidences:
+        features, training = evidence.features, evidence.train_features
+        if features is None or training is None or len(training) < len(features):
+            continue
+        subset = np.random.default_rng(0).permutation(len(training))[: len(features)]
+        return frechet_distance(features, training[np.sort(subset)])
     return None
 
 
-def _rows(array: np.ndarray | None) -> np.ndarray:
-    return np.zeros((0, 0)) if array is None else np.asarray(array, np.float64)
-
-
 def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> Estimate:
-    real, decoded = np.asarray(evidence.features, np.float64), np.asarray(features, np.float64)
+    name = evidence.run_name
+    real = np.asarray(require_array(evidence.features, "features", name), np.float64)
+    decoded = np.asarray(features, np.float64)
     if quality == "features":
         return mean_interval(np.linalg.norm(real - decoded, axis=1))
-    if len(real) < LEAST:
+    if len(real) < MIN_IMAGES:
         raise NotApplicable(
-            f"A Frechet distance needs at least {LEAST} images; {evidence.run_name} has {len(real)}."
+            f"A Fréchet distance needs at least {MIN_IMAGES} images; {name} has {len(real)}."
         )
     if not (np.isfinite(real).all() and np.isfinite(decoded).all()):
-        raise UserError(f"The features of {evidence.run_name} hold NaN or infinity; collect them again.")
+        raise UserError(f"The features of {name} contain NaN or infinity. Collect them again.")
     value = frechet_distance(real, decoded)
     error, _ = half_samples(
-        lambda half: frechet_distance(real[half], decoded[half]), len(real), splits=SPLITS
+        lambda half: frechet_distance(real[half], decoded[half]),
+        len(real),
+        splits=NUM_HALF_SAMPLES,
     )
-    return value, max(value - 1.96 * float(error), 0.0), value + 1.96 * float(error)
+    margin = 1.96 * float(error)
+    return value, max(value - margin, 0.0), value + margin
