@@ -272,7 +272,7 @@ CLAIMS = (
         arms=tokenizers,
         measure=probed,
         effects=probe,
-        columns=("probe accuracy", "neighbour probe", "PSNR"),
+        columns=("probe accuracy", "neighbor probe", "PSNR"),
     ),
     Claim(
         key="maetok-modes",

@@ -130,7 +130,7 @@ CLAIMS = (
         effects=alignment,
         columns=(
             "probe accuracy",
-            "neighbour probe",
+            "neighbor probe",
             "PSNR",
             "rFD",
             "rFD free",

@@ -1,4 +1,4 @@
-"""Points in many dimensions laid out in the plane, how far the layout may be trusted, and one turned onto another."""
+"""Embeddings in the plane, their quality, and their alignment to each other."""
 
 from typing import Any, Literal
 
@@ -8,86 +8,164 @@ from workbench.analysis.stats.sampling import subsample
 from workbench.core.progress import tqdm_kwargs
 
 Method = Literal["umap", "pca"]
-MAX_SCORED_POINTS = 2_000  # points whose neighbours are compared: every pair's distance is needed
-UMAP_INPUT = 50  # principal components given to UMAP
+MAX_SCORED_POINTS = 2_000  # the quality needs the distance of every pair
+UMAP_INPUT_DIMENSIONS = 50  # principal components that UMAP receives
 
 
 def standardize(rows: np.ndarray) -> np.ndarray:
-    """Rows (n, d) with mean 0 and variance 1 in every dimension that varies, float32."""
+    """Scale every dimension that varies to mean 0 and variance 1.
+
+    Parameters
+    ----------
+    rows : ndarray of float, shape (n, d)
+
+    Returns
+    -------
+    ndarray of float32, shape (n, d)
+    """
     deviation = rows.std(axis=0)
-    out = (rows - rows.mean(axis=0)).astype(np.float32)
-    out /= np.where(deviation > 0, deviation, 1).astype(np.float32)
-    return out
+    scaled = (rows - rows.mean(axis=0)).astype(np.float32)
+    scaled /= np.where(deviation > 0, deviation, 1).astype(np.float32)
+    return scaled
 
 
 def embed(
     rows: np.ndarray, method: Method, neighbors: int, seed: int, start: np.ndarray | None = None
 ) -> np.ndarray:
-    """Coordinates, float32 (n, 2), of rows (n, d). `start`, (n, 2), is where UMAP begins (None: principal components).
+    """Embed rows in the plane. The same seed gives the same coordinates.
 
-    The same seed gives the same map. Sources: UMAP, arXiv 1802.03426.
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (n, d)
+    method : {"umap", "pca"}
+    neighbors : int
+        Size of a neighborhood of UMAP.
+    seed : int
+    start : ndarray of float, shape (n, 2), optional
+        Initial coordinates of UMAP. By default the first principal components.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 2)
+
+    References
+    ----------
+    McInnes et al. (2018), UMAP, arXiv 1802.03426.
     """
     if method == "pca":
-        return _components(rows, 2, seed)
-    if rows.shape[1] > UMAP_INPUT:
-        rows = _components(rows, UMAP_INPUT, seed)
-    # The spectral start fails on very few images.
-    begin = start.copy() if start is not None else "pca" if rows.shape[1] > 1 else "random"
-    return np.asarray(fit_umap(rows, seed, n_neighbors=neighbors, init=begin), np.float32)
+        return _principal_components(rows, 2, seed)
+    if rows.shape[1] > UMAP_INPUT_DIMENSIONS:
+        rows = _principal_components(rows, UMAP_INPUT_DIMENSIONS, seed)
+    init: np.ndarray | str
+    if start is not None:
+        init = start.copy()
+    elif rows.shape[1] > 1:
+        init = "pca"  # the default, spectral initialization, fails on very few images
+    else:
+        init = "random"
+    return np.asarray(fit_umap(rows, seed, n_neighbors=neighbors, init=init), np.float32)
 
 
 def fit_umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
-    """Rows (n, d) in fewer dimensions by UMAP, the same for the same seed; whoever listens hears of its epochs."""
+    """Embed rows by UMAP, and report its epochs as progress.
+
+    Parameters
+    ----------
+    rows : ndarray of float, shape (n, d)
+    seed : int
+        The same seed gives the same embedding.
+    **settings
+        Settings of `umap.UMAP`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_components)
+    """
     import umap.layouts
     from tqdm.std import tqdm
     from umap import UMAP
 
-    umap.layouts.tqdm = (
-        tqdm  # in a notebook it would take one that draws a bar of its own, and writes to no file
-    )
-    # Only one job repeats itself.
-    return UMAP(random_state=seed, n_jobs=1, tqdm_kwds=tqdm_kwargs(), **settings).fit_transform(
-        rows
-    )
+    # In a notebook, UMAP would take a progress bar that draws itself and writes to no file.
+    umap.layouts.tqdm = tqdm
+    # The embedding is reproducible with a single job only.
+    model = UMAP(random_state=seed, n_jobs=1, tqdm_kwds=tqdm_kwargs(), **settings)
+    return model.fit_transform(rows)
 
 
 def embedding_quality(
     rows: np.ndarray, points: np.ndarray, neighbors: int, seed: int
 ) -> tuple[float, float]:
-    """Trustworthiness and continuity of points (n, 2) as a map of rows (n, d), on at most 2,000 of them.
+    """Compute trustworthiness and continuity of an embedding, from at most 2,000 points.
 
-    1: no neighbour on the map is a stranger in the rows; and none in the rows is far on the map. Source: Venna and
-    Kaski 2001.
+    Parameters
+    ----------
+    rows : ndarray of float, shape (n, d)
+        Original vectors.
+    points : ndarray of float, shape (n, 2)
+        Their embedding.
+    neighbors : int
+        Size of a neighborhood.
+    seed : int
+        Seed of the sample of points.
+
+    Returns
+    -------
+    trustworthiness : float
+        1 if all neighbors in the plane are neighbors among the rows.
+    continuity : float
+        1 if all neighbors among the rows are neighbors in the plane.
+
+    References
+    ----------
+    Venna and Kaski (2001), "Neighborhood preservation in nonlinear projection methods".
     """
     from sklearn.manifold import trustworthiness
 
-    judged = subsample(len(rows), MAX_SCORED_POINTS, np.random.default_rng(seed))
-    rows, points = rows[judged], points[judged]
+    sample = subsample(len(rows), MAX_SCORED_POINTS, np.random.default_rng(seed))
+    rows, points = rows[sample], points[sample]
     k = min(neighbors, (len(rows) - 1) // 2)
-    there, back = (
-        trustworthiness(rows, points, n_neighbors=k),
-        trustworthiness(points, rows, n_neighbors=k),
-    )
-    return float(there), float(back)
+    trust = trustworthiness(rows, points, n_neighbors=k)
+    continuity = trustworthiness(points, rows, n_neighbors=k)
+    return float(trust), float(continuity)
 
 
-def procrustes_align(points: np.ndarray, onto: np.ndarray) -> tuple[np.ndarray, float]:
-    """Points (n, 2) moved, turned, mirrored and scaled to the size of `onto` (n, 2), and their disparity from it.
+def procrustes_align(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
+    """Translate, rotate, reflect and scale points to fit a reference.
 
-    Procrustes: the share of squares that the best such fit leaves, 0 for the same figure and near 1 for unrelated ones.
+    The result has the size of the reference. The least-squares scale would shrink points that do
+    not match until nothing of them is visible.
+
+    Parameters
+    ----------
+    points, reference : ndarray of float, shape (n, 2)
+
+    Returns
+    -------
+    aligned : ndarray of float32, shape (n, 2)
+    disparity : float
+        Share of the sum of squares that the best fit does not explain: 0 for the same shape, near
+        1 for unrelated ones.
+
+    Examples
+    --------
+    >>> reference = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    >>> aligned, disparity = procrustes_align(-3 * reference, reference)
+    >>> round(disparity, 6)
+    0.0
     """
-    middle = onto.mean(axis=0)
-    there, here = onto - middle, points - points.mean(axis=0)
-    left, sizes, right = np.linalg.svd(here.T @ there)
-    own, target = np.square(here).sum(), np.square(there).sum()
-    # Of the same size, not the best fitting one: that shrinks what is unlike, until nothing can be seen of it.
-    turned = here @ (left @ right) * np.sqrt(target / own) + middle
-    return turned.astype(np.float32), float(max(0, 1 - sizes.sum() ** 2 / (own * target)))
+    center = reference.mean(axis=0)
+    target, source = reference - center, points - points.mean(axis=0)
+    left, sizes, right = np.linalg.svd(source.T @ target)
+    source_size, target_size = np.square(source).sum(), np.square(target).sum()
+    aligned = source @ (left @ right) * np.sqrt(target_size / source_size) + center
+    disparity = float(max(0, 1 - sizes.sum() ** 2 / (source_size * target_size)))
+    return aligned.astype(np.float32), disparity
 
 
-def _components(rows: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
+def _principal_components(rows: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
+    """Return the first components of rows, padded with zeros to at least two."""
     from sklearn.decomposition import PCA
 
-    most = min(dimensions, *rows.shape)
-    points = PCA(most, random_state=seed).fit_transform(rows)
-    return np.pad(points, ((0, 0), (0, max(0, 2 - most)))).astype(np.float32)
+    num_components = min(dimensions, *rows.shape)
+    points = PCA(num_components, random_state=seed).fit_transform(rows)
+    return np.pad(points, ((0, 0), (0, max(0, 2 - num_components)))).astype(np.float32)

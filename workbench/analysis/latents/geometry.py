@@ -1,11 +1,15 @@
-"""The shape of a latent space: how many directions it fills, how evenly, and how much noise its decoder bears.
+"""Geometry of a latent space: filled directions, uniformity, and robustness to noise.
 
-Each number stands beside an isotropic Gaussian's with as many tokens and dimensions, which is a reference and no goal:
-by t-SNE's measure of uniformity (VA-VAE, arXiv 2501.01423, table 6) that Gaussian is worse than real latents.
+Every measure is reported next to its value for an isotropic Gaussian with as many tokens and
+dimensions. The Gaussian is a reference and not a goal: by the uniformity measure of VA-VAE (table
+6), which uses t-SNE, it is worse than real latents.
+
+References
+----------
+Yao et al. (2025), VA-VAE, arXiv 2501.01423.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -20,91 +24,143 @@ from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import UserError
 
-LEAST = 10  # images
-MOST_NUMBERS = 4_000_000  # of latents with more, random images are measured
-MOST_TSNE = (
-    1000  # tokens on t-SNE's plane: with ten times as many it takes minutes and says the same
-)
+MIN_IMAGES = 10
+MAX_LATENT_VALUES = 4_000_000  # a sample of the images is measured if the latents have more
+MAX_TSNE_TOKENS = 1000  # ten times as many take minutes and give the same values
+MIN_TOKENS_PER_DIMENSION = 10  # with fewer, the spectrum is dominated by sampling noise
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of the latents, and what an isotropic Gaussian with as many tokens and dimensions would show."""
+    """A measure of the latents and its value for an isotropic Gaussian of the same size.
+
+    Attributes
+    ----------
+    name : str
+    value : float
+    low, high : float
+        95 % interval over images, conservative for isotropic latents; NaN if there is none.
+    gaussian : float
+        Value for the Gaussian.
+    scale : float
+        Value that the figure divides by, so that measures share an axis: the number of dimensions
+        or 1.
+    """
 
     name: str
     value: float
-    low: float  # 95 % interval over images, too wide for isotropic latents; NaN where there is none
+    low: float
     high: float
     gaussian: float
-    most: float = 1.0  # the largest value it can take, or 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class NoiseRobustness:
-    """How well latents decode after Gaussian noise was added."""
+    """Quality of reconstructions after Gaussian noise was added to the latents.
 
-    level: float  # standard deviations of the latents
-    psnr: float  # dB, mean over images
-    low: float  # 95 % bootstrap interval
+    Attributes
+    ----------
+    level : float
+        Deviation of the noise, in standard deviations of the latents.
+    psnr : float
+        Mean over images, in dB.
+    low, high : float
+        95 % bootstrap interval, in dB.
+    """
+
+    level: float
+    psnr: float
+    low: float
     high: float
 
 
 @dataclass(frozen=True, eq=False)
 class LatentGeometry(Result):
-    """Measures of the latents beside a Gaussian's, the spectrum of their covariance, and the noise they bear."""
+    """Measures of the latents, the spectrum of their covariance, and robustness to noise.
+
+    Attributes
+    ----------
+    measures : tuple of Measure
+    noise : tuple of NoiseRobustness
+        Empty if it was not collected.
+    shares : ndarray of float, shape (d,)
+        Share of the variance along each principal direction, in descending order.
+    gaussian_shares : ndarray of float, shape (d,)
+        The same of one sample of the Gaussian.
+    images, of : int
+        Number of images that were measured, and in the evidence.
+    tokens : int
+        Number of active tokens of these images.
+    standardized : bool
+        Whether every channel was divided by its deviation.
+    seed : int
+    """
 
     measures: tuple[Measure, ...]
-    noise: tuple[NoiseRobustness, ...]  # empty where it was not collected
-    shares: np.ndarray = field(
-        repr=False
-    )  # (d,) of the variance along each principal direction, largest first
-    gaussian_shares: np.ndarray = field(repr=False)  # (d,) the same of one drawn Gaussian
+    noise: tuple[NoiseRobustness, ...]
+    shares: np.ndarray = field(repr=False)
+    gaussian_shares: np.ndarray = field(repr=False)
     images: int
     of: int
-    tokens: int  # all tokens of those images that a decoder looks at
+    tokens: int
     standardized: bool
     seed: int
 
     @property
     def dimensions(self) -> int:
-        """How many numbers a token has."""
+        """Number of channels of a token."""
         return len(self.shares)
 
     def __getitem__(self, name: str) -> Measure:
-        return next(m for m in self.measures if m.name == name)
+        return next(measure for measure in self.measures if measure.name == name)
 
     def table(self) -> pd.DataFrame:
-        """One row a measure, and one a noise level, whose value is PSNR in dB."""
-        rows = [{name: x for name, x in asdict(m).items() if name != "most"} for m in self.measures]
+        """Return one row per measure, and one per noise level with its PSNR in dB."""
+        rows = [
+            {
+                "measure": m.name,
+                "value": m.value,
+                "low": m.low,
+                "high": m.high,
+                "gaussian": m.gaussian,
+            }
+            for m in self.measures
+        ]
         rows += [
-            {"name": f"PSNR, dB, noise {x.level:g}", "value": x.psnr, "low": x.low, "high": x.high}
+            {
+                "measure": f"PSNR, dB, noise {x.level:g}",
+                "value": x.psnr,
+                "low": x.low,
+                "high": x.high,
+            }
             for x in self.noise
         ]
-        return pd.DataFrame(rows).rename(columns={"name": "measure"})
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """How many directions are filled, how uneven tokens are, and what noise costs, beside the Gaussian."""
-        ratio, top, norm, near = (
-            self[x] for x in ("participation ratio", "top share", "norm CV", "10-NN CV")
-        )
+        """Return filled directions, uniformity, and the cost of noise, next to the Gaussian."""
+        ratio, top = self["participation ratio"], self["top share"]
+        norm, density = self["norm CV"], self["10-NN CV"]
         sentences = [
-            f"The latents fill about {ratio.value:.3g} of {self.dimensions} directions (participation ratio; a Gaussian"
-            f" {ratio.gaussian:.3g}), and the largest holds {100 * top.value:.1f} % of the variance"
-            f" ({100 * top.gaussian:.1f} %).",
-            f"Token norms vary by {norm.value:.3g} of their mean (a Gaussian's by {norm.gaussian:.3g}), distances to"
-            f" the 10th neighbour by {near.value:.3g} ({near.gaussian:.3g}).",
+            f"The latents fill about {ratio.value:.3g} of {self.dimensions} directions"
+            f" (participation ratio; Gaussian: {ratio.gaussian:.3g}); the largest direction has"
+            f" {100 * top.value:.1f} % of the variance (Gaussian: {100 * top.gaussian:.1f} %).",
+            f"The coefficient of variation is {norm.value:.3g} for token norms (Gaussian:"
+            f" {norm.gaussian:.3g}) and {density.value:.3g} for distances to the 10th neighbor"
+            f" (Gaussian: {density.gaussian:.3g}).",
         ]
         if len(self.noise) > 1:
             first, last = self.noise[0], self.noise[-1]
             sentences.append(
-                f"PSNR goes from {first.psnr:.1f} dB at noise of {first.level:g} deviations to {last.psnr:.1f} dB at"
-                f" {last.level:g}."
+                f"Noise of {first.level:g} standard deviations gives a PSNR of {first.psnr:.1f} dB,"
+                f" noise of {last.level:g} one of {last.psnr:.1f} dB."
             )
-        if self.tokens < 10 * self.dimensions:
+        if self.tokens < MIN_TOKENS_PER_DIMENSION * self.dimensions:
             sentences.append(
-                f"{self.tokens:,} tokens are fewer than 10 for each of {self.dimensions} dimensions: read the spectrum"
-                " only beside the Gaussian's."
+                f"There are only {self.tokens:,} tokens for {self.dimensions} dimensions (fewer"
+                " than 10 each): compare the spectrum with that of the Gaussian."
             )
         return " ".join(sentences)
 
@@ -121,159 +177,240 @@ def latent_geometry(
     points: Annotated[int, Range(100, 5000, 100)] = 2000,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> LatentGeometry:
-    """Measure latents (n, tokens, d), a token a point, after giving every channel mean 0 and, to `standardize`,
-    deviation 1.
+    """Measure the geometry of latents, one point per token.
 
-    `points` tokens, of as many images as can be, have their neighbours' distances measured; `tsne` adds its
-    uniformity on at most 1,000 of them, in seconds. Of more than four million numbers random images are taken. Tokens
-    that are not `active` are left out. Raises NotApplicable for under 10 images or constant latents, UserError for
-    NaN, a grid that does not hold the tokens, or noise that was measured on other images.
+    Every channel is centered first. A sample of the images is measured if the latents have more
+    than four million values.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    noise_levels : ndarray of float, shape (m,), optional
+        Levels of noise, in standard deviations of the latents.
+    noise_mse : ndarray of float, shape (n, m), optional
+        Mean squared error of the reconstructions after noise, pixels in [0, 1].
+    grid : tuple of int, optional
+        Height and width of the token grid. Adds the cosine of neighboring tokens.
+    active : ndarray of bool, shape (n, tokens), optional
+        Tokens that the decoder reads. All other tokens are ignored.
+    standardize : bool
+        Divide every channel by its deviation.
+    tsne : bool
+        Add the uniformity of density in a t-SNE embedding of at most 1,000 tokens. This takes
+        seconds.
+    points : int
+        Number of tokens whose neighbors are searched, from as many images as possible.
+    seed : int
+
+    Returns
+    -------
+    LatentGeometry
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than 10 images, or the latents are constant.
+    UserError
+        If a latent is NaN or infinite, the grid does not have as many cells as tokens, an image
+        has no active token, or the noise was measured on other images.
+
+    Examples
+    --------
+    >>> latents = np.random.default_rng(0).normal(size=(50, 4, 3))
+    >>> result = latent_geometry(latents)
+    >>> result.dimensions, round(result["participation ratio"].value, 1)
+    (3, 3.0)
     """
     n, tokens, d = latents.shape
-    noise = _noise(noise_levels, noise_mse, n)
+    noise = _noise_robustness(noise_levels, noise_mse, n)
     random = np.random.default_rng(seed)
-    most = max(LEAST, MOST_NUMBERS // max(tokens * d, 1))
-    chosen = subsample(n, most, random)
-    flatten_latents(latents if len(chosen) == n else latents[chosen], LEAST, "Latent geometry")
-    seen = np.ones((len(chosen), tokens), bool) if active is None else _seen(active[chosen])
-    scaled = _scaled(np.asarray(latents[chosen], np.float64), seen, standardize)
-    image, count = np.nonzero(seen)[0], int(seen.sum())
-    sampled = _one_an_image_first(image, points, random)
-    gaussian = random.standard_normal((count, d))
-    gaussian = _scaled(gaussian, np.ones(count, bool), standardize)
-    shares, gaussian_shares = dispersion.spectrum(scaled[seen]), dispersion.spectrum(gaussian)
+    max_images = max(MIN_IMAGES, MAX_LATENT_VALUES // max(tokens * d, 1))
+    indices = subsample(n, max_images, random)
+    sampled = latents if len(indices) == n else latents[indices]
+    flatten_latents(sampled, MIN_IMAGES, "Latent geometry")
+    if active is None:
+        is_active = np.ones((len(indices), tokens), bool)
+    else:
+        is_active = _check_active(active[indices])
+    scaled = _scale(np.asarray(latents[indices], np.float64), is_active, standardize)
+    image_of_token = np.nonzero(is_active)[0]
+    num_tokens = int(is_active.sum())
+    token_sample = _sample_tokens(image_of_token, points, random)
+    gaussian = random.standard_normal((num_tokens, d))
+    gaussian = _scale(gaussian, np.ones(num_tokens, bool), standardize)
+    cloud = scaled[is_active]
+    shares, gaussian_shares = dispersion.spectrum(cloud), dispersion.spectrum(gaussian)
     measures = [
-        *_of_points(
-            scaled[seen],
-            image,
-            sampled,
-            gaussian[: len(sampled)],
+        *_token_measures(
+            cloud,
+            image_of_token,
+            token_sample,
+            gaussian[: len(token_sample)],
             gaussian_shares,
             standardize,
             seed,
         ),
-        *_of_images(scaled, seen, grid),
+        *_image_measures(scaled, is_active, grid),
     ]
     if tsne:
-        measures += _on_a_plane(scaled[seen][sampled[:MOST_TSNE]], seed)
+        measures += _tsne_measures(cloud[token_sample[:MAX_TSNE_TOKENS]], seed)
     return LatentGeometry(
-        tuple(measures), noise, shares, gaussian_shares, len(chosen), n, count, standardize, seed
+        measures=tuple(measures),
+        noise=noise,
+        shares=shares,
+        gaussian_shares=gaussian_shares,
+        images=len(indices),
+        of=n,
+        tokens=num_tokens,
+        standardized=standardize,
+        seed=seed,
     )
 
 
-def _seen(active: np.ndarray) -> np.ndarray:
-    idle = int((~np.asarray(active, bool).any(axis=1)).sum())
-    if idle:
+def _check_active(active: np.ndarray) -> np.ndarray:
+    num_empty = int((~np.asarray(active, bool).any(axis=1)).sum())
+    if num_empty:
         raise UserError(
-            f"{idle} of {len(active)} images have no active token; every image needs one."
+            f"{num_empty} of {len(active)} images have no active token; every image needs one."
         )
     return np.asarray(active, bool)
 
 
-def _scaled(latents: np.ndarray, seen: np.ndarray, standardize: bool) -> np.ndarray:
-    rows = latents[seen]
+def _scale(latents: np.ndarray, is_active: np.ndarray, standardize: bool) -> np.ndarray:
+    """Center, and optionally standardize, by the statistics of the active tokens."""
+    rows = latents[is_active]
     deviation = rows.std(axis=0) if standardize else np.ones(rows.shape[1])
     return (latents - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
 
 
-def _one_an_image_first(image: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """Places of at most `most` points: a random one of every image, then a second one, and so on."""
-    order = random.permutation(len(image))
-    turn = pd.Series(image[order]).groupby(image[order]).cumcount()
-    return order[np.argsort(turn.to_numpy(), kind="stable")][:most]
+def _sample_tokens(
+    image_of_token: np.ndarray, max_tokens: int, random: np.random.Generator
+) -> np.ndarray:
+    """Return indices of a random token of every image, then a second token, and so on."""
+    order = random.permutation(len(image_of_token))
+    images = image_of_token[order]
+    rank_in_image = pd.Series(images).groupby(images).cumcount()
+    return order[np.argsort(rank_in_image.to_numpy(), kind="stable")][:max_tokens]
 
 
-def _of_points(
+def _token_measures(
     points: np.ndarray,
-    image: np.ndarray,
-    sampled: np.ndarray,
+    image_of_token: np.ndarray,
+    token_sample: np.ndarray,
     gaussian: np.ndarray,
-    shares: np.ndarray,
+    gaussian_shares: np.ndarray,
     standardize: bool,
     seed: int,
 ) -> list[Measure]:
-    """The measures of the cloud of tokens; their scatter is that over halves of the images."""
-    n, d = int(image.max()) + 1, points.shape[1]
+    """Measure the cloud of tokens. Standard errors come from halves of the images."""
+    n, d = int(image_of_token.max()) + 1, points.shape[1]
 
-    def measured(kept: np.ndarray) -> np.ndarray:
-        inside = np.zeros(n, bool)
-        inside[kept] = True
-        cloud, near = points[inside[image]], points[sampled[inside[image[sampled]]]]
-        own = dispersion.spectrum(cloud)
-        norms, distances = np.linalg.norm(cloud, axis=1), dispersion.neighbor_distances(near)
-        ratio, rank = dispersion.participation_ratio(own), dispersion.effective_rank(own)
+    def compute(images: np.ndarray) -> np.ndarray:
+        is_selected = np.zeros(n, bool)
+        is_selected[images] = True
+        cloud = points[is_selected[image_of_token]]
+        sample = points[token_sample[is_selected[image_of_token[token_sample]]]]
+        shares = dispersion.spectrum(cloud)
+        norms = np.linalg.norm(cloud, axis=1)
+        distances = dispersion.neighbor_distances(sample)
         return np.array(
             [
-                ratio,
-                rank,
-                own[0],
+                dispersion.participation_ratio(shares),
+                dispersion.effective_rank(shares),
+                shares[0],
                 dispersion.coefficient_of_variation(norms),
                 dispersion.coefficient_of_variation(distances),
             ]
         )
 
-    values, error = measured(np.arange(n)), half_samples(measured, n, seed=seed)[0]
-    near = dispersion.coefficient_of_variation(dispersion.neighbor_distances(gaussian))
-    ratio = dispersion.gaussian_participation_ratio(len(points), d, standardize)
-    references = (
-        ratio,
-        dispersion.effective_rank(shares),
-        shares[0],
-        dispersion.gaussian_norm_variation(d),
-        near,
+    values = compute(np.arange(n))
+    error = half_samples(compute, n, seed=seed)[0]
+    low, high = (values - 1.96 * error).clip(min=0), values + 1.96 * error
+    neighbor_variation = dispersion.coefficient_of_variation(
+        dispersion.neighbor_distances(gaussian)
     )
-    names = ("participation ratio", "effective rank", "top share", "norm CV", "10-NN CV")
-    low, high = values - 1.96 * error, values + 1.96 * error
-    rows = zip(names, values, low.clip(min=0), high, references, (d, d, 1, 1, 1), strict=True)
-    return [Measure(name, *map(float, numbers)) for name, *numbers in rows]
+    references = {
+        "participation ratio": dispersion.gaussian_participation_ratio(len(points), d, standardize),
+        "effective rank": dispersion.effective_rank(gaussian_shares),
+        "top share": gaussian_shares[0],
+        "norm CV": dispersion.gaussian_norm_variation(d),
+        "10-NN CV": neighbor_variation,
+    }
+    return [
+        Measure(
+            name=name,
+            value=float(values[i]),
+            low=float(low[i]),
+            high=float(high[i]),
+            gaussian=float(reference),
+            scale=float(d) if name in ("participation ratio", "effective rank") else 1.0,
+        )
+        for i, (name, reference) in enumerate(references.items())
+    ]
 
 
-def _of_images(
-    latents: np.ndarray, seen: np.ndarray, grid: tuple[int, int] | None
+def _image_measures(
+    latents: np.ndarray, is_active: np.ndarray, grid: tuple[int, int] | None
 ) -> list[Measure]:
-    """How alike the tokens of an image are, and neighbours among them, as means over images."""
+    """Measure the similarity of tokens within an image, as means over images."""
     tokens, d = latents.shape[1:]
-    units = latents / np.maximum(
-        np.linalg.norm(latents, axis=2, keepdims=True), np.finfo(float).tiny
-    )
-    found = []
-    pairs = [u[mask] @ u[mask].T for u, mask in zip(units, seen, strict=True) if mask.sum() > 1]
-    if pairs:
-        alike = np.array([np.abs(p[~np.eye(len(p), dtype=bool)]).mean() for p in pairs])
-        found.append(
-            Measure("token |cosine|", *mean_interval(alike), dispersion.gaussian_cosine(d))
+    norms = np.linalg.norm(latents, axis=2, keepdims=True)
+    units = latents / np.maximum(norms, np.finfo(float).tiny)
+    measures = []
+    cosines = [
+        unit[mask] @ unit[mask].T
+        for unit, mask in zip(units, is_active, strict=True)
+        if mask.sum() > 1
+    ]
+    if cosines:
+        means = [np.abs(c[~np.eye(len(c), dtype=bool)]).mean() for c in cosines]
+        measures.append(
+            _mean_measure("token |cosine|", np.array(means), dispersion.gaussian_cosine(d))
         )
     if grid is not None and grid[0] * grid[1] != tokens:
         raise UserError(
-            f"A grid of {grid[0]} × {grid[1]} does not hold {tokens} tokens. Do both come from one run?"
+            f"A grid of {grid[0]} × {grid[1]} has {grid[0] * grid[1]} cells, but images have"
+            f" {tokens} tokens. Check that both come from one run."
         )
-    if grid is not None and tokens > 1 and seen.all():
+    if grid is not None and tokens > 1 and is_active.all():
         on_grid = units.reshape(len(units), *grid, d)
-        across = (on_grid[:, :, 1:] * on_grid[:, :, :-1]).sum(-1).reshape(len(units), -1)
-        down = (on_grid[:, 1:] * on_grid[:, :-1]).sum(-1).reshape(len(units), -1)
-        near = np.concatenate([across, down], axis=1).mean(axis=1)
-        found.append(Measure("neighbour cosine", *mean_interval(near), 0.0))
-    return found
+        horizontal = (on_grid[:, :, 1:] * on_grid[:, :, :-1]).sum(-1).reshape(len(units), -1)
+        vertical = (on_grid[:, 1:] * on_grid[:, :-1]).sum(-1).reshape(len(units), -1)
+        means = np.concatenate([horizontal, vertical], axis=1).mean(axis=1)
+        measures.append(_mean_measure("neighbor cosine", means, 0.0))
+    return measures
 
 
-def _on_a_plane(points: np.ndarray, seed: int) -> list[Measure]:
-    drawn = np.random.default_rng(seed).standard_normal(points.shape)
-    ours, theirs = (
-        dispersion.density_uniformity(dispersion.tsne(x, seed)) for x in (points, drawn)
-    )
+def _mean_measure(name: str, values: np.ndarray, gaussian: float) -> Measure:
+    mean, low, high = mean_interval(values)
+    return Measure(name=name, value=mean, low=low, high=high, gaussian=gaussian)
+
+
+def _tsne_measures(points: np.ndarray, seed: int) -> list[Measure]:
+    gaussian = np.random.default_rng(seed).standard_normal(points.shape)
+    values = dispersion.density_uniformity(dispersion.tsne(points, seed))
+    references = dispersion.density_uniformity(dispersion.tsne(gaussian, seed))
     names = ("t-SNE density CV", "t-SNE density Gini")
-    return [Measure(name, a, NAN, NAN, b) for name, a, b in zip(names, ours, theirs, strict=True)]
+    return [
+        Measure(name=names[i], value=values[i], low=NAN, high=NAN, gaussian=references[i])
+        for i in range(len(names))
+    ]
 
 
-def _noise(
-    levels: Sequence[float] | np.ndarray | None, mse: np.ndarray | None, n: int
+def _noise_robustness(
+    levels: np.ndarray | None, mse: np.ndarray | None, n: int
 ) -> tuple[NoiseRobustness, ...]:
     if levels is None or mse is None:
         return ()
     if mse.shape != (n, len(levels)):
+        shape = " × ".join(map(str, mse.shape))
         raise UserError(
-            f"The noise errors are {' × '.join(map(str, mse.shape))}; {n} × {len(levels)} would be right."
+            f"noise_mse must have the shape {n} × {len(levels)} (images × noise levels), got"
+            f" {shape}."
         )
-    order = np.argsort(levels, kind="stable")
     psnr = psnr_db(np.asarray(mse, np.float64))
-    return tuple(NoiseRobustness(float(levels[i]), *mean_interval(psnr[:, i])) for i in order)
+    results = []
+    for i in np.argsort(levels, kind="stable"):
+        mean, low, high = mean_interval(psnr[:, i])
+        results.append(NoiseRobustness(level=float(levels[i]), psnr=mean, low=low, high=high))
+    return tuple(results)

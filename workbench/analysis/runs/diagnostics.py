@@ -44,11 +44,11 @@ DIAGNOSTICS = (
     Diagnostic("10-NN CV", "how uneven the tokens' density is", "lower"),
     Diagnostic("token |cosine|", "how alike the tokens of an image are: redundancy", "unknown"),
     Diagnostic(
-        "neighbour cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"
+        "neighbor cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"
     ),
     Diagnostic("noise cost", "dB lost to the strongest noise against the weakest", "lower"),
     Diagnostic("linear probe", "accuracy of a linear probe of whole images", "higher"),
-    Diagnostic("neighbour probe", "accuracy of nearest neighbours of whole images", "higher"),
+    Diagnostic("neighbor probe", "accuracy of nearest neighbours of whole images", "higher"),
     Diagnostic("teacher CKA", "how alike images are to the latents and to a teacher", "higher"),
     Diagnostic(
         "teacher cosine", "how well a linear map of tokens tells a teacher's features", "higher"
@@ -145,7 +145,7 @@ def _probes(evidence: Evidence, seed: int) -> dict[str, float]:
     from workbench.analysis.latents.probes import whole_image_accuracies
 
     accuracy = whole_image_accuracies(**evidence.kwargs_for(whole_image_accuracies), seed=seed)
-    return {"linear probe": accuracy["linear"], "neighbour probe": accuracy["nearest neighbours"]}
+    return {"linear probe": accuracy["linear"], "neighbor probe": accuracy["nearest neighbors"]}
 
 
 def _alignment(evidence: Evidence, seed: int) -> dict[str, float]:
