@@ -44,7 +44,7 @@ def test_the_accuracies_of_whole_images_are_those_that_probes_tell():
 
 def test_classes_that_lie_apart_are_told_by_every_probe_and_shuffled_labels_are_chance():
     result = probes(*classes())
-    assert [p.name.split(",")[0] for p in result.probes] == ["nearest neighbours"] * 2 + [
+    assert [p.name.split(",")[0] for p in result.probes] == ["nearest neighbors"] * 2 + [
         "linear"
     ] * 2
     for probe in result.probes:

@@ -272,4 +272,4 @@ def _neighbors(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int)
     )
 
 
-CLASSIFIERS: dict[str, Classifier] = {"nearest neighbours": _neighbors, "linear": logistic_probe}
+CLASSIFIERS: dict[str, Classifier] = {"nearest neighbors": _neighbors, "linear": logistic_probe}
