@@ -207,7 +207,7 @@ def test_live_model_draws_only_after_changes(run):
     assert len(model.figure().data[1].x) == 30
 
 
-def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
+def test_watch_code_restores_the_view(run):
     for step in (20, 40):
         run.save_samples(step, np.zeros((16, 8, 8, 1), np.uint8))
     seen = wb.watch(run)
@@ -217,23 +217,23 @@ def test_how_a_run_is_watched_can_be_had_in_code_and_given_back(run):
     exec(seen.code().replace("wb.watch", "seen = wb.watch"), again)
     assert again["seen"].state == seen.state == {"log": True, "smoothing": 0.5, "step": 20}
     assert again["seen"].selected == 20
-    with pytest.raises(UserError, match="has no pictures of step 30"):
+    with pytest.raises(UserError) as error:
         wb.watch(run, step=30)
+    assert "30" in str(error.value)
 
 
-def test_what_a_run_says_of_itself_is_shown_and_not_obeyed(run):
-    from workbench.hosts.notebook.live import _head, _pictures
-
+def test_text_of_a_run_is_escaped(run):
     run.event("failed", 10, why="<img src=x onerror=alert(1)>")
     run.report("failed", 300, steps=1000)
-    assert "<img" not in (head := _head(RunFollower(run).snapshot())) and "&lt;img" in head
+    header = LiveModel(run).header_html
+    assert "<img" not in header and "&lt;img" in header
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
-    told = json.loads((run.folder / "config.json").read_text())
-    (run.folder / "config.json").write_text(json.dumps(told | {"class": 'x"><script>'}))
-    assert "<script>" not in _pictures(Run(run.folder), 20)
+    config = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps(config | {"class": 'x"><script>'}))
+    assert "<script>" not in wb.watch(run.folder).images.value
 
 
-def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
+def test_preview_of_damaged_images_is_empty(run):
     run.save_samples(20, np.zeros((16, 8, 8, 1), np.uint8))
     run.save_samples(40, np.zeros((16, 8, 8, 3), np.uint8))
     assert RunFollower(run).snapshot().preview_steps == (20, 40)
@@ -247,7 +247,7 @@ def test_pictures_are_a_mosaic_and_damaged_ones_are_none(run):
 # Asking
 
 
-def test_apply_asks_for_what_differs_and_nothing_else(run):
+def test_apply_requests_only_changed_values(run):
     assert request_multipliers(run, {"lr": 1.0, "pixel": 1.0, "align": 1.0}) == []
     assert request_multipliers(run, {"lr": 0.5, "pixel": 1.0, "align": 0.0}) == [1, 2]
     assert [(r["command"], r.get("term"), r["value"]) for r in run.commands()] == [
@@ -258,7 +258,7 @@ def test_apply_asks_for_what_differs_and_nothing_else(run):
         request_multipliers(run, {"lr": -1.0})
 
 
-def test_the_answer_to_a_request_follows_it_from_asked_to_done(run):
+def test_command_reply_follows_the_request(run):
     number = run.ask("weight", term="align", value=0.5)
     assert "waiting" in command_reply(RunFollower(run).snapshot(), number)
     run.report("running", 300, answered=number)
@@ -284,16 +284,16 @@ def test_watching_needs_no_torch(run):
 # A training apart
 
 
-def test_start_refuses_in_the_words_of_train_and_leaves_nothing_behind(tmp_path):
-    with pytest.raises(UserError, match="Did you mean `tokens`"):
+def test_refused_start_leaves_no_files(tmp_path):
+    with pytest.raises(UserError) as error:
         wb.start("softvq-digits", tmp_path / "new" / "a", tokns=4)
-    assert list(tmp_path.iterdir()) == []
+    assert "tokns" in str(error.value) and list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="a cannot become a folder"):
+    with pytest.raises(UserError):
         wb.start("softvq-digits", tmp_path / "file" / "a")
 
 
-def test_a_started_run_outlives_its_starter_and_hears_requests(tmp_path):
+def test_run_outlives_its_starter(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
     script = f"import workbench as wb, time; wb.start('ae-digits', {str(tmp_path / 'a')!r}, steps=100_000, width=16,"
     script += " num_tokens=4, depth=1, batch_size=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
@@ -371,9 +371,7 @@ def field(page, name: str):
 
 
 @pytest.mark.browser
-def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goes_on(
-    live_tab, training
-):
+def test_live_tab_follows_and_controls_a_run(live_tab, training):
     page, before = live_tab, training.status()["step"]
     others = training.ask("weight", term="pixel", value=0.25)  # somebody else, in a terminal
     expect(field(page, "pixel")).to_have_value("0.25", timeout=60_000)
@@ -411,9 +409,7 @@ def test_the_live_tab_follows_a_run_and_steers_it_until_it_stops_and_when_it_goe
 
 
 @pytest.mark.browser
-def test_of_a_run_whose_process_is_killed_the_live_tab_says_so_and_keeps_the_curves(
-    live_tab, training
-):
+def test_live_tab_of_a_killed_run(live_tab, training):
     kill_while_it_logs(training)
     live_tab.get_by_text(re.compile(r"interrupted · step [\d,]+ of 100,000")).wait_for()
     live_tab.get_by_text(re.compile(rf"checkpoint, step {training.steps[-1]:,}\.")).wait_for()
@@ -432,9 +428,7 @@ RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') 
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_watch_goes_on_while_a_cell_is_busy_its_buttons_act_and_it_tells_of_a_kill(
-    training, tmp_path
-):
+def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
     cells = [
         f"import workbench as wb\nwb.watch({str(training.folder)!r})",
         "import time\ntime.sleep(15)\nprint('fr' + 'ee')",

@@ -17,7 +17,7 @@ from papermill.parameterize import parameterize_notebook
 import workbench as wb
 from workbench import analysis
 from workbench.core.errors import NotApplicable, RunError, UserError
-from workbench.hosts.notebook.explorer import Explorer, Screen
+from workbench.hosts.notebook.explorer import Explorer, ExplorerView
 
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 FIGURE = "application/vnd.plotly.v1+json"
@@ -27,104 +27,109 @@ FIGURE = "application/vnd.plotly.v1+json"
 
 
 def test_the_first_look_compares_every_run(trained):
-    bench = wb.open(trained)
-    assert bench.state.analysis == "reconstruction" and len(bench.selected) == 4
-    assert bench.selected[0].name == bench.state.runs[0] and bench.selected[0].tokenizer is None
+    explorer = wb.open(trained)
+    assert explorer.state.analysis == "reconstruction" and len(explorer.selected) == 4
+    assert (
+        explorer.selected[0].name == explorer.state.runs[0]
+        and explorer.selected[0].tokenizer is None
+    )
 
 
 @pytest.mark.parametrize(
     "name", [name for name in analysis.analyses() if name not in ("latent_map", "mixture_modes")]
 )
 def test_the_code_of_a_view_makes_the_same_table(trained, name):
-    bench = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
+    explorer = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
     elsewhere: dict = {}
     try:
-        exec(bench.code(), elsewhere)
+        exec(explorer.code(), elsewhere)
     except NotApplicable as refusal:  # and the view says the same
         with pytest.raises(NotApplicable, match=re.escape(str(refusal))):
-            bench.bench.result(bench.state)
+            explorer.workspace.result(explorer.state)
         return
-    assert elsewhere["result"].table().equals(bench.table)
-    assert bench.table.equals(bench.bench.result(bench.state).table())
+    assert elsewhere["result"].table().equals(explorer.table)
+    assert explorer.table.equals(explorer.workspace.result(explorer.state).table())
 
 
 def test_the_code_keeps_the_step_and_the_controls(trained):
-    bench = wb.open(trained).show("latent_map", runs=["soft-2"], step=60, method="pca", neighbors=7)
+    explorer = wb.open(trained).show(
+        "latent_map", runs=["soft-2"], step=60, method="pca", neighbors=7
+    )
     elsewhere: dict = {}
-    exec(bench.code(), elsewhere)
+    exec(explorer.code(), elsewhere)
     assert (
-        "step=60" in bench.code()
+        "step=60" in explorer.code()
         and elsewhere["result"].neighbors == 7
         and elsewhere["result"].method == "pca"
     )
     assert elsewhere["result"].table().equals(
-        bench.table
-    ) and bench.figure.layout.title.text.startswith("Latent map")
+        explorer.table
+    ) and explorer.figure.layout.title.text.startswith("Latent map")
 
 
 def test_unknown_names_are_answered_with_the_nearest(trained):
-    bench = wb.open(trained)
-    before = bench.state
+    explorer = wb.open(trained)
+    before = explorer.state
     with pytest.raises(
         UserError, match=r"no analysis `codebok_usage`.*Did you mean `codebook_usage`\?"
     ):
-        bench.show("codebok_usage")
+        explorer.show("codebok_usage")
     with pytest.raises(
         UserError, match=r"no control of latent_map `neighbor`.*Did you mean `neighbors`\?"
     ):
-        bench.show("latent_map", neighbor=3)
+        explorer.show("latent_map", neighbor=3)
     with pytest.raises(UserError, match=r"no run `soft4`.*Did you mean `soft-4`\?"):
-        bench.show("latent_map", runs=["soft4"])
-    assert bench.state == before
+        explorer.show("latent_map", runs=["soft4"])
+    assert explorer.state == before
     with pytest.raises(RunError, match="does not exist. Train a run with: workbench train"):
         wb.open(trained / "none" / "such")
 
 
 def test_moving_a_widget_moves_the_state_and_the_figure(trained):
-    bench = wb.open(trained)
-    screen = Screen(bench)
-    screen.leading.value, screen.others.value = "soft-2", ("soft-4", "soft-2")
-    assert bench.state.runs == ("soft-2", "soft-4")
-    screen.controls["order"].value = "worst"
-    assert bench.state.controls["order"] == "worst" and bench.result.order == "worst"
-    screen.analysis.value = "token_budget"
-    screen.waiting.wait()
-    before = screen.output.outputs[0]["data"][FIGURE]
-    assert "metric" in screen.controls and list(screen.controls) == list(bench.state.controls)
-    screen.controls["metric"].value = "mse"
-    screen.waiting.wait()
-    after = screen.output.outputs[0]["data"][FIGURE]
+    explorer = wb.open(trained)
+    view = ExplorerView(explorer)
+    view.primary.value, view.others.value = "soft-2", ("soft-4", "soft-2")
+    assert explorer.state.runs == ("soft-2", "soft-4")
+    view.controls["order"].value = "worst"
+    assert explorer.state.controls["order"] == "worst" and explorer.result.order == "worst"
+    view.analysis.value = "token_budget"
+    view.task.wait()
+    before = view.output.outputs[0]["data"][FIGURE]
+    assert "metric" in view.controls and list(view.controls) == list(explorer.state.controls)
+    view.controls["metric"].value = "mse"
+    view.task.wait()
+    after = view.output.outputs[0]["data"][FIGURE]
     assert "PSNR" in json.dumps(before["layout"]) and "squared error" in json.dumps(after["layout"])
-    assert "mse" in bench.table.columns
+    assert "mse" in explorer.table.columns
 
 
 def test_a_slider_cannot_leave_the_range_of_its_control(trained):
-    screen = Screen(wb.open(trained).show("reconstruction", show=8))
-    slider = screen.controls["show"]
+    view = ExplorerView(wb.open(trained).show("reconstruction", show=8))
+    slider = view.controls["show"]
     assert (slider.min, slider.value, slider.max) == (4, 8, 32)
     slider.value = 1000
     assert slider.value == 32 and not slider.continuous_update
 
 
 def test_an_analysis_that_does_not_apply_shows_its_sentence(trained):
-    screen = Screen(wb.open(trained).show("codebook_usage", runs=["plain"]))
-    assert "Codebook usage needs codes and codebook; plain has none." in screen.waiting.said.value
-    assert screen.output.outputs == ()
+    view = ExplorerView(wb.open(trained).show("codebook_usage", runs=["plain"]))
+    assert "Codebook usage needs codes and codebook; plain has none." in view.task.status.value
+    assert view.output.outputs == ()
 
 
 def test_another_run_is_shown_at_its_own_last_step(trained):
-    bench = wb.open(trained).show("reconstruction", runs=["soft-2"], step=60)
-    screen = Screen(bench)
-    assert bench.state.step == 60
-    screen.leading.value = "plain"
-    assert bench.state.step is None
+    explorer = wb.open(trained).show("reconstruction", runs=["soft-2"], step=60)
+    view = ExplorerView(explorer)
+    assert explorer.state.step == 60
+    view.primary.value = "plain"
+    assert explorer.state.step is None
 
 
 def test_without_a_kernel_the_page_names_every_run_and_says_what_was_found(trained):
-    bench = wb.open(trained)
-    page = bench._repr_html_()
+    explorer = wb.open(trained)
+    page = explorer._repr_html_()
     assert all(name in page for name in ("soft-4", "soft-2", "plain", "flow"))
-    assert bench.result.summary().split(",")[0] in page
+    assert explorer.result.summary().split(",")[0] in page
 
 
 SEEN = {
@@ -156,10 +161,10 @@ def test_what_is_seen_can_be_had_in_code_and_its_code_makes_it_again(trained, na
 
 def test_runs_of_other_folders_are_compared_and_the_code_says_where_they_are(trained, tmp_path):
     shutil.copytree(trained / "soft-2", tmp_path / "elsewhere")
-    bench, again = wb.compare(trained / "soft-4", tmp_path / "elsewhere"), {}
-    assert [run.folder.parent for run in bench.selected] == [trained, tmp_path]
-    exec(bench.code(), again)
-    assert again["result"].table().equals(bench.table)
+    explorer, again = wb.compare(trained / "soft-4", tmp_path / "elsewhere"), {}
+    assert [run.folder.parent for run in explorer.selected] == [trained, tmp_path]
+    exec(explorer.code(), again)
+    assert again["result"].table().equals(explorer.table)
     shutil.move(tmp_path / "elsewhere", tmp_path / "soft-4")
     with pytest.raises(
         UserError, match=r"Two of these runs are called soft-4: .* Rename one of the folders"
@@ -175,15 +180,18 @@ def test_a_run_name_that_is_markup_is_shown_and_not_obeyed(trained, tmp_path):
 
 
 def test_an_empty_folder_says_how_to_train_and_a_damaged_run_is_named(trained, tmp_path):
-    bench = wb.open(tmp_path)
-    assert "workbench train softvq-digits" in bench._repr_html_()
-    (hint,) = Screen(bench).box.children
+    explorer = wb.open(tmp_path)
+    assert "workbench train softvq-digits" in explorer._repr_html_()
+    (hint,) = ExplorerView(explorer).box.children
     assert isinstance(hint, ipywidgets.HTML) and "workbench train softvq-digits" in hint.value
     shutil.copytree(trained / "soft-2", tmp_path / "good")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text('{"class": ')
-    bench = wb.open(tmp_path)
-    assert "torn" in bench._repr_html_() and "is damaged" in Screen(bench).box.children[0].value
+    explorer = wb.open(tmp_path)
+    assert (
+        "torn" in explorer._repr_html_()
+        and "is damaged" in ExplorerView(explorer).box.children[0].value
+    )
 
 
 # -- the real JupyterLab -----------------------------------------------------------------------------------------
@@ -239,24 +247,24 @@ def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, tmp_pat
     with opened(f"{lab}/lab/tree/first.ipynb?reset") as (page, seen):
         run_all(page)
         page.evaluate(TO_THE_SCREEN, place)
-        screen = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
-        figure = screen.locator(".js-plotly-plot")
+        view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
+        figure = view.locator(".js-plotly-plot")
         figure.locator(".main-svg").first.wait_for()
         assert figure.bounding_box()["height"] > 200
-        screen.get_by_text("PSNR").first.wait_for()
+        view.get_by_text("PSNR").first.wait_for()
 
-        screen.get_by_role("button", name="codebook usage").click()
-        screen.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
-        screen.get_by_role("button", name="token budget").click()
-        screen.get_by_label("metric").select_option("mse")
+        view.get_by_role("button", name="codebook usage").click()
+        view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
+        view.get_by_role("button", name="token budget").click()
+        view.get_by_label("metric").select_option("mse")
         figure.get_by_text("squared error").first.wait_for()
 
-        screen.get_by_role("button", name="latent map", exact=True).click()
-        screen.get_by_text(
+        view.get_by_role("button", name="latent map", exact=True).click()
+        view.get_by_text(
             "computing latent map"
         ).wait_for()  # said while the kernel works, not after
-        screen.get_by_text(re.compile("UMAP of 360 images")).wait_for()
-        assert screen.get_by_text("computing").count() == 0
+        view.get_by_text(re.compile("UMAP of 360 images")).wait_for()
+        assert view.get_by_text("computing").count() == 0
         assert seen.outside == []
 
 

@@ -71,7 +71,7 @@ def show_lens(content: Lens) -> None:
     from workbench.hosts.notebook.static_fallback import display_with_fallback
 
     view = LensView(content)
-    display_with_fallback(view.box, repr(content), lambda: lens_html(content), waiting=view.waiting)
+    display_with_fallback(view.box, repr(content), lambda: lens_html(content), task=view.task)
 
 
 def show_map(content: Map) -> None:
@@ -81,7 +81,7 @@ def show_map(content: Map) -> None:
 
     view = MapView(content)
     title = f"Latent map of {content.run.name}"
-    display_with_fallback(view.box, title, lambda: map_html(content), waiting=view.waiting)
+    display_with_fallback(view.box, title, lambda: map_html(content), task=view.task)
 
 
 def show_codebook(content: Codebook) -> None:

@@ -3,6 +3,7 @@
 import html
 import json
 from pathlib import Path
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -41,7 +42,7 @@ class SavedViewsCard:
     def views(self) -> dict[str, str]:
         """The query of each view by its name, as stored on disk now."""
         try:
-            stored = read_json(self.file, {})
+            stored: dict[str, Any] = read_json(self.file, {})
         except OSError:  # it exists and cannot be read
             return {}
         return {name: query for name, query in stored.items() if isinstance(query, str)}

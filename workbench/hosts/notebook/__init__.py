@@ -1,1 +1,1 @@
-"""What is only for JupyterLab: the explorer, the screens of widgets, the view of a run that trains."""
+"""What JupyterLab shows: the explorer, the widgets of other objects and the live view of a run."""

@@ -1,105 +1,157 @@
-"""In a notebook: what takes long is computed in a thread beside the cells; words say how far, a button stops it.
+"""Compute in a thread next to the cells, with a line that shows the progress and a cancel button.
 
-Widgets' callbacks are answered one after another, so one that computes by itself would keep the button from acting.
+JupyterLab runs the callbacks of widgets one after another: a callback that computes would keep the
+button from acting.
 """
 
 import html
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import ipywidgets as widgets
 
 from workbench.core.errors import UserError
-from workbench.core.progress import Cancelled, progress_listener
-from workbench.workspace.compute import ComputeJob
-from workbench.workspace.view_state import ViewState
+from workbench.core.progress import Cancelled, ProgressEstimate, progress_listener
 
-QUICK = 0.4  # seconds that are waited for without a word
-PERIOD = 0.3  # seconds between two things said
+SHOW_PROGRESS_AFTER_S = 0.4
+UPDATE_INTERVAL_S = 0.3
+WAIT_INTERVAL_S = 0.1
+
+
+@dataclass(eq=False)
+class Computation:
+    """One computation: what is computed, its progress and its end."""
+
+    title: str
+    compute: Callable[[], Any]
+    show: Callable[[Any], None]
+    end: Future[None] = field(default_factory=Future)
+    estimate: ProgressEstimate = field(default_factory=ProgressEstimate)
+    started_s: float = field(default_factory=time.monotonic)
+
+    def progress_text(self) -> str:
+        """Return the progress in words: `62 %, 14–19 s left`, or the elapsed time."""
+        now = time.monotonic()
+        fraction = self.estimate.fraction
+        seconds = self.estimate.seconds_left(now_s=now)
+        if fraction is None or seconds is None:
+            return f"{now - self.started_s:.0f} s so far"
+        low, high = seconds
+        if high > 10:
+            return f"{100 * fraction:.0f} %, {low:.0f}–{max(high, low + 1):.0f} s left"
+        return f"{100 * fraction:.0f} %, about {max(1.0, high):.0f} s left"
 
 
 class BackgroundTask:
-    """The line and the button; one computation at a time, a new one stops the one before."""
+    """A status line and a cancel button for one computation at a time.
+
+    A new computation stops the one before it.
+    """
 
     def __init__(self) -> None:
-        self.said = widgets.HTML()
+        self.status = widgets.HTML()
         self.cancel = widgets.Button(
             description="cancel", layout={"display": "none", "width": "auto"}
         )
         self.cancel.on_click(lambda _: self.stop())
         self.body = widgets.HBox(
-            [self.said, self.cancel], layout={"align_items": "center", "grid_gap": "4px 12px"}
+            [self.status, self.cancel], layout={"align_items": "center", "grid_gap": "4px 12px"}
         )
-        self._turn = threading.Lock()  # who says something last is who ended it
-        self._job: ComputeJob | None = None
-        self._thread: threading.Thread | None = None
-        self._cell_waits = False  # then the button would only be heard when that has ended
+        # Held while a computation ends, so that its end is the last status that it shows.
+        self._lock = threading.Lock()
+        self._computation: Computation | None = None
+        self._cell_waits = False  # then JupyterLab runs no callback of the button
 
-    def compute(self, what: str, make: Callable[[], Any], show: Callable[[Any], None]) -> None:
-        """Begin to `make`, then `show` it; returns when that is done, or a moment has passed."""
+    def start(self, title: str, compute: Callable[[], Any], show: Callable[[Any], None]) -> None:
+        """Begin a computation, and return when it is done or after a moment.
+
+        Parameters
+        ----------
+        title : str
+            What the status line shows, such as "computing latent map".
+        compute : callable
+            Computes in a thread and may report progress.
+        show : callable
+            Shows what `compute` has returned.
+        """
         self.stop()
-        self._job = job = ComputeJob(None, ViewState())
-        job.begin()
-        self.said.value = f"<em>{html.escape(what)} …</em>"
-        self._thread = threading.Thread(target=self._run, args=(job, make, show), daemon=True)
-        self._thread.start()
-        self._thread.join(QUICK)
-        if self._thread.is_alive():
-            threading.Thread(target=self._tell, args=(job, what), daemon=True).start()
+        computation = Computation(title, compute, show)
+        self._computation = computation
+        self.status.value = f"<em>{html.escape(title)} …</em>"
+        thread = threading.Thread(target=self._run, args=(computation,), daemon=True)
+        thread.start()
+        thread.join(SHOW_PROGRESS_AFTER_S)
+        if thread.is_alive():
+            threading.Thread(target=self._report, args=(computation,), daemon=True).start()
 
     def wait(self) -> bool:
-        """Until all is there, or was stopped, as by an interrupt; whether all is there."""
-        job, self._cell_waits = self._job, True
+        """Wait until the computation has ended, or stop it on an interrupt.
+
+        Returns
+        -------
+        bool
+            Whether it was completed.
+        """
+        computation = self._computation
+        if computation is None:
+            return True
+        self._cell_waits = True
         try:
-            while job is not None and not job.future.done():
-                self._thread.join(PERIOD / 3)
+            while not computation.end.done():
+                time.sleep(WAIT_INTERVAL_S)
         except KeyboardInterrupt:
             self.stop()
         finally:
             self._cell_waits = False
-        return job is None or not job.future.cancelled()
+        return not computation.end.cancelled()
 
     def stop(self) -> None:
-        """What is being computed is no longer waited for: it ends with the part it is at."""
-        with self._turn:
-            if self._job is not None and self._job.future.cancel():
-                self._end("<em>stopped</em>")
+        """Cancel the computation, which ends at its next report of progress."""
+        with self._lock:
+            if self._computation is not None and self._computation.end.cancel():
+                self._show_end("<em>stopped</em>")
 
-    def _run(self, job: ComputeJob, make: Callable[[], Any], show: Callable[[Any], None]) -> None:
-        said = ""
+    def _run(self, computation: Computation) -> None:
+        message = ""
 
-        def heard(done: int, total: int) -> None:
-            job.tell(done, total)
-            if job.future.cancelled():
-                raise Cancelled("This was stopped.")
+        def on_progress(done: int, total: int) -> None:
+            computation.estimate.report(done, total)
+            if computation.end.cancelled():
+                raise Cancelled("The computation was stopped.")
 
         try:
-            with progress_listener(heard):
-                found = make()
-            if job is self._job and not job.future.cancelled():
-                show(found)
+            with progress_listener(on_progress):
+                result = computation.compute()
+            if computation is self._computation and not computation.end.cancelled():
+                computation.show(result)
         except UserError as error:
-            said = f"<p><em>{html.escape(str(error))}</em></p>"
+            message = f"<p><em>{html.escape(str(error))}</em></p>"
         except Exception as error:
-            said = f"<p><em>failed: {html.escape(f'{type(error).__name__}: {error}')}</em></p>"
+            text = html.escape(f"{type(error).__name__}: {error}")
+            message = f"<p><em>failed: {text}</em></p>"
             raise
         finally:
-            with self._turn:
-                if job is self._job and not job.future.cancelled():
-                    job.future.set_result(None)
-                    self._end(said)
+            with self._lock:
+                if computation is self._computation and not computation.end.cancelled():
+                    computation.end.set_result(None)
+                    self._show_end(message)
 
-    def _tell(self, job: ComputeJob, what: str) -> None:
+    def _report(self, computation: Computation) -> None:
+        """Show the progress until the computation has ended."""
         while True:
-            with self._turn:
-                if job.future.done():
+            with self._lock:
+                if computation.end.done():
                     return
                 self.cancel.layout.display = "none" if self._cell_waits else ""
-                how = "; interrupt the cell (■) to stop it" if self._cell_waits else ""
-                self.said.value = f"<em>{html.escape(what)} … {html.escape(job.said())}{how}</em>"
-            time.sleep(PERIOD)
+                advice = "; interrupt the cell (■) to stop it" if self._cell_waits else ""
+                text = f"{computation.title} … {computation.progress_text()}{advice}"
+                self.status.value = f"<em>{html.escape(text)}</em>"
+            time.sleep(UPDATE_INTERVAL_S)
 
-    def _end(self, said: str) -> None:
-        self.said.value, self.cancel.layout.display = said, "none"
+    def _show_end(self, message: str) -> None:
+        self.status.value = message
+        self.cancel.layout.display = "none"

@@ -1,4 +1,4 @@
-"""The widgets of a codebook in a notebook: the grid of codes, and a summary of the selected images."""
+"""The widgets of a codebook in a notebook: the grid of codes and a summary of the selection."""
 
 import html
 import json

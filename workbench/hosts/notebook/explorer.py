@@ -1,7 +1,8 @@
-"""In JupyterLab: `workbench.open("runs/")` as a bare expression shows every run, every analysis, with its controls.
+"""The explorer of a folder of runs: `workbench.open("runs/")` as the last expression of a cell.
 
-What is on the screen can be had in code: `.state`, `.result`, `.figure`, `.table`, `.selected`, `.code()`. What can be
-selected in it are runs; images are on a map, in a lens or in a codebook, which have the same names.
+It shows every run, every analysis and its controls. What is on the screen is available in code:
+`.state`, `.result`, `.figure`, `.table`, `.selected`, `.code()`. Runs are selected here; images are
+selected on a map, in a lens or in a codebook, which have attributes of the same names.
 """
 
 import html
@@ -19,41 +20,77 @@ from workbench.analysis.base import Result, mime_bundle
 from workbench.core.errors import UserError
 from workbench.hosts.js.jupyter import Theme
 from workbench.hosts.notebook.background_task import BackgroundTask
+from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT, control_widget
 from workbench.hosts.notebook.live import watch
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
-from workbench.workspace.controls import Control, controls
+from workbench.workspace.controls import controls
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-__all__ = ["Explorer", "Screen", "open", "watch"]
+__all__ = ["Explorer", "ExplorerView", "open", "watch"]
 
-SHORT = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
-ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
+PAGE_COLUMNS = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
+MAX_LIST_ROWS = 5
+Output = dict[str, Any]
 
 
 def open(folder: str | Path = "runs") -> "Explorer":
-    """Open a folder of runs. Raises RunError if it does not exist."""
+    """Open a folder of runs.
+
+    Parameters
+    ----------
+    folder : str or Path, optional
+        The folder that contains the runs.
+
+    Returns
+    -------
+    Explorer
+        Shows widgets as the last expression of a cell.
+
+    Raises
+    ------
+    RunError
+        If the folder does not exist.
+    """
     return Explorer(Workspace(folder))
 
 
 class Explorer:
-    """The runs of a folder and the analysis being looked at; controls in a row, then figure, summary and table."""
+    """The runs of a folder and one analysis of some of them.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The folder of runs.
+    state : ViewState, optional
+        The view that is shown first; by default that of the workspace.
+    analyses : sequence of str, optional
+        The analyses that the buttons offer; all by default.
+    """
 
     def __init__(
-        self, bench: Workspace, state: ViewState | None = None, family: Sequence[str] = ()
+        self,
+        workspace: Workspace,
+        state: ViewState | None = None,
+        analyses: Sequence[str] = (),
     ) -> None:
-        self.bench, self.state = bench, state or bench.default_view()
-        self.family = tuple(family) or tuple(analysis.analyses())  # what its buttons offer
-        self._one_at_a_time = (
-            threading.Lock()
-        )  # JupyterLab runs widgets' callbacks beside the cells, in a thread
+        self.workspace = workspace
+        self.state = state or workspace.default_view()
+        self.analyses = tuple(analyses) or tuple(analysis.analyses())
+        self._lock = threading.Lock()  # widgets compute in a thread next to the cells
 
     @property
     def result(self) -> Result:
-        """The analysis on the screen. Raises UserError where the screen shows a sentence instead."""
-        with self._one_at_a_time:
-            return self.bench.result(self.state)
+        """The result of the analysis on the screen.
+
+        Raises
+        ------
+        UserError
+            If the analysis does not apply to the runs; the screen shows the same reason.
+        """
+        with self._lock:
+            return self.workspace.result(self.state)
 
     @property
     def figure(self) -> go.Figure:
@@ -62,18 +99,18 @@ class Explorer:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The numbers behind the figure."""
+        """The numbers of the figure."""
         return self.result.table()
 
     @property
     def runs(self) -> pd.DataFrame:
-        """All runs of the folder, a row each."""
-        return self.bench.table()
+        """All runs of the folder, one row per run."""
+        return self.workspace.table()
 
     @property
     def selected(self) -> list[Run]:
-        """The selected runs, the leading one first."""
-        return [self.bench.run(name) for name in self.state.runs]
+        """The selected runs, the primary run first."""
+        return [self.workspace.run(name) for name in self.state.runs]
 
     def show(
         self,
@@ -84,171 +121,197 @@ class Explorer:
         step: int | None = None,
         **controls: Any,
     ) -> "Explorer":
-        """Look at another analysis, with some controls set; of other runs, the leading one first, where given.
+        """Show another analysis.
 
-        Those are named, or told by a folder, which may be elsewhere. Raises UserError for an unknown name or value.
+        Parameters
+        ----------
+        name : str
+            The analysis.
+        runs : sequence of Run, str or Path, optional
+            The runs by name or by folder, which may be elsewhere; the primary run first. By
+            default the selected runs.
+        step : int, optional
+            The step of the evidence of the primary run; the last one by default.
+        **controls
+            Controls of the analysis; the others have their defaults.
+
+        Returns
+        -------
+        Explorer
+            This explorer.
+
+        Raises
+        ------
+        UserError
+            If a name or a value is unknown, or two runs have the same name.
         """
-        found = [self._found(run) for run in runs]
-        for i, run in enumerate(found):
-            if clash := [
-                one
-                for one in found[:i]
-                if one.name == run.name and not one.folder.samefile(run.folder)
-            ]:
-                both = f"{clash[0].folder} and {run.folder}"
-                raise UserError(
-                    f"Two of these runs are called {run.name}: {both}. Rename one of the folders."
-                )
-        names = tuple(dict.fromkeys(run.name for run in found)) or self.state.runs
-        self.state = ViewState(names, step, name, controls)
-        self.bench.runs |= {run.name: run for run in found}
+        opened = [self._open_run(run) for run in runs]
+        for i, run in enumerate(opened):
+            for other in opened[:i]:
+                if other.name == run.name and not other.folder.samefile(run.folder):
+                    raise UserError(
+                        f"Two of these runs are called {run.name}: {other.folder} and "
+                        f"{run.folder}. Rename one of the folders."
+                    )
+        names = tuple(dict.fromkeys(run.name for run in opened)) or self.state.runs
+        self.state = ViewState(runs=names, step=step, analysis=name, controls=controls)
+        self.workspace.runs |= {run.name: run for run in opened}
         return self
 
     def code(self) -> str:
-        """The Python that makes what is on the screen."""
-        state, here = self.state, self.bench.folder.resolve()
-        told = [(run.name, run.folder.resolve()) for run in self.selected]
-        runs = [name if folder.parent == here else str(folder) for name, folder in told]
-        step = {} if state.step is None else {"step": state.step}
-        given = {"runs": runs, **step, **state.controls}
-        arguments = ", ".join(
-            [repr(state.analysis), *(f"{name}={value!r}" for name, value in given.items())]
-        )
-        opened = f"wb.open({str(self.bench.folder)!r})"
-        return f"import workbench as wb\n\nresult = {opened}.show({arguments}).result\nresult"
+        """Return the Python that makes the result on the screen."""
+        folder = self.workspace.folder.resolve()
+        runs = [
+            run.name if run.folder.resolve().parent == folder else str(run.folder.resolve())
+            for run in self.selected
+        ]
+        keywords: dict[str, Any] = {"runs": runs}
+        if self.state.step is not None:
+            keywords["step"] = self.state.step
+        keywords |= self.state.controls
+        arguments = [repr(self.state.analysis)]
+        arguments += [f"{name}={value!r}" for name, value in keywords.items()]
+        opening = f"wb.open({str(self.workspace.folder)!r})"
+        call = f"{opening}.show({', '.join(arguments)})"
+        return f"import workbench as wb\n\nresult = {call}.result\nresult"
 
-    def _found(self, run: Run | str | Path) -> Run:
+    def _open_run(self, run: Run | str | Path) -> Run:
         if isinstance(run, Run):
             return run
-        return Run(run) if isinstance(run, Path) or Path(run).name != run else self.bench.run(run)
+        if isinstance(run, Path) or Path(run).name != run:
+            return Run(run)
+        return self.workspace.run(run)
 
     def __repr__(self) -> str:
-        return f"Explorer of {self.bench.folder}: {len(self.bench.runs)} runs, looking at {_title(self.state.analysis)}"
+        number = len(self.workspace.runs)
+        title = _title(self.state.analysis)
+        return f"Explorer of {self.workspace.folder}: {number} runs, showing {title}"
 
     def _repr_html_(self) -> str:
-        """Without a kernel: the runs, and what the analysis says."""
-        if not self.bench.runs:
-            return _nothing_yet(self.bench)
-        runs = self.runs[list(SHORT)].to_html(index=False, border=0, float_format="%.1f", na_rep="")
+        """Return the page that needs no kernel: the runs and the summary of the analysis."""
+        if not self.workspace.runs:
+            return _guide_html(self.workspace)
+        runs = self.runs[list(PAGE_COLUMNS)].to_html(
+            index=False, border=0, float_format="{:.1f}".format, na_rep=""
+        )
         try:
-            return runs + _refused(self.bench) + self.result._repr_html_()
+            content = self.result._repr_html_()
         except UserError as error:
-            return runs + _refused(self.bench) + _sentence(error)
+            content = f"<p><em>{html.escape(str(error))}</em></p>"
+        return runs + _refused_html(self.workspace) + content
 
     def _ipython_display_(self) -> None:
-        """The widgets at once; then the page, when it is computed."""
-        screen = Screen(self)
+        """Show the widgets at once, and the page when it has been computed."""
+        view = ExplorerView(self)
         display_with_fallback(
-            screen.box,
-            repr(self),
-            self._repr_html_,
-            figure=lambda: self.figure,
-            waiting=screen.waiting,
+            view.box, repr(self), self._repr_html_, figure=lambda: self.figure, task=view.task
         )
 
 
-class Screen:
-    """The widgets of one cell, bound to an Explorer: its state follows them, and the figure follows its state."""
+class ExplorerView:
+    """The widgets of one cell: the explorer's state follows them, and the figure the state."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self.explorer, self.controls = explorer, {}
-        names, state = list(explorer.bench.runs), explorer.state
-        look = {"options": names, "style": {"description_width": "initial"}}
-        self.leading = widgets.Dropdown(
-            value=next(iter(state.runs), None), description="run", **look
+        self.explorer = explorer
+        self.controls: dict[str, widgets.ValueWidget] = {}
+        workspace = explorer.workspace
+        state = explorer.state
+        names = list(workspace.runs)
+        self.primary = widgets.Dropdown(
+            options=names,
+            value=next(iter(state.runs), None),
+            description="primary run",
+            style=LABEL_STYLE,
         )
-        rows = min(5, max(1, len(names)))
         self.others = widgets.SelectMultiple(
-            value=state.runs[1:], description="compared with", rows=rows, **look
+            options=names,
+            value=state.runs[1:],
+            description="compared with",
+            rows=min(MAX_LIST_ROWS, max(1, len(names))),
+            style=LABEL_STYLE,
         )
-        self.others.tooltip = "Ctrl-click (⌘-click) adds a run or takes it away"
-        known = [(_title(name), name) for name in dict.fromkeys([*explorer.family, state.analysis])]
+        self.others.tooltip = "Ctrl-click (⌘-click) selects or deselects a run"
+        analyses = dict.fromkeys([*explorer.analyses, state.analysis])
         self.analysis = widgets.ToggleButtons(
-            options=known, value=state.analysis, style={"button_width": "auto"}
+            options=[(_title(name), name) for name in analyses],
+            value=state.analysis,
+            style={"button_width": "auto"},
         )
-        self.row = widgets.HBox(layout=ROW)
-        self.waiting = BackgroundTask()
+        self.row = widgets.HBox(layout=ROW_LAYOUT)
+        self.task = BackgroundTask()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
-        top = widgets.HBox([self.leading, self.others], layout=ROW)
-        refused = widgets.HTML(_refused(explorer.bench))
-        looking = [refused, top, self.analysis, self.row, self.waiting.body, self.output, Theme()]
-        self.box = widgets.VBox(looking if names else [widgets.HTML(_nothing_yet(explorer.bench))])
-        if names:
-            self._listen()
+        if not names:
+            self.box = widgets.VBox([widgets.HTML(_guide_html(workspace))])
+            return
+        self.box = widgets.VBox(
+            [
+                widgets.HTML(_refused_html(workspace)),
+                widgets.HBox([self.primary, self.others], layout=ROW_LAYOUT),
+                self.analysis,
+                self.row,
+                self.task.body,
+                self.output,
+                Theme(),
+            ]
+        )
+        self.primary.observe(self._on_change, "value")
+        self.others.observe(self._on_change, "value")
+        self.analysis.observe(self._on_analysis, "value")
+        self._on_analysis()
 
-    def _listen(self) -> None:
-        self.leading.observe(self._changed, "value")
-        self.others.observe(self._changed, "value")
-        self.analysis.observe(self._turned, "value")
-        self._turned()
-
-    def _turned(self, _: Any = None) -> None:
-        """Another analysis: its own controls."""
-        name, told = self.analysis.value, self.explorer.state
-        values = told.controls if told.analysis == name else {}
+    def _on_analysis(self, _: Any = None) -> None:
+        """Make the controls of another analysis."""
+        name = self.analysis.value
+        state = self.explorer.state
+        values = state.controls if state.analysis == name else {}
         self.controls = {
-            c.name: widget_of(c, values.get(c.name, c.default))
-            for c in controls(analysis.get(name))
+            control.name: control_widget(control, values.get(control.name, control.default))
+            for control in controls(analysis.get(name))
         }
         for widget in self.controls.values():
-            widget.observe(self._changed, "value")
+            widget.observe(self._on_change, "value")
         self.row.children = tuple(self.controls.values())
-        self._changed()
+        self._on_change()
 
-    def _changed(self, _: Any = None) -> None:
-        before, lead = self.explorer.state, self.leading.value
-        runs = (lead, *(name for name in self.others.value if name != lead))
-        step = (
-            before.step if before.runs[:1] == (lead,) else None
-        )  # a step of one run is none of another's
-        values = {name: widget.value for name, widget in self.controls.items()}
-        self.explorer.state = ViewState(runs, step, self.analysis.value, values)
-        self.waiting.compute(f"computing {_title(self.analysis.value)}", self._made, self._show)
+    def _on_change(self, _: Any = None) -> None:
+        before = self.explorer.state
+        primary = self.primary.value
+        others = tuple(name for name in self.others.value if name != primary)
+        self.explorer.state = ViewState(
+            runs=(primary, *others),
+            # The step belongs to the primary run.
+            step=before.step if before.runs[:1] == (primary,) else None,
+            analysis=self.analysis.value,
+            controls={name: widget.value for name, widget in self.controls.items()},
+        )
+        self.task.start(f"computing {_title(self.analysis.value)}", self._compute, self._show)
 
-    def _made(self) -> tuple[dict[str, Any], ...]:
+    def _compute(self) -> tuple[Output, ...]:
         try:
             result = self.explorer.result
         except UserError:
             self.output.outputs = ()
             raise
-        return _shown(mime_bundle(result.figure())), _shown({"text/html": result._repr_html_()})
-
-    def _show(self, outputs: tuple[dict[str, Any], ...]) -> None:
-        self.output.outputs = (
-            outputs  # as a value, not captured: what a thread displays would land in another cell
+        bundles = (mime_bundle(result.figure()), {"text/html": result._repr_html_()})
+        return tuple(
+            {"output_type": "display_data", "data": bundle, "metadata": {}} for bundle in bundles
         )
 
-
-def _shown(bundle: dict[str, Any]) -> dict[str, Any]:
-    return {"output_type": "display_data", "data": bundle, "metadata": {}}
+    def _show(self, outputs: tuple[Output, ...]) -> None:
+        # As a value and not captured: what a thread displays would appear in another cell.
+        self.output.outputs = outputs
 
 
 def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _sentence(error: UserError) -> str:
-    return f"<p><em>{html.escape(str(error))}</em></p>"
-
-
-def _nothing_yet(bench: Workspace) -> str:
-    folder = html.escape(str(bench.folder))
+def _guide_html(workspace: Workspace) -> str:
+    folder = html.escape(str(workspace.folder))
     command = f"<code>workbench train softvq-digits --out {folder}/first</code>"
-    return f"<p>No runs in {folder} yet. Train one: {command}</p>{_refused(bench)}"
+    guide = f"<p>There are no runs in {folder} yet. Train one: {command}</p>"
+    return guide + _refused_html(workspace)
 
 
-def _refused(bench: Workspace) -> str:
-    return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in bench.refused)
-
-
-def widget_of(control: Control, value: Any) -> widgets.Widget:
-    """The widget of a control: a box, a menu or a slider."""
-    look = {"description": control.label, "style": {"description_width": "initial"}}
-    if control.kind == "flag":
-        return widgets.Checkbox(value=value, indent=False, **look)
-    if control.kind == "choice":
-        return widgets.Dropdown(options=control.choices, value=value, **look)
-    slider = widgets.IntSlider if control.kind == "integer" else widgets.FloatSlider
-    kind = int if control.kind == "integer" else float
-    bounds = {"min": kind(control.low), "max": kind(control.high), "step": kind(control.step)}
-    return slider(value=value, continuous_update=False, **bounds, **look)
+def _refused_html(workspace: Workspace) -> str:
+    return "".join(f"<p>{html.escape(reason)}</p>" for reason in workspace.refused)

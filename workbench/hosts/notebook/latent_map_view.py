@@ -1,4 +1,4 @@
-"""The widgets of a latent map in a notebook: how it is laid out above, the points below."""
+"""The widgets of a latent map in a notebook: its controls and, below them, the points."""
 
 import json
 from dataclasses import replace
@@ -10,23 +10,23 @@ from workbench.analysis.latents.projection import latent_map as lay_out
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.codebook_view import selection_html
-from workbench.hosts.notebook.explorer import ROW, widget_of
+from workbench.hosts.notebook.control_widgets import ROW_LAYOUT, control_widget
 from workbench.workspace.controls import controls
 from workbench.workspace.latent_map import Map
 
 
 class MapView:
-    """The widgets of one cell, bound to a Map: its state follows them, and the points follow its state."""
+    """The widgets of one cell: the state of a map follows them, and the points follow its state."""
 
     def __init__(self, shown: Map) -> None:
         self.map = shown
         self.controls = {
-            c.name: widget_of(c, shown.state.controls[c.name]) for c in controls(lay_out)
+            c.name: control_widget(c, shown.state.controls[c.name]) for c in controls(lay_out)
         }
-        self.waiting, self.module = BackgroundTask(), Module("latentmap", {}, {})
-        row = widgets.HBox(list(self.controls.values()), layout=ROW)
+        self.task, self.module = BackgroundTask(), Module("latentmap", {}, {})
+        row = widgets.HBox(list(self.controls.values()), layout=ROW_LAYOUT)
         self.selected = widgets.HTML()
-        self.box = widgets.VBox([row, self.waiting.body, self.module, self.selected])
+        self.box = widgets.VBox([row, self.task.body, self.module, self.selected])
         for widget in self.controls.values():
             widget.observe(self._changed, "value")
         self.module.observe(self._picked, "view")
@@ -47,7 +47,7 @@ class MapView:
         self.selected.value = selection_html(self.map)
 
     def _draw(self) -> None:
-        self.waiting.compute("laying out", lambda: json.dumps(self.map.data()), self._show)
+        self.task.start("laying out", lambda: json.dumps(self.map.data()), self._show)
 
     def _show(self, told: str) -> None:
         with self.module.hold_sync():

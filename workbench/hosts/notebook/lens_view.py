@@ -1,4 +1,4 @@
-"""The widgets of a lens in a notebook: what it looks at above, the pictures below."""
+"""The widgets of a lens in a notebook: its controls and, below them, the images."""
 
 import json
 from dataclasses import replace
@@ -9,13 +9,12 @@ import ipywidgets as widgets
 from workbench.explore import MODES
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
+from workbench.hosts.notebook.control_widgets import ROW_LAYOUT
 from workbench.workspace.lens import ORDERS, Lens
-
-ROW = {"flex_flow": "row wrap", "grid_gap": "4px 16px"}
 
 
 class LensView:
-    """The widgets of one cell, bound to a Lens: its state follows them, and the pictures follow its state."""
+    """The widgets of one cell: a lens follows them, and the images follow the lens."""
 
     def __init__(self, lens: Lens) -> None:
         self.lens, state = lens, lens.state
@@ -46,9 +45,9 @@ class LensView:
             options=labels, value=state.label, description="class", **menu
         )
         self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
-        self.waiting, self.module = BackgroundTask(), Module("lens", {}, {})
-        self.row = widgets.HBox(layout=ROW)
-        self.box = widgets.VBox([self.row, self.waiting.body, self.module])
+        self.task, self.module = BackgroundTask(), Module("lens", {}, {})
+        self.row = widgets.HBox(layout=ROW_LAYOUT)
+        self.box = widgets.VBox([self.row, self.task.body, self.module])
         for widget in (
             self.over,
             self.show,
@@ -80,7 +79,7 @@ class LensView:
 
     def _draw(self) -> None:
         self.row.children = tuple(getattr(self, name) for name in self.lens.settings)
-        self.waiting.compute("asking the model", lambda: json.dumps(self.lens.data()), self._show)
+        self.task.start("asking the model", lambda: json.dumps(self.lens.data()), self._show)
 
     def _show(self, told: str) -> None:
         with self.module.hold_sync():

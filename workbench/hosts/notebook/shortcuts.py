@@ -1,6 +1,7 @@
-"""`workbench.modes(run)`, `budget(runs)`, `compare(runs)`: the explorer of a notebook, on one question.
+"""Explorers for one question: `workbench.modes(run)`, `budget(*runs)` and `compare(*runs)`.
 
-Which analyses belong to a question is read off their groups, so that a new one joins by existing.
+The groups of the analyses decide which analyses belong to a question, so that a new analysis
+appears by existing.
 """
 
 from collections.abc import Sequence
@@ -16,32 +17,75 @@ from workbench.workspace.workspace import Workspace
 
 
 def modes(run: Run | str | Path, *, step: int | None = None, **controls: Any) -> Explorer:
-    """How many modes a run's latents have: `mixture_modes`, with its controls, and what else is about modes."""
-    family = [name for name in analysis.groups()["latents"] if "mode" in name]
-    return _explore([run], "mixture_modes", family, step, controls)
+    """Explore the modes of a run's latents.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        The run, or its folder.
+    step : int, optional
+        The step of the evidence; the last one by default.
+    **controls
+        Controls of the analysis `mixture_modes`.
+
+    Returns
+    -------
+    Explorer
+        Offers the analyses of modes.
+    """
+    names = [name for name in analysis.groups()["latents"] if "mode" in name]
+    return _explore([run], "mixture_modes", names, step, controls)
 
 
 def budget(*runs: Run | str | Path, **controls: Any) -> Explorer:
-    """What tokens buy, in several runs at once: `token_budget`, with its controls, and what else is about tokens."""
+    """Explore the cost and the quality of tokens in one or several runs.
+
+    Parameters
+    ----------
+    *runs : Run, str or Path
+        The runs, or their folders; the primary run first.
+    **controls
+        Controls of the analysis `token_budget`.
+
+    Returns
+    -------
+    Explorer
+        Offers the analyses of tokens.
+    """
     return _explore(runs, "token_budget", analysis.groups()["tokens"], None, controls)
 
 
 def compare(*runs: Run | str | Path, **controls: Any) -> Explorer:
-    """Several runs on the same images: `metric_comparison`, with its controls, and all that takes several runs."""
+    """Compare several runs on the same images.
+
+    Parameters
+    ----------
+    *runs : Run, str or Path
+        The runs, or their folders; the primary run first.
+    **controls
+        Controls of the analysis `metric_comparison`.
+
+    Returns
+    -------
+    Explorer
+        Offers the analyses of several runs.
+    """
     groups = analysis.groups()
-    return _explore(runs, "metric_comparison", [*groups["runs"], *groups["checks"]], None, controls)
+    names = [*groups["runs"], *groups["checks"]]
+    return _explore(runs, "metric_comparison", names, None, controls)
 
 
 def _explore(
     runs: Sequence[Run | str | Path],
-    first: str,
-    family: Sequence[str],
+    name: str,
+    analyses: Sequence[str],
     step: int | None,
     controls: dict[str, Any],
 ) -> Explorer:
-    """An explorer of the folder that the first run is in, with the other runs beside it. Raises UserError."""
-    named = [run if isinstance(run, Run) else Run(run) for run in runs]
-    if not named:
-        raise UserError("Name at least one run: its folder, or what wb.train returned.")
-    explorer = Explorer(Workspace(named[0].folder.resolve().parent), ViewState(), family)
-    return explorer.show(first, runs=named, step=step, **controls)
+    """Open the folder of the first run and show an analysis of all runs."""
+    opened = [run if isinstance(run, Run) else Run(run) for run in runs]
+    if not opened:
+        raise UserError("Name at least one run: its folder, or the run that wb.train returned.")
+    workspace = Workspace(opened[0].folder.resolve().parent)
+    explorer = Explorer(workspace, ViewState(), analyses)
+    return explorer.show(name, runs=opened, step=step, **controls)

@@ -1,7 +1,7 @@
-"""A cell's widgets, and after them the page that is read where they are not alive: once reopened, or elsewhere.
+"""Show the widgets of a cell, and after them a page for a notebook without a kernel.
 
-They are outputs of their own. JupyterLab shows one form of an output, of a widget always the widget, and of one whose
-kernel is gone an error; so the page says by its style which of the two is seen.
+They are separate outputs. JupyterLab shows one form of an output: of a widget always the widget,
+and an error if its kernel is gone. A style sheet in the page therefore hides one of the two.
 """
 
 import html
@@ -15,12 +15,13 @@ from IPython.display import display
 
 from workbench.analysis.base import mime_bundle
 from workbench.core.errors import UserError
-from workbench.hosts.js.jupyter import STYLE as DARK
+from workbench.hosts.js.jupyter import STYLE as DARK_STYLE
 from workbench.hosts.notebook.background_task import BackgroundTask
 
 OUTPUT = ".jp-OutputArea-child"
 ALIVE = ":has(.jp-OutputArea-output .jupyter-widgets)"
-DEAD = f":has(> .lm-Panel):not({ALIVE})"  # in place of what is inside a widget's panel, an error's words or none yet
+# A widget's panel without a widget inside: an error's text, or nothing yet.
+DEAD = f":has(> .lm-Panel):not({ALIVE})"
 STYLE = f"""
 {OUTPUT}{ALIVE} + {OUTPUT}:has(.workbench-page),
 {OUTPUT}{ALIVE} + {OUTPUT}:has(.workbench-figured) + {OUTPUT},
@@ -30,37 +31,55 @@ STYLE = f"""
 
 def display_with_fallback(
     box: widgets.Widget,
-    plain: str,
+    text: str,
     page: Callable[[], str],
     *,
     figure: Callable[[], go.Figure] | None = None,
-    waiting: BackgroundTask | None = None,
+    task: BackgroundTask | None = None,
 ) -> None:
-    """Show widgets at once; then, when what they wait for is computed, the page as HTML and a figure below it.
+    """Show widgets at once, and a page with an optional figure below once it has been computed.
 
-    What was stopped is said instead; in a terminal there is only a line, `plain`.
+    Parameters
+    ----------
+    box : widgets.Widget
+        The widgets.
+    text : str
+        The plain text for a terminal.
+    page : callable
+        Returns the page as HTML.
+    figure : callable, optional
+        Returns the figure below the page.
+    task : BackgroundTask, optional
+        The computation that the page needs. If it is stopped, the page shows its status instead.
     """
-    display(_widget(box), raw=True)
-    done = waiting is None or waiting.wait()
-    told, drawn = page() if done else f"<p>{html.escape(plain)}</p>{waiting.said.value}", None
-    with suppress(UserError):  # which the page says
-        drawn = mime_bundle(figure()) if done and figure is not None else None
-    kind, style = (
-        ("workbench-page", STYLE)
-        if drawn is None
-        else ("workbench-page workbench-figured", STYLE + DARK)
-    )
-    display(
-        {
-            "text/html": f'<div class="{kind}"><style>{style}</style>{told}</div>',
-            "text/plain": plain,
-        },
-        raw=True,
-    )
-    if drawn is not None:
-        display(drawn, raw=True)
+    display(_widget_bundle(box), raw=True)
+    if task is None or task.wait():
+        content = page()
+        figure_bundle = _figure_bundle(figure)
+    else:
+        content = f"<p>{html.escape(text)}</p>{task.status.value}"
+        figure_bundle = None
+    classes = "workbench-page"
+    style = STYLE
+    if figure_bundle is not None:
+        classes += " workbench-figured"
+        style += DARK_STYLE
+    document = f'<div class="{classes}"><style>{style}</style>{content}</div>'
+    display({"text/html": document, "text/plain": text}, raw=True)
+    if figure_bundle is not None:
+        display(figure_bundle, raw=True)
 
 
-def _widget(box: widgets.Widget) -> dict[str, Any]:
-    """Nothing but the widget: whoever cannot show it shows nothing."""
-    return {kind: told for kind, told in box._repr_mimebundle_().items() if kind != "text/plain"}
+def _figure_bundle(figure: Callable[[], go.Figure] | None) -> dict[str, Any] | None:
+    """Return a figure as an output; None without one, or if the page explains why there is none."""
+    if figure is None:
+        return None
+    with suppress(UserError):
+        return mime_bundle(figure())
+    return None
+
+
+def _widget_bundle(box: widgets.Widget) -> dict[str, Any]:
+    """Return only the widget, so that a program without widgets shows nothing."""
+    bundle = box._repr_mimebundle_()
+    return {kind: content for kind, content in bundle.items() if kind != "text/plain"}
