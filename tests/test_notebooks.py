@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom at toy size, in the order they are read in, and are kept without outputs."""
+"""The notebooks run from top to bottom at small size, and are stored without outputs."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
@@ -14,127 +15,135 @@ from papermill.parameterize import parameterize_notebook
 
 from workbench.storage.run import Run
 
-HERE = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
-WIDGET = "application/vnd.jupyter.widget-view+json"
-FIGURE = "application/vnd.plotly.v1+json"
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """Parameters that make any notebook quick; runs that one notebook trains, the next only opens."""
+def parameters(tmp_path_factory) -> dict[str, object]:
+    """Return parameters that make notebooks fast. Runs that several notebooks need are shared."""
     folder = str(tmp_path_factory.mktemp("notebooks"))
     return {"folder": folder, "steps": 20, "systems": ["softvq", "karl"], "method": "pca"}
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """One kernel for all notebooks: most of the time goes into importing torch, once."""
+def kernel(tmp_path_factory) -> KernelManager:
+    """Start one kernel for all notebooks, because importing torch takes most of the time."""
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(
-        cwd=str(tmp_path_factory.mktemp("kernel")), env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    folder = str(tmp_path_factory.mktemp("kernel"))
+    manager.start_kernel(cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
     yield manager
     manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_runs_from_top_to_bottom_and_shows_something(notebook, toy, kernel):
-    node = load_notebook_node(str(notebook))
-    named = next(
-        cell.source for cell in node.cells if "parameters" in cell.metadata.get("tags", [])
-    )
-    node = parameterize_notebook(
-        node, {name: value for name, value in toy.items() if f"{name}:" in named}
-    )
-    node.cells[0].source, node.cells[0].cell_type = (
-        "%reset -f",
-        "code",
-    )  # nothing of the notebook before
-    node.cells[0].outputs, node.cells[0].execution_count = [], None
-    NotebookClient(node, timeout=240, km=kernel).execute(reset_kc=True)
-    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
-    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    forms = [set(output.get("data", {})) for output in outputs]
-    pages = [
-        o.data["text/html"]
-        for o in outputs
-        if "workbench-page" in o.get("data", {}).get("text/html", "")
-    ]
-    assert pages and forms.count({WIDGET}) == len(
-        pages
-    )  # for those who read without a kernel, and seen once
-    if notebook == NOTEBOOKS[0]:
-        assert len(pages) == 1 and "PSNR" in pages[0]  # what was said while it computed is gone
-        assert any(FIGURE in output.get("data", {}) for output in outputs)
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_is_kept_without_outputs(notebook):
-    cells = json.loads(notebook.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-
-
-def test_each_notebook_points_to_the_next():
-    for here, following in zip(NOTEBOOKS[1:], NOTEBOOKS[2:], strict=False):
-        last = "".join(json.loads(here.read_text())["cells"][-1]["source"])
-        assert re.findall(r"`(\d_\w+\.ipynb)`", last) == [following.name]
-
-
-def test_the_first_tokenizer_has_at_most_sixty_lines():
-    cells = json.loads(NOTEBOOKS[1].read_text())["cells"]
-    (written,) = [
-        c["source"] for c in cells if any(line.startswith("class Sixty") for line in c["source"])
-    ]
-    start = next(i for i, line in enumerate(written) if line.startswith("class Sixty"))
-    assert len(written[start:]) <= 60
-
-
-def said(client, code: str) -> str:
-    """What a cell prints."""
-    heard: list[str] = []
-    client.execute_interactive(
-        code,
-        timeout=120,
-        output_hook=lambda message: heard.append(message["content"].get("text", "")),
-    )
-    return "".join(heard)
-
-
-def test_in_a_notebook_training_leaves_the_kernels_process_alone(kernel, tmp_path):
+@pytest.fixture
+def client(kernel) -> KernelClient:
+    """Return a client that is connected to the kernel."""
     client = kernel.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
-    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
-    code = f"import os, workbench as wb\nrun = wb.train('softvq-digits', {str(tmp_path / 'a')!r}, steps=3, {tiny})\n"
-    code += "print(run.status()['state'], run.status()['pid'] != os.getpid(), run.evidence().step)"
-    assert said(client, code).splitlines()[-1] == "finished True 3"
-    code = f"wb.train('softvq-digits', {str(tmp_path / 'b')!r}, stesp=3)"
-    client.execute(code)
-    answer = client.get_shell_msg(timeout=60)["content"]
-    assert answer["ename"] == "UserError" and "Did you mean `steps`" in answer["evalue"]
+    yield client
     client.stop_channels()
 
 
-def test_an_interrupted_cell_stops_its_training_with_a_checkpoint(kernel, tmp_path):
-    client = kernel.client()
-    client.start_channels()
-    client.wait_for_ready(timeout=60)
-    out = tmp_path / "long"
-    tiny = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8, steps=1000000, save_every=1000000, log_every=1"
-    client.execute(f"import workbench as wb\nrun = wb.train('softvq-digits', {str(out)!r}, {tiny})")
+@pytest.mark.slow
+@pytest.mark.kernel
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_shows_results(path, parameters, kernel):
+    notebook = load_notebook_node(str(path))
+    declarations = next(
+        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+    )
+    declared = {name: value for name, value in parameters.items() if f"{name}:" in declarations}
+    notebook = parameterize_notebook(notebook, declared)
+    # The title's cell removes the variables of the previous notebook.
+    first = notebook.cells[0]
+    first.source, first.cell_type = "%reset -f", "code"
+    first.outputs, first.execution_count = [], None
+    NotebookClient(notebook, timeout=240, km=kernel).execute(reset_kc=True)
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    bundles = [output.get("data", {}) for output in outputs]
+    pages = [data["text/html"] for data in bundles if "workbench-page" in data.get("text/html", "")]
+    # Each widget is followed by a page for readers without a kernel.
+    assert pages and [set(data) for data in bundles].count({WIDGET_MIME}) == len(pages)
+    if path == NOTEBOOKS[0]:
+        assert len(pages) == 1 and "PSNR" in pages[0]
+        assert any(PLOTLY_MIME in data for data in bundles)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_no_outputs(path):
+    cells = json.loads(path.read_text())["cells"]
+    code_cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code_cells
+    assert all(cell["outputs"] == [] for cell in code_cells)
+    assert all(cell["execution_count"] is None for cell in code_cells)
+
+
+def test_each_notebook_refers_to_the_next():
+    for path, next_path in zip(NOTEBOOKS[1:], NOTEBOOKS[2:], strict=False):
+        last_cell = "".join(json.loads(path.read_text())["cells"][-1]["source"])
+        assert re.findall(r"`(\d_\w+\.ipynb)`", last_cell) == [next_path.name]
+
+
+def test_first_tokenizer_has_at_most_sixty_lines():
+    cells = json.loads(NOTEBOOKS[1].read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (source,) = [source for source in sources if "class PatchVQ" in source]
+    assert len(source.partition("class PatchVQ")[2].splitlines()) <= 60
+
+
+def printed(client: KernelClient, code: str) -> list[str]:
+    """Return the lines that some code prints."""
+    texts: list[str] = []
+    client.execute_interactive(
+        code,
+        timeout=120,
+        output_hook=lambda message: texts.append(message["content"].get("text", "")),
+    )
+    return "".join(texts).splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_training_runs_outside_of_the_kernel(client, tmp_path):
+    lines = [
+        "import os, workbench as wb",
+        f"run = wb.train('softvq-digits', {str(tmp_path / 'a')!r}, steps=3, {TINY})",
+        "status = run.status()",
+        "print(status['state'], status['pid'] != os.getpid(), run.evidence().step)",
+    ]
+    assert printed(client, "\n".join(lines))[-1] == "finished True 3"
+    client.execute(f"wb.train('softvq-digits', {str(tmp_path / 'b')!r}, stesp=3)")
+    reply = client.get_shell_msg(timeout=60)["content"]
+    assert reply["ename"] == "UserError" and "Did you mean `steps`" in reply["evalue"]
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_interrupted_training_keeps_a_checkpoint(kernel, client, tmp_path):
+    folder = tmp_path / "long"
+    settings = f"{TINY}, steps=1000000, save_every=1000000, log_every=1"
+    client.execute(
+        f"import workbench as wb\nrun = wb.train('softvq-digits', {str(folder)!r}, {settings})"
+    )
     try:
-        while client.get_iopub_msg(timeout=60)["msg_type"] != "display_data":  # its progress bar
+        # The progress bar appears once training has begun.
+        while client.get_iopub_msg(timeout=60)["msg_type"] != "display_data":
             pass
         end = time.monotonic() + 60
-        while Run(out).status()["step"] <= 5:
+        while Run(folder).status()["step"] <= 5:
             assert time.monotonic() < end
             time.sleep(0.1)
         kernel.interrupt_kernel()
         assert client.get_shell_msg(timeout=60)["content"]["status"] == "ok"
-        run = Run(out)
+        run = Run(folder)
         assert run.status()["state"] == "stopped" and run.steps[-1] == run.status()["step"]
     finally:
-        Run(out).ask("stop")  # else it would go on after us
-    client.stop_channels()
+        Run(folder).ask("stop")  # otherwise training would outlive a failed test

@@ -190,18 +190,18 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
     checkpoint = run.folder / f"step-{step:06d}.safetensors"
     arrays = sorted((run.folder / "evidence" / f"step-{step:06d}").glob("*.npy"))
     image_fingerprint = provenance.get("fingerprint")
-    if not image_fingerprint:
-        source_run = run.tokenizer or run
-        image_fingerprint = source_run.config.get("data", {}).get("fingerprint")
+    training_data = (run.tokenizer or run).config.data
+    if not image_fingerprint and training_data is not None:
+        image_fingerprint = training_data.fingerprint
     data = {name: provenance.get(name) for name in ("data", "split", "n", "of")}
     return {
         "name": run.name,
         "folder": str(run.folder),
         "kind": run.kind,
         "step": step,
-        "num_tokens": run.config["settings"].get("num_tokens"),
+        "num_tokens": run.config.settings.get("num_tokens"),
         "psnr": None if np.isnan(psnr) else round(float(psnr), 3),
-        "seed": run.config.get("training", {}).get("seed"),
+        "seed": run.config.training.get("seed"),
         "data": data | {"fingerprint": image_fingerprint},
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,
         "evidence": fingerprint(arrays),
