@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.launch.in_process import prepare_training, train
-from workbench.launch.recipes import SET_BY_TOKENIZER, SYSTEMS
+from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.training import TrainState, fit
 
 from .side_by_side.measure import matmul_rate
@@ -33,12 +33,12 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
     more = {
         "steps": STEPS,
         "save_every": STEPS,
-        "limit": None if system in SET_BY_TOKENIZER else 1000,
+        "limit": None if system in GENERATORS else 1000,
     }
     job = prepare_training(
         recipe,
         folder / recipe,
-        tokenizer=folder / data if system in SET_BY_TOKENIZER else None,
+        tokenizer=folder / data if system in GENERATORS else None,
         **more,
     )
     model, batch = job.model.train(), job.data.batch(torch.arange(job.train_config.batch_size))

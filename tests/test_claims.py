@@ -19,8 +19,9 @@ from benchmarks.claims.results import summarize
 from benchmarks.claims.scales import LAPTOP, SCALES
 from benchmarks.claims.store import read_results, write_results
 from workbench.core.errors import UserError
-from workbench.launch.in_process import _class, _typed
+from workbench.launch.in_process import _typed
 from workbench.launch.recipes import SYSTEMS, recipe_settings
+from workbench.launch.setup import model_class
 
 TINY = Scale(
     name="tiny",
@@ -79,7 +80,7 @@ def test_tokenizers_of_every_scale_can_be_built(scale):
     for arm in {one for one in arms if one.tokenizer is None}:
         system, data = arm.recipe.split("-")
         made_of, told = (
-            _class(SYSTEMS[system]),
+            model_class(SYSTEMS[system]),
             recipe_settings(system, data) | _typed(arm.recipe, json.loads(arm.changes)),
         )
         mine = {

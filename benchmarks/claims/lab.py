@@ -48,7 +48,7 @@ class Lab:
                 run,
                 limit=self.scale.drawn,
                 feature_extractor=self.scale.feature_extractor,
-                prefixes=False,
+                skip=("prefixes",),
             )  # no claim asks for them
         return run.evidence(step)
 
@@ -137,8 +137,8 @@ class Lab:
                         tokenizer,
                         part.to(DEVICE),
                         steps=STEPS,
-                        shift=shift,
                         seed=1000 * seed + number,
+                        **({} if shift is None else {"shift": shift}),
                     )
                     for number, part in enumerate(labels.split(BATCH))
                 ]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.generators.presets import PRESETS
-from workbench.generators.samplers import euler, guided_velocity, sample, sampling_times
+from workbench.generators.samplers import euler, guided_velocity, sample_latents, sampling_times
 from workbench.generators.transformer import SiT
 
 from .measure import Pair, alike, distance, found, stepper
@@ -128,7 +128,9 @@ def sampling(size: Size, device: str) -> Pair:
             x = scheduler.step(null + 4 * (conditional - null), t, x).prev_sample
         return x
 
-    our_samples = partial(sample, ours, labels, steps=size.solver, solver="euler", guidance=4.0)
+    our_samples = partial(
+        sample_latents, ours, labels, steps=size.solver, solver="euler", guidance=4.0
+    )
     work = f"{size.solver} guided Euler steps"
     agrees = found(True, alike(ours, theirs))
     return Pair(

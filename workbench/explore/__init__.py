@@ -1,6 +1,6 @@
-"""What a trained model does when somebody moves one thing: pictures along an axis, as arrays.
+"""Exploring a trained model: images along an axis, as arrays.
 
-`frames` needs no torch and no model; `tokens`, `modes` and `samples` ask the model itself.
+`image_grid` needs neither torch nor a model; `tokens`, `modes` and `samples` run the model.
 """
 
-MODES = 8  # of the mixture whose means are walked between, at most
+MAX_MODES = 8  # of the mixture between whose means the axis "modes" walks

@@ -1,4 +1,4 @@
-"""Pictures along an axis, held against a reference: what a lens shows, and what every exploration returns."""
+"""Images along an axis next to a reference: the result of every exploration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,26 +14,44 @@ from workbench.storage.run import Run
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
-    """A row for each image, a column for each stop on the axis."""
+    """Images in rows and columns: a row per image or class, a column per value on the axis.
 
-    axis: str  # what changes from column to column: tokens, step, guidance, ...
-    stops: tuple[str, ...]  # (m,) what each column is
-    rows: tuple[str, ...]  # (n,) what each row is
-    reference: np.ndarray = field(
-        repr=False
-    )  # uint8 (n, h, w, c): what the pictures are held against
-    shown: np.ndarray = field(repr=False)  # uint8 (n, m, h, w, c)
-    active: np.ndarray | None = field(
-        default=None, repr=False
-    )  # bool (n, m, tokens): those the decoder saw
-    against: str = "original"  # what the reference is
-    note: str = ""  # what one must know to read it
+    Attributes
+    ----------
+    axis : str
+        The quantity that changes from column to column: tokens, step, guidance, ...
+    stops : tuple of str
+        Its value in each of m columns.
+    rows : tuple of str
+        The names of n rows.
+    reference : ndarray of uint8, shape (n, h, w, c)
+        The image that each row is compared with.
+    shown : ndarray of uint8, shape (n, m, h, w, c)
+        The images.
+    active : ndarray of bool, shape (n, m, n_tokens), optional
+        The tokens that the decoder reads.
+    against : str
+        The name of the reference.
+    note : str
+        Remarks that a reader needs.
+    """
+
+    axis: str
+    stops: tuple[str, ...]
+    rows: tuple[str, ...]
+    reference: np.ndarray = field(repr=False)
+    shown: np.ndarray = field(repr=False)
+    active: np.ndarray | None = field(default=None, repr=False)
+    against: str = "original"
+    note: str = ""
 
     def __post_init__(self) -> None:
         n, m = len(self.rows), len(self.stops)
         if self.shown.shape[:2] != (n, m) or self.reference.shape != (n, *self.shown.shape[2:]):
-            told = f"{self.shown.shape} pictures and {self.reference.shape} references"
-            raise UserError(f"{n} rows and {m} stops do not fit {told}.")
+            raise UserError(
+                f"{n} rows and {m} columns need {n} x {m} images and {n} references, got shapes"
+                f" {self.shown.shape} and {self.reference.shape}."
+            )
 
     @property
     def error(self) -> np.ndarray:
@@ -42,29 +60,40 @@ class ImageGrid:
 
     @property
     def psnr(self) -> np.ndarray:
-        """The same as a peak signal-to-noise ratio in dB, at most 100, float64 (n, m)."""
+        """Peak signal-to-noise ratio to the reference in dB, at most 100, float64 (n, m)."""
         return psnr_db(np.square(self._difference).mean(axis=(2, 3, 4)))
 
     @property
     def tokens(self) -> np.ndarray | None:
-        """How many tokens the decoder saw, int (n, m); None where nobody counted."""
+        """Number of tokens that the decoder reads, int (n, m); None if unknown."""
         return None if self.active is None else self.active.sum(axis=2)
 
     def error_map(self, row: int, stop: int) -> np.ndarray:
-        """Where a picture differs from its reference: float64 (h, w), the mean over channels, pixels in [0, 1]."""
+        """Return the absolute difference of an image from its reference.
+
+        Parameters
+        ----------
+        row, stop : int
+            Row and column of the image.
+
+        Returns
+        -------
+        ndarray of float64, shape (h, w)
+            The mean over channels, pixels in [0, 1].
+        """
         return np.abs(self.shown[row, stop] / 255 - self.reference[row] / 255).mean(axis=2)
 
     def table(self) -> pd.DataFrame:
-        """One row a picture: its row, its stop, tokens, mean absolute error and PSNR in dB."""
+        """Return one row per image: row, column, mean absolute error, PSNR in dB and tokens."""
         columns = {
             "row": np.repeat(self.rows, len(self.stops)),
             self.axis: np.tile(self.stops, len(self.rows)),
             "l1": self.error.ravel(),
             "psnr": self.psnr.ravel(),
         }
-        return pd.DataFrame(
-            columns if self.tokens is None else columns | {"tokens used": self.tokens.ravel()}
-        )
+        if self.tokens is not None:
+            columns["tokens used"] = self.tokens.ravel()
+        return pd.DataFrame(columns)
 
     @property
     def _difference(self) -> np.ndarray:
@@ -72,46 +101,69 @@ class ImageGrid:
 
 
 def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
-    """What each run makes of the same images, at some places of their evidence; no model is needed.
+    """Compare the reconstructions of the same images by several runs; no model is needed.
 
-    Runs on other images than the first are left out. Raises NotApplicable where the first has no reconstructions.
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of the runs, one per column. Runs on other images than the first are left out.
+    places : sequence of int
+        Indices of the images, one per row.
+
+    Raises
+    ------
+    NotApplicable
+        If the first run has no reconstructions.
     """
     first = evidences[0]
     if first.images is None or first.reconstructions is None:
         raise NotApplicable(f"A lens needs images and reconstructions; {first.run_name} has none.")
-    told = first.provenance.get("fingerprint")
-    same = [
-        e
-        for e in evidences
-        if e.reconstructions is not None and e.provenance.get("fingerprint") == told
-    ]
-    same = [e for e in same if len(e.images) == len(first.images)]
-    places = list(places)
-    shown = np.stack([np.asarray(e.reconstructions[places]) for e in same], axis=1)
-    left_out = [e.run_name for e in evidences if e not in same]
-    note = f"Left out, being of other images: {', '.join(left_out)}." if left_out else ""
-    stops = tuple(f"{e.run_name} · step {e.step:,}" for e in same)
+    indices = list(places)
+    columns, stops, excluded = [], [], []
+    for evidence in evidences:
+        if evidence.reconstructions is None or not _same_images(evidence, first):
+            excluded.append(evidence.run_name)
+            continue
+        columns.append(evidence.reconstructions[indices])
+        stops.append(f"{evidence.run_name} · step {evidence.step:,}")
+    note = f"Excluded (evidence of other images): {', '.join(excluded)}." if excluded else ""
     return ImageGrid(
-        "run", stops, captions(first, places), np.asarray(first.images[places]), shown, note=note
+        axis="run",
+        stops=tuple(stops),
+        rows=captions(first, indices),
+        reference=np.asarray(first.images[indices]),
+        shown=np.stack(columns, axis=1),
+        note=note,
     )
 
 
 def captions(evidence: Evidence, places: Sequence[int]) -> tuple[str, ...]:
-    """What images of the evidence are called: their place, and their class."""
+    """Return the captions of images of the evidence: index and, if labeled, class."""
     if evidence.labels is None:
-        return tuple(f"#{place}" for place in places)
-    labels, names = np.asarray(evidence.labels)[list(places)].tolist(), evidence.names
-    classes = [names[label] if label < len(names) else str(label) for label in labels]
-    return tuple(f"#{place} · {name}" for place, name in zip(places, classes, strict=True))
+        return tuple(f"#{index}" for index in places)
+    labels, names = np.asarray(evidence.labels), evidence.names
+    texts = []
+    for index in places:
+        label = int(labels[index])
+        name = names[label] if label < len(names) else str(label)
+        texts.append(f"#{index} · {name}")
+    return tuple(texts)
 
 
 def classes(run: Run) -> tuple[str, ...]:
-    """What each class is called that a generator draws, none like another; none of a tokenizer."""
+    """Return a unique name of each class of a generator's run; empty for a tokenizer's run."""
     if run.tokenizer is None:
         return ()
-    names = run.tokenizer.config.get("data", {}).get("names", [])
-    told = [
-        names[i] if i < len(names) else f"class {i}"
-        for i in range(run.config["settings"]["classes"])
-    ]
-    return tuple(name if told.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(told))
+    known = run.tokenizer.config.get("data", {}).get("names", [])
+    count = run.config["settings"]["classes"]
+    names = [known[i] if i < len(known) else f"class {i}" for i in range(count)]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)
+    )
+
+
+def _same_images(evidence: Evidence, first: Evidence) -> bool:
+    if evidence.images is None or first.images is None:
+        return False
+    same_data = evidence.provenance.get("fingerprint") == first.provenance.get("fingerprint")
+    return same_data and len(evidence.images) == len(first.images)

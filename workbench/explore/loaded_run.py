@@ -1,151 +1,212 @@
 """A trained run with its model in memory, and the axes along which it can be explored, by name."""
 
-import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from workbench.analysis.latents.mode_assignment import order_by_size
 from workbench.analysis.stats.mixtures import fit_mixture
 from workbench.analysis.stats.reductions import reduce_dimensions
-from workbench.core.errors import UserError, unknown
-from workbench.explore import MODES, modes, samples, tokens
+from workbench.collect.models import load_generator, load_tokenizer
+from workbench.core.errors import NotApplicable, UserError, unknown
+from workbench.explore import MAX_MODES, modes, samples, tokens
 from workbench.explore.image_grid import ImageGrid, captions, classes
-from workbench.generators.transformer import SiT
+from workbench.generators.base import Generator
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 
-COMPONENTS = 16  # of the latents, in which that mixture is fitted
-CODES = 16  # codes that a token is set to: the commonest
-KEPT = 6  # models held in memory: those of a few runs that are looked at in turn
+NUM_COMPONENTS = 16  # principal components in which the mixture is fitted
+MAX_CODES = 16  # codes that a token is set to, the most frequent first
+MAX_CACHED_RUNS = 6
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A run at a step."""
+class LoadedRun(ABC):
+    """A run whose model of one checkpoint is in memory.
+
+    Attributes
+    ----------
+    run : Run
+        The run.
+    modules : tuple of str
+        Modules outside this package from which the run's classes may be imported.
+    """
 
     run: Run
-    model: nn.Module
-    modules: tuple[str, ...] = ()  # others than ours from which its class may come
+    modules: tuple[str, ...]
 
     @classmethod
     def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "LoadedRun":
-        """The run with its model of a step (None: the last). Raises RunError where there is no checkpoint."""
-        return _loaded(run.folder, step, run.checkpoint(step).stat().st_mtime_ns, tuple(modules))
+        """Load the model of a checkpoint (None: the last). Recently loaded runs are cached.
+
+        Raises
+        ------
+        RunError
+            If there is no such checkpoint.
+        """
+        modified_ns = run.checkpoint(step).stat().st_mtime_ns
+        return _load(run.folder, step, modified_ns, tuple(modules))
 
     @property
     def evidence(self) -> Evidence:
-        """What was last collected of the run. Raises RunError where nothing was."""
+        """The last collected evidence of the run. Raises RunError if there is none."""
         return self.run.evidence()
 
     @property
+    @abstractmethod
     def axes(self) -> tuple[str, ...]:
-        """The names that `frames` knows, the most telling first."""
-        if not isinstance(self.model, Tokenizer):
-            walks = isinstance(self.model, SiT)
-            return ("guidance", "interval", "time", "step") if walks else ("guidance", "step")
-        asked = inspect.signature(self.model.encode).parameters
-        found = [
-            "tokens",
-            *(["error"] if "error" in asked else []),
-            "token dropped",
-            "token swapped",
-        ]
-        found += (
-            ["code"] if self.model.codebook is not None and self.evidence.codes is not None else []
-        )
-        return (*found, "modes", "step")
+        """The names of the axes, the most informative first."""
 
     def frames(
         self, axis: str, chosen: Sequence[int], *, token: int = 0, mode: int = 0, seed: int = 0
     ) -> ImageGrid:
-        """Pictures along an axis: of a tokenizer for images at some places of its evidence, of a generator for labels.
+        """Decode images along an axis.
 
-        `token` is whose code is changed, `mode` where walks between modes begin, `seed` whose noise is drawn. Raises
-        UserError for an unknown axis.
+        Parameters
+        ----------
+        axis : str
+            One of `axes`.
+        chosen : sequence of int
+            Indices of images in the evidence, for a tokenizer; labels, for a generator.
+        token : int
+            Index of the token of the axis "code".
+        mode : int
+            Mode where the walks of the axis "modes" start; 0 is the largest.
+        seed : int
+            Seed of a generator's noise.
+
+        Raises
+        ------
+        UserError
+            If the axis does not exist.
         """
         if axis not in self.axes:
             raise unknown(f"axis of {self.run.name}", axis, self.axes)
-        if not isinstance(self.model, Tokenizer):
-            return self._drawn(axis, list(chosen), seed)
-        names = {"rows": captions(self.evidence, chosen)}
-        images = np.asarray(self.evidence.images[list(chosen)])
-        if axis == "step":
-            return tokens.checkpoints(self.run, images, modules=self.modules, **names)
-        if axis == "token swapped":
-            return tokens.swapped(
-                self.model, images, np.roll(images, -1, axis=0), **_lent(names["rows"])
-            )
-        if axis == "code":
-            return tokens.recoded(
-                self.model, images, token=token, codes=self._common(token), **names
-            )
+        return self._explore(axis, list(chosen), token=token, mode=mode, seed=seed)
+
+    @abstractmethod
+    def _explore(
+        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+    ) -> ImageGrid:
+        """Decode images along an axis that exists."""
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer(LoadedRun):
+    """A tokenizer's run in memory."""
+
+    model: Tokenizer
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes, the most informative first."""
+        names = ["tokens"]
+        if isinstance(self.model, SupportsErrorTarget):
+            names.append("error")
+        names += ["token dropped", "token swapped"]
+        if self.model.codebook is not None and self.evidence.codes is not None:
+            names.append("code")
+        return (*names, "modes", "step")
+
+    def _explore(
+        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+    ) -> ImageGrid:
         if axis == "modes":
-            return self._from_mode(mode)
-        ask = {"tokens": tokens.budgets, "error": tokens.errors, "token dropped": tokens.dropped}[
-            axis
-        ]
-        return ask(self.model, images, **names)
+            return self._walk_from_mode(mode)
+        evidence = self.evidence
+        if evidence.images is None:
+            raise NotApplicable(f"Exploring needs images; {self.run.name} has none. Collect them.")
+        rows = captions(evidence, chosen)
+        images = np.asarray(evidence.images[chosen])
+        if axis == "tokens":
+            return tokens.budgets(self.model, images, rows=rows)
+        if axis == "error":
+            return tokens.errors(self.model, images, rows=rows)
+        if axis == "token dropped":
+            return tokens.dropped(self.model, images, rows=rows)
+        if axis == "token swapped":
+            donors = np.roll(images, -1, axis=0)
+            return tokens.swapped(self.model, images, donors, rows=_swapped_rows(rows))
+        if axis == "code":
+            codes = self._frequent_codes(token)
+            return tokens.recoded(self.model, images, token=token, codes=codes, rows=rows)
+        return tokens.checkpoints(self.run, images, modules=self.modules, rows=rows)
 
-    def _drawn(self, axis: str, labels: list[int], seed: int) -> ImageGrid:
-        told = classes(self.run)
-        rows = tuple(told[label] for label in labels)
-        if axis == "step":
-            return samples.checkpoints(self.run, labels, seed=seed, rows=rows)
-        if axis == "interval":
-            return samples.intervals(
-                self.model, self._tokenizer, labels[0], seed=seed, name=rows[0]
-            )
-        draw = samples.guidance if axis == "guidance" else samples.trajectory
-        return draw(self.model, self._tokenizer, labels, seed=seed, rows=rows)
+    def _frequent_codes(self, token: int) -> list[int]:
+        if self.model.codebook is None:
+            raise NotApplicable(f"{self.run.name} has no codebook.")
+        token_codes = np.asarray(self.evidence.codes)[:, token]
+        counts = np.bincount(token_codes, minlength=self.model.codebook.shape[1])
+        return np.argsort(-counts, kind="stable")[:MAX_CODES].tolist()
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return samples.tokenizer_of(self.run)
-
-    def _common(self, token: int) -> list[int]:
-        chosen = np.bincount(
-            np.asarray(self.evidence.codes)[:, token], minlength=self.model.codebook.shape[1]
-        )
-        return np.argsort(-chosen, kind="stable")[:CODES].tolist()
-
-    def _from_mode(self, mode: int) -> ImageGrid:
-        """From the mean of one mode to each other one's; mode 0 is the largest."""
-        latents = np.asarray(self.evidence.latents)
-        points, _ = reduce_dimensions(latents.reshape(len(latents), -1), "ours", COMPONENTS, 0)
-        mixture = fit_mixture(
-            points, min(MODES, len(points) // 2), "diag", np.random.default_rng(0)
-        )
+    def _walk_from_mode(self, mode: int) -> ImageGrid:
+        """Walk from the mean of one mode to that of each other mode; mode 0 is the largest."""
+        evidence = self.evidence
+        latents = np.asarray(evidence.latents)
+        flat = latents.reshape(len(latents), -1)
+        points, _ = reduce_dimensions(flat, "ours", NUM_COMPONENTS, 0)
+        num_modes = min(MAX_MODES, len(points) // 2)
+        mixture = fit_mixture(points, num_modes, "diag", np.random.default_rng(0))
         assignment, _ = order_by_size(mixture, points)
         means, sizes = modes.means(latents, assignment), np.bincount(assignment)
         if not 0 <= mode < len(means):
-            raise UserError(f"{self.run.name} has modes 0 to {len(means) - 1}; got {mode}.")
-        others = [i for i in range(len(means)) if i != mode] or [mode]
-        names = [f"mode {mode} (n = {sizes[mode]}) to {i} (n = {sizes[i]})" for i in others]
-        starts = np.repeat(means[mode][None], len(others), axis=0)
-        found = modes.walk(self.model, starts, means[others], grid=self.evidence.grid, rows=names)
-        what = f"{len(means)} Gaussians (diagonal) in {points.shape[1]} whitened components of {len(points):,} images"
-        return replace(
-            found, note=f"Modes of a mixture of {what}; `mixture_modes` counts how many there are."
+            raise UserError(f"The mode must be in 0..{len(means) - 1}, got {mode}.")
+        ends = [i for i in range(len(means)) if i != mode] or [mode]
+        names = [f"mode {mode} (n = {sizes[mode]}) to {i} (n = {sizes[i]})" for i in ends]
+        starts = np.repeat(means[mode][None], len(ends), axis=0)
+        grid = modes.walk(self.model, starts, means[ends], grid=evidence.grid, rows=names)
+        note = (
+            f"Modes of a mixture of {len(means)} Gaussians (diagonal) in {points.shape[1]} whitened"
+            f" components of {len(points):,} images; `mixture_modes` counts how many there are."
         )
+        return replace(grid, note=note)
 
 
-@lru_cache(maxsize=KEPT)
-def _loaded(folder: Path, step: int | None, written: int, modules: tuple[str, ...]) -> LoadedRun:
-    """A checkpoint's model; `written` tells one that was saved anew from what was there before."""
+@dataclass(frozen=True)
+class LoadedGenerator(LoadedRun):
+    """A generator's run in memory."""
+
+    model: Generator
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes, the most informative first."""
+        return self.model.axes
+
+    def _explore(
+        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+    ) -> ImageGrid:
+        names = classes(self.run)
+        rows = tuple(names[label] for label in chosen)
+        if axis == "step":
+            return samples.checkpoints(self.run, chosen, seed=seed, rows=rows, modules=self.modules)
+        tokenizer = self._tokenizer
+        if axis == "interval":
+            return samples.intervals(self.model, tokenizer, chosen[0], seed=seed, name=rows[0])
+        if axis == "time":
+            return samples.trajectory(self.model, tokenizer, chosen, seed=seed, rows=rows)
+        return samples.guidance(self.model, tokenizer, chosen, seed=seed, rows=rows)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return samples.tokenizer_of(self.run, self.modules)
+
+
+@lru_cache(maxsize=MAX_CACHED_RUNS)
+def _load(folder: Path, step: int | None, modified_ns: int, modules: tuple[str, ...]) -> LoadedRun:
+    """Load a checkpoint; its time of modification is part of the key of the cache."""
     run = Run(folder)
-    return LoadedRun(run, run.load(step, modules=modules), modules)
+    if run.tokenizer is None:
+        model = load_tokenizer(run, step, modules)
+        return LoadedTokenizer(run=run, modules=modules, model=model)
+    return LoadedGenerator(run=run, modules=modules, model=load_generator(run, step, modules))
 
 
-def _lent(rows: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    return {
-        "rows": tuple(
-            f"{row}, tokens of {donor}"
-            for row, donor in zip(rows, [*rows[1:], rows[0]], strict=True)
-        )
-    }
+def _swapped_rows(rows: Sequence[str]) -> tuple[str, ...]:
+    donors = [*rows[1:], rows[0]]
+    return tuple(f"{row}, tokens of {donor}" for row, donor in zip(rows, donors, strict=True))

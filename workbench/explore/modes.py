@@ -1,4 +1,4 @@
-"""Decoding what no image is: the mean of a mode, and the way from one mode to another."""
+"""Decoding latents between images: the mean of a mode, and the line from one mode to another."""
 
 from collections.abc import Sequence
 
@@ -14,21 +14,36 @@ from workbench.tokenizers.base import Tokenizer
 
 
 def means(latents: np.ndarray, assignment: np.ndarray) -> np.ndarray:
-    """The mean latents of each mode, float32 (k, tokens, d), from latents (n, tokens, d) and each image's mode (n,).
+    """Compute the mean latents of each mode.
 
-    Raises UserError for a mode without images.
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n_images, n_tokens, dim)
+        Latents.
+    assignment : ndarray of int, shape (n_images,)
+        Mode of each image.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_modes, n_tokens, dim)
+        The means.
+
+    Raises
+    ------
+    UserError
+        If a mode has no images, or there are not as many modes as images.
     """
     if len(latents) != len(assignment):
         raise UserError(
-            f"There are latents of {len(latents)} images and modes of {len(assignment)}."
+            f"Every image needs one mode, got {len(latents)} images and {len(assignment)} modes."
         )
-    found = []
+    mode_means = []
     for mode in range(int(assignment.max()) + 1):
         members = np.flatnonzero(assignment == mode)
         if not len(members):
-            raise UserError(f"No image is in mode {mode}, so it has no mean.")
-        found.append(np.asarray(latents[members], np.float32).mean(axis=0))
-    return np.stack(found)
+            raise UserError(f"Every mode needs at least one image; mode {mode} has none.")
+        mode_means.append(np.asarray(latents[members], np.float32).mean(axis=0))
+    return np.stack(mode_means)
 
 
 @torch.no_grad()
@@ -41,19 +56,37 @@ def walk(
     grid: tuple[int, int] | None = None,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """Straight lines from latents (n, tokens, d) to others, decoded at equal steps and held against their starts."""
+    """Decode latents at equal steps along straight lines.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    starts, ends : ndarray of float, shape (n, n_tokens, dim)
+        The ends of the lines, one line per row. The starts are the reference.
+    stops : int
+        Columns, at least 2.
+    grid : (int, int), optional
+        Rows and columns of the tokens.
+    rows : sequence of str
+        Names of the rows; by default their numbers.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than 2 columns.
+    """
     if stops < 2:
-        raise UserError(f"A walk has at least 2 stops, its ends; got {stops}.")
-    shares = np.linspace(0, 1, stops, dtype=np.float32)
-    path = starts[:, None] + shares[:, None, None] * (ends - starts)[:, None]
-    shown = np.stack([decode(model, path[:, j], grid=grid) for j in range(stops)], axis=1)
-    names = tuple(rows) or tuple(f"#{row}" for row in range(len(starts)))
+        raise UserError(f"stops must be at least 2 (both ends), got {stops}.")
+    fractions = np.linspace(0, 1, stops, dtype=np.float32)
+    lines = starts[:, None] + fractions[:, None, None] * (ends - starts)[:, None]
+    images = np.stack([decode(model, lines[:, j], grid=grid) for j in range(stops)], axis=1)
     return ImageGrid(
-        "share of the way",
-        tuple(f"{s:.2f}" for s in shares),
-        names,
-        shown[:, 0],
-        shown,
+        axis="share of the way",
+        stops=tuple(f"{fraction:.2f}" for fraction in fractions),
+        rows=tuple(rows) or tuple(f"#{row}" for row in range(len(starts))),
+        reference=images[:, 0],
+        shown=images,
         against="start",
     )
 
@@ -62,6 +95,6 @@ def walk(
 def decode(
     model: Tokenizer, latents: np.ndarray, *, grid: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Pictures, uint8 (n, h, w, c), of latents (n, tokens, d)."""
-    tokens = torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(model_device(model))
-    return to_uint8(model.decode(Tokens(tokens, grid=grid)))
+    """Decode latents (n, n_tokens, dim) to images, uint8 (n, h, w, c)."""
+    latent_tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
+    return to_uint8(model.decode(Tokens(latent_tensor.to(model_device(model)), grid=grid)))

@@ -1,117 +1,187 @@
-"""What a generator draws from one noise: other guidance, other intervals, other checkpoints, and the way there."""
+"""Images that a generator draws from the same noise with other options, and the way there."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from workbench.collect import draw_samples, to_uint8
+from workbench.collect import draw_samples
 from workbench.collect.images import model_device
+from workbench.collect.models import load_generator, load_source_tokenizer
+from workbench.collect.sampling import decode_samples
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import track
-from workbench.core.types import Tokens
 from workbench.explore.image_grid import ImageGrid
-from workbench.generators.autoregressive import AR
-from workbench.generators.interpolants import interpolant
-from workbench.generators.samplers import FIRST, euler, guided_velocity, sample, sampling_times
-from workbench.generators.transformer import SiT
+from workbench.generators.base import Generator, SupportsTrajectory
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.2, 0.8))  # of times, 1 being noise
+GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# Times in which guidance is applied; 1 is noise.
+GUIDANCE_INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.2, 0.8))
+SAMPLING_STEPS = 12
+TRAJECTORY_STEPS = 10
+DEFAULT_GUIDANCE = 2.0
 
 
 @torch.no_grad()
 def guidance(
-    model: SiT | AR,
+    model: Generator,
     tokenizer: Tokenizer,
     labels: Sequence[int],
     *,
-    scales: Sequence[float] = SCALES,
-    steps: int = 12,
+    scales: Sequence[float] = GUIDANCE_SCALES,
+    steps: int = SAMPLING_STEPS,
     seed: int = 0,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """A picture a label and scale, all of a label from one noise, held against the first scale's."""
-    wanted = torch.tensor(list(labels), device=model_device(model))
-    each = [
-        draw_samples(model, tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
+    """Sample each label with several guidance scales, all from one noise.
+
+    Parameters
+    ----------
+    model : Generator
+        The generator.
+    tokenizer : Tokenizer
+        The tokenizer that decodes the samples.
+    labels : sequence of int
+        Classes, one per row.
+    scales : sequence of float
+        Guidance scales, one per column. The reference is the first.
+    steps : int
+        Sampling steps.
+    seed : int
+        Seed of the noise.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the classes.
+    """
+    label_tensor = torch.tensor(list(labels), device=model_device(model))
+    columns = [
+        draw_samples(model, tokenizer, label_tensor, steps=steps, guidance=scale, seed=seed)
         for scale in track(scales)
     ]
-    shown, stops = np.stack(each, axis=1), tuple(f"{scale:g}" for scale in scales)
+    images = np.stack(columns, axis=1)
+    stops = tuple(f"{scale:g}" for scale in scales)
     return ImageGrid(
-        "guidance", stops, _named(rows, labels), shown[:, 0], shown, against=f"guidance: {stops[0]}"
+        axis="guidance",
+        stops=stops,
+        rows=_row_names(rows, labels),
+        reference=images[:, 0],
+        shown=images,
+        against=f"guidance: {stops[0]}",
     )
 
 
 @torch.no_grad()
 def intervals(
-    model: SiT,
+    model: Generator,
     tokenizer: Tokenizer,
     label: int,
     *,
-    scales: Sequence[float] = SCALES,
-    within: Sequence[tuple[float, float]] = INTERVALS,
-    steps: int = 12,
+    scales: Sequence[float] = GUIDANCE_SCALES,
+    within: Sequence[tuple[float, float]] = GUIDANCE_INTERVALS,
+    steps: int = SAMPLING_STEPS,
     seed: int = 0,
     name: str = "",
 ) -> ImageGrid:
-    """A grid of one label from one noise: a row for each interval of times that guidance holds in, a column a scale.
+    """Sample one label from one noise with guidance in several intervals of time.
 
-    Raises NotApplicable for a generator that walks no path.
+    Parameters
+    ----------
+    model : Generator
+        A generator with times, see `SupportsTrajectory`.
+    tokenizer : Tokenizer
+        The tokenizer that decodes the samples.
+    label : int
+        The class.
+    scales : sequence of float
+        Guidance scales, one per column. The reference is the first.
+    within : sequence of (float, float)
+        Intervals of times, one per row; 1 is noise.
+    steps : int
+        Sampling steps.
+    seed : int
+        Seed of the noise.
+    name : str
+        Name of the class; by default its number.
+
+    Raises
+    ------
+    NotApplicable
+        If the generator has no times.
     """
-    _walks(model)
-    shown = []
+    flow = _with_times(model)
+    labels = torch.tensor([label], device=model_device(model))
+    grid_rows = []
     for interval in track(within):
-        how = {"steps": steps, "interval": interval, "seed": seed}
-        labels = torch.tensor([label], device=model_device(model))
-        latents = [sample(model, labels, guidance=scale, **how) for scale in scales]
-        shown.append(_decoded(tokenizer, torch.cat(latents)))
+        samples = [
+            decode_samples(
+                tokenizer,
+                flow.sample(labels, guidance=scale, steps=steps, seed=seed, interval=interval),
+            )
+            for scale in scales
+        ]
+        grid_rows.append(np.concatenate(samples))
+    images = np.stack(grid_rows)
     stops = tuple(f"{scale:g}" for scale in scales)
-    names = tuple(f"times {low:g} to {high:g}" for low, high in within)
-    grid = np.stack(shown)
-    note = f"One class, {name or label}, and one noise."
     return ImageGrid(
-        "guidance", stops, names, grid[:, 0], grid, against=f"guidance: {stops[0]}", note=note
+        axis="guidance",
+        stops=stops,
+        rows=tuple(f"times {low:g} to {high:g}" for low, high in within),
+        reference=images[:, 0],
+        shown=images,
+        against=f"guidance: {stops[0]}",
+        note=f"One class, {name or label}, and one noise.",
     )
 
 
 @torch.no_grad()
 def trajectory(
-    model: SiT,
+    model: Generator,
     tokenizer: Tokenizer,
     labels: Sequence[int],
     *,
-    steps: int = 10,
-    scale: float = 2.0,
+    steps: int = TRAJECTORY_STEPS,
+    scale: float = DEFAULT_GUIDANCE,
     seed: int = 0,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """The way from noise to a picture by Euler steps: at each, what the velocity there points to, decoded.
+    """Decode the prediction at each time of the way from noise to a sample, by Euler steps.
 
-    Held against the last, which is the sample. Raises NotApplicable for a generator that walks no path.
+    Parameters
+    ----------
+    model : Generator
+        A generator with times, see `SupportsTrajectory`.
+    tokenizer : Tokenizer
+        The tokenizer that decodes the predictions.
+    labels : sequence of int
+        Classes, one per row.
+    steps : int
+        Euler steps, one per column. The last column, and the reference, is the sample.
+    scale : float
+        Guidance scale.
+    seed : int
+        Seed of the noise.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the classes.
+
+    Raises
+    ------
+    NotApplicable
+        If the generator has no times.
     """
-    _walks(model)
-    wanted = torch.tensor(list(labels), device=model_device(model))
-    config, shape = model.config, (len(wanted), model.config.num_tokens, model.config.dim)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(wanted.device)
-    towards, velocity = [], guided_velocity(model, wanted, scale, tuple(config.interval))
-
-    def watched(x: Tensor, t: float) -> Tensor:
-        slope = velocity(x, t)
-        towards.append((t, interpolant(config.path, x.new_full((len(x),), t)).data(x, slope)))
-        return slope
-
-    first = 1.0 if config.predict == "velocity" else FIRST
-    end = euler(watched, noise, sampling_times(steps, shift=config.shift, first=first))
-    shown = np.stack(
-        [_decoded(tokenizer, model.restore(x)) for x in track([*(x for _, x in towards), end])],
-        axis=1,
+    flow = _with_times(model)
+    label_tensor = torch.tensor(list(labels), device=model_device(model))
+    points = list(flow.trajectory(label_tensor, guidance=scale, steps=steps, seed=seed))
+    columns = [decode_samples(tokenizer, tokens) for _, tokens in track(points)]
+    images = np.stack(columns, axis=1)
+    return ImageGrid(
+        axis="time",
+        stops=tuple(f"{time:.2f}" for time, _ in points),
+        rows=_row_names(rows, labels),
+        reference=images[:, -1],
+        shown=images,
+        against="the sample",
     )
-    stops = tuple(f"{t:.2f}" for t in [*(t for t, _ in towards), 0.0])
-    return ImageGrid("time", stops, _named(rows, labels), shown[:, -1], shown, against="the sample")
 
 
 @torch.no_grad()
@@ -120,42 +190,81 @@ def checkpoints(
     labels: Sequence[int],
     *,
     at: Sequence[int] | None = None,
-    scale: float = 2.0,
-    steps: int = 12,
+    scale: float = DEFAULT_GUIDANCE,
+    steps: int = SAMPLING_STEPS,
     seed: int = 0,
     rows: Sequence[str] = (),
+    modules: Sequence[str] = (),
 ) -> ImageGrid:
-    """The same noise on every checkpoint of a generator's run (None: all that it has), held against the last."""
+    """Sample from the same noise with every checkpoint of a generator's run.
+
+    Parameters
+    ----------
+    run : Run
+        The run of a generator.
+    labels : sequence of int
+        Classes, one per row.
+    at : sequence of int, optional
+        Training steps of the checkpoints, one per column; None uses all. The reference is the last.
+    scale : float
+        Guidance scale.
+    steps : int
+        Sampling steps.
+    seed : int
+        Seed of the noise.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the classes.
+    modules : sequence of str
+        Modules outside this package from which the run's classes may be imported.
+    """
     run.checkpoint()
-    found = run.steps if at is None else list(at)
-    tokenizer, wanted = tokenizer_of(run), torch.tensor(list(labels))
-    each = [
-        draw_samples(run.load(step), tokenizer, wanted, steps=steps, guidance=scale, seed=seed)
-        for step in track(found)
+    checkpoint_steps = run.steps if at is None else list(at)
+    tokenizer = tokenizer_of(run, modules)
+    label_tensor = torch.tensor(list(labels))
+    columns = [
+        draw_samples(
+            load_generator(run, step, modules),
+            tokenizer,
+            label_tensor,
+            steps=steps,
+            guidance=scale,
+            seed=seed,
+        )
+        for step in track(checkpoint_steps)
     ]
-    shown, stops = np.stack(each, axis=1), tuple(f"{step:,}" for step in found)
+    images = np.stack(columns, axis=1)
+    stops = tuple(f"{step:,}" for step in checkpoint_steps)
     return ImageGrid(
-        "step", stops, _named(rows, labels), shown[:, -1], shown, against=f"step: {stops[-1]}"
+        axis="step",
+        stops=stops,
+        rows=_row_names(rows, labels),
+        reference=images[:, -1],
+        shown=images,
+        against=f"step: {stops[-1]}",
     )
 
 
-def tokenizer_of(run: Run) -> Tokenizer:
-    """The tokenizer that a generator's run was trained on, at the step it was trained on. Raises NotApplicable."""
+def tokenizer_of(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
+    """Load the tokenizer that a generator was trained on, at the step of its training data.
+
+    Raises
+    ------
+    NotApplicable
+        If the run is a tokenizer.
+    """
     if run.tokenizer is None:
-        raise NotApplicable(f"{run.folder} is a tokenizer; a generator draws samples.")
-    return run.tokenizer.load(run.config["tokenizer"]["step"])
+        raise NotApplicable(f"Sampling needs a generator; {run.folder} is a tokenizer.")
+    return load_source_tokenizer(run, modules)
 
 
-def _decoded(tokenizer: Tokenizer, latents: Tensor) -> np.ndarray:
-    return to_uint8(tokenizer.decode(Tokens(latents.to(model_device(tokenizer)))))
-
-
-def _walks(model: SiT | AR) -> None:
-    if not isinstance(model, SiT):
+def _with_times(model: Generator) -> SupportsTrajectory:
+    if not isinstance(model, SupportsTrajectory):
         raise NotApplicable(
-            f"{type(model).__name__} draws token by token; it has no times to guide in or to stop at."
+            f"Intervals and trajectories need a generator with times; {type(model).__name__} has"
+            " none."
         )
+    return model
 
 
-def _named(rows: Sequence[str], labels: Sequence[int]) -> tuple[str, ...]:
+def _row_names(rows: Sequence[str], labels: Sequence[int]) -> tuple[str, ...]:
     return tuple(rows) or tuple(f"class {label}" for label in labels)

@@ -1,10 +1,9 @@
-"""What a tokenizer's pictures owe to its tokens: fewer of them, other ones, other codes, other checkpoints.
+"""Images that a tokenizer decodes from fewer or other tokens, other codes or other checkpoints.
 
-Images are uint8 (n, h, w, c), as evidence keeps them; every function asks the tokenizer, and returns `Frames`.
+Images are uint8 (n, h, w, c), as in evidence; every function returns an `ImageGrid`.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,21 +12,15 @@ from torch import Tensor
 
 from workbench.collect import to_uint8
 from workbench.collect.images import model_device
+from workbench.collect.models import load_tokenizer
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import track
 from workbench.core.types import Images, Tokens
 from workbench.explore.image_grid import ImageGrid
 from workbench.storage.run import Run
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 
-TARGETS = (
-    0.02,
-    0.03,
-    0.05,
-    0.07,
-    0.1,
-    0.15,
-)  # mean absolute errors that adaptive tokenizers are asked for
+TARGET_ERRORS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # mean absolute errors, pixels in [0, 1]
 
 
 @torch.no_grad()
@@ -38,26 +31,46 @@ def budgets(
     lengths: Sequence[int] | None = None,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """Every image told in fewer tokens (None: 1, 2, 4, ... and all). Raises UserError for a length it does not have.
+    """Reconstruct every image from fewer tokens.
 
-    An adaptive tokenizer writes anew for each; of any other the decoder is shown the first tokens of one encoding.
+    An adaptive tokenizer encodes the images again for each number of tokens. Of any other the
+    decoder reads the first tokens of one encoding.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row.
+    lengths : sequence of int, optional
+        Numbers of tokens, one per column; None uses 1, 2, 4, ... and all.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer cannot use one of the lengths.
     """
-    batch = _batch(model, images)
-    everything = model.encode(batch)
-    tokens = everything.latents.shape[1]
-    asked = sorted({*(2**i for i in range(tokens.bit_length()) if 2**i <= tokens), tokens})
-    found: dict[str, Tokens] = {}
-    for length in track(asked if lengths is None else lengths):
-        if not 1 <= length <= tokens:
-            raise UserError(f"{length} tokens were asked for; this tokenizer has 1 to {tokens}.")
+    batch = _to_batch(model, images)
+    every_token = model.encode(batch)
+    num_tokens = every_token.latents.shape[1]
+    powers = (2**i for i in range(num_tokens.bit_length()))
+    default_lengths = sorted({num_tokens, *(power for power in powers if power <= num_tokens)})
+    columns: dict[str, Tokens] = {}
+    for length in track(default_lengths if lengths is None else lengths):
+        if not 1 <= length <= num_tokens:
+            raise UserError(f"The number of tokens must be in 1..{num_tokens}, got {length}.")
         try:
-            found[f"{length}"] = _shortened(model, batch, everything, length)
+            columns[f"{length}"] = _shorten(model, batch, every_token, length)
         except UserError:
             if lengths is not None:
                 raise
-            continue  # it adds tokens in rounds of several
-    note = "" if _asks(model, "budget") else "Its decoder was not trained on fewer tokens than all."
-    return _decoded(model, images, "tokens", found, rows, note=note)
+            continue  # a tokenizer that adds tokens in rounds has no such length
+    note = ""
+    if not isinstance(model, SupportsErrorTarget):
+        note = "Its decoder was not trained on fewer tokens than all."
+    return _decode_columns(model, images, "tokens", columns, rows, note=note)
 
 
 @torch.no_grad()
@@ -65,52 +78,89 @@ def errors(
     model: Tokenizer,
     images: np.ndarray,
     *,
-    targets: Sequence[float] = TARGETS,
+    targets: Sequence[float] = TARGET_ERRORS,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """Every image in as many tokens as an error needs, by the tokenizer's own choice; which ones is `active`.
+    """Reconstruct every image from as many tokens as an error needs, by the tokenizer's choice.
 
-    Errors are mean absolute differences, pixels in [0, 1]. Raises NotApplicable where it cannot be asked.
+    Parameters
+    ----------
+    model : Tokenizer
+        An adaptive tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row.
+    targets : sequence of float
+        Mean absolute errors, pixels in [0, 1], one per column.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+
+    Raises
+    ------
+    NotApplicable
+        If the tokenizer cannot encode with a target error.
     """
-    if not _asks(model, "error"):
-        adaptive = "KARL, tail drop and ALIT"
-        raise NotApplicable(f"{_name(model)} cannot be asked for an error; {adaptive} can.")
-    batch = _batch(model, images)
-    found = {f"{target:g}": model.encode(batch, error=target) for target in track(targets)}
-    return _decoded(model, images, "error asked for", found, rows)
+    if not isinstance(model, SupportsErrorTarget):
+        raise NotApplicable(
+            f"{_name(model)} cannot encode with a target error; KARL, tail drop and ALIT can."
+        )
+    batch = _to_batch(model, images)
+    columns = {f"{target:g}": model.encode(batch, error=target) for target in track(targets)}
+    return _decode_columns(model, images, "error asked for", columns, rows)
 
 
 @torch.no_grad()
 def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -> ImageGrid:
-    """Every image without one of its tokens, held against the picture of them all: what that token carries."""
-    tokens = model.encode(_batch(model, images))
-    active = _active(tokens)
-    others = {}
-    for place in range(active.shape[1]):
-        left = active.clone()
-        left[:, place] = False
-        others[f"{place}"] = replace(tokens, active=left)
-    return _decoded(model, images, "token dropped", others, rows, against=tokens)
+    """Reconstruct every image without one of its tokens; the reference has all of them.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row; the columns are the tokens.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+    """
+    tokens = model.encode(_to_batch(model, images))
+    every_active = _active_or_all(tokens)
+    columns = {}
+    for index in range(every_active.shape[1]):
+        active = every_active.clone()
+        active[:, index] = False
+        columns[f"{index}"] = replace(tokens, active=active)
+    return _decode_columns(model, images, "token dropped", columns, rows, against=tokens)
 
 
 @torch.no_grad()
 def swapped(
     model: Tokenizer, images: np.ndarray, donors: np.ndarray, *, rows: Sequence[str] = ()
 ) -> ImageGrid:
-    """Every image with one token taken from its donor at the same place, held against the picture of its own tokens."""
-    tokens, given = model.encode(_batch(model, images)), model.encode(_batch(model, donors))
-    others = {}
-    for place in range(tokens.latents.shape[1]):
+    """Reconstruct every image with one token taken from another image.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row; the columns are the tokens.
+    donors : ndarray of uint8, shape (n, h, w, c)
+        The image whose token each image receives at the same index.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+    """
+    tokens = model.encode(_to_batch(model, images))
+    donor_tokens = model.encode(_to_batch(model, donors))
+    columns = {}
+    for index in range(tokens.latents.shape[1]):
         latents = tokens.latents.clone()
-        latents[:, place] = given.latents[:, place]
-        codes = None if tokens.codes is None else tokens.codes.clone()
-        if codes is not None:
-            codes[:, place] = given.codes[:, place]
-        active = None if tokens.active is None else tokens.active.clone()
-        if active is not None:
-            active[:, place] = given.active[:, place]
-        others[f"{place}"] = Tokens(latents, codes, active, tokens.grid)
-    return _decoded(model, images, "token swapped", others, rows, against=tokens)
+        latents[:, index] = donor_tokens.latents[:, index]
+        columns[f"{index}"] = Tokens(
+            latents,
+            _swap_column(tokens.codes, donor_tokens.codes, index),
+            _swap_column(tokens.active, donor_tokens.active, index),
+            tokens.grid,
+        )
+    return _decode_columns(model, images, "token swapped", columns, rows, against=tokens)
 
 
 @torch.no_grad()
@@ -122,28 +172,51 @@ def recoded(
     codes: Iterable[int],
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """Every image with one token set to each of some codes, held against the picture of its own tokens.
+    """Reconstruct every image with one token set to each of several codes.
 
-    Of soft codes the token becomes the codeword alone. Raises NotApplicable without a codebook, UserError for a token
-    or a code that there is not.
+    Of soft codes, the token becomes the codeword alone. The reference has the image's own tokens.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        A tokenizer with a codebook.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row.
+    token : int
+        Index of the token.
+    codes : iterable of int
+        Codes, one per column.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+
+    Raises
+    ------
+    NotApplicable
+        If the tokenizer has no codebook.
+    UserError
+        If the token or a code does not exist.
     """
-    tokens = model.encode(_batch(model, images))
-    book, codes = model.codebook, list(codes)
-    if book is None or tokens.codes is None:
+    tokens = model.encode(_to_batch(model, images))
+    codebook = model.codebook
+    if codebook is None or tokens.codes is None:
         raise NotApplicable(f"{_name(model)} has no codebook to take a code from.")
-    count = tokens.latents.shape[1]
-    if not 0 <= token < count:
-        raise UserError(f"There is no token {token}; this tokenizer has 0 to {count - 1}.")
-    words, others = book[token * len(book) // count], {}
+    num_tokens = tokens.latents.shape[1]
+    if not 0 <= token < num_tokens:
+        raise UserError(f"The token must be in 0..{num_tokens - 1}, got {token}.")
+    codewords = codebook[token * len(codebook) // num_tokens]
+    columns = {}
     for code in codes:
-        if not 0 <= code < len(words):
-            raise UserError(f"There is no code {code}; the book has 0 to {len(words) - 1}.")
-        latents, chosen, active = tokens.latents.clone(), tokens.codes.clone(), _active(tokens)
-        latents[:, token], chosen[:, token], active[:, token] = words[code].to(latents), code, True
-        others[f"{code}"] = Tokens(
-            latents, chosen, None if tokens.active is None else active, tokens.grid
-        )
-    return _decoded(model, images, f"code of token {token}", others, rows, against=tokens)
+        if not 0 <= code < len(codewords):
+            raise UserError(f"The code must be in 0..{len(codewords) - 1}, got {code}.")
+        latents, new_codes = tokens.latents.clone(), tokens.codes.clone()
+        latents[:, token] = codewords[code].to(latents)
+        new_codes[:, token] = code
+        active = None
+        if tokens.active is not None:
+            active = tokens.active.clone()
+            active[:, token] = True
+        columns[f"{code}"] = Tokens(latents, new_codes, active, tokens.grid)
+    return _decode_columns(model, images, f"code of token {token}", columns, rows, against=tokens)
 
 
 @torch.no_grad()
@@ -155,62 +228,90 @@ def checkpoints(
     modules: Sequence[str] = (),
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """The same images on every checkpoint of a tokenizer's run (None: all that it has)."""
-    shown = []
-    for step in track(run.steps if steps is None else steps):
-        model = run.load(step, modules=modules)
-        shown.append(to_uint8(model.decode(model.encode(_batch(model, images)))))
+    """Reconstruct the same images with every checkpoint of a tokenizer's run.
+
+    Parameters
+    ----------
+    run : Run
+        The run of a tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        The images, one per row.
+    steps : sequence of int, optional
+        Training steps of the checkpoints, one per column; None uses all.
+    modules : sequence of str
+        Modules outside this package from which the run's class may be imported.
+    rows : sequence of str
+        Names of the rows; by default the numbers of the images.
+    """
     run.checkpoint()
-    stops = tuple(f"{step:,}" for step in (run.steps if steps is None else steps))
+    checkpoint_steps = run.steps if steps is None else list(steps)
+    columns = []
+    for step in track(checkpoint_steps):
+        model = load_tokenizer(run, step, modules)
+        columns.append(to_uint8(model.decode(model.encode(_to_batch(model, images)))))
     return ImageGrid(
-        "step", stops, _named(rows, len(images)), np.asarray(images), np.stack(shown, axis=1)
+        axis="step",
+        stops=tuple(f"{step:,}" for step in checkpoint_steps),
+        rows=_row_names(rows, len(images)),
+        reference=np.asarray(images),
+        shown=np.stack(columns, axis=1),
     )
 
 
-def _shortened(model: Tokenizer, batch: Images, everything: Tokens, length: int) -> Tokens:
-    if _asks(model, "budget"):
+def _shorten(model: Tokenizer, batch: Images, every_token: Tokens, length: int) -> Tokens:
+    if isinstance(model, SupportsErrorTarget):
         return model.encode(batch, budget=length)
-    first = torch.arange(everything.latents.shape[1], device=batch.device) < length
-    return replace(everything, active=_active(everything) & first)
+    is_first = torch.arange(every_token.latents.shape[1], device=batch.device) < length
+    return replace(every_token, active=_active_or_all(every_token) & is_first)
 
 
-def _decoded(
+def _decode_columns(
     model: Tokenizer,
     images: np.ndarray,
     axis: str,
-    stops: dict[str, Tokens],
+    columns: dict[str, Tokens],
     rows: Sequence[str],
     *,
     against: Tokens | None = None,
     note: str = "",
 ) -> ImageGrid:
-    shown = np.stack([to_uint8(model.decode(tokens)) for tokens in track(stops.values())], axis=1)
-    active = torch.stack([_active(tokens) for tokens in stops.values()], dim=1).cpu().numpy()
+    """Decode the tokens of each column; the reference is `against` decoded, or the images."""
+    decoded = [to_uint8(model.decode(tokens)) for tokens in track(columns.values())]
+    active = torch.stack([_active_or_all(tokens) for tokens in columns.values()], dim=1)
     reference = np.asarray(images) if against is None else to_uint8(model.decode(against))
-    name = "original" if against is None else "all its tokens"
     return ImageGrid(
-        axis, tuple(stops), _named(rows, len(images)), reference, shown, active, name, note
+        axis=axis,
+        stops=tuple(columns),
+        rows=_row_names(rows, len(images)),
+        reference=reference,
+        shown=np.stack(decoded, axis=1),
+        active=active.cpu().numpy(),
+        against="original" if against is None else "all its tokens",
+        note=note,
     )
 
 
-def _batch(model: Tokenizer, images: np.ndarray) -> Images:
+def _to_batch(model: Tokenizer, images: np.ndarray) -> Images:
     channels_first = np.moveaxis(np.asarray(images), -1, 1).astype(np.float32, order="C")
     return torch.from_numpy(channels_first).div_(127.5).sub_(1).to(model_device(model))
 
 
-def _active(tokens: Tokens) -> Tensor:
+def _active_or_all(tokens: Tokens) -> Tensor:
     if tokens.active is not None:
         return tokens.active.clone()
     return torch.ones(tokens.latents.shape[:2], dtype=torch.bool, device=tokens.latents.device)
 
 
-def _asks(model: Tokenizer, what: str) -> bool:
-    encode: Callable[..., Tokens] = model.encode
-    return what in inspect.signature(encode).parameters
+def _swap_column(own: Tensor | None, donor: Tensor | None, index: int) -> Tensor | None:
+    if own is None or donor is None:
+        return None
+    swapped_column = own.clone()
+    swapped_column[:, index] = donor[:, index]
+    return swapped_column
 
 
-def _named(rows: Sequence[str], count: int) -> tuple[str, ...]:
-    return tuple(rows) or tuple(f"#{place}" for place in range(count))
+def _row_names(rows: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(rows) or tuple(f"#{index}" for index in range(count))
 
 
 def _name(model: Tokenizer) -> str:

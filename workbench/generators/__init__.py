@@ -1,1 +1,1 @@
-"""The models that draw latents: the path they learn, the network, and how it is walked."""
+"""Generators: class-conditional models of tokens, their paths, samplers and losses."""

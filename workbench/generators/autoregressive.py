@@ -1,16 +1,20 @@
-"""One causal transformer that draws an image's codes from its class and tells the class from its codes.
+"""An autoregressive transformer over codes that generates images and predicts their classes.
 
-What UniCode2 (arXiv:2506.20214) does with a language model, made small: its vocabulary is the classes, two task markers
-and the visual codes, and "text" is the class. Generation reads [GENERATE, class, v1 .. vL-1] and predicts v1 .. vL;
-understanding reads [UNDERSTAND, v1 .. vL] and predicts the class.
+UniCode2 (arXiv:2506.20214) does this with a language model; here it is small. The vocabulary is the
+classes, two task markers and the visual codes. The class takes the place of the text. Generation
+reads [GENERATE, class, v1 .. vL-1] and predicts v1 .. vL; understanding reads
+[UNDERSTAND, v1 .. vL] and predicts the class.
 
-Here: a code is predicted among the codes of its book alone, not among classes too; no language model, no projector MLP.
+Here: a code is predicted among the codes of its codebook alone, not among classes too; there is no
+language model and no projector MLP.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -18,39 +22,40 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
-from workbench.core.types import Objective
-from workbench.generators.vocabulary import check_drawing, chunked_cross_entropy, sample_codes
+from workbench.core.types import Objective, Tokens
+from workbench.generators.base import EncodedImages, Generator
+from workbench.generators.vocabulary import (
+    check_sampling_options,
+    chunked_cross_entropy,
+    sample_codes,
+)
 from workbench.nn.transformer import Block, KVCache, init_weights
 
-LOGITS = 2**26  # held at a time by the loss: 256 MB
-BATCH = 512  # images at a time, where there is no training
+MAX_LOGITS = 2**26  # logits in memory at a time in the loss: 256 MB
+EVAL_BATCH = 512  # images per batch outside training
 
 
-class AR(nn.Module):
-    """Codes one after another, in the tokenizer's order, each given the class and the codes before it."""
+class AR(Generator):
+    """Generate codes one after another, each given the class and the codes before it."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """What is known of the tokenizer's codes, the sizes, and how a code becomes a vector and a vector a code."""
+        """The shape of the tokenizer's codes, the sizes, and how codes become vectors and back."""
 
         num_tokens: int  # L, of the tokenizer
         codebook_size: int  # K, of each of its codebooks
         dim: int  # d, of a codeword
-        classes: int  # the null class of guidance comes on top
-        num_codebooks: int = 1  # G; book i serves the i-th of G equal blocks of tokens
+        classes: int  # without the null class of guidance
+        num_codebooks: int = 1  # G; codebook i serves the i-th of G equal blocks of tokens
         width: int = 96
         depth: int = 4
         heads: int = 4
         drop_class: float = 0.1  # share of labels replaced by the null class in training
-        understand: float = (
-            0.5  # weight of telling the class, beside 1 of drawing the codes; 0: generation alone
-        )
-        head: Literal["free", "tied"] = (
-            "free"  # logits: a weight for each code, or products with the codes' vectors
-        )
-        table: Literal["learned", "codebook"] = (
-            "learned"  # codes' vectors: its own, or codewords that `adopt` brings
-        )
+        understand: float = 0.5  # weight of the classification loss; 0 trains generation alone
+        # Logits: one weight vector per code, or products with the codes' own vectors.
+        head: Literal["free", "tied"] = "free"
+        # The codes' vectors: learned from scratch, or the codewords that `adopt` copies.
+        table: Literal["learned", "codebook"] = "learned"
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -58,129 +63,195 @@ class AR(nn.Module):
                 if get_origin(field.type) is Literal and value not in get_args(field.type):
                     raise unknown(field.name, str(value), get_args(field.type))
                 if field.type is int and value < 1:
-                    raise UserError(f"{field.name} is {value}; it must be at least 1.")
+                    raise UserError(f"{field.name} must be at least 1, got {value}.")
             if self.num_tokens % self.num_codebooks:
                 raise UserError(
-                    f"{self.num_tokens} tokens do not divide into {self.num_codebooks} codebooks of equal blocks."
+                    f"num_tokens must be a multiple of num_codebooks, got {self.num_tokens} tokens"
+                    f" and {self.num_codebooks} codebooks."
                 )
             if self.width % self.heads:
-                raise UserError(f"width {self.width} does not divide into {self.heads} heads.")
+                raise UserError(
+                    f"width must be a multiple of heads, got width {self.width} and"
+                    f" {self.heads} heads."
+                )
             if not 0 <= self.drop_class <= 1:
-                raise UserError(f"drop_class is {self.drop_class}; it must lie between 0 and 1.")
+                raise UserError(f"drop_class must be between 0 and 1, got {self.drop_class}.")
             if not 0 <= self.understand < float("inf"):
-                raise UserError(f"understand is {self.understand}; it must not be below 0.")
+                raise UserError(f"understand must be at least 0, got {self.understand}.")
+
+    consumes: ClassVar[Literal["latents", "codes"]] = "codes"
+    set_by_tokenizer = ("num_tokens", "codebook_size", "dim", "classes", "num_codebooks")
+    prepares = ("table.", "scale")
+
+    config: Config
+    scale: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, width = config, config.width
-        wide, rows = (
-            width if config.table == "learned" else config.dim,
-            config.num_codebooks * config.codebook_size,
+        self.config = config
+        width = config.width
+        table_dim = width if config.table == "learned" else config.dim
+        num_rows = config.num_codebooks * config.codebook_size
+        self.project_table = (
+            nn.Linear(table_dim, width) if config.table == "codebook" else nn.Identity()
         )
-        self.project_table = nn.Linear(wide, width) if config.table == "codebook" else nn.Identity()
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
-        self.to_codes = nn.Linear(width, rows if config.head == "free" else wide)
+        self.to_codes = nn.Linear(width, num_rows if config.head == "free" else table_dim)
         self.to_class = nn.Linear(width, config.classes) if config.understand else None
         init_weights(self, config.depth)
-        # A tied head gives every row a gradient, and then a sparse one would only be slower.
+        # A tied head gives every row a gradient; sparse gradients would only be slower.
         sparse = config.table == "codebook" and config.head == "free"
-        self.table = nn.Embedding(
-            rows, wide, sparse=sparse
-        )  # UniCode2's second table: row k is code k's vector
-        self.register_buffer(
-            "scale", torch.ones(())
-        )  # of the table's rows, so that their entries have deviation 1
-        self.words = nn.Embedding(
-            config.classes + 3, width
-        )  # classes, the null class, GENERATE, UNDERSTAND
-        self.places = nn.Parameter(
-            0.02 * torch.randn(config.num_tokens + 2, width)
-        )  # of marker, class, codes
-        for embedding in (self.words, self.table) if config.table == "learned" else (self.words,):
+        # UniCode2's second table: row k is the vector of code k.
+        self.table = nn.Embedding(num_rows, table_dim, sparse=sparse)
+        # Scales the table's rows so that their entries have standard deviation 1.
+        self.register_buffer("scale", torch.ones(()))
+        # The classes, the null class, GENERATE and UNDERSTAND.
+        self.words = nn.Embedding(config.classes + 3, width)
+        # Position embeddings of the marker, the class and the codes.
+        self.places = nn.Parameter(0.02 * torch.randn(config.num_tokens + 2, width))
+        tables = (self.words, self.table) if config.table == "learned" else (self.words,)
+        for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.02)
 
-    prepares = ("table.", "scale")
+    @classmethod
+    def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the shape of the codes and of the codebook."""
+        if data.codebook is None:
+            raise UserError("An autoregressive generator needs codes and their codebook.")
+        num_codebooks, codebook_size, dim = data.codebook.shape
+        return {
+            "num_tokens": data.rows.shape[1],
+            "codebook_size": codebook_size,
+            "dim": dim,
+            "classes": int(data.labels.max()) + 1,
+            "num_codebooks": num_codebooks,
+        }
 
     def prepare(self, data: Any, seed: int) -> None:
-        """Before the first step: adopt the codebook that came with the codes, if the table is one of codewords."""
-        if self.config.table == "codebook" and getattr(data, "codebook", None) is not None:
+        """Copy the tokenizer's codebook into the table before the first step, if it is one."""
+        if self.config.table != "codebook" or not isinstance(data, EncodedImages):
+            return
+        if data.codebook is not None:
             self.adopt(data.codebook)
 
     @torch.no_grad()
     def adopt(self, codebook: Float[Tensor, "g k d"]) -> None:
-        """Begin from a tokenizer's codewords: copies them into the table, whose rows then go on learning."""
-        expected = (self.config.num_codebooks, self.config.codebook_size, self.config.dim)
+        """Copy a tokenizer's codewords into the table, whose rows are then trained.
+
+        Raises
+        ------
+        UserError
+            If the table is not one of codewords, or the codebook has another shape.
+        """
         if self.config.table != "codebook":
             raise UserError(
-                "only a table of codewords adopts a codebook; make the model with table=codebook."
+                f"A codebook can be adopted only with table=codebook, got {self.config.table}."
             )
+        expected = (self.config.num_codebooks, self.config.codebook_size, self.config.dim)
         if tuple(codebook.shape) != expected:
             got, made = (" x ".join(map(str, shape)) for shape in (codebook.shape, expected))
-            raise UserError(
-                f"the codebook is {got} (books, codes, channels); this model was made for {made}."
-            )
+            raise UserError(f"The codebook must be {made} (codebooks, codes, channels), got {got}.")
         self.table.weight.copy_(rearrange(codebook, "g k d -> (g k) d"))
         self.scale.copy_(1 / codebook.float().std(correction=0).clamp(min=1e-6))
 
-    def objective(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]) -> Objective:
-        """Mean cross-entropy of a code, in nats (log K for one who knows nothing), and the weighted one of the class.
+    def objective(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"], /) -> Objective:
+        """Compute the mean cross-entropy of a code, in nats, and the weighted one of the class.
 
-        Every image is drawn and told.
+        Every image is used for both tasks. An untrained model has a generation loss of log K.
         """
-        self._check(codes)
+        self._check_codes(codes)
         dropped = torch.rand(len(labels), device=labels.device) < self.config.drop_class
-        rows = self._to_draw(codes[:, :-1], torch.where(dropped, self.config.classes, labels))
+        conditions = torch.where(dropped, self.config.classes, labels)
+        rows = self._generation_rows(codes[:, :-1], conditions)
         if self.to_class is None:
-            return Objective({"generate": self._cross_entropy(self._mixed(rows)[:, 1:], codes)})
-        drawing, telling = self._mixed(torch.cat([rows, self._to_tell(codes)])).chunk(
-            2
-        )  # equally long
-        told = F.cross_entropy(self.to_class(telling[:, -1]).float(), labels.long())
+            outputs = self._run_blocks(rows)[:, 1:]
+            return Objective({"generate": self._cross_entropy(outputs, codes)})
+        # Both tasks have sequences of equal length, so they share one batch.
+        batch = torch.cat([rows, self._understanding_rows(codes)])
+        generation, understanding = self._run_blocks(batch).chunk(2)
+        class_logits = self.to_class(understanding[:, -1]).float()
+        class_loss = F.cross_entropy(class_logits, labels.long())
         terms = {
-            "generate": self._cross_entropy(drawing[:, 1:], codes),
-            "understand": self.config.understand * told,
+            "generate": self._cross_entropy(generation[:, 1:], codes),
+            "understand": self.config.understand * class_loss,
         }
         return Objective(terms)
 
     def forward(
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n k"]:
-        """Logits of every code given the class and the codes before it; label `classes` is the null class.
+        """Compute the logits of every code given the class and the codes before it.
 
-        For a look: holds n x K logits an image, which neither training nor drawing does.
+        Label `classes` is the null class. Needs memory for n x K logits per image, unlike training
+        and sampling.
         """
-        self._check(codes)
-        rows = self._mixed(self._to_draw(codes[:, :-1], labels))[:, 1:]
-        return torch.cat(
-            [
-                self._logits(part, book)
-                for book, part in enumerate(rows.chunk(self.config.num_codebooks, 1))
-            ],
-            dim=1,
-        )
+        self._check_codes(codes)
+        rows = self._run_blocks(self._generation_rows(codes[:, :-1], labels))[:, 1:]
+        blocks = rows.chunk(self.config.num_codebooks, 1)
+        return torch.cat([self._logits(block, book) for book, block in enumerate(blocks)], dim=1)
 
     @torch.no_grad()
     def classify(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b classes"]:
-        """Logits of the class. Raises UserError for a model that was made to draw alone."""
+        """Compute the logits of the class.
+
+        Raises
+        ------
+        UserError
+            If the model was built with `understand=0`.
+        """
         if self.to_class is None:
-            raise UserError(
-                "this model was made with understand=0: it draws codes, and cannot tell their class."
-            )
-        self._check(codes, whole=True)
-        return torch.cat(
-            [self.to_class(self._mixed(self._to_tell(part))[:, -1]) for part in codes.split(BATCH)]
-        )
+            raise UserError("A model with understand=0 cannot predict classes; train another one.")
+        self._check_codes(codes, check_range=True)
+        logits = []
+        for part in codes.split(EVAL_BATCH):
+            rows = self._run_blocks(self._understanding_rows(part))
+            logits.append(self.to_class(rows[:, -1]))
+        return torch.cat(logits)
 
     @torch.no_grad()
     def bits(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]) -> float:
-        """Mean cross-entropy of these images' codes, in bits a token: log2 K for one who knows nothing."""
-        self._check(codes, whole=True)
+        """Compute the mean cross-entropy of these images' codes, in bits per token.
+
+        A model without any knowledge needs log2 K bits.
+        """
+        self._check_codes(codes, check_range=True)
         nats = torch.zeros((), dtype=torch.float64, device=codes.device)
-        for part, named in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
-            rows = self._mixed(self._to_draw(part[:, :-1], named))[:, 1:]
+        for part, classes in zip(codes.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True):
+            rows = self._run_blocks(self._generation_rows(part[:, :-1], classes))[:, 1:]
             nats += self._cross_entropy(rows, part) * len(part)
         return (nats / len(codes) / math.log(2)).item()
+
+    def sample(
+        self,
+        labels: Int[Tensor, " b"],
+        *,
+        codebook: Float[Tensor, "g k d"] | None = None,
+        guidance: float = 1.0,
+        steps: int | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Tokens:
+        """Sample the codes of one image per label and look up their codewords.
+
+        The number of steps is always the number of tokens. See `Generator.sample` and `generate`.
+        """
+        if codebook is None:
+            raise UserError("An autoregressive generator needs the tokenizer's codebook to sample.")
+        codes = self.generate(
+            labels,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            seed=seed,
+        )
+        num_tokens = codes.shape[1]
+        codewords = codebook.to(codes.device).repeat_interleave(num_tokens // len(codebook), dim=0)
+        latents = codewords[torch.arange(num_tokens, device=codes.device), codes]
+        return Tokens(latents, codes)
 
     @torch.no_grad()
     def generate(
@@ -193,125 +264,156 @@ class AR(nn.Module):
         guidance: float = 1.0,
         seed: int = 0,
     ) -> Int[Tensor, "b n"]:
-        """Draw one image's codes a label; `top_k` 0 and `top_p` 1 leave all codes to be drawn.
+        """Sample the codes of one image per label.
 
-        `guidance` pushes the logits away from the null class's, at twice the cost; 1 is the conditional exactly. Raises
-        UserError.
+        Parameters
+        ----------
+        labels : Tensor of int, shape (batch,)
+            Classes.
+        temperature : float
+            Divides the logits; must be above 0.
+        top_k, top_p : int, float
+            Sample among the k most probable codes (0: all) and the fewest whose probability
+            reaches p (1: all).
+        guidance : float
+            Scale by which the logits move away from the null class's, at twice the cost; 1 is the
+            conditional exactly.
+        seed : int
+            Seed of the random numbers.
+
+        Raises
+        ------
+        UserError
+            If an option or a label is out of range, or guidance is asked of a model that was
+            trained with `drop_class=0`.
         """
-        check_drawing(temperature=temperature, top_k=top_k, top_p=top_p)
+        check_sampling_options(temperature=temperature, top_k=top_k, top_p=top_p)
         self._check_labels(labels)
-        if guidance != 1 and not self.config.drop_class:
+        is_guided = guidance != 1
+        if is_guided and not self.config.drop_class:
             raise UserError(
-                "this model was made with drop_class=0 and knows no null class; draw with guidance 1."
+                f"A model with drop_class=0 has no null class; use guidance 1, got {guidance}."
             )
         generator = torch.Generator(labels.device).manual_seed(seed)
-        both = (
-            labels
-            if guidance == 1
-            else torch.cat([labels, torch.full_like(labels, self.config.classes)])
-        )
-        pasts, drawn = (
-            [KVCache() for _ in self.blocks],
-            labels.new_zeros(len(labels), 0, dtype=torch.int64),
-        )
-        rows = self._to_draw(drawn.new_zeros(len(both), 0), both)
-        for place in range(self.config.num_tokens):
-            last = self._mixed(rows, pasts)[:, -1:]
-            logits = self._logits(
-                last, place * self.config.num_codebooks // self.config.num_tokens
-            )[:, 0]
-            if guidance != 1:
+        conditions = labels
+        if is_guided:
+            conditions = torch.cat([labels, torch.full_like(labels, self.config.classes)])
+        caches = [KVCache() for _ in self.blocks]
+        codes = labels.new_zeros(len(labels), 0, dtype=torch.int64)
+        rows = self._generation_rows(codes.new_zeros(len(conditions), 0), conditions)
+        for position in range(self.config.num_tokens):
+            last = self._run_blocks(rows, caches)[:, -1:]
+            book = position * self.config.num_codebooks // self.config.num_tokens
+            logits = self._logits(last, book)[:, 0]
+            if is_guided:
                 conditional, null = logits.chunk(2)
                 logits = null + guidance * (conditional - null)
             code = sample_codes(
                 logits, generator, temperature=temperature, top_k=top_k, top_p=top_p
             )
-            drawn = torch.cat([drawn, rearrange(code, "b -> b 1")], dim=1)
-            rows = self._seen(drawn, since=place).repeat(1 if guidance == 1 else 2, 1, 1)
-        return drawn
+            codes = torch.cat([codes, rearrange(code, "b -> b 1")], dim=1)
+            rows = self._code_rows(codes, start=position).repeat(2 if is_guided else 1, 1, 1)
+        return codes
 
-    def _to_draw(
+    def evaluate(
+        self, tokens: Tokens, labels: Int[Tensor, " b"], *, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Return `code_bits`, float32 (1,), and `predicted`, int64 (b,), if classes are learned."""
+        if tokens.codes is None:
+            raise UserError("An autoregressive generator is evaluated on codes; there are none.")
+        arrays = {"code_bits": np.array([self.bits(tokens.codes, labels)], np.float32)}
+        if self.to_class is not None:
+            arrays["predicted"] = self.classify(tokens.codes).argmax(dim=1).cpu().numpy()
+        return arrays
+
+    def sampling_config(self) -> dict[str, Any]:
+        """Return the solver, the number of steps and the temperature."""
+        return {
+            "solver": "autoregressive",
+            "steps": self.config.num_tokens,
+            "temperature": 1.0,
+        }
+
+    def _generation_rows(
         self, codes: Int[Tensor, "b m"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b t width"]:
-        """The rows [GENERATE, class, codes]."""
-        words = torch.stack([torch.full_like(labels, self.config.classes + 1), labels], dim=1)
-        return torch.cat([self.words(words) + self.places[:2], self._seen(codes)], dim=1)
+        """Embed [GENERATE, class, codes]."""
+        marker = torch.full_like(labels, self.config.classes + 1)
+        words = self.words(torch.stack([marker, labels], dim=1))
+        return torch.cat([words + self.places[:2], self._code_rows(codes)], dim=1)
 
-    def _to_tell(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b t width"]:
-        """The rows [UNDERSTAND, codes], each code at the place that it has when it is drawn."""
-        marker = (
-            self.words(codes.new_full((len(codes), 1), self.config.classes + 2)) + self.places[:1]
-        )
-        return torch.cat([marker, self._seen(codes)], dim=1)
+    def _understanding_rows(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b t width"]:
+        """Embed [UNDERSTAND, codes]; each code has the position that it has in generation."""
+        words = self.words(codes.new_full((len(codes), 1), self.config.classes + 2))
+        return torch.cat([words + self.places[:1], self._code_rows(codes)], dim=1)
 
-    def _seen(self, codes: Int[Tensor, "b m"], since: int = 0) -> Float[Tensor, "b t width"]:
-        """The vectors of the first m codes, from one on."""
-        at = torch.arange(since, codes.shape[1], device=codes.device)
-        book = at * self.config.num_codebooks // self.config.num_tokens
-        vectors = self.table(codes[:, since:] + self.config.codebook_size * book) * self.scale
-        return self.project_table(vectors) + self.places[2 + at]
+    def _code_rows(self, codes: Int[Tensor, "b m"], start: int = 0) -> Float[Tensor, "b t width"]:
+        """Embed the codes from position `start` on."""
+        positions = torch.arange(start, codes.shape[1], device=codes.device)
+        books = positions * self.config.num_codebooks // self.config.num_tokens
+        vectors = self.table(codes[:, start:] + self.config.codebook_size * books) * self.scale
+        return self.project_table(vectors) + self.places[2 + positions]
 
-    def _mixed(
-        self, rows: Float[Tensor, "b t width"], pasts: list[KVCache] | None = None
+    def _run_blocks(
+        self, rows: Float[Tensor, "b t width"], caches: Sequence[KVCache] | None = None
     ) -> Float[Tensor, "b t width"]:
-        for block, past in zip(self.blocks, pasts or [None] * len(self.blocks), strict=True):
-            rows = block(rows, causal=True, past=past)
+        for index, block in enumerate(self.blocks):
+            rows = block(rows, causal=True, past=None if caches is None else caches[index])
         return self.norm(rows)
 
-    def _head(
+    def _output_layer(
         self, rows: Float[Tensor, "b t width"], book: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What a book's logits are made of: queries (b, t, e), one weight a code (K, e), and a bias (K), if free."""
-        mine = slice(book * self.config.codebook_size, (book + 1) * self.config.codebook_size)
+        """Return queries (b, t, e), weights (K, e) and, for a free head, biases (K,)."""
+        size = self.config.codebook_size
+        own_rows = slice(book * size, (book + 1) * size)
         if self.config.head == "free":
-            return rows, self.to_codes.weight[mine], self.to_codes.bias[mine]
-        queries, weight = self.to_codes(rows), self.table.weight[mine]
-        if (
-            self.config.table == "codebook"
-        ):  # of any scale; logits shall begin small, as those of the others do
+            return rows, self.to_codes.weight[own_rows], self.to_codes.bias[own_rows]
+        queries = self.to_codes(rows)
+        weight = self.table.weight[own_rows]
+        if self.config.table == "codebook":
+            # Codewords can have any scale; the first logits should be as small as a free head's.
             queries = queries * self.scale / weight.shape[1] ** 0.5
         return queries, weight, None
 
     def _logits(self, rows: Float[Tensor, "b t width"], book: int) -> Float[Tensor, "b t k"]:
-        return F.linear(*self._head(rows, book))
+        return F.linear(*self._output_layer(rows, book))
 
     def _cross_entropy(
         self, rows: Float[Tensor, "b n width"], codes: Int[Tensor, "b n"]
     ) -> Float[Tensor, ""]:
-        books, chunk, losses = (
-            self.config.num_codebooks,
-            max(1, LOGITS // self.config.codebook_size),
-            [],
-        )
-        for book, (part, mine) in enumerate(
-            zip(rows.chunk(books, dim=1), codes.chunk(books, dim=1), strict=True)
-        ):
-            queries, weight, bias = self._head(part, book)
-            flat, targets = (
-                rearrange(queries, "b n e -> (b n) e"),
-                rearrange(mine, "b n -> (b n)").long(),
-            )
-            losses.append(chunked_cross_entropy(flat, weight, targets, bias=bias, chunk=chunk))
-        return torch.stack(losses).mean()  # blocks are equally long
+        num_codebooks = self.config.num_codebooks
+        chunk = max(1, MAX_LOGITS // self.config.codebook_size)
+        row_blocks = rows.chunk(num_codebooks, dim=1)
+        code_blocks = codes.chunk(num_codebooks, dim=1)
+        losses = []
+        for book in range(num_codebooks):
+            queries, weight, bias = self._output_layer(row_blocks[book], book)
+            flat_queries = rearrange(queries, "b n e -> (b n) e")
+            targets = rearrange(code_blocks[book], "b n -> (b n)").long()
+            loss = chunked_cross_entropy(flat_queries, weight, targets, bias=bias, chunk=chunk)
+            losses.append(loss)
+        return torch.stack(losses).mean()  # the blocks are equally long
 
-    def _check(self, codes: Tensor, *, whole: bool = False) -> None:
-        """Refuse codes of another tokenizer; their range, for which a GPU must be waited for, only where `whole`."""
+    def _check_codes(self, codes: Tensor, *, check_range: bool = False) -> None:
+        """Refuse codes of another tokenizer; checking their range waits for the GPU."""
         if codes.shape[1] != self.config.num_tokens:
             raise UserError(
-                f"images have {codes.shape[1]} codes; this model was made for {self.config.num_tokens}."
+                f"Images must have {self.config.num_tokens} codes each, got {codes.shape[1]}."
             )
-        if (
-            whole
-            and len(codes)
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
-        ):
-            wrong = codes.max() if codes.min() >= 0 else codes.min()
+        if not check_range or not len(codes):
+            return
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.config.codebook_size:
+            wrong = low if low < 0 else high
             raise UserError(
-                f"code {wrong} in a codebook of {self.config.codebook_size}. Do both come from the same run?"
+                f"Codes must be below {self.config.codebook_size}, got {wrong}. Do the codes and"
+                " the model come from the same run?"
             )
 
     def _check_labels(self, labels: Tensor) -> None:
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
-            raise UserError(
-                f"labels must lie in 0..{self.config.classes - 1}; got {labels.min()} to {labels.max()}."
-            )
+        if not len(labels):
+            return
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.config.classes:
+            raise UserError(f"Labels must be in 0..{self.config.classes - 1}, got {low} to {high}.")

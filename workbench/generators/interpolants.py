@@ -1,7 +1,7 @@
-"""The path between data and noise that a generator learns to walk (the interpolants of SiT, arXiv:2401.08740).
+"""Paths between data and noise (the interpolants of SiT, arXiv:2401.08740).
 
-Time t runs from 0, data, to 1, noise: x_t = alpha data + sigma noise, with velocity dx/dt. In LightningDiT's code it
-runs the other way.
+Time t runs from 0, data, to 1, noise: x_t = alpha data + sigma noise, with velocity dx/dt.
+LightningDiT's code has the opposite direction of time.
 """
 
 import math
@@ -21,7 +21,7 @@ Scale = Float[Tensor, "b 1 1"]
 
 @dataclass(frozen=True)
 class Interpolant:
-    """A path's coefficients at times t, their slopes in t, and what follows from them.
+    """The coefficients of a path at times t, and their derivatives in t.
 
     x and the velocity are two equations in data and noise, so any two of the four give the others.
     """
@@ -29,77 +29,82 @@ class Interpolant:
     t: Float[Tensor, " b"]
     alpha: Scale  # of the data
     sigma: Scale  # of the noise
-    alpha_slope: Scale
-    sigma_slope: Scale
+    alpha_slope: Scale  # d alpha / dt
+    sigma_slope: Scale  # d sigma / dt
 
     def mix(self, data: Latent, noise: Latent) -> Latent:
-        """The point on the path."""
+        """Return the point on the path."""
         return self.alpha * data + self.sigma * noise
 
     def slope(self, data: Latent, noise: Latent) -> Latent:
-        """The velocity dx/dt there."""
+        """Return the velocity dx/dt of the path."""
         return self.alpha_slope * data + self.sigma_slope * noise
 
     def data(self, x: Latent, velocity: Latent) -> Latent:
-        """The data that a velocity at x points to."""
+        """Return the data that a velocity at x points to."""
         return (self.sigma_slope * x - self.sigma * velocity) / self._determinant
 
     def noise(self, x: Latent, velocity: Latent) -> Latent:
-        """The noise that a velocity at x comes from."""
+        """Return the noise that a velocity at x comes from."""
         return (self.alpha * velocity - self.alpha_slope * x) / self._determinant
 
     def velocity(self, x: Latent, noise: Latent) -> Latent:
-        """The velocity at x for a predicted noise; singular at t = 1, where x holds nothing of the data."""
+        """Return the velocity at x for a predicted noise.
+
+        It is singular at t = 1, where x contains no data.
+        """
         return (self.alpha_slope * x + self._determinant * noise) / self.alpha
 
     def score(self, x: Latent, velocity: Latent) -> Latent:
-        """The gradient of the log density at x, -E[noise | x] / sigma; singular at t = 0."""
+        """Return the gradient of the log density at x, -E[noise | x] / sigma; singular at t = 0."""
         return -self.noise(x, velocity) / self.sigma
 
     @property
     def _determinant(self) -> Scale:
-        return (
-            self.alpha * self.sigma_slope - self.alpha_slope * self.sigma
-        )  # 1 on the linear path, pi / 2 on the other
+        # 1 on the linear path, pi / 2 on the cosine path.
+        return self.alpha * self.sigma_slope - self.alpha_slope * self.sigma
 
 
 def interpolant(path: Path, t: Float[Tensor, " b"]) -> Interpolant:
-    """The path at times t.
+    """Compute the coefficients of a path at times t.
 
-    `linear`: alpha 1 - t, sigma t. `cosine`: cos and sin of pi t / 2, which is the cosine noise schedule
-    (arXiv:2102.09672, without its offset) and SiT's generalised variance-preserving path.
+    Parameters
+    ----------
+    path : {"linear", "cosine"}
+        "linear" has alpha 1 - t and sigma t. "cosine" has the cosine and the sine of pi t / 2: the
+        cosine noise schedule (arXiv:2102.09672, without its offset) and SiT's generalized
+        variance-preserving path.
+    t : Tensor of shape (batch,)
+        Times, in [0, 1].
     """
-    at = rearrange(t, "b -> b 1 1")
+    times = rearrange(t, "b -> b 1 1")
     if path == "linear":
-        one = torch.ones_like(at)
-        return Interpolant(t, alpha=1 - at, sigma=at, alpha_slope=-one, sigma_slope=one)
+        one = torch.ones_like(times)
+        return Interpolant(t, alpha=1 - times, sigma=times, alpha_slope=-one, sigma_slope=one)
     turn = math.pi / 2
-    cos, sin = (turn * at).cos(), (turn * at).sin()
+    cos, sin = (turn * times).cos(), (turn * times).sin()
     return Interpolant(t, alpha=cos, sigma=sin, alpha_slope=-turn * sin, sigma_slope=turn * cos)
 
 
 def time_at(path: Path, log_ratio: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The time at which the path's noise to data ratio, sigma / alpha, has this logarithm."""
+    """Return the time at which log(sigma / alpha), the noise to data ratio, has this value."""
     return log_ratio.sigmoid() if path == "linear" else log_ratio.exp().atan() * (2 / math.pi)
 
 
 def sample_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Tensor, " b"]:
-    """Random times to train at.
+    """Sample random times for training.
 
-    `logit-normal`: log(sigma / alpha) is N(0, 1), so that most of the learning happens in the middle; on the linear
-    path that is the logit of t (arXiv:2403.03206, with m = 0 and s = 1).
+    With "logit-normal", log(sigma / alpha) is N(0, 1): most times are in the middle. On the linear
+    path log(sigma / alpha) is the logit of t (arXiv:2403.03206, with m = 0 and s = 1).
     """
-    kind = {"device": like.device, "dtype": like.dtype}
-    return (
-        torch.rand(count, **kind)
-        if times == "uniform"
-        else time_at(path, torch.randn(count, **kind))
-    )
+    if times == "uniform":
+        return torch.rand(count, device=like.device, dtype=like.dtype)
+    return time_at(path, torch.randn(count, device=like.device, dtype=like.dtype))
 
 
 def shift_times(t: float, shift: float) -> float:
-    """The timestep shift (arXiv:2403.03206): keeps 0 and 1, and above 1 moves what is between towards noise.
+    """Shift a time towards noise if `shift` is above 1 (arXiv:2403.03206).
 
-    LightningDiT's 0.3, whose time runs the other way, is 1 / 0.3 here.
+    0 and 1 stay where they are. LightningDiT's 0.3, in its direction of time, is 1 / 0.3 here.
     """
     return shift * t / (1 + (shift - 1) * t)

@@ -1,10 +1,13 @@
-"""The loss at fixed times with fixed noise: what training's loss, taken at random times, cannot compare.
+"""The loss of a flow at fixed times with fixed noise.
 
-Every model is shown the same noise to data ratios, and its error is told as that of the linear path's velocity,
-whatever path it walks and whatever it predicts. So SiT and DiT share a scale; two tokenizers do at equal L * d.
+The training loss is taken at random times and cannot be compared between models. Here every model
+is given the same noise to data ratios, and its error is that of the linear path's velocity,
+for every path and prediction. So SiT and DiT share a scale; two tokenizers share one if their
+numbers per image, L * d, are equal.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -12,64 +15,92 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.generators.interpolants import interpolant, time_at
-from workbench.generators.transformer import SiT
 
-BATCH = 512
+if TYPE_CHECKING:
+    from workbench.generators.transformer import SiT
+
+EVAL_BATCH = 512  # images per batch
 
 
 @dataclass(frozen=True)
 class LossByTime:
-    """Mean squared error of the linear path's velocity, per number of standardised latents, at the middle of bins of t.
+    """Mean squared error of the linear path's velocity, per number of standardized latents.
 
-    For Gaussian latents nobody does better than 1 / (t^2 + (1 - t)^2). The error of a predicted noise counts
-    1 / (1 - t)^2 times: near t = 1 that is a property of predicting noise, not of the latents.
+    The times are the middles of equal bins. For Gaussian latents no model has a smaller error than
+    1 / (t^2 + (1 - t)^2). The error of a predicted noise is weighted by 1 / (1 - t)^2: near t = 1
+    that is a property of predicting noise, not of the latents.
     """
 
-    t: Float[Tensor, " bins"]  # the linear path's, 0 data, 1 noise
-    velocity: Float[Tensor, " bins"]
-    numbers: int  # L * d of an image: losses compare between tokenizers only where it is equal
+    t: Float[Tensor, " bins"]  # of the linear path: 0 data, 1 noise
+    velocity: Float[Tensor, " bins"]  # mean squared error of the velocity
+    numbers: int  # L * d of an image
 
     @property
     def mean(self) -> float:
-        """Over all bins alike."""
+        """The mean over all bins."""
         return self.velocity.mean().item()
 
 
 @torch.no_grad()
 def loss_by_time(
-    model: SiT,
+    model: "SiT",
     latents: Float[Tensor, "m n d"],
     labels: Int[Tensor, " m"],
     *,
     bins: int = 10,
     seed: int = 0,
 ) -> LossByTime:
-    """Measure a model on latents it was not trained on, in `bins` equal bins of t; the same seed gives the same noise.
+    """Measure a model on latents that it was not trained on, in equal bins of time.
 
-    Raises UserError for no latents or no bins.
+    Parameters
+    ----------
+    model : SiT
+        A flow or diffusion model.
+    latents : Tensor of shape (n_images, n_tokens, dim)
+        Latents as the tokenizer returns them.
+    labels : Tensor of int, shape (n_images,)
+        Classes.
+    bins : int
+        Number of bins.
+    seed : int
+        Seed of the noise.
+
+    Raises
+    ------
+    UserError
+        If there are no latents or no bins.
     """
     if bins < 1 or not len(latents):
         raise UserError(
-            f"the loss by time needs at least 1 bin and 1 image; got {bins} and {len(latents)}."
+            f"The loss by time needs at least 1 bin and 1 image, got {bins} bins and"
+            f" {len(latents)} images."
         )
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    data = model.standardise(latents)
-    centres = (torch.arange(bins, device=data.device, dtype=data.dtype) + 0.5) / bins
-    parts = list(zip(data.split(BATCH), noise.split(BATCH), labels.split(BATCH), strict=True))
-    totals = torch.stack([sum(_squared_error(model, t, *part) for part in parts) for t in centres])
-    return LossByTime(centres.cpu(), (totals / data.numel()).cpu(), numbers=data[0].numel())
+    data = model.standardize(latents)
+    centers = (torch.arange(bins, device=data.device, dtype=data.dtype) + 0.5) / bins
+    batches = list(
+        zip(data.split(EVAL_BATCH), noise.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True)
+    )
+    totals = data.new_zeros(bins)
+    for i, t in enumerate(centers):
+        for batch in batches:
+            totals[i] += _squared_error(model, t, *batch)
+    return LossByTime(
+        t=centers.cpu(), velocity=(totals / data.numel()).cpu(), numbers=data[0].numel()
+    )
 
 
 def _squared_error(
-    model: SiT,
+    model: "SiT",
     t: Float[Tensor, ""],
     data: Float[Tensor, "b n d"],
     noise: Float[Tensor, "b n d"],
     labels: Tensor,
 ) -> Float[Tensor, ""]:
-    at = interpolant(model.config.path, time_at(model.config.path, t.logit().expand(len(data))))
-    x = at.mix(data, noise)
-    velocity = model.velocity(x, at.t, labels)
-    linear = at.noise(x, velocity) - at.data(x, velocity)
-    return (linear - (noise - data)).square().sum()
+    path = model.config.path
+    point = interpolant(path, time_at(path, t.logit().expand(len(data))))
+    x = point.mix(data, noise)
+    velocity = model.velocity(x, point.t, labels)
+    linear_velocity = point.noise(x, velocity) - point.data(x, velocity)
+    return (linear_velocity - (noise - data)).square().sum()

@@ -1,18 +1,20 @@
-"""Generators by name: what each paper changes of the one transformer, as settings of `transformer.SiT.Config`.
+"""Presets of DiT, SiT and LightningDiT: settings of `transformer.SiT.Config` by paper.
 
-None of them is the official model: sizes are ours, a token is a patch of its own, and DiT's learned variance is left
-out.
+None of them is the official model: the sizes are smaller, a token is a patch of its own, and DiT's
+learned variance is left out.
 """
 
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # arXiv:2401.08740, trained at logit-normal times as SoftVQ-VAE's and MAETok's are; the paper's are uniform.
+    # arXiv:2401.08740, trained at logit-normal times, like SoftVQ-VAE's and MAETok's generators;
+    # the paper's times are uniform.
     "sit": {},
-    # arXiv:2212.09748, on the cosine schedule, as SoftVQ-VAE trains it, and in continuous time; the paper's is another.
+    # arXiv:2212.09748, on the cosine schedule, like SoftVQ-VAE's DiT, in continuous time; the
+    # paper has another schedule.
     "dit": {"path": "cosine", "predict": "noise", "times": "uniform"},
-    # arXiv:2501.01423. QK-norm is off as in its code; the time embedding reads 1000 t, where its code reads t.
-    # With guidance it leaves the noisiest tenth alone.
+    # arXiv:2501.01423. QK-norm is off, as in its code; the time embedding reads 1000 t, where its
+    # code reads t. Guidance is not applied to the noisiest tenth of the times.
     "lightningdit": {
         "by_channel": True,
         "norm": "rms",

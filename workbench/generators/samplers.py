@@ -1,7 +1,8 @@
-"""From noise to data along a velocity field: two ODE solvers, one SDE solver, and classifier-free guidance."""
+"""Solvers from noise to data along a velocity field, and classifier-free guidance."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -9,18 +10,36 @@ from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
 from workbench.generators.interpolants import Path, interpolant, shift_times
-from workbench.generators.transformer import SiT
+
+if TYPE_CHECKING:
+    from workbench.generators.transformer import SiT
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx/dt
 SOLVERS = ("euler", "heun", "euler-maruyama")
-FIRST = 0.98  # of a noise prediction, which says nothing at t = 1: alpha is 0.03 there, where 50 steps of DDIM start
-LAST = 0.04  # of the SDE, whose score is singular at t = 0: from here one step without noise (as SiT's code)
+# A predicted noise does not determine the data at t = 1. At this time alpha is 0.03, where 50 steps
+# of DDIM start.
+NOISE_PREDICTION_FIRST_TIME = 0.98
+# The SDE's score is singular at t = 0: from this time on it takes one step without noise, as SiT's
+# code does.
+SDE_LAST_TIME = 0.04
 
 
 def sampling_times(
     steps: int, *, shift: float = 1.0, first: float = 1.0, last: float = 0.0
 ) -> list[float]:
-    """Times from `first` down to 0 in `steps` steps, equal before the shift; `last`: the final step starts there."""
+    """Return the times of `steps` steps from `first` down to 0.
+
+    Parameters
+    ----------
+    steps : int
+        Number of steps.
+    shift : float
+        Timestep shift; 1 gives equal steps. See `interpolants.shift_times`.
+    first : float
+        Start of the first step.
+    last : float
+        Start of the last step if above 0.
+    """
     equal = max(1, steps - (last > 0))
     middle = [shift_times(1 - i / equal, shift) for i in range(steps)]
     return [last + (first - last) * t for t in middle] + [0.0]
@@ -29,7 +48,10 @@ def sampling_times(
 def euler(
     velocity: Velocity, noise: Float[Tensor, "b n d"], times: Sequence[float]
 ) -> Float[Tensor, "b n d"]:
-    """One evaluation a step, first order. On the linear path this is DDIM (arXiv:2010.02502), exactly."""
+    """Integrate with one evaluation per step, at first order.
+
+    On the linear path this is exactly DDIM (arXiv:2010.02502).
+    """
     x = noise
     for now, then in pairwise(times):
         x = x + (then - now) * velocity(x, now)
@@ -39,13 +61,16 @@ def euler(
 def heun(
     velocity: Velocity, noise: Float[Tensor, "b n d"], times: Sequence[float]
 ) -> Float[Tensor, "b n d"]:
-    """Two evaluations a step, second order. A step to t = 0 is Euler's: the velocity there is never trained."""
+    """Integrate with two evaluations per step, at second order.
+
+    A step to t = 0 is Euler's, because the velocity at t = 0 is never trained.
+    """
     x = noise
     for now, then in pairwise(times):
-        start = velocity(x, now)
+        slope = velocity(x, now)
         if then > 0:
-            start = (start + velocity(x + (then - now) * start, then)) / 2
-        x = x + (then - now) * start
+            slope = (slope + velocity(x + (then - now) * slope, then)) / 2
+        x = x + (then - now) * slope
     return x
 
 
@@ -58,13 +83,14 @@ def euler_maruyama(
     generator: torch.Generator,
     diffusion: float = 2.0,
 ) -> Float[Tensor, "b n d"]:
-    """SiT's reverse SDE, dx = (v - w score / 2) dt + sqrt(w) dW, with w = diffusion * t; 0 is Euler's ODE.
+    """Integrate SiT's reverse SDE, dx = (v - w score / 2) dt + sqrt(w) dW.
 
-    A step to t = 0 adds no noise.
+    w is `diffusion` * t; a diffusion of 0 is Euler's ODE. A step to t = 0 adds no noise.
     """
     x = noise
     for now, then in pairwise(times):
-        w, step = diffusion * now, then - now
+        w = diffusion * now
+        step = then - now
         slope = velocity(x, now)
         score = interpolant(path, x.new_full((1,), now)).score(x, slope)
         x = x + step * (slope - w / 2 * score)
@@ -74,29 +100,56 @@ def euler_maruyama(
 
 
 def guided_velocity(
-    model: SiT, labels: Int[Tensor, " b"], scale: float, interval: tuple[float, float] = (0.0, 1.0)
+    model: "SiT",
+    labels: Int[Tensor, " b"],
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Velocity:
-    """The velocity for the labels, pushed away from the null class's while t lies in the interval, on all channels.
+    """Return the velocity for the labels with classifier-free guidance on all channels.
 
-    Scale 1, and any time outside (arXiv:2404.07724), is the conditional exactly, at its cost; inside it costs twice.
+    Parameters
+    ----------
+    model : SiT
+        A flow or diffusion model.
+    labels : Tensor of int, shape (batch,)
+        Classes.
+    scale : float
+        Guidance scale. 1 is the conditional velocity exactly, at its cost.
+    interval : (float, float)
+        Times in which guidance is applied, at twice the cost (arXiv:2404.07724); outside, the
+        velocity is the conditional one.
+
+    Notes
+    -----
     LightningDiT's code guides 3 channels of 32, so its scales (10, 6.7) do not carry over.
     """
     low, high = interval
-    both = torch.cat([labels, torch.full_like(labels, model.config.classes)])
+    both_labels = torch.cat([labels, torch.full_like(labels, model.config.classes)])
 
     def velocity(x: Tensor, t: float) -> Tensor:
         if scale == 1 or not low <= t <= high:
             return model.velocity(x, x.new_full((len(x),), t), labels)
-        twice = torch.cat([x, x])
-        conditional, null = model.velocity(twice, x.new_full((len(twice),), t), both).chunk(2)
+        both = torch.cat([x, x])
+        conditional, null = model.velocity(both, x.new_full((len(both),), t), both_labels).chunk(2)
         return null + scale * (conditional - null)
 
     return velocity
 
 
+def initial_noise(model: "SiT", count: int, generator: torch.Generator) -> Float[Tensor, "b n d"]:
+    """Draw the noise of `count` images on the CPU, so that it is the same on every device."""
+    shape = (count, model.config.num_tokens, model.config.dim)
+    return torch.randn(shape, generator=generator)
+
+
+def first_time(model: "SiT") -> float:
+    """Return the time at which sampling starts: 1, or slightly less for a noise prediction."""
+    return 1.0 if model.config.predict == "velocity" else NOISE_PREDICTION_FIRST_TIME
+
+
 @torch.no_grad()
-def sample(
-    model: SiT,
+def sample_latents(
+    model: "SiT",
     labels: Int[Tensor, " b"],
     *,
     steps: int = 50,
@@ -106,42 +159,69 @@ def sample(
     shift: float | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b n d"]:
-    """Draw one set of latents a label, as the tokenizer's decoder reads them. The same seed gives the same noise.
+    """Sample one set of latents per label, as the tokenizer's decoder reads them.
 
-    `guidance` holds while t lies in `interval` (1 is noise); that and `shift` None: the model's own. Raises UserError.
+    Parameters
+    ----------
+    model : SiT
+        A flow or diffusion model.
+    labels : Tensor of int, shape (batch,)
+        Classes.
+    steps : int
+        Steps of the solver.
+    solver : {"euler", "heun", "euler-maruyama"}
+        Integrator.
+    guidance : float
+        Scale of classifier-free guidance.
+    interval : (float, float), optional
+        Times in which guidance is applied (1 is noise); None uses the model's own.
+    shift : float, optional
+        Timestep shift; None uses the model's own.
+    seed : int
+        Seed of the noise.
+
+    Raises
+    ------
+    UserError
+        If a label or an option is out of range.
     """
-    interval = tuple(model.config.interval) if interval is None else interval
+    low, high = model.config.interval if interval is None else interval
     shift = model.config.shift if shift is None else shift
-    _check(model, labels, steps, solver, interval, shift)
+    _check_options(model, labels, steps, solver, (low, high), shift)
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(labels), model.config.num_tokens, model.config.dim)
-    noise = torch.randn(shape, generator=generator).to(labels.device)
-    velocity = guided_velocity(model, labels, guidance, interval)
-    first = 1.0 if model.config.predict == "velocity" else FIRST
+    noise = initial_noise(model, len(labels), generator).to(labels.device)
+    velocity = guided_velocity(model, labels, guidance, (low, high))
+    first = first_time(model)
     if solver == "euler-maruyama":
-        grid = sampling_times(steps, shift=shift, first=first, last=LAST)
-        drawn = euler_maruyama(velocity, noise, grid, path=model.config.path, generator=generator)
+        times = sampling_times(steps, shift=shift, first=first, last=SDE_LAST_TIME)
+        x = euler_maruyama(velocity, noise, times, path=model.config.path, generator=generator)
     else:
-        drawn = (euler if solver == "euler" else heun)(
-            velocity, noise, sampling_times(steps, shift=shift, first=first)
-        )
-    return model.restore(drawn)
+        solve = euler if solver == "euler" else heun
+        x = solve(velocity, noise, sampling_times(steps, shift=shift, first=first))
+    return model.destandardize(x)
 
 
-def _check(
-    model: SiT, labels: Tensor, steps: int, solver: str, interval: tuple[float, float], shift: float
+def _check_options(
+    model: "SiT",
+    labels: Tensor,
+    steps: int,
+    solver: str,
+    interval: tuple[float, float],
+    shift: float,
 ) -> None:
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < model.config.classes:
+    classes = model.config.classes
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(
-            f"labels must lie in 0..{model.config.classes - 1}; got {labels.min()} to {labels.max()}."
+            f"Labels must be in 0..{classes - 1}, got {labels.min()} to {labels.max()}."
         )
     if steps < 1:
-        raise UserError(f"sampling takes at least 1 step; got {steps}.")
+        raise UserError(f"steps must be at least 1, got {steps}.")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     if not 0 <= interval[0] <= interval[1] <= 1:
         raise UserError(
-            f"a guidance interval goes up within 0..1, 1 being noise; got {interval[0]} to {interval[1]}."
+            "A guidance interval must be increasing and within 0..1 (1 is noise), got"
+            f" {interval[0]} to {interval[1]}."
         )
     if not 0 < shift < float("inf"):
-        raise UserError(f"shift is {shift}; it must be above 0, and 1 shifts nothing.")
+        raise UserError(f"shift must be above 0 (1 shifts nothing), got {shift}.")

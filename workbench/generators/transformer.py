@@ -1,13 +1,15 @@
-"""One class-conditional transformer over latents for DiT, SiT and LightningDiT; its settings name the differences.
+"""A class-conditional transformer over latents: DiT, SiT and LightningDiT by their settings.
 
-DiT (arXiv:2212.09748) gives the blocks, SiT (arXiv:2401.08740) the paths and what is predicted, LightningDiT
-(arXiv:2501.01423) the norms, gates, rotations and the direction loss. `generators.presets` has each one's settings.
+DiT (arXiv:2212.09748) gives the blocks, SiT (arXiv:2401.08740) the paths and the predictions,
+LightningDiT (arXiv:2501.01423) the norms, gates, rotations and the direction loss.
+`generators.presets` has the settings of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,8 +17,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
-from workbench.core.types import Objective
+from workbench.core.types import Objective, Tokens
+from workbench.generators.base import EncodedImages, Generator
 from workbench.generators.interpolants import Path, Times, interpolant, sample_times
+from workbench.generators.losses import loss_by_time
+from workbench.generators.samplers import (
+    euler,
+    first_time,
+    guided_velocity,
+    initial_noise,
+    sample_latents,
+    sampling_times,
+)
 from workbench.nn.transformer import (
     Inner,
     ModulatedBlock,
@@ -26,21 +38,24 @@ from workbench.nn.transformer import (
     rotary_angles,
 )
 
+EVAL_BINS = 20  # bins of time in `SiT.evaluate`
+SAMPLING_STEPS = 50  # of Heun's method, if `steps` is not given
+MIN_STD = 1e-6  # a channel with a smaller standard deviation is constant
 
-class SiT(nn.Module):
-    """Predicts the velocity, or the noise, at a point of the path; sampled by `generators.sampling`."""
+
+class SiT(Generator):
+    """Predict the velocity, or the noise, at a point of the path from noise to latents."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """What is learned about the latents, the sizes, and the choices in which the papers differ."""
+        """The moments of the latents, the sizes, and the choices in which the papers differ."""
 
         num_tokens: int  # L, of the tokenizer
         dim: int  # d, of the tokenizer
-        classes: int  # the null class of guidance comes on top
-        by_channel: bool = False  # whether a mean and std are those of one channel of every token, or of all numbers
-        mean: float | Sequence[float] = (
-            0.0  # of the latents; what the network sees is (latents - mean) / std
-        )
+        classes: int  # without the null class of guidance
+        by_channel: bool = False  # True: mean and std per channel of a token; False: of all numbers
+        # Of the latents; the network reads (latents - mean) / std.
+        mean: float | Sequence[float] = 0.0
         std: float | Sequence[float] = 1.0
         width: int = 96
         depth: int = 4
@@ -48,22 +63,16 @@ class SiT(nn.Module):
         drop_class: float = 0.1  # share of labels replaced by the null class in training
         path: Path = "linear"
         predict: Literal["velocity", "noise"] = "velocity"
-        times: Times = "logit-normal"  # at which training looks
-        norm: Norm = "layer"  # rms: with a learned gain
+        times: Times = "logit-normal"  # distribution of the training times
+        norm: Norm = "layer"  # "rms" has a learned gain
         mlp: Inner = "gelu"
-        positions: Literal["sines", "rope", "sines+rope"] = (
-            "sines"  # added, or turning queries and keys, or both
-        )
+        # Position embeddings that are added, that rotate queries and keys, or both.
+        positions: Literal["sines", "rope", "sines+rope"] = "sines"
         rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
         qk_norm: bool = False  # RMSNorm of queries and keys
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
-        shift: float = (
-            1.0  # of the times that sampling visits; above 1 more of them are near the noise
-        )
-        interval: tuple[float, float] = (
-            0.0,
-            1.0,
-        )  # of times in which guidance holds, if it is asked for; 1 is noise
+        shift: float = 1.0  # of the sampling times; above 1 more of them are near the noise
+        interval: tuple[float, float] = (0.0, 1.0)  # of times with guidance; 1 is noise
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -71,166 +80,285 @@ class SiT(nn.Module):
                 if get_origin(field.type) is Literal and value not in get_args(field.type):
                     raise unknown(field.name, str(value), get_args(field.type))
                 if field.type is int and value < 1:
-                    raise UserError(f"{field.name} is {value}; it must be at least 1.")
+                    raise UserError(f"{field.name} must be at least 1, got {value}.")
             if not 0 < self.shift < float("inf"):
-                raise UserError(f"shift is {self.shift}; it must be above 0.")
+                raise UserError(f"shift must be above 0, got {self.shift}.")
             self._check_moments()
             low, high = self.interval
             if not 0 <= low <= high <= 1:
                 raise UserError(
-                    f"a guidance interval goes up within 0..1, 1 being noise; got {low} to {high}."
+                    "interval must be increasing and within 0..1 (1 is noise), got"
+                    f" {low} to {high}."
                 )
             if not 0 <= self.drop_class <= 1:
-                raise UserError(f"drop_class is {self.drop_class}; it must lie between 0 and 1.")
-            if self.direction_weight < 0 or (self.direction_weight and self.predict != "velocity"):
-                asked = f"direction_weight is {self.direction_weight} with predict={self.predict}"
+                raise UserError(f"drop_class must be between 0 and 1, got {self.drop_class}.")
+            if self.direction_weight < 0:
                 raise UserError(
-                    f"{asked}; it must not be below 0, and above 0 needs predict=velocity."
+                    f"direction_weight must be at least 0, got {self.direction_weight}."
+                )
+            if self.direction_weight and self.predict != "velocity":
+                raise UserError(
+                    f"direction_weight {self.direction_weight} needs predict=velocity, got"
+                    f" {self.predict}."
                 )
             self._check_sizes()
 
         def _check_moments(self) -> None:
-            for name in ("mean", "std"):
-                value = getattr(self, name)
+            for name, value in (("mean", self.mean), ("std", self.std)):
                 if isinstance(value, Sequence) and len(value) != self.dim:
                     raise UserError(
-                        f"{name} has {len(value)} numbers for latents of {self.dim} channels."
+                        f"{name} must have one number for each of {self.dim} channels, got"
+                        f" {len(value)}."
                     )
-            for each in self.std if isinstance(self.std, Sequence) else (self.std,):
-                if not 0 < each < float("inf"):
-                    raise UserError(f"std is {each}; it must be above 0.")
+            for std in self.std if isinstance(self.std, Sequence) else (self.std,):
+                if not 0 < std < float("inf"):
+                    raise UserError(f"std must be above 0, got {std}.")
 
         def _check_sizes(self) -> None:
             if self.num_tokens % self.rows:
-                raise UserError(f"{self.num_tokens} tokens do not divide into {self.rows} rows.")
-            if self.width % self.heads or self.width % (2 * self.axes):
-                even = "even" if self.axes == 1 else "a multiple of 4"
                 raise UserError(
-                    f"width {self.width} must be {even} and divide into {self.heads} heads."
+                    f"num_tokens must be a multiple of rows, got {self.num_tokens} tokens and"
+                    f" {self.rows} rows."
                 )
-            if "rope" in self.positions and self.width // self.heads % (2 * self.axes):
+            if self.width % self.heads or self.width % (2 * self.axes):
                 raise UserError(
-                    f"rope turns pairs of channels; heads of width {self.width // self.heads} "
-                    f"are no multiple of {2 * self.axes}."
+                    f"width must be a multiple of {self.heads} heads and of {2 * self.axes}, got"
+                    f" {self.width}."
+                )
+            head_width = self.width // self.heads
+            if "rope" in self.positions and head_width % (2 * self.axes):
+                raise UserError(
+                    f"With rope the width of a head must be a multiple of {2 * self.axes}, got"
+                    f" {head_width}."
                 )
 
         @property
         def axes(self) -> int:
-            """In how many directions tokens have places."""
+            """The number of axes of the tokens' positions: 1 for a line, 2 for a grid."""
             return 1 if self.rows == 1 else 2
+
+    consumes: ClassVar[Literal["latents", "codes"]] = "latents"
+    set_by_tokenizer = ("num_tokens", "dim", "classes", "mean", "std", "rows")
+    axes = ("guidance", "interval", "time", "step")
+
+    config: Config
+    mean: Tensor
+    std: Tensor
+    positions: Tensor | None
+    turns: Tensor | None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, width = config, config.width
+        self.config = config
+        width = config.width
         self.embed = nn.Linear(config.dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        choices = {"norm": config.norm, "mlp": config.mlp, "qk_norm": config.qk_norm}
-        self.blocks = nn.ModuleList(
-            ModulatedBlock(width, config.heads, **choices) for _ in range(config.depth)
-        )
+        blocks = [
+            ModulatedBlock(
+                width, config.heads, norm=config.norm, mlp=config.mlp, qk_norm=config.qk_norm
+            )
+            for _ in range(config.depth)
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = normalize(config.norm, width)
         self.modulation = nn.Linear(width, 2 * width)
-        self.to_velocity = nn.Linear(
-            width, config.dim
-        )  # or to noise; stored runs know it by this name
+        # The output layer also of a noise prediction; stored runs have this name.
+        self.to_velocity = nn.Linear(width, config.dim)
         init_weights(self, config.depth)
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
-        # adaLN-zero: every block, and the output, start at nothing.
-        for zero in (
-            *(block.modulation for block in self.blocks),
-            self.modulation,
-            self.to_velocity,
-        ):
-            nn.init.zeros_(zero.weight)
-        places = grid(config.num_tokens, config.rows)
-        added = torch.cat(
-            [sinusoidal_embedding(axis, width // config.axes) for axis in places.T], dim=1
+        # adaLN-zero: the gates of every block, and the output, start at zero.
+        for layer in (*(block.modulation for block in blocks), self.modulation, self.to_velocity):
+            nn.init.zeros_(layer.weight)
+        coordinates = token_coordinates(config.num_tokens, config.rows)
+        sines = torch.cat(
+            [sinusoidal_embedding(axis, width // config.axes) for axis in coordinates.T], dim=1
         )
-        turned = (
-            rotary_angles(places, width // config.heads) if "rope" in config.positions else None
-        )
+        has_sines, has_rope = "sines" in config.positions, "rope" in config.positions
+        turns = rotary_angles(coordinates, width // config.heads) if has_rope else None
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
-        self.register_buffer(
-            "positions", added if "sines" in config.positions else None, persistent=False
-        )
-        self.register_buffer("turns", turned, persistent=False)
+        self.register_buffer("positions", sines if has_sines else None, persistent=False)
+        self.register_buffer("turns", turns, persistent=False)
 
-    def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"]) -> Objective:
-        """Squared error of what is predicted, at a random time, and the direction term.
+    @classmethod
+    def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the shape, the moments and the grid of the latents.
 
-        Before training, with latents of unit variance: velocity 2 on the linear path and (pi / 2)^2 on the cosine one,
-        noise 1, direction its weight.
+        With `by_channel`, a channel that is constant has a standard deviation of 1.
         """
-        config, data = self.config, self.standardise(latents)
+        by_channel = settings.get("by_channel", False)
+        mean, std = data.moments(by_channel=by_channel)
+        if by_channel:
+            std = np.where(std <= MIN_STD, 1.0, std)
+        return {
+            "num_tokens": data.rows.shape[1],
+            "dim": data.rows.shape[2],
+            "classes": int(data.labels.max()) + 1,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "rows": 1 if data.grid is None else data.grid[0],
+        }
+
+    def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"], /) -> Objective:
+        """Compute the squared error of the prediction at random times, and the direction loss.
+
+        For latents of unit variance an untrained model has a velocity error of 2 on the linear path
+        and (pi / 2)^2 on the cosine path, a noise error of 1, and a direction loss of its weight.
+        """
+        config = self.config
+        data = self.standardize(latents)
         dropped = torch.rand(len(labels), device=labels.device) < config.drop_class
         noise = torch.randn_like(data)
-        at = interpolant(config.path, sample_times(config.times, config.path, len(data), data))
-        target = at.slope(data, noise) if config.predict == "velocity" else noise
-        predicted = self(at.mix(data, noise), at.t, torch.where(dropped, config.classes, labels))
-        terms = {config.predict: F.mse_loss(predicted, target)}
+        times = sample_times(config.times, config.path, len(data), data)
+        point = interpolant(config.path, times)
+        target = point.slope(data, noise) if config.predict == "velocity" else noise
+        conditions = torch.where(dropped, config.classes, labels)
+        predicted = self(point.mix(data, noise), point.t, conditions)
+        terms: dict[str, Tensor] = {config.predict: F.mse_loss(predicted, target)}
         if config.direction_weight:
-            terms["direction"] = config.direction_weight * direction(predicted, target)
+            terms["direction"] = config.direction_weight * direction_loss(predicted, target)
         return Objective(terms)
 
     def forward(
         self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n d"]:
-        """What is predicted at x, of standardised latents. Label `classes` is the null class."""
-        condition = self.time(sinusoidal_embedding(1000 * t, self.config.width)) + self.label(
-            labels
-        )
+        """Predict the velocity or the noise at x, a point of standardized latents and noise.
+
+        Label `classes` is the null class.
+        """
+        time = self.time(sinusoidal_embedding(1000 * t, self.config.width))
+        condition = time + self.label(labels)
         x = self.embed(x)
         if self.positions is not None:
             x = x + self.positions
         for block in self.blocks:
             x = block(x, condition, self.turns)
-        shift, scale = rearrange(
-            self.modulation(F.silu(condition)), "b (two width) -> two b 1 width", two=2
-        )
+        modulation = self.modulation(F.silu(condition))
+        shift, scale = rearrange(modulation, "b (two width) -> two b 1 width", two=2)
         return self.to_velocity(self.norm(x) * (1 + scale) + shift)
 
     def velocity(
         self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n d"]:
-        """The velocity at x, converted where noise is predicted; that is singular at t = 1."""
+        """Predict the velocity at x; converted from a noise prediction, it is singular at t = 1."""
         predicted = self(x, t, labels)
-        return (
-            predicted
-            if self.config.predict == "velocity"
-            else interpolant(self.config.path, t).velocity(x, predicted)
-        )
+        if self.config.predict == "velocity":
+            return predicted
+        return interpolant(self.config.path, t).velocity(x, predicted)
 
-    def standardise(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Latents as the network sees them."""
+    def standardize(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Convert latents of the tokenizer to those of the network: mean 0 and deviation 1."""
         return (latents - self.mean) / self.std
 
-    def restore(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Latents as the tokenizer's decoder reads them."""
+    def destandardize(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Convert latents of the network to those of the tokenizer."""
         return x * self.std + self.mean
 
+    def sample(
+        self,
+        labels: Int[Tensor, " b"],
+        *,
+        codebook: Float[Tensor, "g k d"] | None = None,
+        guidance: float = 1.0,
+        steps: int | None = None,
+        seed: int = 0,
+        interval: tuple[float, float] | None = None,
+        solver: str = "heun",
+        shift: float | None = None,
+    ) -> Tokens:
+        """Sample the latents of one image per label.
 
-def direction(
+        The codebook is not used. See `Generator.sample` and `samplers.sample_latents`.
+        """
+        latents = sample_latents(
+            self,
+            labels,
+            steps=SAMPLING_STEPS if steps is None else steps,
+            solver=solver,
+            guidance=guidance,
+            interval=interval,
+            shift=shift,
+            seed=seed,
+        )
+        return Tokens(latents)
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        labels: Int[Tensor, " b"],
+        *,
+        guidance: float = 1.0,
+        steps: int = 10,
+        seed: int = 0,
+    ) -> Iterator[tuple[float, Tokens]]:
+        """Sample by Euler steps, and yield the data that the velocity at each time points to.
+
+        Yields
+        ------
+        t : float
+            Time, from 1 (noise) down to 0.
+        tokens : Tokens
+            The latents that the velocity at this time points to; at time 0, the sample.
+        """
+        config = self.config
+        noise = initial_noise(self, len(labels), torch.Generator().manual_seed(seed))
+        low, high = config.interval
+        velocity = guided_velocity(self, labels, guidance, (low, high))
+        predictions: list[tuple[float, Tensor]] = []
+
+        def recorded_velocity(x: Tensor, t: float) -> Tensor:
+            slope = velocity(x, t)
+            point = interpolant(config.path, x.new_full((len(x),), t))
+            predictions.append((t, point.data(x, slope)))
+            return slope
+
+        times = sampling_times(steps, shift=config.shift, first=first_time(self))
+        sample = euler(recorded_velocity, noise.to(labels.device), times)
+        for t, x in (*predictions, (0.0, sample)):
+            yield t, Tokens(self.destandardize(x))
+
+    def evaluate(
+        self, tokens: Tokens, labels: Int[Tensor, " b"], *, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Return `loss_times` and `loss_by_time`, both float32 of shape (20,)."""
+        loss = loss_by_time(self, tokens.latents, labels, bins=EVAL_BINS, seed=seed)
+        return {"loss_times": loss.t.numpy(), "loss_by_time": loss.velocity.numpy()}
+
+    def sampling_config(self) -> dict[str, Any]:
+        """Return the solver, the number of steps, the shift and the guidance interval."""
+        return {
+            "solver": "heun",
+            "steps": SAMPLING_STEPS,
+            "shift": self.config.shift,
+            "interval": list(self.config.interval),
+        }
+
+
+def direction_loss(
     predicted: Float[Tensor, "b n d"], velocity: Float[Tensor, "b n d"]
 ) -> Float[Tensor, ""]:
-    """1 - cos between two velocities, across a token's channels (LightningDiT, after FasterDiT, arXiv:2410.10356).
+    """Compute 1 - cos between two velocities, across a token's channels.
 
-    Here: a vector shorter than 0.1 counts as that long. The first prediction is 0, and with torch's 1e-8 its gradient
-    is 1e8: a run without clipping starts slowly then, as Adam's second moment remembers it. Clipped, it matters little.
+    LightningDiT's loss, after FasterDiT (arXiv:2410.10356). Here, a vector shorter than 0.1 counts
+    as one of length 0.1. The first prediction is 0, and with torch's default of 1e-8 its gradient
+    is 1e8: a run without clipping then starts slowly, because Adam's second moment remembers it.
+    With clipping it matters little.
     """
     return 1 - F.cosine_similarity(predicted, velocity, dim=-1, eps=0.1).mean()
 
 
-def grid(tokens: int, rows: int) -> Float[Tensor, "n axes"]:
-    """The places of the tokens: along a line, or by row and column."""
-    index = torch.arange(tokens)
-    axes = [index] if rows == 1 else [index // (tokens // rows), index % (tokens // rows)]
-    return torch.stack(axes, dim=1).float()
+def token_coordinates(num_tokens: int, rows: int) -> Float[Tensor, "n axes"]:
+    """Return the coordinates of the tokens: their index on a line, or their row and column."""
+    index = torch.arange(num_tokens)
+    if rows == 1:
+        return index[:, None].float()
+    columns = num_tokens // rows
+    return torch.stack([index // columns, index % columns], dim=1).float()
 
 
 def sinusoidal_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
-    """Sines and cosines of the values at width / 2 frequencies, from 1 down to 1/10,000."""
+    """Compute sines and cosines of the values at width / 2 frequencies, from 1 to 1/10,000."""
     frequencies = torch.exp(
         -torch.linspace(0, 1, width // 2, device=values.device) * torch.log(torch.tensor(1e4))
     )

@@ -1,4 +1,4 @@
-"""What a vocabulary of many codes needs: a loss that never holds all its logits, and a shortlist to draw from."""
+"""Losses and sampling for large vocabularies of codes."""
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +17,33 @@ def chunked_cross_entropy(
     bias: Float[Tensor, " k"] | None = None,
     chunk: int = 256,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of logits `rows weight^T + bias`, in nats, with at most `chunk` x k of them held at a time.
+    """Compute the mean cross-entropy of the logits `rows weight^T + bias`, in nats.
 
-    The backward pass computes each chunk's logits again: memory for time, where there is more than one chunk.
+    At most `chunk` x k logits are in memory at a time. With more than one chunk, the backward pass
+    computes the logits of each chunk again: it trades time for memory.
     """
     if len(rows) <= chunk:
-        return _cross_entropy(rows, weight, bias, targets) / len(rows)
-    parts = zip(rows.split(chunk), targets.split(chunk), strict=True)
-    sums = [checkpoint(_cross_entropy, r, weight, bias, t, use_reentrant=False) for r, t in parts]
+        return _cross_entropy_sum(rows, weight, bias, targets) / len(rows)
+    chunks = zip(rows.split(chunk), targets.split(chunk), strict=True)
+    sums = [
+        checkpoint(_cross_entropy_sum, r, weight, bias, t, use_reentrant=False) for r, t in chunks
+    ]
     return torch.stack(sums).sum() / len(rows)
 
 
 def shortlist(
     logits: Float[Tensor, "b k"], *, top_k: int = 0, top_p: float = 1.0
 ) -> Float[Tensor, "b k"]:
-    """The logits with minus infinity for codes not to be drawn; nothing is refused by 0 and 1.
+    """Set the logits of codes that must not be sampled to minus infinity.
 
-    `top_k` keeps the k largest; `top_p` (arXiv:1904.09751), of those, the fewest whose probability reaches p.
+    Parameters
+    ----------
+    logits : Tensor of shape (batch, n_codes)
+        Logits.
+    top_k : int
+        Keep the k largest logits; 0 keeps all.
+    top_p : float
+        Of those, keep the fewest whose probability reaches p (arXiv:1904.09751); 1 keeps all.
     """
     if not top_k and top_p == 1:
         return logits
@@ -55,24 +65,28 @@ def sample_codes(
     top_k: int,
     top_p: float,
 ) -> Int[Tensor, " b"]:
-    """One code a row, from the shortlist at a temperature: towards 0 the most probable, towards infinity any alike."""
-    kept = shortlist(logits.float() / temperature, top_k=top_k, top_p=top_p)
-    return torch.multinomial(kept.softmax(dim=-1), 1, generator=generator)[:, 0]
+    """Sample one code per row from the shortlist.
+
+    A temperature near 0 samples the most probable code, a high one samples all codes equally.
+    """
+    candidates = shortlist(logits.float() / temperature, top_k=top_k, top_p=top_p)
+    return torch.multinomial(candidates.softmax(dim=-1), 1, generator=generator)[:, 0]
 
 
-def check_drawing(*, temperature: float, top_k: int, top_p: float) -> None:
-    """Raise UserError for what `draw` cannot do."""
+def check_sampling_options(*, temperature: float, top_k: int, top_p: float) -> None:
+    """Raise UserError if `sample_codes` cannot use an option."""
     if not 0 < temperature < float("inf"):
         raise UserError(
-            f"temperature is {temperature}; it must be above 0 (top_k 1 draws the most probable code)."
+            f"temperature must be above 0, got {temperature} (top_k=1 samples the most probable"
+            " code)."
         )
     if top_k < 0:
-        raise UserError(f"top_k is {top_k}; it must be at least 1, or 0 for all codes.")
+        raise UserError(f"top_k must be at least 1, or 0 for all codes, got {top_k}.")
     if not 0 < top_p <= 1:
-        raise UserError(f"top_p is {top_p}; it must be above 0, and 1 keeps all codes.")
+        raise UserError(f"top_p must be above 0 and at most 1 (all codes), got {top_p}.")
 
 
-def _cross_entropy(
+def _cross_entropy_sum(
     rows: Float[Tensor, "t e"],
     weight: Float[Tensor, "k e"],
     bias: Float[Tensor, " k"] | None,

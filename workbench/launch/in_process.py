@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import importlib
 import os
 import signal
 import sys
@@ -23,8 +22,8 @@ from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.core.progress import progress_listener
 from workbench.launch.recipes import (
+    GENERATORS,
     RECIPES,
-    SET_BY_TOKENIZER,
     SOURCES,
     SYSTEMS,
     recipe_settings,
@@ -33,6 +32,7 @@ from workbench.launch.recipes import (
 from workbench.launch.setup import (
     attach_features,
     load_training_data,
+    model_class,
     resolve_images,
     resolve_init,
     resolve_latents,
@@ -88,8 +88,9 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any)
     if not over:
         _follow(job, begun, look)
     if collect and run.status()["state"] == "finished":
-        with tqdm(desc=f"{run.name}: evidence", unit="image", **look) as bar:
-            collect_evidence(run, tick=partial(_counting, bar))
+        with tqdm(desc=f"{run.name}: evidence", unit="part", **look) as bar:
+            with progress_listener(partial(_counting, bar)):
+                collect_evidence(run)
     return run
 
 
@@ -186,9 +187,9 @@ def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     system, _ = recipe.split("-")
     kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(
-        _class(SYSTEMS[system]).Config
+        model_class(SYSTEMS[system]).Config
     )
-    learned = SET_BY_TOKENIZER.get(system, ())
+    learned = model_class(SYSTEMS[system]).set_by_tokenizer if system in GENERATORS else ()
     if learned:
         kinds = {name: kind for name, kind in kinds.items() if name not in learned} | {
             "tokenizer": str
@@ -211,7 +212,7 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     from workbench.collect import versions
 
     system, source = recipe.split("-")
-    made_of = _class(SYSTEMS[system])
+    made_of = model_class(SYSTEMS[system])
     mine = {
         name: value
         for name, value in changes.items()
@@ -220,9 +221,9 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[st
     others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
     train_config = _train_config(recipe_train_config(system, source) | others)
     settings = recipe_settings(system, source) | mine
-    if system in SET_BY_TOKENIZER:
+    if system in GENERATORS:
         told, data, learned = resolve_latents(
-            recipe, out, changes.get("tokenizer"), settings.get("by_channel", False)
+            recipe, out, changes.get("tokenizer"), made_of, settings
         )
         config = made_of.Config(**(settings | learned))
     else:
@@ -252,7 +253,7 @@ def _rehearse(config: dict[str, Any], data: Any) -> None:
 
     from workbench.training import TrainState
 
-    train_config, made_of = _train_config(config["training"]), _class(config["class"])
+    train_config, made_of = _train_config(config["training"]), model_class(config["class"])
     torch.manual_seed(train_config.seed)
     model = made_of(made_of.Config(**config["settings"]))
     TrainState(model, train_config)
@@ -326,11 +327,6 @@ def _tell_of_changes(run: Run) -> None:
             "but its two parts may not be what one version alone would have given.",
             stacklevel=4,
         )
-
-
-def _class(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _wait_patiently() -> None:

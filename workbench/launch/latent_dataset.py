@@ -7,6 +7,7 @@ latents/step-000800-codes.npy   int32 (n, tokens), of tokenizers that choose cod
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class LatentDataset:
     rows: np.ndarray  # float32 (n, l, d) or int32 (n, l), memory-mapped
     labels: np.ndarray  # int64 (n,)
     codebook: Tensor | None = None  # (g, k, d), of codes
+    grid: tuple[int, int] | None = None  # rows and columns of the latents' tokens
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,9 +52,20 @@ class LatentDataset:
         return mean, np.sqrt(np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1))
 
 
+def load_encoded(
+    run: Run, step: int | None, consumes: Literal["latents", "codes"]
+) -> LatentDataset:
+    """Load what a generator consumes: a tokenizer's latents or codes of its training images."""
+    return load_codes(run, step) if consumes == "codes" else load_latents(run, step)
+
+
 def load_latents(run: Run, step: int | None = None) -> LatentDataset:
     """A tokenizer's latents of its training images. Raises UserError if the images have no labels."""
-    return _encoded(run, step, "")
+    dataset = _encoded(run, step, "")
+    data = run.config["data"]
+    image = torch.zeros(1, data["channels"], data["side"], data["side"])
+    with torch.no_grad():
+        return replace(dataset, grid=run.load(step).encode(image).grid)
 
 
 def load_codes(run: Run, step: int | None = None) -> LatentDataset:

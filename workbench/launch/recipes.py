@@ -23,11 +23,7 @@ SYSTEMS = {
     **dict.fromkeys(PRESETS, "workbench.generators.transformer:SiT"),
     "ar": "workbench.generators.autoregressive:AR",
 }
-# Generators, and their settings that a tokenizer decides.
-SET_BY_TOKENIZER = {
-    **dict.fromkeys(PRESETS, ("num_tokens", "dim", "classes", "mean", "std", "rows")),
-    "ar": ("num_tokens", "codebook_size", "dim", "classes", "num_codebooks"),
-}
+GENERATORS = (*PRESETS, "ar")  # systems that are trained on a tokenizer's latents or codes
 CONVOLUTIONAL = ("vavae",)
 CLUSTERING = ("unicode2",)  # a token is a patch, and has its teacher's channels
 # Where the images are, unless `data` says.
@@ -167,7 +163,7 @@ def recipe_settings(system: str, data: str) -> dict[str, Any]:
     left_out = ("num_tokens", "dim") if system in CLUSTERING else ()
     sizes = (
         {}
-        if system in SET_BY_TOKENIZER
+        if system in GENERATORS
         else {name: value for name, value in sizes.items() if name not in left_out}
     )
     return (
@@ -180,7 +176,7 @@ def recipe_train_config(system: str, data: str) -> dict[str, Any]:
     if data == "imagenet256":
         return PAPER_SCALE[system][1]
     if data == "cifar10":
-        return CIFAR_GENERATOR if system in SET_BY_TOKENIZER else CIFAR_TOKENIZER
+        return CIFAR_GENERATOR if system in GENERATORS else CIFAR_TOKENIZER
     if system == "ar":
         return AUTOREGRESSIVE
-    return GENERATOR if system in SET_BY_TOKENIZER else TOKENIZER
+    return GENERATOR if system in GENERATORS else TOKENIZER

@@ -3,15 +3,18 @@
 Each `about_` says what a run remembers of a source; the others read it again.
 """
 
+import importlib
 from os.path import relpath
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import UserError
 from workbench.storage.run import Run
+
+if TYPE_CHECKING:
+    from workbench.generators.base import Generator
+    from workbench.launch.latent_dataset import LatentDataset
 
 
 def resolve_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
@@ -48,16 +51,31 @@ def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
     }, images
 
 
+def model_class(path: str) -> Any:
+    """Import the class of a model from `module:Class`."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def resolve_latents(
-    recipe: str, out: Path, tokenizer: str | None, by_channel: bool = False
-) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What a generator's run remembers of its tokenizer, the latents, and what they tell the generator.
+    recipe: str,
+    out: Path,
+    tokenizer: str | None,
+    generator: "type[Generator]",
+    settings: dict[str, Any],
+) -> tuple[dict[str, Any], "LatentDataset", dict[str, Any]]:
+    """Load a generator's training data from a tokenizer's run.
 
-    A channel that never changes counts as of deviation 1, where each has its own.
+    Returns
+    -------
+    section : dict
+        The part of config.json that refers to the tokenizer.
+    data : LatentDataset
+        The latents or codes that the generator consumes.
+    learned : dict
+        The generator's settings that the tokenizer decides.
     """
-    import torch
-
-    from workbench.launch.latent_dataset import load_codes, load_latents
+    from workbench.launch.latent_dataset import load_encoded
 
     asked_for = recipe.split("-")[1]
     if tokenizer is None:
@@ -77,28 +95,9 @@ def resolve_latents(
         )
     source.checkpoint()
     step = source.steps[-1]
-    if recipe.startswith("ar-"):
-        found = load_codes(source, step)
-        books, codes, dim = found.codebook.shape
-        learned = {"codebook_size": codes, "dim": dim, "num_codebooks": books}
-    else:
-        found = load_latents(source, step)
-        mean, std = found.moments(by_channel=by_channel)
-        std = np.where(std <= 1e-6, 1.0, std) if by_channel else std
-        told = source.config["data"]
-        grid = (
-            source.load(step)
-            .encode(torch.zeros(1, told["channels"], told["side"], told["side"]))
-            .grid
-        )
-        learned = {
-            "dim": found.rows.shape[2],
-            "mean": mean.tolist(),
-            "std": std.tolist(),
-            "rows": grid[0] if grid else 1,
-        }
-    learned |= {"num_tokens": found.rows.shape[1], "classes": int(found.labels.max()) + 1}
-    return {"tokenizer": {"run": relpath(source.folder, out), "step": step}}, found, learned
+    data = load_encoded(source, step, generator.consumes)
+    section = {"tokenizer": {"run": relpath(source.folder, out), "step": step}}
+    return section, data, generator.settings_from(data, settings)
 
 
 def resolve_init(source: Run, model: Any, out: Path) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def attach_features(model: Any, images: Any, folder: str) -> Any:
 def load_training_data(run: Run) -> Any:
     """The training data of a run: its images, or its tokenizer's latents or codes of them."""
     from workbench.collect import load_images
-    from workbench.launch.latent_dataset import load_codes, load_latents
+    from workbench.launch.latent_dataset import load_encoded
 
     if run.tokenizer is None:
         told = run.config.get("data", {})
@@ -169,6 +168,5 @@ def load_training_data(run: Run) -> Any:
                 told["source"], SimpleNamespace(side=told["side"], channels=told["channels"])
             )[1]
         return load_images(run, "train")
-    return (load_codes if run.kind == "AR" else load_latents)(
-        run.tokenizer, run.config["tokenizer"]["step"]
-    )
+    consumes = model_class(run.config["class"]).consumes
+    return load_encoded(run.tokenizer, run.config["tokenizer"]["step"], consumes)

@@ -19,7 +19,7 @@ from torch import Tensor
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsErrorTarget
 
 WEIGHTS = (
     2.5,
@@ -33,7 +33,7 @@ WEIGHTS = (
 )  # of the rounds' losses, in the released code; the first R are used
 
 
-class ALIT(Tokenizer):
+class ALIT(SupportsErrorTarget):
     """A recurrent encoder, and a decoder that reads the tokens of any round."""
 
     @dataclass(frozen=True, kw_only=True)

@@ -72,3 +72,40 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def objective(self, images: Images) -> Objective:
         """The loss of one batch, as named terms."""
+
+
+class SupportsErrorTarget(Tokenizer):
+    """A tokenizer that can spend as many tokens per image as an error or a budget needs."""
+
+    @abstractmethod
+    def encode(
+        self, images: Images, *, error: float | None = None, budget: int | None = None
+    ) -> Tokens:
+        """Encode images in [-1, 1] with a target error or with a number of tokens.
+
+        Parameters
+        ----------
+        images : Tensor of shape (batch, c, h, w)
+            Images in [-1, 1].
+        error : float, optional
+            Target for the mean absolute error, pixels in [0, 1].
+        budget : int, optional
+            Number of tokens per image. Cannot be combined with `error`.
+        """
+
+
+class SupportsPosterior(Tokenizer):
+    """A tokenizer with a distribution over the codes of each token."""
+
+    @abstractmethod
+    def posterior(self, images: Images) -> Float[Tensor, "b n k"]:
+        """Compute the probabilities of the codes of each token."""
+
+
+class HasInitialCodebook(Tokenizer):
+    """A tokenizer whose codebook started from a table that it keeps."""
+
+    @property
+    @abstractmethod
+    def initial_codebook(self) -> Float[Tensor, "g k d"] | None:
+        """The table from which the codebook started; None if it does not keep one."""

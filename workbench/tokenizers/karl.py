@@ -23,12 +23,12 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.vector import VectorQuantizer
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsErrorTarget
 
 COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss counts 1
 
 
-class KARL(Tokenizer):
+class KARL(SupportsErrorTarget):
     """An encoder told the error it may make, a head that halts surplus tokens, a decoder that never sees those."""
 
     discrete = True  # where it has codes

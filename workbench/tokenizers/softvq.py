@@ -19,7 +19,7 @@ from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.soft import SoftQuantizer
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsPosterior
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
@@ -28,7 +28,7 @@ from workbench.tokenizers.perceptual_adversarial import (
 Align = Literal["repeat", "pool", "global"]
 
 
-class SoftVQ(Tokenizer):
+class SoftVQ(SupportsPosterior):
     """Encoder, soft quantizer, decoder: fully differentiable, no straight-through and no commitment."""
 
     @dataclass(frozen=True, kw_only=True)

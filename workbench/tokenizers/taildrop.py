@@ -16,10 +16,10 @@ from torch import Tensor
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import SupportsErrorTarget
 
 
-class TailDrop(Tokenizer):
+class TailDrop(SupportsErrorTarget):
     """A plain autoencoder whose tokens are ordered by use: the first ones carry the most."""
 
     @dataclass(frozen=True, kw_only=True)

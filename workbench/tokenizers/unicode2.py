@@ -25,12 +25,12 @@ from workbench.nn.vit import PixelDecoder, ViTConfig
 from workbench.quantizers.cascaded import CascadedCodebook, CascadeMode
 from workbench.quantizers.clustering import Builder, cluster
 from workbench.quantizers.normalizer import Normalise, Normalizer
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import HasInitialCodebook
 
 BATCH = 256  # images the teacher sees at a time
 
 
-class UniCode2(Tokenizer):
+class UniCode2(HasInitialCodebook):
     """Teacher, normaliser, cascade, adapter, decoder. `prepare` fits normaliser and F; before it, F is noise."""
 
     discrete = True  # but for the role "continuous", which has no codes
@@ -148,7 +148,7 @@ class UniCode2(Tokenizer):
         return None if table is None else rearrange(table, "k d -> 1 k d")
 
     @property
-    def first_codebook(self) -> Float[Tensor, "1 k d"] | None:
+    def initial_codebook(self) -> Float[Tensor, "1 k d"] | None:
         """Where the codebook began, if it is one that learns while another table chooses."""
         return (
             rearrange(self.quantizer.index, "k d -> 1 k d")

@@ -12,7 +12,7 @@ import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
 from workbench.analysis.latents.projection import latent_map as project_latents
-from workbench.explore import MODES
+from workbench.explore import MAX_MODES
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.selected_card import SelectionCard
@@ -258,7 +258,7 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
             width=180,
         ),
         "mode": pmui.IntSlider(
-            label="from mode", start=0, end=MODES - 1, value=min(state.mode, MODES - 1), width=180
+            label="from mode", start=0, end=MAX_MODES - 1, value=min(state.mode, MAX_MODES - 1), width=180
         ),
         "label": pmui.Select(label="class", options=labels, value=state.label, width=140),
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.explore import MODES
+from workbench.explore import MAX_MODES
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.control_widgets import ROW_LAYOUT
@@ -37,7 +37,7 @@ class LensView:
         self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
         self.token.continuous_update = False
         self.mode = widgets.IntSlider(
-            min(state.mode, MODES - 1), 0, MODES - 1, description="from mode", **look
+            min(state.mode, MAX_MODES - 1), 0, MAX_MODES - 1, description="from mode", **look
         )
         self.mode.continuous_update = False
         labels = [(name, label) for label, name in enumerate(lens.classes)] or [("", state.label)]

@@ -1,0 +1,166 @@
+"""The interface of collectors: functions from a model and held-out images to named arrays."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.collect.images import batch_slices
+from workbench.core.progress import report_progress
+from workbench.data import ImageSet
+from workbench.features import FeatureExtractor
+from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
+
+ModelKind = Literal["tokenizer", "generator"]
+Arrays = dict[str, np.ndarray]
+Part = TypeVar("Part")
+PROGRESS_UNITS = 100  # per collector
+
+
+@dataclass
+class CollectContext:
+    """Everything but the model and the images that a collector may need.
+
+    Attributes
+    ----------
+    run : Run
+        The run of the model.
+    step : int
+        The training step of its checkpoint.
+    source : Run
+        The tokenizer's run, which has the images; the same as `run` for a tokenizer.
+    tokenizer : Tokenizer
+        The tokenizer; for a tokenizer's run, the model itself.
+    feature_extractor : FeatureExtractor
+        The network whose features compare sets of images.
+    device : torch.device
+        Device of the model.
+    limit : int
+        Maximum number of held-out images, training images or samples.
+    seed : int
+        Seed of all random choices.
+    guidance : float
+        Scale of classifier-free guidance of samples.
+    modules : sequence of str
+        Modules outside this package from which classes may be imported.
+    arrays : dict of str to ndarray
+        The arrays that earlier collectors have returned.
+    index, count : int
+        The position of the running collector among all, for the progress.
+    """
+
+    run: Run
+    step: int
+    source: Run
+    tokenizer: Tokenizer
+    feature_extractor: FeatureExtractor
+    device: torch.device
+    limit: int
+    seed: int
+    guidance: float
+    modules: Sequence[str] = ()
+    arrays: Arrays = field(default_factory=dict)
+    index: int = 0
+    count: int = 1
+
+    @cached_property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the tokens; None if they have no position in the image."""
+        data = self.source.config["data"]
+        image = torch.zeros(1, data["channels"], data["side"], data["side"], device=self.device)
+        return self.tokenizer.encode(image).grid
+
+    def batches(self, images: ImageSet) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the images with the images, float32 in [-1, 1], on the device."""
+        for part in self.track(list(batch_slices(len(images)))):
+            yield part, images.images(part).to(self.device)
+
+    def track(self, parts: Sequence[Part]) -> Iterator[Part]:
+        """Iterate over parts of the running collector's work and report the progress."""
+        for number, part in enumerate(parts):
+            self.report(number / len(parts))
+            yield part
+
+    def report(self, fraction: float) -> None:
+        """Report that a fraction of the running collector's work is done."""
+        done = PROGRESS_UNITS * (self.index + fraction)
+        report_progress(int(done), PROGRESS_UNITS * self.count)
+
+
+CollectFunction = Callable[[Any, ImageSet, CollectContext], Arrays]
+
+
+@dataclass(frozen=True)
+class Collector:
+    """A function that measures one quantity, and what it needs.
+
+    Attributes
+    ----------
+    name : str
+        Name of the function; `collect(only=..., skip=...)` uses it.
+    function : callable
+        Takes the model, the held-out images and a `CollectContext`; returns arrays by their names
+        in `workbench.storage.evidence.Evidence`. It raises NotApplicable if the model does not
+        have the quantity.
+    models : tuple of {"tokenizer", "generator"}
+        The kinds of models it is for.
+    provides : tuple of str
+        Names of the arrays that it may return.
+    requires : tuple of str
+        Names of the collectors whose arrays it reads from `context.arrays`.
+    """
+
+    name: str
+    function: CollectFunction
+    models: tuple[ModelKind, ...]
+    provides: tuple[str, ...]
+    requires: tuple[str, ...]
+
+    def __call__(self, model: Any, images: ImageSet, context: CollectContext) -> Arrays:
+        """Collect the arrays."""
+        return self.function(model, images, context)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+def collector(
+    *models: ModelKind, provides: Sequence[str], requires: Sequence[str] = ()
+) -> Callable[[CollectFunction], Collector]:
+    """Declare a function as a collector.
+
+    Parameters
+    ----------
+    *models : {"tokenizer", "generator"}
+        The kinds of models it is for.
+    provides : sequence of str
+        Names of the arrays that it may return.
+    requires : sequence of str
+        Names of the collectors whose arrays it reads from `context.arrays`.
+
+    Examples
+    --------
+    >>> @collector("tokenizer", provides=["complexity"])
+    ... def complexity(model, images, context):
+    ...     return {"complexity": images.complexity}
+    >>> complexity.name, complexity.provides
+    ('complexity', ('complexity',))
+    """
+
+    def declare(function: CollectFunction) -> Collector:
+        return Collector(
+            name=function.__name__,
+            function=function,
+            models=models,
+            provides=tuple(provides),
+            requires=tuple(requires),
+        )
+
+    return declare

@@ -1,0 +1,37 @@
+"""Samples of a generator, with their labels and features."""
+
+import numpy as np
+import torch
+
+from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.images import ENCODE_BATCH, pooled_features
+from workbench.collect.sampling import draw_samples
+from workbench.data import ImageSet
+from workbench.generators.base import Generator
+
+MAX_SAMPLES_PER_CLASS = 64
+
+
+@collector("generator", provides=["samples", "sample_labels", "sample_features"])
+def samples(model: Generator, images: ImageSet, context: CollectContext) -> Arrays:
+    """Sample equally many images of every class."""
+    classes = model.config.classes
+    per_class = max(1, min(MAX_SAMPLES_PER_CLASS, context.limit // classes))
+    labels = torch.arange(classes).repeat_interleave(per_class)[: context.limit]
+    parts = []
+    for number, part in enumerate(context.track(labels.split(ENCODE_BATCH))):
+        parts.append(
+            draw_samples(
+                model,
+                context.tokenizer,
+                part.to(context.device),
+                seed=context.seed + number,
+                guidance=context.guidance,
+            )
+        )
+    pixels = np.concatenate(parts)
+    return {
+        "samples": pixels,
+        "sample_labels": labels.numpy(),
+        "sample_features": pooled_features(context.feature_extractor, pixels, context.device),
+    }

@@ -1,0 +1,23 @@
+"""Training images to compare with, and their features."""
+
+from torch import nn
+
+from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.images import MAX_ARRAY_BYTES, is_stream, load_images, pooled_features
+from workbench.core.errors import NotApplicable
+from workbench.data import ImageSet
+
+
+@collector("tokenizer", "generator", provides=["train_images", "train_features"])
+def training_images(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
+    """Draw images that the tokenizer was trained on, and compute their features."""
+    if is_stream(context.source):
+        raise NotApplicable(f"{context.source.name} was trained on a stream; it has no index.")
+    train = load_images(context.source, "train")
+    max_images = max(1, MAX_ARRAY_BYTES // train.pixels[0].size)
+    train = train.take(min(context.limit, max_images), context.seed)
+    extractor = context.feature_extractor
+    return {
+        "train_images": train.pixels,
+        "train_features": pooled_features(extractor, train.pixels, context.device),
+    }

@@ -1,0 +1,26 @@
+"""The latents of the same images before training."""
+
+import numpy as np
+import torch
+
+from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.models import build_tokenizer
+from workbench.core.errors import NotApplicable
+from workbench.data import ImageSet
+from workbench.tokenizers.base import Tokenizer
+
+
+@collector("tokenizer", provides=["untrained_latents"])
+def untrained(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+    """Encode the images with the weights that the run started from."""
+    if model.frozen_encoder:
+        # Its codebook is made from the training data, which an untrained model has not seen.
+        raise NotApplicable(f"{type(model).__name__} has a frozen encoder; training is not in it.")
+    with torch.random.fork_rng():
+        torch.manual_seed(context.run.config.get("training", {}).get("seed", 0))
+        initial = build_tokenizer(context.run, context.modules)
+    initial.to(context.device)
+    latents = [
+        initial.encode(batch).latents.float().cpu().numpy() for _, batch in context.batches(images)
+    ]
+    return {"untrained_latents": np.concatenate(latents)}

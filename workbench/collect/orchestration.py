@@ -1,0 +1,211 @@
+"""Runs the collectors of a model and saves their arrays."""
+
+from collections.abc import Iterable, Sequence
+from graphlib import TopologicalSorter
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.collect.collectors import CollectContext, Collector, ModelKind, collectors
+from workbench.collect.images import load_images
+from workbench.collect.models import (
+    load_generator,
+    load_source_tokenizer,
+    load_tokenizer,
+    tokenizer_run,
+)
+from workbench.collect.versions import versions
+from workbench.core.errors import NotApplicable, UserError, unknown
+from workbench.data import ImageSet
+from workbench.features import get_feature_extractor
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
+
+
+def collect(
+    run: Run,
+    *,
+    step: int | None = None,
+    limit: int = 2000,
+    seed: int = 0,
+    guidance: float = 2.0,
+    feature_extractor: str = "hog",
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    modules: Sequence[str] = (),
+) -> Evidence:
+    """Run a model on held-out images, and save the arrays as the evidence of its checkpoint.
+
+    The progress is reported to `workbench.core.progress.progress_listener`. Evidence that the
+    checkpoint already has is replaced.
+
+    Parameters
+    ----------
+    run : Run
+        The run of a tokenizer or a generator.
+    step : int, optional
+        Training step of the checkpoint; None uses the last one.
+    limit : int
+        Maximum number of held-out images, of training images and of samples. A generator draws at
+        most 64 samples per class.
+    seed : int
+        Seed of all random choices.
+    guidance : float
+        Scale of classifier-free guidance of a generator's samples.
+    feature_extractor : str
+        Name of the network whose features compare sets of images: hog, random, inception, ...
+    only, skip : iterable of str
+        Names of collectors: run only these (and those whose arrays they need), or leave these out.
+        `workbench.collect.collectors.collectors()` has all of them.
+    modules : sequence of str
+        Modules outside this package from which the run's classes may be imported.
+
+    Returns
+    -------
+    Evidence
+        The saved evidence, opened.
+
+    Raises
+    ------
+    RunError
+        If the run has no such checkpoint, or its images have changed.
+    UserError
+        If a collector or a feature extractor does not exist.
+    """
+    step = run.steps[-1] if step is None and run.steps else step
+    run.checkpoint(step)
+    assert step is not None  # `checkpoint` refuses a run without checkpoints
+    kind: ModelKind = "tokenizer" if run.tokenizer is None else "generator"
+    selected = select_collectors(kind, only=only, skip=skip)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = run if kind == "tokenizer" else tokenizer_run(run)
+    model: nn.Module
+    sampling: dict[str, Any] | None = None
+    if kind == "tokenizer":
+        model = tokenizer = load_tokenizer(run, step, modules).to(device)
+    else:
+        model = generator = load_generator(run, step, modules).to(device)
+        tokenizer = load_source_tokenizer(run, modules).to(device)
+        sampling = generator.sampling_config()
+    channels = source.config["settings"]["channels"]
+    context = CollectContext(
+        run=run,
+        step=step,
+        source=source,
+        tokenizer=tokenizer,
+        feature_extractor=get_feature_extractor(feature_extractor, channels=channels),
+        device=device,
+        limit=limit,
+        seed=seed,
+        guidance=guidance,
+        modules=modules,
+        count=len(selected),
+    )
+    every_image = load_images(source)
+    images = every_image.take(limit, seed)
+    with torch.no_grad():
+        _run_collectors(selected, model, images, context)
+        if sampling is None:
+            provenance = _tokenizer_provenance(images, len(every_image), context)
+        else:
+            provenance = _generator_provenance(sampling, context)
+    provenance |= {
+        "run": run.name,
+        "step": step,
+        "class": run.config["class"],
+        "seed": seed,
+        "feature_extractor": context.feature_extractor.name,
+        "settings": run.config["settings"],
+        "versions": versions(),
+        "training": run.config.get("training", {}),
+    }
+    evidence = Evidence(provenance=provenance, **context.arrays)
+    evidence.save(run.folder / "evidence" / f"step-{step:06d}")
+    return run.evidence(step)
+
+
+def select_collectors(
+    kind: ModelKind, *, only: Iterable[str] = (), skip: Iterable[str] = ()
+) -> list[Collector]:
+    """Return the collectors for a kind of model, each after those that it requires.
+
+    Parameters
+    ----------
+    kind : {"tokenizer", "generator"}
+        The kind of model.
+    only : iterable of str
+        Names of collectors; those that they require are added. Empty selects all.
+    skip : iterable of str
+        Names of collectors to leave out.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown, or a collector to leave out is required by a selected one.
+    """
+    available = {name: c for name, c in collectors().items() if kind in c.models}
+    only, skip = tuple(only), tuple(skip)
+    for name in (*only, *skip):
+        if name not in collectors():
+            raise unknown("collector", name, collectors())
+    selected: dict[str, Collector] = {}
+
+    def add(name: str) -> None:
+        if name in selected:
+            return
+        selected[name] = available[name]
+        for required in available[name].requires:
+            if required in skip:
+                raise UserError(f"{required} cannot be skipped: {name} requires it.")
+            add(required)
+
+    for name in only or available:
+        if name in available and name not in skip:
+            add(name)
+    if not selected:
+        raise UserError(f"No collector is selected for a {kind}.")
+    graph = {name: c.requires for name, c in sorted(selected.items())}
+    return [selected[name] for name in TopologicalSorter(graph).static_order()]
+
+
+def _run_collectors(
+    selected: Sequence[Collector], model: nn.Module, images: ImageSet, context: CollectContext
+) -> None:
+    for index, collect_arrays in enumerate(selected):
+        context.index = index
+        context.report(0.0)
+        try:
+            arrays = collect_arrays(model, images, context)
+        except NotApplicable:
+            continue
+        context.arrays |= arrays
+    context.report(1.0)
+
+
+def _tokenizer_provenance(
+    images: ImageSet, num_held_out: int, context: CollectContext
+) -> dict[str, Any]:
+    tokenizer = context.tokenizer
+    return {
+        "data": images.source,
+        "split": images.split,
+        "names": images.names,
+        "fingerprint": images.fingerprint,
+        "n": len(images),
+        "of": num_held_out,
+        "discrete": tokenizer.discrete and tokenizer.codebook is not None,
+        "grid": context.grid,
+        "teacher": context.feature_extractor.name,
+    }
+
+
+def _generator_provenance(sampling: dict[str, Any], context: CollectContext) -> dict[str, Any]:
+    data = context.source.config["data"]
+    return {
+        "data": data["source"],
+        "names": data["names"],
+        "tokenizer": context.run.config["tokenizer"],
+        "n": len(context.arrays.get("samples", ())),
+        "sampling": sampling | {"guidance": context.guidance, "seed": context.seed},
+    }

@@ -1,0 +1,108 @@
+"""Samples of a generator as images, and previews of a run during its training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workbench.collect.images import load_images, model_device, to_uint8
+from workbench.collect.models import load_source_tokenizer
+from workbench.core.errors import RunError
+from workbench.core.types import Tokens
+from workbench.generators.base import Generator
+from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
+
+PREVIEW_STEPS = 20
+PREVIEW_GUIDANCE = 2.0
+
+
+def draw_samples(
+    model: Generator,
+    tokenizer: Tokenizer,
+    labels: Tensor,
+    *,
+    steps: int | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+    **options: Any,
+) -> np.ndarray:
+    """Sample one image per label.
+
+    Parameters
+    ----------
+    model : Generator
+        The generator.
+    tokenizer : Tokenizer
+        The tokenizer that decodes its samples.
+    labels : Tensor of int, shape (n,)
+        Classes, on the device of the generator.
+    steps : int, optional
+        Sampling steps; None uses the generator's default.
+    guidance : float
+        Scale of classifier-free guidance; 1 samples from the conditional model.
+    seed : int
+        Seed of all random numbers.
+    **options
+        Options of this kind of generator, such as `shift` of a flow.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, h, w, c)
+        The images.
+    """
+    tokens = model.sample(
+        labels,
+        codebook=tokenizer.codebook,
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+        **options,
+    )
+    return decode_samples(tokenizer, tokens)
+
+
+def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:
+    """Decode sampled tokens to uint8 (n, h, w, c), on the tokenizer's device."""
+    device = model_device(tokenizer)
+    codes = None if tokens.codes is None else tokens.codes.to(device)
+    return to_uint8(
+        tokenizer.decode(replace(tokens, latents=tokens.latents.to(device), codes=codes))
+    )
+
+
+def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
+    """Return a function that draws the same images of a model at any step of its training.
+
+    For a tokenizer these are reconstructions of held-out images, for a generator samples from fixed
+    noise.
+    """
+    if run.tokenizer is None:
+        images = load_images(run, most=count).images()
+        return torch.no_grad()(lambda model: _reconstruct(run, model, images))
+    tokenizer = load_source_tokenizer(run)
+    labels = torch.arange(count) % run.config["settings"]["classes"]
+    return torch.no_grad()(lambda model: _preview_samples(run, model, tokenizer, labels))
+
+
+def _reconstruct(run: Run, model: nn.Module, images: Tensor) -> np.ndarray:
+    if not isinstance(model, Tokenizer):
+        raise RunError(f"{run.folder} must hold a Tokenizer, got {run.kind}.")
+    return to_uint8(model.decode(model.encode(images.to(model_device(model)))))
+
+
+def _preview_samples(
+    run: Run, model: nn.Module, tokenizer: Tokenizer, labels: Tensor
+) -> np.ndarray:
+    if not isinstance(model, Generator):
+        raise RunError(f"{run.folder} must hold a Generator, got {run.kind}.")
+    return draw_samples(
+        model,
+        tokenizer,
+        labels.to(model_device(model)),
+        steps=PREVIEW_STEPS,
+        guidance=PREVIEW_GUIDANCE,
+    )
