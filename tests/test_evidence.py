@@ -16,8 +16,8 @@ from workbench.analysis.images.structure import ssim
 from workbench.collect import collect, load_images
 from workbench.collect.collectors import prefixes
 from workbench.collect.ssim import ssim as torch_ssim
-from workbench.core.progress import progress_listener
 from workbench.core.errors import NotApplicable, RunError
+from workbench.core.progress import progress_listener
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
 from workbench.storage.evidence import Evidence, kwargs_for
