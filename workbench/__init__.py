@@ -1,10 +1,22 @@
 """A workbench for visual tokenizers and the latent diffusion models built on them.
 
-    import workbench as wb
-    run = wb.train("softvq-digits", "runs/a", num_tokens=8)    # or: workbench train softvq-digits --out runs/a --num-tokens 8
-    wb.open("runs/")                                       # in a notebook: every run, every analysis
+>>> import workbench as wb
+>>> run = wb.train("softvq-digits", "runs/a", num_tokens=8)  # doctest: +SKIP
+>>> wb.open("runs/")  # doctest: +SKIP
 
-Everything is imported when it is first used: this line costs nothing.
+Every name is imported when it is first used, so `import workbench` is fast.
+
+====================== =========================================================================
+train, start           train a recipe in this process, or start its training in another process
+open, watch            explore a folder of runs, or follow a running training, in a notebook
+compare, budget, modes compare runs, plot quality against token budget, and count modes
+lens                   show what single tokens, modes and noise do to images
+latent_map, codebook   show the latents of all images, or the codewords with their images
+select                 measure a selection of images
+report                 write a report as one HTML file
+analysis, analyses     all analyses as functions, and a dictionary of them
+Run, Evidence          a training run on disk, and the arrays collected from it
+====================== =========================================================================
 """
 
 import importlib
@@ -12,15 +24,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "Run": "workbench.storage.run",
     "Evidence": "workbench.storage.evidence",
     "analyses": "workbench.analysis",
     "budget": "workbench.hosts.notebook.shortcuts",
-    "codebook": "workbench.hosts.displays",
+    "codebook": "workbench.workspace.codebook",
     "compare": "workbench.hosts.notebook.shortcuts",
-    "latent_map": "workbench.hosts.displays",
-    "lens": "workbench.hosts.displays",
+    "latent_map": "workbench.workspace.latent_map",
+    "lens": "workbench.workspace.lens",
     "modes": "workbench.hosts.notebook.shortcuts",
     "open": "workbench.hosts.notebook.explorer",
     "report": "workbench.hosts.reports.report",
@@ -29,17 +41,16 @@ _HOMES = {
     "train": "workbench.launch.subprocess",
     "watch": "workbench.hosts.notebook.explorer",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "analysis", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "analysis":  # the package, so that `wb.analysis.mixture_modes` works
+    if name == "analysis":
         return importlib.import_module("workbench.analysis")
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module 'workbench' has no attribute '{name}'; it has {', '.join(_HOMES)}"
-        )
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name not in _MODULES:
+        available = ", ".join(_MODULES)
+        raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {available}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: thin words over the package's functions. `workbench COMMAND --help` shows examples."""
+"""The command line. `workbench COMMAND --help` shows examples."""
 
 import os
 import shutil
@@ -10,82 +10,98 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.core.errors import UserError
+from workbench.core.errors import UserError, install_command, missing_extra
 
 app = typer.Typer(
     name="workbench",
-    help="Train visual tokenizers and small latent diffusion models, and look inside them.",
+    help="Train visual tokenizers and small latent diffusion models, and analyze them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-ANY_SETTING = {"allow_extra_args": True, "ignore_unknown_options": True}
-RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
+ACCEPTS_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+DEFAULT_PORT = 8765
+POLL_INTERVAL_S = 0.5  # seconds between two reads of the status by `watch`
+EXIT_INTERRUPTED = 130
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
 
 
 def _list_recipes() -> str:
     from workbench.launch.recipes import SIZES, SYSTEMS
 
     lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in SYSTEMS)
-    return "\n".join(["\b", "Recipes:", *lines])  # \b: a name is not to be broken at its hyphen
+    return "\n".join(["\b", "Recipes:", *lines])  # \b: a name must not be broken at its hyphen
 
 
-@app.command(context_settings=ANY_SETTING, epilog=_list_recipes())
+@app.command(context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str, typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE")
+        str,
+        typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE"),
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder of the run. An unfinished run in it is resumed.")
+    ],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    num_tokens: Annotated[int | None, typer.Option(help="Latent tokens an image.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(help="Latent tokens per image.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="The tokenizer's run; generators need one.")
+        Path | None,
+        typer.Option(help="The run of a trained tokenizer. Generators require it."),
     ] = None,
-    collect: Annotated[bool, typer.Option(help="Collect evidence when training is done.")] = True,
+    collect: Annotated[bool, typer.Option(help="Collect evidence after training.")] = True,
 ) -> None:
-    """Train a recipe. Every setting can be changed by its name, as in --lr 0.001 or --codebook-size 512.
+    """Train a recipe.
+
+    Any setting can be changed by its name, as in --lr 0.001 or --codebook-size 512.
 
     \b
     workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --num-tokens 16
     workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
     workbench train sit-digits --tokenizer runs/a --out runs/flow
     """
-    from workbench.launch import in_process as jobs
+    from workbench.launch import in_process
 
-    warnings.formatwarning = lambda message, *_: (
-        f"workbench: {message}\n"
-    )  # of skipped images: the sentence alone
-    given = {
+    # Print warnings, as of skipped images, without their source line.
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
+    options = {
         "steps": steps,
         "save_every": save_every,
         "num_tokens": num_tokens,
         "tokenizer": tokenizer,
     }
-    run = jobs.train(recipe, out, collect=collect, **given | _settings(context))
+    run = in_process.train(recipe, out, collect=collect, **options | _settings(context))
     status = run.status()
     if status["state"] != "finished":
         typer.echo(
-            f"Stopped at step {status['step']} of {status['steps']}; the same command goes on from there.",
+            f"Stopped at step {status['step']} of {status['steps']}. "
+            "Run the same command to resume.",
             err=True,
         )
-        raise typer.Exit(130)
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
-        told = f"Look at it with: workbench dashboard {run.folder.parent}"
-        typer.echo(f"{run.folder} is trained: {status['step']} steps. {told}")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
+        typer.echo(
+            f"Trained {run.folder}: {status['step']} steps. "
+            f"Open it with: workbench dashboard {run.folder.parent}"
+        )
 
 
 @app.command()
 def collect(
     run: RunFolder,
-    step: Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")] = None,
-    limit: Annotated[int, typer.Option(help="Held-out images (or samples) at most.", min=1)] = 2000,
+    step: Annotated[
+        int | None, typer.Option(help="Step of the checkpoint; the last by default.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Largest number of held-out images or samples.", min=1)
+    ] = 2000,
     feature_extractor: Annotated[
         str,
         typer.Option(
-            help="Feature extractor for Fréchet distances and precision/recall (hog, random, dinov2)."
+            help="Feature extractor for Fréchet distances and precision/recall "
+            "(hog, random, dinov2, ...)."
         ),
     ] = "hog",
     only: Annotated[
@@ -96,7 +112,7 @@ def collect(
         list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
     ] = None,
 ) -> None:
-    """Run a trained model on held-out images and save arrays, which every analysis reads.
+    """Run a trained model on held-out images and save the arrays that analyses read.
 
     \b
     workbench collect runs/a
@@ -116,20 +132,24 @@ def collect(
     typer.echo(evidence)
 
 
-@app.command(context_settings=ANY_SETTING)
+@app.command(context_settings=ACCEPTS_SETTINGS)
 def report(
     context: typer.Context,
     template: Annotated[
         str,
         typer.Argument(
-            help="A template's name, such as tokenizer; or a notebook.", metavar="TEMPLATE"
+            help="The name of a template, such as tokenizer, or the path of a notebook.",
+            metavar="TEMPLATE",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file; in the run by default.", dir_okay=False)
+        Path | None,
+        typer.Option(help="The HTML file; in the folder of the run by default.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Execute a report's notebook with parameters and write one HTML file that needs no network.
+    """Execute the notebook of a report and write one HTML file that needs no network.
+
+    Other options are parameters of the template.
 
     \b
     workbench report tokenizer --run runs/a
@@ -140,45 +160,67 @@ def report(
     typer.echo(write_report(template, out, **_settings(context)).resolve())
 
 
-@app.command(context_settings=ANY_SETTING)
+@app.command(context_settings=ACCEPTS_SETTINGS)
 def sweep(
     context: typer.Context,
     template: Annotated[
-        str, typer.Argument(help="A report's template, such as training.", metavar="TEMPLATE")
+        str,
+        typer.Argument(help="The template of a report, such as training.", metavar="TEMPLATE"),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="The sweep's folder; what is finished in it is kept.", file_okay=False),
+        typer.Option(
+            help="The folder of the sweep. Finished reports in it are kept.", file_okay=False
+        ),
     ],
-    grid: Annotated[str | None, typer.Option(help="Values of parameters, all combined.")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Values of parameters; every combination becomes a report."),
+    ] = None,
     points: Annotated[
-        Path | None, typer.Option("--list", help="A .csv or .json of parameters instead.")
+        Path | None,
+        typer.Option("--list", help="A .csv or .json file of parameter sets instead of a grid."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Reports at once; one a core by default.", min=1)
+        int | None,
+        typer.Option(help="Reports at the same time; one per core by default.", min=1),
     ] = None,
-    memory: Annotated[str, typer.Option(help="What one report may take.")] = "2GB",
+    memory: Annotated[str, typer.Option(help="The memory limit of one report.")] = "2GB",
     scheduler: Annotated[
-        str | None, typer.Option(help="A Dask scheduler's address; this machine if none.")
+        str | None,
+        typer.Option(help="The address of a Dask scheduler; this machine by default."),
     ] = None,
 ) -> None:
-    """Make a report for each of many sets of parameters, then compare them. Other parameters are given to all.
+    """Make a report for each of many parameter sets, and compare them.
+
+    Other options are parameters that all reports share.
 
     \b
-    workbench sweep training --grid "codebook_size=64,256;num_tokens=4,8" --out sweeps/a --recipe softvq-digits
+    workbench sweep training --grid "codebook_size=64,256;num_tokens=4,8" \\
+        --out sweeps/a --recipe softvq-digits
     workbench sweep tokenizer --list points.csv --out sweeps/b --scheduler tcp://10.0.0.1:8786
     """
     from workbench.hosts.reports import sweep as sweeps
 
-    how = {"workers": workers, "memory": memory, "scheduler": scheduler, **_settings(context)}
-    typer.echo(sweeps.sweep(template, sweeps.parameter_sets(grid, points), out, **how).resolve())
+    options = {
+        "workers": workers,
+        "memory": memory,
+        "scheduler": scheduler,
+        **_settings(context),
+    }
+    index = sweeps.sweep(template, sweeps.parameter_sets(grid, points), out, **options)
+    typer.echo(index.resolve())
 
 
 @app.command()
 def gallery(
-    folder: Annotated[Path, typer.Argument(help="A folder that holds reports.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="A folder that contains reports.")] = Path("runs"),
 ) -> None:
-    """Write index.html over all reports in a folder, to sort and to filter: workbench gallery runs."""
+    """Write index.html, a sortable and filterable table of all reports in a folder.
+
+    \b
+    workbench gallery runs
+    """
     from workbench.hosts.reports.gallery import gallery as write_gallery
 
     typer.echo(write_gallery(folder).resolve())
@@ -188,14 +230,14 @@ def gallery(
 def dashboard(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.", metavar="RUNS")] = Path("runs"),
     port: Annotated[
-        int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)
-    ] = 8765,
+        int, typer.Option(help="The port; 0 selects a free one.", min=0, max=65535)
+    ] = DEFAULT_PORT,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     address: Annotated[
-        str, typer.Option(help="Where to listen; only this machine by default.")
+        str, typer.Option(help="The address to listen at; only this machine by default.")
     ] = "127.0.0.1",
 ) -> None:
-    """Open the dashboard over a folder of runs.
+    """Open the dashboard on a folder of runs.
 
     \b
     workbench dashboard runs --port 8765 --no-browser
@@ -205,24 +247,26 @@ def dashboard(
     try:
         serve(runs, port=port, address=address, show=browser)
     except OSError as error:
-        raise UserError(
-            f"Nothing can listen at {address}, port {port}: {error.strerror or error}."
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"Cannot listen at {address}, port {port}: {reason}.") from None
 
 
 @app.command()
 def watch(
     run: RunFolder,
     ask: Annotated[
-        str | None, typer.Option(help="pause, resume, stop, sample, evaluate, weight or lr.")
+        str | None,
+        typer.Option(
+            help="A command to send: pause, resume, stop, sample, evaluate, weight or lr."
+        ),
     ] = None,
-    term: Annotated[str | None, typer.Option(help="The term whose weight to change.")] = None,
+    term: Annotated[str | None, typer.Option(help="The loss term, for the command weight.")] = None,
     value: Annotated[
-        float | None, typer.Option(help="The multiplier of that weight, or of the lr.")
+        float | None, typer.Option(help="The multiplier, for the commands weight and lr.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the status and exit.")] = False,
 ) -> None:
-    """Follow a run from another terminal: it reads files only. With --ask, steer it.
+    """Follow a run from another terminal, or send it a command with --ask.
 
     \b
     workbench watch runs/a
@@ -231,26 +275,30 @@ def watch(
     """
     from tqdm import tqdm
 
-    from workbench.storage.run import Run
+    from workbench.storage.run import ACTIVE_STATES, Run
 
     opened = Run(run)
     if ask is not None:
         number = opened.ask(ask, term=term, value=value)
         typer.echo(
-            f"Asked {run} to {ask}; it answers within a second if it is running (request {number})."
+            f"Sent command {number} ({ask}) to {run}. A running process applies it after its step."
         )
         return
-    status = opened.status()
     if once:
         typer.echo(repr(opened))
         return
+    status = opened.status()
     with tqdm(
-        total=status["steps"], initial=status["step"], desc=opened.name, unit="step", disable=None
+        total=status["steps"],
+        initial=status["step"],
+        desc=opened.name,
+        unit="step",
+        disable=None,
     ) as bar:
-        while status["state"] in ("running", "paused"):
+        while status["state"] in ACTIVE_STATES:
             bar.update(status["step"] - bar.n)
             bar.set_postfix_str(status["state"])
-            time.sleep(0.5)
+            time.sleep(POLL_INTERVAL_S)
             status = opened.status()
         bar.update(status["step"] - bar.n)
     typer.echo(repr(opened))
@@ -260,61 +308,22 @@ def watch(
 def list_runs(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
 ) -> None:
-    """List the runs of a folder: what each is, how far it is, its PSNR on held-out images.
+    """List the runs of a folder with their state and the PSNR on held-out images.
 
     \b
     workbench list runs
     """
     from workbench.workspace.workspace import Workspace
 
-    bench = Workspace(runs)
-    typer.echo(bench.table().to_string(index=False, na_rep="", float_format="{:.1f}".format))
-    for sentence in bench.refused:
+    workspace = Workspace(runs)
+    table = workspace.table()
+    typer.echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
+    for sentence in workspace.refused:
         typer.echo(f"workbench: {sentence}", err=True)
 
 
-@app.command()
-def doctor() -> None:
-    """Say what this machine has, and what is missing.
-
-    \b
-    workbench doctor
-    """
-    import importlib.metadata as metadata
-    import platform
-    import socket
-
-    def line(name: str, said: str) -> None:
-        typer.echo(f"{name:<18} {said}")
-
-    line("python", platform.python_version())
-    for package, need in PACKAGES.items():
-        try:
-            line(package, metadata.version(package))
-        except metadata.PackageNotFoundError:
-            line(package, f"missing: pip install 'workbench[{need}]'")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    line("cores", str(cores))
-    line("accelerator", _accelerator())
-    line(
-        "browser",
-        shutil.which("chromium")
-        or shutil.which("google-chrome")
-        or "no chromium on the PATH (tests need one)",
-    )
-    line(
-        "this folder",
-        "writable" if os.access(".", os.W_OK) else "not writable: runs cannot be kept here",
-    )
-    with socket.socket() as probe:
-        line(
-            "port 8765",
-            "in use: give --port" if probe.connect_ex(("127.0.0.1", 8765)) == 0 else "free",
-        )
-
-
 PACKAGES = {
-    "workbench": "all",
+    "visual-tokenizer-workbench": "all",
     "numpy": "all",
     "plotly": "all",
     "umap-learn": "all",
@@ -328,55 +337,120 @@ PACKAGES = {
 }
 
 
+@app.command()
+def doctor() -> None:
+    """Print what is installed on this machine and what is missing.
+
+    \b
+    workbench doctor
+    """
+    import platform
+
+    rows = {"python": platform.python_version()}
+    rows |= {package: _installed_version(package, extra) for package, extra in PACKAGES.items()}
+    rows |= {
+        "cores": str(_available_cores()),
+        "accelerator": _accelerator(),
+        "browser": _browser(),
+        "this folder": _writability(),
+        f"port {DEFAULT_PORT}": _port_state(DEFAULT_PORT),
+    }
+    width = max(len(name) for name in rows) + 2
+    for name, state in rows.items():
+        typer.echo(f"{name:<{width}}{state}")
+
+
+def _installed_version(package: str, extra: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return f"missing: {install_command(extra)}"
+
+
+def _available_cores() -> int | None:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def _accelerator() -> str:
     try:
         import torch
     except ImportError:
         return "unknown without torch"
-    return (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else "none: training runs on the CPU"
-    )
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "none; training uses the CPU"
+
+
+def _browser() -> str:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    return path or "no chromium on the PATH; the browser tests need one"
+
+
+def _writability() -> str:
+    return "writable" if os.access(".", os.W_OK) else "not writable; runs cannot be stored here"
+
+
+def _port_state(port: int) -> str:
+    import socket
+
+    with socket.socket() as probe:
+        is_used = probe.connect_ex(("127.0.0.1", port)) == 0
+    return "in use; choose another with --port" if is_used else "free"
 
 
 def _settings(context: typer.Context) -> dict[str, Any]:
-    """`--lr 0.001 --codebook-size=512` as a dictionary. Raises UserError for anything else, and for an argument's own name."""
-    settings, rest, spelt = {}, list(context.args), {each.name for each in context.command.params}
-    while rest:
-        word = rest.pop(0)
+    """Parse `--lr 0.001 --codebook-size=512` into a dictionary of texts.
+
+    Raises
+    ------
+    UserError
+        If an argument is not of this form, or names a positional argument.
+    """
+    settings: dict[str, Any] = {}
+    arguments = list(context.args)
+    declared = {parameter.name for parameter in context.command.params}
+    while arguments:
+        word = arguments.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not name:
             raise UserError(f"`{word}` is not a setting; write --name value.")
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if not arguments or arguments[0].startswith("--"):
                 raise UserError(f"--{name} needs a value, as in --{name} 1.")
-            value = rest.pop(0)
-        if name in spelt and context.params[name] is not None:
+            value = arguments.pop(0)
+        if name in declared and context.params[name] is not None:
             raise UserError(
-                f"--{name} is no setting; {name} is written without its name: {context.info_name} {value}."
+                f"{name.upper()} is a positional argument: "
+                f"write `workbench {context.info_name} {value}`."
             )
         settings[name.replace("-", "_")] = value
     return settings
 
 
 def main() -> None:
-    """The entry point: a user's mistake, or the machine's, ends in one sentence and an exit code that is not 0."""
+    """Run the command line; a user's mistake ends in one sentence and a non-zero exit code."""
     try:
         app()
-    except SystemExit as ended:  # typer's answer to Ctrl-C is silence
-        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
-            said = "workbench: Interrupted; files are whole or not there, and the same command can be given again."
-            typer.echo(said, err=True)
+    except SystemExit as exit_request:
+        # typer prints nothing on Ctrl-C.
+        cause = exit_request.__context__.__cause__ if exit_request.__context__ else None
+        if isinstance(cause, KeyboardInterrupt):
+            typer.echo(
+                "workbench: Interrupted. All files are complete; "
+                "the same command can be run again.",
+                err=True,
+            )
         raise
     except UserError as error:
         sys.exit(f"workbench: {error}")
     except ModuleNotFoundError as error:
-        sys.exit(
-            f"workbench: this needs {error.name}, which is not installed: pip install 'workbench[all]'"
-        )
+        sys.exit(f"workbench: {missing_extra(str(error.name), 'all')}")
     except (FileExistsError, NotADirectoryError) as error:
         sys.exit(f"workbench: {error.filename} is a file where a folder is needed.")
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"workbench: {error.strerror or error}{where}.")
+        location = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"workbench: {error.strerror or error}{location}.")

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.core.errors import UserError, unknown
+from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.data.images import ImageSet, with_channels
 
 __all__ = ["BUNDLED", "ImageSet", "load"]
@@ -38,9 +38,7 @@ def load(
     try:
         images = _read(str(source), split, side, limit)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"Reading {source} needs {error.name}: pip install 'workbench[train]'"
-        ) from None
+        raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
         several = f"{len(images.skipped)} files were" if len(images.skipped) > 1 else "1 file was"
         warnings.warn(

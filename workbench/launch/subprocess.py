@@ -1,168 +1,218 @@
-"""Training in a process of its own, so that a notebook stays free and a closed laptop loses nothing."""
+"""Training in a separate process, so that a notebook stays responsive and may be closed."""
 
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workbench.core.errors import RunError, UserError
 from workbench.storage.run import Run
 
-GLANCE = 0.2  # seconds between looks at how far a training is
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm as ProgressBar
+
+STATUS_POLL_S = 0.2  # seconds between two reads of the status while a notebook follows a training
+START_POLL_S = 0.1  # seconds between two checks whether a training has started
 
 
-def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
-    """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
+def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
+    """Train a recipe into a folder with a progress bar, and collect its evidence.
 
-    In a notebook this happens in a process of its own, whose end the cell waits for; an interrupt stops it with a
-    checkpoint. `changes` and what is raised are those of `workbench.launch.in_process.train`.
+    A run that was stopped is resumed. In a notebook, training takes place in a separate process
+    that the cell waits for; an interrupt writes a checkpoint and stops it.
+
+    Parameters
+    ----------
+    recipe : str
+        A system and its data, such as softvq-digits.
+    out : str or Path
+        The folder of the run.
+    collect : bool
+        Whether to collect evidence after training.
+    **settings
+        Settings of the model and of training by name, and `data`, `limit`, `cache`, `tokenizer`
+        and `start` (see `workbench.launch.in_process.train`).
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    UserError
+        If a setting does not exist or does not fit.
+
+    Examples
+    --------
+    >>> run = train("softvq-digits", "runs/a", num_tokens=8, steps=500)  # doctest: +SKIP
     """
-    if not _in_a_notebook():
-        from workbench.launch import in_process as jobs
+    if not _is_in_a_notebook():
+        from workbench.launch import in_process
 
-        return jobs.train(recipe, out, collect=collect, **changes)
-    import tqdm.auto  # noqa: F401  now: an interrupt while it is imported would be lost on it
+        return in_process.train(recipe, out, collect=collect, **settings)
+    import tqdm.auto  # noqa: F401  an interrupt during a later import would be lost
 
-    run, process, begun = _begin(recipe, out, collect, changes)
-    if process is not None:
-        _follow(run, process, begun)
-    return run
+    launched = _launch(recipe, out, collect, settings)
+    if launched.process is not None:
+        _follow(launched.run, launched.process, launched.log_start)
+    return launched.run
 
 
-def start(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
-    """Train as `train` does, with the same settings, but apart from this process; returns when training has begun.
+def start(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
+    """Start the training of a recipe in a separate process, and return when it has begun.
 
-    `watch(run)` follows it, `run.ask("stop")` ends it. What it says goes to train.log in the run's folder.
-    Raises UserError with the sentence that `train` refuses with; nothing is left behind then.
+    `watch(run)` follows it, and `run.ask("stop")` stops it. Its output is written to train.log in
+    the folder of the run.
+
+    Parameters
+    ----------
+    recipe, out, collect, **settings
+        As for `train`.
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    UserError
+        If the process refuses to train; then it leaves no files.
     """
-    run, process, _ = _begin(recipe, out, collect, changes)
-    if process is not None:
-        threading.Thread(
-            target=process.wait, daemon=True
-        ).start()  # else it would seem alive when it has ended
-    return run
+    launched = _launch(recipe, out, collect, settings)
+    if launched.process is not None:
+        # A process whose exit status nobody reads would look alive.
+        threading.Thread(target=launched.process.wait, daemon=True).start()
+    return launched.run
 
 
-def _begin(
-    recipe: str, out: str | Path, collect: bool, changes: dict[str, Any]
-) -> tuple[Run, subprocess.Popen | None, int]:
-    """The run, its process or None where that has ended already, and where in train.log it began to speak."""
+@dataclass(frozen=True, kw_only=True)
+class _Launched:
+    run: Run
+    process: subprocess.Popen[bytes] | None  # None if it has ended already
+    log_start: int  # the position in train.log where the output of this process begins
+
+
+def _launch(recipe: str, out: str | Path, collect: bool, settings: dict[str, Any]) -> _Launched:
+    """Start a process and wait until it trains or has ended."""
     out = Path(out)
-    made = [place for place in (out, *out.parents) if not place.exists()]
+    new_folders = [path for path in (out, *out.parents) if not path.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / "train.log").open("ab") as log:
-            begun = log.tell()
-            process = _detached(_command(recipe, out, collect, changes), log)
+            log_start = log.tell()
+            process = _detached(_command(recipe, out, collect, settings), log)
     except OSError as error:
+        reason = error.strerror or error
         raise RunError(
-            f"{out} cannot become a folder: {error.strerror or error}. Choose another place."
+            f"{out} cannot be created as a folder: {reason}. Choose another path."
         ) from None
     try:
-        while not _training(out, process.pid):
+        while not _has_started(out, process.pid):
             if process.poll() is not None:
-                return _ended(out, process.returncode, begun, made), None, begun
-            time.sleep(0.1)
+                _check_exit(out, process.returncode, log_start, new_folders)
+                return _Launched(run=Run(out), process=None, log_start=log_start)
+            time.sleep(START_POLL_S)
     except KeyboardInterrupt:
         process.terminate()
         raise
-    return Run(out), process, begun
+    return _Launched(run=Run(out), process=process, log_start=log_start)
 
 
-def _follow(run: Run, process: subprocess.Popen, begun: int) -> None:
-    """A progress bar until the process ends. Raises UserError with its sentence, if it failed."""
+def _follow(run: Run, process: subprocess.Popen[bytes], log_start: int) -> None:
+    """Show a progress bar until the process ends.
+
+    The first interrupt stops training with a checkpoint; the second ends the process at once.
+    """
     from tqdm.auto import tqdm
 
-    bar, stopping = None, False
+    bar: ProgressBar | None = None
+    stopping = False
     while True:
         try:
             if bar is None:
                 bar = tqdm(desc=run.name, unit="step", dynamic_ncols=True)
             if process.poll() is not None:
                 break
-            _glance(run, bar)
-            time.sleep(GLANCE)
-        except KeyboardInterrupt:  # wherever it came
+            _update(bar, run)
+            time.sleep(STATUS_POLL_S)
+        except KeyboardInterrupt:  # it may arrive at any line above
             if stopping:
                 process.terminate()
                 raise
             stopping = True
             run.ask("stop")
             if bar is not None:
-                bar.set_postfix_str("stopping with a checkpoint; interrupt again to end it at once")
+                bar.set_postfix_str("stopping with a checkpoint; interrupt again to stop at once")
     bar.set_postfix_str("")
     bar.update(run.status()["step"] - bar.n)
     bar.close()
-    if process.returncode and not stopping:
-        _ended(run.folder, process.returncode, begun, [])
+    if not stopping:
+        _check_exit(run.folder, process.returncode, log_start, [])
 
 
-def _glance(run: Run, bar: Any) -> None:
+def _update(bar: "ProgressBar", run: Run) -> None:
     status = run.status()
     if bar.total != status["steps"]:
-        bar.reset(status["steps"])  # in a notebook this is what gives the bar its width
-        bar.initial = bar.n = status[
-            "step"
-        ]  # of a run that goes on: steps done before took no time now
+        bar.reset(status["steps"])  # sets the width of the bar in a notebook
+        bar.initial = bar.n = status["step"]  # steps before a resume took no time now
     bar.update(status["step"] - bar.n)
     if status["state"] == "finished":
         bar.set_postfix_str("collecting evidence")
 
 
-def _in_a_notebook() -> bool:
-    """Whether a Jupyter kernel runs us."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
+def _is_in_a_notebook() -> bool:
+    """Return True in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
 
 
-def _command(recipe: str, out: Path, collect: bool, changes: dict[str, Any]) -> list[str]:
-    """What a person would type."""
-    told = {name: value for name, value in changes.items() if value is not None}
-    words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in told.items()]
-    return [
-        sys.executable,
-        "-m",
-        "workbench",
-        "train",
-        recipe,
-        f"--out={out}",
-        *words,
-        *["--no-collect"] * (not collect),
+def _command(recipe: str, out: Path, collect: bool, settings: dict[str, Any]) -> list[str]:
+    """Return the command line of a training."""
+    options = [
+        f"--{name.replace('_', '-')}={_text(value)}"
+        for name, value in settings.items()
+        if value is not None
     ]
+    if not collect:
+        options.append("--no-collect")
+    return [sys.executable, "-m", "workbench", "train", recipe, f"--out={out}", *options]
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _detached(command: list[str], log: Any) -> subprocess.Popen:
-    """A session of its own: neither a kernel's interrupt nor its end, nor a terminal's, reaches it."""
+def _detached(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, which no signal of a kernel or terminal reaches."""
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
 
 
-def _training(out: Path, pid: int) -> bool:
-    """Whether the process has begun to train: it says so itself."""
+def _has_started(out: Path, pid: int) -> bool:
+    """Return True once the process has written its status."""
     return (out / "config.json").exists() and Run(out).status().get("pid") == pid
 
 
-def _ended(out: Path, code: int, begun: int, made: list[Path]) -> Run:
-    """The run of a process that ended before anybody saw it train. Raises UserError with its sentence, if it failed."""
+def _check_exit(out: Path, code: int, log_start: int, new_folders: list[Path]) -> None:
+    """Raise the error that an ended process printed last, and remove the folders it left empty."""
     if code == 0:
-        return Run(out)
+        return
     log = out / "train.log"
     with log.open("rb") as file:
-        file.seek(begun)
-        said = file.read().decode(errors="replace").strip().splitlines() or [
-            f"it ended with code {code}"
-        ]
+        file.seek(log_start)
+        lines = file.read().decode(errors="replace").strip().splitlines()
     if not (out / "config.json").exists():
         log.unlink()
-        with suppress(OSError):  # not empty: somebody else's
-            for place in made:
-                place.rmdir()
-    raise UserError(said[-1].removeprefix("workbench: ").removeprefix("Error: "))
+        with suppress(OSError):  # a folder that is not empty is kept
+            for folder in new_folders:
+                folder.rmdir()
+    message = lines[-1] if lines else f"The process ended with code {code}."
+    raise UserError(message.removeprefix("workbench: ").removeprefix("Error: "))
