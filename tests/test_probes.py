@@ -20,10 +20,10 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def classes(n: int = 300, apart: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Latents of three classes whose means lie apart in every token, and their labels."""
+def classes(n: int = 300, distance: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw latents of three classes whose means differ in every token; return them and labels."""
     labels = np.random.default_rng(seed).integers(0, 3, n)
-    means = apart * np.eye(3)[labels]
+    means = distance * np.eye(3)[labels]
     return means[:, None] + normal(n, 4, 3, seed=seed + 1), labels
 
 
@@ -34,27 +34,26 @@ def by_name(result) -> dict:
 # Probes
 
 
-def test_the_accuracies_of_whole_images_are_those_that_probes_tell():
+def test_whole_image_accuracies_equal_those_of_probes():
     latents, labels = normal(120, 4, 3), np.arange(120) % 3
     latents[:, 0, 0] += labels
-    told = {probe.name: probe.accuracy for probe in probes(latents, labels, seed=2).probes}
+    accuracies = {probe.name: probe.accuracy for probe in probes(latents, labels, seed=2).probes}
     for method, accuracy in whole_image_accuracies(latents, labels, seed=2).items():
-        assert told[f"{method}, whole image"] == accuracy > 1 / 3
+        assert accuracies[f"{method}, whole image"] == accuracy > 1 / 3
 
 
-def test_classes_that_lie_apart_are_told_by_every_probe_and_shuffled_labels_are_chance():
+def test_separate_classes_are_predicted_by_every_probe():
     result = probes(*classes())
-    assert [p.name.split(",")[0] for p in result.probes] == ["nearest neighbors"] * 2 + [
-        "linear"
-    ] * 2
+    methods = [probe.name.split(",")[0] for probe in result.probes]
+    assert methods == ["nearest neighbors"] * 2 + ["linear"] * 2
     for probe in result.probes:
         assert probe.accuracy > 0.95
         assert probe.shuffled == pytest.approx(1 / 3, abs=0.15)
     assert np.trace(result.confusion) == round(result.probes[-1].accuracy * result.test)
 
 
-def test_the_linear_probe_is_as_good_as_the_best_rule_for_two_gaussians():
-    """Two unit Gaussians 2 apart: nothing is right more often than Phi(1) = 0.841."""
+def test_linear_probe_reaches_the_bayes_accuracy():
+    # Two unit Gaussians at distance 2: the Bayes accuracy is Phi(1) = 0.841.
     labels = np.random.default_rng(0).integers(0, 2, 3000)
     latents = normal(3000, 1, 2) + 2 * labels[:, None, None] * np.array([1, 0])
     probe = by_name(probes(latents, labels))["linear, whole image"]
@@ -62,36 +61,33 @@ def test_the_linear_probe_is_as_good_as_the_best_rule_for_two_gaussians():
     assert probe.low < 0.841 < probe.high
 
 
-def test_a_class_written_in_the_order_of_tokens_is_seen_by_the_whole_image_only():
+def test_order_of_tokens_needs_whole_images():
     labels = np.random.default_rng(0).integers(0, 2, 300)
     sign = 2 * labels[:, None, None] - 1
     latents = np.concatenate([sign * 3, -sign * 3], axis=1) * np.ones(2) + normal(300, 2, 2)
-    found = by_name(probes(latents, labels))
-    assert found["linear, whole image"].accuracy > 0.95
-    assert found["linear, token mean"].accuracy < 0.7
+    accuracy = by_name(probes(latents, labels))
+    assert accuracy["linear, whole image"].accuracy > 0.95
+    assert accuracy["linear, token mean"].accuracy < 0.7
 
 
-def test_the_linear_probe_agrees_with_scikit_learn_on_the_same_split():
-    latents, labels = classes(apart=1.0)
+def test_linear_probe_agrees_with_scikit_learn():
+    latents, labels = classes(distance=1.0)
     order = np.random.default_rng(0).permutation(300)
-    fit, test = order[:210], order[210:]
+    train, test = order[:210], order[210:]
     x = latents.reshape(300, -1)
-    x = (x - x[fit].mean(0)) / x[fit].std(0)
-    every = [
-        LogisticRegression(C=c).fit(x[fit], labels[fit]).score(x[test], labels[test])
+    x = (x - x[train].mean(0)) / x[train].std(0)
+    scores = [
+        LogisticRegression(C=c).fit(x[train], labels[train]).score(x[test], labels[test])
         for c in (0.01, 0.1, 1)
     ]
-    assert (
-        min(every) - 0.03
-        <= by_name(probes(latents, labels))["linear, whole image"].accuracy
-        <= max(every) + 0.03
-    )
+    accuracy = by_name(probes(latents, labels))["linear, whole image"].accuracy
+    assert min(scores) - 0.03 <= accuracy <= max(scores) + 0.03
 
 
-def test_the_scale_and_place_of_each_dimension_do_not_matter():
-    latents, labels = classes(apart=1.0)
+def test_scale_and_offset_of_latents_do_not_matter():
+    latents, labels = classes(distance=1.0)
     moved = latents * [1, 50, 0.1] + 7
-    # The mean over tokens is taken before standardising, so it commutes with both.
+    # The mean over tokens is taken before standardization, so it commutes with both.
     assert (
         probes(moved, labels).table()["accuracy"].tolist()
         == probes(latents, labels).table()["accuracy"].tolist()
@@ -102,39 +98,37 @@ def test_chance_is_the_most_frequent_class():
     labels = np.array([0] * 80 + [1] * 20)
     result = probes(normal(100, 2, 3), labels)
     assert result.chance == pytest.approx(0.8, abs=0.1)
-    assert f"most frequent of 2 classes gives {100 * result.chance:.1f} %" in result.summary()
+    assert f"{100 * result.chance:.1f} %" in result.summary()
 
 
-def test_the_confusion_names_classes_and_counts_every_test_image():
+def test_confusion_counts_every_test_image():
     latents, labels = classes()
     result = probes(latents, labels * 2, ("cat", "", "dog"))
     assert result.classes == ("cat", "dog", "4")
     assert result.confusion.sum() == result.test == 90
 
 
-def test_what_cannot_be_probed_is_refused_in_a_sentence():
+def test_invalid_probe_inputs_are_rejected():
     latents, labels = classes(30)
-    with pytest.raises(NotApplicable, match="two classes; all 30 images are of class cat"):
+    with pytest.raises(NotApplicable, match="30 .* cat"):
         probes(latents, np.zeros(30, int), ("cat",))
-    with pytest.raises(NotApplicable, match="hold one"):
+    with pytest.raises(NotApplicable):
         probes(latents, np.arange(30) == np.random.default_rng(0).permutation(30)[-1])
-    with pytest.raises(
-        NotApplicable, match="Probing needs at least 20 images; this evidence has 1"
-    ):
+    with pytest.raises(NotApplicable, match="20 .* 1"):
         probes(latents[:1], labels[:1])
-    with pytest.raises(NotApplicable, match="the same for all 30 images"):
+    with pytest.raises(NotApplicable):
         probes(np.ones_like(latents), labels)
-    with pytest.raises(UserError, match="There are 29 labels for 30 images"):
+    with pytest.raises(UserError, match="29 .* 30"):
         probes(latents, labels[:29])
     latents[0] = np.inf
-    with pytest.raises(UserError, match="The latents of 1 of 30 images hold NaN"):
+    with pytest.raises(UserError, match="1 of 30"):
         probes(latents, labels)
 
 
-# Likeness
+# Similarity
 
 
-def test_cka_is_one_for_rotated_moved_and_scaled_copies():
+def test_cka_of_rotated_and_scaled_copies_is_one():
     x = normal(50, 4)
     q = np.linalg.qr(normal(4, 4, seed=1))[0]
     assert linear_cka(x, x) == pytest.approx(1)
@@ -142,7 +136,7 @@ def test_cka_is_one_for_rotated_moved_and_scaled_copies():
     assert linear_cka(x, x + 1e8) == pytest.approx(1)
 
 
-def test_cka_is_not_invariant_to_other_maps_and_agrees_with_its_formula():
+def test_cka_equals_its_formula():
     x, y = normal(60, 4), normal(60, 4) * [1, 1, 1, 9] + normal(60, 4, seed=1)
     a, b = x - x.mean(0), y - y.mean(0)
     expected = np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
@@ -150,7 +144,7 @@ def test_cka_is_not_invariant_to_other_maps_and_agrees_with_its_formula():
     assert expected < 0.9
 
 
-def test_cka_of_independent_rows_is_about_d_over_n():
+def test_cka_of_independent_rows_is_d_over_n():
     assert linear_cka(normal(2000, 4), normal(2000, 4, seed=1)) == pytest.approx(
         4 / 2000, abs=0.002
     )
@@ -160,13 +154,13 @@ def test_cka_with_a_constant_is_zero():
     assert linear_cka(normal(10, 2), np.ones((10, 3))) == 0
 
 
-def test_a_linear_map_of_the_latents_is_found_whatever_it_is():
-    ours = normal(40, 8, 3)
-    assert mapped_cosine(ours, ours @ normal(3, 10, seed=1)).min() > 0.999
-    assert abs(mapped_cosine(ours, normal(40, 8, 10, seed=2)).mean()) < 0.1
+def test_mapped_cosine_finds_any_linear_map():
+    source = normal(40, 8, 3)
+    assert mapped_cosine(source, source @ normal(3, 10, seed=1)).min() > 0.999
+    assert abs(mapped_cosine(source, normal(40, 8, 10, seed=2)).mean()) < 0.1
 
 
-def test_pairs_and_correlations_agree_with_scipy_and_scikit_learn():
+def test_cosines_and_correlations_equal_scipy():
     a, b = pair_cosines(normal(3, 5, 4)), pair_cosines(normal(3, 5, 4, seed=1))
     np.testing.assert_allclose(a[1], cosine_similarity(normal(3, 5, 4)[1])[np.triu_indices(5, 1)])
     np.testing.assert_allclose(
@@ -180,7 +174,7 @@ def test_pairs_and_correlations_agree_with_scipy_and_scikit_learn():
 # Alignment
 
 
-def test_latents_that_are_the_teachers_features_agree_with_it_wholly():
+def test_alignment_with_equal_features_is_perfect():
     latents = normal(60, 9, 5)
     result = teacher_alignment(latents, latents, "hog")
     expected = {
@@ -189,30 +183,26 @@ def test_latents_that_are_the_teachers_features_agree_with_it_wholly():
         "pairwise Pearson": 1,
         "pairwise Spearman": 1,
     }
-    assert {a.name: round(a.value, 3) for a in result.agreements[:4]} == expected
+    assert {m.name: round(m.value, 3) for m in result.measures[:4]} == expected
     assert result.by_token
     for name in ("marginal cosine", "pairwise Pearson", "pairwise Spearman"):
         assert abs(result[name].shuffled) < 0.1
     assert result["pairwise difference"].shuffled > 0.4
-    assert result.summary().startswith(
-        "Alignment with hog, 60 images, token by token: marginal cosine 1.000"
-    )
+    assert "hog" in result.summary() and "marginal cosine 1.000" in result.summary()
 
 
-def test_what_every_image_has_in_common_is_no_alignment():
-    """Features that are nearly one vector agree with anything by raw cosine; centred, they do not."""
+def test_constant_features_are_no_alignment():
+    # Features that are nearly one vector agree with anything by the cosine without centering.
     features = 10 + normal(100, 9, 6, seed=1)
     result = teacher_alignment(normal(100, 9, 5), features)
-    for agreement in result.agreements[:4]:
-        assert agreement.value == pytest.approx(agreement.shuffled, abs=0.05)
+    for measure in result.measures[:4]:
+        assert measure.value == pytest.approx(measure.shuffled, abs=0.05)
     assert abs(result["marginal cosine"].value) < 0.05
 
 
-def test_a_teacher_that_knows_only_the_place_agrees_as_well_with_other_images():
-    """Tokens and features that depend on nothing but their position, up to noise: alike, and not about the image.
-
-    Twelve dimensions for nine places, so that some linear map takes each place's token to its feature.
-    """
+def test_features_of_positions_align_with_any_image():
+    # Tokens and features depend on their position only, up to noise. With twelve dimensions for
+    # nine positions, a linear map takes the token of each position to its feature.
     latents = normal(1, 9, 12) + 0.1 * normal(80, 9, 12, seed=1)
     features = normal(1, 9, 7, seed=2) + 0.1 * normal(80, 9, 7, seed=3)
     result = teacher_alignment(latents, features)
@@ -222,17 +212,16 @@ def test_a_teacher_that_knows_only_the_place_agrees_as_well_with_other_images():
     )
 
 
-def test_a_teacher_on_another_grid_is_compared_image_by_image():
+def test_teacher_of_another_grid_is_compared_by_image():
     latents = normal(100, 4, 5)
     features = np.repeat(latents.mean(axis=1, keepdims=True), 9, axis=1) @ normal(5, 5, seed=1)
     result = teacher_alignment(latents, features)
     assert not result.by_token
     assert result["marginal cosine"].value > 0.99
     assert abs(result["marginal cosine"].shuffled) < 0.3
-    assert "image by image" in result.figure().layout.title.subtitle.text
 
 
-def test_ckas_null_and_interval_hold_their_values():
+def test_interval_of_cka_contains_its_value():
     latents = normal(300, 4, 2)
     result = teacher_alignment(latents, latents @ normal(2, 6, seed=1))
     cka = result["CKA"]
@@ -240,18 +229,16 @@ def test_ckas_null_and_interval_hold_their_values():
     assert cka.shuffled < 0.05
 
 
-def test_what_cannot_be_aligned_is_refused_in_a_sentence():
-    good, features = normal(30, 4, 3), normal(30, 4, 5, seed=1)
-    with pytest.raises(UserError, match="latents of 30 images and teacher features of 29"):
-        teacher_alignment(good, features[:29])
-    with pytest.raises(
-        NotApplicable, match="Alignment needs at least 20 images; this evidence has 1"
-    ):
-        teacher_alignment(good[:1], features[:1])
-    with pytest.raises(NotApplicable, match="Alignment needs latents that differ"):
-        teacher_alignment(np.ones_like(good), features)
-    with pytest.raises(NotApplicable, match="teacher features that differ"):
-        teacher_alignment(good, np.ones_like(features))
+def test_invalid_alignment_inputs_are_rejected():
+    latents, features = normal(30, 4, 3), normal(30, 4, 5, seed=1)
+    with pytest.raises(UserError, match="30 .* 29"):
+        teacher_alignment(latents, features[:29])
+    with pytest.raises(NotApplicable, match="20 .* 1"):
+        teacher_alignment(latents[:1], features[:1])
+    with pytest.raises(NotApplicable, match="latents"):
+        teacher_alignment(np.ones_like(latents), features)
+    with pytest.raises(NotApplicable, match="teacher features"):
+        teacher_alignment(latents, np.ones_like(features))
     features[2, 1] = np.nan
-    with pytest.raises(UserError, match="The teacher features of 1 of 30 images hold NaN"):
-        teacher_alignment(good, features)
+    with pytest.raises(UserError, match="1 of 30"):
+        teacher_alignment(latents, features)

@@ -1,4 +1,4 @@
-"""The interface of an analysis: the `Result` that it returns and the `Range` of its numeric controls.
+"""The interface of an analysis: its `Result`, and the `Range` of its numeric controls.
 
 An analysis is a public function in this package that returns a `Result`. Its signature is its
 interface:

@@ -1,6 +1,6 @@
-"""Results kept on disk and found again by content: computed once for the same arrays, controls and code.
+"""Cache of results on disk. A result is computed once for the same arrays, controls and code.
 
-Nothing that lies there is needed: a folder of kept results can be deleted at any time.
+The cache is never required: its folder can be deleted at any time.
 """
 
 import json
@@ -20,187 +20,255 @@ import numpy as np
 
 from workbench.analysis import result_serialization
 from workbench.analysis.base import Result
+from workbench.core.errors import RunError
+from workbench.storage.atomic import atomic_folder, write_text
 from workbench.storage.evidence import Evidence
 
-MAX_CACHE_BYTES = 512 * 2**20  # bytes on disk: beyond them the oldest are removed
-HASH_FILE, MAX_HASHES = (
-    "hashes.json",
-    20_000,
-)  # of arrays in files, so that those need not be read again
-LIBRARIES = (
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "umap-learn",
-    "pandas",
-)  # that results are computed with
+MAX_CACHE_BYTES = 512 * 2**20  # the oldest results are removed beyond it
+HASH_FILE = "hashes.json"  # hashes of arrays in files, so that those are not read again
+MAX_HASHES = 20_000
+# Libraries that results are computed with.
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "umap-learn", "pandas")
+NUM_PROBED_VALUES = 1000  # of a memory-mapped array, to detect that its file was replaced
 
 
 def cached_result(
-    place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]
+    cache_dir: Path,
+    analysis: Callable[..., Result],
+    inputs: dict[str, Any],
+    controls: dict[str, Any],
 ) -> Result:
-    """What an analysis makes of its arguments and controls: opened where `place` holds it, else computed and kept.
+    """Return the result of an analysis from the cache, or compute and store it.
 
-    Where nothing can be written, or a result cannot be kept as files, it is computed; so is what is damaged.
-    Raises what the analysis raises.
+    The result is computed if it is not in the cache or its files are damaged. It is not stored if
+    the folder is not writable or a field cannot be serialized.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        Folder of the cache. Its parent must exist.
+    analysis : callable
+        Function that returns a `Result`.
+    inputs : dict
+        Evidence arguments by name.
+    controls : dict
+        Keyword arguments.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    UserError
+        If the analysis raises it. Errors are not cached.
     """
-    folder = _folder(place, analysis, given, controls)
-    found = _opened(folder, analysis)
-    if found is not None:
-        return found
-    result = analysis(**given, **controls)
+    folder = _result_folder(cache_dir, analysis, inputs, controls)
+    stored = _read_result(folder, analysis)
+    if stored is not None:
+        return stored
+    result = analysis(**inputs, **controls)
     if folder is not None:
-        with suppress(OSError, TypeError):
-            _keep(result, folder)
+        with suppress(RunError, OSError, TypeError):
+            _write_result(result, folder)
     return result
 
 
 def lookup(
-    place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]
+    cache_dir: Path,
+    analysis: Callable[..., Result],
+    inputs: dict[str, Any],
+    controls: dict[str, Any],
 ) -> Any:
-    """The same where `place` holds it, else None: nothing is computed."""
-    return _opened(_folder(place, analysis, given, controls), analysis)
+    """Return a result from the cache, or None if it is not there. Nothing is computed.
 
+    Parameters
+    ----------
+    cache_dir, analysis, inputs, controls
+        As for `cached_result`.
 
-def _opened(folder: Path | None, analysis: Callable[..., Result]) -> Any:
-    found = None if folder is None else result_serialization.read(folder)
-    return found if isinstance(found, signature(analysis).return_annotation) else None
-
-
-def _folder(
-    place: Path, analysis: Callable[..., Result], given: dict[str, Any], controls: dict[str, Any]
-) -> Path | None:
-    """Where a result is kept; None where nothing can be written, or it is given what has no content to hash."""
-    if not os.access(place.parent, os.W_OK):
-        return None
-    try:
-        return place / cache_key(analysis.__name__, given, controls, hashes=place / HASH_FILE)
-    except (OSError, TypeError):
-        return None
+    Returns
+    -------
+    Result or None
+        An instance of the class that the analysis returns.
+    """
+    return _read_result(_result_folder(cache_dir, analysis, inputs, controls), analysis)
 
 
 def cache_key(
     name: str,
-    given: dict[str, Any],
+    inputs: dict[str, Any],
     controls: dict[str, Any],
     *,
     code: str | None = None,
     hashes: Path,
 ) -> str:
-    """A name for what an analysis is given: other arrays, controls or `code` (None: ours), another name.
+    """Compute the key of a result. It changes with every array, control and line of code.
 
-    `hashes` is the file in which hashes of arrays are remembered. Raises TypeError for what is neither JSON nor array.
+    Parameters
+    ----------
+    name : str
+        Name of the analysis.
+    inputs : dict
+        Evidence arguments by name.
+    controls : dict
+        Keyword arguments.
+    code : str, optional
+        Fingerprint of the code. By default that of this package.
+    hashes : Path
+        File that stores the hashes of memory-mapped arrays.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither an array nor JSON.
     """
-    known = _remembered(hashes)
-    before = len(known)
-    said = {"analysis": name, "given": _told(given, known), "controls": _told(controls, known)}
-    if len(known) > before:
-        _remember(hashes, known)
-    return sha256(
-        json.dumps(said | {"code": code or code_fingerprint()}, sort_keys=True).encode()
-    ).hexdigest()
+    known_hashes = _read_hashes(hashes)
+    num_known = len(known_hashes)
+    content = {
+        "analysis": name,
+        "inputs": _to_json(inputs, known_hashes),
+        "controls": _to_json(controls, known_hashes),
+        "code": code or code_fingerprint(),
+    }
+    if len(known_hashes) > num_known:
+        _write_hashes(hashes, known_hashes)
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache
 def code_fingerprint(package: Path = Path(__file__).parent) -> str:
-    """A hash of every source file of a package, this one, and of the versions of what it computes with."""
-    found = sha256(json.dumps({library: _version(library) for library in LIBRARIES}).encode())
-    for path in sorted(package.rglob("*.py")):
-        found.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return found.hexdigest()
+    """Hash the source files of a package and the versions of the numerical libraries.
 
+    Parameters
+    ----------
+    package : Path
+        Folder of the package; by default the analyses.
 
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
-
-
-def _told(value: Any, known: dict[str, str]) -> Any:
-    """A value as JSON in which an array is its hash."""
-    if isinstance(value, np.ndarray):
-        return {"array": _hashed(value, known)}
-    if isinstance(value, Evidence):
-        return {f.name: _told(getattr(value, f.name), known) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(name): _told(x, known) for name, x in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_told(x, known) for x in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _hashed(array: np.ndarray, known: dict[str, str]) -> str:
-    """The hash of an array's content, remembered where it lies in a file.
-
-    A thousand of its numbers are part of what is remembered: the file may have been replaced since it was mapped.
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
     """
-    if array.dtype.hasobject:
-        raise TypeError("An array of objects has no content to hash.")
-    shape = f"{array.dtype.str} {array.shape}"
-    flat = np.ascontiguousarray(array).reshape(-1)
-    path = getattr(array, "filename", None)
-    if path is None:
-        return _digest(shape, flat)
-    found = Path(path).stat()
-    name = f"{path} {found.st_size} {found.st_mtime_ns} {_digest(shape, flat[:: max(1, flat.size // 1000)])}"
-    if name not in known:
-        known[name] = _digest(shape, flat)
-    return known[name]
+    versions = {library: _installed_version(library) for library in LIBRARIES}
+    digest = sha256(json.dumps(versions).encode())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
-def _digest(shape: str, flat: np.ndarray) -> str:
-    found = blake2b(shape.encode(), digest_size=16)
-    found.update(np.ascontiguousarray(flat).view(np.uint8))
-    return found.hexdigest()
+def evict_oldest(cache_dir: Path, max_bytes: int) -> None:
+    """Remove the oldest results until the cache has at most the given size.
 
-
-def _remembered(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return (
-        found if isinstance(found, dict) and all(isinstance(x, str) for x in found.values()) else {}
-    )
-
-
-def _remember(path: Path, known: dict[str, str]) -> None:
-    latest = dict(list(known.items())[-MAX_HASHES:])
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        aside.write_text(json.dumps(latest), encoding="utf-8")
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-
-
-def _keep(result: Result, folder: Path) -> None:
-    """Write a result aside, move it into place, and make room. Raises OSError or TypeError, and leaves nothing."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        result_serialization.write(result, aside)
-        shutil.rmtree(folder, ignore_errors=True)  # what lay there could not be read
-        aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    evict_oldest(folder.parent, MAX_CACHE_BYTES)
-
-
-def evict_oldest(place: Path, room: int) -> None:
-    """Remove the oldest kept results until the others fit in so many bytes."""
+    Parameters
+    ----------
+    cache_dir : Path
+    max_bytes : int
+    """
     entries = []
-    for folder in place.iterdir():
+    for folder in cache_dir.iterdir():
         try:
             if folder.is_dir():
                 size = sum(file.stat().st_size for file in folder.iterdir())
                 entries.append((folder.stat().st_mtime_ns, size, folder))
         except OSError:  # another process has removed it
             continue
+    remaining = max_bytes
     for _, size, folder in sorted(entries, reverse=True):
-        room -= size
-        if room < 0:
+        remaining -= size
+        if remaining < 0:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_result(folder: Path | None, analysis: Callable[..., Result]) -> Any:
+    result = None if folder is None else result_serialization.read(folder)
+    return result if isinstance(result, signature(analysis).return_annotation) else None
+
+
+def _result_folder(
+    cache_dir: Path,
+    analysis: Callable[..., Result],
+    inputs: dict[str, Any],
+    controls: dict[str, Any],
+) -> Path | None:
+    """Return the folder of a result, or None if the cache cannot be used."""
+    if not os.access(cache_dir.parent, os.W_OK):
+        return None
+    try:
+        key = cache_key(analysis.__name__, inputs, controls, hashes=cache_dir / HASH_FILE)
+    except (OSError, TypeError):
+        return None
+    return cache_dir / key
+
+
+def _write_result(result: Result, folder: Path) -> None:
+    with atomic_folder(folder) as temporary:
+        result_serialization.write(result, temporary)
+    evict_oldest(folder.parent, MAX_CACHE_BYTES)
+
+
+def _installed_version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+def _to_json(value: Any, known_hashes: dict[str, str]) -> Any:
+    """Convert a value to JSON. Arrays are replaced by their hashes."""
+    if isinstance(value, np.ndarray):
+        return {"array": _array_hash(value, known_hashes)}
+    if isinstance(value, Evidence):
+        return {f.name: _to_json(getattr(value, f.name), known_hashes) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(name): _to_json(x, known_hashes) for name, x in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_to_json(x, known_hashes) for x in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _array_hash(array: np.ndarray, known_hashes: dict[str, str]) -> str:
+    """Hash the content of an array. The hash of a memory-mapped array is stored.
+
+    The key of a stored hash includes a thousand values of the array, because the file may have
+    been replaced after it was mapped.
+    """
+    if array.dtype.hasobject:
+        raise TypeError("An array of objects cannot be hashed.")
+    header = f"{array.dtype.str} {array.shape}"
+    values = np.ascontiguousarray(array).reshape(-1)
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return _digest(header, values)
+    status = Path(array.filename).stat()
+    probe = _digest(header, values[:: max(1, values.size // NUM_PROBED_VALUES)])
+    key = f"{array.filename} {status.st_size} {status.st_mtime_ns} {probe}"
+    if key not in known_hashes:
+        known_hashes[key] = _digest(header, values)
+    return known_hashes[key]
+
+
+def _digest(header: str, values: np.ndarray) -> str:
+    digest = blake2b(header.encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _read_hashes(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_valid = isinstance(content, dict) and all(isinstance(x, str) for x in content.values())
+    return content if is_valid else {}
+
+
+def _write_hashes(path: Path, hashes: dict[str, str]) -> None:
+    newest = dict(list(hashes.items())[-MAX_HASHES:])
+    with suppress(RunError, OSError):
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(newest))

@@ -1,6 +1,7 @@
-"""A result as files: one JSON for what it says, one `.npy` for each of its arrays, and a digest of all of them.
+"""Serialization of results: one JSON file, one `.npy` file per array, and a digest of both.
 
-Classes are looked up by name among the dataclasses of this package: nothing that a file names is imported or run.
+Classes are selected by name from the dataclasses of this package. A file cannot cause any other
+code to be imported or executed. A file whose classes or fields no longer exist cannot be read.
 """
 
 import importlib
@@ -18,98 +19,120 @@ import numpy as np
 from workbench import analysis
 from workbench.analysis.base import Result
 
-PLAIN = (str, int, float, bool, type(None))
-KINDS = "biufU"  # of numbers: no dtype that could hold an object
-Tree = Any  # what JSON holds
+JSON_FILE = "result.json"
+SCALAR_TYPES = (str, int, float, bool, type(None))
+DTYPE_KINDS = "biufU"  # numbers and text; no dtype that can contain objects
+Tree = Any  # JSON
 
 
 def write(result: Result, folder: Path) -> None:
-    """Write into an existing, empty folder. Raises TypeError for what these files cannot hold, and OSError."""
+    """Write a result into an existing, empty folder.
+
+    Parameters
+    ----------
+    result : Result
+    folder : Path
+
+    Raises
+    ------
+    TypeError
+        If a field has a type that cannot be serialized.
+    OSError
+        If a file cannot be written.
+    """
     arrays: list[np.ndarray] = []
-    tree = _tree(result, arrays)
+    tree = _to_tree(result, arrays)
     digests = []
     for i, array in enumerate(arrays):
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         (folder / f"{i}.npy").write_bytes(buffer.getbuffer())
         digests.append(_digest(buffer.getbuffer()))
-    told = {"result": tree, "arrays": digests}
-    (folder / "result.json").write_text(
-        json.dumps(told | {"digest": _of_text(told)}), encoding="utf-8"
-    )
+    content = {"result": tree, "arrays": digests}
+    content["digest"] = _json_digest(content)
+    (folder / JSON_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
 def read(folder: Path) -> Result | None:
-    """What `write` wrote, with equal fields; None where it is not there, or anything differs from what was written."""
+    """Read a result that was written by `write`.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Result or None
+        None if the files are missing or damaged, or were written by another version of the code.
+    """
     try:
-        told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        raw = [(folder / f"{i}.npy").read_bytes() for i in range(len(told["arrays"]))]
-        if told.pop("digest") != _of_text(told) or told["arrays"] != [_digest(x) for x in raw]:
+        content = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+        raw = [(folder / f"{i}.npy").read_bytes() for i in range(len(content["arrays"]))]
+        digest = content.pop("digest")
+        if digest != _json_digest(content) or content["arrays"] != [_digest(x) for x in raw]:
             return None
-        result = _value(told["result"], [np.load(io.BytesIO(x), allow_pickle=False) for x in raw])
+        arrays = [np.load(io.BytesIO(x), allow_pickle=False) for x in raw]
+        result = _from_tree(content["result"], arrays)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
     return result if isinstance(result, Result) else None
 
 
-def _tree(value: Any, arrays: list[np.ndarray]) -> Tree:
-    """A value as JSON, its arrays put aside. What is no dataclass, number or text is an object with one key: its kind.
+def _to_tree(value: Any, arrays: list[np.ndarray]) -> Tree:
+    """Convert a value to JSON and append its arrays to a list.
 
-    Raises TypeError where nothing fits.
+    Everything except dataclasses, scalars and text becomes an object with one key, which names
+    its type.
     """
-    if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
+    if isinstance(value, np.ndarray) and value.dtype.kind in DTYPE_KINDS:
         arrays.append(np.asarray(value))
         return {"array": len(arrays) - 1}
-    if (
-        isinstance(value, np.generic) and value.dtype.kind in KINDS
-    ):  # before PLAIN: some are Python's floats too
+    # Before the scalars, because np.float64 is a float too.
+    if isinstance(value, np.generic) and value.dtype.kind in DTYPE_KINDS:
         return {"number": [value.dtype.str, value.item()]}
-    if type(value) in PLAIN:
+    if type(value) in SCALAR_TYPES:
         return value
     if type(value) in (tuple, list):
-        return {type(value).__name__: [_tree(x, arrays) for x in value]}
+        return {type(value).__name__: [_to_tree(x, arrays) for x in value]}
     if type(value) is dict:
-        return {"dict": [[_tree(key, arrays), _tree(x, arrays)] for key, x in value.items()]}
-    if _name(type(value)) in _classes():
-        return {
-            "fields": {f.name: _tree(getattr(value, f.name), arrays) for f in fields(value)},
-            "of": _name(type(value)),
-        }
-    raise TypeError(f"A result that is kept holds no {type(value).__name__}.")
+        return {"dict": [[_to_tree(key, arrays), _to_tree(x, arrays)] for key, x in value.items()]}
+    name = _class_name(type(value))
+    if name in _result_classes():
+        values = {f.name: _to_tree(getattr(value, f.name), arrays) for f in fields(value)}
+        return {"class": name, "fields": values}
+    raise TypeError(f"A value of type {type(value).__name__} cannot be stored in a result file.")
 
 
-def _value(tree: Tree, arrays: list[np.ndarray]) -> Any:
+def _from_tree(tree: Tree, arrays: list[np.ndarray]) -> Any:
     if not isinstance(tree, dict):
         return tree
-    if "of" in tree:
-        return _classes()[tree["of"]](
-            **{name: _value(x, arrays) for name, x in tree["fields"].items()}
-        )
-    ((kind, held),) = tree.items()
+    if "class" in tree:
+        values = {name: _from_tree(x, arrays) for name, x in tree["fields"].items()}
+        return _result_classes()[tree["class"]](**values)
+    ((kind, content),) = tree.items()
     if kind == "array":
-        return arrays[held]
+        return arrays[content]
     if kind == "number":
-        return np.dtype(held[0]).type(held[1])
+        dtype, number = content
+        return np.dtype(dtype).type(number)
     if kind == "dict":
-        return {_value(key, arrays): _value(x, arrays) for key, x in held}
-    return {"tuple": tuple, "list": list}[kind](_value(x, arrays) for x in held)
+        return {_from_tree(key, arrays): _from_tree(x, arrays) for key, x in content}
+    return {"tuple": tuple, "list": list}[kind](_from_tree(x, arrays) for x in content)
 
 
 @cache
-def _classes() -> dict[str, type]:
-    """The dataclasses of this package by module and name."""
-    found = {}
+def _result_classes() -> dict[str, type]:
+    """Return the dataclasses of this package by module and name."""
+    classes = {}
     for module in pkgutil.walk_packages(analysis.__path__, f"{analysis.__name__}."):
-        own = vars(importlib.import_module(module.name)).values()
-        found |= {
-            _name(x): x
-            for x in own
-            if isinstance(x, type) and is_dataclass(x) and x.__module__ == module.name
-        }
-    return found
+        for value in vars(importlib.import_module(module.name)).values():
+            is_class = isinstance(value, type) and is_dataclass(value)
+            if is_class and value.__module__ == module.name:
+                classes[_class_name(value)] = value
+    return classes
 
 
-def _name(cls: type) -> str:
+def _class_name(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -117,5 +140,5 @@ def _digest(raw: bytes | memoryview) -> str:
     return blake2b(raw, digest_size=16).hexdigest()
 
 
-def _of_text(told: dict[str, Tree]) -> str:
-    return _digest(json.dumps(told).encode())
+def _json_digest(content: dict[str, Tree]) -> str:
+    return _digest(json.dumps(content).encode())

@@ -1,4 +1,4 @@
-"""What a tokenizer keeps of an image: originals, reconstructions and their difference, side by side."""
+"""Reconstruction quality: originals, reconstructions and their difference next to each other."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -14,64 +14,100 @@ from workbench.analysis.plotting.style import apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
-MAX_PSNR_DB = 100.0  # dB: what identical images are given, whose PSNR is infinite
-ERROR_GAIN = 4  # how much brighter than life errors are drawn
-COLUMNS = 8
+MAX_PSNR_DB = 100.0  # assigned to identical images, whose PSNR is infinite
+ERROR_GAIN = 4  # brightness of the error images
+NUM_COLUMNS = 8
+ROW_HEIGHT_PX = 58
+ROW_NAMES = ("", "original", "reconstruction", f"error ×{ERROR_GAIN}")
 Order = Literal["first", "worst", "best"]
 
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction(Result):
-    """Peak signal-to-noise ratio and absolute error of every image, and a mosaic of some of them."""
+    """PSNR and absolute error of every image, and a grid of example images.
 
-    psnr: np.ndarray = field(repr=False)  # (n,) dB, peak 1.0, at most CEILING
-    l1: np.ndarray = field(repr=False)  # (n,) mean absolute error, pixels in [0, 1]
-    classes: tuple[str, ...] = field(repr=False)  # of each image; empty without labels
-    mean: float  # dB
-    low: float  # dB: 95 % bootstrap interval of the mean over images
+    Attributes
+    ----------
+    psnr : ndarray of float, shape (n,)
+        Peak signal-to-noise ratio in dB, at most 100.
+    l1 : ndarray of float, shape (n,)
+        Mean absolute error, pixels in [0, 1].
+    classes : tuple of str
+        Class of each image; empty without labels.
+    mean, low, high : float
+        Mean PSNR and its 95 % bootstrap interval over images, in dB.
+    example_indices : tuple of int
+        Indices of the images in the grid.
+    order : {"first", "worst", "best"}
+        Selection of the examples, by PSNR.
+    mosaic : ndarray of uint8, shape (height, width, 4)
+        Grid of originals, reconstructions and errors.
+    """
+
+    psnr: np.ndarray = field(repr=False)
+    l1: np.ndarray = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    mean: float
+    low: float
     high: float
-    shown: tuple[int, ...]  # places of the images in the mosaic
+    example_indices: tuple[int, ...]
     order: Order
-    mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
+    mosaic: np.ndarray = field(repr=False)
 
     @property
     def n(self) -> int:
-        """How many images were measured."""
+        """Number of images that were measured."""
         return len(self.psnr)
 
     def figure(self) -> go.Figure:
-        """Rows of originals, reconstructions and errors; above each column its place and PSNR."""
-        bands, columns = -(-len(self.shown) // COLUMNS), min(len(self.shown), COLUMNS)
-        names = ("", "original", "reconstruction", f"error ×{ERROR_GAIN}") * bands
-        figure = image_grid.draw(self.mosaic, names, (len(names), columns), row_height=58)
-        high, wide = self.mosaic.shape[0] / bands, self.mosaic.shape[1] / columns
-        for i, place in enumerate(self.shown):
-            x, y = (i % COLUMNS + 0.5) * wide, (i // COLUMNS + 0.25) * high
-            text = f"#{place}<br>{self.psnr[place]:.1f} dB"
+        """Draw rows of originals, reconstructions and errors, with index and PSNR above each."""
+        num_examples = len(self.example_indices)
+        bands = -(-num_examples // NUM_COLUMNS)
+        columns = min(num_examples, NUM_COLUMNS)
+        names = ROW_NAMES * bands
+        figure = image_grid.draw(
+            self.mosaic, names, (len(names), columns), row_height=ROW_HEIGHT_PX
+        )
+        band_height = self.mosaic.shape[0] / bands
+        column_width = self.mosaic.shape[1] / columns
+        for i, index in enumerate(self.example_indices):
             figure.add_annotation(
-                x=x, y=y, text=text, yanchor="bottom", showarrow=False, font_size=11
+                x=(i % NUM_COLUMNS + 0.5) * column_width,
+                y=(i // NUM_COLUMNS + 0.25) * band_height,
+                text=f"#{index}<br>{self.psnr[index]:.1f} dB",
+                yanchor="bottom",
+                showarrow=False,
+                font_size=11,
             )
-        figure.update_xaxes(title=f"the {self.order} {len(self.shown)} of {self.n:,} images")
+        figure.update_xaxes(title=f"{self.order} {num_examples} of {self.n:,} images")
         figure.update_layout(
-            title={"text": "Reconstruction", "subtitle": {"text": self._caption()}}
+            title={"text": "Reconstruction", "subtitle": {"text": self._describe_psnr()}}
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row an image: its place, class, PSNR in dB and mean absolute error in [0, 1]."""
+        """Return one row per image: index, PSNR in dB, mean absolute error in [0, 1], class."""
         columns = {"image": np.arange(self.n), "psnr": self.psnr, "l1": self.l1}
         if self.classes:
             columns["class"] = np.array(self.classes)
         return pd.DataFrame(columns)
 
     def summary(self) -> str:
-        """The mean PSNR with its interval, and the mean absolute error."""
-        exact = int((self.psnr >= MAX_PSNR_DB).sum())
-        note = f" {exact:,} identical images count as {MAX_PSNR_DB:.0f} dB." if exact else ""
-        return f"{self._caption()}. The mean absolute error is {self.l1.mean():.4f} of the pixels' range.{note}"
+        """Return the mean PSNR with its interval, and the mean absolute error."""
+        text = (
+            f"{self._describe_psnr()}. The mean absolute error is {self.l1.mean():.4f} of the pixel"
+            " range."
+        )
+        num_identical = int((self.psnr >= MAX_PSNR_DB).sum())
+        if num_identical:
+            text += f" {num_identical:,} identical images count as {MAX_PSNR_DB:.0f} dB."
+        return text
 
-    def _caption(self) -> str:
-        return f"PSNR {self.mean:.2f} dB (95 % interval {self.low:.2f} to {self.high:.2f}), n = {self.n:,} images"
+    def _describe_psnr(self) -> str:
+        return (
+            f"PSNR {self.mean:.2f} dB (95 % interval {self.low:.2f} to {self.high:.2f}),"
+            f" n = {self.n:,} images"
+        )
 
 
 def reconstruction(
@@ -83,62 +119,127 @@ def reconstruction(
     show: Annotated[int, Range(4, 32)] = 16,
     order: Order = "first",
 ) -> Reconstruction:
-    """Compare uint8 images (n, h, w, c) with what the decoder made of them.
+    """Compare images with their reconstructions.
 
-    PSNR is 10 log10(1 / mse) with pixels in [0, 1]; identical images are given 100 dB. Raises UserError where the
-    two differ in shape, NotApplicable where there is no image.
+    The PSNR is 10 log10(1 / mse) with pixels in [0, 1]. Identical images get 100 dB.
+
+    Parameters
+    ----------
+    images, reconstructions : ndarray of uint8, shape (n, h, w, c)
+    labels : ndarray of int, shape (n,), optional
+        Adds the class of each image to the table.
+    names : tuple of str
+        Names of the classes.
+    show : int
+        Number of example images in the figure.
+    order : {"first", "worst", "best"}
+        Selection of the example images, by PSNR.
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    NotApplicable
+        If there is no image.
+    UserError
+        If the two arrays differ in shape, or the number of labels is not n.
+
+    Examples
+    --------
+    >>> images = np.full((5, 8, 8, 1), 100, np.uint8)
+    >>> round(reconstruction(images, images + 10).mean, 2)
+    28.13
     """
     mse, l1 = pixel_errors(images, reconstructions)
     psnr = psnr_db(mse)
-    ranked = {"first": np.arange(len(psnr)), "worst": np.argsort(psnr, kind="stable")}
-    ranked["best"] = np.argsort(-psnr, kind="stable")
-    shown = tuple(ranked[order][:show].tolist())
+    if order == "first":
+        ranking = np.arange(len(psnr))
+    elif order == "worst":
+        ranking = np.argsort(psnr, kind="stable")
+    else:
+        ranking = np.argsort(-psnr, kind="stable")
+    example_indices = tuple(ranking[:show].tolist())
     mean, low, high = mean_interval(psnr)
-    classes = class_names(labels, names, len(psnr))
     return Reconstruction(
-        psnr, l1, classes, mean, low, high, shown, order, _mosaic(images, reconstructions, shown)
+        psnr=psnr,
+        l1=l1,
+        classes=class_names(labels, names, len(psnr)),
+        mean=mean,
+        low=low,
+        high=high,
+        example_indices=example_indices,
+        order=order,
+        mosaic=_compose_examples(images, reconstructions, example_indices),
     )
 
 
 def pixel_errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean squared and mean absolute error of each image, (n,) and (n,), pixels in [0, 1].
+    """Compute the mean squared and mean absolute error of each image, pixels in [0, 1].
 
-    Raises UserError where the shapes differ, NotApplicable where there is no image.
+    Parameters
+    ----------
+    images, reconstructions : ndarray of uint8, shape (n, h, w, c)
+        The arrays may be memory-mapped and larger than memory.
+
+    Returns
+    -------
+    mse, l1 : ndarray of float64, shape (n,)
+
+    Raises
+    ------
+    NotApplicable
+        If there is no image.
+    UserError
+        If the two arrays differ in shape.
     """
     if images.shape != reconstructions.shape:
-        a, b = (" × ".join(map(str, x.shape)) for x in (images, reconstructions))
+        shape = " × ".join(map(str, images.shape))
+        other_shape = " × ".join(map(str, reconstructions.shape))
         raise UserError(
-            f"The images are {a}, the reconstructions {b}. Do both come from the same run?"
+            f"The images have the shape {shape}, the reconstructions {other_shape}. Check that"
+            " both come from one run."
         )
     if not len(images):
-        raise NotApplicable("Reconstruction needs at least one image; this evidence has none.")
+        raise NotApplicable("Reconstruction needs at least one image; the evidence has none.")
     mse, l1 = np.empty(len(images)), np.empty(len(images))
-    for i in range(len(images)):  # one at a time: the arrays may be larger than memory
-        difference = (
-            np.asarray(images[i], np.float64) / 255
-            - np.asarray(reconstructions[i], np.float64) / 255
-        )
+    for i in range(len(images)):
+        original = np.asarray(images[i], np.float64) / 255
+        difference = original - np.asarray(reconstructions[i], np.float64) / 255
         mse[i], l1[i] = np.square(difference).mean(), np.abs(difference).mean()
     return mse, l1
 
 
 def psnr_db(mse: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of squared errors of pixels in [0, 1], at most CEILING; NaN stays NaN."""
+    """Convert mean squared errors to peak signal-to-noise ratios.
+
+    Parameters
+    ----------
+    mse : ndarray of float
+        Mean squared errors, pixels in [0, 1].
+
+    Returns
+    -------
+    ndarray of float
+        In dB, at most 100. NaN stays NaN.
+
+    Examples
+    --------
+    >>> psnr_db(np.array([0.01, 0.0])).tolist()
+    [20.0, 100.0]
+    """
     return -10 * np.log10(np.maximum(mse, 10 ** (-MAX_PSNR_DB / 10)))
 
 
-def _mosaic(images: np.ndarray, reconstructions: np.ndarray, shown: tuple[int, ...]) -> np.ndarray:
-    bands = []
-    for start in range(0, len(shown), COLUMNS):
-        places = list(shown[start : start + COLUMNS])
-        original, decoded = np.asarray(images[places]), np.asarray(reconstructions[places])
-        error = np.clip(np.abs(original.astype(int) - decoded) * ERROR_GAIN, 0, 255).astype(
-            np.uint8
-        )
-        bands += [
-            original[:0],
-            original,
-            decoded,
-            error,
-        ]  # the empty row holds the columns' captions
-    return image_grid.compose(bands)
+def _compose_examples(
+    images: np.ndarray, reconstructions: np.ndarray, indices: tuple[int, ...]
+) -> np.ndarray:
+    rows = []
+    for start in range(0, len(indices), NUM_COLUMNS):
+        band = list(indices[start : start + NUM_COLUMNS])
+        original, decoded = np.asarray(images[band]), np.asarray(reconstructions[band])
+        error = np.clip(np.abs(original.astype(int) - decoded) * ERROR_GAIN, 0, 255)
+        # The empty row leaves space for the captions of the columns.
+        rows += [original[:0], original, decoded, error.astype(np.uint8)]
+    return image_grid.compose(rows)

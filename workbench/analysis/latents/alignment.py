@@ -1,11 +1,17 @@
-"""How much of a teacher's view of images is in the latents: three measures, each beside that of strangers' images.
+"""Alignment of latents with the features of a teacher, compared with the features of other images.
 
-Marginal cosine and pairwise agreement are what VA-VAE's loss asks of latents (arXiv 2501.01423), here without its
-margins and, for pairs, with the latents themselves. Linear CKA: Kornblith et al. 2019 (arXiv 1905.00414).
+The marginal cosine and the pairwise measures follow the loss of VA-VAE, here without its margins
+and, for pairs, with the latents themselves.
+
+References
+----------
+Yao et al. (2025), VA-VAE, arXiv 2501.01423.
+Kornblith et al. (2019), linear CKA, arXiv 1905.00414.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -27,100 +33,140 @@ from workbench.analysis.stats.similarity import (
 )
 from workbench.core.errors import NotApplicable, UserError
 
-LEAST = 20  # images
-GROUP = 16  # images that take the tokens' part where the teacher is on another grid
-MOST_IMAGES = 2000  # of more, a sample
-MOST_NUMBERS = 20_000_000  # of teacher features compared token by token
-MOST_TOKENS = 64  # of an image, whose pairs are compared
+MIN_IMAGES = 20
+MAX_IMAGES = 2000  # a sample is drawn from more
+GROUP_SIZE = 16  # images that replace the tokens if the teacher has another grid
+MAX_FEATURE_VALUES = 20_000_000  # of the teacher, compared token by token
+MAX_PAIRED_TOKENS = 64  # tokens per image whose pairs are compared
 
 
 @dataclass(frozen=True)
 class AlignmentMeasure:
-    """One measure of likeness between latents and the teacher's features."""
+    """A measure of similarity between latents and the features of the teacher.
+
+    Attributes
+    ----------
+    name : str
+    value : float
+    low, high : float
+        95 % interval.
+    shuffled : float
+        Value for the features of other images.
+    better : str
+        `higher` or `lower`.
+    n : int
+        Number of images that were measured.
+    """
 
     name: str
     value: float
-    low: float  # 95 % interval
+    low: float
     high: float
-    shuffled: float  # the same with the teacher's features of other images
-    better: str  # "higher" or "lower"
-    n: int  # images it was measured on
+    shuffled: float
+    better: str
+    n: int
 
 
 @dataclass(frozen=True)
 class TeacherAlignment(Result):
-    """How latents agree with a teacher's features of the same images, and with those of other images."""
+    """Agreement of latents with a teacher's features of the same images, and of other images.
 
-    agreements: tuple[AlignmentMeasure, ...]
+    Attributes
+    ----------
+    measures : tuple of AlignmentMeasure
+    teacher : str
+        Name of the teacher; empty if unknown.
+    by_token : bool
+        Whether tokens were compared with patches. Otherwise they differ in number, and images
+        were compared by their means.
+    n, of : int
+        Number of images that were measured, and in the evidence.
+    seed : int
+    """
+
+    measures: tuple[AlignmentMeasure, ...]
     teacher: str
-    by_token: (
-        bool  # else tokens and patches differ in number, and images were compared by their means
-    )
+    by_token: bool
     n: int
-    of: int  # images in the evidence
+    of: int
     seed: int
 
     def __getitem__(self, name: str) -> AlignmentMeasure:
-        return next(a for a in self.agreements if a.name == name)
+        return next(measure for measure in self.measures if measure.name == name)
 
     def figure(self) -> go.Figure:
-        """Every measure, and hollow what strangers' features give."""
-        shown = self.agreements[::-1]
-        names = [f"{a.name}<br><sub>{a.better} is better</sub>" for a in shown]
-        value, low, high = (
-            np.array([getattr(a, x) for a in shown]) for x in ("value", "low", "high")
-        )
+        """Draw every measure, and its value for the features of other images."""
+        measures = self.measures[::-1]
+        names = [f"{m.name}<br><sub>{m.better} is better</sub>" for m in measures]
+        value = np.array([m.value for m in measures])
         bars = {
             "type": "data",
             "symmetric": False,
-            "array": high - value,
-            "arrayminus": value - low,
+            "array": np.array([m.high for m in measures]) - value,
+            "arrayminus": value - np.array([m.low for m in measures]),
             "thickness": 1.5,
         }
-        look = {"y": names, "mode": "markers", "hovertemplate": "%{x:.3f}<extra></extra>"}
+        style: dict[str, Any] = {
+            "y": names,
+            "mode": "markers",
+            "hovertemplate": "%{x:.3f}<extra></extra>",
+        }
         hollow = {"size": 11, "symbol": "diamond-open", "color": COLORS[6], "line": {"width": 2}}
         figure = go.Figure()
         figure.add_scatter(
-            x=[a.shuffled for a in shown], marker=hollow, name="features of other images", **look
+            x=[m.shuffled for m in measures],
+            marker=hollow,
+            name="features of other images",
+            **style,
         )
-        dot = {"size": 10, "color": COLORS[0]}
         figure.add_scatter(
-            x=value, error_x=bars, marker=dot, name="features of the same images, 95 %", **look
+            x=value,
+            error_x=bars,
+            marker={"size": 10, "color": COLORS[0]},
+            name="features of the same images, 95 %",
+            **style,
         )
         figure.update_xaxes(
-            title="cosine, correlation or difference of cosines; no unit", zeroline=True
+            title="cosine, correlation or difference of cosines (no unit)", zeroline=True
         )
-        ticks = {"tickmode": "array", "tickvals": names, "ticktext": names, "ticklabelstandoff": 4}
-        figure.update_yaxes(**ticks, range=[-0.6, len(names) - 0.4], automargin=True)
-        whom = f"Alignment with {self.teacher}" if self.teacher else "Alignment with the teacher"
-        figure.update_layout(title={"text": whom, "subtitle": {"text": self._basis()}}, height=440)
-        return apply_theme(
-            figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        figure.update_yaxes(
+            tickmode="array",
+            tickvals=names,
+            ticktext=names,
+            ticklabelstandoff=4,
+            range=[-0.6, len(names) - 0.4],
+            automargin=True,
         )
+        method = "token by token"
+        if not self.by_token:
+            method = "image by image (tokens and patches differ in number)"
+        subtitle = f"n = {describe_subset(self.n, self.of)} · {method} · seed {self.seed}"
+        figure.update_layout(
+            title={
+                "text": f"Alignment with {self.teacher or 'the teacher'}",
+                "subtitle": {"text": subtitle},
+            },
+            height=440,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        )
+        return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a measure: its value with interval, and that of other images' features."""
-        return pd.DataFrame([asdict(a) for a in self.agreements]).rename(
-            columns={"name": "measure"}
-        )
+        """Return one row per measure: its value, its interval, its value for other images."""
+        rows = pd.DataFrame([asdict(measure) for measure in self.measures])
+        return rows.rename(columns={"name": "measure"})
 
     def summary(self) -> str:
-        """Every measure with its interval and what other images' features give."""
-        told = "; ".join(
-            f"{a.name} {a.value:.3f} ({a.low:.3f} to {a.high:.3f}; other images {a.shuffled:.3f})"
-            for a in self.agreements
+        """Return every measure with its interval and its value for other images."""
+        values = "; ".join(
+            f"{m.name} {m.value:.3f} ({m.low:.3f} to {m.high:.3f}; other images {m.shuffled:.3f})"
+            for m in self.measures
         )
-        whom = f" with {self.teacher}" if self.teacher else ""
-        how = "token by token" if self.by_token else "image by image"
-        return f"Alignment{whom}, {describe_subset(self.n, self.of)}, {how}: {told}."
-
-    def _basis(self) -> str:
-        how = (
-            "token by token"
-            if self.by_token
-            else "tokens and patches differ in number: image by image"
+        method = "token by token" if self.by_token else "image by image"
+        return (
+            f"Alignment with {self.teacher or 'the teacher'}, {describe_subset(self.n, self.of)},"
+            f" {method}: {values}."
         )
-        return f"n = {describe_subset(self.n, self.of)} · {how} · seed {self.seed}"
 
 
 def teacher_alignment(
@@ -130,114 +176,182 @@ def teacher_alignment(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TeacherAlignment:
-    """Compare latents (n, tokens, d) with a teacher's features (n, p, e) of the same images.
+    """Compare latents with the features of a teacher for the same images.
 
-    Channels are centred first: features that are all positive would agree with anything. With p tokens a token is held
-    against its patch; otherwise means over an image's are compared, 16 images taking the part of 16 tokens. *Marginal
-    cosine*: after the best linear map by ridge, fitted to half of the images, on the other half. *Pairwise*: the
-    cosines between an image's tokens against those between its patches, as mean difference and as correlations. *CKA*
-    compares whole images with the patches' mean. Raises NotApplicable for under 20 images or constant latents,
-    UserError for NaN or features that are not n.
+    Channels are centered first, because features that are all positive would agree with anything.
+    If there are as many patches as tokens, each token is compared with its patch. Otherwise the
+    means over an image are compared, and 16 images take the place of 16 tokens.
+
+    - Marginal cosine: cosine after the best linear map, a ridge regression that is fitted to half
+      of the images and evaluated on the others.
+    - Pairwise measures: mean difference and correlations between the cosines of an image's tokens
+      and those of its patches.
+    - CKA: whole images against the mean over patches.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    teacher_features : ndarray of float, shape (n, patches, e)
+    teacher : str
+        Name of the teacher.
+    seed : int
+
+    Returns
+    -------
+    TeacherAlignment
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than 20 images, or latents or features are constant.
+    UserError
+        If a value is NaN or infinite, or the number of features is not n.
+
+    Examples
+    --------
+    >>> latents = np.random.default_rng(0).normal(size=(40, 4, 3))
+    >>> result = teacher_alignment(latents, 2 * latents)
+    >>> round(result["pairwise Pearson"].value, 3)
+    1.0
     """
     if len(latents) != len(teacher_features):
         raise UserError(
-            f"There are latents of {len(latents)} images and teacher features of {len(teacher_features)}."
-            " Do both come from the same run?"
+            f"There are latents of {len(latents)} images and teacher features of"
+            f" {len(teacher_features)}. Check that both come from one run."
         )
-    chosen = np.random.default_rng(seed).permutation(len(latents))[:MOST_IMAGES]
-    whole = flatten_latents(np.asarray(latents[chosen]), LEAST, "Alignment")
-    pooled = _pooled(teacher_features, chosen)
+    indices = np.random.default_rng(seed).permutation(len(latents))[:MAX_IMAGES]
+    rows = flatten_latents(np.asarray(latents[indices]), MIN_IMAGES, "Alignment")
+    pooled = _mean_features(teacher_features, indices)
     (tokens, d), (patches, e) = latents.shape[1:], teacher_features.shape[1:]
     by_token = tokens == patches > 1
     if by_token:
-        few = max(LEAST, min(len(chosen), MOST_NUMBERS // (tokens * max(d, e))))
-        ours, theirs = (
-            np.asarray(x[chosen[:few]], np.float64) for x in (latents, teacher_features)
-        )
+        max_images = max(MIN_IMAGES, min(len(indices), MAX_FEATURE_VALUES // (tokens * max(d, e))))
+        compared = indices[:max_images]
+        vectors = np.asarray(latents[compared], np.float64)
+        features = np.asarray(teacher_features[compared], np.float64)
     else:
-        ours, theirs = _groups(whole.reshape(len(whole), tokens, d).mean(axis=1)), _groups(pooled)
-    ours, theirs = (x - x.mean(axis=(0, 1)) for x in (ours, theirs))
-    strangers = _strangers(theirs, by_token)
-    each = 1 if by_token else ours.shape[1]
-    agreements = (
-        _marginal(ours, theirs, strangers, each),
-        *_pairwise(ours, theirs, strangers, each, seed),
-        _cka(whole, pooled, seed),
+        vectors = _group_images(rows.reshape(len(rows), tokens, d).mean(axis=1))
+        features = _group_images(pooled)
+    vectors = vectors - vectors.mean(axis=(0, 1))
+    features = features - features.mean(axis=(0, 1))
+    other_features = _features_of_other_images(features, by_token)
+    images_per_group = 1 if by_token else vectors.shape[1]
+    return TeacherAlignment(
+        measures=(
+            _marginal_cosine(vectors, features, other_features, images_per_group),
+            *_pairwise_measures(vectors, features, other_features, images_per_group, seed),
+            _cka(rows, pooled, seed),
+        ),
+        teacher=teacher,
+        by_token=by_token,
+        n=len(indices),
+        of=len(latents),
+        seed=seed,
     )
-    return TeacherAlignment(agreements, teacher, by_token, len(chosen), len(latents), seed)
 
 
-def _pooled(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The mean (n, e) over an image's patches, one image at a time: all of them may be larger than memory."""
-    pooled = np.stack([np.asarray(features[i], np.float64).mean(axis=0) for i in chosen])
-    broken = int((~np.isfinite(pooled)).any(axis=1).sum())
-    if broken:
+def _mean_features(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Average over patches, (n, e). Images are read one by one; all may exceed memory."""
+    pooled = np.stack([np.asarray(features[i], np.float64).mean(axis=0) for i in indices])
+    num_invalid = int((~np.isfinite(pooled)).any(axis=1).sum())
+    if num_invalid:
         raise UserError(
-            f"The teacher features of {broken} of {len(pooled)} images hold NaN or infinity."
+            f"The teacher features of {num_invalid} of {len(pooled)} images contain NaN or"
+            " infinity."
         )
     if not np.ptp(pooled, axis=0).any():
         raise NotApplicable(
-            f"Alignment needs teacher features that differ; these are alike for {len(pooled)} images."
+            f"Alignment needs teacher features that differ between images; all {len(pooled)} images"
+            " have the same."
         )
     return pooled
 
 
-def _strangers(features: np.ndarray, by_token: bool) -> np.ndarray:
-    """The features of the image before: images are in random order."""
+def _features_of_other_images(features: np.ndarray, by_token: bool) -> np.ndarray:
+    """Return the features of the previous image. The images are in random order."""
     images = features if by_token else features.reshape(-1, features.shape[2])
     return np.roll(images, 1, axis=0).reshape(features.shape)
 
 
-def _groups(rows: np.ndarray) -> np.ndarray:
-    """Images (n, d) by sixteens (m, 16, d); of under 32, two groups. What is left over is dropped."""
-    size = min(GROUP, len(rows) // 2)
+def _group_images(rows: np.ndarray) -> np.ndarray:
+    """Group images (n, d) by 16, or into two groups if there are fewer than 32: (m, 16, d)."""
+    size = min(GROUP_SIZE, len(rows) // 2)
     return rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1])
 
 
-def _marginal(
-    ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int
+def _marginal_cosine(
+    vectors: np.ndarray, features: np.ndarray, other_features: np.ndarray, images_per_group: int
 ) -> AlignmentMeasure:
-    value, shuffled = (mapped_cosine(ours, y) for y in (theirs, strangers))
-    told = (*mean_interval(value), float(shuffled.mean()))
-    return AlignmentMeasure("marginal cosine", *told, "higher", len(value) * each)
+    values = mapped_cosine(vectors, features)
+    shuffled = mapped_cosine(vectors, other_features)
+    return _mean_measure("marginal cosine", values, shuffled, "higher", images_per_group)
 
 
-def _pairwise(
-    ours: np.ndarray, theirs: np.ndarray, strangers: np.ndarray, each: int, seed: int
-) -> tuple[AlignmentMeasure, ...]:
-    kept = np.random.default_rng(seed).permutation(ours.shape[1])[:MOST_TOKENS]
-    a, b, null = (pair_cosines(x[:, kept]) for x in (ours, theirs, strangers))
-    measures = {"pairwise difference": (_difference, "lower")}
-    if len(kept) > 2:  # two tokens make one pair, and one pair no correlation
-        measures |= {
-            "pairwise Pearson": (pearson, "higher"),
-            "pairwise Spearman": (_row_spearman, "higher"),
-        }
-    return tuple(
-        AlignmentMeasure(
-            name,
-            *mean_interval(measure(a, b)),
-            float(measure(a, null).mean()),
-            better,
-            len(a) * each,
-        )
-        for name, (measure, better) in measures.items()
+def _pairwise_measures(
+    vectors: np.ndarray,
+    features: np.ndarray,
+    other_features: np.ndarray,
+    images_per_group: int,
+    seed: int,
+) -> list[AlignmentMeasure]:
+    sample = np.random.default_rng(seed).permutation(vectors.shape[1])[:MAX_PAIRED_TOKENS]
+    cosines = pair_cosines(vectors[:, sample])
+    feature_cosines = pair_cosines(features[:, sample])
+    other_cosines = pair_cosines(other_features[:, sample])
+
+    def compare(
+        name: str, statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], better: str
+    ) -> AlignmentMeasure:
+        values = statistic(cosines, feature_cosines)
+        shuffled = statistic(cosines, other_cosines)
+        return _mean_measure(name, values, shuffled, better, images_per_group)
+
+    measures = [compare("pairwise difference", _mean_difference, "lower")]
+    # Two tokens make one pair, and one pair has no correlation.
+    if len(sample) > 2:
+        measures.append(compare("pairwise Pearson", pearson, "higher"))
+        measures.append(compare("pairwise Spearman", _row_spearman, "higher"))
+    return measures
+
+
+def _mean_measure(
+    name: str, values: np.ndarray, shuffled: np.ndarray, better: str, images_per_group: int
+) -> AlignmentMeasure:
+    mean, low, high = mean_interval(values)
+    return AlignmentMeasure(
+        name=name,
+        value=mean,
+        low=low,
+        high=high,
+        shuffled=float(shuffled.mean()),
+        better=better,
+        n=len(values) * images_per_group,
     )
+
+
+def _mean_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(a - b).mean(axis=1)
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return spearman(a.T, b.T)
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.abs(a - b).mean(axis=1)
+def _cka(rows: np.ndarray, pooled: np.ndarray, seed: int) -> AlignmentMeasure:
+    a, b = gram_matrix(rows), gram_matrix(pooled)
+    value = centered_alignment(a, b)
 
+    def cka_of_subset(indices: np.ndarray) -> float:
+        subset = np.ix_(indices, indices)
+        return centered_alignment(a[subset], b[subset])
 
-def _cka(x: np.ndarray, y: np.ndarray, seed: int) -> AlignmentMeasure:
-    a, b = gram_matrix(x), gram_matrix(y)
-    value, moved = centered_alignment(a, b), np.roll(b, 1, axis=(0, 1))
-    error, _ = half_samples(
-        lambda i: centered_alignment(a[np.ix_(i, i)], b[np.ix_(i, i)]), len(a), seed=seed
+    error = float(half_samples(cka_of_subset, len(a), seed=seed)[0])
+    return AlignmentMeasure(
+        name="CKA",
+        value=value,
+        low=max(value - 1.96 * error, 0.0),
+        high=min(value + 1.96 * error, 1.0),
+        shuffled=centered_alignment(a, np.roll(b, 1, axis=(0, 1))),
+        better="higher",
+        n=len(a),
     )
-    low, high = max(value - 1.96 * float(error), 0.0), min(value + 1.96 * float(error), 1.0)
-    return AlignmentMeasure("CKA", value, low, high, centered_alignment(a, moved), "higher", len(a))

@@ -1,8 +1,8 @@
-"""What can be read off latents: classes, by a linear probe and by nearest neighbours, with the values of chance."""
+"""Probes: classification of images from their latents, compared with chance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -15,45 +15,59 @@ from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_the
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable
 
-LEAST = 20  # images
-TRAINED = 0.7  # share of the images a probe is fitted to
-INVERSE_PENALTIES = (
-    1e-4,
-    1e-3,
-    0.01,
-    0.1,
-    1.0,
-    10.0,
-)  # inverse strengths; the best on a fifth of the fitted images is taken
-NEIGHBORS = 20
-Classifier = Callable[
-    [np.ndarray, np.ndarray, np.ndarray, int], np.ndarray
-]  # fit, labels, test, seed: labels of test
-MOST_NAMED = 20  # classes whose names fit on an axis
+MIN_IMAGES = 20
+TRAINING_SHARE = 0.7
+# Inverse strengths of the penalty. The best on a fifth of the training images is used.
+INVERSE_PENALTIES = (1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)
+NUM_NEIGHBORS = 20
+MAX_NAMED_CLASSES = 20  # whose names fit on an axis
+# Training rows, training labels, test rows and seed to the labels of the test rows.
+Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How often a classifier of the latents is right about images it was not fitted to."""
+    """Accuracy of a classifier on held-out images.
+
+    Attributes
+    ----------
+    name : str
+    accuracy : float
+    low, high : float
+        95 % bootstrap interval over test images.
+    shuffled : float
+        Accuracy of the same probe after training on shuffled labels.
+    """
 
     name: str
     accuracy: float
-    low: float  # 95 % bootstrap interval over test images
+    low: float
     high: float
-    shuffled: float  # the same probe, fitted to labels in random order
+    shuffled: float
 
 
 @dataclass(frozen=True, eq=False)
 class Probes(Result):
-    """Four probes, chance, and what the linear one on whole images confuses."""
+    """Four probes, chance, and the confusion of the linear probe on whole images.
+
+    Attributes
+    ----------
+    probes : tuple of Probe
+    chance : float
+        Accuracy of the most frequent class of the training images.
+    confusion : ndarray of int, shape (classes, classes)
+        Number of test images by true class (rows) and predicted class (columns).
+    classes : tuple of str
+    train, test : int
+        Number of images.
+    seed : int
+    """
 
     probes: tuple[Probe, ...]
-    chance: float  # accuracy of always answering the training images' most frequent class
-    confusion: np.ndarray = field(
-        repr=False
-    )  # int (classes, classes): true, then told, counts of test images
+    chance: float
+    confusion: np.ndarray = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
-    train: int  # images
+    train: int
     test: int
     seed: int
 
@@ -63,92 +77,119 @@ class Probes(Result):
         return max(self.probes, key=lambda probe: probe.accuracy)
 
     def figure(self) -> go.Figure:
-        """Accuracies with chance, and the confusion of the linear probe on whole images."""
+        """Draw accuracies and chance, and the confusion of the linear probe on whole images."""
         figure = make_subplots(1, 2, column_widths=[0.5, 0.5], horizontal_spacing=0.16)
-        shown = self.probes[::-1]
-        names = [probe.name.replace(", ", ",<br>") for probe in shown]
-        value = np.array([100 * p.accuracy for p in shown])
-        up, down = (
-            np.array([100 * p.high for p in shown]) - value,
-            value - np.array([100 * p.low for p in shown]),
-        )
-        bars = {
-            "type": "data",
-            "symmetric": False,
-            "array": up,
-            "arrayminus": down,
-            "thickness": 1.5,
-        }
-        look = {
-            "y": names,
-            "mode": "markers",
-            "row": 1,
-            "col": 1,
-            "hovertemplate": "%{x:.1f} %<extra></extra>",
-        }
-        hollow = {"size": 11, "symbol": "diamond-open", "color": COLORS[6], "line": {"width": 2}}
-        figure.add_scatter(
-            x=[100 * p.shuffled for p in shown], marker=hollow, name="shuffled labels", **look
-        )
-        dot = {"size": 10, "color": COLORS[0]}
-        figure.add_scatter(x=value, error_x=bars, marker=dot, name="latents, 95 %", **look)
-        line = {
-            "mode": "lines",
-            "line": {"color": COLORS[5], "dash": "dot"},
-            "name": "most frequent class",
-        }
-        figure.add_scatter(x=[100 * self.chance] * 2, y=[names[0], names[-1]], row=1, col=1, **line)
-        figure.update_xaxes(title="test accuracy, %", range=[0, 103], row=1, col=1)
-        ticks = {
-            "tickmode": "array",
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-            "ticklabelstandoff": 4,
-        }
-        figure.update_yaxes(**ticks, type="category", range=[-0.6, len(names) - 0.4], row=1, col=1)
+        self._draw_accuracies(figure)
         self._draw_confusion(figure)
-        said = (
-            f"n = {self.train:,} images to fit, {self.test:,} to test, {len(self.classes)} classes"
+        subtitle = (
+            f"n = {self.train:,} training and {self.test:,} test images,"
+            f" {len(self.classes)} classes · seed {self.seed}"
         )
-        title = {"text": "Probes", "subtitle": {"text": f"{said} · seed {self.seed}"}}
         figure.update_layout(
-            title=title, height=460, legend={"orientation": "h", "y": -0.2, "yanchor": "top"}
+            title={"text": "Probes", "subtitle": {"text": subtitle}},
+            height=460,
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a probe: accuracy with its interval, and the values of shuffled labels and of chance."""
-        rows = [
-            (p.name, p.accuracy, p.low, p.high, p.shuffled, self.chance, self.test)
-            for p in self.probes
-        ]
+        """Return one row per probe: accuracy with interval, shuffled labels, chance."""
         return pd.DataFrame(
-            rows, columns=["probe", "accuracy", "low", "high", "shuffled", "chance", "n"]
+            [
+                {
+                    "probe": probe.name,
+                    "accuracy": probe.accuracy,
+                    "low": probe.low,
+                    "high": probe.high,
+                    "shuffled": probe.shuffled,
+                    "chance": self.chance,
+                    "n": self.test,
+                }
+                for probe in self.probes
+            ]
         )
 
     def summary(self) -> str:
-        """The accuracy of the linear and the best probe, beside chance."""
-        told = [
+        """Return the accuracy of the best probe, chance, and all probes with intervals."""
+        accuracies = [
             f"{p.name} {100 * p.accuracy:.1f} % ({100 * p.low:.1f} to {100 * p.high:.1f} %)"
             for p in self.probes
         ]
         return (
-            f"Of {self.test:,} test images the right class is told by {'; '.join(told)}. Always answering the most"
-            f" frequent of {len(self.classes)} classes gives {100 * self.chance:.1f} %."
+            f"The best probe classifies {100 * self.best.accuracy:.1f} % of {self.test:,} test"
+            f" images correctly; the most frequent of {len(self.classes)} classes gives"
+            f" {100 * self.chance:.1f} %. {'; '.join(accuracies).capitalize()}."
+        )
+
+    def _draw_accuracies(self, figure: go.Figure) -> None:
+        probes = self.probes[::-1]
+        names = [probe.name.replace(", ", ",<br>") for probe in probes]
+        accuracy = np.array([100 * p.accuracy for p in probes])
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": np.array([100 * p.high for p in probes]) - accuracy,
+            "arrayminus": accuracy - np.array([100 * p.low for p in probes]),
+            "thickness": 1.5,
+        }
+        style: dict[str, Any] = {
+            "y": names,
+            "mode": "markers",
+            "hovertemplate": "%{x:.1f} %<extra></extra>",
+            "row": 1,
+            "col": 1,
+        }
+        hollow = {"size": 11, "symbol": "diamond-open", "color": COLORS[6], "line": {"width": 2}}
+        figure.add_scatter(
+            x=[100 * p.shuffled for p in probes], marker=hollow, name="shuffled labels", **style
+        )
+        dot = {"size": 10, "color": COLORS[0]}
+        figure.add_scatter(x=accuracy, error_x=bars, marker=dot, name="latents, 95 %", **style)
+        figure.add_scatter(
+            x=[100 * self.chance] * 2,
+            y=[names[0], names[-1]],
+            mode="lines",
+            line={"color": COLORS[5], "dash": "dot"},
+            name="most frequent class",
+            row=1,
+            col=1,
+        )
+        figure.update_xaxes(title="test accuracy, %", range=[0, 103], row=1, col=1)
+        figure.update_yaxes(
+            tickmode="array",
+            tickvals=list(range(len(names))),
+            ticktext=names,
+            ticklabelstandoff=4,
+            type="category",
+            range=[-0.6, len(names) - 0.4],
+            row=1,
+            col=1,
         )
 
     def _draw_confusion(self, figure: go.Figure) -> None:
+        names = list(self.classes)
         share = 100 * self.confusion / np.maximum(self.confusion.sum(axis=1, keepdims=True), 1)
-        hover = "%{y} told as %{x}: %{customdata} images, %{z:.0f} %<extra></extra>"
-        bar = {"title": {"text": "% of the true class", "side": "right"}, "thickness": 12}
-        named = list(self.classes)
         figure.add_heatmap(
-            z=share, x=named, y=named, customdata=self.confusion, zmin=0, zmax=100, colorscale=MAGNITUDE_SCALE,
-            colorbar=bar, hovertemplate=hover, row=1, col=2,
-        )  # fmt: skip
-        shown = {"type": "category", "showticklabels": len(named) <= MOST_NAMED, "dtick": 1}
-        figure.update_xaxes(title=f"class told by: {self.probes[-1].name}", **shown, row=1, col=2)
-        figure.update_yaxes(title="true class", autorange="reversed", **shown, row=1, col=2)
+            z=share,
+            x=names,
+            y=names,
+            customdata=self.confusion,
+            zmin=0,
+            zmax=100,
+            colorscale=MAGNITUDE_SCALE,
+            colorbar={"title": {"text": "% of the true class", "side": "right"}, "thickness": 12},
+            hovertemplate="%{y} predicted as %{x}: %{customdata} images, %{z:.0f} %<extra></extra>",
+            row=1,
+            col=2,
+        )
+        ticks = {
+            "type": "category",
+            "showticklabels": len(names) <= MAX_NAMED_CLASSES,
+            "dtick": 1,
+        }
+        title = f"predicted class ({self.probes[-1].name})"
+        figure.update_xaxes(title=title, row=1, col=2, **ticks)
+        figure.update_yaxes(title="true class", autorange="reversed", row=1, col=2, **ticks)
 
 
 def probes(
@@ -158,118 +199,193 @@ def probes(
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> Probes:
-    """Tell the class of an image from its latents (n, tokens, d): their mean over tokens, and all side by side.
+    """Predict the class of an image from its latents, as their token mean and as a whole.
 
-    The linear probe is multinomial logistic regression; the other takes the vote of 20 neighbours by cosine. Both are
-    fitted to 70 % of the images, chosen by `seed`, with every dimension standardised. Raises NotApplicable for under
-    20 images, constant latents or a single class, UserError for NaN or labels that are not n.
+    The linear probe is multinomial logistic regression. The other probe is the vote of 20 nearest
+    neighbors by cosine. Both are trained on 70 % of the images. Every dimension is standardized.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,)
+    names : tuple of str
+        Names of the classes.
+    seed : int
+        Seed of the split.
+
+    Returns
+    -------
+    Probes
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than 20 images, the latents are constant, or the training images are of
+        a single class.
+    UserError
+        If a latent is NaN or infinite, or the number of labels is not n.
+
+    Examples
+    --------
+    >>> labels = np.arange(100) % 2
+    >>> latents = np.random.default_rng(0).normal(size=(100, 1, 2)) + 9 * labels[:, None, None]
+    >>> probes(latents, labels).best.accuracy
+    1.0
     """
-    task = _Task.of(latents, labels, names, seed)
+    task = _Task.create(latents, labels, names, seed)
     pooled = np.asarray(latents, np.float64).mean(axis=1)
-    found, told, truth = [], task.target, task.target[task.test]
+    true_classes = task.target[task.test]
+    shuffled_labels = np.random.default_rng(seed + 1).permutation(task.training_labels)
+    results = []
     for method, classify in CLASSIFIERS.items():
-        for what, rows in (("token mean", pooled), ("whole image", task.whole)):
-            told, shuffled = (
-                task.told(classify, rows, y) for y in (task.labels, _shuffled(task.labels, seed))
+        for input_name, rows in (("token mean", pooled), ("whole image", task.rows)):
+            predicted = task.predict(classify, rows, task.training_labels)
+            shuffled = task.predict(classify, rows, shuffled_labels)
+            accuracy, low, high = mean_interval((predicted == true_classes).astype(float))
+            results.append(
+                Probe(
+                    name=f"{method}, {input_name}",
+                    accuracy=accuracy,
+                    low=low,
+                    high=high,
+                    shuffled=float((shuffled == true_classes).astype(float).mean()),
+                )
             )
-            right = [(x == truth).astype(float) for x in (told, shuffled)]
-            found.append(
-                Probe(f"{method}, {what}", *mean_interval(right[0]), float(right[1].mean()))
-            )
-    chance = float((truth == np.bincount(task.labels).argmax()).mean())
+    # The last probe is linear, on whole images.
     confusion = np.zeros((len(task.classes), len(task.classes)), np.int64)
-    np.add.at(confusion, (truth, told), 1)  # of the last probe: linear, on whole images
+    np.add.at(confusion, (true_classes, predicted), 1)
+    most_frequent = np.bincount(task.training_labels).argmax()
     return Probes(
-        tuple(found), chance, confusion, task.classes, len(task.fit), len(task.test), seed
+        probes=tuple(results),
+        chance=float((true_classes == most_frequent).mean()),
+        confusion=confusion,
+        classes=task.classes,
+        train=len(task.train),
+        test=len(task.test),
+        seed=seed,
     )
 
 
 def whole_image_accuracies(
     latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = (), *, seed: int = 0
 ) -> dict[str, float]:
-    """What `probes` tells of whole images, by method: the same accuracies, without their intervals and nulls."""
-    task = _Task.of(latents, labels, names, seed)
-    truth = task.target[task.test]
-    told = {
-        method: task.told(classify, task.whole, task.labels)
+    """Compute the accuracies of `probes` on whole images, without intervals and nulls.
+
+    Parameters
+    ----------
+    latents, labels, names, seed
+        As for `probes`.
+
+    Returns
+    -------
+    dict of str to float
+        Accuracy by method: `nearest neighbors` and `linear`.
+
+    Raises
+    ------
+    NotApplicable, UserError
+        As for `probes`.
+    """
+    task = _Task.create(latents, labels, names, seed)
+    true_classes = task.target[task.test]
+    return {
+        method: float(
+            (task.predict(classify, task.rows, task.training_labels) == true_classes).mean()
+        )
         for method, classify in CLASSIFIERS.items()
     }
-    return {method: float((answers == truth).mean()) for method, answers in told.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Images that probes are fitted to and asked of, and the answers."""
+    """Training and test images with their classes."""
 
-    whole: np.ndarray  # (n, tokens * d)
-    target: np.ndarray  # int (n,), numbers of `classes`
+    rows: np.ndarray  # (n, tokens * d)
+    target: np.ndarray  # int (n,), index into `classes`
     classes: tuple[str, ...]
-    fit: np.ndarray  # places of images
+    train: np.ndarray  # indices of images
     test: np.ndarray
     seed: int
 
     @classmethod
-    def of(
+    def create(
         cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
     ) -> "_Task":
-        whole, n = flatten_latents(latents, LEAST, "Probing"), len(latents)
-        texts, known = class_names(labels, names, n), np.unique(np.asarray(labels))
-        if len(known) < 2:
+        n = len(latents)
+        rows = flatten_latents(latents, MIN_IMAGES, "Probing")
+        texts = class_names(labels, names, n)
+        distinct_labels = np.unique(np.asarray(labels))
+        if len(distinct_labels) < 2:
             raise NotApplicable(
                 f"Probing needs at least two classes; all {n} images are of class {texts[0]}."
             )
         order = np.random.default_rng(seed).permutation(n)
-        fit, test = order[: int(TRAINED * n)], order[int(TRAINED * n) :]
-        target = np.searchsorted(known, np.asarray(labels))
-        if len(np.unique(target[fit])) < 2:
+        num_training = int(TRAINING_SHARE * n)
+        train, test = order[:num_training], order[num_training:]
+        target = np.searchsorted(distinct_labels, np.asarray(labels))
+        if len(np.unique(target[train])) < 2:
             raise NotApplicable(
-                f"Probing needs two classes among the {len(fit)} images it is fitted to; they hold one."
+                f"Probing needs at least two classes among the {num_training} training images;"
+                " they are of a single class."
             )
-        of_class = dict(zip(target.tolist(), texts, strict=True))
-        return cls(whole, target, tuple(of_class[i] for i in range(len(known))), fit, test, seed)
+        text_of_class = dict(zip(target.tolist(), texts, strict=True))
+        classes = tuple(text_of_class[i] for i in range(len(distinct_labels)))
+        return cls(rows=rows, target=target, classes=classes, train=train, test=test, seed=seed)
 
     @property
-    def labels(self) -> np.ndarray:
-        """Of the images that probes are fitted to."""
-        return self.target[self.fit]
+    def training_labels(self) -> np.ndarray:
+        """Classes of the training images."""
+        return self.target[self.train]
 
-    def told(self, classify: Classifier, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """What a classifier of some rows an image says of the test images."""
-        scaled = _standardized(rows, self.fit)
-        return classify(scaled[self.fit], labels, scaled[self.test], self.seed)
-
-
-def _standardized(rows: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    deviation = rows[fit].std(axis=0)
-    return (rows - rows[fit].mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-
-
-def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed + 1).permutation(labels)
+    def predict(self, classify: Classifier, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Train a classifier on rows of the training images and predict the test images."""
+        training = rows[self.train]
+        deviation = training.std(axis=0)
+        scaled = (rows - training.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+        return classify(scaled[self.train], labels, scaled[self.test], self.seed)
 
 
 def logistic_probe(
-    fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    """Labels of test rows (m, d) by logistic regression, its penalty chosen on a fifth of the fitted rows (n, d)."""
+    """Predict labels by logistic regression.
+
+    The penalty is selected on the first fifth of the training rows.
+
+    Parameters
+    ----------
+    train : ndarray of float, shape (n, d)
+    labels : ndarray of int, shape (n,)
+    test : ndarray of float, shape (m, d)
+    seed : int
+        Unused; all classifiers have the same signature.
+
+    Returns
+    -------
+    ndarray of int, shape (m,)
+    """
     from sklearn.linear_model import LogisticRegression
 
     models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in INVERSE_PENALTIES]
-    cut = len(fit) // 5
+    cut = len(train) // 5
     if len(np.unique(labels[cut:])) < 2:
-        return models[-2].fit(fit, labels).predict(test)
-    scores = [model.fit(fit[cut:], labels[cut:]).score(fit[:cut], labels[:cut]) for model in models]
-    return models[int(np.argmax(scores))].fit(fit, labels).predict(test)
+        return models[-2].fit(train, labels).predict(test)
+    scores = [
+        model.fit(train[cut:], labels[cut:]).score(train[:cut], labels[:cut]) for model in models
+    ]
+    return models[int(np.argmax(scores))].fit(train, labels).predict(test)
 
 
-def _neighbors(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+def _neighbor_probe(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int
+) -> np.ndarray:
     from sklearn.neighbors import KNeighborsClassifier
 
-    return (
-        KNeighborsClassifier(min(NEIGHBORS, len(fit)), metric="cosine")
-        .fit(fit, labels)
-        .predict(test)
-    )
+    model = KNeighborsClassifier(min(NUM_NEIGHBORS, len(train)), metric="cosine")
+    return model.fit(train, labels).predict(test)
 
 
-CLASSIFIERS: dict[str, Classifier] = {"nearest neighbors": _neighbors, "linear": logistic_probe}
+CLASSIFIERS: dict[str, Classifier] = {
+    "nearest neighbors": _neighbor_probe,
+    "linear": logistic_probe,
+}

@@ -246,7 +246,7 @@ def _statistics(points: np.ndarray, covariance: Covariance) -> np.ndarray:
 def _kmeans_plus_plus(
     points: np.ndarray, modes: int, random: np.random.Generator, starts: int
 ) -> np.ndarray:
-    """Draw centers (starts, modes, d), each in proportion to its squared distance to the previous."""
+    """Draw centers (starts, modes, d) in proportion to their squared distance to previous ones."""
     centers = [points[random.integers(0, len(points), starts)]]
     distance = np.full((starts, len(points)), np.inf)
     for _ in range(modes - 1):
@@ -315,7 +315,7 @@ def _sums(posterior: np.ndarray, statistics: np.ndarray) -> np.ndarray:
 
 
 def _maximize(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the parameters (starts, modes, f) and means (starts, modes, d) of highest likelihood."""
+    """Return the parameters (starts, modes, f) and means (starts, modes, d) that fit best."""
     count = sums[..., :1] + 1e-12
     mean, square = sums[..., 1 : d + 1] / count, sums[..., d + 1 :] / count
     weight = (count / count.sum(axis=1, keepdims=True))[..., 0]
@@ -325,7 +325,7 @@ def _maximize(sums: np.ndarray, d: int, covariance: Covariance) -> tuple[np.ndar
         linear = mean / variance
         logdet = np.log(variance).sum(axis=-1)
     else:
-        matrix = square.reshape(*mean.shape, d) - mean[..., None] * mean[..., None, :]
+        matrix: np.ndarray = square.reshape(*mean.shape, d) - mean[..., None] * mean[..., None, :]
         if covariance == "tied":
             shared = np.einsum("rk,rkij->rij", weight, matrix)
             matrix = np.broadcast_to(shared[:, None], matrix.shape)
