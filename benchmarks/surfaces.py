@@ -61,6 +61,7 @@ def served(folder: Path) -> Iterator[str]:
         "--port",
         str(PORT),
         "--no-browser",
+        "--no-token",
     ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

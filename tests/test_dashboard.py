@@ -54,7 +54,7 @@ def changed(path, **values):
 @pytest.fixture(scope="module")
 def dashboard(runs, tmp_path_factory):
     port, log = free_port(), tmp_path_factory.mktemp("log") / "dashboard.log"
-    command = ("workbench", "dashboard", str(runs), "--port", str(port), "--no-browser")
+    command = ("workbench", "dashboard", str(runs), "--port", str(port), "--no-browser", "--no-token")
     with served(*command, port=port, log=log) as address:
         yield address
 

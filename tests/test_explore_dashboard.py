@@ -20,7 +20,7 @@ RUNS = "run=soft-4&run=soft-2"
 @pytest.fixture(scope="module")
 def dashboard(trained, tmp_path_factory):
     port, log = free_port(), tmp_path_factory.mktemp("log") / "dashboard.log"
-    command = ("workbench", "dashboard", str(trained), "--port", str(port), "--no-browser")
+    command = ("workbench", "dashboard", str(trained), "--port", str(port), "--no-browser", "--no-token")
     with served(*command, port=port, log=log) as address:
         yield address
 

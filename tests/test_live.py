@@ -339,6 +339,7 @@ def live_tab(training, tmp_path):
         "--port",
         str(port),
         "--no-browser",
+        "--no-token",
     )
     with (
         served(

@@ -236,16 +236,37 @@ def dashboard(
     address: Annotated[
         str, typer.Option(help="The address to listen at; only this machine by default.")
     ] = "127.0.0.1",
+    token: Annotated[
+        bool, typer.Option("--token/--no-token", help="Require the token of the printed link.")
+    ] = True,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another Host header to answer, such as a proxy's.", metavar="HOST"),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Another origin whose pages may connect.", metavar="ORIGIN"),
+    ] = None,
 ) -> None:
     """Open the dashboard on a folder of runs.
 
     \b
     workbench dashboard runs --port 8765 --no-browser
+    workbench dashboard runs --allow-host hub.example.org
     """
     from workbench.hosts.dashboard.server import serve
 
     try:
-        serve(runs, port=port, address=address, show=browser)
+        serve(
+            runs,
+            port=port,
+            address=address,
+            show=browser,
+            use_token=token,
+            allow_hosts=allow_host or (),
+            origins=origin or (),
+            on_ready=lambda link: typer.echo(f"The dashboard is at {link}"),
+        )
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"Cannot listen at {address}, port {port}: {reason}.") from None

@@ -1,11 +1,15 @@
 """Serve the dashboard of a folder of runs."""
 
 import socket
+import webbrowser
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import panel as pn
 
 from workbench.core.errors import UserError
+from workbench.hosts.dashboard.access import WILDCARD_ADDRESSES, AccessPolicy, access_rules
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.dashboard.report_builder_card import report_pages
 from workbench.hosts.reports import write_views_report
@@ -14,7 +18,15 @@ from workbench.workspace.workspace import Workspace
 
 
 def serve(
-    folder: str | Path, *, port: int = 8765, address: str = "127.0.0.1", show: bool = True
+    folder: str | Path,
+    *,
+    port: int = 8765,
+    address: str = "127.0.0.1",
+    show: bool = True,
+    use_token: bool = True,
+    allow_hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the dashboard of a folder of runs until interrupted.
 
@@ -25,9 +37,17 @@ def serve(
     port : int, optional
         The port; 0 chooses a free one.
     address : str, optional
-        The address of the network interface.
+        The address to listen at; by default only this machine can connect.
     show : bool, optional
         Whether to open a browser.
+    use_token : bool, optional
+        Whether the link contains a secret token, without which nothing is answered.
+    allow_hosts : sequence of str, optional
+        Host names besides those of this machine, as in a request's Host header.
+    origins : sequence of str, optional
+        Origins besides those of the hosts, such as `https://hub.example.org`.
+    on_ready : callable, optional
+        Called with the link when the server listens.
 
     Raises
     ------
@@ -37,22 +57,70 @@ def serve(
         If the port is in use.
     """
     Workspace(folder)  # refuses a wrong folder before the server starts
-    if port:
-        with socket.socket() as probe:
-            if probe.connect_ex((address, port)) == 0:
-                raise UserError(
-                    f"port {port} is in use. Choose another one with --port, or 0 for a free one."
-                )
+    port = _free_port(address) if port == 0 else _checked_port(address, port)
+    policy = AccessPolicy.create(
+        address=address,
+        port=port,
+        allow_hosts=allow_hosts,
+        origins=origins,
+        use_token=use_token,
+    )
     pn.extension("plotly", "tabulator")
     queue = ComputeQueue(folder, write_report=write_views_report)
     try:
-        pn.serve(
+        server = pn.io.server.get_server(
             {"/": lambda: Session(folder, queue).page()},
             port=port,
             address=address,
-            show=show,
+            show=False,
+            start=False,
+            verbose=False,
             title="workbench",
+            websocket_origin=_websocket_origins(policy),
             extra_patterns=[report_pages(folder)],
         )
+        # Before any rule of Bokeh. Its server gives no other access to the tornado application.
+        server._tornado.add_handlers(r".*", access_rules(policy))
+        server.start()
+        link = _link(address, port, policy.token)
+        if on_ready is not None:
+            on_ready(link)
+        if show:
+            webbrowser.open(link)
+        server.io_loop.start()
     finally:
         queue.close()
+
+
+def _link(address: str, port: int, token: str | None) -> str:
+    host = "127.0.0.1" if address in WILDCARD_ADDRESSES else address
+    if ":" in host:
+        host = f"[{host}]"
+    query = "" if token is None else f"?token={token}"
+    return f"http://{host}:{port}/{query}"
+
+
+def _websocket_origins(policy: AccessPolicy) -> list[str]:
+    """Return the hosts of the policy as Bokeh's own check of a websocket takes them."""
+    hosts = [*policy.hosts, *(urlsplit(origin).netloc for origin in policy.origins)]
+    # Bokeh's list takes no IPv6 addresses.
+    return sorted(host for host in hosts if not host.startswith("["))
+
+
+def _free_port(address: str) -> int:
+    with socket.socket(_family(address)) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _checked_port(address: str, port: int) -> int:
+    with socket.socket(_family(address)) as probe:
+        if probe.connect_ex((address, port)) == 0:
+            raise UserError(
+                f"port {port} is in use. Choose another one with --port, or 0 for a free one."
+            )
+    return port
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
