@@ -18,7 +18,7 @@ demo: .venv/demo  ## train on bundled images, write report.html, print the next 
 	$(TRAIN) softvq-photos --out $(RUNS)/softvq-photos
 	$(TRAIN) sit-digits --tokenizer $(RUNS)/softvq-digits-8 --out $(RUNS)/sit-digits
 	@echo
-	@echo "Dashboard:   make dashboard   then open http://127.0.0.1:$(PORT)"
+	@echo "Dashboard:   make dashboard   then open the link that it prints"
 	@echo "JupyterLab:  make lab         then open 0_first_run.ipynb"
 	@echo "Report:"
 	@$(BIN)/workbench report tokenizer --run $(RUNS)/softvq-digits-8 --out report.html \
