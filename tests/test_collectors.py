@@ -1,0 +1,172 @@
+"""Collectors: discovery, selection, and the same arrays for any selection and batch size."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import workbench.collect.collectors as package
+from workbench.collect import collect, images
+from workbench.collect.collectors import collectors
+from workbench.collect.orchestration import select_collectors
+from workbench.core.errors import UserError
+from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
+
+RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
+NAMES = ("ar", "sit", "softvq", "vqvae")
+FIELDS = {field.name for field in dataclasses.fields(Evidence)} - {"provenance"}
+TOKENIZER_COLLECTORS = {
+    "encoding",
+    "error_target",
+    "features",
+    "initial_codebook",
+    "midpoints",
+    "noise",
+    "patch_features",
+    "posterior",
+    "prefixes",
+    "previous_checkpoint",
+    "reconstruction_features",
+    "training_images",
+    "untrained",
+}
+GENERATOR_COLLECTORS = {"evaluation", "features", "samples", "training_images"}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Copies of small stored runs: two tokenizers and two generators."""
+    shutil.copytree(RUNS, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def arrays(evidence: Evidence) -> dict[str, np.ndarray]:
+    values = {name: getattr(evidence, name) for name in FIELDS}
+    return {name: np.array(value) for name, value in values.items() if value is not None}
+
+
+def assert_same_arrays(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        assert array.dtype == expected[name].dtype, name
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+# Discovery and selection
+
+
+def test_discovery():
+    kinds = {name: set(c.models) for name, c in collectors().items()}
+    assert {name for name, models in kinds.items() if "tokenizer" in models} >= TOKENIZER_COLLECTORS
+    assert {name for name, models in kinds.items() if "generator" in models} >= GENERATOR_COLLECTORS
+
+
+def test_declarations_name_fields_and_collectors():
+    for name, c in collectors().items():
+        assert c.name == name and c.summary and c.models, name
+        assert set(c.provides) <= FIELDS, name
+        assert set(c.requires) <= collectors().keys(), name
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "generator"])
+def test_each_array_has_one_collector(kind):
+    provided = [array for c in select_collectors(kind) for array in c.provides]
+    assert len(provided) == len(set(provided))
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "generator"])
+def test_required_collectors_run_first(kind):
+    names = [c.name for c in select_collectors(kind)]
+    for c in select_collectors(kind):
+        assert all(names.index(required) < names.index(c.name) for required in c.requires)
+
+
+def test_only_adds_what_is_required():
+    assert [c.name for c in select_collectors("tokenizer", only=["noise"])] == ["encoding", "noise"]
+    assert [c.name for c in select_collectors("generator", only=["features"])] == ["features"]
+
+
+def test_skip_leaves_out():
+    names = {c.name for c in select_collectors("tokenizer", skip=["prefixes", "noise"])}
+    assert names == {c.name for c in select_collectors("tokenizer")} - {"prefixes", "noise"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"only": ["nois"]}, ("nois", "noise")),
+        ({"skip": ["prefix"]}, ("prefix", "prefixes")),
+        ({"skip": ["encoding"]}, ("encoding",)),
+        ({"only": ["samples"]}, ("tokenizer",)),
+    ],
+)
+def test_invalid_selections_raise(choice, words):
+    with pytest.raises(UserError) as error:
+        select_collectors("tokenizer", **choice)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_new_file_is_a_collector(tmp_path, runs, monkeypatch):
+    (tmp_path / "brightness.py").write_text(
+        "import numpy as np\n"
+        "from workbench.collect.collectors import collector\n"
+        '@collector("tokenizer", provides=["complexity"])\n'
+        "def brightness(model, images, context):\n"
+        '    """Compute the mean of the pixels."""\n'
+        '    return {"complexity": images.pixels.mean(axis=(1, 2, 3))}\n'
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    collectors.cache_clear()
+    try:
+        evidence = collect(Run(runs / "softvq"), limit=8, only=["brightness", "encoding"])
+    finally:
+        collectors.cache_clear()
+    np.testing.assert_allclose(evidence.complexity, evidence.images.mean(axis=(1, 2, 3)))
+
+
+# The arrays
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_equal_those_of_stored_evidence(runs, name):
+    """The stored evidence was collected before collectors were separate files."""
+    evidence = Run(RUNS / name).evidence()
+    stored = arrays(evidence)
+    collected = arrays(collect(Run(runs / name), limit=evidence.provenance["n"]))
+    assert collected.keys() == stored.keys()
+    for array_name, array in collected.items():
+        expected = stored[array_name]
+        assert array.shape == expected.shape and array.dtype == expected.dtype, array_name
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-4, err_msg=array_name)
+        else:
+            assert (array == expected).mean() > 0.999, array_name  # rounding of pixels
+
+
+@pytest.mark.parametrize("name", ["softvq", "sit"])
+def test_collecting_again_gives_equal_arrays(runs, name):
+    first = arrays(collect(Run(runs / name), limit=12, seed=3))
+    assert_same_arrays(arrays(collect(Run(runs / name), limit=12, seed=3)), first)
+
+
+def test_a_selection_gives_the_arrays_of_all(runs):
+    every = arrays(collect(Run(runs / "softvq"), limit=12))
+    for name in ("noise", "prefixes", "posterior", "untrained", "features"):
+        part = arrays(collect(Run(runs / "softvq"), limit=12, only=[name]))
+        assert set(collectors()[name].provides) & part.keys()
+        assert_same_arrays(part, {key: every[key] for key in part})
+
+
+def test_batch_size_does_not_matter(runs, monkeypatch):
+    every = arrays(collect(Run(runs / "softvq"), limit=12))
+    monkeypatch.setattr(images, "ENCODE_BATCH", 5)
+    in_batches = arrays(collect(Run(runs / "softvq"), limit=12))
+    assert in_batches.keys() == every.keys()
+    for name, array in in_batches.items():
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(array, every[name], rtol=1e-3, atol=1e-4, err_msg=name)
+        else:
+            assert (array == every[name]).mean() > 0.999, name
