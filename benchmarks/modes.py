@@ -33,7 +33,9 @@ def right() -> None:
     begun, spent = time.perf_counter(), time.process_time()
     print(f"{'modes':>6}{'covered':>9}{'null 1':>8}{'best is right':>15}{'widest range':>14}")
     for modes in (1, 5, 12):
-        found = [mixture_modes(mixture(modes, seed), max_modes=MOST, seed=seed) for seed in range(SEEDS)]
+        found = [
+            mixture_modes(mixture(modes, seed), max_modes=MOST, seed=seed) for seed in range(SEEDS)
+        ]
         covered = sum(one.low <= modes <= one.high for one in found)
         null, best = (
             sum(one.null_best == 1 for one in found),

@@ -45,7 +45,9 @@ def copies(run: Path, folder: Path) -> None:
         config = folder / f"run-{i:03d}" / "config.json"
         told = json.loads(config.read_text(encoding="utf-8"))
         config.unlink()  # it was linked
-        config.write_text(json.dumps(told | {"training": told["training"] | {"seed": i}}), encoding="utf-8")
+        config.write_text(
+            json.dumps(told | {"training": told["training"] | {"seed": i}}), encoding="utf-8"
+        )
 
 
 @contextmanager

@@ -63,7 +63,11 @@ def measure(recipe: str, folder: Path) -> dict[str, float]:
     for _ in fit(job.model, job.data, job.train_config, job.run):
         pass
     loop = STEPS * job.train_config.batch_size / (time.perf_counter() - begun)
-    return {"bare": bare, "loop": loop, "operations": counter.get_total_flops() / job.train_config.batch_size}
+    return {
+        "bare": bare,
+        "loop": loop,
+        "operations": counter.get_total_flops() / job.train_config.batch_size,
+    }
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def test_claims_share_runs():
         == by_key["lightningdit-bundle"]["all on"].tokenizer
     )
     tokenizers = {arm.tokenizer for arm in prediction.arms(LAPTOP).values()}
-    assert len(tokenizers) >= prediction.LEAST
+    assert len(tokenizers) >= prediction.MIN_TOKENIZERS
     everything = {arm.name for arms in by_key.values() for arm in arms.values()}
     assert len(everything) < sum(map(len, by_key.values()))
 

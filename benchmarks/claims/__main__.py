@@ -1,16 +1,17 @@
 """Re-run the papers' claims and judge them by the rule in claim.py.
 
-    python -m benchmarks.claims laptop --cifar data/cifar10    (make claims: about 40 minutes on 2 cores)
-    python -m benchmarks.claims gpu --cifar data/cifar10       (make claims-full: not run yet)
-    python -m benchmarks.claims photos                         (make claims without CIFAR-10: this,
-    python -m benchmarks.claims digits                          and this)
-    python -m benchmarks.claims --tables                       (write docs/claims.md from the kept results)
+    python -m benchmarks.claims laptop --cifar data/cifar10    (make claims: about 40 minutes on 2
+    cores) python -m benchmarks.claims gpu --cifar data/cifar10       (make claims-full: not run
+    yet) python -m benchmarks.claims photos                         (make claims without CIFAR-10:
+    this, python -m benchmarks.claims digits                          and this) python -m
+    benchmarks.claims --tables                       (write docs/claims.md from the kept results)
 
-Runs and results are stored in --out, and the same command resumes. It writes one file per claim, and from them
-claims.html. With --keep, the results also become part of the repository, and docs/claims.md and the README's summary
-are written from them. `--only maetok,karl-target` runs the claims of those systems, or those claims. `--longer 4` trains
-four times the steps, `--wider 2` uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of
-these is a variant with a folder of its own, which the pages of the scale show next to it.
+Runs and results are stored in --out, and the same command resumes. It writes one file per claim,
+and from them claims.html. With --keep, the results also become part of the repository, and
+docs/claims.md and the README's summary are written from them. `--only maetok,karl-target` runs the
+claims of those systems, or those claims. `--longer 4` trains four times the steps, `--wider 2`
+uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of these is a
+variant with a folder of its own, which the pages of the scale show next to it.
 """
 
 import argparse

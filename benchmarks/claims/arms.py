@@ -1,4 +1,7 @@
-"""Arms of an experiment: what is trained, at which scale. The same arm in two claims is one run on disk."""
+"""Arms of an experiment, and the scale at which they are trained.
+
+The same arm in two claims is one run on disk.
+"""
 
 import hashlib
 import json
@@ -11,38 +14,49 @@ from workbench.launch.in_process import train
 from workbench.launch.recipes import CLUSTERING, CONVOLUTIONAL
 from workbench.storage.run import Run
 
-PLACE = re.compile(
-    r'(?<=[":])/[^":]*/'
-)  # the folder of a file on this machine, in JSON: nobody else has it
+# The folder of a file on this machine, in JSON. It must not be part of a name.
+LOCAL_FOLDER = re.compile(r'(?<=[":])/[^":]*/')
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe with changes; on a tokenizer's arm where it is a generator, `start`ed from another arm where it says."""
+    """A recipe with changed settings.
+
+    Parameters
+    ----------
+    recipe : str
+        Name of the recipe.
+    changes : str
+        Changed settings as JSON, so that arms can be compared and hashed.
+    tokenizer : Arm, optional
+        The tokenizer of a generator.
+    start : Arm, optional
+        The arm whose weights training starts from.
+    """
 
     recipe: str
-    changes: str = "{}"  # JSON, so that arms compare and hash
+    changes: str = "{}"
     tokenizer: "Arm | None" = None
     start: "Arm | None" = None
 
     @property
     def needs(self) -> tuple["Arm", ...]:
-        """Arms that are trained before it."""
+        """The arms that must be trained before."""
         return tuple(arm for arm in (self.tokenizer, self.start) if arm is not None)
 
     @property
     def chain(self) -> tuple["Arm", ...]:
-        """Everything that is trained for it, and itself last."""
+        """Everything that must be trained for this arm, and the arm itself at the end."""
         return (*(arm for need in self.needs for arm in need.chain), self)
 
     @property
     def changes_without_folders(self) -> str:
-        """Its changes without the folders of files: the same arm is called the same wherever a checkout lies."""
-        return PLACE.sub("", self.changes)
+        """The changes without local folders, so that a name is the same in every checkout."""
+        return LOCAL_FOLDER.sub("", self.changes)
 
     @property
     def name(self) -> str:
-        """Of its folder: the recipe, and a hash of all that it is made of."""
+        """The name of its folder: the recipe, and a hash of everything that defines the arm."""
         told = [
             self.recipe,
             self.changes_without_folders,
@@ -51,11 +65,11 @@ class Arm:
         return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
 
     def folder(self, out: Path, seed: int) -> Path:
-        """Where its run of a seed is."""
+        """Return the folder of the run of a seed."""
         return out / "runs" / f"{self.name}-seed{seed}"
 
     def train(self, out: Path, seed: int) -> Run:
-        """Its run of a seed: trained, or gone on with."""
+        """Train or resume the run of a seed."""
         told = json.loads(self.changes)
         if self.tokenizer:
             told["tokenizer"] = str(self.tokenizer.folder(out, seed))
@@ -69,33 +83,32 @@ class Arm:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiments are, and on what data: the only thing in which a laptop and a GPU differ."""
+    """The data and sizes of the experiments: the only difference between a laptop and a GPU."""
 
     name: str
-    data: str  # the recipes' data: cifar10, digits, photos
-    images: dict[str, Any]  # what tokenizers are told of the data: data, limit, side, channels
+    data: str  # data set of the recipes: cifar10, digits or photos
+    images: dict[str, Any]  # settings of the data: data, limit, side, channels
     vit: dict[str, Any]  # sizes of one-dimensional tokenizers
-    grid: dict[str, Any]  # sizes of convolutional ones
-    plan: dict[str, Any]  # of tokenizers
+    grid: dict[str, Any]  # sizes of convolutional tokenizers
+    plan: dict[str, Any]  # training of tokenizers
     network: dict[str, Any]  # sizes of generators
-    generator_plan: dict[str, Any]
-    teacher: str  # whose features are aligned to or predicted
-    feature_extractor: str  # its features compare sets of images; never the teacher
-    hog: str = "hog"  # a teacher that needs no training, and one that had none; standardised as the other is
-    untrained: str = "random:7"
-    channels: tuple[int, int] = (16, 64)  # of VA-VAE's tokens: few, and many
-    numbers: int = 128  # tokens x channels of SoftVQ's arms, less than an image has
-    drawn: int = 1000  # samples of a generator, and held-out images
-    full: bool = False  # every arm; without it, those that a claim cannot do without
-    cache: str = ""  # a folder for teachers' features, so that they are computed once for all arms
-    extra: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # changes for one system alone, by its name
-    longer: int = 1  # times the steps that are written here: a claim that does not show is tried again with more
-    wider: int = 1  # times the widths that are written here: or with larger models
+    generator_plan: dict[str, Any]  # training of generators
+    teacher: str  # network whose features are aligned to or predicted
+    feature_extractor: str  # network that compares sets of images; never the teacher
+    hog: str = "hog"  # a teacher without training, standardized like the other
+    untrained: str = "random:7"  # an untrained network as a teacher
+    channels: tuple[int, int] = (16, 64)  # few and many channels of VA-VAE's tokens
+    numbers: int = 128  # tokens x channels of SoftVQ-VAE's arms, fewer than an image has
+    drawn: int = 1000  # number of samples, and of held-out images
+    full: bool = False  # train every arm, not only those that a rule needs
+    cache: str = ""  # folder of teacher features, computed once for all arms
+    # Changed settings of single systems, by name.
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+    longer: int = 1  # multiple of the steps above
+    wider: int = 1  # multiple of the widths above
 
     def stretched(self, times: int) -> "Scale":
-        """The same with so many times the steps of everything that is trained."""
+        """Return the scale with a multiple of all training steps."""
 
         def longer(plan: dict[str, Any]) -> dict[str, Any]:
             return plan | {
@@ -107,13 +120,13 @@ class Scale:
         return replace(self, **plans, extra=extra, longer=times)
 
     def widened(self, times: int) -> "Scale":
-        """The same with models of so many times the width, in as many heads."""
+        """Return the scale with a multiple of all widths, and the same number of heads."""
         every = (self.vit, self.grid, self.network)
         vit, grid, network = (sizes | {"width": times * sizes["width"]} for sizes in every)
         return replace(self, vit=vit, grid=grid, network=network, wider=times)
 
     def tokenizer(self, system: str, *, start: Arm | None = None, **changes: Any) -> Arm:
-        """An arm that trains a tokenizer."""
+        """Return an arm that trains a tokenizer."""
         sizes = self.grid if system in CONVOLUTIONAL else self.vit
         if system in CLUSTERING:
             sizes = {
@@ -125,6 +138,6 @@ class Scale:
         return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), start=start)
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
-        """An arm that trains a generator on a tokenizer's latents."""
+        """Return an arm that trains a generator on a tokenizer."""
         told = self.network | self.generator_plan | self.extra.get(system, {}) | changes
         return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), tokenizer)

@@ -1,10 +1,11 @@
-"""A claim, and the one rule by which every claim is judged. The rule was written before any claim was run.
+"""A claim, and the one rule by which every claim is judged.
 
-A claim states that some *effects* are above zero. An effect is one number per seed, such as "gFD of the plain
-autoencoder minus gFD of MAETok". An effect is *shown* if it is above zero in every seed, with at least three seeds, and
-its mean is above two standard errors. It is *weak* if only its mean is above zero, and *not shown* otherwise. A claim
-has the verdict of its worst effect. A margin that a claim asks for (a share, a correlation) is already subtracted from
-its effect; the module of the claim gives it.
+The rule was written before any claim was run. A claim states that some *effects* are above zero.
+An effect is one number per seed, such as "gFD of the plain autoencoder minus gFD of MAETok". An
+effect is *shown* if it is above zero in every seed, with at least three seeds, and its mean is
+above two standard errors. It is *weak* if only its mean is above zero, and *not shown* otherwise.
+A claim has the verdict of its worst effect. A margin that a claim asks for (a share, a
+correlation) is already subtracted from its effect; the module of the claim gives it.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement of a paper, the runs that test it, and the effects that it predicts to be above zero.
+    """A statement of a paper, the runs that test it, and the effects that it predicts.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""What is measured of every run, and kept beside it: diagnostics of tokenizers, and how well generators draw."""
+"""Measurements of every run: diagnostics of tokenizers, and distances of samples.
+
+Each measurement is stored in the folder of its run.
+"""
 
 import json
 from dataclasses import dataclass
@@ -26,22 +29,23 @@ Pair = tuple[np.ndarray, np.ndarray]
 _REAL: dict[
     tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]
 ] = {}  # a worker measures many of one seed
-FREE = "random"  # a network that was never trained, nor is anybody's teacher
-STEPS = 12  # of Heun's method
+FREE = "random"  # an untrained network, which is no teacher
+STEPS = 12  # steps of Heun's method
 BATCH = 250
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-FITTED, ASKED = 2000, 5000  # images that a probe is fitted to and asked of
+PROBE_FIT_IMAGES = 2000
+PROBE_TEST_IMAGES = 5000
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A scale, where its runs lie, and the two feature extractors. Everything here is measured at the same n."""
+    """Measures the runs of one scale, always with the same number of images."""
 
     scale: Scale
     out: Path
 
     def evidence(self, run: Run) -> Evidence:
-        """A tokenizer's evidence on held-out images, collected once."""
+        """Return the evidence of a tokenizer on held-out images; collect it once."""
         step = run.steps[-1]
         if not (run.folder / "evidence" / f"step-{step:06d}").exists():
             collect(
@@ -53,37 +57,39 @@ class Lab:
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:
-        """Every diagnostic of a tokenizer, the Frechet distance of its reconstructions (rFD) in both networks' features."""
+        """Return the diagnostics of a tokenizer, and rFD in both feature extractors."""
         return self._kept(run, "diagnostics.json", self._diagnose)
 
     def generation(
         self, run: Run, step: int | None = None, *, shift: float | None = None
     ) -> Numbers:
-        """How far samples are from training images in both networks' features, unguided, and held-out images: `floor`.
+        """Return distances of samples, without guidance, in both feature extractors.
 
-        `gFD` uses the feature extractor, `gFD free` a network without training. `gap` is from reconstructions of as
-        many training images to the samples: what the generator alone is to blame for. `shift` is of
-        sampling's times; None: the model's own.
+        `gFD` is the distance from training images to samples, `floor` that from training to
+        held-out images, and `gap` that from reconstructions of training images to samples, which
+        the generator alone causes. `gFD free` and so on use the untrained network. `shift` is that
+        of the sampling times; None is the model's own.
         """
         step = run.steps[-1] if step is None else step
         name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
         return self._kept(run, f"{name}.json", lambda run: self._draw(run, step, shift))
 
     def probe(self, run: Run) -> Numbers:
-        """A linear probe of a tokenizer, fitted to training images and asked of as many held-out ones as there are.
+        """Return the accuracy of a linear probe, fitted to training images.
 
-        The diagnostic of that name has the evidence's images alone, of which it tests some 300: too few for a claim.
+        It is tested on up to 5,000 held-out images. The diagnostic of that name uses only the
+        images of the evidence, which are too few for a claim.
         """
         return self._kept(run, "probe.json", self._ask)
 
     def measure(self, run: Run) -> Numbers:
-        """Of a tokenizer its diagnostics and the floor; of a generator its samples', and its tokenizer's."""
+        """Return the measurements of a tokenizer, or of a generator and its tokenizer."""
         if run.tokenizer is None:
             return self.diagnostics(run) | self._kept(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
     def feature_extractors(self, channels: int) -> dict[str, FeatureExtractor]:
-        """The two networks that compare sets of images: what is added to a distance's name, to the network."""
+        """Return the two networks that compare sets of images, by the suffix of a distance."""
         return {
             "": _teacher(self.scale.feature_extractor, channels),
             " free": _teacher(FREE, channels),
@@ -115,7 +121,7 @@ class Lab:
         tokenizer = run.load()
         fit, test = (
             load_images(run, split).take(most)
-            for split, most in (("train", FITTED), ("test", ASKED))
+            for split, most in (("train", PROBE_FIT_IMAGES), ("test", PROBE_TEST_IMAGES))
         )
         a, b = (_latents(tokenizer, images) for images in (fit, test))
         deviation = a.std(axis=0)
@@ -161,7 +167,7 @@ class Lab:
         return found
 
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
-        """Training images, and per feature extractor the features of those and of held-out ones: one set per seed."""
+        """Return training images, and features of training and of held-out images."""
         key = (
             tokenizer.config["data"]["fingerprint"],
             self.scale.drawn,
@@ -185,13 +191,13 @@ class Lab:
 
 
 def probed(run: Run, lab: Lab) -> Numbers:
-    """What a claim about classes measures of a tokenizer: a linear probe on more images than a diagnostic has."""
+    """Measure a linear probe, on more images than the diagnostic of that name."""
     return lab.probe(run)
 
 
 @torch.no_grad()
 def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
-    """One row an image, float64 (n, tokens * d)."""
+    """Encode images as float64 rows, (n_images, num_tokens * dim)."""
     parts = torch.arange(len(images)).split(BATCH)
     return np.concatenate(
         [tokenizer.encode(images.images(p)).latents.flatten(1).double().numpy() for p in parts]

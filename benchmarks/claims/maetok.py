@@ -1,10 +1,11 @@
-"""MAETok (arXiv:2502.03444): a masked autoencoder's latents diffuse better, with no variational term.
+"""MAETok (arXiv:2502.03444): latents of a masked autoencoder generate better, without a KL term.
 
-Every arm has the same number of tokens, decoder, steps and generator. `aux` predicts the teachers' features without
-masking: it tells what masking adds. `pixels` masks without teachers: it tells what the teachers add. `patches` has the
-patches' own rows for tokens: it tells what learned tokens add. What was masked has had its decoder tuned on frozen
-latents afterwards, as in the paper, for half as many steps again; the others are trained for half as many steps more,
-so that all decoders have seen as many images.
+Every arm has the same number of tokens, decoder, steps and generator. `aux` predicts the teachers'
+features without masking, which shows the effect of masking. `pixels` masks without teachers, which
+shows the effect of the teachers. `patches` uses the rows of the patches as tokens, which shows the
+effect of learned tokens. As in the paper, the decoder of a masked autoencoder is then tuned on
+frozen latents, here for half as many steps. The other arms are trained for half as many steps more,
+so that all decoders have seen equally many images.
 """
 
 import json
@@ -24,16 +25,17 @@ from .claim import Claim, Numbers
 from .lab import Lab, probed
 
 SOURCE = "arXiv:2502.03444"
-COMPONENTS = 16  # in which modes are looked for
+COMPONENTS = 16  # principal components in which modes are counted
 LIGHT, HEAVY = "10-30 % masked", "60-80 % masked"  # MAETok itself: 40-60 %
 RATIOS = {LIGHT: {"mask_low": 0.1, "mask_high": 0.3}, HEAVY: {"mask_low": 0.6, "mask_high": 0.8}}
-BINS = 20  # of the time between data and noise
+BINS = 20  # bins of the time between data and noise
 
 
 def tokenizers(scale: Scale) -> dict[str, Arm]:
-    """The plain autoencoder, the variational one, and what MAETok adds, one by one and together.
+    """Return the plain and the variational autoencoder, and the parts of MAETok.
 
-    At full scale every combination of masking, teachers and learned tokens, and a third range of ratios.
+    With every arm there are all combinations of masking, teachers and learned tokens, and a third
+    range of mask ratios.
     """
     targets = {"targets": list(dict.fromkeys((scale.hog, scale.teacher))), "aux_weight": 0.1}
     none, cells = {"targets": []}, (scale.vit["side"] // scale.vit["patch"]) ** 2
@@ -68,14 +70,14 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
 
 
 def generators(scale: Scale) -> dict[str, Arm]:
-    """The same flow on each of them."""
+    """Return the same generator on each of them."""
     return {label: scale.generator(arm) for label, arm in tokenizers(scale).items()}
 
 
 def better(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD that MAETok saves, by both feature extractors."""
+    """Compare gFD on the latents of the others with that on MAETok's."""
     return {
-        f"gFD{suffix}, {other} less MAETok": rows[other][f"gFD{suffix}"]
+        f"gFD{suffix}, {other} minus MAETok": rows[other][f"gFD{suffix}"]
         - rows["MAETok"][f"gFD{suffix}"]
         for other in ("AE", "KL")
         for suffix in ("", " free")
@@ -83,10 +85,10 @@ def better(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def parts(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD without each of the three parts, less that of all."""
+    """Compare gFD without each of the three parts with that of all."""
     left_out = {"masking": "aux", "teachers": "pixels", "learned tokens": "patches"}
     return {
-        f"gFD{suffix} without {part}, less MAETok's": rows[label][f"gFD{suffix}"]
+        f"gFD{suffix} without {part}, minus MAETok's": rows[label][f"gFD{suffix}"]
         - rows["MAETok"][f"gFD{suffix}"]
         for part, label in left_out.items()
         for suffix in ("", " free")
@@ -94,7 +96,7 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def denoising(run: Run, lab: Lab) -> Numbers:
-    """A flow's loss on held-out images, their latents scaled to unit variance, over all times alike."""
+    """Measure the generator's loss on held-out images, averaged uniformly over time."""
     tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
     images = load_images(run.tokenizer).take(lab.scale.drawn)
     with torch.no_grad():
@@ -107,7 +109,7 @@ def denoising(run: Run, lab: Lab) -> Numbers:
 
 
 def compared(scale: Scale) -> dict[str, Arm]:
-    """The flows whose loss is compared; at full scale all."""
+    """Return the generators whose loss is compared."""
     return {
         label: arm
         for label, arm in generators(scale).items()
@@ -116,16 +118,16 @@ def compared(scale: Scale) -> dict[str, Arm]:
 
 
 def loss(rows: Mapping[str, Numbers]) -> Numbers:
-    """What the flow's loss falls by."""
+    """Compare the loss on the latents of the others with that on MAETok's."""
     return {
-        f"denoising loss, {other} less MAETok": rows[other]["denoising loss"]
+        f"denoising loss, {other} minus MAETok": rows[other]["denoising loss"]
         - rows["MAETok"]["denoising loss"]
         for other in ("AE", "KL")
     }
 
 
 def ratio_arms(scale: Scale) -> dict[str, Arm]:
-    """Ranges of ratios: each after stage two with a flow on it, and as stage one left it."""
+    """Return ranges of mask ratios: after stage two with a generator, and after stage one."""
     flows, made = generators(scale), tokenizers(scale)
     ranges = [LIGHT, "MAETok", *([HEAVY] if scale.full else [])]
     return {label: flows[label] for label in ranges} | {
@@ -134,12 +136,14 @@ def ratio_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def trade(rows: Mapping[str, Numbers]) -> Numbers:
-    """What masking 40-60 % costs stage one against 10-30 %, and what it saves a flow."""
+    """Compare masking 40-60 % with 10-30 %: PSNR after stage one, and gFD."""
     return {
-        "PSNR of stage one, 10-30 % less 40-60 % masked, dB": rows[f"{LIGHT}, stage one"]["PSNR"]
+        "PSNR after stage one (dB), 10-30 % minus 40-60 % masked": rows[f"{LIGHT}, stage one"][
+            "PSNR"
+        ]
         - rows["MAETok, stage one"]["PSNR"],
         **{
-            f"gFD{suffix}, 10-30 % less 40-60 % masked": rows[LIGHT][f"gFD{suffix}"]
+            f"gFD{suffix}, 10-30 % minus 40-60 % masked": rows[LIGHT][f"gFD{suffix}"]
             - rows["MAETok"][f"gFD{suffix}"]
             for suffix in ("", " free")
         },
@@ -147,18 +151,20 @@ def trade(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def probe(rows: Mapping[str, Numbers]) -> Numbers:
-    """Accuracy that MAETok's tokens gain."""
+    """Compare the probe accuracy of MAETok's tokens with that of the plain autoencoder."""
     return {
-        "probe accuracy, MAETok less AE": rows["MAETok"]["probe accuracy"]
+        "probe accuracy, MAETok minus AE": rows["MAETok"]["probe accuracy"]
         - rows["AE"]["probe accuracy"]
     }
 
 
 def gaussians(run: Run, lab: Lab) -> Numbers:
-    """What a mixture gains over one Gaussian on held-out latents, in nats, also before training; and the variance held.
+    """Measure the gain of a mixture over one Gaussian on held-out latents, in nats.
 
-    All in as many whitened principal components, where one Gaussian is equally likely for everybody. So the more is
-    gained, the fewer Gaussians do as well as another's best: the paper's sense of fewer modes.
+    It is also measured before training, together with the fraction of variance in the components.
+    All latents have the same number of whitened principal components, in which one Gaussian is
+    equally likely for all. So with a larger gain, fewer Gaussians reach the best likelihood of
+    another latent space, which is the paper's sense of fewer modes.
     """
     evidence = lab.evidence(run)
     both = {"": evidence, ", untrained": replace(evidence, latents=evidence.untrained_latents)}
@@ -169,14 +175,14 @@ def gaussians(run: Run, lab: Lab) -> Numbers:
 
 
 def modes(rows: Mapping[str, Numbers]) -> Numbers:
-    """Nats that a mixture gains, of MAETok less the plain autoencoder."""
+    """Compare the gain of a mixture on MAETok's latents with that on the plain autoencoder's."""
     return {
-        "mode gain, MAETok less AE, nats": rows["MAETok"]["mode gain"] - rows["AE"]["mode gain"]
+        "mode gain (nats), MAETok minus AE": rows["MAETok"]["mode gain"] - rows["AE"]["mode gain"]
     }
 
 
 def tuned_arms(scale: Scale) -> dict[str, Arm]:
-    """Stage one, and stage two from it; the plain autoencoder, for what is still missing."""
+    """Return stage one, stage two, and the plain autoencoder for comparison."""
     made = tokenizers(scale)
     return {"stage one": made["MAETok"].start, "stage two": made["MAETok"], "AE": made["AE"]}
 
@@ -184,7 +190,7 @@ def tuned_arms(scale: Scale) -> dict[str, Arm]:
 def _tuned(scale: Scale, first: Arm) -> Arm:
     steps = _tuning(scale)
     told = json.loads(first.changes) | {"tuning": True, "steps": steps, "save_every": steps}
-    told.pop("cache", None)  # it asks no teacher
+    told.pop("cache", None)  # stage two needs no teacher
     return Arm(first.recipe, json.dumps(told, sort_keys=True), start=first)
 
 
@@ -193,7 +199,7 @@ def _tuning(scale: Scale) -> int:
 
 
 def same_latents(run: Run, lab: Lab) -> Numbers:
-    """A hash of the latents of held-out images, as a number: equal where every bit is."""
+    """Compute a hash of the latents of held-out images, as a number."""
     import hashlib
 
     with torch.no_grad():
@@ -203,15 +209,15 @@ def same_latents(run: Run, lab: Lab) -> Numbers:
 
 
 def restored(rows: Mapping[str, Numbers]) -> Numbers:
-    """What stage two gives back, and whether it left the latents alone."""
+    """Compare stage two with stage one, and test that the latents are equal."""
     one, two = rows["stage one"], rows["stage two"]
     return {
         **{
-            f"rFD{suffix}, stage one less stage two": one[f"rFD{suffix}"] - two[f"rFD{suffix}"]
+            f"rFD{suffix}, stage one minus stage two": one[f"rFD{suffix}"] - two[f"rFD{suffix}"]
             for suffix in ("", " free")
         },
-        "PSNR, stage two less stage one, dB": two["PSNR"] - one["PSNR"],
-        "latents equal to the last bit (1: yes)": 1.0
+        "PSNR (dB), stage two minus stage one": two["PSNR"] - one["PSNR"],
+        "latents are bit-identical (1: yes)": 1.0
         if one["latents' hash"] == two["latents' hash"]
         else -1.0,
     }
@@ -221,21 +227,27 @@ CLAIMS = (
     Claim(
         key="maetok-generation",
         system="MAETok",
-        statement="Latents of a masked autoencoder generate better than a plain and a variational autoencoder's.",
+        statement="Latents of a masked autoencoder generate better than those of plain and"
+        " variational autoencoders.",
         source=f"{SOURCE}, Tables 1 and 2",
-        rule="gFD of the same flow is lower on MAETok's latents than on AE's and on KL's, by both feature extractors.",
+        rule="gFD of the same generator is lower on MAETok's latents than on AE's and on KL's, in"
+        " both"
+        " feature extractors.",
         arms=generators,
         effects=better,
         columns=("gFD", "floor", "gFD free", "floor free", "gap", "rFD", "rFD free", "PSNR"),
-        caveat="Flows see latents of unit variance by channel, where MAETok's paper scales all alike.",
+        caveat="The generators see latents of unit variance per channel; in MAETok's paper all"
+        " channels"
+        " share one scale.",
     ),
     Claim(
         key="maetok-parts",
         system="MAETok",
-        statement="It takes masking, teachers and learned tokens together.",
+        statement="Masking, teachers and learned tokens are all needed.",
         source=f"{SOURCE}, Tables 1 and 6",
-        rule="gFD is lower with all three than without masking, than without teachers, and than with the patches' own"
-        " rows for tokens, by both feature extractors.",
+        rule="gFD is lower with all three than without masking, than without teachers, and than"
+        " with the"
+        " rows of the patches as tokens, in both feature extractors.",
         arms=generators,
         effects=parts,
         columns=("gFD", "floor", "gFD free", "floor free", "rFD", "rFD free", "linear probe"),
@@ -243,22 +255,27 @@ CLAIMS = (
     Claim(
         key="maetok-loss",
         system="MAETok",
-        statement="A flow learns its latents to a lower loss.",
+        statement="A generator reaches a lower loss on its latents.",
         source=f"{SOURCE}, Figure 2b",
-        rule="The flow's loss on held-out images is lower on MAETok's latents than on AE's and on KL's.",
+        rule="The loss of the generator on held-out images is lower on MAETok's latents than on"
+        " AE's and"
+        " on KL's.",
         arms=compared,
         measure=denoising,
         effects=loss,
         columns=("denoising loss", "participation ratio", "gFD", "floor", "gFD free", "floor free"),
-        caveat="Latents are as many numbers in all arms, and of unit variance; the loss still falls with their rank.",
+        caveat="Latents have the same size in all arms, and unit variance; the loss still falls"
+        " with"
+        " their rank.",
     ),
     Claim(
         key="maetok-ratio",
         system="MAETok",
-        statement="Masking more costs reconstruction and helps generation.",
+        statement="A higher mask ratio costs reconstruction and helps generation.",
         source=f"{SOURCE}, Table 1c",
-        rule="With 40-60 % masked, PSNR after stage one is lower than with 10-30 %, and gFD after stage two lower too,"
-        " by both feature extractors.",
+        rule="With 40-60 % masked, PSNR after stage one is lower than with 10-30 %, and gFD after"
+        " stage"
+        " two is lower too, in both feature extractors.",
         arms=ratio_arms,
         effects=trade,
         columns=("gFD", "floor", "gFD free", "floor free", "PSNR", "rFD", "rFD free"),
@@ -266,7 +283,7 @@ CLAIMS = (
     Claim(
         key="maetok-probe",
         system="MAETok",
-        statement="Its tokens tell more of the class.",
+        statement="Its tokens are more predictive of the class.",
         source=f"{SOURCE}, Figure 3",
         rule="A linear probe is more accurate on MAETok's latents than on AE's.",
         arms=tokenizers,
@@ -279,27 +296,32 @@ CLAIMS = (
         system="MAETok",
         statement="Its latents have fewer Gaussian modes.",
         source=f"{SOURCE}, Section 3.2",
-        rule=f"On held-out latents in {COMPONENTS} whitened components a mixture gains more over one Gaussian than on"
-        " AE's, so that fewer Gaussians are as likely as AE's best.",
+        rule=f"On held-out latents in {COMPONENTS} whitened components a mixture gains more over"
+        " one"
+        " Gaussian than on AE's, so that fewer Gaussians reach the best likelihood of AE's.",
         arms=tokenizers,
         measure=gaussians,
         effects=modes,
         columns=("mode gain", "mode gain, untrained", "variance held", "participation ratio"),
-        caveat="What is easier to cluster in a few whitened components is only a sign of fewer modes: one true Gaussian"
-        " gains nothing, and the same encoder's latents gain nearly as much before training. Until 2026-11-23 the rule"
-        " asked for the opposite.",
+        caveat="Easier clustering in a few whitened components only indicates fewer modes: one true"
+        " Gaussian gains nothing, and the latents of the same encoder gain nearly as much before"
+        " training. Until 2026-11-23 the rule asked for the opposite.",
     ),
     Claim(
         key="maetok-decoder",
         system="MAETok",
-        statement="Tuning the decoder on frozen latents improves reconstruction, and nothing else changes.",
+        statement="Tuning the decoder on frozen latents improves reconstruction, and nothing else"
+        " changes.",
         source=f"{SOURCE}, Section 3.3",
-        rule="rFD falls in stage two, by both feature extractors, and PSNR rises; latents are equal to the last bit before and"
-        " after.",
+        rule="In stage two rFD falls in both feature extractors and PSNR rises, and the latents"
+        " stay"
+        " bit-identical.",
         arms=tuned_arms,
         measure=same_latents,
         effects=restored,
         columns=("PSNR", "rFD", "rFD free", "floor", "floor free"),
-        caveat="It improves; that reconstruction is restored, as in the paper, would have it near the plain AE's.",
+        caveat="Reconstruction improves. To be restored, as in the paper, it would have to come"
+        " close to"
+        " the plain AE's.",
     ),
 )

@@ -1,9 +1,10 @@
-"""The workbench's own claim: what is inside a latent space tells, before the big run, which one will generate well.
+"""The workbench's own claim: diagnostics of a latent space predict which one will generate well.
 
-Over every tokenizer of the other claims that the same flow was trained on: Spearman's correlation of each diagnostic
-with gFD. Some diagnostic always looks good among many, so the best is held against what the best of as many unrelated
-ones reaches in one case of twenty; and families of tokenizers differ in everything at once, so chance shuffles gFD
-within a family alone.
+Spearman's correlation of each diagnostic with gFD is computed over the tokenizers of the other
+claims that the same generator was trained on. Among many diagnostics one always looks good.
+Therefore the best is compared with the 95th percentile of the best of as many unrelated ones.
+Families of tokenizers differ in everything at once, so the permutations shuffle gFD within
+families.
 """
 
 from collections.abc import Mapping
@@ -17,23 +18,26 @@ from . import maetok, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim, Numbers
 
-LEAST = 12  # tokenizers
-REBUILT = (
+MIN_TOKENIZERS = 12
+RECONSTRUCTION_METRICS = (
     "PSNR",
     "L1",
     "SSIM",
     "reconstruction distance",
-)  # what a user would look at without a workbench
+)  # what is looked at without a workbench
 SIZE = "numbers an image"  # a setting, not a measurement
-JUDGED = (
+IN_EXTRACTOR_FEATURES = (
     "interpolation distance",
     "teacher CKA",
     "teacher cosine",
-)  # in the features that gFD is measured in
+)  # computed in the features that gFD uses
 
 
 def arms(scale: Scale) -> dict[str, Arm]:
-    """Every latent space that the flow is trained on for another claim; at full scale soft and hard codes' too."""
+    """Return every latent space with a generator of another claim.
+
+    With every arm, soft and hard codes are added.
+    """
     found = {f"MAETok: {label}": arm for label, arm in maetok.generators(scale).items()}
     found |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
     if scale.full:
@@ -47,15 +51,19 @@ def arms(scale: Scale) -> dict[str, Arm]:
 
 
 def correlations(rows: Mapping[str, Numbers]) -> Numbers:
-    """Spearman's correlation of every diagnostic that all tokenizers have with gFD."""
+    """Compute the rank correlation with gFD of every diagnostic that all tokenizers have."""
     names, values, target = _columns(rows)
     return dict(zip(names, spearman(values, target).tolist(), strict=True))
 
 
 def effects(rows: Mapping[str, Numbers]) -> Numbers:
-    """How far the best is above chance, and above reconstruction."""
+    """Compare the best diagnostic with chance and with reconstruction metrics."""
     names, values, target = _columns(rows)
-    latent = [i for i, name in enumerate(names) if name not in (*REBUILT, *JUDGED, SIZE)]
+    latent = [
+        i
+        for i, name in enumerate(names)
+        if name not in (*RECONSTRUCTION_METRICS, *IN_EXTRACTOR_FEATURES, SIZE)
+    ]
     families = [label.split(":")[0] for label in rows]
     found, null = (
         np.abs(spearman(values, target)),
@@ -63,11 +71,12 @@ def effects(rows: Mapping[str, Numbers]) -> Numbers:
     )
     chance = float(np.quantile(null.max(axis=1), 0.95))
     best = float(found[latent].max())
-    rebuilt = float(max(found[names.index(name)] for name in REBUILT if name in names))
+    rebuilt = float(
+        max(found[names.index(name)] for name in RECONSTRUCTION_METRICS if name in names)
+    )
     return {
-        "|rho| of the best diagnostic of latents, less the best of as many by chance": best
-        - chance,
-        "|rho| of the best diagnostic of latents, less the best of reconstruction": best - rebuilt,
+        "|rho| of the best latent diagnostic, minus the best of as many by chance": best - chance,
+        "|rho| of the best latent diagnostic, minus the best reconstruction metric": best - rebuilt,
     }
 
 
@@ -81,13 +90,17 @@ CLAIMS = (
     Claim(
         key="workbench-prediction",
         system="the workbench",
-        statement="Diagnostics of a latent space tell which tokenizer will generate well; reconstruction does not.",
+        statement="Diagnostics of a latent space predict which tokenizer will generate well;"
+        " reconstruction does not.",
         source="ours",
-        rule=f"Over at least {LEAST} tokenizers under one flow, the diagnostic of latents that correlates best with gFD"
-        " does so above what the best of as many reaches by chance, gFD being shuffled within each family of"
-        " tokenizers, and better than PSNR, L1, SSIM and rFD, whichever way those point. What is measured in the"
-        " feature extractor's own features does not count.",
-        caveat="The best of many is held against the best of four that say nearly the same: that favours the many.",
+        rule=f"Over at least {MIN_TOKENIZERS} tokenizers with the same generator, the latent"
+        " diagnostic"
+        " that correlates best with gFD does so better than the best of as many by chance (gFD"
+        " shuffled within each family of tokenizers), and better than PSNR, L1, SSIM and rFD in"
+        " absolute value. Diagnostics in the features of the feature extractor do not count.",
+        caveat="The best of many is compared with the best of four that are nearly the same, which"
+        " favors"
+        " the many.",
         arms=arms,
         effects=effects,
         details=correlations,

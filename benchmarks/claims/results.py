@@ -1,4 +1,4 @@
-"""From trained runs to results: measurements of every arm and seed, effects, verdicts, and the time they took."""
+"""From trained runs to results: measurements, effects, verdicts and times."""
 
 import json
 import math
@@ -154,7 +154,7 @@ def _minutes(arms: Iterable[Arm], out: Path, seeds: int) -> float:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace what is undefined, such as a correlation with a constant, by None: JSON has no NaN."""
+    """Replace undefined numbers, such as a correlation with a constant, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

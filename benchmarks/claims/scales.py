@@ -1,11 +1,13 @@
-"""The scales that there are, and what they need before anything is trained: small images, and a feature extractor.
+"""The scales, and what they need before training: small images and a feature extractor.
 
-`laptop` and `gpu` read CIFAR-10, `photos` and `digits` what comes with the package: their tables are never mixed. Those
-two are trained for half the steps of `laptop`, so that both together take no longer. CIFAR-10 is a folder with
-train.parquet, test.parquet and resnet56.safetensors, which is the teacher; elsewhere HOG is. All are standardised by
-channel: features that are never negative all point one way, and errors of raw HOG are far smaller than the others' of
-unit variance. On a CPU there are as many tokens as patches: what fewer tokens cost is asked of SoftVQ and KARL alone.
-The feature extractor is a contrastive network trained here on the first seed's images; no tokenizer sees its features.
+`laptop` and `gpu` read CIFAR-10; `photos` and `digits` use the bundled images. Their tables are
+never mixed. The latter two have half the training steps of `laptop`, so that both together take as
+long. CIFAR-10 is a folder with train.parquet, test.parquet and resnet56.safetensors, which is the
+teacher; elsewhere HOG is. Teachers are standardized per channel, because features that are never
+negative all point in one direction, and errors of raw HOG are far smaller than those of unit
+variance. On a CPU there are as many tokens as patches; only SoftVQ-VAE and KARL are run with
+fewer. The feature extractor is a contrastive network that is trained here on the images of the
+first seed. No tokenizer uses its features.
 """
 
 import io
@@ -23,7 +25,8 @@ from workbench.training import TrainConfig
 
 from .arms import Scale
 
-# Of every flow, as LightningDiT has it and prototypes needed it; SoftVQ-VAE's and MAETok's papers scale all alike.
+# Latents of every generator have unit variance per channel, as in LightningDiT. In the papers of
+# SoftVQ-VAE and MAETok all channels share one scale.
 BY_CHANNEL = {"by_channel": True}
 LAPTOP = Scale(
     name="laptop",
@@ -31,10 +34,14 @@ LAPTOP = Scale(
     images={"limit": 8000, "side": 16, "channels": 3},
     vit={"side": 16, "patch": 4, "num_tokens": 16, "dim": 16, "width": 64, "depth": 2, "heads": 4},
     grid={"side": 16, "width": 16, "multipliers": [1, 2, 2], "blocks": 1},
-    plan={"steps": 300, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no", "save_every": 300},
+    plan={
+        "steps": 300, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no",
+        "save_every": 300,
+    },
     network={"width": 96, "depth": 3, "heads": 4},
     generator_plan={
-        "steps": 400, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no", "save_every": 400, "ema_decay": 0.99,
+        "steps": 400, "batch_size": 64, "lr": 2e-3, "warmup_steps": 50, "precision": "no",
+        "save_every": 400, "ema_decay": 0.99,
     },
     teacher="",
     feature_extractor="",
@@ -51,11 +58,14 @@ GPU = Scale(
     images={"limit": 50_000, "side": 32, "channels": 3},
     vit={"side": 32, "patch": 4, "num_tokens": 16, "dim": 16, "width": 192, "depth": 4, "heads": 6},
     grid={"side": 32, "width": 48, "multipliers": [1, 2, 2, 2], "blocks": 1},
-    plan={"steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16", "save_every": 2000},
+    plan={
+        "steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16",
+        "save_every": 2000,
+    },
     network={"width": 256, "depth": 6, "heads": 8},
     generator_plan={
-        "steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16", "save_every": 2000,
-        "ema_decay": 0.999,
+        "steps": 2000, "batch_size": 256, "lr": 1e-3, "warmup_steps": 200, "precision": "bf16",
+        "save_every": 2000, "ema_decay": 0.999,
     },
     teacher="",
     feature_extractor="",
@@ -98,12 +108,18 @@ FEATURE_EXTRACTOR_STEPS = {"laptop": 400, "gpu": 3000, "photos": 300, "digits": 
 
 
 def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
-    """The scale with its images, teacher and feature extractor where they are now. Raises UserError if data are missing."""
+    """Return the scale with the folders of its images, teacher and feature extractor.
+
+    Raises
+    ------
+    UserError
+        If CIFAR-10 is needed and its folder is not given.
+    """
     images = dict(scale.images)
     if scale.data == "cifar10":
         if cifar is None:
             raise UserError(
-                f"The scale {scale.name} reads CIFAR-10; say where it is: --cifar FOLDER, or CIFAR10=FOLDER."
+                f"The scale {scale.name} needs CIFAR-10: use --cifar FOLDER or CIFAR10=FOLDER."
             )
         images["data"] = str(
             _small(cifar, out / "images", scale.images["side"], scale.images["limit"])
@@ -144,7 +160,10 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
 
 
 def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:
-    """CIFAR-10 as PNGs of a side, so that a hundred runs need not decode and shrink it anew; returns train.parquet."""
+    """Write resized CIFAR-10 images, so that a hundred runs do not resize them again.
+
+    Returns the path of train.parquet.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image

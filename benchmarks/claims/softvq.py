@@ -1,7 +1,8 @@
 """SoftVQ-VAE (arXiv:2412.10958): a soft mix of codewords carries an image in few tokens.
 
-At constant tokens x channels (`Scale.numbers`), so that no arm has more numbers to write an image with. `hard` is a
-VQ-VAE with all that keeps its codebook alive (running averages, revival, cosine); `plain hard` has none of that.
+Tokens x channels is constant (`Scale.numbers`), so that all arms represent an image by as many
+numbers. `hard` is a VQ-VAE with everything that keeps its codebook in use (EMA, revival, cosine
+similarity); `plain hard` has none of it.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,10 @@ def _sized(scale: Scale, system: str, tokens: int, **changes: object) -> Arm:
 
 
 def by_tokens(scale: Scale) -> dict[str, Arm]:
-    """Soft and hard codes at few and at many tokens; at full scale every kind of bottleneck, at four lengths."""
+    """Return soft and hard codes with few and with many tokens.
+
+    With every arm there are all kinds of bottleneck, at four lengths.
+    """
     kinds = {
         "soft": ("softvq", {"codebook_size": CODES}),
         "hard": ("vqvae", {"codebook_size": CODES}),
@@ -41,23 +45,27 @@ def by_tokens(scale: Scale) -> dict[str, Arm]:
 
 
 def degradation(rows: Mapping[str, Numbers]) -> Numbers:
-    """What hard codes lose from many to few tokens more than the others; and what is between them and soft at few."""
+    """Compare what hard codes and the others lose from many to few tokens, and soft with hard."""
     kinds = [kind for kind in ("soft", "AE", "KL", "sphere") if f"{kind} {MANY}" in rows]
-    found = {}
-    for name, unit, better in (("PSNR", ", dB", 1), ("rFD", "", -1), ("rFD free", "", -1)):
-        at = {label: better * row[name] for label, row in rows.items()}
-        lost = {kind: at[f"{kind} {MANY}"] - at[f"{kind} {FEW}"] for kind in (*kinds, "hard")}
-        did, first, second = ("lost", "soft", "hard") if better > 0 else ("gained", "hard", "soft")
-        found |= {f"{name} {did} from {MANY} to {FEW} tokens, hard less {kind}{unit}": lost["hard"] - lost[kind]
-                  for kind in kinds}  # fmt: skip
-        found[f"{name} with {FEW} tokens, {first} less {second}{unit}"] = (
-            at[f"soft {FEW}"] - at[f"hard {FEW}"]
+    effects = {}
+    for name, unit, sign in (("PSNR", ", dB", 1), ("rFD", "", -1), ("rFD free", "", -1)):
+        quality = {label: sign * row[name] for label, row in rows.items()}
+        loss = {
+            kind: quality[f"{kind} {MANY}"] - quality[f"{kind} {FEW}"] for kind in (*kinds, "hard")
+        }
+        verb = "lost" if sign > 0 else "gained"
+        for kind in kinds:
+            effect = f"{name} {verb} from {MANY} to {FEW} tokens, hard minus {kind}{unit}"
+            effects[effect] = loss["hard"] - loss[kind]
+        pair = "soft minus hard" if sign > 0 else "hard minus soft"
+        effects[f"{name} with {FEW} tokens, {pair}{unit}"] = (
+            quality[f"soft {FEW}"] - quality[f"hard {FEW}"]
         )
-    return found
+    return effects
 
 
 def usage_arms(scale: Scale) -> dict[str, Arm]:
-    """Soft codes, and hard ones with and without what keeps them alive."""
+    """Return soft codes, and hard ones with and without what keeps them in use."""
     told = {"codebook_size": CODES}
     return {
         "soft": _sized(scale, "softvq", MANY, **told),
@@ -68,18 +76,18 @@ def usage_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def usage(rows: Mapping[str, Numbers]) -> Numbers:
-    """Shares of the codebook."""
+    """Compare the fractions of the codebook in use."""
     used = {label: row["used share"] for label, row in rows.items()}
     return {
-        "share of codes used, soft less plain hard": used["soft"] - used["plain hard"],
-        "share of codes used, soft without its entropy term less plain hard": (
+        "fraction of codes used, soft minus plain hard": used["soft"] - used["plain hard"],
+        "fraction of codes used, soft without entropy term minus plain hard": (
             used["soft, no entropy term"] - used["plain hard"]
         ),
     }
 
 
 def aligned_arms(scale: Scale) -> dict[str, Arm]:
-    """Alignment to the teacher off and on."""
+    """Return soft codes without and with alignment to the teacher."""
     told = {"codebook_size": CODES, "teacher": scale.teacher}
     return {
         "soft": _sized(scale, "softvq", MANY, codebook_size=CODES),
@@ -88,33 +96,38 @@ def aligned_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def alignment(rows: Mapping[str, Numbers]) -> Numbers:
-    """Accuracy of a linear probe of the latents."""
+    """Compare the accuracy of a linear probe of the latents."""
     accuracy = {label: row["probe accuracy"] for label, row in rows.items()}
-    return {"probe accuracy, aligned less not": accuracy["soft, aligned"] - accuracy["soft"]}
+    return {
+        "probe accuracy, aligned minus not aligned": accuracy["soft, aligned"] - accuracy["soft"]
+    }
 
 
 CLAIMS = (
     Claim(
         key="softvq-tokens",
         system="SoftVQ-VAE",
-        statement="With fewer tokens, soft codes lose less than hard ones.",
+        statement="With fewer tokens, soft codes lose less quality than hard codes.",
         source=f"{SOURCE}, Table 1",
-        rule=f"From {MANY} to {FEW} tokens at equal tokens x channels, hard codes lose more PSNR than soft ones, and at"
-        f" full scale than every other bottleneck, and gain more rFD, by both feature extractors; with {FEW} tokens soft codes"
-        " reconstruct better by all three.",
+        rule=f"From {MANY} to {FEW} tokens at equal tokens x channels, hard codes lose more PSNR"
+        " than soft"
+        " codes (with every arm: than every other bottleneck) and gain more rFD, in both feature"
+        f" extractors. With {FEW} tokens, soft codes reconstruct better by all three measures.",
         arms=by_tokens,
         effects=degradation,
         columns=("PSNR", "rFD", "rFD free", "floor", "floor free", "used share"),
-        caveat="Hard codes have less to lose where they are already behind with many tokens: see PSNR at both lengths. A"
-        " soft token is a point between codewords and carries more bits than a hard one.",
+        caveat="Hard codes have less to lose if they are already behind with many tokens; compare"
+        " PSNR"
+        " at both lengths. A soft token is a point between codewords and carries more bits than a"
+        " hard one.",
     ),
     Claim(
         key="softvq-usage",
         system="SoftVQ-VAE",
-        statement="The soft codebook stays in use without commitment loss, revival or running averages.",
+        statement="The soft codebook stays in use without commitment loss, revival or EMA.",
         source=f"{SOURCE}, Section 3",
-        rule="A larger share of the soft codebook is used than of a hard one that has no such helps, with and without"
-        " the entropy term.",
+        rule="A larger fraction of the soft codebook is used than of a hard one without these"
+        " techniques, with and without the entropy term.",
         arms=usage_arms,
         effects=usage,
         columns=("used share", "perplexity share", "PSNR"),
@@ -122,7 +135,7 @@ CLAIMS = (
     Claim(
         key="softvq-alignment",
         system="SoftVQ-VAE",
-        statement="Aligning the tokens to a teacher makes them tell more of the class.",
+        statement="Aligning the tokens to a teacher makes them more predictive of the class.",
         source=f"{SOURCE}, Table 4",
         rule="A linear probe of the latents is more accurate with the alignment than without.",
         arms=aligned_arms,

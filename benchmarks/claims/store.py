@@ -1,4 +1,4 @@
-"""Results as small files: `setting.json` describes how a scale was run, and each claim has one file.
+"""Results as small files: `setting.json` describes a scale, and each claim has one file.
 
 A list of numbers, one per seed, is one line, so that a new result is a readable diff.
 """

@@ -1,8 +1,8 @@
-"""UniCode2 (arXiv:2506.20214): a frozen codebook of clustered features keeps its use; a trainable table refines it.
+"""UniCode2 (arXiv:2506.20214): a frozen clustered codebook, refined by a trainable one.
 
-The controls of the cascade are roles of one quantizer: `online` learns its codes from noise, `revived` from tokens,
-with codes out of use begun anew; `single` lets one table choose and speak, `frozen` refines nothing, `continuous` has
-no codes at all.
+The controls of the cascade are modes of one quantizer. `online` learns its codes from a random
+start; `revived` also replaces unused codes by tokens; in `single` one table both selects codes and
+gives their values; `frozen` has no trainable table; `continuous` has no codes.
 """
 
 import json
@@ -22,10 +22,10 @@ from .lab import Lab
 
 SOURCE = "arXiv:2506.20214"
 SMALL, LARGE = 128, 1024
-LEAST = 0.85  # share of a clustered codebook that held-out tokens should use
-SAFE, HIGH = 1.0, 30.0  # times the learning rate, of the tables
-LOST = 0.5  # of its perplexity share, that one table should lose at the highest
-REVIVE = 0.1  # of an even use: codes that are chosen less begin anew, as a VQ-VAE's do by default
+MIN_USED = 0.85  # fraction of a clustered codebook that held-out tokens should use
+SAFE, HIGH = 1.0, 30.0  # multiples of the learning rate of the tables
+MIN_LOSS = 0.5  # fraction of its perplexity that a single table should lose
+REVIVE = 0.1  # codes used less than this fraction of uniform usage are replaced
 
 
 def _role(scale: Scale, role: str, codebook_size: int, **changes: object) -> Arm:
@@ -35,7 +35,7 @@ def _role(scale: Scale, role: str, codebook_size: int, **changes: object) -> Arm
 
 
 def sizes(scale: Scale) -> dict[str, Arm]:
-    """Four ways to own a codebook, small and large."""
+    """Return four kinds of codebook, each small and large."""
     ways = {name: {"role": name} for name in ("online", "frozen", "cascade")}
     ways["revived"] = {"role": "online", "revive": REVIVE}
     return {
@@ -46,22 +46,25 @@ def sizes(scale: Scale) -> dict[str, Arm]:
 
 
 def usage(rows: Mapping[str, Numbers]) -> Numbers:
-    """Shares of the large codebook, and codes that growing brought."""
+    """Compare the fractions of the large codebook in use, and the codes gained by growth."""
     used = {label: row["used share"] for label, row in rows.items()}
     grown = {way: used[f"{way} {LARGE}"] * LARGE - used[f"{way} {SMALL}"] * SMALL
              for way in ("online", "revived", "cascade")}  # fmt: skip
-    found = {f"share of {LARGE} codes used, frozen, less {LEAST}": used[f"frozen {LARGE}"] - LEAST}
+    found = {
+        f"fraction of {LARGE} codes used, frozen, minus {MIN_USED}": used[f"frozen {LARGE}"]
+        - MIN_USED
+    }
     for way in ("online", "revived"):
         share = used[f"cascade {LARGE}"] - used[f"{way} {LARGE}"]
-        found[f"share of {LARGE} codes used, cascade less {way}"] = share
-        found[f"codes won from {SMALL} to {LARGE}, cascade less {way}"] = (
+        found[f"fraction of {LARGE} codes used, cascade minus {way}"] = share
+        found[f"codes gained from {SMALL} to {LARGE}, cascade minus {way}"] = (
             grown["cascade"] - grown[way]
         )
     return found
 
 
 def rates(scale: Scale) -> dict[str, Arm]:
-    """One table against two, from a safe to a high learning rate of the tables."""
+    """Return one table and two tables, at a safe and at a high learning rate."""
     return {
         f"{role}, {rate:g} x": _role(
             scale, role, SMALL, **({"sparse_lr_scale": rate} if rate != SAFE else {})
@@ -72,19 +75,22 @@ def rates(scale: Scale) -> dict[str, Arm]:
 
 
 def stability(rows: Mapping[str, Numbers]) -> Numbers:
-    """What the high rate costs one table; two lose no perplexity, as nothing that learns takes part in the choice."""
+    """Compare the safe with the high learning rate.
+
+    The cascade cannot lose perplexity, because its selection does not learn.
+    """
     share = {rate: rows[f"single, {rate:g} x"]["perplexity share"] for rate in (SAFE, HIGH)}
     high = {role: rows[f"{role}, {HIGH:g} x"]["PSNR"] for role in ("single", "cascade")}
     return {
-        f"of its perplexity, lost by a single table at {HIGH:g} x, less {LOST}": 1
+        f"fraction of perplexity lost by a single table at {HIGH:g} x, minus {MIN_LOSS}": 1
         - share[HIGH] / share[SAFE]
-        - LOST,
-        f"PSNR at {HIGH:g} x, cascade less single, dB": high["cascade"] - high["single"],
+        - MIN_LOSS,
+        f"PSNR at {HIGH:g} x (dB), cascade minus single": high["cascade"] - high["single"],
     }
 
 
 def refined_arms(scale: Scale) -> dict[str, Arm]:
-    """With and without a table that learns; at full scale one that starts from noise."""
+    """Return the frozen table without and with a trainable one."""
     return {
         role: _role(scale, role, SMALL)
         for role in ("frozen", "cascade", *(["random"] if scale.full else []))
@@ -92,12 +98,12 @@ def refined_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def refinement(rows: Mapping[str, Numbers]) -> Numbers:
-    """dB that the second table brings."""
-    return {"PSNR, cascade less frozen, dB": rows["cascade"]["PSNR"] - rows["frozen"]["PSNR"]}
+    """Compare PSNR with and without the trainable table."""
+    return {"PSNR (dB), cascade minus frozen": rows["cascade"]["PSNR"] - rows["frozen"]["PSNR"]}
 
 
 def informed_arms(scale: Scale) -> dict[str, Arm]:
-    """Codes of a teacher's features, and codes that were learned from pixels."""
+    """Return codes of a teacher's features, and codes that are learned from pixels."""
     patches = (scale.vit["side"] // scale.vit["patch"]) ** 2
     return {
         "cascade": _role(scale, "cascade", SMALL),
@@ -106,7 +112,7 @@ def informed_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def informed(run: Run, lab: Lab) -> Numbers:
-    """Bits that a code tells of its image's class, less what shuffled classes tell."""
+    """Measure the information of a code about the class, and that with shuffled classes."""
     evidence = lab.evidence(run)
     found = code_information(**evidence.kwargs_for(code_information))
     return {
@@ -116,15 +122,18 @@ def informed(run: Run, lab: Lab) -> Numbers:
 
 
 def information(rows: Mapping[str, Numbers]) -> Numbers:
-    """Bits of the class."""
+    """Compare the information about the class."""
     return {
-        "bits of class a code, cascade less VQ-VAE": rows["cascade"]["bits of class"]
+        "bits about the class per code, cascade minus VQ-VAE": rows["cascade"]["bits of class"]
         - rows["VQ-VAE"]["bits of class"]
     }
 
 
 def transfer_arms(scale: Scale) -> dict[str, Arm]:
-    """A decoder of continuous features, which is then fed centres: as it is, and with a linear adapter that learns."""
+    """Return a decoder of continuous features that then decodes cluster centers.
+
+    It does so directly, and through a linear adapter that is trained.
+    """
     first = _role(scale, "continuous", SMALL)
     arms, steps = {"continuous": first}, json.loads(first.changes)["steps"]
     for codes in (SMALL, LARGE):
@@ -141,7 +150,7 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
 
 @torch.no_grad()
 def shuffled(run: Run, lab: Lab) -> Numbers:
-    """PSNR with the codebook's rows in another order: what must fail."""
+    """Measure PSNR with shuffled rows of the codebook, which must fail."""
     model, images = run.load(), load_images(run).take(lab.scale.drawn).images()
     if model.codebook is None:
         return {}
@@ -155,26 +164,26 @@ def shuffled(run: Run, lab: Lab) -> Numbers:
 
 
 def transfer(rows: Mapping[str, Numbers]) -> Numbers:
-    """What centres cost, and what brings it back."""
+    """Compare PSNR with continuous features, centers, the adapter and shuffled rows."""
     psnr = {label: row["PSNR"] for label, row in rows.items()}
     return {
-        f"PSNR, adapter less centres at {SMALL}, dB": psnr[f"adapter {SMALL}"]
+        f"PSNR at {SMALL} codes (dB), adapter minus centers": psnr[f"adapter {SMALL}"]
         - psnr[f"centres {SMALL}"],
-        f"PSNR gap to continuous, {SMALL} less {LARGE} codes, dB": psnr[f"centres {LARGE}"]
+        f"PSNR gap to continuous (dB), {SMALL} minus {LARGE} codes": psnr[f"centres {LARGE}"]
         - psnr[f"centres {SMALL}"],
-        "PSNR, centres less shuffled rows, dB": psnr[f"centres {LARGE}"]
+        "PSNR (dB), centers minus shuffled rows": psnr[f"centres {LARGE}"]
         - rows[f"centres {LARGE}"]["PSNR, rows shuffled"],
     }
 
 
 def unified_arms(scale: Scale) -> dict[str, Arm]:
-    """One transformer on the codes, both ways."""
+    """Return one transformer on the codes that generates and classifies."""
     codes = _role(scale, "cascade", SMALL)
     return {"AR": scale.generator(codes, "ar", understand=True)}
 
 
 def unified(run: Run, lab: Lab) -> Numbers:
-    """Accuracy of the class told from held-out codes, the commonest class's share, and bits a code."""
+    """Measure the accuracy of classes predicted from codes, and the bits per code."""
     from workbench.analysis.generation.class_prediction import class_prediction
     from workbench.collect import collect
 
@@ -196,11 +205,11 @@ def unified(run: Run, lab: Lab) -> Numbers:
 
 
 def both(rows: Mapping[str, Numbers]) -> Numbers:
-    """Understanding above chance, and generation below the unigram's bits."""
+    """Compare the accuracy with chance, and the bits with those of code frequencies."""
     row = rows["AR"]
     return {
-        "accuracy of the class from codes, less chance": row["accuracy"] - row["chance"],
-        "bits a held-out code, unigram less AR": row["bits, unigram"] - row["bits"],
+        "accuracy of the class from codes, minus chance": row["accuracy"] - row["chance"],
+        "bits per held-out code, unigram minus AR": row["bits, unigram"] - row["bits"],
     }
 
 
@@ -208,11 +217,12 @@ CLAIMS = (
     Claim(
         key="unicode2-usage",
         system="UniCode2",
-        statement="Use of a clustered, frozen codebook stays high as it grows.",
+        statement="The utilization of a clustered, frozen codebook stays high as it grows.",
         source=SOURCE,
-        rule=f"Of {LARGE} codes held-out tokens use a larger share of the cascade's than of those learned online, from"
-        " noise and also from tokens with codes out of use begun anew; growing wins the cascade more codes than either;"
-        f" of the frozen table over {LEAST:.0%} are used.",
+        rule=f"With {LARGE} codes, held-out tokens use a larger fraction of the cascade's codes"
+        " than of"
+        " codes that are learned online, without and with revival; the cascade gains more codes by"
+        f" growth than either; and over {MIN_USED:.0%} of the frozen table are used.",
         arms=sizes,
         effects=usage,
         columns=("used share", "perplexity share", "PSNR"),
@@ -220,11 +230,13 @@ CLAIMS = (
     Claim(
         key="unicode2-stability",
         system="UniCode2",
-        statement="Choosing by a frozen table keeps training stable at high learning rates.",
+        statement="Selection by a frozen table keeps training stable at high learning rates.",
         source=SOURCE,
-        rule=f"At {HIGH:g} times the learning rate a table that chooses and speaks loses over {LOST:.0%} of its"
+        rule=f"At {HIGH:g} times the learning rate a single table loses over {MIN_LOSS:.0%} of its"
         " perplexity, and reconstructs worse than the cascade.",
-        caveat="The cascade's perplexity cannot change: its frozen table chooses. PSNR tells what its other table does.",
+        caveat="The perplexity of the cascade cannot change, because its frozen table selects the"
+        " codes."
+        " PSNR shows the effect on its other table.",
         arms=rates,
         effects=stability,
         columns=("perplexity share", "used share", "PSNR"),
@@ -244,7 +256,9 @@ CLAIMS = (
         system="UniCode2",
         statement="Its codes carry meaning.",
         source=SOURCE,
-        rule="A code tells more bits of its image's class than VQ-VAE's, each less what shuffled classes tell.",
+        rule="A code has more information about the class of its image than VQ-VAE's, each minus"
+        " that"
+        " with shuffled classes.",
         arms=informed_arms,
         measure=informed,
         effects=information,
@@ -253,9 +267,9 @@ CLAIMS = (
     Claim(
         key="unicode2-transfer",
         system="UniCode2",
-        statement="A decoder of continuous features takes the codes, and a linear adapter helps.",
+        statement="A decoder of continuous features accepts the codes, and a linear adapter helps.",
         source=SOURCE,
-        rule="A linear adapter brings PSNR back; more codes cost less; shuffled rows must fail.",
+        rule="A linear adapter raises PSNR; more codes lose less; shuffled rows must fail.",
         arms=transfer_arms,
         measure=shuffled,
         effects=transfer,
@@ -266,8 +280,9 @@ CLAIMS = (
         system="UniCode2",
         statement="One vocabulary serves understanding and generation.",
         source=SOURCE,
-        rule="One transformer tells classes from held-out codes above chance, and needs fewer bits a code than their"
-        " frequencies alone.",
+        rule="One transformer predicts classes from held-out codes above chance, and needs fewer"
+        " bits per"
+        " code than their frequencies alone.",
         arms=unified_arms,
         measure=unified,
         effects=both,

@@ -1,7 +1,8 @@
-"""VA-VAE (arXiv:2501.01423): more channels reconstruct better and generate worse; aligning latents breaks the dilemma.
+"""VA-VAE (arXiv:2501.01423): alignment resolves the reconstruction-generation dilemma of latents.
 
-The controls that the paper lacks stand in the same table: features of other images (`shuffled`), of a network without
-training (`random`), and no teacher at all but a stronger divergence (`KL`) or noise on the latents (`noise`).
+The controls that the paper does not have are in the same table: features of other images
+(`shuffled`), of an untrained network (`random`), and no teacher but a stronger KL term (`KL`) or
+noise on the latents (`noise`).
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ def _vae(scale: Scale, dim: int, **changes: object) -> Arm:
 
 
 def tokenizers(scale: Scale) -> dict[str, Arm]:
-    """Plain at few and many channels, aligned, and the controls at many."""
+    """Return plain ones with few and many channels, aligned ones, and the controls."""
     told, (few, many) = {"align_weight": ALIGN, "teacher": scale.teacher}, scale.channels
     arms = {
         "few channels": _vae(scale, few),
@@ -58,33 +59,33 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
 
 
 def generators(scale: Scale) -> dict[str, Arm]:
-    """The same flow on each of them."""
+    """Return the same generator on each of them."""
     return {label: scale.generator(arm) for label, arm in tokenizers(scale).items()}
 
 
 def dilemma(rows: Mapping[str, Numbers]) -> Numbers:
-    """What more channels do to reconstruction and to generation."""
+    """Compare reconstruction and generation with many and with few channels."""
     few, many = rows["few channels"], rows["many channels"]
     return {
-        "PSNR, many less few channels, dB": many["PSNR"] - few["PSNR"],
-        "gFD, many less few channels": many["gFD"] - few["gFD"],
-        "gFD free, many less few channels": many["gFD free"] - few["gFD free"],
+        "PSNR (dB), many minus few channels": many["PSNR"] - few["PSNR"],
+        "gFD, many minus few channels": many["gFD"] - few["gFD"],
+        "gFD free, many minus few channels": many["gFD free"] - few["gFD free"],
     }
 
 
 def recovery(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD that the alignment saves at many channels."""
+    """Compare gFD without and with alignment, with many channels."""
     plain, aligned = rows["many channels"], rows["aligned"]
     return {
-        f"gFD{suffix}, plain less aligned": plain[f"gFD{suffix}"] - aligned[f"gFD{suffix}"]
+        f"gFD{suffix}, plain minus aligned": plain[f"gFD{suffix}"] - aligned[f"gFD{suffix}"]
         for suffix in ("", " free")
     }
 
 
 def teachers(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD of the controls less the aligned one's."""
+    """Compare gFD of the controls with that of the aligned latents."""
     return {
-        f"gFD{suffix}, {label} less aligned": rows[label][f"gFD{suffix}"]
+        f"gFD{suffix}, {label} minus aligned": rows[label][f"gFD{suffix}"]
         - rows["aligned"][f"gFD{suffix}"]
         for label in CONTROLS
         if label in rows
@@ -93,7 +94,7 @@ def teachers(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def parts_arms(scale: Scale) -> dict[str, Arm]:
-    """The aligned one, without alignment, and without each part of the loss; none where a scale leaves them out."""
+    """Return the aligned one, and one without each part of the loss; only with every arm."""
     wanted = ("many channels", "aligned", *PARTS.values())
     return (
         {label: arm for label, arm in generators(scale).items() if label in wanted}
@@ -103,9 +104,9 @@ def parts_arms(scale: Scale) -> dict[str, Arm]:
 
 
 def parts(rows: Mapping[str, Numbers]) -> Numbers:
-    """gFD without each part, less that of the whole."""
+    """Compare gFD without each part with that of the whole."""
     return {
-        f"gFD{suffix} without {part}, less with all": rows[a][f"gFD{suffix}"]
+        f"gFD{suffix} without {part}, minus with all": rows[a][f"gFD{suffix}"]
         - rows["aligned"][f"gFD{suffix}"]
         for part, a in PARTS.items()
         for suffix in ("", " free")
@@ -130,8 +131,9 @@ CLAIMS = (
         system="VA-VAE",
         statement="More channels reconstruct better and generate worse.",
         source=f"{SOURCE}, Figure 1",
-        rule="From few to many channels (16 and 64; of digits 2 and 8) PSNR rises, and gFD of the same flow rises too,"
-        " by both feature extractors.",
+        rule="From few to many channels (16 and 64; 2 and 8 on digits) PSNR rises, and gFD of the"
+        " same"
+        " generator rises too, in both feature extractors.",
         arms=generators,
         effects=dilemma,
         columns=SHOWS,
@@ -139,9 +141,11 @@ CLAIMS = (
     Claim(
         key="vavae-alignment",
         system="VA-VAE",
-        statement="Aligning latents to a frozen network gives generation back.",
+        statement="Aligning latents to a frozen network restores generation.",
         source=f"{SOURCE}, Table 3",
-        rule="At many channels gFD is lower with the alignment, by both feature extractors, of which neither is the teacher.",
+        rule="With many channels gFD is lower with the alignment, in both feature extractors,"
+        " neither of"
+        " which is the teacher.",
         arms=generators,
         effects=recovery,
         columns=SHOWS,
@@ -149,21 +153,24 @@ CLAIMS = (
     Claim(
         key="vavae-controls",
         system="VA-VAE",
-        statement="It is the teacher's knowledge that does it.",
+        statement="The improvement comes from the teacher's knowledge.",
         source=f"{SOURCE}, Table 4; the controls are ours",
-        rule="gFD with the teacher is lower than with each control that was trained, by both feature extractors.",
+        rule="gFD with the teacher is lower than with each control, in both feature extractors.",
         arms=generators,
         effects=teachers,
         columns=SHOWS,
-        caveat="Features of other images: where they do as well, any such target gives the latents that shape.",
+        caveat="If features of other images do as well, any such target gives the latents this"
+        " shape.",
     ),
     Claim(
         key="vavae-parts",
         system="VA-VAE",
         statement="Both terms of the alignment and their margins matter.",
         source=f"{SOURCE}, Table 5",
-        rule="At many channels gFD is lower with all than without the cosine term, without the distance term, and"
-        " without margins, by both feature extractors. Where one term is left out the other has half the weight.",
+        rule="With many channels gFD is lower with all parts than without the cosine term, without"
+        " the"
+        " distance term, and without margins, in both feature extractors. If one term is left out,"
+        " the other has half the weight.",
         arms=parts_arms,
         effects=parts,
         columns=SHOWS,

@@ -1,4 +1,4 @@
-"""Train and measure the arms in processes of one thread each, in an order that respects their needs."""
+"""Train and measure the arms in processes of one thread each, needs first."""
 
 import multiprocessing
 import os
@@ -26,8 +26,8 @@ MODULES = {
     "unicode2": unicode2,
     "prediction": prediction,
 }
-# glibc returns the memory of a tensor to the kernel as soon as it is freed, which costs up to a tenth of a training
-# step here. With these settings a worker keeps up to 2 GiB.
+# glibc returns the memory of a tensor to the kernel as soon as it is freed, which costs up to a
+# tenth of a training step here. With these settings a worker keeps up to 2 GiB.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 31),

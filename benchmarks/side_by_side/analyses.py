@@ -192,7 +192,13 @@ def probing(chosen: bool, size: Size) -> Pair:
         return float((logistic_probe(rows[fit], labels[fit], rows[test]) == labels[test]).mean())
 
     def theirs() -> float:
-        how = {"Cs": INVERSE_PENALTIES, "cv": fold, "max_iter": 1000, "tol": 1e-3, "scoring": "accuracy"}
+        how = {
+            "Cs": INVERSE_PENALTIES,
+            "cv": fold,
+            "max_iter": 1000,
+            "tol": 1e-3,
+            "scoring": "accuracy",
+        }
         made = LogisticRegressionCV(**how) if chosen else LogisticRegression()
         return float(made.fit(rows[fit], labels[fit]).score(rows[test], labels[test]))
 
