@@ -47,6 +47,9 @@ MARKED_IMAGES = """() => [...document.querySelectorAll("figure[data-of] .js-plot
   .filter((trace) => trace.meta === "image" && trace.selectedpoints)
   .flatMap((trace) => [...trace.selectedpoints].map(
     (i) => trace.customdata[i][0] ?? trace.customdata[i]))"""
+# Index of the last figure whose points are images.
+LAST_FIGURE_OF_IMAGES = """() => [...document.querySelectorAll(".js-plotly-plot")].findLastIndex(
+  (figure) => figure._fullData.some((trace) => trace.meta === "image"))"""
 # Codes that the figure frames.
 FRAMED_CODES = """(figure) => {
   const frames = figure._fullData.find((trace) => trace.meta === "code" && trace.selectedpoints);
@@ -289,10 +292,10 @@ def test_cells_of_a_code_grid_are_selected_by_a_box(pages):
 @pytest.mark.browser
 def test_points_and_lens_images_are_linked(pages):
     with opened(pages["adaptive"].as_uri()) as (page, seen):
-        figure = page.locator("figure").nth(2).locator(".js-plotly-plot")  # token value
         lens = page.frame_locator('iframe[title^="Lens"]')
         lens.locator(".strip .cell").first.wait_for()
         page.wait_for_function(ALL_DRAWN)
+        figure = page.locator(".js-plotly-plot").nth(page.evaluate(LAST_FIGURE_OF_IMAGES))
         figure.scroll_into_view_if_needed()
         image, x, y = figure.evaluate(ISOLATED_POINT)
         page.mouse.move(x, y)

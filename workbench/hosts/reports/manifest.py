@@ -129,7 +129,7 @@ def write_manifest(page: Path, manifest: dict[str, Any], results: pd.DataFrame) 
 
 def read_manifest(page: Path) -> dict[str, Any]:
     """Return a report's manifest; empty if it is missing, damaged or of a newer format."""
-    manifest = read_json(manifest_path(page), {})
+    manifest: dict[str, Any] = read_json(manifest_path(page), {})
     version = manifest.get("format")
     if not isinstance(version, int) or version > FORMAT:
         return {}

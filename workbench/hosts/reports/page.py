@@ -37,6 +37,15 @@ class Fragment:
     title: str
 
 
+@dataclass(kw_only=True)
+class ContentsEntry:
+    """A heading in the table of contents."""
+
+    id: str  # of the element before the heading
+    heading: str
+    applies: bool = True  # False if the section does not apply to the run
+
+
 def to_html(notebook: Any, *, title: str, header: str = "", footer: str = "") -> str:
     """Return the HTML page of a notebook.
 
@@ -149,21 +158,28 @@ def _is_static(output: Any) -> bool:
     return not had_widget or HTML_MIME in data
 
 
-def _number_headings(notebook: Any) -> list[dict[str, str]]:
+def _number_headings(notebook: Any) -> list[ContentsEntry]:
     """Give each cell or output with a heading an id, and return the table of contents."""
-    contents: list[dict[str, str]] = []
+    contents: list[ContentsEntry] = []
     for cell in notebook.cells:
-        texts = [(cell, cell.source)] if cell.cell_type == "markdown" else []
+        if cell.cell_type == "markdown":
+            contents += _contents_of(cell, cell.source, len(contents))
         for output in cell.get("outputs", []):
-            if MARKDOWN_MIME in output.get("data", {}):
-                texts.append((output, output.data[MARKDOWN_MIME]))
-        for node, text in texts:
-            section_id = f"section-{len(contents)}"
-            headings = headings_in(text)
-            if headings:
-                node.metadata["section_id"] = section_id
-            contents += [{"id": section_id, "heading": heading} for heading in headings]
+            markdown = output.get("data", {}).get(MARKDOWN_MIME, "")
+            contents += _contents_of(output, markdown, len(contents))
+            record = output.get("metadata", {}).get(METADATA_KEY, {})
+            if contents and record.get("state") == "not_applicable":
+                contents[-1].applies = False
     return contents
+
+
+def _contents_of(node: Any, markdown: str, number: int) -> list[ContentsEntry]:
+    """Return the entries of the headings in a Markdown text, and give its node an id."""
+    headings = headings_in(markdown)
+    section_id = f"section-{number}"
+    if headings:
+        node.metadata["section_id"] = section_id
+    return [ContentsEntry(id=section_id, heading=heading) for heading in headings]
 
 
 def _outputs_with(notebook: Any, mime: str) -> Iterator[Any]:
