@@ -540,7 +540,7 @@ def test_the_whole_view_goes_through_the_address(runs):
         and other.state.view.step == 30
     )
     assert other.analyses["token_budget"].widgets["metric"].value == "mse"
-    one.state.open_tab("overview", looks={"metric": "l1"})
+    one.state.open_tab("overview", tab_options={"metric": "l1"})
     other.follow("?" + one.state.view.to_query())
     assert other.pages["overview"].budget.widgets["metric"].value == "l1"
     one.state.change(runs=("soft-2", "soft-4"), step=None)

@@ -72,13 +72,15 @@ def test_a_job_that_has_ended_is_held_by_nobody(jobs):
 
 
 def test_what_a_lens_shows_is_computed_there_and_not_held_here(jobs, trained):
-    state = ViewState(("soft-4",), tab="lens", looks={"over": "tokens", "show": 2})
+    state = ViewState(("soft-4",), tab="lens", tab_options={"over": "tokens", "show": 2})
     job = asked(jobs, state, turn=1)
     there, here = job.future.result(60), tab_content(Workspace(trained), state)
-    assert job.name == "lens" and there.data == here.data and there.thing.axes == here.thing.axes
-    assert np.array_equal(there.thing.frames.shown, here.thing.frames.shown)
+    assert (
+        job.name == "lens" and there.data == here.data and there.content.axes == here.content.axes
+    )
+    assert np.array_equal(there.content.image_grid.shown, here.content.image_grid.shown)
     assert not asked(jobs, state, turn=1).future.done()  # its pictures are many: they are made anew
-    wrong = state.change(looks={"over": "tokesn"})
+    wrong = state.change(tab_options={"over": "tokesn"})
     with pytest.raises(UserError, match="Did you mean `tokens`"):
         asked(jobs, wrong, turn=2).future.result(60)
 

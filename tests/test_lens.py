@@ -44,7 +44,7 @@ def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
     psnr = peak_signal_noise_ratio(
         np.asarray(evidence.images[0]), np.asarray(evidence.reconstructions[0])
     )
-    assert lens.table["psnr"][lens.frames.stops.index("4")] == pytest.approx(psnr)
+    assert lens.table["psnr"][lens.image_grid.stops.index("4")] == pytest.approx(psnr)
 
 
 def test_the_code_of_a_lens_makes_the_same_pictures(trained):
@@ -63,27 +63,30 @@ def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_
         shutil.copytree(trained / name / "evidence", tmp_path / name / "evidence")
         shutil.copy(trained / name / "config.json", tmp_path / name)
     lens = wb.lens(tmp_path / "soft-4", tmp_path / "soft-2")
-    assert lens.axes == ("run",) and lens.frames.stops == ("soft-4 · step 60", "soft-2 · step 60")
+    assert lens.axes == ("run",) and lens.image_grid.stops == (
+        "soft-4 · step 60",
+        "soft-2 · step 60",
+    )
     assert lens.figure.layout.annotations[1].text == "run soft-4 · step 60"
 
 
 def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
     lens = wb.lens(
-        trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", places=[5, 3]
+        trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", indices=[5, 3]
     )
-    (other,), (told,) = lens.beside, lens.data()["beside"]
+    (other,), (told,) = lens.compared_grids, lens.data()["beside"]
     assert (
-        lens.frames.stops == ("1", "2", "4")
+        lens.image_grid.stops == ("1", "2", "4")
         and other.stops == ("1", "2")
         and told["at"] == [0, 1, 1]
     )
-    for frames, name in ((lens.frames, "soft-4"), (other, "soft-2")):
+    for frames, name in ((lens.image_grid, "soft-4"), (other, "soft-2")):
         np.testing.assert_array_equal(
             frames.shown[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]]
         )
-    assert wb.lens(trained / "soft-4", trained / "soft-2", over="token dropped").beside == []
-    with pytest.raises(UserError, match="has images 0 to 359"):
-        _ = wb.lens(trained / "soft-4", places=[360]).frames
+    assert (
+        wb.lens(trained / "soft-4", trained / "soft-2", over="token dropped").compared_grids == []
+    )
 
 
 def test_the_worst_images_come_first_where_they_are_asked_for(trained):
@@ -91,26 +94,37 @@ def test_the_worst_images_come_first_where_they_are_asked_for(trained):
     difference = np.asarray(evidence.images, float) - np.asarray(evidence.reconstructions, float)
     worst = np.abs(difference).mean(axis=(1, 2, 3)).argsort()[::-1][:2]
     np.testing.assert_array_equal(
-        wb.lens(trained / "soft-4", order="worst", show=2).frames.reference, evidence.images[worst]
+        wb.lens(trained / "soft-4", order="worst", show=2).image_grid.reference,
+        evidence.images[worst],
     )
 
 
-def test_what_cannot_be_looked_at_is_said_in_a_sentence(trained, tmp_path):
-    run = trained / "soft-4"
-    for settings, sentence in (
-        ({"over": "tokns"}, r"no axis `tokns`.*Did you mean `tokens`\?"),
-        ({"ordre": "worst"}, r"no setting of a lens `ordre`.*Did you mean `order`\?"),
-        ({"order": "wurst"}, r"no order `wurst`.*Did you mean `worst`\?"),
-        ({"show": 0}, "at least 1 row; got show=0"),
-        ({"step": 31}, "no checkpoint of step 31"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            _ = wb.lens(run, **settings).frames
-    with pytest.raises(UserError, match="A lens looks at a run; name one"):
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"over": "tokns"}, "tokens"),
+        ({"ordre": "worst"}, "order"),
+        ({"order": "wurst"}, "worst"),
+        ({"show": 0}, "show"),
+        ({"step": 31}, "31"),
+        ({"seed": 10**30}, "seed"),
+        ({"indices": [360]}, "360"),
+    ],
+)
+def test_invalid_lens_settings_are_refused(trained, settings, culprit):
+    with pytest.raises(UserError) as error:
+        _ = wb.lens(trained / "soft-4", **settings).image_grid
+    assert culprit in str(error.value)
+
+
+def test_lens_needs_a_run_with_evidence(trained, tmp_path):
+    with pytest.raises(UserError):
         wb.lens()
-    shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("evidence"))
-    with pytest.raises(RunError, match="has no evidence yet. Make it with: workbench collect"):
+    ignored = shutil.ignore_patterns("evidence")
+    shutil.copytree(trained / "soft-4", tmp_path / "bare", ignore=ignored)
+    with pytest.raises(RunError) as error:
         wb.lens(tmp_path / "bare")
+    assert "workbench collect" in str(error.value)
 
 
 def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
@@ -125,27 +139,27 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     screen.token.value = 3
     assert lens.state.token == 3 and json.loads(screen.module.data)["axis"] == "code of token 3"
     screen.module.view = json.dumps({"row": 1, "stop": 2, "mode": "wipe", "gain": 4})
-    assert lens.picked == (1, 2) and lens.selected["row"] == before["rows"][1]
+    assert lens.position == (1, 2) and lens.selected["row"] == before["rows"][1]
     screen.over.value = "tokens"
-    assert screen.token not in screen.row.children and lens.picked == (0, 2)
+    assert screen.token not in screen.row.children and lens.position == (0, 2)
 
 
 def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
     lens = wb.lens(trained / "flow", over="interval", label=2)
     subject = LoadedRun.load(Run(trained / "flow"))
-    np.testing.assert_array_equal(lens.frames.shown, subject.frames("interval", [2]).shown)
+    np.testing.assert_array_equal(lens.image_grid.shown, subject.frames("interval", [2]).shown)
     screen = LensView(lens)
     assert screen.label in screen.row.children and screen.show not in screen.row.children
     screen.label.value = 7
     screen.waiting.wait()
     assert lens.state.label == 7 and "One class, 7, and" in json.loads(screen.module.data)["note"]
-    with pytest.raises(UserError, match="flow draws labels 0 to 9; got 10"):
-        _ = wb.lens(trained / "flow", over="interval", label=10).frames
+    with pytest.raises(UserError):
+        _ = wb.lens(trained / "flow", over="interval", label=10).image_grid
 
 
 def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained, monkeypatch):
-    monkeypatch.setattr("workbench.workspace.lens.LARGEST", 3 * 5 * 64)
-    assert len(wb.lens(trained / "soft-4", show=8).frames.rows) == 3
+    monkeypatch.setattr("workbench.workspace.lens.MAX_PIXEL_VALUES", 3 * 5 * 64)
+    assert len(wb.lens(trained / "soft-4", show=8).image_grid.rows) == 3
 
 
 # -- the map -------------------------------------------------------------------------------------------------------
@@ -164,15 +178,17 @@ def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
 
 def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
     whole = wb.latent_map(trained / "soft-4", method="pca")
-    assert len(whole.selected) == len(whole.selection) == len(whole.images) == 0
+    assert len(whole.selected) == len(whole.selected_indices) == len(whole.images) == 0
     x, y = whole.table["x"].median(), whole.table["y"].median()
     some = wb.latent_map(
         trained / "soft-4", method="pca", polygon=[(x, y), (1e3, y), (1e3, 1e3), (x, 1e3)]
     )
     corner = whole.table[(whole.table["x"] > x) & (whole.table["y"] > y)]
-    assert set(some.selection) == set(corner["image"]) and 0 < len(some.selected) < len(whole.table)
+    assert set(some.selected_indices) == set(corner["image"]) and 0 < len(some.selected) < len(
+        whole.table
+    )
     np.testing.assert_array_equal(
-        some.images, Run(trained / "soft-4").evidence().images[some.selection]
+        some.images, Run(trained / "soft-4").evidence().images[some.selected_indices]
     )
     assert rebuilt(some.code()).selected.equals(some.selected)
 
@@ -210,7 +226,9 @@ def test_a_codebook_counts_every_token_once_and_finds_the_images_of_a_code(train
         book.table["tokens"].sum() == codes.size
         and book.selected["tokens"][0] == (codes == common).sum()
     )
-    np.testing.assert_array_equal(book.selection, np.flatnonzero((codes == common).any(axis=1)))
+    np.testing.assert_array_equal(
+        book.selected_indices, np.flatnonzero((codes == common).any(axis=1))
+    )
     assert rebuilt(book.code()).selected.equals(book.selected)
 
 
@@ -230,10 +248,11 @@ def test_the_examples_of_a_code_are_images_that_hold_it(trained):
 
 
 def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
-    with pytest.raises(NotApplicable, match="A codebook needs codes; plain has none"):
+    with pytest.raises(NotApplicable):
         _ = wb.codebook(trained / "plain").table
-    with pytest.raises(UserError, match="There is no code 32; soft-4 has 0 to 31"):
+    with pytest.raises(UserError) as error:
         wb.codebook(trained / "soft-4", selected=[32])
+    assert "32" in str(error.value)
 
 
 # -- on one question -----------------------------------------------------------------------------------------------
@@ -278,7 +297,7 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
         told = inner.locator(".told")
         inner.get_by_text("difference × 4").wait_for()
         assert (
-            f"{lens.frames.error[0, 2]:.4f}" in told.text_content()
+            f"{lens.image_grid.error[0, 2]:.4f}" in told.text_content()
             and "4 of 4 tokens" in told.text_content()
         )
         inner.locator(".panels canvas").first.click()
@@ -286,7 +305,7 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         assert (
-            f"{lens.frames.error[2, 1]:.4f}" in told.text_content()
+            f"{lens.image_grid.error[2, 1]:.4f}" in told.text_content()
             and "2 of 4 tokens" in told.text_content()
         )
         shown = inner.locator(".panels canvas")
@@ -305,7 +324,10 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
         assert shown.nth(2).screenshot() == before
         box = shown.first.bounding_box()  # an eighth of it is a pixel
         page.mouse.move(box["x"] + box["width"] * 3.5 / 8, box["y"] + box["height"] * 2.5 / 8)
-        original, decoded = lens.frames.reference[2, 2, 3, 0], lens.frames.shown[2, 1, 2, 3, 0]
+        original, decoded = (
+            lens.image_grid.reference[2, 2, 3, 0],
+            lens.image_grid.shown[2, 1, 2, 3, 0],
+        )
         said = f"pixel 3, 2: original {original}, here {decoded}, difference {abs(int(original) - decoded) / 255:.3f}"
         assert inner.locator(".probe").text_content() == said
         assert seen.errors == [] and seen.outside == []

@@ -46,20 +46,23 @@ def test_values_from_a_url_take_the_controls_type():
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("values", "culprit"),
     [
-        ({"cuont": 3}, "Did you mean `count`"),
-        ({"count": 9}, "count takes a whole number from 2 to 8; got 9"),
-        ({"count": 2.5}, "count takes a whole number"),
-        ({"share": "much"}, "share takes a number from 0 to 1; got `much`"),
-        ({"share": float("nan")}, "share takes a number from 0 to 1"),
-        ({"kind": "c"}, "There is no kind `c`; there is a, b"),
-        ({"log": "perhaps"}, "log is true or false"),
+        ({"cuont": 3}, "count"),
+        ({"count": 9}, "9"),
+        ({"count": 2.5}, "2.5"),
+        ({"share": "much"}, "much"),
+        ({"share": float("nan")}, "nan"),
+        ({"share": float("inf")}, "inf"),
+        ({"kind": "c"}, "`c`"),
+        ({"kind": ["a"]}, "kind"),
+        ({"log": "perhaps"}, "perhaps"),
     ],
 )
-def test_values_that_do_not_fit_are_refused_in_a_sentence(values, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_invalid_control_values_are_refused(values, culprit):
+    with pytest.raises(UserError) as error:
         coerce_controls(example, values)
+    assert culprit in str(error.value)
 
 
 def test_every_analysis_has_controls_a_host_can_draw():
@@ -75,16 +78,28 @@ def test_a_state_survives_a_url_and_json():
 
 
 @pytest.mark.parametrize(
-    ("query", "sentence"),
+    ("query", "culprit"),
     [
-        ("analysis=token_bugdet", "Did you mean `token_budget`"),
-        ("analysis=token_budget&metrci=mse", "Did you mean `metric`"),
-        ("step=-1", "step takes a whole number"),
+        ("analysis=token_bugdet", "token_budget"),
+        ("analysis=token_budget&metrci=mse", "metric"),
+        ("step=-1", "-1"),
+        ("step=²", "²"),
+        ("step=" + "9" * 5000, "step"),
+        ("tab=" + "x" * 5000, "tab"),
+        ("selection=" + "[" * 50_000, ""),
+        ("selection=[1]", ""),
     ],
 )
-def test_a_url_that_asks_for_what_is_not_there_is_refused(query, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_invalid_addresses_are_refused(query, culprit):
+    with pytest.raises(UserError) as error:
         ViewState.from_query(query)
+    assert culprit in str(error.value)
+
+
+def test_saved_views_of_earlier_versions_open():
+    text = '{"runs": ["a"], "tab": "lens", "looks": {"over": "tokens"}}'
+    state = ViewState.from_json(text)
+    assert state == ViewState(("a",), tab="lens", tab_options={"over": "tokens"})
 
 
 def test_another_analysis_starts_with_its_own_controls():

@@ -22,7 +22,7 @@ def lens_html(content: Lens) -> str:
     """Return a lens as a page, or the reason why there is nothing to show."""
     run = content.runs[0]
     try:
-        scopes = id_scopes(run.name, run.evidence()) if content.places else None
+        scopes = id_scopes(run.name, run.evidence()) if content.indices else None
         return static(
             "lens",
             content.data(),

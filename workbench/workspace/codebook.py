@@ -1,7 +1,7 @@
-"""`workbench.codebook(run)`: every code a cell, and behind each the images that hold it.
+"""Show a codebook as a grid: one cell per code, and the images that contain it.
 
-Clicking picks codes: `.selected` has their rows, `.images` the images; `.state`, `.table`, `.figure` and `.code()`
-have the rest of what is seen.
+Clicking selects codes: `.selected` has their rows and `.images` the images. `.state`, `.table`,
+`.figure` and `.code()` give the rest of what is on the screen.
 """
 
 import json
@@ -18,33 +18,51 @@ import plotly.graph_objects as go
 from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
 from workbench.analysis.stats.sampling import subsample
+from workbench.core.coerce import coerce
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace import display
 from workbench.workspace.encoding import MAX_THUMBNAILS, base64_array, thumbnail_sheet
-from workbench.workspace.image_selection import SelectedImages, select
+from workbench.workspace.image_selection import SelectedImages, require_images, select
 
 Sort = Literal["number", "use"]
-EACH = 6  # images that show a code
-MOST_CELLS = 16_384  # codes on one screen: of more, those chosen most
-MOST_TOKENS = 250_000  # whose codes a page without a kernel holds: of more images, some at random
+EXAMPLES_PER_CODE = 6
+MAX_CELLS = 16_384  # of a larger codebook, the most frequent codes are shown
+# A page without a kernel contains the codes of this many tokens; of more images, a random sample.
+MAX_PAGE_TOKENS = 250_000
 
 
 @dataclass(frozen=True)
 class CodebookState:
-    """Which evidence, which codes were picked, and how they are sorted; JSON by `to_json`."""
+    """The evidence, the selected codes and their order.
 
-    step: int | None = None  # of the evidence; None: the last
-    selected: tuple[int, ...] = ()  # of several books, code k of book g is g * codes + k
+    Attributes
+    ----------
+    step : int or None
+        Step of the evidence; None is the last one.
+    selected : tuple of int
+        Selected codes; code k of codebook g is number g * codebook_size + k.
+    sort : str
+        Order of the cells: by number, or by use.
+    """
+
+    step: int | None = None
+    selected: tuple[int, ...] = ()
     sort: Sort = "number"
 
     def __post_init__(self) -> None:
         if self.sort not in get_args(Sort):
             raise unknown("sort", self.sort, get_args(Sort))
 
+    @classmethod
+    def create(cls, step: int | None, selected: Sequence[int], sort: str) -> "CodebookState":
+        """Return a state from values that a person or a page supplied."""
+        codes = tuple(int(code) for code in selected)
+        return cls(step=step, selected=codes, sort=coerce(Sort, "sort", sort))
+
     def to_json(self) -> str:
-        """The state as JSON."""
+        """Return the state as JSON."""
         return json.dumps(asdict(self))
 
 
@@ -55,127 +73,191 @@ def codebook(
     selected: Sequence[int] = (),
     sort: Sort = "number",
 ) -> "Codebook":
-    """The codebook of a run at a step (None: the last), with some codes picked. Raises UserError."""
+    """Show the codebook of a run.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        The run or its folder.
+    step : int, optional
+        Step of the evidence; None is the last one.
+    selected : sequence of int
+        Codes to select; code k of codebook g is number g * codebook_size + k.
+    sort : {"number", "use"}
+        Order of the cells.
+
+    Returns
+    -------
+    Codebook
+
+    Raises
+    ------
+    UserError
+        If a code or the order does not exist.
+    """
     run = run if isinstance(run, Run) else Run(run)
-    return Codebook(run, CodebookState(step, tuple(map(int, selected)), sort))
+    return Codebook(run, CodebookState.create(step, selected, sort))
 
 
 class Codebook:
-    """A run's codes, how often each was chosen, and what was picked."""
+    """The codes of a run, their frequencies, and the selected codes.
+
+    Parameters
+    ----------
+    run : Run
+    state : CodebookState
+
+    Raises
+    ------
+    UserError
+        If a selected code does not exist.
+    NotApplicable
+        If codes are selected and the run has none.
+    """
 
     def __init__(self, run: Run, state: CodebookState) -> None:
-        self.run, self.state = run, state
+        self.run = run
+        self.state = state
         for code in state.selected:
             if not 0 <= code < len(self._counts):
-                raise UserError(
-                    f"There is no code {code}; {run.name} has 0 to {len(self._counts) - 1}."
-                )
+                last = len(self._counts) - 1
+                raise UserError(f"code must be between 0 and {last} for {run.name}, got {code}.")
 
     @cached_property
     def evidence(self) -> Evidence:
-        """The arrays it is made of."""
+        """The evidence that the codes are read from."""
         return self.run.evidence(self.state.step)
 
     @cached_property
     def result(self) -> CodebookUsage:
-        """How much of it is used, and how evenly. Raises NotApplicable without codes."""
+        """The usage of the codebook; raises NotApplicable without codes."""
         return codebook_usage(**self.evidence.kwargs_for(codebook_usage))
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a code: its book, its number there, how often it was chosen, and its share of all tokens."""
-        counts, size = self._counts, self._size
-        place = np.arange(len(counts))
-        shares = {"tokens": counts, "share": counts / max(1, counts.sum())}
+        """One row per code: its codebook, index there, number and fraction of all tokens."""
+        counts, size = self._counts, self._codes.codebook_size
+        codes = np.arange(len(counts))
         return pd.DataFrame(
-            {"code": place, "book": place // size, "in book": place % size, **shares}
+            {
+                "code": codes,
+                "codebook": codes // size,
+                "index": codes % size,
+                "tokens": counts,
+                "fraction": counts / max(1, counts.sum()),
+            }
         )
 
     @property
     def selected(self) -> pd.DataFrame:
-        """The rows of the codes that were picked, in the order of picking."""
+        """The rows of the selected codes, in the order of selection."""
         return self.table.iloc[list(self.state.selected)].reset_index(drop=True)
 
     @property
-    def selection(self) -> np.ndarray:
-        """The places, among the evidence's images, of those that hold a picked code."""
+    def selected_indices(self) -> np.ndarray:
+        """Indices of the evidence's images that contain a selected code."""
         return np.unique(self._pairs[np.isin(self._pairs[:, 0], self.state.selected), 1])
 
     @property
     def images(self) -> np.ndarray:
-        """Those images, uint8 (m, h, w, c)."""
-        return np.asarray(self.evidence.images[self.selection])
+        """The images that contain a selected code, uint8 (m, h, w, c)."""
+        return np.asarray(require_images(self.evidence)[self.selected_indices])
 
     @property
     def selected_images(self) -> SelectedImages:
-        """Those images beside all: errors, classes, codes. Raises UserError where no image holds a picked code."""
-        if not len(self.selection):
-            picked = ", ".join(map(str, self.state.selected))
-            raise UserError(
-                f"No image holds code {picked}; pick others." if picked else "No code is picked."
-            )
-        return select(self.run, step=self.state.step, ids=self.selection.tolist())
+        """These images compared with all images: errors, classes and codes.
+
+        Raises
+        ------
+        UserError
+            If no image contains a selected code.
+        """
+        if not self.state.selected:
+            raise UserError("No code is selected.")
+        if not len(self.selected_indices):
+            codes = ", ".join(map(str, self.state.selected))
+            raise UserError(f"No image contains code {codes}. Select other codes.")
+        return select(self.run, step=self.state.step, ids=self.selected_indices)
 
     @property
     def figure(self) -> go.Figure:
-        """Usage as the analysis draws it."""
+        """The usage as the analysis draws it."""
         return self.result.figure()
 
     def code(self) -> str:
-        """The Python that makes what is on the screen."""
-        plain = asdict(CodebookState())
-        told = [
+        """Return the Python code that shows the same codebook."""
+        defaults = asdict(CodebookState())
+        keywords = [
             f"{name}={value!r}"
             for name, value in asdict(self.state).items()
-            if value != plain[name]
+            if value != defaults[name]
         ]
-        arguments = ", ".join([repr(str(self.run.folder)), *told])
+        arguments = ", ".join([repr(str(self.run.folder)), *keywords])
         return f"import workbench as wb\n\ncodebook = wb.codebook({arguments})\ncodebook.selected"
 
     def data(self) -> dict[str, Any]:
-        """What the JavaScript module shows."""
-        counts, evidence = self._counts, self.evidence
-        shown = self._shown
-        left_out = (
-            f" The {len(shown):,} codes chosen most of {len(counts):,}."
-            if len(shown) < len(counts)
-            else ""
-        )
+        """Return the data that the JavaScript module shows."""
+        counts, cells = self._counts, self._cells
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
-        holding = np.unique(pairs[:, 1])
-        places = holding[:MAX_THUMBNAILS]
-        some = f"{EACH} images at most, drawn at random (seed 0)"
-        some += (
-            f" from the first {MAX_THUMBNAILS:,} of {len(holding):,}"
-            if len(holding) > MAX_THUMBNAILS
-            else ""
-        )
-        examples, marks = _examples(pairs[np.isin(pairs[:, 1], places)], shown, places)
-        arrays = {"codes": shown, "counts": counts[shown], "examples": examples, "marks": marks}
-        caption = f"{self.run.name} at step {evidence.step:,}. {self.result.summary()}{left_out} A code shows {some}."
+        with_codes = np.unique(pairs[:, 1])
+        pictured = with_codes[:MAX_THUMBNAILS]
+        thumbnails, tokens = _examples(pairs[np.isin(pairs[:, 1], pictured)], cells, pictured)
         return {
-            **{name: base64_array(array.astype(np.int32)) for name, array in arrays.items()},
-            "n": len(shown),
+            "codes": _int32(cells),
+            "counts": _int32(counts[cells]),
+            "examples": _int32(thumbnails),
+            "marks": _int32(tokens),
+            "n": len(cells),
             "total": int(counts.sum()),
-            "each": EACH,
-            "size": self._size,
-            "grid": evidence.grid,
-            "thumbs": thumbnail_sheet(evidence.images, places),
-            "caption": caption,
+            "each": EXAMPLES_PER_CODE,
+            "size": self._codes.codebook_size,
+            "grid": self.evidence.grid,
+            "thumbs": thumbnail_sheet(require_images(self.evidence), pictured),
+            "caption": self._caption(len(with_codes)),
+        }
+
+    def page_data(self) -> dict[str, Any]:
+        """Return the codes of images, for a page without a kernel."""
+        n, tokens = self._codes.codes.shape
+        random = np.random.default_rng(0)
+        images = subsample(n, max(1, MAX_PAGE_TOKENS // tokens), random)
+        ids = self._codes.ids(images)
+        has_cell = np.isin(ids, self._cells)
+        cells = np.where(has_cell, np.searchsorted(self._cells, ids), np.iinfo(np.uint16).max)
+        return {
+            "tokens": tokens,
+            "images": _int32(images),
+            "codes": base64_array(cells.astype(np.uint16)),
         }
 
     def view(self) -> dict[str, Any]:
-        """What was picked, as the module has it."""
+        """Return the selection as the JavaScript module represents it."""
         return {"selected": self.state.selected, "sort": self.state.sort}
 
     def __repr__(self) -> str:
-        return f"Codebook of {self.run.name}: {len(self._counts):,} codes, {len(self.state.selected)} picked"
+        counts = f"{len(self._counts):,} codes, {len(self.state.selected)} selected"
+        return f"Codebook of {self.run.name}: {counts}"
 
     def _repr_html_(self) -> str | None:
         return display.to_html(self)
 
     def _ipython_display_(self) -> None:
         display.show(self)
+
+    def _caption(self, num_images: int) -> str:
+        sentences = [
+            f"{self.run.name} at step {self.evidence.step:,}.",
+            self.result.summary(),
+        ]
+        if len(self._cells) < len(self._counts):
+            sentences.append(
+                f"Shown are the {len(self._cells):,} most frequent of {len(self._counts):,} codes."
+            )
+        examples = f"Each code shows at most {EXAMPLES_PER_CODE} images, drawn at random (seed 0)"
+        if num_images > MAX_THUMBNAILS:
+            examples += f" from the first {MAX_THUMBNAILS:,} of {num_images:,}"
+        sentences.append(f"{examples}.")
+        return " ".join(sentences)
 
     @cached_property
     def _codes(self) -> Codes:
@@ -184,37 +266,19 @@ class Codebook:
             raise NotApplicable(f"A codebook needs codes; {self.run.name} has none.")
         return parse_codes(evidence.codes, evidence.codebook, evidence.active, "A codebook")
 
-    def page_data(self) -> dict[str, Any]:
-        """Which images hold which codes, for a page where nobody can be asked."""
-        n, tokens = self._codes.codes.shape
-        images = subsample(n, max(1, MOST_TOKENS // tokens), np.random.default_rng(0))
-        ids = self._codes.ids(images)
-        codes = np.where(
-            np.isin(ids, self._shown), np.searchsorted(self._shown, ids), np.iinfo(np.uint16).max
-        )
-        return {
-            "tokens": tokens,
-            "images": base64_array(images.astype(np.int32)),
-            "codes": base64_array(codes.astype(np.uint16)),
-        }
-
     @cached_property
-    def _shown(self) -> np.ndarray:
+    def _cells(self) -> np.ndarray:
         """The codes that have a cell, ascending."""
-        return np.sort(np.argsort(-self._counts, kind="stable")[:MOST_CELLS])
-
-    @property
-    def _size(self) -> int:
-        return self._codes.codebook_size
+        return np.sort(np.argsort(-self._counts, kind="stable")[:MAX_CELLS])
 
     @property
     def _counts(self) -> np.ndarray:
-        """How often each code of each book was chosen, int (g * k,)."""
+        """Number of tokens of each code, int (num_codebooks * codebook_size,)."""
         return self._codes.counts.ravel()
 
     @cached_property
     def _pairs(self) -> np.ndarray:
-        """A row (code, image, token) for each code in each image: the first token that chose it."""
+        """Rows (code, image, token) of each code in each image, with the first such token."""
         ids = self._codes.ids(slice(None))
         image, token = np.nonzero(ids >= 0)
         rows = np.stack([ids[image, token], image, token], axis=1)
@@ -223,13 +287,32 @@ class Codebook:
 
 
 def _examples(
-    pairs: np.ndarray, shown: np.ndarray, places: np.ndarray
+    pairs: np.ndarray, codes: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The thumbs and the tokens of EACH images for each shown code, int (n, EACH); -1 where there are fewer."""
+    """Choose images that contain each code.
+
+    Parameters
+    ----------
+    pairs : ndarray of int, shape (p, 3)
+        Rows (code, image, token) in random order.
+    codes : ndarray of int, shape (n,)
+    images : ndarray of int, shape (m,)
+        Images that have a thumbnail, ascending.
+
+    Returns
+    -------
+    (ndarray, ndarray) of int, shape (n, EXAMPLES_PER_CODE)
+        Thumbnails and tokens; -1 where a code has fewer images.
+    """
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    starts, ends = (np.searchsorted(pairs[:, 0], shown, side) for side in ("left", "right"))
-    at = starts[:, None] + np.arange(EACH)
-    there = at < ends[:, None]
-    found = pairs[np.minimum(at, max(0, len(pairs) - 1))]
-    thumbs = np.searchsorted(places, found[..., 1])
-    return np.where(there, thumbs, -1), np.where(there, found[..., 2], -1)
+    starts = np.searchsorted(pairs[:, 0], codes, "left")
+    ends = np.searchsorted(pairs[:, 0], codes, "right")
+    positions = starts[:, None] + np.arange(EXAMPLES_PER_CODE)
+    exists = positions < ends[:, None]
+    rows = pairs[np.minimum(positions, max(0, len(pairs) - 1))]
+    thumbnails = np.searchsorted(images, rows[..., 1])
+    return np.where(exists, thumbnails, -1), np.where(exists, rows[..., 2], -1)
+
+
+def _int32(array: np.ndarray) -> str:
+    return base64_array(array.astype(np.int32))

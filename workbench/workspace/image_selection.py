@@ -1,18 +1,16 @@
-"""`workbench.select(run, ...)`: some images of a run, however they were picked, beside all of them.
-
-Their pictures, their classes and errors, the codes they are told in; a Result, as an analysis returns.
-"""
+"""Selected images of a run, compared with all of its images: `workbench.select(run, ...)`."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from cachetools import LRUCache, cached
 
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import parse_codes
@@ -21,6 +19,7 @@ from workbench.analysis.inputs import class_names
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.latents.projection import latent_map as compute_layout
+from workbench.analysis.plotting.image_grid import compose
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.result_cache import lookup
 from workbench.core.errors import NotApplicable, UserError
@@ -28,121 +27,128 @@ from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.controls import coerce_controls
 from workbench.workspace.encoding import png_url
+from workbench.workspace.filters import apply_filter, parse_filter
 from workbench.workspace.map_layout import layout_of_run, snap_to_grid
-from workbench.workspace.selection import Selection, matches_condition, points_in_polygon
+from workbench.workspace.selection import Selection, points_in_polygon
 from workbench.workspace.workspace import RESULTS_FOLDER
 
-SHOWN, COLUMNS = 40, 8  # pictures, and how many in a row
-TOP = 5  # codes named
+MAX_PICTURES = 40
+PICTURES_PER_ROW = 8
+PICTURE_ROW_PX = 66
+NUM_HISTOGRAM_EDGES = 31
+NUM_COMMON_CODES = 5
+MAX_CACHED_ERRORS = 8  # evidences
 Layout = Callable[[Run, Selection], LatentMap]
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedImages(Result):
-    """Which images, their properties, and the same of all."""
+    """Selected images of a run, and what is known of all of its images.
+
+    Attributes
+    ----------
+    run : str
+        Name of the run.
+    step : int
+        Step of the evidence.
+    indices : ndarray of int, shape (m,)
+        Indices of the selected images among those of the evidence, ascending.
+    columns : dict of str to array, shape (n,) or (n, tokens)
+        Of all n images, as far as known: image, class, error, psnr, tokens, code, mode.
+    common_codes : tuple of (int, int)
+        The most frequent codes of the selected images, each with its count.
+    images : ndarray of uint8, shape (m, h, w, c), or None
+    map_sample : str
+        The images on the map on which a lasso was drawn, if these are not all; otherwise empty.
+    """
 
     run: str
     step: int
-    places: np.ndarray = field(repr=False)  # int (m,): among the evidence's images
-    columns: dict[str, Any] = field(
-        repr=False
-    )  # of all n images: class, error, psnr, tokens, mode, where known
-    codes: tuple[
-        tuple[int, int], ...
-    ]  # the commonest of theirs, each with its count, the commonest first
-    images: np.ndarray | None = field(repr=False)  # uint8 (m, h, w, c)
-    drawn: str = ""  # which images were on the map that a loop was drawn on, in words; "": all could be selected
+    indices: np.ndarray = field(repr=False)
+    columns: dict[str, Any] = field(repr=False)
+    common_codes: tuple[tuple[int, int], ...]
+    images: np.ndarray | None = field(repr=False)
+    map_sample: str = ""
 
     @property
     def n(self) -> int:
-        """How many images there are in all."""
+        """Number of images of the evidence."""
         return len(self.columns["image"])
 
     def figure(self) -> go.Figure:
-        """Pictures of the first at the left; at the right their errors' distribution over that of all."""
+        """Draw the first selected images, and their errors next to those of all images."""
         from plotly.subplots import make_subplots
 
-        pictured, measured = (
-            self.images is not None and len(self.places) > 0,
-            "error" in self.columns,
-        )
         figure = make_subplots(rows=1, cols=2, column_widths=(0.58, 0.42), horizontal_spacing=0.1)
-        if pictured:
-            figure.add_trace(
-                go.Image(source=png_url(_sheet(self.images[:SHOWN])), hoverinfo="skip"),
-                row=1,
-                col=1,
-            )
-        if measured:
-            error = self.columns["error"]
-            edges = np.linspace(error.min(), max(error.max(), error.min() + 1e-9), 31)
-            for name, some, colour in (
-                ("all", error, COLORS[6]),
-                ("selected", error[self.places], COLORS[0]),
-            ):
-                share = np.histogram(some, edges)[0] / max(1, len(some))
-                bars = go.Bar(
-                    x=(edges[1:] + edges[:-1]) / 2,
-                    y=share,
-                    name=name,
-                    marker_color=colour,
-                    opacity=0.65,
-                )
+        count = len(self.indices)
+        if self.images is not None and count:
+            pictures = png_url(_picture_grid(self.images[:MAX_PICTURES]))
+            figure.add_trace(go.Image(source=pictures, hoverinfo="skip"), row=1, col=1)
+        if "error" in self.columns:
+            for bars in self._error_histograms():
                 figure.add_trace(bars, row=1, col=2)
-        plain = {
-            "showticklabels": False,
-            "showgrid": False,
-            "zeroline": False,
-            "constrain": "domain",
-        }
-        figure.update_xaxes(**plain, row=1, col=1).update_yaxes(
-            **plain, constraintoward="top", row=1, col=1
-        )
-        figure.update_xaxes(title="mean absolute error", row=1, col=2).update_yaxes(
-            title="share of images", row=1, col=2
-        )
-        many = len(self.places)
-        some = (
-            f"the first {SHOWN} of {many:,} selected images"
-            if many > SHOWN
-            else f"{many:,} selected images"
-        )
-        title = {
-            "text": "Selection",
-            "subtitle": {"text": f"{some} of {self.run} at step {self.step:,}"},
-        }
-        rows = -(-min(SHOWN, max(1, len(self.places))) // COLUMNS)
-        legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+        bare = {"showticklabels": False, "showgrid": False, "zeroline": False}
+        figure.update_xaxes(**bare, constrain="domain", row=1, col=1)
+        figure.update_yaxes(**bare, constrain="domain", constraintoward="top", row=1, col=1)
+        figure.update_xaxes(title="mean absolute error", row=1, col=2)
+        figure.update_yaxes(title="fraction of images", row=1, col=2)
+
+        subject = f"{count:,} selected images"
+        if count > MAX_PICTURES:
+            subject = f"the first {MAX_PICTURES} of {subject}"
+        subtitle = f"{subject} of {self.run} at step {self.step:,}"
+        num_rows = -(-min(MAX_PICTURES, max(1, count)) // PICTURES_PER_ROW)
         figure.update_layout(
-            title=title,
+            title={"text": "Selection", "subtitle": {"text": subtitle}},
             barmode="overlay",
             bargap=0,
-            height=max(320, 66 * rows + 130),
-            legend=legend,
+            height=max(320, PICTURE_ROW_PX * num_rows + 130),
+            legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
         )
         return apply_theme(figure)
 
+    def _error_histograms(self) -> list[go.Bar]:
+        error = self.columns["error"]
+        low = error.min()
+        edges = np.linspace(low, max(error.max(), low + 1e-9), NUM_HISTOGRAM_EDGES)
+        groups = (("all", error, COLORS[6]), ("selected", error[self.indices], COLORS[0]))
+        return [
+            go.Bar(
+                x=(edges[1:] + edges[:-1]) / 2,
+                y=np.histogram(values, edges)[0] / max(1, len(values)),
+                name=name,
+                marker_color=color,
+                opacity=0.65,
+            )
+            for name, values, color in groups
+        ]
+
     def table(self) -> pd.DataFrame:
-        """One row a selected image: its place, class, mean absolute error in [0, 1], PSNR in dB, tokens, and its mode
-        where `mixture_modes` was computed before, by its default controls.
+        """One row per selected image.
+
+        Its index, class, mean absolute error in [0, 1], PSNR in dB, number of tokens, and its mode
+        if `mixture_modes` was computed before with its default controls.
         """
-        told = {
-            name: column[self.places] for name, column in self.columns.items() if column.ndim == 1
+        columns = {
+            name: column[self.indices] for name, column in self.columns.items() if column.ndim == 1
         }
-        return pd.DataFrame(told)
+        return pd.DataFrame(columns)
 
     def summary(self) -> str:
-        """How many of how many, their mean error against that of all, and their commonest codes."""
-        said = f"{len(self.places):,} of {self.n:,} images of {self.run} are selected."
-        if self.drawn:
-            said += f" The map they were picked on shows {self.drawn}."
-        if "error" in self.columns and len(self.places):
+        """The number of selected images, their mean error, and their most frequent codes."""
+        sentences = [f"{len(self.indices):,} of {self.n:,} images of {self.run} are selected."]
+        if self.map_sample:
+            sentences.append(f"The map with the lasso shows {self.map_sample}.")
+        if "error" in self.columns and len(self.indices):
             error = self.columns["error"]
-            some, every = error[self.places].mean(), error.mean()
-            said += f" Their mean absolute error is {some:.4f}, that of all {every:.4f}."
-        if self.codes:
-            said += f" Their commonest codes: {', '.join(f'{code} (×{count:,})' for code, count in self.codes)}."
-        return said
+            selected, overall = error[self.indices].mean(), error.mean()
+            sentences.append(
+                f"Their mean absolute error is {selected:.4f} (all images: {overall:.4f})."
+            )
+        if self.common_codes:
+            codes = ", ".join(f"{code} (×{count:,})" for code, count in self.common_codes)
+            sentences.append(f"Their most frequent codes are {codes}.")
+        return " ".join(sentences)
 
 
 def select(
@@ -150,117 +156,204 @@ def select(
     *,
     polygon: Sequence[Sequence[float]] = (),
     where: str = "",
-    ids: Sequence[int] = (),
+    ids: Sequence[int] | np.ndarray = (),
     step: int | None = None,
     **layout: Any,
 ) -> SelectedImages:
-    """Pick images of a run at a step (None: the last), by exactly one of three.
+    """Select images of a run by exactly one of a polygon, a filter or indices.
 
-    `polygon` holds corners on its latent map, which `layout` are the controls of; `where` is a condition such as
-    `error > 0.05 & class = 3 & code = 17, 23`; `ids` are places among the images. Raises UserError.
+    Parameters
+    ----------
+    run : Run, str or Path
+        The run or its folder.
+    polygon : sequence of (float, float)
+        Corners of a lasso on the latent map of the run.
+    where : str
+        A filter such as ``error > 0.05 & class = 3 & code = 17, 23``.
+    ids : sequence of int
+        Indices of images.
+    step : int, optional
+        Step of the evidence; None is the last one.
+    **layout
+        Controls of the latent map, such as ``method="pca"``; for a polygon only.
+
+    Returns
+    -------
+    SelectedImages
+
+    Raises
+    ------
+    UserError
+        If not exactly one of the three is given, or it is not valid.
     """
     run = run if isinstance(run, Run) else Run(run)
-    corners = tuple((float(x), float(y)) for x, y in polygon)
-    return resolve(run, Selection(run.name, step, corners, layout, where, tuple(map(int, ids))))
+    selection = Selection(
+        run=run.name,
+        step=step,
+        polygon=tuple((float(x), float(y)) for x, y in polygon),
+        layout=layout,
+        where=where,
+        ids=ids,
+    )
+    return resolve(run, selection)
 
 
 def layout_of(run: Run, selection: Selection) -> LatentMap:
-    """The map that a selection's polygon was drawn on."""
+    """Return the latent map on which the polygon of a selection was drawn."""
     controls = coerce_controls(compute_layout, selection.layout)
     return layout_of_run(run, selection.step, controls)
 
 
 def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> SelectedImages:
-    """What a selection selects in a run; `layout` makes the map of a polygon. Raises UserError."""
+    """Return the images of a run that a selection contains.
+
+    Parameters
+    ----------
+    run : Run
+    selection : Selection
+    layout : callable
+        Returns the latent map of a polygon; a host may have computed it before.
+
+    Returns
+    -------
+    SelectedImages
+
+    Raises
+    ------
+    UserError
+        If the selection names a column or an image that the evidence does not have.
+    """
     evidence = run.evidence(selection.step)
-    columns = columns_of(run, evidence)
-    laid = layout(run, selection) if selection.polygon else None
-    places = selected_indices(run, selection, lambda *_: laid)
-    codes: tuple[tuple[int, int], ...] = ()
-    if "code" in columns and len(places):
-        held = columns["code"][places]
-        found, counts = np.unique(held[held >= 0], return_counts=True)
-        top = np.argsort(-counts, kind="stable")[:TOP]
-        codes = tuple(zip(found[top].tolist(), counts[top].tolist(), strict=True))
-    images = None if evidence.images is None else np.asarray(evidence.images[places])
+    columns: dict[str, Any] = dict(columns_of(run, evidence))
+    map_sample = ""
+    if selection.polygon:
+        latent_map = layout(run, selection)
+        indices = _inside(latent_map, selection)
+        if len(latent_map.image_indices) < latent_map.n:
+            map_sample = f"{latent_map.sample_description}, seed {latent_map.seed}"
+    else:
+        indices = selected_indices(run, selection, layout)
+    common_codes: tuple[tuple[int, int], ...] = ()
+    if "code" in columns and len(indices):
+        common_codes = _common_codes(columns["code"][indices])
     columns |= _modes(run, evidence, len(columns["image"]))
     return SelectedImages(
-        run.name, evidence.step, places, columns, codes, images, drawn=_drawn(laid)
+        run=run.name,
+        step=evidence.step,
+        indices=indices,
+        columns=columns,
+        common_codes=common_codes,
+        images=None if evidence.images is None else np.asarray(evidence.images[indices]),
+        map_sample=map_sample,
     )
 
 
 def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of) -> np.ndarray:
-    """The places a selection holds among the images of a run's evidence, ascending. Raises UserError."""
+    """Return the indices of the images of a run that a selection contains, ascending.
+
+    Raises
+    ------
+    UserError
+        If the selection names a column or an image that the evidence does not have.
+    """
     if selection.polygon:
-        found = layout(run, selection)
-        return np.sort(
-            found.image_indices[points_in_polygon(snap_to_grid(found.coordinates), selection.polygon)]
-        )
+        return _inside(layout(run, selection), selection)
     evidence = run.evidence(selection.step)
-    columns = columns_of(run, evidence)
     if selection.where:
-        return np.flatnonzero(matches_condition(columns, selection.where))
-    places, n = np.unique(selection.ids), len(columns["image"])
-    if len(places) and not 0 <= places[0] <= places[-1] < n:
-        raise UserError(f"There are images 0 to {n - 1}; ids named {places[0]} to {places[-1]}.")
-    return places
+        return np.flatnonzero(
+            apply_filter(columns_of(run, evidence), parse_filter(selection.where))
+        )
+    indices, count = selection.indices, num_images(evidence)
+    if len(indices) and indices[-1] >= count:
+        raise UserError(
+            f"ids must be between 0 and {count - 1:,} for {run.name}, got {indices[-1]:,}."
+        )
+    return indices
+
+
+def num_images(evidence: Evidence) -> int:
+    """Return the number of images of an evidence; 0 for a generator's."""
+    for array in (evidence.images, evidence.latents, evidence.codes):
+        if array is not None:
+            return len(array)
+    return 0
+
+
+def require_images(evidence: Evidence) -> np.ndarray:
+    """Return the images of an evidence, uint8 (n, h, w, c).
+
+    Raises
+    ------
+    NotApplicable
+        If it has none.
+    """
+    if evidence.images is None:
+        raise NotApplicable(f"The evidence of {evidence.run_name} has no images.")
+    return evidence.images
 
 
 def columns_of(run: Run, evidence: Evidence) -> dict[str, np.ndarray]:
-    """What images can be selected by, a row an image: image, class, error, psnr, tokens, code, as far as known."""
-    n = len(next(a for a in (evidence.images, evidence.latents, evidence.codes) if a is not None))
-    found = {"image": np.arange(n)}
+    """Return the columns by which images can be selected, as far as the evidence has them.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n,) or (n, tokens)
+        image, class, error, psnr, tokens, code. Code k of book g is number g * codebook_size + k.
+    """
+    count = num_images(evidence)
+    columns = {"image": np.arange(count)}
     if evidence.labels is not None:
-        found["class"] = np.array(class_names(evidence.labels, evidence.names, n), np.str_)
+        names = class_names(evidence.labels, evidence.names, count)
+        columns["class"] = np.array(names, np.str_)
     if evidence.reconstructions is not None:
-        found["error"], found["psnr"] = _measured(
-            str(run.folder), json.dumps(evidence.provenance, sort_keys=True)
-        )
+        provenance = json.dumps(evidence.provenance, sort_keys=True)
+        columns["error"], columns["psnr"] = _image_errors(str(run.folder), provenance)
     if evidence.active is not None:
-        found["tokens"] = np.asarray(evidence.active).sum(axis=1)
+        columns["tokens"] = np.asarray(evidence.active).sum(axis=1)
     if evidence.codes is not None:
-        known = (
-            evidence.codebook is not None
-        )  # of several books, code k of book g is then g * codes + k
-        codes = evidence.codes, evidence.codebook, evidence.active, "A selection"
-        found["code"] = (
-            parse_codes(*codes).ids(slice(None)) if known else np.asarray(evidence.codes)
-        )
-    return found
+        columns["code"] = np.asarray(evidence.codes)
+        if evidence.codebook is not None:
+            codes = parse_codes(evidence.codes, evidence.codebook, evidence.active, "A selection")
+            columns["code"] = codes.ids(slice(None))
+    return columns
 
 
-def _drawn(laid: LatentMap | None) -> str:
-    if laid is None or len(laid.image_indices) == laid.n:
-        return ""
-    return f"{laid.sample_description}, seed {laid.seed}"
+def _inside(latent_map: LatentMap, selection: Selection) -> np.ndarray:
+    points = snap_to_grid(latent_map.coordinates)
+    return np.sort(latent_map.image_indices[points_in_polygon(points, selection.polygon)])
 
 
-def _modes(run: Run, evidence: Evidence, n: int) -> dict[str, Any]:
-    """Each image's mode, where modes were counted and the result is kept; missing where that was of other images."""
+def _common_codes(codes: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the most frequent codes and their counts; inactive tokens have code -1."""
+    numbers, counts = np.unique(codes[codes >= 0], return_counts=True)
+    top = np.argsort(-counts, kind="stable")[:NUM_COMMON_CODES]
+    return tuple(zip(numbers[top].tolist(), counts[top].tolist(), strict=True))
+
+
+def _modes(run: Run, evidence: Evidence, count: int) -> dict[str, Any]:
+    """Return the mode of each image if `mixture_modes` was computed before; missing for the rest."""
     try:
-        given = evidence.kwargs_for(mixture_modes)
+        arguments = evidence.kwargs_for(mixture_modes)
     except NotApplicable:
         return {}
-    found = lookup(
-        run.folder.parent / RESULTS_FOLDER, mixture_modes, given, coerce_controls(mixture_modes, {})
-    )
-    if found is None:
+    cache = run.folder.parent / RESULTS_FOLDER
+    result = lookup(cache, mixture_modes, arguments, coerce_controls(mixture_modes, {}))
+    if result is None:
         return {}
-    modes = pd.array([pd.NA] * n, dtype="Int64")
-    modes[found.image_indices] = found.assignment
+    modes = pd.array([pd.NA] * count, dtype="Int64")
+    modes[result.image_indices] = result.assignment
     return {"mode": modes}
 
 
-@lru_cache(maxsize=8)
-def _measured(folder: str, provenance: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute error and PSNR of every image; once for each evidence, which may be large."""
+@cached(LRUCache(maxsize=MAX_CACHED_ERRORS), lock=Lock())
+def _image_errors(folder: str, provenance: str) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean absolute error and PSNR of every image, once per evidence."""
     evidence = Run(folder).evidence(json.loads(provenance)["step"])
-    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
+    mse, l1 = pixel_errors(**evidence.kwargs_for(pixel_errors))
     return l1, psnr_db(mse)
 
 
-def _sheet(images: np.ndarray) -> np.ndarray:
-    """Images (m, h, w, c) in rows of COLUMNS on one transparent picture, uint8 (height, width, 4)."""
-    from workbench.analysis.plotting.image_grid import compose
-
-    return compose([images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)])
+def _picture_grid(images: np.ndarray) -> np.ndarray:
+    """Arrange images (m, h, w, c) in rows on a transparent canvas, uint8 (height, width, 4)."""
+    starts = range(0, len(images), PICTURES_PER_ROW)
+    return compose([images[start : start + PICTURES_PER_ROW] for start in starts])

@@ -23,7 +23,7 @@ from workbench.storage.run import Run
 from workbench.workspace import display
 from workbench.workspace.controls import Value, coerce_controls
 from workbench.workspace.encoding import MAX_THUMBNAILS, base64_array, thumbnail_sheet
-from workbench.workspace.image_selection import SelectedImages, select
+from workbench.workspace.image_selection import SelectedImages, require_images, select
 from workbench.workspace.map_layout import color_data, layout_of_run, point_data, snap_to_grid
 from workbench.workspace.selection import points_in_polygon
 
@@ -118,7 +118,7 @@ class Map:
         return layout_of_run(self.run, state.step, state.controls)
 
     @property
-    def selection(self) -> np.ndarray:
+    def selected_indices(self) -> np.ndarray:
         """Indices of the evidence's images whose points are inside the lasso."""
         return self.result.image_indices[self._is_inside]
 
@@ -129,17 +129,8 @@ class Map:
 
     @property
     def images(self) -> np.ndarray:
-        """The selected images, uint8 (m, h, w, c).
-
-        Raises
-        ------
-        UserError
-            If the evidence has no images.
-        """
-        images = self.evidence.images
-        if images is None:
-            raise UserError(f"The evidence of {self.run.name} has no images.")
-        return np.asarray(images[self.selection])
+        """The selected images, uint8 (m, h, w, c)."""
+        return np.asarray(require_images(self.evidence)[self.selected_indices])
 
     @property
     def selected_images(self) -> SelectedImages:
@@ -150,9 +141,9 @@ class Map:
         UserError
             If no point is selected.
         """
-        if not len(self.selection):
+        if not len(self.selected_indices):
             raise UserError("No point of the map is selected. Draw a loop, or pass a polygon.")
-        return select(self.run, step=self.state.step, ids=self.selection.tolist())
+        return select(self.run, step=self.state.step, ids=self.selected_indices)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -200,7 +191,9 @@ class Map:
         return {"polygon": self.state.polygon, "ids": self.marked}
 
     def __repr__(self) -> str:
-        counts = f"{len(self.selection):,} of {len(self.result.image_indices):,} points selected"
+        counts = (
+            f"{len(self.selected_indices):,} of {len(self.result.image_indices):,} points selected"
+        )
         return f"Latent map of {self.run.name}: {counts}"
 
     def _repr_html_(self) -> str | None:

@@ -1,15 +1,15 @@
-"""`workbench.lens(run)`: one slider over what a trained model makes of images, beside what they should be.
+"""Show what a model makes of images along one axis: `workbench.lens(run)`.
 
-Along tokens, errors asked for, checkpoints, codes, modes, guidance. What is seen can be had in code: `.state`,
-`.images`, `.selected`, `.frames`, `.table`, `.figure`, `.code()`.
+A slider moves along tokens, requested errors, checkpoints, codes, modes or guidance. `.state`,
+`.images`, `.selected`, `.image_grid`, `.table`, `.figure` and `.code()` give what is on the screen.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,207 +20,290 @@ from workbench.core.errors import RunError, UserError, unknown
 from workbench.explore.image_grid import ImageGrid, classes, compared
 from workbench.storage.run import Run
 from workbench.workspace import display
-from workbench.workspace.lens_data import beside_data, draw, module_data
+from workbench.workspace.image_selection import require_images
+from workbench.workspace.lens_data import comparison_data, lens_figure, module_data
+
+if TYPE_CHECKING:  # the module needs torch
+    from workbench.explore.loaded_run import LoadedRun
 
 ORDERS = ("first", "worst", "best")
-OF_IMAGES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
-GROWING = (
-    "tokens",
-    "step",
-    "guidance",
-    "interval",
-    "modes",
-)  # axes whose end is what one wants to see first
-SHARED = ("tokens", "error", "step")  # axes along which several runs may be held beside each other
-MOST_BESIDE = 3  # runs beside the leading one
-LEAST = {"token": 0, "mode": 0, "label": 0, "seed": 0, "row": 0, "stop": -1, "step": 0}
-LARGEST = 24_000_000  # numbers in all pictures of one lens, so that a page stays small
+# Axes whose rows are images of the evidence.
+IMAGE_AXES = ("tokens", "error", "token dropped", "token swapped", "code", "step", "run")
+# Axes on which the last stop is the most interesting one.
+GROWING_AXES = ("tokens", "step", "guidance", "interval", "modes")
+# Axes along which several runs can be compared.
+COMPARABLE_AXES = ("tokens", "error", "step")
+MAX_COMPARED_RUNS = 3
+MIN_VALUES = {"token": 0, "mode": 0, "label": 0, "seed": 0, "row": 0, "stop": -1, "step": 0}
+MAX_VALUE = 2**31 - 1
+# Numbers in all images of one lens, so that a page stays small.
+MAX_PIXEL_VALUES = 24_000_000
+DEFAULT_NUM_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class LensState:
-    """What a lens looks at, and what was picked in it; JSON by `to_json`."""
+    """The axis and the rows of a lens, and the position in it.
 
-    over: str  # what the slider changes: an axis of the leading run, or "run"
-    show: int = 8  # rows: images, or labels of a generator
-    order: str = "first"  # of the images: as collected, or by their error
-    step: int | None = None  # checkpoint; None: the last
-    token: int = 0  # whose code the axis "code" changes
-    mode: int = 0  # whose mean the axis "modes" begins at; 0 is the largest
-    label: int = 0  # class that the axis "interval" is drawn of
-    seed: int = 0  # whose noise a generator starts from
-    places: tuple[int, ...] = ()  # of images of the evidence, instead of an order
-    row: int = 0  # picked
-    stop: int = -1  # picked; -1: the last of what grows, the first of what merely differs
+    Attributes
+    ----------
+    over : str
+        What the slider changes: an axis of the primary run, or `run`.
+    show : int
+        Number of rows: images, or labels of a generator.
+    order : str
+        Order of the images: `first` as collected, or `worst` or `best` by their error.
+    step : int or None
+        Step of the checkpoint; None is the last one.
+    token : int
+        Token whose code the axis `code` changes.
+    mode : int
+        Mode at which the axis `modes` begins; mode 0 is the largest.
+    label : int
+        Class of which the axis `interval` draws samples.
+    seed : int
+        Seed of a generator's noise.
+    indices : tuple of int
+        Indices of the images to show; empty for an order.
+    row : int
+        Selected row.
+    stop : int
+        Selected stop on the axis; -1 is the last stop of an axis that grows, otherwise the first.
+    """
+
+    over: str
+    show: int = 8
+    order: str = "first"
+    step: int | None = None
+    token: int = 0
+    mode: int = 0
+    label: int = 0
+    seed: int = 0
+    indices: tuple[int, ...] = ()
+    row: int = 0
+    stop: int = -1
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise unknown("order", str(self.order), ORDERS)
         if not isinstance(self.show, int) or self.show < 1:
-            raise UserError(f"A lens shows at least 1 row; got show={self.show}.")
-        for name, least in LEAST.items():
+            raise UserError(f"show must be a whole number of at least 1, got {self.show}.")
+        for name, minimum in MIN_VALUES.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise UserError(f"{name} is a whole number, at least {least}; got {value}.")
+            if value is None:
+                continue
+            if not isinstance(value, int) or not minimum <= value <= MAX_VALUE:
+                raise UserError(
+                    f"{name} must be a whole number of at least {minimum}, got {str(value)[:60]}."
+                )
 
     def to_json(self) -> str:
-        """The state as JSON."""
+        """Return the state as JSON."""
         return json.dumps(asdict(self))
 
 
 def lens(
     *runs: Run | str | Path, over: str | None = None, modules: Sequence[str] = (), **state: Any
 ) -> "Lens":
-    """Look through a lens at one run, or at several beside each other on the same images.
+    """Show what one or several runs make of the same images along one axis.
 
-    `over` is what the slider changes (None: the first that the run knows; of several runs, the run), `modules` are
-    those beside ours from which its class may come. `state` sets any other field of LensState. Raises UserError.
+    Parameters
+    ----------
+    *runs : Run, str or Path
+        The runs or their folders; the first is the primary run.
+    over : str, optional
+        What the slider changes. None is the first axis of a run, and `run` for several runs.
+    modules : sequence of str
+        Modules other than those of this package from which the model's class may be loaded.
+    **state
+        Any other attribute of `LensState`, such as ``order="worst"``.
+
+    Returns
+    -------
+    Lens
+
+    Raises
+    ------
+    UserError
+        If there is no run, or a setting or axis does not exist.
     """
     if not runs:
-        raise UserError("A lens looks at a run; name one: wb.lens('runs/a').")
-    return Lens([run if isinstance(run, Run) else Run(run) for run in runs], over, modules, state)
+        raise UserError("A lens needs at least one run, for example wb.lens('runs/a').")
+    opened = [run if isinstance(run, Run) else Run(run) for run in runs]
+    return Lens(opened, over=over, modules=modules, state=state)
 
 
 class Lens:
-    """Rows of images, one axis, and what was picked of both."""
+    """Rows of images along one axis, and a position in them.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The first is the primary run.
+    over : str, optional
+        The axis; None is the first of `axes`.
+    modules : sequence of str
+        Modules other than those of this package from which the model's class may be loaded.
+    state : Mapping
+        Any other attribute of `LensState`.
+
+    Raises
+    ------
+    UserError
+        If a setting or the axis does not exist.
+    """
 
     def __init__(
-        self, runs: Sequence[Run], over: str | None, modules: Sequence[str], state: dict[str, Any]
+        self,
+        runs: Sequence[Run],
+        over: str | None = None,
+        modules: Sequence[str] = (),
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        self.runs, self._modules = list(runs), tuple(modules)
-        self._subjects: dict[
-            tuple[int, int | None], Any
-        ] = {}  # models, by the run's place and the step
-        self._computed: tuple[Any, list[ImageGrid]] | None = None
-        known = [name for name in LensState.__dataclass_fields__ if name != "over"]
-        for name in state:
-            if name not in known:
-                raise unknown("setting of a lens", name, known)
-        self.state = LensState(over or self.axes[0], **state)
+        self.runs = list(runs)
+        self._modules = tuple(modules)
+        # Loaded models, by the number of the run and the step.
+        self._models: dict[tuple[int, int | None], LoadedRun | None] = {}
+        self._computed: tuple[LensState, list[ImageGrid]] | None = None
+        settings = dict(state or {})
+        names = [item.name for item in fields(LensState) if item.name != "over"]
+        for name in settings:
+            if name not in names:
+                raise unknown("setting of a lens", name, names)
+        self.state = LensState(over or self.axes[0], **settings)
         if self.state.over not in self.axes:
             raise unknown("axis", self.state.over, self.axes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: what was computed, and no models."""
-        return {**self.__dict__, "_subjects": {}}
+        """Return what is sent to another process: the computed images, but no models."""
+        return {**self.__dict__, "_models": {}}
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
-        """What the slider can change; without torch or a checkpoint, only the run."""
-        subject = self._subject(0, None)
-        told = () if subject is None else subject.axes
-        several = len(self.runs) > 1 or not told
-        return (*(["run"] if several else []), *told)
+        """The axes along which the slider can move; without torch or a checkpoint, only `run`."""
+        model = self._model(0, None)
+        model_axes = () if model is None else model.axes
+        if len(self.runs) > 1 or not model_axes:
+            return ("run", *model_axes)
+        return model_axes
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """Which fields of the state matter to what it shows, beside what was picked."""
-        over, generator = self.state.over, self.runs[0].tokenizer is not None
-        wanted = {"over": True, "show": over not in ("modes", "interval")}
-        wanted |= {
-            "order": not generator and over in OF_IMAGES,
-            "step": over not in ("step", "run"),
+    def relevant_settings(self) -> tuple[str, ...]:
+        """Names of the settings that change what the lens shows, without row and stop."""
+        axis, is_generator = self.state.over, self.runs[0].tokenizer is not None
+        relevant = {
+            "over": True,
+            "show": axis not in ("modes", "interval"),
+            "order": not is_generator and axis in IMAGE_AXES,
+            "step": axis not in ("step", "run"),
+            "token": axis == "code",
+            "mode": axis == "modes",
+            "label": axis == "interval",
+            "seed": is_generator,
         }
-        wanted |= {
-            "token": over == "code",
-            "mode": over == "modes",
-            "label": over == "interval",
-            "seed": generator,
-        }
-        return tuple(name for name, wants in wanted.items() if wants)
+        return tuple(name for name, is_relevant in relevant.items() if is_relevant)
 
     @property
-    def places(self) -> list[int] | None:
-        """Which images of the evidence the rows are; None where they are none, as a generator's."""
-        of_images = self.runs[0].tokenizer is None and self.state.over in OF_IMAGES
-        return self._places(self.state) if of_images else None
+    def indices(self) -> list[int] | None:
+        """Indices of the evidence's images in the rows; None if the rows are not images of it."""
+        if self.runs[0].tokenizer is not None or self.state.over not in IMAGE_AXES:
+            return None
+        return self._row_indices(self.state)
 
     @property
-    def most_tokens(self) -> int:
-        """The last token's number, whose code may be changed."""
+    def max_token(self) -> int:
+        """The number of the last token."""
         return max(0, self.runs[0].config["settings"].get("num_tokens", 1) - 1)
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """What the labels are called that a generator draws."""
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes that a generator draws."""
         return classes(self.runs[0])
 
     @property
-    def frames(self) -> ImageGrid:
-        """All the pictures of the leading run, computed once. Raises UserError where there are none to show."""
-        return self._all[0]
+    def image_grid(self) -> ImageGrid:
+        """All images of the primary run, computed once per state."""
+        return self._grids[0]
 
     @property
-    def beside(self) -> list[ImageGrid]:
-        """The same of the other runs, where the axis is theirs too and their images are the same."""
-        return self._all[1:]
+    def compared_grids(self) -> list[ImageGrid]:
+        """The images of the other runs that have the same axis and the same images."""
+        return self._grids[1:]
 
     @property
-    def picked(self) -> tuple[int, int]:
-        """The row and the stop that were picked, within what there is."""
-        n, m = self.frames.shown.shape[:2]
-        grows = self.state.over in GROWING and not self.frames.against.startswith(
-            "step"
-        )  # else the last is that one
-        stop = (m - 1 if grows else 0) if self.state.stop < 0 else self.state.stop
-        return min(self.state.row, n - 1), min(stop, m - 1)
+    def position(self) -> tuple[int, int]:
+        """The selected row and stop, within the image grid."""
+        num_rows, num_stops = self.image_grid.shown.shape[:2]
+        stop = self.state.stop
+        if stop < 0:
+            # If the last step is the reference, the last stop equals it and shows nothing.
+            is_reference = self.image_grid.against.startswith("step")
+            is_growing = self.state.over in GROWING_AXES and not is_reference
+            stop = num_stops - 1 if is_growing else 0
+        return min(self.state.row, num_rows - 1), min(stop, num_stops - 1)
 
-    def look(self, row: int, stop: int) -> None:
-        """Pick a row and a stop."""
+    def move_to(self, row: int, stop: int) -> None:
+        """Select a row and a stop."""
         self.state = replace(self.state, row=row, stop=stop)
 
     @property
     def images(self) -> dict[str, np.ndarray]:
-        """What is on the screen: `reference` and `shown`, uint8 (h, w, c), and `difference` (h, w) in [0, 1]."""
-        row, stop = self.picked
-        frames = self.frames
-        difference = frames.error_map(row, stop)
+        """The images on the screen.
+
+        `reference` and `shown` are uint8 (h, w, c), `difference` is float (h, w) in [0, 1].
+        """
+        row, stop = self.position
+        grid = self.image_grid
         return {
-            "reference": frames.reference[row],
-            "shown": frames.shown[row, stop],
-            "difference": difference,
+            "reference": grid.reference[row],
+            "shown": grid.shown[row, stop],
+            "difference": grid.error_map(row, stop),
         }
 
     @property
     def selected(self) -> dict[str, str]:
-        """What was picked, in words."""
-        row, stop = self.picked
-        return {"row": self.frames.rows[row], self.frames.axis: self.frames.stops[stop]}
+        """The names of the selected row and stop."""
+        row, stop = self.position
+        grid = self.image_grid
+        return {"row": grid.rows[row], grid.axis: grid.stops[stop]}
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a picture: tokens, mean absolute error and PSNR against its reference."""
-        return self.frames.table()
+        """One row per image: tokens, mean absolute error and PSNR against its reference."""
+        return self.image_grid.table()
 
     @property
     def figure(self) -> go.Figure:
-        """The three pictures on the screen."""
-        return draw(self.runs[0].name, self.frames, *self.picked)
+        """The three images on the screen."""
+        return lens_figure(self.runs[0].name, self.image_grid, *self.position)
 
     def code(self) -> str:
-        """The Python that makes what is on the screen."""
-        runs = [repr(str(run.folder)) for run in self.runs]
-        row, stop = self.picked
-        told = asdict(replace(self.state, row=row, stop=stop)) | (
-            {"modules": self._modules} if self._modules else {}
-        )
-        plain = asdict(LensState("")) | {"over": None}
-        changed = [f"{name}={value!r}" for name, value in told.items() if value != plain.get(name)]
-        return f"import workbench as wb\n\nlens = wb.lens({', '.join(runs + changed)})\nlens.images"
+        """Return the Python code that shows the same lens."""
+        row, stop = self.position
+        values = asdict(replace(self.state, row=row, stop=stop))
+        if self._modules:
+            values["modules"] = self._modules
+        defaults = {**asdict(LensState("")), "over": None}
+        arguments = [repr(str(run.folder)) for run in self.runs]
+        arguments += [f"{k}={v!r}" for k, v in values.items() if v != defaults.get(k)]
+        return f"import workbench as wb\n\nlens = wb.lens({', '.join(arguments)})\nlens.images"
 
     def data(self) -> dict[str, Any]:
-        """What the JavaScript module shows."""
-        names = [run.name for run in self._shared]
-        others = [
-            beside_data(name, self.frames, one)
-            for name, one in zip(names, self.beside, strict=True)
+        """Return the data that the JavaScript module shows."""
+        comparisons = [
+            comparison_data(run.name, self.image_grid, grid)
+            for run, grid in zip(self._compared_runs, self.compared_grids, strict=True)
         ]
-        told = {"name": self.runs[0].name, "places": self.places, "beside": others}
-        return {**module_data(self.frames), **told}
+        return {
+            **module_data(self.image_grid),
+            "name": self.runs[0].name,
+            "places": self.indices,
+            "beside": comparisons,
+        }
 
     def view(self) -> dict[str, Any]:
-        """What was picked, as the module has it."""
-        row, stop = self.picked
+        """Return the position as the JavaScript module represents it."""
+        row, stop = self.position
         return {"row": row, "stop": stop}
 
     def __repr__(self) -> str:
@@ -233,92 +316,104 @@ class Lens:
         display.show(self)
 
     @property
-    def _all(self) -> list[ImageGrid]:
-        told = replace(self.state, row=0, stop=0)
-        if self._computed is None or self._computed[0] != told:
-            self._computed = told, [self._asked(told), *self._others(told)]
+    def _grids(self) -> list[ImageGrid]:
+        """The images of the primary run, then of the compared runs; computed once per state."""
+        # Row and stop only change what is on the screen.
+        state = replace(self.state, row=0, stop=0)
+        if self._computed is None or self._computed[0] != state:
+            grids = [self._compute_grid(state), *self._compute_comparisons(state)]
+            self._computed = state, grids
         return self._computed[1]
 
     @property
-    def _shared(self) -> list[Run]:
-        """The runs that are shown beside the leading one."""
-        if self.state.over not in SHARED or self.runs[0].tokenizer is not None:
+    def _compared_runs(self) -> list[Run]:
+        """The runs that are compared with the primary run."""
+        primary = self.runs[0]
+        if self.state.over not in COMPARABLE_AXES or primary.tokenizer is not None:
             return []
-        found = []
-        for place, run in enumerate(self.runs[1:], 1):
-            if run.tokenizer is None and _images(run) == _images(self.runs[0]) is not None:
-                subject = self._subject(place, None)
-                found += [run] if subject is not None and self.state.over in subject.axes else []
-        return found[:MOST_BESIDE]
+        fingerprint = _fingerprint(primary)
+        compared_runs = []
+        for number, run in enumerate(self.runs[1:], 1):
+            if run.tokenizer is not None or fingerprint is None:
+                continue
+            if _fingerprint(run) != fingerprint:
+                continue
+            model = self._model(number, None)
+            if model is not None and self.state.over in model.axes:
+                compared_runs.append(run)
+        return compared_runs[:MAX_COMPARED_RUNS]
 
-    def _subject(self, place: int, step: int | None) -> Any:
-        """A run with its model; None where there is no torch, or nothing to load."""
-        if (place, step) not in self._subjects:
+    def _model(self, number: int, step: int | None) -> "LoadedRun | None":
+        """Return a run with its model; None without torch or a checkpoint."""
+        if (number, step) not in self._models:
             try:
                 from workbench.explore.loaded_run import LoadedRun
             except ModuleNotFoundError:
                 return None
-            if not self.runs[place].steps:
+            run = self.runs[number]
+            if not run.steps:
                 return None
-            kept = {key: one for key, one in self._subjects.items() if key[0] != place}
-            self._subjects = {
-                **kept,
-                (place, step): LoadedRun.load(self.runs[place], step, self._modules),
-            }
-        return self._subjects[place, step]
+            # One model per run is held in memory.
+            self._models = {key: model for key, model in self._models.items() if key[0] != number}
+            self._models[number, step] = LoadedRun.load(run, step, self._modules)
+        return self._models[number, step]
 
-    def _asked(self, state: LensState) -> ImageGrid:
-        subject = None if state.over == "run" else self._subject(0, state.step)
-        if subject is None:
-            evidences = [
-                self.runs[0].evidence(state.step),
-                *(run.evidence() for run in self.runs[1:]),
-            ]
-            return compared(evidences, self._places(state))
-        if self.runs[0].tokenizer is not None:
-            chosen = (
-                [state.label]
-                if state.over == "interval"
-                else range(min(state.show, len(self.classes)))
+    def _compute_grid(self, state: LensState) -> ImageGrid:
+        model = None if state.over == "run" else self._model(0, state.step)
+        if model is None:
+            evidences = [self.runs[0].evidence(state.step)]
+            evidences += [run.evidence() for run in self.runs[1:]]
+            return compared(evidences, self._row_indices(state))
+        rows = self._row_indices(state) if self.runs[0].tokenizer is None else self._labels(state)
+        return model.frames(state.over, rows, token=state.token, mode=state.mode, seed=state.seed)
+
+    def _labels(self, state: LensState) -> list[int]:
+        """Return the labels that a generator draws."""
+        count = len(self.class_names)
+        if state.over != "interval":
+            return list(range(min(state.show, count)))
+        if state.label >= count:
+            name = self.runs[0].name
+            raise UserError(
+                f"label must be between 0 and {count - 1} for {name}, got {state.label}."
             )
-            if state.over == "interval" and state.label >= len(self.classes):
-                raise UserError(
-                    f"{self.runs[0].name} draws labels 0 to {len(self.classes) - 1}; got {state.label}."
-                )
-        else:
-            chosen = self._places(state)
-        return subject.frames(
-            state.over, list(chosen), token=state.token, mode=state.mode, seed=state.seed
-        )
+        return [state.label]
 
-    def _others(self, state: LensState) -> list[ImageGrid]:
-        chosen = self._places(state) if self._shared else []
-        subjects = [self._subject(self.runs.index(run), None) for run in self._shared]
-        return [subject.frames(state.over, chosen) for subject in subjects]
+    def _compute_comparisons(self, state: LensState) -> list[ImageGrid]:
+        grids = []
+        for run in self._compared_runs:
+            model = self._model(self.runs.index(run), None)
+            if model is not None:
+                grids.append(model.frames(state.over, self._row_indices(state)))
+        return grids
 
-    def _places(self, state: LensState) -> list[int]:
-        """Which images of the evidence: as many as are asked for, and as a page can hold."""
-        evidence, tokens = (
-            self.runs[0].evidence(),
-            self.runs[0].config["settings"].get("num_tokens", 16),
-        )
-        columns = len(self.runs) if state.over == "run" else tokens + 1
-        room = max(1, LARGEST // (columns * (1 + len(self._shared)) * evidence.images[0].size))
-        if state.places:
-            if not 0 <= min(state.places) <= max(state.places) < len(evidence.images):
+    def _row_indices(self, state: LensState) -> list[int]:
+        """Return the indices of the images: as many as requested, and as a page can hold."""
+        run = self.runs[0]
+        evidence = run.evidence()
+        images = require_images(evidence)
+        columns = len(self.runs)
+        if state.over != "run":
+            columns = run.config["settings"].get("num_tokens", DEFAULT_NUM_TOKENS) + 1
+        values_per_row = columns * (1 + len(self._compared_runs)) * images[0].size
+        count = min(state.show, max(1, MAX_PIXEL_VALUES // values_per_row))
+        if state.indices:
+            first, last = min(state.indices), max(state.indices)
+            if not 0 <= first <= last < len(images):
                 raise UserError(
-                    f"{self.runs[0].name} has images 0 to {len(evidence.images) - 1}; got others."
+                    f"indices must be between 0 and {len(images) - 1} for {run.name}, "
+                    f"got {first} to {last}."
                 )
-            return list(state.places[: min(state.show, room)])
+            return list(state.indices[:count])
         if state.order == "first":
-            return list(range(min(state.show, room, len(evidence.images))))
-        _, l1 = pixel_errors(evidence.images, evidence.reconstructions)
-        ranked = np.argsort(l1 if state.order == "best" else -l1, kind="stable")
-        return ranked[: min(state.show, room)].tolist()
+            return list(range(min(count, len(images))))
+        _, l1 = pixel_errors(**evidence.kwargs_for(pixel_errors))
+        ranking = np.argsort(l1 if state.order == "best" else -l1, kind="stable")
+        return ranking[:count].tolist()
 
 
-def _images(run: Run) -> str | None:
-    """The fingerprint of the images that a run was collected on; None where it was not."""
+def _fingerprint(run: Run) -> str | None:
+    """Return the fingerprint of the images of a run's evidence; None without evidence."""
     try:
         return run.evidence().provenance.get("fingerprint")
     except RunError:

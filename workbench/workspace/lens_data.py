@@ -1,4 +1,4 @@
-"""What a lens shows: for the browser two sheets of pictures with a note each, for a page without one a figure."""
+"""The images of a lens: as sheets with captions for the browser, and as a figure."""
 
 from typing import Any
 
@@ -10,71 +10,103 @@ from workbench.explore.image_grid import ImageGrid
 from workbench.workspace.encoding import png_url
 
 
-def module_data(frames: ImageGrid) -> dict[str, Any]:
-    """What the JavaScript module needs of frames: two sheets of pictures, and a note for each."""
-    n, m, h, w, c = frames.shown.shape
-    error, psnr, tokens = frames.error, frames.psnr, frames.tokens
-    word = "error" if frames.against == "original" else "difference"
-
-    def note(i: int, j: int) -> str:
-        used = "" if tokens is None else f"{tokens[i, j]} of {frames.active.shape[2]} tokens · "
-        return f"{used}mean absolute {word} {error[i, j]:.4f} · PSNR {psnr[i, j]:.1f} dB"
-
-    active = frames.active
+def module_data(grid: ImageGrid) -> dict[str, Any]:
+    """Return an image grid as the JavaScript module takes it: two sheets, and captions."""
+    n, m, h, w, c = grid.shown.shape
+    active = None
+    if grid.active is not None:
+        active = [[_active_text(tokens) for tokens in row] for row in grid.active]
     return {
-        "axis": frames.axis,
-        "stops": frames.stops,
-        "rows": frames.rows,
-        "against": frames.against,
-        "note": frames.note,
+        "axis": grid.axis,
+        "stops": grid.stops,
+        "rows": grid.rows,
+        "against": grid.against,
+        "note": grid.note,
         "size": [h, w],
-        "notes": [[note(i, j) for j in range(m)] for i in range(n)],
-        "active": None
-        if active is None
-        else [["".join("01"[int(a)] for a in one) for one in row] for row in active],
-        "reference": png_url(frames.reference.reshape(n * h, w, c)),
-        "shown": png_url(frames.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
+        "notes": _captions(grid),
+        "active": active,
+        "reference": png_url(grid.reference.reshape(n * h, w, c)),
+        "shown": png_url(grid.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
     }
 
 
-def beside_data(name: str, leading: ImageGrid, frames: ImageGrid) -> dict[str, Any]:
-    """What the module needs of another run: its pictures, and which of its stops is shown at each of the leading's."""
-    own = [float(stop.replace(",", "")) for stop in frames.stops]
-    asked = [float(stop.replace(",", "")) for stop in leading.stops]
-    at = [
-        max((i for i, value in enumerate(own) if value <= one), default=0, key=own.__getitem__)
-        for one in asked
-    ]
-    told = module_data(frames)
+def comparison_data(name: str, primary: ImageGrid, grid: ImageGrid) -> dict[str, Any]:
+    """Return the images of another run as the JavaScript module takes them.
+
+    Parameters
+    ----------
+    name : str
+        Name of the other run.
+    primary : ImageGrid
+        The images of the primary run.
+    grid : ImageGrid
+        The images of the other run, on the same axis.
+
+    Returns
+    -------
+    dict
+        ``at`` holds, for each stop of the primary run, the stop of the other run that is shown:
+        the largest that does not exceed it.
+    """
+    values = [_stop_value(stop) for stop in grid.stops]
+    at = []
+    for stop in primary.stops:
+        limit = _stop_value(stop)
+        candidates = [i for i, value in enumerate(values) if value <= limit]
+        at.append(max(candidates, default=0, key=values.__getitem__))
+    data = module_data(grid)
     return {
         "name": name,
         "at": at,
-        **{part: told[part] for part in ("stops", "notes", "active", "shown")},
+        **{key: data[key] for key in ("stops", "notes", "active", "shown")},
     }
 
 
-def draw(name: str, frames: ImageGrid, row: int, stop: int) -> go.Figure:
-    """A picture beside what it is held against, and their difference."""
+def lens_figure(name: str, grid: ImageGrid, row: int, stop: int) -> go.Figure:
+    """Draw an image next to its reference, and their difference."""
     from plotly.subplots import make_subplots
 
-    pictures = (frames.reference[row], frames.shown[row, stop])
-    titles = (frames.against, f"{frames.axis} {frames.stops[stop]}", "absolute difference")
+    titles = (grid.against, f"{grid.axis} {grid.stops[stop]}", "absolute difference")
     figure = make_subplots(rows=1, cols=3, subplot_titles=titles)
-    for column, picture in enumerate(pictures, 1):
-        figure.add_trace(
-            go.Image(z=np.broadcast_to(picture, (*picture.shape[:2], 3))), row=1, col=column
-        )
-    figure.add_trace(
-        go.Heatmap(z=frames.error_map(row, stop), colorscale=MAGNITUDE_SCALE, zmin=0), row=1, col=3
-    )
+    for column, image in enumerate((grid.reference[row], grid.shown[row, stop]), 1):
+        rgb = np.broadcast_to(image, (*image.shape[:2], 3))
+        figure.add_trace(go.Image(z=rgb), row=1, col=column)
+    difference = grid.error_map(row, stop)
+    heatmap = go.Heatmap(z=difference, colorscale=MAGNITUDE_SCALE, zmin=0)
+    figure.add_trace(heatmap, row=1, col=3)
     figure.update_xaxes(showticklabels=False, constrain="domain")
     figure.update_yaxes(
         showticklabels=False, autorange="reversed", scaleanchor="x", constrain="domain"
     )
     for axis in ("2", "3"):
         figure.update_layout({f"yaxis{axis}": {"scaleanchor": f"x{axis}"}})
-    said = (
-        f"mean absolute error {frames.error[row, stop]:.4f} · PSNR {frames.psnr[row, stop]:.1f} dB"
-    )
-    title = {"text": f"{name}, {frames.rows[row]}", "subtitle": {"text": said}}
+    error, psnr = grid.error[row, stop], grid.psnr[row, stop]
+    subtitle = f"mean absolute error {error:.4f} · PSNR {psnr:.1f} dB"
+    title = {"text": f"{name}, {grid.rows[row]}", "subtitle": {"text": subtitle}}
     return apply_theme(figure.update_layout(title=title, height=360))
+
+
+def _captions(grid: ImageGrid) -> list[list[str]]:
+    """Return the caption of each image: tokens used, error and PSNR."""
+    error, psnr, tokens = grid.error, grid.psnr, grid.tokens
+    word = "error" if grid.against == "original" else "difference"
+    captions = []
+    for i in range(len(grid.rows)):
+        row = []
+        for j in range(len(grid.stops)):
+            caption = f"mean absolute {word} {error[i, j]:.4f} · PSNR {psnr[i, j]:.1f} dB"
+            if tokens is not None and grid.active is not None:
+                caption = f"{tokens[i, j]} of {grid.active.shape[2]} tokens · {caption}"
+            row.append(caption)
+        captions.append(row)
+    return captions
+
+
+def _active_text(tokens: np.ndarray) -> str:
+    """Return which tokens the decoder used, as zeros and ones."""
+    return "".join("1" if is_active else "0" for is_active in tokens)
+
+
+def _stop_value(stop: str) -> float:
+    """Return the number that the name of a stop shows."""
+    return float(stop.replace(",", ""))

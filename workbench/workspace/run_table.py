@@ -1,18 +1,15 @@
-"""The list of runs as a table: how each stands, the settings in which they differ, and which ones a filter keeps."""
+"""The list of runs as a table: state, metrics and the settings in which the runs differ."""
 
-import difflib
-import operator
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workbench.core.errors import UserError, unknown
 from workbench.storage.run import Run
+from workbench.workspace.filters import apply_filter, parse_filter
 
-# How a run stands is told by a symbol and a word; colour only repeats it.
+# A symbol and a word show the state of a run; the color only repeats them.
 STATES = {
     "new": ("○", "#7f7f7f"),
     "running": ("●", "#0072b2"),
@@ -23,103 +20,95 @@ STATES = {
     "failed": ("✖", "#d55e00"),
 }
 FACTS = ("run", "state", "PSNR (dB)", "kind", "data", "step", "evidence at step")
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "=": operator.eq,
-}  # fmt: skip
-PREDICATE = re.compile(r"\s*(\w[\w .()-]*?)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*")
 
 
 def setting_columns(run: Run) -> dict[str, Any]:
-    """What a run was made with: its settings, then its training settings, and its recipe; no moments of every channel of latents."""
-    settings = run.config["settings"]
-    training = {
-        name: value for name, value in run.config.get("training", {}).items() if name not in settings
-    }
-    told = {
-        name: settings[name]
-        for name in settings
-        if not (name in ("mean", "std") and settings.get("by_channel"))
-    }
-    return {**told, **training, "recipe": run.config.get("recipe")}
+    """Return the settings of a run, those of its training, and its recipe, by name.
+
+    The mean and standard deviation of every latent channel are omitted: they are long lists.
+    """
+    settings = dict(run.config["settings"])
+    if settings.get("by_channel"):
+        settings = {k: v for k, v in settings.items() if k not in ("mean", "std")}
+    training = run.config.get("training", {})
+    training = {name: training[name] for name in training if name not in run.config["settings"]}
+    return {**settings, **training, "recipe": run.config.get("recipe")}
 
 
 def with_settings(
     table: pd.DataFrame, runs: Iterable[Run], *, differing: bool = True
 ) -> pd.DataFrame:
-    """The table of runs with a column for every setting, or only for those in which runs that have it differ.
+    """Add columns of settings to the table of runs.
 
-    Facts come first. A run that has no such setting has None.
+    Parameters
+    ----------
+    table : DataFrame
+        One row per run, from `Workspace.table`.
+    runs : iterable of Run
+        The runs in the order of the rows.
+    differing : bool
+        Add only the settings in which runs that have them differ.
+
+    Returns
+    -------
+    DataFrame
+        The facts first, then the settings; None if a run does not have a setting.
     """
-    told = pd.DataFrame([setting_columns(run) for run in runs], index=table.index, dtype=object)
-    told = told.where(told.notna(), None)
+    settings = pd.DataFrame([setting_columns(run) for run in runs], index=table.index, dtype=object)
+    settings = settings.where(settings.notna(), None)
     facts = table[[name for name in FACTS if name in table]]
-    shown = [
-        name
-        for name in told
-        if name not in facts and (not differing or len(set(map(str, told[name].dropna()))) > 1)
-    ]
-    # Column by column: a whole number beside a gap would become a broken one.
+    names = [str(name) for name in settings if name not in facts]
+    if differing:
+        names = [name for name in names if settings[name].dropna().map(str).nunique() > 1]
+    # Each column is an object column: otherwise a gap would turn whole numbers into floats.
     columns = {
-        name: pd.Series(map(_plain, told[name]), index=table.index, dtype=object) for name in shown
+        name: pd.Series(map(_to_cell, settings[name]), index=table.index, dtype=object)
+        for name in names
     }
     return pd.concat([facts, pd.DataFrame(columns, index=table.index)], axis=1)
 
 
-def matching(table: pd.DataFrame, text: str) -> pd.Series:
-    """Which rows a filter keeps, by the table's index: `lr<0.001 & kind=VQVAE`, or a part of any fact's text.
+def filter_runs(table: pd.DataFrame, text: str) -> pd.Series:
+    """Find the rows that meet a filter.
 
-    A row without such a value is not kept. Raises UserError for a column that is not there.
+    Parameters
+    ----------
+    table : DataFrame
+        From `with_settings`.
+    text : str
+        A filter such as ``lr < 0.001 & kind = VQVAE``; see `workbench.workspace.filters`. Text
+        without an operator is searched in the facts of a run, in any case.
+
+    Returns
+    -------
+    Series of bool
+        With the index of the table.
+
+    Raises
+    ------
+    UserError
+        If a column does not exist or the text is not a filter.
     """
-    kept = pd.Series(True, index=table.index)
-    for part in filter(None, (part.strip() for part in text.split("&"))):
-        predicate = PREDICATE.fullmatch(part)
-        if predicate is None:
-            facts = table[[name for name in FACTS if name in table]].itertuples(index=False)
-            kept &= np.array(
-                [part.lower() in " ".join(map(str, row)).lower() for row in facts], bool
-            )
-        else:
-            name, sign, value = predicate.groups()
-            kept &= (
-                table[_column(table, name)]
-                .map(lambda one, s=sign, v=value: _holds(one, s, v))
-                .astype(bool)
-            )
-    return kept
+    conditions = parse_filter(text, allow_text=True)
+    is_met = np.ones(len(table), bool)
+    if len(table):
+        columns = {str(name): table[name].to_numpy() for name in table}
+        is_met &= apply_filter(columns, [c for c in conditions if c.operator])
+    facts = table[[name for name in FACTS if name in table]]
+    texts = [" ".join(map(str, row)).lower() for row in facts.itertuples(index=False)]
+    for condition in conditions:
+        if not condition.operator:
+            is_met &= np.array([condition.text.lower() in text for text in texts], bool)
+    return pd.Series(is_met, index=table.index)
 
 
-def highlighted(colour: str) -> str:
-    """A colour as CSS that can be read as text, on white and on black: mixed with the text's own."""
-    return f"color: color-mix(in srgb, currentColor 40%, {colour})"
+def readable_color(color: str) -> str:
+    """Return CSS for text in a color that can be read on white and on black."""
+    return f"color: color-mix(in srgb, currentColor 40%, {color})"
 
 
-def _column(table: pd.DataFrame, name: str) -> str:
-    """A column by its name, or by what stands before its unit, in any case."""
-    known = {str(column).lower(): column for column in table}
-    known |= {str(column).lower().partition(" (")[0]: column for column in table}
-    if name.lower() not in known:
-        raise unknown(
-            "column", name, difflib.get_close_matches(name, map(str, table), 5, 0.4) or FACTS
-        )
-    return known[name.lower()]
-
-
-def _holds(value: Any, sign: str, asked: str) -> bool:
-    if value is None or value != value:
-        return False
-    compare = OPERATORS[sign]
-    try:
-        return compare(float(value), float(asked))
-    except ValueError:
-        if sign not in ("=", "!="):
-            raise UserError(
-                f"`{asked}` cannot be compared with {value}; after {sign} comes a number."
-            ) from None
-    return compare(str(value).lower(), asked.lower())
-
-
-def _plain(value: Any) -> Any:
-    """A value that a table can sort: numbers stay, all else is text."""
+def _to_cell(value: Any) -> Any:
+    """Return a value that a table can sort: numbers as they are, everything else as text."""
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,185 +1,251 @@
-"""What the tabs Lens, Map and Codes of a view show: a lens, a map or a codebook, set as the view says."""
+"""The content of the tabs Lens, Map and Codes of a view, and how they change its selection."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.analysis.latents.projection import LatentMap
+from workbench.analysis.latents.projection import latent_map as compute_layout
 from workbench.core.errors import UserError, unknown
 from workbench.storage.run import Run
 from workbench.workspace.codebook import Codebook, CodebookState
 from workbench.workspace.controls import Value, coerce_controls
+from workbench.workspace.filters import parse_filter
 from workbench.workspace.image_selection import Layout, SelectedImages, resolve, selected_indices
 from workbench.workspace.latent_map import Map, MapState
 from workbench.workspace.lens import Lens, LensState
-from workbench.workspace.selection import Selection, parse_condition
+from workbench.workspace.selection import Selection
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-SELECTED_ORDER = "selected"  # a lens's order: the images of the selection
-SETTINGS = tuple(one.name for one in fields(LensState) if one.name != "places")
+SELECTED_ORDER = "selected"  # order of a lens that shows the selected images
+LENS_OPTIONS = tuple(item.name for item in fields(LensState) if item.name != "indices")
+NO_RUN = "No run is selected. Select one in the list of runs."
 
 
 @dataclass(frozen=True)
 class TabContent:
-    """What a tab shows, and the same as its module takes it, in JSON."""
+    """The content of a tab, and the data of its JavaScript module as JSON."""
 
-    thing: Lens | Map | Codebook
+    content: Lens | Map | Codebook
     data: str
 
 
-def tab_content(bench: Workspace, state: ViewState) -> TabContent:
-    """What the state's tab shows, with all that takes time computed: it can be sent to another process."""
-    thing = build_tab(bench, state)
-    return TabContent(thing, json.dumps(thing.data()))
+def tab_content(workspace: Workspace, state: ViewState) -> TabContent:
+    """Compute the content of a state's tab; it can be sent to another process."""
+    content = build_tab(workspace, state)
+    return TabContent(content=content, data=json.dumps(content.data()))
 
 
-def build_tab(bench: Workspace, state: ViewState) -> Lens | Map | Codebook:
-    """What the state's tab shows. Raises UserError for a setting that does not exist, or where it does not apply."""
+def build_tab(workspace: Workspace, state: ViewState) -> Lens | Map | Codebook:
+    """Return the content of a state's tab.
+
+    Raises
+    ------
+    UserError
+        If an option of the tab does not exist, or the tab does not apply to the runs.
+    """
     if not state.runs:
-        raise UserError("No run is selected. Select one in the list of runs.")
-    return {"map": map_of, "lens": lens_of, "codes": codes_of}[state.tab](bench, state)
+        raise UserError(NO_RUN)
+    if state.tab == "lens":
+        return build_lens(workspace, state)
+    if state.tab == "map":
+        return build_map(workspace, state)
+    if state.tab == "codes":
+        return build_codebook(workspace, state)
+    raise unknown("tab with content of its own", state.tab, ("lens", "map", "codes"))
 
 
-def lens_of(bench: Workspace, state: ViewState) -> Lens:
-    """A lens on the selected runs that its tab's settings describe; on the selection, where that is asked for."""
-    told = dict(state.looks)
-    for name in told:
-        if name not in SETTINGS:
-            raise unknown("setting of a lens", name, SETTINGS)
-    runs = [bench.run(name) for name in state.runs]
-    runs = [run for run in runs if (run.tokenizer is None) == (runs[0].tokenizer is None)]
-    over = told.pop("over", None)
-    if told.get("order") == SELECTED_ORDER:
-        del told["order"]
-        told["places"] = tuple(selected_image_indices(bench, state))
-    lens = Lens(runs, None if over is None else str(over), (), told)
-    if over is None and lens.axes[0] == "run" and len(lens.axes) > 1:
-        lens = Lens(runs, lens.axes[1], (), told)
+def build_lens(workspace: Workspace, state: ViewState) -> Lens:
+    """Return a lens on the runs of a state that are of the same type as the primary run."""
+    options: dict[str, Any] = dict(state.tab_options)
+    for name in options:
+        if name not in LENS_OPTIONS:
+            raise unknown("setting of a lens", name, LENS_OPTIONS)
+    primary, *rest = (workspace.run(name) for name in state.runs)
+    runs = [primary]
+    runs += [run for run in rest if (run.tokenizer is None) == (primary.tokenizer is None)]
+    axis = options.pop("over", None)
+    if options.get("order") == SELECTED_ORDER:
+        del options["order"]
+        options["indices"] = tuple(selected_image_indices(workspace, state))
+    if axis is not None:
+        return Lens(runs, over=str(axis), state=options)
+    lens = Lens(runs, state=options)
+    # Runs are compared only on request: the first axis of the primary run shows more.
+    if lens.axes[0] == "run" and len(lens.axes) > 1:
+        return Lens(runs, over=lens.axes[1], state=options)
     return lens
 
 
-def map_of(bench: Workspace, state: ViewState) -> Map:
-    """The leading run's map, with the selection's lasso if it was drawn there, else with its points marked."""
-    run, controls = bench.run(state.runs[0]), coerce_controls(lay_out, state.looks)
-    how, found = MapState(state.step, controls), bench.result(_laid(run.name, state.step, controls))
-    here = Map(run, how, found)
-    if state.selection is not None and _drawn_on(state, here):
-        return Map(run, replace(how, polygon=state.selection.polygon), found)
-    here.marked = tuple(selected_image_indices(bench, state))
-    return here
+def build_map(workspace: Workspace, state: ViewState) -> Map:
+    """Return the latent map of the primary run.
+
+    It has the lasso of the selection if it was drawn on this map; otherwise the selected images
+    are marked.
+    """
+    run = workspace.run(state.runs[0])
+    controls = coerce_controls(compute_layout, state.tab_options)
+    map_state = MapState(step=state.step, controls=controls)
+    layout = _compute_layout(workspace, run.name, state.step, controls)
+    latent_map = Map(run, map_state, layout)
+    if state.selection is not None and _is_drawn_on(state.selection, state, latent_map):
+        return Map(run, replace(map_state, polygon=state.selection.polygon), layout)
+    latent_map.marked = tuple(selected_image_indices(workspace, state))
+    return latent_map
 
 
-def codes_of(bench: Workspace, state: ViewState) -> Codebook:
-    """The leading run's codes, those picked that the selection asks for."""
-    for name in state.looks:
+def build_codebook(workspace: Workspace, state: ViewState) -> Codebook:
+    """Return the codebook of the primary run, with the codes of the selection."""
+    for name in state.tab_options:
         if name != "sort":
             raise unknown("setting of the codes", name, ("sort",))
-    codes = (
-        codes_in(state.selection)
-        if state.selection is not None and state.selection.run == state.runs[0]
-        else ()
-    )
-    return Codebook(
-        bench.run(state.runs[0]),
-        CodebookState(state.step, codes, state.looks.get("sort", "number")),
-    )
+    codes: tuple[int, ...] = ()
+    if state.selection is not None and state.selection.run == state.runs[0]:
+        codes = codes_in(state.selection)
+    sort = str(state.tab_options.get("sort", "number"))
+    return Codebook(workspace.run(state.runs[0]), CodebookState.create(state.step, codes, sort))
 
 
-def select_polygon(state: ViewState, shown: Map, polygon: Any) -> Selection | None:
-    """The selection of a polygon on a map; of none, None."""
+def select_polygon(
+    state: ViewState, latent_map: Map, polygon: Sequence[Sequence[float]] | None
+) -> Selection | None:
+    """Return the selection of a lasso on a map; None without a lasso."""
     if not polygon:
         return None
-    corners = tuple((float(x), float(y)) for x, y in polygon)
-    return Selection(state.runs[0], state.step, corners, moved(shown.state.controls))
+    return Selection(
+        run=state.runs[0],
+        step=state.step,
+        polygon=tuple((float(x), float(y)) for x, y in polygon),
+        layout=changed_map_controls(latent_map.state.controls),
+    )
 
 
-def moved(told: Mapping[str, Value]) -> dict[str, Value]:
-    """The controls of a map that are not where they start."""
-    plain = coerce_controls(lay_out, {})
-    return {name: value for name, value in told.items() if value != plain[name]}
+def changed_map_controls(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the controls of a map that differ from their defaults."""
+    defaults = coerce_controls(compute_layout, {})
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
-def select_codes(state: ViewState, codes: Any) -> Selection | None:
-    """The selection of the images that hold some codes; of none, None."""
-    where = f"code = {', '.join(str(int(code)) for code in codes)}"
-    return Selection(state.runs[0], state.step, where=where) if codes else None
+def select_codes(state: ViewState, codes: Iterable[int]) -> Selection | None:
+    """Return the selection of the images that contain any of the codes; None without codes."""
+    numbers = ", ".join(str(int(code)) for code in codes)
+    if not numbers:
+        return None
+    return Selection(run=state.runs[0], step=state.step, where=f"code = {numbers}")
 
 
-def pictured(bench: Workspace, state: ViewState) -> ViewState:
-    """The state led by the first of its runs that holds images: those that figures of images are drawn of."""
-    own = [i for i, name in enumerate(state.runs) if bench.run(name).tokenizer is None]
-    return state if not own or own[0] == 0 else state.change(runs=state.runs[own[0] :], step=None)
+def led_by_images(workspace: Workspace, state: ViewState) -> ViewState:
+    """Return the state with the first run that has images as its primary run.
+
+    Figures of images show the images of that run.
+    """
+    for i, name in enumerate(state.runs):
+        if workspace.run(name).tokenizer is None:
+            return state if i == 0 else state.change(runs=state.runs[i:], step=None)
+    return state
 
 
-def select_indices(bench: Workspace, state: ViewState, places: Iterable[Any]) -> Selection | None:
-    """The selection of the images at some places; of none, None."""
-    shown, ids = pictured(bench, state), tuple(sorted({int(place) for place in places}))
-    return Selection(shown.runs[0], shown.step, ids=ids) if ids else None
+def select_indices(
+    workspace: Workspace, state: ViewState, indices: Iterable[int]
+) -> Selection | None:
+    """Return the selection of images by their indices; None without indices."""
+    ids = [int(index) for index in indices]
+    if not ids:
+        return None
+    primary = led_by_images(workspace, state)
+    return Selection(run=primary.runs[0], step=primary.step, ids=ids)
 
 
 def codes_in(selection: Selection) -> tuple[int, ...]:
-    """The codes that a selection asks for."""
-    parts = parse_condition(selection.where)
-    if len(parts) != 1 or parts[0][:2] != ("code", "="):
+    """Return the codes of a selection by codes; empty for any other selection."""
+    conditions = parse_filter(selection.where)
+    if len(conditions) != 1 or (conditions[0].column, conditions[0].operator) != ("code", "="):
         return ()
-    return tuple(int(float(value)) for value in parts[0][2])
+    try:
+        return tuple(int(value) for value in conditions[0].values)
+    except ValueError:
+        raise UserError(f"Codes are whole numbers, got `{conditions[0].text[:60]}`.") from None
 
 
-def selected_run(bench: Workspace, state: ViewState) -> Run:
-    """The run that the selection was made in."""
+def selected_run(workspace: Workspace, state: ViewState) -> Run:
+    """Return the run in which the selection was made."""
     name = state.selection.run if state.selection is not None else ""
-    return bench.run(name or state.runs[0])
+    return workspace.run(name or state.runs[0])
 
 
-def selected_image_indices(bench: Workspace, state: ViewState) -> list[int]:
-    """The places of the selected images, of the leading run's images; none where it has other ones."""
+def selected_image_indices(workspace: Workspace, state: ViewState) -> list[int]:
+    """Return the indices of the selected images among those of the primary run.
+
+    They are empty if the selection was made in a run with other images.
+    """
     if state.selection is None:
         return []
-    run, leading = selected_run(bench, state), bench.run(state.runs[0])
-    same = leading.name == run.name or _images(leading) == _images(run)
-    return selected_indices(run, state.selection, _layout(bench)).tolist() if same else []
+    run, primary = selected_run(workspace, state), workspace.run(state.runs[0])
+    if primary.name != run.name and _fingerprint(primary) != _fingerprint(run):
+        return []
+    return selected_indices(run, state.selection, _layout(workspace)).tolist()
 
 
-def selected_images(bench: Workspace, state: ViewState) -> SelectedImages | None:
-    """The selected images: of the leading run where its images are the same, else of the run they were picked in."""
+def selected_images(workspace: Workspace, state: ViewState) -> SelectedImages | None:
+    """Return the selected images; None without a selection.
+
+    They are those of the primary run if it has the same images, otherwise of the run in which the
+    selection was made.
+    """
     if state.selection is None or not state.runs:
         return None
-    run, leading = selected_run(bench, state), bench.run(state.runs[0])
-    if leading.name != run.name and (ids := tuple(selected_image_indices(bench, state))):
-        return resolve(leading, Selection(leading.name, state.step, ids=ids))
-    return resolve(run, state.selection, _layout(bench))
+    run, primary = selected_run(workspace, state), workspace.run(state.runs[0])
+    if primary.name != run.name:
+        indices = selected_image_indices(workspace, state)
+        if indices:
+            return resolve(primary, Selection(run=primary.name, step=state.step, ids=indices))
+    return resolve(run, state.selection, _layout(workspace))
 
 
-def selection_code(bench: Workspace, state: ViewState) -> str:
-    """The Python that picks the same images."""
-    if state.selection is None:
+def selection_code(workspace: Workspace, state: ViewState) -> str:
+    """Return the Python code that selects the same images; empty without a selection."""
+    selection = state.selection
+    if selection is None:
         return ""
-    told = {**state.selection.told(), **state.selection.layout}
-    told |= {"ids": list(state.selection.ids)} if state.selection.ids else {}
-    told = {name: value for name, value in told.items() if name not in ("run", "layout", "color_by")}
-    run = selected_run(bench, state)
-    arguments = ", ".join(
-        [repr(str(run.folder)), *(f"{name}={value!r}" for name, value in told.items())]
-    )
+    values = {**selection.to_dict(), **selection.layout}
+    if "ids" in values:
+        values["ids"] = selection.indices.tolist()
+    # The color of the points does not change which points a lasso contains.
+    for name in ("run", "layout", "color_by"):
+        values.pop(name, None)
+    keywords = [f"{name}={value!r}" for name, value in values.items()]
+    arguments = ", ".join([repr(str(selected_run(workspace, state).folder)), *keywords])
     return f"import workbench as wb\n\nselected = wb.select({arguments})\nselected.table()"
 
 
-def _laid(run: str, step: int | None, controls: Any) -> ViewState:
-    return ViewState((run,), step, "latent_map", controls)
+def _compute_layout(
+    workspace: Workspace, run: str, step: int | None, controls: Mapping[str, Value]
+) -> LatentMap:
+    result = workspace.result(ViewState((run,), step, "latent_map", controls))
+    assert isinstance(result, LatentMap)
+    return result
 
 
-def _layout(bench: Workspace) -> Layout:
-    return lambda run, selection: bench.result(_laid(run.name, selection.step, selection.layout))
+def _layout(workspace: Workspace) -> Layout:
+    def compute(run: Run, selection: Selection) -> LatentMap:
+        return _compute_layout(workspace, run.name, selection.step, selection.layout)
+
+    return compute
 
 
-def _drawn_on(state: ViewState, shown: Map) -> bool:
-    """Whether the selection is a lasso on this map; what it is coloured by does not matter."""
-    told, plain = state.selection, {"color_by": ""}
-    same = {**coerce_controls(lay_out, told.layout), **plain} == {**shown.state.controls, **plain}
-    return bool(told.polygon) and (told.run, told.step) == (state.runs[0], state.step) and same
+def _is_drawn_on(selection: Selection, state: ViewState, latent_map: Map) -> bool:
+    """Whether the selection is a lasso on this map; the color of its points does not matter."""
+    if not selection.polygon or (selection.run, selection.step) != (state.runs[0], state.step):
+        return False
+    drawn_on = dict(coerce_controls(compute_layout, selection.layout))
+    controls = dict(latent_map.state.controls)
+    drawn_on.pop("color_by", None)
+    controls.pop("color_by", None)
+    return drawn_on == controls
 
 
-def _images(run: Run) -> str | None:
+def _fingerprint(run: Run) -> str | None:
+    """Return the fingerprint of a run's images; None for a generator."""
     return None if run.tokenizer is not None else run.evidence().provenance.get("fingerprint")

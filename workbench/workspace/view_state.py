@@ -1,24 +1,46 @@
-"""What a person is looking at: the one thing hosts share, as a URL's query, as JSON, as a report's parameters."""
+"""The view that a person looks at: hosts share it as the query of an address, JSON or parameters."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from workbench import analysis
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
 from workbench.workspace.controls import Value, coerce_controls
+from workbench.workspace.filters import shorten
 from workbench.workspace.selection import Selection
 
-TABS = ("", "overview", "live", "lens", "map", "codes")  # beside the analyses; "": an analysis
+TABS = ("", "overview", "live", "lens", "map", "codes")
 
 
 @dataclass(frozen=True)
 class ViewState:
-    """Runs by name, the first one leading; a step (None: the last collected); an analysis and its controls.
+    """Runs, an analysis or a tab with its settings, and a selection.
 
-    Where a tab beside the analyses is open, its name and what is set there; and what was picked, wherever it was.
+    Attributes
+    ----------
+    runs : tuple of str
+        Names of the runs; the first is the primary run.
+    step : int or None
+        Step of the primary run's evidence; None is the last one.
+    analysis : str
+        Name of the analysis.
+    controls : Mapping
+        Controls of the analysis that differ from their defaults.
+    tab : str
+        The open tab other than an analysis; empty for the analysis.
+    tab_options : Mapping
+        Settings of that tab.
+    selection : Selection or None
+        The selected images.
+
+    Raises
+    ------
+    UserError
+        If the tab, the analysis or a control does not exist.
     """
 
     runs: tuple[str, ...] = ()
@@ -26,97 +48,128 @@ class ViewState:
     analysis: str = "reconstruction"
     controls: Mapping[str, Value] = field(default_factory=dict)
     tab: str = ""
-    looks: Mapping[str, Value] = field(default_factory=dict)  # what is set in that tab
+    tab_options: Mapping[str, Value] = field(default_factory=dict)
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
         if self.tab not in TABS:
-            raise unknown("tab", self.tab, TABS[1:])
+            raise unknown("tab", shorten(self.tab), TABS[1:])
         coerce_controls(analysis.get(self.analysis), self.controls)
 
     def change(self, **changes: Any) -> "ViewState":
-        """This state with some fields changed; another analysis or tab starts with its own controls."""
+        """Return this state with some fields changed.
+
+        Another analysis starts with its default controls, another tab with its default settings.
+        """
         if changes.get("tab", self.tab) != self.tab:
-            changes.setdefault("looks", {})
+            changes.setdefault("tab_options", {})
         if changes.get("analysis", self.analysis) != self.analysis:
             changes.setdefault("controls", {})
         return replace(self, **changes)
 
     def to_query(self) -> str:
-        """The state as a URL's query."""
-        pairs = [("run", name) for name in self.runs] + [("analysis", self.analysis)]
-        pairs += [("step", str(self.step))] if self.step is not None else []
+        """Return the state as the query of an address."""
+        pairs = [("run", name) for name in self.runs]
+        pairs.append(("analysis", self.analysis))
+        if self.step is not None:
+            pairs.append(("step", str(self.step)))
         pairs += [(name, str(value)) for name, value in sorted(self.controls.items())]
-        pairs += [("tab", self.tab)] if self.tab else []
-        pairs += [
-            (f"{self.tab}.{name}", _text(value)) for name, value in sorted(self.looks.items())
-        ]
+        if self.tab:
+            pairs.append(("tab", self.tab))
+        for name, value in sorted(self.tab_options.items()):
+            pairs.append((f"{self.tab}.{name}", _to_text(value)))
         if self.selection is not None:
-            pairs += [("selection", json.dumps(self.selection.told(), separators=(",", ":")))]
+            text = json.dumps(self.selection.to_dict(), separators=(",", ":"))
+            pairs.append(("selection", text))
         return urlencode(pairs)
 
     @classmethod
     def from_query(cls, query: str) -> "ViewState":
-        """The state a URL's query tells. Raises UserError."""
-        runs, rest = [], {}
-        for name, value in parse_qsl(query.removeprefix("?")):
-            if name == "run":
-                runs.append(value)
-            else:
-                rest[name] = value
-        told = {name: rest.pop(name, None) for name in ("step", "analysis", "tab", "selection")}
-        if told["selection"] is not None:
-            told["selection"] = _read(told["selection"])
-        own = f"{told['tab']}."
-        looks = {
-            name.removeprefix(own): _value(rest.pop(name))
+        """Return the state in the query of an address.
+
+        Raises
+        ------
+        UserError
+            If the query is not one of `to_query`.
+        """
+        pairs = parse_qsl(query.removeprefix("?"))
+        runs = [value for name, value in pairs if name == "run"]
+        rest: dict[str, Any] = {name: value for name, value in pairs if name != "run"}
+        values = {name: rest.pop(name, None) for name in ("step", "analysis", "tab", "selection")}
+        if values["selection"] is not None:
+            values["selection"] = _parse_object(values["selection"])
+        prefix = f"{values['tab']}."
+        options = {
+            name.removeprefix(prefix): _from_text(rest.pop(name))
             for name in list(rest)
-            if name.startswith(own)
+            if name.startswith(prefix)
         }
-        return cls._checked({"runs": runs, "looks": looks, **told}, rest)
+        return cls._from_values({"runs": runs, "tab_options": options, **values}, rest)
 
     def to_json(self) -> str:
-        """The state as JSON."""
-        selection = None if self.selection is None else self.selection.told()
-        plain = {"controls": dict(self.controls), "looks": dict(self.looks), "selection": selection}
-        return json.dumps({**asdict(replace(self, selection=None)), **plain})
+        """Return the state as JSON."""
+        values = {
+            "runs": list(self.runs),
+            "step": self.step,
+            "analysis": self.analysis,
+            "controls": dict(self.controls),
+            "tab": self.tab,
+            "tab_options": dict(self.tab_options),
+            "selection": None if self.selection is None else self.selection.to_dict(),
+        }
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> "ViewState":
-        """The state a JSON text tells. Raises UserError."""
-        told = _read(text)
-        return cls._checked(told, told.pop("controls", {}))
+        """Return the state of `to_json`.
+
+        Raises
+        ------
+        UserError
+            If the text is not one of `to_json`.
+        """
+        values = _parse_object(text)
+        return cls._from_values(values, values.pop("controls", {}))
 
     @classmethod
-    def _checked(cls, told: dict[str, Any], controls: Mapping[str, Any]) -> "ViewState":
-        name = told.get("analysis") or cls.analysis
-        values = coerce_controls(analysis.get(name), controls)
-        given = {key: value for key, value in values.items() if key in controls}
-        step = told.get("step")
-        if step is not None and not str(step).isdigit():
-            raise UserError(f"step takes a whole number; got `{step}`.")
-        runs, step = tuple(map(str, told.get("runs", ()))), None if step is None else int(step)
-        selection = None if told.get("selection") is None else Selection.of(told["selection"])
-        return cls(
-            runs, step, name, given, told.get("tab") or "", dict(told.get("looks", {})), selection
-        )
+    def _from_values(cls, values: dict[str, Any], controls: Mapping[str, Any]) -> "ViewState":
+        try:
+            name = str(values.get("analysis") or cls.analysis)
+            checked = coerce_controls(analysis.get(name), controls)
+            step = coerce(int | None, "step", values.get("step"))
+            if step is not None and step < 0:
+                raise UserError(f"step must be at least 0, got {step}.")
+            selection = values.get("selection")
+            # Saved views of earlier versions call the settings of a tab `looks`.
+            options = values.get("tab_options") or values.get("looks") or {}
+            return cls(
+                runs=tuple(map(str, values.get("runs", ()))),
+                step=step,
+                analysis=name,
+                controls={key: value for key, value in checked.items() if key in controls},
+                tab=str(values.get("tab") or ""),
+                tab_options=dict(options),
+                selection=None if selection is None else Selection.from_dict(selection),
+            )
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"This is not a saved view: {error}.") from None
 
 
-def _read(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"this is not a saved view: {error}.") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"This is not a saved view: {error}.") from None
 
 
-def _text(value: Value) -> str:
+def _to_text(value: Value) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(text: str) -> Value:
-    """A number, true or false where the text is one, else the text."""
+def _from_text(text: str) -> Value:
+    """Return a number or a boolean where the text is one, otherwise the text."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text

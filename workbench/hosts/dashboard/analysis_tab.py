@@ -21,7 +21,7 @@ from workbench.hosts.dashboard.widgets import control_widget, move_slider, watch
 from workbench.workspace.controls import Value, controls
 from workbench.workspace.tab_content import (
     SELECTED_ORDER,
-    pictured,
+    led_by_images,
     select_codes,
     select_indices,
     selected_image_indices,
@@ -128,7 +128,7 @@ class AnalysisTab:
     def _controls_in(self, view: ViewState) -> Mapping[str, Value]:
         """Return the controls that a view has for this analysis; none if it shows another one."""
         if self.tab:
-            return view.looks if view.tab == self.tab else {}
+            return view.tab_options if view.tab == self.tab else {}
         return view.controls if view.analysis == self.name else {}
 
     def _on_control(self, name: str, event: Any) -> None:
@@ -139,7 +139,7 @@ class AnalysisTab:
             values = {**self._controls_in(view), name: value}
             changed = {key: v for key, v in values.items() if v != self.controls[key].default}
             if self.tab:
-                return view.change(looks=changed) if view.tab == self.tab else view
+                return view.change(tab_options=changed) if view.tab == self.tab else view
             if view.tab or view.analysis != self.name:
                 return view
             return view.change(controls=changed)
@@ -153,10 +153,10 @@ class AnalysisTab:
             self.state.make_primary(str(id_))
         elif kind == "image" and view.runs:
             selection = select_indices(self.workspace, view, [id_])
-            self.state.open_tab("lens", looks={"order": SELECTED_ORDER}, selection=selection)
+            self.state.open_tab("lens", tab_options={"order": SELECTED_ORDER}, selection=selection)
         elif kind == "code" and view.runs:
             selection = select_codes(view, [int(id_)])
-            self.state.open_tab("codes", looks={}, selection=selection)
+            self.state.open_tab("codes", tab_options={}, selection=selection)
 
     def _select_points(self, kind: str, ids: list[Any]) -> None:
         """Deselect the runs outside a lasso, or select its images, or the images of its codes."""
@@ -183,7 +183,7 @@ class AnalysisTab:
         if "image" in kinds:
             indices: list[int] = []
             if self.selection_card.images is not None:
-                shown = pictured(self.workspace, view)
+                shown = led_by_images(self.workspace, view)
                 indices = selected_image_indices(self.workspace, shown)
             self.figure.mark("image", indices)
         elif view.selection is None:

@@ -28,7 +28,7 @@ from workbench.workspace.tab_content import (
     SELECTED_ORDER,
     TabContent,
     build_tab,
-    moved,
+    changed_map_controls,
     select_codes,
     select_polygon,
     tab_content,
@@ -84,7 +84,7 @@ class ExploreTab:
             self._shown_keys = ()
             self.result.show(view)
         elif isinstance(self.model, Lens):
-            self._point_lens(self.model, view.looks)
+            self._point_lens(self.model, view.tab_options)
         self.compute.lifecycle.after_load(lambda: self.selection_card.show(view))
 
     def hide(self) -> None:
@@ -93,7 +93,7 @@ class ExploreTab:
     def move_slider(self, steps: int) -> None:
         """Move the lens along its axis."""
         if isinstance(self.model, Lens):
-            row, stop = self.model.picked
+            row, stop = self.model.position
             view = {**json.loads(self._view_text()), "row": row, "stop": max(0, stop + steps)}
             self.module.param.update(view=json.dumps(view))
 
@@ -103,36 +103,36 @@ class ExploreTab:
     def _key(self, view: ViewState) -> Hashable:
         """Return what the pictures of the module depend on."""
         options = tuple(
-            sorted(item for item in view.looks.items() if item[0] not in POSITION_OPTIONS)
+            sorted(item for item in view.tab_options.items() if item[0] not in POSITION_OPTIONS)
         )
         if self.tab == "lens" and ("order", SELECTED_ORDER) not in options:
             return self.tab, view.runs, options
         selection = None
         if view.selection is not None:
-            selection = json.dumps(view.selection.told(), sort_keys=True)
+            selection = json.dumps(view.selection.to_dict(), sort_keys=True)
         return self.tab, view.runs, view.step, options, selection
 
     def _draw(self, content: TabContent) -> None:
-        model = copy(content.thing)  # the queue may return the same object to another visitor
+        model = copy(content.content)  # the queue may return the same object to another visitor
         self.model = model
         view = self.state.view
         if isinstance(model, Lens):
             # The position of this visitor, not that of another one or of an earlier view.
-            options = view.looks if view.tab == self.tab else {}
-            model.look(int(options.get("row", 0)), int(options.get("stop", -1)))
+            options = view.tab_options if view.tab == self.tab else {}
+            model.move_to(int(options.get("row", 0)), int(options.get("stop", -1)))
         with self._following_model():
             self._set_widgets(model)
         self._update_module(model, data=content.data)
         requested = self.result.view
-        with_all_options = requested.change(looks=self._options())
+        with_all_options = requested.change(tab_options=self._options())
         self._shown_keys = (self.result.key, self._key(with_all_options))
 
     def _point_lens(self, lens: Lens, options: Mapping[str, Value]) -> None:
         """Move the lens to the position of an address."""
-        row, stop = lens.picked
+        row, stop = lens.position
         position = int(options.get("row", row)), int(options.get("stop", stop))
         if position != (row, stop):
-            lens.look(*position)
+            lens.move_to(*position)
             self._update_module(lens)
 
     def _update_module(self, model: Lens | Map | Codebook, **changes: str) -> None:
@@ -177,7 +177,7 @@ class ExploreTab:
             return {"sort": self.model.state.sort}
         values = {name: widget.value for name, widget in self.widgets.items() if widget.visible}
         if self.tab == "map":
-            return moved(values)
+            return changed_map_controls(values)
         return {
             name: value for name, value in values.items() if (name, value) != ("step", LAST_STEP)
         }
@@ -186,13 +186,13 @@ class ExploreTab:
         if self._follows_model or event.new == event.old:
             return
         options = self._options()
-        if name != "over" and "row" in self.state.view.looks:
-            options["row"] = self.state.view.looks["row"]
+        if name != "over" and "row" in self.state.view.tab_options:
+            options["row"] = self.state.view.tab_options["row"]
         if self.tab == "map" and name != "color_by" and self._has_lasso():
             # In another layout the polygon would contain other points.
-            self.state.open_tab(self.tab, looks=options, selection=None)
+            self.state.open_tab(self.tab, tab_options=options, selection=None)
         else:
-            self.state.open_tab(self.tab, looks=options)
+            self.state.open_tab(self.tab, tab_options=options)
 
     def _has_lasso(self) -> bool:
         return isinstance(self.model, Map) and self.model.state.polygon is not None
@@ -205,14 +205,16 @@ class ExploreTab:
         view = self.state.view
         if isinstance(self.model, Lens):
             position = int(module_view["row"]), int(module_view["stop"])
-            if position != self.model.picked:
-                self.model.look(*position)
+            if position != self.model.position:
+                self.model.move_to(*position)
                 row, stop = position
-                self.state.open_tab(self.tab, looks={**self._options(), "row": row, "stop": stop})
+                self.state.open_tab(
+                    self.tab, tab_options={**self._options(), "row": row, "stop": stop}
+                )
         elif isinstance(self.model, Map):
             polygon = module_view.get("polygon") or []
             if [list(corner) for corner in self.model.state.polygon or ()] != polygon:
-                self._select(select_polygon(view, self.model, polygon), view.looks)
+                self._select(select_polygon(view, self.model, polygon), view.tab_options)
         elif list(self.model.state.selected) != module_view["selected"]:
             options = {"sort": module_view["sort"]}
             self._select(select_codes(view, module_view["selected"]), options)
@@ -221,21 +223,21 @@ class ExploreTab:
 
     def _select(self, selection: Selection | None, options: Mapping[str, Value]) -> None:
         """Select what the module shows as selected already: only the selection is drawn again."""
-        view = self.state.view.change(selection=selection, looks=options)
+        view = self.state.view.change(selection=selection, tab_options=options)
         self.model = build_tab(self.workspace, view)
         self.result.key = self._key(view)
         self._shown_keys = (self.result.key,)
-        self.state.open_tab(self.tab, selection=selection, looks=options)
+        self.state.open_tab(self.tab, selection=selection, tab_options=options)
 
 
 def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidget]:
     """Return the controls of a lens; those that its axis does not use are hidden."""
     state = lens.state
     orders = list(ORDERS)
-    if has_selection or state.places:
+    if has_selection or state.indices:
         orders.append(SELECTED_ORDER)
     steps = {"last": LAST_STEP} | {f"{step:,}": step for step in lens.runs[0].steps}
-    labels = {name: label for label, name in enumerate(lens.classes)} or {"": state.label}
+    labels = {name: label for label, name in enumerate(lens.class_names)} or {"": state.label}
     widgets = {
         "over": pmui.Select(
             label="slider over", options=list(lens.axes), value=state.over, width=180
@@ -244,7 +246,7 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
         "order": pmui.Select(
             label="images",
             options=orders,
-            value=SELECTED_ORDER if state.places else state.order,
+            value=SELECTED_ORDER if state.indices else state.order,
             width=140,
         ),
         "step": pmui.Select(
@@ -253,8 +255,8 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
         "token": pmui.IntSlider(
             label="token",
             start=0,
-            end=max(1, lens.most_tokens),
-            value=min(state.token, lens.most_tokens),
+            end=max(1, lens.max_token),
+            value=min(state.token, lens.max_token),
             width=180,
         ),
         "mode": pmui.IntSlider(
@@ -264,5 +266,5 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
     }
     for name, widget in widgets.items():
-        widget.visible = name in lens.settings
+        widget.visible = name in lens.relevant_settings
     return widgets

@@ -9,7 +9,7 @@ from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.workspace.run_table import highlighted
+from workbench.workspace.run_table import readable_color
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
@@ -60,7 +60,7 @@ class Overview:
 
 def _finding_html(check: Check) -> str:
     """Return a finding as a paragraph: a symbol and a word for its severity, and a color."""
-    color = highlighted(STATUS_COLORS[check.status])
+    color = readable_color(STATUS_COLORS[check.status])
     head = (
         f"<b style='{color}'>{SYMBOLS[check.status]} {check.status}</b>"
         f" · <b>{html.escape(check.run)}</b> · {check.code} {html.escape(check.name)}"

@@ -13,7 +13,7 @@ from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.workspace.run_table import STATES, highlighted, matching, with_settings
+from workbench.workspace.run_table import STATES, filter_runs, readable_color, with_settings
 from workbench.workspace.workspace import Workspace
 
 MAX_NUMBERED_ROWS = 9  # rows that a key selects
@@ -28,7 +28,7 @@ STYLE = """
 # A template and not the table's own styles: those draw a table again that is still being built,
 # which is an error in a browser.
 STATE_COLORS = json.dumps({state: color for state, (_, color) in STATES.items()})
-STATE_STYLE = highlighted(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
+STATE_STYLE = readable_color(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
 STATE_TEMPLATE = f"<span style='{STATE_STYLE}'><%- value %></span>"
 
 
@@ -110,7 +110,7 @@ class RunList:
 
     def _draw(self, *, only_cells: bool = False) -> None:
         try:
-            matches = matching(self.all_runs, self.filter.value_input or "")
+            matches = filter_runs(self.all_runs, self.filter.value_input or "")
         except UserError as error:
             self.message.object = f"✖ {html.escape(str(error))}"
             return

@@ -46,7 +46,7 @@ class SelectionCard:
         self.clear = pmui.Button(label="clear", **options)
         self.python.on_click(lambda _: self._toggle_code())
         self.link.js_on_click(code=COPY_LINK)
-        self.lens.on_click(lambda _: state.open_tab("lens", looks={"order": SELECTED_ORDER}))
+        self.lens.on_click(lambda _: state.open_tab("lens", tab_options={"order": SELECTED_ORDER}))
         self.clear.on_click(lambda _: state.change(selection=None))
         self.buttons = [self.csv, self.python, self.link, self.lens, self.clear]
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width")
@@ -81,7 +81,7 @@ class SelectionCard:
         self._draw()
 
     def _draw(self) -> None:
-        if self.images is not None and len(self.images.places) > 0:
+        if self.images is not None and len(self.images.indices) > 0:
             self.figure.draw(apply_theme(self.images.figure(), dark=self.state.dark))
         else:
             self.figure.body.visible = False

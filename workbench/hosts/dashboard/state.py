@@ -90,7 +90,7 @@ class DashboardState(param.Parameterized):
             if view.tab == tab:
                 return view.change(**changes)
             options = self._tab_options.get(tab, {})
-            return view.change(**{"tab": tab, "looks": options, **changes})
+            return view.change(**{"tab": tab, "tab_options": options, **changes})
 
         self.update(change)
 
@@ -127,4 +127,4 @@ class DashboardState(param.Parameterized):
         self._controls.pop(view.analysis, None)  # inserted again as the latest
         self._controls[view.analysis] = view.controls
         if view.tab:
-            self._tab_options[view.tab] = view.looks
+            self._tab_options[view.tab] = view.tab_options

@@ -35,6 +35,6 @@ def codebook_box(codebook: Codebook) -> widgets.VBox:
 
 def selection_html(content: Codebook | Map) -> str:
     """Summarize the images selected on a map or in a codebook, as HTML; empty without any."""
-    if not len(content.selection):
+    if not len(content.selected_indices):
         return ""
     return f"<p>{html.escape(content.selected_images.summary())}</p>"

@@ -33,14 +33,16 @@ class LensView:
         self.step = widgets.Dropdown(
             options=steps, value=state.step or 0, description="checkpoint", **menu
         )
-        most = lens.most_tokens
+        most = lens.max_token
         self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
         self.token.continuous_update = False
         self.mode = widgets.IntSlider(
             min(state.mode, MAX_MODES - 1), 0, MAX_MODES - 1, description="from mode", **look
         )
         self.mode.continuous_update = False
-        labels = [(name, label) for label, name in enumerate(lens.classes)] or [("", state.label)]
+        labels = [(name, label) for label, name in enumerate(lens.class_names)] or [
+            ("", state.label)
+        ]
         self.label = widgets.Dropdown(
             options=labels, value=state.label, description="class", **menu
         )
@@ -69,16 +71,16 @@ class LensView:
         if values["over"] != self.lens.state.over:
             values |= {"row": 0, "stop": -1}
         if values["order"] != self.lens.state.order:
-            values["places"] = ()
+            values["indices"] = ()
         self.lens.state = replace(self.lens.state, **values)
         self._draw()
 
     def _picked(self, change: dict[str, Any]) -> None:
         told = json.loads(change["new"])
-        self.lens.look(int(told["row"]), int(told["stop"]))
+        self.lens.move_to(int(told["row"]), int(told["stop"]))
 
     def _draw(self) -> None:
-        self.row.children = tuple(getattr(self, name) for name in self.lens.settings)
+        self.row.children = tuple(getattr(self, name) for name in self.lens.relevant_settings)
         self.task.start("asking the model", lambda: json.dumps(self.lens.data()), self._show)
 
     def _show(self, told: str) -> None:

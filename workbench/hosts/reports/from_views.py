@@ -106,7 +106,7 @@ def views_report(
 
 def view_title(state: ViewState) -> str:
     """Return a title for a view: tab or analysis, runs, step and changed settings."""
-    settings = dict(state.looks) if state.tab else dict(state.controls)
+    settings = dict(state.tab_options) if state.tab else dict(state.controls)
     if state.step is not None:
         settings["step"] = state.step
     title = f"{_heading(state)} of {', '.join(state.runs[:MAX_NAMES])}"
@@ -177,13 +177,13 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
         return section_outputs("losses", lambda: result_content(losses(run)), {})
     analyses = {state.analysis: dict(state.controls)}
     if state.tab == "overview":
-        analyses = {"token_budget": dict(state.looks), "checks": {}}
+        analyses = {"token_budget": dict(state.tab_options), "checks": {}}
     scopes: dict[str, str] = {}
     with suppress(UserError):  # the analysis then gives the reason
         scopes = id_scopes(run.name, run.evidence(state.step))
     outputs = []
     for name, controls in analyses.items():
-        analysis_state = state.change(tab="", looks={}, analysis=name, controls=controls)
+        analysis_state = state.change(tab="", tab_options={}, analysis=name, controls=controls)
         outputs += section_outputs(name, _analysis(workspace, analysis_state), scopes)
     return outputs
 

@@ -170,7 +170,7 @@ class ReportWriter:
         """
         from workbench.workspace.tab_content import build_tab
 
-        state = self.state.change(tab=tab, looks=options)
+        state = self.state.change(tab=tab, tab_options=options)
         self._add(tab, lambda: tab_section_content(build_tab(self.workspace, state)))
 
     def losses(self) -> None:
