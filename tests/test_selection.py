@@ -452,12 +452,13 @@ def test_a_report_of_views_that_are_not_there_is_refused(trained, tmp_path):
             wb.report("views", tmp_path / "x.html", folder=trained, views=views)
 
 
-def test_the_basket_keeps_a_view_once_and_gives_it_back(session):
-    session.basket.add(session.state)
-    session.basket.add(session.state)
+def test_report_builder_keeps_each_view_once(session):
+    builder = session.reports
+    builder.add()
+    builder.add()
     session.state.open_analysis("reconstruction", controls={})
-    session.basket.add(session.state)
-    assert len(session.basket.views) == 2 and session.basket.write.visible
-    session.basket.drop(session.basket.views[0])
-    session.basket.drop(session.basket.views[0])
-    assert not session.basket.write.visible
+    builder.add()
+    assert len(builder.views) == 2 and builder.write_button.visible
+    builder.remove(builder.views[0])
+    builder.remove(builder.views[0])
+    assert not builder.write_button.visible

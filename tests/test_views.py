@@ -100,6 +100,9 @@ def test_saved_views_of_earlier_versions_open():
     text = '{"runs": ["a"], "tab": "lens", "looks": {"over": "tokens"}}'
     state = ViewState.from_json(text)
     assert state == ViewState(("a",), tab="lens", tab_options={"over": "tokens"})
+    state = ViewState.from_query("run=a&analysis=latent_map&colour=error&tab=map&map.colour=code")
+    assert state.controls == {"color_by": "error"}
+    assert state.tab_options == {"color_by": "code"}
 
 
 def test_another_analysis_starts_with_its_own_controls():

@@ -1,4 +1,4 @@
-"""An analysis's controls, read off its signature: what a host turns into sliders, menus and boxes."""
+"""The controls of an analysis, read from its signature: hosts turn them into widgets."""
 
 import inspect
 import types
@@ -8,14 +8,34 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from workbench.analysis.base import Range
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
 
 Value = bool | int | float | str
+# Earlier names of controls: addresses and saved views with them still open.
+RENAMED_CONTROLS = {
+    "colour": "color_by",
+    "commonest": "num_codes",
+    "least": "min_count",
+    "most": "max_modes",
+}
 
 
 @dataclass(frozen=True)
 class Control:
-    """One keyword-only parameter: a box (bool), a menu (choices) or a slider (low, high, step)."""
+    """One keyword-only parameter of an analysis.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        `flag` is a check box, `choice` a menu, `integer` and `number` are sliders.
+    default : bool, int, float or str
+    choices : tuple of str
+        Entries of a menu.
+    low, high, step : float
+        Range of a slider.
+    """
 
     name: str
     kind: Literal["flag", "choice", "integer", "number"]
@@ -27,84 +47,106 @@ class Control:
 
     @property
     def label(self) -> str:
-        """The name as people read it."""
+        """The name with spaces."""
         return self.name.replace("_", " ")
 
     def accept(self, value: Any) -> Value:
-        """The value in the control's type, from a widget, a URL or a report's parameter. Raises UserError."""
+        """Return a value from a widget, an address or a report in the type of the control.
+
+        Raises
+        ------
+        UserError
+            If the value has another type or is out of range.
+        """
         if self.kind == "flag":
-            if str(value).lower() in ("true", "false", "1", "0"):
-                return str(value).lower() in ("true", "1")
-            raise UserError(f"{self.name} is true or false; got `{value}`.")
+            return bool(coerce(bool, self.name, value))
         if self.kind == "choice":
-            if value in self.choices:
-                return value
-            raise unknown(f"{self.name}", str(value), self.choices)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
+            if value not in self.choices:
+                raise unknown(self.name, str(value)[:60], self.choices)
+            return str(value)
+        number = coerce(int if self.kind == "integer" else float, self.name, value)
+        if not self.low <= number <= self.high:
             raise UserError(
-                f"{self.name} takes a number from {self.low:g} to {self.high:g}; got `{value}`."
-            ) from None
-        if not self.low <= number <= self.high or (
-            self.kind == "integer" and number != int(number)
-        ):
-            what = "a whole number" if self.kind == "integer" else "a number"
-            raise UserError(
-                f"{self.name} takes {what} from {self.low:g} to {self.high:g}; got {value}."
+                f"{self.name} must be between {self.low:g} and {self.high:g}, got {number:g}."
             )
-        return int(number) if self.kind == "integer" else number
+        return number
 
 
 def controls(analysis: Callable[..., Any]) -> tuple[Control, ...]:
-    """The controls of an analysis, in the order of its signature."""
+    """Return the controls of an analysis, in the order of its signature.
+
+    Raises
+    ------
+    TypeError
+        If a keyword-only parameter has no annotation from which a control can be made.
+    """
     hints = typing.get_type_hints(analysis, include_extras=True)
     parameters = inspect.signature(analysis).parameters.values()
-    return tuple(
-        _control(p, hints[p.name])
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and not _private(p)
-    )
+    return tuple(_control(p, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def current_names(analysis: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with earlier names of controls replaced by the present ones."""
+    names = {control.name for control in controls(analysis)}
+    current = {}
+    for name, value in values.items():
+        if name not in names and RENAMED_CONTROLS.get(name) in names:
+            name = RENAMED_CONTROLS[name]
+        current[name] = value
+    return current
 
 
 def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Value]:
-    """All of an analysis's controls: the given values, checked, and the defaults of the rest. Raises UserError."""
+    """Return all controls of an analysis, with defaults for those that are not given.
+
+    Parameters
+    ----------
+    analysis : callable
+    values : Mapping
+        Values by name, as numbers or as text.
+
+    Returns
+    -------
+    dict
+        Values by name, in their types and in the order of the signature.
+
+    Raises
+    ------
+    UserError
+        If a control does not exist or its value is not valid.
+    """
     known = {control.name: control for control in controls(analysis)}
-    for name in values:
+    current = current_names(analysis, values)
+    for name in current:
         if name not in known:
-            raise unknown(f"control of {analysis.__name__}", name, known)
+            raise unknown(f"control of {analysis.__name__}", name[:60], known)
     return {
-        name: c.accept(values[name]) if name in values else c.default for name, c in known.items()
+        name: control.accept(current[name]) if name in current else control.default
+        for name, control in known.items()
     }
-
-
-def _private(parameter: inspect.Parameter) -> bool:
-    return parameter.name in (
-        "tick",
-        "should_stop",
-    )  # how a host follows and stops long work: not for a person
 
 
 def _control(parameter: inspect.Parameter, hint: Any) -> Control:
     name, default = parameter.name, parameter.default
     if hint is bool:
-        return Control(name, "flag", default)
+        return Control(name=name, kind="flag", default=default)
     if typing.get_origin(hint) is Literal:
-        return Control(name, "choice", default, choices=typing.get_args(hint))
+        choices = typing.get_args(hint)
+        return Control(name=name, kind="choice", default=default, choices=choices)
     if typing.get_origin(hint) is Annotated:
         kind, *extras = typing.get_args(hint)
         bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
         if bounds is not None and kind in (int, float) and not isinstance(kind, types.UnionType):
-            step = bounds.step or (1 if kind is int else (bounds.high - bounds.low) / 100)
+            default_step = 1 if kind is int else (bounds.high - bounds.low) / 100
             return Control(
-                name,
-                "integer" if kind is int else "number",
-                default,
-                (),
-                bounds.low,
-                bounds.high,
-                step,
+                name=name,
+                kind="integer" if kind is int else "number",
+                default=default,
+                low=bounds.low,
+                high=bounds.high,
+                step=bounds.step or default_step,
             )
     raise TypeError(
-        f"control `{name}` must be bool, Literal[...] or Annotated[int | float, Range(...)]; it is {hint}"
+        f"control `{name}` must be bool, Literal[...] or Annotated[int | float, Range(...)], "
+        f"got {hint}"
     )

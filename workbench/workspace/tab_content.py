@@ -10,7 +10,7 @@ from workbench.analysis.latents.projection import latent_map as compute_layout
 from workbench.core.errors import UserError, unknown
 from workbench.storage.run import Run
 from workbench.workspace.codebook import Codebook, CodebookState
-from workbench.workspace.controls import Value, coerce_controls
+from workbench.workspace.controls import Value, coerce_controls, current_names
 from workbench.workspace.filters import parse_filter
 from workbench.workspace.image_selection import Layout, SelectedImages, resolve, selected_indices
 from workbench.workspace.latent_map import Map, MapState
@@ -209,7 +209,7 @@ def selection_code(workspace: Workspace, state: ViewState) -> str:
     selection = state.selection
     if selection is None:
         return ""
-    values = {**selection.to_dict(), **selection.layout}
+    values = {**selection.to_dict(), **current_names(compute_layout, selection.layout)}
     if "ids" in values:
         values["ids"] = selection.indices.tolist()
     # The color of the points does not change which points a lasso contains.

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 from workbench import analysis
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
-from workbench.workspace.controls import Value, coerce_controls
+from workbench.workspace.controls import Value, coerce_controls, current_names
 from workbench.workspace.filters import shorten
 from workbench.workspace.selection import Selection
 
@@ -135,18 +135,21 @@ class ViewState:
     def _from_values(cls, values: dict[str, Any], controls: Mapping[str, Any]) -> "ViewState":
         try:
             name = str(values.get("analysis") or cls.analysis)
-            checked = coerce_controls(analysis.get(name), controls)
+            current = current_names(analysis.get(name), controls)
+            checked = coerce_controls(analysis.get(name), current)
             step = coerce(int | None, "step", values.get("step"))
             if step is not None and step < 0:
                 raise UserError(f"step must be at least 0, got {step}.")
             selection = values.get("selection")
             # Saved views of earlier versions call the settings of a tab `looks`.
             options = values.get("tab_options") or values.get("looks") or {}
+            if values.get("tab") == "map":
+                options = current_names(analysis.get("latent_map"), options)
             return cls(
                 runs=tuple(map(str, values.get("runs", ()))),
                 step=step,
                 analysis=name,
-                controls={key: value for key, value in checked.items() if key in controls},
+                controls={key: value for key, value in checked.items() if key in current},
                 tab=str(values.get("tab") or ""),
                 tab_options=dict(options),
                 selection=None if selection is None else Selection.from_dict(selection),
