@@ -1,4 +1,4 @@
-"""Numbered findings: what is wrong, by which rule, and what to do."""
+"""Checks of runs: what is probably wrong, by which rule, and what to do."""
 
-# Of modules, as hosts list their analyses.
+# Names of modules, in the order in which hosts list their analyses.
 ORDER = ("checks",)

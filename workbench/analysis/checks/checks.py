@@ -1,10 +1,13 @@
-"""Numbered findings about runs: what is likely wrong, by which rule, and what to do.
+"""Numbered checks of runs: what is probably wrong, by which rule, and what to do.
 
-A rule is a function called tk..._name in one of the rules' modules: of an Evidence (and, where it asks for it, of the
-`leading` one) it makes a Finding, None where all is well, or raises NotApplicable. To mute checks of a run for good,
-list their codes under "mute" in the provenance.json of its evidence. Numbers 8 to 11 are kept for checks that need
-more than evidence: averaged weights, the gap between training and held-out images, edges of the mode count, trust in
-a map.
+A rule is a function named `tk..._name` in one of the rule modules. It takes an Evidence, and also
+the evidence of the primary run if it has a parameter `primary`. It returns a Finding, returns None
+if nothing is wrong, or raises NotApplicable. Its docstring states when it reports.
+
+To mute checks of a run permanently, list their codes under "mute" in the provenance.json of its
+evidence. The numbers 8 to 11 are reserved for checks that need more than evidence: averaged
+weights, the gap between training and held-out images, limits of the mode count, and the
+trustworthiness of a map.
 """
 
 import inspect
@@ -25,9 +28,11 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence
 
-MODULES = (codebook_rules, latent_rules, image_rules, generator_rules)
-PREFIX = "tk"
-SYMBOLS = {
+RULE_MODULES = (codebook_rules, latent_rules, image_rules, generator_rules)
+RULE_PREFIX = "tk"
+Status = Literal["error", "warning", "info", "passed", "muted", "not applicable"]
+# From the most to the least severe.
+SYMBOLS: dict[Status, str] = {
     "error": "✖",
     "warning": "▲",
     "info": "●",
@@ -35,129 +40,201 @@ SYMBOLS = {
     "muted": "○",
     "not applicable": "–",
 }
-STATUSES = tuple(SYMBOLS)  # the worst first
+STATUSES: tuple[Status, ...] = tuple(SYMBOLS)
+FINDING_STATUSES: tuple[Status, ...] = ("error", "warning", "info")
+PLURALS = {"error": "errors", "warning": "warnings"}
+MAX_SUMMARIZED_FINDINGS = 3
+COLUMN_WIDTHS = (13, 14, 18, 44, 38)
 Rule = Callable[..., Finding | None]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One rule, asked of one run."""
+    """The outcome of one rule for one run."""
 
-    code: str  # TK001
-    name: str  # dead codes
+    code: str  # for example TK001
+    name: str  # for example "dead codes"
     run: str
-    status: str  # one of STATUSES; that of a finding is its severity
-    finding: Finding | None  # also of a muted one
-    rule: str  # when it speaks, in plain words
+    status: Status  # the severity of a finding, if there is one
+    finding: Finding | None  # also present if the check is muted
+    rule: str  # the condition of the rule, as text
 
 
 @dataclass(frozen=True)
 class Checks(Result):
-    """All rules, asked of all runs; findings first, the worst of them first."""
+    """Outcomes of all rules for all runs, the most severe first."""
 
     checks: tuple[Check, ...]
     show: Literal["findings", "all"]
 
     @property
     def findings(self) -> tuple[Check, ...]:
-        """What should be looked at."""
-        return tuple(c for c in self.checks if c.status in ("error", "warning", "info"))
+        """The checks with an error, a warning or an info."""
+        return tuple(check for check in self.checks if check.status in FINDING_STATUSES)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many checks have each status."""
-        counted = Counter(c.status for c in self.checks)
-        return {status: counted[status] for status in STATUSES}
+    def counts(self) -> dict[Status, int]:
+        """Number of checks by status."""
+        counter = Counter(check.status for check in self.checks)
+        return {status: counter[status] for status in STATUSES}
 
     def figure(self) -> go.Figure:
-        """A table of the findings, or of all checks; severity is a symbol and a word."""
-        shown = self.checks if self.show == "all" or not self.findings else self.findings
+        """Draw a table of the findings, or of all checks."""
+        displayed = self.findings
+        if self.show == "all" or not displayed:
+            displayed = self.checks
+        observations = []
+        advice = []
+        for check in displayed:
+            if check.finding:
+                observations.append(check.finding.observation)
+                advice.append(check.finding.advice)
+            else:
+                observations.append(f"Rule: {check.rule}")
+                advice.append("–")
         columns = {
-            "": [f"{SYMBOLS[c.status]} {c.status}" for c in shown],
-            "run": [c.run for c in shown],
-            "check": [f"{c.code} {c.name}" for c in shown],
-            "what was found": [
-                c.finding.found if c.finding else f"Looked for: {c.rule}" for c in shown
-            ],
-            "what to do": [c.finding.advice if c.finding else "–" for c in shown],
+            "": [f"{SYMBOLS[check.status]} {check.status}" for check in displayed],
+            "run": [check.run for check in displayed],
+            "check": [f"{check.code} {check.name}" for check in displayed],
+            "observation": observations,
+            "advice": advice,
         }
-        title = f"Checks: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
-        return table.draw(columns, [13, 14, 18, 44, 38], title=title, subtitle=self._caption())
+        noun = "finding" if len(self.findings) == 1 else "findings"
+        title = f"Checks: {len(self.findings)} {noun}"
+        subtitle = " · ".join(self._status_counts())
+        return table.draw(columns, COLUMN_WIDTHS, title=title, subtitle=subtitle)
 
     def table(self) -> pd.DataFrame:
-        """One row a check and run: its status, what was found, what to do, the rule and its numbers as text."""
+        """Return one row per check and run."""
         rows = []
-        for c in self.checks:
-            finding = c.finding or Finding("info", "", "")
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in finding.numbers.items())
+        for check in self.checks:
+            finding = check.finding or Finding(severity="info", observation="", advice="")
+            numbers = [f"{name} {value:.4g}" for name, value in finding.numbers.items()]
             rows.append(
-                (c.code, c.name, c.run, c.status, finding.found, numbers, finding.advice, c.rule)
+                {
+                    "code": check.code,
+                    "check": check.name,
+                    "run": check.run,
+                    "status": check.status,
+                    "observation": finding.observation,
+                    "numbers": ", ".join(numbers),
+                    "advice": finding.advice,
+                    "rule": check.rule,
+                }
             )
-        return pd.DataFrame(
-            rows, columns=["code", "check", "run", "status", "found", "numbers", "advice", "rule"]
-        )
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """How many checks found something, the worst of it, and how many passed."""
-        worst = "; ".join(
-            f"{c.code} {c.run}: {c.finding.found.rstrip('.')}" for c in self.findings[:3]
-        )
-        more = f"; and {len(self.findings) - 3} more" if len(self.findings) > 3 else ""
-        lead = f"{worst}{more}." if worst else "Nothing was found."
-        return f"{self._caption().replace(' · ', ', ')}. {lead}"
+        """State the number of checks by status, and the most severe findings."""
+        counts = f"{', '.join(self._status_counts())}."
+        observations = [
+            f"{check.code} {check.run}: {check.finding.observation.rstrip('.')}"
+            for check in self.findings[:MAX_SUMMARIZED_FINDINGS]
+            if check.finding
+        ]
+        if not observations:
+            return f"{counts} There are no findings."
+        num_more = len(self.findings) - len(observations)
+        if num_more > 0:
+            observations.append(f"and {num_more} more")
+        return f"{counts} {'; '.join(observations)}."
 
-    def _caption(self) -> str:
-        many = {"error": "errors", "warning": "warnings"}
-        told = (
-            (n, many.get(status, status) if n > 1 else status) for status, n in self.counts.items()
-        )
-        return " · ".join(f"{n} {status}" for n, status in told if n)
+    def _status_counts(self) -> list[str]:
+        texts = []
+        for status, count in self.counts.items():
+            if count:
+                noun = PLURALS.get(status, status) if count > 1 else status
+                texts.append(f"{count} {noun}")
+        return texts
 
 
 def checks(
     evidences: Sequence[Evidence], *, show: Literal["findings", "all"] = "findings"
 ) -> Checks:
-    """Ask every rule of every run; `show` says what the figure holds. Raises UserError for a muted code that is none.
+    """Apply every rule to every run.
 
-    The first run is the one that others must be comparable with.
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of the runs. The first is the primary run, with which the others must be
+        comparable.
+    show : {"findings", "all"}, default "findings"
+        Show only findings in the figure, or all checks.
+
+    Returns
+    -------
+    Checks
+        The outcome of each rule for each run.
+
+    Raises
+    ------
+    UserError
+        If a run mutes a check that does not exist.
+
+    Examples
+    --------
+    >>> from workbench.storage.evidence import Evidence
+    >>> result = checks([Evidence({"run": "a", "step": 1})])
+    >>> {check.status for check in result.checks}
+    {'not applicable'}
     """
-    asked = []
-    for done, (evidence, name) in enumerate(zip(evidences, run_names(evidences), strict=True), 1):
-        asked += [
-            _asked(code, rule, evidence, evidences[0], name) for code, rule in rules().items()
+    outcomes: list[Check] = []
+    names = run_names(evidences)
+    for done, (evidence, name) in enumerate(zip(evidences, names, strict=True), 1):
+        outcomes += [
+            _apply(code, rule, evidence, evidences[0], name) for code, rule in rules().items()
         ]
         report_progress(done, len(evidences))
-    return Checks(tuple(sorted(asked, key=lambda c: STATUSES.index(c.status))), show)
+    outcomes.sort(key=lambda check: STATUSES.index(check.status))
+    return Checks(checks=tuple(outcomes), show=show)
 
 
 def rules() -> dict[str, Rule]:
-    """Every rule by its code, in order: the functions of the rules' modules whose names begin with tk."""
-    found = [f for module in MODULES for f in vars(module).values() if inspect.isfunction(f)]
-    numbered = {
-        f.__name__.partition("_")[0].upper(): f for f in found if f.__name__.startswith(PREFIX)
-    }
-    return dict(sorted(numbered.items()))
+    """Return every rule by its code, in ascending order.
+
+    Examples
+    --------
+    >>> list(rules())[:2]
+    ['TK001', 'TK002']
+    """
+    by_code = {}
+    for module in RULE_MODULES:
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith(RULE_PREFIX):
+                by_code[name.partition("_")[0].upper()] = function
+    return dict(sorted(by_code.items()))
 
 
 def wording(rule: Rule) -> str:
-    """When a rule speaks: its docstring, with the values of its constants."""
-    return inspect.getdoc(rule).format_map(rule.__globals__).replace("%", " %")
+    """Return the condition of a rule: its docstring, with the values of its constants."""
+    constants = vars(inspect.getmodule(rule))
+    doc = " ".join((inspect.getdoc(rule) or "").split())
+    return doc.format_map(constants).replace("%", " %")
 
 
-def _asked(code: str, rule: Rule, evidence: Evidence, leading: Evidence, run: str) -> Check:
-    muted = evidence.provenance.get("mute", ())
-    for told in muted:
-        if told not in rules():
-            raise unknown("check", told, rules())
-    given = {"leading": leading} if "leading" in inspect.signature(rule).parameters else {}
+def _apply(code: str, rule: Rule, evidence: Evidence, primary: Evidence, run: str) -> Check:
+    muted_codes = evidence.provenance.get("mute", ())
+    for muted_code in muted_codes:
+        if muted_code not in rules():
+            raise unknown("check", muted_code, rules())
+    arguments = {}
+    if "primary" in inspect.signature(rule).parameters:
+        arguments["primary"] = primary
+    finding: Finding | None = None
+    status: Status = "passed"
     try:
-        finding = rule(evidence, **given)
-        status = "passed" if finding is None else finding.severity
+        finding = rule(evidence, **arguments)
     except Cancelled:
         raise
     except UserError:
-        finding, status = None, "not applicable"
-    name = rule.__name__.partition("_")[2].replace("_", " ")
+        status = "not applicable"
+    if finding is not None:
+        status = "muted" if code in muted_codes else finding.severity
     return Check(
-        code, name, run, "muted" if finding and code in muted else status, finding, wording(rule)
+        code=code,
+        name=rule.__name__.partition("_")[2].replace("_", " "),
+        run=run,
+        status=status,
+        finding=finding,
+        rule=wording(rule),
     )

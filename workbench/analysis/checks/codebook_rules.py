@@ -1,4 +1,7 @@
-"""Checks of a codebook. A rule's docstring says when it speaks; numbers in it are filled in from the constants."""
+"""Checks of a codebook.
+
+The docstring of a rule states when it reports; the values of constants are filled in.
+"""
 
 from functools import lru_cache
 
@@ -6,113 +9,170 @@ from workbench.analysis.checks.findings import Finding, Severity
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
 from workbench.storage.evidence import Evidence
 
-DEAD = 0.10  # share of a book's codes
-BIAS = 0.10  # of the perplexity, that Miller and Madow's correction adds
-DUPLICATES = 0.01  # share of a book's codes
+MAX_DEAD_SHARE = 0.10  # of the codes of a codebook
+MAX_PERPLEXITY_BIAS = 0.10  # relative change by Miller and Madow's correction
+MAX_DUPLICATE_SHARE = 0.01  # of the codes of a codebook
 
 
 def tk001_dead_codes(evidence: Evidence) -> Finding | None:
-    """Over {DEAD:.0%} of a book's codes were chosen by no token, though there were tokens enough to reach them."""
-    books = [book for book in _books(evidence) if book.verdict != "under-sampled"]
-    dead = max((book.dead / book.size for book in books), default=0.0)
-    if dead <= DEAD:
+    """Over {MAX_DEAD_SHARE:.0%} of the codes of a codebook are unused, despite enough tokens."""
+    sampled = [c for c in _codebooks(evidence) if c.verdict != "under-sampled"]
+    if not sampled:
         return None
-    book = max(books, key=lambda book: book.dead / book.size)
-    found = f"{book.dead:,} of {book.size:,} codes ({100 * dead:.0f} %) were never chosen by {book.tokens:,} tokens."
-    advice = "Restart dead codes, lower the learning rate of the codebook, or take a smaller book."
+    worst = max(sampled, key=_dead_share)
+    dead_share = _dead_share(worst)
+    if dead_share <= MAX_DEAD_SHARE:
+        return None
+    observation = (
+        f"{worst.dead:,} of {worst.size:,} codes ({100 * dead_share:.0f} %) were never selected by"
+        f" {worst.tokens:,} tokens."
+    )
     return Finding(
-        _severity(evidence, "warning"),
-        found + _soft(evidence),
-        advice,
-        {"dead": dead, "size": book.size},
+        severity=_severity(evidence, "warning"),
+        observation=observation + _soft_note(evidence),
+        advice=(
+            "Restart dead codes, lower the learning rate of the codebook, or use a smaller"
+            " codebook."
+        ),
+        numbers={"dead": dead_share, "size": worst.size},
     )
 
 
 def tk002_perplexity_biased(evidence: Evidence) -> Finding | None:
-    """Counted on so few tokens, perplexity reads over {BIAS:.0%} too low by Miller and Madow's correction."""
-    book = max(_books(evidence), key=lambda book: book.perplexity_corrected / book.perplexity)
-    bias = book.perplexity_corrected / book.perplexity - 1
-    if bias <= BIAS:
+    """Perplexity is over {MAX_PERPLEXITY_BIAS:.0%} too low, because few tokens were counted.
+
+    The bias is estimated by Miller and Madow's correction.
+    """
+    worst = max(_codebooks(evidence), key=lambda c: c.perplexity_corrected / c.perplexity)
+    bias = worst.perplexity_corrected / worst.perplexity - 1
+    if bias <= MAX_PERPLEXITY_BIAS:
         return None
-    found = f"The perplexity {book.perplexity:,.0f} is about {book.perplexity_corrected:,.0f} once its bias is removed."
-    advice = f"Quote the corrected number, or count more than {book.tokens:,} tokens."
     return Finding(
-        "info",
-        found,
-        advice,
-        {"perplexity": book.perplexity, "corrected": book.perplexity_corrected},
+        severity="info",
+        observation=(
+            f"The perplexity is {worst.perplexity:,.0f}, and about"
+            f" {worst.perplexity_corrected:,.0f} after removal of its bias."
+        ),
+        advice=f"Report the corrected value, or count more than {worst.tokens:,} tokens.",
+        numbers={"perplexity": worst.perplexity, "corrected": worst.perplexity_corrected},
     )
 
 
 def tk003_under_sampled(evidence: Evidence) -> Finding | None:
-    """A book is under-sampled: too few tokens were counted to tell dead codes from codes that were not asked for."""
-    book = _with_verdict(evidence, "under-sampled")
-    if book is None:
+    """A codebook is under-sampled: too few tokens to distinguish dead codes from rare codes."""
+    codebook = _with_verdict(evidence, "under-sampled")
+    if codebook is None:
         return None
-    found = f"{book.tokens:,} tokens reached {book.used:,} of {book.size:,} codes, and more would reach more."
-    advice = "Collect evidence of more images before calling codes dead."
     return Finding(
-        "info", found, advice, {"tokens": book.tokens, "used": book.used, "growth": book.growth}
+        severity="info",
+        observation=(
+            f"{codebook.tokens:,} tokens reach {codebook.used:,} of {codebook.size:,} codes, and"
+            " more tokens would reach more codes."
+        ),
+        advice="Collect evidence of more images before calling codes dead.",
+        numbers={
+            "tokens": codebook.tokens,
+            "used": codebook.used,
+            "growth": codebook.growth,
+        },
     )
 
 
 def tk013_collapsed(evidence: Evidence) -> Finding | None:
-    """A book is collapsed: it uses far less than a uniform source would, and more tokens would not change that."""
-    book = _with_verdict(evidence, "collapsed")
-    if book is None:
+    """A codebook is collapsed: it uses far fewer codes than uniform usage would.
+
+    More tokens would not change that.
+    """
+    codebook = _with_verdict(evidence, "collapsed")
+    if codebook is None:
         return None
-    found = f"Only {book.used:,} of {book.size:,} codes are in use, as evenly as {book.perplexity:,.0f} codes."
-    advice = "Start codes at encoder outputs, restart dead ones, or raise the entropy or commitment weight."
-    numbers = {"used": book.used, "ceiling": book.used_uniform, "perplexity": book.perplexity}
-    return Finding(_severity(evidence, "error"), found + _soft(evidence), advice, numbers)
+    observation = (
+        f"Only {codebook.used:,} of {codebook.size:,} codes are used, with a perplexity of"
+        f" {codebook.perplexity:,.0f}."
+    )
+    return Finding(
+        severity=_severity(evidence, "error"),
+        observation=observation + _soft_note(evidence),
+        advice=(
+            "Initialize codes at encoder outputs, restart dead codes, or raise the weight of the"
+            " entropy or commitment loss."
+        ),
+        numbers={
+            "used": codebook.used,
+            "used_uniform": codebook.used_uniform,
+            "perplexity": codebook.perplexity,
+        },
+    )
 
 
 def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
-    """Over {DUPLICATES:.0%} of a book's codes are next to a copy of another."""
+    """Over {MAX_DUPLICATE_SHARE:.0%} of the codes of a codebook are duplicates of another code."""
     from workbench.analysis.codebook.distances import code_distances
 
-    book = max(
-        code_distances(**evidence.kwargs_for(code_distances)).codebooks,
-        key=lambda book: book.duplicates / book.size,
-    )
-    share = book.duplicates / book.size
-    if share <= DUPLICATES:
+    codebooks = code_distances(**evidence.kwargs_for(code_distances)).codebooks
+    worst = max(codebooks, key=lambda codebook: codebook.duplicates / codebook.size)
+    share = worst.duplicates / worst.size
+    if share <= MAX_DUPLICATE_SHARE:
         return None
-    found = f"About {book.duplicates:,.0f} of {book.size:,} codes ({100 * share:.0f} %) are copies of another."
-    advice = "Copies waste bits: restart them at encoder outputs, or take a smaller book."
-    return Finding("warning", found, advice, {"duplicates": share})
+    return Finding(
+        severity="warning",
+        observation=(
+            f"About {worst.duplicates:,.0f} of {worst.size:,} codes ({100 * share:.0f} %) are"
+            " duplicates of another code."
+        ),
+        advice=(
+            "Duplicates waste bits: restart them at encoder outputs, or use a smaller codebook."
+        ),
+        numbers={"duplicates": share},
+    )
 
 
 def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
-    """A book is uneven: its tokens tell under half the bits that a uniform source's would."""
-    book = _with_verdict(evidence, "uneven")
-    if book is None:
+    """The usage of a codebook is uneven: its entropy is under half that of uniform usage."""
+    codebook = _with_verdict(evidence, "uneven")
+    if codebook is None:
         return None
-    found = f"{book.used:,} codes are in use, but only as evenly as {book.perplexity:,.0f} of {book.size:,}."
-    advice = "Quote perplexity beside usage, and raise the entropy weight or take a smaller book."
-    numbers = {"perplexity": book.perplexity, "uniform": book.perplexity_uniform}
-    return Finding(_severity(evidence, "warning"), found + _soft(evidence), advice, numbers)
+    observation = (
+        f"{codebook.used:,} of {codebook.size:,} codes are used, but the perplexity is only"
+        f" {codebook.perplexity:,.0f}."
+    )
+    return Finding(
+        severity=_severity(evidence, "warning"),
+        observation=observation + _soft_note(evidence),
+        advice=(
+            "Report perplexity next to usage, and raise the weight of the entropy loss or use a"
+            " smaller codebook."
+        ),
+        numbers={
+            "perplexity": codebook.perplexity,
+            "uniform": codebook.perplexity_uniform,
+        },
+    )
 
 
 @lru_cache(maxsize=1)
-def _books(evidence: Evidence) -> tuple[CodebookStats, ...]:
+def _codebooks(evidence: Evidence) -> tuple[CodebookStats, ...]:
     return codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
 
 
+def _dead_share(codebook: CodebookStats) -> float:
+    return codebook.dead / codebook.size
+
+
 def _with_verdict(evidence: Evidence, verdict: str) -> CodebookStats | None:
-    """The book of that verdict that uses the smallest share of its codes."""
-    alike = [book for book in _books(evidence) if book.verdict == verdict]
-    return min(alike, key=lambda book: book.used / book.size, default=None)
+    """Return the codebook with this verdict that uses the smallest fraction of its codes."""
+    codebooks = [codebook for codebook in _codebooks(evidence) if codebook.verdict == verdict]
+    return min(codebooks, key=lambda codebook: codebook.used / codebook.size, default=None)
+
+
+def _is_discrete(evidence: Evidence) -> bool:
+    return bool(evidence.provenance.get("discrete", True))
 
 
 def _severity(evidence: Evidence, severity: Severity) -> Severity:
-    return severity if evidence.provenance.get("discrete", True) else "info"
+    # The decoder of a soft quantizer reads all codes, so that the most probable is only a label.
+    return severity if _is_discrete(evidence) else "info"
 
 
-def _soft(evidence: Evidence) -> str:
-    """A soft quantizer's decoder reads all codes at once, and the most probable one is only a label."""
-    return (
-        ""
-        if evidence.provenance.get("discrete", True)
-        else " They are the most probable of soft codes."
-    )
+def _soft_note(evidence: Evidence) -> str:
+    return "" if _is_discrete(evidence) else " These are the most probable of soft codes."

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The result of a check that failed."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,9 +8,9 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a run that its user should know."""
+    """An observation about a run that its user should know."""
 
     severity: Severity
-    found: str  # one sentence, with the numbers that broke the rule
-    advice: str  # one sentence: what to do
-    numbers: dict[str, float] = field(default_factory=dict)  # those numbers, by name
+    observation: str  # one sentence with the numbers that violate the rule
+    advice: str  # one sentence with the action to take
+    numbers: dict[str, float] = field(default_factory=dict)  # those numbers by name

@@ -1,25 +1,23 @@
-"""Checks of what a generator drew, and of the arrays of any evidence."""
+"""Checks of the samples of a generator, and of the arrays of any evidence."""
 
 import numpy as np
 
 from workbench.analysis.checks.findings import Finding
 from workbench.analysis.generation.feature_distances import precision_recall
-from workbench.analysis.generation.memorization import TAIL, memorization
+from workbench.analysis.generation.memorization import TAIL_SHARE, memorization
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
-COPIED = 2.0  # times the share that held-out images reach
-RECALL = 0.5  # of the recall that other real images reach
-TWINS = 0.01  # share of the samples
-FEATURES = (
+MAX_COPY_RATIO = 2.0  # of the share of near copies of samples to that of held-out images
+MIN_RECALL_RATIO = 0.5  # of the recall of samples to that of other real images
+MAX_DUPLICATE_SHARE = 0.01  # of the samples
+MIN_IMAGES = 50  # of each set: fractions of fewer images are too uncertain
+CHECKED_ARRAYS = (
     "features",
     "reconstruction_features",
     "train_features",
     "sample_features",
     "midpoint_features",
-)
-CHECKED = (
-    *FEATURES,
     "teacher_features",
     "noise_mse",
     "prefix_mse",
@@ -27,72 +25,108 @@ CHECKED = (
     "loss_by_time",
     "codebook",
 )
-LEAST = 50  # images of each set: of fewer, shares of them mean little
 
 
 def tk040_copies(evidence: Evidence) -> Finding | None:
-    """Over {COPIED:g} times as many samples as held-out images lie next to a training image, beyond their scatter."""
-    samples, held_out, training = _sets(evidence)
-    copying = memorization(samples, held_out, training)
-    if copying.low <= COPIED * TAIL:
+    """Over {MAX_COPY_RATIO:g} times as many samples as held-out images are near training images.
+
+    The difference exceeds the 95 % interval.
+    """
+    samples, held_out, training = _feature_sets(evidence)
+    result = memorization(samples, held_out, training)
+    if result.low <= MAX_COPY_RATIO * TAIL_SHARE:
         return None
-    near = f"as near to a training image as {100 * TAIL:g} % of held-out images do"
-    found = f"{100 * copying.share:.1f} % of the samples lie {near}."
-    advice = "Look at the nearest pairs in Fidelity; stop earlier, or train on more images."
-    return Finding("warning", found, advice, {"share": copying.share, "low": copying.low})
+    return Finding(
+        severity="warning",
+        observation=(
+            f"{100 * result.share:.1f} % of the samples are as near to a training image as the"
+            f" nearest {100 * TAIL_SHARE:g} % of held-out images."
+        ),
+        advice=(
+            "Inspect the nearest pairs in Fidelity. Stop training earlier, or train on more images."
+        ),
+        numbers={"share": result.share, "low": result.low},
+    )
 
 
 def tk041_lost_diversity(evidence: Evidence) -> Finding | None:
-    """Samples cover under {RECALL:.0%} of what other real images cover, or over {TWINS:.0%} of them are twins."""
-    samples, held_out, training = _sets(evidence)
-    n = min(map(len, (samples, held_out, training)))
-    drawn = np.random.default_rng(0)
-    samples, held_out, training = (
-        x[drawn.permutation(len(x))[:n]] for x in (samples, held_out, training)
-    )
-    reached, usual = precision_recall(training, samples)[1], precision_recall(training, held_out)[1]
-    twins = 1 - len(np.unique(samples, axis=0)) / n
-    if reached >= RECALL * usual and twins <= TWINS:
+    """Samples have under {MIN_RECALL_RATIO:.0%} of the recall of other real images, or duplicates.
+
+    Duplicates are reported if they are over {MAX_DUPLICATE_SHARE:.0%} of the samples.
+    """
+    sets = _feature_sets(evidence)
+    n = min(map(len, sets))
+    random = np.random.default_rng(0)
+    samples, held_out, training = (x[random.permutation(len(x))[:n]] for x in sets)
+    recall = precision_recall(training, samples)[1]
+    held_out_recall = precision_recall(training, held_out)[1]
+    duplicate_share = 1 - len(np.unique(samples, axis=0)) / n
+    has_duplicates = duplicate_share > MAX_DUPLICATE_SHARE
+    if recall >= MIN_RECALL_RATIO * held_out_recall and not has_duplicates:
         return None
-    found = f"Samples cover {100 * reached:.0f} % of the training images, held-out images {100 * usual:.0f} %"
-    found += f"; {100 * twins:.1f} % of the samples are twins of another." if twins > TWINS else "."
-    advice = "Look at the samples: if they are like real images, lower the guidance scale, else train longer."
+    observation = (
+        f"Samples cover {100 * recall:.0f} % of the training images; held-out images cover"
+        f" {100 * held_out_recall:.0f} %."
+    )
+    if has_duplicates:
+        observation += f" {100 * duplicate_share:.1f} % of the samples are duplicates of another."
     return Finding(
-        "warning", found, advice, {"recall": reached, "held_out_recall": usual, "twins": twins}
+        severity="warning",
+        observation=observation,
+        advice=(
+            "Inspect the samples. If they resemble real images, lower the guidance scale;"
+            " otherwise train longer."
+        ),
+        numbers={
+            "recall": recall,
+            "held_out_recall": held_out_recall,
+            "duplicates": duplicate_share,
+        },
     )
 
 
 def tk060_broken_numbers(evidence: Evidence) -> Finding | None:
-    """An array other than the latents holds NaN or infinity, or a code lies outside its book."""
-    present = [name for name in CHECKED if getattr(evidence, name) is not None]
-    if not present:
+    """An array contains NaN or infinity (except latents), or a code is outside its codebook."""
+    arrays = {name: getattr(evidence, name) for name in CHECKED_ARRAYS}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    if not arrays:
         raise NotApplicable(f"This needs measured arrays; {evidence.run_name} has none.")
-    broken = [name for name in present if not np.isfinite(getattr(evidence, name)).all()]
-    outside = 0 if evidence.codes is None or evidence.codebook is None else _outside(evidence)
-    if not broken and not outside:
+    invalid = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    num_outside = _codes_outside_codebook(evidence)
+    sentences = []
+    if invalid:
+        names = ", ".join(name.replace("_", " ") for name in invalid)
+        sentences.append(f"These arrays contain NaN or infinity: {names}.")
+    if num_outside:
+        sentences.append(f"{num_outside:,} codes are outside their codebook.")
+    if not sentences:
         return None
-    found = (
-        f"NaN or infinity is in: {', '.join(name.replace('_', ' ') for name in broken)}."
-        if broken
-        else ""
+    return Finding(
+        severity="error",
+        observation=" ".join(sentences),
+        advice="Collect the evidence again, if necessary from an earlier step.",
+        numbers={"arrays": len(invalid), "codes": num_outside},
     )
-    found += f" {outside:,} codes lie outside their book." if outside else ""
-    advice = "Collect the evidence again, from an earlier step if need be."
-    return Finding("error", found.strip(), advice, {"arrays": len(broken), "codes": outside})
 
 
-def _outside(evidence: Evidence) -> int:
-    return int(((evidence.codes < 0) | (evidence.codes >= evidence.codebook.shape[-2])).sum())
+def _codes_outside_codebook(evidence: Evidence) -> int:
+    codes, codebook = evidence.codes, evidence.codebook
+    if codes is None or codebook is None:
+        return 0
+    return int(((codes < 0) | (codes >= codebook.shape[-2])).sum())
 
 
-def _sets(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of samples, held-out and training images."""
-    sets = (evidence.sample_features, evidence.features, evidence.train_features)
-    if any(x is None or len(x) < LEAST for x in sets):
-        raise NotApplicable(
-            f"This needs features of at least {LEAST} samples, held-out and training images each."
-        )
-    samples, held_out, training = (np.asarray(x, np.float64) for x in sets)
-    if not all(np.isfinite(x).all() for x in (samples, held_out, training)):
+def _feature_sets(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the features of samples, held-out and training images."""
+    sets = []
+    for array in (evidence.sample_features, evidence.features, evidence.train_features):
+        if array is None or len(array) < MIN_IMAGES:
+            raise NotApplicable(
+                f"This needs features of at least {MIN_IMAGES} samples, held-out and training"
+                " images each."
+            )
+        sets.append(np.asarray(array, np.float64))
+    if not all(np.isfinite(array).all() for array in sets):
         raise NotApplicable("This needs features without NaN.")
+    samples, held_out, training = sets
     return samples, held_out, training

@@ -1,4 +1,4 @@
-"""Checks of latents: their scale, their channels, and how they decode in part."""
+"""Checks of latents: their scale, their channels, and decoding from parts of them."""
 
 from functools import lru_cache
 
@@ -9,119 +9,165 @@ from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
-SMALL, LARGE = 0.2, 5.0  # deviation of all numbers of the latents
-IDLE = 0.05  # of the second largest channel's deviation over images
-DOMINANT, CHANNELS = 0.5, 4  # share of the variance in one channel, of at least so many
-SLACK = 0.01  # of the pixels' range: how much more than the requested error is forgiven
-MISSED = 0.15  # share of the images
-LEAST = 10  # images, for the scatter over them to mean anything
+# Range of the standard deviation of all numbers of the latents.
+MIN_DEVIATION = 0.2
+MAX_DEVIATION = 5.0
+MIN_RELATIVE_DEVIATION = 0.05  # of a channel, relative to the second largest
+MAX_VARIANCE_SHARE = 0.5  # of one channel
+MIN_CHANNELS = 4  # for a channel to count as dominant
+ERROR_TOLERANCE = 0.01  # above the requested error, in units of the pixel range
+MAX_MISSED_SHARE = 0.15  # of the images
+MIN_IMAGES = 10  # for an interval over images
 
 
 def tk004_scale(evidence: Evidence) -> Finding | None:
-    """The latents' deviation lies outside {SMALL:g} to {LARGE:g}, where a diffusion model expects about 1."""
+    """The standard deviation of the latents is outside {MIN_DEVIATION:g} to {MAX_DEVIATION:g}.
+
+    A diffusion model expects about 1.
+    """
     latents = _latents(evidence)
     deviation = float(latents.std(dtype=np.float64))
-    if not np.isfinite(deviation) or deviation == 0 or SMALL <= deviation <= LARGE:
+    is_in_range = MIN_DEVIATION <= deviation <= MAX_DEVIATION
+    if not np.isfinite(deviation) or deviation == 0 or is_in_range:
         return None
-    found = f"The latents' deviation is {deviation:.3g}."
-    advice = (
-        f"Generators here standardise latents; anywhere else, scale them by {1 / deviation:.4g}."
+    return Finding(
+        severity="info",
+        observation=f"The standard deviation of the latents is {deviation:.3g}.",
+        advice=(
+            "The generators of this package standardize latents; for other generators, multiply"
+            f" them by {1 / deviation:.4g}."
+        ),
+        numbers={"deviation": deviation},
     )
-    return Finding("info", found, advice, {"deviation": deviation})
 
 
 def tk005_idle_channels(evidence: Evidence) -> Finding | None:
-    """A channel says nothing of the image: over images it varies under {IDLE:.0%} of the second largest channel."""
-    deviation = _by_channel(evidence)
+    """A channel hardly varies between images: under {MIN_RELATIVE_DEVIATION:.0%} of a reference.
+
+    The reference is the deviation of the channel with the second largest deviation.
+    """
+    deviation = _deviation_by_channel(evidence)
     if len(deviation) < 2 or not np.isfinite(deviation).all():
         return None
     reference = np.sort(deviation)[-2 if len(deviation) > 2 else -1]
-    idle = int((deviation < IDLE * reference).sum())
-    if not idle:
+    num_idle = int((deviation < MIN_RELATIVE_DEVIATION * reference).sum())
+    if not num_idle:
         return None
-    found = (
-        f"{idle} of {len(deviation)} channels hardly vary from image to image: they have collapsed."
+    return Finding(
+        severity="warning",
+        observation=(
+            f"{num_idle} of {len(deviation)} channels hardly vary between images: they have"
+            " collapsed."
+        ),
+        advice="Lower the weight of the KL term, or train with fewer channels.",
+        numbers={"idle": num_idle, "channels": len(deviation)},
     )
-    advice = "Lower the weight of the KL term, or train with fewer channels."
-    return Finding("warning", found, advice, {"idle": idle, "channels": len(deviation)})
 
 
 def tk012_worse_with_more_tokens(evidence: Evidence) -> Finding | None:
-    """Images decode worse from more of their first tokens, by more than their scatter."""
-    if evidence.prefixes is None or evidence.prefix_mse is None or len(evidence.prefix_mse) < LEAST:
+    """Images decode worse from more of their first tokens, beyond the 95 % interval."""
+    prefixes, mse = evidence.prefixes, evidence.prefix_mse
+    if prefixes is None or mse is None or len(mse) < MIN_IMAGES:
         raise NotApplicable(
-            f"This needs at least {LEAST} images that were decoded from their first tokens."
+            f"This needs at least {MIN_IMAGES} images that were decoded from their first tokens."
         )
-    order = np.argsort(evidence.prefixes, kind="stable")
-    tokens, mse = (
-        np.asarray(evidence.prefixes)[order],
-        np.asarray(evidence.prefix_mse, np.float64)[:, order],
-    )
+    order = np.argsort(prefixes, kind="stable")
+    tokens = np.asarray(prefixes)[order]
+    mse = np.asarray(mse, np.float64)[:, order]
     for i in range(len(tokens) - 1):
-        more, low, _ = mean_interval(mse[:, i + 1] - mse[:, i])
+        increase, low, _ = mean_interval(mse[:, i + 1] - mse[:, i])
         if low > 0:
-            found = f"{tokens[i + 1]} tokens decode worse than the first {tokens[i]} of them (mse +{more:.2g})."
-            advice = "Do not read a budget off its first tokens, or train it with dropped tails."
-            return Finding("info", found, advice, {"tokens": int(tokens[i + 1]), "mse": more})
+            return Finding(
+                severity="info",
+                observation=(
+                    f"{tokens[i + 1]} tokens decode worse than the first {tokens[i]} of them"
+                    f" (mean squared error +{increase:.2g})."
+                ),
+                advice=(
+                    "Do not choose a token budget by its first tokens, or train it with dropped"
+                    " tails."
+                ),
+                numbers={"tokens": int(tokens[i + 1]), "mse": increase},
+            )
     return None
 
 
 def tk016_broken_latents(evidence: Evidence) -> Finding | None:
-    """Latents hold NaN or infinity, or are the same for every image."""
+    """Latents contain NaN or infinity, or are the same for every image."""
     latents = _latents(evidence)
-    broken = int((~np.isfinite(latents).reshape(len(latents), -1).all(axis=1)).sum())
-    if broken:
-        found = f"The latents of {broken:,} of {len(latents):,} images hold NaN or infinity."
+    n = len(latents)
+    num_invalid = int((~np.isfinite(latents).reshape(n, -1).all(axis=1)).sum())
+    if num_invalid:
         return Finding(
-            "error",
-            found,
-            "Collect from an earlier step, and train with a lower rate.",
-            {"images": broken},
+            severity="error",
+            observation=f"The latents of {num_invalid:,} of {n:,} images contain NaN or infinity.",
+            advice=(
+                "Collect the evidence from an earlier step, and train with a lower learning rate."
+            ),
+            numbers={"images": num_invalid},
         )
-    if len(latents) > 1 and not _by_channel(evidence).any():
-        found = f"The latents are the same for all {len(latents):,} images."
+    if n > 1 and not _deviation_by_channel(evidence).any():
         return Finding(
-            "error",
-            found,
-            "The decoder ignores them: weaken its prior, or the bottleneck's penalty.",
+            severity="error",
+            observation=f"The latents are the same for all {n:,} images.",
+            advice=(
+                "The decoder ignores the latents: weaken its prior, or lower the penalty of the"
+                " bottleneck."
+            ),
         )
     return None
 
 
 def tk017_dominant_channel(evidence: Evidence) -> Finding | None:
-    """One of at least {CHANNELS} channels holds over {DOMINANT:.0%} of the variance; generators scale all alike."""
+    """One of at least {MIN_CHANNELS} channels has over {MAX_VARIANCE_SHARE:.0%} of the variance.
+
+    Generators scale all channels alike.
+    """
     variance = np.square(_latents(evidence).std(axis=(0, 1), dtype=np.float64))
-    if len(variance) < CHANNELS or not np.isfinite(variance).all() or not variance.sum():
+    if len(variance) < MIN_CHANNELS or not np.isfinite(variance).all() or not variance.sum():
         return None
     share = float(variance.max() / variance.sum())
-    if share <= DOMINANT:
+    if share <= MAX_VARIANCE_SHARE:
         return None
-    found = f"Channel {int(variance.argmax())} holds {100 * share:.0f} % of the variance of {len(variance)} channels."
-    advice = (
-        "A generator's loss will be mostly about that channel: standardise each channel by itself."
+    return Finding(
+        severity="warning",
+        observation=(
+            f"Channel {int(variance.argmax())} has {100 * share:.0f} % of the variance of"
+            f" {len(variance)} channels."
+        ),
+        advice=(
+            "The loss of a generator will mostly depend on this channel: standardize each channel"
+            " separately."
+        ),
+        numbers={"share": share},
     )
-    return Finding("warning", found, advice, {"share": share})
 
 
 def tk050_missed_targets(evidence: Evidence) -> Finding | None:
-    """Asked for an error, over {MISSED:.0%} of the images miss it by over {SLACK:g} with tokens left to spend."""
+    """Over {MAX_MISSED_SHARE:.0%} of the images miss a requested error with tokens left.
+
+    An image misses the request if its error is over {ERROR_TOLERANCE:g} too large.
+    """
     if evidence.requested is None or evidence.reached is None or evidence.spent is None:
-        raise NotApplicable("This needs a tokenizer that can be asked for an error.")
-    asked, reached, spent = (
-        np.asarray(x) for x in (evidence.requested, evidence.reached, evidence.spent)
-    )
-    could = (
-        spent < _latents(evidence).shape[1]
-    )  # where all tokens are spent, nothing more can be asked
-    missed = ((reached > asked[:, None] + SLACK) & could).mean(axis=1)
-    worst = int(missed.argmax())
-    if missed[worst] <= MISSED:
+        raise NotApplicable("This needs a tokenizer that accepts a requested error.")
+    requested = np.asarray(evidence.requested)
+    reached = np.asarray(evidence.reached)
+    spent = np.asarray(evidence.spent)
+    # An image that spent all tokens could not do better.
+    has_tokens_left = spent < _latents(evidence).shape[1]
+    is_missed = (reached > requested[:, None] + ERROR_TOLERANCE) & has_tokens_left
+    missed_share = is_missed.mean(axis=1)
+    worst = int(missed_share.argmax())
+    if missed_share[worst] <= MAX_MISSED_SHARE:
         return None
-    share = f"{100 * missed[worst]:.0f} % of the images"
-    found = f"Asked for an error of {asked[worst]:g}, {share} miss it by over {SLACK:g} with tokens left."
-    advice = "Raise the halting threshold, or train longer at that error."
     return Finding(
-        "warning", found, advice, {"requested": float(asked[worst]), "missed": float(missed[worst])}
+        severity="warning",
+        observation=(
+            f"{100 * missed_share[worst]:.0f} % of the images miss a requested error of"
+            f" {requested[worst]:g} by over {ERROR_TOLERANCE:g} with tokens left."
+        ),
+        advice="Raise the halting threshold, or train longer at that error.",
+        numbers={"requested": float(requested[worst]), "missed": float(missed_share[worst])},
     )
 
 
@@ -132,6 +178,7 @@ def _latents(evidence: Evidence) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _by_channel(evidence: Evidence) -> np.ndarray:
-    """Each channel's deviation (d,) from image to image, whatever a token's place adds."""
-    return np.sqrt(np.square(_latents(evidence).std(axis=0, dtype=np.float64)).mean(axis=0))
+def _deviation_by_channel(evidence: Evidence) -> np.ndarray:
+    """Return the deviation of each channel between images, (d,), without that between tokens."""
+    variance = np.square(_latents(evidence).std(axis=0, dtype=np.float64))
+    return np.sqrt(variance.mean(axis=0))

@@ -79,10 +79,10 @@ class CodeGallery(Result):
     def summary(self) -> str:
         """State which codes the gallery contains, and the code with the purest class."""
         scope = f"The {self.order} {len(self.rows)} used codes, {self._description()}."
-        labelled = [row for row in self.rows if row.common_class]
-        if not labelled:
+        labeled = [row for row in self.rows if row.common_class]
+        if not labeled:
             return scope
-        purest = max(labelled, key=lambda row: (row.class_share, row.count))
+        purest = max(labeled, key=lambda row: (row.class_share, row.count))
         return (
             f"{scope} Code {purest.code} is the most specific to one class:"
             f" {100 * purest.class_share:.0f} % of its {purest.count:,} tokens belong to class"

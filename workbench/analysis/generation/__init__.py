@@ -1,4 +1,4 @@
-"""What a generator draws, and how near it comes to real images."""
+"""Analyses of generators: their samples, and the fidelity of these to real images."""
 
-# Of modules, as hosts list their analyses.
+# Names of modules, in the order in which hosts list their analyses.
 ORDER = ("samples", "fidelity", "denoising", "class_prediction")

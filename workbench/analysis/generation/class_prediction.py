@@ -1,6 +1,6 @@
-"""What a generator of codes understands of them: which class it tells from an image's codes, and how well it foresees.
+"""Class prediction from codes by a generator of codes, and its bits per code.
 
-One vocabulary serves both (UniCode2): the transformer that draws codes from a class tells the class from codes.
+The transformer that generates codes from a class also scores each class given codes (UniCode^2).
 """
 
 from dataclasses import dataclass, field
@@ -15,80 +15,80 @@ from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
 
-MOST_CLASSES = 20  # whose names are written on the axes
+MAX_LABELED_CLASSES = 20  # more classes are numbered on the axes
 
 
 @dataclass(frozen=True, eq=False)
-class Understanding(Result):
-    """Accuracy on held-out images, and which classes are taken for which."""
+class ClassPrediction(Result):
+    """Accuracy on held-out images, and the confusion matrix."""
 
     accuracy: float
-    low: float  # 95 % interval over images
+    low: float  # 95 % bootstrap interval over images
     high: float
-    chance: float  # of always telling the commonest class
-    bits: float | None  # a code of held-out images, to the generator
+    chance: float  # accuracy of always predicting the most frequent class
+    bits: float | None  # cost of a held-out code to the generator, in bits
     n: int
     classes: tuple[str, ...]
-    confusion: np.ndarray = field(repr=False)  # int64 (c, c): rows true, columns told
+    confusion: np.ndarray = field(repr=False)  # int64 (c, c): true class by predicted class
 
     def figure(self) -> go.Figure:
-        """The confusion matrix, each row as shares."""
-        rows = self.confusion.sum(axis=1, keepdims=True)
-        shares = self.confusion / np.maximum(rows, 1)
-        named = len(self.classes) <= MOST_CLASSES
-        axis = list(self.classes) if named else list(range(len(self.classes)))
+        """Draw the confusion matrix, normalized by row."""
+        totals = self.confusion.sum(axis=1, keepdims=True)
+        is_labeled = len(self.classes) <= MAX_LABELED_CLASSES
+        axis = list(self.classes) if is_labeled else list(range(len(self.classes)))
         figure = go.Figure(
             go.Heatmap(
-                z=shares,
+                z=self.confusion / np.maximum(totals, 1),
                 x=axis,
                 y=axis,
                 zmin=0,
                 zmax=1,
                 colorscale=MAGNITUDE_SCALE,
-                text=self.confusion if named else None,
-                texttemplate="%{text}" if named else None,
-                colorbar={"title": "share of the<br>true class", "tickformat": ".0%"},
-                hovertemplate="true %{y}, told %{x}: %{z:.1%}<extra></extra>",
+                text=self.confusion if is_labeled else None,
+                texttemplate="%{text}" if is_labeled else None,
+                colorbar={"title": "fraction of the<br>true class", "tickformat": ".0%"},
+                hovertemplate="true %{y}, predicted %{x}: %{z:.1%}<extra></extra>",
             )
         )
-        kind = "category" if named else "linear"
-        figure.update_xaxes(title="class told from the codes", type=kind, constrain="domain")
+        kind = "category" if is_labeled else "linear"
+        figure.update_xaxes(title="predicted class", type=kind, constrain="domain")
         figure.update_yaxes(
             title="true class", type=kind, autorange="reversed", scaleanchor="x", constrain="domain"
         )
-        said = f"n = {self.n:,} held-out images · {self.accuracy:.1%} right (95 %: {self.low:.1%} to {self.high:.1%})"
-        said += f" · commonest class: {self.chance:.1%}"
+        subtitle = (
+            f"n = {self.n:,} held-out images · accuracy {self.accuracy:.1%}"
+            f" (95 % interval {self.low:.1%} to {self.high:.1%}) · chance {self.chance:.1%}"
+        )
         figure.update_layout(
-            title={"text": "Understanding", "subtitle": {"text": said}}, height=520
+            title={"text": "Class prediction from codes", "subtitle": {"text": subtitle}},
+            height=520,
         )
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a class: its images, how many were told right, and what it was most often taken for instead."""
-        wrong = self.confusion.copy()
-        np.fill_diagonal(wrong, 0)
-        total, right = self.confusion.sum(axis=1), self.confusion.diagonal()
-        taken = [
-            self.classes[i] if row.any() else ""
-            for i, row in zip(wrong.argmax(axis=1), wrong, strict=True)
-        ]
-        share = right / np.maximum(total, 1)
+        """Return one row per class: its images, accuracy and most frequent wrong prediction."""
+        errors = self.confusion.copy()
+        np.fill_diagonal(errors, 0)
+        total = self.confusion.sum(axis=1)
+        correct = self.confusion.diagonal()
+        confused_with = [self.classes[int(row.argmax())] if row.any() else "" for row in errors]
         return pd.DataFrame(
             {
                 "class": self.classes,
                 "images": total,
-                "right": right,
-                "accuracy": share,
-                "most often taken for": taken,
+                "correct": correct,
+                "accuracy": correct / np.maximum(total, 1),
+                "most confused with": confused_with,
             }
         )
 
     def summary(self) -> str:
-        """Accuracy with its interval, chance, and bits a code where they are known."""
-        foresees = "" if self.bits is None else f" A held-out code costs it {self.bits:.2f} bits."
+        """State the accuracy with its interval, chance, and the bits per code."""
+        bits = "" if self.bits is None else f" A held-out code costs {self.bits:.2f} bits."
         return (
-            f"It tells the class of {self.accuracy:.1%} of {self.n:,} held-out images from their codes"
-            f" (95 % interval {self.low:.1%} to {self.high:.1%}; always the commonest: {self.chance:.1%}).{foresees}"
+            f"The generator predicts the class of {self.accuracy:.1%} of {self.n:,} held-out images"
+            f" from their codes (95 % interval {self.low:.1%} to {self.high:.1%};"
+            f" most frequent class: {self.chance:.1%}).{bits}"
         )
 
 
@@ -97,24 +97,61 @@ def class_prediction(
     labels: np.ndarray,
     code_bits: np.ndarray | None = None,
     names: tuple[str, ...] = (),
-) -> Understanding:
-    """Compare the classes told from images' codes (n,) with the true ones (n,).
+) -> ClassPrediction:
+    """Compare the classes that a generator predicts from codes with the true classes.
 
-    Raises NotApplicable without images, UserError where the two are not equally many.
+    Parameters
+    ----------
+    predicted : ndarray of int, shape (n_images,)
+        Predicted class of each held-out image.
+    labels : ndarray of int, shape (n_images,)
+        True classes.
+    code_bits : ndarray of float, shape (1,), optional
+        Mean cost of a held-out code to the generator, in bits.
+    names : tuple of str, optional
+        Names of the classes, by label.
+
+    Returns
+    -------
+    ClassPrediction
+        Accuracy with a 95 % interval, chance, and the confusion matrix.
+
+    Raises
+    ------
+    NotApplicable
+        If there are no images.
+    UserError
+        If the arrays differ in length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> result = class_prediction(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+    >>> result.accuracy, result.chance, result.confusion.tolist()
+    (0.75, 0.5, [[1, 1], [0, 2]])
     """
-    predicted, labels = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
+    predicted = np.asarray(predicted, np.int64)
+    labels = np.asarray(labels, np.int64)
     if len(predicted) != len(labels):
         raise UserError(
-            f"There are {len(labels)} labels for {len(predicted)} images. Do both come from the same run?"
+            f"There are {len(labels)} labels for {len(predicted)} predictions."
+            " Do both come from the same run?"
         )
     if not len(labels):
         raise NotApplicable(
-            "Understanding needs at least one held-out image with a label; this evidence has none."
+            "Class prediction needs at least one held-out image with a label;"
+            " this evidence has none."
         )
-    count = int(max(predicted.max(), labels.max(), len(names) - 1)) + 1
-    confusion = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
+    num_classes = int(max(predicted.max(), labels.max(), len(names) - 1)) + 1
+    pairs = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     accuracy, low, high = mean_interval((predicted == labels).astype(np.float64))
-    chance = float(np.bincount(labels).max() / len(labels))
-    classes = class_names(np.arange(count), names, count)
-    bits = None if code_bits is None else float(np.asarray(code_bits)[0])
-    return Understanding(accuracy, low, high, chance, bits, len(labels), classes, confusion)
+    return ClassPrediction(
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        chance=float(np.bincount(labels).max() / len(labels)),
+        bits=None if code_bits is None else float(np.asarray(code_bits)[0]),
+        n=len(labels),
+        classes=class_names(np.arange(num_classes), names, num_classes),
+        confusion=pairs.reshape(num_classes, num_classes),
+    )

@@ -1,10 +1,12 @@
 """Distances between real, reconstructed and generated images in the features of a network.
 
-A Frechet distance is named after its feature extractor, for example fd_resnet56; only Inception's is called FID. It is
-biased upward in the number of images, so all sets are cut to one n, and 2 FD(n) - FD(n/2), which takes out the part
-of the bias that falls as 1/n (after arXiv 1911.07023), stands beside it. Copies of training images are looked for
-too. The interpolation distance, held-out images against decoded midpoints of latents and their nearest neighbours,
-is after arXiv 2603.05630, whose abstract alone was read.
+A Fréchet distance is named after its feature extractor, for example fd_resnet56; only that of
+Inception is called FID. It is biased upward in the number of images. Therefore all sets are cut to
+one n, and 2 FD(n) - FD(n/2) is reported as well, which removes the part of the bias that falls as
+1/n (after arXiv 1911.07023). Near copies of training images are counted.
+
+The interpolation distance compares held-out images with decoded midpoints of latents and their
+nearest neighbors. It follows the abstract of arXiv 2603.05630; the full paper was not available.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -20,48 +22,57 @@ from workbench.analysis.generation.feature_distances import (
     precision_recall,
 )
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.generation.memorization import TAIL, Memorization, gallery, memorization
+from workbench.analysis.generation.memorization import (
+    TAIL_SHARE,
+    Memorization,
+    gallery,
+    memorization,
+)
 from workbench.core.errors import NotApplicable, UserError
 
-LEAST = 10  # images of a set
-ENOUGH = 1000  # images: with fewer, most of a small distance is bias
-# Name, the real set, the evaluated set. The first is the floor: how far two sets of real images are apart.
+MIN_IMAGES = 10  # per set
+MIN_RELIABLE_IMAGES = 1000  # with fewer images, a small distance is mostly bias
+MIN_TAIL_IMAGES = 500  # with fewer held-out images, 1 % of them are a handful
+FLOOR = "floor"
+# Name, real set, evaluated set. The floor is the distance between two sets of real images.
 PAIRS = (
-    ("floor", "held-out", "training"),
+    (FLOOR, "held-out", "training"),
     ("r", "held-out", "reconstructions"),
     ("i", "held-out", "midpoints"),
     ("g", "training", "samples"),
     ("gap", "reconstructions", "samples"),
 )
+# Sets of features that belong to the same images, row by row.
+PAIRED_SETS = ("held-out", "reconstructions", "midpoints")
 Sets = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a set of images is from another, both cut to the same n."""
+    """Distance between two sets of images of equal size."""
 
     name: str  # rFD, gFD, iFD (interpolation), gap, floor
     real: str
     evaluated: str
-    value: float  # Frechet distance
-    low: float  # 95 % interval of its scatter at this n, by half samples; too wide, if anything, near the floor
+    value: float  # Fréchet distance
+    # 95 % interval of its variation at this n, by half samples; conservative near the floor.
+    low: float
     high: float
-    extrapolated: float  # to unlimited n; its scatter is about the same
-    kid: float  # unbiased, so it may be negative
+    extrapolated: float  # to unlimited n, with about the same variation
+    kid: float  # kernel distance; unbiased, so it may be negative
     kid_error: float  # standard error over blocks
-    precision: float  # share of the evaluated on the real ones' manifold; the floor's row says what real images reach
-    recall: float  # share of the real on the evaluated ones' manifold
+    precision: float  # fraction of the evaluated images on the manifold of the real images
+    recall: float  # fraction of the real images on the manifold of the evaluated images
 
 
 @dataclass(frozen=True, eq=False)
 class Fidelity(Result):
-    """Distances between real, decoded and generated images, with the floor that real images set."""
+    """Distances between real, reconstructed and generated images."""
 
     distances: tuple[Distance, ...]
-    copying: Memorization | None  # None without samples, training and held-out images
-    gallery: np.ndarray | None = field(
-        repr=False
-    )  # uint8 (height, width, 4): samples above their nearest images
+    memorization: Memorization | None  # None without samples, training and held-out images
+    # uint8 (height, width, 4): samples above their nearest training images.
+    gallery: np.ndarray | None = field(repr=False)
     feature_extractor: str
     n: int  # images of each set
     dimensions: int
@@ -72,44 +83,45 @@ class Fidelity(Result):
 
     @property
     def metric(self) -> str:
-        """The distance's name, which contains the feature extractor's: fd_resnet56, or fid."""
+        """Name of the distance as a column: fd_resnet56, or fid for Inception."""
         if self.feature_extractor == "inception":
             return "fid"
         return f"fd_{self.feature_extractor}" if self.feature_extractor else "fd"
 
     @property
     def label(self) -> str:
-        """The distance's name as people write it: FID in capitals."""
+        """Name of the distance in text: FID in capitals."""
         return self.metric.upper() if self.metric == "fid" else self.metric
 
     def table(self) -> pd.DataFrame:
-        """One row a pair of sets: Frechet distance, kernel distance, precision and recall."""
-        rows = pd.DataFrame([asdict(d) for d in self.distances])
+        """Return one row per pair of sets."""
+        rows = pd.DataFrame([asdict(distance) for distance in self.distances])
         return rows.rename(columns={"name": "distance", "value": self.metric}).assign(n=self.n)
 
     def summary(self) -> str:
-        """Every distance with its interval, the floor, the share of near copies, and what to beware of."""
-        told = [
+        """State every distance with its interval, the floor, the near copies and the warnings."""
+        sentences = []
+        scores = [
             f"{d.name} {d.value:.4g} ({d.low:.4g} to {d.high:.4g})"
             for d in self.distances
-            if d.name != "floor"
+            if d.name != FLOOR
         ]
-        sentences = (
-            [f"{', '.join(told)}: {self.label} with 95 % intervals, n = {self.n:,} images."]
-            if told
-            else []
-        )
-        sentences += [
-            f"Two sets of real images are {d.value:.4g} apart ({d.low:.4g} to {d.high:.4g}), {self.label} at"
-            f" n = {self.n:,}."
-            for d in self.distances
-            if d.name == "floor"
-        ]
-        if self.copying:
-            c = self.copying
+        if scores:
             sentences.append(
-                f"{100 * c.share:.1f} % of the samples ({100 * c.low:.1f} to {100 * c.high:.1f} %) lie as near to a"
-                f" training image as {100 * TAIL:g} % of held-out images do."
+                f"{', '.join(scores)}: {self.label} with 95 % intervals, n = {self.n:,} images."
+            )
+        sentences += [
+            f"Two sets of real images have a distance of {d.value:.4g} ({d.low:.4g} to"
+            f" {d.high:.4g}), {self.label} at n = {self.n:,}."
+            for d in self.distances
+            if d.name == FLOOR
+        ]
+        if self.memorization:
+            copies = self.memorization
+            sentences.append(
+                f"{100 * copies.share:.1f} % of the samples ({100 * copies.low:.1f} to"
+                f" {100 * copies.high:.1f} %) are as near to a training image as the nearest"
+                f" {100 * TAIL_SHARE:g} % of held-out images."
             )
         return " ".join([*sentences, *self.warnings])
 
@@ -128,110 +140,173 @@ def fidelity(
     neighbors: Annotated[int, Range(1, 10)] = 3,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> Fidelity:
-    """Compare features of held-out, training, reconstructed and generated images, each (n, e), pair by pair.
+    """Compare held-out, training, reconstructed and generated images by their features.
 
-    What is missing is left out. `splits` half samples give the intervals; `neighbors` is the k of precision and
-    recall. Raises NotApplicable without two sets to compare or with under 10 images in one, UserError where sets
-    differ in dimensions, reconstructions are not as many as the images, or features hold NaN.
+    Parameters
+    ----------
+    features, train_features, reconstruction_features, sample_features, midpoint_features : \
+ndarray of float, shape (n, dim), optional
+        Features of held-out images, training images, reconstructions of the held-out images,
+        samples, and decoded midpoints of latents. Pairs with a missing set are left out.
+    feature_extractor : str, optional
+        Name of the network of the features.
+    samples, train_images : ndarray of uint8, shape (n, height, width, channels), optional
+        The images of the samples and training images, for the gallery of near copies.
+    splits : int, default 40
+        Number of half samples behind the intervals.
+    neighbors : int, default 3
+        The k of the manifolds of precision and recall.
+    seed : int, default 0
+        Seed of the subsets, half samples and bootstrap.
+
+    Returns
+    -------
+    Fidelity
+        Fréchet and kernel distance, precision and recall of each pair, and near copies.
+
+    Raises
+    ------
+    NotApplicable
+        If there are no two sets to compare, or a set has under 10 images.
+    UserError
+        If sets differ in dimensions, the reconstructions do not match the images, or features
+        contain NaN.
+
+    References
+    ----------
+    Heusel et al., arXiv 1706.08500; Binkowski et al., arXiv 1801.01401; Kynkäänniemi et al.,
+    arXiv 1904.06991; Chong and Forsyth, arXiv 1911.07023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> features = np.random.default_rng(0).normal(size=(50, 2))
+    >>> result = fidelity(features, reconstruction_features=features + 1)
+    >>> result.distances[0].name, round(result.distances[0].value, 6)
+    ('rFD', 2.0)
     """
-    given = {
+    optional_sets = {
         "held-out": features,
         "training": train_features,
         "reconstructions": reconstruction_features,
+        "midpoints": midpoint_features,
+        "samples": sample_features,
     }
-    given |= {"midpoints": midpoint_features, "samples": sample_features}
-    whole = _checked({name: x for name, x in given.items() if x is not None})
-    pairs = [pair for pair in PAIRS if pair[1] in whole and pair[2] in whole]
+    sets = _check_sets({name: x for name, x in optional_sets.items() if x is not None})
+    pairs = [pair for pair in PAIRS if pair[1] in sets and pair[2] in sets]
     if not pairs:
         raise NotApplicable(
             "Fidelity needs the features of two sets of images, such as held-out images and"
-            " reconstructions; collect them."
+            " reconstructions. Collect them with a feature extractor."
         )
-    used = {name: whole[name] for name in whole if any(name in pair for pair in pairs)}
-    cut, n = _equal(used, seed), min(map(len, used.values()))
-    names = _names(feature_extractor)
-    distances = tuple(
-        _distance(names.get(p[0], p[0]), *p[1:], cut, splits, neighbors, seed) for p in pairs
-    )
-    copying, pairs_shown = None, None
-    if {"held-out", "training", "samples"} <= whole.keys():
-        copying = memorization(whole["samples"], whole["held-out"], whole["training"], seed)
+    used = {name: sets[name] for name in sets if any(name in pair[1:] for pair in pairs)}
+    equal_sets = _cut_to_equal_size(used, seed)
+    near_copies = None
+    copies_gallery = None
+    if {"held-out", "training", "samples"} <= sets.keys():
+        near_copies = memorization(sets["samples"], sets["held-out"], sets["training"], seed)
         if samples is not None and train_images is not None:
-            pairs_shown = gallery(copying, samples, train_images)
-    dimensions = next(iter(used.values())).shape[1]
-    warnings = _warnings(used, n, dimensions, copying)
+            copies_gallery = gallery(near_copies, samples, train_images)
     return Fidelity(
-        distances,
-        copying,
-        pairs_shown,
-        feature_extractor,
-        n,
-        dimensions,
-        splits,
-        neighbors,
-        seed,
-        warnings,
+        distances=tuple(
+            _distance(
+                _distance_name(name, feature_extractor),
+                real,
+                evaluated,
+                equal_sets,
+                splits,
+                neighbors,
+                seed,
+            )
+            for name, real, evaluated in pairs
+        ),
+        memorization=near_copies,
+        gallery=copies_gallery,
+        feature_extractor=feature_extractor,
+        n=min(map(len, used.values())),
+        dimensions=next(iter(used.values())).shape[1],
+        splits=splits,
+        neighbors=neighbors,
+        seed=seed,
+        warnings=_warnings(used, near_copies),
     )
 
 
 def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
-    """The Frechet distance of two sets as `fidelity` finds it, and nothing else of it; raises what it raises.
+    """Compute only the Fréchet distance that `fidelity` reports for two sets.
 
-    They are named as a Distance names them, such as `reconstructions`; held-out ones are `held_out`.
+    Parameters
+    ----------
+    seed : int, default 0
+        Seed of the subsets of equal size.
+    **sets : ndarray of float, shape (n, dim)
+        Two sets, named as in a `Distance`, with `held_out` for "held-out".
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    NotApplicable, UserError
+        As `fidelity`.
     """
-    cut = _equal(_checked({name.replace("_", "-"): rows for name, rows in sets.items()}), seed)
-    return frechet_distance(*cut.values())
+    named = {name.replace("_", "-"): rows for name, rows in sets.items()}
+    equal_sets = _cut_to_equal_size(_check_sets(named), seed)
+    return frechet_distance(*equal_sets.values())
 
 
-def _names(feature_extractor: str) -> dict[str, str]:
-    metric = "FID" if feature_extractor == "inception" else "FD"
-    return {letter: f"{letter}{metric}" for letter in "rig"}
+def _distance_name(name: str, feature_extractor: str) -> str:
+    if name not in ("r", "i", "g"):
+        return name
+    return f"{name}FID" if feature_extractor == "inception" else f"{name}FD"
 
 
-def _checked(sets: Sets) -> Sets:
+def _check_sets(sets: Sets) -> Sets:
+    """Return the sets as float64, checked for size, NaN and dimensions."""
     checked = {}
     for name, rows in sets.items():
         rows = np.asarray(rows, np.float64)
-        if len(rows) < LEAST:
+        if len(rows) < MIN_IMAGES:
             raise NotApplicable(
-                f"Fidelity needs at least {LEAST} images a set; of {name} there are {len(rows)}."
+                f"Fidelity needs at least {MIN_IMAGES} images per set; there are {len(rows)}"
+                f" {name}."
             )
-        broken = int((~np.isfinite(rows)).any(axis=1).sum())
-        if broken:
+        num_invalid = int((~np.isfinite(rows)).any(axis=1).sum())
+        if num_invalid:
             raise UserError(
-                f"The features of {broken} of {len(rows)} images hold NaN or infinity ({name})."
+                f"The features of {num_invalid} of {len(rows)} images contain NaN or infinity"
+                f" ({name})."
             )
         checked[name] = rows
-    widths = {name: rows.shape[1] for name, rows in checked.items()}
-    if len(set(widths.values())) > 1:
-        said = ", ".join(f"{name} {width}" for name, width in widths.items())
+    if len({rows.shape[1] for rows in checked.values()}) > 1:
+        dimensions = ", ".join(f"{name} {rows.shape[1]}" for name, rows in checked.items())
         raise UserError(
-            f"The features differ in dimensions ({said}). Did one feature extractor compute them all?"
+            f"The features differ in dimensions ({dimensions})."
+            " Were all of them computed by one feature extractor?"
         )
-    n, decoded = (len(checked.get(name, ())) for name in ("held-out", "reconstructions"))
-    if n and decoded and n != decoded:
+    num_images = len(checked.get("held-out", ()))
+    num_reconstructions = len(checked.get("reconstructions", ()))
+    if num_images and num_reconstructions and num_images != num_reconstructions:
         raise UserError(
-            f"There are features of {n} images and {decoded} reconstructions. Do both come from one run?"
+            f"There are features of {num_images} images and {num_reconstructions} reconstructions."
+            " Do both come from one run?"
         )
     return checked
 
 
-def _equal(sets: Sets, seed: int) -> Sets:
-    """The sets cut to the smallest's size; what comes from the same images keeps the same of them, in one order."""
-    random, n = np.random.default_rng(seed), min(map(len, sets.values()))
-    held_out = max(
-        (len(sets[name]) for name in ("held-out", "reconstructions") if name in sets), default=0
-    )
-    together = random.permutation(held_out)
-    same = {
-        name
-        for name in ("held-out", "reconstructions", "midpoints")
-        if len(sets.get(name, ())) == held_out
-    }
-    return {
-        name: rows[(together if name in same else random.permutation(len(rows)))[:n]]
-        for name, rows in sets.items()
-    }
+def _cut_to_equal_size(sets: Sets, seed: int) -> Sets:
+    """Cut the sets to the smallest; sets of the same images keep the same images, in one order."""
+    random = np.random.default_rng(seed)
+    n = min(map(len, sets.values()))
+    num_held_out = max(len(sets.get("held-out", ())), len(sets.get("reconstructions", ())))
+    shared_order = random.permutation(num_held_out)
+    cut = {}
+    for name, rows in sets.items():
+        is_paired = name in PAIRED_SETS and len(rows) == num_held_out
+        order = shared_order if is_paired else random.permutation(len(rows))
+        cut[name] = rows[order[:n]]
+    return cut
 
 
 def _distance(
@@ -239,24 +314,45 @@ def _distance(
 ) -> Distance:
     a, b = sets[real], sets[evaluated]
     value = frechet_distance(a, b)
-    error, half = half_samples(
-        lambda i: frechet_distance(a[i], b[i]), len(a), splits=splits, seed=seed
+    error, half_value = half_samples(
+        lambda half: frechet_distance(a[half], b[half]), len(a), splits=splits, seed=seed
     )
-    low, high = max(value - 1.96 * float(error), 0.0), value + 1.96 * float(error)
-    extrapolated = 2 * value - float(half)
-    kid, manifold = kernel_distance(a, b), precision_recall(a, b, neighbors)
-    return Distance(name, real, evaluated, value, low, high, extrapolated, *kid, *manifold)
+    margin = 1.96 * float(error)
+    kid, kid_error = kernel_distance(a, b)
+    precision, recall = precision_recall(a, b, neighbors)
+    return Distance(
+        name=name,
+        real=real,
+        evaluated=evaluated,
+        value=value,
+        low=max(value - margin, 0.0),
+        high=value + margin,
+        extrapolated=2 * value - float(half_value),
+        kid=kid,
+        kid_error=kid_error,
+        precision=precision,
+        recall=recall,
+    )
 
 
-def _warnings(sets: Sets, n: int, dimensions: int, copying: Memorization | None) -> tuple[str, ...]:
-    fewest = min(sets, key=lambda name: len(sets[name]))
-    cut, thin = len({len(rows) for rows in sets.values()}) > 1, n < 2 * dimensions
-    said = {
-        f"All sets are cut to the {n:,} of {fewest}, the smallest.": cut,
-        f"{n:,} images are fewer than two for each of {dimensions:,} dimensions: covariances are hardly known.": thin,
-        f"With under {ENOUGH:,} images a small distance is mostly bias: compare at equal n.": n
-        < ENOUGH,
-        "The nearest 1 % of so few held-out images are a handful.": copying is not None
-        and len(copying.held_out) < 500,
-    }
-    return tuple(sentence for sentence, true in said.items() if true)
+def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:
+    smallest = min(sets, key=lambda name: len(sets[name]))
+    n, dimensions = sets[smallest].shape
+    warnings = []
+    if any(len(rows) > n for rows in sets.values()):
+        warnings.append(f"All sets are cut to the {n:,} images of the smallest, {smallest}.")
+    if n < 2 * dimensions:
+        warnings.append(
+            f"{n:,} images are fewer than two per dimension ({dimensions:,}), so that covariances"
+            " are uncertain."
+        )
+    if n < MIN_RELIABLE_IMAGES:
+        warnings.append(
+            f"With under {MIN_RELIABLE_IMAGES:,} images, a small distance is mostly bias: compare"
+            " runs at equal n only."
+        )
+    if near_copies is not None and len(near_copies.held_out) < MIN_TAIL_IMAGES:
+        warnings.append(
+            f"The nearest 1 % of {len(near_copies.held_out)} held-out images are only a few images."
+        )
+    return tuple(warnings)

@@ -1,8 +1,10 @@
-"""How sure a number is that only a whole set of images has, such as a distance between two sets."""
+"""Standard error of a statistic of a whole set of images, such as a distance between two sets."""
 
 from collections.abc import Callable
 
 import numpy as np
+
+MIN_IMAGES = 4
 
 
 def half_samples(
@@ -12,13 +14,34 @@ def half_samples(
     splits: int = 40,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The standard error of a statistic of n images, and its mean over halves of them.
+    """Estimate the standard error of a statistic, and its mean over half samples.
 
-    `statistic` is given the places of half the images, drawn without replacement. The deviation between such halves
-    is the error at n itself, since half the images are left out (Shao and Wu 1989, the delete-d jackknife, d = n/2).
-    The bootstrap would not do: images drawn twice are too near to each other. Both are NaN for under 4 images.
+    The standard deviation over halves equals the error at n itself, because half of the images are
+    left out (the delete-d jackknife with d = n/2). The bootstrap is not valid here: it repeats
+    images, which are then too near to each other.
+
+    Parameters
+    ----------
+    statistic : callable
+        Function of the indices of half of the images, drawn without replacement, that returns a
+        number or an array.
+    n : int
+        Number of images.
+    splits : int, default 40
+        Number of halves.
+    seed : int, default 0
+        Seed of the halves.
+
+    Returns
+    -------
+    error, mean : ndarray
+        Standard error at n, and mean over halves; both NaN for under 4 images.
+
+    References
+    ----------
+    Shao and Wu, "A general theory for jackknife variance estimation", 1989.
     """
-    if n < 4:
+    if n < MIN_IMAGES:
         return np.array(np.nan), np.array(np.nan)
     random = np.random.default_rng(seed)
     values = np.array(

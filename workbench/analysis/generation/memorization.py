@@ -1,7 +1,9 @@
-"""Whether a generator repeats its training images: how near samples come to them, beside held-out images.
+"""Memorization: distances of samples to training images, compared with held-out images.
 
-After the three-sample test of Meehan et al. 2020 (arXiv 2004.05675): held-out images say how near an image that cannot
-be a copy comes. Here: the share in their nearest 1 %, which sees a few copies that a mean over samples would not.
+This follows the three-sample test of Meehan et al. 2020 (arXiv 2004.05675): held-out images measure
+how near an image that cannot be a copy is to the training images. In contrast to the paper, the
+statistic is the fraction of samples as near as the nearest 1 % of held-out images, which detects a
+few copies that a mean over samples does not.
 """
 
 from dataclasses import dataclass, field
@@ -12,60 +14,106 @@ from workbench.analysis.generation.feature_distances import nearest
 from workbench.analysis.plotting import image_grid
 from workbench.core.errors import UserError
 
-TAIL = (
-    0.01  # the share of held-out images that lie as near to a training image as a copy is said to
-)
-SHOWN = 8  # samples in the gallery
-ROUNDS = 1000
+# A sample is a near copy if it is as near as this fraction of the held-out images.
+TAIL_SHARE = 0.01
+MAX_GALLERY_SAMPLES = 8
+NUM_BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Memorization:
-    """How near samples come to training images, beside held-out images, which cannot be copies."""
+    """Distances of samples to training images, and those of held-out images."""
 
-    share: float  # of samples as near to a training image as the nearest 1 % of held-out images; 0.01 without copying
+    # Fraction of samples as near to a training image as the nearest 1 % of held-out images; about
+    # 0.01 without memorization.
+    share: float
     low: float  # 95 % bootstrap interval over samples and held-out images
     high: float
-    reach: float  # the distance those 1 % are within
-    samples: np.ndarray = field(repr=False)  # (s,) distance to the nearest training image
-    held_out: np.ndarray = field(repr=False)  # (n,) the same
-    places: np.ndarray = field(repr=False)  # int (s,): which training image that is
+    reach: float  # distance within which those 1 % are
+    samples: np.ndarray = field(repr=False)  # (s,): distance to the nearest training image
+    held_out: np.ndarray = field(repr=False)  # (n,): the same for held-out images
+    training_indices: np.ndarray = field(repr=False)  # int (s,): the nearest training image
 
 
 def memorization(
     samples: np.ndarray, held_out: np.ndarray, training: np.ndarray, seed: int = 0
 ) -> Memorization:
-    """Measure how near samples (s, e) come to training images (t, e), beside held-out images (n, e), in features."""
-    places, near = nearest(samples, training)
-    usual = nearest(held_out, training)[1]
-    random, (s, n) = np.random.default_rng(seed), (len(near), len(usual))
-    drawn = [
-        _share(near[random.integers(0, s, s)], np.quantile(usual[random.integers(0, n, n)], TAIL))
-        for _ in range(ROUNDS)
-    ]
-    reach = float(np.quantile(usual, TAIL))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Memorization(_share(near, reach), float(low), float(high), reach, near, usual, places)
+    """Measure how near samples are to training images, compared with held-out images.
 
+    Parameters
+    ----------
+    samples, held_out, training : ndarray of float, shapes (s, dim), (n, dim) and (t, dim)
+        Features of the three sets of images.
+    seed : int, default 0
+        Seed of the bootstrap.
 
-def gallery(copying: Memorization, samples: np.ndarray, train_images: np.ndarray) -> np.ndarray:
-    """The samples (s, h, w, c) nearest to a training image (t, h, w, c) above those, uint8 (height, width, 4).
+    Returns
+    -------
+    Memorization
+        Fraction of near copies, with a 95 % bootstrap interval.
 
-    Raises UserError where there are not as many images as features.
+    References
+    ----------
+    Meehan et al., arXiv 2004.05675.
     """
-    shown = np.argsort(copying.samples, kind="stable")[:SHOWN]
-    if len(samples) != len(copying.samples):
-        raise UserError(
-            f"There are {len(samples)} samples and features of {len(copying.samples)}; collect them again."
-        )
-    if len(train_images) <= copying.places.max():
-        raise UserError(
-            f"There are {len(train_images)} training images and features of more; collect them again."
-        )
-    return image_grid.compose(
-        [samples[shown], np.stack([train_images[i] for i in copying.places[shown]])]
+    indices, sample_distances = nearest(samples, training)
+    held_out_distances = nearest(held_out, training)[1]
+    random = np.random.default_rng(seed)
+    s, n = len(sample_distances), len(held_out_distances)
+    shares = []
+    for _ in range(NUM_BOOTSTRAP):
+        resampled = sample_distances[random.integers(0, s, s)]
+        reach = np.quantile(held_out_distances[random.integers(0, n, n)], TAIL_SHARE)
+        shares.append(_share_within(resampled, reach))
+    low, high = np.percentile(shares, [2.5, 97.5])
+    reach = float(np.quantile(held_out_distances, TAIL_SHARE))
+    return Memorization(
+        share=_share_within(sample_distances, reach),
+        low=float(low),
+        high=float(high),
+        reach=reach,
+        samples=sample_distances,
+        held_out=held_out_distances,
+        training_indices=indices,
     )
 
 
-def _share(distances: np.ndarray, reach: float) -> float:
+def gallery(result: Memorization, samples: np.ndarray, train_images: np.ndarray) -> np.ndarray:
+    """Compose the samples nearest to training images, above these images.
+
+    Parameters
+    ----------
+    result : Memorization
+        The distances.
+    samples : ndarray of uint8, shape (s, height, width, channels)
+        The samples.
+    train_images : ndarray of uint8, shape (t, height, width, channels)
+        The training images.
+
+    Returns
+    -------
+    ndarray of uint8, shape (grid_height, grid_width, 4)
+        An RGBA image grid of two rows.
+
+    Raises
+    ------
+    UserError
+        If the numbers of images and features differ.
+    """
+    if len(samples) != len(result.samples):
+        raise UserError(
+            f"There are {len(samples)} samples, but features of {len(result.samples)} samples."
+            " Collect the evidence again."
+        )
+    if len(train_images) <= result.training_indices.max():
+        raise UserError(
+            f"There are {len(train_images)} training images, but features of more."
+            " Collect the evidence again."
+        )
+    selected = np.argsort(result.samples, kind="stable")[:MAX_GALLERY_SAMPLES]
+    copied = np.stack([train_images[i] for i in result.training_indices[selected]])
+    return image_grid.compose([samples[selected], copied])
+
+
+def _share_within(distances: np.ndarray, reach: float) -> float:
     return float((distances <= reach).mean())

@@ -1,4 +1,4 @@
-"""What a generator draws, class by class. No score is given: a handful of samples supports none."""
+"""Samples of a generator by class. There is no score, which a handful of samples cannot support."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,55 +15,65 @@ from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable
 
-MOST_ROWS = 20  # classes drawn; the table counts them all
+MAX_ROWS = 20  # classes in the figure; the table counts all of them
+MAX_UNCONDITIONAL_ROWS = 4
+ROW_HEIGHT_PX = 64
+NARROW_ROW_HEIGHT_PX = 36  # for rows of 9 images or more
+NARROW_ROW_IMAGES = 9
+ALL_CLASSES = "any"  # the class of an unconditional generator
 
 
 @dataclass(frozen=True, eq=False)
 class Samples(Result):
-    """Generated images by class: how many there are, and a mosaic of the first of each."""
+    """Generated images by class."""
 
-    counts: dict[str, int]  # by class; one entry `any` where the generator knows no class
-    labelled: bool
-    sampling: str  # how they were drawn, in words; "" where the evidence does not say
+    counts: dict[str, int]  # by class; one entry ALL_CLASSES for an unconditional generator
+    labeled: bool
+    sampling: str  # sampler settings as text; empty if the evidence does not record them
     row_names: tuple[str, ...] = field(repr=False)
-    per_row: int  # images in the mosaic's fullest row
+    per_row: int  # images in the longest row of the mosaic
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
 
     @property
     def n(self) -> int:
-        """How many images were drawn."""
+        """Number of samples."""
         return sum(self.counts.values())
 
     def figure(self) -> go.Figure:
-        """A row of samples for each class."""
-        rows = len(self.row_names)
+        """Draw one row of samples per class."""
+        num_rows = len(self.row_names)
+        is_narrow = self.per_row >= NARROW_ROW_IMAGES
         figure = image_grid.draw(
             self.mosaic,
             self.row_names,
-            (rows, self.per_row),
-            row_height=64 if self.per_row < 9 else 36,
+            (num_rows, self.per_row),
+            row_height=NARROW_ROW_HEIGHT_PX if is_narrow else ROW_HEIGHT_PX,
         )
-        figure.update_yaxes(title="class" if self.labelled else "")
+        figure.update_yaxes(title="class" if self.labeled else "")
         figure.update_xaxes(title=f"the first {self.per_row} of each row")
-        hidden = len(self.counts) - rows if self.labelled else 0
-        note = f"; {hidden} more classes are not drawn" if hidden > 0 else ""
-        said = self.summary().rstrip(".") + note
-        figure.update_layout(title={"text": "Samples", "subtitle": {"text": said}})
+        subtitle = self.summary().rstrip(".")
+        num_hidden = len(self.counts) - num_rows if self.labeled else 0
+        if num_hidden > 0:
+            subtitle += f"; {num_hidden} more classes in the table"
+        figure.update_layout(title={"text": "Samples", "subtitle": {"text": subtitle}})
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """One row a class: its name and how many samples it has."""
+        """Return one row per class: its name and number of samples."""
         return pd.DataFrame({"class": list(self.counts), "count": list(self.counts.values())})
 
     def summary(self) -> str:
-        """How many samples, of how many classes."""
-        images = f"{self.n:,} generated image{'' if self.n == 1 else 's'}"
-        classes = (
-            f" of {len(self.counts)} class{'es' if len(self.counts) > 1 else ''}"
-            if self.labelled
-            else ""
-        )
-        return f"{images}{classes or ', without classes'}{': ' if self.sampling else ''}{self.sampling}."
+        """State the number of samples and classes, and the settings of the sampler."""
+        text = "1 generated image" if self.n == 1 else f"{self.n:,} generated images"
+        if not self.labeled:
+            text += ", without classes"
+        elif len(self.counts) == 1:
+            text += " of 1 class"
+        else:
+            text += f" of {len(self.counts)} classes"
+        if self.sampling:
+            text += f": {self.sampling}"
+        return f"{text}."
 
 
 def samples(
@@ -74,29 +84,66 @@ def samples(
     *,
     per_class: Annotated[int, Range(1, 16)] = 8,
 ) -> Samples:
-    """Group generated uint8 images (s, h, w, c) by the class they were asked for.
+    """Group generated images by the class that they were conditioned on.
 
-    Raises NotApplicable where there is no sample, UserError where the labels are not as many as the samples.
+    Parameters
+    ----------
+    samples : ndarray of uint8, shape (n_samples, height, width, channels)
+        The generated images.
+    sample_labels : ndarray of int, shape (n_samples,), optional
+        Class of each sample.
+    names : tuple of str, optional
+        Names of the classes, by label.
+    sampling : mapping, optional
+        Settings of the sampler: solver, steps, guidance and seed.
+    per_class : int, default 8
+        Number of images per row.
+
+    Returns
+    -------
+    Samples
+        The number of samples by class, and a mosaic of the first of each.
+
+    Raises
+    ------
+    NotApplicable
+        If there are no samples.
+    UserError
+        If the labels do not match the samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> samples(np.zeros((3, 8, 8, 1), np.uint8), np.array([1, 0, 1]), ("cat", "dog")).counts
+    {'cat': 1, 'dog': 2}
     """
     n = len(samples)
     if not n:
         raise NotApplicable("Samples need at least one generated image; this evidence has none.")
     if sample_labels is None:
-        rows = [
-            list(range(i, min(i + per_class, n)))
-            for i in range(0, min(n, 4 * per_class), per_class)
-        ]
-        counts, row_names = {"any": n}, ("",) * len(rows)
+        starts = range(0, min(n, MAX_UNCONDITIONAL_ROWS * per_class), per_class)
+        rows = [list(range(start, min(start + per_class, n))) for start in starts]
+        row_names = ("",) * len(rows)
+        counts = {ALL_CLASSES: n}
     else:
-        texts = np.array(class_names(sample_labels, names, n))
-        order = [str(texts[i]) for i in np.unique(np.asarray(sample_labels), return_index=True)[1]]
-        counts = {name: Counter(texts.tolist())[name] for name in order}
-        rows = [np.flatnonzero(texts == name)[:per_class].tolist() for name in order[:MOST_ROWS]]
-        row_names = tuple(order[:MOST_ROWS])
-    picture = image_grid.compose([np.asarray(samples[row]) for row in rows])
-    how = (
-        "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling)
-        if sampling
-        else ""
+        classes = np.array(class_names(sample_labels, names, n))
+        first = np.unique(np.asarray(sample_labels), return_index=True)[1]
+        order = [str(classes[i]) for i in first]
+        total = Counter(classes.tolist())
+        counts = {name: total[name] for name in order}
+        row_names = tuple(order[:MAX_ROWS])
+        rows = [np.flatnonzero(classes == name)[:per_class].tolist() for name in row_names]
+    return Samples(
+        counts=counts,
+        labeled=sample_labels is not None,
+        sampling=_sampling_text(sampling),
+        row_names=row_names,
+        per_row=max(map(len, rows)),
+        mosaic=image_grid.compose([np.asarray(samples[row]) for row in rows]),
     )
-    return Samples(counts, sample_labels is not None, how, row_names, max(map(len, rows)), picture)
+
+
+def _sampling_text(sampling: Mapping[str, Any] | None) -> str:
+    if not sampling:
+        return ""
+    return "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling)

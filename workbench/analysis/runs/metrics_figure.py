@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERDICT_SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "undecided": "circle-open"}
 VERDICT_COLORS = {"better": COLORS[0], "worse": COLORS[5], "undecided": COLORS[6]}
 ROW_HEIGHT_PX = 56
-MIN_LABELLED_PERCENT = 8  # narrower bars have no room for their number
+MIN_LABELED_PERCENT = 8  # narrower bars have no room for their number
 
 
 def draw(result: MetricComparison) -> go.Figure:
@@ -104,7 +104,7 @@ def _add_outcomes(figure: go.Figure, result: MetricComparison, names: list[str])
             orientation="h",
             marker={"color": color, "pattern": {"shape": pattern, "solidity": 0.1}},
             width=0.5,
-            text=[f"{p:.0f} %" if p >= MIN_LABELLED_PERCENT else "" for p in percent],
+            text=[f"{p:.0f} %" if p >= MIN_LABELED_PERCENT else "" for p in percent],
             textposition="inside",
             insidetextanchor="middle",
             insidetextfont_color=text_color,
