@@ -1,4 +1,4 @@
-"""What every analysis promises; the analyses are found, not listed, so a new one is tested by existing."""
+"""The contract of all analyses. They are discovered, so a new analysis is tested without listing it."""
 
 import inspect
 import re
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import workbench.analysis
 from workbench.analysis import analyses, get, groups, result_serialization
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence, kwargs_for
@@ -24,7 +25,7 @@ PROVENANCE = {
 }
 GRID = (
     np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(1, 16, 2).astype(np.float32)
-)  # as FSQ's
+)  # a grid of codewords, as in FSQ
 
 
 def evidence(n: int) -> Evidence:
@@ -71,7 +72,7 @@ def evidence(n: int) -> Evidence:
 
 
 def several(n: int) -> list[Evidence]:
-    """Five tokenizers of the same images, each worse than the one before, and a generator on each."""
+    """Return five tokenizers of the same images, each worse than the previous, and their generators."""
     first, random = evidence(n), np.random.default_rng(1)
     tokenizers = [first]
     for i in range(1, 5):
@@ -79,34 +80,36 @@ def several(n: int) -> list[Evidence]:
             np.uint8
         )
         latents = first.latents + random.normal(size=first.latents.shape).astype(np.float32)
-        told = first.provenance | {"run": f"a{i}"}
-        tokenizers.append(replace(first, provenance=told, reconstructions=noisy, latents=latents))
+        provenance = first.provenance | {"run": f"a{i}"}
+        tokenizers.append(
+            replace(first, provenance=provenance, reconstructions=noisy, latents=latents)
+        )
     generators = [
         Evidence(
-            told.provenance
-            | {"run": f"flow-{i}", "tokenizer": {"run": f"../{told.run_name}", "step": 1}},
-            samples=told.reconstructions,
+            tokenizer.provenance
+            | {"run": f"flow-{i}", "tokenizer": {"run": f"../{tokenizer.run_name}", "step": 1}},
+            samples=tokenizer.reconstructions,
             sample_features=first.sample_features + np.float32(0.2 * i),
             train_features=first.train_features,
         )
-        for i, told in enumerate(tokenizers)
+        for i, tokenizer in enumerate(tokenizers)
     ]
     return tokenizers + generators
 
 
 @pytest.fixture(scope="module")
 def results():
-    found = {}
+    pairs = {}
     for name, analysis in analyses().items():
-        given = kwargs_for(analysis, several(60))
-        found[name] = (analysis(**given), analysis(**given))
-    return found
+        arguments = kwargs_for(analysis, several(60))
+        pairs[name] = (analysis(**arguments), analysis(**arguments))
+    return pairs
 
 
 NAMES = tuple(analyses())
 
 
-def test_every_group_of_analyses_is_there_and_in_the_order_hosts_list_them():
+def test_groups_list_all_analyses_in_order():
     firsts = {group: names[0] for group, names in groups().items()}
     assert firsts == {
         "images": "reconstruction",
@@ -122,7 +125,7 @@ def test_every_group_of_analyses_is_there_and_in_the_order_hosts_list_them():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_is_evidence_or_an_annotated_control_with_a_default(name):
+def test_parameters_are_evidence_or_controls(name):
     for parameter in inspect.signature(get(name)).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             assert parameter.default is not parameter.empty
@@ -132,20 +135,19 @@ def test_every_parameter_is_evidence_or_an_annotated_control_with_a_default(name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_call_twice_gives_the_same_table(results, name):
+def test_equal_calls_give_equal_tables(results, name):
     first, again = results[name]
     assert len(first.table())
     pd.testing.assert_frame_equal(first.table(), again.table())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_figure_names_every_axis_it_shows_has_a_title_and_keeps_off_the_cloud(results, name):
+def test_figure_has_titles_and_no_upload_button(results, name):
     figure = results[name][0].figure()
-    tables = all(trace.type == "table" for trace in figure.data)  # for which plotly makes axes up
-    for axis in () if tables else (*figure.select_xaxes(), *figure.select_yaxes()):
-        assert (
-            axis.title.text or axis.ticktext or axis.showticklabels is False
-        )  # a map's axes have no unit
+    is_table = all(trace.type == "table" for trace in figure.data)  # its axes are invisible
+    for axis in () if is_table else (*figure.select_xaxes(), *figure.select_yaxes()):
+        # The axes of several maps have neither ticks nor a unit.
+        assert axis.title.text or axis.ticktext or axis.showticklabels is False
     assert figure.layout.title.text
     assert figure.layout.height
     assert figure.layout.template.layout.colorway[0] == "#0072B2"
@@ -153,14 +155,14 @@ def test_a_figure_names_every_axis_it_shows_has_a_title_and_keeps_off_the_cloud(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_summary_is_whole_sentences(results, name):
+def test_summary_consists_of_sentences(results, name):
     summary = results[name][0].summary()
     assert summary.endswith(".")
     assert "nan" not in summary.lower()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_result_written_to_files_and_read_again_shows_the_same(results, name, tmp_path):
+def test_stored_result_equals_the_original(results, name, tmp_path):
     first = results[name][0]
     result_serialization.write(first, tmp_path)
     again = result_serialization.read(tmp_path)
@@ -172,7 +174,7 @@ def test_a_result_written_to_files_and_read_again_shows_the_same(results, name, 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
 @pytest.mark.parametrize("name", NAMES)
-def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n):
+def test_few_images_work_or_raise_a_user_error(name, n):
     analysis = get(name)
     try:
         result = analysis(**kwargs_for(analysis, several(n)))
@@ -180,17 +182,15 @@ def test_with_next_to_no_images_it_works_or_says_in_one_sentence_why_not(name, n
         assert str(error).endswith(".")
         assert "\n" not in str(error)
     else:
-        assert n > 0 or name in (
-            "settings_comparison",
-            "checks",
-        )  # which look at what was told, not at images
+        # These two read the provenance and not the images.
+        assert n > 0 or name in ("settings_comparison", "checks")
         assert result.figure().data
         assert len(result.table())
         assert result.summary()
 
 
-# What may be wrong with every run's arrays at once.
-BROKEN = {
+# Faults in the arrays of all runs at once.
+FAULTS = {
     "one class": lambda e: {
         "labels": np.zeros_like(e.labels),
         "sample_labels": np.zeros_like(e.labels),
@@ -206,11 +206,11 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("wrong", BROKEN)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_is_wrong_with_the_arrays_it_works_or_says_in_one_sentence_why_not(name, wrong):
+def test_faulty_arrays_work_or_raise_a_user_error(name, fault):
     analysis = get(name)
-    runs = [e if e.codes is None else replace(e, **BROKEN[wrong](e)) for e in several(12)]
+    runs = [e if e.codes is None else replace(e, **FAULTS[fault](e)) for e in several(12)]
     try:
         result = analysis(**kwargs_for(analysis, runs))
     except UserError as error:
@@ -221,14 +221,18 @@ def test_whatever_is_wrong_with_the_arrays_it_works_or_says_in_one_sentence_why_
         assert not re.search(r"\bnan\b", result.summary())
 
 
-def test_a_misspelled_analysis_is_answered_with_the_nearest_name():
-    with pytest.raises(
-        UserError, match=r"There is no analysis `latent_mop`; .* Did you mean `latent_map`\?"
-    ):
+def test_misspelled_analysis_suggests_the_nearest_name():
+    with pytest.raises(UserError, match="latent_mop.*latent_map"):
         get("latent_mop")
 
 
-def test_importing_the_folder_imports_no_plotting_and_finding_analyses_no_model():
+def test_analyses_are_attributes_of_the_package():
+    assert workbench.analysis.mixture_modes is get("mixture_modes")
+    with pytest.raises(AttributeError, match="latent_mop.*latent_map"):
+        workbench.analysis.latent_mop  # noqa: B018
+
+
+def test_importing_analyses_is_lightweight():
     code = (
         "import sys, workbench.analysis as a; assert not {'plotly', 'pandas'} & set(sys.modules);"
     )

@@ -150,9 +150,9 @@ class ModeComparison(Result):
         sentences = [
             f"Gaussians needed for {self.target:.1f} nats per image, the best of the worst run:"
             f" {', '.join(counts)}.",
-            f"Measured in {self.components} principal components, which explain at least"
-            f" {100 * min(self.explained):.0f} % of the variance of each run, on held-out images of"
-            f" {self._sample}.",
+            f"Measured on held-out images ({self._sample}) in {self.components} principal"
+            f" components, which explain at least {100 * min(self.explained):.0f} % of the variance"
+            " of each run.",
             "Fewer Gaussians mean more clustered latents at this sample size, which only suggests"
             " fewer modes.",
         ]

@@ -412,7 +412,8 @@ def _reference_warnings(result: MixtureModes) -> list[str]:
         )
     if result.untrained_best is not None and result.low <= result.untrained_best <= result.high:
         sentences.append(
-            "An untrained encoder gives the same count, so it says little about what was learned."
+            "An untrained encoder gives a count in the same range, so the count says little about"
+            " what was learned."
         )
     if result.preset == "released script":
         sentences.append(
