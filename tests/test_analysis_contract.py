@@ -1,4 +1,4 @@
-"""The contract of all analyses. They are discovered, so a new analysis is tested without listing it."""
+"""The contract of all analyses, which are discovered and not listed here."""
 
 import inspect
 import re
@@ -72,7 +72,7 @@ def evidence(n: int) -> Evidence:
 
 
 def several(n: int) -> list[Evidence]:
-    """Return five tokenizers of the same images, each worse than the previous, and their generators."""
+    """Return five tokenizers of the same images, each worse than the last, and generators."""
     first, random = evidence(n), np.random.default_rng(1)
     tokenizers = [first]
     for i in range(1, 5):
