@@ -19,9 +19,9 @@ from benchmarks.claims.results import summarize
 from benchmarks.claims.scales import LAPTOP, SCALES
 from benchmarks.claims.store import read_results, write_results
 from workbench.core.errors import UserError
-from workbench.launch.in_process import _typed
+from workbench.launch.in_process import coerce_settings
 from workbench.launch.recipes import SYSTEMS, recipe_settings
-from workbench.launch.setup import model_class
+from workbench.launch.setup import import_class
 
 TINY = Scale(
     name="tiny",
@@ -59,7 +59,7 @@ def test_claim_has_the_verdict_of_its_worst_effect():
 def test_arms_are_recipes_with_known_settings(scale):
     arms = [arm for claim in work.all_claims() for arm in claim.arms(scale).values()]
     for one in {need for arm in arms for need in (arm, *arm.needs)}:
-        _typed(one.recipe, json.loads(one.changes))
+        coerce_settings(one.recipe, json.loads(one.changes))
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
@@ -80,8 +80,8 @@ def test_tokenizers_of_every_scale_can_be_built(scale):
     for arm in {one for one in arms if one.tokenizer is None}:
         system, data = arm.recipe.split("-")
         made_of, told = (
-            model_class(SYSTEMS[system]),
-            recipe_settings(system, data) | _typed(arm.recipe, json.loads(arm.changes)),
+            import_class(SYSTEMS[system]),
+            recipe_settings(system, data) | coerce_settings(arm.recipe, json.loads(arm.changes)),
         )
         mine = {
             name: tuple(value) if isinstance(value, list) else value for name, value in told.items()

@@ -10,7 +10,7 @@ h height, w width.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -137,8 +137,10 @@ class Trainable(Protocol):
 class NeedsPreparation(Protocol):
     """A model that processes the training data once before the first step, as by clustering."""
 
+    prepares: ClassVar[tuple[str, ...]]
+
     def prepare(self, data: Dataset, seed: int) -> None:
-        """Fill parts of the state from the training data.
+        """Fill the parts of the state whose names begin with one of `prepares`.
 
         Progress is reported to the listener of `workbench.core.progress`.
         """

@@ -21,7 +21,10 @@ BATCH = 64
 class Pictures(Protocol):
     """A set of images that is known by its fingerprint."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the images."""
+        ...
 
     def __len__(self) -> int: ...
 

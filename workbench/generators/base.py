@@ -27,25 +27,27 @@ class GeneratorConfig(Protocol):
 
 @runtime_checkable
 class EncodedImages(Protocol):
-    """A tokenizer's latents or codes of its training images.
+    """A tokenizer's latents or codes of its training images."""
 
-    Attributes
-    ----------
-    rows : ndarray
-        Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 of shape
-        (n_images, n_tokens).
-    labels : ndarray of int, shape (n_images,)
-        Classes.
-    codebook : Tensor of shape (n_codebooks, n_codes, dim), or None
-        The codewords that codes point to; None for latents.
-    grid : (int, int) or None
-        Rows and columns of the tokens; None if they have no position in the image.
-    """
+    @property
+    def rows(self) -> np.ndarray:
+        """Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 without dim."""
+        ...
 
-    rows: np.ndarray
-    labels: np.ndarray
-    codebook: Tensor | None
-    grid: tuple[int, int] | None
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, int64 of shape (n_images,)."""
+        ...
+
+    @property
+    def codebook(self) -> Tensor | None:
+        """Codewords of the codes, shape (n_codebooks, n_codes, dim); None for latents."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the tokens; None if they have no position in the image."""
+        ...
 
     def moments(self, *, by_channel: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Compute the mean and standard deviation of all numbers, or of each channel."""

@@ -1,6 +1,7 @@
-"""From a recipe's name to a trained run: what to build, what to train it on, and going on with what was stopped.
+"""Training of a recipe in this process.
 
-`train("softvq-digits", "runs/a", num_tokens=8, steps=500)` trains one; the same call goes on with a run that was stopped.
+`train("softvq-digits", "runs/a", num_tokens=8, steps=500)` trains a recipe; the same call resumes a
+run that was stopped.
 """
 
 import dataclasses
@@ -11,12 +12,11 @@ import threading
 import typing
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
@@ -31,108 +31,221 @@ from workbench.launch.recipes import (
 )
 from workbench.launch.setup import (
     attach_features,
+    import_class,
     load_training_data,
-    model_class,
     resolve_images,
     resolve_init,
     resolve_latents,
     save_initial_checkpoint,
 )
 from workbench.storage.run import Run
+from workbench.storage.run_config import RunConfig
 
-OF_JOBS = {
-    "tokenizer",
-    "data",
-    "limit",
-    "cache",
-    "start",
-}  # changes that are neither the model's nor of training
+if TYPE_CHECKING:
+    from torch import nn
+    from tqdm.auto import tqdm as ProgressBar
+
+    from workbench.core.types import Dataset
+    from workbench.training import TrainConfig
+
+# Settings that belong neither to the model nor to training.
+DATA_SETTINGS = {"data": str, "limit": int, "cache": str}
+RUN_SETTINGS = ("tokenizer", "start", *DATA_SETTINGS)
+REHEARSAL_ITEMS = 2
+GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """All that `fit` needs to train one recipe."""
+    """The arguments of `fit` for one recipe.
 
-    model: Any  # nn.Module with an objective
-    data: Any  # train.Data
-    train_config: Any  # TrainConfig
+    Attributes
+    ----------
+    model : Module
+        The model, with the weights it starts from.
+    data : Dataset
+        The training data.
+    train_config : TrainConfig
+        The training settings.
+    run : Run
+        The run.
+    """
+
+    model: "nn.Module"
+    data: "Dataset"
+    train_config: "TrainConfig"
     run: Run
 
 
-def train(recipe: str, out: str | Path, *, collect: bool = True, **changes: Any) -> Run:
-    """Train a recipe into a folder, with a progress bar, and collect its evidence; go on with a run that was stopped.
+def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
+    """Train a recipe into a folder with a progress bar, and collect its evidence.
 
-    `changes` replaces any setting of the model or of training by name, and: `data` (a folder, a parquet file, hub:name),
-    `limit` (images at most), `cache` (a folder for teachers' features), `tokenizer` (a run; generators need one),
-    `start` (a run whose weights to begin with). Raises UserError for anything that does not fit.
+    A run that was stopped is resumed. The first Ctrl-C writes a checkpoint and stops training; the
+    second stops it at once.
+
+    Parameters
+    ----------
+    recipe : str
+        A system and its data, such as softvq-digits.
+    out : str or Path
+        The folder of the run.
+    collect : bool
+        Whether to collect evidence after training.
+    **settings
+        Settings of the model and of training by name, and:
+
+        - data: a folder, a parquet file, or `hub:owner/name`
+        - limit: the largest number of training images
+        - cache: a folder for the features of alignment teachers
+        - tokenizer: the run of a trained tokenizer; generators require it
+        - start: a run whose weights training starts from
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    UserError
+        If a setting does not exist or does not fit.
     """
-    _wait_patiently()
+    _shorten_spinning()
     from tqdm.auto import tqdm
 
     from workbench.collect import collect as collect_evidence
     from workbench.training import Rank, fit
 
-    rank = Rank.current()
-    job = prepare_training(recipe, out, **changes)
-    run, begun = job.run, max(job.run.steps, default=0)
-    over = (
-        begun >= job.train_config.steps and run.status()["state"] == "finished"
-    )  # it is only opened
-    if not rank.is_main:
-        deque([] if over else fit(job.model, job.data, job.train_config, run), maxlen=0)
+    process = Rank.current()
+    job = prepare_training(recipe, out, **settings)
+    run = job.run
+    first_step = max(run.steps, default=0)
+    is_finished = first_step >= job.train_config.steps and run.status()["state"] == "finished"
+    if not process.is_main:
+        if not is_finished:
+            deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
         return run
-    look = {
-        "disable": None,
-        "dynamic_ncols": True,
-    }  # a narrow notebook wraps the line instead of losing the bar
-    if not over:
-        _follow(job, begun, look)
+    if not is_finished:
+        _follow(job, first_step)
     if collect and run.status()["state"] == "finished":
-        with tqdm(desc=f"{run.name}: evidence", unit="part", **look) as bar:
-            with progress_listener(partial(_counting, bar)):
-                collect_evidence(run)
+        # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
+        bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
+        with bar, progress_listener(_count_on(bar)):
+            collect_evidence(run)
     return run
 
 
-def _follow(job: TrainingJob, begun: int, look: dict[str, Any]) -> None:
-    """Train from a step on, with a progress bar, doing what is asked on the way."""
+def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJob:
+    """Build what a recipe trains, for a new run or for the run that the folder holds.
+
+    Parameters
+    ----------
+    recipe, out, **settings
+        As for `train`.
+
+    Returns
+    -------
+    TrainingJob
+        The arguments of `fit`.
+
+    Raises
+    ------
+    UserError
+        If the recipe cannot be trained with these settings. Nothing is written then.
+    """
+    _shorten_spinning()
+    import torch
+
+    from workbench.training import Rank, TrainConfig
+
+    process = Rank.current()
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    given = {name: value for name, value in settings.items() if value is not None}
+    changes = coerce_settings(recipe, given)
+    if (Path(out) / "config.json").exists():
+        run = Run(out)
+        _check_same_settings(run, recipe, changes)
+        data = load_training_data(run)
+        _warn_about_versions(run)
+    else:
+        with _errors_of_settings(recipe, changes):
+            config, data = _configure(recipe, Path(out), changes)
+            _rehearse(config, data)
+        with process.main_process_first():
+            run = Run.create(out, config) if process.is_main else Run(out)
+    train_config = TrainConfig.from_dict(run.config.training)
+    torch.manual_seed(train_config.seed)
+    model = run.build()
+    cache = run.config.changes.get("cache")
+    if cache:
+        data = attach_features(model, data, cache)
+    if run.config.start is not None and not run.steps:
+        with process.main_process_first():
+            if process.is_main:
+                _start_from_another_run(run, model, train_config, data)
+    return TrainingJob(model=model, data=data, train_config=train_config, run=run)
+
+
+def _follow(job: TrainingJob, first_step: int) -> None:
+    """Train with a progress bar; write samples and collect evidence on command."""
     from tqdm.auto import tqdm
 
     from workbench.collect import previewer
     from workbench.training import fit
 
-    run, steps, preview = job.run, job.train_config.steps, previewer(job.run)
+    run = job.run
+    steps = job.train_config.steps
+    draw_preview = previewer(run)
     with (
-        tqdm(total=steps, initial=begun, desc=run.name, unit="step", **look) as bar,
-        _stopping_gently(run) as stopping,
-        progress_listener(partial(_preparing, bar)),
+        tqdm(
+            total=steps,
+            initial=first_step,
+            desc=run.name,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+        ) as bar,
+        _stop_on_signal(run) as signals,
+        progress_listener(_percentage_on(bar, "preparing the model")),
         closing(fit(job.model, job.data, job.train_config, run)) as records,
     ):
         for record in records:
             bar.update(record.step - bar.n)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in record.terms.items()}, refresh=False)
+            terms = {name: f"{value:.3g}" for name, value in record.terms.items()}
+            bar.set_postfix(terms, refresh=False)
             if record.sample:
-                run.save_samples(record.step, preview(record.model))
+                run.save_samples(record.step, draw_preview(record.model))
             if record.evaluate:
-                _evaluate(run, record.step)
-            if stopping and record.step < steps:
-                break  # asked for while `fit` was not listening yet
+                with progress_listener(_percentage_on(bar, "collecting evidence")):
+                    _evaluate(run, record.step)
+            if signals and record.step < steps:
+                break  # a signal may arrive before `fit` listens for commands
 
 
-def _counting(bar: Any, done: int, total: int) -> None:
-    """Say on a bar how far something is."""
-    if bar.total != total:
-        bar.reset(total)  # in a notebook this is what gives the bar its width
-    bar.update(done - bar.n)
+def _count_on(bar: "ProgressBar") -> Callable[[int, int], None]:
+    """Return a listener that shows progress as the count of a bar."""
+
+    def show(done: int, total: int) -> None:
+        if bar.total != total:
+            bar.reset(total)  # sets the width of the bar in a notebook
+        bar.update(done - bar.n)
+
+    return show
 
 
-def _preparing(bar: Any, done: int, total: int) -> None:
-    """Say on the bar of steps, which stands still meanwhile, how far the model is with looking at its data."""
-    bar.set_postfix_str(f"looking at the data, {done / max(total, 1):.0%}" if done < total else "")
+def _percentage_on(bar: "ProgressBar", activity: str) -> Callable[[int, int], None]:
+    """Return a listener that shows progress behind a bar of steps, which stands still meanwhile."""
+
+    def show(done: int, total: int) -> None:
+        is_done = done >= total
+        bar.set_postfix_str("" if is_done else f"{activity}, {done / total:.0%}")
+
+    return show
 
 
 def _evaluate(run: Run, step: int) -> None:
-    """Collect evidence on the way. What keeps it from that is noted in the events; the training goes on."""
+    """Collect evidence while training; log an error as an event and resume training."""
     from workbench.collect import collect
 
     try:
@@ -142,222 +255,218 @@ def _evaluate(run: Run, step: int) -> None:
         run.event("not evaluated", step, why=str(error))
 
 
-def prepare_training(recipe: str, out: str | Path, **changes: Any) -> TrainingJob:
-    """Build what a recipe trains: afresh in an empty folder, or as the run in the folder was told.
-
-    What cannot be trained raises UserError before anything is written.
-    """
-    _wait_patiently()
-    import torch
+def _start_from_another_run(
+    run: Run, model: "nn.Module", train_config: "TrainConfig", data: "Dataset"
+) -> None:
     from tqdm.auto import tqdm
 
-    from workbench.training import Rank
-
-    rank = Rank.current()
-    if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
-    changes = _typed(recipe, {name: value for name, value in changes.items() if value is not None})
-    if (Path(out) / "config.json").exists():
-        run = _as_before(Run(out), recipe, changes)
-        data = load_training_data(run)
-        _tell_of_changes(run)
-    else:
-        with _in_a_sentence(recipe, changes):
-            config, data = _configure(recipe, Path(out), changes)
-            _rehearse(config, data)
-        with rank.main_process_first():
-            run = Run.create(out, config) if rank.is_main else Run(out)
-    train_config = _train_config(run.config.get("training", {}))
-    torch.manual_seed(train_config.seed)
-    model = run.build()
-    if cache := run.config.get("changes", {}).get("cache"):
-        data = attach_features(model, data, cache)
-    if "start" in run.config and not run.steps:
-        with tqdm(desc=f"{run.name}: looking at the data", disable=None, delay=1) as bar:
-            with rank.main_process_first():
-                if rank.is_main:
-                    with progress_listener(partial(_counting, bar)):
-                        save_initial_checkpoint(run, model, train_config, data)
-    return TrainingJob(model, data, train_config, run)
+    bar = tqdm(desc=f"{run.name}: preparing the model", disable=None, delay=1)
+    with bar, progress_listener(_count_on(bar)):
+        save_initial_checkpoint(run, model, train_config, data)
 
 
-def _typed(recipe: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes in the types their settings declare, as JSON keeps them. Raises UserError for an unknown name."""
+def coerce_settings(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe in their declared types, as JSON stores them.
+
+    Parameters
+    ----------
+    recipe : str
+        The recipe.
+    settings : dict
+        Values by name, as text or as Python objects.
+
+    Raises
+    ------
+    UserError
+        If a setting does not exist, does not fit its type, or is decided by the tokenizer.
+    """
     from workbench.training import TrainConfig
 
     system, _ = recipe.split("-")
-    kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(
-        model_class(SYSTEMS[system]).Config
-    )
-    learned = model_class(SYSTEMS[system]).set_by_tokenizer if system in GENERATORS else ()
-    if learned:
-        kinds = {name: kind for name, kind in kinds.items() if name not in learned} | {
-            "tokenizer": str
-        }
-    else:
-        kinds |= {"data": str, "limit": int, "cache": str}
+    model_class = import_class(SYSTEMS[system])
+    kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(model_class.Config)
     kinds |= {"start": str}
-    for name in changes:
-        if name in learned:
+    derived: tuple[str, ...] = ()
+    if system in GENERATORS:
+        derived = model_class.set_by_tokenizer
+        kinds |= {"tokenizer": str}
+    else:
+        kinds |= DATA_SETTINGS
+    for name in settings:
+        if name in derived:
             raise UserError(
-                f"{recipe} takes {', '.join(learned)} from its tokenizer; leave {name} out."
+                f"{name} cannot be set: {recipe} takes {', '.join(derived)} from its tokenizer."
             )
         if name not in kinds:
-            raise unknown("setting", name, kinds)
-    return {name: to_json(coerce(kinds[name], name, value)) for name, value in changes.items()}
+            raise unknown("setting", name, kinds.keys() - set(derived))
+    return {name: to_json(coerce(kinds[name], name, value)) for name, value in settings.items()}
 
 
-def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """A run's config.json, which is the recipe's settings with changes; and the data to train on."""
+def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[RunConfig, "Dataset"]:
+    """Return the configuration of a new run (the recipe with the changes), and its data."""
     from workbench.collect import versions
+    from workbench.training import TrainConfig
 
     system, source = recipe.split("-")
-    made_of = model_class(SYSTEMS[system])
-    mine = {
+    model_class = import_class(SYSTEMS[system])
+    model_names = typing.get_type_hints(model_class.Config).keys()
+    model_changes = {name: value for name, value in changes.items() if name in model_names}
+    training_changes = {
         name: value
         for name, value in changes.items()
-        if name in typing.get_type_hints(made_of.Config)
+        if name not in model_names and name not in RUN_SETTINGS
     }
-    others = {name: changes[name] for name in changes.keys() - mine.keys() - OF_JOBS}
-    train_config = _train_config(recipe_train_config(system, source) | others)
-    settings = recipe_settings(system, source) | mine
+    train_config = TrainConfig.from_dict(recipe_train_config(system, source) | training_changes)
+    settings = recipe_settings(system, source) | model_changes
+    sections: dict[str, Any] = {}
+    data: Dataset
     if system in GENERATORS:
-        told, data, learned = resolve_latents(
-            recipe, out, changes.get("tokenizer"), made_of, settings
+        sections["tokenizer"], data, derived = resolve_latents(
+            recipe, out, changes.get("tokenizer"), model_class, settings
         )
-        config = made_of.Config(**(settings | learned))
+        model_config = model_class.Config(**(settings | derived))
     else:
-        config = made_of.Config(**settings)
-        told, data = resolve_images(
-            changes.get("data", SOURCES[source]), config, changes.get("limit")
+        model_config = model_class.Config(**settings)
+        sections["data"], data = resolve_images(
+            changes.get("data", SOURCES[source]),
+            side=model_config.side,
+            channels=model_config.channels,
+            limit=changes.get("limit"),
         )
     if "start" in changes:
-        told |= resolve_init(Run(changes["start"]), made_of(config), out)
-    return {
+        sections["start"] = resolve_init(Run(changes["start"]), model_class(model_config), out)
+    sections |= {
         "recipe": recipe,
         "changes": changes,
         "class": SYSTEMS[system],
-        **told,
-        "settings": dataclasses.asdict(config),
-        "training": {
-            name: to_json(value) for name, value in dataclasses.asdict(train_config).items()
-        },
+        "settings": dataclasses.asdict(model_config),
+        "training": train_config.to_dict(),
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }, data
+    }
+    return RunConfig.from_dict(sections), data
 
 
-def _rehearse(config: dict[str, Any], data: Any) -> None:
-    """Build the model on the side and show it two items: some settings are only refused by arithmetic."""
+def _rehearse(config: RunConfig, data: "Dataset") -> None:
+    """Compute the loss of two items with a temporary model.
+
+    Some settings are only refused by the arithmetic.
+    """
     import torch
 
-    from workbench.training import TrainState
+    from workbench.core.types import StreamDataset
+    from workbench.training import TrainConfig, TrainState
 
-    train_config, made_of = _train_config(config["training"]), model_class(config["class"])
+    train_config = TrainConfig.from_dict(config.training)
+    model_class = import_class(config.class_path)
     torch.manual_seed(train_config.seed)
-    model = made_of(made_of.Config(**config["settings"]))
+    model = model_class(model_class.Config(**config.settings))
     TrainState(model, train_config)
-    model.objective(
-        *(
-            data.batch(torch.arange(min(2, len(data))))
-            if hasattr(data, "batch")
-            else (data.take(2),)
-        )
-    )
+    batch: tuple[torch.Tensor, ...]
+    if isinstance(data, StreamDataset):
+        batch = (data.take(REHEARSAL_ITEMS),)
+    else:
+        batch = data.batch(torch.arange(min(REHEARSAL_ITEMS, len(data))))
+    model.objective(*batch)
 
 
 @contextmanager
-def _in_a_sentence(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
+def _errors_of_settings(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
+    """Turn an error in the block into a UserError that names the settings."""
     try:
         yield
     except UserError:
         raise
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        asked = (
-            ", ".join(f"{name}={value}" for name, value in changes.items()) or "its own settings"
-        )
+        listed = ", ".join(f"{name}={value}" for name, value in changes.items())
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{recipe} cannot be trained with {asked}: {str(error).splitlines()[0]}"
+            f"{recipe} cannot be trained with {listed or 'its own settings'}: {reason}"
         ) from error
 
 
-def _train_config(told: dict[str, Any]) -> Any:
-    """A TrainConfig from what JSON keeps of it."""
-    from workbench.training import TrainConfig
+def _check_same_settings(run: Run, recipe: str, changes: dict[str, Any]) -> None:
+    """Refuse to resume a run with another recipe or other settings than it was started with.
 
-    return TrainConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    )
-
-
-def _as_before(run: Run, recipe: str, changes: dict[str, Any]) -> Run:
-    """The run, if it was started with the same recipe and changes. Raises RunError, naming a difference, if not."""
-    told = {"recipe": run.config.get("recipe"), **run.config.get("changes", {})}
-    asked = {"recipe": recipe, **changes}
-    if (
-        run.tokenizer
-        and "tokenizer" in asked
-        and run.tokenizer.folder.resolve() == Path(asked["tokenizer"]).resolve()
-    ):
-        told["tokenizer"] = asked["tokenizer"]  # the same folder, by another path
-    for name in sorted({*told, *asked}):
-        if str(told.get(name)) != str(asked.get(name)):
-            was, now = (f"{name}={d[name]}" if name in d else f"no {name}" for d in (told, asked))
+    Raises
+    ------
+    RunError
+        If a setting differs.
+    """
+    started = {"recipe": run.config.recipe, **run.config.changes}
+    requested = {"recipe": recipe, **changes}
+    if "tokenizer" in requested and _is_same_folder(run.tokenizer, requested["tokenizer"]):
+        started["tokenizer"] = requested["tokenizer"]  # the path may be written differently
+    for name in sorted({*started, *requested}):
+        if str(started.get(name)) != str(requested.get(name)):
             raise RunError(
-                f"{run.folder} was started with {was}, and now you ask for {now}. "
-                "Give the same settings to go on with it, or another folder to start afresh."
+                f"{run.folder} was started with {_assignment(name, started)}, "
+                f"got {_assignment(name, requested)}. "
+                "Give the same settings to resume it, or another folder to start a new run."
             )
-    return run
 
 
-def _tell_of_changes(run: Run) -> None:
-    """Warn, and note in the run's events, where the code or a library is another than that which the run began with."""
+def _is_same_folder(run: Run | None, folder: str) -> bool:
+    return run is not None and run.folder.resolve() == Path(folder).resolve()
+
+
+def _assignment(name: str, settings: dict[str, Any]) -> str:
+    return f"{name}={settings[name]}" if name in settings else f"no {name}"
+
+
+def _warn_about_versions(run: Run) -> None:
+    """Warn, and log an event, if the code or a library changed since an unfinished run started."""
     from workbench.collect import versions
 
-    began, now = run.config.get("versions", {}), versions()
-    differ = [
-        f"{name} {began[name]}, now {now[name]}"
-        for name in now
-        if began.get(name, now[name]) != now[name]
+    before = run.config.versions
+    current = versions()
+    changed = [
+        f"{name} {before[name]}, now {version}"
+        for name, version in current.items()
+        if before.get(name, version) != version
     ]
-    if differ and run.status()["state"] != "finished":
-        run.event("versions changed", max(run.steps, default=0), before=began, now=now)
+    if changed and run.status()["state"] != "finished":
+        step = max(run.steps, default=0)
+        run.event("versions changed", step, before=before, now=current)
         warnings.warn(
-            f"{run.folder} began with {'; '.join(differ)}. It goes on, as noted in its events, "
-            "but its two parts may not be what one version alone would have given.",
+            f"{run.folder} was started with {'; '.join(changed)}. Training resumes, but the result "
+            "may differ from that of a single version. The change is logged in events.jsonl.",
             stacklevel=4,
         )
 
 
-def _wait_patiently() -> None:
-    """Before torch is imported: its threads, waiting for each other, shall give their cores away soon.
+def _shorten_spinning() -> None:
+    """Let torch's threads release their cores soon while they wait for each other.
 
-    By default they spin so long that training on a busy machine is some fifty times slower than on one thread.
+    By default they spin for so long that training on a busy machine is about fifty times slower
+    than on one thread. Call this before torch is imported.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @contextmanager
-def _stopping_gently(run: Run) -> Iterator[list[int]]:
-    """The first Ctrl-C (or a scheduler's SIGTERM) asks for a checkpoint and stops; the second stops at once.
+def _stop_on_signal(run: Run) -> Iterator[list[int]]:
+    """Stop with a checkpoint on the first Ctrl-C or SIGTERM, and at once on the second.
 
-    Yields a list that is empty until then.
+    Yields the list of signals received so far.
     """
-    stopping: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield stopping
+        yield received
         return
 
-    def ask(number: int, frame: Any) -> None:
-        stopping.append(number)
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
         run.ask("stop")
-        sys.stderr.write("\nStopping with a checkpoint; once more stops at once.\n")
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        sys.stderr.write("\nStopping with a checkpoint. Interrupt again to stop at once.\n")
+        restore()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
+    def restore() -> None:
+        for number, handler in previous.items():
             signal.signal(number, handler)
+
+    previous = {number: signal.signal(number, stop) for number in GENTLE_SIGNALS}
+    try:
+        yield received
+    finally:
+        restore()

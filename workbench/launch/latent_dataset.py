@@ -1,7 +1,11 @@
-"""What a tokenizer makes of its whole training set, once: kept in its run's folder, read through the operating system.
+"""The latents or codes of a tokenizer's training images: the training data of a generator.
 
-latents/step-000800.npy         float32 (n, tokens, d)
-latents/step-000800-codes.npy   int32 (n, tokens), of tokenizers that choose codes
+They are computed once, stored in the run of the tokenizer, and memory-mapped.
+
+=============================  ==============================================
+latents/step-000800.npy        float32, shape (n_images, n_tokens, dim)
+latents/step-000800-codes.npy  int32, shape (n_images, n_tokens)
+=============================  ==============================================
 """
 
 from dataclasses import dataclass, replace
@@ -14,97 +18,150 @@ import torch
 from torch import Tensor
 
 from workbench.collect import load_images
-from workbench.core.errors import UserError
+from workbench.collect.models import load_tokenizer
+from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet
 from workbench.storage.atomic import atomic_path
 from workbench.storage.run import Run
+from workbench.tokenizers.base import Tokenizer
 
-BATCH = 256
+ENCODE_BATCH = 256
+Quantity = Literal["latents", "codes"]
 
 
 @dataclass(frozen=True, eq=False)
 class LatentDataset:
-    """Latents or codes of every image, with labels: the training data of a generator."""
+    """Latents or codes of every training image, with labels.
 
-    rows: np.ndarray  # float32 (n, l, d) or int32 (n, l), memory-mapped
-    labels: np.ndarray  # int64 (n,)
-    codebook: Tensor | None = None  # (g, k, d), of codes
-    grid: tuple[int, int] | None = None  # rows and columns of the latents' tokens
+    Attributes
+    ----------
+    rows : ndarray
+        Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 of shape (n_images,
+        n_tokens); memory-mapped.
+    labels : ndarray of int64, shape (n_images,)
+        The class of each image.
+    codebook : Tensor, shape (n_codebooks, codebook_size, dim), or None
+        The codewords of the codes; None for latents.
+    grid : tuple of int or None
+        Rows and columns of the tokens, if they have a position in the image.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    codebook: Tensor | None = None
+    grid: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows and labels at the indices."""
-        return torch.from_numpy(self.rows[indices.numpy()]), torch.from_numpy(
-            self.labels[indices.numpy()]
-        )
+        """Return the rows and the labels at the indices."""
+        selected = indices.numpy()
+        return torch.from_numpy(self.rows[selected]), torch.from_numpy(self.labels[selected])
 
     def moments(self, *, by_channel: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The mean and the deviation of all numbers (), or of each of a token's channels (d,), without holding them."""
+        """Compute the mean and the standard deviation in batches.
+
+        Parameters
+        ----------
+        by_channel : bool
+            Whether to compute them for each channel, shape (dim,), or over all numbers, shape ().
+        """
         axes = (0, 1) if by_channel else None
-        n, sums, squares = 0, 0.0, 0.0
-        for start in range(0, len(self.rows), BATCH):
-            part = np.asarray(self.rows[start : start + BATCH], np.float64)
-            sums, squares = sums + part.sum(axis=axes), squares + np.square(part).sum(axis=axes)
+        n = 0
+        total = np.zeros(())
+        squares = np.zeros(())
+        for start in range(0, len(self.rows), ENCODE_BATCH):
+            part = np.asarray(self.rows[start : start + ENCODE_BATCH], np.float64)
+            total = total + part.sum(axis=axes)
+            squares = squares + np.square(part).sum(axis=axes)
             n += part[..., 0].size if by_channel else part.size
-        mean = sums / n
-        return mean, np.sqrt(np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1))
+        mean = total / n
+        variance = np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1)
+        return mean, np.sqrt(variance)
 
 
-def load_encoded(
-    run: Run, step: int | None, consumes: Literal["latents", "codes"]
-) -> LatentDataset:
-    """Load what a generator consumes: a tokenizer's latents or codes of its training images."""
-    return load_codes(run, step) if consumes == "codes" else load_latents(run, step)
+def load_encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDataset:
+    """Load the latents or the codes of a tokenizer's training images.
+
+    Parameters
+    ----------
+    run : Run
+        The run of the tokenizer.
+    step : int or None
+        The training step of the checkpoint; None for the last.
+    quantity : {"latents", "codes"}
+        What the generator consumes.
+    """
+    return load_codes(run, step) if quantity == "codes" else load_latents(run, step)
 
 
 def load_latents(run: Run, step: int | None = None) -> LatentDataset:
-    """A tokenizer's latents of its training images. Raises UserError if the images have no labels."""
-    dataset = _encoded(run, step, "")
-    data = run.config["data"]
-    image = torch.zeros(1, data["channels"], data["side"], data["side"])
+    """Load the latents of a tokenizer's training images.
+
+    Raises
+    ------
+    UserError
+        If the images have no labels.
+    """
+    dataset = _encoded(run, step, "latents")
+    tokenizer = load_tokenizer(run, step)
+    image = torch.zeros(1, tokenizer.config.channels, tokenizer.config.side, tokenizer.config.side)
     with torch.no_grad():
-        return replace(dataset, grid=run.load(step).encode(image).grid)
+        return replace(dataset, grid=tokenizer.encode(image).grid)
 
 
 def load_codes(run: Run, step: int | None = None) -> LatentDataset:
-    """A tokenizer's codes of its training images. Raises UserError where it has none that rebuild its latents."""
-    model = run.load(step)
+    """Load the codes of a tokenizer's training images.
+
+    Raises
+    ------
+    UserError
+        If the codes do not determine the latents, or the images have no labels.
+    """
+    model = load_tokenizer(run, step)
     if not model.discrete or model.codebook is None:
         raise UserError(
-            f"{run.folder} ({run.kind}) has no codes that say all about a token; vqvae and unicode2 have."
+            f"{run.folder} ({run.kind}) has no codes that determine its latents; "
+            "use a tokenizer with a hard codebook, such as vqvae or unicode2."
         )
-    return replace(_encoded(run, step, "-codes"), codebook=model.codebook.detach())
+    return replace(_encoded(run, step, "codes"), codebook=model.codebook.detach())
 
 
-def _encoded(run: Run, step: int | None, kind: str) -> LatentDataset:
+def _encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDataset:
     images = load_images(run, "train")
     if images.labels is None:
-        raise UserError(
-            f"{images.source} has no labels, and a class-conditional generator needs them."
-        )
+        raise UserError(f"{images.source} has no labels; a class-conditional generator needs them.")
     run.checkpoint(step)
-    path = run.folder / "latents" / f"step-{run.steps[-1] if step is None else step:06d}{kind}.npy"
+    suffix = "-codes" if quantity == "codes" else ""
+    number = run.steps[-1] if step is None else step
+    path = run.folder / "latents" / f"step-{number:06d}{suffix}.npy"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        _write(path, run, step, images, codes=bool(kind))
-    return LatentDataset(
-        np.load(path, mmap_mode="r", allow_pickle=False), np.asarray(images.labels)
-    )
+        _write(path, load_tokenizer(run, step), images, quantity)
+    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    return LatentDataset(rows=rows, labels=np.asarray(images.labels))
 
 
 @torch.no_grad()
-def _write(path: Path, run: Run, step: int | None, images: ImageSet, *, codes: bool) -> None:
+def _write(path: Path, model: Tokenizer, images: ImageSet, quantity: Quantity) -> None:
+    """Encode the images in batches and write the rows to a memory-mapped file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, edges = run.load(step).to(device), [*range(0, len(images), BATCH), len(images)]
-    with atomic_path(path) as beside:
-        table = None
+    model = model.to(device)
+    edges = [*range(0, len(images), ENCODE_BATCH), len(images)]
+    with atomic_path(path) as temporary:
+        rows: np.memmap | None = None
         for start, end in pairwise(edges):
             tokens = model.encode(images.images(slice(start, end)).to(device))
-            part = tokens.codes.int() if codes else tokens.latents.float()
-            if table is None:
-                shape, kind = (len(images), *part.shape[1:]), np.int32 if codes else np.float32
-                table = np.lib.format.open_memmap(beside, "w+", kind, shape)
-            table[start:end] = part.cpu().numpy()
-        table.flush()
+            if quantity == "codes":
+                assert tokens.codes is not None
+                part = tokens.codes.int().cpu().numpy()
+            else:
+                part = tokens.latents.float().cpu().numpy()
+            if rows is None:
+                shape = (len(images), *part.shape[1:])
+                rows = np.lib.format.open_memmap(temporary, "w+", part.dtype, shape)
+            rows[start:end] = part
+        if rows is None:
+            raise RunError(f"{images.source} has no training images.")
+        rows.flush()

@@ -1,7 +1,8 @@
-"""Everything we claim to train, as one table: a name, `system-data`, to a class, its settings, and its training settings.
+"""All recipes: model and training settings of a system on a data set, by the name `system-data`.
 
-Any setting can be changed by its name where a recipe is trained (see jobs.py). `digits`, `photos` and `shapes` are
-bundled and train in a minute on a CPU; `cifar10` is 32 x 32 pixels on one GPU; `imagenet256` is the papers' scale.
+Any setting can be changed by its name when a recipe is trained. The data sets digits, photos and
+shapes are bundled, and a recipe for them trains in about a minute on a CPU. cifar10 has images of
+32 x 32 pixels and needs one GPU. imagenet256 is the scale of the papers.
 """
 
 from typing import Any
@@ -25,12 +26,12 @@ SYSTEMS = {
 }
 GENERATORS = (*PRESETS, "ar")  # systems that are trained on a tokenizer's latents or codes
 CONVOLUTIONAL = ("vavae",)
-CLUSTERING = ("unicode2",)  # a token is a patch, and has its teacher's channels
-# Where the images are, unless `data` says.
+CLUSTERING = ("unicode2",)  # a token is a patch with the channels of its teacher
+# The images of a data set, unless the setting `data` replaces them.
 SOURCES = {name: name for name in ("digits", "photos", "shapes")}
 SOURCES |= {"cifar10": "hub:uoft-cs/cifar10", "imagenet256": "stream:ILSVRC/imagenet-1k"}
 
-# Of a one-dimensional tokenizer, by data.
+# Sizes of a tokenizer with one-dimensional tokens, by data set.
 SMALL = {
     "side": 32,
     "channels": 3,
@@ -67,7 +68,7 @@ SIZES = {
     "cifar10": SMALL | {"patch": 4, "num_tokens": 32, "width": 256, "depth": 6},
     "imagenet256": LARGE,
 }
-# Of a convolutional one: 4 x 4 tokens each, and 16 x 16 at the paper's scale.
+# Sizes of a convolutional tokenizer: 4 x 4 tokens, and 16 x 16 at the scale of the papers.
 SMALL_GRID = {"side": 32, "channels": 3, "dim": 16, "width": 32, "multipliers": (1, 2, 2, 4)}
 GRIDS = {
     "digits": {"side": 8, "channels": 1, "dim": 8, "width": 32, "multipliers": (1, 2)},
@@ -75,10 +76,15 @@ GRIDS = {
     "shapes": SMALL_GRID,
     "cifar10": SMALL_GRID | {"width": 64, "multipliers": (1, 2, 4), "blocks": 2},
     "imagenet256": {
-        "side": 256, "channels": 3, "dim": 32, "width": 128, "multipliers": (1, 1, 2, 2, 4), "blocks": 2,
+        "side": 256,
+        "channels": 3,
+        "dim": 32,
+        "width": 128,
+        "multipliers": (1, 1, 2, 2, 4),
+        "blocks": 2,
     },
-}  # fmt: skip
-# Of a system, whatever the data.
+}
+# Settings of a system on every data set.
 SETTINGS: dict[str, dict[str, Any]] = {
     "klvae": {"beta": 1e-5},
     "vqvae": {"codebook_size": 256},
@@ -89,11 +95,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 TOKENIZER = {"steps": 800, "batch_size": 64, "lr": 2e-3, "save_every": 200}
 GENERATOR = {"steps": 1000, "batch_size": 128, "lr": 2e-3, "save_every": 250}
-AUTOREGRESSIVE = GENERATOR | {
-    "steps": 400,
-    "lr": 1e-3,
-    "save_every": 100,
-}  # later it knows 1,437 digits by heart
+# After more steps it memorizes the 1,437 training images of digits.
+AUTOREGRESSIVE = GENERATOR | {"steps": 400, "lr": 1e-3, "save_every": 100}
 CIFAR_TOKENIZER = {
     "steps": 20_000,
     "batch_size": 512,
@@ -104,8 +107,9 @@ CIFAR_TOKENIZER = {
 }
 CIFAR_GENERATOR = CIFAR_TOKENIZER | {"ema_decay": 0.999}
 
-# The papers' model and training settings on ImageNet at 256 x 256, as far as they are published; each system's file says what
-# of its paper is missing here. LPIPS is replaced by a distance in DINOv2's features.
+# Model and training settings of the papers for ImageNet at 256 x 256, as far as they are published.
+# The module of each system lists what is missing. LPIPS is replaced by a distance in features of
+# DINOv2.
 PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
 TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-384")
 VIT = {
@@ -121,29 +125,69 @@ FLOW = VIT | {"final_lr": 1.0, "warmup_steps": 0, "betas": (0.9, 0.999), "weight
 XL = {"width": 1152, "depth": 28, "heads": 16}
 PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
-        PERCEPTUAL_SETTINGS | {"num_tokens": 64, "num_codebooks": 4, "codebook_size": 8192, "linear_init": False, "align_weight": 0.1, "teacher": TEACHERS[1]}
+        PERCEPTUAL_SETTINGS
+        | {
+            "num_tokens": 64,
+            "num_codebooks": 4,
+            "codebook_size": 8192,
+            "linear_init": False,
+            "align_weight": 0.1,
+            "teacher": TEACHERS[1],
+        }
         | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
         VIT,
     ),
     "maetok": (
-        PERCEPTUAL_SETTINGS | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        PERCEPTUAL_SETTINGS
+        | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
         VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4},
     ),
     "vavae": (
-        PERCEPTUAL_SETTINGS | {"linear_init": False, "teacher": TEACHERS[1], "stages": True}
+        PERCEPTUAL_SETTINGS
+        | {"linear_init": False, "teacher": TEACHERS[1], "stages": True}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
-        VIT | {"steps": 650_000, "final_lr": 1.0, "warmup_steps": 0, "betas": (0.5, 0.9), "weight_decay": 0.0}
+        VIT
+        | {
+            "steps": 650_000,
+            "final_lr": 1.0,
+            "warmup_steps": 0,
+            "betas": (0.5, 0.9),
+            "weight_decay": 0.0,
+        }
         | {"ema_decay": 0.0, "precision": "no"},
     ),
     "karl": (
-        {"num_tokens": 256, "dim": 12, "codebook_size": 4096, "width": 1024, "depth": 8, "heads": 8, "linear_init": False, "bins": 19}
+        {
+            "num_tokens": 256,
+            "dim": 12,
+            "codebook_size": 4096,
+            "width": 1024,
+            "depth": 8,
+            "heads": 8,
+            "linear_init": False,
+            "bins": 19,
+        }
         | {"hide": "predicted", "balance": "balanced"},
-        VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4, "final_lr": 0.0, "clip": 3.0, "weight_decay": 0.05},
+        VIT
+        | {
+            "steps": 500_000,
+            "batch_size": 512,
+            "lr": 2e-4,
+            "final_lr": 0.0,
+            "clip": 3.0,
+            "weight_decay": 0.05,
+        },
     ),
     "unicode2": (
-        # 20 tokens a code are 46 GB of features while they are clustered.
-        {"codebook_size": 500_000, "teacher": TEACHERS[2], "tokens_per_code": 20, "linear_init": False, "decoder": "flow"},
+        # Clustering 20 tokens per code needs 46 GB for their features.
+        {
+            "codebook_size": 500_000,
+            "teacher": TEACHERS[2],
+            "tokens_per_code": 20,
+            "linear_init": False,
+            "decoder": "flow",
+        },
         VIT,
     ),
     "vqvae": ({"codebook_size": 8192, "linear_init": False}, VIT),
@@ -151,32 +195,56 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
     "sit": (XL, FLOW | {"steps": 3_000_000}),
     "dit": (XL, FLOW | {"steps": 3_000_000}),
-    "lightningdit": (XL, FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3}),
-    "ar": ({"width": 1024, "depth": 24, "heads": 16}, FLOW | {"steps": 250_000, "betas": (0.9, 0.95)}),
-}  # fmt: skip
+    "lightningdit": (
+        XL,
+        FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3},
+    ),
+    "ar": (
+        {"width": 1024, "depth": 24, "heads": 16},
+        FLOW | {"steps": 250_000, "betas": (0.9, 0.95)},
+    ),
+}
 RECIPES = tuple(f"{system}-{data}" for system in SYSTEMS for data in SIZES)
 
 
 def recipe_settings(system: str, data: str) -> dict[str, Any]:
-    """The settings of a system on some data: its sizes, what it always has, and at the paper's scale the paper's."""
-    sizes = GRIDS[data] if system in CONVOLUTIONAL else SIZES[data]
-    left_out = ("num_tokens", "dim") if system in CLUSTERING else ()
-    sizes = (
-        {}
-        if system in GENERATORS
-        else {name: value for name, value in sizes.items() if name not in left_out}
-    )
-    return (
-        sizes | SETTINGS.get(system, {}) | (PAPER_SCALE[system][0] if data == "imagenet256" else {})
-    )
+    """Return the model settings of a recipe.
+
+    Parameters
+    ----------
+    system, data : str
+        The two parts of the recipe's name.
+
+    Examples
+    --------
+    >>> recipe_settings("ae", "digits")["num_tokens"]
+    8
+    """
+    settings: dict[str, Any] = {}
+    if system not in GENERATORS:
+        settings |= GRIDS[data] if system in CONVOLUTIONAL else SIZES[data]
+    if system in CLUSTERING:
+        for name in ("num_tokens", "dim"):  # decided by the patches and the teacher
+            del settings[name]
+    settings |= SETTINGS.get(system, {})
+    if data == "imagenet256":
+        settings |= PAPER_SCALE[system][0]
+    return settings
 
 
 def recipe_train_config(system: str, data: str) -> dict[str, Any]:
-    """How a system is trained on some data."""
+    """Return the training settings of a recipe, by name.
+
+    Examples
+    --------
+    >>> recipe_train_config("ae", "digits")["steps"]
+    800
+    """
+    is_generator = system in GENERATORS
     if data == "imagenet256":
         return PAPER_SCALE[system][1]
     if data == "cifar10":
-        return CIFAR_GENERATOR if system in GENERATORS else CIFAR_TOKENIZER
+        return CIFAR_GENERATOR if is_generator else CIFAR_TOKENIZER
     if system == "ar":
         return AUTOREGRESSIVE
-    return GENERATOR if system in GENERATORS else TOKENIZER
+    return GENERATOR if is_generator else TOKENIZER

@@ -1,60 +1,88 @@
-"""Where a job's data and first weights come from: images, a tokenizer's latents of them, another run.
+"""The data and the initial weights of a run: images, a tokenizer's latents, or another run.
 
-Each `about_` says what a run remembers of a source; the others read it again.
+`resolve_*` functions load a source and return the section of config.json that describes it.
+`load_training_data` loads the source that a config.json describes.
 """
 
 import importlib
 from os.path import relpath
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.storage.run import Run
+from workbench.storage.run_config import DataConfig, RunReference
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from workbench.core.types import Dataset
+    from workbench.data import ImageSet
+    from workbench.data.stream import ImageStream
+    from workbench.features.cache import WithFeatures
     from workbench.generators.base import Generator
     from workbench.launch.latent_dataset import LatentDataset
+    from workbench.training import TrainConfig
+
+STREAM = "stream:"
 
 
-def resolve_images(source: str, config: Any, limit: int | None) -> tuple[dict[str, Any], Any]:
-    """What a tokenizer's run remembers of its images, and the images."""
-    from workbench.data import BUNDLED, load
-
-    if source.startswith("stream:"):
-        return _about_stream(source, config)
-    images = load(source, side=config.side, channels=config.channels, limit=limit)
-    if source not in BUNDLED and not source.startswith("hub:"):
-        source = str(
-            Path(source).expanduser().resolve()
-        )  # so that the run can be read from any folder
-    data = {"source": source, "side": config.side, "channels": config.channels, "limit": limit}
-    data |= {"fingerprint": images.fingerprint, "names": list(images.names), "n": len(images)}
-    return {"data": data | {"skipped": images.skipped}}, images
-
-
-def _about_stream(source: str, config: Any) -> tuple[dict[str, Any], Any]:
-    from workbench.data.stream import ImageStream
-
-    name = source.removeprefix("stream:")
-    if Path(name).expanduser().exists():
-        name = str(Path(name).expanduser().resolve())
-    images = ImageStream(name, config.side, config.channels)
-    data = {
-        "source": images.source,
-        "side": config.side,
-        "channels": config.channels,
-        "limit": None,
-    }
-    return {
-        "data": data | {"fingerprint": images.fingerprint, "names": [], "n": None, "skipped": []}
-    }, images
-
-
-def model_class(path: str) -> Any:
-    """Import the class of a model from `module:Class`."""
+def import_class(path: str) -> Any:
+    """Import a class from `module:Class`."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def resolve_images(
+    source: str, *, side: int, channels: int, limit: int | None
+) -> tuple[DataConfig, "ImageSet | ImageStream"]:
+    """Load the training images of a tokenizer.
+
+    Parameters
+    ----------
+    source : str
+        The name of a data set, a path, `hub:owner/name` or `stream:...`.
+    side, channels : int
+        The size of the images in pixels, and their number of color channels.
+    limit : int or None
+        The largest number of images; None for all. A stream is not limited.
+
+    Returns
+    -------
+    section : DataConfig
+        The section `data` of config.json.
+    images : ImageSet or ImageStream
+        The images.
+    """
+    from workbench.data import BUNDLED, load
+
+    if source.startswith(STREAM):
+        stream = _open_stream(source, side, channels)
+        section = DataConfig(
+            source=stream.source,
+            side=side,
+            channels=channels,
+            limit=None,
+            fingerprint=stream.fingerprint,
+            names=(),
+            n=None,
+            skipped=(),
+        )
+        return section, stream
+    images = load(source, side=side, channels=channels, limit=limit)
+    if source not in BUNDLED and not source.startswith("hub:"):
+        source = _absolute(source)
+    section = DataConfig(
+        source=source,
+        side=side,
+        channels=channels,
+        limit=limit,
+        fingerprint=images.fingerprint,
+        names=images.names,
+        n=len(images),
+        skipped=images.skipped,
+    )
+    return section, images
 
 
 def resolve_latents(
@@ -63,110 +91,163 @@ def resolve_latents(
     tokenizer: str | None,
     generator: "type[Generator]",
     settings: dict[str, Any],
-) -> tuple[dict[str, Any], "LatentDataset", dict[str, Any]]:
-    """Load a generator's training data from a tokenizer's run.
+) -> tuple[RunReference, "LatentDataset", dict[str, Any]]:
+    """Load the training data of a generator from a tokenizer's run.
+
+    Parameters
+    ----------
+    recipe : str
+        The recipe of the generator.
+    out : Path
+        The folder of the generator's run.
+    tokenizer : str or None
+        The folder of the tokenizer's run.
+    generator : type of Generator
+        The class of the generator.
+    settings : dict
+        The generator's settings that are known so far.
 
     Returns
     -------
-    section : dict
-        The part of config.json that refers to the tokenizer.
+    section : RunReference
+        The section `tokenizer` of config.json.
     data : LatentDataset
         The latents or codes that the generator consumes.
-    learned : dict
+    derived : dict
         The generator's settings that the tokenizer decides.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer is missing, is not a tokenizer, or was trained on other data.
     """
     from workbench.launch.latent_dataset import load_encoded
 
-    asked_for = recipe.split("-")[1]
+    system, data_name = recipe.split("-")
     if tokenizer is None:
-        example = f"workbench train {recipe} --tokenizer runs/softvq-{asked_for} --out {out}"
+        example = f"workbench train {recipe} --tokenizer runs/softvq-{data_name} --out {out}"
         raise UserError(
-            f"{recipe} learns from a trained tokenizer's latents; name its run: {example}"
+            f"{recipe} is trained on the latents of a tokenizer; name its run: {example}"
         )
     source = Run(tokenizer)
     if source.tokenizer is not None:
         raise UserError(
-            f"{tokenizer} is a generator ({source.kind}); a generator learns from a tokenizer's run."
+            f"{tokenizer} is a generator ({source.kind}); tokenizer must be the run of a tokenizer."
         )
-    trained_on = source.config.get("recipe", recipe).split("-")[1]
-    if trained_on != asked_for:
+    source_data_name = (source.config.recipe or recipe).split("-")[1]
+    if source_data_name != data_name:
         raise UserError(
-            f"{tokenizer} was trained on {trained_on}; use the recipe {recipe.split('-')[0]}-{trained_on}."
+            f"{tokenizer} was trained on {source_data_name}; "
+            f"use the recipe {system}-{source_data_name}."
         )
     source.checkpoint()
     step = source.steps[-1]
     data = load_encoded(source, step, generator.consumes)
-    section = {"tokenizer": {"run": relpath(source.folder, out), "step": step}}
+    section = RunReference(run=relpath(source.folder, out), step=step)
     return section, data, generator.settings_from(data, settings)
 
 
-def resolve_init(source: Run, model: Any, out: Path) -> dict[str, Any]:
-    """What a run remembers of the one whose weights it begins with. Raises UserError where nothing of it fits."""
-    if not _shared(source, model):
+def resolve_init(source: Run, model: "nn.Module", out: Path) -> RunReference:
+    """Return the section `start` of config.json for a run whose weights training starts from.
+
+    Raises
+    ------
+    UserError
+        If no weight of that run fits the model by name and shape.
+    """
+    if not _matching_weights(source, model):
         raise UserError(
-            f"{source.folder} ({source.kind}) has no weights that this {type(model).__name__} could take."
+            f"{source.folder} ({source.kind}) has no weights that fit {type(model).__name__}."
         )
-    return {"start": {"run": relpath(source.folder, out), "step": source.steps[-1]}}
-
-
-def _shared(source: Run, model: Any) -> dict[str, Any]:
-    """The averaged weights of a run that fit a model by name and shape."""
-    from workbench.storage.checkpoint import read_tensors
-
-    mine = model.state_dict()
-    found = read_tensors(source.checkpoint())["ema"]
-    return {
-        name: value
-        for name, value in found.items()
-        if name in mine and value.shape == mine[name].shape
-    }
+    return RunReference(run=relpath(source.folder, out), step=source.steps[-1])
 
 
 def save_initial_checkpoint(
-    run: Run,
-    model: Any,
-    train_config: Any,
-    data: Any,
+    run: Run, model: "nn.Module", train_config: "TrainConfig", data: "Dataset"
 ) -> None:
-    """Begin with another run's weights: as the checkpoint of step 0, so that the run can do without the other.
+    """Write the weights of another run as the checkpoint of step 0.
 
-    Where those do not have all that `prepare` fills, as a codebook of this size, the model looks at the data as well.
+    Afterwards the run does not need the other run. If a part of the state that the model prepares
+    from the data is not among those weights, such as a codebook of another size, it is prepared.
     """
+    from workbench.core.types import NeedsPreparation
     from workbench.training import TrainState
 
-    taken = _shared(Run(run.folder / run.config["start"]["run"]), model)
-    model.load_state_dict(model.state_dict() | taken)
-    left = sorted(model.state_dict().keys() - taken.keys())
-    if any(name.startswith(getattr(model, "prepares", ())) for name in left):
+    start = run.config.start
+    assert start is not None
+    weights = _matching_weights(Run(run.folder / start.run), model)
+    model.load_state_dict(model.state_dict() | weights)
+    missing = sorted(model.state_dict().keys() - weights.keys())
+    if isinstance(model, NeedsPreparation) and any(
+        name.startswith(model.prepares) for name in missing
+    ):
         model.prepare(data, train_config.seed)
     run.save(0, TrainState(model, train_config).state_dict())
-    run.event("started from", 0, run=run.config["start"]["run"], taken=len(taken), new=left)
+    run.event("started from", 0, run=start.run, taken=len(weights), new=missing)
 
 
-def attach_features(model: Any, images: Any, folder: str) -> Any:
-    """Images together with what the model's teachers say of them, computed once and kept in a folder."""
-    from workbench.features.cache import WithFeatures, features_of
+def attach_features(model: "nn.Module", images: "Dataset", folder: str) -> "WithFeatures":
+    """Return the images with the features of the model's teachers, computed once into a folder.
 
-    if not model.teachers:
+    Raises
+    ------
+    UserError
+        If the model has no teacher, or the images cannot be indexed.
+    """
+    from workbench.features.cache import Pictures, WithFeatures, features_of
+    from workbench.tokenizers.base import Tokenizer
+
+    if not isinstance(images, Pictures):
+        raise UserError(f"cache={folder} needs images that can be indexed, and a stream cannot.")
+    if not isinstance(model, Tokenizer) or not model.teachers:
         raise UserError(
-            f"cache={folder} keeps teachers' features, and this {type(model).__name__} has no teacher."
+            f"cache={folder} stores features of teachers, and {type(model).__name__} has no"
+            " teacher."
         )
-    return WithFeatures(
-        images, tuple(features_of(images, one, model.cells, folder) for one in model.teachers)
-    )
+    features = [features_of(images, teacher, model.cells, folder) for teacher in model.teachers]
+    return WithFeatures(images, tuple(features))
 
 
-def load_training_data(run: Run) -> Any:
-    """The training data of a run: its images, or its tokenizer's latents or codes of them."""
+def load_training_data(run: Run) -> "Dataset":
+    """Load the training data of a run: its images, or its tokenizer's latents or codes."""
     from workbench.collect import load_images
     from workbench.launch.latent_dataset import load_encoded
 
-    if run.tokenizer is None:
-        told = run.config.get("data", {})
-        if str(told.get("source")).startswith("stream:"):
-            return _about_stream(
-                told["source"], SimpleNamespace(side=told["side"], channels=told["channels"])
-            )[1]
-        return load_images(run, "train")
-    consumes = model_class(run.config["class"]).consumes
-    return load_encoded(run.tokenizer, run.config["tokenizer"]["step"], consumes)
+    if run.tokenizer is not None:
+        assert run.config.tokenizer is not None
+        generator: type[Generator] = import_class(run.config.class_path)
+        return load_encoded(run.tokenizer, run.config.tokenizer.step, generator.consumes)
+    data = run.config.data
+    if data is None or data.source is None:
+        raise RunError(f"{run.folder} has no data.source in its config.json.")
+    if data.source.startswith(STREAM):
+        settings = run.config.settings
+        return _open_stream(data.source, settings["side"], settings["channels"])
+    return load_images(run, "train")
+
+
+def _open_stream(source: str, side: int, channels: int) -> "ImageStream":
+    from workbench.data.stream import ImageStream
+
+    name = source.removeprefix(STREAM)
+    if Path(name).expanduser().exists():
+        name = _absolute(name)
+    return ImageStream(name, side, channels)
+
+
+def _absolute(path: str) -> str:
+    """Return an absolute path, so that the run can be read from any working directory."""
+    return str(Path(path).expanduser().resolve())
+
+
+def _matching_weights(source: Run, model: "nn.Module") -> "dict[str, Tensor]":
+    """Return the averaged weights of a run that fit a model by name and shape."""
+    from workbench.storage.checkpoint import read_tensors
+
+    own = model.state_dict()
+    stored = read_tensors(source.checkpoint())["ema"]
+    return {
+        name: value
+        for name, value in stored.items()
+        if name in own and value.shape == own[name].shape
+    }

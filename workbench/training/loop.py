@@ -1,7 +1,7 @@
 """The training loop."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 PAUSE_POLL_S = 0.1  # seconds between two polls for commands while training is paused
 
 
-def fit(model: nn.Module, data: Dataset, config: TrainConfig, run: Run) -> Iterator[TrainRecord]:
+def fit(
+    model: nn.Module, data: Dataset, config: TrainConfig, run: Run
+) -> Generator[TrainRecord, None, None]:
     """Train a model and store everything in the run's folder.
 
     Training resumes from the run's last checkpoint, if it has one. With several processes, the main
