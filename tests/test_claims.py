@@ -365,8 +365,8 @@ def test_generation_is_stored_per_time_shift(tmp_path):
     arm = scale.generator(scale.tokenizer("ae"), "lightningdit")
     arm.tokenizer.train(tmp_path, 0)
     run, lab = arm.train(tmp_path, 0), Lab(scale, tmp_path)
-    assert run.config["settings"]["by_channel"] and len(run.config["settings"]["std"]) == 2
+    assert run.config.settings["by_channel"] and len(run.config.settings["std"]) == 2
     own, even = lab.generation(run), lab.generation(run, shift=1.0)
     assert own["floor"] == even["floor"] and own["gFD"] != even["gFD"]
-    assert lab.generation(run, shift=run.config["settings"]["shift"])["gFD"] == own["gFD"]
+    assert lab.generation(run, shift=run.config.settings["shift"])["gFD"] == own["gFD"]
     assert len(list((run.folder / "claims").glob("generation-*.json"))) == 3

@@ -119,7 +119,7 @@ def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside
     with torch.no_grad():
         before = run.load(100).encode(images).codes
         assert (evidence.previous_codes == before.numpy()).all()
-        torch.manual_seed(run.config["training"]["seed"])
+        torch.manual_seed(run.config.training["seed"])
         untrained = run.build().eval().encode(images).latents
     np.testing.assert_allclose(evidence.untrained_latents, untrained, atol=1e-5)
     assert collect(run, step=100).previous_codes is None

@@ -311,7 +311,7 @@ def test_run_outlives_its_starter(tmp_path):
         run.ask("weight", term="pixl", value=2)
     number = run.ask("stop")
     wait_for(lambda: run.status()["state"] == "stopped")
-    assert run.status()["answered"] == number and run.config["training"]["betas"] == [0.9, 0.9]
+    assert run.status()["answered"] == number and run.config.training["betas"] == [0.9, 0.9]
     assert "Stopped at step" in (run.folder / "train.log").read_text()
 
 

@@ -31,9 +31,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_old_run_opens(folder, name):
     before = contents(folder)
     run = Run(folder / name)
-    assert run.config["format"] == migrations.FORMAT == 2
-    assert run.config["training"]["batch_size"] == 8 and "plan" not in run.config
-    assert run.config["changes"]["warmup_steps"] == 1
+    assert run.config.format == migrations.FORMAT == 2
+    assert run.config.training["batch_size"] == 8 and "plan" not in run.config.to_dict()
+    assert run.config.changes["warmup_steps"] == 1
     assert run.steps == [4] and run.status()["steps"] == 4 and run.status()["state"] == "finished"
     assert run.history()["step"].tolist() == [2, 4]
     assert [event["event"] for event in run.events()] == ["started", "saved", "finished"]
@@ -72,12 +72,12 @@ def test_training_resumes_from_an_old_checkpoint(folder):
 
     path = folder / "softvq"
     config = json.loads((path / "config.json").read_text())
-    changes = Run(path).config["changes"]
+    changes = Run(path).config.changes
     job = prepare_training("softvq-digits", path, **changes)
     train_config = TrainConfig(
         **{
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in (job.run.config["training"] | {"steps": 6, "save_every": 6}).items()
+            for name, value in (job.run.config.training | {"steps": 6, "save_every": 6}).items()
         }
     )
     records = list(fit(job.model, job.data, train_config, job.run))

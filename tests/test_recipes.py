@@ -92,7 +92,7 @@ def test_every_recipe_of_bundled_images_builds_a_model_that_they_fit(recipe, unt
     assert len(job.data) == (100 if system in GENERATORS else 50)
     terms = job.model.objective(*job.data.batch(torch.arange(2))).terms
     assert terms and all(torch.isfinite(term) for term in terms.values())
-    assert job.run.config["recipe"] == recipe and job.run.steps == []
+    assert job.run.config.recipe == recipe and job.run.steps == []
 
 
 def set_by_tokenizer(system: str) -> tuple[str, ...]:
@@ -345,8 +345,8 @@ def test_a_folder_of_images_is_trained_on_at_the_side_that_was_asked_for(
     train("ae-photos", "run", data="pictures", side=16, patch=8, **SMALL)
     monkeypatch.chdir("/")  # a run can be read from any folder
     run = Run(tmp_path / "run")
-    told = run.config["data"]
-    assert told["n"] == 18 and told["side"] == 16 and told["names"] == ["cats", "dogs"]
+    data = run.config.data
+    assert (data.n, data.side, data.names) == (18, 16, ("cats", "dogs"))
     assert collect(run).images.shape == (2, 16, 16, 3) and run.status()["state"] == "finished"
 
 
@@ -400,7 +400,7 @@ def test_a_finished_run_is_only_opened(trained, tmp_path):
         for path in run.folder.rglob("*")
         if "evidence" not in path.parts
     }
-    again = train("ae-digits", run.folder, collect=False, **run.config["changes"])
+    again = train("ae-digits", run.folder, collect=False, **run.config.changes)
     assert again.status()["state"] == "finished"
     after = {
         path: path.stat().st_mtime_ns
@@ -408,7 +408,7 @@ def test_a_finished_run_is_only_opened(trained, tmp_path):
         if "evidence" not in path.parts
     }
     assert before == after  # its events too: nothing was resumed
-    job = prepare_training("ae-digits", run.folder, **run.config["changes"])
+    job = prepare_training("ae-digits", run.folder, **run.config.changes)
     assert list(fit(job.model, job.data, job.train_config, job.run)) == []
 
 
@@ -476,7 +476,10 @@ def test_a_run_may_start_from_anothers_weights_and_then_does_without_it(tmp_path
         "save_every": 4,
     }
     second = train("unicode2-digits", tmp_path / "second", **small, **more)
-    assert second.steps == [0, 4] and second.config["start"] == {"run": "../first", "step": 6}
+    assert second.steps == [0, 4] and (second.config.start.run, second.config.start.step) == (
+        "../first",
+        6,
+    )
     shutil.rmtree(first.folder)
     begun, done = second.load(0).state_dict(), second.load(4).state_dict()
     changed = {name for name in done if not torch.equal(begun[name], done[name])}

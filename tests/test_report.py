@@ -324,7 +324,7 @@ def test_report_is_one_small_file(pages, name):
 @pytest.mark.kernel
 def test_training_report_leaves_an_ordinary_run(pages):
     run = Run(pages["training"].parent / "new")
-    assert run.status()["state"] == "finished" and run.config["changes"]["num_tokens"] == 2
+    assert run.status()["state"] == "finished" and run.config.changes["num_tokens"] == 2
     losses = read_manifest(pages["training"])["sections"][0]
     assert losses["name"] == "losses" and losses["state"] == "done"
 
@@ -390,7 +390,7 @@ def test_manifest_records_provenance(pages, trained):
     assert packages <= manifest["versions"].keys()
     (entry,) = manifest["runs"]
     assert entry["name"] == "soft-4" and entry["step"] == 60
-    assert entry["seed"] == run.config["training"]["seed"]
+    assert entry["seed"] == run.config.training["seed"]
     assert entry["data"]["fingerprint"] == run.evidence().provenance["fingerprint"]
     content = hashlib.sha256(run.checkpoint(60).read_bytes()).digest()
     digest = hashlib.sha256(b"step-000060.safetensors" + content).hexdigest()

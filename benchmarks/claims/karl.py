@@ -159,7 +159,7 @@ def noise(rows: Mapping[str, Numbers]) -> Numbers:
 def unfamiliar(run: Run, lab: Lab) -> Numbers:
     """Count the tokens for held-out images, their negatives, and shuffled patches of them."""
     images = load_images(run).take(lab.scale.drawn).images()
-    side = run.config["settings"]["patch"]
+    side = run.config.settings["patch"]
     rows = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # b c p side side
     order = torch.stack(
         [

@@ -114,7 +114,7 @@ class Lab:
         }
 
     def _floor(self, run: Run) -> Numbers:
-        features = self._real(run, run.config["training"]["seed"])[1]
+        features = self._real(run, run.config.training["seed"])[1]
         return {f"floor{name}": _distance(*features[name]) for name in features}
 
     def _ask(self, run: Run) -> Numbers:
@@ -131,10 +131,10 @@ class Lab:
     def _draw(self, run: Run, step: int, shift: float | None) -> Numbers:
         model, tokenizer = (
             run.load(step).to(DEVICE),
-            run.tokenizer.load(run.config["tokenizer"]["step"]).to(DEVICE),
+            run.tokenizer.load(run.tokenizer_step).to(DEVICE),
         )
         labels = torch.arange(self.scale.drawn) % model.config.classes
-        seed = run.config["training"]["seed"]
+        seed = run.config.training["seed"]
         with torch.no_grad():
             samples = np.concatenate(
                 [
@@ -169,7 +169,7 @@ class Lab:
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
         """Return training images, and features of training and of held-out images."""
         key = (
-            tokenizer.config["data"]["fingerprint"],
+            tokenizer.config.data.fingerprint,
             self.scale.drawn,
             seed,
             self.scale.feature_extractor,

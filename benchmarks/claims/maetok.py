@@ -97,7 +97,7 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
 
 def denoising(run: Run, lab: Lab) -> Numbers:
     """Measure the generator's loss on held-out images, averaged uniformly over time."""
-    tokenizer = run.tokenizer.load(run.config["tokenizer"]["step"])
+    tokenizer = run.tokenizer.load(run.tokenizer_step)
     images = load_images(run.tokenizer).take(lab.scale.drawn)
     with torch.no_grad():
         latents = tokenizer.encode(images.images()).latents

@@ -36,15 +36,15 @@ def load_images(run: Run, split: str = "test", most: int | None = None) -> Image
     UserError
         If the training images are a stream, which cannot be indexed.
     """
-    data = run.config.get("data")
-    if data is None:
+    data = run.config.data
+    if data is None or data.source is None:
         raise RunError(f"{run.folder} has no images in its config.json; a tokenizer must have.")
-    source = data["source"]
+    source = data.source
     if split == "train" and source.startswith("stream:"):
         raise UserError(f"{source} can only be read in order; use images that can be indexed.")
-    limit = min((n for n in (most, data["limit"]) if n is not None), default=None)
-    images = load(source, split=split, side=data["side"], channels=data["channels"], limit=limit)
-    if split == "train" and most is None and images.fingerprint != data["fingerprint"]:
+    limit = min((n for n in (most, data.limit) if n is not None), default=None)
+    images = load(source, split=split, side=data.side, channels=data.channels, limit=limit)
+    if split == "train" and most is None and images.fingerprint != data.fingerprint:
         raise RunError(
             f"The images in {source} have changed since {run.folder} was trained on them; train a"
             " new run."
@@ -54,7 +54,8 @@ def load_images(run: Run, split: str = "test", most: int | None = None) -> Image
 
 def is_stream(run: Run) -> bool:
     """Whether the images of a tokenizer's run are a stream, which cannot be indexed."""
-    return run.config["data"]["source"].startswith("stream:")
+    data = run.config.data
+    return data is not None and str(data.source).startswith("stream:")
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -67,4 +67,4 @@ def load_generator(run: Run, step: int | None = None, modules: Sequence[str] = (
 
 def load_source_tokenizer(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
     """Load the tokenizer that a generator was trained on, at the step of its training data."""
-    return load_tokenizer(tokenizer_run(run), run.config["tokenizer"]["step"], modules)
+    return load_tokenizer(tokenizer_run(run), run.tokenizer_step, modules)

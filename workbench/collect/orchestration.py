@@ -88,7 +88,7 @@ def collect(
         model = generator = load_generator(run, step, modules).to(device)
         tokenizer = load_source_tokenizer(run, modules).to(device)
         sampling = generator.sampling_config()
-    channels = source.config["settings"]["channels"]
+    channels = source.config.settings["channels"]
     context = CollectContext(
         run=run,
         step=step,
@@ -113,12 +113,12 @@ def collect(
     provenance |= {
         "run": run.name,
         "step": step,
-        "class": run.config["class"],
+        "class": run.config.class_path,
         "seed": seed,
         "feature_extractor": context.feature_extractor.name,
-        "settings": run.config["settings"],
+        "settings": run.config.settings,
         "versions": versions(),
-        "training": run.config.get("training", {}),
+        "training": run.config.training,
     }
     evidence = Evidence(provenance=provenance, **context.arrays)
     evidence.save(run.folder / "evidence" / f"step-{step:06d}")
@@ -201,11 +201,14 @@ def _tokenizer_provenance(
 
 
 def _generator_provenance(sampling: dict[str, Any], context: CollectContext) -> dict[str, Any]:
-    data = context.source.config["data"]
+    data = context.source.config.data
+    reference = context.run.config.tokenizer
+    assert data is not None  # its images were loaded
+    assert reference is not None  # its tokenizer was loaded
     return {
-        "data": data["source"],
-        "names": data["names"],
-        "tokenizer": context.run.config["tokenizer"],
+        "data": data.source,
+        "names": data.names,
+        "tokenizer": reference.model_dump(),
         "n": len(context.arrays.get("samples", ())),
         "sampling": sampling | {"guidance": context.guidance, "seed": context.seed},
     }

@@ -84,7 +84,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
         images = load_images(run, most=count).images()
         return torch.no_grad()(lambda model: _reconstruct(run, model, images))
     tokenizer = load_source_tokenizer(run)
-    labels = torch.arange(count) % run.config["settings"]["classes"]
+    labels = torch.arange(count) % run.config.settings["classes"]
     return torch.no_grad()(lambda model: _preview_samples(run, model, tokenizer, labels))
 
 

@@ -154,8 +154,9 @@ def classes(run: Run) -> tuple[str, ...]:
     """Return a unique name of each class of a generator's run; empty for a tokenizer's run."""
     if run.tokenizer is None:
         return ()
-    known = run.tokenizer.config.get("data", {}).get("names", [])
-    count = run.config["settings"]["classes"]
+    data = run.tokenizer.config.data
+    known = () if data is None else data.names
+    count = run.config.settings["classes"]
     names = [known[i] if i < len(known) else f"class {i}" for i in range(count)]
     return tuple(
         name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)

@@ -214,9 +214,8 @@ def load_training_data(run: Run) -> "Dataset":
     from workbench.launch.latent_dataset import load_encoded
 
     if run.tokenizer is not None:
-        assert run.config.tokenizer is not None
         generator: type[Generator] = import_class(run.config.class_path)
-        return load_encoded(run.tokenizer, run.config.tokenizer.step, generator.consumes)
+        return load_encoded(run.tokenizer, run.tokenizer_step, generator.consumes)
     data = run.config.data
     if data is None or data.source is None:
         raise RunError(f"{run.folder} has no data.source in its config.json.")

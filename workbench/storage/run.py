@@ -407,6 +407,12 @@ class Run:
             )
         return Run(folder)
 
+    @property
+    def tokenizer_step(self) -> int | None:
+        """The checkpoint of its tokenizer that a generator was trained on; None for the last."""
+        reference = self.config.tokenizer
+        return None if reference is None else reference.step
+
     def __repr__(self) -> str:
         status = self.status()
         progress = f"{status['state']} at step {status['step']} of {status['steps']}"

@@ -213,7 +213,7 @@ class Lens:
     @property
     def max_token(self) -> int:
         """The number of the last token."""
-        return max(0, self.runs[0].config["settings"].get("num_tokens", 1) - 1)
+        return max(0, self.runs[0].config.settings.get("num_tokens", 1) - 1)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -394,7 +394,7 @@ class Lens:
         images = require_images(evidence)
         columns = len(self.runs)
         if state.over != "run":
-            columns = run.config["settings"].get("num_tokens", DEFAULT_NUM_TOKENS) + 1
+            columns = run.config.settings.get("num_tokens", DEFAULT_NUM_TOKENS) + 1
         values_per_row = columns * (1 + len(self._compared_runs)) * images[0].size
         count = min(state.show, max(1, MAX_PIXEL_VALUES // values_per_row))
         if state.indices:

@@ -27,12 +27,12 @@ def setting_columns(run: Run) -> dict[str, Any]:
 
     The mean and standard deviation of every latent channel are omitted: they are long lists.
     """
-    settings = dict(run.config["settings"])
+    settings = dict(run.config.settings)
     if settings.get("by_channel"):
         settings = {k: v for k, v in settings.items() if k not in ("mean", "std")}
-    training = run.config.get("training", {})
-    training = {name: training[name] for name in training if name not in run.config["settings"]}
-    return {**settings, **training, "recipe": run.config.get("recipe")}
+    training = run.config.training
+    training = {name: training[name] for name in training if name not in run.config.settings}
+    return {**settings, **training, "recipe": run.config.recipe}
 
 
 def with_settings(

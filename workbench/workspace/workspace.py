@@ -74,7 +74,7 @@ class Workspace:
         return None if tokenizer is None else tokenizer.name
 
     def _promise(self, name: str, drawn_from: set[str]) -> tuple[bool, bool, int]:
-        settings = self.run(name).config["settings"]
+        settings = self.run(name).config.settings
         return name in drawn_from, "codebook_size" in settings, settings.get("num_tokens", 0)
 
     def collected(self, name: str) -> list[int]:
@@ -158,8 +158,8 @@ class Workspace:
         return [_with_samples(found[0], found[1:]), *found[1:]]
 
     def _row(self, run: Run) -> dict[str, Any]:
-        settings, status = run.config["settings"], run.status()
-        data = run.config.get("data") or (run.tokenizer.config["data"] if run.tokenizer else {})
+        settings, status = run.config.settings, run.status()
+        data = (run.tokenizer or run).config.data
         psnr, collected = math.nan, self.collected(run.name)
         if collected and run.tokenizer is None:
             place = run.folder / "evidence" / f"step-{collected[-1]:06d}"
@@ -167,7 +167,7 @@ class Workspace:
         row = (
             run.name,
             run.kind,
-            data.get("source"),
+            None if data is None else data.source,
             settings.get("num_tokens"),
             settings.get("dim"),
         )

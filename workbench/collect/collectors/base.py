@@ -71,8 +71,9 @@ class CollectContext:
     @cached_property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the tokens; None if they have no position in the image."""
-        data = self.source.config["data"]
-        image = torch.zeros(1, data["channels"], data["side"], data["side"], device=self.device)
+        settings = self.source.config.settings
+        shape = (1, settings["channels"], settings["side"], settings["side"])
+        image = torch.zeros(shape, device=self.device)
         return self.tokenizer.encode(image).grid
 
     def batches(self, images: ImageSet) -> Iterator[tuple[slice, Tensor]]:

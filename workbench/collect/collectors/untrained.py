@@ -17,7 +17,7 @@ def untrained(model: Tokenizer, images: ImageSet, context: CollectContext) -> Ar
         # Its codebook is made from the training data, which an untrained model has not seen.
         raise NotApplicable(f"{type(model).__name__} has a frozen encoder; training is not in it.")
     with torch.random.fork_rng():
-        torch.manual_seed(context.run.config.get("training", {}).get("seed", 0))
+        torch.manual_seed(context.run.config.training.get("seed", 0))
         initial = build_tokenizer(context.run, context.modules)
     initial.to(context.device)
     latents = [
