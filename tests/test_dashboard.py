@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: every tab draws, a link is a view, controls act, and nothing leaves the machine."""
+"""The dashboard in a real browser without a network."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from browser import chromium, drawn, free_port, opened, served
 from playwright.sync_api import TimeoutError
+from test_dashboard_session import MARKUP, copy_runs
 from test_jobs import wait_for
 
 from workbench import analysis
@@ -23,43 +24,30 @@ from workbench.storage.run import Run
 
 pytestmark = pytest.mark.browser
 VIEW = "run=soft-4&run=soft-2&run=flow&run=plain"
-HOSTILE = "<img src=x onerror=document.title=1>[a](javascript:1)"
 
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    """The trained runs, one of them with evidence of two steps, and one whose name is code."""
-    folder = tmp_path_factory.mktemp("copies") / "runs"
-    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(".results"))
-    evidence = folder / "soft-4" / "evidence"
-    shutil.copytree(evidence / "step-000060", evidence / "step-000030")
-    changed(evidence / "step-000030" / "provenance.json", step=30)
-    shutil.copytree(folder / "soft-2", folder / HOSTILE)
-    changed(
-        folder / HOSTILE / "evidence" / "step-000060" / "provenance.json",
-        run=HOSTILE,
-        data="<b>data</b>",
-    )
-    told = json.loads((folder / HOSTILE / "config.json").read_text(encoding="utf-8"))
-    changed(folder / HOSTILE / "config.json", training=told["training"] | {HOSTILE: 1})
-    return folder
-
-
-def changed(path, **values):
-    told = json.loads(path.read_text(encoding="utf-8"))
-    path.unlink()
-    path.write_text(json.dumps(told | values), encoding="utf-8")
+    return copy_runs(trained, tmp_path_factory.mktemp("copies") / "runs")
 
 
 @pytest.fixture(scope="module")
 def dashboard(runs, tmp_path_factory):
     port, log = free_port(), tmp_path_factory.mktemp("log") / "dashboard.log"
-    command = ("workbench", "dashboard", str(runs), "--port", str(port), "--no-browser", "--no-token")
+    command = (
+        "workbench",
+        "dashboard",
+        str(runs),
+        "--port",
+        str(port),
+        "--no-browser",
+        "--no-token",
+    )
     with served(*command, port=port, log=log) as address:
         yield address
 
 
-def test_the_first_look_is_an_overview_of_every_run_without_the_network(dashboard):
+def test_overview_opens_without_network(dashboard):
     with opened(dashboard) as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
         page.get_by_role("tab", name="Overview", exact=True, selected=True).wait_for()
@@ -75,9 +63,7 @@ def test_the_first_look_is_an_overview_of_every_run_without_the_network(dashboar
 
 
 @pytest.mark.parametrize("group", analysis.GROUPS)
-def test_every_group_has_a_tab_with_a_tab_for_each_of_its_analyses_that_draws_its_figure(
-    dashboard, group
-):
+def test_group_tab_draws_its_analysis(dashboard, group):
     names = analysis.groups()[group]
     name = names[-2] if group == "latents" else names[0]  # one that is not the group's first, too
     with opened(f"{dashboard}/?{VIEW}&analysis={name}") as (page, seen):
@@ -89,7 +75,7 @@ def test_every_group_has_a_tab_with_a_tab_for_each_of_its_analyses_that_draws_it
         assert drawn(page) == 1 and seen.errors == []
 
 
-def test_clicking_a_tab_puts_it_into_the_address_and_the_address_opens_it_again(dashboard):
+def test_tab_is_in_the_address(dashboard):
     with opened(f"{dashboard}/?{VIEW}") as (page, _):
         page.wait_for_selector(".js-plotly-plot .main-svg")
         page.get_by_role("tab", name="Codebook", exact=True).click()
@@ -100,7 +86,7 @@ def test_clicking_a_tab_puts_it_into_the_address_and_the_address_opens_it_again(
         page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
 
 
-def test_a_control_changes_the_figure_and_the_address(dashboard):
+def test_control_changes_figure_and_address(dashboard):
     with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, _):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
         page.get_by_role("combobox", name="metric").locator("visible=true").click()
@@ -109,13 +95,13 @@ def test_a_control_changes_the_figure_and_the_address(dashboard):
         page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
 
 
-def test_an_analysis_that_does_not_apply_says_so_in_a_sentence(dashboard):
+def test_inapplicable_analysis_shows_reason(dashboard):
     with opened(f"{dashboard}/?run=plain&analysis=codebook_usage") as (page, seen):
         page.get_by_text("Codebook usage needs codes and codebook; plain has none.").wait_for()
         assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
 
 
-def test_a_link_to_what_does_not_exist_is_answered_with_the_nearest_name(dashboard):
+def test_invalid_link_suggests_a_name(dashboard):
     with opened(f"{dashboard}/?run=soft-5") as (page, _):
         page.get_by_text(
             re.compile("This link could not be opened: There is no run.*Did you mean")
@@ -123,14 +109,14 @@ def test_a_link_to_what_does_not_exist_is_answered_with_the_nearest_name(dashboa
         page.wait_for_selector(".js-plotly-plot .main-svg")
 
 
-def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
-    with opened(f"{dashboard}/?{urlencode({'run': HOSTILE})}&run=soft-4") as (page, seen):
-        page.get_by_text(f"{HOSTILE} · checkpoint").wait_for()
+def test_markup_in_run_names_is_escaped(dashboard):
+    with opened(f"{dashboard}/?{urlencode({'run': MARKUP})}&run=soft-4") as (page, seen):
+        page.get_by_text(f"{MARKUP} · checkpoint").wait_for()
         page.get_by_text("<b>data</b>").first.wait_for()
         page.get_by_label(
             "only settings that differ"
         ).click()  # one of its settings is called so too
-        page.locator(".tabulator-col-title").get_by_text(HOSTILE).wait_for(state="attached")
+        page.locator(".tabulator-col-title").get_by_text(MARKUP).wait_for(state="attached")
         page.get_by_text(re.compile("checks passed")).wait_for()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.get_by_text(re.compile("codes are used")).first.wait_for()
@@ -139,7 +125,7 @@ def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
             and page.locator("img[src=x], a[href^=javascript]").count() == 0
         )
         assert seen.errors == []
-    with opened(f"{dashboard}/?{urlencode({'run': HOSTILE + '!'})}") as (page, _):
+    with opened(f"{dashboard}/?{urlencode({'run': MARKUP + '!'})}") as (page, _):
         page.get_by_text(re.compile("This link could not be opened")).wait_for()
         assert (
             page.title() == "workbench"
@@ -147,7 +133,7 @@ def test_a_name_that_is_code_is_shown_and_not_run(dashboard):
         )
 
 
-def test_keys_turn_steps_and_runs_and_none_is_heard_while_somebody_types(dashboard):
+def test_keys_change_step_and_runs_outside_fields(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
         page.keyboard.press("ArrowLeft")
@@ -185,7 +171,7 @@ WebSocket.prototype.send = function (part) {
 };"""
 
 
-def test_a_key_that_is_pressed_before_the_page_is_wholly_there_is_not_lost(dashboard):
+def test_key_during_loading_is_not_lost(dashboard):
     with opened("about:blank") as (page, seen):
         page.add_init_script(LATE)
         page.goto(f"{dashboard}/?run=soft-4&analysis=codebook_usage")
@@ -196,7 +182,7 @@ def test_a_key_that_is_pressed_before_the_page_is_wholly_there_is_not_lost(dashb
         assert seen.errors == []
 
 
-def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dashboard):
+def test_keys_undo_and_redo_views(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -226,7 +212,7 @@ def test_keys_undo_and_redo_what_changed_the_view_and_do_not_leave_the_page(dash
         assert seen.errors == []
 
 
-def test_a_view_is_saved_under_a_name_beside_the_runs_and_opened_by_its_link(dashboard, runs):
+def test_saved_view_opens_by_its_link(dashboard, runs):
     saved, name = runs / "views.json", "<img src=x onerror=document.title=1> & last"
     try:
         with opened(f"{dashboard}/?run=soft-2&run=soft-4&analysis=token_budget&metric=mse") as (
@@ -268,7 +254,7 @@ CLICK = """(kind) => {
 }"""
 
 
-def test_a_click_on_a_point_opens_what_it_is(dashboard):
+def test_click_on_a_point_opens_it(dashboard):
     for view, kind, expected in (
         ("analysis=token_budget&run=soft-2&run=soft-4&run=plain", "run", "**/?run={}&*"),
         ("analysis=latent_map&method=pca&run=soft-4", "image", "**tab=lens*"),
@@ -288,7 +274,7 @@ def test_a_click_on_a_point_opens_what_it_is(dashboard):
             assert seen.errors == []
 
 
-def test_the_list_follows_runs_that_come_go_on_and_go(dashboard, runs):
+def test_run_list_follows_the_folder(dashboard, runs):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -305,7 +291,7 @@ def test_the_list_follows_runs_that_come_go_on_and_go(dashboard, runs):
         assert seen.errors == []
 
 
-def test_the_way_back_in_the_browser_is_a_way_back_here(dashboard):
+def test_browser_history_restores_views(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
         page.get_by_role("combobox", name="metric").locator("visible=true").click()
@@ -341,9 +327,7 @@ def large(runs):
     shutil.rmtree(runs / "large")
 
 
-def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_when_cancelled(
-    dashboard, large
-):
+def test_long_computation_can_be_cancelled(dashboard, large):
     view = f"run={large}&analysis=mixture_modes&max_modes=64&components=16"
     with opened(f"{dashboard}/?{view}") as (page, seen):
         said = page.get_by_text(re.compile(r"\d+ %, .*left"))
@@ -368,7 +352,7 @@ def test_a_long_computation_says_how_far_it_is_leaves_the_page_free_and_ends_whe
         assert seen.errors == []
 
 
-def test_dark_figures_are_laid_out_as_light_ones(dashboard):
+def test_dark_theme_keeps_figure_layout(dashboard):
     layout = "e => [e.layout.title.x, e.layout.legend.orientation, e.layout.font.size, e.layout.margin.r]"
     colour = "e => getComputedStyle(e.querySelector('.gtitle')).fill"
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
@@ -387,212 +371,6 @@ def test_dark_figures_are_laid_out_as_light_ones(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget", dark=True) as (page, seen):
         figure = page.locator(".js-plotly-plot:visible").first
         page.wait_for_function(painted, arg=[figure.element_handle(), light])
-
-
-def test_what_comes_while_a_page_is_sent_and_built_waits_until_it_is_there(trained, monkeypatch):
-    """A page that is still being built may not hear of it."""
-    import panel as pn
-    from bokeh.document import Document
-    from panel.io.state import set_curdoc
-
-    from workbench.hosts.dashboard.app import Session
-
-    waiting, heard = [], []
-    monkeypatch.setattr(pn.state, "onload", waiting.append)
-    monkeypatch.setattr(pn.state, "on_session_destroyed", lambda act: None)
-    session = Session(trained)
-    with set_curdoc(Document()):
-        session.page()
-    assert session.pages["overview"].budget.figure.object is None  # nothing is computed yet
-    session.lifecycle.after_load(lambda: heard.append("meanwhile"))
-    assert heard == []
-    waiting[0]()
-    assert session.pages["overview"].budget.figure.object is not None
-    session.lifecycle.after_load(lambda: heard.append("after"))
-    assert heard == ["meanwhile", "after"]
-
-
-def test_the_dashboard_opens_finished_runs_without_torch(trained):
-    script = f"""
-import sys
-from workbench.hosts.dashboard.app import Session
-from workbench.workspace.view_state import ViewState
-session = Session({str(trained)!r})
-session.page()
-for name in session.analyses:
-    tab = session.analyses[name]
-    session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
-    assert tab.figure.object is not None or tab.result.message.object, name
-assert "torch" not in sys.modules
-print("shown", sum(tab.figure.object is not None for tab in session.analyses.made.values()))
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert int(ended.stdout.split()[-1]) > 20
-
-
-def test_two_visitors_do_not_see_each_others_view(trained):
-    from workbench.hosts.dashboard.app import Session
-
-    one, other = Session(trained), Session(trained)
-    one.state.open_analysis("token_budget", runs=("soft-2",))
-    assert other.state.view.analysis == "reconstruction" and other.state.view.runs != ("soft-2",)
-
-
-def test_a_saved_view_that_is_no_view_or_cannot_be_written_is_told(trained, tmp_path):
-    from workbench.hosts.dashboard.app import Session
-
-    folder = tmp_path / "runs"
-    shutil.copytree(trained / "plain", folder / "plain")
-    (folder / "views.json").write_text("[1, {")
-    session = Session(folder)
-    assert session.saved_views.views == {}
-    session.saved_views.save("")  # its own name
-    assert list(session.saved_views.views.values()) == [session.state.view.to_query()]
-    (folder / "views.json").unlink()
-    (folder / "views.json").mkdir()
-    session.saved_views.save("mine")
-    assert (
-        "could not be written" in session.saved_views.message.object
-        and session.saved_views.views == {}
-    )
-
-
-def test_ten_steps_are_as_many_as_there_are(trained, tmp_path):
-    from workbench.hosts.dashboard.app import Session
-
-    evidence = tmp_path / "runs" / "plain" / "evidence"
-    shutil.copytree(trained / "plain", evidence.parent)
-    for other in evidence.glob("step-*[!6]0"):  # of steps that another test may have collected
-        shutil.rmtree(other)
-    for step in range(1, 15):
-        shutil.copytree(
-            evidence / "step-000060", evidence / f"step-{step:06d}", copy_function=os.link
-        )
-        changed(evidence / f"step-{step:06d}" / "provenance.json", step=step)
-    session = Session(tmp_path / "runs")
-    for key, step in (
-        ("Shift+ArrowLeft", 5),
-        ("Shift+ArrowLeft", 1),
-        ("ArrowRight", 2),
-        ("Shift+ArrowRight", 12),
-    ):
-        session.press(key)
-        assert session.state.view.step == step
-    session.press("Shift+ArrowRight")
-    assert session.state.view.step is None
-
-
-def test_an_empty_folder_teaches_the_next_command(tmp_path):
-    from workbench.hosts.dashboard.app import Session
-
-    assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
-
-
-def test_a_folder_of_damaged_runs_says_what_is_wrong_with_them(tmp_path):
-    from workbench.hosts.dashboard.app import Session
-
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "config.json").write_text("{")
-    guide, refused = Session(tmp_path)._main()
-    assert (
-        "workbench train" in guide.object
-        and "torn/config.json is damaged" in refused.select()[-1].object
-    )
-
-
-def test_what_does_not_apply_or_was_not_collected_teaches_the_next_step(runs):
-    from workbench.hosts.dashboard.app import Session
-
-    session = Session(runs)
-    session.state.open_analysis("codebook_usage", runs=("plain",))
-    said = session.analyses["codebook_usage"].result.message.object
-    assert "plain has none. It applies to" in said and "make that the primary run" in said
-    session.state.change(runs=("soft-4",), step=45)
-    assert "has no evidence of step 45 yet. Make it with: workbench collect" in (
-        session.analyses["codebook_usage"].result.message.object
-    )
-    session.state.change(runs=(), step=None)
-    assert "No run is selected" in session.analyses["codebook_usage"].result.message.object
-
-
-def test_a_link_that_names_a_folder_outside_reads_nothing_there(runs):
-    from workbench.hosts.dashboard.app import Session
-
-    shutil.copytree(runs / "plain", runs.parent / "outside", dirs_exist_ok=True)
-    session = Session(runs)
-    for name in ("../outside", str(runs.parent / "outside"), "soft-4/../../outside"):
-        session.follow("?" + urlencode({"run": name, "analysis": "reconstruction"}))
-        assert "There is no run" in session.notice.object
-        assert session.state.view.runs[0] == "soft-4" and session.state.view.tab == "overview"
-
-
-def test_the_whole_view_goes_through_the_address(runs):
-    from workbench.hosts.dashboard.app import Session
-
-    one, other = Session(runs), Session(runs)
-    one.state.open_analysis("token_budget", runs=("soft-4", "plain"), step=30)
-    one.analyses["token_budget"].widgets["metric"].value = "mse"
-    other.follow("?" + one.state.view.to_query())
-    assert (
-        other.state.view == one.state.view
-        and other.state.view.controls == {"metric": "mse"}
-        and other.state.view.step == 30
-    )
-    assert other.analyses["token_budget"].widgets["metric"].value == "mse"
-    one.state.open_tab("overview", tab_options={"metric": "l1"})
-    other.follow("?" + one.state.view.to_query())
-    assert other.pages["overview"].budget.widgets["metric"].value == "l1"
-    one.state.change(runs=("soft-2", "soft-4"), step=None)
-    one.primary_run.run.value = "soft-4"
-    assert one.state.view.runs == ("soft-4", "soft-2")
-
-
-@pytest.fixture(scope="module")
-def many(trained, tmp_path_factory):
-    """Two hundred runs that differ in two settings; their arrays are one and the same on disk."""
-    folder = tmp_path_factory.mktemp("many")
-    skipped = shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
-    for i in range(200):
-        shutil.copytree(
-            trained / "soft-4", folder / f"run-{i:03d}", copy_function=os.link, ignore=skipped
-        )
-        config = folder / f"run-{i:03d}" / "config.json"
-        told = json.loads(config.read_text(encoding="utf-8"))
-        changed(config, training=told["training"] | {"lr": 10 ** -(2 + i % 3), "seed": i})
-        changed(
-            folder / f"run-{i:03d}" / "evidence" / "step-000060" / "provenance.json",
-            run=f"run-{i:03d}",
-        )
-    return folder
-
-
-def test_two_hundred_runs_are_listed_by_what_differs_and_filtered(many):
-    from workbench.hosts.dashboard.app import Session
-
-    session = Session(many)
-    shown = session.runs.table.value
-    assert len(shown) == 200 and {"lr", "seed"} < set(shown) and "batch_size" not in shown
-    assert len(session.state.view.runs) == 8
-    session.runs.filter.value_input = "lr<0.005 & seed>=100 & run-1"
-    assert len(session.runs.table.value) == 67
-    assert len(session.runs.selected) == 8  # what is hidden stays selected
-    session.runs.only_differing.value = False
-    assert "batch_size" in session.runs.table.value
-    session.runs.filter.value_input = "leraning=3"
-    assert "There is no column `leraning`" in session.runs.message.object
-
-
-def test_the_psnr_of_evidence_is_computed_again_only_when_that_was_written_again(many):
-    from workbench.workspace.workspace import Workspace
-
-    before = Workspace(many).table()["PSNR (dB)"]
-    evidence = many / "run-007" / "evidence" / "step-000060"
-    (evidence / "images.npy").unlink()
-    assert Workspace(many).table()["PSNR (dB)"].equals(before)
-    changed(evidence / "provenance.json", n=359)
-    again = Workspace(many).table()["PSNR (dB)"]
-    assert again.isna().sum() == 1 and again.isna()[7]
 
 
 COUNTED = """
@@ -658,7 +436,7 @@ def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
         ] == 0
 
 
-def test_a_folder_that_is_not_there_and_a_port_in_use_are_refused(tmp_path, dashboard):
+def test_missing_folder_and_used_port_are_refused(tmp_path, dashboard):
     said = subprocess.run(
         [sys.executable, "-m", "workbench", "dashboard", str(tmp_path / "none"), "--no-browser"],
         capture_output=True,

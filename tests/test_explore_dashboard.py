@@ -1,4 +1,4 @@
-"""In a real browser the dashboard's Lens, Map and Codes are drawn, hear the person, and share one selection."""
+"""The tabs Lens, Map and Codes of the dashboard in a real browser, and their common selection."""
 
 import json
 import re
@@ -20,12 +20,20 @@ RUNS = "run=soft-4&run=soft-2"
 @pytest.fixture(scope="module")
 def dashboard(trained, tmp_path_factory):
     port, log = free_port(), tmp_path_factory.mktemp("log") / "dashboard.log"
-    command = ("workbench", "dashboard", str(trained), "--port", str(port), "--no-browser", "--no-token")
+    command = (
+        "workbench",
+        "dashboard",
+        str(trained),
+        "--port",
+        str(port),
+        "--no-browser",
+        "--no-token",
+    )
     with served(*command, port=port, log=log) as address:
         yield address
 
 
-def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashboard, trained):
+def test_lens_shows_two_runs_side_by_side(dashboard, trained):
     lens = wb.lens(trained / "soft-4", trained / "soft-2", over="tokens")
     with opened(f"{dashboard}/?{RUNS}&tab=lens") as (page, seen):
         told = page.locator(".wb-lens .told")
@@ -51,9 +59,7 @@ def test_the_lens_holds_two_runs_beside_each_other_and_its_keys_move_both(dashbo
         page.locator(".wb-lens .told", has_text=f"{lens.frames.error[1, 0]:.4f}").wait_for()
 
 
-def test_a_lasso_is_counted_by_python_taken_as_csv_and_code_and_restored_by_its_link(
-    dashboard, trained
-):
+def test_lasso_becomes_csv_code_and_link(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&tab=map&map.method=pca") as (page, seen):
         page.get_by_text("drag a loop").wait_for()
         lasso(page, page.locator(".wb-map .plane"))
@@ -110,7 +116,7 @@ def boxed(page, kind: str, across: float, up: float) -> None:
             return
 
 
-def test_a_box_drawn_in_a_figure_of_images_is_one_selection_for_the_card_the_map_and_its_link(
+def test_box_in_a_figure_selects_images_everywhere(
     dashboard,
 ):
     maps = f"{dashboard}/?{RUNS}&analysis=latent_maps&method=pca"
@@ -145,7 +151,7 @@ def test_a_box_drawn_in_a_figure_of_images_is_one_selection_for_the_card_the_map
         assert "selection" not in page.url and seen.errors == []
 
 
-def test_a_box_over_cells_of_codes_selects_their_images(dashboard, trained):
+def test_box_over_codes_selects_their_images(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&analysis=codebook_usage") as (page, seen):
         page.get_by_text("Nothing is selected").wait_for()
         boxed(page, "code", 0.4, 0.3)
@@ -156,40 +162,40 @@ def test_a_box_over_cells_of_codes_selects_their_images(dashboard, trained):
         assert seen.errors == []
 
 
-def test_a_figure_without_such_points_has_no_lasso(dashboard):
+def test_figure_without_points_has_no_lasso(dashboard):
     with opened(f"{dashboard}/?{RUNS}&analysis=probes") as (page, _):
         page.locator(".js-plotly-plot:visible").first.hover()
         page.get_by_role("button", name="Pan").wait_for()
         assert page.get_by_role("button", name=re.compile("Select")).count() == 0
 
 
-def test_two_visitors_each_have_their_runs_their_tab_and_their_selection(dashboard):
+def test_visitors_have_separate_selections(dashboard):
     with chromium() as browser:
-        (mine, seen), (yours, also) = (
+        (first, errors_of_first), (second, errors_of_second) = (
             visit(browser, f"{dashboard}/?{RUNS}&tab=map&map.method=pca") for _ in range(2)
         )
-        for page in (mine, yours):
+        for page in (first, second):
             page.get_by_text("drag a loop").wait_for()
-        before = yours.url
-        lasso(mine, mine.locator(".wb-map .plane"))
-        mine.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
-        mine.get_by_role("combobox", name="primary run").click()
-        mine.get_by_role("menuitem", name="soft-2", exact=True).click()
-        mine.wait_for_url("**/?run=soft-2&run=soft-4&*")
-        mine.get_by_role("tab", name="Codebook", exact=True).click()
-        mine.wait_for_url("**analysis=codebook_usage*")
+        before = second.url
+        lasso(first, first.locator(".wb-map .plane"))
+        first.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
+        first.get_by_role("combobox", name="primary run").click()
+        first.get_by_role("menuitem", name="soft-2", exact=True).click()
+        first.wait_for_url("**/?run=soft-2&run=soft-4&*")
+        first.get_by_role("tab", name="Codebook", exact=True).click()
+        first.wait_for_url("**analysis=codebook_usage*")
         assert (
-            yours.url == before
-            and yours.locator(".wb-map .told", has_text="drag a loop").is_visible()
+            second.url == before
+            and second.locator(".wb-map .told", has_text="drag a loop").is_visible()
         )
-        yours.get_by_role("tab", name="Codes", exact=True).click()
-        yours.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
-        yours.get_by_text("Nothing is selected").locator("visible=true").wait_for()
-        assert "selection=" in mine.url and "selection" not in yours.url
-        assert seen.errors == [] and also.errors == []
+        second.get_by_role("tab", name="Codes", exact=True).click()
+        second.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
+        second.get_by_text("Nothing is selected").locator("visible=true").wait_for()
+        assert "selection=" in first.url and "selection" not in second.url
+        assert errors_of_first.errors == [] and errors_of_second.errors == []
 
 
-def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard, trained):
+def test_selected_code_opens_in_the_lens(dashboard, trained):
     book = wb.codebook(trained / "soft-4", selected=[0])
     with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, seen):
         page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
@@ -201,7 +207,7 @@ def test_a_click_on_a_code_selects_its_images_and_the_lens_takes_them(dashboard,
         assert seen.errors == [] and seen.outside == []
 
 
-def test_views_put_into_the_basket_become_a_page_behind_a_link(dashboard, trained):
+def test_report_of_collected_views(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, _):
         page.locator(".wb-codes .cells canvas").wait_for()
         page.get_by_role("button", name="add to report").click()

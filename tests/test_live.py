@@ -1,4 +1,4 @@
-"""A run is watched and steered while it trains: from its files alone, in a real dashboard and a real JupyterLab."""
+"""Watch and control a run while it trains: from its files, in the dashboard and in JupyterLab."""
 
 import json
 import os
@@ -44,7 +44,7 @@ TINY = {
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    """A folder that a writer of ten steps a second has left behind, this process seemingly at work in it."""
+    """A run with a log of ten steps per second; this process appears to train it."""
     run = Run.create(
         tmp_path / "a",
         {"class": "workbench.tokenizers.ae:AE", "settings": {}, "training": {"steps": 1000}},
@@ -244,7 +244,7 @@ def test_preview_of_damaged_images_is_empty(run):
     assert preview_png(run, 40) == b"" == preview_png(run, 60)
 
 
-# Asking
+# Commands
 
 
 def test_apply_requests_only_changed_values(run):
@@ -281,7 +281,7 @@ def test_watching_needs_no_torch(run):
     )
 
 
-# A training apart
+# Training in another process
 
 
 def test_refused_start_leaves_no_files(tmp_path):
@@ -330,7 +330,7 @@ def training(tmp_path):
 
 @pytest.fixture
 def live_tab(training, tmp_path):
-    """The dashboard's Live tab on a run that trains; in the end nothing may have gone wrong on the page or behind."""
+    """The Live tab on a run that trains; at the end, neither page nor server may have failed."""
     port = free_port()
     command = (
         "workbench",

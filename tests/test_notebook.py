@@ -1,4 +1,4 @@
-"""In a notebook `open(...)` shows and tells the same thing, and a real JupyterLab draws it and our modules."""
+"""The notebook host: the explorer in code, and its widgets and modules in a real JupyterLab."""
 
 import json
 import re
@@ -23,10 +23,10 @@ FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 FIGURE = "application/vnd.plotly.v1+json"
 
 
-# -- the explorer, without a browser -----------------------------------------------------------------------------
+# The explorer, without a browser
 
 
-def test_the_first_look_compares_every_run(trained):
+def test_default_view_compares_all_runs(trained):
     explorer = wb.open(trained)
     assert explorer.state.analysis == "reconstruction" and len(explorer.selected) == 4
     assert (
@@ -38,20 +38,21 @@ def test_the_first_look_compares_every_run(trained):
 @pytest.mark.parametrize(
     "name", [name for name in analysis.analyses() if name not in ("latent_map", "mixture_modes")]
 )
-def test_the_code_of_a_view_makes_the_same_table(trained, name):
+def test_code_gives_the_same_table(trained, name):
     explorer = wb.open(trained).show(name, runs=["soft-4", "soft-2", "flow"])
     elsewhere: dict = {}
     try:
         exec(explorer.code(), elsewhere)
     except NotApplicable as refusal:  # and the view says the same
-        with pytest.raises(NotApplicable, match=re.escape(str(refusal))):
+        with pytest.raises(NotApplicable) as error:
             explorer.workspace.result(explorer.state)
+        assert str(error.value) == str(refusal)
         return
     assert elsewhere["result"].table().equals(explorer.table)
     assert explorer.table.equals(explorer.workspace.result(explorer.state).table())
 
 
-def test_the_code_keeps_the_step_and_the_controls(trained):
+def test_code_keeps_step_and_controls(trained):
     explorer = wb.open(trained).show(
         "latent_map", runs=["soft-2"], step=60, method="pca", neighbors=7
     )
@@ -67,25 +68,24 @@ def test_the_code_keeps_the_step_and_the_controls(trained):
     ) and explorer.figure.layout.title.text.startswith("Latent map")
 
 
-def test_unknown_names_are_answered_with_the_nearest(trained):
+def test_unknown_names_suggest_the_nearest(trained):
     explorer = wb.open(trained)
     before = explorer.state
-    with pytest.raises(
-        UserError, match=r"no analysis `codebok_usage`.*Did you mean `codebook_usage`\?"
+    for name, controls, suggestion in (
+        ("codebok_usage", {}, "codebook_usage"),
+        ("latent_map", {"neighbor": 3}, "neighbors"),
+        ("latent_map", {"runs": ["soft4"]}, "soft-4"),
     ):
-        explorer.show("codebok_usage")
-    with pytest.raises(
-        UserError, match=r"no control of latent_map `neighbor`.*Did you mean `neighbors`\?"
-    ):
-        explorer.show("latent_map", neighbor=3)
-    with pytest.raises(UserError, match=r"no run `soft4`.*Did you mean `soft-4`\?"):
-        explorer.show("latent_map", runs=["soft4"])
+        with pytest.raises(UserError) as error:
+            explorer.show(name, **controls)
+        assert f"Did you mean `{suggestion}`?" in str(error.value)
     assert explorer.state == before
-    with pytest.raises(RunError, match="does not exist. Train a run with: workbench train"):
+    with pytest.raises(RunError) as error:
         wb.open(trained / "none" / "such")
+    assert "none/such" in str(error.value)
 
 
-def test_moving_a_widget_moves_the_state_and_the_figure(trained):
+def test_widgets_change_state_and_figure(trained):
     explorer = wb.open(trained)
     view = ExplorerView(explorer)
     view.primary.value, view.others.value = "soft-2", ("soft-4", "soft-2")
@@ -103,7 +103,7 @@ def test_moving_a_widget_moves_the_state_and_the_figure(trained):
     assert "mse" in explorer.table.columns
 
 
-def test_a_slider_cannot_leave_the_range_of_its_control(trained):
+def test_slider_keeps_the_range_of_its_control(trained):
     view = ExplorerView(wb.open(trained).show("reconstruction", show=8))
     slider = view.controls["show"]
     assert (slider.min, slider.value, slider.max) == (4, 8, 32)
@@ -111,13 +111,15 @@ def test_a_slider_cannot_leave_the_range_of_its_control(trained):
     assert slider.value == 32 and not slider.continuous_update
 
 
-def test_an_analysis_that_does_not_apply_shows_its_sentence(trained):
+def test_inapplicable_analysis_shows_reason(trained):
     view = ExplorerView(wb.open(trained).show("codebook_usage", runs=["plain"]))
-    assert "Codebook usage needs codes and codebook; plain has none." in view.task.status.value
+    with pytest.raises(NotApplicable) as error:
+        view.explorer.result
+    assert str(error.value) in view.task.status.value
     assert view.output.outputs == ()
 
 
-def test_another_run_is_shown_at_its_own_last_step(trained):
+def test_other_primary_run_drops_the_step(trained):
     explorer = wb.open(trained).show("reconstruction", runs=["soft-2"], step=60)
     view = ExplorerView(explorer)
     assert explorer.state.step == 60
@@ -125,7 +127,7 @@ def test_another_run_is_shown_at_its_own_last_step(trained):
     assert explorer.state.step is None
 
 
-def test_without_a_kernel_the_page_names_every_run_and_says_what_was_found(trained):
+def test_page_without_kernel_has_runs_and_summary(trained):
     explorer = wb.open(trained)
     page = explorer._repr_html_()
     assert all(name in page for name in ("soft-4", "soft-2", "plain", "flow"))
@@ -147,7 +149,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_what_is_seen_can_be_had_in_code_and_its_code_makes_it_again(trained, name):
+def test_views_are_available_in_code(trained, name):
     seen, again = SEEN[name](trained), {}
     assert seen.state is not None and len(seen.table) and isinstance(seen.figure, go.Figure)
     assert seen.selected is not None and str(trained) in seen.code()
@@ -159,27 +161,26 @@ def test_what_is_seen_can_be_had_in_code_and_its_code_makes_it_again(trained, na
         assert made.state == seen.state and made.table.equals(seen.table)
 
 
-def test_runs_of_other_folders_are_compared_and_the_code_says_where_they_are(trained, tmp_path):
+def test_runs_of_other_folders_are_compared(trained, tmp_path):
     shutil.copytree(trained / "soft-2", tmp_path / "elsewhere")
     explorer, again = wb.compare(trained / "soft-4", tmp_path / "elsewhere"), {}
     assert [run.folder.parent for run in explorer.selected] == [trained, tmp_path]
     exec(explorer.code(), again)
     assert again["result"].table().equals(explorer.table)
     shutil.move(tmp_path / "elsewhere", tmp_path / "soft-4")
-    with pytest.raises(
-        UserError, match=r"Two of these runs are called soft-4: .* Rename one of the folders"
-    ):
+    with pytest.raises(UserError) as error:
         wb.compare(trained / "soft-4", tmp_path / "soft-4")
+    assert str(tmp_path / "soft-4") in str(error.value)
 
 
-def test_a_run_name_that_is_markup_is_shown_and_not_obeyed(trained, tmp_path):
+def test_markup_in_run_names_is_escaped(trained, tmp_path):
     name = "<img src=x onerror=alert(1)>"
     shutil.copytree(trained / "soft-2", tmp_path / name)
     page = wb.open(tmp_path)._repr_html_()
     assert "<img" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
-def test_an_empty_folder_says_how_to_train_and_a_damaged_run_is_named(trained, tmp_path):
+def test_empty_folder_and_damaged_run(trained, tmp_path):
     explorer = wb.open(tmp_path)
     assert "workbench train softvq-digits" in explorer._repr_html_()
     (hint,) = ExplorerView(explorer).box.children
@@ -194,7 +195,7 @@ def test_an_empty_folder_says_how_to_train_and_a_damaged_run_is_named(trained, t
     )
 
 
-# -- the real JupyterLab -----------------------------------------------------------------------------------------
+# A real JupyterLab
 
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -239,7 +240,7 @@ def run_all(page) -> None:
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_the_first_notebook_runs_and_its_controls_act(lab, tmp_path):
+def test_first_notebook_in_jupyterlab(lab, tmp_path):
     node = load_notebook_node(str(FIRST))
     node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
@@ -278,9 +279,7 @@ TOLD = "print('told', lens.picked, len(points.selected), codes.state.selected)"
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_the_lens_the_map_and_the_codebook_are_drawn_and_the_kernel_hears_them(
-    lab, trained, tmp_path
-):
+def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
     cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", TOLD]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(
@@ -329,9 +328,7 @@ IN_SIGHT = """([place, told]) => {
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_a_notebook_that_is_reopened_shows_pages_where_its_widgets_were(
-    lab, trained, tmp_path
-):
+def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
     run = str(trained / "soft-4")
     cells = [f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r})"]
     cells += [f"display(wb.codebook({run!r}), wb.watch({run!r}))\nprint('after')"]
@@ -377,9 +374,7 @@ print("fr" + "ee")
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_a_long_computation_says_how_far_it_is_and_is_stopped_by_an_interrupt_or_a_button(
-    lab, trained, tmp_path
-):
+def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
     run = tmp_path / "runs" / "large"
     shutil.copytree(trained / "soft-4", run)
     evidence = run / "evidence" / "step-000060"

@@ -1,1 +1,1 @@
-"""What people look at: thin shells over the analyses."""
+"""Hosts: thin shells that show the analyses in notebooks, a dashboard and reports."""

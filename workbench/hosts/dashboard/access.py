@@ -1,4 +1,4 @@
-"""Which requests the dashboard answers: those of its own hosts and origins that know its token.
+"""Access control of the dashboard: its own hosts and origins, and the token of its link.
 
 A page of another site can send requests to a server on this machine, and can rebind its own name to
 127.0.0.1. It cannot set the Host header to a name that it does not own, and it does not know the

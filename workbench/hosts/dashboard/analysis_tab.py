@@ -183,8 +183,8 @@ class AnalysisTab:
         if "image" in kinds:
             indices: list[int] = []
             if self.selection_card.images is not None:
-                shown = led_by_images(self.workspace, view)
-                indices = selected_image_indices(self.workspace, shown)
+                view = led_by_images(self.workspace, view)
+                indices = selected_image_indices(self.workspace, view)
             self.figure.mark("image", indices)
         elif view.selection is None:
             self.figure.mark("code", [])

@@ -260,7 +260,11 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
             width=180,
         ),
         "mode": pmui.IntSlider(
-            label="from mode", start=0, end=MAX_MODES - 1, value=min(state.mode, MAX_MODES - 1), width=180
+            label="from mode",
+            start=0,
+            end=MAX_MODES - 1,
+            value=min(state.mode, MAX_MODES - 1),
+            width=180,
         ),
         "label": pmui.Select(label="class", options=labels, value=state.label, width=140),
         "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),

@@ -1,4 +1,4 @@
-"""What is being computed for this visitor, its progress, and a button that cancels it."""
+"""The computations of this visitor: their progress, and a button that cancels them."""
 
 import html
 from collections.abc import Callable

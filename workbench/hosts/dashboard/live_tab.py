@@ -120,13 +120,9 @@ class LiveTab:
 
     def _show_commands(self, model: LiveModel) -> None:
         if not self.buttons:
+            # Without the description: the tooltip of a button would replace its accessible name.
             self.buttons = {
-                command.name: pmui.Button(
-                    label=command.label,
-                    description=command.description,
-                    variant="outlined",
-                    size="small",
-                )
+                command.name: pmui.Button(label=command.label, variant="outlined", size="small")
                 for command in model.commands
             }
             for name, button in self.buttons.items():

@@ -1,1 +1,1 @@
-"""What JupyterLab shows: the explorer, the widgets of other objects and the live view of a run."""
+"""The notebook host: the explorer, the widgets of other objects and the live view of a run."""

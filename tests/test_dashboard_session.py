@@ -1,0 +1,296 @@
+"""One visitor's session of the dashboard, without a browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from workbench.hosts.dashboard.app import Session
+from workbench.hosts.dashboard.state import DashboardState
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Workspace
+
+MARKUP = "<img src=x onerror=document.title=1>[a](javascript:1)"
+N_RUNS = 200
+
+
+def update_json(path: Path, **values: object) -> None:
+    """Replace a JSON file, which may be linked to another one, with some values changed."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    path.write_text(json.dumps(content | values), encoding="utf-8")
+
+
+def copy_runs(source: Path, folder: Path) -> Path:
+    """Copy runs; one gets evidence of a second step, and a copy of one is named like markup."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(".results"))
+    evidence = folder / "soft-4" / "evidence"
+    shutil.copytree(evidence / "step-000060", evidence / "step-000030")
+    update_json(evidence / "step-000030" / "provenance.json", step=30)
+    copy = folder / MARKUP
+    shutil.copytree(folder / "soft-2", copy)
+    provenance = copy / "evidence" / "step-000060" / "provenance.json"
+    update_json(provenance, run=MARKUP, data="<b>data</b>")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    update_json(copy / "config.json", training=config["training"] | {MARKUP: 1})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    return copy_runs(trained, tmp_path_factory.mktemp("copies") / "runs")
+
+
+# The state
+
+
+def test_equal_view_notifies_nobody():
+    state = DashboardState(ViewState(("a", "b"), tab="overview"))
+    views = []
+    state.param.watch(lambda event: views.append(event.new), "view")
+    state.make_primary("a")
+    state.select_runs(("a", "b"))
+    state.open_tab("overview")
+    assert views == []
+    state.make_primary("b")
+    assert [view.runs for view in views] == [("b", "a")]
+
+
+def test_state_remembers_controls_of_each_tab():
+    state = DashboardState(ViewState(("a",)))
+    state.open_analysis("token_budget", controls={"metric": "mse"})
+    state.open_tab("overview")
+    assert state.view.tab_options == {}
+    state.change(tab_options={"metric": "l1"})
+    state.open_group(("token_budget", "token_order"))
+    assert state.view.analysis == "token_budget" and state.view.controls == {"metric": "mse"}
+    state.open_tab("overview")
+    assert state.view.tab_options == {"metric": "l1"}
+
+
+def test_step_is_kept_with_its_primary_run():
+    state = DashboardState(ViewState(("a",), step=30))
+    state.select_runs(("a", "b"))
+    assert state.view.step == 30 and state.primary == "a"
+    state.select_runs(("b", "a"))
+    assert state.view.step is None
+    state.change(step=10)
+    state.make_primary("a")
+    assert state.view.step is None and state.view.runs == ("a", "b")
+
+
+def test_deferred_changes_are_applied_in_order():
+    actions = []
+    state = DashboardState(ViewState(("a", "b")), actions.append)
+    state.make_primary("b")
+    state.update(lambda view: view.change(runs=view.runs[:1]))
+    assert state.view.runs == ("a", "b")
+    for action in actions:
+        action()
+    assert state.view.runs == ("b",)
+
+
+# The session
+
+
+def test_changes_wait_until_the_page_has_loaded(trained, monkeypatch):
+    """Panel loses changes of a page that is still being built."""
+    import panel as pn
+    from bokeh.document import Document
+    from panel.io.state import set_curdoc
+
+    on_load, calls = [], []
+    monkeypatch.setattr(pn.state, "onload", on_load.append)
+    monkeypatch.setattr(pn.state, "on_session_destroyed", lambda action: None)
+    session = Session(trained)
+    with set_curdoc(Document()):
+        session.page()
+    figure = session.pages["overview"].budget.figure
+    session.lifecycle.after_load(lambda: calls.append("while loading"))
+    session.press("2")
+    # A request for the page alone computes nothing.
+    assert calls == [] and figure.object is None and len(session.state.view.runs) == 4
+    on_load[0]()
+    assert figure.object is not None and len(session.state.view.runs) == 3
+    session.lifecycle.after_load(lambda: calls.append("afterwards"))
+    assert calls == ["while loading", "afterwards"]
+
+
+def test_history_is_followed_without_a_new_address(runs):
+    session = Session(runs)
+    addresses = []
+    session.address.write = addresses.append
+    session.state.open_analysis("token_budget")
+    session.state.change(runs=("soft-4",))
+    assert len(addresses) == 2
+    session.follow("?" + addresses[0])
+    assert session.state.view.to_query() == addresses[0] and len(addresses) == 2
+    session.state.change(runs=("soft-4",))
+    assert addresses[2] == addresses[1]
+
+
+def test_deleted_primary_run_stays_primary(runs, tmp_path):
+    shutil.copytree(runs / "soft-2", tmp_path / "a")
+    shutil.copytree(runs / "soft-4", tmp_path / "b")
+    session = Session(tmp_path)
+    session.state.select_runs(("b", "a"))
+    view = session.state.view
+    shutil.rmtree(tmp_path / "b")
+    session.refresh()
+    assert session.state.view == view and session.primary_run.run.value == "b"
+
+
+@pytest.mark.slow
+def test_session_needs_no_torch(trained):
+    script = f"""
+import sys
+from workbench.hosts.dashboard.app import Session
+session = Session({str(trained)!r})
+session.page()
+for name in session.analyses:
+    session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
+    tab = session.analyses[name]
+    assert tab.figure.object is not None or tab.result.message.object, name
+assert "torch" not in sys.modules
+print(sum(tab.figure.object is not None for tab in session.analyses.made.values()))
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert int(process.stdout.split()[-1]) > 20
+
+
+def test_visitors_have_separate_views(trained):
+    first, second = Session(trained), Session(trained)
+    first.state.open_analysis("token_budget", runs=("soft-2",))
+    assert second.state.view.analysis == "reconstruction"
+    assert second.state.view.runs != ("soft-2",)
+
+
+def test_damaged_saved_views_show_a_message(trained, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(trained / "plain", folder / "plain")
+    file = folder / "views.json"
+    file.write_text("[1, {")
+    session = Session(folder)
+    assert session.saved_views.views == {}
+    session.saved_views.save("")  # under a name made from the view
+    assert list(session.saved_views.views.values()) == [session.state.view.to_query()]
+    file.unlink()
+    file.mkdir()
+    session.saved_views.save("a view")
+    assert "views.json" in session.saved_views.message.object
+    assert session.saved_views.views == {}
+
+
+def test_ten_steps_stop_at_the_ends(trained, tmp_path):
+    evidence = tmp_path / "runs" / "plain" / "evidence"
+    shutil.copytree(trained / "plain", evidence.parent)
+    for other in evidence.glob("step-*[!6]0"):  # of steps that another test may have collected
+        shutil.rmtree(other)
+    for step in range(1, 15):
+        folder = evidence / f"step-{step:06d}"
+        shutil.copytree(evidence / "step-000060", folder, copy_function=os.link)
+        update_json(folder / "provenance.json", step=step)
+    session = Session(tmp_path / "runs")
+    for key, step in (
+        ("Shift+ArrowLeft", 5),
+        ("Shift+ArrowLeft", 1),
+        ("ArrowRight", 2),
+        ("Shift+ArrowRight", 12),
+        ("Shift+ArrowRight", None),
+    ):
+        session.press(key)
+        assert session.state.view.step == step
+
+
+def test_empty_folder_shows_a_command(tmp_path):
+    assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
+
+
+def test_damaged_runs_are_listed(tmp_path):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text("{")
+    guide, refused = Session(tmp_path)._main()
+    assert "workbench train" in guide.object
+    assert "torn/config.json" in refused.select()[-1].object
+
+
+def test_missing_evidence_shows_next_step(runs):
+    session = Session(runs)
+    session.state.open_analysis("codebook_usage", runs=("plain",))
+    message = session.analyses["codebook_usage"].result.message
+    assert "plain" in message.object and "primary run" in message.object
+    session.state.change(runs=("soft-4",), step=45)
+    assert "45" in message.object and "workbench collect" in message.object
+    session.state.change(runs=(), step=None)
+    assert "No run is selected" in message.object
+
+
+def test_link_cannot_leave_the_folder(runs):
+    outside = runs.parent / "outside"
+    shutil.copytree(runs / "plain", outside, dirs_exist_ok=True)
+    session = Session(runs)
+    for name in ("../outside", str(outside), "soft-4/../../outside"):
+        session.follow("?" + urlencode({"run": name, "analysis": "reconstruction"}))
+        assert name in session.notice.object and session.notice.visible
+        assert session.state.primary == "soft-4" and session.state.view.tab == "overview"
+
+
+def test_address_restores_the_whole_view(runs):
+    first, second = Session(runs), Session(runs)
+    first.state.open_analysis("token_budget", runs=("soft-4", "plain"), step=30)
+    first.analyses["token_budget"].widgets["metric"].value = "mse"
+    second.follow("?" + first.state.view.to_query())
+    assert second.state.view == first.state.view and second.state.view.step == 30
+    assert second.state.view.controls == {"metric": "mse"}
+    assert second.analyses["token_budget"].widgets["metric"].value == "mse"
+    first.state.open_tab("overview", tab_options={"metric": "l1"})
+    second.follow("?" + first.state.view.to_query())
+    assert second.pages["overview"].budget.widgets["metric"].value == "l1"
+    first.state.change(runs=("soft-2", "soft-4"), step=None)
+    first.primary_run.run.value = "soft-4"
+    assert first.state.view.runs == ("soft-4", "soft-2")
+
+
+@pytest.fixture(scope="module")
+def many_runs(trained, tmp_path_factory):
+    """Runs that differ in two settings and share their arrays on disk."""
+    folder = tmp_path_factory.mktemp("many")
+    skipped = shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
+    for i in range(N_RUNS):
+        run = folder / f"run-{i:03d}"
+        shutil.copytree(trained / "soft-4", run, copy_function=os.link, ignore=skipped)
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        settings = config["training"] | {"lr": 10 ** -(2 + i % 3), "seed": i}
+        update_json(run / "config.json", training=settings)
+        update_json(run / "evidence" / "step-000060" / "provenance.json", run=run.name)
+    return folder
+
+
+def test_many_runs_are_filtered(many_runs):
+    session = Session(many_runs)
+    table = session.runs.table.value
+    assert len(table) == N_RUNS and {"lr", "seed"} < set(table) and "batch_size" not in table
+    assert len(session.state.view.runs) == 8
+    session.runs.filter.value_input = "lr<0.005 & seed>=100 & run-1"
+    assert len(session.runs.table.value) == 67
+    assert len(session.runs.selected) == 8  # hidden runs stay selected
+    session.runs.only_differing.value = False
+    assert "batch_size" in session.runs.table.value
+    session.runs.filter.value_input = "leraning=3"
+    assert "leraning" in session.runs.message.object
+
+
+def test_psnr_is_computed_once_per_evidence(many_runs):
+    before = Workspace(many_runs).table()["PSNR (dB)"]
+    evidence = many_runs / "run-007" / "evidence" / "step-000060"
+    (evidence / "images.npy").unlink()
+    assert Workspace(many_runs).table()["PSNR (dB)"].equals(before)
+    update_json(evidence / "provenance.json", n=359)
+    psnr = Workspace(many_runs).table()["PSNR (dB)"]
+    assert psnr.isna().sum() == 1 and psnr.isna()[7]
