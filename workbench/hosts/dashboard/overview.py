@@ -67,5 +67,6 @@ def _finding_html(check: Check) -> str:
     )
     text = ""
     if check.finding is not None:
-        text = f"{html.escape(check.finding.observation)}<br><em>{html.escape(check.finding.advice)}</em>"
+        observation = html.escape(check.finding.observation)
+        text = f"{observation}<br><em>{html.escape(check.finding.advice)}</em>"
     return f"<p style='margin: 0 0 12px'>{head}<br>{text}</p>"
