@@ -84,8 +84,12 @@ def lookup(
 
     Parameters
     ----------
-    cache_dir, analysis, inputs, controls
-        As for `cached_result`.
+    cache_dir : Path
+    analysis : callable
+    inputs : dict
+        Evidence arguments by name.
+    controls : dict
+        Keyword arguments.
 
     Returns
     -------

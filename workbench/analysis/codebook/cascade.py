@@ -21,6 +21,7 @@ from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.distances import max_searched_codes
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.dispersion import effective_rank
+from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import UserError
 
@@ -254,11 +255,9 @@ def _is_retrieved(index: np.ndarray, value: np.ndarray, random: np.random.Genera
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
     if len(a) < MIN_CORRELATED_CODES or not np.ptp(a) or not np.ptp(b):
         return float("nan")
-    return float(spearmanr(a, b).statistic)
+    return float(spearman(a[:, None], b)[0])
 
 
 def _cross_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -88,9 +88,7 @@ class ModeComparison(Result):
         line = {"color": COLORS[6], "dash": "dash"}
         figure.add_hline(y=self.target, line=line, row=1, col=1)
         figure.update_xaxes(title="number of Gaussians", row=1, col=1)
-        figure.update_yaxes(
-            title="negative log-likelihood, nats per image (lower is better)", row=1, col=1
-        )
+        figure.update_yaxes(title="negative log-likelihood, nats", row=1, col=1)
         figure.update_xaxes(
             title="Gaussians needed (bars: all splits)", rangemode="tozero", row=1, col=2
         )
@@ -148,8 +146,8 @@ class ModeComparison(Result):
                 text += f" ({low[i]}-{high[i]} over {NUM_FOLDS} splits)"
             counts.append(text)
         sentences = [
-            f"Gaussians needed for {self.target:.1f} nats per image, the best of the worst run:"
-            f" {', '.join(counts)}.",
+            f"Gaussians needed for {self.target:.1f} nats per image (the best value of the worst"
+            f" run): {', '.join(counts)}.",
             f"Measured on held-out images ({self._sample}) in {self.components} principal"
             f" components, which explain at least {100 * min(self.explained):.0f} % of the variance"
             " of each run.",

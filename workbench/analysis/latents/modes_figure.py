@@ -157,13 +157,13 @@ def _draw_agreement(figure: go.Figure, result: MixtureModes, row: int, col: int)
         "col": col,
     }
     figure.add_scatter(
-        y=result.stability[1:], name="between fits (Rand)", line_color=GREEN, **style
+        y=result.stability[1:], name="agreement of fits (Rand)", line_color=GREEN, **style
     )
     if result.classes is not None:
         nmi, shuffled = result.classes.nmi[1:], result.classes.shuffled_nmi[1:]
-        figure.add_scatter(y=nmi, name="with classes (NMI)", line_color=ORANGE, **style)
+        figure.add_scatter(y=nmi, name="agreement with classes (NMI)", line_color=ORANGE, **style)
         line = {"color": ORANGE, "dash": "dot"}
-        figure.add_scatter(y=shuffled, name="with shuffled classes", line=line, **style)
+        figure.add_scatter(y=shuffled, name="agreement with shuffled classes", line=line, **style)
     figure.update_xaxes(title="number of modes", row=row, col=col)
     figure.update_yaxes(
         title="agreement (1 is perfect)",

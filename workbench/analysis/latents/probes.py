@@ -273,8 +273,12 @@ def whole_image_accuracies(
 
     Parameters
     ----------
-    latents, labels, names, seed
-        As for `probes`.
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,)
+    names : tuple of str
+        Names of the classes.
+    seed : int
+        Seed of the split.
 
     Returns
     -------

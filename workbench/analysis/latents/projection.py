@@ -190,8 +190,10 @@ def map_images(
         Latents and color variables of all images.
     indices : ndarray of int, shape (m,)
         Images on the map.
-    method, color_by, neighbors, seed
-        As for `latent_map`.
+    method : {"umap", "pca"}
+    color_by : {"class", "mode", "code", "error", "tokens"}
+    neighbors : int
+    seed : int
     reference : ndarray of float, shape (m, 2), optional
         Coordinates of another map. UMAP starts from them, and the result is aligned to them.
 

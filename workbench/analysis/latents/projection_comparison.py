@@ -97,8 +97,14 @@ def latent_maps(
     evidences : sequence of Evidence
         Evidence of the selected runs. Runs without latents are ignored. Runs with other images
         than the first are excluded and named in the result.
-    method, color_by, points, neighbors, seed
-        As for `latent_map`. All maps show the same images.
+    method : {"umap", "pca"}
+    color_by : {"class", "mode", "code", "error", "tokens"}
+        Variable that colors the points.
+    points : int
+        Largest number of images on each map. All maps show the same images.
+    neighbors : int
+        Size of a neighborhood. It is reduced to less than half of the number of images.
+    seed : int
 
     Returns
     -------
