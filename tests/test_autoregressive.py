@@ -70,7 +70,7 @@ def some(count: int = 6, *, tokens: int = 4, codes: int = 7) -> tuple[torch.Tens
 
 
 @each
-def test_changing_a_later_code_never_changes_earlier_logits(settings):
+def test_logits_depend_on_earlier_codes_only(settings):
     model, (codes, labels) = loud(**settings), some()
     base = model(codes, labels)
     for place in range(4):
@@ -84,7 +84,7 @@ def test_changing_a_later_code_never_changes_earlier_logits(settings):
 
 
 @each
-def test_each_image_is_on_its_own_and_every_parameter_learns(settings):
+def test_items_are_independent_and_parameters_learn(settings):
     model, (codes, labels) = small(**settings), some(64)
     torch.testing.assert_close(model(codes[3:4], labels[3:4]), model(codes, labels)[3:4])
     model.objective(codes, labels).total.backward()
@@ -98,14 +98,14 @@ def test_each_image_is_on_its_own_and_every_parameter_learns(settings):
     )
 
 
-def test_a_sparse_table_moves_only_the_rows_of_codes_that_were_seen():
+def test_sparse_gradients_of_used_codes_only():
     model = small(table="codebook")
     codes = torch.tensor([[0, 2, 2, 0], [2, 0, 0, 2]])
     model.objective(codes, torch.tensor([0, 1])).total.backward()
     assert model.table.weight.grad.coalesce().indices()[0].tolist() == [0, 2]
 
 
-def test_with_two_books_the_same_number_is_another_code():
+def test_codebooks_have_separate_rows():
     """Code i of book 1 is row K + i: the first half of the image looks up and predicts other rows than the second."""
     model, codes = loud(num_codebooks=2, table="codebook"), torch.full((1, 4), 3)
     model.adopt(torch.arange(2 * 7 * 3).float().view(2, 7, 3))
@@ -120,7 +120,7 @@ def test_with_two_books_the_same_number_is_another_code():
     )
 
 
-def test_labels_that_are_always_dropped_say_nothing_about_the_codes():
+def test_dropped_labels_do_not_matter():
     codes, labels = some()
     always, never = (small(drop_class=share).objective for share in (1.0, 0.0))
     assert (
@@ -129,7 +129,7 @@ def test_labels_that_are_always_dropped_say_nothing_about_the_codes():
     assert never(codes, labels).terms["generate"] != never(codes, labels.flip(0)).terms["generate"]
 
 
-def test_labels_are_dropped_at_the_set_rate():
+def test_label_dropout_rate():
     seen, model = [], small(drop_class=0.25, understand=0.0)
     model.words.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     model.objective(*some(8000))
@@ -139,7 +139,7 @@ def test_labels_are_dropped_at_the_set_rate():
 # The cache
 
 
-def test_rows_given_one_by_one_with_their_past_are_mixed_as_all_at_once():
+def test_attention_with_a_cache():
     torch.manual_seed(0)
     attention, x, past = Attention(16, 2), torch.randn(3, 7, 16), KVCache()
     together = attention(x, causal=True)
@@ -148,7 +148,7 @@ def test_rows_given_one_by_one_with_their_past_are_mixed_as_all_at_once():
     assert not torch.allclose(together[:, 0], attention(x)[:, 0])  # which looks at later rows
 
 
-def test_a_causal_block_gives_the_last_row_what_a_plain_one_does():
+def test_last_row_of_a_causal_block():
     torch.manual_seed(0)
     block, x = Block(16, 2), torch.randn(3, 7, 16)
     torch.testing.assert_close(block(x, causal=True)[:, -1], block(x)[:, -1])
@@ -156,9 +156,7 @@ def test_a_causal_block_gives_the_last_row_what_a_plain_one_does():
 
 @each
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_greedy_drawing_with_the_cache_is_the_largest_logit_recomputed_without_it(
-    settings, guidance
-):
+def test_greedy_sampling_takes_the_largest_logit(settings, guidance):
     model, labels = loud(1.0, **settings), torch.arange(5)
     codes, null = torch.zeros(5, 4, dtype=torch.int64), torch.full((5,), 5)
     for place in range(4):
@@ -171,7 +169,7 @@ def test_greedy_drawing_with_the_cache_is_the_largest_logit_recomputed_without_i
 # Drawing
 
 
-def test_top_k_keeps_exactly_the_k_largest_even_among_equals():
+def test_top_k_keeps_exactly_k():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
     kept = shortlist(logits, top_k=2).isfinite()
     assert kept.tolist() == [[False, True, False, True], [True, True, False, False]]
@@ -190,19 +188,19 @@ def test_top_k_keeps_exactly_the_k_largest_even_among_equals():
         (1.0, {0, 1, 2, 3}),
     ],
 )
-def test_top_p_keeps_the_fewest_codes_whose_probability_reaches_p(top_p, kept):
+def test_top_p_keeps_the_fewest_codes(top_p, kept):
     logits = torch.tensor([[0.25, 0.1, 0.5, 0.15]]).log()
     assert set(shortlist(logits, top_p=top_p)[0].isfinite().nonzero()[:, 0].tolist()) == kept
 
 
-def test_top_p_stops_where_p_is_reached_exactly_and_always_keeps_one():
+def test_top_p_keeps_at_least_one_code():
     even = torch.zeros(1, 4)
     assert [
         shortlist(even, top_p=p).isfinite().sum().item() for p in (1e-9, 0.25, 0.26, 0.5, 0.75)
     ] == [1, 1, 2, 2, 3]
 
 
-def test_top_p_counts_the_probability_among_the_top_k():
+def test_top_p_within_top_k():
     """Of 4, 3, 2, 1 tenths the two largest are 4/7 and 3/7: half of that is the first alone."""
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     assert shortlist(logits, top_k=2, top_p=0.55).isfinite().tolist() == [
@@ -211,7 +209,7 @@ def test_top_p_counts_the_probability_among_the_top_k():
     assert shortlist(logits, top_p=0.55).isfinite().tolist() == [[True, True, False, False]]
 
 
-def test_codes_are_drawn_as_often_as_their_probability_says():
+def test_codes_are_sampled_by_probability():
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(20_000, 4)
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
@@ -229,7 +227,7 @@ def test_codes_are_drawn_as_often_as_their_probability_says():
     assert shares(temperature=1e3) == pytest.approx([0.25] * 4, abs=0.015)
 
 
-def test_one_seed_draws_the_same_codes_and_another_others_and_no_one_elses_dice_are_used():
+def test_the_seed_decides_the_codes():
     model, labels = loud(), torch.arange(5)
     torch.manual_seed(3)
     first, state = model.generate(labels, seed=1), torch.get_rng_state()
@@ -241,7 +239,7 @@ def test_one_seed_draws_the_same_codes_and_another_others_and_no_one_elses_dice_
     assert model.generate(labels[:0]).shape == (0, 4)
 
 
-def test_guidance_of_one_is_the_conditional_exactly_and_never_asks_the_null_class():
+def test_guidance_of_one_is_conditional():
     model, seen = loud(), []
     model.words.register_forward_hook(
         lambda module, given, out: seen.append(given[0][:, 1].tolist())
@@ -254,7 +252,7 @@ def test_guidance_of_one_is_the_conditional_exactly_and_never_asks_the_null_clas
     assert not torch.equal(model.generate(torch.arange(5), seed=1, guidance=3.0), plain)
 
 
-def test_guidance_of_zero_draws_from_the_null_class():
+def test_guidance_of_zero_is_the_null_class():
     model = loud()
     drawn = model.generate(torch.arange(5), guidance=0.0, top_k=1)
     assert len(drawn.unique(dim=0)) == 1
@@ -264,7 +262,7 @@ def test_guidance_of_zero_draws_from_the_null_class():
 
 
 @each
-def test_before_training_a_code_costs_about_log_k_and_a_class_log_c(settings):
+def test_losses_of_an_untrained_model(settings):
     terms = (
         small(**settings, codebook_size=64, understand=1.0).objective(*some(512, codes=64)).terms
     )
@@ -272,7 +270,7 @@ def test_before_training_a_code_costs_about_log_k_and_a_class_log_c(settings):
     assert terms["understand"].item() == pytest.approx(math.log(5), abs=0.1)
 
 
-def test_a_tied_heads_first_loss_does_not_depend_on_the_scale_of_the_codebook():
+def test_first_loss_is_independent_of_codebook_scale():
     codes, labels = some(64)
     for scale in (1e-3, 1.0, 50.0):
         model = small(head="tied", table="codebook", understand=0.0)
@@ -282,7 +280,7 @@ def test_a_tied_heads_first_loss_does_not_depend_on_the_scale_of_the_codebook():
 
 
 @each
-def test_the_loss_is_the_cross_entropy_of_the_logits_and_bits_are_the_same_by_log_2(settings):
+def test_loss_and_bits_are_cross_entropies(settings):
     model, (codes, labels) = loud(**settings, drop_class=0.0), some(700)
     expected = F.cross_entropy(model(codes, labels).flatten(0, 1), codes.flatten()).item()
     assert model.objective(codes, labels).terms["generate"].item() == pytest.approx(
@@ -291,7 +289,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits_and_bits_are_the_same_by_lo
     assert model.bits(codes, labels) == pytest.approx(expected / math.log(2), rel=1e-5)
 
 
-def test_understanding_is_the_cross_entropy_of_classify_and_its_weight_is_its_weight():
+def test_understanding_loss_is_weighted():
     codes, labels = some()
     expected = F.cross_entropy(loud().classify(codes), labels).item()
     for weight in (0.5, 2.0):
@@ -302,7 +300,7 @@ def test_understanding_is_the_cross_entropy_of_classify_and_its_weight_is_its_we
 
 @pytest.mark.parametrize("chunk", [1, 4, 10, 99])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_cross_entropy_in_chunks_is_torchs_and_so_are_its_gradients(chunk, with_bias):
+def test_chunked_cross_entropy_equals_torch(chunk, with_bias):
     torch.manual_seed(0)
     given = [torch.randn(10, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)]
     given += [torch.randn(50, dtype=torch.float64)] if with_bias else []
@@ -338,7 +336,7 @@ def held(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_cross_entropy_in_chunks_never_holds_more_logits_than_a_chunk(held):
+def test_chunked_cross_entropy_memory(held):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: saved.append(t.numel()) or t, lambda t: t
@@ -354,7 +352,7 @@ def test_cross_entropy_in_chunks_never_holds_more_logits_than_a_chunk(held):
     assert len(held) == 6  # once more each
 
 
-def test_a_large_vocabulary_is_trained_in_chunks(monkeypatch, held):
+def test_large_vocabularies_use_chunks(monkeypatch, held):
     model, (codes, labels) = loud(drop_class=0.0, understand=0.0), some()
     whole = model.objective(codes, labels).total
     monkeypatch.setattr(autoregressive, "MAX_LOGITS", 15)  # of two codes
@@ -366,7 +364,7 @@ def test_a_large_vocabulary_is_trained_in_chunks(monkeypatch, held):
 
 
 @pytest.mark.parametrize("head", ["free", "tied"])
-def test_adopting_puts_the_codebooks_rows_in_by_book_and_code(head):
+def test_adopt_copies_rows_by_codebook_and_code(head):
     model, codebook = small(table="codebook", num_codebooks=2, head=head), torch.randn(2, 7, 3)
     model.adopt(codebook)
     assert torch.equal(model.table.weight[:7], codebook[0]) and torch.equal(
@@ -377,7 +375,7 @@ def test_adopting_puts_the_codebooks_rows_in_by_book_and_code(head):
     assert codebook.abs().sum() > 0  # a copy
 
 
-def test_a_codebook_is_seen_whatever_its_scale():
+def test_logits_are_independent_of_codebook_scale():
     codes, labels = some()
     codebook = torch.randn(1, 7, 3)
     seen = []
@@ -388,7 +386,7 @@ def test_a_codebook_is_seen_whatever_its_scale():
     torch.testing.assert_close(*seen)
 
 
-def test_a_codebook_of_one_point_is_adopted_without_dividing_by_nothing():
+def test_adopt_a_codebook_of_one_code():
     model = small(table="codebook", codebook_size=1)
     model.adopt(torch.ones(1, 1, 3))
     assert model(torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0, 1])).isfinite().all()
@@ -421,18 +419,18 @@ def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
     return model.eval(), codes, labels
 
 
-def test_a_memorised_class_draws_its_sequence(learned):
+def test_memorized_classes_generate_their_codes(learned):
     model, codes, labels = learned
     assert torch.equal(model.generate(labels, top_k=1), codes)
     assert torch.equal(model.generate(labels, top_k=1, guidance=1.5), codes)
 
 
-def test_a_memorised_sequence_is_told_its_class(learned):
+def test_memorized_codes_are_classified(learned):
     model, codes, labels = learned
     assert torch.equal(model.classify(codes).argmax(dim=-1), labels)
 
 
-def test_memorised_codes_cost_few_bits_of_the_right_class_and_many_of_a_wrong_one(learned):
+def test_bits_of_the_right_and_a_wrong_class(learned):
     model, codes, labels = learned
     assert model.bits(codes, labels) < 0.2 < 1 < model.bits(codes, labels.roll(1))
 
@@ -456,7 +454,7 @@ def test_invalid_settings_raise(settings):
     assert any(name in str(error.value).lower() for name in settings)
 
 
-def test_a_misspelled_choice_is_refused_in_one_sentence():
+def test_a_misspelled_choice_raises():
     """In a process of its own: here the checker of types, which users do not run, is faster."""
     code = "from workbench.generators.autoregressive import AR\n"
     code += "AR.Config(num_tokens=4, codebook_size=7, dim=3, classes=5, head='tide')"
@@ -484,7 +482,7 @@ def test_invalid_sampling_options_raise(options):
     assert any(name in str(error.value).lower() for name in options)
 
 
-def test_a_model_is_not_asked_for_what_it_never_learned():
+def test_tasks_that_were_not_trained_raise():
     codes, labels = some()
     with pytest.raises(UserError):
         small(understand=0.0).classify(codes)
@@ -492,7 +490,7 @@ def test_a_model_is_not_asked_for_what_it_never_learned():
         small(drop_class=0.0).generate(labels, guidance=2.0)
 
 
-def test_codes_and_codebooks_of_another_tokenizer_are_refused_in_one_sentence():
+def test_codes_of_another_tokenizer_raise():
     model, (codes, labels) = small(table="codebook"), some(tokens=5)
     with pytest.raises(UserError):
         model.objective(codes, labels)

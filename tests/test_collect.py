@@ -85,7 +85,7 @@ def test_collect_with_another_feature_extractor(trained):
         collect(Run(trained / "plain"), feature_extractor="resnet56:/nowhere")
 
 
-def test_noise_on_the_latents_is_decoded_and_more_of_it_is_worse(trained):
+def test_noise_error_grows_with_the_level(trained):
     run = Run(trained / "plain")
     evidence, model = run.evidence(), run.load()
     assert (np.diff(evidence.noise_mse.mean(axis=0)) > 0).all()
@@ -99,7 +99,7 @@ def test_noise_on_the_latents_is_decoded_and_more_of_it_is_worse(trained):
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
 
-def test_midpoints_lie_between_an_image_and_its_nearest(trained):
+def test_midpoints_of_nearest_latents(trained):
     run = Run(trained / "plain")
     evidence, model = run.evidence(), run.load()
     flat = np.array(evidence.latents).reshape(len(evidence.latents), -1)
@@ -112,7 +112,7 @@ def test_midpoints_lie_between_an_image_and_its_nearest(trained):
     np.testing.assert_allclose(evidence.midpoint_features[0], expected, atol=1e-4)
 
 
-def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside(made):
+def test_previous_codes_and_untrained_latents(made):
     run = Run(made / "vq")
     evidence = run.evidence()
     images = load_images(run).images()
@@ -125,7 +125,7 @@ def test_codes_of_the_checkpoint_before_and_latents_before_training_stand_beside
     assert collect(run, step=100).previous_codes is None
 
 
-def test_an_adaptive_tokenizer_is_asked_for_errors(made):
+def test_requested_errors_of_an_adaptive_tokenizer(made):
     evidence = Run(made / "karl").evidence()
     m, n = len(evidence.requested), len(evidence.images)
     assert evidence.reached.shape == evidence.spent.shape == (m, n)
@@ -138,7 +138,7 @@ def test_an_adaptive_tokenizer_is_asked_for_errors(made):
     np.testing.assert_allclose(evidence.reached[2], error, rtol=1e-4)
 
 
-def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, trained):
+def test_posterior_and_initial_codebook(made, trained):
     posterior = Run(trained / "soft-4").evidence().posterior
     assert posterior.shape == (360, 4, 2)
     assert (
@@ -154,7 +154,7 @@ def test_a_soft_code_tells_how_sure_it_is_and_a_cascade_where_it_began(made, tra
     assert moved.sum() > 0 and cascade.grid == (4, 4)
 
 
-def test_an_autoregressive_generator_draws_tells_classes_and_knows_bits(made):
+def test_evidence_of_an_autoregressive_generator(made):
     evidence = Run(made / "ar").evidence()
     assert (
         evidence.samples.shape == (640, 8, 8, 1) and evidence.sampling["solver"] == "autoregressive"
@@ -164,7 +164,7 @@ def test_an_autoregressive_generator_draws_tells_classes_and_knows_bits(made):
     assert accuracy > 0.3  # of ten classes
 
 
-def test_a_flow_has_its_loss_on_held_out_latents_time_by_time(trained):
+def test_evidence_of_a_flow(trained):
     evidence = Run(trained / "flow").evidence()
     assert evidence.loss_times.shape == evidence.loss_by_time.shape == (20,)
     assert (evidence.loss_by_time > 0).all() and (np.diff(evidence.loss_times) > 0).all()

@@ -51,7 +51,7 @@ def seen(model, told: Tokens) -> np.ndarray:
 # -- frames --------------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_those_one_works_out_by_hand():
+def test_errors_by_hand():
     reference = np.zeros((1, 2, 2, 1), np.uint8)
     shown = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
     frames = ImageGrid("tokens", ("1", "2"), ("a",), reference, shown)
@@ -61,12 +61,12 @@ def test_errors_are_those_one_works_out_by_hand():
     assert frames.table().columns.tolist() == ["row", "tokens", "l1", "psnr"]
 
 
-def test_pictures_that_do_not_fit_their_names_are_refused():
+def test_images_that_do_not_fit_their_names_raise():
     with pytest.raises(UserError):
         ImageGrid("tokens", ("1",), ("a",), np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 2, 1)))
 
 
-def test_runs_are_compared_on_the_same_images_without_a_model(trained):
+def test_compared_needs_no_model(trained):
     evidences = [Run(trained / name).evidence() for name in ("soft-4", "soft-2", "flow")]
     frames = compared(evidences, [3, 1])
     assert frames.stops == ("soft-4 · step 60", "soft-2 · step 60") and frames.rows == captions(
@@ -82,7 +82,7 @@ def test_runs_are_compared_on_the_same_images_without_a_model(trained):
 
 
 @pytest.mark.parametrize("kind", [AE, VAVAE])
-def test_a_budget_shows_a_decoder_the_first_tokens(kind):
+def test_budgets_decode_the_first_tokens(kind):
     model = (
         made(kind)
         if kind is AE
@@ -99,7 +99,7 @@ def test_a_budget_shows_a_decoder_the_first_tokens(kind):
     assert "not trained on fewer" in frames.note
 
 
-def test_an_adaptive_tokenizer_writes_anew_for_each_budget():
+def test_adaptive_tokenizers_encode_for_each_budget():
     model = made(KARL)
     frames = tokens.budgets(model, IMAGES, lengths=[1, 3])
     np.testing.assert_array_equal(frames.shown[:, 0], seen(model, model.encode(batch(), budget=1)))
@@ -108,7 +108,7 @@ def test_an_adaptive_tokenizer_writes_anew_for_each_budget():
         tokens.budgets(model, IMAGES, lengths=[5])
 
 
-def test_a_tokenizer_that_adds_tokens_in_rounds_is_asked_for_whole_rounds():
+def test_budgets_of_rounds_of_tokens():
     model = made(ALIT, rounds=2)
     assert tokens.budgets(model, IMAGES).stops == ("2", "4")
     with pytest.raises(UserError):
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_adds_tokens_in_rounds_is_asked_for_whole_rounds():
 
 
 @pytest.mark.parametrize("kind", [KARL, TailDrop])
-def test_an_error_target_is_met_by_the_tokenizers_own_choice_of_tokens(kind):
+def test_error_targets_choose_the_tokens(kind):
     model = made(kind)
     frames = tokens.errors(model, IMAGES, targets=[0.02, 0.3])
     told = model.encode(batch(), error=0.3)
@@ -127,7 +127,7 @@ def test_an_error_target_is_met_by_the_tokenizers_own_choice_of_tokens(kind):
         tokens.errors(made(AE), IMAGES)
 
 
-def test_a_dropped_token_is_one_the_decoder_does_not_see():
+def test_dropped_tokens_are_not_decoded():
     model = made(AE)
     frames, told = tokens.dropped(model, IMAGES), model.encode(batch())
     np.testing.assert_array_equal(frames.reference, seen(model, told))
@@ -138,7 +138,7 @@ def test_a_dropped_token_is_one_the_decoder_does_not_see():
     assert frames.against == "all its tokens" and frames.stops == ("0", "1", "2", "3")
 
 
-def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
+def test_swapped_changes_one_token_per_column():
     model, donors = made(AE), IMAGES[::-1]
     frames = tokens.swapped(model, IMAGES, donors)
     own, given = model.encode(batch()), model.encode(batch(donors.copy()))
@@ -151,7 +151,7 @@ def test_swapping_every_token_in_turn_touches_one_place_at_a_time():
     )
 
 
-def test_a_token_set_to_the_code_it_has_changes_nothing():
+def test_recoded_with_the_same_code_changes_nothing():
     model = made(VQVAE, codebook_size=8)
     told = model.encode(batch(IMAGES[:1]))
     code = int(told.codes[0, 2])
@@ -165,7 +165,7 @@ def test_a_token_set_to_the_code_it_has_changes_nothing():
         tokens.recoded(made(AE), IMAGES, token=0, codes=[0])
 
 
-def test_the_same_images_are_seen_on_every_checkpoint(trained):
+def test_reconstructions_of_every_checkpoint(trained):
     run = Run(trained / "soft-4")
     images = np.asarray(run.evidence().images[:2])
     frames = tokens.checkpoints(run, images)
@@ -177,7 +177,7 @@ def test_the_same_images_are_seen_on_every_checkpoint(trained):
 # -- modes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_mode_is_decoded_from_the_mean_of_its_latents():
+def test_means_of_modes():
     latents = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
     found = modes.means(latents, np.array([1, 0, 1]))
     np.testing.assert_array_equal(found, [latents[1], (latents[0] + latents[2]) / 2])
@@ -185,7 +185,7 @@ def test_a_mode_is_decoded_from_the_mean_of_its_latents():
         modes.means(latents, np.array([0, 2, 2]))
 
 
-def test_a_walk_begins_and_ends_at_its_ends_and_is_half_way_in_the_middle():
+def test_walk_decodes_both_ends_and_the_middle():
     model, latents = made(AE), np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
     frames = modes.walk(model, latents[:1], latents[1:], stops=3)
     for stop, expected in enumerate([latents[0], latents.mean(axis=0), latents[1]]):
@@ -204,7 +204,7 @@ def flow(trained):
     return run.load(), samples.tokenizer_of(run)
 
 
-def test_every_guidance_starts_from_the_same_noise(flow):
+def test_guidance_scales_share_the_noise(flow):
     model, tokenizer = flow
     frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
     expected = draw_samples(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
@@ -212,7 +212,7 @@ def test_every_guidance_starts_from_the_same_noise(flow):
     assert frames.rows == ("class 0", "class 3") and frames.against == "guidance: 1"
 
 
-def test_an_interval_in_which_nothing_is_guided_gives_the_conditional(flow):
+def test_an_empty_guidance_interval_is_conditional(flow):
     model, tokenizer = flow
     frames = samples.intervals(
         model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4
@@ -221,7 +221,7 @@ def test_an_interval_in_which_nothing_is_guided_gives_the_conditional(flow):
     assert (frames.shown[0, 1] != frames.shown[0, 0]).any() and frames.rows[0] == "times 0 to 1"
 
 
-def test_a_trajectory_ends_in_the_sample_it_is_the_way_to(flow):
+def test_trajectory_ends_at_the_sample(flow):
     model, tokenizer = flow
     frames = samples.trajectory(model, tokenizer, [2], steps=5, scale=2, seed=1)
     end = sample_latents(model, torch.tensor([2]), steps=5, solver="euler", guidance=2, seed=1)
@@ -231,7 +231,7 @@ def test_a_trajectory_ends_in_the_sample_it_is_the_way_to(flow):
     assert frames.stops == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
 
 
-def test_the_same_noise_is_used_on_every_checkpoint(trained, flow):
+def test_checkpoints_share_the_noise(trained, flow):
     frames = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
     expected = draw_samples(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
     np.testing.assert_array_equal(frames.shown[:, -1], expected)
@@ -241,7 +241,7 @@ def test_the_same_noise_is_used_on_every_checkpoint(trained, flow):
 # -- by name -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_knows_its_axes_and_every_one_of_them_has_pictures(trained):
+def test_every_axis_has_images(trained):
     for name, known in {"soft-4": "code", "plain": "token swapped", "flow": "interval"}.items():
         subject = LoadedRun.load(Run(trained / name))
         assert known in subject.axes
@@ -253,7 +253,7 @@ def test_a_run_knows_its_axes_and_every_one_of_them_has_pictures(trained):
         LoadedRun.load(Run(trained / "soft-4")).frames("tokns", [0])
 
 
-def test_from_the_mean_of_any_mode_a_walk_leads_to_every_other_ones(trained):
+def test_walks_from_a_mode_to_every_other(trained):
     subject = LoadedRun.load(Run(trained / "plain"))
     first, third = subject.frames("modes", []), subject.frames("modes", [], mode=2)
     told = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
@@ -268,7 +268,7 @@ def test_from_the_mean_of_any_mode_a_walk_leads_to_every_other_ones(trained):
         subject.frames("modes", [], mode=8)
 
 
-def test_a_token_is_set_to_the_codes_it_has_most_often(trained):
+def test_code_axis_has_the_most_frequent_codes(trained):
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)[:, 1]
     frames = LoadedRun.load(Run(trained / "soft-4")).frames("code", [0], token=1)
     counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.stops]]

@@ -51,7 +51,7 @@ def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def test_before_training_it_draws_the_noise_it_started_from():
+def test_an_untrained_decoder_returns_noise():
     """Velocity zero: the loss is E|noise - data|^2 = 1 + E|data|^2, here 1 + 1/3."""
     model, many = small(), torch.rand(2000, 1, 8, 8) * 2 - 1
     assert model.loss(torch.randn(2000, 16, 3), many).item() == pytest.approx(4 / 3, abs=0.03)
@@ -60,7 +60,7 @@ def test_before_training_it_draws_the_noise_it_started_from():
 
 
 @kinds
-def test_each_image_is_drawn_alike_alone_in_a_batch_and_in_another_order(settings):
+def test_images_do_not_depend_on_the_batch(settings):
     model = awake(**settings)
     latents = shown(model)
     drawn = model(latents, steps=3)
@@ -71,7 +71,7 @@ def test_each_image_is_drawn_alike_alone_in_a_batch_and_in_another_order(setting
 
 
 @kinds
-def test_every_parameter_learns_and_the_latents_feel_it(settings):
+def test_parameters_and_latents_have_gradients(settings):
     model = awake(**settings)
     latents = shown(model).requires_grad_()
     model.loss(latents, images()).backward()
@@ -79,14 +79,14 @@ def test_every_parameter_learns_and_the_latents_feel_it(settings):
     assert (latents.grad.abs().sum(dim=-1) > 0).all()
 
 
-def test_one_seed_draws_one_image_and_another_seed_another():
+def test_the_seed_decides_the_image():
     model = awake()
     latents = shown(model)
     assert torch.equal(model(latents, steps=3, seed=1), model(latents, steps=3, seed=1))
     assert not torch.allclose(model(latents, steps=3, seed=1), model(latents, steps=3, seed=2))
 
 
-def test_a_latent_of_a_grid_is_shown_where_it_lies():
+def test_latents_on_a_grid_affect_nearby_patches():
     """With idle blocks a patch hears its own latent alone; on a coarser grid, those around it."""
     for tokens, heard in (
         (16, {5}),
@@ -106,7 +106,7 @@ def test_a_latent_of_a_grid_is_shown_where_it_lies():
         assert set(moved.nonzero()[:, 0].tolist()) == heard
 
 
-def test_it_learns_to_draw_the_image_it_is_shown():
+def test_two_images_are_memorized():
     """Two images, two latents: each latent's drawing is its image, from any noise."""
     torch.manual_seed(0)
     model, latents, two = small(width=32, depth=1), torch.randn(2, 16, 3), images(2).sign() * 0.8
@@ -134,6 +134,6 @@ def test_invalid_sizes_raise(settings):
     assert any(name in str(error.value).lower() for name in settings)
 
 
-def test_no_steps_draw_nothing():
+def test_zero_steps_raise():
     with pytest.raises(UserError):
         small()(torch.zeros(1, 16, 3), steps=0)

@@ -75,14 +75,14 @@ def double(*shape: int) -> torch.Tensor:
 
 
 @paths
-def test_the_path_starts_at_the_data_and_ends_at_the_noise(path):
+def test_path_starts_at_data_and_ends_at_noise(path):
     data, noise = double(2, 4, 3), double(2, 4, 3)
     torch.testing.assert_close(interpolant(path, torch.zeros(2).double()).mix(data, noise), data)
     torch.testing.assert_close(interpolant(path, torch.ones(2).double()).mix(data, noise), noise)
 
 
 @paths
-def test_the_velocity_is_the_derivative_of_the_path(path):
+def test_velocity_is_the_derivative_of_the_path(path):
     data, noise, t = double(2, 4, 3), double(2, 4, 3), torch.rand(2).double()
     after, before = interpolant(path, t + 1e-6), interpolant(path, t - 1e-6)
     step = (after.mix(data, noise) - before.mix(data, noise)) / 2e-6
@@ -90,7 +90,7 @@ def test_the_velocity_is_the_derivative_of_the_path(path):
 
 
 @paths
-def test_data_noise_and_velocity_are_recovered_from_each_other(path):
+def test_data_noise_and_velocity_give_each_other(path):
     data, noise, at = (
         double(5, 4, 3),
         double(5, 4, 3),
@@ -103,7 +103,7 @@ def test_data_noise_and_velocity_are_recovered_from_each_other(path):
 
 
 @paths
-def test_the_score_is_the_gradient_of_a_gaussians_log_density(path):
+def test_score_of_a_gaussian(path):
     """Data N(0, 4): x is N(0, 4 alpha^2 + sigma^2), and the velocity is the slope of E[. | x]."""
     at, x = interpolant(path, torch.tensor([0.3]).double()), double(1, 6, 1)
     variance = 4 * at.alpha**2 + at.sigma**2
@@ -111,7 +111,7 @@ def test_the_score_is_the_gradient_of_a_gaussians_log_density(path):
     torch.testing.assert_close(at.score(x, velocity), -x / variance)
 
 
-def test_the_cosine_path_is_the_cosine_noise_schedule():
+def test_cosine_path_is_the_cosine_schedule():
     """Of 1,000 steps without its offset: alpha_bar(t) = cos^2(pi t / 2), variance preserved."""
     at = interpolant("cosine", torch.linspace(0, 1, 1000))
     torch.testing.assert_close(
@@ -121,27 +121,27 @@ def test_the_cosine_path_is_the_cosine_noise_schedule():
 
 
 @paths
-def test_a_time_is_found_by_its_noise_to_data_ratio(path):
+def test_time_at_a_noise_ratio(path):
     ratios = torch.tensor([0.01, 0.5, 1.0, 30.0])
     at = interpolant(path, time_at(path, ratios.log()))
     torch.testing.assert_close((at.sigma / at.alpha).flatten(), ratios)
 
 
 @paths
-def test_logit_normal_times_have_a_standard_normal_log_ratio(path):
+def test_logit_normal_times(path):
     torch.manual_seed(0)
     at = interpolant(path, sample_times("logit-normal", path, 20_000, torch.zeros(1)))
     logs = (at.sigma / at.alpha).log()
     assert logs.mean().abs() < 0.03 and (logs.std() - 1).abs() < 0.03  # 4 standard errors
 
 
-def test_uniform_times_fill_every_tenth_alike():
+def test_uniform_times():
     torch.manual_seed(0)
     counts = torch.histc(sample_times("uniform", "linear", 20_000, torch.zeros(1)), 10, 0, 1)
     assert (counts - 2000).abs().max() < 170  # 4 standard deviations
 
 
-def test_the_shift_keeps_the_ends_rises_and_is_lightningdits():
+def test_shift_is_lightningdits():
     at = [shift_times(i / 100, 3.0) for i in range(101)]
     assert at[0] == 0 and at[-1] == 1 and at == sorted(at) and shift_times(0.4, 1.0) == 0.4
     # Its code's map with s = 0.3, in its time, which runs the other way: a table of known values.
@@ -152,7 +152,7 @@ def test_the_shift_keeps_the_ends_rises_and_is_lightningdits():
 # Solvers
 
 
-def test_the_grid_of_times_goes_down_from_first_to_nothing():
+def test_sampling_times():
     assert sampling_times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert sampling_times(2, shift=3.0) == [1.0, 0.75, 0.0]
     assert sampling_times(3, first=0.9, last=0.1) == pytest.approx([0.9, 0.5, 0.1, 0.0])
@@ -161,7 +161,7 @@ def test_the_grid_of_times_goes_down_from_first_to_nothing():
 
 @pytest.mark.parametrize("solve", [euler, heun])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_a_constant_velocity_is_integrated_exactly(solve, steps):
+def test_constant_velocity_is_integrated_exactly(solve, steps):
     noise = torch.randn(2, 4, 3)
     torch.testing.assert_close(
         solve(lambda x, t: torch.full_like(x, 0.5), noise, sampling_times(steps)), noise - 0.5
@@ -169,13 +169,13 @@ def test_a_constant_velocity_is_integrated_exactly(solve, steps):
 
 
 @pytest.mark.parametrize("solve", [euler, heun])
-def test_the_flow_to_a_single_point_ends_in_that_point(solve):
+def test_flow_to_a_point_ends_there(solve):
     """For data that is one point c the exact velocity is (x - c) / t, and every line leads to c."""
     end = solve(lambda x, t: (x - 0.7) / t, double(3, 4, 3), sampling_times(10, shift=2.0))
     torch.testing.assert_close(end, torch.full_like(end, 0.7))
 
 
-def test_heun_is_of_second_order_and_euler_of_first():
+def test_orders_of_the_solvers():
     noise, exact = torch.ones(1, 1, 1).double(), math.exp(-1)
 
     def wrong(solve, steps: int) -> float:  # dx/dt = x from t = 1 to 0
@@ -200,7 +200,7 @@ def of_gaussian(path: str, deviation: float):
 
 
 @paths
-def test_the_ode_of_a_gaussian_scales_the_noise_to_its_deviation(path):
+def test_ode_of_a_gaussian_has_its_deviation(path):
     noise = double(1, 50, 1)
     torch.testing.assert_close(
         heun(of_gaussian(path, 0.5), noise, sampling_times(400)), 0.5 * noise, rtol=1e-2, atol=0
@@ -208,7 +208,7 @@ def test_the_ode_of_a_gaussian_scales_the_noise_to_its_deviation(path):
 
 
 @paths
-def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
+def test_sde_of_a_gaussian_for_any_diffusion(path):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 20_000, 1, generator=generator)
     for diffusion in (0.5, 2.0):
@@ -223,7 +223,7 @@ def test_the_sde_of_a_gaussian_draws_from_it_whatever_its_diffusion(path):
     )  # the ODE's is 1
 
 
-def test_the_sde_without_diffusion_is_eulers_ode():
+def test_sde_without_diffusion_is_euler():
     noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), sampling_times(9, last=0.04)
     drawn = euler_maruyama(
         field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0
@@ -231,7 +231,7 @@ def test_the_sde_without_diffusion_is_eulers_ode():
     torch.testing.assert_close(drawn, euler(field, noise, grid))
 
 
-def test_euler_on_the_linear_path_is_ddim_on_predicted_noise():
+def test_euler_on_the_linear_path_is_ddim():
     """DDIM: the data the noise points to, mixed again with that noise at the next time."""
     model, x, labels = awake(predict="noise"), torch.randn(2, 4, 3), torch.tensor([1, 3])
     stepped = euler(guided_velocity(model, labels, 1.0), x, [0.8, 0.5])
@@ -248,14 +248,14 @@ def rows_seen(model: SiT) -> list[int]:
     return seen
 
 
-def test_guidance_of_scale_one_is_the_conditional_exactly():
+def test_guidance_of_one_is_conditional():
     model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     assert torch.equal(
         guided_velocity(model, labels, 1.0)(x, 0.4), model(x, torch.full((2,), 0.4), labels)
     )
 
 
-def test_guidance_outside_its_interval_is_the_conditional_exactly_and_costs_no_more():
+def test_guidance_outside_its_interval_is_conditional():
     model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     velocity, seen = guided_velocity(model, labels, 3.0, (0.3, 0.7)), rows_seen(model)
     for t in (0.29, 0.71):
@@ -263,7 +263,7 @@ def test_guidance_outside_its_interval_is_the_conditional_exactly_and_costs_no_m
     assert seen == [2, 2, 2, 2]
 
 
-def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_class_at_twice_the_cost():
+def test_guidance_extrapolates_from_the_null_class():
     model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     for t in (0.3, 0.5, 0.7):
         at = torch.full((2,), t)
@@ -283,7 +283,7 @@ def test_guidance_inside_its_interval_extrapolates_every_channel_from_the_null_c
 
 
 @each
-def test_before_training_nothing_is_predicted_so_the_losses_are_known(preset):
+def test_losses_of_untrained_models(preset):
     """For unit variance: E|noise - data|^2 = 1 + 1 a number, E|noise|^2 = 1, and nothing has no direction."""
     torch.manual_seed(1)
     terms = (
@@ -301,7 +301,7 @@ def test_before_training_nothing_is_predicted_so_the_losses_are_known(preset):
     )
 
 
-def test_before_training_the_cosine_paths_velocity_costs_a_quarter_of_pi_squared():
+def test_loss_of_an_untrained_cosine_model():
     torch.manual_seed(1)
     terms = (
         small(path="cosine")
@@ -311,7 +311,7 @@ def test_before_training_the_cosine_paths_velocity_costs_a_quarter_of_pi_squared
     assert terms["velocity"].item() == pytest.approx(math.pi**2 / 4, abs=0.07)
 
 
-def test_the_default_is_sit_under_the_names_that_stored_runs_have():
+def test_parameter_names_of_stored_runs():
     names = {"embed", "time.0", "time.2", "modulation", "to_velocity"}
     names |= {
         f"blocks.0.{part}"
@@ -324,7 +324,7 @@ def test_the_default_is_sit_under_the_names_that_stored_runs_have():
     assert PRESETS["sit"] == {}
 
 
-def test_latents_are_standardised_and_restored():
+def test_latents_are_standardized_and_back():
     model, latents = small(mean=3.0, std=0.1), 3 + 0.1 * torch.randn(64, 4, 3)
     seen = model.standardize(latents)
     assert seen.mean().abs() < 0.1 and (seen.std() - 1).abs() < 0.1
@@ -332,7 +332,7 @@ def test_latents_are_standardised_and_restored():
 
 
 @pytest.mark.parametrize("positions", ["sines", "rope", "sines+rope"])
-def test_the_class_the_time_and_the_place_of_a_token_all_matter(positions):
+def test_class_time_and_position_matter(positions):
     model, x, t = awake(positions=positions), torch.randn(1, 4, 3), torch.tensor([0.3])
     base = model(x, t, torch.tensor([0]))
     assert not torch.allclose(model(x, t, torch.tensor([1])), base)
@@ -340,7 +340,7 @@ def test_the_class_the_time_and_the_place_of_a_token_all_matter(positions):
     assert not torch.allclose(model(x.flip(1), t, torch.tensor([0])).flip(1), base)
 
 
-def test_rope_alone_tells_equal_tokens_nothing_and_sines_tell_them_where_they_are():
+def test_rope_alone_does_not_distinguish_equal_tokens():
     """Rotations change what is attended to; where all tokens hold the same, that is the same."""
     x, t, label = torch.ones(1, 4, 3), torch.tensor([0.3]), torch.tensor([0])
     alone, both = (
@@ -351,7 +351,7 @@ def test_rope_alone_tells_equal_tokens_nothing_and_sines_tell_them_where_they_ar
 
 
 @each
-def test_each_item_is_on_its_own_and_every_parameter_learns(preset):
+def test_items_are_independent_and_parameters_learn(preset):
     model, x, t, labels = (
         awake(**PRESETS[preset]),
         torch.randn(3, 4, 3),
@@ -365,7 +365,7 @@ def test_each_item_is_on_its_own_and_every_parameter_learns(preset):
     ]
 
 
-def test_labels_are_dropped_at_the_set_rate():
+def test_label_dropout_rate():
     seen = []
     model = small(drop_class=0.25)
     model.label.register_forward_hook(lambda module, given, out: seen.append(given[0]))
@@ -394,7 +394,7 @@ def test_every_setting_changes_something():
         assert not same, f"{field.name} changes nothing"
 
 
-def test_latents_may_have_moments_of_each_channel_as_lightningdits_have(monkeypatch):
+def test_moments_per_channel(monkeypatch):
     mean, std = torch.tensor([3.0, -1.0, 0.0]), torch.tensor([0.1, 2.0, 1.0])
     model, latents = (
         small(mean=mean.tolist(), std=std.tolist()),
@@ -436,7 +436,7 @@ def test_invalid_settings_raise(settings):
     assert any(name in str(error.value).lower() for name in settings)
 
 
-def test_a_misspelled_choice_is_refused_in_one_sentence():
+def test_a_misspelled_choice_raises():
     """In a process of its own: here the checker of types, which users do not run, is faster."""
     code = "from workbench.generators.transformer import SiT; SiT.Config(num_tokens=4, dim=3, classes=5, path='linaer')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -444,7 +444,7 @@ def test_a_misspelled_choice_is_refused_in_one_sentence():
     assert ended.stderr.strip().endswith(said)
 
 
-def test_the_direction_term_is_one_minus_the_cosine_of_each_token():
+def test_direction_loss_is_one_minus_cosine():
     a, b = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.tensor([[[6.0, 8.0], [5.0, 0.0]]])
     assert direction_loss(a, b).item() == pytest.approx(
         0.5
@@ -452,7 +452,7 @@ def test_the_direction_term_is_one_minus_the_cosine_of_each_token():
     assert direction_loss(-a, 2 * a).item() == pytest.approx(2)
 
 
-def test_the_direction_terms_first_gradient_is_no_larger_than_it_need_be():
+def test_first_gradient_of_the_direction_loss_is_bounded():
     """The first prediction is 0, where torch's own cosine has a gradient of 1e8."""
     nothing, velocity = torch.zeros(1, 1, 3, requires_grad=True), torch.randn(1, 1, 3)
     assert direction_loss(nothing, velocity).item() == 1
@@ -463,7 +463,7 @@ def test_the_direction_terms_first_gradient_is_no_larger_than_it_need_be():
 # Its parts
 
 
-def test_rope_makes_products_depend_on_the_difference_of_places_alone():
+def test_rope_products_depend_on_position_differences():
     torch.manual_seed(0)
     q, k = (torch.randn(8).expand(1, 1, 6, 8) for _ in range(2))
     at = rotary_angles(torch.arange(6.0)[:, None], 8)
@@ -617,14 +617,14 @@ def at_rest(bins: int = 5, **settings):
     return loss_by_time(small(**settings), latents, torch.zeros(2000, dtype=torch.int64), bins=bins)
 
 
-def test_an_untrained_sits_loss_is_two_at_every_time():
+def test_loss_by_time_of_an_untrained_sit():
     found = at_rest()
     torch.testing.assert_close(found.t, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
     torch.testing.assert_close(found.velocity, torch.full((5,), 2.0), atol=0.06, rtol=0)
     assert found.numbers == 12 and found.mean == pytest.approx(2, abs=0.06)
 
 
-def test_losses_of_other_paths_and_predictions_are_told_on_the_same_scale():
+def test_loss_by_time_has_one_scale_for_all_paths():
     """For Gaussian latents no velocity is the best one on the cosine path; no noise puts all of x into the data."""
     best = at_rest(path="cosine")
     torch.testing.assert_close(
@@ -635,7 +635,7 @@ def test_losses_of_other_paths_and_predictions_are_told_on_the_same_scale():
         torch.testing.assert_close(found.velocity, 1 / (1 - found.t) ** 2, rtol=0.04, atol=0)
 
 
-def test_the_loss_by_time_repeats_is_of_standardised_latents_and_sees_every_batch():
+def test_loss_by_time_standardizes_and_repeats():
     model, labels = awake(), torch.arange(700) % 5
     latents = torch.randn(700, 4, 3)
     found = loss_by_time(model, latents, labels, bins=2)
@@ -654,6 +654,6 @@ def test_the_loss_by_time_repeats_is_of_standardised_latents_and_sees_every_batc
     )
 
 
-def test_the_loss_by_time_refuses_nothing_to_measure():
+def test_loss_by_time_without_latents_raises():
     with pytest.raises(UserError):
         loss_by_time(small(), torch.zeros(0, 4, 3), torch.zeros(0, dtype=torch.int64), bins=3)

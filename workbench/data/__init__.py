@@ -1,4 +1,4 @@
-"""Real images, bundled or your own, behind one function and one noun."""
+"""Real images, bundled or the user's own, behind one function and one type."""
 
 import warnings
 from dataclasses import replace
@@ -10,40 +10,74 @@ from workbench.data.images import ImageSet, with_channels
 __all__ = ["BUNDLED", "ImageSet", "load"]
 
 BUNDLED = ("digits", "photos", "shapes")
-OTHERS = "A folder of images, a parquet file, a folder of them, or hub:owner/name will do."
+ACCEPTED_SOURCES = (
+    "Use a folder of images, a parquet file, a folder of parquet files, or hub:owner/name."
+)
+MIN_SIDE = 4  # pixels
+MAX_SKIPPED_REASONS = 3  # in a warning
 
 
 def load(
     source: str,
     *,
-    split: str = "train",  # or "test"
-    side: int
-    | None = None,  # pixels; None: the bundled set's own, or the one size that all files share
-    channels: int | None = None,  # 1 or 3; None: the source's own
-    limit: int | None = None,  # read at most this many images, drawn at random; None: all
+    split: str = "train",
+    side: int | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
 ) -> ImageSet:
-    """Images by the name of a bundled set, the path of a folder or parquet file, hub:owner/name, or the first of
-    stream:PATH (see stream.py), which training reads as it goes.
+    """Load images into memory.
 
-    Files that cannot be read are skipped: one warning counts them, and `skipped` says why, file by file. Raises
-    UserError for a source, a split or a number that is none, and where no image can be read.
+    Files that cannot be read are skipped: one warning counts them, and `skipped` of the result has
+    the reasons.
+
+    Parameters
+    ----------
+    source : str
+        The name of a bundled set (digits, photos, shapes), the path of a folder or parquet file,
+        hub:owner/name, or stream:PATH for the first images of a stream.
+    split : {"train", "test"}
+        The split. A source without splits has a tenth of its images held out.
+    side : int, optional
+        Height and width in pixels, at least 4. None uses the bundled set's own, or the size that
+        all files share.
+    channels : {1, 3}, optional
+        Channels of the images; None keeps the source's own.
+    limit : int, optional
+        Load at most this many images, drawn at random.
+
+    Returns
+    -------
+    ImageSet
+        The images.
+
+    Raises
+    ------
+    UserError
+        If the source or the split does not exist, a number is out of range, or no image can be
+        read.
+
+    Examples
+    --------
+    >>> load("digits", split="test").pixels.shape
+    (360, 8, 8, 1)
     """
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     if channels not in (None, 1, 3):
-        raise UserError(f"Images have 1 or 3 channels, not {channels}.")
-    for name, value, least in (("side", side, 4), ("limit", limit, 1)):
-        if value is not None and value < least:
-            raise UserError(f"The {name} must be at least {least}, not {value}.")
+        raise UserError(f"channels must be 1 or 3, got {channels}.")
+    if side is not None and side < MIN_SIDE:
+        raise UserError(f"side must be at least {MIN_SIDE}, got {side}.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1, got {limit}.")
     try:
         images = _read(str(source), split, side, limit)
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
-        several = f"{len(images.skipped)} files were" if len(images.skipped) > 1 else "1 file was"
-        warnings.warn(
-            f"{several} skipped in {source}: {' '.join(images.skipped[:3])}", stacklevel=2
-        )
+        count = len(images.skipped)
+        files = "1 file was" if count == 1 else f"{count} files were"
+        reasons = " ".join(images.skipped[:MAX_SKIPPED_REASONS])
+        warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=2)
     return replace(images, pixels=with_channels(images.pixels, channels))
 
 
@@ -58,6 +92,10 @@ def _read(source: str, split: str, side: int | None, limit: int | None) -> Image
         from workbench.data.parquet import read_hub
 
         return read_hub(source.removeprefix("hub:"), split, side, limit)
+    return _read_path(source, split, side, limit)
+
+
+def _read_path(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:
     path = Path(source).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -65,14 +103,15 @@ def _read(source: str, split: str, side: int | None, limit: int | None) -> Image
         raise UserError(f"{source} cannot be read ({error.strerror}).") from None
     if not (is_folder or is_file):
         if "/" in source or "\\" in source or path.suffix:
-            raise UserError(f"{source} does not exist. {OTHERS}")
-        raise UserError(f"{unknown('data set', source, BUNDLED)} {OTHERS}")
+            raise UserError(f"{source} does not exist. {ACCEPTED_SOURCES}")
+        raise UserError(f"{unknown('dataset', source, BUNDLED)} {ACCEPTED_SOURCES}")
     from workbench.data.files import read_folder
     from workbench.data.parquet import parquet_files, read_parquet
 
     if is_file and path.suffix != ".parquet":
-        raise UserError(f"{source} is not a parquet file. {OTHERS}")
-    if tables := parquet_files(path):
+        raise UserError(f"{source} is not a parquet file. {ACCEPTED_SOURCES}")
+    tables = parquet_files(path)
+    if tables:
         return read_parquet(tables, split, side, limit, source)
     return read_folder(path, split, side, limit, source)
 
@@ -81,6 +120,6 @@ def _read_bundled(source: str, split: str, side: int | None, limit: int | None) 
     from workbench.data.bundled import digits, photos
     from workbench.data.shapes import shapes
 
-    draw = {"digits": digits, "photos": photos, "shapes": shapes}[source]
-    images = draw(split, side)
-    return images.take(limit) if limit else images
+    read = {"digits": digits, "photos": photos, "shapes": shapes}[source]
+    images = read(split, side)
+    return images if limit is None else images.take(limit)

@@ -1,5 +1,6 @@
-"""Real images without a download: scikit-learn's digits, and patches of the photographs inside two wheels."""
+"""Real images without a download: scikit-learn's digits, and windows of photographs in wheels."""
 
+from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
@@ -7,32 +8,62 @@ import numpy as np
 from workbench.core.errors import UserError
 from workbench.data.images import ImageSet
 
-# The file, and how many of its pixels become one at side 32: as many as keep a window recognisable.
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph inside an installed package.
+
+    Attributes
+    ----------
+    package : str
+        Name of the package.
+    path : str
+        Path of the file in the package.
+    downscale : float
+        Pixels of the file per pixel of a window of side 32: large enough for a recognizable window.
+    """
+
+    package: str
+    path: str
+    downscale: float
+
+
 PHOTOGRAPHS = {
-    "china": ("sklearn", "datasets/images/china.jpg", 2.0),
-    "flower": ("sklearn", "datasets/images/flower.jpg", 2.0),
-    "astronaut": ("skimage", "data/astronaut.png", 2.0),
-    "chelsea": ("skimage", "data/chelsea.png", 1.5),
-    "coffee": ("skimage", "data/coffee.png", 2.0),
-    "rocket": ("skimage", "data/rocket.jpg", 2.0),
-    "motorcycle": ("skimage", "data/motorcycle_left.png", 2.0),
-    "hubble_deep_field": ("skimage", "data/hubble_deep_field.jpg", 2.0),
-    "retina": ("skimage", "data/retina.jpg", 4.0),
-    "ihc": ("skimage", "data/ihc.png", 2.0),
-    "brick": ("skimage", "data/brick.png", 2.0),
-    "grass": ("skimage", "data/grass.png", 1.5),
-    "gravel": ("skimage", "data/gravel.png", 2.0),
-    "moon": ("skimage", "data/moon.png", 2.0),
-    "coins": ("skimage", "data/coins.png", 1.5),
-    "camera": ("skimage", "data/camera.png", 2.0),
+    "china": Photograph("sklearn", "datasets/images/china.jpg", 2.0),
+    "flower": Photograph("sklearn", "datasets/images/flower.jpg", 2.0),
+    "astronaut": Photograph("skimage", "data/astronaut.png", 2.0),
+    "chelsea": Photograph("skimage", "data/chelsea.png", 1.5),
+    "coffee": Photograph("skimage", "data/coffee.png", 2.0),
+    "rocket": Photograph("skimage", "data/rocket.jpg", 2.0),
+    "motorcycle": Photograph("skimage", "data/motorcycle_left.png", 2.0),
+    "hubble_deep_field": Photograph("skimage", "data/hubble_deep_field.jpg", 2.0),
+    "retina": Photograph("skimage", "data/retina.jpg", 4.0),
+    "ihc": Photograph("skimage", "data/ihc.png", 2.0),
+    "brick": Photograph("skimage", "data/brick.png", 2.0),
+    "grass": Photograph("skimage", "data/grass.png", 1.5),
+    "gravel": Photograph("skimage", "data/gravel.png", 2.0),
+    "moon": Photograph("skimage", "data/moon.png", 2.0),
+    "coins": Photograph("skimage", "data/coins.png", 1.5),
+    "camera": Photograph("skimage", "data/camera.png", 2.0),
 }
-WINDOWS = {"train": 375, "test": 75}  # of each photograph
-DARK = 16  # windows darker than this on average (of 255) are empty space, not pictures
+WINDOWS_PER_PHOTOGRAPH = {"train": 375, "test": 75}
+MIN_BRIGHTNESS = 16  # mean of 255; darker windows are empty space
+DIGITS_SIDE, PHOTOS_SIDE = 8, 32  # pixels
+TEST_DIGITS_ONE_IN = 5
 
 
 def digits(split: str, side: int | None = None) -> ImageSet:
-    """scikit-learn's handwritten digits, grey, 8 x 8 unless resized: 1,437 to train, 360 to test, stratified.
+    """Load scikit-learn's handwritten digits, gray, stratified into 1,437 and 360 images.
 
+    Parameters
+    ----------
+    split : {"train", "test"}
+        The split.
+    side : int, optional
+        Height and width in pixels; 8 by default.
+
+    References
+    ----------
     E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998.
     """
     from sklearn.datasets import load_digits
@@ -40,17 +71,34 @@ def digits(split: str, side: int | None = None) -> ImageSet:
     data = load_digits()
     shuffled = np.random.default_rng(0).permutation(len(data.target))
     by_label = shuffled[np.argsort(data.target[shuffled], kind="stable")]
-    test = by_label[::5]
-    chosen = np.sort(test if split == "test" else np.setdiff1d(by_label, test))
-    pixels = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
-    names = tuple(str(name) for name in data.target_names)
+    test = by_label[::TEST_DIGITS_ONE_IN]
+    indices = np.sort(test if split == "test" else np.setdiff1d(by_label, test))
+    pixels = np.rint(data.images[indices] * (255 / 16)).astype(np.uint8)[..., None]
     return ImageSet(
-        resize(pixels, side or 8), data.target[chosen].astype(np.int64), names, "digits", split
+        pixels=resize(pixels, side or DIGITS_SIDE),
+        labels=data.target[indices].astype(np.int64),
+        names=tuple(str(name) for name in data.target_names),
+        source="digits",
+        split=split,
     )
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels uint8 (n, h, w, c) at side x side: cubic and antialiased, as Pillow's BICUBIC but without Pillow."""
+    """Resize images with antialiased cubic interpolation.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (n, h, w, c)
+        The images.
+    side : int
+        New height and width in pixels.
+
+    Notes
+    -----
+    The result differs from Pillow's BICUBIC by up to 21 gray levels, because Pillow rounds and
+    clips 8-bit images between its two passes. Stored runs have fingerprints of these pixels, so
+    Pillow cannot replace it.
+    """
     if pixels.shape[1:3] == (side, side):
         return pixels
     rows, columns = (_cubic_weights(length, side) for length in pixels.shape[1:3])
@@ -58,73 +106,121 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.rint(resized).clip(0, 255).astype(np.uint8)
 
 
-def _cubic_weights(before: int, after: int) -> np.ndarray:
-    # R. Keys, "Cubic convolution interpolation for digital image processing", 1981, a = -1/2, widened to shrink.
-    scale = before / after
-    centres = (np.arange(after) + 0.5) * scale
-    distance = np.abs(np.arange(before) + 0.5 - centres[:, None]) / max(scale, 1.0)
-    near, far = (
-        1.5 * distance**3 - 2.5 * distance**2 + 1,
-        -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2,
-    )
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+def _cubic_weights(length: int, new_length: int) -> np.ndarray:
+    # R. Keys, "Cubic convolution interpolation for digital image processing", 1981, a = -1/2. The
+    # kernel is widened for shrinking.
+    scale = length / new_length
+    centers = (np.arange(new_length) + 0.5) * scale
+    distance = np.abs(np.arange(length) + 0.5 - centers[:, None]) / max(scale, 1.0)
+    inner = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    outer = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance < 1, inner, np.where(distance < 2, outer, 0.0))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def photos(split: str, side: int | None = None) -> ImageSet:
-    """RGB windows of 16 photographs, side 32 unless asked: 6,000 to train, 1,200 to test, from disjoint regions.
+    """Load RGB windows of 16 photographs, from disjoint regions: 6,000 to train, 1,200 to test.
 
     The label is the photograph. A larger side shows the same part of a photograph in more pixels.
+
+    Parameters
+    ----------
+    split : {"train", "test"}
+        The split.
+    side : int, optional
+        Height and width in pixels; 32 by default.
     """
-    side = side or 32
+    side = side or PHOTOS_SIDE
     random = np.random.default_rng(0)
     windows = []
     for name in PHOTOGRAPHS:
         photograph = read_photograph(name, side)
         corners = window_corners(photograph, side, split)
-        y, x = random.permutation(corners)[: WINDOWS[split]].T
-        every = np.lib.stride_tricks.sliding_window_view(photograph, (side, side), axis=(0, 1))
-        windows.append(np.moveaxis(every[y, x], 1, -1))
-    labels = np.repeat(np.arange(len(windows)), [len(some) for some in windows])
+        y, x = random.permutation(corners)[: WINDOWS_PER_PHOTOGRAPH[split]].T
+        every_window = np.lib.stride_tricks.sliding_window_view(
+            photograph, (side, side), axis=(0, 1)
+        )
+        windows.append(np.moveaxis(every_window[y, x], 1, -1))
+    labels = np.repeat(np.arange(len(windows)), [len(part) for part in windows])
     order = random.permutation(len(labels))
     return ImageSet(
-        np.concatenate(windows)[order], labels[order], tuple(PHOTOGRAPHS), "photos", split
+        pixels=np.concatenate(windows)[order],
+        labels=labels[order],
+        names=tuple(PHOTOGRAPHS),
+        source="photos",
+        split=split,
     )
 
 
 def read_photograph(name: str, side: int) -> np.ndarray:
-    """One of the photographs, uint8 (h, w, 3), scaled so that `side` pixels show what 32 would. Raises UserError."""
+    """Read a photograph, scaled so that `side` pixels show what 32 pixels show at side 32.
+
+    Parameters
+    ----------
+    name : str
+        A name in `PHOTOGRAPHS`.
+    side : int
+        Side of the windows, in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+        The photograph.
+
+    Raises
+    ------
+    UserError
+        If the installed version of the package does not have the file.
+    """
     from PIL import Image
 
-    package, file, pixels_per_pixel = PHOTOGRAPHS[name]
+    photograph = PHOTOGRAPHS[name]
+    path = files(photograph.package) / photograph.path
     try:
-        with (files(package) / file).open("rb") as opened, Image.open(opened) as image:
-            scale = side / 32 / pixels_per_pixel
+        with path.open("rb") as file, Image.open(file) as image:
+            scale = side / PHOTOS_SIDE / photograph.downscale
             size = (round(image.width * scale), round(image.height * scale))
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
     except FileNotFoundError:
         raise UserError(
-            f"The photograph {file} is not inside this version of {package}; install another."
+            f"This version of {photograph.package} has no {photograph.path}; install another"
+            " version."
         ) from None
 
 
 def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:
-    """Top left corners, int (k, 2) as y and x, of the windows a split may cut from a photograph uint8 (h, w, 3).
+    """Return the top left corners of the windows that a split can take from a photograph.
 
-    Blocks of one and a half windows, each fifth held out, a knight's move apart so that no two touch: a test window
-    lies inside one held-out block, a train window meets none.
+    The photograph is divided into blocks of one and a half windows. One block in five is held out,
+    a knight's move apart, so that no two of them touch. A test window is inside one held-out block;
+    a train window meets none.
+
+    Parameters
+    ----------
+    photograph : ndarray of uint8, shape (h, w, 3)
+        The photograph.
+    side : int
+        Height and width of the windows, in pixels.
+    split : {"train", "test"}
+        The split.
+
+    Returns
+    -------
+    ndarray of int, shape (k, 2)
+        Corners as y and x.
     """
     height, width = photograph.shape[:2]
     block = side * 3 // 2
-    row, column = np.arange(height)[:, None] // block, np.arange(width) // block
-    held_out = (2 * row + column) % 5 == 0
-    allowed = held_out if split == "test" else ~held_out
-    inside = _window_sums(allowed, side) == side * side
-    bright = _window_sums(photograph.mean(axis=-1), side) >= DARK * side * side
-    return np.argwhere(inside & bright)
+    row = np.arange(height)[:, None] // block
+    column = np.arange(width) // block
+    is_held_out = (2 * row + column) % 5 == 0
+    is_allowed = is_held_out if split == "test" else ~is_held_out
+    is_inside = _window_sums(is_allowed, side) == side * side
+    is_bright = _window_sums(photograph.mean(axis=-1), side) >= MIN_BRIGHTNESS * side * side
+    return np.argwhere(is_inside & is_bright)
 
 
 def _window_sums(values: np.ndarray, side: int) -> np.ndarray:
-    # Summed-area table: every window's sum from four corners.
+    # A summed-area table gives the sum of every window from four corners.
     total = np.pad(values.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     return total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]

@@ -1,4 +1,4 @@
-"""Image files of any kind, good or bad, to 8-bit squares: what can be converted is, the rest is named and skipped."""
+"""Decoding of image files and table cells to 8-bit squares."""
 
 import io
 import warnings
@@ -9,20 +9,42 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.data.decode_cache import DecodedImages
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SMALLEST = 8  # pixels on the short side
-STRETCH = 4  # the most an image is enlarged
-SLOW = 2000  # images from which a progress bar is shown
+MIN_SIDE = 8  # pixels of the short side
+MAX_ENLARGEMENT = 4
+PROGRESS_BAR_MIN_IMAGES = 2000
+MAX_REASONS = 3  # of skipped files, in an error
 
 
 def decode(content: Path | bytes | None, name: str, side: int | None = None) -> np.ndarray:
-    """One image, uint8 (h, w, 1 or 3): short side resized to `side`, centre cropped (None: as it is).
+    """Decode one image.
 
-    The first frame, upright by its EXIF orientation; 16 bits become 8, palettes and CMYK become RGB, transparency is
-    laid on white. Raises UserError, in one sentence with the name, for what cannot be an image of that side.
+    The first frame is decoded, upright by its EXIF orientation. 16 bits become 8, palettes and CMYK
+    become RGB, and transparent pixels are laid on white.
+
+    Parameters
+    ----------
+    content : Path, bytes or None
+        The file or its content.
+    name : str
+        Name of the image for errors.
+    side : int, optional
+        Height and width in pixels: the short side is resized to it and the center cropped. None
+        keeps the size.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 1 or 3)
+        The image.
+
+    Raises
+    ------
+    UserError
+        If the content is not an image, or is too small for the side.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -33,45 +55,43 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(image, name, side)
-                image = _eight_bit(ImageOps.exif_transpose(image), name)
+            with Image.open(io.BytesIO(data)) as opened:
+                _check_size(opened, name, side)
+                image = _to_eight_bit(ImageOps.exif_transpose(opened), name)
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} is not an image that Pillow can read.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(
-            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller."
-        ) from None
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise OSError, SyntaxError, EOFError, struct.error and more
-        reason = getattr(error, "strerror", None) or error
-        truncated = "truncated" in str(error).lower()
-        raise UserError(
-            f"{name} is truncated." if truncated else f"{name} cannot be read ({reason})."
-        ) from None
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise UserError(f"{name} has more than {limit} pixels; make it smaller.") from None
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, EOFError and more
+        if "truncated" in str(error).lower():
+            raise UserError(f"{name} is truncated.") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{name} cannot be read ({reason}).") from None
     if side is not None:
         image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(image))
 
 
 def _check_size(image: "Image.Image", name: str, side: int | None) -> None:
-    least = max(SMALLEST, -(-(side or 0) // STRETCH))
-    if min(image.size) < least:
+    smallest = MIN_SIDE
+    if side is not None:
+        smallest = max(smallest, -(-side // MAX_ENLARGEMENT))  # rounded up
+    if min(image.size) < smallest:
         raise UserError(
-            f"{name} is {image.width} x {image.height} pixels; the short side must have at least {least}."
+            f"{name} is {image.width} x {image.height} pixels; the short side must have at least"
+            f" {smallest}."
         )
 
 
-def _eight_bit(image: "Image.Image", name: str) -> "Image.Image":
-    """An image in mode L or RGB."""
+def _to_eight_bit(image: "Image.Image", name: str) -> "Image.Image":
+    """Convert an image to mode L or RGB."""
     from PIL import Image
 
-    if image.mode.startswith(
-        "I"
-    ):  # I;16 in its byte orders, or I, which is how some 16-bit files are opened
+    # I;16 in its byte orders, or I, as which some 16-bit files are opened.
+    if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
@@ -80,11 +100,11 @@ def _eight_bit(image: "Image.Image", name: str) -> "Image.Image":
         raise UserError(
             f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits."
         )
-    grey = image.mode in ("1", "L", "LA", "La")
+    is_gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if grey else "RGB")
+    return image.convert("L" if is_gray else "RGB")
 
 
 def decode_all(
@@ -93,42 +113,68 @@ def decode_all(
     count: int,
     side: int | None,
     source: str,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Decode named images into one array; damaged ones are skipped.
+) -> DecodedImages:
+    """Decode named images into one array and skip damaged ones.
 
-    Returns pixels uint8 (n, side, side, 1 or 3), which of the contents they are, int64 (n,), and a sentence for each
-    that was skipped. Raises UserError where nothing is left, and where no side is given and the sizes differ.
+    Parameters
+    ----------
+    contents : iterable of (str, Path or bytes or None)
+        Names and contents of the images.
+    count : int
+        Number of the contents, for the progress bar.
+    side : int, optional
+        Height and width in pixels; None if all images share one size.
+    source : str
+        Name of the images for errors.
+
+    Raises
+    ------
+    UserError
+        If no image can be decoded, or the sizes differ and no side is given.
     """
     from tqdm import tqdm
 
-    images, kept, skipped, first = [], [], [], ""
+    images: list[np.ndarray] = []
+    indices: list[int] = []
+    skipped: list[str] = []
+    first_name = ""
     progress = tqdm(
-        contents, total=count, desc=f"reading {source}", unit=" images", disable=count <= SLOW
+        contents,
+        total=count,
+        desc=f"reading {source}",
+        unit=" images",
+        disable=count <= PROGRESS_BAR_MIN_IMAGES,
     )
-    for position, (name, content) in enumerate(progress):
+    for index, (name, content) in enumerate(progress):
         try:
             image = decode(content, name, side)
         except UserError as error:
             skipped.append(str(error))
             continue
-        first = first or name
-        _check_square(image, name, images[0] if images else image, first)
+        first_name = first_name or name
+        _check_same_square(image, name, images[0] if images else image, first_name)
         images.append(image)
-        kept.append(position)
+        indices.append(index)
     if not images:
-        reasons = " ".join(skipped[:3]) or "there is nothing in it."
-        raise UserError(f"{source} holds no usable image: {reasons}")
+        reasons = " ".join(skipped[:MAX_REASONS]) or "It is empty."
+        raise UserError(f"{source} has no usable image: {reasons}")
     channels = max(image.shape[-1] for image in images)
-    alike = [np.broadcast_to(image, (*image.shape[:2], channels)) for image in images]
-    return np.stack(alike), np.array(kept, np.int64), tuple(skipped)
+    same_channels = [np.broadcast_to(image, (*image.shape[:2], channels)) for image in images]
+    return DecodedImages(
+        pixels=np.stack(same_channels),
+        indices=np.array(indices, np.int64),
+        skipped=tuple(skipped),
+    )
 
 
-def _check_square(image: np.ndarray, name: str, other: np.ndarray, first: str) -> None:
-    (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
-    advice = "Give `side`, in pixels, and every image is resized and cropped to that square."
-    if (height, width) != (other_height, other_width):
+def _check_same_square(image: np.ndarray, name: str, first: np.ndarray, first_name: str) -> None:
+    height, width = image.shape[:2]
+    first_height, first_width = first.shape[:2]
+    advice = "Give `side`, in pixels, to resize and crop every image to a square."
+    if (height, width) != (first_height, first_width):
         raise UserError(
-            f"{first} is {other_width} x {other_height} pixels, but {name} is {width} x {height}. {advice}"
+            f"All images must have one size, got {first_width} x {first_height} for {first_name}"
+            f" and {width} x {height} for {name}. {advice}"
         )
     if height != width:
-        raise UserError(f"{name} is {width} x {height} pixels, not square. {advice}")
+        raise UserError(f"Images must be square, got {width} x {height} for {name}. {advice}")

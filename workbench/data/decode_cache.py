@@ -1,47 +1,75 @@
-"""What was decoded lately is kept in memory, so that a process that trains, collects and draws decodes images once."""
+"""A cache of decoded images: a process that trains, collects and samples decodes them once."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Decoded = tuple[
-    np.ndarray, np.ndarray, tuple[str, ...]
-]  # pixels, which of the contents they are, what was skipped
-ROOM = 2**28  # bytes of pixels, of all that is kept together
-_KEPT: dict[Any, Decoded] = {}  # the latest last
+
+class DecodedImages(NamedTuple):
+    """Images of one size, decoded from files or table cells.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
+        The images.
+    indices : ndarray of int64, shape (n,)
+        Index of each image among the files or cells.
+    skipped : tuple of str
+        One sentence per file or cell that cannot be decoded.
+    """
+
+    pixels: np.ndarray
+    indices: np.ndarray
+    skipped: tuple[str, ...]
+
+
+CACHE_BYTES = 2**28  # of pixels, for all entries together
+_CACHE: dict[Any, DecodedImages] = {}  # the most recently used entry is the last
 _LOCK = Lock()
 
 
 def cached_decode(
-    files: Iterable[Path], rest: tuple[Any, ...], decode: Callable[[], Decoded]
-) -> Decoded:
-    """What `decode` gives for these files as they are now, and the rest that it depends on; its pixels are read-only.
+    files: Iterable[Path], options: tuple[Any, ...], decode: Callable[[], DecodedImages]
+) -> DecodedImages:
+    """Return the images of files from the cache, or decode them.
 
-    A file whose size or time of change differs is another file; without any file nothing is kept. Raises what `decode`
-    raises, and keeps nothing then.
+    Parameters
+    ----------
+    files : iterable of Path
+        The files that the result depends on. A file with another size or time of modification is
+        another file. Without files nothing is cached.
+    options : tuple
+        Everything else that the result depends on.
+    decode : callable
+        Decodes the images. Its exceptions are raised, and nothing is cached then.
+
+    Returns
+    -------
+    DecodedImages
+        The images; if they are cached, the pixels are read-only.
     """
-    key = (tuple(_state(file) for file in files), rest)
+    key = (tuple(_file_state(file) for file in files), options)
     if not key[0]:
         return decode()
     with _LOCK:
-        found = _KEPT.pop(key, None)
-    if found is None:
-        found = decode()
-        found[0].flags.writeable = False  # others look at the same array
+        images = _CACHE.pop(key, None)
+    if images is None:
+        images = decode()
+        images.pixels.flags.writeable = False  # all callers share the array
     with _LOCK:
-        if found[0].nbytes <= ROOM:
-            _KEPT[key] = found
-        while sum(pixels.nbytes for pixels, *_ in _KEPT.values()) > ROOM:
-            del _KEPT[next(iter(_KEPT))]
-    return found
+        if images.pixels.nbytes <= CACHE_BYTES:
+            _CACHE[key] = images
+        while sum(entry.pixels.nbytes for entry in _CACHE.values()) > CACHE_BYTES:
+            del _CACHE[next(iter(_CACHE))]
+    return images
 
 
-def _state(file: Path) -> tuple[str, int, int]:
+def _file_state(file: Path) -> tuple[str, int, int]:
     try:
-        known = file.stat()
-    except OSError:  # decoding will say so
+        state = file.stat()
+    except OSError:  # decoding reports the error
         return str(file), 0, 0
-    return str(file.absolute()), known.st_mtime_ns, known.st_size
+    return str(file.absolute()), state.st_mtime_ns, state.st_size

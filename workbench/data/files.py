@@ -1,86 +1,132 @@
-"""A folder of images: subfolders are classes, and the splits are its own or drawn by a hash of each file's path."""
+"""Folders of images: subfolders are classes; splits are folders, or chosen by hashes of paths."""
 
 import os
-from itertools import compress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from workbench.core.errors import UserError
-from workbench.data.decode import decode_all
+from workbench.data.decode import MAX_REASONS, decode_all
 from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
 from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-Entry = tuple[Path, str | None]  # a file, and its class
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file, and the name of its class (None without classes)."""
+
+    path: Path
+    class_name: str | None
 
 
 def read_folder(
     folder: Path, split: str, side: int | None, limit: int | None, source: str
 ) -> ImageSet:
-    """The images under a folder and its subfolders; files of other types and hidden ones are ignored.
+    """Read the images of a folder and its subfolders.
 
-    The first subfolder below the split's own names the class; where any image lies directly in it, none has a label.
-    Raises UserError where there is no usable image.
+    The first subfolder (below a folder with the name of a split) names the class. If an image is
+    directly in the folder, no image has a label. Hidden files and other types are ignored.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    split : {"train", "test"}
+        The split.
+    side : int, optional
+        Height and width in pixels; None if all images share one size.
+    limit : int, optional
+        Read at most this many images, drawn at random.
+    source : str
+        Name of the folder for errors.
+
+    Raises
+    ------
+    UserError
+        If there is no usable image.
     """
-    splits, problems = _splits(folder)
-    names = tuple(
-        sorted({name for entries in splits.values() for _, name in entries if name is not None})
-    )
-    entries = [splits[split][i] for i in subsample_indices(len(splits[split]), limit)]
-    if not entries:
-        known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(
-            " ".join(
-                [f"{source} holds no image for the {split} split (of type {known}).", *problems[:3]]
-            )
-        )
-    contents = ((file.relative_to(folder).as_posix(), file) for file, _ in entries)
-    pixels, kept, skipped = cached_decode(
-        (file for file, _ in entries),
+    splits, problems = _find_splits(folder)
+    names = _class_names(splits)
+    files = [splits[split][i] for i in subsample_indices(len(splits[split]), limit)]
+    if not files:
+        types = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        message = f"{source} has no image for the {split} split (of type {types})."
+        raise UserError(" ".join([message, *problems[:MAX_REASONS]]))
+    decoded = cached_decode(
+        [file.path for file in files],
         (side,),
-        lambda: decode_all(contents, count=len(entries), side=side, source=source),
+        lambda: decode_all(
+            ((file.path.relative_to(folder).as_posix(), file.path) for file in files),
+            count=len(files),
+            side=side,
+            source=source,
+        ),
     )
-    problems += skipped
-    if entries[0][1] is None:
-        return ImageSet(pixels, None, (), source, split, skipped=tuple(problems))
-    labels = np.array([names.index(entries[i][1]) for i in kept], np.int64)
-    return ImageSet(pixels, labels, names, source, split, skipped=tuple(problems))
+    labels = None
+    if files[0].class_name is None:
+        names = ()
+    else:
+        label_of: dict[str | None, int] = {name: label for label, name in enumerate(names)}
+        labels = np.array([label_of[files[i].class_name] for i in decoded.indices], np.int64)
+    return ImageSet(
+        pixels=decoded.pixels,
+        labels=labels,
+        names=names,
+        source=source,
+        split=split,
+        skipped=(*problems, *decoded.skipped),
+    )
 
 
-def _splits(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
-    """The files of each split, and a sentence for each subfolder that cannot be listed."""
+def _find_splits(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the files of each split, and a sentence per subfolder that cannot be listed."""
     problems: list[str] = []
-    train = folder / "train"
-    test = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
-    if test is not None and train.is_dir():
-        return {"train": _entries(train, problems), "test": _entries(test, problems)}, problems
-    entries = _entries(folder, problems)
-    out = held_out_mask(file.relative_to(folder).as_posix() for file, _ in entries)
-    return {"train": list(compress(entries, ~out)), "test": list(compress(entries, out))}, problems
+    train_folder = folder / "train"
+    test_folders = [folder / name for name in TEST_NAMES if (folder / name).is_dir()]
+    if test_folders and train_folder.is_dir():
+        train = _list_images(train_folder, problems)
+        test = _list_images(test_folders[0], problems)
+        return {"train": train, "test": test}, problems
+    files = _list_images(folder, problems)
+    is_test = held_out_mask(file.path.relative_to(folder).as_posix() for file in files)
+    splits = {
+        "train": [file for file, test in zip(files, is_test, strict=True) if not test],
+        "test": [file for file, test in zip(files, is_test, strict=True) if test],
+    }
+    return splits, problems
 
 
-def _entries(root: Path, problems: list[str]) -> list[Entry]:
-    files = sorted(_image_files(root, problems))
-    classes = [file.relative_to(root).parts[0] for file in files if file.parent != root]
-    return list(
-        zip(files, classes if len(classes) == len(files) else [None] * len(files), strict=True)
-    )
+def _class_names(splits: dict[str, list[ImageFile]]) -> tuple[str, ...]:
+    files = [file for split_files in splits.values() for file in split_files]
+    return tuple(sorted({file.class_name for file in files if file.class_name is not None}))
 
 
-def _image_files(root: Path, problems: list[str]) -> list[Path]:
-    def note(error: OSError) -> None:
+def _list_images(root: Path, problems: list[str]) -> list[ImageFile]:
+    paths = sorted(_image_paths(root, problems))
+    has_classes = all(path.parent != root for path in paths)
+    return [
+        ImageFile(path=path, class_name=path.relative_to(root).parts[0] if has_classes else None)
+        for path in paths
+    ]
+
+
+def _image_paths(root: Path, problems: list[str]) -> list[Path]:
+    def add_problem(error: OSError) -> None:
         problems.append(f"{error.filename} cannot be listed ({error.strerror}).")
 
-    seen, found = set(), []
-    for here, folders, files in os.walk(root, onerror=note, followlinks=True):
-        real = Path(here).resolve()
-        if real in seen:  # a link to a folder above would lead around for ever
+    visited: set[Path] = set()
+    paths: list[Path] = []
+    for current, folders, names in os.walk(root, onerror=add_problem, followlinks=True):
+        resolved = Path(current).resolve()
+        if resolved in visited:  # a link to a folder above would never end
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(resolved)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = (Path(here) / name for name in files if not name.startswith("."))
-        found += [file for file in shown if file.suffix.lower() in EXTENSIONS]
-    return found
+        visible = [Path(current) / name for name in names if not name.startswith(".")]
+        paths += [path for path in visible if path.suffix.lower() in EXTENSIONS]
+    return paths

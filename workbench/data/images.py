@@ -1,9 +1,10 @@
-"""The one noun of this package: images as they lie in memory, with what is known about them."""
+"""A set of images in memory."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,28 +13,51 @@ from workbench.core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Indices = slice | Sequence[int] | np.ndarray | Tensor
 
-@dataclass(
-    frozen=True, eq=False
-)  # two sets are the same images exactly when their fingerprints agree
+# ITU-R BT.601, the weights of JPEG and of Pillow's mode "L".
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+FINGERPRINT_DIGITS = 16
+
+
+# Sets are compared by their fingerprints; comparing arrays would be ambiguous.
+@dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Square images of one size, 8 bits a channel."""
+    """Square images of one size, with 8 bits per channel.
 
-    pixels: np.ndarray  # uint8 (n, h, w, c), c is 1 or 3
-    labels: np.ndarray | None  # int64 (n,)
-    names: tuple[str, ...]  # class names by label, () without labels
-    source: str  # what load() was asked for
-    split: str  # "train" or "test"
-    skipped: tuple[str, ...] = ()  # one sentence per file that could not be read
-    complexity: np.ndarray | None = None  # float64 (n,), in bits, known only for `shapes`
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
+        The images.
+    labels : ndarray of int64, shape (n,), or None
+        Classes.
+    names : tuple of str
+        Names of the classes by label; empty without labels.
+    source : str
+        The argument of `load`.
+    split : {"train", "test"}
+        The split.
+    skipped : tuple of str
+        One sentence per file that cannot be read.
+    complexity : ndarray of float64, shape (n,), or None
+        Bits of the description of each image; known only for `shapes`.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    source: str
+    split: str
+    skipped: tuple[str, ...] = ()
+    complexity: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3):
-            raise UserError(f"Pixels must be uint8 (n, h, w, 1 or 3), not {dtype} {shape}.")
+            raise UserError(f"Pixels must be uint8 (n, h, w, 1 or 3), got {dtype} {shape}.")
         if self.labels is not None and self.labels.shape != shape[:1]:
             raise UserError(
-                f"There must be one label for each of {shape[0]} images, not {self.labels.shape}."
+                f"Labels must have shape ({shape[0]},), one per image, got {self.labels.shape}."
             )
 
     def __len__(self) -> int:
@@ -41,52 +65,84 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over shape, pixels, labels and names: what a run stores."""
+        """A hash of shape, pixels, labels and names (16 hex digits), which runs store."""
         digest = hashlib.sha256(
             repr((self.pixels.shape, self.names)).encode("utf-8", "surrogateescape")
         )
-        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(np.ascontiguousarray(self.pixels).data)
         if self.labels is not None:
-            digest.update(np.ascontiguousarray(self.labels, dtype="<i8"))
-        return digest.hexdigest()[:16]
+            digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
-    def images(self, indices: Any = None) -> "Tensor":
-        """The images at a slice, list, array or tensor of indices (None: all), float32 (b, c, h, w) in [-1, 1]."""
+    def images(self, indices: "Indices | None" = None) -> "Tensor":
+        """Return images as a tensor.
+
+        Parameters
+        ----------
+        indices : slice, sequence of int, ndarray or Tensor, optional
+            The images; None returns all.
+
+        Returns
+        -------
+        Tensor of float32, shape (b, c, h, w)
+            The images, in [-1, 1].
+        """
         import torch
 
-        if indices is None or isinstance(indices, slice):
-            chosen = self.pixels[indices or slice(None)]
+        if indices is None:
+            pixels = self.pixels
+        elif isinstance(indices, slice):
+            pixels = self.pixels[indices]
         else:
-            chosen = self.pixels[np.atleast_1d(torch.as_tensor(indices).cpu().numpy())]
-        channels_first = np.moveaxis(chosen, -1, 1).astype(np.float32, order="C")
+            pixels = self.pixels[np.atleast_1d(torch.as_tensor(indices).cpu().numpy())]
+        channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
         return torch.from_numpy(channels_first).div_(127.5).sub_(1)
 
-    def batch(self, indices: Any) -> "tuple[Tensor]":
-        """What training a tokenizer reads: the images alone, in [-1, 1]."""
+    def batch(self, indices: "Indices") -> "tuple[Tensor]":
+        """Return a training batch of a tokenizer: the images alone, in [-1, 1]."""
         return (self.images(indices),)
 
     def take(self, n: int, seed: int = 0) -> "ImageSet":
-        """A random n of the images, none twice, in random order; the set itself if it has no more than n."""
+        """Draw images at random, without repetition and in random order.
+
+        Parameters
+        ----------
+        n : int
+            Number of images, at least 1. A set that has no more images is returned as it is.
+        seed : int
+            Seed of the choice.
+
+        Raises
+        ------
+        UserError
+            If n is below 1.
+        """
         if n < 1:
-            raise UserError(f"Cannot take {n} images; take at least 1.")
+            raise UserError(f"The number of images to take must be at least 1, got {n}.")
         if n >= len(self):
             return self
-        chosen = np.random.default_rng(seed).permutation(len(self))[:n]
-        picked = {name: getattr(self, name) for name in ("pixels", "labels", "complexity")}
+        indices = np.random.default_rng(seed).permutation(len(self))[:n]
         return replace(
             self,
-            **{name: None if array is None else array[chosen] for name, array in picked.items()},
+            pixels=self.pixels[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            complexity=None if self.complexity is None else self.complexity[indices],
         )
 
 
 def with_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
-    """Pixels uint8 (n, h, w, c) with 1 or 3 channels (None: as they are): grey is repeated, colour becomes its luma."""
+    """Convert images to a number of channels.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
+        The images.
+    channels : {1, 3}, optional
+        The number of channels: gray is repeated, color becomes its luma. None keeps it.
+    """
     if channels is None or pixels.shape[-1] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=-1)
-    # ITU-R BT.601, the weights of JPEG and of Pillow's "L".
-    luma = sum(
-        np.float32(weight) * pixels[..., i] for i, weight in enumerate((0.299, 0.587, 0.114))
-    )
-    return np.rint(luma)[..., None].astype(np.uint8)
+    red, green, blue = (np.float32(w) * pixels[..., i] for i, w in enumerate(LUMA_WEIGHTS))
+    return np.rint(red + green + blue)[..., None].astype(np.uint8)

@@ -1,11 +1,12 @@
-"""Hugging Face image tables, as parquet files or from the hub, read with the `datasets` library."""
+"""Image tables of Hugging Face, as parquet files or from the hub, read with `datasets`."""
 
 import glob
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,53 +19,231 @@ from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 if TYPE_CHECKING:
     import datasets
 
-LABELS = ("label", "labels", "fine_label", "cls", "class")
+# Names of a column of labels, in the order in which they are tried.
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class")
+Tables = dict[str, "datasets.Dataset"]
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """Tables by split, and how to name their rows.
+
+    Attributes
+    ----------
+    name : str
+        Name of the source for errors.
+    tables : dict of str to datasets.Dataset
+        "train" and "test"; only "train" if the rows are still to be split.
+    row_name : callable
+        Returns the name of a row for errors, from the split and the index of the row.
+    files : sequence of Path
+        The files that the tables are read from.
+    """
+
+    name: str
+    tables: Tables
+    row_name: Callable[[str, int], str]
+    files: Sequence[Path] = ()
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """The parquet files of each split, by "train" and "test"; only "train" where the rows are still to be split.
+    """Return the parquet files of each split.
 
-    A folder's files (its own, or those in its `data`) belong to a split by the start of their names; a single file
-    called after a split has the other one as its sibling. Empty where there is none.
+    Files of a folder (its own, or those of its subfolder `data`) belong to a split by the start of
+    their names. A single file with the name of a split has the other split next to it.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or a file.
+
+    Returns
+    -------
+    dict of str to list of Path
+        Files of "train" and "test"; of "train" alone if the rows are still to be split; empty if
+        there are none.
     """
-    if path.is_dir():
-        every = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
-        train = [file for file in every if file.name.startswith("train")]
-        tests = ([file for file in every if file.name.startswith(name)] for name in TEST_NAMES)
-        test = next(filter(None, tests), [])
+    return _files_of_folder(path) if path.is_dir() else _files_next_to(path)
+
+
+def _files_of_folder(folder: Path) -> dict[str, list[Path]]:
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        files = sorted((folder / "data").glob("*.parquet"))
+    if not files:
+        return {}
+    train = [file for file in files if file.name.startswith("train")]
+    for name in TEST_NAMES:
+        test = [file for file in files if file.name.startswith(name)]
         if train and test:
             return {"train": train, "test": test}
-        return {"train": train or every} if every else {}
-    if path.stem in TEST_NAMES and (train := path.with_stem("train")).exists():
-        return {"train": [train], "test": [path]}
-    siblings = (path.with_stem(name) for name in TEST_NAMES) if path.stem == "train" else ()
-    test = [file for file in siblings if file.exists()][:1]
-    return {"train": [path], "test": test} if test else {"train": [path]}
+    return {"train": train or files}
+
+
+def _files_next_to(file: Path) -> dict[str, list[Path]]:
+    if file.stem in TEST_NAMES:
+        train = file.with_stem("train")
+        if train.exists():
+            return {"train": [train], "test": [file]}
+    if file.stem == "train":
+        for name in TEST_NAMES:
+            test = file.with_stem(name)
+            if test.exists():
+                return {"train": [file], "test": [test]}
+    return {"train": [file]}
 
 
 def read_parquet(
     files: dict[str, list[Path]], split: str, side: int | None, limit: int | None, source: str
 ) -> ImageSet:
-    """The images of parquet files that belong to splits as `parquet_files` says. Raises UserError."""
+    """Read the images of parquet files.
+
+    Parameters
+    ----------
+    files : dict of str to list of Path
+        The files of each split, see `parquet_files`.
+    split : {"train", "test"}
+        The split.
+    side : int, optional
+        Height and width in pixels; None if all images share one size.
+    limit : int, optional
+        Read at most this many images, drawn at random.
+    source : str
+        Name of the files for errors.
+
+    Raises
+    ------
+    UserError
+        If the files cannot be read, or have no usable images.
+    """
     import datasets
 
-    ends = {
-        name: list(accumulate(_count_rows(file) for file in some)) for name, some in files.items()
+    row_ends = {
+        name: list(accumulate(_count_rows(file) for file in split_files))
+        for name, split_files in files.items()
     }
-    paths = {name: [glob.escape(str(file)) for file in some] for name, some in files.items()}
+    patterns = {
+        name: [glob.escape(str(file)) for file in split_files]
+        for name, split_files in files.items()
+    }
     try:
-        tables = datasets.load_dataset("parquet", data_files=paths)
-    except Exception as error:  # pyarrow's, the operating system's and the library's own
+        tables = dict(datasets.load_dataset("parquet", data_files=patterns))
+    except Exception as error:  # of pyarrow, the operating system and the library itself
         raise UserError(f"{source} cannot be read as one table ({_first_line(error)}).") from None
 
     def row_name(part: str, row: int) -> str:
-        nth = bisect_right(ends[part], row)
-        return f"row {row - (ends[part][nth - 1] if nth else 0)} of {files[part][nth].name}"
+        index = bisect_right(row_ends[part], row)
+        start = row_ends[part][index - 1] if index else 0
+        return f"row {row - start} of {files[part][index].name}"
 
-    every = [file for some in files.values() for file in some]
-    return _image_set(
-        dict(tables), row_name, split=split, side=side, limit=limit, source=source, files=every
+    every_file = [file for split_files in files.values() for file in split_files]
+    return _read_images(
+        TableSource(name=source, tables=tables, row_name=row_name, files=every_file),
+        split,
+        side,
+        limit,
     )
+
+
+def read_hub(name: str, split: str, side: int | None, limit: int | None) -> ImageSet:
+    """Read the images of a dataset on the Hugging Face hub.
+
+    Parameters
+    ----------
+    name : str
+        `owner/name`.
+    split : {"train", "test"}
+        The split.
+    side : int, optional
+        Height and width in pixels; None if all images share one size.
+    limit : int, optional
+        Read at most this many images, drawn at random.
+
+    Raises
+    ------
+    UserError
+        If the dataset cannot be loaded, or has no usable images.
+    """
+    import datasets
+
+    source = f"hub:{name}"
+    try:
+        parts = dict(datasets.load_dataset(name))
+    except Exception as error:  # no network, no such dataset, no permission: each has its own
+        raise UserError(
+            f"{source} cannot be loaded ({_first_line(error)}). Use a local folder or parquet file,"
+            " or a dataset that is in the cache, with HF_HUB_OFFLINE=1."
+        ) from None
+    return _read_images(
+        TableSource(
+            name=source,
+            tables=_train_and_test(parts),
+            row_name=lambda part, row: f"row {row} of {source}",
+        ),
+        split,
+        side,
+        limit,
+    )
+
+
+def _train_and_test(parts: Tables) -> Tables:
+    """Return the train and test tables; the train table alone if there is no other one."""
+    train = parts.get("train", next(iter(parts.values())))
+    test = next((parts[name] for name in TEST_NAMES if name in parts), train)
+    return {"train": train} if test is train else {"train": train, "test": test}
+
+
+def _read_images(source: TableSource, split: str, side: int | None, limit: int | None) -> ImageSet:
+    part = split if split in source.tables else "train"
+    table = source.tables[part]
+    rows = _rows_of_split(len(table), split, has_test="test" in source.tables)
+    rows = rows[subsample_indices(len(rows), limit)]
+    cells, are_embedded = _image_cells(table, rows, source.name)
+    decoded = cached_decode(
+        # Files outside the table may change without any change of the table.
+        source.files if are_embedded else (),
+        (part, split, side, limit),
+        lambda: decode_all(
+            (
+                (source.row_name(part, row), content(cell))
+                for row, cell in zip(rows.tolist(), cells, strict=True)
+            ),
+            count=len(rows),
+            side=side,
+            source=source.name,
+        ),
+    )
+    labels, names = _read_labels(source.tables, part)
+    return ImageSet(
+        pixels=decoded.pixels,
+        labels=None if labels is None else labels[rows[decoded.indices]],
+        names=names,
+        source=source.name,
+        split=split,
+        skipped=decoded.skipped,
+    )
+
+
+def _rows_of_split(count: int, split: str, *, has_test: bool) -> np.ndarray:
+    rows = np.arange(count)
+    if has_test:
+        return rows
+    is_test = held_out_mask(str(row) for row in rows)
+    return rows[is_test == (split == "test")]
+
+
+def _image_cells(
+    table: "datasets.Dataset", rows: np.ndarray, source: str
+) -> tuple[Sequence[dict[str, Any] | None], bool]:
+    """Return the image cells of the rows, and whether all of them contain their bytes."""
+    import datasets
+
+    column = image_column(table.features, source)
+    undecoded = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    selected = undecoded.select(rows)
+    chunks = selected.data.column(column).chunks
+    are_embedded = not any(chunk.field("bytes").null_count for chunk in chunks)
+    return selected[column], are_embedded
 
 
 def _count_rows(file: Path) -> int:
@@ -72,133 +251,101 @@ def _count_rows(file: Path) -> int:
 
     try:
         return read_metadata(file).num_rows
-    except Exception as error:  # pyarrow's and the operating system's
+    except Exception as error:  # of pyarrow and the operating system
         raise UserError(f"{file} cannot be read as parquet ({_first_line(error)}).") from None
 
 
-def read_hub(name: str, split: str, side: int | None, limit: int | None) -> ImageSet:
-    """The images of a data set on the Hugging Face hub, `owner/name`. Raises UserError."""
-    import datasets
+def image_column(features: "Mapping[str, Any]", source: str) -> str:
+    """Return the name of the first column of images.
 
-    source = f"hub:{name}"
-    try:
-        tables = dict(datasets.load_dataset(name))
-    except (
-        Exception
-    ) as error:  # no network, no such data set, no permission: each version has its own
-        raise UserError(
-            f"{source} could not be loaded ({_first_line(error)}). "
-            "A local folder or parquet file works without a network, and so does a data set already in the cache, "
-            "with HF_HUB_OFFLINE=1."
-        ) from None
-    train = tables.get("train", next(iter(tables.values())))
-    test = next((tables[part] for part in TEST_NAMES if part in tables), train)
-    parts = {"train": train} if test is train else {"train": train, "test": test}
-    return _image_set(
-        parts,
-        lambda part, row: f"row {row} of {source}",
-        split=split,
-        side=side,
-        limit=limit,
-        source=source,
-    )
+    Parameters
+    ----------
+    features : mapping of str to datasets feature
+        The columns of a table.
+    source : str
+        Name of the table for errors.
 
-
-def _image_set(
-    tables: "dict[str, datasets.Dataset]",
-    row_name: Callable[[str, int], str],
-    *,
-    split: str,
-    side: int | None,
-    limit: int | None,
-    source: str,
-    files: Sequence[Path] = (),
-) -> ImageSet:
-    import datasets
-
-    part = split if split in tables else "train"
-    table, rows = tables[part], np.arange(len(tables[part]))
-    if "test" not in tables:
-        rows = rows[held_out_mask(map(str, rows)) == (split == "test")]
-    rows = rows[subsample_indices(len(rows), limit)]
-    column = image_column(table, source)
-    cells = (
-        table.select_columns(column).cast_column(column, datasets.Image(decode=False)).select(rows)
-    )
-    contents = (
-        (row_name(part, row), content(cell[column]))
-        for row, cell in zip(rows.tolist(), cells, strict=True)
-    )
-    inside = not any(chunk.field("bytes").null_count for chunk in cells.data.column(column).chunks)
-    pixels, kept, skipped = cached_decode(
-        files if inside else (),  # elsewhere they may change without the table's knowing
-        (part, split, side, limit),
-        lambda: decode_all(contents, count=len(rows), side=side, source=source),
-    )
-    labels, names = _labels(tables, part)
-    labels = None if labels is None else labels[rows[kept]]
-    return ImageSet(pixels, labels, names, source, split, skipped=skipped)
-
-
-def image_column(table: "datasets.Dataset | datasets.IterableDataset", source: str) -> str:
-    """The name of the first column of images. Raises UserError where there is none."""
-    import datasets
-
-    for name, feature in table.features.items():
-        struct = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-        if (
-            struct
-            or isinstance(feature, datasets.Image)
-            or getattr(feature, "dtype", "") in ("binary", "large_binary")
-        ):
+    Raises
+    ------
+    UserError
+        If there is no such column.
+    """
+    for name, feature in features.items():
+        if _is_image(feature):
             return name
     raise UserError(
-        f"{source} has no column of images (bytes, or bytes and path); it has {', '.join(table.features)}."
+        f"{source} must have a column of images (bytes, or bytes and path), got"
+        f" {', '.join(features)}."
     )
 
 
-def content(cell: dict[str, bytes | str | None] | None) -> bytes | Path | None:
-    """An image cell's bytes, or where they are."""
-    cell = cell or {}
-    return cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else None)
+def _is_image(feature: Any) -> bool:
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return True
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def _labels(
-    tables: "dict[str, datasets.Dataset]", part: str
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels of one part's rows, and names that all parts share; none where a row lacks its label."""
+def content(cell: Mapping[str, Any] | None) -> bytes | Path | None:
+    """Return the bytes of an image cell, or the path of its file; None if it is empty."""
+    if cell is None:
+        return None
+    if cell.get("bytes"):
+        return cell["bytes"]
+    return Path(cell["path"]) if cell.get("path") else None
+
+
+def _read_labels(tables: Tables, part: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return the labels of one part, and the class names that all parts share.
+
+    There are no labels if a row has none; -1 and null hide the labels of some test sets.
+    """
     import datasets
 
     features = tables[part].features
-    classes = [
-        name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
-    ]
-    plain = [
-        name
-        for name, feature in features.items()
-        if getattr(feature, "dtype", "").startswith(("int", "string"))
-    ]
-    column = next((name for name in (*LABELS, *classes) if name in (*classes, *plain)), None)
+    column = _label_column(features)
     if column is None:
         return None, ()
-    having = {
-        name: table for name, table in tables.items() if column in table.features
-    }  # read whole: rows are slow
+    # A column is read at once, because reading row by row is slow.
     values = {
-        name: table.with_format("arrow")[:][column].to_pylist() for name, table in having.items()
+        name: table.with_format("arrow")[:][column].to_pylist()
+        for name, table in tables.items()
+        if column in table.features
     }
-    if column in classes:
-        names, known = tuple(features[column].names), range(features[column].num_classes)
+    feature = features[column]
+    classes: list[Any]
+    if isinstance(feature, datasets.ClassLabel):
+        classes = list(range(feature.num_classes))
+        names = tuple(feature.names)
     else:
-        known = sorted({value for some in values.values() for value in some if value is not None})
-        names = tuple(map(str, known))
-    label = {value: i for i, value in enumerate(known)}
-    if any(
-        value not in label for value in values[part]
-    ):  # -1 and null are how test sets hide their labels
+        every_value = {value for part_values in values.values() for value in part_values}
+        classes = sorted(every_value - {None})
+        names = tuple(str(value) for value in classes)
+    label_of = {value: label for label, value in enumerate(classes)}
+    if any(value not in label_of for value in values[part]):
         return None, ()
-    return np.array([label[value] for value in values[part]], np.int64), names
+    return np.array([label_of[value] for value in values[part]], np.int64), names
+
+
+def _label_column(features: "Mapping[str, Any]") -> str | None:
+    """Return a column with the name of labels, or else the first one of a class type."""
+    import datasets
+
+    class_columns = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    plain_columns = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "string"))
+    ]
+    for name in (*LABEL_COLUMNS, *class_columns):
+        if name in class_columns or name in plain_columns:
+            return name
+    return None
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,12 +1,14 @@
-"""Images too many to hold: read in order from parquet files or the hub, through `datasets`, while training goes on.
+"""Image datasets that are too large for memory, read in order while training runs.
 
-The order of an epoch depends on the seed and its number alone, and each process reads its own part, so a run that was
-stopped goes on with the images it would have seen. Getting there again means reading past those before, undecoded.
+They are parquet files or datasets of the hub, read with `datasets`. The order of an epoch depends
+on the seed and the number of the epoch alone, and each process reads its own part. A resumed run
+therefore continues with the images that it would have read; it skips those before without decoding
+them.
 """
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -25,136 +27,201 @@ if TYPE_CHECKING:
     import datasets
     from torch import Tensor
 
-BUFFER = 1000  # images that are shuffled among each other, on top of the order of files
+# Images that are shuffled among each other, in addition to the order of the files.
+SHUFFLE_BUFFER_IMAGES = 1000
+DEFAULT_LIMIT = 2000  # images of `first_images`
+GRAY = 128
 
 
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    """The training images behind `stream:PATH` or `stream:owner/name`; a `training.Stream`."""
+    """The training images of `stream:PATH` or `stream:owner/name`, a `StreamDataset`.
 
-    name: str  # a folder of parquet files, one of them, or a data set on the hub
-    side: int  # pixels
+    Attributes
+    ----------
+    name : str
+        A folder of parquet files, one parquet file, or a dataset on the hub.
+    side : int
+        Height and width in pixels.
+    channels : {1, 3}
+        Channels of the images.
+    """
+
+    name: str
+    side: int
     channels: int
-    names = ()
-    labels = None
-    skipped = ()
 
     @property
     def source(self) -> str:
-        """What load() was asked for."""
+        """The argument of `load`."""
         return f"stream:{self.name}"
+
+    @property
+    def labels(self) -> None:
+        """None: the labels of a stream are not read."""
+        return
 
     @cached_property
     def table(self) -> "datasets.IterableDataset":
         """The rows, not decoded."""
-        return _open(self.name, "train")
+        return _open_table(self.name, "train")
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over the place, the columns and how many files there are; the images are never all read."""
-        return hashlib.sha256(
-            f"{self.name} {self.table.num_shards} {self.table.features}".encode()
-        ).hexdigest()[:16]
+        """A hash of the name, the columns and the number of files (16 hex digits).
+
+        The images are not part of it, because they are never all read.
+        """
+        description = f"{self.name} {self.table.num_shards} {self.table.features}"
+        return hashlib.sha256(description.encode()).hexdigest()[:16]
 
     def batches(
         self, size: int, *, first: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0
     ) -> Iterator["tuple[Tensor]"]:
-        """Batches of images in [-1, 1] without end, from this process's `first` image on."""
+        """Yield batches of images without end.
+
+        Parameters
+        ----------
+        size : int
+            Images per batch.
+        first : int
+            Number of images of this process to skip.
+        rank, world_size : int
+            Index of this process and number of processes.
+        seed : int
+            Seed of the order.
+
+        Yields
+        ------
+        tuple of one Tensor of float32, shape (size, c, h, w)
+            Images in [-1, 1].
+        """
         from datasets.distributed import split_dataset_by_node
 
-        shuffled = self.table.shuffle(seed=seed, buffer_size=BUFFER)
-        mine = split_dataset_by_node(
-            shuffled, rank=rank, world_size=world_size
-        )
-        rows = islice(self._rows(mine), first, None)
+        shuffled = self.table.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_IMAGES)
+        part = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
+        rows = islice(self._rows(part), first, None)
         while True:
-            yield (self._tensor(list(islice(rows, size))),)
+            yield (self._to_tensor(list(islice(rows, size))),)
 
     def take(self, n: int) -> "Tensor":
-        """The first n images, in [-1, 1]."""
-        return self._tensor(list(islice(self._rows(self.table), n)))
+        """Return the first n images, float32 (n, c, h, w) in [-1, 1]."""
+        return self._to_tensor(list(islice(self._rows(self.table), n)))
 
-    def _rows(self, table: "datasets.IterableDataset") -> Iterator[Any]:
-        """Rows of one epoch after another."""
+    def _rows(self, table: "datasets.IterableDataset") -> Iterator[Mapping[str, Any]]:
+        """Yield the rows of one epoch after another."""
         for epoch in count():
             table.set_epoch(epoch)
-            seen = 0
+            is_empty = True
             for row in table:
-                seen += 1
+                is_empty = False
                 yield row
-            if not seen:
+            if is_empty:
                 raise UserError(
-                    f"{self.source} has no rows for this process; it may have fewer files than processes."
+                    f"{self.source} has no rows for this process; use at most as many processes as"
+                    " it has files."
                 )
 
-    def _tensor(self, rows: list[dict[str, Any]]) -> "Tensor":
+    def _to_tensor(self, rows: list[Mapping[str, Any]]) -> "Tensor":
         import torch
 
-        pixels = np.stack([_decoded(row, self.source, self.side, self.channels) for row in rows])
-        return (
-            torch.from_numpy(np.moveaxis(pixels, -1, 1).astype(np.float32, order="C"))
-            .div_(127.5)
-            .sub_(1)
-        )
+        pixels = np.stack([_decode_row(row, self.source, self.side, self.channels) for row in rows])
+        channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
+        return torch.from_numpy(channels_first).div_(127.5).sub_(1)
 
 
 def first_images(
     name: str, split: str, side: int | None, channels: int | None, limit: int | None
 ) -> ImageSet:
-    """The first images of a split, 2,000 unless told otherwise: what a run over a stream is looked at with."""
-    table = _open(name, split)
-    rows = list(islice(table, limit or 2000))
+    """Read the first images of a split of a stream, on which runs are evaluated.
+
+    Parameters
+    ----------
+    name : str
+        A folder of parquet files, one parquet file, or a dataset on the hub.
+    split : {"train", "test"}
+        The split.
+    side : int
+        Height and width in pixels; required.
+    channels : {1, 3}, optional
+        Channels of the images; 3 by default.
+    limit : int, optional
+        Number of images; 2,000 by default.
+
+    Raises
+    ------
+    UserError
+        If the stream cannot be opened, or no side is given.
+    """
+    table = _open_table(name, split)
+    rows = list(islice(table, limit or DEFAULT_LIMIT))
     if side is None:
-        raise UserError(f"stream:{name} has images of many sizes; say which side to bring them to.")
-    pixels = np.stack([_decoded(row, f"stream:{name}", side, channels or 3) for row in rows])
-    labels = [row.get("label") for row in rows]
-    known = all(isinstance(label, int) and label >= 0 for label in labels)
-    names = tuple(getattr((table.features or {}).get("label"), "names", ()) or ()) if known else ()
+        raise UserError(f"stream:{name} has images of many sizes; give a side.")
+    pixels = np.stack([_decode_row(row, f"stream:{name}", side, channels or 3) for row in rows])
+    values = [row.get("label") for row in rows]
+    labels = [value for value in values if isinstance(value, int) and value >= 0]
+    has_labels = len(labels) == len(values)
     return ImageSet(
-        pixels, np.array(labels, np.int64) if known else None, names, f"stream:{name}", split
+        pixels=pixels,
+        labels=np.array(labels, np.int64) if has_labels else None,
+        names=_class_names(table) if has_labels else (),
+        source=f"stream:{name}",
+        split=split,
     )
 
 
-def _open(name: str, split: str) -> "datasets.IterableDataset":
+def _class_names(table: "datasets.IterableDataset") -> tuple[str, ...]:
+    import datasets
+
+    feature = (table.features or {}).get("label")
+    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+
+
+def _open_table(name: str, split: str) -> "datasets.IterableDataset":
     import datasets
 
     path = Path(name).expanduser()
     files = parquet_files(path) if path.exists() else {}
     if path.exists() and split not in files:
         raise UserError(
-            f"{name} has no parquet files of a {split} split, as train*.parquet and test*.parquet are."
+            f"{name} must have parquet files of the {split} split ({split}*.parquet); there are"
+            " none."
         )
     try:
-        if files:
-            table = datasets.load_dataset(
-                "parquet", data_files=[str(f) for f in files[split]], streaming=True
-            )["train"]
-        else:
-            tables = datasets.load_dataset(name, streaming=True)
-            table = tables[
-                split if split in tables else next(part for part in TEST_NAMES if part in tables)
-            ]
+        table = _open_files(files[split]) if files else _open_hub(name, split)
         if table.features is None:
             table = table._resolve_features()
-    except UserError:
-        raise
-    except (
-        Exception
-    ) as error:  # no network, no such data set, no permission, no such split: each has its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # no network, no such dataset or split, no permission
+        lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(
-            f"stream:{name} could not be opened ({reason}). A folder of parquet files would do."
+            f"stream:{name} cannot be opened ({lines[0].rstrip('.')}). Use a folder of parquet"
+            " files."
         ) from None
-    column = image_column(table, f"stream:{name}")
+    column = image_column(table.features, f"stream:{name}")
     return table.cast_column(column, datasets.Image(decode=False)).rename_column(column, "pixels")
 
 
-def _decoded(row: dict[str, Any], source: str, side: int, channels: int) -> np.ndarray:
-    """One image; a grey square for one that cannot be read, with a warning, so that no batch is ever short."""
+def _open_files(files: list[Path]) -> "datasets.IterableDataset":
+    import datasets
+
+    paths = [str(file) for file in files]
+    return datasets.load_dataset("parquet", data_files=paths, streaming=True)["train"]
+
+
+def _open_hub(name: str, split: str) -> "datasets.IterableDataset":
+    import datasets
+
+    tables = datasets.load_dataset(name, streaming=True)
+    if split in tables:
+        return tables[split]
+    return tables[next(part for part in TEST_NAMES if part in tables)]
+
+
+def _decode_row(row: Mapping[str, Any], source: str, side: int, channels: int) -> np.ndarray:
+    """Decode one image; an unreadable one becomes a gray square, so that batches stay full."""
     try:
-        return with_channels(
-            decode(content(row["pixels"]), f"an image of {source}", side), channels
-        )
+        pixels = decode(content(row["pixels"]), f"an image of {source}", side)
     except UserError as error:
-        warnings.warn(f"{error} A grey square stands in for it.", stacklevel=2)
-        return np.full((side, side, channels), 128, np.uint8)
+        warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=2)
+        return np.full((side, side, channels), GRAY, np.uint8)
+    return with_channels(pixels, channels)
