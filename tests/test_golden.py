@@ -15,7 +15,14 @@ from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.training import fit
 
 GOLDEN = Path(__file__).parent / "golden"
-PLAN = {"steps": 20, "batch_size": 16, "warmup_steps": 5, "log_every": 1, "save_every": 20, "lr": 1e-3}
+PLAN = {
+    "steps": 20,
+    "batch_size": 16,
+    "warmup_steps": 5,
+    "log_every": 1,
+    "save_every": 20,
+    "lr": 1e-3,
+}
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,7 @@ def test_classes_are_abstract_or_final():
         "SupportsErrorTarget",
         "SupportsPosterior",
         "Tokenizer",
+        "TrainableTokenizer",
         "FeatureExtractor",
         "Result",
         "ViTConfig",

@@ -1,4 +1,4 @@
-"""Quantizers: against double loops, closed forms and their limits."""
+"""Tests of quantizers against double loops, closed forms and limits."""
 
 import math
 
@@ -16,13 +16,13 @@ from workbench.quantizers.vector import VectorQuantizer
 
 MAKERS = {
     "soft": lambda codes: SoftQuantizer(num_codebooks=1, codebook_size=codes, dim=4),
-    "soft, 2 books": lambda codes: SoftQuantizer(num_codebooks=2, codebook_size=codes, dim=4),
+    "soft, 2 codebooks": lambda codes: SoftQuantizer(num_codebooks=2, codebook_size=codes, dim=4),
     "soft, distances": lambda codes: SoftQuantizer(
         num_codebooks=1, codebook_size=codes, dim=4, logits="distance"
     ),
     "hard": lambda codes: VectorQuantizer(codebook_size=codes, dim=4),
     "hard, cosine": lambda codes: VectorQuantizer(codebook_size=codes, dim=4, cosine=True),
-    "hard, averaged, revived": lambda codes: VectorQuantizer(
+    "hard, ema, revived": lambda codes: VectorQuantizer(
         codebook_size=codes, dim=4, learn="ema", revive=0.1
     ),
 }
@@ -30,10 +30,10 @@ MAKERS = {
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @pytest.mark.parametrize("codes", [1, 7])
-def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, codes):
+def test_shapes_and_ranges_of_every_quantizer(make, codes):
     torch.manual_seed(0)
     quantizer = make(codes)
-    for _ in range(3):  # while it trains, too
+    for _ in range(3):  # the codebook changes
         quantized = quantizer(torch.randn(3, 6, 4))
     assert quantized.latents.shape == (3, 6, 4)
     assert quantized.codes.min() >= 0 and quantized.codes.max() < codes
@@ -41,7 +41,7 @@ def test_every_quantizer_keeps_shapes_and_ranges_and_works_with_one_code(make, c
 
 
 @pytest.mark.parametrize("logits", ["cosine", "distance"])
-def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits):
+def test_soft_quantizer_agrees_with_a_double_loop(logits):
     torch.manual_seed(0)
     quantizer, x = (
         SoftQuantizer(num_codebooks=2, codebook_size=5, dim=3, logits=logits, temperature=0.2),
@@ -61,7 +61,7 @@ def test_soft_quantizer_agrees_with_a_double_loop_over_images_and_tokens(logits)
             assert quantized.codes[b, n] == posterior.argmax()
 
 
-def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook():
+def test_soft_gradients_agree_with_closed_forms():
     """dL/du = Cov_p(e) g / tau and dL/de_k = p_k g, for unit u and e, where g = dL/dz."""
     torch.manual_seed(0)
     quantizer = SoftQuantizer(num_codebooks=1, codebook_size=6, dim=4, temperature=0.3)
@@ -73,7 +73,7 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
     covariance = words.T @ torch.diag(p) @ words - torch.outer(mean, mean)
     across = torch.eye(4) - torch.outer(
         u.detach()[0, 0], u.detach()[0, 0]
-    )  # normalising removes the radial part
+    )  # normalizing removes the radial part
     torch.testing.assert_close(u.grad[0, 0], across @ covariance @ g / 0.3, atol=1e-5, rtol=1e-4)
     tangent = torch.stack([p[k] * (g - (words[k] @ g) * words[k]) for k in range(6)])
     torch.testing.assert_close(
@@ -82,7 +82,7 @@ def test_soft_gradients_are_the_closed_forms_and_logits_do_not_move_the_codebook
 
 
 @pytest.mark.parametrize("logits", ["cosine", "distance"])
-def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits):
+def test_low_temperature_makes_the_soft_quantizer_hard(logits):
     torch.manual_seed(0)
     soft = SoftQuantizer(num_codebooks=1, codebook_size=9, dim=4, logits=logits, temperature=1e-3)
     hard = VectorQuantizer(codebook_size=9, dim=4, cosine=logits == "cosine")
@@ -92,7 +92,7 @@ def test_as_the_temperature_falls_the_soft_quantizer_becomes_the_hard_one(logits
     assert torch.equal(soft(x).codes, hard(x).codes)
 
 
-def test_soft_latents_never_leave_the_unit_ball():
+def test_soft_latents_are_in_the_unit_ball():
     torch.manual_seed(0)
     assert (
         SoftQuantizer(num_codebooks=1, codebook_size=50, dim=8)(10 * torch.randn(9, 4, 8))
@@ -102,7 +102,7 @@ def test_soft_latents_never_leave_the_unit_ball():
     )
 
 
-def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
+def test_uniform_codebook_scales_directions():
     """Its latents are the encoder's directions times A_d(1 / tau), von Mises and Fisher's mean resultant length."""
     torch.manual_seed(0)
     quantizer, x = SoftQuantizer(num_codebooks=1, codebook_size=20_000, dim=8), torch.randn(4, 4, 8)
@@ -113,7 +113,7 @@ def test_a_soft_quantizer_with_an_even_codebook_is_a_sphere_and_a_constant():
     assert latents.norm(dim=-1).mean().item() == pytest.approx(shrink, rel=0.01)
 
 
-def test_the_entropy_term_is_least_when_tokens_are_certain_and_codes_evenly_used():
+def test_entropy_gap_at_known_points():
     certain_and_even = 1e3 * torch.eye(4)[None]  # 4 tokens, each sure of its own code
     assert entropy_gap(certain_and_even).item() == pytest.approx(-math.log(4), abs=1e-5)
     assert entropy_gap(torch.zeros(1, 4, 4)).item() == pytest.approx(
@@ -123,13 +123,13 @@ def test_the_entropy_term_is_least_when_tokens_are_certain_and_codes_evenly_used
     assert entropy_gap(one_code).item() == pytest.approx(0, abs=1e-5)  # sure, but all of the same
 
 
-def test_the_entropy_term_treats_books_apart():
+def test_entropy_gap_is_computed_per_codebook():
     first, second = 1e3 * torch.eye(4)[[0, 1]], 1e3 * torch.eye(4)[[2, 3]]
     apart = entropy_gap(torch.stack([first, second])).item()
     assert apart == pytest.approx(-math.log(2), abs=1e-5)  # pooled over books it would be -log 4
 
 
-def test_the_entropy_weight_and_its_own_temperature_scale_the_term():
+def test_entropy_weight_and_temperature():
     torch.manual_seed(0)
     x = torch.randn(4, 4, 4)
     weak, strong, soft = (
@@ -147,7 +147,7 @@ def test_the_entropy_weight_and_its_own_temperature_scale_the_term():
     )  # all but uniform posteriors: nothing to gain
 
 
-def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
+def test_entropy_gradient_is_finite_for_unused_codes():
     logits = (
         1e3 * torch.eye(4)[None, [0, 1, 1]]
     ).requires_grad_()  # codes 2 and 3: posterior exactly 0 in float32
@@ -156,11 +156,11 @@ def test_a_code_that_nobody_chooses_leaves_the_entropy_gradient_finite():
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
+def test_vector_quantizer_agrees_with_a_double_loop(cosine):
     torch.manual_seed(0)
     quantizer, x = VectorQuantizer(codebook_size=7, dim=3, cosine=cosine), torch.randn(4, 5, 3)
     quantizer.codebook.data *= torch.rand(1, 7, 1) + 0.5
-    quantized, words = quantizer(x), quantizer.words[0]
+    quantized, words = quantizer(x), quantizer.codewords[0]
     for b in range(4):
         for n in range(5):
             point = F.normalize(x[b, n], dim=-1) if cosine else x[b, n]
@@ -169,13 +169,13 @@ def test_hard_quantizer_chooses_the_nearest_code_of_a_double_loop(cosine):
             assert torch.equal(quantized.latents[b, n], words[least])
 
 
-def test_the_gradient_passes_the_hard_choice_as_if_it_were_the_identity():
+def test_straight_through_gradient():
     x, g = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
     (VectorQuantizer(codebook_size=5, dim=4)(x).latents * g).sum().backward()
     torch.testing.assert_close(x.grad, g)
 
 
-def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alone():
+def test_commitment_and_codebook_losses_are_separate():
     quantizer, x = VectorQuantizer(codebook_size=5, dim=4), torch.randn(2, 3, 4, requires_grad=True)
     losses = quantizer(x).losses
     losses["commitment"].backward()
@@ -185,11 +185,11 @@ def test_commitment_moves_the_encoder_alone_and_the_codebook_loss_the_codes_alon
     assert x.grad is None and quantizer.codebook.grad.abs().sum() > 0
 
 
-def test_codes_rebuild_the_hard_latents():
+def test_codes_determine_the_latents():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(codebook_size=16, dim=4)
     quantized = quantizer(torch.randn(3, 5, 4))
-    looked_up = F.embedding(rearrange(quantized.codes, "b n -> (b n)"), quantizer.words[0])
+    looked_up = F.embedding(rearrange(quantized.codes, "b n -> (b n)"), quantizer.codewords[0])
     assert torch.equal(rearrange(quantized.latents, "b n d -> (b n) d"), looked_up)
 
 
@@ -201,28 +201,28 @@ def near_ties(count: int = 200, dim: int = 64) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 33, 99])
-def test_neither_the_chunk_nor_its_neighbours_change_a_tokens_nearest_code(chunk):
+def test_chunks_do_not_change_the_nearest_code(chunk):
     tokens, words = near_ties()
     alone = torch.cat([nearest_code(part, words) for part in tokens.split(chunk)])
     assert torch.equal(nearest_code(tokens, words, chunk=chunk), nearest_code(tokens, words))
     assert torch.equal(alone, nearest_code(tokens, words))
 
 
-def test_of_equal_codes_the_first_is_nearest_wherever_the_chunks_end():
+def test_first_of_equal_codes_is_nearest():
     torch.manual_seed(0)
     words = torch.randn(4097, 16)  # a chunk of words and one more, which a product takes on its own
     words[4096] = words[4095] = words[6] = words[5]
     assert nearest_code(words[5] + 0.1 * torch.randn(100, 16), words).unique().tolist() == [5]
 
 
-def test_half_precision_around_it_does_not_blur_the_choice():
+def test_autocast_does_not_change_the_nearest_code():
     tokens, words = near_ties()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         blurred = nearest_code(tokens, words)
     assert torch.equal(blurred, nearest_code(tokens, words))
 
 
-def test_nearest_codes_far_from_the_origin_are_those_of_double_precision():
+def test_nearest_code_far_from_the_origin():
     torch.manual_seed(0)
     words, tokens = 1e3 + torch.randn(500, 8), 1e3 + torch.randn(300, 8)
     assert torch.equal(
@@ -230,7 +230,7 @@ def test_nearest_codes_far_from_the_origin_are_those_of_double_precision():
     )
 
 
-def test_the_largest_tensor_of_a_hard_choice_is_much_smaller_than_tokens_times_codes():
+def test_largest_tensor_is_smaller_than_tokens_times_codes():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
@@ -260,7 +260,7 @@ def averaged(**settings) -> VectorQuantizer:
     )
 
 
-def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it():
+def test_ema_code_is_the_weighted_mean_of_its_tokens():
     quantizer, seen = averaged(), []
     for step in range(5):
         x = torch.randn(2, 7, 3)
@@ -276,7 +276,7 @@ def test_an_averaged_code_is_the_weighted_mean_of_all_tokens_that_ever_chose_it(
             )
 
 
-def test_an_averaged_codebook_is_state_and_no_parameter_and_has_no_codebook_loss():
+def test_ema_codebook_is_no_parameter():
     quantizer = averaged()
     assert not list(quantizer.parameters())
     assert {"codebook", "counts", "sums"} <= quantizer.state_dict().keys()
@@ -284,7 +284,7 @@ def test_an_averaged_codebook_is_state_and_no_parameter_and_has_no_codebook_loss
 
 
 @pytest.mark.parametrize("learn", ["ema", "gradient"])
-def test_evaluation_and_passes_without_gradients_leave_the_codebook_alone(learn):
+def test_evaluation_leaves_the_codebook_unchanged(learn):
     quantizer, x = averaged(learn=learn, revive=0.5), torch.randn(4, 3, 3)
     before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_evaluation_and_passes_without_gradients_leave_the_codebook_alone(learn)
 
 
 @pytest.mark.parametrize("learn", ["ema", "gradient"])
-def test_with_revival_the_first_batch_gives_every_code_a_token_of_its_own(learn):
+def test_first_batch_moves_every_code_to_a_token(learn):
     quantizer, x = averaged(learn=learn, revive=0.1), 50 + torch.randn(4, 5, 3)
     codes = quantizer(x).codes
     assert len(set(codes.flatten().tolist())) == 6
@@ -302,7 +302,7 @@ def test_with_revival_the_first_batch_gives_every_code_a_token_of_its_own(learn)
         assert all((x == word).all(dim=-1).any() for word in quantizer.codebook[0])
 
 
-def test_codes_that_fell_out_of_use_are_revived_relative_to_an_even_use():
+def test_unused_codes_are_revived():
     """Two clusters, then one: the other's codes die after log(0.1) / log(0.8) = 10.3 batches, and move over."""
     quantizer, far = averaged(codebook_size=2, revive=0.1), torch.tensor([100.0, 0.0, 0.0])
     near = torch.randn(8, 5, 3)
@@ -315,14 +315,14 @@ def test_codes_that_fell_out_of_use_are_revived_relative_to_an_even_use():
     assert left == [True] * 11 + [False]
 
 
-def test_a_batch_smaller_than_the_codebook_never_makes_two_equal_codes():
+def test_revived_codes_are_distinct():
     quantizer = averaged(codebook_size=50, revive=0.1, learn="gradient")
     for _ in range(6):
         quantizer(torch.randn(2, 4, 3))
     assert len(torch.unique(quantizer.codebook[0], dim=0)) == 50
 
 
-def test_revival_keeps_a_large_codebook_in_use_where_it_would_else_collapse():
+def test_revival_prevents_collapse():
     def used(revive: float) -> int:
         quantizer = averaged(codebook_size=64, decay=0.9, revive=revive)
         for step in range(60):
@@ -333,7 +333,7 @@ def test_revival_keeps_a_large_codebook_in_use_where_it_would_else_collapse():
     assert used(0.0) < 10 and used(0.1) > 55
 
 
-def test_the_gaussian_divergence_is_that_of_torch_summed_over_an_image_in_nats():
+def test_divergence_agrees_with_torch():
     torch.manual_seed(0)
     mean, log_variance = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
     normal = torch.distributions.Normal
@@ -347,7 +347,7 @@ def test_the_gaussian_divergence_is_that_of_torch_summed_over_an_image_in_nats()
     )  # 8 numbers, 1/2 nat each
 
 
-def test_a_gaussian_token_is_sampled_in_training_and_its_mean_after():
+def test_gaussian_samples_in_training_only():
     torch.manual_seed(0)
     moments = torch.cat(
         [torch.full((1, 20_000, 1), 3.0), torch.full((1, 20_000, 1), math.log(4.0))], dim=-1
@@ -360,7 +360,7 @@ def test_a_gaussian_token_is_sampled_in_training_and_its_mean_after():
     assert torch.equal(bottleneck.eval()(moments).latents, moments[..., :1])
 
 
-def test_beta_weighs_the_divergence_and_extreme_variances_stay_finite():
+def test_beta_and_extreme_variances():
     moments = torch.randn(2, 3, 8)
     ratio = (
         GaussianBottleneck(beta=0.5)(moments).losses["kl"]
@@ -375,37 +375,43 @@ def test_beta_weighs_the_divergence_and_extreme_variances_stay_finite():
 LEVELS = (8, 5, 4, 3)
 
 
-def test_scalar_codes_agree_with_a_loop_over_channels():
+def test_scalar_quantizer_agrees_with_a_loop():
     torch.manual_seed(0)
     x, quantizer = 2 * torch.randn(3, 6, 4), ScalarQuantizer(levels=LEVELS)
     quantized = quantizer(x)
     for b in range(3):
         for n in range(6):
-            code, place = 0, 1
+            code, place_value = 0, 1
             for i, levels in enumerate(LEVELS):
                 half, offset = (levels - 1) / 2 * 1.001, 0.5 if levels % 2 == 0 else 0.0
                 rounded = round(
                     math.tanh(x[b, n, i].item() + math.atanh(offset / half)) * half - offset
                 )
                 assert quantized.latents[b, n, i].item() == pytest.approx(rounded / (levels // 2))
-                code, place = code + (rounded + levels // 2) * place, place * levels
+                code, place_value = (
+                    code + (rounded + levels // 2) * place_value,
+                    place_value * levels,
+                )
             assert quantized.codes[b, n] == code
 
 
-def test_scalar_codes_number_the_whole_grid_and_look_up_their_latents():
+def test_scalar_codes_index_the_whole_grid():
     torch.manual_seed(0)
     quantizer = ScalarQuantizer(levels=LEVELS)
     quantized = quantizer(2 * torch.randn(10, 80, 4))
     swept = quantizer(torch.linspace(-6, 6, 200).expand(4, -1).T[None]).latents[0]
     assert [len(channel.unique()) for channel in swept.T] == list(
         LEVELS
-    )  # each level of each channel can be reached
+    )  # each level of each channel is reachable
     assert torch.equal(quantizer.look_up(quantized.codes), quantized.latents)
-    assert torch.equal(quantizer.words[0, quantized.codes], quantized.latents)
-    assert quantizer.words.abs().max() == 1 and len(torch.unique(quantizer.words[0], dim=0)) == 480
+    assert torch.equal(quantizer.codewords[0, quantized.codes], quantized.latents)
+    assert (
+        quantizer.codewords.abs().max() == 1
+        and len(torch.unique(quantizer.codewords[0], dim=0)) == 480
+    )
 
 
-def test_scalar_zero_stays_zero_and_the_gradient_passes_the_rounding():
+def test_scalar_zero_and_its_gradient():
     quantizer, x = ScalarQuantizer(levels=LEVELS), torch.zeros(1, 1, 4, requires_grad=True)
     quantizer(x).latents.sum().backward()
     assert torch.equal(quantizer(x).latents, torch.zeros(1, 1, 4))
@@ -416,7 +422,7 @@ def test_scalar_zero_stays_zero_and_the_gradient_passes_the_rounding():
     torch.testing.assert_close(x.grad[0, 0], torch.tensor(slope))
 
 
-def test_the_posterior_is_one_code_where_the_temperature_is_low_and_all_codes_where_it_is_high():
+def test_posterior_at_low_and_high_temperature():
     x = torch.randn(2, 6, 4)
     torch.manual_seed(0)
     for temperature, largest in ((1e-4, 1.0), (1e4, 1 / 16)):
@@ -427,6 +433,6 @@ def test_the_posterior_is_one_code_where_the_temperature_is_low_and_all_codes_wh
             posterior.amax(dim=-1), torch.full((2, 6), largest), rtol=1e-3, atol=1e-3
         )
     expected = F.softmax(
-        F.normalize(x[1, 4], dim=0) @ quantizer.words[1].T / 1e4, dim=0
-    )  # token 4 is in book 1
+        F.normalize(x[1, 4], dim=0) @ quantizer.codewords[1].T / 1e4, dim=0
+    )  # token 4 belongs to codebook 1
     torch.testing.assert_close(posterior[1, 4], expected)

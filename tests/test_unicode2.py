@@ -1,4 +1,4 @@
-"""UniCode2: the index never moves, only rows that were hit do, and the controls differ from it in what they say."""
+"""Tests of UniCode2: the frozen index, the sparse values, the other modes, and preparation."""
 
 import copy
 import subprocess
@@ -20,7 +20,7 @@ from workbench.quantizers.nearest import nearest_code
 from workbench.tokenizers.unicode2 import UniCode2
 from workbench.training import fit
 
-ROLES = ["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
+MODES = ["cascade", "frozen", "random", "single", "projector", "online", "continuous"]
 SMALL = {
     "side": 8,
     "channels": 1,
@@ -55,20 +55,20 @@ def tables(model: nn.Module) -> list[nn.Parameter]:
 def trained(
     model: UniCode2, digits: ImageSet, steps: int = 40, lr: float = 1e-2, first: int = 64
 ) -> UniCode2:
-    """A copy after some steps on the first images: AdamW with decay, and SparseAdam for the value table."""
+    """Return a copy after some steps of AdamW with decay, and SparseAdam for the values."""
     model = copy.deepcopy(model).train()
     sparse = tables(model)
     dense = [
         p for p in model.parameters() if p.requires_grad and not any(p is table for table in sparse)
     ]
-    steppers = [torch.optim.AdamW(dense, lr=lr)] if dense else []
-    steppers += [torch.optim.SparseAdam(sparse, lr=lr)] if sparse else []
+    optimizers = [torch.optim.AdamW(dense, lr=lr)] if dense else []
+    optimizers += [torch.optim.SparseAdam(sparse, lr=lr)] if sparse else []
     for step in range(steps):
         torch.manual_seed(step)
         model.zero_grad()
         model.objective(digits.images(torch.randint(first, (16,)))).total.backward()
-        for stepper in steppers:
-            stepper.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return model.eval()
 
 
@@ -77,39 +77,39 @@ def pixel(model: UniCode2, images: torch.Tensor) -> float:
         return F.mse_loss(model.decode(model.encode(images)), images).item()
 
 
-def test_the_index_and_the_codes_never_move_and_only_rows_that_were_hit_do(digits):
-    """Churn is exactly 0, and so is what momentum or weight decay could do to the rows of codes never chosen."""
+def test_training_moves_only_values_of_selected_codes(digits):
+    """Churn is exactly 0, and momentum or weight decay never move rows of unused codes."""
     before = prepared(digits, codebook_size=256)
     after, images = trained(before, digits), digits.images()
     assert torch.equal(after.quantizer.index, before.quantizer.index)
     assert torch.equal(after.encode(images).codes, before.encode(images).codes)
-    hit = torch.zeros(256, dtype=torch.bool)
-    hit[before.encode(images[:64]).codes.unique()] = True
-    assert 20 < hit.sum() < 236
-    gone = displacement(after.quantizer.index, after.quantizer.table)
+    is_used = torch.zeros(256, dtype=torch.bool)
+    is_used[before.encode(images[:64]).codes.unique()] = True
+    assert 20 < is_used.sum() < 236
+    distance = displacement(after.quantizer.index, after.quantizer.table)
     assert (
-        torch.equal(after.codebook[0, ~hit], before.quantizer.index[~hit])
-        and (gone[~hit] == 0).all()
+        torch.equal(after.codebook[0, ~is_used], before.quantizer.index[~is_used])
+        and (distance[~is_used] == 0).all()
     )
-    assert (gone[hit] > 0).all()
+    assert (distance[is_used] > 0).all()
 
 
-def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
-    """The reason for sparse gradients: rows drift after their last hit, and unused ones shrink towards 0."""
+def test_dense_adam_moves_unused_rows():
+    """This is the reason for sparse gradients: rows drift after their last use, others shrink."""
     index = torch.randn(6, 4)
     sparse, dense = nn.Embedding(6, 4, sparse=True), nn.Embedding(6, 4)
     for table in (sparse, dense):
         table.weight.data.copy_(index)
-    steppers = [
+    optimizers = [
         torch.optim.SparseAdam(sparse.parameters(), lr=0.1),
         torch.optim.AdamW(dense.parameters(), lr=0.1),
     ]
     after_one = []
     for step in range(5):
-        for table, stepper in zip((sparse, dense), steppers, strict=True):
-            stepper.zero_grad()
+        for table, optimizer in zip((sparse, dense), optimizers, strict=True):
+            optimizer.zero_grad()
             table(torch.tensor([0] if step == 0 else [1])).square().sum().backward()
-            stepper.step()
+            optimizer.step()
         if step == 0:
             after_one = [table.weight.detach().clone() for table in (sparse, dense)]
     assert torch.equal(sparse.weight[2:], index[2:]) and torch.equal(
@@ -119,7 +119,7 @@ def test_dense_adam_with_weight_decay_would_move_rows_that_no_token_ever_hit():
     assert not torch.equal(dense.weight[0], after_one[1][0])
 
 
-def test_the_cascades_gradient_is_sparse_and_reaches_the_rows_of_the_batch_alone():
+def test_gradient_of_values_is_sparse():
     cascade, x = CascadedCodebook(codebook_size=50, dim=4), torch.randn(2, 3, 4)
     quantized = cascade(x)
     quantized.latents.square().sum().backward()
@@ -131,18 +131,18 @@ def test_the_cascades_gradient_is_sparse_and_reaches_the_rows_of_the_batch_alone
     assert not cascade.index.requires_grad
 
 
-def test_each_role_says_what_its_name_promises():
+def test_latents_and_codes_of_each_mode():
     torch.manual_seed(0)
     index, x = 3 + 2 * torch.randn(9, 4), 3 + 2 * torch.randn(2, 5, 4)
-    own = torch.stack(
+    nearest = torch.stack(
         [torch.stack([(index - token).norm(dim=-1).argmin() for token in image]) for image in x]
     )
-    for role in ROLES:
-        cascade = CascadedCodebook(codebook_size=9, dim=4, role=role).eval()
+    for mode in MODES:
+        cascade = CascadedCodebook(codebook_size=9, dim=4, mode=mode).eval()
         cascade.fill(index, seed=0)
         quantized = cascade(x)
         assert quantized.losses == {}
-        if role == "continuous":
+        if mode == "continuous":
             assert (
                 quantized.codes is None
                 and cascade.table is None
@@ -150,38 +150,38 @@ def test_each_role_says_what_its_name_promises():
             )
             continue
         assert torch.equal(quantized.latents, cascade.table[quantized.codes])
-        if role != "online":  # all others start from the same choice
-            assert torch.equal(quantized.codes, own)
-        assert torch.equal(cascade.table, index) == (role not in ("random", "online"))
-        if role in (
+        if mode != "online":  # all other modes start with the same codes
+            assert torch.equal(quantized.codes, nearest)
+        assert torch.equal(cascade.table, index) == (mode not in ("random", "online"))
+        if mode in (
             "random",
             "online",
-        ):  # noise, but neither far from the index nor too small to be chosen
+        ):  # noise at the scale of the index
             torch.testing.assert_close(cascade.table.mean(), index.mean(), atol=1.0, rtol=0)
             torch.testing.assert_close(cascade.table.std(), index.std(), rtol=0.3, atol=0)
 
 
-def test_online_codes_may_begin_as_tokens_and_come_back_when_they_are_out_of_use():
+def test_online_codes_are_revived():
     torch.manual_seed(0)
     plain, revived = (
-        CascadedCodebook(codebook_size=9, dim=4, role="online", revive=revive)
+        CascadedCodebook(codebook_size=9, dim=4, mode="online", revive=revive)
         for revive in (0.0, 0.1)
     )
     far = 100 + torch.randn(2, 20, 4)
     for cascade in (plain, revived):
         for _ in range(3):
             cascade(far)
-    assert (plain.table > 50).all(dim=1).sum() == 1  # the nearest wins every token
+    assert (plain.table > 50).all(dim=1).sum() == 1  # the nearest code gets every token
     assert (revived.table > 50).all()
     assert len(revived.eval()(far).codes.unique()) == 9
 
 
 @pytest.mark.parametrize(
-    ("role", "moves"),
+    ("mode", "moves"),
     [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])],
 )
-def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, role, moves):
-    before = prepared(digits, role=role, codebook_size=128)
+def test_trained_tables_and_churn_of_each_mode(digits, mode, moves):
+    before = prepared(digits, mode=mode, codebook_size=128)
     after, images = trained(before, digits, lr=5e-2), digits.images()
     changed = {
         name
@@ -190,14 +190,14 @@ def test_what_learns_beside_the_index_and_whether_codes_move_with_it(digits, rol
     }
     assert {name.split(".")[0] for name in changed} == set(moves)
     churn = (after.encode(images).codes != before.encode(images).codes).float().mean().item()
-    assert churn == 0 if role == "frozen" else churn > 0.01
+    assert churn == 0 if mode == "frozen" else churn > 0.01
 
 
-def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
+def test_only_a_single_table_changes_its_selection():
     torch.manual_seed(0)
     cascade, single, x = (
         CascadedCodebook(codebook_size=9, dim=4),
-        CascadedCodebook(codebook_size=9, dim=4, role="single"),
+        CascadedCodebook(codebook_size=9, dim=4, mode="single"),
         torch.randn(2, 5, 4),
     )
     for quantizer in (cascade, single):
@@ -209,56 +209,56 @@ def test_a_single_table_chooses_again_in_each_batch_and_the_cascade_does_not():
     assert torch.equal(single(x).codes[0], nearest_code(x[0], single.values.weight))
 
 
-def test_displacement_and_self_retrieval_by_hand():
+def test_displacement_and_self_retrieval():
     index = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-4.0, 0.0]])
     values = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
     torch.testing.assert_close(displacement(index, values), torch.tensor([0.0, 0.5, 26**0.5 / 4]))
     assert self_retrieval(index, values) == pytest.approx(
         2 / 3
-    )  # the last went over to the first's cell
+    )  # the last is in the cell of the first
     assert self_retrieval(index, index) == 1
 
 
-def test_as_many_codes_as_different_patches_lose_nothing(digits):
+def test_one_code_per_distinct_patch_is_lossless(digits):
     few = ImageSet(digits.pixels[:8], digits.labels[:8], digits.names, "digits", "train")
     images = few.images()
     features = make().features(images).flatten(0, 1)
     exact, continuous = (
-        prepared(few, codebook_size=len(features.unique(dim=0)), role=r)
-        for r in ("frozen", "continuous")
+        prepared(few, codebook_size=len(features.unique(dim=0)), mode=mode)
+        for mode in ("frozen", "continuous")
     )
     torch.testing.assert_close(
         exact.encode(images).latents, continuous.encode(images).latents, atol=1e-5, rtol=0
     )
 
 
-def test_finer_codebooks_come_nearer_to_the_features(digits):
+def test_larger_codebooks_have_smaller_errors(digits):
     images, held_out = digits.images(), load("digits", split="test").images()
     for kind, dim in (("none", None), ("unit", None), ("channel", None), ("whiten", 4)):
         target = (
-            prepared(digits, role="continuous", normalise=kind, dim=dim).encode(held_out).latents
+            prepared(digits, mode="continuous", normalize=kind, dim=dim).encode(held_out).latents
         )
         errors = []
         for codes in (1, 16, 256):
-            model = prepared(digits, codebook_size=codes, normalise=kind, dim=dim)
+            model = prepared(digits, codebook_size=codes, normalize=kind, dim=dim)
             errors.append(F.mse_loss(model.encode(held_out).latents, target).item())
             if codes == 256:
                 assert len(model.encode(images).codes.unique()) > 240
         assert errors[0] > 1.2 * errors[1] > 1.4 * errors[2], kind
 
 
-def test_unit_features_have_unit_codes_before_and_after_clustering(digits):
-    online = trained(prepared(digits, normalise="unit", role="online"), digits, 3)
-    for model in (make(normalise="unit"), prepared(digits, normalise="unit"), online):
+def test_unit_features_have_unit_codes(digits):
+    online = trained(prepared(digits, normalize="unit", mode="online"), digits, 3)
+    for model in (make(normalize="unit"), prepared(digits, normalize="unit"), online):
         torch.testing.assert_close(model.quantizer.index.norm(dim=-1), torch.ones(32))
         torch.testing.assert_close(model.codebook.norm(dim=-1), torch.ones(1, 32))
 
 
-def test_where_the_decoder_is_finished_the_value_table_adapts_to_it(digits):
-    """The decoder was trained on continuous features; only E learns, and held-out images are the better for it."""
+def test_values_adapt_to_a_frozen_decoder(digits):
+    """The decoder was trained on continuous features. Training E improves held-out images."""
     held_out = load("digits", split="test").images()
     continuous = trained(
-        prepared(digits, role="continuous", codebook_size=64), digits, 100, first=len(digits)
+        prepared(digits, mode="continuous", codebook_size=64), digits, 100, first=len(digits)
     )
     model = make(codebook_size=64)
     model.load_state_dict(continuous.state_dict(), strict=False)
@@ -272,39 +272,41 @@ def test_where_the_decoder_is_finished_the_value_table_adapts_to_it(digits):
     )
 
 
-def test_all_roles_share_the_names_of_their_weights_so_that_a_decoder_moves_between_them(digits):
-    """Trained on continuous features, then fed centroids, then mended by a linear map alone."""
+def test_decoder_can_be_moved_between_modes(digits):
+    """The decoder is trained on features, used with centers, and improved by a linear map."""
     images = load("digits", split="test").images()
-    continuous = trained(prepared(digits, role="continuous", codebook_size=64), digits, 150)
-    swapped = make(role="frozen", codebook_size=64, adapter=True, train="adapter")
+    continuous = trained(prepared(digits, mode="continuous", codebook_size=64), digits, 150)
+    swapped = make(mode="frozen", codebook_size=64, adapter=True, train="adapter")
     missing = swapped.load_state_dict(continuous.state_dict(), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) == {
         "adapter.weight",
         "adapter.bias",
     }
-    frozen = make(role="frozen", codebook_size=64)
-    frozen.load_state_dict(continuous.state_dict())  # not a name more or less
+    frozen = make(mode="frozen", codebook_size=64)
+    frozen.load_state_dict(continuous.state_dict())  # the same names
     assert pixel(swapped.eval(), images) == pytest.approx(
         pixel(frozen.eval(), images)
-    )  # the adapter begins as nothing
+    )  # the adapter starts as the identity
     gap = pixel(swapped, images) - pixel(continuous, images)
     assert 0 < gap < pixel(shuffled(swapped), images) - pixel(continuous, images)
     assert [n for n, p in swapped.named_parameters() if p.requires_grad] == [
         "adapter.weight",
         "adapter.bias",
     ]
-    mended = trained(swapped, digits, 60, lr=2e-3)
-    assert pixel(mended, digits.images()[:64]) < pixel(swapped, digits.images()[:64])
-    still = {
+    tuned = trained(swapped, digits, 60, lr=2e-3)
+    assert pixel(tuned, digits.images()[:64]) < pixel(swapped, digits.images()[:64])
+    frozen_state = {
         name: tensor
         for name, tensor in swapped.state_dict().items()
         if not name.startswith("adapter")
     }
-    assert all(torch.equal(mended.state_dict()[name], tensor) for name, tensor in still.items())
+    assert all(
+        torch.equal(tuned.state_dict()[name], tensor) for name, tensor in frozen_state.items()
+    )
 
 
 def shuffled(model: UniCode2) -> UniCode2:
-    """A control: the right codes say another code's vector."""
+    """Return a control in which each code has the value of another code."""
     model = copy.deepcopy(model)
     index = model.quantizer.index.clone()
     model.decode = lambda tokens, decode=model.decode: decode(
@@ -313,25 +315,26 @@ def shuffled(model: UniCode2) -> UniCode2:
     return model
 
 
-def test_an_online_codebook_stands_still_while_only_the_adapter_learns(digits):
-    before = prepared(digits, role="online", adapter=True, train="adapter")
+def test_adapter_training_leaves_online_codes_unchanged(digits):
+    before = prepared(digits, mode="online", adapter=True, train="adapter")
     after = trained(before, digits, 5)
     assert torch.equal(after.quantizer.online.codebook, before.quantizer.online.codebook)
 
 
-def test_features_that_come_with_the_images_spare_the_teacher(digits):
+def test_precomputed_features_give_an_equal_objective(digits):
     model, images = prepared(digits), digits.images(slice(8))
     features = model.features(images)
     assert torch.equal(model.objective(images, features).total, model.objective(images).total)
     assert not torch.equal(
         model.objective(images, features.flip(0)).total, model.objective(images).total
     )
-    with pytest.raises(UserError, match="features are 3 x 36; hog on this grid gives 4 x 36."):
+    with pytest.raises(UserError) as error:
         model.objective(images, features[:, :3])
+    assert "4 x 36" in str(error.value) and "3 x 36" in str(error.value)
 
 
-def test_preparing_uses_features_that_come_with_the_data(digits):
-    class Turned:
+def test_prepare_uses_precomputed_features(digits):
+    class Negated:
         def __len__(self):
             return 64
 
@@ -339,12 +342,12 @@ def test_preparing_uses_features_that_come_with_the_data(digits):
             images = digits.images(indices)
             return images, -make().features(images)
 
-    model = make(normalise="none", builder="sample")
-    model.prepare(Turned(), 0)
+    model = make(normalize="none", builder="sample")
+    model.prepare(Negated(), 0)
     assert (model.quantizer.index <= 0).all() and model.quantizer.index.min() < 0
 
 
-def test_preparing_is_decided_by_the_seed_and_sees_no_more_tokens_than_it_may(digits):
+def test_prepare_depends_on_the_seed_and_limits_tokens(digits):
     first, again, other = (make(tokens_per_code=8) for _ in range(3))
     for model, seed in ((first, 1), (again, 1), (other, 2)):
         model.prepare(digits, seed)
@@ -352,38 +355,38 @@ def test_preparing_is_decided_by_the_seed_and_sees_no_more_tokens_than_it_may(di
     assert not torch.equal(first.quantizer.index, other.quantizer.index)
 
     class Counting:
-        asked: list[int] = []
+        indices: list[int] = []
 
         def __len__(self):
             return len(digits)
 
         def batch(self, indices):
-            self.asked += indices.tolist()
+            self.indices += indices.tolist()
             return digits.batch(indices)
 
     data = Counting()
     make(tokens_per_code=8).prepare(data, 0)
-    assert len(data.asked) == len(set(data.asked)) == 32 * 8 / 4
+    assert len(data.indices) == len(set(data.indices)) == 32 * 8 / 4
 
 
-def test_classes_clustered_apart_have_equally_many_codes(digits):
+def test_per_class_codes_are_equally_many(digits):
     rare = np.concatenate([np.where(digits.labels == 0)[0][:20], np.where(digits.labels == 1)[0]])
     two = ImageSet(digits.pixels[rare], digits.labels[rare], digits.names, "digits", "train")
-    model = prepared(two, per_class=True, normalise="none")
+    model = prepared(two, per_class=True, normalize="none")
     used = [model.encode(two.images()[two.labels == label]).codes for label in (0, 1)]
     assert (used[0] < 16).float().mean() > 0.6 and (used[1] >= 16).float().mean() > 0.6
 
 
-def test_a_saved_tokenizer_loads_as_the_same(digits):
-    model = trained(prepared(digits, dim=6, normalise="whiten"), digits, 3)
-    loaded = make(dim=6, normalise="whiten").eval()
+def test_saved_tokenizer_loads_equal(digits):
+    model = trained(prepared(digits, dim=6, normalize="whiten"), digits, 3)
+    loaded = make(dim=6, normalize="whiten").eval()
     loaded.load_state_dict(model.state_dict())
     images = digits.images(slice(9))
     assert torch.equal(loaded.encode(images).codes, model.encode(images).codes)
     assert torch.equal(loaded.decode(loaded.encode(images)), model.decode(model.encode(images)))
 
 
-def test_tokens_lie_on_the_grid_of_patches_each_with_its_own_code(digits):
+def test_tokens_are_on_the_grid_of_patches(digits):
     model = prepared(digits, patch=2)
     image = digits.images(slice(1))
     tokens = model.encode(image)
@@ -393,7 +396,7 @@ def test_tokens_lie_on_the_grid_of_patches_each_with_its_own_code(digits):
     assert changed[3] and not changed[8:].any()
 
 
-def test_the_flow_decoder_learns_and_draws_the_same_image_again(digits):
+def test_flow_decoder_learns_and_is_deterministic(digits):
     model = trained(prepared(digits, decoder="flow"), digits, 60)
     images = digits.images(slice(16))
     assert model.objective(images).terms.keys() == {"flow"}
@@ -402,64 +405,64 @@ def test_the_flow_decoder_learns_and_draws_the_same_image_again(digits):
         torch.equal(model.decode(tokens), model.decode(tokens))
         and model.decode(tokens).shape == images.shape
     )
-    active = torch.arange(4).expand(16, 4) < 2  # what is not active is not seen
-    loud = torch.where(active[..., None], tokens.latents, 1e3)
-    seen, same = (
-        model.decode(Tokens(latents, active=active)) for latents in (tokens.latents, loud)
+    active = torch.arange(4).expand(16, 4) < 2  # inactive tokens are ignored
+    changed = torch.where(active[..., None], tokens.latents, 1e3)
+    decoded, decoded_changed = (
+        model.decode(Tokens(latents, active=active)) for latents in (tokens.latents, changed)
     )
-    assert torch.equal(seen, same) and not torch.equal(seen, model.decode(tokens))
+    assert torch.equal(decoded, decoded_changed)
+    assert not torch.equal(decoded, model.decode(tokens))
     torch.manual_seed(0)
-    begun = prepared(digits, decoder="flow").objective(images).total.item()
+    initial_loss = prepared(digits, decoder="flow").objective(images).total.item()
     torch.manual_seed(0)
-    assert model.objective(images).total.item() < 0.8 * begun
+    assert model.objective(images).total.item() < 0.8 * initial_loss
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "fragments"),
     [
-        ({"side": 30, "patch": 4}, "image side 30 is not a multiple of patch 4. Use 28 or 32."),
-        ({"patch": 0}, "patch is 0; it must be at least 1."),
-        ({"dim": 0}, "dim is 0; it must be at least 1."),
-        ({"width": 18, "heads": 4}, "width 18 does not divide into 4 heads."),
-        ({"codebook_size": 0}, "codebook_size is 0; it must be at least 1."),
-        ({"tokens_per_code": 0}, "tokens_per_code is 0; it must be at least 1."),
-        ({"shrinkage": -0.1}, "shrinkage is -0.1; it must not be below 0."),
-        ({"train": "adapter"}, 'With train "adapter" there must be one; set adapter to true.'),
+        ({"side": 30, "patch": 4}, ("side", "30", "28 or 32")),
+        ({"patch": 0}, ("patch", "0")),
+        ({"dim": 0}, ("dim", "0")),
+        ({"width": 18, "heads": 4}, ("width", "18", "4 heads")),
+        ({"codebook_size": 0}, ("codebook_size", "0")),
+        ({"tokens_per_code": 0}, ("tokens_per_code", "0")),
+        ({"shrinkage": -0.1}, ("shrinkage", "-0.1")),
+        ({"train": "adapter"}, ("adapter", "train")),
     ],
 )
-def test_what_it_cannot_be_is_refused_in_one_sentence(settings, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_invalid_settings_raise(settings, fragments):
+    with pytest.raises(UserError) as error:
         UniCode2.Config(**settings)
+    assert all(fragment in str(error.value) for fragment in fragments)
 
 
-def test_more_channels_than_the_teacher_has_are_refused():
-    with pytest.raises(UserError, match="dim is 37, and features of hog have 36 channels."):
+def test_too_many_channels_raise():
+    with pytest.raises(UserError) as error:
         make(dim=37)
+    assert "37" in str(error.value) and "36" in str(error.value)
 
 
-def test_training_data_that_cannot_be_clustered_are_refused_in_one_sentence(digits):
-    with pytest.raises(
-        UserError,
-        match="per_class needs the images' classes, and these training data have no labels.",
-    ):
+def test_unsuitable_training_data_raise(digits):
+    with pytest.raises(UserError) as error:
         make(per_class=True).prepare(ImageSet(digits.pixels, None, (), "digits", "train"), 0)
-    with pytest.raises(
-        UserError, match="4000 codes need as many different tokens, and there are 3"
-    ):
+    assert "per_class" in str(error.value)
+    with pytest.raises(UserError) as error:
         make(codebook_size=4000, tokens_per_code=1).prepare(digits, 0)
+    assert "4000" in str(error.value)
 
 
-def test_names_that_are_none_are_refused():
-    """In a process of its own: here the checker of shapes and types would speak first."""
+def test_unknown_choices_raise():
+    """In a separate process, because the type checker of the tests would raise first."""
     code = """
 import torch
 from workbench.quantizers.cascaded import CascadedCodebook
 from workbench.quantizers.clustering import cluster
 from workbench.tokenizers.unicode2 import UniCode2
 for make in (
-    lambda: UniCode2.Config(role="frozn"),
+    lambda: UniCode2.Config(mode="frozn"),
     lambda: UniCode2.Config(decoder="flows"),
-    lambda: CascadedCodebook(codebook_size=2, dim=2, role="casacde"),
+    lambda: CascadedCodebook(codebook_size=2, dim=2, mode="casacde"),
     lambda: cluster(torch.rand(9, 2), 2, builder="twolevel"),
 ):
     try:
@@ -469,9 +472,9 @@ for make in (
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout.splitlines() == [
-        "There is no role `frozn` Did you mean `frozen`?",
+        "There is no mode `frozn` Did you mean `frozen`?",
         "There is no decoder `flows` Did you mean `flow`?",
-        "There is no role `casacde` Did you mean `cascade`?",
+        "There is no mode `casacde` Did you mean `cascade`?",
         "There is no builder `twolevel` Did you mean `two-level`?",
     ]
 
@@ -487,7 +490,7 @@ def test_clustering_reports_its_progress(tmp_path):
     assert reports == sorted(reports) and reports[-1][0] == reports[-1][1] > 1
 
 
-def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp_path, digits):
+def test_run_that_starts_from_another_run(tmp_path, digits):
     small = {
         "limit": 200,
         "side": 8,
@@ -502,21 +505,22 @@ def test_a_run_that_starts_from_another_clusters_what_it_does_not_find_there(tmp
     def run(name: str, **changes):
         return train("unicode2-digits", tmp_path / name, collect=False, **(small | changes))
 
-    def misfit(model: UniCode2) -> float:
+    def relative_error(model: UniCode2) -> float:
         with torch.no_grad():
             features = model.features(digits.images(slice(200)))
-            wanted = model.normaliser(features)
-            return (F.mse_loss(model.quantize(features).latents, wanted) / wanted.var()).item()
+            target = model.normalizer(features)
+            return (F.mse_loss(model.quantize(features).latents, target) / target.var()).item()
 
-    first = run("first", role="continuous", codebook_size=8)
-    few = run("few", role="frozen", codebook_size=8, start=str(first.folder)).load(0)
-    many = run("many", role="frozen", codebook_size=64, start=str(first.folder)).load(0)
-    assert misfit(many) < misfit(few) < 1
-    for model in (few, many):  # in the space that the decoder knows
-        assert torch.equal(model.normaliser.matrix, first.load().normaliser.matrix)
+    first = run("first", mode="continuous", codebook_size=8)
+    few = run("few", mode="frozen", codebook_size=8, start=str(first.folder)).load(0)
+    many = run("many", mode="frozen", codebook_size=64, start=str(first.folder)).load(0)
+    assert relative_error(many) < relative_error(few) < 1
+    for model in (few, many):  # in the space of the decoder
+        assert torch.equal(model.normalizer.matrix, first.load().normalizer.matrix)
         assert torch.equal(model.decoder.decoder.mix, first.load().decoder.decoder.mix)
-    cascade = run("cascade", role="cascade", codebook_size=64, start=str(tmp_path / "many"))
-    begun, learned = (cascade.load(step).quantizer.values.weight for step in (0, None))
-    assert torch.equal(begun, cascade.load(0).quantizer.index) and not torch.equal(begun, learned)
-    again = run("again", role="cascade", codebook_size=64, start=str(cascade.folder))
+    cascade = run("cascade", mode="cascade", codebook_size=64, start=str(tmp_path / "many"))
+    initial, learned = (cascade.load(step).quantizer.values.weight for step in (0, None))
+    assert torch.equal(initial, cascade.load(0).quantizer.index)
+    assert not torch.equal(initial, learned)
+    again = run("again", mode="cascade", codebook_size=64, start=str(cascade.folder))
     assert torch.equal(again.load(0).quantizer.values.weight, learned)

@@ -1,4 +1,4 @@
-"""The run-time checker of shapes and types that conftest installs; in a module of its own because it goes by name."""
+"""Run-time checker of shapes and types that conftest installs, which needs an importable name."""
 
 import beartype
 

@@ -28,16 +28,16 @@ MIN_LOSS = 0.5  # fraction of its perplexity that a single table should lose
 REVIVE = 0.1  # codes used less than this fraction of uniform usage are replaced
 
 
-def _role(scale: Scale, role: str, codebook_size: int, **changes: object) -> Arm:
+def _role(scale: Scale, mode: str, codebook_size: int, **changes: object) -> Arm:
     return scale.tokenizer(
-        "unicode2", role=role, codebook_size=codebook_size, teacher=scale.teacher, **changes
+        "unicode2", mode=mode, codebook_size=codebook_size, teacher=scale.teacher, **changes
     )
 
 
 def sizes(scale: Scale) -> dict[str, Arm]:
     """Return four kinds of codebook, each small and large."""
-    ways = {name: {"role": name} for name in ("online", "frozen", "cascade")}
-    ways["revived"] = {"role": "online", "revive": REVIVE}
+    ways = {name: {"mode": name} for name in ("online", "frozen", "cascade")}
+    ways["revived"] = {"mode": "online", "revive": REVIVE}
     return {
         f"{name} {k}": _role(scale, codebook_size=k, **told)
         for name, told in ways.items()

@@ -20,7 +20,7 @@ from workbench.analysis.latents.cross_validation import (
 from workbench.analysis.latents.embeddings import embed, embedding_quality, standardize
 from workbench.analysis.latents.probes import INVERSE_PENALTIES, logistic_probe
 from workbench.analysis.stats.mixtures import VARIANCE_FLOOR
-from workbench.quantizers.clustering import cluster, refine
+from workbench.quantizers.clustering import cluster, run_lloyd
 from workbench.quantizers.nearest import nearest_code
 
 from .measure import Pair
@@ -85,7 +85,7 @@ def k_means(public: str, size: Size) -> Pair:
     start = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))[:codes]]
 
     def ours() -> Tensor:
-        return refine(rows, start, rounds, torch.Generator().manual_seed(0))
+        return run_lloyd(rows, start, rounds, torch.Generator().manual_seed(0))
 
     theirs = partial(faiss_kmeans if public == "faiss" else sklearn_kmeans, rows, start, rounds)
     sizes = f"{count:,} x {size.channels}, {rounds} rounds from one start"

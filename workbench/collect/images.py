@@ -87,7 +87,7 @@ def pooled_features(
     for part in batch_slices(len(pixels)):
         channels_first = torch.tensor(np.moveaxis(pixels[part], -1, 1)).to(device)
         images = channels_first.float() / 127.5 - 1
-        features.append(feature_extractor.features(images, (1, 1))[:, 0].float().cpu().numpy())
+        features.append(feature_extractor.pooled(images).float().cpu().numpy())
     return np.concatenate(features)
 
 

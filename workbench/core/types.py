@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -137,10 +138,10 @@ class Trainable(Protocol):
 class NeedsPreparation(Protocol):
     """A model that processes the training data once before the first step, as by clustering."""
 
-    prepares: ClassVar[tuple[str, ...]]
+    prepared_state: ClassVar[tuple[str, ...]]
 
     def prepare(self, data: Dataset, seed: int) -> None:
-        """Fill the parts of the state whose names begin with one of `prepares`.
+        """Fill the parts of the state whose names begin with one of `prepared_state`.
 
         Progress is reported to the listener of `workbench.core.progress`.
         """
@@ -153,4 +154,14 @@ class TracksProgress(Protocol):
 
     def set_progress(self, fraction: float) -> None:
         """Set the finished fraction of training, 0 to 1; called before every step."""
+        ...
+
+
+@runtime_checkable
+class HasLabels(Protocol):
+    """Data whose items may have a class."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Return the class of each item, shape (n,), or None."""
         ...

@@ -1,4 +1,24 @@
-"""Frozen features a tokenizer may align to or predict. Teachers go by name, so that a run's settings can hold them."""
+"""Frozen feature extractors, for alignment (`teacher=`) and for evaluation (`feature_extractor=`).
+
+An extractor has a name, so that the settings of a run can store it.
+
+========================== ========================================== ==========================================
+name                       network                                    needs
+========================== ========================================== ==========================================
+hog                        histograms of oriented gradients           nothing
+random, random:SEED        an untrained convolutional network         nothing
+dinov2, clip, siglip       the family's default model                 transformers; weights or a download
+dinov2:MODEL, clip:MODEL,  a model of the hub, or of a local folder   transformers; weights or a download
+siglip:MODEL
+resnet56:FILE              ResNet-56 trained on CIFAR-10              weights as a safetensors file
+FOLDER                     a network of `train_contrastive`           the folder of its run
+shuffled:NAME              NAME, with features of another image       what NAME needs
+standardized:FILE:NAME     NAME, with mean 0 and deviation 1          a file of `fit_standardization`
+========================== ========================================== ==========================================
+
+In the last two rows, NAME is again one of these names. The spelling `standardised:` of older runs
+is accepted.
+"""
 
 from pathlib import Path
 
@@ -9,33 +29,51 @@ __all__ = ["FeatureExtractor", "get_feature_extractor"]
 
 
 def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
-    """A teacher for images of 1 or 3 channels. Raises UserError for a name that is none, or weights that are not here.
+    """Return the feature extractor of a name.
 
-    hog; random (an untrained network; another one by a seed, random:1); dinov2, clip or siglip, also with a hub name or
-    a folder, dinov2:NAME; CIFAR-10's ResNet-56, resnet56:FILE; the folder of a network that `train_teacher` trained;
-    and of ANY of these shuffled:ANY, and standardised:FILE:ANY with the FILE that `standardise` left.
+    Parameters
+    ----------
+    name : str
+        A name of the table in this module's docstring.
+    channels : int
+        Channels of the images, 1 or 3.
+
+    Returns
+    -------
+    FeatureExtractor
+        The extractor.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, or if the weights are missing.
+
+    Examples
+    --------
+    >>> get_feature_extractor("hog", channels=1).dim
+    36
     """
     from workbench.features.hog import HOG
     from workbench.features.hub import FAMILIES, HubExtractor
-    from workbench.features.network import ShuffledExtractor, load_trained, random_network
+    from workbench.features.network import ShuffledExtractor, load_trained_network, random_network
     from workbench.features.resnet import ResNet56
     from workbench.features.standardized import StandardizedExtractor
 
-    kind, _, rest = name.partition(":")
+    kind, _, argument = name.partition(":")
     if name == "hog":
         return HOG(channels)
-    if kind == "random" and (not rest or rest.isdigit()):
-        return random_network(channels, seed=int(rest or 0))
+    if kind == "random" and (not argument or argument.isdigit()):
+        return random_network(channels, seed=int(argument or 0))
     if kind in FAMILIES:
-        return HubExtractor(kind, rest)
+        return HubExtractor(kind, argument)
     if kind == "resnet56":
-        return ResNet56(rest)
+        return ResNet56(argument)
     if kind == "shuffled":
-        return ShuffledExtractor(get_feature_extractor(rest, channels=channels))
-    if kind == "standardised":
-        path, _, plain = rest.partition(":")
-        return StandardizedExtractor(get_feature_extractor(plain, channels=channels), path)
+        return ShuffledExtractor(get_feature_extractor(argument, channels=channels))
+    if kind in ("standardized", "standardised"):
+        path, _, inner_name = argument.partition(":")
+        return StandardizedExtractor(get_feature_extractor(inner_name, channels=channels), path)
     if Path(name, "config.json").is_file():
-        return load_trained(name)
-    others = ("shuffled:NAME", "standardised:FILE:NAME", "the folder of a trained one")
-    raise unknown("teacher", name, ["hog", "random", *FAMILIES, *others])
+        return load_trained_network(name)
+    patterns = ("shuffled:NAME", "standardized:FILE:NAME", "the folder of a trained network")
+    raise unknown("feature extractor", name, ["hog", "random", *FAMILIES, *patterns])

@@ -1,7 +1,8 @@
-"""What a teacher is: it turns images into features on a grid, and never learns."""
+"""Interface of feature extractors: frozen networks or formulas that turn images into features."""
 
 import hashlib
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,48 +14,109 @@ from workbench.core.types import Images
 
 
 class FeatureExtractor(ABC):
-    """Frozen features to align to or to predict. No module: no checkpoint holds it, no optimiser sees it."""
+    """Compute frozen features of images.
 
-    name: str  # what `by_name` calls it, and a run's log
-    dim: int  # e, channels of a feature
-    directional: bool  # True: only a feature's direction tells something, so compare by cosine
+    A feature extractor is an alignment target of a tokenizer (`teacher`) or measures distances
+    between sets of images (`feature_extractor`). It is no `nn.Module`, so that no checkpoint
+    contains it and no optimizer sees it.
+
+    Attributes
+    ----------
+    name : str
+        Name under which `get_feature_extractor` returns it, also used in logs.
+    dim : int
+        e, channels of a feature.
+    directional : bool
+        Only the direction of a feature is meaningful, so that features should be compared by
+        cosine.
+    """
+
+    name: str
+    dim: int
+    directional: bool
 
     @abstractmethod
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """Features of images in [-1, 1] in the cells of a grid of rows and columns, row by row; without gradient."""
+        """Compute the features in the cells of a grid, without gradients.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        grid : tuple of int
+            Rows and columns of the grid.
+
+        Returns
+        -------
+        Tensor, shape (batch, rows * columns, dim)
+            Features in row-major order.
+        """
+
+    def pooled(self, images: Images) -> Float[Tensor, "b e"]:
+        """Compute one feature per image.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        Tensor, shape (batch, dim)
+            Features of whole images.
+        """
+        return self.features(images, (1, 1))[:, 0]
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
-        """Feature maps of several depths, with gradients to the images. Raises UserError where there are none."""
+        """Compute feature maps of several depths, with gradients with respect to the images.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        list of Tensor, shape (batch, channels, height, width)
+            Feature maps; sizes differ between layers.
+
+        Raises
+        ------
+        UserError
+            If the extractor has no layers.
+        """
         raise UserError(
-            f"{self.name} has no layers to compare images in; random, a trained network or dinov2 have."
+            f"{self.name} has no layers in which images can be compared. "
+            "random, a trained network and dinov2 have layers."
         )
 
     @property
     def fingerprint(self) -> str:
-        """Two teachers with equal fingerprints have equal features."""
+        """Return a key that is equal for two extractors only if their features are equal."""
         return f"{self.name}-{self.dim}"
 
-    def __deepcopy__(self, memo: dict) -> "FeatureExtractor":
-        return self  # it never changes: copies of a model, like its running average, share it
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FeatureExtractor":
+        # It never changes, so that copies of a model, such as its running average, share it.
+        return self
 
 
 def resize_to_grid(maps: Float[Tensor, "b e h w"], grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-    """Feature maps resized to a grid (bilinear, smoothed where it shrinks), as rows."""
+    """Resize feature maps to a grid, bilinear and with anti-aliasing, and return them as rows."""
     if tuple(maps.shape[2:]) != grid:
         maps = F.interpolate(maps.float(), grid, mode="bilinear", antialias=True)
     return rearrange(maps, "b e h w -> b (h w) e")
 
 
-def match_channels(images: Images, channels: int) -> Float[Tensor, "b seen h w"]:
-    """Images with 1 or 3 channels: grey is repeated, colour becomes its mean."""
+def match_channels(images: Images, channels: int) -> Float[Tensor, "b channels h w"]:
+    """Convert images to 1 or 3 channels: gray is repeated, color is averaged."""
     if images.shape[1] == channels:
         return images
     return images.expand(-1, 3, -1, -1) if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
 def weights_digest(network: nn.Module) -> str:
-    """8 hex digits of a SHA-256 over a network's weights."""
-    found = hashlib.sha256()
+    """Return 8 hex digits of a SHA-256 over the weights of a network."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        found.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:8]
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Features of a whole training set, computed once: kept in a folder by the fingerprints of images and teacher."""
+"""Features of a whole training set, computed once and stored under the fingerprints of images and extractor."""
 
 import hashlib
 import re
@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.core.types import Images
+from workbench.core.types import HasLabels, Images
 from workbench.features.base import FeatureExtractor
 from workbench.storage.atomic import atomic_path
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 @runtime_checkable
-class Pictures(Protocol):
-    """A set of images that is known by its fingerprint."""
+class FingerprintedImages(Protocol):
+    """A set of images with a fingerprint."""
 
     @property
     def fingerprint(self) -> str:
@@ -29,49 +29,67 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: Any) -> Images:
-        """The images at some indices, in [-1, 1]."""
+        """Return the images at some indices, with values in [-1, 1]."""
         ...
 
 
-def features_of(
-    pictures: Pictures, teacher: FeatureExtractor, grid: tuple[int, int], folder: str | Path
+def cached_features(
+    image_set: FingerprintedImages,
+    extractor: FeatureExtractor,
+    grid: tuple[int, int],
+    folder: str | Path,
 ) -> np.ndarray:
-    """The features (n, p, e), float16, mapped from a file in the folder; the first time they are computed into it."""
-    key = hashlib.sha256(f"{pictures.fingerprint} {teacher.fingerprint}".encode()).hexdigest()[:16]
-    path = (
-        Path(folder)
-        / f"{re.sub('[^a-z0-9]+', '-', teacher.name.lower())}-{grid[0]}x{grid[1]}-{key}.npy"
-    )
+    """Compute the features of a set of images, or read them from an earlier call.
+
+    Parameters
+    ----------
+    image_set : FingerprintedImages
+        The images.
+    extractor : FeatureExtractor
+        The feature extractor.
+    grid : tuple of int
+        Rows and columns of the grid of features.
+    folder : path
+        Folder of the stored features.
+
+    Returns
+    -------
+    ndarray of float16, shape (n_images, rows * columns, dim)
+        The features, memory-mapped from a file of the folder.
+    """
+    fingerprints = f"{image_set.fingerprint} {extractor.fingerprint}"
+    key = hashlib.sha256(fingerprints.encode()).hexdigest()[:16]
+    slug = re.sub("[^a-z0-9]+", "-", extractor.name.lower())
+    path = Path(folder) / f"{slug}-{grid[0]}x{grid[1]}-{key}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(pictures), grid[0] * grid[1], teacher.dim)
-        with atomic_path(path) as beside:
-            table = np.lib.format.open_memmap(beside, "w+", np.float16, shape)
-            for start in range(0, len(pictures), BATCH):
-                part = slice(start, min(start + BATCH, len(pictures)))
-                table[part] = teacher.features(pictures.images(part), grid).cpu().numpy()
+        shape = (len(image_set), grid[0] * grid[1], extractor.dim)
+        with atomic_path(path) as tmp:
+            table = np.lib.format.open_memmap(tmp, "w+", np.float16, shape)
+            for start in range(0, len(image_set), BATCH_SIZE):
+                rows = slice(start, min(start + BATCH_SIZE, len(image_set)))
+                table[rows] = extractor.features(image_set.images(rows), grid).cpu().numpy()
             table.flush()
     return np.load(path, mmap_mode="r")
 
 
 @dataclass(frozen=True, eq=False)
 class WithFeatures:
-    """Images together with features of them: training data for an objective that takes both."""
+    """Images with precomputed features: training data for an objective that takes both."""
 
-    pictures: Pictures
-    features: tuple[np.ndarray, ...]  # as `features_of` made them, one for each teacher
+    image_set: FingerprintedImages
+    features: tuple[np.ndarray, ...]  # of `cached_features`, one array per extractor
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.image_set)
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The images'."""
-        return getattr(self.pictures, "labels", None)
+        """Return the labels of the images."""
+        return self.image_set.labels if isinstance(self.image_set, HasLabels) else None
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The images at the indices, and each teacher's features of them."""
+        """Return the images at some indices, followed by the features of each extractor."""
         rows = indices.numpy()
-        return self.pictures.images(indices), *(
-            torch.from_numpy(table[rows]).float() for table in self.features
-        )
+        tables = (torch.from_numpy(table[rows]).float() for table in self.features)
+        return self.image_set.images(indices), *tables

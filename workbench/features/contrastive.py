@@ -1,12 +1,18 @@
-"""A self-supervised network for machines without weights: it tells two views of an image from all other images' views.
+"""A self-supervised network for machines without downloaded weights, trained by contrastive
+learning.
 
-After SimCLR (arXiv:2002.05709). Here: five small convolutions with group norms, crops and channel-wise contrast and
-brightness as the only changes of view, 64 images a batch: half a minute on a CPU instead of days on many GPUs.
+After SimCLR (arXiv:2002.05709): the network distinguishes two views of an image from the views of
+all other images.
+
+Differences from the paper: five small convolutions with group norms; crops, contrast and brightness
+per channel are the only augmentations; 64 images per batch. Training takes half a minute on a CPU
+instead of days on many GPUs.
 """
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +22,47 @@ from torch import Tensor, nn
 from workbench.core.errors import RunError, UserError
 from workbench.core.types import Images, Objective
 from workbench.storage.run import Run
-from workbench.training import MapDataset, TrainConfig, fit
+from workbench.training import TrainConfig, fit
 
-GROUP = 8  # channels a norm looks at together
+CHANNELS_PER_GROUP = 8  # of the group norms
 TEMPERATURE = 0.2  # of the similarities
 
 
+@runtime_checkable
+class TrainingImages(Protocol):
+    """Images for training: a `MapDataset` with the properties that identify it."""
+
+    source: str
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the images at some indices."""
+        ...
+
+
 class ContrastiveNet(nn.Module):
-    """Images of any size to feature maps of a quarter of their side."""
+    """Map images of any size to feature maps with a quarter of their side.
+
+    Parameters
+    ----------
+    config : ContrastiveNet.Config
+        The settings.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Sizes; images may have any side."""
+        """Settings of the network."""
 
-        channels: int = 3  # 1 grey, 3 RGB
+        channels: int = 3  # 1 for gray, 3 for RGB
         width: int = 16  # channels after the first convolution; features have four times as many
 
         def __post_init__(self) -> None:
-            if self.width < GROUP or self.width % GROUP:
+            if self.width < CHANNELS_PER_GROUP or self.width % CHANNELS_PER_GROUP:
                 raise UserError(
-                    f"width {self.width} is not a multiple of {GROUP}. Use {GROUP}, 16, 32 or 64."
+                    f"width must be a multiple of {CHANNELS_PER_GROUP}, such as 16, 32 or 64; "
+                    f"got {self.width}."
                 )
 
     def __init__(self, config: Config) -> None:
@@ -53,64 +80,99 @@ class ContrastiveNet(nn.Module):
         )
 
     def forward(self, images: Images) -> Float[Tensor, "b e rows columns"]:
-        """Feature maps, without the head that only training uses."""
+        """Return the feature maps, without the head that only training uses."""
         return self.trunk(images)
 
     def objective(self, images: Images) -> Objective:
-        """Cross-entropy of finding, for each view, the other view of its image in the batch."""
-        seen = torch.cat([another_view(images), another_view(images)])
-        points = F.normalize(self.head(self(seen).mean(dim=(2, 3))), dim=1)
-        itself = torch.eye(len(points), dtype=torch.bool, device=points.device)
-        similarities = (points @ points.T / TEMPERATURE).masked_fill(itself, -torch.inf)
+        """Return the cross-entropy of identifying, for each view, the other view of its image in the batch."""
+        views = torch.cat([random_view(images), random_view(images)])
+        points = F.normalize(self.head(self(views).mean(dim=(2, 3))), dim=1)
+        is_self = torch.eye(len(points), dtype=torch.bool, device=points.device)
+        similarities = (points @ points.T / TEMPERATURE).masked_fill(is_self, -torch.inf)
         partner = torch.arange(len(points), device=points.device).roll(len(images))
         return Objective({"contrastive": F.cross_entropy(similarities, partner)})
 
 
-def another_view(images: Images) -> Images:
-    """A random crop of at least half the side, at full size, with each channel's contrast and brightness changed."""
+def random_view(images: Images) -> Images:
+    """Augment images.
+
+    Each image becomes a random crop of at least half its side, at full size, with the contrast and
+    the brightness of each channel changed.
+
+    Parameters
+    ----------
+    images : Tensor, shape (batch, channels, height, width)
+        Images with values in [-1, 1].
+
+    Returns
+    -------
+    Tensor, shape (batch, channels, height, width)
+        The augmented images.
+    """
     b, c = images.shape[:2]
-    share = torch.empty(b, device=images.device).uniform_(0.5, 1)
-    place = (torch.rand(b, 2, device=images.device) * 2 - 1) * (1 - share)[:, None]
-    crop = torch.cat([torch.diag_embed(share[:, None].expand(b, 2)), place[:, :, None]], dim=2)
-    cropped = F.grid_sample(
-        images, F.affine_grid(crop, list(images.shape), align_corners=False), align_corners=False
-    )
+    scale = torch.empty(b, device=images.device).uniform_(0.5, 1)
+    offset = (torch.rand(b, 2, device=images.device) * 2 - 1) * (1 - scale)[:, None]
+    crop = torch.cat([torch.diag_embed(scale[:, None].expand(b, 2)), offset[:, :, None]], dim=2)
+    positions = F.affine_grid(crop, list(images.shape), align_corners=False)
+    cropped = F.grid_sample(images, positions, align_corners=False)
     contrast = torch.empty(b, c, 1, 1, device=images.device).uniform_(0.6, 1.4)
     brightness = torch.empty(b, c, 1, 1, device=images.device).uniform_(-0.3, 0.3)
     return cropped * contrast + brightness
 
 
 def train_contrastive(
-    images: MapDataset, out: str | Path, *, width: int = 16, train_config: TrainConfig | None = None
+    images: TrainingImages,
+    out: str | Path,
+    *,
+    width: int = 16,
+    train_config: TrainConfig | None = None,
 ) -> Run:
-    """Train a contrastive network on images into a run's folder, or go on with one that was stopped.
+    """Train a contrastive network, or resume an interrupted training.
 
-    The folder is then the teacher's name. Raises RunError if it holds a run of other images, settings or training.
+    Parameters
+    ----------
+    images : ImageSet
+        Training images.
+    out : path
+        Folder of the run. It is also the name of the feature extractor.
+    width : int
+        Channels after the first convolution, a multiple of 8.
+    train_config : TrainConfig, optional
+        Training settings; 200 steps by default.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    RunError
+        If the folder contains a run with other images or settings.
     """
     train_config = train_config or TrainConfig(
         steps=200, batch_size=64, warmup_steps=20, save_every=100
     )
     (first,) = images.batch(torch.arange(1))
     settings = ContrastiveNet.Config(channels=first.shape[1], width=width)
-    config = {
+    config: dict[str, Any] = {
         "class": "workbench.features.contrastive:ContrastiveNet",
         "settings": asdict(settings),
-    }
-    config |= {
         "training": asdict(train_config),
-        "data": {name: getattr(images, name, None) for name in ("source", "fingerprint")},
+        "data": {"source": images.source, "fingerprint": images.fingerprint},
     }
     run = Run(out) if (Path(out) / "config.json").exists() else Run.create(out, config)
-    if any(run.config.get(name) != json.loads(json.dumps(told)) for name, told in config.items()):
-        raise RunError(
-            f"{out} holds a run of other images, settings or training; choose another folder for this one."
-        )
+    for name, value in config.items():
+        if run.config.get(name) != json.loads(json.dumps(value)):
+            raise RunError(
+                f"{out} contains a run with another `{name}`. Choose another folder for this one."
+            )
     torch.manual_seed(train_config.seed)
     for _ in fit(run.build(), images, train_config, run):
         pass
     return run
 
 
-def _convolution(inward: int, outward: int, *, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inward, outward, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(outward // GROUP, outward), nn.GELU())
+def _convolution(in_width: int, width: int, *, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(width // CHANNELS_PER_GROUP, width), nn.GELU())

@@ -1,10 +1,12 @@
-"""Histograms of oriented gradients as MaskFeat predicts them (arXiv:2112.09133), which MAETok took over.
+"""Histograms of oriented gradients as in MaskFeat (arXiv:2112.09133), which MAETok adopted.
 
-Sobel gradients of each channel; 9 unsigned orientations, each pixel in one, weighted by its gradient's magnitude and a
-Gaussian window over the patch (deviation: half a patch); 2 x 2 cells a patch; each cell's histogram has norm 1.
+Sobel gradients per channel; 9 unsigned orientations, each pixel in one of them, weighted by the
+magnitude of its gradient and by a Gaussian window over the patch with a deviation of half a patch;
+2 x 2 cells per patch; the histogram of each cell has norm 1.
 
-Here: the window and the cells follow the grid (MaskFeat's are 16 and 8 pixels), and a gradient far below a grey level
-counts as none, because rounding alone would else decide a flat cell's orientation.
+Differences from the paper: the window and the cells follow the grid (MaskFeat's have 16 and 8
+pixels). A gradient far below one gray level counts as zero, because rounding would otherwise
+determine the orientation of a flat cell.
 """
 
 import math
@@ -18,65 +20,75 @@ from torch import Tensor
 from workbench.core.types import Images
 from workbench.features.base import FeatureExtractor, match_channels
 
-BINS = 9
-FAINT = 1e-4  # a step of one grey level has magnitude 0.008 at least
+NUM_ORIENTATIONS = 9
+MIN_MAGNITUDE = 1e-4  # a step of one gray level has a magnitude of at least 0.008
 
 
 class HOG(FeatureExtractor):
-    """36 numbers a channel: for each orientation, 2 x 2 cells. Needs no training and no download."""
+    """36 numbers per channel: 9 orientations in 2 x 2 cells. Needs no training and no download.
 
-    name, directional = "hog", False
+    Parameters
+    ----------
+    channels : int
+        Channels of the images, 1 or 3.
+    """
+
+    name = "hog"
+    directional = False
 
     def __init__(self, channels: int = 3) -> None:
-        self.channels, self.dim = channels, channels * BINS * 4
+        self.channels = channels
+        self.dim = channels * NUM_ORIENTATIONS * 4
 
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """Exact where twice the grid divides the image; other images are first enlarged to the next that does."""
-        images = _divisible(match_channels(images, self.channels).float(), grid)
+        """Compute the histograms.
+
+        They are exact if twice the grid divides the image. Other images are first enlarged to the
+        next such size.
+        """
+        images = _enlarge_to_multiple(match_channels(images, self.channels).float(), grid)
         (rows, columns), (height, width) = grid, images.shape[2:]
         x, y = sobel(images)
         magnitude = torch.hypot(x, y)
-        magnitude = magnitude.where(magnitude > FAINT, 0) * _window(
-            height // rows, width // columns, images
-        ).repeat(grid)
-        bins = (torch.atan2(x, y) / math.pi * BINS).floor().long() % BINS
-        votes = images.new_zeros(len(images), self.channels, BINS, height, width)
-        votes.scatter_(2, bins.unsqueeze(2), magnitude.unsqueeze(2))
-        cells = rearrange(
-            votes, "b c k (h i) (w j) -> b c k h w i j", h=2 * rows, w=2 * columns
-        ).sum(dim=(-2, -1))
-        return rearrange(
-            F.normalize(cells, dim=2), "b c k (h i) (w j) -> b (h w) (c k i j)", i=2, j=2
-        )
+        window = _window(height // rows, width // columns, images).repeat(grid)
+        magnitude = magnitude.where(magnitude > MIN_MAGNITUDE, 0) * window
+        angle = torch.atan2(x, y) / math.pi
+        orientation = (angle * NUM_ORIENTATIONS).floor().long() % NUM_ORIENTATIONS
+        votes = images.new_zeros(len(images), self.channels, NUM_ORIENTATIONS, height, width)
+        votes.scatter_(2, orientation.unsqueeze(2), magnitude.unsqueeze(2))
+        by_cell = rearrange(votes, "b c k (h i) (w j) -> b c k h w i j", h=2 * rows, w=2 * columns)
+        histograms = F.normalize(by_cell.sum(dim=(-2, -1)), dim=2)
+        return rearrange(histograms, "b c k (h i) (w j) -> b (h w) (c k i j)", i=2, j=2)
 
 
 def sobel(images: Images) -> tuple[Images, Images]:
-    """Horizontal and vertical gradients, edges reflected. Differences come first: a flat image's are exactly 0."""
+    """Compute the horizontal and vertical gradients, with reflected edges.
+
+    Differences are computed first, so that the gradients of a flat image are exactly 0.
+    """
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    across, down = (
-        padded[..., :, :-2] - padded[..., :, 2:],
-        padded[..., :-2, :] - padded[..., 2:, :],
-    )
+    across = padded[..., :, :-2] - padded[..., :, 2:]
+    down = padded[..., :-2, :] - padded[..., 2:, :]
     x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
     y = down[..., :, :-2] + 2 * down[..., :, 1:-1] + down[..., :, 2:]
     return x, y
 
 
-def _divisible(images: Images, grid: tuple[int, int]) -> Float[Tensor, "b c rows columns"]:
-    sides = tuple(
-        math.ceil(side / (2 * cells)) * 2 * cells
-        for side, cells in zip(images.shape[2:], grid, strict=True)
-    )
-    return (
-        images
-        if sides == tuple(images.shape[2:])
-        else F.interpolate(images, sides, mode="bilinear")
-    )
+def _enlarge_to_multiple(
+    images: Images, grid: tuple[int, int]
+) -> Float[Tensor, "b c rows columns"]:
+    sizes = [
+        math.ceil(size / (2 * cells)) * 2 * cells
+        for size, cells in zip(images.shape[2:], grid, strict=True)
+    ]
+    if sizes == list(images.shape[2:]):
+        return images
+    return F.interpolate(images, sizes, mode="bilinear")
 
 
 def _window(height: int, width: int, like: Tensor) -> Float[Tensor, "height width"]:
-    """A Gaussian over one patch, deviation half its side."""
-    sides = [(torch.arange(n, device=like.device) - (n - 1) / 2) / (n / 2) for n in (height, width)]
-    rows, columns = (torch.exp(-side.square() / 2) for side in sides)
+    """Return a Gaussian over one patch, with a deviation of half its size."""
+    axes = [(torch.arange(n, device=like.device) - (n - 1) / 2) / (n / 2) for n in (height, width)]
+    rows, columns = (torch.exp(-axis.square() / 2) for axis in axes)
     return torch.outer(rows, columns) / (rows.sum() * columns.sum())

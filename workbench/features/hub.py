@@ -1,6 +1,7 @@
-"""Pretrained vision transformers from the hub or a local folder, through `transformers`: DINOv2, CLIP and SigLIP.
+"""Pretrained vision transformers from the hub or a local folder, through `transformers`: DINOv2,
+CLIP and SigLIP.
 
-Each family sees images as it was trained to: its own mean, deviation and resolution.
+Each family gets images as it was trained: with its own mean, deviation and resolution.
 """
 
 from dataclasses import dataclass
@@ -18,127 +19,152 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images
 from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid, weights_digest
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the models of one paper share."""
+    """Properties that the models of one paper share."""
 
-    model: str  # the image tower's class in transformers
-    usual: str  # the model where none is named
-    mean: Colour  # of RGB in [0, 1]
-    std: Colour
+    model_class: str  # class of the image tower in transformers
+    default_model: str  # name on the hub
+    mean: Color  # of RGB in [0, 1]
+    std: Color
     resolution: int | None = None  # pixels; None: the model's own
 
 
 FAMILIES = {
-    "dinov2": Family(  # its positions were trained at 518 pixels, and it interpolates them; 224 is its usual crop
-        "Dinov2Model", "facebook/dinov2-small", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
+    # Its positions were trained at 518 pixels and are interpolated; 224 is its usual crop.
+    "dinov2": Family(
+        model_class="Dinov2Model",
+        default_model="facebook/dinov2-small",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        resolution=224,
     ),
     "clip": Family(
-        "CLIPVisionModel",
-        "openai/clip-vit-base-patch16",
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
+        model_class="CLIPVisionModel",
+        default_model="openai/clip-vit-base-patch16",
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
     ),
     "siglip": Family(
-        "SiglipVisionModel", "google/siglip-base-patch16-224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        model_class="SiglipVisionModel",
+        default_model="google/siglip-base-patch16-224",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     ),
 }
 
 
 class HubExtractor(FeatureExtractor):
-    """A pretrained model's patch features, without its class and register tokens. Weights are read when first used."""
+    """Patch features of a pretrained model, without its class and register tokens.
+
+    Weights are loaded on first use.
+
+    Parameters
+    ----------
+    family : str
+        A key of `FAMILIES`.
+    model : str
+        Name on the hub or local folder; by default, the family's default model.
+
+    Raises
+    ------
+    UserError
+        If the family is unknown, or if the model is neither on this machine nor can be downloaded.
+    """
 
     directional = True
 
     def __init__(self, family: str, model: str = "") -> None:
         if family not in FAMILIES:
-            raise unknown("family of teachers", family, FAMILIES)
-        self.family, self.model = FAMILIES[family], model or FAMILIES[family].usual
+            raise unknown("family of feature extractors", family, FAMILIES)
+        self.family = FAMILIES[family]
+        self.model = model or self.family.default_model
         self.name = f"{family}:{self.model}"
-        if self.model.startswith(("/", ".", "~")) and not Path(self.place).is_dir():
+        is_folder = self.model.startswith(("/", ".", "~"))
+        if is_folder and not Path(self.location).is_dir():
             raise UserError(
-                f"The teacher {self.name} needs the folder {self.model}, which does not exist."
+                f"The feature extractor {self.name} needs the folder {self.model}, which does not exist."
             )
-        self.config = self._read(self._tower().config_class)
-        self.dim, self.resolution = (
-            self.config.hidden_size,
-            self.family.resolution or self.config.image_size,
-        )
+        self.config = self._load(self._model_class().config_class)
+        self.dim = self.config.hidden_size
+        self.resolution = self.family.resolution or self.config.image_size
 
     @property
     def fingerprint(self) -> str:
-        """The weights, wherever they lie, and how images are shown to them."""
+        """Return a key of the weights and of the preprocessing."""
         return f"{self.family}-{weights_digest(self.network)}"
 
     @cached_property
     def network(self) -> nn.Module:
-        """The image tower, frozen."""
-        return self._read(self._tower(), use_safetensors=True).eval().requires_grad_(False)
+        """Return the frozen image tower."""
+        return self._load(self._model_class(), use_safetensors=True).eval().requires_grad_(False)
 
-    def seen(self, images: Images) -> Float[Tensor, "b 3 side side"]:
-        """Images in [-1, 1] as the model was trained to see them."""
+    def preprocess(self, images: Images) -> Float[Tensor, "b 3 side side"]:
+        """Resize and normalize images with values in [-1, 1] as in the model's training."""
         size = (self.resolution, self.resolution)
-        enlarged = F.interpolate(
+        resized = F.interpolate(
             match_channels(images, 3).float(), size, mode="bicubic", antialias=True
         )
-        mean, std = (
-            images.new_tensor(colour)[:, None, None]
-            for colour in (self.family.mean, self.family.std)
-        )
-        return ((enlarged.clamp(-1, 1) + 1) / 2 - mean) / std
+        mean = images.new_tensor(self.family.mean)[:, None, None]
+        std = images.new_tensor(self.family.std)[:, None, None]
+        return ((resized.clamp(-1, 1) + 1) / 2 - mean) / std
 
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """The last layer's patch features, resized to the grid."""
-        rows = self.network.to(images.device)(pixel_values=self.seen(images)).last_hidden_state
-        side = self.resolution // self.config.patch_size
-        maps = rearrange(
-            rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side
-        )  # class and registers come first
-        return resize_to_grid(maps, grid)
+        """Return the patch features of the last layer, resized to the grid."""
+        network = self.network.to(images.device)
+        rows = network(pixel_values=self.preprocess(images)).last_hidden_state
+        return resize_to_grid(self._patch_maps(rows), grid)
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
-        """Patch features after each quarter of the blocks."""
-        told = self.network.to(images.device)(
-            pixel_values=self.seen(images), output_hidden_states=True
+        """Return the patch features after each quarter of the blocks."""
+        network = self.network.to(images.device)
+        states = network(
+            pixel_values=self.preprocess(images), output_hidden_states=True
         ).hidden_states
-        side, blocks = self.resolution // self.config.patch_size, len(told) - 1
-        chosen = [told[max(1, blocks * quarter // 4)] for quarter in (1, 2, 3, 4)]
-        return [rearrange(rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side) for rows in chosen]
+        blocks = len(states) - 1
+        return [self._patch_maps(states[max(1, blocks * quarter // 4)]) for quarter in (1, 2, 3, 4)]
 
     @property
-    def place(self) -> str:
-        """A hub name, or a folder."""
+    def location(self) -> str:
+        """Return the name on the hub, or the path of the folder."""
         return str(Path(self.model).expanduser()) if self.model.startswith("~") else self.model
 
-    def _tower(self) -> Any:
+    def _patch_maps(self, rows: Tensor) -> Float[Tensor, "b e h w"]:
+        side = self.resolution // self.config.patch_size
+        # Class and register tokens come first.
+        return rearrange(rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side)
+
+    def _model_class(self) -> Any:
         try:
             import transformers
         except ModuleNotFoundError:
             raise UserError(
-                f"The teacher {self.name} needs transformers: pip install transformers"
+                f"The feature extractor {self.name} needs transformers: pip install transformers"
             ) from None
-        return getattr(transformers, self.family.model)
+        return getattr(transformers, self.family.model_class)
 
-    def _read(self, kind: Any, **how: Any) -> Any:
-        """Read from this machine; download only what is not here."""
+    def _load(self, loadable: Any, **options: Any) -> Any:
+        """Load a configuration or a model from this machine, or download it."""
         from transformers.utils import logging
 
-        before = logging.get_verbosity()
-        logging.set_verbosity_error()  # it would list every weight of a text tower, which nobody asked for
+        verbosity = logging.get_verbosity()
+        # Otherwise it would list every weight of a text tower that is not needed.
+        logging.set_verbosity_error()
         try:
             try:
-                return kind.from_pretrained(self.place, local_files_only=True, **how)
+                return loadable.from_pretrained(self.location, local_files_only=True, **options)
             except OSError:
-                return kind.from_pretrained(self.place, **how)
+                return loadable.from_pretrained(self.location, **options)
         except (OSError, ValueError) as error:
+            family = self.name.partition(":")[0]
             raise UserError(
-                f"The teacher {self.name} is neither on this machine nor could it be downloaded. On a machine with "
-                f"network say `hf download {self.model} --local-dir FOLDER`, bring the FOLDER here, "
-                f"and name the teacher {self.name.partition(':')[0]}:FOLDER."
+                f"The feature extractor {self.name} is not on this machine and could not be downloaded. "
+                f"On a machine with network access, run `hf download {self.model} --local-dir FOLDER`, "
+                f"copy FOLDER to this machine, and use the name {family}:FOLDER."
             ) from error
         finally:
-            logging.set_verbosity(before)
+            logging.set_verbosity(verbosity)

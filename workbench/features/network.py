@@ -1,4 +1,4 @@
-"""Small convolutional networks as teachers: one trained here, and, as controls, an untrained one and a shuffled one."""
+"""Small convolutional feature extractors: one trained here and, as controls, an untrained and a shuffled one."""
 
 from pathlib import Path
 
@@ -14,76 +14,130 @@ from workbench.features.contrastive import ContrastiveNet
 from workbench.storage.run import Run
 
 
-class Network(FeatureExtractor):
-    """A network's feature maps, each feature with mean 0 and variance 1 over its channels, as a ViT's are."""
+class ConvNetExtractor(FeatureExtractor):
+    """Feature maps of a small network; each feature has mean 0 and variance 1 over its channels,
+    like those of a ViT.
+
+    Parameters
+    ----------
+    name : str
+        Name of the extractor.
+    network : ContrastiveNet
+        The network; it is frozen.
+    """
 
     directional = True
 
     def __init__(self, name: str, network: ContrastiveNet) -> None:
-        self.name, self.network, self.dim = name, network.eval().requires_grad_(False), network.dim
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.dim = network.dim
 
     @property
     def fingerprint(self) -> str:
-        """The weights, wherever they lie."""
+        """Return a key of the weights."""
         return f"network-{weights_digest(self.network)}"
 
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """The maps, resized to the grid."""
-        maps = self.network.to(images.device)(match_channels(images, self.network.config.channels))
+        """Return the feature maps, resized to the grid."""
+        network = self.network.to(images.device)
+        maps = network(match_channels(images, self.network.config.channels))
         return F.layer_norm(resize_to_grid(maps, grid), [self.dim])
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
-        """What each convolution gives."""
-        x, found = match_channels(images, self.network.config.channels), []
+        """Return the output of each convolution."""
+        x = match_channels(images, self.network.config.channels)
+        outputs: list[Tensor] = []
         for convolution in self.network.to(images.device).trunk:
-            found.append(x := convolution(x))
-        return found
+            x = convolution(x)
+            outputs.append(x)
+        return outputs
 
 
 class ShuffledExtractor(FeatureExtractor):
-    """A control: true features, each image given another's. What still helps is not what a teacher says of an image."""
+    """A control that gives each image the true features of another image of its batch.
 
-    def __init__(self, teacher: FeatureExtractor, seed: int = 0) -> None:
-        self.teacher, self.seed = teacher, seed
-        self.name, self.dim, self.directional = (
-            f"shuffled:{teacher.name}",
-            teacher.dim,
-            teacher.directional,
-        )
+    An effect that persists with it does not depend on the content of the features.
+
+    Parameters
+    ----------
+    extractor : FeatureExtractor
+        Source of the features.
+    seed : int
+        Seed of the permutation.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, seed: int = 0) -> None:
+        self.extractor, self.seed = extractor, seed
+        self.name = f"shuffled:{extractor.name}"
+        self.dim, self.directional = extractor.dim, extractor.directional
 
     @property
     def fingerprint(self) -> str:
-        """The true features', and the seed."""
-        return f"shuffled-{self.seed}-{self.teacher.fingerprint}"
+        """Return a key of the true features and the seed."""
+        return f"shuffled-{self.seed}-{self.extractor.fingerprint}"
 
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """Features passed on within the batch, along a circle that seed and batch size fix: nobody keeps its own."""
+        """Return features permuted along a cycle that depends on the seed and the batch size only."""
         if len(images) < 2:
             raise UserError(
-                f"{self.name} gives an image another's features, so a batch needs at least 2 images."
+                f"{self.name} exchanges features between images, so a batch needs at least 2 images, "
+                f"got {len(images)}."
             )
-        circle = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
-        shuffled = torch.empty_like(features := self.teacher.features(images, grid))
-        shuffled[circle] = features[circle.roll(1)]
+        cycle = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        features = self.extractor.features(images, grid)
+        shuffled = torch.empty_like(features)
+        shuffled[cycle] = features[cycle.roll(1)]
         return shuffled
 
 
-def random_network(channels: int = 3, seed: int = 0) -> Network:
-    """A control: the network before training. What still helps is the architecture, not what it learned."""
+def random_network(channels: int = 3, seed: int = 0) -> ConvNetExtractor:
+    """Return an untrained network, as a control for the effect of the architecture.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the images, 1 or 3.
+    seed : int
+        Seed of the weights.
+
+    Returns
+    -------
+    ConvNetExtractor
+        The extractor, named `random` or `random:SEED`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(
-            f"random:{seed}" if seed else "random",
-            ContrastiveNet(ContrastiveNet.Config(channels=channels)),
-        )
+        network = ContrastiveNet(ContrastiveNet.Config(channels=channels))
+    return ConvNetExtractor(f"random:{seed}" if seed else "random", network)
 
 
-def load_trained(folder: str | Path) -> Network:
-    """The network that `train_teacher` left in a folder. Raises RunError, and UserError for another model's run."""
+def load_trained_network(folder: str | Path) -> ConvNetExtractor:
+    """Load the network that `train_contrastive` trained.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of the run.
+
+    Returns
+    -------
+    ConvNetExtractor
+        The extractor, named after the folder.
+
+    Raises
+    ------
+    RunError
+        If the run cannot be opened.
+    UserError
+        If the run contains another model.
+    """
     run = Run(folder)
-    if run.kind != "ContrastiveNet":
+    network = run.load() if run.kind == "ContrastiveNet" else None
+    if not isinstance(network, ContrastiveNet):
         raise UserError(
-            f"{folder} holds {run.kind}, which is no teacher; make one with train_teacher."
+            f"{folder} is a run of {run.kind}, which is not a feature extractor. "
+            "Train one with train_contrastive."
         )
-    return Network(str(folder), run.load())
+    return ConvNetExtractor(str(folder), network)

@@ -1,7 +1,8 @@
-"""A teacher whose every channel has mean 0 and deviation 1 over a set of images.
+"""Features whose channels have mean 0 and deviation 1 over a set of images.
 
-Features after a ReLU all point one way: their cosines are high whatever an image shows, so a constant would already be
-aligned with them. What is left when the common part is taken away tells images apart.
+Features after a ReLU all point in similar directions: their cosines are high for any two images, so
+that a constant would already be aligned with them. The remainder after subtracting the common part
+distinguishes images.
 """
 
 import hashlib
@@ -14,74 +15,106 @@ from torch import Tensor
 from workbench.core.errors import UserError
 from workbench.core.types import Images
 from workbench.features.base import FeatureExtractor
-from workbench.features.cache import BATCH, Pictures
+from workbench.features.cache import BATCH_SIZE, FingerprintedImages
 from workbench.storage.atomic import atomic_path
+
+MIN_DEVIATION = 1e-6  # of a channel; below it, the channel is constant
 
 
 class StandardizedExtractor(FeatureExtractor):
-    """Another teacher's features, less their mean and over their deviation, which `standardise` left in a file."""
+    """Features of another extractor, minus their mean and divided by their deviation.
 
-    def __init__(self, teacher: FeatureExtractor, path: str | Path) -> None:
+    Parameters
+    ----------
+    extractor : FeatureExtractor
+        Source of the features.
+    path : path
+        File of `fit_standardization`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or belongs to another extractor.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, path: str | Path) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            found = load_file(path)
+            statistics = load_file(path)
         except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not contain statistics of features ({reason}).") from None
+        shapes = {name: tuple(values.shape) for name, values in statistics.items()}
+        if shapes != {"mean": (extractor.dim,), "deviation": (extractor.dim,)}:
             raise UserError(
-                f"{path} holds no means of features ({str(error).splitlines()[0]})."
-            ) from None
-        if found.keys() != {"mean", "deviation"} or any(
-            x.shape != (teacher.dim,) for x in found.values()
-        ):
-            raise UserError(
-                f"{path} was not made by `standardise` for {teacher.name}, which has {teacher.dim} channels."
+                f"{path} must come from `fit_standardization` for {extractor.name}, "
+                f"which has {extractor.dim} channels; it contains {shapes}."
             )
-        self.mean, self.deviation = found["mean"], found["deviation"]
-        self.teacher, self.name = teacher, f"standardised:{teacher.name}"
-        self.dim, self.directional = teacher.dim, teacher.directional
+        self.mean, self.deviation = statistics["mean"], statistics["deviation"]
+        self.extractor, self.name = extractor, f"standardized:{extractor.name}"
+        self.dim, self.directional = extractor.dim, extractor.directional
 
     @property
     def fingerprint(self) -> str:
-        """The plain features', and the numbers they are changed by."""
-        told = b"".join(x.numpy().tobytes() for x in (self.mean, self.deviation))
-        return f"standardised-{hashlib.sha256(told).hexdigest()[:8]}-{self.teacher.fingerprint}"
+        """Return a key of the original features and the statistics."""
+        values = b"".join(x.numpy().tobytes() for x in (self.mean, self.deviation))
+        digest = hashlib.sha256(values).hexdigest()[:8]
+        # The spelling is part of the names of cached features.
+        return f"standardised-{digest}-{self.extractor.fingerprint}"
 
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """The features, by channel."""
-        found = self.teacher.features(images, grid)
-        return (found - self.mean.to(found)) / self.deviation.to(found)
+        """Return the standardized features."""
+        features = self.extractor.features(images, grid)
+        return (features - self.mean.to(features)) / self.deviation.to(features)
 
 
 @torch.no_grad()
 def fit_standardization(
-    teacher: FeatureExtractor, pictures: Pictures, grid: tuple[int, int], path: str | Path
+    extractor: FeatureExtractor,
+    image_set: FingerprintedImages,
+    grid: tuple[int, int],
+    path: str | Path,
 ) -> StandardizedExtractor:
-    """The teacher by the mean and deviation of its features of some images in the cells of a grid, kept in a file.
+    """Compute mean and deviation of the features of a set of images, and store them in a file.
 
-    A channel that never changes keeps its deviation of 1. A file that is there already is read.
+    A constant channel gets a deviation of 1. An existing file is read.
+
+    Parameters
+    ----------
+    extractor : FeatureExtractor
+        Source of the features.
+    image_set : FingerprintedImages
+        The images.
+    grid : tuple of int
+        Rows and columns of the grid of features.
+    path : path
+        File of the statistics.
+
+    Returns
+    -------
+    StandardizedExtractor
+        The extractor of the standardized features.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
     if not path.exists():
-        count, total, squares = (
-            0,
-            torch.zeros(teacher.dim).double(),
-            torch.zeros(teacher.dim).double(),
-        )
-        for start in range(0, len(pictures), BATCH):
-            part = slice(start, min(start + BATCH, len(pictures)))
-            rows = teacher.features(pictures.images(part), grid).flatten(0, 1).double().cpu()
-            count, total, squares = (
-                count + len(rows),
-                total + rows.sum(dim=0),
-                squares + rows.square().sum(dim=0),
-            )
+        count = 0
+        total = torch.zeros(extractor.dim).double()
+        squares = torch.zeros(extractor.dim).double()
+        for start in range(0, len(image_set), BATCH_SIZE):
+            indices = slice(start, min(start + BATCH_SIZE, len(image_set)))
+            features = extractor.features(image_set.images(indices), grid)
+            rows = features.flatten(0, 1).double().cpu()
+            count += len(rows)
+            total = total + rows.sum(dim=0)
+            squares = squares + rows.square().sum(dim=0)
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
-        deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+        deviation = torch.where(deviation > MIN_DEVIATION, deviation, 1.0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as beside:
-            save_file({"mean": mean.float(), "deviation": deviation.float()}, beside)
-    return StandardizedExtractor(teacher, path)
+        with atomic_path(path) as tmp:
+            save_file({"mean": mean.float(), "deviation": deviation.float()}, tmp)
+    return StandardizedExtractor(extractor, path)

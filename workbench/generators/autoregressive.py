@@ -81,7 +81,7 @@ class AR(Generator):
 
     consumes: ClassVar[Literal["latents", "codes"]] = "codes"
     set_by_tokenizer = ("num_tokens", "codebook_size", "dim", "classes", "num_codebooks")
-    prepares = ("table.", "scale")
+    prepared_state = ("table.", "scale")
 
     config: Config
     scale: Tensor

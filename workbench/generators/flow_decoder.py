@@ -18,7 +18,7 @@ from workbench.core.types import Images
 from workbench.generators.interpolants import interpolant, sample_times
 from workbench.generators.samplers import euler, sampling_times
 from workbench.generators.transformer import sinusoidal_embedding, token_coordinates
-from workbench.nn.transformer import ModulatedBlock, init_weights, normalize
+from workbench.nn.transformer import ModulatedBlock, init_weights, modulation_norm
 
 
 class FlowDecoder(nn.Module):
@@ -84,7 +84,7 @@ class FlowDecoder(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         blocks = [ModulatedBlock(width, heads) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = normalize("layer", width)
+        self.norm = modulation_norm("layer", width)
         self.modulation = nn.Linear(width, 2 * width)
         self.to_velocity = nn.Linear(width, channels * patch**2)
         init_weights(self, depth)

@@ -30,11 +30,11 @@ from workbench.generators.samplers import (
     sampling_times,
 )
 from workbench.nn.transformer import (
-    Inner,
+    MLPKind,
     ModulatedBlock,
     Norm,
     init_weights,
-    normalize,
+    modulation_norm,
     rotary_angles,
 )
 
@@ -65,7 +65,7 @@ class SiT(Generator):
         predict: Literal["velocity", "noise"] = "velocity"
         times: Times = "logit-normal"  # distribution of the training times
         norm: Norm = "layer"  # "rms" has a learned gain
-        mlp: Inner = "gelu"
+        mlp: MLPKind = "gelu"
         # Position embeddings that are added, that rotate queries and keys, or both.
         positions: Literal["sines", "rope", "sines+rope"] = "sines"
         rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
@@ -160,7 +160,7 @@ class SiT(Generator):
             for _ in range(config.depth)
         ]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = normalize(config.norm, width)
+        self.norm = modulation_norm(config.norm, width)
         self.modulation = nn.Linear(width, 2 * width)
         # The output layer also of a noise prediction; stored runs have this name.
         self.to_velocity = nn.Linear(width, config.dim)

@@ -105,10 +105,7 @@ def load_latents(run: Run, step: int | None = None) -> LatentDataset:
         If the images have no labels.
     """
     dataset = _encoded(run, step, "latents")
-    tokenizer = load_tokenizer(run, step)
-    image = torch.zeros(1, tokenizer.config.channels, tokenizer.config.side, tokenizer.config.side)
-    with torch.no_grad():
-        return replace(dataset, grid=tokenizer.encode(image).grid)
+    return replace(dataset, grid=load_tokenizer(run, step).grid)
 
 
 def load_codes(run: Run, step: int | None = None) -> LatentDataset:

@@ -179,7 +179,7 @@ def save_initial_checkpoint(
     model.load_state_dict(model.state_dict() | weights)
     missing = sorted(model.state_dict().keys() - weights.keys())
     if isinstance(model, NeedsPreparation) and any(
-        name.startswith(model.prepares) for name in missing
+        name.startswith(model.prepared_state) for name in missing
     ):
         model.prepare(data, train_config.seed)
     run.save(0, TrainState(model, train_config).state_dict())
@@ -194,17 +194,18 @@ def attach_features(model: "nn.Module", images: "Dataset", folder: str) -> "With
     UserError
         If the model has no teacher, or the images cannot be indexed.
     """
-    from workbench.features.cache import Pictures, WithFeatures, features_of
-    from workbench.tokenizers.base import Tokenizer
+    from workbench.features.cache import FingerprintedImages, WithFeatures, cached_features
+    from workbench.tokenizers.base import TrainableTokenizer
 
-    if not isinstance(images, Pictures):
+    if not isinstance(images, FingerprintedImages):
         raise UserError(f"cache={folder} needs images that can be indexed, and a stream cannot.")
-    if not isinstance(model, Tokenizer) or not model.teachers:
+    if not isinstance(model, TrainableTokenizer) or not model.teachers:
         raise UserError(
             f"cache={folder} stores features of teachers, and {type(model).__name__} has no"
             " teacher."
         )
-    features = [features_of(images, teacher, model.cells, folder) for teacher in model.teachers]
+    grid = model.feature_grid
+    features = [cached_features(images, teacher, grid, folder) for teacher in model.teachers]
     return WithFeatures(images, tuple(features))
 
 

@@ -1,1 +1,1 @@
-"""The parts networks are made of."""
+"""Neural network parts that several tokenizers and generators share."""

@@ -1,7 +1,8 @@
-"""A distance between images in the feature space of a frozen network: LPIPS (arXiv:1801.03924) without its weights.
+"""Distance between images in the feature space of a frozen network: LPIPS without its learned
+weights.
 
-LPIPS learned a weight for each channel from people's judgements, on networks trained on ImageNet; this one counts all
-channels of whatever network it is given alike.
+LPIPS (arXiv:1801.03924) learned one weight per channel from human judgments, on networks trained on
+ImageNet. This distance weights all channels of the given network equally.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,26 @@ from torch import Tensor
 
 
 def feature_distance(
-    one: Sequence[Float[Tensor, "b _e _h _w"]], other: Sequence[Float[Tensor, "b _e _h _w"]]
+    maps: Sequence[Float[Tensor, "b _e _h _w"]],
+    reference_maps: Sequence[Float[Tensor, "b _e _h _w"]],
 ) -> Float[Tensor, ""]:
-    """Mean over layers, places and images of the squared distance between unit features; 0 to 4."""
-    layers = [
-        (_unit(a) - _unit(b)).square().sum(dim=1).mean() for a, b in zip(one, other, strict=True)
+    """Compute the mean squared distance between the unit-normalized features of two batches.
+
+    Parameters
+    ----------
+    maps, reference_maps : sequence of Tensor, shape (batch, channels, height, width)
+        Feature maps of both batches, one pair per layer.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean over layers, positions and images, in [0, 4].
+    """
+    distances = [
+        (_unit(layer) - _unit(reference)).square().sum(dim=1).mean()
+        for layer, reference in zip(maps, reference_maps, strict=True)
     ]
-    return torch.stack(layers).mean()
+    return torch.stack(distances).mean()
 
 
 def _unit(maps: Tensor) -> Tensor:

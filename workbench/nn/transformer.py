@@ -1,4 +1,4 @@
-"""The only transformer: pre-norm blocks, plain or modulated by a condition (adaLN-zero, arXiv:2212.09748)."""
+"""Transformer blocks: pre-norm, plain or modulated by a condition (adaLN-zero, arXiv:2212.09748)."""
 
 from typing import Literal
 
@@ -9,50 +9,62 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Norm = Literal["layer", "rms"]
-Inner = Literal["gelu", "swiglu"]
+MLPKind = Literal["gelu", "swiglu"]
 
 
 class RMSNorm(nn.Module):
-    """Rows of root mean square 1 times a learned gain (arXiv:1910.07467), computed in float32 whatever comes in."""
+    """Scale each row to root mean square 1, times a learned gain (arXiv:1910.07467).
+
+    The norm is computed in float32 for inputs of any precision.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
 
 
 class KVCache:
-    """The keys and values of the rows that one causal attention has already seen: they need not be computed again."""
+    """Keys and values of the rows that a causal attention has processed so far."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
-    def joined(
+    def append(
         self, keys: Float[Tensor, "b heads t e"], values: Float[Tensor, "b heads t e"]
     ) -> tuple[Float[Tensor, "b heads s e"], Float[Tensor, "b heads s e"]]:
-        """Those seen before and the new ones, which from now on have been seen too."""
+        """Store new keys and values, and return all that are stored."""
         if self.keys is not None and self.values is not None:
-            keys, values = (
-                torch.cat([self.keys, keys], dim=2),
-                torch.cat([self.values, values], dim=2),
-            )
+            keys = torch.cat([self.keys, keys], dim=2)
+            values = torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
         return keys, values
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over every row, over the visible rows alone, or over the rows so far."""
+    """Multi-head self-attention: full, over visible rows only, or causal.
+
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    heads : int
+        Number of heads; must divide `width`.
+    qk_norm : bool
+        Normalize queries and keys by RMSNorm.
+    """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
-        # Bounded queries and keys keep attention from saturating in long low-precision runs (arXiv:2302.05442).
+        # Bounded queries and keys keep attention from saturating in long low-precision runs
+        # (arXiv:2302.05442).
         self.norm_q = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.norm_k = RMSNorm(width // heads) if qk_norm else nn.Identity()
 
@@ -60,14 +72,30 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b t width"],
         visible: Bool[Tensor, "b t"] | None = None,
-        turns: Float[Tensor, "two t half"] | None = None,
+        rotation: Float[Tensor, "two t half"] | None = None,
         *,
         causal: bool = False,
         past: KVCache | None = None,
     ) -> Tensor:
-        """Mix the rows; a row that is not visible is never looked at. `turns`: by which places rotate (RoPE).
+        """Mix the rows.
 
-        `causal`: no row looks at later ones (without `visible`). `past`: the rows that came before these.
+        Parameters
+        ----------
+        x : Tensor, shape (batch, rows, width)
+            The rows.
+        visible : Tensor of bool, shape (batch, rows), optional
+            Rows that others may attend to; all by default.
+        rotation : Tensor, shape (2, rows, half), optional
+            Cosines and sines from `rotary_angles` (RoPE).
+        causal : bool
+            Let no row attend to later rows. Not combined with `visible`.
+        past : KVCache, optional
+            Keys and values of the rows before these; updated in place.
+
+        Returns
+        -------
+        Tensor, shape (batch, rows, width)
+            The mixed rows.
         """
         q, k, v = rearrange(
             self.project_in(x),
@@ -76,44 +104,47 @@ class Attention(nn.Module):
             heads=self.heads,
         )
         q, k = self.norm_q(q), self.norm_k(k)
-        if turns is not None:
-            q, k = apply_rotary(q, turns), apply_rotary(k, turns)
+        if rotation is not None:
+            q, k = apply_rotary(q, rotation), apply_rotary(k, rotation)
         if past is not None:
-            k, v = past.joined(k, v)
-        mask, new, all_rows = None, q.shape[2], k.shape[2]
+            k, v = past.append(k, v)
+        num_new, num_rows = q.shape[2], k.shape[2]
+        mask = None
         if visible is not None:
             mask = rearrange(visible, "b t -> b 1 1 t")
-        elif causal and new < all_rows:
-            mask = torch.ones(new, all_rows, dtype=torch.bool, device=x.device).tril(all_rows - new)
+        elif causal and num_new < num_rows:
+            full = torch.ones(num_new, num_rows, dtype=torch.bool, device=x.device)
+            mask = full.tril(num_rows - num_new)
         mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and new == all_rows
+            q, k, v, attn_mask=mask, is_causal=causal and num_new == num_rows
         )
         return self.project_out(rearrange(mixed, "b heads t e -> b t (heads e)"))
 
 
 class MLP(nn.Sequential):
-    """Two layers, four times as wide inside."""
+    """Two linear layers with GELU between them and four times the width inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 class SwiGLU(nn.Module):
-    """A gated MLP (arXiv:2002.05202), two thirds as wide inside, so that it has as many weights."""
+    """Gated MLP (arXiv:2002.05202), two thirds as wide inside as MLP, so that both have as many weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = 4 * width * 2 // 3
-        self.project_in, self.project_out = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+        self.project_in = nn.Linear(width, 2 * hidden)
+        self.project_out = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b t width"]) -> Float[Tensor, "b t width"]:
-        """One half, after SiLU, scales the other."""
+        """Scale one half of the hidden channels by SiLU of the other half."""
         gate, value = self.project_in(x).chunk(2, dim=-1)
         return self.project_out(F.silu(gate) * value)
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """Pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -128,13 +159,31 @@ class Block(nn.Module):
         causal: bool = False,
         past: KVCache | None = None,
     ) -> Tensor:
-        """Attention, then the MLP, each added to the stream."""
+        """Add the outputs of attention and MLP to the residual stream."""
         x = x + self.attention(self.norm_1(x), visible, causal=causal, past=past)
         return x + self.mlp(self.norm_2(x))
 
 
 class ModulatedBlock(nn.Module):
-    """A block whose norms are shifted, scaled and gated by a condition; the identity before training."""
+    """Block whose norms are shifted, scaled and gated by a condition.
+
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    heads : int
+        Number of attention heads.
+    norm : {"layer", "rms"}
+        Norm before each modulation.
+    mlp : {"gelu", "swiglu"}
+        Kind of MLP.
+    qk_norm : bool
+        Normalize queries and keys.
+
+    Notes
+    -----
+    The modulation starts at zero, so that the block is the identity before training.
+    """
 
     def __init__(
         self,
@@ -142,11 +191,11 @@ class ModulatedBlock(nn.Module):
         heads: int,
         *,
         norm: Norm = "layer",
-        mlp: Inner = "gelu",
+        mlp: MLPKind = "gelu",
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = normalize(norm, width), normalize(norm, width)
+        self.norm_1, self.norm_2 = modulation_norm(norm, width), modulation_norm(norm, width)
         self.attention = Attention(width, heads, qk_norm=qk_norm)
         self.mlp = MLP(width) if mlp == "gelu" else SwiGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
@@ -157,49 +206,70 @@ class ModulatedBlock(nn.Module):
         self,
         x: Float[Tensor, "b t width"],
         condition: Float[Tensor, "b width"],
-        turns: Float[Tensor, "two t half"] | None = None,
+        rotation: Float[Tensor, "two t half"] | None = None,
     ) -> Tensor:
-        """Attention, then the MLP, each modulated and gated by the condition."""
+        """Apply attention and MLP, each modulated and gated by the condition."""
         modulation = rearrange(
             self.modulation(F.silu(condition)), "b (six width) -> six b 1 width", six=6
         )
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
-        x = x + gate_1 * self.attention(self.norm_1(x) * (1 + scale_1) + shift_1, turns=turns)
+        attended = self.attention(self.norm_1(x) * (1 + scale_1) + shift_1, rotation=rotation)
+        x = x + gate_1 * attended
         return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
 
 
-def normalize(norm: Norm, width: int) -> nn.Module:
-    """The norm before a modulation: LayerNorm without a gain (DiT), or RMSNorm with one (LightningDiT)."""
+def modulation_norm(norm: Norm, width: int) -> nn.Module:
+    """Return the norm before a modulation: LayerNorm without a gain (DiT), or RMSNorm with one (LightningDiT)."""
     return nn.LayerNorm(width, elementwise_affine=False) if norm == "layer" else RMSNorm(width)
 
 
-def rotary_angles(places: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:
-    """Cosines and sines of RoPE's angles (arXiv:2104.09864) for heads of that width, an equal share for each axis."""
-    pairs = width // (2 * places.shape[1])
-    frequencies = 1e4 ** (-torch.arange(pairs, device=places.device) / pairs)
+def rotary_angles(positions: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:
+    """Compute the cosines and sines of the angles of rotary embeddings (RoPE, arXiv:2104.09864).
+
+    Parameters
+    ----------
+    positions : Tensor, shape (rows, axes)
+        Position of each row on each axis.
+    width : int
+        Channels of an attention head, shared equally between the axes.
+
+    Returns
+    -------
+    Tensor, shape (2, rows, width / 2)
+        Cosines and sines.
+    """
+    pairs = width // (2 * positions.shape[1])
+    frequencies = 1e4 ** (-torch.arange(pairs, device=positions.device) / pairs)
     angles = rearrange(
-        einsum(places, frequencies, "t axes, pairs -> t axes pairs"),
+        einsum(positions, frequencies, "t axes, pairs -> t axes pairs"),
         "t axes pairs -> t (axes pairs)",
     )
     return torch.stack([angles.cos(), angles.sin()])
 
 
 def apply_rotary(
-    x: Float[Tensor, "b heads t e"], turns: Float[Tensor, "two t half"]
+    x: Float[Tensor, "b heads t e"], rotation: Float[Tensor, "two t half"]
 ) -> Float[Tensor, "b heads t e"]:
-    """Turn each pair of channels (i, i + half) by its place's angle: products then depend on differences of places."""
-    cos, sin = turns.to(x.dtype)
-    one, other = x.chunk(2, dim=-1)
-    return torch.cat([one * cos - other * sin, one * sin + other * cos], dim=-1)
+    """Rotate each pair of channels (i, i + half) by the angle of its row.
+
+    The product of two rotated rows depends only on the difference of their positions.
+    """
+    cos, sin = rotation.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 def init_weights(module: nn.Module, depth: int) -> None:
-    """Small weights; what is added to the stream shrinks with depth, so that a block starts near the identity."""
+    """Initialize linear layers with small weights.
+
+    Layers that add to the residual stream shrink with the depth, so that each block starts near the
+    identity.
+    """
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(
-                part.weight, std=0.02 if part.in_features > 64 else part.in_features**-0.5 / 6
-            )
-            nn.init.zeros_(part.bias)
+        if not isinstance(part, nn.Linear):
+            continue
+        std = 0.02 if part.in_features > 64 else part.in_features**-0.5 / 6
+        nn.init.trunc_normal_(part.weight, std=std)
+        nn.init.zeros_(part.bias)
         if name.endswith(("project_out", "mlp.2")):
             part.weight.data /= (2 * depth) ** 0.5

@@ -1,4 +1,4 @@
-"""How much a loss should weigh beside another, judged by their gradients."""
+"""Weights for loss terms, computed from the lengths of their gradients."""
 
 import torch
 from jaxtyping import Float
@@ -6,11 +6,34 @@ from torch import Tensor
 
 
 def adaptive_weight(
-    reference: Float[Tensor, ""], loss: Float[Tensor, ""], at: Tensor, most: float = float("inf")
+    reference: Float[Tensor, ""],
+    loss: Float[Tensor, ""],
+    parameter: Tensor,
+    max_weight: float = float("inf"),
 ) -> Float[Tensor, ""]:
-    """The factor that gives the loss a gradient as long as the reference's, at one weight; detached.
+    """Compute the factor that gives a loss a gradient as long as that of a reference loss.
 
-    VQGAN (arXiv:2012.09841) Eq. 7 at the decoder's last layer, VA-VAE (arXiv:2501.01423) Eq. 6 at the encoder's.
+    Parameters
+    ----------
+    reference : Tensor, shape ()
+        Loss whose gradient sets the scale, usually the reconstruction error.
+    loss : Tensor, shape ()
+        Loss to be weighted.
+    parameter : Tensor
+        Weight at which both gradients are measured.
+    max_weight : float
+        Upper bound of the factor.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The factor in [0, max_weight], detached.
+
+    References
+    ----------
+    VQGAN (arXiv:2012.09841), Eq. 7, at the decoder's last layer;
+    VA-VAE (arXiv:2501.01423), Eq. 6, at the encoder's last layer.
     """
-    norms = [torch.autograd.grad(one, at, retain_graph=True)[0].norm() for one in (reference, loss)]
-    return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
+    reference_norm = torch.autograd.grad(reference, parameter, retain_graph=True)[0].norm()
+    loss_norm = torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm()
+    return (reference_norm / (loss_norm + 1e-4)).clamp(0, max_weight).detach()

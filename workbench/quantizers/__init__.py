@@ -1,1 +1,1 @@
-"""From vectors to codes; one paper a file, all return `Quantized`."""
+"""Bottlenecks between an encoder and a decoder: vector, soft, scalar, Gaussian and cascaded quantizers."""

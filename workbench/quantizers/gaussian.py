@@ -1,4 +1,7 @@
-"""The variational bottleneck (arXiv:1312.6114): a token is a diagonal Gaussian, sampled in training, its mean after."""
+"""Variational bottleneck (arXiv:1312.6114): each token is a diagonal Gaussian.
+
+Latents are samples in training mode and means in evaluation mode.
+"""
 
 import torch
 from einops import rearrange, reduce
@@ -7,35 +10,49 @@ from torch import Tensor, nn
 
 from workbench.core.types import Quantized
 
-LOG_VARIANCE = (
-    -30.0,
-    20.0,
-)  # bounds, as in latent diffusion (arXiv:2112.10752); beyond them exp() over- or underflows
+# Bounds as in latent diffusion (arXiv:2112.10752); beyond them exp() overflows or underflows.
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class GaussianBottleneck(nn.Module):
-    """Means and log variances to latents, and beta times the divergence from a standard normal."""
+    """Turn means and log variances into latents, with a penalty on the divergence from a standard
+    normal.
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the divergence, per nat.
+    """
 
     def __init__(self, *, beta: float) -> None:
         super().__init__()
-        self.beta = beta  # weight of the divergence, a nat
+        self.beta = beta
 
     def forward(self, moments: Float[Tensor, "b n two_d"]) -> Quantized:
-        """Of 2 d channels the first d are means, the others log variances, clamped to [-30, 20]."""
+        """Split 2 d channels into d means and d log variances, clamped to [-30, 20], and draw the latents."""
         mean, log_variance = rearrange(moments.float(), "b n (two d) -> two b n d", two=2)
-        log_variance = log_variance.clamp(*LOG_VARIANCE)
+        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
         latents = mean
         if self.training:
             latents = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        return Quantized(
-            latents=latents, codes=None, losses={"kl": self.beta * divergence(mean, log_variance)}
-        )
+        losses = {"kl": self.beta * divergence(mean, log_variance)}
+        return Quantized(latents=latents, codes=None, losses=losses)
 
 
 def divergence(
     mean: Float[Tensor, "b n d"], log_variance: Float[Tensor, "b n d"]
 ) -> Float[Tensor, ""]:
-    """KL(N(mean, variance) || N(0, 1)) in nats: summed over an image's tokens and channels, mean over images."""
-    # Appendix B.
-    each = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
-    return reduce(each, "b n d -> b", "sum").mean()
+    """Compute KL(N(mean, variance) || N(0, 1)) in nats (Appendix B).
+
+    Parameters
+    ----------
+    mean, log_variance : Tensor, shape (batch, tokens, dim)
+        Parameters of the Gaussians.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The divergence, summed over tokens and channels, averaged over images.
+    """
+    per_channel = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+    return reduce(per_channel, "b n d -> b", "sum").mean()

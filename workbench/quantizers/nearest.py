@@ -1,4 +1,4 @@
-"""The nearest codeword of every token, exactly, without ever holding a table of tokens x codewords."""
+"""Exact nearest-codeword search that never stores a table of all tokens x codewords."""
 
 import math
 
@@ -7,61 +7,86 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-WORDS = 4096  # codewords at a time
-ROWS = 16  # products of fewer rows or columns sum in another order, and a near tie could fall the other way
-GROUP = 128  # words whose least distance is looked for before the word itself
+CODEWORDS_PER_BLOCK = 4096
+# Products with fewer rows or columns are summed in another order, which could decide a near tie
+# differently.
+ROW_MULTIPLE = 16
+GROUP_SIZE = 128  # codewords whose smallest distance is computed before the codeword itself
 
 
 @torch.no_grad()
 def nearest_code(
-    tokens: Float[Tensor, "t d"], words: Float[Tensor, "k d"], *, chunk: int = 512
+    tokens: Float[Tensor, "t d"], codewords: Float[Tensor, "k d"], *, chunk: int = 512
 ) -> Int[Tensor, " t"]:
-    """The index of the codeword at the least Euclidean distance; of equal ones the first.
+    """Find the codeword with the smallest Euclidean distance to each token.
 
-    `chunk` tokens at a time (512: 8 MB); on a CPU neither it nor a token's neighbours change an index.
+    Parameters
+    ----------
+    tokens : Tensor, shape (tokens, dim)
+        The tokens.
+    codewords : Tensor, shape (codewords, dim)
+        The codebook.
+    chunk : int
+        Tokens per product; 512 need 8 MB. On a CPU, neither the chunk size nor the other tokens
+        change an index.
+
+    Returns
+    -------
+    Tensor of int64, shape (tokens,)
+        Index of the nearest codeword; of equally near ones the first.
+
+    Examples
+    --------
+    >>> nearest_code(torch.tensor([[0.9], [0.1]]), torch.tensor([[0.0], [1.0]]))
+    tensor([1, 0])
     """
-    with torch.autocast(
-        tokens.device.type, enabled=False
-    ):  # half precision would decide near ties by rounding
-        tokens, words = tokens.float(), words.float()
-        centre = words.mean(
-            dim=0
-        )  # |w|^2 - 2 x.w cancels badly where norms are much larger than distances
-        tokens, words = tokens - centre, words - centre
-        # |x - w|^2 = |x|^2 + 2 (|w|^2 / 2 - x.w): the last factor orders the words, as one product of longer vectors.
-        half, short = words.square().sum(dim=-1, keepdim=True) / 2, (0, 0, 0, -len(words) % ROWS)
-        words = torch.cat([F.pad(-words, short), F.pad(half, short, value=math.inf)], dim=-1)
+    # Half precision would decide near ties by rounding.
+    with torch.autocast(tokens.device.type, enabled=False):
+        tokens, codewords = tokens.float(), codewords.float()
+        # |w|^2 - 2 x.w cancels badly where norms are much larger than distances.
+        center = codewords.mean(dim=0)
+        tokens, codewords = tokens - center, codewords - center
+        # |x - w|^2 = |x|^2 + 2 (|w|^2 / 2 - x.w): the last factor orders the codewords, as one
+        # product of longer vectors.
+        half_norms = codewords.square().sum(dim=-1, keepdim=True) / 2
+        padding = (0, 0, 0, -len(codewords) % ROW_MULTIPLE)
+        padded_norms = F.pad(half_norms, padding, value=math.inf)
+        codewords = torch.cat([F.pad(-codewords, padding), padded_norms], dim=-1)
         tokens = F.pad(tokens, (0, 1), value=1.0)
-        # One table for all: where each part has its own, an allocator may come to hold twenty of them.
-        table = tokens.new_empty(chunk + -chunk % ROWS, min(WORDS, len(words)))
-        return torch.cat([_nearest(part, words, table) for part in tokens.split(chunk)])
+        # One table for all chunks: with one per chunk, an allocator may keep twenty of them.
+        rows = chunk + -chunk % ROW_MULTIPLE
+        table = tokens.new_empty(rows, min(CODEWORDS_PER_BLOCK, len(codewords)))
+        return torch.cat([_nearest(part, codewords, table) for part in tokens.split(chunk)])
 
 
 def _nearest(
-    tokens: Float[Tensor, "t e"], words: Float[Tensor, "k e"], table: Float[Tensor, "r w"]
+    tokens: Float[Tensor, "t e"], codewords: Float[Tensor, "k e"], table: Float[Tensor, "r w"]
 ) -> Int[Tensor, " t"]:
-    padded = F.pad(tokens, (0, 0, 0, -len(tokens) % ROWS))
-    lowest = [_lowest(_product(padded, part, table)) for part in words.split(WORDS)]
-    winner = torch.stack([values for values, _ in lowest]).min(dim=0).indices
-    inside = torch.stack([places for _, places in lowest]).gather(0, winner[None])[0]
-    return (winner * WORDS + inside)[: len(tokens)]
+    padded = F.pad(tokens, (0, 0, 0, -len(tokens) % ROW_MULTIPLE))
+    blocks = [
+        _row_minimum(_product(padded, block, table))
+        for block in codewords.split(CODEWORDS_PER_BLOCK)
+    ]
+    winner = torch.stack([values for values, _ in blocks]).min(dim=0).indices
+    within_block = torch.stack([indices for _, indices in blocks]).gather(0, winner[None])[0]
+    return (winner * CODEWORDS_PER_BLOCK + within_block)[: len(tokens)]
 
 
 def _product(
-    tokens: Float[Tensor, "t e"], words: Float[Tensor, "k e"], table: Float[Tensor, "r w"]
+    tokens: Float[Tensor, "t e"], codewords: Float[Tensor, "k e"], table: Float[Tensor, "r w"]
 ) -> Float[Tensor, "t k"]:
-    """Every token with every word, in the table's memory."""
-    out = table.view(-1)[: len(tokens) * len(words)].view(len(tokens), len(words))
-    return torch.mm(tokens, words.T, out=out)
+    """Multiply every token by every codeword, in the memory of the table."""
+    out = table.view(-1)[: len(tokens) * len(codewords)].view(len(tokens), len(codewords))
+    return torch.mm(tokens, codewords.T, out=out)
 
 
-def _lowest(table: Float[Tensor, "t k"]) -> tuple[Float[Tensor, " t"], Int[Tensor, " t"]]:
-    """The least number of each row and its first place, as `min` tells; of many on a CPU, in half its time."""
-    if table.is_cuda or table.shape[1] < WORDS:
-        return tuple(table.min(dim=-1))
-    groups = table.unflatten(1, (-1, GROUP))
-    group = (
-        groups.amin(dim=-1).min(dim=-1).indices
-    )  # without places, `amin` compares many numbers at once
-    values, inside = groups[torch.arange(len(table)), group].min(dim=-1)
-    return values, group * GROUP + inside
+def _row_minimum(table: Float[Tensor, "t k"]) -> tuple[Float[Tensor, " t"], Int[Tensor, " t"]]:
+    """Return the smallest value of each row and its first index, like `min`; for wide rows on a CPU in half its time."""
+    if table.is_cuda or table.shape[1] < CODEWORDS_PER_BLOCK:
+        smallest = table.min(dim=-1)
+        return smallest.values, smallest.indices
+    groups = table.unflatten(1, (-1, GROUP_SIZE))
+    # Without indices, `amin` is vectorized.
+    group = groups.amin(dim=-1).min(dim=-1).indices
+    values, within_group = groups[torch.arange(len(table)), group].min(dim=-1)
+    return values, group * GROUP_SIZE + within_group

@@ -1,6 +1,7 @@
-"""Features made comparable before they are clustered; the statistics are kept for what is encoded later.
+"""Normalization of features before they are clustered, with statistics that later features reuse.
 
-As they are, a few channels of large variance decide all distances between a network's features.
+Without it, a few channels of large variance dominate all distances between the features of a
+network.
 """
 
 from typing import Literal
@@ -10,65 +11,77 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Normalise = Literal["none", "unit", "channel", "whiten"]
+Normalization = Literal["none", "unit", "channel", "whiten"]
 
-LEAST = 0.01  # of the median deviation; below it a channel says nothing, and must not be blown up
-TINY = 1e-6
+MIN_RELATIVE_DEVIATION = (
+    0.01  # of the median deviation; channels below it are noise and must not be amplified
+)
+MIN_DEVIATION = 1e-6
+ROWS_PER_CHUNK = 65536
 
 
 class Normalizer(nn.Module):
-    """(x - mean) matrix, and for "unit" that divided by its norm. Before `fit` it only drops channels.
+    """Compute (x - mean) matrix and, for "unit", divide the result by its norm.
 
-    none: features as they are; channel: mean 0 and variance 1 in each channel; whiten: that in each principal axis.
-    Where `dim` is less than the features' channels, so many principal axes are kept.
+    Before `fit`, it only drops channels.
+
+    Parameters
+    ----------
+    normalize : {"none", "unit", "channel", "whiten"}
+        Leave features as they are; scale to unit norm; mean 0 and variance 1 per channel; or the
+        same per principal axis.
+    channels : int
+        Channels of the features.
+    dim : int
+        Channels of the output. If there are fewer than `channels`, they are that many principal
+        axes.
     """
 
     mean: Float[Tensor, " e"]
     matrix: Float[Tensor, "e d"]
 
-    def __init__(self, normalise: Normalise, *, channels: int, dim: int) -> None:
+    def __init__(self, normalize: Normalization, *, channels: int, dim: int) -> None:
         super().__init__()
-        self.normalise = normalise
+        self.normalize = normalize
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("matrix", torch.eye(channels, dim))
 
     @property
-    def fitted(self) -> bool:
-        """Whether it has statistics."""
-        return bool(self.mean.any()) or not torch.equal(
-            self.matrix, torch.eye(*self.matrix.shape).to(self.matrix)
-        )
+    def is_fitted(self) -> bool:
+        """Return whether there are statistics."""
+        identity = torch.eye(*self.matrix.shape).to(self.matrix)
+        return bool(self.mean.any()) or not torch.equal(self.matrix, identity)
 
     @torch.no_grad()
     def fit(self, features: Float[Tensor, "t e"]) -> None:
-        """Take the statistics of these features."""
+        """Compute the statistics of features of shape (tokens, channels)."""
         channels, dim = self.matrix.shape
         mean = features.mean(dim=0, dtype=torch.float64)
-        spread = torch.zeros(channels, channels, dtype=torch.float64, device=features.device)
-        for piece in features.split(65536):
-            spread += (centred := piece.double() - mean).T @ centred / len(features)
-        deviation = (
-            _floored(spread.diagonal().sqrt())
-            if self.normalise == "channel"
-            else torch.ones_like(mean)
-        )
+        covariance = torch.zeros(channels, channels, dtype=torch.float64, device=features.device)
+        for chunk in features.split(ROWS_PER_CHUNK):
+            centered = chunk.double() - mean
+            covariance += centered.T @ centered / len(features)
+        deviation = torch.ones_like(mean)
+        if self.normalize == "channel":
+            deviation = _clamp_deviations(covariance.diagonal().sqrt())
         axes = torch.eye(channels, dtype=torch.float64, device=features.device)
-        if dim < channels or self.normalise == "whiten":
-            variances, axes = torch.linalg.eigh(spread / torch.outer(deviation, deviation))
+        if dim < channels or self.normalize == "whiten":
+            variances, axes = torch.linalg.eigh(covariance / torch.outer(deviation, deviation))
             axes = axes.flip(1)[:, :dim]
-            if self.normalise == "whiten":
-                axes = axes / _floored(variances.flip(0).clamp(min=0).sqrt())[:dim]
-        self.mean.copy_(mean if self.normalise in ("channel", "whiten") else torch.zeros_like(mean))
+            if self.normalize == "whiten":
+                axes = axes / _clamp_deviations(variances.flip(0).clamp(min=0).sqrt())[:dim]
+        is_centered = self.normalize in ("channel", "whiten")
+        self.mean.copy_(mean if is_centered else torch.zeros_like(mean))
         self.matrix.copy_(axes / deviation[:, None])
 
     def forward(self, x: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch d"]:
-        """Normalise, in single precision."""
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # half precision would decide near ties by rounding
+        """Normalize features, in single precision."""
+        # Half precision would decide near ties by rounding.
+        with torch.autocast(x.device.type, enabled=False):
             x = (x.float() - self.mean) @ self.matrix
-        return F.normalize(x, dim=-1) if self.normalise == "unit" else x
+        return F.normalize(x, dim=-1) if self.normalize == "unit" else x
 
 
-def _floored(deviations: Float[Tensor, " e"]) -> Float[Tensor, " e"]:
-    return deviations.clamp(min=max(TINY, LEAST * deviations.median().item()))
+def _clamp_deviations(deviations: Float[Tensor, " e"]) -> Float[Tensor, " e"]:
+    smallest = MIN_RELATIVE_DEVIATION * deviations.median().item()
+    return deviations.clamp(min=max(MIN_DEVIATION, smallest))

@@ -1,7 +1,10 @@
-"""VQ (arXiv:1711.00937): a token becomes its nearest codeword, its gradient copied straight through.
+"""VQ (arXiv:1711.00937): each token becomes its nearest codeword, with a straight-through gradient.
 
-The codebook learns by gradient (Eq. 3) or as a running average of the tokens that chose it (Appendix A.1). Here: codes
-that fell out of use are revived, and the average is not smoothed: a code moves when it is chosen, and only then.
+The codebook is trained by gradient (Eq. 3) or as a running average of the tokens assigned to it
+(Appendix A.1).
+
+Differences from the paper: codes that are no longer used are replaced by tokens (`revive`). The
+running average is not smoothed, so that a code moves only in steps that select it.
 """
 
 from typing import Literal
@@ -18,27 +21,50 @@ from workbench.quantizers.nearest import nearest_code
 
 
 class VectorQuantizer(nn.Module):
-    """One codebook. While it trains, each forward pass with gradients also counts who was chosen; see `revive`."""
+    """Replace tokens by their nearest codewords of one codebook.
+
+    In training mode, each forward pass with gradients also updates the usage counts of the codes.
+
+    Parameters
+    ----------
+    codebook_size : int
+        K, number of codewords.
+    dim : int
+        d, channels of a token.
+    commitment : float
+        beta, weight of the commitment loss.
+    cosine : bool
+        Compare unit vectors; the latents are then unit codewords.
+    learn : {"gradient", "ema"}
+        Train the codebook by gradient or as a running average.
+    decay : float
+        Decay of the running averages, per batch.
+    revive : float
+        Replace codes that are selected less often than this fraction of uniform usage, B L / K, by
+        tokens; 0 disables it.
+    """
 
     counts: Float[
         Tensor, " k"
-    ]  # running average of the tokens that chose a code, a batch; 0 before the first
+    ]  # running average of the tokens per code and batch; 0 before the first batch
+    sums: Float[Tensor, "k d"]  # running average of the sums of these tokens; only with learn="ema"
 
     def __init__(
         self,
         *,
-        codebook_size: int,  # K
-        dim: int,  # d
-        commitment: float = 0.25,  # beta
-        cosine: bool = False,  # compare unit vectors; the latents are unit codewords
+        codebook_size: int,
+        dim: int,
+        commitment: float = 0.25,
+        cosine: bool = False,
         learn: Literal["gradient", "ema"] = "gradient",
-        decay: float = 0.95,  # of the running averages, a batch
-        revive: float = 0.0,  # replace codes chosen less often than this share of B L / K by tokens; 0: never
+        decay: float = 0.95,
+        revive: float = 0.0,
     ) -> None:
         super().__init__()
         self.commitment, self.cosine, self.learn = commitment, cosine, learn
         self.decay, self.revive = decay, revive
-        # At the scale of the encoder's output: uniform(-1/K, 1/K) puts every code in one spot, and one wins them all.
+        # At the scale of the encoder's output. Uniform(-1/K, 1/K) puts all codes in one spot, and
+        # one code takes all tokens.
         codebook = F.normalize(torch.randn(1, codebook_size, dim), dim=-1)
         if learn == "ema":
             self.register_buffer("codebook", codebook)
@@ -48,66 +74,72 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("counts", torch.zeros(codebook_size))
 
     @property
-    def words(self) -> Float[Tensor, "1 k d"]:
-        """The codewords as they are compared: of unit norm where distances are between unit vectors."""
+    def codewords(self) -> Float[Tensor, "1 k d"]:
+        """Return the codewords as they are compared: of unit norm with `cosine`."""
         return F.normalize(self.codebook, dim=-1) if self.cosine else self.codebook
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:
-        """Choose the nearest codeword of each token; losses pull the token to the code and, by gradient, back."""
+        """Select the nearest codeword of each token.
+
+        The losses pull tokens towards their codewords and, if the codebook is trained by gradient,
+        codewords towards their tokens.
+        """
         x = F.normalize(x.float(), dim=-1) if self.cosine else x.float()
-        tokens, learning = (
-            rearrange(x.detach(), "b n d -> (b n) d"),
-            self.training and torch.is_grad_enabled(),
-        )
-        if learning and self.revive:
-            self._revive(tokens)
-        words = self.words[0]
-        flat = nearest_code(tokens, words)
-        codes = rearrange(flat, "(b n) -> b n", b=len(x))
-        chosen = F.embedding(codes, words)
-        if learning:
-            self._follow(tokens, flat)
-        losses = {"commitment": self.commitment * F.mse_loss(x, chosen.detach())}
+        tokens = rearrange(x.detach(), "b n d -> (b n) d")
+        is_learning = self.training and torch.is_grad_enabled()
+        if is_learning and self.revive:
+            self._revive_unused_codes(tokens)
+        codewords = self.codewords[0]
+        flat_codes = nearest_code(tokens, codewords)
+        codes = rearrange(flat_codes, "(b n) -> b n", b=len(x))
+        selected = F.embedding(codes, codewords)
+        if is_learning:
+            self._update_averages(tokens, flat_codes)
+        losses = {"commitment": self.commitment * F.mse_loss(x, selected.detach())}
         if self.learn == "gradient":
-            losses["codebook"] = F.mse_loss(chosen, x.detach())
-        return Quantized(latents=chosen.detach() + (x - x.detach()), codes=codes, losses=losses)
+            losses["codebook"] = F.mse_loss(selected, x.detach())
+        return Quantized(latents=selected.detach() + (x - x.detach()), codes=codes, losses=losses)
 
     @torch.no_grad()
-    def _revive(self, tokens: Float[Tensor, "t d"]) -> None:
-        """Move codes out of use to random tokens, each to another one; counts begin at 0, so at first all of them."""
-        usual = _everywhere(self.counts.new_tensor(float(len(tokens)))).item() / len(self.counts)
-        # No more codes than tokens: two codes in one place are one code. The others' turn comes with the next batch.
-        least = self.counts.topk(min(len(tokens), len(self.counts)), largest=False)
-        dead = least.indices[least.values < self.revive * usual]
-        drawn = _first(tokens[torch.randperm(len(tokens), device=tokens.device)[: len(dead)]])
-        self.codebook[0, dead] = drawn
-        self.counts[dead] = usual
+    def _revive_unused_codes(self, tokens: Float[Tensor, "t d"]) -> None:
+        """Move unused codes to distinct random tokens. Counts start at 0, so the first batch moves all codes."""
+        num_tokens = self.counts.new_tensor(float(len(tokens)))
+        uniform = _sum_over_processes(num_tokens).item() / len(self.counts)
+        # No more codes than tokens: two codes at one point are one code. The rest follows in the
+        # next batch.
+        rarest = self.counts.topk(min(len(tokens), len(self.counts)), largest=False)
+        dead = rarest.indices[rarest.values < self.revive * uniform]
+        order = torch.randperm(len(tokens), device=tokens.device)[: len(dead)]
+        replacements = _broadcast_from_first(tokens[order])
+        self.codebook[0, dead] = replacements
+        self.counts[dead] = uniform
         if self.learn == "ema":
-            self.sums[dead] = drawn * usual
+            self.sums[dead] = replacements * uniform
 
     @torch.no_grad()
-    def _follow(self, tokens: Float[Tensor, "t d"], codes: Int[Tensor, " t"]) -> None:
-        """Move the running averages, and with them the codes that were chosen."""
-        chosen = _everywhere(
-            torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(tokens[:, 0]))
-        )
-        self.counts.lerp_(chosen, 1 - self.decay)
+    def _update_averages(self, tokens: Float[Tensor, "t d"], codes: Int[Tensor, " t"]) -> None:
+        """Update the running averages and, with them, the codes that were selected."""
+        ones = torch.ones_like(tokens[:, 0])
+        counts = _sum_over_processes(torch.zeros_like(self.counts).index_add_(0, codes, ones))
+        self.counts.lerp_(counts, 1 - self.decay)
         if self.learn == "ema":
-            sums = _everywhere(torch.zeros_like(self.sums).index_add_(0, codes, tokens))
+            sums = _sum_over_processes(torch.zeros_like(self.sums).index_add_(0, codes, tokens))
             self.sums.lerp_(sums, 1 - self.decay)
-            hit = chosen > 0  # of the others sum and count shrink alike, and their ratio stays
-            self.codebook[0, hit] = self.sums[hit] / self.counts[hit, None]
+            # Sum and count of all other codes shrink alike, so that their ratio is unchanged.
+            selected = counts > 0
+            self.codebook[0, selected] = self.sums[selected] / self.counts[selected, None]
 
 
-def _everywhere(part: Tensor) -> Tensor:
-    """The sum over all processes that train together."""
+def _sum_over_processes(part: Tensor) -> Tensor:
+    """Return the sum over all processes of the training, in place."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(part)
     return part
 
 
-def _first(value: Tensor) -> Tensor:
-    """The first process's, so that codebooks stay one."""
+def _broadcast_from_first(value: Tensor) -> Tensor:
+    """Return the first process's value, so that codebooks stay equal."""
     if dist.is_available() and dist.is_initialized():
-        dist.broadcast(value := value.contiguous(), src=0)
+        value = value.contiguous()
+        dist.broadcast(value, src=0)
     return value

@@ -24,6 +24,10 @@ MODEL_SETTINGS = {
     "codes": "codebook_size",
     "books": "num_codebooks",
     "skip": "linear_init",
+    "role": "mode",
+    "normalise": "normalize",
+    "least": "min_error",
+    "most": "max_error",
 }
 # Settings of training: `training` and `changes`.
 TRAINING_SETTINGS = {
@@ -42,7 +46,7 @@ EVIDENCE_ARRAYS: dict[str, str] = {}
 # The first part of a tensor's name in a checkpoint.
 CHECKPOINT_GROUPS = {"average": "ema"}
 # Parts of the names of a model's parameters and buffers, matched at the dots.
-STATE_DICT_NAMES: dict[str, str] = {}
+STATE_DICT_NAMES: dict[str, str] = {"normaliser": "normalizer"}
 
 
 def migrate_config(config: dict[str, Any]) -> dict[str, Any]:

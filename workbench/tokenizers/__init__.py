@@ -1,1 +1,1 @@
-"""From images to tokens and back; one system a file, each reads like its paper."""
+"""Tokenizers: from images to tokens and back. Each file contains one system and reads like its paper."""

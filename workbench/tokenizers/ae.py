@@ -1,7 +1,8 @@
-"""AE: a plain autoencoder with one-dimensional latents, the ceiling that quantizers are measured against.
+"""AE: a plain autoencoder with one-dimensional latents, the upper bound for quantizers.
 
-With a `radius` its latents lie on a sphere: the control for SoftVQ, which with a large and even codebook does little
-more than that (its latents are then the encoder's directions times a constant).
+With a `radius`, its latents are on a sphere. This is the control for SoftVQ, which does little more
+than that with a large, evenly used codebook: its latents are then the directions of the encoder's
+outputs times a constant.
 """
 
 from dataclasses import dataclass
@@ -11,41 +12,43 @@ import torch.nn.functional as F
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 
 
-class AE(Tokenizer):
-    """Encoder, decoder, squared error; the latents are free, or of one norm."""
+class AE(TrainableTokenizer):
+    """Encoder and decoder trained by squared error; latents are unconstrained or have a fixed norm."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes, and the sphere."""
+        """Settings of an AE."""
 
-        radius: float | None = None  # c, the norm of every latent; None: latents are free
+        radius: float | None = None  # c, the norm of every latent; None: unconstrained latents
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.radius is not None and self.radius <= 0:
                 raise UserError(
-                    f"radius is {self.radius}; it must be above 0, or none for free latents."
+                    f"radius must be above 0, or none for unconstrained latents, got {self.radius}."
                 )
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
     def encode(self, images: Images) -> Tokens:
-        """The encoder's output, as it is or on the sphere."""
+        """Return the encoder's output, scaled to the radius if there is one."""
         latents = self.encoder(images)
         if self.config.radius is not None:
             latents = self.config.radius * F.normalize(latents, dim=-1)
         return Tokens(latents)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Mean squared error of pixels in [-1, 1]."""
+        """Return the mean squared error of pixels in [-1, 1]."""
         reconstruction = self.decode(self.encode(images))
         return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)

@@ -1,4 +1,9 @@
-"""What a tokenizer is: it encodes images to tokens, decodes tokens to images, and says what it is trained for."""
+"""Interfaces of tokenizers.
+
+Evaluation needs a `Tokenizer` only. Training needs a `TrainableTokenizer`. Abilities that only some
+tokenizers have are classes that these inherit from: `SupportsErrorTarget`, `SupportsPosterior`,
+`HasInitialCodebook`, and `NeedsPreparation` of `workbench.core.types`.
+"""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -10,102 +15,179 @@ from torch import Tensor, nn
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor
 
+DEFAULT_FEATURE_GRID = (8, 8)  # of a tokenizer that has neither a grid nor patches
+
 
 class Tokenizer(nn.Module, ABC):
-    """The promise every system keeps (tests/test_tokenizer_contract.py). A new one is one new file.
+    """Encode images to tokens and decode tokens to images.
 
-    The same image gives the same tokens, each image on its own; a decoder sees nothing but `Tokens`.
+    The same image always gives the same tokens in evaluation mode, independently of the other
+    images of its batch, and a decoder sees nothing but `Tokens`. Images have values in [-1, 1].
+
+    Attributes
+    ----------
+    discrete : bool
+        The codes alone determine the latents, so that tokens have a cost in bits.
+    frozen_encoder : bool
+        No trained parameter takes part in the selection of codes.
     """
 
-    Config: ClassVar[type]  # a frozen, keyword-only dataclass: every setting, one comment each
-    discrete: ClassVar[bool] = (
-        False  # True: the codes alone rebuild the latents, so they can be counted in bits
-    )
-    frozen_encoder: ClassVar[bool] = (
-        False  # True: nothing that is trained takes part in choosing the codes
-    )
+    discrete: ClassVar[bool] = False
+    frozen_encoder: ClassVar[bool] = False
+
+    @property
+    def codebook(self) -> Float[Tensor, "g k d"] | None:
+        """Return the codewords, or None without a codebook; codebook i serves the i-th of g equal blocks of tokens."""
+        return None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Return the rows and columns of the token grid, or None if tokens have no position in the image."""
+        return None
+
+    @property
+    def feature_grid(self) -> tuple[int, int]:
+        """Return the rows and columns of the grid on which features of image patches are computed."""
+        return self.grid or DEFAULT_FEATURE_GRID
+
+    @abstractmethod
+    def encode(self, images: Images) -> Tokens:
+        """Encode images to tokens.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        Tokens
+            The tokens of each image.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Images:
+        """Decode tokens to images.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            Tokens of a batch of images.
+
+        Returns
+        -------
+        Tensor, shape (batch, channels, height, width)
+            Images in the range of [-1, 1], not clamped.
+        """
+
+
+class TrainableTokenizer(Tokenizer):
+    """A tokenizer with settings and an objective. A new system is one new file
+    (tests/test_tokenizer_contract.py).
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+
+    Attributes
+    ----------
+    Config : type
+        A frozen, keyword-only dataclass with one commented field per setting.
+    progress : Tensor, shape ()
+        Fraction of the training that is done; 1 outside of training. Schedules read it.
+    """
+
+    Config: ClassVar[type]
+    config: Any  # an instance of Config; each system declares its own type
+    progress: Float[Tensor, ""]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        # The share of the training that is done, which `fit` sets before each step: what follows a schedule reads it.
         self.register_buffer("progress", torch.ones(()), persistent=False)
 
     def set_progress(self, fraction: float) -> None:
-        """Set the finished fraction of training, 0 to 1."""
+        """Set the fraction of the training that is done, in [0, 1]."""
         self.progress.fill_(fraction)
 
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:
-        """Those whose features its objective wants, and takes after the images where they were computed before."""
+        """Return the feature extractors whose features `objective` accepts after the images."""
         return ()
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """Rows and columns of the grid on which it asks teachers for features."""
+    def feature_grid(self) -> tuple[int, int]:
+        """Return the token grid if there is one, otherwise the grid of patches."""
+        if self.grid is not None:
+            return self.grid
         rows = self.config.side // self.config.patch
         return rows, rows
 
-    prepares: ClassVar[
-        tuple[str, ...]
-    ] = ()  # beginnings of the names, in its state, of what `prepare` fills
-
-    def prepare(self, data: Any, seed: int) -> None:
-        """Before the first step, once: look at the training data (a `training.Data`), for instance to cluster it.
-
-        Progress goes to the listener of `workbench.core.progress`.
-        """
-
-    @property
-    def codebook(self) -> Float[Tensor, "g k d"] | None:
-        """The codewords its codes point to; book i serves the i-th of g equal blocks of tokens. None: it has none."""
-        return None
-
-    @abstractmethod
-    def encode(self, images: Images) -> Tokens:
-        """Images in [-1, 1] to tokens."""
-
-    @abstractmethod
-    def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images, not clamped."""
-
     @abstractmethod
     def objective(self, images: Images) -> Objective:
-        """The loss of one batch, as named terms."""
+        """Compute the loss of one batch.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        Objective
+            The loss as named, weighted terms.
+        """
 
 
 class SupportsErrorTarget(Tokenizer):
-    """A tokenizer that can spend as many tokens per image as an error or a budget needs."""
+    """A tokenizer with a variable number of tokens per image."""
 
     @abstractmethod
     def encode(
         self, images: Images, *, error: float | None = None, budget: int | None = None
     ) -> Tokens:
-        """Encode images in [-1, 1] with a target error or with a number of tokens.
+        """Encode images with as many tokens as an error target needs, or with a fixed number.
 
         Parameters
         ----------
-        images : Tensor of shape (batch, c, h, w)
-            Images in [-1, 1].
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
         error : float, optional
-            Target for the mean absolute error, pixels in [0, 1].
+            Target for the mean absolute error of pixels in [0, 1].
         budget : int, optional
-            Number of tokens per image. Cannot be combined with `error`.
+            Number of tokens per image. Not combined with `error`.
+
+        Returns
+        -------
+        Tokens
+            The tokens; `active` marks those that are used.
         """
 
 
 class SupportsPosterior(Tokenizer):
-    """A tokenizer with a distribution over the codes of each token."""
+    """A tokenizer that assigns each token a probability for each codeword."""
 
     @abstractmethod
     def posterior(self, images: Images) -> Float[Tensor, "b n k"]:
-        """Compute the probabilities of the codes of each token."""
+        """Return the probability of each codeword of a token's codebook.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        Tensor, shape (batch, tokens, codewords)
+            Probabilities that sum to 1 per token.
+        """
 
 
 class HasInitialCodebook(Tokenizer):
-    """A tokenizer whose codebook started from a table that it keeps."""
+    """A tokenizer that retains the codebook from which its trained codebook started."""
 
     @property
     @abstractmethod
     def initial_codebook(self) -> Float[Tensor, "g k d"] | None:
-        """The table from which the codebook started; None if it does not keep one."""
+        """Return the codebook before training, or None if these settings do not retain it."""

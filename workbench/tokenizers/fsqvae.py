@@ -11,44 +11,43 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.scalar import ScalarQuantizer
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 
-MOST = 2**20  # codes: the whole grid is written beside the codes, for analyses to read
+MAX_CODES = 2**20  # the whole grid is stored next to the codes, for the analyses
 
 
-class FSQVAE(Tokenizer):
-    """Encoder, rounding, decoder: a codebook that is a fixed grid, so nothing in it can die."""
+class FSQVAE(TrainableTokenizer):
+    """Encoder, rounding, decoder. The codebook is a fixed grid, so no code can die."""
 
     discrete = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes, and the grid."""
+        """Settings of an FSQ-VAE."""
 
-        dim: int = 4  # d, as many as levels
-        levels: tuple[int, ...] = (
-            8,
-            5,
-            5,
-            5,
-        )  # L_i of each channel, their product is K; the paper advises 5 or more
+        dim: int = 4  # d, the number of levels
+        # L_i of each channel; their product is K. The paper recommends at least 5.
+        levels: tuple[int, ...] = (8, 5, 5, 5)
 
         def __post_init__(self) -> None:
             super().__post_init__()
             object.__setattr__(self, "levels", tuple(self.levels))  # JSON gives lists
-            shown = ",".join(map(str, self.levels))
+            text = ",".join(map(str, self.levels))
             if len(self.levels) != self.dim:
                 raise UserError(
-                    f"levels {shown} are for {len(self.levels)} channels, and dim is {self.dim}."
+                    f"levels must have one number per channel, got {text} for dim {self.dim}."
                 )
             if min(self.levels) < 3:
                 raise UserError(
-                    f"levels are {shown}; each must be at least 3, for the bound cannot split a channel in 2."
+                    f"levels must be at least 3, because the bound cannot split a channel in 2; got {text}."
                 )
-            if math.prod(self.levels) > MOST:
+            if math.prod(self.levels) > MAX_CODES:
                 raise UserError(
-                    f"levels {shown} make {math.prod(self.levels)} codes; at most {MOST} can be listed."
+                    f"levels must make at most {MAX_CODES} codes, got {text}, "
+                    f"which make {math.prod(self.levels)}."
                 )
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -57,22 +56,21 @@ class FSQVAE(Tokenizer):
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"]:
-        """The grid, in the order of the codes."""
-        return self.quantizer.words
+        """Return the grid in the order of the codes."""
+        return self.quantizer.codewords
 
     def encode(self, images: Images) -> Tokens:
-        """Each token's point of the grid and its index."""
+        """Return the grid point of each token, and its index."""
         quantized = self.quantizer(self.encoder(images))
         return Tokens(quantized.latents, quantized.codes)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Squared error alone: the grid needs no help."""
+        """Return the squared error; the grid needs no other term."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective(
-            {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction
-        )
+        terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
+        return Objective(terms, reconstruction)

@@ -1,13 +1,16 @@
 """KARL (arXiv:2507.07995): one pass predicts how many tokens an image needs for a requested error.
 
-Each step runs twice. Run 1 draws a budget and sees which error it reaches; run 2 is given that error with the whole
-budget, and learns which tokens were surplus. Errors are mean absolute differences of pixels in [0, 1].
+Each training step runs twice. Run 1 draws a budget and measures the error that it reaches. Run 2
+gets that error and the whole budget, and learns which tokens are surplus. Errors are mean absolute
+differences of pixels in [0, 1].
 
-Here: pixels are predicted without a base tokenizer, perceptual or adversarial terms; the budget is drawn for each image
-(the released code draws one a batch, in steps of 16); masks are laid out by sample (the released code's are not); error
-embeddings start random (its start constant, which its first norm maps to one point); run 1 always asks for the tightest
-error (it draws among the tight ones). The bottleneck is continuous, or, with a `codebook_size`, the released one: unit vectors,
-a codebook that learns by gradient, commitment 0.25; of run 1 only the tokens within the budget teach it.
+Differences from the paper: the decoder predicts pixels, without a base tokenizer and without
+perceptual or adversarial terms. The budget is drawn per image (the released code draws one per
+batch, in steps of 16). Masks are arranged by sample (those of the released code are not). Error
+embeddings start random (those of the released code start constant, and its first norm maps them to
+one point). Run 1 always requests the lowest error (the released code draws among the low ones). The
+bottleneck is continuous or, with a `codebook_size`, as released: unit vectors, a codebook trained
+by gradient, commitment 0.25; in run 1, only tokens within the budget train it.
 """
 
 from dataclasses import dataclass
@@ -23,49 +26,56 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.vector import VectorQuantizer
-from workbench.tokenizers.base import SupportsErrorTarget
+from workbench.tokenizers.base import SupportsErrorTarget, TrainableTokenizer
 
-COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss counts 1
+COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss has weight 1
+Balance = Literal["plain", "balanced"]
 
 
-class KARL(SupportsErrorTarget):
-    """An encoder told the error it may make, a head that halts surplus tokens, a decoder that never sees those."""
+class KARL(SupportsErrorTarget, TrainableTokenizer):
+    """An encoder conditioned on an error, a head that halts surplus tokens, and a decoder that never sees these."""
 
-    discrete = True  # where it has codes
+    discrete = True  # if there is a codebook
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes (`num_tokens` is the largest budget), the errors it can be asked for, and halting."""
+        """Settings of a KARL; `num_tokens` is the largest budget."""
 
-        error: float = 0.05  # what `encode` asks for where nobody says
-        bins: int = 16  # errors that can be told apart, spaced evenly in their logarithm
-        least: float = 0.005  # the first bin
-        most: float = 0.3  # the last
-        threshold: float = 0.75  # a token whose halting probability is above it is dropped
+        error: float = 0.05  # default error target of `encode`
+        bins: int = 16  # number of distinguishable errors, equally spaced in their logarithm
+        min_error: float = 0.005  # the first bin
+        max_error: float = 0.3  # the last bin
+        threshold: float = 0.75  # tokens with a larger halting probability are dropped
         halt_weight: float = 1.0  # lambda
-        balance: Literal["plain", "balanced"] = (
-            "plain"  # of the halting loss; the released code's is balanced by class
-        )
-        hide: Literal["label", "predicted"] = (
-            "label"  # which tokens run 2 drops; the paper's: the predicted
-        )
+        balance: Balance = "plain"  # of the halting loss; the released code balances the classes
+        # Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
+        hide: Literal["label", "predicted"] = "label"
         trust: float = (
-            0.15  # share of the training after which predictions are good enough to hide by
+            0.15  # fraction of the training after which predictions decide what is dropped
         )
-        codebook_size: int = 0  # K, codewords of a discrete bottleneck, the released model's 4096; 0: a continuous one
+        # K, codewords of a discrete bottleneck (the released model: 4096); 0: a continuous
+        # bottleneck.
+        codebook_size: int = 0
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.bins < 1 or not 0 < self.least <= self.most:
+            if self.bins < 1:
+                raise UserError(f"bins must be at least 1, got {self.bins}.")
+            if not 0 < self.min_error <= self.max_error:
                 raise UserError(
-                    f"{self.bins} bins from {self.least} to {self.most} tell no errors apart."
+                    "min_error and max_error must satisfy 0 < min_error <= max_error, "
+                    f"got {self.min_error} and {self.max_error}."
                 )
             if not 0 < self.threshold < 1:
-                raise UserError(f"threshold is {self.threshold}; it must lie between 0 and 1.")
+                raise UserError(f"threshold must be between 0 and 1, got {self.threshold}.")
             if self.codebook_size < 0:
                 raise UserError(
-                    f"codebook_size is {self.codebook_size}; it must be at least 1, or 0 for a continuous bottleneck."
+                    "codebook_size must be at least 1, or 0 for a continuous bottleneck, "
+                    f"got {self.codebook_size}."
                 )
+
+    config: Config
+    edges: Float[Tensor, " bins"]  # the errors of the bins
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -74,8 +84,8 @@ class KARL(SupportsErrorTarget):
         self.halting = nn.Sequential(
             nn.Linear(config.width, config.width), nn.Tanh(), nn.Linear(config.width, 1)
         )
-        edges = torch.logspace(0, 1, config.bins, base=config.most / config.least) * config.least
-        self.register_buffer("edges", edges, persistent=False)
+        ratios = torch.logspace(0, 1, config.bins, base=config.max_error / config.min_error)
+        self.register_buffer("edges", ratios * config.min_error, persistent=False)
         self.quantizer = None
         if config.codebook_size:
             self.quantizer = VectorQuantizer(
@@ -87,118 +97,192 @@ class KARL(SupportsErrorTarget):
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"] | None:
-        """The codewords as they are compared; None for a continuous bottleneck."""
-        return None if self.quantizer is None else self.quantizer.words
+        """Return the codewords as they are compared, or None for a continuous bottleneck."""
+        return None if self.quantizer is None else self.quantizer.codewords
 
     def encode(
         self, images: Images, *, error: float | None = None, budget: int | None = None
     ) -> Tokens:
-        """As many tokens as each image needs for the error, in one pass; or exactly `budget` for each."""
+        """Encode images in one pass, with as many tokens as an error needs or with a fixed number.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        error : float, optional
+            Target for the mean absolute error of pixels in [0, 1]; `config.error` by default.
+        budget : int, optional
+            Number of tokens per image.
+
+        Returns
+        -------
+        Tokens
+            The tokens; `active` marks those that are not halted.
+
+        Raises
+        ------
+        UserError
+            If both `error` and `budget` are given, or if one of them is out of range.
+        """
         if error is not None and budget is not None:
-            raise UserError("ask for an error or for a budget, not for both.")
+            raise UserError("Give an error or a budget, not both.")
         if budget is not None:
-            if not 1 <= budget <= self.config.num_tokens:
-                raise UserError(
-                    f"budget is {budget}; it must lie between 1 and {self.config.num_tokens}."
-                )
-            active = self._first(torch.full_like(self._tightest(images), budget))
-            quantized = self.quantize(self.write(images, self._tightest(images), active)[0])
-            return Tokens(quantized.latents, quantized.codes, active)
-        error = self.config.error if error is None else error
-        if not error > 0:
-            raise UserError(f"error is {error}; it must be above 0 (pixels in [0, 1]).")
-        wanted = self.bin_of(images.new_full((len(images),), error))
-        latents, logits = self.write(
-            images, wanted, self._first(torch.full_like(wanted, self.config.num_tokens))
-        )
+            return self._encode_with_budget(images, budget)
+        target = self.config.error if error is None else error
+        if not target > 0:
+            raise UserError(f"error must be above 0 (pixels in [0, 1]), got {target}.")
+        bins = self.error_bin(images.new_full((len(images),), target))
+        every_token = self._prefix_mask(torch.full_like(bins, self.config.num_tokens))
+        latents, logits = self.encode_for_target(images, bins, every_token)
         quantized = self.quantize(latents)
-        return Tokens(quantized.latents, quantized.codes, self.kept(logits))
+        return Tokens(quantized.latents, quantized.codes, self.needed_tokens(logits))
 
     def decode(self, tokens: Tokens) -> Images:
-        """The active tokens to images."""
+        """Decode the active tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Both runs of Section 3.2: what a random budget reaches, and which tokens that error did not need."""
+        """Return the terms of both runs of Section 3.2.
+
+        Run 1 measures the error of a random budget; run 2 learns which tokens that error does not
+        need.
+        """
         # Run 1: estimate. An error that `budget` tokens reach.
         budget = torch.randint(1, self.config.num_tokens + 1, (len(images),), device=images.device)
-        within = self._first(budget)
-        estimate = self.quantize(self.write(images, self._tightest(images), within)[0], within)
+        within = self._prefix_mask(budget)
+        latents, _ = self.encode_for_target(images, self._lowest_bin(images), within)
+        estimate = self.quantize(latents, within)
         first = self.decode(Tokens(estimate.latents, active=within))
         reached = ((first.detach() - images).abs() / 2).mean(dim=(1, 2, 3))
-        # Run 2: learn. The same image, that error, the whole budget; what lies beyond `budget` was surplus.
-        latents, logits = self.write(images, self.bin_of(reached), torch.ones_like(within))
+        # Run 2: learn. The same image, that error, the whole budget; tokens beyond `budget` were
+        # surplus.
+        latents, logits = self.encode_for_target(
+            images, self.error_bin(reached), torch.ones_like(within)
+        )
         learn = self.quantize(latents)
-        trusted = self.config.hide == "predicted" and self.progress > self.config.trust
-        kept = self.kept(logits) if trusted else within
-        second = self.decode(Tokens(learn.latents, active=kept))
+        is_trusted = self.config.hide == "predicted" and self.progress > self.config.trust
+        active = self.needed_tokens(logits) if is_trusted else within
+        second = self.decode(Tokens(learn.latents, active=active))
+        halting = halting_loss(logits, ~within, self.config.balance)
         terms = {
             "estimate": F.l1_loss(first, images),
             "pixel": F.l1_loss(second, images),
-            "halt": self.config.halt_weight * halting_loss(logits, ~within, self.config.balance),
+            "halt": self.config.halt_weight * halting,
             **{name: estimate.losses[name] + learn.losses[name] for name in learn.losses},
         }
         return Objective(terms, second)
 
-    def write(
-        self, images: Images, wanted: Int[Tensor, " b"], visible: Bool[Tensor, "b n"]
+    def encode_for_target(
+        self, images: Images, bins: Int[Tensor, " b"], visible: Bool[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
-        """Latents, and the logit that each is surplus: the encoder, told the wanted error, with the visible slots."""
-        patches = self.encoder.look(images)
-        told = rearrange(self.errors[wanted], "b width -> b 1 width")
-        x = torch.cat(
-            [told, patches + self.encoder.patch_positions, self.encoder.queries(patches)], dim=1
-        )
-        mask = torch.cat(
-            [torch.ones_like(x[:, : -visible.shape[1], 0], dtype=torch.bool), visible], dim=1
-        )
+        """Run the encoder, conditioned on an error.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        bins : Tensor of int, shape (batch,)
+            Bin of the requested error.
+        visible : Tensor of bool, shape (batch, num_tokens)
+            Tokens that the encoder may use.
+
+        Returns
+        -------
+        latents : Tensor, shape (batch, num_tokens, dim)
+            Latents before the bottleneck.
+        logits : Tensor, shape (batch, num_tokens)
+            Logit that each token is surplus.
+        """
+        patches = self.encoder.embed_patches(images)
+        condition = rearrange(self.errors[bins], "b width -> b 1 width")
+        positioned = patches + self.encoder.patch_positions
+        x = torch.cat([condition, positioned, self.encoder.queries(patches)], dim=1)
+        num_tokens = visible.shape[1]
+        others = torch.ones_like(x[:, :-num_tokens, 0], dtype=torch.bool)
+        mask = torch.cat([others, visible], dim=1)
         for block in self.encoder.blocks:
             x = block(x, mask)
-        slots = self.encoder.norm(x[:, -visible.shape[1] :])
-        return self.encoder.to_latents(slots), rearrange(self.halting(slots), "b n 1 -> b n")
+        rows = self.encoder.norm(x[:, -num_tokens:])
+        return self.encoder.to_latents(rows), rearrange(self.halting(rows), "b n 1 -> b n")
 
     def quantize(
         self, latents: Float[Tensor, "b n d"], within: Bool[Tensor, "b n"] | None = None
     ) -> Quantized:
-        """The bottleneck: each latent's codeword, or the latent itself. `within`: those to learn from; others are 0."""
+        """Apply the bottleneck.
+
+        Parameters
+        ----------
+        latents : Tensor, shape (batch, num_tokens, dim)
+            Latents before the bottleneck.
+        within : Tensor of bool, shape (batch, num_tokens), optional
+            Tokens that train the codebook; all others become 0.
+
+        Returns
+        -------
+        Quantized
+            The codeword of each latent, or the latents themselves if the bottleneck is continuous.
+        """
         if self.quantizer is None:
-            return Quantized(latents, None, {})
+            return Quantized(latents=latents, codes=None, losses={})
         if within is None:
             return self.quantizer(latents)
-        found = self.quantizer(rearrange(latents[within], "t d -> 1 t d"))
-        nothing = found.latents.new_zeros(latents.shape)
-        chosen = nothing.masked_scatter(rearrange(within, "b n -> b n 1"), found.latents)
-        return Quantized(chosen, None, found.losses)
+        quantized = self.quantizer(rearrange(latents[within], "t d -> 1 t d"))
+        zeros = quantized.latents.new_zeros(latents.shape)
+        selected = zeros.masked_scatter(rearrange(within, "b n -> b n 1"), quantized.latents)
+        return Quantized(latents=selected, codes=None, losses=quantized.losses)
 
-    def kept(self, logits: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-        """The tokens that are not halted; the first always stays, so that a decoder has something to see."""
-        keep = logits.sigmoid() <= self.config.threshold
-        keep[:, 0] = True
-        return keep
+    def needed_tokens(self, logits: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Return the tokens that are not halted. The first is never halted, so that a decoder has an input."""
+        needed = logits.sigmoid() <= self.config.threshold
+        needed[:, 0] = True
+        return needed
 
-    def bin_of(self, error: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """The smallest bin that is not below the error; the last, if none is."""
+    def error_bin(self, error: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return the first bin that is not below an error, or the last bin if all are below."""
         return torch.searchsorted(self.edges, error.contiguous()).clamp(max=self.config.bins - 1)
 
-    def _tightest(self, images: Images) -> Int[Tensor, " b"]:
+    def _encode_with_budget(self, images: Images, budget: int) -> Tokens:
+        if not 1 <= budget <= self.config.num_tokens:
+            raise UserError(f"budget must be between 1 and {self.config.num_tokens}, got {budget}.")
+        bins = self._lowest_bin(images)
+        active = self._prefix_mask(torch.full_like(bins, budget))
+        latents, _ = self.encode_for_target(images, bins, active)
+        quantized = self.quantize(latents)
+        return Tokens(quantized.latents, quantized.codes, active)
+
+    def _lowest_bin(self, images: Images) -> Int[Tensor, " b"]:
         return torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
-    def _first(self, budget: Tensor) -> Bool[Tensor, "b n"]:
-        return torch.arange(self.config.num_tokens, device=budget.device) < rearrange(
-            budget, "b -> b 1"
-        )
+    def _prefix_mask(self, lengths: Tensor) -> Bool[Tensor, "b n"]:
+        positions = torch.arange(self.config.num_tokens, device=lengths.device)
+        return positions < rearrange(lengths, "b -> b 1")
 
 
 def halting_loss(
-    logits: Float[Tensor, "b n"],
-    surplus: Bool[Tensor, "b n"],
-    balance: Literal["plain", "balanced"],
+    logits: Float[Tensor, "b n"], surplus: Bool[Tensor, "b n"], balance: Balance
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy; balanced: the mean over surplus tokens plus the mean over needed ones.
+    """Compute the binary cross-entropy of the halting head.
 
-    Plain, its optimum for token i is P(budget <= i | image, error): the posterior CDF, and the threshold a quantile.
+    The optimum of the plain loss for token i is P(budget <= i | image, error), the posterior
+    distribution function, so that the threshold is a quantile.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (batch, num_tokens)
+        Logit that each token is surplus.
+    surplus : Tensor of bool, shape (batch, num_tokens)
+        Whether it is.
+    balance : {"plain", "balanced"}
+        Average over all tokens, or add the averages over surplus and over needed tokens.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The loss.
     """
     each = F.binary_cross_entropy_with_logits(logits, surplus.to(logits.dtype), reduction="none")
     if balance == "plain":
         return each.mean()
-    return sum((each * part).sum() / part.sum().clamp(min=1) for part in (surplus, ~surplus))
+    needed = ~surplus
+    surplus_loss = (each * surplus).sum() / surplus.sum().clamp(min=1)
+    return surplus_loss + (each * needed).sum() / needed.sum().clamp(min=1)

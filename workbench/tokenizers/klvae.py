@@ -1,6 +1,6 @@
 """KL-VAE (arXiv:1312.6114, as in latent diffusion arXiv:2112.10752) with one-dimensional latents.
 
-Here: without the perceptual and adversarial terms.
+Differences from latent diffusion: there are no perceptual and adversarial terms.
 """
 
 from dataclasses import dataclass, replace
@@ -11,23 +11,26 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.gaussian import GaussianBottleneck
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 
 
-class KLVAE(Tokenizer):
-    """Encoder, a Gaussian for each token, decoder; sampled in training, the means after."""
+class KLVAE(TrainableTokenizer):
+    """Encoder, one Gaussian per token, decoder. Latents are samples in training and means otherwise."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes, and how variational."""
+        """Settings of a KL-VAE."""
 
-        # Of the divergence in nats, summed over an image's tokens and channels, beside a mean over its pixels.
-        beta: float = 1e-6  # 0: no prior; about 1e-6: an autoencoder in all but name
+        # Weight of the divergence in nats, summed over tokens and channels, against a mean over
+        # pixels.
+        beta: float = 1e-6  # 0: no prior; about 1e-6: almost an autoencoder
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.beta < 0:
-                raise UserError(f"beta is {self.beta}; it must not be below 0.")
+                raise UserError(f"beta must be at least 0, got {self.beta}.")
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -35,17 +38,16 @@ class KLVAE(Tokenizer):
         self.quantizer, self.decoder = GaussianBottleneck(beta=config.beta), PixelDecoder(config)
 
     def encode(self, images: Images) -> Tokens:
-        """The means; while training, samples."""
+        """Return the means; in training mode, samples."""
         return Tokens(self.quantizer(self.encoder(images)).latents)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Squared error, and beta times the divergence from a standard normal."""
+        """Return the squared error, and beta times the divergence from a standard normal."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective(
-            {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction
-        )
+        terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
+        return Objective(terms, reconstruction)

@@ -1,13 +1,15 @@
-"""MAETok (arXiv:2502.03444): an autoencoder of 1-D tokens whose encoder sees a part of the image while it learns.
+"""MAETok (arXiv:2502.03444): an autoencoder of 1-D tokens whose encoder sees a part of the image in
+training.
 
-Masked patches become one learned vector before they get positions; all tokens are kept; small decoders predict
-teachers' features of the masked patches. Stage two freezes the encoder and unmasks by degrees to mend the decoder:
-a run of its own that starts from the first one's weights, `train("maetok-digits", out, start=first, tuning=True)`;
-with mask_low=0, mask_high=0 its decoder learns from whole images throughout.
+Masked patches are replaced by one learned vector before positions are added; all tokens are kept.
+Small decoders predict the features of teachers for the masked patches. Stage two freezes the
+encoder and reduces the masking ratio gradually to fine-tune the decoder. It is a separate run that
+starts from the weights of the first, `train("maetok-digits", out, start=first, tuning=True)`. With
+mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 
-Here: squared error for pixels, the perceptual and adversarial terms off unless asked for; learned positions instead of
-rotary ones; plain decoders without adaLN. As in the released code, networks' features are compared by cosine (Eq. 8: by
-squared error).
+Differences from the paper: pixels have a squared error, and the perceptual and adversarial terms
+are off by default. Positions are learned instead of rotary. The small decoders have no adaLN. As in
+the released code, features of networks are compared by cosine (Eq. 8: by squared error).
 """
 
 import dataclasses
@@ -24,69 +26,75 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import Decoder, Encoder, PixelDecoder, ViTConfig
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
 
-DEVIATION = 0.25  # of the masking ratio, before it is truncated
+RATIO_DEVIATION = 0.25  # of the masking ratio, before it is truncated
 Masking = Literal["truncnorm", "uniform", "fixed", "sample"]
 Score = Literal["masked", "all"]
 
 
-class MAETok(Tokenizer):
-    """Encoder, decoder, and in stage one a shallow decoder for each teacher."""
+class MAETok(TrainableTokenizer):
+    """Encoder, decoder and, in stage one, a shallow decoder per teacher."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ViTConfig):
-        """Sizes, the mask, what is predicted from the tokens, and the stage."""
+        """Settings of a MAETok."""
 
-        mask: Masking = "truncnorm"  # how a ratio is drawn: one a batch, "fixed" at mask_high; "sample": one an image
-        mask_low: float = 0.4  # least share of patches that are masked
-        mask_high: float = 0.6  # largest share, and the most probable
-        targets: tuple[str, ...] = ("hog",)  # names of teachers; () for pixels alone
-        score: Score = "masked"  # patches whose features count; with mask_high 0, "all" is the unmasked control
+        # Distribution of the masking ratio. One ratio per batch, with "sample" one per image;
+        # "fixed" is mask_high.
+        mask: Masking = "truncnorm"
+        mask_low: float = 0.4  # smallest fraction of masked patches
+        mask_high: float = 0.6  # largest fraction, and the most probable
+        targets: tuple[str, ...] = ("hog",)  # names of teachers; () for pixels only
+        # Patches whose features count; "all" with mask_high 0 is the control without masks.
+        score: Score = "masked"
         aux_weight: float = 1.0  # of each teacher's term
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
-        learned_tokens: bool = True  # False: the patches' own rows are the latents (Table 6), so num_tokens is their number
-        tuning: bool = (
-            False  # stage two: the decoder alone, while the ratio falls from mask_high to 0
-        )
+        # False: the rows of the patches are the latents (Table 6), so num_tokens is the number of
+        # patches.
+        learned_tokens: bool = True
+        # Stage two: only the decoder is trained, while the ratio falls from mask_high to 0.
+        tuning: bool = False
 
         def __post_init__(self) -> None:
             ViTConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
-            named = (
-                (self.targets,) if isinstance(self.targets, str) else self.targets
-            )  # JSON keeps a list
-            object.__setattr__(self, "targets", tuple(name for name in named if name))
-            for name, kind in (("mask", Masking), ("score", Score)):
-                if getattr(self, name) not in get_args(kind):
-                    raise unknown(name, getattr(self, name), get_args(kind))
+            # JSON stores a list.
+            targets = (self.targets,) if isinstance(self.targets, str) else self.targets
+            object.__setattr__(self, "targets", tuple(name for name in targets if name))
+            if self.mask not in get_args(Masking):
+                raise unknown("mask", self.mask, get_args(Masking))
+            if self.score not in get_args(Score):
+                raise unknown("score", self.score, get_args(Score))
             if not 0 <= self.mask_low <= self.mask_high < 1:
-                told = f"mask_low {self.mask_low} and mask_high {self.mask_high}"
                 raise UserError(
-                    f"{told} are no range of shares; 0 <= mask_low <= mask_high < 1 is."
+                    "mask_low and mask_high must satisfy 0 <= mask_low <= mask_high < 1, "
+                    f"got {self.mask_low} and {self.mask_high}."
                 )
             self._check_targets()
 
         def _check_targets(self) -> None:
             if len(set(self.targets)) < len(self.targets):
                 raise UserError(
-                    f"targets {', '.join(self.targets)} name a teacher twice; name each once."
+                    f"targets must name each teacher once, got {', '.join(self.targets)}."
                 )
             if self.aux_width < 1 or self.aux_width % self.heads:
                 raise UserError(
-                    f"aux_width {self.aux_width} does not divide into {self.heads} heads."
+                    f"aux_width must be a multiple of {self.heads} heads, got {self.aux_width}."
                 )
             if self.aux_depth < 1:
-                raise UserError(f"aux_depth is {self.aux_depth}; it must be at least 1.")
+                raise UserError(f"aux_depth must be at least 1, got {self.aux_depth}.")
             if self.targets and self.score == "masked" and self.mask_high == 0 and not self.tuning:
                 raise UserError(
-                    'With mask_high 0 no patch is masked, so targets need score "all", not "masked".'
+                    'score must be "all" with mask_high 0, where no patch is masked, got "masked".'
                 )
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -94,7 +102,7 @@ class MAETok(Tokenizer):
         self.decoder = PixelDecoder(config)
         self.mask_patch = nn.Parameter(0.02 * torch.randn(config.width))
         self.appearance = PerceptualAdversarialLoss(config, config.channels)
-        # A plain tuple: no part of the checkpoint. Stage two has no targets.
+        # A plain tuple is not part of the checkpoint. Stage two has no targets.
         targets = () if config.tuning else config.targets
         self._teachers = tuple(
             get_feature_extractor(name, channels=config.channels) for name in targets
@@ -102,60 +110,77 @@ class MAETok(Tokenizer):
         if config.tuning:
             self.encoder.requires_grad_(False)
             self.mask_patch.requires_grad_(False)
-        shared = {
-            field.name: getattr(config, field.name) for field in dataclasses.fields(ViTConfig)
-        }
-        shallow = ViTConfig(**(shared | {"width": config.aux_width, "depth": config.aux_depth}))
+        sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(ViTConfig)}
+        aux_sizes = ViTConfig(**(sizes | {"width": config.aux_width, "depth": config.aux_depth}))
         self.aux_decoders = nn.ModuleList(
-            Decoder(shallow, out=teacher.dim) for teacher in self.teachers
+            Decoder(aux_sizes, out=teacher.dim) for teacher in self.teachers
         )
 
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:
-        """One for each target."""
+        """Return one feature extractor per target."""
         return self._teachers
 
     def encode(self, images: Images) -> Tokens:
-        """Tokens of the whole image: masks are for training alone."""
+        """Encode whole images; masks are for training only."""
         return Tokens(self.encoder(images))
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images, *features: Float[Tensor, "b p _"]) -> Objective:
-        """Squared error of every pixel, and each teacher's term on masked patches; in eval mode nothing is masked.
+        """Return the squared error of all pixels, the optional terms, and the term of each teacher.
 
-        Features that were computed before, one for each target, spare the teachers' work.
+        In evaluation mode nothing is masked.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        *features : Tensor, shape (batch, patches, channels)
+            Precomputed features, one tensor per target.
+
+        Returns
+        -------
+        Objective
+            The weighted terms.
         """
-        patches = self.encoder.look(images)
+        patches = self.encoder.embed_patches(images)
         mask = random_mask(self.ratios(len(images), images.device), patches.shape[1])
-        tokens = Tokens(
-            self.encoder.read(
-                torch.where(rearrange(mask, "b p -> b p 1"), self.mask_patch, patches)
-            )
-        )
+        masked = torch.where(rearrange(mask, "b p -> b p 1"), self.mask_patch, patches)
+        tokens = Tokens(self.encoder.to_tokens(masked))
         reconstruction = self.decode(tokens)
-        pixel = F.mse_loss(reconstruction, images)
-        looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
-        terms = {"pixel": pixel, **self.appearance(images, reconstruction, **looks)}
-        known = list(features) or self.features(images)
-        if len(known) != len(self.teachers):
-            came = f"features of {len(known)} teacher{'s' * (len(known) > 1)} came with the images"
-            names = ", ".join(teacher.name for teacher in self.teachers)
-            raise UserError(f"{came}, but targets name {len(self.teachers)}: {names or 'none'}.")
+        pixel_loss = F.mse_loss(reconstruction, images)
+        terms = {"pixel": pixel_loss}
+        terms |= self.appearance(
+            images,
+            reconstruction,
+            pixel_loss=pixel_loss,
+            last_weight=self.decoder.last,
+            progress=self.progress,
+        )
+        targets = list(features) or self.features(images)
+        if len(targets) != len(self.teachers):
+            raise UserError(
+                f"objective needs precomputed features of {len(self.teachers)} targets, "
+                f"got {len(targets)}."
+            )
         scored = mask if self.config.score == "masked" else torch.ones_like(mask)
-        for teacher, decoder, feature in zip(self.teachers, self.aux_decoders, known, strict=True):
-            loss = feature_loss(decoder(tokens), feature, scored, directional=teacher.directional)
+        for teacher, decoder, target in zip(self.teachers, self.aux_decoders, targets, strict=True):
+            loss = feature_loss(decoder(tokens), target, scored, directional=teacher.directional)
             terms[teacher.name] = self.config.aux_weight * loss
         return Objective(terms, reconstruction)
 
     def features(self, images: Images) -> list[Float[Tensor, "b p _"]]:
-        """What each teacher says of the images' patches."""
-        return [teacher.features(images, self.cells) for teacher in self.teachers]
+        """Compute the features of each teacher for the patches of images."""
+        return [teacher.features(images, self.feature_grid) for teacher in self.teachers]
 
     def ratios(self, count: int, device: torch.device | None = None) -> Float[Tensor, " b"]:
-        """Shares of patches to mask, image by image: drawn in stage one, falling in stage two, 0 in eval mode."""
+        """Draw the fraction of patches to mask, per image.
+
+        The ratio is random in stage one, decreasing in stage two, and 0 in evaluation mode.
+        """
         low, high = self.config.mask_low, self.config.mask_high
         if not self.training:
             return torch.zeros(count, device=device)
@@ -170,15 +195,31 @@ class MAETok(Tokenizer):
 
 
 def truncated_normal(uniform: Tensor, low: float, high: float) -> Tensor:
-    """Draws from N(high, 0.25^2) restricted to [low, high], from draws in [0, 1), by inverting its distribution."""
-    least = torch.special.ndtr(uniform.new_tensor((low - high) / DEVIATION))
-    drawn = high + DEVIATION * torch.special.ndtri(least + (0.5 - least) * uniform)
-    return drawn.clamp(low, high)
+    """Turn uniform draws in [0, 1) into draws from N(high, 0.25^2) restricted to [low, high].
+
+    The distribution function is inverted.
+    """
+    lowest = torch.special.ndtr(uniform.new_tensor((low - high) / RATIO_DEVIATION))
+    normal = high + RATIO_DEVIATION * torch.special.ndtri(lowest + (0.5 - lowest) * uniform)
+    return normal.clamp(low, high)
 
 
 def random_mask(ratios: Float[Tensor, " b"], patches: int) -> Bool[Tensor, "b p"]:
-    """For each image, its share of the patches rounded up, chosen at random."""
-    count = (ratios * patches - 1e-4).ceil()  # float32 has 0.6 x 25 a little above 15
+    """Mask a fraction of the patches of each image, rounded up, at random.
+
+    Parameters
+    ----------
+    ratios : Tensor, shape (batch,)
+        Fractions in [0, 1].
+    patches : int
+        Patches per image.
+
+    Returns
+    -------
+    Tensor of bool, shape (batch, patches)
+        True for masked patches.
+    """
+    count = (ratios * patches - 1e-4).ceil()  # in float32, 0.6 x 25 is slightly above 15
     order = torch.rand(len(ratios), patches, device=ratios.device).argsort(dim=1)
     return order < rearrange(count, "b -> b 1")
 
@@ -190,7 +231,22 @@ def feature_loss(
     *,
     directional: bool,
 ) -> Float[Tensor, ""]:
-    """Mean over the masked patches of 1 - cosine, or of the squared error; exactly 0 if there is none."""
+    """Compute the mean error of predicted features over the selected patches.
+
+    Parameters
+    ----------
+    predicted, features : Tensor, shape (batch, patches, channels)
+        Predicted and true features.
+    mask : Tensor of bool, shape (batch, patches)
+        The selected patches.
+    directional : bool
+        Use 1 - cosine instead of the squared error.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The mean error; exactly 0 if no patch is selected.
+    """
     if directional:
         error = 1 - F.cosine_similarity(predicted, features, dim=-1)
     else:

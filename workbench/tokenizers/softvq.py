@@ -1,9 +1,12 @@
-"""SoftVQ-VAE (arXiv:2412.10958): a soft categorical mix of codewords, so that few 1-D tokens carry an image.
+"""SoftVQ-VAE (arXiv:2412.10958): soft categorical mixes of codewords, so that few 1-D tokens
+describe an image.
 
-The mixes may be aligned to a frozen teacher's features: a token stands for the patches it would cover, row by row.
+The mixes may be aligned to the features of a frozen teacher: a token represents the patches that it
+would cover in row-major order.
 
-Here: the encoder starts from random weights (the paper's from DINOv2's); entropy is computed for each codebook (the
-released code pools them); alignment, perceptual and adversarial terms are off unless asked for.
+Differences from the paper: the encoder starts from random weights (the paper's from DINOv2's).
+Entropy is computed per codebook (the released code pools them). Alignment, perceptual and
+adversarial terms are off by default.
 """
 
 from dataclasses import dataclass
@@ -19,61 +22,69 @@ from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.soft import SoftQuantizer
-from workbench.tokenizers.base import SupportsPosterior
+from workbench.tokenizers.base import SupportsPosterior, TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
 
-Align = Literal["repeat", "pool", "global"]
+Alignment = Literal["repeat", "pool", "global"]
 
 
-class SoftVQ(SupportsPosterior):
-    """Encoder, soft quantizer, decoder: fully differentiable, no straight-through and no commitment."""
+class SoftVQ(SupportsPosterior, TrainableTokenizer):
+    """Encoder, soft quantizer, decoder: fully differentiable, without straight-through gradient or commitment."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ViTConfig):
-        """Sizes, the soft codebooks, and the alignment."""
+        """Settings of a SoftVQ-VAE."""
 
         num_codebooks: int = (
             1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
         )
-        codebook_size: int = 256  # K, codewords a book; the paper's models have 8192
-        logits: Literal["cosine", "distance"] = (
-            "cosine"  # of unit vectors, as released; minus |x - w|, as printed
-        )
-        temperature: float = 0.07  # tau, lower is harder
+        codebook_size: int = 256  # K, codewords per codebook; the paper's models have 8192
+        # Logits are cosines of unit vectors, as released, or minus |x - w|, as printed in the
+        # paper.
+        logits: Literal["cosine", "distance"] = "cosine"
+        temperature: float = 0.07  # tau; a lower temperature makes the mix harder
         entropy_weight: float = 0.01  # lambda
-        entropy_temperature: float = 0.01  # temperature of the entropy term alone
+        entropy_temperature: float = 0.01  # temperature of the entropy term only
         align_weight: float = 0.0  # of the alignment; the paper's models have 0.1
-        teacher: str = "hog"  # whose features; the paper's is dinov2
-        align: Align = "repeat"  # each token for its patches; "pool": its patches' mean; "global": mean to mean
+        teacher: str = "hog"  # feature extractor of the alignment; the paper's is dinov2
+        # Align each token with each of its patches, with their mean, or the mean token with the
+        # mean patch.
+        align: Alignment = "repeat"
 
         def __post_init__(self) -> None:
             ViTConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
-            if min(self.num_codebooks, self.codebook_size) < 1:
-                raise UserError(
-                    f"num_codebooks and codebook_size must be at least 1; got {self.num_codebooks} and {self.codebook_size}."
-                )
+            for name in ("num_codebooks", "codebook_size"):
+                if getattr(self, name) < 1:
+                    raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
             if self.logits not in ("cosine", "distance"):
                 raise unknown("kind of logits", self.logits, ("cosine", "distance"))
             if self.num_tokens % self.num_codebooks:
                 raise UserError(
-                    f"{self.num_tokens} tokens do not divide into {self.num_codebooks} codebooks of equal blocks."
+                    f"num_tokens must be a multiple of num_codebooks, got {self.num_tokens} tokens "
+                    f"and {self.num_codebooks} codebooks."
                 )
-            if self.align not in get_args(Align):
-                raise unknown("way to align", self.align, get_args(Align))
+            for name in ("temperature", "entropy_temperature"):
+                if getattr(self, name) <= 0:
+                    raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
+            self._check_alignment()
+
+        def _check_alignment(self) -> None:
+            if self.align not in get_args(Alignment):
+                raise unknown("way to align", self.align, get_args(Alignment))
             if self.align_weight < 0:
-                raise UserError(f"align_weight is {self.align_weight}; it must not be below 0.")
-            if self.align_weight and self.align != "global" and self.patches % self.num_tokens:
+                raise UserError(f"align_weight must be at least 0, got {self.align_weight}.")
+            needs_blocks = self.align_weight and self.align != "global"
+            if needs_blocks and self.patches % self.num_tokens:
                 raise UserError(
-                    f"{self.patches} patches do not divide among {self.num_tokens} tokens, as align={self.align} needs."
+                    f"num_tokens must divide the {self.patches} patches with align={self.align}, "
+                    f"got {self.num_tokens}."
                 )
-            if min(self.temperature, self.entropy_temperature) <= 0:
-                raise UserError(
-                    f"temperatures must be above 0; got {self.temperature}, {self.entropy_temperature}."
-                )
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -88,77 +99,104 @@ class SoftVQ(SupportsPosterior):
             entropy_temperature=config.entropy_temperature,
         )
         self.appearance = PerceptualAdversarialLoss(config, config.channels)
-        self.teacher = (
-            get_feature_extractor(config.teacher, channels=config.channels)
-            if config.align_weight
-            else None
-        )
-        if self.teacher is not None:
-            e = self.teacher.dim
-            layers = (
-                nn.Linear(config.dim, e),
+        self.teacher = None
+        if config.align_weight:
+            self.teacher = get_feature_extractor(config.teacher, channels=config.channels)
+            width = self.teacher.dim
+            self.projection = nn.Sequential(
+                nn.Linear(config.dim, width),
                 nn.SiLU(),
-                nn.Linear(e, e),
+                nn.Linear(width, width),
                 nn.SiLU(),
-                nn.Linear(e, e),
+                nn.Linear(width, width),
             )
-            self.projection = nn.Sequential(*layers)
 
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:
-        """The one that it aligns to."""
+        """Return the teacher of the alignment, if there is one."""
         return () if self.teacher is None else (self.teacher,)
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"]:
-        """The codewords in use, as the quantizer compares them."""
-        return self.quantizer.words
+        """Return the codewords as the quantizer compares them."""
+        return self.quantizer.codewords
 
     def posterior(self, images: Images) -> Float[Tensor, "b n k"]:
-        """The share of each codeword of a token's book in its mix."""
+        """Return the weight of each codeword of a token's codebook in its mix."""
         return self.quantizer.log_posterior(self.encoder(images)).exp()
 
     def encode(self, images: Images) -> Tokens:
-        """The mixes, and each one's most probable code."""
+        """Return the mix of each token, and its most probable code."""
         quantized = self.quantizer(self.encoder(images))
         return Tokens(quantized.latents, quantized.codes)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(
         self, images: Images, features: Float[Tensor, "b p _"] | None = None
     ) -> Objective:
-        """Squared error plus the entropy term, and what else was asked for.
+        """Return squared error, entropy term, and the optional terms.
 
-        The teacher's features, where they were computed before, spare its work.
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        features : Tensor, shape (batch, patches, channels), optional
+            Precomputed features of the teacher.
+
+        Returns
+        -------
+        Objective
+            The weighted terms.
         """
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        pixel = F.mse_loss(reconstruction, images)
-        looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
-        terms = {
-            "pixel": pixel,
-            **quantized.losses,
-            **self.appearance(images, reconstruction, **looks),
-        }
+        pixel_loss = F.mse_loss(reconstruction, images)
+        terms = {"pixel": pixel_loss, **quantized.losses}
+        terms |= self.appearance(
+            images,
+            reconstruction,
+            pixel_loss=pixel_loss,
+            last_weight=self.decoder.last,
+            progress=self.progress,
+        )
         if self.teacher is not None:
-            features = self.teacher.features(images, self.cells) if features is None else features
-            agreement = alignment(self.projection(quantized.latents), features, self.config.align)
-            terms["align"] = -self.config.align_weight * agreement
+            if features is None:
+                features = self.teacher.features(images, self.feature_grid)
+            cosine = alignment(self.projection(quantized.latents), features, self.config.align)
+            terms["align"] = -self.config.align_weight * cosine
         return Objective(terms, reconstruction)
 
 
 def alignment(
-    projected: Float[Tensor, "b n e"], features: Float[Tensor, "b p e"], how: Align
+    projected: Float[Tensor, "b n e"], features: Float[Tensor, "b p e"], mode: Alignment
 ) -> Float[Tensor, ""]:
-    """Mean cosine of projected tokens and a teacher's features; token i covers patches i p/n to (i + 1) p/n - 1."""
-    each = features.shape[1] // projected.shape[1]
-    if how == "repeat":
-        projected = repeat(projected, "b n e -> b (n each) e", each=each)
-    elif how == "pool":
-        features = reduce(features, "b (n each) e -> b n e", "mean", each=each)
+    """Compute the mean cosine of projected tokens and the features of a teacher.
+
+    Token i covers the patches i p/n to (i + 1) p/n - 1.
+
+    Parameters
+    ----------
+    projected : Tensor, shape (batch, tokens, channels)
+        Tokens, projected to the channels of the teacher.
+    features : Tensor, shape (batch, patches, channels)
+        Features of the patches.
+    mode : {"repeat", "pool", "global"}
+        Compare each token with each of its patches, with their mean, or the mean token with the
+        mean patch.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean cosine in [-1, 1].
+    """
+    patches_per_token = features.shape[1] // projected.shape[1]
+    if mode == "repeat":
+        projected = repeat(projected, "b n e -> b (n each) e", each=patches_per_token)
+    elif mode == "pool":
+        features = reduce(features, "b (n each) e -> b n e", "mean", each=patches_per_token)
     else:
         projected, features = projected.mean(dim=1), features.mean(dim=1)
     return F.cosine_similarity(projected, features, dim=-1).mean()

@@ -1,10 +1,12 @@
-"""VA-VAE (arXiv:2501.01423): a convolutional KL autoencoder whose latents are aligned to a frozen teacher's features.
+"""VA-VAE (arXiv:2501.01423): a convolutional KL autoencoder whose latents are aligned to the
+features of a teacher.
 
-More channels a token reconstruct better and generate worse; alignment breaks the dilemma. The released tokenizer aligns
-hard at first, as reconstruction is quick to recover, then relaxes the weight, then adds the margins: `stages`.
+More channels per token improve reconstruction and harm generation; alignment resolves the conflict.
+The released tokenizer first aligns with a high weight, as reconstruction recovers quickly, then
+reduces the weight, then adds the margins (`stages`).
 
-Here: errors are means over pixels where the paper's are sums, which the adaptive weights absorb; the perceptual and
-adversarial terms are off unless asked for.
+Differences from the paper: errors are means over pixels where the paper's are sums, which the
+adaptive weights absorb. The perceptual and adversarial terms are off by default.
 """
 
 from bisect import bisect_right
@@ -23,45 +25,41 @@ from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.nn.weighting import adaptive_weight
 from workbench.quantizers.gaussian import GaussianBottleneck
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
 
-STAGES = (100 / 130, 115 / 130)  # shares of the training at which they change: 100 + 15 + 15 epochs
-HARD = 5  # times the weight in the first: 0.5 to 0.1
-MOST = 1e8  # the largest adaptive weight
+# Fractions of the training at which the stages change: 100 + 15 + 15 epochs.
+STAGE_STARTS = (100 / 130, 115 / 130)
+FIRST_STAGE_FACTOR = 5  # of the alignment weight in the first stage: 0.5 instead of 0.1
+MAX_ADAPTIVE_WEIGHT = 1e8
 
 
-class VAVAE(Tokenizer):
+class VAVAE(TrainableTokenizer):
     """Encoder, diagonal Gaussian, decoder; two marginal losses pull the latents towards the teacher."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ConvConfig):
-        """Sizes, the divergence, and the alignment."""
+        """Settings of a VA-VAE."""
 
-        kl_weight: float = 1e-6  # of a nat, against an error summed over pixels, as in the paper
-        teacher: str = "hog"  # see workbench.features.get_feature_extractor; the paper's is dinov2
+        kl_weight: float = 1e-6  # per nat, against an error summed over pixels, as in the paper
+        teacher: str = "hog"  # see workbench.features; the paper's is dinov2
         align_weight: float = 0.1  # w_hyper; 0: a plain KL autoencoder
-        margin_cosine: float = (
-            0.5  # m1: a token this near to its teacher's direction (1 - m1) is left alone
-        )
-        margin_distance: float = (
-            0.25  # m2: a pair whose similarity is this near to the teacher's is left alone
-        )
-        align: Literal["sample", "mean"] = (
-            "sample"  # what is aligned, of the posterior; the paper: its sample
-        )
-        project: Literal["up", "down"] = (
-            "up"  # latents to the teacher's channels, or the teacher to the latents'
-        )
-        adaptive: bool = (
-            True  # weigh the alignment by gradient norms at the encoder's last convolution
-        )
-        stages: bool = (
-            False  # three of them, as released: see STAGES; False: one, as in the paper's ablations
-        )
+        # m1: tokens whose direction is within 1 - m1 of the teacher's have no cosine loss.
+        margin_cosine: float = 0.5
+        # m2: pairs whose similarity is this close to the teacher's have no distance loss.
+        margin_distance: float = 0.25
+        # Align a sample of the posterior, as in the paper, or its mean.
+        align: Literal["sample", "mean"] = "sample"
+        # Project latents to the channels of the teacher, or the teacher's features to those of the
+        # latents.
+        project: Literal["up", "down"] = "up"
+        # Scale the alignment by gradient norms at the last convolution of the encoder.
+        adaptive: bool = True
+        # Three stages, as released (see STAGE_STARTS), or one, as in the paper's ablations.
+        stages: bool = False
         noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
 
         def __post_init__(self) -> None:
@@ -69,57 +67,65 @@ class VAVAE(Tokenizer):
             PerceptualAdversarialConfig.__post_init__(self)
             for name in ("kl_weight", "align_weight", "margin_cosine", "margin_distance", "noise"):
                 if getattr(self, name) < 0:
-                    raise UserError(f"{name} is {getattr(self, name)}; it must not be below 0.")
+                    raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = ConvEncoder(config, out=2 * config.dim), ConvDecoder(config)
-        pixels = config.channels * config.side**2
+        # Our error is a mean over pixels.
         self.bottleneck = GaussianBottleneck(
-            beta=config.kl_weight / pixels
-        )  # our error is a mean over pixels
-        self.appearance = PerceptualAdversarialLoss(config, config.channels)
-        self.teacher = (
-            get_feature_extractor(config.teacher, channels=config.channels)
-            if config.align_weight
-            else None
+            beta=config.kl_weight / (config.channels * config.side**2)
         )
-        if self.teacher is not None:
-            ends = (
-                (config.dim, self.teacher.dim)
-                if config.project == "up"
-                else (self.teacher.dim, config.dim)
-            )
-            self.projection = nn.Linear(*ends, bias=config.project == "down")
+        self.appearance = PerceptualAdversarialLoss(config, config.channels)
+        self.teacher = None
+        if config.align_weight:
+            self.teacher = get_feature_extractor(config.teacher, channels=config.channels)
+            if config.project == "up":
+                self.projection = nn.Linear(config.dim, self.teacher.dim, bias=False)
+            else:
+                self.projection = nn.Linear(self.teacher.dim, config.dim)
 
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:
-        """The one that it aligns to."""
+        """Return the teacher of the alignment, if there is one."""
         return () if self.teacher is None else (self.teacher,)
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """The tokens' own."""
+    def grid(self) -> tuple[int, int]:
+        """Return the rows and columns of tokens."""
         return self.config.grid
 
     def encode(self, images: Images) -> Tokens:
-        """The posterior's mean, a token a place."""
+        """Return the mean of the posterior, one token per grid position."""
         mean, _ = rearrange(self.encoder(images), "b n (two d) -> two b n d", two=2)
-        return Tokens(mean, grid=self.config.grid)
+        return Tokens(mean, grid=self.grid)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images; one that is not active is a zero."""
-        active = tokens.active
-        return self.decoder(
-            tokens.latents if active is None else tokens.latents * rearrange(active, "b n -> b n 1")
-        )
+        """Decode tokens to images; inactive tokens are zero."""
+        latents = tokens.latents
+        if tokens.active is not None:
+            latents = latents * rearrange(tokens.active, "b n -> b n 1")
+        return self.decoder(latents)
 
     def objective(
         self, images: Images, features: Float[Tensor, "b n _"] | None = None
     ) -> Objective:
-        """Absolute error, divergence, and the alignment at its adaptive weight.
+        """Return absolute error, divergence, the optional terms, and the alignment at its adaptive
+        weight.
 
-        The teacher's features, where they were computed before, spare its work.
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+        features : Tensor, shape (batch, tokens, channels), optional
+            Precomputed features of the teacher.
+
+        Returns
+        -------
+        Objective
+            The weighted terms.
         """
         moments = self.encoder(images)
         quantized = self.bottleneck(moments)
@@ -127,57 +133,105 @@ class VAVAE(Tokenizer):
         if self.training and self.config.noise:
             latents = latents + self.config.noise * torch.randn_like(latents)
         reconstruction = self.decoder(latents)
-        pixel = F.l1_loss(reconstruction, images)
-        terms = {"pixel": pixel, **quantized.losses}
-        looks = {"pixel": pixel, "last": self.decoder.last, "progress": self.progress}
-        terms |= self.appearance(images, reconstruction, **looks)
+        pixel_loss = F.l1_loss(reconstruction, images)
+        terms = {"pixel": pixel_loss, **quantized.losses}
+        terms |= self.appearance(
+            images,
+            reconstruction,
+            pixel_loss=pixel_loss,
+            last_weight=self.decoder.last,
+            progress=self.progress,
+        )
         if self.teacher is not None:
-            mean = rearrange(moments, "b n (two d) -> two b n d", two=2)[0]
             if features is None:
-                features = self.teacher.features(images, self.config.grid)
-            misfit = self.misfit(
-                quantized.latents if self.config.align == "sample" else mean, features
-            )
-            weight = self.config.align_weight * (HARD if self.stage == 0 else 1)
-            if (
-                self.config.adaptive and torch.is_grad_enabled()
-            ):  # without gradients there is nothing to weigh by
-                error = pixel + terms.get("perceptual", 0)
-                weight = weight * adaptive_weight(error, misfit, self.encoder.last.weight, MOST)
-            terms["align"] = weight * misfit
+                features = self.teacher.features(images, self.grid)
+            mean, _ = rearrange(moments, "b n (two d) -> two b n d", two=2)
+            aligned = quantized.latents if self.config.align == "sample" else mean
+            loss = self.alignment_loss(aligned, features)
+            weight: float | Tensor = self.config.align_weight
+            if self.stage == 0:
+                weight = weight * FIRST_STAGE_FACTOR
+            # Without gradients, there is nothing to compute the adaptive weight from.
+            if self.config.adaptive and torch.is_grad_enabled():
+                error = pixel_loss
+                if "perceptual" in terms:
+                    error = pixel_loss + terms["perceptual"]
+                last_weight = self.encoder.last.weight
+                weight = weight * adaptive_weight(error, loss, last_weight, MAX_ADAPTIVE_WEIGHT)
+            terms["align"] = weight * loss
         return Objective(terms, reconstruction)
 
     @property
     def stage(self) -> int:
-        """0 aligns hard and without margins, 1 relaxes the weight, 2 adds the margins."""
-        return bisect_right(STAGES, float(self.progress)) if self.config.stages else 2
+        """Return 0 for a high weight without margins, 1 for the normal weight without margins, 2 with margins."""
+        return bisect_right(STAGE_STARTS, float(self.progress)) if self.config.stages else 2
 
-    def misfit(
+    def alignment_loss(
         self, latents: Float[Tensor, "b n d"], features: Float[Tensor, "b n e"]
     ) -> Float[Tensor, ""]:
-        """L_mcos + L_mdms, both of the projected latents."""
+        """Compute L_mcos + L_mdms of latents and features after the projection.
+
+        Parameters
+        ----------
+        latents : Tensor, shape (batch, tokens, dim)
+            Latents.
+        features : Tensor, shape (batch, tokens, channels)
+            Features of the teacher.
+
+        Returns
+        -------
+        Tensor, shape ()
+            The loss.
+        """
         if self.config.project == "up":
             latents = self.projection(latents)
         else:
             features = self.projection(features)
-        with_margins = self.stage == 2
-        near = marginal_cosine(latents, features, with_margins * self.config.margin_cosine)
-        return near + marginal_distance(
-            latents, features, with_margins * self.config.margin_distance
-        )
+        has_margins = self.stage == 2
+        margin_cosine = self.config.margin_cosine if has_margins else 0.0
+        margin_distance = self.config.margin_distance if has_margins else 0.0
+        cosine_loss = marginal_cosine(latents, features, margin_cosine)
+        return cosine_loss + marginal_distance(latents, features, margin_distance)
 
 
 def marginal_cosine(
     z: Float[Tensor, "b n e"], f: Float[Tensor, "b n e"], margin: float
 ) -> Float[Tensor, ""]:
-    """Eq. 3, L_mcos: how far each token's direction is from its teacher's, beyond the margin; mean over tokens."""
+    """Compute L_mcos (Eq. 3): 1 - cosine of each token and its feature, beyond a margin.
+
+    Parameters
+    ----------
+    z, f : Tensor, shape (batch, tokens, channels)
+        Projected latents and features.
+    margin : float
+        m1.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean over tokens and images.
+    """
     return F.relu(1 - margin - F.cosine_similarity(z, f, dim=-1)).mean()
 
 
 def marginal_distance(
     z: Float[Tensor, "b n e"], f: Float[Tensor, "b n k"], margin: float
 ) -> Float[Tensor, ""]:
-    """Eq. 4, L_mdms: how much an image's token-to-token cosines differ from the teacher's, beyond the margin."""
+    """Compute L_mdms (Eq. 4): the difference of token-to-token cosines of latents and features,
+    beyond a margin.
+
+    Parameters
+    ----------
+    z, f : Tensor, shape (batch, tokens, channels)
+        Latents and features; their channels may differ.
+    margin : float
+        m2.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean over pairs of tokens and images.
+    """
     return F.relu((_similarities(z) - _similarities(f)).abs() - margin).mean()
 
 

@@ -11,42 +11,43 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.vector import VectorQuantizer
-from workbench.tokenizers.base import Tokenizer
+from workbench.tokenizers.base import TrainableTokenizer
 
 
-class VQVAE(Tokenizer):
-    """Encoder, nearest codeword, decoder; the gradient goes straight through the choice."""
+class VQVAE(TrainableTokenizer):
+    """Encoder, nearest codeword, decoder, with a straight-through gradient."""
 
     discrete = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Sizes, and the codebook."""
+        """Settings of a VQ-VAE."""
 
-        codebook_size: int = 256  # K, codewords
-        commitment: float = 0.25  # beta, pulls the encoder to its codes
-        cosine: bool = True  # distances between unit vectors
-        learn: Literal["gradient", "ema"] = (
-            "ema"  # the codebook: by gradient, or as a running average of its tokens
-        )
-        decay: float = 0.95  # of the running averages, a batch
+        codebook_size: int = 256  # K, number of codewords
+        commitment: float = 0.25  # beta, pulls the encoder's outputs to their codewords
+        cosine: bool = True  # compare unit vectors
+        # Train the codebook by gradient or as a running average of its tokens.
+        learn: Literal["gradient", "ema"] = "ema"
+        decay: float = 0.95  # of the running averages, per batch
         revive: float = (
-            0.1  # replace codes chosen less often than this share of an even use; 0: never
+            0.1  # replace codes used less often than this fraction of uniform usage; 0: never
         )
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.codebook_size < 1:
-                raise UserError(f"codebook_size is {self.codebook_size}; it must be at least 1.")
+                raise UserError(f"codebook_size must be at least 1, got {self.codebook_size}.")
             if self.commitment < 0:
-                raise UserError(f"commitment is {self.commitment}; it must not be below 0.")
+                raise UserError(f"commitment must be at least 0, got {self.commitment}.")
             if self.learn not in ("gradient", "ema"):
                 raise unknown("way to learn a codebook", self.learn, ("gradient", "ema"))
             for name in ("decay", "revive"):
                 if not 0 <= getattr(self, name) < 1:
                     raise UserError(
-                        f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+                        f"{name} must be at least 0 and below 1, got {getattr(self, name)}."
                     )
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -63,22 +64,21 @@ class VQVAE(Tokenizer):
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"]:
-        """The codewords in use, as the quantizer compares them."""
-        return self.quantizer.words
+        """Return the codewords as the quantizer compares them."""
+        return self.quantizer.codewords
 
     def encode(self, images: Images) -> Tokens:
-        """Each token's nearest codeword and its index."""
+        """Return the nearest codeword of each token, and its index."""
         quantized = self.quantizer(self.encoder(images))
         return Tokens(quantized.latents, quantized.codes)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Tokens to images."""
+        """Decode tokens to images."""
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Eq. 3: squared error, commitment loss, and the codebook loss where the codebook learns by gradient."""
+        """Return Eq. 3: squared error, commitment loss and, with learn="gradient", the codebook loss."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
-        return Objective(
-            {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}, reconstruction
-        )
+        terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
+        return Objective(terms, reconstruction)

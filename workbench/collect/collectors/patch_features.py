@@ -13,7 +13,7 @@ from workbench.tokenizers.base import Tokenizer
 def patch_features(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
     """Compute features on the grid of the tokenizer's patches, in float16."""
     extractor = context.feature_extractor
-    rows, columns = model.cells
+    rows, columns = model.feature_grid
     if len(images) * rows * columns * extractor.dim * 2 > MAX_ARRAY_BYTES:
         raise NotApplicable(
             f"Patch features of {len(images):,} images need more than {MAX_ARRAY_BYTES:,} bytes."
