@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kendalltau, permutation_test, spearmanr
 
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
-from workbench.analysis.runs.generation_predictors import LEVEL, generation_predictors
+from workbench.analysis.runs.generation_predictors import SIGNIFICANCE_LEVEL, generation_predictors
 from workbench.analysis.stats import rank_correlation
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import Cancelled, progress_listener
@@ -15,11 +15,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8
 FEATURES = np.random.default_rng(1).normal(size=(60, 3))
 
 
-def tokenizer(name: str, error: float = 0.05, step: int = 1, **more) -> Evidence:
-    """A tokenizer whose reconstructions are off by `error`, and whose latents say nothing that differs."""
+def tokenizer(name: str, error: float = 0.05, step: int = 1, **arrays) -> Evidence:
+    """Return evidence of a tokenizer with noise of `error` and random latents."""
     noise = np.random.default_rng(2).normal(0, 255 * error, IMAGES.shape)
     blurred = np.clip(IMAGES + noise, 0, 255).astype(np.uint8)
-    told = {
+    provenance = {
         "run": name,
         "step": step,
         "fingerprint": "f",
@@ -28,36 +28,43 @@ def tokenizer(name: str, error: float = 0.05, step: int = 1, **more) -> Evidence
         "class": "m:AE",
     }
     latents = np.random.default_rng(3).normal(size=(60, 2, 2)).astype(np.float32)
-    given = {"images": IMAGES, "reconstructions": blurred, "latents": latents} | more
-    return Evidence(told, **given)
+    defaults = {"images": IMAGES, "reconstructions": blurred, "latents": latents} | arrays
+    return Evidence(provenance, **defaults)
 
 
 def generator(
-    name: str, of: str, shift: float, step: int = 1, feature_extractor: str = "hog", **more
+    name: str,
+    tokenizer_name: str,
+    shift: float,
+    step: int = 1,
+    feature_extractor: str = "hog",
+    **arrays,
 ) -> Evidence:
-    """A generator whose samples lie `shift` from the training images: its gFD is about that, squared."""
-    told = {
+    """Return evidence of a generator whose gFD is about `shift` squared."""
+    provenance = {
         "run": name,
         "step": 9,
-        "tokenizer": {"run": f"../{of}", "step": step},
+        "tokenizer": {"run": f"../{tokenizer_name}", "step": step},
         "feature_extractor": feature_extractor,
     }
-    told |= {
-        "settings": {"depth": 2, "num_tokens": sum(map(ord, of))},
+    provenance |= {
+        "settings": {"depth": 2, "num_tokens": sum(map(ord, tokenizer_name))},
         "sampling": {"guidance": 2.0, "seed": 0},
     }
     return Evidence(
-        told, train_features=FEATURES, **({"sample_features": FEATURES + [shift, 0, 0]} | more)
+        provenance,
+        train_features=FEATURES,
+        **({"sample_features": FEATURES + [shift, 0, 0]} | arrays),
     )
 
 
 def runs(errors, shifts) -> list[Evidence]:
     pairs = enumerate(zip(errors, shifts, strict=True))
-    made = [
+    evidences = [
         (tokenizer(f"t{i}", error), generator(f"g{i}", f"t{i}", shift))
         for i, (error, shift) in pairs
     ]
-    return [evidence for pair in made for evidence in pair]
+    return [evidence for pair in evidences for evidence in pair]
 
 
 def by_name(result) -> dict:
@@ -67,7 +74,7 @@ def by_name(result) -> dict:
 # Rank correlations
 
 
-def test_spearman_agrees_with_scipy_with_ties_too():
+def test_spearman_matches_scipy_with_ties():
     random = np.random.default_rng(0)
     for n in (4, 7, 30):
         values, target = random.integers(0, 4, (n, 5)), random.integers(0, 4, n)
@@ -75,38 +82,46 @@ def test_spearman_agrees_with_scipy_with_ties_too():
         assert rank_correlation.spearman(values, target) == pytest.approx(np.nan_to_num(expected))
 
 
-def test_the_p_value_of_few_things_is_scipys_exact_one():
+def test_p_value_matches_scipy_exact_permutations():
     random = np.random.default_rng(1)
     for n in (4, 5, 6):
         x, y = random.normal(size=n), random.normal(size=n)
-        found = rank_correlation.spearman(x[:, None], y)
-        alone, adjusted = rank_correlation.p_values(found, rank_correlation.permutation_null(x[:, None], y))
-        statistic = lambda moved: spearmanr(moved, y).statistic  # noqa: B023, E731
+        correlations = rank_correlation.spearman(x[:, None], y)
+        p, adjusted = rank_correlation.p_values(
+            correlations, rank_correlation.permutation_null(x[:, None], y)
+        )
+        statistic = lambda permuted: spearmanr(permuted, y).statistic  # noqa: B023, E731
         exact = permutation_test((x,), statistic, permutation_type="pairings", n_resamples=1000)
         both_sides = np.mean(np.abs(exact.null_distribution) >= abs(exact.statistic) - 1e-9)
-        assert alone[0] == adjusted[0] == pytest.approx(both_sides)
+        assert p[0] == adjusted[0] == pytest.approx(both_sides)
 
 
-def test_a_perfect_order_of_n_things_has_two_in_n_factorial():
+def test_p_value_of_perfect_order():
     x = np.arange(5.0)[:, None]
-    alone, _ = rank_correlation.p_values(np.array([1.0]), rank_correlation.permutation_null(x, x[:, 0]))
-    assert alone[0] == pytest.approx(2 / 120)
+    p, _ = rank_correlation.p_values(np.array([1.0]), rank_correlation.permutation_null(x, x[:, 0]))
+    assert p[0] == pytest.approx(2 / 120)
 
 
-def test_random_orders_of_many_things_come_near_the_normal_limit():
+def test_null_of_many_items_is_near_normal_limit():
     x = np.random.default_rng(0).normal(size=(30, 1))
     null = rank_correlation.permutation_null(x, np.random.default_rng(1).normal(size=30))
     assert null.std() == pytest.approx(1 / np.sqrt(29), rel=0.03)
 
 
-def test_within_families_chance_does_as_well_as_what_tells_only_the_families_apart():
+def test_permutations_within_families():
     families = ["a"] * 6 + ["b"] * 6
-    apart, target = np.repeat([0.0, 1.0], 6)[:, None], np.arange(12.0)
-    found = rank_correlation.spearman(apart, target)
-    assert rank_correlation.p_values(found, rank_correlation.permutation_null(apart, target))[0] < 0.01
+    family_indicator, target = np.repeat([0.0, 1.0], 6)[:, None], np.arange(12.0)
+    correlations = rank_correlation.spearman(family_indicator, target)
     assert (
         rank_correlation.p_values(
-            found, rank_correlation.permutation_null(apart, target, families=families)
+            correlations, rank_correlation.permutation_null(family_indicator, target)
+        )[0]
+        < 0.01
+    )
+    assert (
+        rank_correlation.p_values(
+            correlations,
+            rank_correlation.permutation_null(family_indicator, target, families=families),
         )[0]
         == 1
     )
@@ -114,37 +129,41 @@ def test_within_families_chance_does_as_well_as_what_tells_only_the_families_apa
     assert null[0] == pytest.approx(1) and null.min() >= rank_correlation.spearman(
         np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6.0])[:, None], target
     )
-    alone = rank_correlation.p_values(np.array([1.0]), null)[0]
-    assert alone[0] == pytest.approx(1 / 20_001, abs=1e-4)
+    p = rank_correlation.p_values(np.array([1.0]), null)[0]
+    assert p[0] == pytest.approx(1 / 20_001, abs=1e-4)
 
 
-def test_copies_of_one_diagnostic_cost_nothing_and_unrelated_ones_do():
+def test_adjustment_ignores_copies_of_a_diagnostic():
     random = np.random.default_rng(2)
     x, y = random.normal(size=(6, 1)), random.normal(size=6)
-    copies, others = np.repeat(x, 10, axis=1), np.hstack([x, random.normal(size=(6, 9))])
-    for values, same in ((copies, True), (others, False)):
-        found = rank_correlation.spearman(values, y)
-        alone, adjusted = rank_correlation.p_values(found, rank_correlation.permutation_null(values, y))
-        assert bool(adjusted[0] == alone[0]) is same
-        assert adjusted[0] >= alone[0]
+    copies, unrelated = np.repeat(x, 10, axis=1), np.hstack([x, random.normal(size=(6, 9))])
+    for values, same in ((copies, True), (unrelated, False)):
+        correlations = rank_correlation.spearman(values, y)
+        p, adjusted = rank_correlation.p_values(
+            correlations, rank_correlation.permutation_null(values, y)
+        )
+        assert bool(adjusted[0] == p[0]) is same
+        assert adjusted[0] >= p[0]
 
 
-def test_something_is_called_sure_of_unrelated_diagnostics_in_one_case_of_twenty_at_most():
+def test_false_positive_rate_of_unrelated_diagnostics():
     random, wrong = np.random.default_rng(3), 0
     for _ in range(300):
         n = int(random.integers(4, 8))
         values, target = random.normal(size=(n, 12)), random.normal(size=n)
-        found = rank_correlation.spearman(values, target)
+        correlations = rank_correlation.spearman(values, target)
         wrong += (
-            rank_correlation.p_values(found, rank_correlation.permutation_null(values, target))[1].min()
-            <= LEVEL
+            rank_correlation.p_values(
+                correlations, rank_correlation.permutation_null(values, target)
+            )[1].min()
+            <= SIGNIFICANCE_LEVEL
         )
     assert wrong <= 0.08 * 300
 
 
 @pytest.mark.parametrize("n", [5, 8, 20])
-def test_the_interval_holds_the_true_correlation(n):
-    """Of a bivariate Gaussian, Spearman's is 6 / pi arcsin(r / 2)."""
+def test_interval_covers_true_correlation(n):
+    """Spearman's correlation of a bivariate Gaussian is 6 / pi arcsin(r / 2)."""
     random, r, inside = np.random.default_rng(n), 0.9, 0
     for _ in range(200):
         x = random.normal(size=n)
@@ -154,7 +173,7 @@ def test_the_interval_holds_the_true_correlation(n):
     assert inside >= 0.9 * 200
 
 
-def test_a_perfect_order_of_five_is_compatible_with_none_and_of_twenty_is_not():
+def test_interval_of_perfect_order():
     low, high = rank_correlation.confidence_interval(1.0, 5)
     assert low < 0 and high == 1
     assert rank_correlation.confidence_interval(-1.0, 20)[1] < -0.8
@@ -162,112 +181,116 @@ def test_a_perfect_order_of_five_is_compatible_with_none_and_of_twenty_is_not():
 
 
 def test_more_diagnostics_need_more_tokenizers():
-    assert [rank_correlation.min_sample_size(tried, 0.05) for tried in (1, 2, 20)] == [5, 5, 7]
+    assert [rank_correlation.min_sample_size(num_tests, 0.05) for num_tests in (1, 2, 20)] == [
+        5,
+        5,
+        7,
+    ]
 
 
 # Diagnostics
 
 
-def test_diagnostics_are_the_numbers_of_the_analyses():
+def test_diagnostics_match_the_analyses():
     from workbench.analysis.images.reconstruction import reconstruction
 
     evidence = tokenizer("a", features=FEATURES, reconstruction_features=FEATURES + [2, 1, 0])
-    found = diagnostics_of(evidence)
-    assert found["PSNR"] == pytest.approx(
+    diagnostics = diagnostics_of(evidence)
+    assert diagnostics["PSNR"] == pytest.approx(
         reconstruction(evidence.images, evidence.reconstructions).mean
     )
-    assert found["reconstruction distance"] == pytest.approx(5)
-    assert found["numbers an image"] == 4
-    assert 1 < found["participation ratio"] <= 2
-    assert found["participation share"] == found["participation ratio"] / 2
-    assert "perplexity share" not in found  # there are no codes
-    assert set(found) <= set(BY_NAME)
+    assert diagnostics["reconstruction distance"] == pytest.approx(5)
+    assert diagnostics["numbers per image"] == 4
+    assert 1 < diagnostics["participation ratio"] <= 2
+    assert diagnostics["participation share"] == diagnostics["participation ratio"] / 2
+    assert "perplexity share" not in diagnostics  # there are no codes
+    assert set(diagnostics) <= set(BY_NAME)
 
 
-def test_half_a_codebook_used_evenly_has_half_the_perplexity():
+def test_diagnostics_of_half_used_codebook():
     codes = np.tile(np.arange(4), (60, 1))
-    found = diagnostics_of(tokenizer("a", codes=codes, codebook=np.zeros((1, 8, 2), np.float32)))
-    assert found["used share"] == 0.5
-    assert found["perplexity share"] == pytest.approx(0.5, rel=0.01)
+    diagnostics = diagnostics_of(
+        tokenizer("a", codes=codes, codebook=np.zeros((1, 8, 2), np.float32))
+    )
+    assert diagnostics["used share"] == 0.5
+    assert diagnostics["perplexity share"] == pytest.approx(0.5, rel=0.01)
 
 
-def test_of_a_generator_there_is_nothing_to_diagnose():
-    with pytest.raises(
-        NotApplicable, match="Diagnostics need a tokenizer's evidence; g has nothing"
-    ):
+def test_diagnostics_of_generator_raise():
+    with pytest.raises(NotApplicable, match="g has none"):
         diagnostics_of(generator("g", "t", 1.0))
 
 
-# Which diagnostics predict generation
+# Predictors of generation
 
 
-def test_a_diagnostic_in_the_order_of_gfd_is_found_and_said_to_be_sure():
+def test_diagnostic_in_order_of_gfd_is_significant():
     errors = np.linspace(0.02, 0.2, 7)
     result = generation_predictors(runs(errors, np.linspace(1, 4, 7)))
     best = by_name(result)["L1"]
     assert best.spearman == pytest.approx(1)
     assert best.kendall == pytest.approx(kendalltau(errors, np.arange(7)).statistic)
-    assert best.sure and best.better == "lower"
+    assert best.significant and best.better == "lower"
     assert by_name(result)["PSNR"].spearman == pytest.approx(-1)
-    assert (
-        "With n = 7 tokenizers and 3 diagnostics tried, choose by PSNR: higher goes with"
-        in result.summary()
-    )
-    assert [g.value for g in result.generations] == pytest.approx(np.linspace(1, 4, 7) ** 2)
+    for part in ("n = 7 tokenizers, 3 diagnostics", "PSNR: higher"):
+        assert part in result.summary()
+    assert [g.value for g in result.distances] == pytest.approx(np.linspace(1, 4, 7) ** 2)
 
 
-def test_of_four_tokenizers_not_even_a_perfect_order_is_called_sure():
+def test_four_tokenizers_are_never_significant():
     result = generation_predictors(runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]))
     assert abs(result.correlations[0].spearman) == pytest.approx(1)
-    assert not result.sure
+    assert not result.significant
     assert result.correlations[0].p == pytest.approx(2 / 24)
-    assert "no diagnostic can be told from chance" in result.summary()
-    assert f"takes at least {result.needed} tokenizers" in result.summary()
+    assert f"at least {result.min_tokenizers} tokenizers" in result.summary()
 
 
-def test_without_a_relation_it_is_hardly_ever_sure():
+def test_random_order_is_rarely_significant():
     random, wrong = np.random.default_rng(5), 0
     for order in (random.permutation(5) for _ in range(4)):
-        wrong += bool(generation_predictors(runs(np.linspace(0.02, 0.2, 5), 1 + order)).sure)
+        wrong += bool(generation_predictors(runs(np.linspace(0.02, 0.2, 5), 1 + order)).significant)
     assert wrong <= 1
 
 
-def test_tokenizers_that_tie_share_a_rank():
+def test_tied_tokenizers_share_a_rank():
     result = generation_predictors(runs([0.02, 0.02, 0.1, 0.1, 0.2], [1, 1, 2, 2, 3]))
     assert by_name(result)["L1"].spearman == pytest.approx(1)
     assert by_name(result)["L1"].kendall == pytest.approx(1)
 
 
-def test_a_diagnostic_that_one_tokenizer_lacks_or_that_never_differs_is_not_tried():
-    made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
+def test_missing_or_constant_diagnostics_are_omitted():
+    evidences = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
     with_codes = {"codes": np.zeros((60, 2), np.int32), "codebook": np.zeros((1, 4, 2), np.float32)}
-    result = generation_predictors([replace(made[0], **with_codes), *made[1:]])
-    assert {"used share", "numbers an image"} <= set(result.lacking)
-    assert result.tried == 3
+    result = generation_predictors([replace(evidences[0], **with_codes), *evidences[1:]])
+    assert {"used share", "numbers per image"} <= set(result.omitted_diagnostics)
+    assert result.num_diagnostics == 3
 
 
-def test_generators_of_one_tokenizer_count_once():
-    made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    result = generation_predictors([*made, generator("again", "t0", 3)])
+def test_generators_of_one_tokenizer_are_averaged():
+    evidences = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
+    result = generation_predictors([*evidences, generator("again", "t0", 3)])
     assert result.n == 4
-    assert result.generations[0].value == pytest.approx((1 + 9) / 2)
-    assert result.generations[0].generators == 2
+    assert result.distances[0].value == pytest.approx((1 + 9) / 2)
+    assert result.distances[0].generators == 2
 
 
-def test_all_distances_are_of_as_many_images_as_the_fewest():
-    made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    made[1] = replace(made[1], sample_features=made[1].sample_features[:40])
-    result = generation_predictors(made)
+def test_distances_use_equal_numbers_of_images():
+    evidences = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
+    evidences[1] = replace(evidences[1], sample_features=evidences[1].sample_features[:40])
+    result = generation_predictors(evidences)
     assert result.images == 40
-    # All 60 samples of the second are training images, moved by 2; 40 of each are no longer the same ones.
-    assert result.generations[1].value != pytest.approx(4)
+    # All 60 samples of the second are shifted training images; subsets of 40 do not correspond.
+    assert result.distances[1].value != pytest.approx(4)
 
 
 @pytest.mark.parametrize(
-    ("odd", "reason"),
+    ("extra_run", "reason"),
     [
         (generator("x", "t9", 1), "x: its tokenizer t9 is not selected"),
-        (generator("x", "t0", 1, step=5), "x: it learned t0 at step 5, and the evidence is of 1"),
+        (
+            generator("x", "t0", 1, step=5),
+            "x: it was trained on t0 at step 5, but the evidence is of step 1",
+        ),
         (
             generator("x", "t0", 1, feature_extractor="inception"),
             "x: another feature extractor, inception",
@@ -276,58 +299,56 @@ def test_all_distances_are_of_as_many_images_as_the_fewest():
         (tokenizer("x"), "x: no generator of it can be compared"),
     ],
 )
-def test_what_cannot_be_paired_is_left_out_with_a_reason(odd, reason):
-    result = generation_predictors([*runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]), odd])
-    assert result.left_out == (reason,)
+def test_unpaired_runs_are_excluded_with_a_reason(extra_run, reason):
+    result = generation_predictors([*runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]), extra_run])
+    assert result.excluded == (reason,)
     assert reason in result.summary()
     assert result.n == 4
 
 
-def test_a_tokenizer_on_other_images_is_left_out():
-    made = runs([0.02, 0.05, 0.1, 0.2, 0.3], [1, 2, 3, 4, 5])
-    made[8] = replace(made[8], provenance=made[8].provenance | {"fingerprint": "g"})
-    assert "g4: t4 was measured on other images" in generation_predictors(made).left_out
+def test_tokenizer_on_other_images_is_excluded():
+    evidences = runs([0.02, 0.05, 0.1, 0.2, 0.3], [1, 2, 3, 4, 5])
+    evidences[8] = replace(evidences[8], provenance=evidences[8].provenance | {"fingerprint": "g"})
+    assert "g4: t4 was measured on other images" in generation_predictors(evidences).excluded
 
 
-def test_generators_that_differ_in_more_than_their_tokenizers_are_warned_of():
-    made = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    assert "The generators differ" not in generation_predictors(made).summary()
-    made[1].provenance["settings"]["depth"] = 8
-    assert "The generators differ in depth too" in generation_predictors(made).summary()
+def test_warning_for_other_differences_of_generators():
+    evidences = runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
+    assert "depth" not in generation_predictors(evidences).summary()
+    evidences[1].provenance["settings"]["depth"] = 8
+    assert "depth" in generation_predictors(evidences).summary()
 
 
-def test_of_three_tokenizers_nothing_is_said():
-    with pytest.raises(
-        NotApplicable, match="at least 4 tokenizers .*; of the 6 selected runs, 3 such pairs can be"
-    ):
+def test_three_tokenizers_raise():
+    with pytest.raises(NotApplicable, match="4 tokenizers .* 6 selected runs form 3 "):
         generation_predictors(runs([0.02, 0.05, 0.1], [1, 2, 3]))
 
 
 @pytest.mark.filterwarnings(
     "ignore:.*tasks have been successfully executed:UserWarning"
 )  # stopped in the middle
-def test_progress_is_told_tokenizer_by_tokenizer_and_a_listener_can_stop_the_work():
-    heard, made = [], runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
-    with progress_listener(lambda *told: heard.append(told)):
-        generation_predictors(made)
-    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+def test_progress_per_tokenizer_and_cancellation():
+    reports, evidences = [], runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4])
+    with progress_listener(lambda *told: reports.append(told)):
+        generation_predictors(evidences)
+    assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
     def stop(done, total):
         raise Cancelled("Stopped.")
 
     with pytest.raises(Cancelled), progress_listener(stop):
-        generation_predictors(made)
+        generation_predictors(evidences)
     with (
         pytest.raises(Cancelled),
         progress_listener(stop),
     ):  # also from within a diagnostic that takes long
-        diagnostics_of(made[0], modes=True)
+        diagnostics_of(evidences[0], modes=True)
 
 
-def test_numbers_of_the_summary_are_in_the_table():
+def test_summary_numbers_are_in_the_table():
     result = generation_predictors(runs(np.linspace(0.02, 0.2, 5), [2, 1, 3, 5, 4]))
     table = result.table()
-    assert len(table) == result.tried == table["tried"][0]
+    assert len(table) == result.num_diagnostics == table["num_diagnostics"][0]
     assert f"{table['spearman'][0]:+.2f}" in result.summary()
     assert list(table.columns[-5:]) == [f"t{i}" for i in range(5)]
     assert result.figure().layout.title.text

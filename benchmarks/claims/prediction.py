@@ -25,7 +25,7 @@ RECONSTRUCTION_METRICS = (
     "SSIM",
     "reconstruction distance",
 )  # what is looked at without a workbench
-SIZE = "numbers an image"  # a setting, not a measurement
+SIZE = "numbers per image"  # a setting, not a measurement
 IN_EXTRACTOR_FEATURES = (
     "interpolation distance",
     "teacher CKA",

@@ -1,4 +1,4 @@
-"""Everything that can be measured of a tokenizer before a generator is trained on it, as one number each."""
+"""Diagnostics of a tokenizer that need no generator, one number each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,163 +6,198 @@ from typing import Literal
 
 import numpy as np
 
+from workbench.analysis.inputs import require_array
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
 from workbench.storage.evidence import Evidence
 
-Expected = Literal["higher", "lower", "unknown"]
+Direction = Literal["higher", "lower", "unknown"]
+Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A number of a tokenizer: what it says, and which way a better generator is expected to lie."""
+    """One diagnostic of a tokenizer.
+
+    Attributes
+    ----------
+    name : str
+        Name, unique among DIAGNOSTICS.
+    meaning : str
+        What is measured, with its unit.
+    better : {"higher", "lower", "unknown"}
+        Direction of better generation according to papers; unknown if they disagree or do not
+        state it.
+    """
 
     name: str
     meaning: str
-    better: Expected  # for generation, as papers have it; unknown where they disagree or are silent
+    better: Direction
 
 
 DIAGNOSTICS = (
-    Diagnostic("PSNR", "how near reconstructions come, pixel by pixel, in dB", "unknown"),
-    Diagnostic("L1", "mean absolute error of a pixel, in [0, 1]", "unknown"),
-    Diagnostic("SSIM", "how alike the structure of reconstructions is", "unknown"),
+    Diagnostic("PSNR", "peak signal-to-noise ratio of reconstructions, dB", "unknown"),
+    Diagnostic("L1", "mean absolute error of pixels in [0, 1]", "unknown"),
+    Diagnostic("SSIM", "structural similarity of reconstructions", "unknown"),
     Diagnostic(
-        "reconstruction distance", "Frechet distance from images to reconstructions (rFD)", "lower"
+        "reconstruction distance", "Fréchet distance of images to reconstructions (rFD)", "lower"
     ),
     Diagnostic(
         "interpolation distance",
-        "Frechet distance from images to decoded midpoints of latents",
+        "Fréchet distance of images to decoded midpoints of latents",
         "lower",
     ),
-    Diagnostic("numbers an image", "tokens times channels: how much there is to generate", "lower"),
-    Diagnostic("perplexity share", "perplexity of the codes over the size of their book", "higher"),
-    Diagnostic("used share", "share of the codes that any token chose", "higher"),
-    Diagnostic("participation ratio", "directions that the latents fill", "unknown"),
-    Diagnostic("participation share", "directions filled, of those there are", "higher"),
-    Diagnostic("top share", "variance along the largest direction", "lower"),
-    Diagnostic("norm CV", "how uneven the tokens' lengths are", "lower"),
-    Diagnostic("10-NN CV", "how uneven the tokens' density is", "lower"),
-    Diagnostic("token |cosine|", "how alike the tokens of an image are: redundancy", "unknown"),
+    Diagnostic("numbers per image", "tokens times channels: the amount to generate", "lower"),
+    Diagnostic("perplexity share", "perplexity of the codes over the codebook size", "higher"),
+    Diagnostic("used share", "fraction of the codes that tokens use", "higher"),
+    Diagnostic("participation ratio", "number of directions that the latents span", "unknown"),
+    Diagnostic("participation share", "fraction of directions that the latents span", "higher"),
+    Diagnostic("top share", "fraction of variance along the largest direction", "lower"),
+    Diagnostic("norm CV", "variation of the lengths of tokens", "lower"),
+    Diagnostic("10-NN CV", "variation of the density of tokens", "lower"),
+    Diagnostic("token |cosine|", "similarity of the tokens of an image: redundancy", "unknown"),
+    Diagnostic("neighbor cosine", "similarity of neighboring tokens: spatial smoothness", "higher"),
+    Diagnostic("noise cost", "PSNR lost from the weakest to the strongest noise, dB", "lower"),
+    Diagnostic("linear probe", "accuracy of a linear probe of images", "higher"),
+    Diagnostic("neighbor probe", "accuracy of a nearest-neighbor probe of images", "higher"),
+    Diagnostic("teacher CKA", "similarity of latents to the features of a teacher", "higher"),
     Diagnostic(
-        "neighbor cosine", "how alike neighbouring tokens are: spatial smoothness", "higher"
+        "teacher cosine", "fit of a linear map from tokens to features of a teacher", "higher"
     ),
-    Diagnostic("noise cost", "dB lost to the strongest noise against the weakest", "lower"),
-    Diagnostic("linear probe", "accuracy of a linear probe of whole images", "higher"),
-    Diagnostic("neighbor probe", "accuracy of nearest neighbours of whole images", "higher"),
-    Diagnostic("teacher CKA", "how alike images are to the latents and to a teacher", "higher"),
-    Diagnostic(
-        "teacher cosine", "how well a linear map of tokens tells a teacher's features", "higher"
-    ),
-    Diagnostic("modes, low", "clusters of the latents, the range's low end", "lower"),
-    Diagnostic("modes, high", "clusters of the latents, the range's high end", "lower"),
+    Diagnostic("modes, low", "lower bound of the number of modes of the latents", "lower"),
+    Diagnostic("modes, high", "upper bound of the number of modes of the latents", "lower"),
 )
 BY_NAME = {diagnostic.name: diagnostic for diagnostic in DIAGNOSTICS}
 
 
-def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) -> dict[str, float]:
-    """Every diagnostic that applies to a tokenizer, by its name in DIAGNOSTICS; `modes` counts clusters too, slowly.
+def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) -> Numbers:
+    """Compute every diagnostic that applies to a tokenizer.
 
-    What an analysis refuses to measure, or what is not finite, is left out. Raises NotApplicable where nothing is left.
+    Parameters
+    ----------
+    evidence : Evidence
+        Evidence of a tokenizer.
+    modes : bool, default False
+        Count the modes of the latents as well, which is slow.
+    seed : int, default 0
+        Seed of the analyses.
+
+    Returns
+    -------
+    dict of str to float
+        Diagnostics by name, in the order of DIAGNOSTICS. Those that do not apply or are not finite
+        are left out.
+
+    Raises
+    ------
+    NotApplicable
+        If no diagnostic applies.
     """
-    measures: list[Callable[[Evidence, int], dict[str, float]]] = [
+    measures: list[Callable[[Evidence, int], Numbers]] = [
         _pixels,
         _distances,
         _size,
         _codes,
         _geometry,
+        _probes,
+        _alignment,
     ]
-    measures += [_probes, _alignment, *([_modes] if modes else [])]
-    found: dict[str, float] = {}
+    if modes:
+        measures.append(_modes)
+    measured: Numbers = {}
     for measure in measures:
         try:
-            found |= measure(evidence, seed)
+            measured |= measure(evidence, seed)
         except Cancelled:
             raise
         except UserError:
-            continue
-    found = {name: float(found[name]) for name in BY_NAME if np.isfinite(found.get(name, np.nan))}
-    if not found:
+            continue  # the analysis does not apply to this tokenizer
+    diagnostics = {
+        name: float(measured[name])
+        for name in BY_NAME
+        if name in measured and np.isfinite(measured[name])
+    }
+    if not diagnostics:
         raise NotApplicable(
-            f"Diagnostics need a tokenizer's evidence; {evidence.run_name} has nothing to measure."
+            f"Diagnostics need the evidence of a tokenizer; {evidence.run_name} has none."
         )
-    return found
+    return diagnostics
 
 
-def _pixels(evidence: Evidence, seed: int) -> dict[str, float]:
+def _pixels(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
     from workbench.analysis.images.structure import ssim
 
-    _needed(evidence, "images", "reconstructions")
-    mse, l1 = pixel_errors(evidence.images, evidence.reconstructions)
-    alike = ssim(evidence.images, evidence.reconstructions)
-    return {"PSNR": psnr_db(mse).mean(), "L1": l1.mean(), "SSIM": alike.mean()}
+    name = evidence.run_name
+    images = require_array(evidence.images, "images", name)
+    reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
+    mse, l1 = pixel_errors(images, reconstructions)
+    similarity = ssim(images, reconstructions)
+    return {
+        "PSNR": float(psnr_db(mse).mean()),
+        "L1": float(l1.mean()),
+        "SSIM": float(similarity.mean()),
+    }
 
 
-def _distances(evidence: Evidence, seed: int) -> dict[str, float]:
+def _distances(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.generation.fidelity import feature_distance
 
-    _needed(evidence, "features")
-    sets = {
-        "reconstructions": evidence.reconstruction_features,
-        "midpoints": evidence.midpoint_features,
-    }
-    names = {"reconstructions": "reconstruction distance", "midpoints": "interpolation distance"}
-    return {
-        names[kind]: feature_distance(seed, held_out=evidence.features, **{kind: features})
-        for kind, features in sets.items()
-        if features is not None
-    }
+    features = require_array(evidence.features, "features", evidence.run_name)
+    distances = {}
+    if evidence.reconstruction_features is not None:
+        distances["reconstruction distance"] = feature_distance(
+            seed, held_out=features, reconstructions=evidence.reconstruction_features
+        )
+    if evidence.midpoint_features is not None:
+        distances["interpolation distance"] = feature_distance(
+            seed, held_out=features, midpoints=evidence.midpoint_features
+        )
+    return distances
 
 
-def _size(evidence: Evidence, seed: int) -> dict[str, float]:
-    _needed(evidence, "latents")
-    return {"numbers an image": float(np.prod(evidence.latents.shape[1:]))}
+def _size(evidence: Evidence, seed: int) -> Numbers:
+    latents = require_array(evidence.latents, "latents", evidence.run_name)
+    return {"numbers per image": float(np.prod(latents.shape[1:]))}
 
 
-def _codes(evidence: Evidence, seed: int) -> dict[str, float]:
+def _codes(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.codebook.usage import codebook_usage
 
-    books = codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
-    perplexity = np.mean([book.perplexity_corrected / book.size for book in books])
+    codebooks = codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
     return {
-        "perplexity share": perplexity,
-        "used share": np.mean([book.used / book.size for book in books]),
+        "perplexity share": float(np.mean([c.perplexity_corrected / c.size for c in codebooks])),
+        "used share": float(np.mean([c.used / c.size for c in codebooks])),
     }
 
 
-def _geometry(evidence: Evidence, seed: int) -> dict[str, float]:
+def _geometry(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.geometry import latent_geometry
 
     result = latent_geometry(**evidence.kwargs_for(latent_geometry), seed=seed)
-    found = {measure.name: measure.value for measure in result.measures}
-    found["participation share"] = found["participation ratio"] / result.dimensions
+    measures = {measure.name: measure.value for measure in result.measures}
+    measures["participation share"] = measures["participation ratio"] / result.dimensions
     if len(result.noise) > 1:
-        found["noise cost"] = result.noise[0].psnr - result.noise[-1].psnr
-    return found
+        measures["noise cost"] = result.noise[0].psnr - result.noise[-1].psnr
+    return measures
 
 
-def _probes(evidence: Evidence, seed: int) -> dict[str, float]:
+def _probes(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.probes import whole_image_accuracies
 
     accuracy = whole_image_accuracies(**evidence.kwargs_for(whole_image_accuracies), seed=seed)
     return {"linear probe": accuracy["linear"], "neighbor probe": accuracy["nearest neighbors"]}
 
 
-def _alignment(evidence: Evidence, seed: int) -> dict[str, float]:
+def _alignment(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.alignment import teacher_alignment
 
     result = teacher_alignment(**evidence.kwargs_for(teacher_alignment), seed=seed)
     return {"teacher CKA": result["CKA"].value, "teacher cosine": result["marginal cosine"].value}
 
 
-def _modes(evidence: Evidence, seed: int) -> dict[str, float]:
+def _modes(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.modes import mixture_modes
 
     result = mixture_modes(**evidence.kwargs_for(mixture_modes), seed=seed)
     return {"modes, low": result.low, "modes, high": result.high}
-
-
-def _needed(evidence: Evidence, *names: str) -> None:
-    for name in names:
-        if getattr(evidence, name) is None:
-            raise NotApplicable(f"This needs {name.replace('_', ' ')}; {evidence.run_name} has none.")

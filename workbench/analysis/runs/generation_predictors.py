@@ -1,7 +1,7 @@
-"""Which numbers of a tokenizer tell how well a generator trained on it will do, and how sure that is.
+"""Diagnostics of tokenizers that predict the quality of generators trained on them.
 
-Tokenizers are few and diagnostics many, so that some diagnostic always looks good: every correlation stands beside
-what the best of as many unrelated ones would reach by chance.
+There are few tokenizers and many diagnostics, so that some diagnostic always correlates. Therefore
+every correlation is compared with the best that as many unrelated diagnostics reach by chance.
 """
 
 from collections.abc import Sequence
@@ -13,111 +13,135 @@ import pandas as pd
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
-from workbench.analysis.runs.generators import Generation, differing, generations, pairs_of
+from workbench.analysis.runs.generators import (
+    GenerationDistance,
+    generation_distances,
+    generator_differences,
+    pair_generators,
+)
 from workbench.analysis.stats import rank_correlation
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
-LEAST = 4  # tokenizers: of three, one order in three agrees with gFD, or opposes it, by chance
-LEVEL = 0.05  # of chance, after allowing for how many were tried: above it, nothing is called sure
+# Of three tokenizers, one order in three agrees or disagrees perfectly by chance.
+MIN_TOKENIZERS = 4
+# Significance level of the p-value that is adjusted for the number of diagnostics.
+SIGNIFICANCE_LEVEL = 0.05
+CAUTION = "This is a correlation among these runs, not a cause; train another pair to test it."
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How one diagnostic's order of tokenizers agrees with that of their generation distance."""
+class DiagnosticCorrelation:
+    """Rank correlation of one diagnostic with the generation distance of tokenizers."""
 
     diagnostic: str
-    spearman: float  # with gFD, where lower is better: below 0, tokenizers with more of it generate better
+    # With gFD, for which lower is better: negative if a higher value goes with better generation.
+    spearman: float
     low: float  # 95 % interval
     high: float
     kendall: float  # tau b
     p: float  # two-sided, of this diagnostic alone
-    adjusted: float  # allowing for the choice among all that were tried
-    expected: str  # which way papers say a better generator lies: higher, lower, unknown
+    adjusted: float  # p-value adjusted for the choice among all diagnostics
+    expected: str  # direction of better generation according to papers: higher, lower, unknown
 
     @property
-    def sure(self) -> bool:
-        """Whether it can be told from chance."""
-        return self.adjusted <= LEVEL
+    def significant(self) -> bool:
+        """Whether the adjusted p-value is at most the significance level."""
+        return self.adjusted <= SIGNIFICANCE_LEVEL
 
     @property
     def better(self) -> str:
-        """Which way the better generators lie here: higher or lower."""
+        """Direction of better generation in these runs: higher or lower."""
         return "higher" if self.spearman < 0 else "lower"
 
 
 @dataclass(frozen=True, eq=False)
 class GenerationPredictors(Result):
-    """Diagnostics by how their order of tokenizers agrees with the generators', the best first."""
+    """Diagnostics ranked by their correlation with the generation distance."""
 
-    correlations: tuple[Correlation, ...]
-    generations: tuple[Generation, ...]  # a tokenizer each
-    values: np.ndarray = field(
-        repr=False
-    )  # (tokenizers, diagnostics), as in `generations` and `correlations`
-    chance: float  # |Spearman| that the best of as many unrelated diagnostics exceeds in one of twenty cases
-    attainable: float  # the adjusted p of a perfect order
-    needed: int  # tokenizers for which a perfect order could be told from chance
-    images: int  # of each gFD
-    metric: str  # the distance's name
-    left_out: tuple[str, ...]  # runs, a reason each
-    lacking: tuple[str, ...]  # diagnostics that some tokenizer lacks, or that are the same for all
+    correlations: tuple[DiagnosticCorrelation, ...]  # the strongest first
+    distances: tuple[GenerationDistance, ...]  # one per tokenizer
+    # (tokenizers, diagnostics), in the order of `distances` and `correlations`.
+    values: np.ndarray = field(repr=False)
+    # |Spearman| that the best of as many unrelated diagnostics exceeds with probability 5 %.
+    chance: float
+    attainable: float  # adjusted p-value of a perfect order
+    min_tokenizers: int  # number of tokenizers at which a perfect order is significant
+    images: int  # behind each distance
+    metric: str  # name of the distance
+    excluded: tuple[str, ...]  # name and reason of each excluded run
+    omitted_diagnostics: tuple[str, ...]  # missing for some tokenizer, or equal for all
     warnings: tuple[str, ...]
     seed: int
 
     @property
     def n(self) -> int:
-        """How many tokenizers there are."""
-        return len(self.generations)
+        """Number of tokenizers."""
+        return len(self.distances)
 
     @property
-    def tried(self) -> int:
-        """How many diagnostics were correlated."""
+    def num_diagnostics(self) -> int:
+        """Number of diagnostics that were correlated."""
         return len(self.correlations)
 
     @property
-    def sure(self) -> tuple[Correlation, ...]:
-        """Those that can be told from chance."""
-        return tuple(c for c in self.correlations if c.sure)
+    def significant(self) -> tuple[DiagnosticCorrelation, ...]:
+        """The correlations that are significant after adjustment."""
+        return tuple(c for c in self.correlations if c.significant)
 
     def table(self) -> pd.DataFrame:
-        """One row a diagnostic, the best first; the values of every tokenizer at the right."""
-        rows = pd.DataFrame(
-            [
-                {**asdict(c), "sure": c.sure, "n": self.n, "tried": self.tried}
-                for c in self.correlations
-            ]
-        )
-        values = {g.run: self.values[:, :].T[:, i] for i, g in enumerate(self.generations)}
-        return pd.concat([rows, pd.DataFrame(values)], axis=1)
+        """Return one row per diagnostic, with the value of every tokenizer in the last columns."""
+        rows = []
+        for i, correlation in enumerate(self.correlations):
+            row = asdict(correlation) | {
+                "significant": correlation.significant,
+                "n": self.n,
+                "num_diagnostics": self.num_diagnostics,
+            }
+            values = {d.run: self.values[j, i] for j, d in enumerate(self.distances)}
+            rows.append(row | values)
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """What to choose tokenizers by, if anything, and how sure that is."""
-        left = f" Left out: {'; '.join(self.left_out)}." if self.left_out else ""
-        return f"{self._advice()} {' '.join([*self.warnings, CAUTION])}{left}"
+        """State the diagnostic to choose tokenizers by, if any, and the evidence for it."""
+        sentences = [self._conclusion(), *self.warnings, CAUTION]
+        if self.excluded:
+            sentences.append(f"Excluded: {'; '.join(self.excluded)}.")
+        return " ".join(sentences)
 
-    def _advice(self) -> str:
-        best, tried = self.correlations[0], _count(self.tried, "diagnostic")
-        of = f"With n = {self.n} tokenizers and {tried} tried"
-        said = f"Spearman {best.spearman:+.2f} with {self.metric} ({best.low:+.2f} to {best.high:+.2f})"
-        if not self.sure:
-            why = f"the best of {self.tried} unrelated ones would reach {self.chance:.2f} in one of twenty cases"
-            if self.attainable > LEVEL:
-                why = f"not even a perfect order would do: that takes at least {self.needed} tokenizers"
-            return f"{of}, no diagnostic can be told from chance; nearest comes {best.diagnostic}, {said}, but {why}."
-        against = (
-            " (papers expect the opposite)" if best.expected not in ("unknown", best.better) else ""
+    def _conclusion(self) -> str:
+        best = self.correlations[0]
+        scope = f"n = {self.n} tokenizers, {_count(self.num_diagnostics, 'diagnostic')}"
+        correlation = (
+            f"Spearman {best.spearman:+.2f} with {self.metric},"
+            f" interval {best.low:+.2f} to {best.high:+.2f}"
         )
-        others = ", ".join(c.diagnostic for c in self.sure[1:])
+        if not self.significant:
+            return (
+                f"No diagnostic predicts generation beyond chance ({scope}). The strongest is"
+                f" {best.diagnostic} ({correlation}), but {self._reason()}."
+            )
+        note = ""
+        if best.expected not in ("unknown", best.better):
+            note = "; papers expect the opposite"
+        others = ", ".join(c.diagnostic for c in self.significant[1:])
         also = f" Also beyond chance: {others}." if others else ""
         return (
-            f"{of}, choose by {best.diagnostic}: {best.better} goes with better generation{against}, {said},"
-            f" p = {best.adjusted:.2g} after allowing for the choice.{also}"
+            f"Choose tokenizers by {best.diagnostic}: {best.better} values go with better"
+            f" generation ({correlation}, adjusted p = {best.adjusted:.2g}, {scope}{note}).{also}"
         )
 
-
-CAUTION = "This is an order seen among these runs and no cause; train one more pair to test it."
+    def _reason(self) -> str:
+        if self.attainable > SIGNIFICANCE_LEVEL:
+            return (
+                "even a perfect order would not be significant: that needs at least"
+                f" {self.min_tokenizers} tokenizers"
+            )
+        return (
+            f"the best of {self.num_diagnostics} unrelated diagnostics exceeds {self.chance:.2f}"
+            f" with a probability of {100 * SIGNIFICANCE_LEVEL:.0f} %"
+        )
 
 
 def generation_predictors(
@@ -126,104 +150,141 @@ def generation_predictors(
     modes: bool = False,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> GenerationPredictors:
-    """Rank diagnostics of tokenizers by how they agree with the Frechet distance of generators trained on them.
+    """Rank diagnostics of tokenizers by their correlation with the quality of generators.
 
-    A generator is paired with the tokenizer whose folder's name its provenance tells. A tokenizer is one point: the
-    mean of its generators. Only diagnostics that every tokenizer has, and that differ, are tried; `modes` adds the
-    slow ones. A diagnostic is *sure* where the best of as many unrelated ones does as well in at most 5 % of all
-    orders of the tokenizers. Raises NotApplicable for under 4 tokenizers, or nothing to correlate.
+    A diagnostic is significant if the best of as many unrelated diagnostics correlates as well in
+    at most 5 % of all orders of the tokenizers.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers and of generators. A generator is paired with the tokenizer whose
+        folder its provenance names. A tokenizer is one point: the mean of its generators.
+    modes : bool, default False
+        Include the diagnostics that count modes, which is slow.
+    seed : int, default 0
+        Seed of the diagnostics, distances and permutations.
+
+    Returns
+    -------
+    GenerationPredictors
+        The correlation of every diagnostic that all tokenizers have and that differs.
+
+    Raises
+    ------
+    NotApplicable
+        If there are under 4 tokenizers with a generator, or no diagnostic to correlate.
+
+    References
+    ----------
+    Westfall and Young, "Resampling-based multiple testing", 1993.
     """
-    pairs, left_out = pairs_of(evidences)
+    pairs, excluded = pair_generators(evidences)
     tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
-    if len(tokenizers) < LEAST:
+    if len(tokenizers) < MIN_TOKENIZERS:
         raise NotApplicable(
-            f"Generation predicted needs at least {LEAST} tokenizers with a generator each, measured on the same"
-            f" images; of the {len(evidences)} selected runs, {_count(len(tokenizers), 'such pair')} can be formed."
+            f"Prediction of generation needs at least {MIN_TOKENIZERS} tokenizers with a generator"
+            f" each, measured on the same images; the {len(evidences)} selected runs form"
+            f" {_count(len(tokenizers), 'such pair')}."
         )
-    found, images = generations(pairs, seed)
-    names, values, lacking = _common(_measured(tuple(tokenizers.values()), modes, seed))
-    target = np.array([g.value for g in found])
-    correlations, null = _correlated(names, values, target, seed)
+    distances, images = generation_distances(pairs, seed)
+    diagnostics = _diagnostics(tuple(tokenizers.values()), modes, seed)
+    names, omitted = _shared_names(diagnostics)
+    values = np.array([[numbers[name] for name in names] for numbers in diagnostics])
+    target = np.array([distance.value for distance in distances])
+    correlations, null = _correlate(names, values, target, seed)
     order = np.argsort([-abs(c.spearman) for c in correlations], kind="stable")
-    best = np.abs(null).max(axis=1)
+    best_by_chance = np.abs(null).max(axis=1)
+    is_perfect = best_by_chance >= 1 - rank_correlation.ROUNDING
+    is_fid = pairs[0].generator.feature_extractor == "inception"
     return GenerationPredictors(
         correlations=tuple(correlations[i] for i in order),
-        generations=found,
+        distances=distances,
         values=values[:, order],
-        chance=float(np.quantile(best, 1 - LEVEL)),
-        attainable=float((best >= 1 - rank_correlation.ROUNDING).mean()),
-        needed=rank_correlation.min_sample_size(len(names), LEVEL),
+        chance=float(np.quantile(best_by_chance, 1 - SIGNIFICANCE_LEVEL)),
+        attainable=float(is_perfect.mean()),
+        min_tokenizers=rank_correlation.min_sample_size(len(names), SIGNIFICANCE_LEVEL),
         images=images,
-        metric="gFID" if pairs[0].generator.feature_extractor == "inception" else "gFD",
-        left_out=left_out,
-        lacking=lacking,
-        warnings=_warnings(found, differing(pairs)),
+        metric="gFID" if is_fid else "gFD",
+        excluded=excluded,
+        omitted_diagnostics=omitted,
+        warnings=_warnings(distances, generator_differences(pairs)),
         seed=seed,
     )
 
 
-def _measured(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list[dict[str, float]]:
-    measured = []
+def _diagnostics(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list[dict[str, float]]:
+    diagnostics = []
     for done, evidence in enumerate(tokenizers, 1):
-        measured.append(diagnostics_of(evidence, modes=modes, seed=seed))
+        diagnostics.append(diagnostics_of(evidence, modes=modes, seed=seed))
         report_progress(done, len(tokenizers))
-    return measured
+    return diagnostics
 
 
-def _common(measured: Sequence[dict[str, float]]) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """The diagnostics that all tokenizers have and that differ, their values (n, m), and the names of the others."""
-    told = [name for name in BY_NAME if any(name in each for each in measured)]
-    names = [name for name in told if all(name in each for each in measured)]
-    names = [name for name in names if len({each[name] for each in measured}) > 1]
+def _shared_names(diagnostics: Sequence[dict[str, float]]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the diagnostics that all tokenizers have and that differ, and the omitted ones."""
+    names: list[str] = []
+    omitted: list[str] = []
+    for name in BY_NAME:
+        values = [numbers[name] for numbers in diagnostics if name in numbers]
+        if not values:
+            continue
+        is_shared = len(values) == len(diagnostics)
+        (names if is_shared and len(set(values)) > 1 else omitted).append(name)
     if not names:
         raise NotApplicable(
-            "Generation predicted needs a diagnostic that every tokenizer has and that differs."
+            "Prediction of generation needs a diagnostic that every tokenizer has and that differs."
         )
-    values = np.array([[each[name] for name in names] for each in measured])
-    return names, values, tuple(name for name in told if name not in names)
+    return names, tuple(omitted)
 
 
-def _correlated(
+def _correlate(
     names: Sequence[str], values: np.ndarray, target: np.ndarray, seed: int
-) -> tuple[list[Correlation], np.ndarray]:
-    """Every diagnostic's correlation with the target, and those (p, m) with the target in other orders."""
-    rho, null = (
-        rank_correlation.spearman(values, target),
-        rank_correlation.permutation_null(values, target, seed),
-    )
-    alone, adjusted = rank_correlation.p_values(rho, null)
+) -> tuple[list[DiagnosticCorrelation], np.ndarray]:
+    """Return the correlation of each diagnostic, and those (p, m) with the permuted target."""
     from scipy.stats import kendalltau
 
-    tau = [float(kendalltau(column, target).statistic) for column in values.T]
-    rows = zip(names, rho.tolist(), tau, alone.tolist(), adjusted.tolist(), strict=True)
-    return [
-        Correlation(
-            name,
-            r,
-            *rank_correlation.confidence_interval(r, len(target)),
-            t,
-            p,
-            q,
-            BY_NAME[name].better,
+    spearman = rank_correlation.spearman(values, target)
+    null = rank_correlation.permutation_null(values, target, seed)
+    p_values, adjusted_p_values = rank_correlation.p_values(spearman, null)
+    correlations = []
+    for i, name in enumerate(names):
+        low, high = rank_correlation.confidence_interval(float(spearman[i]), len(target))
+        correlations.append(
+            DiagnosticCorrelation(
+                diagnostic=name,
+                spearman=float(spearman[i]),
+                low=low,
+                high=high,
+                kendall=float(kendalltau(values[:, i], target).statistic),
+                p=float(p_values[i]),
+                adjusted=float(adjusted_p_values[i]),
+                expected=BY_NAME[name].better,
+            )
         )
-        for name, r, t, p, q in rows
-    ], null
+    return correlations, null
 
 
-def _warnings(found: Sequence[Generation], differ: Sequence[str]) -> tuple[str, ...]:
-    ranked = sorted(found, key=lambda g: g.value)
-    close = sum(
+def _warnings(
+    distances: Sequence[GenerationDistance], differences: Sequence[str]
+) -> tuple[str, ...]:
+    warnings = []
+    if differences:
+        warnings.append(
+            f"The generators differ in {', '.join(differences)} as well, not only by their"
+            " tokenizers."
+        )
+    ranked = sorted(distances, key=lambda distance: distance.value)
+    num_overlaps = sum(
         a.high > b.value or b.low < a.value for a, b in zip(ranked, ranked[1:], strict=False)
     )
-    said = {
-        f"The generators differ in {', '.join(differ)} too, not by their tokenizers alone.": bool(
-            differ
-        ),
-        f"Of {len(found) - 1} neighbours in the order of gFD, {close} lie within its scatter over images.": close
-        > 0,
-    }
-    return tuple(sentence for sentence, true in said.items() if true)
+    if num_overlaps:
+        warnings.append(
+            f"{num_overlaps} of {len(ranked) - 1} neighbors in the order of gFD are within its"
+            " interval."
+        )
+    return tuple(warnings)
 
 
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}{'' if n == 1 else 's'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,8 +1,8 @@
-"""The picture of which diagnostics go with generation."""
+"""Figure of the correlation of diagnostics with the quality of generators."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,88 +12,179 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.diagnostics import BY_NAME
 
 if TYPE_CHECKING:
-    from workbench.analysis.runs.generation_predictors import GenerationPredictors
+    from workbench.analysis.runs.generation_predictors import (
+        DiagnosticCorrelation,
+        GenerationPredictors,
+    )
 
-SHOWN = 4  # diagnostics that are drawn against gFD
-PLACES = ((1, 2), (1, 3), (2, 2), (2, 3))
-MOST_NAMED = 6  # tokenizers whose names fit beside their points
+# Row and column of the panels of the best diagnostics.
+PANELS = ((1, 2), (1, 3), (2, 2), (2, 3))
+MAX_LABELED_POINTS = 6  # more names of tokenizers would overlap
+MIN_HEIGHT_PX = 560
+ROW_HEIGHT_PX = 26
+GRAY = COLORS[6]
 
 
 def draw(result: GenerationPredictors) -> go.Figure:
-    """The ranking at the left, and the best four against gFD at the right, a tokenizer a point."""
-    small = [{} if i < result.tried else None for i in range(SHOWN)]
+    """Draw the ranking of diagnostics, and the best four against the generation distance."""
+    panels: list[dict[str, Any] | None] = [
+        {} if i < result.num_diagnostics else None for i in range(len(PANELS))
+    ]
     figure = make_subplots(
-        2, 3, specs=[[{"rowspan": 2}, *small[:2]], [None, *small[2:]]], column_widths=[0.4, 0.3, 0.3],
-        horizontal_spacing=0.08, vertical_spacing=0.24,
-    )  # fmt: skip
-    _ranking(figure, result)
-    for place, index in zip(PLACES, range(min(SHOWN, result.tried)), strict=False):
-        _against(figure, result, index, *place)
-    told = len(result.sure)
-    title = f"What goes with generation: {told} of {result.tried} diagnostics beyond chance"
-    said = f"n = {result.n} tokenizers · {result.metric} of {result.images:,} images · bars: 95 % · seed {result.seed}"
+        2,
+        3,
+        specs=[[{"rowspan": 2}, *panels[:2]], [None, *panels[2:]]],
+        column_widths=[0.4, 0.3, 0.3],
+        horizontal_spacing=0.08,
+        vertical_spacing=0.24,
+    )
+    _add_ranking(figure, result)
+    for index, (row, column) in enumerate(PANELS[: result.num_diagnostics]):
+        _add_panel(figure, result, index, row, column)
+    title = (
+        f"Predictors of generation: {len(result.significant)} of {result.num_diagnostics}"
+        " diagnostics beyond chance"
+    )
+    subtitle = (
+        f"n = {result.n} tokenizers · {result.metric} of {result.images:,} images"
+        f" · bars: 95 % intervals · seed {result.seed}"
+    )
     figure.update_layout(
-        title={"text": title, "subtitle": {"text": said}}, height=max(560, 180 + 26 * result.tried)
+        title={"text": title, "subtitle": {"text": subtitle}},
+        height=max(MIN_HEIGHT_PX, 180 + ROW_HEIGHT_PX * result.num_diagnostics),
+        legend={"orientation": "h", "y": -0.14, "yanchor": "top"},
+        showlegend=True,
     )
-    return apply_theme(
-        figure.update_layout(
-            legend={"orientation": "h", "y": -0.14, "yanchor": "top"}, showlegend=True
-        )
+    return apply_theme(figure)
+
+
+def _add_ranking(figure: go.Figure, result: GenerationPredictors) -> None:
+    correlations = result.correlations[::-1]
+    _add_chance_band(figure, result)
+    significant = [c for c in correlations if c.significant]
+    insignificant = [c for c in correlations if not c.significant]
+    _add_correlations(figure, significant, "beyond chance", "circle", COLORS[0])
+    _add_correlations(figure, insignificant, "not beyond chance", "circle-open", GRAY)
+    names = [c.diagnostic for c in correlations]
+    figure.update_xaxes(
+        title=f"Spearman with {result.metric} (negative: more is better)",
+        range=[-1.06, 1.06],
+        row=1,
+        col=1,
+    )
+    figure.update_yaxes(
+        title="",
+        range=[-0.7, len(names) - 0.3],
+        type="category",
+        categoryorder="array",
+        categoryarray=names,
+        tickmode="array",
+        tickvals=names,
+        ticktext=names,
+        automargin=True,
+        row=1,
+        col=1,
     )
 
 
-def _ranking(figure: go.Figure, result: GenerationPredictors) -> None:
-    shown = result.correlations[::-1]
-    names = [c.diagnostic for c in shown]
-    value = np.array([c.spearman for c in shown])
-    up, down = np.array([c.high for c in shown]) - value, value - np.array([c.low for c in shown])
-    band = {"symbol": "square", "size": 12, "color": COLORS[6], "opacity": 0.4}
-    label = f"best of {result.tried} by chance, 95 %"
-    figure.add_scatter(x=[None], y=[None], mode="markers", marker=band, name=label, row=1, col=1)
-    hover = "%{x:+.2f}, Kendall %{customdata[0]:+.2f}<br>p %{customdata[1]:.3g} alone, %{customdata[2]:.3g} of all"
-    for sure, symbol, colour in ((True, "circle", COLORS[0]), (False, "circle-open", COLORS[6])):
-        kept = [i for i, c in enumerate(shown) if c.sure is sure]
-        bars = {
+def _add_chance_band(figure: go.Figure, result: GenerationPredictors) -> None:
+    # A rectangle has no entry in the legend, so an empty trace provides it.
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        marker={"symbol": "square", "size": 12, "color": GRAY, "opacity": 0.4},
+        name=f"best of {result.num_diagnostics} by chance, 95 %",
+        row=1,
+        col=1,
+    )
+    figure.add_vrect(
+        x0=-result.chance,
+        x1=result.chance,
+        fillcolor=GRAY,
+        opacity=0.18,
+        line_width=0,
+        layer="below",
+        row=1,
+        col=1,
+    )
+
+
+def _add_correlations(
+    figure: go.Figure,
+    correlations: list[DiagnosticCorrelation],
+    name: str,
+    symbol: str,
+    color: str,
+) -> None:
+    value = np.array([c.spearman for c in correlations])
+    high = np.array([c.high for c in correlations])
+    low = np.array([c.low for c in correlations])
+    figure.add_scatter(
+        x=value,
+        y=[c.diagnostic for c in correlations],
+        mode="markers",
+        error_x={
             "type": "data",
             "symmetric": False,
-            "array": up[kept],
-            "arrayminus": down[kept],
+            "array": high - value,
+            "arrayminus": value - low,
             "thickness": 1.4,
-        }
-        figure.add_scatter(
-            x=value[kept], y=[names[i] for i in kept], mode="markers", error_x=bars,
-            marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
-            customdata=[(shown[i].kendall, shown[i].p, shown[i].adjusted) for i in kept],
-            name="beyond chance" if sure else "not told from chance", hovertemplate=hover + "<extra>%{y}</extra>",
-            row=1, col=1,
-        )  # fmt: skip
-    figure.add_vrect(
-        x0=-result.chance, x1=result.chance, fillcolor=COLORS[6], opacity=0.18, line_width=0, layer="below",
-        row=1, col=1,
-    )  # fmt: skip
-    title = f"Spearman with {result.metric}; below 0, more is better"
-    figure.update_xaxes(title=title, range=[-1.06, 1.06], row=1, col=1)
-    ticks = {"tickmode": "array", "tickvals": names, "ticktext": names, "automargin": True}
-    order = {"type": "category", "categoryorder": "array", "categoryarray": names}
-    figure.update_yaxes(title="", range=[-0.7, len(names) - 0.3], **ticks, **order, row=1, col=1)
+        },
+        marker={
+            "symbol": symbol,
+            "size": 10,
+            "color": color,
+            "line": {"width": 2, "color": color},
+        },
+        customdata=[(c.kendall, c.p, c.adjusted) for c in correlations],
+        name=name,
+        hovertemplate=(
+            "%{x:+.2f}, Kendall %{customdata[0]:+.2f}<br>p = %{customdata[1]:.3g}, adjusted"
+            " %{customdata[2]:.3g}<extra>%{y}</extra>"
+        ),
+        row=1,
+        col=1,
+    )
 
 
-def _against(
+def _add_panel(
     figure: go.Figure, result: GenerationPredictors, index: int, row: int, column: int
 ) -> None:
-    correlation, found = result.correlations[index], result.generations
-    value = np.array([g.value for g in found])
-    up, down = np.array([g.high for g in found]) - value, value - np.array([g.low for g in found])
-    colour = COLORS[0] if correlation.sure else COLORS[6]
-    named = result.n <= MOST_NAMED
+    """Draw one diagnostic against the generation distance, one point per tokenizer."""
+    correlation = result.correlations[index]
+    value = np.array([d.value for d in result.distances])
+    high = np.array([d.high for d in result.distances])
+    low = np.array([d.low for d in result.distances])
+    has_labels = result.n <= MAX_LABELED_POINTS
     figure.add_scatter(
-        x=result.values[:, index], y=value, mode="markers+text" if named else "markers", text=[g.run for g in found],
-        textposition="top center", textfont_size=10, showlegend=False, cliponaxis=False,
-        error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2},
-        marker={"size": 8, "color": colour, "symbol": "circle" if correlation.sure else "circle-open"},
-        hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>", row=row, col=column,
-    )  # fmt: skip
-    title = f"{correlation.diagnostic} ({correlation.spearman:+.2f})"
-    title += f"<br><sub>{BY_NAME[correlation.diagnostic].meaning}</sub>"
+        x=result.values[:, index],
+        y=value,
+        mode="markers+text" if has_labels else "markers",
+        text=[d.run for d in result.distances],
+        textposition="top center",
+        textfont_size=10,
+        showlegend=False,
+        cliponaxis=False,
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": high - value,
+            "arrayminus": value - low,
+            "thickness": 1.2,
+        },
+        marker={
+            "size": 8,
+            "color": COLORS[0] if correlation.significant else GRAY,
+            "symbol": "circle" if correlation.significant else "circle-open",
+        },
+        hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
+        row=row,
+        col=column,
+    )
+    title = (
+        f"{correlation.diagnostic} ({correlation.spearman:+.2f})"
+        f"<br><sub>{BY_NAME[correlation.diagnostic].meaning}</sub>"
+    )
     figure.update_xaxes(title={"text": title, "font_size": 12}, nticks=4, row=row, col=column)
     figure.update_yaxes(title=result.metric, nticks=5, row=row, col=column)

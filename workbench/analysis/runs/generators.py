@@ -1,125 +1,190 @@
-"""Generators beside the tokenizers they were trained on: how well each tokenizer's generates."""
+"""Pairs of tokenizers and the generators trained on them, with the generation distance of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.inputs import require_array
 from workbench.storage.evidence import Evidence
 
-SPLITS = 20  # half samples of a generation distance
-# What a generator's settings take from its tokenizer; all else should be the same for all.
-OF_TOKENIZER = {"num_tokens", "dim", "mean", "std", "classes", "codebook_size", "num_codebooks"}
+NUM_HALF_SAMPLES = 20  # behind the interval of a generation distance
+# Settings that a generator takes from its tokenizer; all others should be equal for all generators.
+TOKENIZER_SETTINGS = {
+    "num_tokens",
+    "dim",
+    "mean",
+    "std",
+    "classes",
+    "codebook_size",
+    "num_codebooks",
+}
+# Entries of a tokenizer's provenance that identify the images it was measured on.
+IMAGE_ENTRIES = ("fingerprint", "split", "n")
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class GeneratorPair:
     """A tokenizer and a generator that was trained on its latents."""
 
     tokenizer: Evidence
     generator: Evidence
 
+    @property
+    def train_features(self) -> np.ndarray | None:
+        """Features of training images, from the evidence of the generator or of the tokenizer."""
+        if self.generator.train_features is not None:
+            return self.generator.train_features
+        return self.tokenizer.train_features
+
 
 @dataclass(frozen=True)
-class Generation:
-    """How far a tokenizer's generated images are from training images, the mean of its generators."""
+class GenerationDistance:
+    """Distance of the samples of a tokenizer's generators to training images, as a mean."""
 
-    run: str  # the tokenizer's
+    run: str  # the tokenizer
     value: float  # gFD
-    low: float  # 95 % interval of its scatter over images
+    low: float  # 95 % interval of its variation over images
     high: float
     generators: int
 
 
-def pairs_of(evidences: Sequence[Evidence]) -> tuple[list[Pair], tuple[str, ...]]:
-    """Each generator with features of its samples, beside its tokenizer, and a reason for each run that is left out.
+def pair_generators(
+    evidences: Sequence[Evidence],
+) -> tuple[list[GeneratorPair], tuple[str, ...]]:
+    """Pair each generator with the tokenizer that its provenance names.
 
-    The first pair says which held-out images and which feature extractor the others must share.
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers and generators, in any order. The first pair determines the held-out
+        images and the feature extractor that the other pairs must share.
+
+    Returns
+    -------
+    pairs : list of GeneratorPair
+        Generators with features of their samples, and their tokenizers.
+    excluded : tuple of str
+        Name and reason of each run without a pair.
     """
+    # Of tokenizers with the same name, the first one is used.
     tokenizers = {e.run_name: e for e in reversed(evidences) if e.latents is not None}
-    drawn = [e for e in evidences if e.latents is None and "tokenizer" in e.provenance]
-    pairs, left_out = [], []
-    for generator in drawn:
-        told = generator.provenance["tokenizer"]
-        name = Path(told["run"]).name
-        pair = Pair(tokenizers[name], generator) if name in tokenizers else None
-        reason = (
-            _reason(pair, pairs[0] if pairs else pair, told)
-            if pair
-            else f"its tokenizer {name} is not selected"
-        )
-        if pair is None or reason:
-            left_out.append(f"{generator.run_name}: {reason}")
+    pairs: list[GeneratorPair] = []
+    excluded: list[str] = []
+    for generator in evidences:
+        if generator.latents is not None or "tokenizer" not in generator.provenance:
+            continue
+        source = generator.provenance["tokenizer"]
+        tokenizer_name = Path(source["run"]).name
+        if tokenizer_name not in tokenizers:
+            excluded.append(f"{generator.run_name}: its tokenizer {tokenizer_name} is not selected")
+            continue
+        pair = GeneratorPair(tokenizer=tokenizers[tokenizer_name], generator=generator)
+        reason = _incompatibility(pair, pairs[0] if pairs else pair, source.get("step"))
+        if reason:
+            excluded.append(f"{generator.run_name}: {reason}")
         else:
             pairs.append(pair)
     paired = {pair.tokenizer.run_name for pair in pairs}
-    left_out += [
+    excluded += [
         f"{name}: no generator of it can be compared"
         for name in reversed(tokenizers)
         if name not in paired
     ]
-    return pairs, tuple(left_out)
+    return pairs, tuple(excluded)
 
 
-def generations(pairs: Sequence[Pair], seed: int = 0) -> tuple[tuple[Generation, ...], int]:
-    """The gFD of each tokenizer, all at one number of images, which is told too: the distance depends on it."""
-    n = min(min(len(pair.generator.sample_features), len(_training(pair))) for pair in pairs)
-    found: dict[str, list[tuple[float, float, float]]] = {}
+def generation_distances(
+    pairs: Sequence[GeneratorPair], seed: int = 0
+) -> tuple[tuple[GenerationDistance, ...], int]:
+    """Compute the Fréchet distance of the samples of each tokenizer's generators.
+
+    Parameters
+    ----------
+    pairs : sequence of GeneratorPair
+        Pairs with features of samples and training images.
+    seed : int, default 0
+        Seed of the subsets of samples.
+
+    Returns
+    -------
+    distances : tuple of GenerationDistance
+        One entry per tokenizer: the mean of its generators.
+    n : int
+        Number of images of every distance. It is equal for all, because a distance depends on it.
+    """
+    n = min(min(len(_sample_features(pair)), len(_train_features(pair))) for pair in pairs)
+    estimates: dict[str, list[tuple[float, float, float]]] = {}
     for pair in pairs:
-        rows = np.random.default_rng(seed + 1).permutation(len(pair.generator.sample_features))[:n]
-        samples = np.asarray(pair.generator.sample_features)[rows]
-        result = fidelity(
-            train_features=_training(pair), sample_features=samples, splits=SPLITS, seed=seed
+        sample_features = _sample_features(pair)
+        rows = np.random.default_rng(seed + 1).permutation(len(sample_features))[:n]
+        distance = fidelity(
+            train_features=_train_features(pair),
+            sample_features=np.asarray(sample_features)[rows],
+            splits=NUM_HALF_SAMPLES,
+            seed=seed,
+        ).distances[0]
+        estimate = (distance.value, distance.low, distance.high)
+        estimates.setdefault(pair.tokenizer.run_name, []).append(estimate)
+    distances = []
+    for run, values in estimates.items():
+        value, low, high = np.mean(values, axis=0).tolist()
+        distances.append(
+            GenerationDistance(run=run, value=value, low=low, high=high, generators=len(values))
         )
-        distance = result.distances[0]
-        found.setdefault(pair.tokenizer.run_name, []).append(
-            (distance.value, distance.low, distance.high)
-        )
-    told = tuple(
-        Generation(run, *map(float, np.mean(rows, axis=0)), len(rows))
-        for run, rows in found.items()
-    )
-    return told, n
+    return tuple(distances), n
 
 
-def differing(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The names of what generators differ in, besides what their tokenizers prescribe."""
-    told = []
-    for pair in pairs:
-        provenance = pair.generator.provenance
-        settings = {
-            k: v for k, v in provenance.get("settings", {}).items() if k not in OF_TOKENIZER
-        }
-        sampling = {k: v for k, v in (pair.generator.sampling or {}).items() if k != "seed"}
-        told.append(
-            settings | sampling | {"class": provenance.get("class"), "step": pair.generator.step}
-        )
-    names = dict.fromkeys(name for settings in told for name in settings)
-    return tuple(name for name in names if len({str(settings.get(name)) for settings in told}) > 1)
+def generator_differences(pairs: Sequence[GeneratorPair]) -> tuple[str, ...]:
+    """Return the names of settings in which generators differ, except those of their tokenizers."""
+    settings = [_generator_settings(pair.generator) for pair in pairs]
+    names = dict.fromkeys(name for values in settings for name in values)
+    return tuple(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
 
 
-def _training(pair: Pair) -> np.ndarray:
-    own = pair.generator.train_features
-    return pair.tokenizer.train_features if own is None else own
-
-
-def _reason(pair: Pair, first: Pair, told: dict) -> str:
-    """Why a pair cannot stand beside the first; "" where it can."""
-    tokenizer, generator = pair.tokenizer, pair.generator
-    same = [
-        (first.tokenizer.provenance.get(x), tokenizer.provenance.get(x))
-        for x in ("fingerprint", "split", "n")
-    ]
-    reasons = {
-        "there are no features of its samples": generator.sample_features is None,
-        "there are no features of training images": _training(pair) is None,
-        f"another feature extractor, {generator.feature_extractor}": generator.feature_extractor
-        != first.generator.feature_extractor,
-        f"it learned {tokenizer.run_name} at step {told.get('step')}, and the evidence is of {tokenizer.step}": (
-            told.get("step") not in (None, tokenizer.step)
-        ),
-        f"{tokenizer.run_name} was measured on other images": any(a != b for a, b in same),
+def _generator_settings(generator: Evidence) -> dict[str, Any]:
+    settings: Mapping[str, Any] = generator.provenance.get("settings", {})
+    sampling = generator.sampling or {}
+    return {
+        **{name: value for name, value in settings.items() if name not in TOKENIZER_SETTINGS},
+        **{name: value for name, value in sampling.items() if name != "seed"},
+        "class": generator.provenance.get("class"),
+        "step": generator.step,
     }
-    return next((reason for reason, true in reasons.items() if true), "")
+
+
+def _sample_features(pair: GeneratorPair) -> np.ndarray:
+    generator = pair.generator
+    return require_array(generator.sample_features, "features of samples", generator.run_name)
+
+
+def _train_features(pair: GeneratorPair) -> np.ndarray:
+    return require_array(
+        pair.train_features, "features of training images", pair.generator.run_name
+    )
+
+
+def _incompatibility(pair: GeneratorPair, first: GeneratorPair, step: int | None) -> str:
+    """Return the reason why a pair is not comparable with the first, or an empty text.
+
+    `step` is the checkpoint of the tokenizer that the generator was trained on, if it is known.
+    """
+    tokenizer, generator = pair.tokenizer, pair.generator
+    if generator.sample_features is None:
+        return "there are no features of its samples"
+    if pair.train_features is None:
+        return "there are no features of training images"
+    if generator.feature_extractor != first.generator.feature_extractor:
+        return f"another feature extractor, {generator.feature_extractor}"
+    if step not in (None, tokenizer.step):
+        return (
+            f"it was trained on {tokenizer.run_name} at step {step}, but the evidence is of step"
+            f" {tokenizer.step}"
+        )
+    for entry in IMAGE_ENTRIES:
+        if first.tokenizer.provenance.get(entry) != tokenizer.provenance.get(entry):
+            return f"{tokenizer.run_name} was measured on other images"
+    return ""
