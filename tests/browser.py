@@ -17,13 +17,20 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-FLAGS = [
-    "--no-sandbox",
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--no-first-run",
-]  # WebGL in software
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# The flags that Playwright gives a browser that it starts, and WebGL in software.
+FLAGS = """
+--headless --no-sandbox --no-startup-window --no-first-run --no-default-browser-check
+--no-service-autorun --hide-scrollbars --mute-audio --force-color-profile=srgb
+--enable-unsafe-swiftshader --disable-quic --disable-sync --disable-extensions
+--disable-background-networking --disable-background-timer-throttling
+--disable-backgrounding-occluded-windows --disable-renderer-backgrounding
+--disable-back-forward-cache --disable-breakpad --disable-client-side-phishing-detection
+--disable-component-extensions-with-background-pages --disable-component-update
+--disable-default-apps --disable-dev-shm-usage --disable-field-trial-config
+--disable-hang-monitor --disable-ipc-flooding-protection --disable-popup-blocking
+--disable-prompt-on-repost --disable-search-engine-choice-screen --metrics-recording-only
+--password-store=basic --use-mock-keychain --remote-debugging-port=0
+""".split()
 
 
 @dataclass
@@ -43,9 +50,8 @@ class SharedChromium:
 
     def __init__(self) -> None:
         self.profile = tempfile.mkdtemp(prefix="chromium-")
-        flags = [*FLAGS, "--headless=new", "--remote-debugging-port=0", "--no-default-browser-check"]
         self.process = subprocess.Popen(
-            [str(CHROMIUM), *flags, f"--user-data-dir={self.profile}", "about:blank"],
+            [str(CHROMIUM), *FLAGS, f"--user-data-dir={self.profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
