@@ -129,30 +129,36 @@ def test_lens_needs_a_run_with_evidence(trained, tmp_path):
 
 def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     lens = wb.lens(trained / "soft-4", show=2)
-    screen = LensView(lens)
-    before = json.loads(screen.module.data)
-    screen.over.value = "code"
+    view = LensView(lens)
+    view.task.wait()
+    before = json.loads(view.module.data)
+    view.widgets["over"].value = "code"
+    view.task.wait()
     assert (
-        screen.token in screen.row.children
-        and json.loads(screen.module.data)["axis"] == "code of token 0"
+        view.widgets["token"] in view.row.children
+        and json.loads(view.module.data)["axis"] == "code of token 0"
     )
-    screen.token.value = 3
-    assert lens.state.token == 3 and json.loads(screen.module.data)["axis"] == "code of token 3"
-    screen.module.view = json.dumps({"row": 1, "stop": 2, "mode": "wipe", "gain": 4})
+    view.widgets["token"].value = 3
+    view.task.wait()
+    assert lens.state.token == 3 and json.loads(view.module.data)["axis"] == "code of token 3"
+    view.module.view = json.dumps({"row": 1, "stop": 2, "mode": "wipe", "gain": 4})
     assert lens.position == (1, 2) and lens.selected["row"] == before["rows"][1]
-    screen.over.value = "tokens"
-    assert screen.token not in screen.row.children and lens.position == (0, 2)
+    view.widgets["over"].value = "tokens"
+    view.task.wait()
+    assert view.widgets["token"] not in view.row.children and lens.position == (0, 2)
 
 
 def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
     lens = wb.lens(trained / "flow", over="interval", label=2)
     subject = LoadedRun.load(Run(trained / "flow"))
     np.testing.assert_array_equal(lens.image_grid.shown, subject.frames("interval", [2]).shown)
-    screen = LensView(lens)
-    assert screen.label in screen.row.children and screen.show not in screen.row.children
-    screen.label.value = 7
-    screen.task.wait()
-    assert lens.state.label == 7 and "One class, 7, and" in json.loads(screen.module.data)["note"]
+    view = LensView(lens)
+    assert (
+        view.widgets["label"] in view.row.children and view.widgets["show"] not in view.row.children
+    )
+    view.widgets["label"].value = 7
+    view.task.wait()
+    assert lens.state.label == 7 and "One class, 7, and" in json.loads(view.module.data)["note"]
     with pytest.raises(UserError):
         _ = wb.lens(trained / "flow", over="interval", label=10).image_grid
 
@@ -201,16 +207,20 @@ def test_points_are_drawn_within_a_65536th_of_where_they_are():
 
 
 def test_colours_of_a_map_follow_its_controls(trained):
-    from workbench.hosts.notebook.latent_map_view import MapView as MapScreen
+    from workbench.hosts.notebook.latent_map_view import MapView
 
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
-    screen = MapScreen(shown)
-    assert json.loads(screen.module.data)["groups"] == [str(digit) for digit in range(10)]
-    screen.controls["color_by"].value = "error"
-    low, high, what = json.loads(screen.module.data)["scale"]
+    view = MapView(shown)
+    view.task.wait()
+    assert json.loads(view.module.data)["groups"] == [str(digit) for digit in range(10)]
+    view.controls["color_by"].value = "error"
+    view.task.wait()
+    low, high, what = json.loads(view.module.data)["scale"]
     assert low < high and "PSNR" in what and shown.state.polygon is not None
-    screen.controls["seed"].value = 1  # another layout: the polygon would hold other points
-    assert shown.state.polygon is None and json.loads(screen.module.view)["polygon"] is None
+    view.controls["seed"].value = 1
+    view.task.wait()
+    # Another layout: the polygon would hold other points
+    assert shown.state.polygon is None and json.loads(view.module.view)["polygon"] is None
     with pytest.raises(NotApplicable, match="needs active"):
         _ = wb.latent_map(trained / "soft-4", color_by="tokens").result
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.analysis.latents.projection import latent_map as lay_out
+from workbench.analysis.latents.projection import latent_map as project_latents
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.codebook_view import selection_html
@@ -18,38 +18,41 @@ from workbench.workspace.latent_map import Map
 class MapView:
     """The widgets of one cell: the state of a map follows them, and the points follow its state."""
 
-    def __init__(self, shown: Map) -> None:
-        self.map = shown
+    def __init__(self, model: Map) -> None:
+        self.model = model
         self.controls = {
-            c.name: control_widget(c, shown.state.controls[c.name]) for c in controls(lay_out)
+            control.name: control_widget(control, model.state.controls[control.name])
+            for control in controls(project_latents)
         }
-        self.task, self.module = BackgroundTask(), Module("latentmap", {}, {})
+        self.task = BackgroundTask()
+        self.module = Module("latentmap", {}, {})
+        self.summary = widgets.HTML()
         row = widgets.HBox(list(self.controls.values()), layout=ROW_LAYOUT)
-        self.selected = widgets.HTML()
-        self.box = widgets.VBox([row, self.task.body, self.module, self.selected])
+        self.box = widgets.VBox([row, self.task.body, self.module, self.summary])
         for widget in self.controls.values():
-            widget.observe(self._changed, "value")
-        self.module.observe(self._picked, "view")
+            widget.observe(self._on_control, "value")
+        self.module.observe(self._on_polygon, "view")
         self._draw()
 
-    def _changed(self, change: dict[str, Any]) -> None:
+    def _on_control(self, change: dict[str, Any]) -> None:
         values = {name: widget.value for name, widget in self.controls.items()}
-        polygon = (
-            self.map.state.polygon if change["owner"] is self.controls["color_by"] else None
-        )  # it is of a layout
-        self.map.state = replace(self.map.state, controls=values, polygon=polygon)
+        # In another layout the polygon would contain other points.
+        keeps_layout = change["owner"] is self.controls["color_by"]
+        polygon = self.model.state.polygon if keeps_layout else None
+        self.model.state = replace(self.model.state, controls=values, polygon=polygon)
         self._draw()
 
-    def _picked(self, change: dict[str, Any]) -> None:
-        polygon = json.loads(change["new"]).get("polygon")
-        corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
-        self.map.state = replace(self.map.state, polygon=corners)
-        self.selected.value = selection_html(self.map)
+    def _on_polygon(self, change: dict[str, Any]) -> None:
+        corners = json.loads(change["new"]).get("polygon")
+        polygon = None if corners is None else tuple((float(x), float(y)) for x, y in corners)
+        self.model.state = replace(self.model.state, polygon=polygon)
+        self.summary.value = selection_html(self.model)
 
     def _draw(self) -> None:
-        self.task.start("laying out", lambda: json.dumps(self.map.data()), self._show)
+        self.task.start("projecting", lambda: json.dumps(self.model.data()), self._show)
 
-    def _show(self, told: str) -> None:
+    def _show(self, data: str) -> None:
         with self.module.hold_sync():
-            self.module.data, self.module.view = told, json.dumps(self.map.view())
-        self.selected.value = selection_html(self.map)
+            self.module.data = data
+            self.module.view = json.dumps(self.model.view())
+        self.summary.value = selection_html(self.model)

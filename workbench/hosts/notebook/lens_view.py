@@ -9,64 +9,31 @@ import ipywidgets as widgets
 from workbench.explore import MAX_MODES
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
-from workbench.hosts.notebook.control_widgets import ROW_LAYOUT
+from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT
 from workbench.workspace.lens import ORDERS, Lens
+
+LAST_STEP = 0  # the value of "last" in the menu of checkpoints
+MAX_ROWS = 32
+MAX_SEED = 9999
 
 
 class LensView:
     """The widgets of one cell: a lens follows them, and the images follow the lens."""
 
     def __init__(self, lens: Lens) -> None:
-        self.lens, state = lens, lens.state
-        look = {"style": {"description_width": "initial"}}
-        menu = look | {"layout": {"width": "auto"}}
-        self.over = widgets.Dropdown(
-            options=lens.axes, value=state.over, description="slider over", **menu
-        )
-        self.show = widgets.IntSlider(
-            state.show, 1, 32, description="rows", continuous_update=False, **look
-        )
-        self.order = widgets.Dropdown(
-            options=ORDERS, value=state.order, description="images", **menu
-        )
-        steps = [("last", 0), *((f"{step:,}", step) for step in lens.runs[0].steps)]
-        self.step = widgets.Dropdown(
-            options=steps, value=state.step or 0, description="checkpoint", **menu
-        )
-        most = lens.max_token
-        self.token = widgets.IntSlider(min(state.token, most), 0, most, description="token", **look)
-        self.token.continuous_update = False
-        self.mode = widgets.IntSlider(
-            min(state.mode, MAX_MODES - 1), 0, MAX_MODES - 1, description="from mode", **look
-        )
-        self.mode.continuous_update = False
-        labels = [(name, label) for label, name in enumerate(lens.class_names)] or [
-            ("", state.label)
-        ]
-        self.label = widgets.Dropdown(
-            options=labels, value=state.label, description="class", **menu
-        )
-        self.seed = widgets.BoundedIntText(state.seed, 0, 9999, description="seed", **menu)
-        self.task, self.module = BackgroundTask(), Module("lens", {}, {})
+        self.lens = lens
+        self.widgets = _lens_widgets(lens)
+        self.task = BackgroundTask()
+        self.module = Module("lens", {}, {})
         self.row = widgets.HBox(layout=ROW_LAYOUT)
         self.box = widgets.VBox([self.row, self.task.body, self.module])
-        for widget in (
-            self.over,
-            self.show,
-            self.order,
-            self.step,
-            self.token,
-            self.mode,
-            self.label,
-            self.seed,
-        ):
-            widget.observe(self._changed, "value")
-        self.module.observe(self._picked, "view")
+        for widget in self.widgets.values():
+            widget.observe(self._on_control, "value")
+        self.module.observe(self._on_position, "view")
         self._draw()
 
-    def _changed(self, _: Any = None) -> None:
-        names = ("over", "show", "order", "step", "token", "mode", "label", "seed")
-        values = {name: getattr(self, name).value for name in names}
+    def _on_control(self, _: Any = None) -> None:
+        values = {name: widget.value for name, widget in self.widgets.items()}
         values["step"] = values["step"] or None
         if values["over"] != self.lens.state.over:
             values |= {"row": 0, "stop": -1}
@@ -75,14 +42,60 @@ class LensView:
         self.lens.state = replace(self.lens.state, **values)
         self._draw()
 
-    def _picked(self, change: dict[str, Any]) -> None:
-        told = json.loads(change["new"])
-        self.lens.move_to(int(told["row"]), int(told["stop"]))
+    def _on_position(self, change: dict[str, Any]) -> None:
+        position = json.loads(change["new"])
+        self.lens.move_to(int(position["row"]), int(position["stop"]))
 
     def _draw(self) -> None:
-        self.row.children = tuple(getattr(self, name) for name in self.lens.relevant_settings)
-        self.task.start("asking the model", lambda: json.dumps(self.lens.data()), self._show)
+        self.row.children = tuple(self.widgets[name] for name in self.lens.relevant_settings)
+        self.task.start("running the model", lambda: json.dumps(self.lens.data()), self._show)
 
-    def _show(self, told: str) -> None:
+    def _show(self, data: str) -> None:
         with self.module.hold_sync():
-            self.module.data, self.module.view = told, json.dumps(self.lens.view())
+            self.module.data = data
+            self.module.view = json.dumps(self.lens.view())
+
+
+def _lens_widgets(lens: Lens) -> dict[str, widgets.ValueWidget]:
+    """Return a widget for each setting of a lens."""
+    state = lens.state
+    steps = [("last", LAST_STEP), *((f"{step:,}", step) for step in lens.runs[0].steps)]
+    labels = [(name, label) for label, name in enumerate(lens.class_names)]
+    return {
+        "over": _menu("slider over", lens.axes, state.over),
+        "show": _slider("rows", state.show, low=1, high=MAX_ROWS),
+        "order": _menu("images", ORDERS, state.order),
+        "step": _menu("checkpoint", steps, state.step or LAST_STEP),
+        "token": _slider("token", state.token, low=0, high=lens.max_token),
+        "mode": _slider("from mode", state.mode, low=0, high=MAX_MODES - 1),
+        "label": _menu("class", labels or [("", state.label)], state.label),
+        "seed": widgets.BoundedIntText(
+            state.seed,
+            0,
+            MAX_SEED,
+            description="seed",
+            style=LABEL_STYLE,
+            layout={"width": "auto"},
+        ),
+    }
+
+
+def _menu(label: str, options: Any, value: Any) -> widgets.Dropdown:
+    return widgets.Dropdown(
+        options=options,
+        value=value,
+        description=label,
+        style=LABEL_STYLE,
+        layout={"width": "auto"},
+    )
+
+
+def _slider(label: str, value: int, *, low: int, high: int) -> widgets.IntSlider:
+    return widgets.IntSlider(
+        min(value, high),
+        low,
+        high,
+        description=label,
+        style=LABEL_STYLE,
+        continuous_update=False,
+    )
