@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from browser import chromium, drawn, free_port, opened, served
 from playwright.sync_api import TimeoutError
+from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
-from test_jobs import wait_for
 
 from workbench import analysis
 from workbench.storage.run import Run
@@ -386,7 +386,7 @@ class Counts(RequestHandler):
         here = psutil.Process()
         sessions = sum(isinstance(one, Session) for one in gc.get_objects())
         children = here.children(recursive=True)
-        told = {"sessions": sessions, "waiting": len(jobs._open), "threads": here.num_threads()}
+        told = {"sessions": sessions, "waiting": len(jobs._jobs), "threads": here.num_threads()}
         self.write(told | {"files": here.num_fds(), "children": len(children)})
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
     jobs = ComputeQueue(trained)
     try:
         state = ViewState(("soft-4",), tab="lens", tab_options={"over": "tokens", "show": 2})
-        lens = jobs.ask("one", state, "me").future.result(60)
+        lens = jobs.submit("one", state, "me").future.result(60)
         mine, yours = Session(trained), Session(trained)
         for visitor, row in ((mine, 1), (yours, 0)):
             view = state.change(tab_options={**state.tab_options, "row": row})

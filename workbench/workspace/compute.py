@@ -1,235 +1,276 @@
-"""Analyses, and what models show, computed in a process of their own, one after another.
+"""Compute results in a worker process, one after another.
 
-A host asks, looks how far they are, and may stop them. Who asks for what is being computed waits for the same job; when
-nobody waits any more, it is stopped. Results come back by pickle over a pipe to our own child, and nowhere else.
+A host submits a request, follows its progress and may release it. Whoever submits a request that is
+already being computed waits for the same job; a job that nobody waits for is stopped. Results are
+pickled by the worker process of this queue only, and sent through a private pipe.
 """
 
 import multiprocessing
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from cachetools import LRUCache
 
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.workspace.compute_worker import ComputeRequest, ReportWriter, work
+from workbench.core.progress import ProgressEstimate
+from workbench.workspace.compute_worker import ComputeRequest, ReportWriter, run_worker
 
-KEPT = 64  # results held in memory
-TICK = 0.05  # seconds between looks at whether a job was stopped
-PATIENCE = 0.6  # seconds a worker is given to stop by itself
-RECENT = 20  # parts of the work that time left is told from
+MAX_CACHED_RESULTS = 64
+POLL_INTERVAL_S = 0.05
+STOP_TIMEOUT_S = 0.6  # a worker that has not stopped by itself after this time is replaced
+TERMINATE_TIMEOUT_S = 0.3
+EXACT_BELOW_S = 10  # a shorter remaining time is shown as one number
 
 
 class ComputeJob:
-    """What a ViewState asks for, or the report of several: `future` holds it, or the UserError that says why not."""
+    """A request, its progress and its result.
 
-    def __init__(self, key: Hashable, state: ComputeRequest) -> None:
-        self.key, self.state = key, state
-        self.future: Future[Any] = (
-            Future()
-        )  # an analysis's Result, what a tab shows, or a report's path
-        self.asked, self.began = time.monotonic(), 0.0
-        self.waiting: set[Hashable] = set()
-        self._ticks: deque[tuple[float, int, int]] = deque(maxlen=RECENT + 1)
+    Attributes
+    ----------
+    key : Hashable
+        What the result depends on.
+    request : ViewState or tuple of ViewState
+        The view to compute, or the views to write a report of.
+    future : Future
+        Holds an analysis's `Result`, a `TabContent`, or the path of a report; or the exception.
+    owners : set
+        Those who wait for the result.
+    """
+
+    def __init__(self, key: Hashable, request: ComputeRequest) -> None:
+        self.key = key
+        self.request = request
+        self.future: Future[Any] = Future()
+        self.owners: set[Hashable] = set()
+        self.estimate = ProgressEstimate()
+        self._submitted_s = time.monotonic()
+        self._started_s: float | None = None
 
     @property
     def name(self) -> str:
         """What is computed, in a word or two."""
-        if isinstance(self.state, tuple):
+        if isinstance(self.request, tuple):
             return "report"
-        return (self.state.tab or self.state.analysis).replace("_", " ")
+        return (self.request.tab or self.request.analysis).replace("_", " ")
 
     @property
-    def of(self) -> str:
-        """Of what, in a few words."""
-        if isinstance(self.state, tuple):
-            return f"{len(self.state)} view{'s' if len(self.state) > 1 else ''}"
-        more = f" and {len(self.state.runs) - 1} more" if len(self.state.runs) > 1 else ""
-        return ", ".join(self.state.runs[:1]) + more
+    def subject(self) -> str:
+        """The runs or views that it is computed from, in a few words."""
+        if isinstance(self.request, tuple):
+            count = len(self.request)
+            return "1 view" if count == 1 else f"{count} views"
+        runs = self.request.runs
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        return ", ".join(runs[:1]) + more
 
     @property
-    def running(self) -> bool:
-        """Whether it is its turn."""
-        return self.began > 0 and not self.future.done()
+    def is_running(self) -> bool:
+        """Whether it is being computed now."""
+        return self._started_s is not None and not self.future.done()
 
     @property
-    def share(self) -> float | None:
-        """How much of it is done, 0 to 1; None where the analysis does not say."""
-        return None if not self._ticks else self._ticks[-1][1] / max(1, self._ticks[-1][2])
+    def fraction(self) -> float | None:
+        """The finished fraction, 0 to 1; None if the computation reports no progress."""
+        return self.estimate.fraction
 
-    def begin(self) -> None:
-        """It is its turn."""
-        self.began = time.monotonic()
+    def start(self) -> None:
+        """Record that the computation begins."""
+        self._started_s = time.monotonic()
 
-    def tell(self, done: int, total: int) -> None:
-        """So many parts of it are finished."""
-        if self._ticks and done < self._ticks[-1][1]:
-            self._ticks.clear()  # another pass over the data
-        self._ticks.append((time.monotonic(), done, total))
+    def report(self, done: int, total: int) -> None:
+        """Record that `done` of `total` parts are finished."""
+        self.estimate.report(done, total)
 
-    def left(self) -> tuple[float, float] | None:
-        """Seconds left, from and to, by the middle half of the latest parts; None before two of them."""
-        ticks = np.array([(at, done / max(1, total)) for at, done, total in list(self._ticks)])
-        gone = np.diff(ticks, axis=0) if len(ticks) > 2 else np.empty((0, 2))
-        gone = gone[gone[:, 1] > 0]
-        if not len(gone):
-            return None
-        low, high = np.percentile(gone[:, 0] / gone[:, 1], [25, 75]) * (1 - ticks[-1, 1])
-        passed = time.monotonic() - ticks[-1, 0]
-        return max(0.0, low - passed), max(0.0, high - passed)
+    def status_text(self) -> str:
+        """Return the progress in a few words: `62 %, 14–19 s left`."""
+        if self._started_s is None or self.future.done():
+            waited = time.monotonic() - self._submitted_s
+            return f"waiting for another computation, {waited:.0f} s"
+        return progress_text(self.estimate, self._started_s)
 
-    def said(self) -> str:
-        """How it stands, in a few words: 62 %, 14–19 s left."""
-        now = time.monotonic()
-        if not self.running:
-            return f"waits for another computation, {now - self.asked:.0f} s"
-        gone = f"{now - self.began:.0f} s so far"
-        if self.share is None or (left := self.left()) is None:
-            return gone
-        low, high = left
-        ahead = (
-            f"{low:.0f}–{max(high, low + 1):.0f} s left"
-            if high > 10
-            else f"about {max(1.0, high):.0f} s left"
-        )
-        return f"{100 * self.share:.0f} %, {ahead}"
+
+def progress_text(estimate: ProgressEstimate, started_s: float) -> str:
+    """Return progress and remaining time in a few words, or the elapsed time without an estimate.
+
+    Parameters
+    ----------
+    estimate : ProgressEstimate
+    started_s : float
+        Start of the computation, in the time of `time.monotonic`.
+    """
+    now = time.monotonic()
+    fraction, remaining = estimate.fraction, estimate.seconds_left(now_s=now)
+    if fraction is None or remaining is None:
+        return f"{now - started_s:.0f} s so far"
+    low, high = remaining
+    if high > EXACT_BELOW_S:
+        return f"{100 * fraction:.0f} %, {low:.0f}–{max(high, low + 1):.0f} s left"
+    return f"{100 * fraction:.0f} %, about {max(1.0, high):.0f} s left"
 
 
 class ComputeQueue:
-    """The queue of a folder of runs before one warm worker. Any thread may ask; `close` ends the worker."""
+    """The queue of a folder of runs in front of one worker process; safe to use from any thread.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder of runs.
+    write_report : callable, optional
+        Writes a report of views; None refuses requests for reports.
+    """
 
     def __init__(self, folder: str | Path, write_report: ReportWriter | None = None) -> None:
-        self.folder, self._write_report = str(folder), write_report
+        self.folder = str(folder)
+        self._write_report = write_report
         self._changed = threading.Condition()
-        self._open: OrderedDict[Hashable, ComputeJob] = (
-            OrderedDict()
-        )  # the first one is being computed
-        self._kept: OrderedDict[Hashable, Result] = OrderedDict()
-        self._closed = False
-        self._worker = Worker(self.folder, self._write_report)
-        threading.Thread(target=self._serve, name="jobs", daemon=True).start()
+        # The first job is the one that is being computed.
+        self._jobs: OrderedDict[Hashable, ComputeJob] = OrderedDict()
+        self._results: LRUCache[Hashable, Result] = LRUCache(maxsize=MAX_CACHED_RESULTS)
+        self._is_closed = False
+        self._worker = Worker(self.folder, write_report)
+        threading.Thread(target=self._serve, name="compute-queue", daemon=True).start()
 
-    def ask(self, key: Hashable, state: ComputeRequest, who: Hashable) -> ComputeJob:
-        """The job of what `key` tells from all else: finished, being computed, or queued now."""
+    def submit(self, key: Hashable, request: ComputeRequest, owner: Hashable) -> ComputeJob:
+        """Return the job of a request, which may be finished or running already.
+
+        Parameters
+        ----------
+        key : Hashable
+            What the result depends on: requests with equal keys share a job.
+        request : ViewState or tuple of ViewState
+        owner : Hashable
+            Who waits for the result, until `release`.
+        """
         with self._changed:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                job = ComputeJob(key, state)
-                job.future.set_result(self._kept[key])
+            if key in self._results:
+                job = ComputeJob(key, request)
+                job.future.set_result(self._results[key])
                 return job
-            job = self._open.setdefault(key, ComputeJob(key, state))
-            job.waiting.add(who)
+            job = self._jobs.setdefault(key, ComputeJob(key, request))
+            job.owners.add(owner)
             self._changed.notify()
             return job
 
-    def leave(self, job: ComputeJob, who: Hashable) -> None:
-        """Somebody no longer waits; when nobody does, the job is stopped and its place in the queue is free."""
+    def release(self, job: ComputeJob, owner: Hashable) -> None:
+        """Stop waiting for a job; the last owner stops the computation."""
         with self._changed:
-            job.waiting.discard(who)
-            if job.waiting or job.future.done():
+            job.owners.discard(owner)
+            if job.owners or job.future.done():
                 return
-            if self._open.get(job.key) is job:
-                del self._open[job.key]
+            if self._jobs.get(job.key) is job:
+                del self._jobs[job.key]
         job.future.cancel()
 
-    def of(self, who: Hashable) -> list[ComputeJob]:
-        """What somebody waits for, in the order of the queue."""
+    def pending_for(self, owner: Hashable) -> list[ComputeJob]:
+        """Return the jobs that an owner waits for, in the order of the queue."""
         with self._changed:
-            return [job for job in self._open.values() if who in job.waiting]
+            return [job for job in self._jobs.values() if owner in job.owners]
 
     def close(self) -> None:
-        """End the worker, and every job with it."""
+        """Cancel all jobs and end the worker."""
         with self._changed:
-            self._closed, left = True, list(self._open.values())
-            self._open.clear()
+            self._is_closed = True
+            jobs = list(self._jobs.values())
+            self._jobs.clear()
             self._changed.notify()
-        for job in left:
+        for job in jobs:
             job.future.cancel()
         self._worker.end()
 
     def _serve(self) -> None:
-        while self._turn():
-            pass  # and nothing of a turn is held while the next is waited for: a job knows the page that asked for it
+        # Each job is computed in a call of its own: no local variable holds a finished job, and
+        # with it the page that submitted it, while the next one is waited for.
+        while self._compute_next():
+            pass
 
-    def _turn(self) -> bool:
-        """Compute what is next; whether there may be more."""
-        job = self._next()
+    def _compute_next(self) -> bool:
+        """Wait for the next job and compute it; False after `close`."""
+        job = self._next_job()
         if job is None:
             return False
-        job.begin()
-        told = self._computed(job)
+        job.start()
+        result = self._compute(job)
         with self._changed:
-            if self._open.get(job.key) is job:
-                del self._open[job.key]
-            if isinstance(told, Result):
-                self._kept[job.key] = told
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        with suppress(InvalidStateError):  # it was stopped as it ended
-            failed = isinstance(told, Exception)
-            job.future.set_exception(told) if failed else job.future.set_result(told)
+            if self._jobs.get(job.key) is job:
+                del self._jobs[job.key]
+            if isinstance(result, Result):
+                self._results[job.key] = result
+        # The job may have been cancelled at its end.
+        with suppress(InvalidStateError):
+            if isinstance(result, Exception):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
         return True
 
-    def _next(self) -> ComputeJob | None:
+    def _next_job(self) -> ComputeJob | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._open or self._closed)
-            return None if self._closed else next(iter(self._open.values()))
+            self._changed.wait_for(lambda: self._jobs or self._is_closed)
+            return None if self._is_closed else next(iter(self._jobs.values()))
 
-    def _computed(self, job: ComputeJob) -> Any:
-        """What the worker makes of a job. One that died, or goes on when it is told to stop, is replaced."""
-        stopped: float | None = None
-        lost = UserError(
-            "The process that computed this ended, perhaps for want of memory; another has been started."
-        )
+    def _compute(self, job: ComputeJob) -> Any:
+        """Return the worker's result or exception; a worker that is lost is replaced."""
         if not self._worker.process.is_alive():
             self._worker = Worker(self.folder, self._write_report)
+        worker = self._worker
+        stopped_s: float | None = None
         try:
-            self._worker.pipe.send(job.state)
-            while stopped is None or time.monotonic() - stopped < PATIENCE:
-                wait([self._worker.pipe, self._worker.process.sentinel], TICK)
-                if self._worker.pipe.poll():
-                    told = self._worker.pipe.recv()
-                    if not isinstance(told, tuple):
-                        return told
-                    job.tell(*told)
-                elif not self._worker.process.is_alive():
+            worker.pipe.send(job.request)
+            while stopped_s is None or time.monotonic() - stopped_s < STOP_TIMEOUT_S:
+                wait([worker.pipe, worker.process.sentinel], POLL_INTERVAL_S)
+                if worker.pipe.poll():
+                    message = worker.pipe.recv()
+                    if not isinstance(message, tuple):
+                        return message
+                    job.report(*message)
+                elif not worker.process.is_alive():
                     break
-                if stopped is None and job.future.cancelled():
-                    stopped = time.monotonic()
-                    self._worker.pipe.send(None)
+                if stopped_s is None and job.future.cancelled():
+                    stopped_s = time.monotonic()
+                    worker.pipe.send(None)
         except (OSError, EOFError):
             pass
-        self._worker.end()
-        if not self._closed:
+        worker.end()
+        if not self._is_closed:
             self._worker = Worker(self.folder, self._write_report)
-        return lost
+        return UserError(
+            "The worker process ended before the result was computed, possibly because it ran out "
+            "of memory. A new worker has been started."
+        )
 
 
 class Worker:
-    """A process that computes, and our end of the pipe to it."""
+    """A worker process, and this end of the pipe to it."""
+
+    pipe: Connection
+    process: SpawnProcess
 
     def __init__(self, folder: str, write_report: ReportWriter | None) -> None:
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # a fork would take the server's threads and sockets along
-        self.pipe, theirs = context.Pipe()
-        self.process: Any = context.Process(
-            target=work, args=(folder, theirs, write_report), name="workbench-analyses", daemon=True
+        # A forked process would inherit the threads and sockets of the server.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, worker_pipe = context.Pipe()
+        self.process = context.Process(
+            target=run_worker,
+            args=(folder, worker_pipe, write_report),
+            name="workbench-compute",
+            daemon=True,
         )
         self.process.start()
-        theirs.close()
+        worker_pipe.close()
 
     def end(self) -> None:
-        """End it now, whatever it does."""
+        """End the process now, whatever it is doing."""
         self.process.terminate()
-        self.process.join(0.3)
+        self.process.join(TERMINATE_TIMEOUT_S)
         if self.process.is_alive():
             self.process.kill()
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the worker process does: compute what it is sent, say how far it is, stop when it is told to."""
+"""Compute requests in a worker process, which reports progress and stops on request."""
 
 import os
 import signal
@@ -12,55 +12,68 @@ from pathlib import Path
 from workbench import analysis
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
-from workbench.core.progress import Cancelled, progress_listener
+from workbench.core.progress import Cancelled, Listener, progress_listener
 from workbench.workspace.tab_content import TabContent, tab_content
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-ComputeRequest = ViewState | tuple[ViewState, ...]  # what a view shows, or a report of several
-# Writes a report of views of a folder of runs; a function of a module, since it is sent to the worker process.
+ComputeRequest = ViewState | tuple[ViewState, ...]  # a view, or the views of a report
+# Writes a report of views of a folder of runs. It is sent to the worker process by name, so it has
+# to be a function of a module.
 ReportWriter = Callable[[Path, tuple[ViewState, ...]], Path]
-PAUSE = 0.05  # seconds between two things said
-YIELDS = 5  # to what a person looks at meanwhile: the server, and the browser where it is on the same machine
+Answer = Result | TabContent | Path | Exception
+MIN_REPORT_INTERVAL_S = 0.05
+# The server and the browser go first: they may share a machine with the worker.
+NICENESS = 5
 
 
-def work(folder: str, pipe: Connection, write_report: ReportWriter | None = None) -> None:
-    """Answer every ViewState with what it asks for or an exception, until the other end of the pipe is closed; several
-    of them, with the report of them.
+def run_worker(folder: str, pipe: Connection, write_report: ReportWriter | None = None) -> None:
+    """Answer requests until the other end of the pipe is closed.
 
-    Meanwhile (done, total) tells how far it is, and whatever arrives means: stop.
+    Meanwhile it sends tuples (done, total) as progress, and stops when it receives None.
+
+    Parameters
+    ----------
+    folder : str
+        The folder of runs.
+    pipe : Connection
+        Receives a `ComputeRequest` and sends its result or the exception.
+    write_report : callable, optional
+        Writes a report of views; None refuses requests for reports.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C in a terminal reaches all; the server ends this one
-    analysis.analyses()  # import them before anybody waits
-    with suppress(AttributeError, OSError):  # where there is no such thing
-        os.nice(YIELDS)
-    bench = Workspace(folder)
+    # Ctrl-C in a terminal reaches all processes; the server ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    analysis.analyses()  # import them before the first request
+    with suppress(AttributeError, OSError):  # not every system has it
+        os.nice(NICENESS)
+    workspace = Workspace(folder)
     try:
         while True:
-            asked = pipe.recv()
-            if asked is not None:  # else: told to stop what was finished already
-                _send(_answer(bench, asked, pipe, write_report), pipe)
+            request = pipe.recv()
+            # None stops a computation that has just ended.
+            if request is not None:
+                _send(_answer(workspace, request, pipe, write_report), pipe)
     except (EOFError, OSError):
         return
 
 
 def _answer(
-    bench: Workspace,
-    asked: ComputeRequest,
+    workspace: Workspace,
+    request: ComputeRequest,
     pipe: Connection,
     write_report: ReportWriter | None,
-) -> Result | TabContent | Path | Exception:
+) -> Answer:
     try:
         with progress_listener(_listener(pipe)):
-            if isinstance(asked, tuple):
+            if isinstance(request, tuple):
                 if write_report is None:
-                    return UserError("This process cannot write reports.")
-                return write_report(bench.folder, asked)
-            if not bench.runs.keys() >= set(asked.runs):
-                bench.refresh()
-            return tab_content(bench, asked) if asked.tab else bench.result(asked)
+                    return UserError("Reports cannot be written here.")
+                return write_report(workspace.folder, request)
+            if not workspace.runs.keys() >= set(request.runs):
+                workspace.refresh()
+            if request.tab:
+                return tab_content(workspace, request)
+            return workspace.result(request)
     except UserError as error:
         return error
     except Exception as error:
@@ -68,29 +81,31 @@ def _answer(
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(answer: Result | TabContent | Path | Exception, pipe: Connection) -> None:
+def _send(answer: Answer, pipe: Connection) -> None:
     try:
         pipe.send(answer)
     except OSError:
         raise
-    except Exception as error:  # it cannot be put into a message
+    except Exception as error:  # it cannot be pickled
         pipe.send(RuntimeError(f"{type(answer).__name__} cannot be sent: {error}"))
 
 
-def _listener(pipe: Connection) -> Callable[[int, int], None]:
-    last = 0.0
+def _listener(pipe: Connection) -> Listener:
+    """Return a listener that sends progress, and stops the computation on request."""
+    last_s = 0.0
 
     def listen(done: int, total: int) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last < PAUSE:
+        nonlocal last_s
+        now = time.monotonic()
+        if now - last_s < MIN_REPORT_INTERVAL_S:
             return
-        last = now
+        last_s = now
         try:
             pipe.send((done, total))
-            stop = pipe.poll() and pipe.recv() is None
-        except (EOFError, OSError):  # nobody is there any more
+            is_stopped = pipe.poll() and pipe.recv() is None
+        except (EOFError, OSError):  # the server has ended
             raise SystemExit from None
-        if stop:
-            raise Cancelled("This was stopped.")
+        if is_stopped:
+            raise Cancelled("The computation was stopped.")
 
     return listen

@@ -1,4 +1,4 @@
-"""Encode arrays and images as text that a page can hold: base64, `data:` addresses and thumbnail sheets."""
+"""Encode arrays and images as text for a page: base64, `data:` addresses, thumbnail sheets."""
 
 import base64
 import io

@@ -8,8 +8,8 @@ A filter is one or more conditions with ``&`` between them; all of them must hol
 
 ``=`` with several values means any of them, and ``!=`` none of them; the other operators take one
 number. A column is named in any case, with or without its unit: ``psnr >= 25`` reads the column
-``PSNR (dB)``. Text without an operator is searched in the facts of a run; selections of images do not
-accept it. A row without a value meets no condition on it.
+``PSNR (dB)``. Text without an operator is searched in the facts of a run; selections of images do
+not accept it. A row without a value meets no condition on it.
 
 Examples: ``lr < 0.001 & kind = VQVAE``, ``error > 0.05 & class = 3``, ``code = 17, 23``.
 

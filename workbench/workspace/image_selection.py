@@ -331,7 +331,7 @@ def _common_codes(codes: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 
 def _modes(run: Run, evidence: Evidence, count: int) -> dict[str, Any]:
-    """Return the mode of each image if `mixture_modes` was computed before; missing for the rest."""
+    """Return the mode of each image, as far as `mixture_modes` was computed before."""
     try:
         arguments = evidence.kwargs_for(mixture_modes)
     except NotApplicable:

@@ -1,4 +1,4 @@
-"""The live view of a training run, without widgets: what hosts show and which commands they send."""
+"""The live view of a training run without widgets: what hosts show, and commands they send."""
 
 import html
 from collections.abc import Mapping

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache, cached
 
 from workbench.analysis.latents.point_colors import PointColors
 from workbench.analysis.latents.projection import LatentMap
@@ -41,7 +42,7 @@ def layout_of_run(run: Run, step: int | None, controls: Mapping[str, Value]) -> 
     return _layout(str(run.folder), step, provenance, tuple(sorted(controls.items())))
 
 
-@lru_cache(maxsize=MAX_CACHED_LAYOUTS)
+@cached(LRUCache(maxsize=MAX_CACHED_LAYOUTS), lock=Lock())
 def _layout(
     folder: str, step: int | None, provenance: str, controls: tuple[tuple[str, Value], ...]
 ) -> LatentMap:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.plotting.image_grid import compose
+from workbench.core.progress import ProgressEstimate
 from workbench.storage.run import Run
 
 LISTENING_STATES = ("running", "paused")
@@ -133,23 +135,24 @@ def steps_per_second(history: pd.DataFrame) -> pd.Series:
 
 
 def seconds_left(snapshot: RunSnapshot) -> tuple[float, float] | None:
-    """Estimate the remaining seconds from the quartiles of the recent speeds.
+    """Estimate the remaining seconds from the recent speeds.
 
     Returns
     -------
     (float, float) or None
         Lower and upper estimate; None with fewer than two speeds.
     """
-    speeds = _recent_speeds(snapshot)
-    if len(speeds) < 2:
-        return None
-    slow, fast = np.percentile(speeds, [25, 75])
-    steps = snapshot.status["steps"] - snapshot.status["step"]
-    return steps / fast, steps / slow
+    return _estimate(snapshot).seconds_left()
 
 
-def _recent_speeds(snapshot: RunSnapshot) -> pd.Series:
-    return steps_per_second(snapshot.history.tail(NUM_RECENT_RECORDS + 1))
+def _estimate(snapshot: RunSnapshot) -> ProgressEstimate:
+    """Return the progress according to the latest records."""
+    estimate = ProgressEstimate(snapshot.status["steps"], max_reports=NUM_RECENT_RECORDS)
+    recent = snapshot.history.tail(NUM_RECENT_RECORDS + 1)
+    if len(recent):
+        for step, at in zip(recent["step"], recent["time"], strict=True):
+            estimate.report(float(step), time_s=float(at))
+    return estimate
 
 
 def status_line(snapshot: RunSnapshot) -> str:
@@ -161,9 +164,9 @@ def status_line(snapshot: RunSnapshot) -> str:
         parts.append(f"heartbeat {age:.0f} s ago")
     parts.append(f"step {status['step']:,} of {status['steps']:,}")
     if snapshot.state == "running":
-        speeds = _recent_speeds(snapshot)
-        if len(speeds):
-            parts.append(f"{_format_speed(float(speeds.median()))} steps/s")
+        speeds = _estimate(snapshot).speeds()
+        if speeds:
+            parts.append(f"{_format_speed(median(speeds))} steps/s")
         remaining = seconds_left(snapshot)
         if remaining is not None:
             parts.append(f"{format_duration_range(*remaining)} left")

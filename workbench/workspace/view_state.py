@@ -1,4 +1,4 @@
-"""The view that a person looks at: hosts share it as the query of an address, JSON or parameters."""
+"""The view that a person looks at, as the query of an address, as JSON or as parameters."""
 
 import json
 from collections.abc import Mapping

@@ -151,7 +151,7 @@ class Session:
 
     def refresh(self) -> None:
         """Show the runs of the folder as they are now, if anything has changed."""
-        if self.workspace.stale():
+        if self.workspace.is_stale():
             self.workspace.refresh()
             self.runs.renew()
             self.primary_run.renew()

@@ -35,7 +35,7 @@ class ComputeClient:
     ) -> ComputeJob:
         """Submit a request to the queue. Without a queue, `compute` runs at once."""
         if self.queue is not None:
-            return self.queue.ask(key, request, self.owner)
+            return self.queue.submit(key, request, self.owner)
         job = ComputeJob(key, request)
         try:
             job.future.set_result(compute())
@@ -54,12 +54,12 @@ class ComputeClient:
 
     def pending(self) -> list[ComputeJob]:
         """Return the jobs that this visitor waits for, in the order of the queue."""
-        return [] if self.queue is None else self.queue.of(self.owner)
+        return [] if self.queue is None else self.queue.pending_for(self.owner)
 
     def release(self, job: ComputeJob) -> None:
         """Stop waiting for a job; it is cancelled if nobody else waits for it."""
         if self.queue is not None:
-            self.queue.leave(job, self.owner)
+            self.queue.release(job, self.owner)
 
     def release_all(self) -> None:
         """Stop waiting for every job."""

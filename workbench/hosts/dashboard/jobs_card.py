@@ -60,7 +60,7 @@ class JobRow:
 
     def __init__(self, job: ComputeJob, cancel: Callable[[], None]) -> None:
         self.job = job
-        title = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(job.of)}"
+        title = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(job.subject)}"
         self.status = pn.pane.HTML("", margin=(0, 10))
         self.bar = pmui.LinearProgress(
             value=0, variant="indeterminate", sizing_mode="stretch_width", margin=(4, 10)
@@ -76,8 +76,8 @@ class JobRow:
 
     def refresh(self) -> None:
         """Show the progress of the job."""
-        fraction = self.job.share if self.job.running else None
-        self.status.object = self.job.said()
+        fraction = self.job.fraction if self.job.is_running else None
+        self.status.object = self.job.status_text()
         self.bar.param.update(
             value=round(100 * (fraction or 0)),
             variant="indeterminate" if fraction is None else "determinate",

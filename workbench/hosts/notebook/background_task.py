@@ -16,6 +16,7 @@ import ipywidgets as widgets
 
 from workbench.core.errors import UserError
 from workbench.core.progress import Cancelled, ProgressEstimate, progress_listener
+from workbench.workspace.compute import progress_text
 
 SHOW_PROGRESS_AFTER_S = 0.4
 UPDATE_INTERVAL_S = 0.3
@@ -35,15 +36,7 @@ class Computation:
 
     def progress_text(self) -> str:
         """Return the progress in words: `62 %, 14–19 s left`, or the elapsed time."""
-        now = time.monotonic()
-        fraction = self.estimate.fraction
-        seconds = self.estimate.seconds_left(now_s=now)
-        if fraction is None or seconds is None:
-            return f"{now - self.started_s:.0f} s so far"
-        low, high = seconds
-        if high > 10:
-            return f"{100 * fraction:.0f} %, {low:.0f}–{max(high, low + 1):.0f} s left"
-        return f"{100 * fraction:.0f} %, about {max(1.0, high):.0f} s left"
+        return progress_text(self.estimate, self.started_s)
 
 
 class BackgroundTask:
