@@ -217,6 +217,7 @@ def test_errors_are_not_cached(tmp_path):
     assert not list(tmp_path.glob(".results/*/"))
 
 
+@pytest.mark.slow
 def test_new_evidence_makes_a_new_entry(trained, tmp_path):
     from workbench.workspace.view_state import ViewState
     from workbench.workspace.workspace import Workspace
