@@ -1,4 +1,4 @@
-"""pyproject.toml says what is needed, requirements.lock which versions, environment.yml the same for conda: in step."""
+"""pyproject.toml, requirements.lock and environment.yml declare the same packages."""
 
 import re
 import tomllib
@@ -12,50 +12,54 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def name(text: str) -> str:
+def normalized(text: str) -> str:
     return re.sub(r"[-_.]+", "-", text).lower()
 
 
-def locked() -> dict[str, str]:
+def locked_versions() -> dict[str, str]:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {name(package): version for package, version in pairs}
+    return {normalized(package): version for package, version in pairs}
 
 
-def needed() -> list[Requirement]:
+def requirements() -> list[Requirement]:
     lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
-    return [r for r in map(Requirement, lines) if name(r.name) != PROJECT["name"]]
+    return [r for r in map(Requirement, lines) if normalized(r.name) != PROJECT["name"]]
 
 
-def test_everything_needed_is_locked_at_a_version_that_is_allowed():
-    versions = locked()
-    for requirement in needed():
-        assert versions[name(requirement.name)] in requirement.specifier, requirement
+def test_every_requirement_is_locked():
+    versions = locked_versions()
+    for requirement in requirements():
+        assert versions[normalized(requirement.name)] in requirement.specifier, requirement
 
 
-def test_the_lock_is_plain_versions_from_a_package_index():
+def test_lock_has_plain_versions():
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(
             r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*", line
         ), line
     assert not [
-        package for package in locked() if package.startswith("nvidia") or package == "torchvision"
+        package
+        for package in locked_versions()
+        if package.startswith("nvidia") or package == "torchvision"
     ]
 
 
-def test_conda_installs_the_same_versions_of_the_same_things():
-    told = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python = next(d for d in told["dependencies"] if isinstance(d, str) and d.startswith("python="))
+def test_conda_environment_uses_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(
+        d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python=")
+    )
     assert (
         python.removeprefix("python=")
         in Requirement(f"python{PROJECT['requires-python']}").specifier
     )
-    pip = next(d["pip"] for d in told["dependencies"] if isinstance(d, dict))
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["--constraint requirements.lock", "--editable .[dev]"]
 
 
-def test_a_viewer_needs_no_training_stack_and_all_is_the_sum_of_the_parts():
-    viewer = {name(Requirement(line).name) for line in PROJECT["dependencies"]}
+def test_viewer_needs_no_training_stack():
+    viewer = {normalized(Requirement(line).name) for line in PROJECT["dependencies"]}
     assert not viewer & {"torch", "accelerate", "datasets", "jupyterlab", "panel", "papermill"}
     assert Requirement(EXTRAS["all"][0]).extras == EXTRAS.keys() - {"all", "dev", "docs", "bench"}
 
@@ -68,7 +72,7 @@ def test_citation_has_the_version_of_the_package():
     assert str(citation["version"]) == workbench.__version__
 
 
-def test_what_the_package_imports_is_declared():
+def test_imports_are_declared():
     import ast
     import sys
 
@@ -86,7 +90,7 @@ def test_what_the_package_imports_is_declared():
         "pyarrow": "datasets",
     }
     modules |= {"faiss": "faiss-cpu", "huggingface_hub": "datasets", "packaging": "datasets"}
-    declared = {name(r.name) for r in needed()} | {"workbench", PROJECT["name"]}
+    declared = {normalized(r.name) for r in requirements()} | {"workbench", PROJECT["name"]}
     for path in (ROOT / "workbench").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             tops = []
@@ -95,6 +99,6 @@ def test_what_the_package_imports_is_declared():
             elif isinstance(node, ast.ImportFrom) and node.module:
                 tops = [node.module.split(".")[0]]
             for top in tops:
-                assert top in sys.stdlib_module_names or name(modules.get(top, top)) in declared, (
-                    f"{path}: {top}"
-                )
+                assert (
+                    top in sys.stdlib_module_names or normalized(modules.get(top, top)) in declared
+                ), f"{path}: {top}"

@@ -1,4 +1,4 @@
-"""Training on several processes, in parts, and with tables too large for dense momentum: the same training."""
+"""Training with several processes, gradient accumulation, and large sparse tables."""
 
 import subprocess
 import sys
@@ -28,7 +28,8 @@ SMALL = {
 }
 
 
-def together(recipe: str, out: Path, processes: int = 2, **changes) -> subprocess.Popen:
+def start_processes(recipe: str, out: Path, processes: int = 2, **changes) -> subprocess.Popen:
+    """Start the training of a recipe with torchrun."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | changes).items()]
     torchrun = [
         sys.executable,
@@ -51,7 +52,7 @@ def together(recipe: str, out: Path, processes: int = 2, **changes) -> subproces
 
 
 def assert_close(one: Run, other: Run) -> None:
-    """The running means of all gradients: weights would not do, as Adam blows rounding up where a gradient is zero."""
+    """Compare AdamW's first moments; in the weights, it amplifies rounding of zero gradients."""
     a, b = (read_tensors(run.checkpoint())["optimizer"] for run in (one, other))
     for name in (name for name in a if name.endswith(".exp_avg")):
         torch.testing.assert_close(
@@ -62,13 +63,14 @@ def assert_close(one: Run, other: Run) -> None:
 @pytest.mark.parametrize(
     ("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codebook_size": 16})]
 )
-def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
-    """Half of each batch each: gradients, logged terms, and an averaged codebook's counts are those of the whole."""
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, recipe, more):
+    """Gradients, logged terms and the counts of an EMA codebook equal those of one process."""
     alone = train(recipe, tmp_path / "alone", collect=False, **SMALL, **more)
-    process = together(recipe, tmp_path / "together", **more)
-    told, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert told.count("is trained: 6 steps") == 1
+    process = start_processes(recipe, tmp_path / "together", **more)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stdout.count(": 6 steps.") == 1  # only the main process prints
     run = Run(tmp_path / "together")
     assert_close(alone, run)
     torch.testing.assert_close(
@@ -80,8 +82,9 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path, recipe, more):
     assert run.status()["state"] == "finished"
 
 
-def test_a_request_to_stop_stops_every_process_with_a_checkpoint(tmp_path):
-    process = together("ae-digits", tmp_path / "run", steps=100_000, save_every=100_000)
+@pytest.mark.slow
+def test_stop_command_stops_every_process(tmp_path):
+    process = start_processes("ae-digits", tmp_path / "run", steps=100_000, save_every=100_000)
     try:
         while (
             not (tmp_path / "run" / "log.jsonl").exists()
@@ -99,18 +102,23 @@ def test_a_request_to_stop_stops_every_process_with_a_checkpoint(tmp_path):
 
 THREADS = """
 import atexit, pathlib, sys
-atexit.register(lambda: print(*("left: " + name for path in pathlib.Path("/proc/self/task").glob("*/comm")
-                                if "gloo" in (name := path.read_text()))))
+
+def print_threads():
+    for path in pathlib.Path("/proc/self/task").glob("*/comm"):
+        name = path.read_text()
+        if "gloo" in name:
+            print("left:", name)
+
+atexit.register(print_threads)
 from workbench.cli import main
 main()
 """
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them"
-)
-def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
-    """One that still holds a tensor while Python ends would abort the process, now and then."""
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.slow
+def test_process_group_leaves_no_threads(tmp_path):
+    """A thread that still holds a tensor at the end of Python sometimes aborts the process."""
     (tmp_path / "threads.py").write_text(THREADS)
     torchrun = [
         sys.executable,
@@ -133,24 +141,25 @@ def test_no_thread_of_a_group_of_processes_outlives_it(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "is trained: 6 steps" in done.stdout and "left" not in done.stdout
+    assert ": 6 steps." in done.stdout and "left" not in done.stdout
 
 
-def test_a_batch_that_processes_cannot_share_is_refused():
-    with pytest.raises(UserError, match="16 does not divide into 3 processes"):
+def test_indivisible_batch_is_refused():
+    with pytest.raises(UserError, match="multiple of 3 .*got 16"):
         Rank(0, 3).items_per_step(TrainConfig(batch_size=16))
-    with pytest.raises(UserError, match="16 does not divide into 5 equal parts"):
+    with pytest.raises(UserError, match="16 and 5"):
         TrainConfig(batch_size=16, accumulation_steps=5)
 
 
-def test_a_batch_in_parts_gives_the_gradients_of_the_whole(tmp_path):
+@pytest.mark.slow
+def test_gradient_accumulation_equals_one_batch(tmp_path):
     whole = train("ae-digits", tmp_path / "whole", collect=False, **SMALL)
     parts = train("ae-digits", tmp_path / "parts", collect=False, **SMALL, accumulation_steps=4)
     assert_close(whole, parts)
 
 
 class Table(nn.Module):
-    """The mean of some rows of a sparse table, to be brought to a target."""
+    """A model whose loss selects rows of a sparse table."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -169,7 +178,7 @@ class Rows:
         return (indices,)
 
 
-def test_rows_of_a_sparse_table_that_are_never_hit_stay_as_they_were_to_the_bit(tmp_path):
+def test_unselected_rows_do_not_change(tmp_path):
     torch.manual_seed(0)
     model = Table(500_000)
     before = model.table.weight.detach().clone()
@@ -182,22 +191,22 @@ def test_rows_of_a_sparse_table_that_are_never_hit_stay_as_they_were_to_the_bit(
         run,
     ):
         pass
-    moved = (model.table.weight != before).any(dim=1)
-    assert moved[:10].all() and not moved[10:].any()
-    averaged = read_tensors(run.checkpoint())["ema"]["table.weight"]
-    assert torch.equal(averaged[10:], before[10:])
+    changed = (model.table.weight != before).any(dim=1)
+    assert changed[:10].all() and not changed[10:].any()
+    ema = read_tensors(run.checkpoint())["ema"]["table.weight"]
+    assert torch.equal(ema[10:], before[10:])
 
 
-def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
+def test_sparse_table_resumes_exactly(tmp_path):
     def trained(folder: Path, *, stop: bool) -> torch.Tensor:
         torch.manual_seed(0)
         run = Run.create(folder, {"class": "workbench.tests:Table", "settings": {}})
-        plan = TrainConfig(steps=20, batch_size=5, warmup_steps=1, save_every=10, log_every=10)
-        records = fit(Table(20), Rows(), plan, run)
+        config = TrainConfig(steps=20, batch_size=5, warmup_steps=1, save_every=10, log_every=10)
+        records = fit(Table(20), Rows(), config, run)
         next(records)
         if stop:
             records.close()
-            records = fit(Table(20), Rows(), plan, run)
+            records = fit(Table(20), Rows(), config, run)
         for record in records:
             last = record
         return last.model.table.weight
@@ -207,12 +216,12 @@ def test_a_sparse_table_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp
     )
 
 
-def test_table_lr_is_the_tables_alone():
-    learner = TrainState(
+def test_sparse_lr_scale_affects_only_tables():
+    state = TrainState(
         Table(20), TrainConfig(lr=1e-3, sparse_lr_scale=5.0, warmup_steps=1, steps=10)
     )
-    learner.set_learning_rate(0)
-    assert [o.param_groups[0]["lr"] for o in learner.optimizers] == pytest.approx([1e-3, 5e-3])
+    state.set_learning_rate(0)
+    assert [o.param_groups[0]["lr"] for o in state.optimizers] == pytest.approx([1e-3, 5e-3])
 
 
 COMPILED = """
@@ -226,8 +235,9 @@ torch.testing.assert_close(compiled(*x)["pixel"], LossModule(job.model)(*x)["pix
 """
 
 
-def test_a_compiled_step_is_the_step(tmp_path):
-    """In a process of its own, without our tests' checks of shapes; the last stage, which needs C++, is left out."""
+@pytest.mark.slow
+def test_compiled_loss_equals_the_loss(tmp_path):
+    """A separate process has no shape checks; the backend aot_eager needs no C++ compiler."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILED, str(tmp_path / "run")],
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from polling import wait_until
-from test_processes import together
+from test_processes import start_processes
 
 from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
@@ -480,7 +480,7 @@ def test_evaluation_does_not_change_the_weights(tmp_path):
 @pytest.mark.slow
 def test_two_processes_apply_commands_at_the_same_step(tmp_path):
     """The logged mean of a term is exactly 0 only if both processes multiply it by 0."""
-    process = together(
+    process = start_processes(
         "softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codebook_size=16
     )
     try:
