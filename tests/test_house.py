@@ -171,6 +171,7 @@ def test_classes_are_abstract_or_final():
         "ABC",
         "Protocol",
         "Generic",
+        "NamedTuple",
         "BaseModel",
         "Tokenizer",
         "Generator",
