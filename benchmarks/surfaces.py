@@ -1,9 +1,10 @@
-"""How long a person waits: the dashboard's first paint, a slider's tick, a lasso on a million points, opening 200 runs.
+"""Waiting times of a user: first paint, filter, slider step, lasso, opening many runs.
 
     python benchmarks/surfaces.py RUN          a run of any tokenizer with evidence and a checkpoint
 
-In a real headless Chromium that renders in software, on 200 copies of that run. Each line is the median of RUNS tries
-beside what is asked of it (a bar), as a share: below 1 is within it. Seconds are this machine's.
+The benchmark uses a headless Chromium that renders in software, and 200 copies of the run. Each
+line is the median of several repetitions, next to its limit and as a fraction of it: a fraction
+below 1 is within the limit. Seconds depend on the machine.
 """
 
 import json
@@ -26,8 +27,14 @@ from workbench.hosts.js import static
 from workbench.workspace.encoding import base64_array
 from workbench.workspace.map_layout import point_data
 
-RUNS, COPIES, POINTS, PORT = 5, 200, 1_000_000, 8799
-FLAGS = [
+REPETITIONS = 5
+NUM_RUNS = 200
+NUM_POINTS = 1_000_000
+PORT = 8799
+POLL_INTERVAL_S = 0.2
+# Files that only the first copy has.
+FIRST_COPY_FILES = ("step-*.safetensors", "samples", "log.jsonl")
+CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
@@ -35,24 +42,22 @@ FLAGS = [
 ]
 
 
-def copies(run: Path, folder: Path) -> None:
-    """A folder of many runs that share their arrays on disk."""
-    for i in range(COPIES):
-        skipped = (
-            None if i == 0 else shutil.ignore_patterns("step-*.safetensors", "samples", "log.jsonl")
-        )
-        shutil.copytree(run, folder / f"run-{i:03d}", copy_function=os.link, ignore=skipped)
-        config = folder / f"run-{i:03d}" / "config.json"
-        told = json.loads(config.read_text(encoding="utf-8"))
-        config.unlink()  # it was linked
-        config.write_text(
-            json.dumps(told | {"training": told["training"] | {"seed": i}}), encoding="utf-8"
-        )
+def copy_run(run: Path, folder: Path) -> None:
+    """Create a folder of many runs that share their arrays on disk by hard links."""
+    for index in range(NUM_RUNS):
+        copy = folder / f"run-{index:03d}"
+        ignore = shutil.ignore_patterns(*FIRST_COPY_FILES) if index > 0 else None
+        shutil.copytree(run, copy, copy_function=os.link, ignore=ignore)
+        path = copy / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["training"]["seed"] = index
+        path.unlink()  # a link to the original, which must not change
+        path.write_text(json.dumps(config), encoding="utf-8")
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The dashboard of a folder, ready to answer."""
+    """Serve the dashboard of a folder, and yield its address once it answers."""
     address = f"http://127.0.0.1:{PORT}"
     command = [
         sys.executable,
@@ -72,77 +77,75 @@ def served(folder: Path) -> Iterator[str]:
                 urllib.request.urlopen(address, timeout=10).read()
                 break
             except OSError:
-                time.sleep(0.2)
+                time.sleep(POLL_INTERVAL_S)
         yield address
     finally:
         server.terminate()
         server.wait(20)
 
 
-def median(measure: Callable[[], float], times: int = RUNS) -> float:
-    """Seconds, of several tries."""
-    return statistics.median(measure() for _ in range(times))
+def median(measure: Callable[[], float], repetitions: int = REPETITIONS) -> float:
+    """Return the median of repeated measurements, in seconds."""
+    return statistics.median(measure() for _ in range(repetitions))
 
 
-def paint(browser: Browser, address: str) -> float:
-    """From asking for the page until a figure is drawn and the runs are listed."""
+def first_paint(browser: Browser, address: str) -> float:
+    """Measure the time from the request until a figure is drawn and the runs are listed."""
     page = browser.new_page()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     page.goto(address)
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
     page.get_by_text("run-000").first.wait_for()
-    spent = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     page.close()
-    return spent
+    return seconds
 
 
-def filtered(page: Page) -> Callable[[], float]:
-    """Typing a filter over all runs, until it is counted how many are left."""
-    wanted = iter(range(10, 100))
+def filter_runs(page: Page) -> Callable[[], float]:
+    """Return a measurement of the time from typing a filter until the matching runs are counted."""
+    limits = iter(range(10, 100))
 
     def measure() -> float:
-        most = next(wanted)
-        page.get_by_placeholder("filter: lr<0.001 & kind=VQVAE").fill(f"seed<{most}")
-        begun = time.perf_counter()
-        page.get_by_text(f"{most} of {COPIES} runs").wait_for()
-        return time.perf_counter() - begun
+        limit = next(limits)
+        page.get_by_placeholder("filter: lr<0.001 & kind=VQVAE").fill(f"seed<{limit}")
+        start = time.perf_counter()
+        page.get_by_text(f"{limit} of {NUM_RUNS} runs").wait_for()
+        return time.perf_counter() - start
 
     return measure
 
 
-def ticked(page: Page) -> Callable[[], float]:
-    """A step along a lens's axis, until the page says where it is: both ways, half each."""
-
-    told = page.locator(".wb-lens .told").element_handle()
+def lens_step(page: Page) -> Callable[[], float]:
+    """Return a measurement of the mean time of a step of a lens's slider, back and forth."""
+    caption = page.locator(".wb-lens .told").element_handle()
 
     def measure() -> float:
-        spent = 0.0
+        seconds = 0.0
         for key in ("[", "]"):
-            before = told.text_content()
-            begun = time.perf_counter()
+            text = caption.text_content()
+            start = time.perf_counter()
             page.keyboard.press(key)
             page.wait_for_function(
-                "([node, before]) => node.textContent !== before", arg=[told, before]
+                "([node, text]) => node.textContent !== text", arg=[caption, text]
             )
-            spent += time.perf_counter() - begun
-        return spent / 2
+            seconds += time.perf_counter() - start
+        return seconds / 2
 
     return measure
 
 
-def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
-    """A loop drawn around some of a million points, from letting go until they are counted."""
-    points = np.random.default_rng(0).normal(size=(POINTS, 2)).astype(np.float32)
-    colour = {
-        "colour": base64_array(np.zeros(POINTS, np.uint8)),
+def lasso(browser: Browser, folder: Path) -> Callable[[], float]:
+    """Return a measurement of the time from closing a lasso until its points are counted."""
+    points = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
+    colors = {
+        "colour": base64_array(np.zeros(NUM_POINTS, np.uint8)),
         "palette": ["#0072B2"],
         "groups": ["images"],
     }
-    plain = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
+    texts = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": "a million"}
+    data = {**point_data(points), **colors, **texts}
     path = folder / "map.html"
-    path.write_text(
-        static("latentmap", {**point_data(points), **colour, **plain}, {}, height=600, title="map")
-    )
+    path.write_text(static("latentmap", data, {}, height=600, title="map"), encoding="utf-8")
     page = browser.new_page()
     page.goto(path.resolve().as_uri())
     inner = page.frame_locator("iframe")
@@ -155,53 +158,57 @@ def lassoed(browser: Browser, folder: Path) -> Callable[[], float]:
         page.mouse.down()
         for right, up in ((0.2, 0), (0, 0.2)):
             page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         page.mouse.up()
-        inner.get_by_text(f"of {POINTS:,} selected").wait_for()
-        spent = time.perf_counter() - begun
+        inner.get_by_text(f"of {NUM_POINTS:,} selected").wait_for()
+        seconds = time.perf_counter() - start
         page.keyboard.press("Escape")
-        return spent
+        return seconds
 
     return measure
 
 
-def opened(folder: Path) -> float:
-    """`wb.open` of all runs in a process that has imported what it needs, the first time."""
-    code = "import time, workbench as wb, workbench.hosts.notebook.explorer\nbegun = time.perf_counter()\n"
-    code += f"wb.open({str(folder)!r})._repr_html_()\nprint(time.perf_counter() - begun)"
-    return float(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-    )
+def open_runs(folder: Path) -> float:
+    """Measure the first `wb.open` in a new process, without its imports."""
+    lines = [
+        "import time, workbench as wb, workbench.hosts.notebook.explorer",
+        "start = time.perf_counter()",
+        f"wb.open({str(folder)!r})._repr_html_()",
+        "print(time.perf_counter() - start)",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
-    """Measure, and print a line each."""
-    run, rows = Path(sys.argv[1]), []
+    """Measure, and print one line per measurement."""
+    run = Path(sys.argv[1])
+    rows = []  # name, limit in seconds, seconds
     with (
         tempfile.TemporaryDirectory(dir=run.parent.parent) as scratch,
         sync_playwright() as playwright,
     ):
         folder = Path(scratch) / "runs"
-        copies(run, folder)
+        copy_run(run, folder)
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        rows.append((f"wb.open of {COPIES} runs", 1.0, median(lambda: opened(folder), 3)))
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        rows.append((f"wb.open of {NUM_RUNS} runs", 1.0, median(lambda: open_runs(folder), 3)))
         with served(folder) as address:
-            rows.append(("first paint, first visit", 4.0, paint(browser, address)))
-            rows.append(("first paint, later visits", 4.0, median(lambda: paint(browser, address))))
+            rows.append(("first paint, first visit", 4.0, first_paint(browser, address)))
+            later_visits = median(lambda: first_paint(browser, address))
+            rows.append(("first paint, later visits", 4.0, later_visits))
             page = browser.new_page()
             page.goto(f"{address}/?run=run-000&tab=lens")
             page.locator(".wb-lens .told").wait_for(timeout=60_000)
-            rows.append((f"a filter of {COPIES} runs", 1.0, median(filtered(page))))
+            rows.append((f"filter of {NUM_RUNS} runs", 1.0, median(filter_runs(page))))
             page.locator(".wb-lens .panels canvas").first.click()
-            rows.append(("a slider's tick (lens)", 0.15, median(ticked(page))))
-        rows.append((f"a lasso on {POINTS:,} points", 1.0, median(lassoed(browser, Path(scratch)))))
+            rows.append(("slider step of a lens", 0.15, median(lens_step(page))))
+        lasso_seconds = median(lasso(browser, Path(scratch)))
+        rows.append((f"lasso on {NUM_POINTS:,} points", 1.0, lasso_seconds))
         browser.close()
-    print(f"{'':28} {'seconds':>8} {'bar':>6} {'share':>6}")
-    for name, bar, seconds in rows:
-        print(f"{name:28} {seconds:8.2f} {bar:6.2f} {seconds / bar:6.2f}")
+    print(f"{'':28} {'seconds':>8} {'limit':>6} {'fraction':>8}")
+    for name, limit, seconds in rows:
+        print(f"{name:28} {seconds:8.2f} {limit:6.2f} {seconds / limit:8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,52 +1,70 @@
-// On paper nothing can be unfolded or scrolled: open what is folded, and fit the figures to the sheet.
+// Printing: open folded parts and fit figures to the sheet, because paper neither unfolds nor scrolls.
 (() => {
-  const SHEET = 1040; // width of <main> on paper, in its own pixels: see report.css
+  const SHEET_WIDTH = 1040; // of <main> on paper, in CSS pixels; see report.css
   const figures = () => document.querySelectorAll(".js-plotly-plot");
   addEventListener("beforeprint", () => {
-    document.querySelectorAll("details:not([open])").forEach((d) => { d.open = true; d.dataset.folded = ""; });
-    figures().forEach((f) => { Plotly.relayout(f, { width: SHEET, autosize: false }); });
+    document.querySelectorAll("details:not([open])").forEach((details) => {
+      details.open = true;
+      details.dataset.folded = "";
+    });
+    figures().forEach((figure) => { Plotly.relayout(figure, { width: SHEET_WIDTH, autosize: false }); });
   });
   addEventListener("afterprint", () => {
-    document.querySelectorAll("details[data-folded]").forEach((d) => { d.open = false; delete d.dataset.folded; });
-    figures().forEach((f) => { Plotly.relayout(f, { width: null, autosize: true }); });
+    document.querySelectorAll("details[data-folded]").forEach((details) => {
+      details.open = false;
+      delete details.dataset.folded;
+    });
+    figures().forEach((figure) => { Plotly.relayout(figure, { width: null, autosize: true }); });
   });
 })();
-// One selection (brush.js) for figures and modules. A trace's `meta` says what its points are, image, code or run, and
-// its customdata which: a loop around some or a click on one selects them, and they are marked when others select them.
+
+// One selection (brush.js) for all figures and modules. The `meta` of a trace is the kind of its points (image, code or
+// run), and its `customdata` their ids. A lasso around points or a click on one selects them; points that are selected
+// elsewhere on the page are marked.
 (() => {
-  const first = (told) => (typeof told === "object" ? told?.[0] : told);
-  const everywhere = brush(document, {});
-  addEventListener("keydown", (event) => { if (event.key === "Escape") everywhere.say({}); });
-  document.querySelectorAll("figure[data-of]").forEach((place) => {
-    const figure = place.querySelector(".js-plotly-plot"), { say, hear } = brush(document, JSON.parse(place.dataset.of));
+  const idOf = (entry) => (typeof entry === "object" ? entry?.[0] : entry);
+
+  const linkFigure = (container) => {
+    const figure = container.querySelector(".js-plotly-plot");
     if (!figure?.data.some((trace) => trace.meta)) return;
-    let marking = 0; // what plotly tells of that itself is no news
-    const tell = (points) => {
-      const told = {};
-      for (const { data: { meta }, customdata } of points) if (meta) (told[meta] ??= new Set()).add(first(customdata));
-      const lists = Object.fromEntries(Object.entries(told).map(([kind, ids]) => [kind, [...ids]]));
-      say(lists);
-      return lists;
+    const { say, hear } = brush(document, JSON.parse(container.dataset.of));
+    let updates = 0; // running updates by `mark`, whose events are not the user's
+
+    const publish = (points) => {
+      const idsByKind = {};
+      for (const { data: { meta: kind }, customdata } of points) {
+        if (kind) (idsByKind[kind] ??= new Set()).add(idOf(customdata));
+      }
+      const selection = Object.fromEntries(Object.entries(idsByKind).map(([kind, ids]) => [kind, [...ids]]));
+      say(selection);
+      return selection;
     };
-    const mark = async (told) => {
+
+    const mark = async (selection) => {
       const traces = figure._fullData.filter((trace) => trace.meta && trace.type.startsWith("scatter"));
-      const selectedpoints = traces.map(({ meta, customdata }) => {
-        const wanted = new Set(told[meta]);
-        return wanted.size ? [...customdata.keys()].filter((i) => wanted.has(first(customdata[i]))) : null;
-      });
       if (!traces.length) return;
-      marking += 1;
+      const selectedpoints = traces.map(({ meta, customdata }) => {
+        const ids = new Set(selection[meta]);
+        return ids.size ? [...customdata.keys()].filter((i) => ids.has(idOf(customdata[i]))) : null;
+      });
+      updates += 1;
       await Plotly.update(figure, { selectedpoints }, { selections: [] }, traces.map((trace) => trace.index));
-      marking -= 1;
+      updates -= 1;
     };
+
+    const onSelection = (event) => {
+      if (updates) return;
+      if (event?.points.length) publish(event.points);
+      else mark(publish([]));
+    };
+
     hear(mark);
-    const chosen = (event) => {
-      if (marking) return;
-      if (event?.points.length) tell(event.points);
-      else mark(tell([]));
-    };
-    figure.on("plotly_selected", chosen);
-    figure.on("plotly_deselect", chosen);
-    figure.on("plotly_click", ({ points }) => { if (points[0].data.meta) mark(tell(points)); });
-  });
+    figure.on("plotly_selected", onSelection);
+    figure.on("plotly_deselect", onSelection);
+    figure.on("plotly_click", ({ points }) => { if (points[0].data.meta) mark(publish(points)); });
+  };
+
+  const page = brush(document, {});
+  addEventListener("keydown", (event) => { if (event.key === "Escape") page.say({}); });
+  document.querySelectorAll("figure[data-of]").forEach(linkFigure);
 })();
