@@ -24,15 +24,16 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+# `hosts.displays` registers how lenses, maps and codebooks are displayed in notebooks.
 _MODULES = {
     "Run": "workbench.storage.run",
     "Evidence": "workbench.storage.evidence",
     "analyses": "workbench.analysis",
     "budget": "workbench.hosts.notebook.shortcuts",
-    "codebook": "workbench.workspace.codebook",
+    "codebook": "workbench.hosts.displays",
     "compare": "workbench.hosts.notebook.shortcuts",
-    "latent_map": "workbench.workspace.latent_map",
-    "lens": "workbench.workspace.lens",
+    "latent_map": "workbench.hosts.displays",
+    "lens": "workbench.hosts.displays",
     "modes": "workbench.hosts.notebook.shortcuts",
     "open": "workbench.hosts.notebook.explorer",
     "report": "workbench.hosts.reports.report",
