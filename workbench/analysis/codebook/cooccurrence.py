@@ -145,7 +145,7 @@ class CodeCooccurrence(Result):
             title="pointwise mutual information, bits", range=[0, 1.25 * longest], row=1, col=2
         )
         figure.update_yaxes(
-            title="codes",
+            title="codes, most surprising first",
             type="category",
             automargin=True,
             range=[min(0, len(pairs) - MIN_BAR_SLOTS) - 0.5, len(pairs) - 0.5],

@@ -309,8 +309,8 @@ def _bits_per_image(
 
     A code of -1 marks an inactive token.
     """
-    left = np.full_like(codes, -1)
-    left[:, 1:] = np.where(row[1:] == row[:-1], codes[:, :-1], -1)
+    left_codes = np.full_like(codes, -1)
+    left_codes[:, 1:] = np.where(row[1:] == row[:-1], codes[:, :-1], -1)
     constant = np.zeros_like(codes)
     position = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
     active = np.nonzero(codes >= 0)
@@ -318,7 +318,7 @@ def _bits_per_image(
     token_fold = folds[image]
     tokens_per_image = np.bincount(image, minlength=len(codes))
     bits_per_image = []
-    for context in (constant, position, left):
+    for context in (constant, position, left_codes):
         bits = held_out_bits(codes[active], context[active], token_fold, size)
         cost = _with_best_constant(bits, token_fold)
         # An image without active tokens gives NaN, which the mean leaves out.

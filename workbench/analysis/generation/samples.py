@@ -36,7 +36,7 @@ class Samples(Result):
 
     @property
     def n(self) -> int:
-        """Number of samples."""
+        """Total number of samples."""
         return sum(self.counts.values())
 
     def figure(self) -> go.Figure:

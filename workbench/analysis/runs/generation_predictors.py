@@ -47,7 +47,7 @@ class DiagnosticCorrelation:
 
     @property
     def significant(self) -> bool:
-        """Whether the adjusted p-value is at most the significance level."""
+        """True if the adjusted p-value is at most the significance level."""
         return self.adjusted <= SIGNIFICANCE_LEVEL
 
     @property
@@ -77,7 +77,7 @@ class GenerationPredictors(Result):
 
     @property
     def n(self) -> int:
-        """Number of tokenizers."""
+        """Number of tokenizers with generators."""
         return len(self.distances)
 
     @property
@@ -125,8 +125,8 @@ class GenerationPredictors(Result):
         note = ""
         if best.expected not in ("unknown", best.better):
             note = "; papers expect the opposite"
-        others = ", ".join(c.diagnostic for c in self.significant[1:])
-        also = f" Also beyond chance: {others}." if others else ""
+        further = ", ".join(c.diagnostic for c in self.significant[1:])
+        also = f" Also beyond chance: {further}." if further else ""
         return (
             f"Choose tokenizers by {best.diagnostic}: {best.better} values go with better"
             f" generation ({correlation}, adjusted p = {best.adjusted:.2g}, {scope}{note}).{also}"

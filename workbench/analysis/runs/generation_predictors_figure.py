@@ -67,7 +67,7 @@ def _add_ranking(figure: go.Figure, result: GenerationPredictors) -> None:
     _add_correlations(figure, insignificant, "not beyond chance", "circle-open", GRAY)
     names = [c.diagnostic for c in correlations]
     figure.update_xaxes(
-        title=f"Spearman with {result.metric} (negative: more is better)",
+        title=f"Spearman with {result.metric} (< 0: more is better)",
         range=[-1.06, 1.06],
         row=1,
         col=1,

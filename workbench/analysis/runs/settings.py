@@ -28,7 +28,7 @@ class Setting:
 
     @property
     def differs(self) -> bool:
-        """Whether not all runs have the same value."""
+        """True if not all runs have the same value."""
         return len(set(self.values)) > 1
 
 
