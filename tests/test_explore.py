@@ -10,7 +10,7 @@ from workbench.collect import draw_samples, to_uint8
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.types import Tokens
 from workbench.explore import modes, samples, tokens
-from workbench.explore.image_grid import ImageGrid, captions, compared
+from workbench.explore.image_grid import ImageGrid, captions, compare_reconstructions
 from workbench.explore.loaded_run import LoadedRun
 from workbench.generators.samplers import sample_latents
 from workbench.storage.run import Run
@@ -68,14 +68,15 @@ def test_images_that_do_not_fit_their_names_raise():
 
 def test_compared_needs_no_model(trained):
     evidences = [Run(trained / name).evidence() for name in ("soft-4", "soft-2", "flow")]
-    frames = compared(evidences, [3, 1])
-    assert frames.stops == ("soft-4 · step 60", "soft-2 · step 60") and frames.rows == captions(
-        evidences[0], [3, 1]
-    )
-    np.testing.assert_array_equal(frames.shown[:, 1], evidences[1].reconstructions[[3, 1]])
+    frames = compare_reconstructions(evidences, [3, 1])
+    assert frames.axis_values == (
+        "soft-4 · step 60",
+        "soft-2 · step 60",
+    ) and frames.rows == captions(evidences[0], [3, 1])
+    np.testing.assert_array_equal(frames.images[:, 1], evidences[1].reconstructions[[3, 1]])
     assert "flow" in frames.note
     with pytest.raises(NotApplicable):
-        compared(evidences[::-1], [0])
+        compare_reconstructions(evidences[::-1], [0])
 
 
 # -- tokens --------------------------------------------------------------------------------------------------------
@@ -92,17 +93,17 @@ def test_budgets_decode_the_first_tokens(kind):
     told = model.encode(batch())
     active = torch.arange(count).expand(3, count) < 2
     np.testing.assert_array_equal(
-        frames.shown[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid))
+        frames.images[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid))
     )
-    np.testing.assert_array_equal(frames.shown[:, -1], seen(model, told))
-    assert frames.stops[:2] == ("1", "2") and frames.tokens[:, -1].tolist() == [count] * 3
+    np.testing.assert_array_equal(frames.images[:, -1], seen(model, told))
+    assert frames.axis_values[:2] == ("1", "2") and frames.tokens[:, -1].tolist() == [count] * 3
     assert "not trained on fewer" in frames.note
 
 
 def test_adaptive_tokenizers_encode_for_each_budget():
     model = made(KARL)
     frames = tokens.budgets(model, IMAGES, lengths=[1, 3])
-    np.testing.assert_array_equal(frames.shown[:, 0], seen(model, model.encode(batch(), budget=1)))
+    np.testing.assert_array_equal(frames.images[:, 0], seen(model, model.encode(batch(), budget=1)))
     assert frames.tokens.tolist() == [[1, 3]] * 3 and not frames.note
     with pytest.raises(UserError):
         tokens.budgets(model, IMAGES, lengths=[5])
@@ -110,7 +111,7 @@ def test_adaptive_tokenizers_encode_for_each_budget():
 
 def test_budgets_of_rounds_of_tokens():
     model = made(ALIT, rounds=2)
-    assert tokens.budgets(model, IMAGES).stops == ("2", "4")
+    assert tokens.budgets(model, IMAGES).axis_values == ("2", "4")
     with pytest.raises(UserError):
         tokens.budgets(model, IMAGES, lengths=[3])
 
@@ -121,8 +122,8 @@ def test_error_targets_choose_the_tokens(kind):
     frames = tokens.errors(model, IMAGES, targets=[0.02, 0.3])
     told = model.encode(batch(), error=0.3)
     np.testing.assert_array_equal(frames.active[:, 1], told.active.numpy())
-    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, told))
-    assert frames.stops == ("0.02", "0.3")
+    np.testing.assert_array_equal(frames.images[:, 1], seen(model, told))
+    assert frames.axis_values == ("0.02", "0.3")
     with pytest.raises(NotApplicable):
         tokens.errors(made(AE), IMAGES)
 
@@ -133,9 +134,9 @@ def test_dropped_tokens_are_not_decoded():
     np.testing.assert_array_equal(frames.reference, seen(model, told))
     left = torch.tensor([True, True, False, True]).expand(3, 4)
     np.testing.assert_array_equal(
-        frames.shown[:, 2], seen(model, Tokens(told.latents, active=left))
+        frames.images[:, 2], seen(model, Tokens(told.latents, active=left))
     )
-    assert frames.against == "all its tokens" and frames.stops == ("0", "1", "2", "3")
+    assert frames.reference_label == "all its tokens" and frames.axis_values == ("0", "1", "2", "3")
 
 
 def test_swapped_changes_one_token_per_column():
@@ -144,10 +145,10 @@ def test_swapped_changes_one_token_per_column():
     own, given = model.encode(batch()), model.encode(batch(donors.copy()))
     latents = own.latents.clone()
     latents[:, 1] = given.latents[:, 1]
-    np.testing.assert_array_equal(frames.shown[:, 1], seen(model, Tokens(latents)))
-    assert (frames.shown[0, 1] != frames.reference[0]).any()
+    np.testing.assert_array_equal(frames.images[:, 1], seen(model, Tokens(latents)))
+    assert (frames.images[0, 1] != frames.reference[0]).any()
     np.testing.assert_array_equal(
-        tokens.swapped(model, IMAGES, IMAGES).shown[:, 3], frames.reference
+        tokens.swapped(model, IMAGES, IMAGES).images[:, 3], frames.reference
     )
 
 
@@ -156,8 +157,8 @@ def test_recoded_with_the_same_code_changes_nothing():
     told = model.encode(batch(IMAGES[:1]))
     code = int(told.codes[0, 2])
     frames = tokens.recoded(model, IMAGES[:1], token=2, codes=[code, (code + 1) % 8])
-    np.testing.assert_array_equal(frames.shown[:, 0], frames.reference)
-    assert (frames.shown[:, 1] != frames.reference).any()
+    np.testing.assert_array_equal(frames.images[:, 0], frames.reference)
+    assert (frames.images[:, 1] != frames.reference).any()
     for wrong in ({"token": 4, "codes": [0]}, {"token": 0, "codes": [8]}):
         with pytest.raises(UserError):
             tokens.recoded(model, IMAGES, **wrong)
@@ -169,9 +170,9 @@ def test_reconstructions_of_every_checkpoint(trained):
     run = Run(trained / "soft-4")
     images = np.asarray(run.evidence().images[:2])
     frames = tokens.checkpoints(run, images)
-    assert frames.stops == ("30", "60") and (frames.shown[:, 0] != frames.shown[:, 1]).any()
+    assert frames.axis_values == ("30", "60") and (frames.images[:, 0] != frames.images[:, 1]).any()
     model = run.load(30)
-    np.testing.assert_array_equal(frames.shown[:, 0], seen(model, model.encode(batch(images))))
+    np.testing.assert_array_equal(frames.images[:, 0], seen(model, model.encode(batch(images))))
 
 
 # -- modes ---------------------------------------------------------------------------------------------------------
@@ -187,12 +188,12 @@ def test_means_of_modes():
 
 def test_walk_decodes_both_ends_and_the_middle():
     model, latents = made(AE), np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
-    frames = modes.walk(model, latents[:1], latents[1:], stops=3)
+    frames = modes.walk(model, latents[:1], latents[1:], num_columns=3)
     for stop, expected in enumerate([latents[0], latents.mean(axis=0), latents[1]]):
-        np.testing.assert_array_equal(frames.shown[:, stop], modes.decode(model, expected[None]))
-    assert frames.stops == ("0.00", "0.50", "1.00")
+        np.testing.assert_array_equal(frames.images[:, stop], modes.decode(model, expected[None]))
+    assert frames.axis_values == ("0.00", "0.50", "1.00")
     with pytest.raises(UserError):
-        modes.walk(model, latents[:1], latents[1:], stops=1)
+        modes.walk(model, latents[:1], latents[1:], num_columns=1)
 
 
 # -- samples -------------------------------------------------------------------------------------------------------
@@ -208,8 +209,8 @@ def test_guidance_scales_share_the_noise(flow):
     model, tokenizer = flow
     frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
     expected = draw_samples(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
-    np.testing.assert_array_equal(frames.shown[:, 1], expected)
-    assert frames.rows == ("class 0", "class 3") and frames.against == "guidance: 1"
+    np.testing.assert_array_equal(frames.images[:, 1], expected)
+    assert frames.rows == ("class 0", "class 3") and frames.reference_label == "guidance: 1"
 
 
 def test_an_empty_guidance_interval_is_conditional(flow):
@@ -217,25 +218,25 @@ def test_an_empty_guidance_interval_is_conditional(flow):
     frames = samples.intervals(
         model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4
     )
-    np.testing.assert_array_equal(frames.shown[1, 1], frames.shown[1, 0])
-    assert (frames.shown[0, 1] != frames.shown[0, 0]).any() and frames.rows[0] == "times 0 to 1"
+    np.testing.assert_array_equal(frames.images[1, 1], frames.images[1, 0])
+    assert (frames.images[0, 1] != frames.images[0, 0]).any() and frames.rows[0] == "times 0 to 1"
 
 
 def test_trajectory_ends_at_the_sample(flow):
     model, tokenizer = flow
     frames = samples.trajectory(model, tokenizer, [2], steps=5, scale=2, seed=1)
     end = sample_latents(model, torch.tensor([2]), steps=5, solver="euler", guidance=2, seed=1)
-    np.testing.assert_array_equal(frames.shown[:, -1], seen(tokenizer, Tokens(end)))
+    np.testing.assert_array_equal(frames.images[:, -1], seen(tokenizer, Tokens(end)))
     # On the linear path Euler's last step goes where the velocity points to.
-    np.testing.assert_array_equal(frames.shown[:, -2], frames.shown[:, -1])
-    assert frames.stops == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
+    np.testing.assert_array_equal(frames.images[:, -2], frames.images[:, -1])
+    assert frames.axis_values == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
 
 
 def test_checkpoints_share_the_noise(trained, flow):
     frames = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
     expected = draw_samples(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
-    np.testing.assert_array_equal(frames.shown[:, -1], expected)
-    assert frames.stops == ("30", "60") and (frames.shown[:, 0] != frames.shown[:, 1]).any()
+    np.testing.assert_array_equal(frames.images[:, -1], expected)
+    assert frames.axis_values == ("30", "60") and (frames.images[:, 0] != frames.images[:, 1]).any()
 
 
 # -- by name -------------------------------------------------------------------------------------------------------
@@ -246,30 +247,30 @@ def test_every_axis_has_images(trained):
         subject = LoadedRun.load(Run(trained / name))
         assert known in subject.axes
         for axis in subject.axes:
-            frames = subject.frames(axis, [0, 1])
-            assert frames.shown.dtype == np.uint8 and len(frames.rows) == len(frames.shown)
+            frames = subject.explore(axis, [0, 1])
+            assert frames.images.dtype == np.uint8 and len(frames.rows) == len(frames.images)
     assert "code" not in LoadedRun.load(Run(trained / "plain")).axes
     with pytest.raises(UserError):
-        LoadedRun.load(Run(trained / "soft-4")).frames("tokns", [0])
+        LoadedRun.load(Run(trained / "soft-4")).explore("tokns", [0])
 
 
 def test_walks_from_a_mode_to_every_other(trained):
     subject = LoadedRun.load(Run(trained / "plain"))
-    first, third = subject.frames("modes", []), subject.frames("modes", [], mode=2)
+    first, third = subject.explore("modes", []), subject.explore("modes", [], mode=2)
     told = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
     sizes = [told[0][0], *(end for _, end in told)]
     assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(subject.evidence.images)
     assert third.rows[0].startswith("mode 2 (") and " to 0 (" in third.rows[0]
     for frames in (first, third):  # all begin at one mean
-        assert (frames.shown[:, 0] == frames.shown[0, 0]).all()
-    np.testing.assert_array_equal(first.shown[1, -1], third.shown[0, 0])
-    np.testing.assert_array_equal(third.shown[0, -1], first.shown[0, 0])
+        assert (frames.images[:, 0] == frames.images[0, 0]).all()
+    np.testing.assert_array_equal(first.images[1, -1], third.images[0, 0])
+    np.testing.assert_array_equal(third.images[0, -1], first.images[0, 0])
     with pytest.raises(UserError):
-        subject.frames("modes", [], mode=8)
+        subject.explore("modes", [], mode=8)
 
 
 def test_code_axis_has_the_most_frequent_codes(trained):
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)[:, 1]
-    frames = LoadedRun.load(Run(trained / "soft-4")).frames("code", [0], token=1)
-    counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.stops]]
+    frames = LoadedRun.load(Run(trained / "soft-4")).explore("code", [0], token=1)
+    counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.axis_values]]
     assert counts[0] == np.bincount(codes).max() and (np.diff(counts) <= 0).all()

@@ -297,7 +297,7 @@ def test_a_third_generator_is_explored(gaussian_run):
     loaded = LoadedRun.load(gaussian_run, modules=MODULES)
     assert loaded.axes == ("guidance", "step")
     for axis in loaded.axes:
-        assert loaded.frames(axis, [0, 1]).shown.shape[2:] == (8, 8, 1)
+        assert loaded.explore(axis, [0, 1]).images.shape[2:] == (8, 8, 1)
     model, tokenizer = gaussian_run.load(modules=MODULES), samples.tokenizer_of(gaussian_run)
     with pytest.raises(NotApplicable) as error:
         samples.trajectory(model, tokenizer, [0])

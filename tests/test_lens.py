@@ -44,7 +44,7 @@ def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
     psnr = peak_signal_noise_ratio(
         np.asarray(evidence.images[0]), np.asarray(evidence.reconstructions[0])
     )
-    assert lens.table["psnr"][lens.image_grid.stops.index("4")] == pytest.approx(psnr)
+    assert lens.table["psnr"][lens.image_grid.axis_values.index("4")] == pytest.approx(psnr)
 
 
 def test_the_code_of_a_lens_makes_the_same_pictures(trained):
@@ -63,7 +63,7 @@ def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_
         shutil.copytree(trained / name / "evidence", tmp_path / name / "evidence")
         shutil.copy(trained / name / "config.json", tmp_path / name)
     lens = wb.lens(tmp_path / "soft-4", tmp_path / "soft-2")
-    assert lens.axes == ("run",) and lens.image_grid.stops == (
+    assert lens.axes == ("run",) and lens.image_grid.axis_values == (
         "soft-4 · step 60",
         "soft-2 · step 60",
     )
@@ -76,13 +76,13 @@ def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
     )
     (other,), (told,) = lens.compared_grids, lens.data()["beside"]
     assert (
-        lens.image_grid.stops == ("1", "2", "4")
-        and other.stops == ("1", "2")
+        lens.image_grid.axis_values == ("1", "2", "4")
+        and other.axis_values == ("1", "2")
         and told["at"] == [0, 1, 1]
     )
     for frames, name in ((lens.image_grid, "soft-4"), (other, "soft-2")):
         np.testing.assert_array_equal(
-            frames.shown[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]]
+            frames.images[:, -1], Run(trained / name).evidence().reconstructions[[5, 3]]
         )
     assert (
         wb.lens(trained / "soft-4", trained / "soft-2", over="token dropped").compared_grids == []
@@ -151,7 +151,7 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
 def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
     lens = wb.lens(trained / "flow", over="interval", label=2)
     subject = LoadedRun.load(Run(trained / "flow"))
-    np.testing.assert_array_equal(lens.image_grid.shown, subject.frames("interval", [2]).shown)
+    np.testing.assert_array_equal(lens.image_grid.images, subject.explore("interval", [2]).images)
     view = LensView(lens)
     assert (
         view.widgets["label"] in view.row.children and view.widgets["show"] not in view.row.children
@@ -336,7 +336,7 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
         page.mouse.move(box["x"] + box["width"] * 3.5 / 8, box["y"] + box["height"] * 2.5 / 8)
         original, decoded = (
             lens.image_grid.reference[2, 2, 3, 0],
-            lens.image_grid.shown[2, 1, 2, 3, 0],
+            lens.image_grid.images[2, 1, 2, 3, 0],
         )
         said = f"pixel 3, 2: original {original}, here {decoded}, difference {abs(int(original) - decoded) / 255:.3f}"
         assert inner.locator(".probe").text_content() == said

@@ -17,7 +17,7 @@ ENCODE_BATCH = 256  # images per batch
 MAX_ARRAY_BYTES = 2**26  # of an array that is only for a closer look
 
 
-def load_images(run: Run, split: str = "test", most: int | None = None) -> ImageSet:
+def load_images(run: Run, split: str = "test", max_images: int | None = None) -> ImageSet:
     """Load the images of a tokenizer's run.
 
     Parameters
@@ -26,7 +26,7 @@ def load_images(run: Run, split: str = "test", most: int | None = None) -> Image
         The run of a tokenizer.
     split : {"test", "train"}
         Held-out or training images.
-    most : int, optional
+    max_images : int, optional
         Load at most this many images.
 
     Raises
@@ -42,9 +42,9 @@ def load_images(run: Run, split: str = "test", most: int | None = None) -> Image
     source = data.source
     if split == "train" and source.startswith("stream:"):
         raise UserError(f"{source} can only be read in order; use images that can be indexed.")
-    limit = min((n for n in (most, data.limit) if n is not None), default=None)
+    limit = min((n for n in (max_images, data.limit) if n is not None), default=None)
     images = load(source, split=split, side=data.side, channels=data.channels, limit=limit)
-    if split == "train" and most is None and images.fingerprint != data.fingerprint:
+    if split == "train" and max_images is None and images.fingerprint != data.fingerprint:
         raise RunError(
             f"The images in {source} have changed since {run.folder} was trained on them; train a"
             " new run."

@@ -81,7 +81,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
     noise.
     """
     if run.tokenizer is None:
-        images = load_images(run, most=count).images()
+        images = load_images(run, max_images=count).images()
         return torch.no_grad()(lambda model: _reconstruct(run, model, images))
     tokenizer = load_source_tokenizer(run)
     labels = torch.arange(count) % run.config.settings["classes"]

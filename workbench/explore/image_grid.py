@@ -20,37 +20,37 @@ class ImageGrid:
     ----------
     axis : str
         The quantity that changes from column to column: tokens, step, guidance, ...
-    stops : tuple of str
+    axis_values : tuple of str
         Its value in each of m columns.
     rows : tuple of str
         The names of n rows.
     reference : ndarray of uint8, shape (n, h, w, c)
         The image that each row is compared with.
-    shown : ndarray of uint8, shape (n, m, h, w, c)
+    images : ndarray of uint8, shape (n, m, h, w, c)
         The images.
     active : ndarray of bool, shape (n, m, n_tokens), optional
         The tokens that the decoder reads.
-    against : str
+    reference_label : str
         The name of the reference.
     note : str
         Remarks that a reader needs.
     """
 
     axis: str
-    stops: tuple[str, ...]
+    axis_values: tuple[str, ...]
     rows: tuple[str, ...]
     reference: np.ndarray = field(repr=False)
-    shown: np.ndarray = field(repr=False)
+    images: np.ndarray = field(repr=False)
     active: np.ndarray | None = field(default=None, repr=False)
-    against: str = "original"
+    reference_label: str = "original"
     note: str = ""
 
     def __post_init__(self) -> None:
-        n, m = len(self.rows), len(self.stops)
-        if self.shown.shape[:2] != (n, m) or self.reference.shape != (n, *self.shown.shape[2:]):
+        n, m = len(self.rows), len(self.axis_values)
+        if self.images.shape[:2] != (n, m) or self.reference.shape != (n, *self.images.shape[2:]):
             raise UserError(
                 f"{n} rows and {m} columns need {n} x {m} images and {n} references, got shapes"
-                f" {self.shown.shape} and {self.reference.shape}."
+                f" {self.images.shape} and {self.reference.shape}."
             )
 
     @property
@@ -81,13 +81,13 @@ class ImageGrid:
         ndarray of float64, shape (h, w)
             The mean over channels, pixels in [0, 1].
         """
-        return np.abs(self.shown[row, stop] / 255 - self.reference[row] / 255).mean(axis=2)
+        return np.abs(self.images[row, stop] / 255 - self.reference[row] / 255).mean(axis=2)
 
     def table(self) -> pd.DataFrame:
         """Return one row per image: row, column, mean absolute error, PSNR in dB and tokens."""
         columns = {
-            "row": np.repeat(self.rows, len(self.stops)),
-            self.axis: np.tile(self.stops, len(self.rows)),
+            "row": np.repeat(self.rows, len(self.axis_values)),
+            self.axis: np.tile(self.axis_values, len(self.rows)),
             "l1": self.error.ravel(),
             "psnr": self.psnr.ravel(),
         }
@@ -97,17 +97,17 @@ class ImageGrid:
 
     @property
     def _difference(self) -> np.ndarray:
-        return self.shown / 255 - self.reference[:, None] / 255
+        return self.images / 255 - self.reference[:, None] / 255
 
 
-def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
+def compare_reconstructions(evidences: Sequence[Evidence], indices: Sequence[int]) -> ImageGrid:
     """Compare the reconstructions of the same images by several runs; no model is needed.
 
     Parameters
     ----------
     evidences : sequence of Evidence
         Evidence of the runs, one per column. Runs on other images than the first are left out.
-    places : sequence of int
+    indices : sequence of int
         Indices of the images, one per row.
 
     Raises
@@ -118,32 +118,32 @@ def compared(evidences: Sequence[Evidence], places: Sequence[int]) -> ImageGrid:
     first = evidences[0]
     if first.images is None or first.reconstructions is None:
         raise NotApplicable(f"A lens needs images and reconstructions; {first.run_name} has none.")
-    indices = list(places)
-    columns, stops, excluded = [], [], []
+    indices = list(indices)
+    columns, axis_values, excluded = [], [], []
     for evidence in evidences:
         if evidence.reconstructions is None or not _same_images(evidence, first):
             excluded.append(evidence.run_name)
             continue
         columns.append(evidence.reconstructions[indices])
-        stops.append(f"{evidence.run_name} · step {evidence.step:,}")
+        axis_values.append(f"{evidence.run_name} · step {evidence.step:,}")
     note = f"Excluded (evidence of other images): {', '.join(excluded)}." if excluded else ""
     return ImageGrid(
         axis="run",
-        stops=tuple(stops),
+        axis_values=tuple(axis_values),
         rows=captions(first, indices),
         reference=np.asarray(first.images[indices]),
-        shown=np.stack(columns, axis=1),
+        images=np.stack(columns, axis=1),
         note=note,
     )
 
 
-def captions(evidence: Evidence, places: Sequence[int]) -> tuple[str, ...]:
+def captions(evidence: Evidence, indices: Sequence[int]) -> tuple[str, ...]:
     """Return the captions of images of the evidence: index and, if labeled, class."""
     if evidence.labels is None:
-        return tuple(f"#{index}" for index in places)
+        return tuple(f"#{index}" for index in indices)
     labels, names = np.asarray(evidence.labels), evidence.names
     texts = []
-    for index in places:
+    for index in indices:
         label = int(labels[index])
         name = names[label] if label < len(names) else str(label)
         texts.append(f"#{index} · {name}")
@@ -155,9 +155,9 @@ def classes(run: Run) -> tuple[str, ...]:
     if run.tokenizer is None:
         return ()
     data = run.tokenizer.config.data
-    known = () if data is None else data.names
+    class_names = () if data is None else data.names
     count = run.config.settings["classes"]
-    names = [known[i] if i < len(known) else f"class {i}" for i in range(count)]
+    names = [class_names[i] if i < len(class_names) else f"class {i}" for i in range(count)]
     return tuple(
         name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)
     )

@@ -62,8 +62,8 @@ class LoadedRun(ABC):
     def axes(self) -> tuple[str, ...]:
         """The names of the axes, the most informative first."""
 
-    def frames(
-        self, axis: str, chosen: Sequence[int], *, token: int = 0, mode: int = 0, seed: int = 0
+    def explore(
+        self, axis: str, indices: Sequence[int], *, token: int = 0, mode: int = 0, seed: int = 0
     ) -> ImageGrid:
         """Decode images along an axis.
 
@@ -71,7 +71,7 @@ class LoadedRun(ABC):
         ----------
         axis : str
             One of `axes`.
-        chosen : sequence of int
+        indices : sequence of int
             Indices of images in the evidence, for a tokenizer; labels, for a generator.
         token : int
             Index of the token of the axis "code".
@@ -87,11 +87,11 @@ class LoadedRun(ABC):
         """
         if axis not in self.axes:
             raise unknown(f"axis of {self.run.name}", axis, self.axes)
-        return self._explore(axis, list(chosen), token=token, mode=mode, seed=seed)
+        return self._explore(axis, list(indices), token=token, mode=mode, seed=seed)
 
     @abstractmethod
     def _explore(
-        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+        self, axis: str, indices: list[int], *, token: int, mode: int, seed: int
     ) -> ImageGrid:
         """Decode images along an axis that exists."""
 
@@ -114,15 +114,15 @@ class LoadedTokenizer(LoadedRun):
         return (*names, "modes", "step")
 
     def _explore(
-        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+        self, axis: str, indices: list[int], *, token: int, mode: int, seed: int
     ) -> ImageGrid:
         if axis == "modes":
             return self._walk_from_mode(mode)
         evidence = self.evidence
         if evidence.images is None:
             raise NotApplicable(f"Exploring needs images; {self.run.name} has none. Collect them.")
-        rows = captions(evidence, chosen)
-        images = np.asarray(evidence.images[chosen])
+        rows = captions(evidence, indices)
+        images = np.asarray(evidence.images[indices])
         if axis == "tokens":
             return tokens.budgets(self.model, images, rows=rows)
         if axis == "error":
@@ -179,18 +179,20 @@ class LoadedGenerator(LoadedRun):
         return self.model.axes
 
     def _explore(
-        self, axis: str, chosen: list[int], *, token: int, mode: int, seed: int
+        self, axis: str, indices: list[int], *, token: int, mode: int, seed: int
     ) -> ImageGrid:
         names = classes(self.run)
-        rows = tuple(names[label] for label in chosen)
+        rows = tuple(names[label] for label in indices)
         if axis == "step":
-            return samples.checkpoints(self.run, chosen, seed=seed, rows=rows, modules=self.modules)
+            return samples.checkpoints(
+                self.run, indices, seed=seed, rows=rows, modules=self.modules
+            )
         tokenizer = self._tokenizer
         if axis == "interval":
-            return samples.intervals(self.model, tokenizer, chosen[0], seed=seed, name=rows[0])
+            return samples.intervals(self.model, tokenizer, indices[0], seed=seed, name=rows[0])
         if axis == "time":
-            return samples.trajectory(self.model, tokenizer, chosen, seed=seed, rows=rows)
-        return samples.guidance(self.model, tokenizer, chosen, seed=seed, rows=rows)
+            return samples.trajectory(self.model, tokenizer, indices, seed=seed, rows=rows)
+        return samples.guidance(self.model, tokenizer, indices, seed=seed, rows=rows)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -52,7 +52,7 @@ def walk(
     starts: np.ndarray,
     ends: np.ndarray,
     *,
-    stops: int = 9,
+    num_columns: int = 9,
     grid: tuple[int, int] | None = None,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
@@ -64,7 +64,7 @@ def walk(
         The tokenizer.
     starts, ends : ndarray of float, shape (n, n_tokens, dim)
         The ends of the lines, one line per row. The starts are the reference.
-    stops : int
+    num_columns : int
         Columns, at least 2.
     grid : (int, int), optional
         Rows and columns of the tokens.
@@ -76,18 +76,18 @@ def walk(
     UserError
         If there are fewer than 2 columns.
     """
-    if stops < 2:
-        raise UserError(f"stops must be at least 2 (both ends), got {stops}.")
-    fractions = np.linspace(0, 1, stops, dtype=np.float32)
+    if num_columns < 2:
+        raise UserError(f"num_columns must be at least 2 (both ends), got {num_columns}.")
+    fractions = np.linspace(0, 1, num_columns, dtype=np.float32)
     lines = starts[:, None] + fractions[:, None, None] * (ends - starts)[:, None]
-    images = np.stack([decode(model, lines[:, j], grid=grid) for j in range(stops)], axis=1)
+    images = np.stack([decode(model, lines[:, j], grid=grid) for j in range(num_columns)], axis=1)
     return ImageGrid(
         axis="share of the way",
-        stops=tuple(f"{fraction:.2f}" for fraction in fractions),
+        axis_values=tuple(f"{fraction:.2f}" for fraction in fractions),
         rows=tuple(rows) or tuple(f"#{row}" for row in range(len(starts))),
         reference=images[:, 0],
-        shown=images,
-        against="start",
+        images=images,
+        reference_label="start",
     )
 
 

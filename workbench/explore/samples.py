@@ -60,14 +60,14 @@ def guidance(
         for scale in track(scales)
     ]
     images = np.stack(columns, axis=1)
-    stops = tuple(f"{scale:g}" for scale in scales)
+    axis_values = tuple(f"{scale:g}" for scale in scales)
     return ImageGrid(
         axis="guidance",
-        stops=stops,
+        axis_values=axis_values,
         rows=_row_names(rows, labels),
         reference=images[:, 0],
-        shown=images,
-        against=f"guidance: {stops[0]}",
+        images=images,
+        reference_label=f"guidance: {axis_values[0]}",
     )
 
 
@@ -122,14 +122,14 @@ def intervals(
         ]
         grid_rows.append(np.concatenate(samples))
     images = np.stack(grid_rows)
-    stops = tuple(f"{scale:g}" for scale in scales)
+    axis_values = tuple(f"{scale:g}" for scale in scales)
     return ImageGrid(
         axis="guidance",
-        stops=stops,
+        axis_values=axis_values,
         rows=tuple(f"times {low:g} to {high:g}" for low, high in within),
         reference=images[:, 0],
-        shown=images,
-        against=f"guidance: {stops[0]}",
+        images=images,
+        reference_label=f"guidance: {axis_values[0]}",
         note=f"One class, {name or label}, and one noise.",
     )
 
@@ -176,11 +176,11 @@ def trajectory(
     images = np.stack(columns, axis=1)
     return ImageGrid(
         axis="time",
-        stops=tuple(f"{time:.2f}" for time, _ in points),
+        axis_values=tuple(f"{time:.2f}" for time, _ in points),
         rows=_row_names(rows, labels),
         reference=images[:, -1],
-        shown=images,
-        against="the sample",
+        images=images,
+        reference_label="the sample",
     )
 
 
@@ -233,14 +233,14 @@ def checkpoints(
         for step in track(checkpoint_steps)
     ]
     images = np.stack(columns, axis=1)
-    stops = tuple(f"{step:,}" for step in checkpoint_steps)
+    axis_values = tuple(f"{step:,}" for step in checkpoint_steps)
     return ImageGrid(
         axis="step",
-        stops=stops,
+        axis_values=axis_values,
         rows=_row_names(rows, labels),
         reference=images[:, -1],
-        shown=images,
-        against=f"step: {stops[-1]}",
+        images=images,
+        reference_label=f"step: {axis_values[-1]}",
     )
 
 

@@ -128,7 +128,7 @@ def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -
         active = every_active.clone()
         active[:, index] = False
         columns[f"{index}"] = replace(tokens, active=active)
-    return _decode_columns(model, images, "token dropped", columns, rows, against=tokens)
+    return _decode_columns(model, images, "token dropped", columns, rows, reference_tokens=tokens)
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def swapped(
             _swap_column(tokens.active, donor_tokens.active, index),
             tokens.grid,
         )
-    return _decode_columns(model, images, "token swapped", columns, rows, against=tokens)
+    return _decode_columns(model, images, "token swapped", columns, rows, reference_tokens=tokens)
 
 
 @torch.no_grad()
@@ -216,7 +216,9 @@ def recoded(
             active = tokens.active.clone()
             active[:, token] = True
         columns[f"{code}"] = Tokens(latents, new_codes, active, tokens.grid)
-    return _decode_columns(model, images, f"code of token {token}", columns, rows, against=tokens)
+    return _decode_columns(
+        model, images, f"code of token {token}", columns, rows, reference_tokens=tokens
+    )
 
 
 @torch.no_grad()
@@ -251,10 +253,10 @@ def checkpoints(
         columns.append(to_uint8(model.decode(model.encode(_to_batch(model, images)))))
     return ImageGrid(
         axis="step",
-        stops=tuple(f"{step:,}" for step in checkpoint_steps),
+        axis_values=tuple(f"{step:,}" for step in checkpoint_steps),
         rows=_row_names(rows, len(images)),
         reference=np.asarray(images),
-        shown=np.stack(columns, axis=1),
+        images=np.stack(columns, axis=1),
     )
 
 
@@ -272,21 +274,23 @@ def _decode_columns(
     columns: dict[str, Tokens],
     rows: Sequence[str],
     *,
-    against: Tokens | None = None,
+    reference_tokens: Tokens | None = None,
     note: str = "",
 ) -> ImageGrid:
-    """Decode the tokens of each column; the reference is `against` decoded, or the images."""
+    """Decode the tokens of each column; the reference is `reference_tokens`, or the images."""
     decoded = [to_uint8(model.decode(tokens)) for tokens in track(columns.values())]
     active = torch.stack([_active_or_all(tokens) for tokens in columns.values()], dim=1)
-    reference = np.asarray(images) if against is None else to_uint8(model.decode(against))
+    reference = (
+        np.asarray(images) if reference_tokens is None else to_uint8(model.decode(reference_tokens))
+    )
     return ImageGrid(
         axis=axis,
-        stops=tuple(columns),
+        axis_values=tuple(columns),
         rows=_row_names(rows, len(images)),
         reference=reference,
-        shown=np.stack(decoded, axis=1),
+        images=np.stack(decoded, axis=1),
         active=active.cpu().numpy(),
-        against="original" if against is None else "all its tokens",
+        reference_label="original" if reference_tokens is None else "all its tokens",
         note=note,
     )
 

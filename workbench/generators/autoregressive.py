@@ -189,7 +189,10 @@ class AR(Generator):
         self._check_codes(codes)
         rows = self._run_blocks(self._generation_rows(codes[:, :-1], labels))[:, 1:]
         blocks = rows.chunk(self.config.num_codebooks, 1)
-        return torch.cat([self._logits(block, book) for book, block in enumerate(blocks)], dim=1)
+        return torch.cat(
+            [self._logits(block, codebook_index) for codebook_index, block in enumerate(blocks)],
+            dim=1,
+        )
 
     @torch.no_grad()
     def classify(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b classes"]:
@@ -303,8 +306,8 @@ class AR(Generator):
         rows = self._generation_rows(codes.new_zeros(len(conditions), 0), conditions)
         for position in range(self.config.num_tokens):
             last = self._run_blocks(rows, caches)[:, -1:]
-            book = position * self.config.num_codebooks // self.config.num_tokens
-            logits = self._logits(last, book)[:, 0]
+            codebook_index = position * self.config.num_codebooks // self.config.num_tokens
+            logits = self._logits(last, codebook_index)[:, 0]
             if is_guided:
                 conditional, null = logits.chunk(2)
                 logits = null + guidance * (conditional - null)
@@ -339,13 +342,14 @@ class AR(Generator):
     ) -> Float[Tensor, "b t width"]:
         """Embed [GENERATE, class, codes]."""
         marker = torch.full_like(labels, self.config.classes + 1)
-        words = self.words(torch.stack([marker, labels], dim=1))
-        return torch.cat([words + self.places[:2], self._code_rows(codes)], dim=1)
+        prompt = self.words(torch.stack([marker, labels], dim=1)) + self.places[:2]
+        return torch.cat([prompt, self._code_rows(codes)], dim=1)
 
     def _understanding_rows(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b t width"]:
         """Embed [UNDERSTAND, codes]; each code has the position that it has in generation."""
-        words = self.words(codes.new_full((len(codes), 1), self.config.classes + 2))
-        return torch.cat([words + self.places[:1], self._code_rows(codes)], dim=1)
+        marker = codes.new_full((len(codes), 1), self.config.classes + 2)
+        prompt = self.words(marker) + self.places[:1]
+        return torch.cat([prompt, self._code_rows(codes)], dim=1)
 
     def _code_rows(self, codes: Int[Tensor, "b m"], start: int = 0) -> Float[Tensor, "b t width"]:
         """Embed the codes from position `start` on."""
@@ -362,11 +366,11 @@ class AR(Generator):
         return self.norm(rows)
 
     def _output_layer(
-        self, rows: Float[Tensor, "b t width"], book: int
+        self, rows: Float[Tensor, "b t width"], codebook_index: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return queries (b, t, e), weights (K, e) and, for a free head, biases (K,)."""
         size = self.config.codebook_size
-        own_rows = slice(book * size, (book + 1) * size)
+        own_rows = slice(codebook_index * size, (codebook_index + 1) * size)
         if self.config.head == "free":
             return rows, self.to_codes.weight[own_rows], self.to_codes.bias[own_rows]
         queries = self.to_codes(rows)
@@ -376,8 +380,10 @@ class AR(Generator):
             queries = queries * self.scale / weight.shape[1] ** 0.5
         return queries, weight, None
 
-    def _logits(self, rows: Float[Tensor, "b t width"], book: int) -> Float[Tensor, "b t k"]:
-        return F.linear(*self._output_layer(rows, book))
+    def _logits(
+        self, rows: Float[Tensor, "b t width"], codebook_index: int
+    ) -> Float[Tensor, "b t k"]:
+        return F.linear(*self._output_layer(rows, codebook_index))
 
     def _cross_entropy(
         self, rows: Float[Tensor, "b n width"], codes: Int[Tensor, "b n"]
@@ -387,10 +393,10 @@ class AR(Generator):
         row_blocks = rows.chunk(num_codebooks, dim=1)
         code_blocks = codes.chunk(num_codebooks, dim=1)
         losses = []
-        for book in range(num_codebooks):
-            queries, weight, bias = self._output_layer(row_blocks[book], book)
+        for codebook_index in range(num_codebooks):
+            queries, weight, bias = self._output_layer(row_blocks[codebook_index], codebook_index)
             flat_queries = rearrange(queries, "b n e -> (b n) e")
-            targets = rearrange(code_blocks[book], "b n -> (b n)").long()
+            targets = rearrange(code_blocks[codebook_index], "b n -> (b n)").long()
             loss = chunked_cross_entropy(flat_queries, weight, targets, bias=bias, chunk=chunk)
             losses.append(loss)
         return torch.stack(losses).mean()  # the blocks are equally long

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.images.reconstruction import pixel_errors
 from workbench.core.errors import RunError, UserError, unknown
-from workbench.explore.image_grid import ImageGrid, classes, compared
+from workbench.explore.image_grid import ImageGrid, classes, compare_reconstructions
 from workbench.storage.run import Run
 from workbench.workspace import display
 from workbench.workspace.image_selection import require_images
@@ -233,11 +233,11 @@ class Lens:
     @property
     def position(self) -> tuple[int, int]:
         """The selected row and stop, within the image grid."""
-        num_rows, num_stops = self.image_grid.shown.shape[:2]
+        num_rows, num_stops = self.image_grid.images.shape[:2]
         stop = self.state.stop
         if stop < 0:
             # If the last step is the reference, the last stop equals it and shows nothing.
-            is_reference = self.image_grid.against.startswith("step")
+            is_reference = self.image_grid.reference_label.startswith("step")
             is_growing = self.state.over in GROWING_AXES and not is_reference
             stop = num_stops - 1 if is_growing else 0
         return min(self.state.row, num_rows - 1), min(stop, num_stops - 1)
@@ -256,7 +256,7 @@ class Lens:
         grid = self.image_grid
         return {
             "reference": grid.reference[row],
-            "shown": grid.shown[row, stop],
+            "shown": grid.images[row, stop],
             "difference": grid.error_map(row, stop),
         }
 
@@ -265,7 +265,7 @@ class Lens:
         """The names of the selected row and stop."""
         row, stop = self.position
         grid = self.image_grid
-        return {"row": grid.rows[row], grid.axis: grid.stops[stop]}
+        return {"row": grid.rows[row], grid.axis: grid.axis_values[stop]}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -363,9 +363,9 @@ class Lens:
         if model is None:
             evidences = [self.runs[0].evidence(state.step)]
             evidences += [run.evidence() for run in self.runs[1:]]
-            return compared(evidences, self._row_indices(state))
+            return compare_reconstructions(evidences, self._row_indices(state))
         rows = self._row_indices(state) if self.runs[0].tokenizer is None else self._labels(state)
-        return model.frames(state.over, rows, token=state.token, mode=state.mode, seed=state.seed)
+        return model.explore(state.over, rows, token=state.token, mode=state.mode, seed=state.seed)
 
     def _labels(self, state: LensState) -> list[int]:
         """Return the labels that a generator draws."""
@@ -384,7 +384,7 @@ class Lens:
         for run in self._compared_runs:
             model = self._model(self.runs.index(run), None)
             if model is not None:
-                grids.append(model.frames(state.over, self._row_indices(state)))
+                grids.append(model.explore(state.over, self._row_indices(state)))
         return grids
 
     def _row_indices(self, state: LensState) -> list[int]:

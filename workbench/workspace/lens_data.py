@@ -12,21 +12,21 @@ from workbench.workspace.encoding import png_url
 
 def module_data(grid: ImageGrid) -> dict[str, Any]:
     """Return an image grid as the JavaScript module takes it: two sheets, and captions."""
-    n, m, h, w, c = grid.shown.shape
+    n, m, h, w, c = grid.images.shape
     active = None
     if grid.active is not None:
         active = [[_active_text(tokens) for tokens in row] for row in grid.active]
     return {
         "axis": grid.axis,
-        "stops": grid.stops,
+        "stops": grid.axis_values,
         "rows": grid.rows,
-        "against": grid.against,
+        "against": grid.reference_label,
         "note": grid.note,
         "size": [h, w],
         "notes": _captions(grid),
         "active": active,
         "reference": png_url(grid.reference.reshape(n * h, w, c)),
-        "shown": png_url(grid.shown.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
+        "shown": png_url(grid.images.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, c)),
     }
 
 
@@ -48,9 +48,9 @@ def comparison_data(name: str, primary: ImageGrid, grid: ImageGrid) -> dict[str,
         ``at`` holds, for each stop of the primary run, the stop of the other run that is shown:
         the largest that does not exceed it.
     """
-    values = [_stop_value(stop) for stop in grid.stops]
+    values = [_stop_value(stop) for stop in grid.axis_values]
     at = []
-    for stop in primary.stops:
+    for stop in primary.axis_values:
         limit = _stop_value(stop)
         candidates = [i for i, value in enumerate(values) if value <= limit]
         at.append(max(candidates, default=0, key=values.__getitem__))
@@ -66,9 +66,9 @@ def lens_figure(name: str, grid: ImageGrid, row: int, stop: int) -> go.Figure:
     """Draw an image next to its reference, and their difference."""
     from plotly.subplots import make_subplots
 
-    titles = (grid.against, f"{grid.axis} {grid.stops[stop]}", "absolute difference")
+    titles = (grid.reference_label, f"{grid.axis} {grid.axis_values[stop]}", "absolute difference")
     figure = make_subplots(rows=1, cols=3, subplot_titles=titles)
-    for column, image in enumerate((grid.reference[row], grid.shown[row, stop]), 1):
+    for column, image in enumerate((grid.reference[row], grid.images[row, stop]), 1):
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))
         figure.add_trace(go.Image(z=rgb), row=1, col=column)
     difference = grid.error_map(row, stop)
@@ -89,11 +89,11 @@ def lens_figure(name: str, grid: ImageGrid, row: int, stop: int) -> go.Figure:
 def _captions(grid: ImageGrid) -> list[list[str]]:
     """Return the caption of each image: tokens used, error and PSNR."""
     error, psnr, tokens = grid.error, grid.psnr, grid.tokens
-    word = "error" if grid.against == "original" else "difference"
+    word = "error" if grid.reference_label == "original" else "difference"
     captions = []
     for i in range(len(grid.rows)):
         row = []
-        for j in range(len(grid.stops)):
+        for j in range(len(grid.axis_values)):
             caption = f"mean absolute {word} {error[i, j]:.4f} · PSNR {psnr[i, j]:.1f} dB"
             if tokens is not None and grid.active is not None:
                 caption = f"{tokens[i, j]} of {grid.active.shape[2]} tokens · {caption}"
