@@ -9,10 +9,9 @@ per channel are the only augmentations; 64 images per batch. Training takes half
 instead of days on many GPUs.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from workbench.core.errors import RunError, UserError
 from workbench.core.types import Images, Objective
 from workbench.storage.run import Run
+from workbench.storage.run_config import RunConfig
 from workbench.training import TrainConfig, fit
 
 CHANNELS_PER_GROUP = 8  # of the group norms
@@ -155,15 +155,17 @@ def train_contrastive(
     )
     (first,) = images.batch(torch.arange(1))
     settings = ContrastiveNet.Config(channels=first.shape[1], width=width)
-    config: dict[str, Any] = {
-        "class": "workbench.features.contrastive:ContrastiveNet",
-        "settings": asdict(settings),
-        "training": asdict(train_config),
-        "data": {"source": images.source, "fingerprint": images.fingerprint},
-    }
+    config = RunConfig.from_dict(
+        {
+            "class": "workbench.features.contrastive:ContrastiveNet",
+            "settings": asdict(settings),
+            "training": train_config.to_dict(),
+            "data": {"source": images.source, "fingerprint": images.fingerprint},
+        }
+    )
     run = Run(out) if (Path(out) / "config.json").exists() else Run.create(out, config)
-    for name, value in config.items():
-        if run.config.get(name) != json.loads(json.dumps(value)):
+    for name in ("class_path", "settings", "training", "data"):
+        if getattr(run.config, name) != getattr(config, name):
             raise RunError(
                 f"{out} contains a run with another `{name}`. Choose another folder for this one."
             )

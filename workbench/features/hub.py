@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.core.errors import UserError, unknown
+from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.core.types import Images
 from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid, weights_digest
 
@@ -142,9 +142,8 @@ class HubExtractor(FeatureExtractor):
         try:
             import transformers
         except ModuleNotFoundError:
-            raise UserError(
-                f"The feature extractor {self.name} needs transformers: pip install transformers"
-            ) from None
+            subject = f"The feature extractor {self.name}"
+            raise missing_extra("transformers", "teachers", subject) from None
         return getattr(transformers, self.family.model_class)
 
     def _load(self, loadable: Any, **options: Any) -> Any:

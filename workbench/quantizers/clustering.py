@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.core.errors import UserError, unknown
+from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.core.progress import report_progress
 from workbench.quantizers.nearest import nearest_code
 
@@ -383,9 +383,7 @@ def _faiss(features: Tensor, start: Tensor, rounds: int, *, shrinkage: float, un
     try:
         import faiss
     except ModuleNotFoundError:
-        raise UserError(
-            "The builder faiss needs faiss: pip install 'workbench[faiss]'. Or use the builder flat."
-        ) from None
+        raise missing_extra("faiss", "faiss", "The builder faiss") from None
     if shrinkage:
         raise UserError(
             f"The builder faiss needs shrinkage 0, got {shrinkage:g}. "

@@ -156,16 +156,6 @@ class RunConfig(_Section):
         except ValidationError as error:
             raise _damaged(path, _faults(error)) from None
 
-    def __getitem__(self, section: str) -> Any:
-        return self.to_dict()[section]
-
-    def get(self, section: str, default: Any = None) -> Any:
-        """Return a section as config.json stores it."""
-        return self.to_dict().get(section, default)
-
-    def __contains__(self, section: str) -> bool:
-        return section in self.to_dict()
-
     def to_dict(self) -> dict[str, Any]:
         """Return the sections that were set, as config.json stores them."""
         sections = {"format": self.format} | self.model_dump(by_alias=True, exclude_unset=True)

@@ -1,8 +1,6 @@
 """Read the state of a training run from its files, never from the process that writes them."""
 
 import io
-import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ import pandas as pd
 
 from workbench.analysis.plotting.image_grid import compose
 from workbench.core.progress import ProgressEstimate
-from workbench.storage.run import Run
+from workbench.storage.jsonl import JsonlTail
+from workbench.storage.run import ACTIVE_STATES, Run
 
-LISTENING_STATES = ("running", "paused")
 NUM_RECENT_RECORDS = 20  # records that speed and remaining time are estimated from
 NOT_TERMS = ("step", "lr", "gradient", "time")
 EVALUATION_EVENTS = ("evaluate", "evaluated", "not evaluated")
@@ -58,7 +56,7 @@ class RunSnapshot:
     @property
     def is_listening(self) -> bool:
         """Whether a process acts on requests."""
-        return self.state in LISTENING_STATES
+        return self.state in ACTIVE_STATES
 
     @property
     def terms(self) -> list[str]:
@@ -92,38 +90,6 @@ class RunFollower:
             preview_steps=_steps_of(folder.glob("samples/step-*.npy")),
             checkpoint_steps=_steps_of(folder.glob("step-*.safetensors")),
         )
-
-
-class JsonlTail:
-    """Reads the complete lines of a JSON Lines file that grows, and all of them after a rewrite."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._reset(None)
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return all records so far, oldest first, without damaged lines."""
-        try:
-            with self.path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_ino != self._inode or stat.st_size < self._offset:
-                    self._reset(stat.st_ino)
-                file.seek(self._offset)
-                text = file.read()
-        except FileNotFoundError:
-            self._reset(None)
-            return []
-        # The last line may still be incomplete.
-        complete = text[: text.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        records = [_parse_record(line) for line in complete.splitlines()]
-        self._records += [record for record in records if record]
-        return self._records
-
-    def _reset(self, inode: int | None) -> None:
-        self._inode = inode
-        self._offset = 0
-        self._records: list[dict[str, Any]] = []
 
 
 def steps_per_second(history: pd.DataFrame) -> pd.Series:
@@ -273,11 +239,3 @@ def _steps_of(paths: Iterable[Path]) -> tuple[int, ...]:
 
 def _format_speed(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-
-
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
