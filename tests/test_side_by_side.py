@@ -1,4 +1,4 @@
-"""The comparisons with public implementations: each runs, and both sides come to the same."""
+"""Comparisons with public implementations: each runs, and both sides agree."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.side_by_side import analyses, generators, measure, quantizers, tokenizers
-from benchmarks.side_by_side.measure import Pair
+from benchmarks.side_by_side.measure import Comparison
 from benchmarks.side_by_side.sizes import Size
 
 TINY = Size(
@@ -19,15 +19,15 @@ TINY = Size(
     latents=2,
     rows=2,
     generator={"width": 24, "depth": 1, "heads": 2},
-    solver=2,
-    tokens=(4, 4),
-    codes=(1024,),
-    looked_up=(40, 32),
-    clustered=(200, 8, 2),
-    two_level=(400, 64, 2),
-    mixed=200,
-    modes=1,
-    mapped=60,
+    solver_steps=2,
+    quantized=(4, 4),
+    codebook_sizes=(1024,),
+    nearest=(40, 32),
+    kmeans=(200, 8, 2),
+    two_level_kmeans=(400, 64, 2),
+    mixture_points=200,
+    max_modes=1,
+    map_points=60,
 )
 
 
@@ -36,36 +36,36 @@ TINY = Size(
     [tokenizers, quantizers, generators, analyses],
     ids=lambda f: f.__name__.split(".")[-1],
 )
-def test_each_comparison_runs_and_both_sides_agree(family, monkeypatch):
-    monkeypatch.setattr(measure, "LEAST", 0.0)
-    compared = 0
-    for make in family.pairs(TINY, "cpu"):
-        if make.func is analyses.mapping:
+def test_both_sides_agree(family, monkeypatch):
+    monkeypatch.setattr(measure, "MIN_TIMING_S", 0.0)
+    num_rows = 0
+    for make in family.comparisons(TINY, "cpu"):
+        if make.func is analyses.umap_map:
             continue  # umap-learn compiles for half a minute; tests/test_latent_map.py runs it
         torch.manual_seed(0)
         try:
-            pair = make()
+            comparison = make()
         except ModuleNotFoundError:
             continue
-        row = measure.measure(pair, "cpu", 1, 1e9)
-        assert row.agrees, row.cells()
+        row = measure.measure(comparison, "cpu", 1, 1e9)
+        assert row.agrees, row.table_row()
         assert row.ratio > 0 and row.low <= row.high
-        compared += 1
-    if not compared:
-        pytest.skip("the public package is not here")
+        num_rows += 1
+    if not num_rows:
+        pytest.skip("the public package is not installed")
 
 
-def test_a_row_holds_the_ratio_of_medians_its_quartiles_and_the_memory_of_a_run():
-    pair = Pair(
-        "fill",
-        "",
-        "more",
-        lambda: np.ones(10_000_000),
-        lambda: np.ones(20_000_000),
-        lambda a, b: (False, "size"),
+def test_measurement_has_time_ratio_and_memory():
+    comparison = Comparison(
+        work="fill",
+        sizes="",
+        reference="twice as much",
+        ours=lambda: np.ones(10_000_000),
+        theirs=lambda: np.ones(20_000_000),
+        check=lambda ours, theirs: (False, "size"),
     )
-    row = measure.measure(pair, "cpu", 3, 1.0)
+    row = measure.measure(comparison, "cpu", 3, 1.0)
     assert row.ratio == pytest.approx(row.theirs / row.ours) and row.rounds == 3
     assert math.isnan(row.ours_mb) or row.ours_mb == pytest.approx(80, rel=0.1)
-    assert row.of_matmul is None and "DIFFERENT: size" in row.cells()
-    assert replace(row, ours_mb=math.nan).stored()["ours_mb"] is None
+    assert row.matmul_share is None and "DIFFERENT: size" in row.table_row()
+    assert replace(row, ours_mb=math.nan).to_dict()["ours_mb"] is None

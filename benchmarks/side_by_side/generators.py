@@ -1,4 +1,4 @@
-"""Generators' training steps, and sampling, beside diffusers' (Apache 2.0): as many layers of the same width."""
+"""Training and sampling of generators, compared with diffusers at equal depth and width."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,39 +11,43 @@ from workbench.generators.presets import PRESETS
 from workbench.generators.samplers import euler, guided_velocity, sample_latents, sampling_times
 from workbench.generators.transformer import SiT
 
-from .measure import Pair, alike, distance, found, stepper
+from .measure import Comparison, checked_before, max_difference, parameter_ratio, training_step
 from .sizes import Size
 
-CLASSES = 10
+NUM_CLASSES = 10
+GUIDANCE = 4.0
+MAX_SAMPLE_DIFFERENCE = 1e-4
 
 
-def pairs(size: Size, device: str) -> Iterator[Callable[[], Pair]]:
-    """Every comparison, each made when it is its turn."""
+def comparisons(size: Size, device: str) -> Iterator[Callable[[], Comparison]]:
+    """Yield functions that create the comparisons."""
     for name in ("sit", "dit"):
         yield partial(training, name, size, device)
-    for make in (solving, sampling, improved):
+    for make in (solver, sampling, lightningdit):
         yield partial(make, size, device)
 
 
-def transformer(size: Size, device: str, name: str = "sit") -> SiT:
-    """Ours, no longer at the zero velocity that it starts with."""
-    sizes = {
-        "num_tokens": size.rows**2,
-        "dim": size.channels,
-        "classes": CLASSES,
-        "rows": size.rows,
-    }
-    made = SiT(SiT.Config(**sizes, **size.generator, **PRESETS[name])).to(device)
-    nn.init.normal_(made.to_velocity.weight, std=0.02)
-    return made
+def our_transformer(size: Size, device: str, name: str = "sit") -> SiT:
+    """Return our transformer with a random output layer, which is zero by default."""
+    config = SiT.Config(
+        num_tokens=size.rows**2,
+        dim=size.channels,
+        classes=NUM_CLASSES,
+        rows=size.rows,
+        **size.generator,
+        **PRESETS[name],
+    )
+    model = SiT(config).to(device)
+    nn.init.normal_(model.to_velocity.weight, std=0.02)
+    return model
 
 
-def public(size: Size, device: str) -> nn.Module:
-    """diffusers' DiT with a token for each place."""
+def their_transformer(size: Size, device: str) -> nn.Module:
+    """Return the DiT of diffusers with one token per grid cell."""
     from diffusers import DiTTransformer2DModel
 
     heads, width = size.generator["heads"], size.generator["width"]
-    made = DiTTransformer2DModel(
+    model = DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=width // heads,
         in_channels=size.channels,
@@ -51,14 +55,15 @@ def public(size: Size, device: str) -> nn.Module:
         num_layers=size.generator["depth"],
         sample_size=size.rows,
         patch_size=1,
-        num_embeds_ada_norm=CLASSES,
+        num_embeds_ada_norm=NUM_CLASSES,
     )
-    return made.to(device)
+    return model.to(device)
 
 
-def training(name: str, size: Size, device: str) -> Pair:
-    """A step on latents: mix with noise, predict velocity (sit) or noise (dit), squared error, backward, AdamW."""
-    ours, theirs = transformer(size, device, name), public(size, device)
+def training(name: str, size: Size, device: str) -> Comparison:
+    """Compare a training step on latents, which predicts velocity (sit) or noise (dit)."""
+    ours = our_transformer(size, device, name)
+    theirs = their_transformer(size, device)
     latents, labels = _batch(size, device)
     grid = latents.transpose(1, 2).unflatten(2, (size.rows, size.rows))
 
@@ -68,95 +73,107 @@ def training(name: str, size: Size, device: str) -> Pair:
         predicted = theirs(mixed, timestep=(1000 * t).long(), class_labels=labels).sample
         return F.mse_loss(predicted, noise - grid if name == "sit" else noise)
 
-    sides = (
-        stepper(ours, lambda: ours.objective(latents, labels).total),
-        stepper(theirs, their_loss),
-    )
-    return Pair(
-        f"{name}, step", _told(size), "diffusers' DiT", *sides, found(True, alike(ours, theirs))
+    return Comparison(
+        work=f"{name}, step",
+        sizes=_describe(size),
+        reference="diffusers' DiT",
+        ours=training_step(ours, lambda: ours.objective(latents, labels).total),
+        theirs=training_step(theirs, their_loss),
+        check=checked_before(True, parameter_ratio(ours, theirs)),
     )
 
 
-def solving(size: Size, device: str) -> Pair:
-    """Our solver and their scheduler from the same noise through the same network, ours: the samples are equal."""
+def solver(size: Size, device: str) -> Comparison:
+    """Compare solvers with the same noise and network, so that the samples are equal."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    model = transformer(size, device).eval()
+    model = our_transformer(size, device).eval()
     noise, labels = _batch(size, device)
-    visited = sampling_times(size.solver)
+    times = sampling_times(size.solver_steps)
 
     @torch.no_grad()
     def our_samples() -> Tensor:
-        return euler(guided_velocity(model, labels, 1.0), noise, visited)
+        return euler(guided_velocity(model, labels, 1.0), noise, times)
 
     @torch.no_grad()
     def their_samples() -> Tensor:
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(sigmas=visited[:-1], device=device)
+        scheduler.set_timesteps(sigmas=times[:-1], device=device)
         x = noise
         for t in scheduler.timesteps:
             x = scheduler.step(model(x, (t / 1000).expand(len(x)), labels), t, x).prev_sample
         return x
 
-    def check(mine: Tensor, its: Tensor) -> tuple[bool, str]:
-        apart = distance(mine, its)
-        return apart < 1e-4, f"samples equal but for {apart:.0e}"
+    def check(ours: Tensor, theirs: Tensor) -> tuple[bool, str]:
+        difference = max_difference(ours, theirs)
+        return difference < MAX_SAMPLE_DIFFERENCE, f"samples within {difference:.0e}"
 
-    work = f"{size.solver} Euler steps, our network"
-    return Pair(work, _told(size), "diffusers' scheduler", our_samples, their_samples, check)
+    return Comparison(
+        work=f"{size.solver_steps} Euler steps, our network",
+        sizes=_describe(size),
+        reference="diffusers' scheduler",
+        ours=our_samples,
+        theirs=their_samples,
+        check=check,
+    )
 
 
-def sampling(size: Size, device: str) -> Pair:
-    """From noise to latents with guidance, as people call it: our `sample`, their scheduler around their network."""
+def sampling(size: Size, device: str) -> Comparison:
+    """Compare guided sampling as a user calls it: our function, their scheduler and network."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    ours, theirs = transformer(size, device).eval(), public(size, device).eval()
+    ours = our_transformer(size, device).eval()
+    theirs = their_transformer(size, device).eval()
     latents, labels = _batch(size, device)
     shape = (len(latents), size.channels, size.rows, size.rows)
-    both = torch.cat([labels, torch.full_like(labels, CLASSES)])
+    labels_and_null = torch.cat([labels, torch.full_like(labels, NUM_CLASSES)])
 
     @torch.no_grad()
     def their_samples() -> Tensor:
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(size.solver, device=device)
+        scheduler.set_timesteps(size.solver_steps, device=device)
         x = torch.randn(shape, device=device)
         for t in scheduler.timesteps:
-            twice = theirs(
-                torch.cat([x, x]), timestep=t.expand(len(both)).long(), class_labels=both
-            ).sample
-            conditional, null = twice.chunk(2)
-            x = scheduler.step(null + 4 * (conditional - null), t, x).prev_sample
+            times = t.expand(len(labels_and_null)).long()
+            output = theirs(torch.cat([x, x]), timestep=times, class_labels=labels_and_null).sample
+            conditional, null = output.chunk(2)
+            x = scheduler.step(null + GUIDANCE * (conditional - null), t, x).prev_sample
         return x
 
     our_samples = partial(
-        sample_latents, ours, labels, steps=size.solver, solver="euler", guidance=4.0
+        sample_latents, ours, labels, steps=size.solver_steps, solver="euler", guidance=GUIDANCE
     )
-    work = f"{size.solver} guided Euler steps"
-    agrees = found(True, alike(ours, theirs))
-    return Pair(
-        work, _told(size), "diffusers' DiT and scheduler", our_samples, their_samples, agrees
+    return Comparison(
+        work=f"{size.solver_steps} guided Euler steps",
+        sizes=_describe(size),
+        reference="diffusers' DiT and scheduler",
+        ours=our_samples,
+        theirs=their_samples,
+        check=checked_before(True, parameter_ratio(ours, theirs)),
     )
 
 
-def improved(size: Size, device: str) -> Pair:
-    """What LightningDiT's parts cost: both sides are ours."""
+def lightningdit(size: Size, device: str) -> Comparison:
+    """Measure the cost of LightningDiT's parts; both sides are ours."""
     latents, labels = _batch(size, device)
-    models = [transformer(size, device, name) for name in ("lightningdit", "sit")]
-    steps = (
-        stepper(model, lambda model=model: model.objective(latents, labels).total)
-        for model in models
-    )
-    why = "RoPE, RMSNorm (of several kernels on a CPU) and SwiGLU pass over memory where plain sit does not."
-    return Pair(
-        "lightningdit, step", _told(size), "our sit", *steps, found(True, alike(*models)), why
+    improved = our_transformer(size, device, "lightningdit")
+    plain = our_transformer(size, device, "sit")
+    return Comparison(
+        work="lightningdit, step",
+        sizes=_describe(size),
+        reference="our sit",
+        ours=training_step(improved, lambda: improved.objective(latents, labels).total),
+        theirs=training_step(plain, lambda: plain.objective(latents, labels).total),
+        check=checked_before(True, parameter_ratio(improved, plain)),
+        slowdown_reason="RoPE, RMSNorm (several CPU kernels) and SwiGLU read memory once more.",
     )
 
 
 def _batch(size: Size, device: str) -> tuple[Tensor, Tensor]:
     latents = torch.randn(size.latents, size.rows**2, size.channels, device=device)
-    return latents, torch.randint(CLASSES, (size.latents,), device=device)
+    return latents, torch.randint(NUM_CLASSES, (size.latents,), device=device)
 
 
-def _told(size: Size) -> str:
-    how = size.generator
-    return f"{size.latents} x {size.rows**2} tokens, {how['depth']} layers of {how['width']}"
+def _describe(size: Size) -> str:
+    depth, width = size.generator["depth"], size.generator["width"]
+    return f"{size.latents} x {size.rows**2} tokens, {depth} layers of {width}"

@@ -1,7 +1,8 @@
-"""Training steps of tokenizers beside the same networks built of public parts.
+"""Training steps of tokenizers, compared with the same networks built from public parts.
 
-The ViT tokenizers' counterpart is made of torch.nn's transformer and takes our weights over, so that both are one
-function; its codes are vector-quantize-pytorch's. The convolutional one's is diffusers' AutoencoderKL.
+The ViT tokenizers are compared with torch.nn's transformer, which receives our weights, so that
+both compute the same function; its quantizer is vector-quantize-pytorch's. The convolutional
+tokenizer is compared with diffusers' AutoencoderKL.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,13 +19,22 @@ from workbench.tokenizers.softvq import SoftVQ
 from workbench.tokenizers.vavae import VAVAE
 from workbench.tokenizers.vqvae import VQVAE
 
-from .measure import Pair, alike, distance, found, stepper
-from .quantizers import EQUAL
+from .measure import (
+    Check,
+    Comparison,
+    checked_before,
+    max_difference,
+    parameter_ratio,
+    training_step,
+)
+from .quantizers import MIN_EQUAL_CODES
 from .sizes import Size
 
-CODES = 256
-BLANK = {"linear_init": False}  # as the papers have it; public parts have no linear path
-NAMES = {  # of a block's parts, ours and torch's
+CODEBOOK_SIZE = 256
+MAX_IMAGE_DIFFERENCE = 1e-4
+# Like the papers; the public parts have no linear path.
+NO_LINEAR_PATH = {"linear_init": False}
+TORCH_NAMES = {  # parts of a block: our name and torch's
     "attention.project_in.": "self_attn.in_proj_",
     "attention.project_out": "self_attn.out_proj",
     "mlp.0": "linear1",
@@ -34,94 +44,121 @@ NAMES = {  # of a block's parts, ours and torch's
 }
 
 
-def pairs(size: Size, device: str) -> Iterator[Callable[[], Pair]]:
-    """Every comparison, each made when it is its turn."""
-    for make in (plain, hard, soft, convolutional):
+def comparisons(size: Size, device: str) -> Iterator[Callable[[], Comparison]]:
+    """Yield functions that create the comparisons."""
+    for make in (autoencoder, vqvae, softvq, convolutional):
         yield partial(make, size, device)
 
 
-def plain(size: Size, device: str) -> Pair:
-    """An autoencoder without a quantizer: the transformers alone."""
-    return _vit("AE", AE(AE.Config(**BLANK, **size.vit)), None, size, device)
+def autoencoder(size: Size, device: str) -> Comparison:
+    """Compare autoencoders without a quantizer: the transformers alone."""
+    ours = AE(AE.Config(**NO_LINEAR_PATH, **size.vit))
+    return _compare_vit("AE", ours, None, size, device)
 
 
-def hard(size: Size, device: str) -> Pair:
-    """Codes of unit vectors as running averages of their tokens, none revived."""
-    ours = VQVAE(VQVAE.Config(codebook_size=CODES, revive=0.0, **BLANK, **size.vit))
-    return _vit(f"VQ-VAE of {CODES} codes", ours, vector_quantize(ours), size, device)
+def vqvae(size: Size, device: str) -> Comparison:
+    """Compare VQ-VAEs with codewords on the unit sphere, learned by EMA, without revival."""
+    config = VQVAE.Config(codebook_size=CODEBOOK_SIZE, revive=0.0, **NO_LINEAR_PATH, **size.vit)
+    ours = VQVAE(config)
+    name = f"VQ-VAE of {CODEBOOK_SIZE} codes"
+    return _compare_vit(name, ours, vector_quantize(ours), size, device)
 
 
-def soft(size: Size, device: str) -> Pair:
-    """Soft mixes of codes; as no public package has them, beside hard codes."""
-    ours = SoftVQ(SoftVQ.Config(codebook_size=CODES, align_weight=0.0, **BLANK, **size.vit))
-    return _vit(f"SoftVQ of {CODES} codes", ours, vector_quantize(ours), size, device)
+def softvq(size: Size, device: str) -> Comparison:
+    """Compare SoftVQ with hard codes, because no public package has soft ones."""
+    config = SoftVQ.Config(
+        codebook_size=CODEBOOK_SIZE, align_weight=0.0, **NO_LINEAR_PATH, **size.vit
+    )
+    ours = SoftVQ(config)
+    name = f"SoftVQ of {CODEBOOK_SIZE} codes"
+    return _compare_vit(name, ours, vector_quantize(ours), size, device)
 
 
 def vector_quantize(ours: VQVAE | SoftVQ) -> nn.Module:
-    """vector-quantize-pytorch's codes of unit vectors, as our VQ-VAE learns its own, starting from ours."""
+    """Return vector-quantize-pytorch's quantizer with our settings and initial codewords."""
     from vector_quantize_pytorch import VectorQuantize
 
-    made = VectorQuantize(
+    quantizer = VectorQuantize(
         dim=ours.config.dim,
-        codebook_size=CODES,
+        codebook_size=CODEBOOK_SIZE,
         decay=0.95,
         commitment_weight=0.25,
         rotation_trick=False,
         use_cosine_sim=True,
     )
-    made._codebook.embed.data.copy_(ours.codebook[:1].detach())
-    return made
+    quantizer._codebook.embed.data.copy_(ours.codebook[:1].detach())
+    return quantizer
 
 
-def _vit(
+def _compare_vit(
     name: str, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None, size: Size, device: str
-) -> Pair:
-    theirs, config = Public(ours, quantizer).to(device), ours.config
+) -> Comparison:
+    config = ours.config
+    theirs = TorchAutoencoder(ours, quantizer).to(device)
     ours = ours.to(device)
     images = (
         torch.rand(size.images, config.channels, config.side, config.side, device=device) * 2 - 1
     )
 
     def their_loss() -> Tensor:
-        returned, cost, _ = theirs(images)
-        return F.mse_loss(returned, images) + cost
+        reconstructions, quantizer_loss, _ = theirs(images)
+        return F.mse_loss(reconstructions, images) + quantizer_loss
 
+    check: Check
+    if isinstance(ours, SoftVQ):
+        check = checked_before(True, parameter_ratio(ours, theirs))
+        slowdown_reason = (
+            "Soft assignments and their entropy read all similarities several times; "
+            "hard codes need only the maximum."
+        )
+    else:
+        check = checked_before(*_same_function(ours, theirs, images))
+        slowdown_reason = ""
     layers = f"{config.depth} + {config.depth} layers of {config.width}"
-    sizes = f"{size.images} images of {config.side} px, {config.num_tokens} tokens, {layers}"
-    public = "torch.nn" if quantizer is None else "torch.nn, vector-quantize"
-    why = "A soft mix and its entropy go over every code several times; hard codes look for the least alone."
-    sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
-    agrees = (
-        found(True, alike(ours, theirs))
-        if isinstance(ours, SoftVQ)
-        else found(*_equal(ours, theirs, images))
-    )
-    return Pair(
-        f"{name}, step", sizes, public, *sides, agrees, why if isinstance(ours, SoftVQ) else ""
+    return Comparison(
+        work=f"{name}, step",
+        sizes=f"{size.images} images of {config.side} px, {config.num_tokens} tokens, {layers}",
+        reference="torch.nn" if quantizer is None else "torch.nn, vector-quantize",
+        ours=training_step(ours, lambda: ours.objective(images).total),
+        theirs=training_step(theirs, their_loss),
+        check=check,
+        slowdown_reason=slowdown_reason,
     )
 
 
 @torch.no_grad()
-def _equal(ours: AE | VQVAE, theirs: "Public", images: Tensor) -> tuple[bool, str]:
-    """Whether the two are one function before they learn."""
-    ours.eval(), theirs.eval()
-    tokens, (returned, _, codes) = ours.encode(images), theirs(images)
-    apart = distance(ours.decode(tokens), returned)
-    ours.train(), theirs.train()
+def _same_function(
+    ours: AE | VQVAE, theirs: "TorchAutoencoder", images: Tensor
+) -> tuple[bool, str]:
+    """Return whether both compute the same function before training, and how closely."""
+    ours.eval()
+    theirs.eval()
+    tokens = ours.encode(images)
+    reconstructions, _, codes = theirs(images)
+    difference = max_difference(ours.decode(tokens), reconstructions)
+    ours.train()
+    theirs.train()
     if codes is None:
-        return apart < 1e-4, f"images equal but for {apart:.0e}"
-    equal = (tokens.codes == codes).float().mean().item()
-    return equal > EQUAL, f"{equal:.1%} of codes"
+        return difference < MAX_IMAGE_DIFFERENCE, f"images within {difference:.0e}"
+    equal_codes = (tokens.codes == codes).float().mean().item()
+    return equal_codes > MIN_EQUAL_CODES, f"{equal_codes:.1%} of codes"
 
 
-def convolutional(size: Size, device: str) -> Pair:
-    """A KL autoencoder of convolutions: encode, sample, decode, error, divergence."""
+def convolutional(size: Size, device: str) -> Comparison:
+    """Compare convolutional KL autoencoders: encode, sample, decode, reconstruction and KL loss."""
     from diffusers import AutoencoderKL
 
     config = VAVAE.Config(
-        side=32, channels=3, dim=size.channels, blocks=1, align_weight=0.0, **BLANK, **size.conv
+        side=32,
+        channels=3,
+        dim=size.channels,
+        blocks=1,
+        align_weight=0.0,
+        **NO_LINEAR_PATH,
+        **size.conv,
     )
-    ours, levels = VAVAE(config).to(device), len(config.multipliers)
+    ours = VAVAE(config).to(device)
+    levels = len(config.multipliers)
     theirs = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -134,26 +171,26 @@ def convolutional(size: Size, device: str) -> Pair:
 
     def their_loss() -> Tensor:
         posterior = theirs.encode(images).latent_dist
-        found = theirs.decode(posterior.sample()).sample
-        return F.l1_loss(found, images) + 1e-6 * posterior.kl().mean()
+        reconstructions = theirs.decode(posterior.sample()).sample
+        return F.l1_loss(reconstructions, images) + 1e-6 * posterior.kl().mean()
 
-    sizes = f"{size.conv_images} images of 32 px, {levels} levels from width {config.width}"
-    sides = stepper(ours, lambda: ours.objective(images).total), stepper(theirs, their_loss)
-    return Pair(
-        "convolutional KL-VAE, step",
-        sizes,
-        "diffusers' AutoencoderKL",
-        *sides,
-        found(True, alike(ours, theirs)),
+    return Comparison(
+        work="convolutional KL-VAE, step",
+        sizes=f"{size.conv_images} images of 32 px, {levels} levels from width {config.width}",
+        reference="diffusers' AutoencoderKL",
+        ours=training_step(ours, lambda: ours.objective(images).total),
+        theirs=training_step(theirs, their_loss),
+        check=checked_before(True, parameter_ratio(ours, theirs)),
     )
 
 
-class Public(nn.Module):
+class TorchAutoencoder(nn.Module):
     """A one-dimensional ViT autoencoder of torch's parts, with the weights of one of ours."""
 
     def __init__(self, ours: AE | VQVAE | SoftVQ, quantizer: nn.Module | None = None) -> None:
         super().__init__()
-        self.sizes, self.quantizer = ours.config, quantizer
+        self.config = ours.config
+        self.quantizer = quantizer
         encoder, decoder = ours.encoder, ours.decoder.decoder
         self.patches = nn.Conv2d(
             ours.config.channels, ours.config.width, ours.config.patch, ours.config.patch
@@ -163,61 +200,69 @@ class Public(nn.Module):
         )
         self.patches.load_state_dict({"weight": kernel, "bias": encoder.embed.bias})
         self.encoder, self.decoder = _blocks(encoder), _blocks(decoder)
-        self.to_latents, self.from_latents, self.to_patches = map(
-            _like, (encoder.to_latents, decoder.embed, decoder.to_patches)
-        )
-        self.places, self.queries = _copy(encoder.patch_positions), _copy(encoder.tokens)
-        self.blank, self.blank_places = _copy(decoder.patch), _copy(decoder.patch_positions)
-        self.token_places = _copy(decoder.token_positions)
+        self.to_latents = _copy_linear(encoder.to_latents)
+        self.from_latents = _copy_linear(decoder.embed)
+        self.to_patches = _copy_linear(decoder.to_patches)
+        self.patch_positions = _copy(encoder.patch_positions)
+        self.latent_queries = _copy(encoder.tokens)
+        self.mask_token = _copy(decoder.patch)
+        self.mask_positions = _copy(decoder.patch_positions)
+        self.token_positions = _copy(decoder.token_positions)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images as they come back, what the codes cost, and the codes."""
-        many, patch = len(images), self.sizes.patch
-        seen = self.patches(images).flatten(2).transpose(1, 2) + self.places
-        x = torch.cat([seen, self.queries.expand(many, -1, -1)], dim=1)
-        latents, cost, codes = (
-            self.to_latents(self.encoder(x)[:, -self.sizes.num_tokens :]),
-            images.new_zeros(()),
-            None,
-        )
+        """Return reconstructions, the loss of the quantizer, and the codes."""
+        batch_size, patch = len(images), self.config.patch
+        patches = self.patches(images).flatten(2).transpose(1, 2) + self.patch_positions
+        x = torch.cat([patches, self.latent_queries.expand(batch_size, -1, -1)], dim=1)
+        latents = self.to_latents(self.encoder(x)[:, -self.config.num_tokens :])
+        quantizer_loss = images.new_zeros(())
+        codes = None
         if self.quantizer is not None:
-            latents, codes, cost = self.quantizer(latents)
-        blank = (self.blank + self.blank_places).expand(many, -1, -1)
-        x = torch.cat([blank, self.from_latents(latents) + self.token_places], dim=1)
-        found = self.to_patches(self.decoder(x)[:, : self.sizes.patches])
-        rows = self.sizes.side // patch
-        found = (
-            found.unflatten(2, (patch, patch, -1))
+            latents, codes, quantizer_loss = self.quantizer(latents)
+        masks = (self.mask_token + self.mask_positions).expand(batch_size, -1, -1)
+        x = torch.cat([masks, self.from_latents(latents) + self.token_positions], dim=1)
+        pixels = self.to_patches(self.decoder(x)[:, : self.config.patches])
+        rows = self.config.side // patch
+        pixels = (
+            pixels.unflatten(2, (patch, patch, -1))
             .unflatten(1, (rows, rows))
             .permute(0, 5, 1, 3, 2, 4)
         )
-        return found.reshape(images.shape), cost.sum(), codes
+        return pixels.reshape(images.shape), quantizer_loss.sum(), codes
 
 
 def _blocks(half: Encoder | Decoder) -> nn.TransformerEncoder:
-    """torch's pre-norm transformer with the weights of ours."""
-    width, block = half.norm.weight.shape[0], half.blocks[0]
-    how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
-    layer = nn.TransformerEncoderLayer(width, block.attention.heads, 4 * width, **how)
-    made = nn.TransformerEncoder(
+    """Return torch's pre-norm transformer with our weights."""
+    width = half.norm.weight.shape[0]
+    layer = nn.TransformerEncoderLayer(
+        width,
+        half.blocks[0].attention.heads,
+        4 * width,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+    transformer = nn.TransformerEncoder(
         layer, len(half.blocks), norm=nn.LayerNorm(width), enable_nested_tensor=False
     )
-    for mine, its in zip(half.blocks, made.layers, strict=True):
-        its.load_state_dict({_named(name): value for name, value in mine.state_dict().items()})
-    made.norm.load_state_dict(half.norm.state_dict())
-    return made
+    for our_block, their_layer in zip(half.blocks, transformer.layers, strict=True):
+        weights = our_block.state_dict().items()
+        their_layer.load_state_dict({_torch_name(name): value for name, value in weights})
+    transformer.norm.load_state_dict(half.norm.state_dict())
+    return transformer
 
 
-def _named(name: str) -> str:
-    for ours, theirs in NAMES.items():
+def _torch_name(name: str) -> str:
+    for ours, theirs in TORCH_NAMES.items():
         name = name.replace(ours, theirs)
     return name
 
 
-def _like(ours: nn.Linear) -> nn.Linear:
-    made = nn.Linear(ours.in_features, ours.out_features)
-    made.load_state_dict(ours.state_dict())
-    return made
+def _copy_linear(ours: nn.Linear) -> nn.Linear:
+    linear = nn.Linear(ours.in_features, ours.out_features)
+    linear.load_state_dict(ours.state_dict())
+    return linear
 
 
 def _copy(parameter: Tensor) -> nn.Parameter:
