@@ -177,15 +177,11 @@ def code_gallery(
     has_nearest = False
     for code_id in code_ids.tolist():
         image, token = tokens_by_id[code_id]
-        distance = np.zeros(len(image))
-        if latents is not None:
-            distance = np.linalg.norm(latents[image, token] - codewords[code_id], axis=1)
-        code_length = np.linalg.norm(codewords[code_id])
-        differs = bool(distance.max() > MIN_RELATIVE_DISTANCE * code_length)
-        priority = distance if differs else random.random(len(image))
-        row_members = _first_of_each_image(image, priority, members)
-        has_nearest = has_nearest or differs
-        patches.append(np.stack([_patch(images[image[i]], token[i], grid) for i in row_members]))
+        distance = _distances(latents, codewords[code_id], image, token)
+        priority = random.random(len(image)) if distance is None else distance
+        selected = _first_of_each_image(image, priority, members)
+        has_nearest = has_nearest or distance is not None
+        patches.append(np.stack([_patch(images[image[i]], token[i], grid) for i in selected]))
         common_class, class_share = _common_class(class_of_image, image)
         rows.append(
             GalleryRow(
@@ -195,7 +191,7 @@ def code_gallery(
                 images=len(np.unique(image)),
                 common_class=common_class,
                 class_share=class_share,
-                distance=float(distance[row_members].mean()) if differs else float("nan"),
+                distance=float("nan") if distance is None else float(distance[selected].mean()),
             )
         )
     return CodeGallery(
@@ -233,6 +229,18 @@ def _tokens_by_id(codes: Codes, code_ids: np.ndarray) -> dict[int, tuple[np.ndar
         start += len(part_ids)
     ids, image, token = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return {int(i): (image[ids == i], token[ids == i]) for i in code_ids}
+
+
+def _distances(
+    latents: np.ndarray | None, codeword: np.ndarray, image: np.ndarray, token: np.ndarray
+) -> np.ndarray | None:
+    """Return the distance of each token to its codeword, or None if tokens are their codewords."""
+    if latents is None:
+        return None
+    distances = np.linalg.norm(latents[image, token] - codeword, axis=1)
+    if not distances.max() > MIN_RELATIVE_DISTANCE * np.linalg.norm(codeword):
+        return None
+    return distances
 
 
 def _first_of_each_image(image: np.ndarray, priority: np.ndarray, count: int) -> np.ndarray:

@@ -253,7 +253,8 @@ def code_information(
     classes = None
     if labels is not None:
         classes = np.unique(np.asarray(labels)[images], return_inverse=True)[1]
-    has_classes = classes is not None and bool(classes.any())
+    if classes is not None and not classes.any():
+        classes = None  # there is only one class
     rows: list[CodeInformationRow] = []
     purities: list[_Purity] = []
     bits = []
@@ -261,15 +262,10 @@ def code_information(
         code, image, position = parsed.of_codebook(index, images)
         bits.append(entropy(np.bincount(code)))
         if len(np.unique(position)) > 1:
-            shuffled = [
-                mutual_information(code, within_groups(position, image, random))
-                for _ in range(shuffles)
-            ]
-            rows.append(_row(index, "position", code, position, shuffled))
-        if has_classes and classes is not None:
+            rows.append(_position_row(index, code, image, position, shuffles, random))
+        if classes is not None:
             shuffled_classes = [random.permutation(classes)[image] for _ in range(shuffles)]
-            shuffled = [mutual_information(code, shuffle) for shuffle in shuffled_classes]
-            rows.append(_row(index, "class", code, classes[image], shuffled))
+            rows.append(_class_row(index, code, classes[image], shuffled_classes))
             purities.append(_purity(code, classes[image], shuffled_classes[0]))
     if not rows:
         raise NotApplicable(
@@ -297,6 +293,29 @@ def code_information(
         shuffles=shuffles,
         seed=seed,
     )
+
+
+def _position_row(
+    codebook: int,
+    code: np.ndarray,
+    image: np.ndarray,
+    position: np.ndarray,
+    shuffles: int,
+    random: np.random.Generator,
+) -> CodeInformationRow:
+    """Compare codes with their position, and with positions shuffled within each image."""
+    shuffled = [
+        mutual_information(code, within_groups(position, image, random)) for _ in range(shuffles)
+    ]
+    return _row(codebook, "position", code, position, shuffled)
+
+
+def _class_row(
+    codebook: int, code: np.ndarray, classes: np.ndarray, shuffled_classes: list[np.ndarray]
+) -> CodeInformationRow:
+    """Compare codes with the class of their image, and with classes shuffled among images."""
+    shuffled = [mutual_information(code, shuffle) for shuffle in shuffled_classes]
+    return _row(codebook, "class", code, classes, shuffled)
 
 
 def _row(
