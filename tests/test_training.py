@@ -16,6 +16,7 @@ from test_processes import start_processes
 
 from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
+from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.jsonl import append_record
 from workbench.storage.run import Run
@@ -120,6 +121,40 @@ def test_closed_iterator_resumes_to_equal_weights(tmp_path):
     records.close()
     assert job.run.status()["state"] == "stopped" and job.run.steps == [10]
     assert_equal(whole, trained(tmp_path / "cut"))
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory) -> Path:
+    """Return a tokenizer with codes, which every generator can be trained on."""
+    folder = tmp_path_factory.mktemp("codes") / "vqvae"
+    train_system("vqvae", folder)
+    return folder
+
+
+def train_system(system: str, folder: Path, *, stop: bool = False, **settings) -> Run:
+    """Train a system on digits for 20 steps, or until it is stopped after 10."""
+    schedule = {"steps": 20, "save_every": 10, "log_every": 10, "warmup_steps": 5}
+    limit = None if system in GENERATORS else 64
+    job = prepare_training(
+        f"{system}-digits", folder, batch_size=8, limit=limit, **schedule, **settings
+    )
+    records = fit(job.model, job.data, job.train_config, job.run)
+    if stop:
+        assert next(records).step == 10
+        records.close()
+    for _ in records:
+        pass
+    return job.run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_resumes_to_equal_weights(system, codes, tmp_path):
+    settings = {"tokenizer": codes} if system in GENERATORS else {}
+    whole = train_system(system, tmp_path / "whole", **settings)
+    train_system(system, tmp_path / "cut", stop=True, **settings)
+    assert Run(tmp_path / "cut").steps == [10]
+    assert_equal(whole, train_system(system, tmp_path / "cut", **settings))
 
 
 @pytest.mark.slow

@@ -116,13 +116,23 @@ class TrainState:
 
 def _parameter_state(
     stored: dict[str, Tensor], name: str, device: torch.device
-) -> dict[str, Tensor]:
-    """Select the optimizer state of one parameter; AdamW expects its step count on the CPU."""
+) -> dict[str, Tensor | int]:
+    """Select the optimizer state of one parameter, in the types that its optimizer uses.
+
+    SparseAdam counts steps in a Python integer, stored as an integer tensor. With a tensor,
+    `beta ** step` would be rounded to single precision, and training would not resume to equal
+    weights. AdamW counts steps in a float tensor, which it expects on the CPU.
+    """
     prefix = f"{name}."
-    state = {}
+    state: dict[str, Tensor | int] = {}
     for stored_name, value in stored.items():
         key = stored_name.removeprefix(prefix)
         # A dot in the key belongs to a parameter with a longer name.
         if stored_name.startswith(prefix) and "." not in key:
-            state[key] = value if key == "step" else value.to(device)
+            if key != "step":
+                state[key] = value.to(device)
+            elif value.is_floating_point():
+                state[key] = value
+            else:
+                state[key] = int(value)
     return state
