@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+import workbench
 from workbench.core.errors import UserError
 from workbench.data import ImageSet, bundled, decode_cache, load
+from workbench.data.decode import FORMATS, decode
 from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out_mask
@@ -434,7 +436,7 @@ def spoil_float(file: Path) -> None:
     [
         (spoil_empty, "bad.png is empty."),
         (spoil_truncated, "bad.png is truncated."),
-        (spoil_text, "bad.png is not an image that Pillow can read."),
+        (spoil_text, "bad.png is not an image of a supported format, such as PNG or JPEG."),
         (
             spoil_small_for_the_side,
             "bad.png is 40 x 8 pixels; the short side must have at least 9.",
@@ -496,6 +498,69 @@ def test_limit_draws_the_same_images_each_time(cats_and_dogs):
     some = load(str(cats_and_dogs), limit=6)
     assert len(some) == 6 and set(some.labels) == {0, 1}
     assert some.fingerprint == load(str(cats_and_dogs), limit=6).fingerprint
+
+
+# Formats
+
+
+@pytest.fixture
+def ghostscript_marker(tmp_path_factory, monkeypatch) -> Path:
+    """Return the path of a file that is written if Ghostscript is started."""
+    folder = tmp_path_factory.mktemp("programs")
+    marker = folder / "started"
+    program = folder / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # where it was found before
+    return marker
+
+
+def postscript() -> bytes:
+    file = io.BytesIO()
+    noise().save(file, "eps")
+    return file.getvalue()
+
+
+def test_postscript_is_refused_and_ghostscript_not_started(tmp_path, ghostscript_marker):
+    with pytest.raises(UserError) as refusal:
+        decode(postscript(), "cat.jpg")
+    assert "cat.jpg" in str(refusal.value)
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        noise().save(tmp_path / part / "good.png")
+        (tmp_path / part / "cat.jpg").write_bytes(postscript())
+    with pytest.warns(UserWarning):
+        images = load(str(tmp_path))
+    (reason,) = images.skipped
+    assert len(images) == 1 and reason.startswith("train/cat.jpg ")
+    assert not ghostscript_marker.exists()
+
+
+def test_postscript_in_a_parquet_cell_is_skipped(tmp_path, own_cache, ghostscript_marker):
+    write_table(tmp_path / "train.parquet", [png(0), postscript()], label=["a", "b"])
+    write_table(tmp_path / "test.parquet", [png(1)], label=["a"])
+    with pytest.warns(UserWarning):
+        images = load(str(tmp_path))
+    (reason,) = images.skipped
+    assert len(images) == 1 and reason.startswith("row 1 of train.parquet ")
+    assert not ghostscript_marker.exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_supported_format_is_read(name):
+    Image.init()
+    if name not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {name}")
+    file = io.BytesIO()
+    noise().save(file, name)
+    assert decode(file.getvalue(), "picture").shape == (32, 32, 3)
+
+
+def test_images_are_opened_in_one_place():
+    root = Path(workbench.__file__).parent
+    users = [path for path in root.rglob("*.py") if "Image.open(" in path.read_text("utf-8")]
+    assert users == [root / "data" / "decode.py"]
 
 
 # Parquet and the hub

@@ -6,6 +6,7 @@ from importlib.resources import files
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.data.decode import open_image
 from workbench.data.images import ImageSet
 
 
@@ -177,7 +178,7 @@ def read_photograph(name: str, side: int) -> np.ndarray:
     photograph = PHOTOGRAPHS[name]
     path = files(photograph.package) / photograph.path
     try:
-        with path.open("rb") as file, Image.open(file) as image:
+        with path.open("rb") as file, open_image(file) as image:
             scale = side / PHOTOS_SIDE / photograph.downscale
             size = (round(image.width * scale), round(image.height * scale))
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))

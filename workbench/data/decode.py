@@ -3,8 +3,9 @@
 import io
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,41 @@ MIN_SIDE = 8  # pixels of the short side
 MAX_ENLARGEMENT = 4
 PROGRESS_BAR_MIN_IMAGES = 2000
 MAX_REASONS = 3  # of skipped files, in an error
+# Pillow chooses a reader by content, whatever the name of a file. Its other readers are rarely used
+# and little tested, and the one of PostScript starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+
+def open_image(file: IO[bytes]) -> "Image.Image":
+    """Open an image of one of the `FORMATS`. No other module may call `PIL.Image.open`.
+
+    Parameters
+    ----------
+    file : binary file
+        The content of the image.
+
+    Returns
+    -------
+    Image
+        The image, a context manager, whose pixels are not decoded yet.
+
+    Raises
+    ------
+    UnidentifiedImageError
+        If the content is of another format.
+    """
+    from PIL import Image
+
+    return Image.open(file, formats=_available_formats())
+
+
+@cache
+def _available_formats() -> tuple[str, ...]:
+    """Return the formats that this Pillow can read; AVIF and WEBP depend on how it was built."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def decode(content: Path | bytes | None, name: str, side: int | None = None) -> np.ndarray:
@@ -55,13 +91,15 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as opened:
+            with open_image(io.BytesIO(data)) as opened:
                 _check_size(opened, name, side)
                 image = _to_eight_bit(ImageOps.exif_transpose(opened), name)
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{name} is not an image that Pillow can read.") from None
+        raise UserError(
+            f"{name} is not an image of a supported format, such as PNG or JPEG."
+        ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise UserError(f"{name} has more than {limit} pixels; make it smaller.") from None
