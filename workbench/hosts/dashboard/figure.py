@@ -12,6 +12,8 @@ from workbench.hosts.js.panel import component
 DEFAULT_HEIGHT_PX = 480  # of a figure without a height
 SELECT_BUTTONS = ["select2d", "lasso2d"]
 TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
+# Plotly takes a transparent background for black: its own colors would be those of a dark page.
+TOOLBAR_COLORS = {"bgcolor": TRANSPARENT, "color": "#888888", "activecolor": "#0072b2"}
 
 
 class Figure:
@@ -64,7 +66,10 @@ class Figure:
         """Show a figure instead of the current one."""
         height = int(figure.layout.height or DEFAULT_HEIGHT_PX)
         self.object = figure.update_layout(
-            height=height, paper_bgcolor=TRANSPARENT, plot_bgcolor=TRANSPARENT
+            height=height,
+            paper_bgcolor=TRANSPARENT,
+            plot_bgcolor=TRANSPARENT,
+            modebar=TOOLBAR_COLORS,
         )
         can_select = self.on_select is not None and self.kinds
         option = "modeBarButtonsToAdd" if can_select else "modeBarButtonsToRemove"

@@ -33,7 +33,7 @@ class SelectionCard:
         self.images: SelectedImages | None = None
         self._key: tuple[tuple[str, ...], int | None, Selection | None] | None = None
         self.where = pmui.TextInput(
-            label="select images where", placeholder="error > 0.05 & class = 3", width=320
+            label="select images, for example: error > 0.05 & class = 3", width=400
         )
         self.where.param.watch(lambda event: self._select_where(event.new), "value")
         options: dict[str, Any] = {"variant": "outlined", "size": "small", "visible": False}

@@ -1,28 +1,28 @@
-// The page's keys and its address: what is pressed goes to Python, what Python says goes into the address bar.
-// Nothing is taken from somebody who types, or from a part of the page that has used the key itself.
+// The page's keys and its address bar: keys are sent to Python, and Python's address is written to the bar.
+// Keys typed into a field, or handled by another part of the page, are ignored.
 
 const FIELDS = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable=true], " +
   "[role=combobox], [role=listbox], [role=menu], [role=slider]";
-const SENT = ["ArrowLeft", "ArrowRight", "[", "]", "?", "r", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-const FOCUSED = { "/": "input[placeholder^='filter']", s: "input[placeholder^='name this view']" };
+const SENT_KEYS = ["ArrowLeft", "ArrowRight", "[", "]", "?", "r", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+const FIELD_OF_KEY = { "/": "input[placeholder^='filter']", s: "input[placeholder^='name this view']" };
 const STYLE = "font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: 4px; " +
   "padding: 4px 10px; margin-left: 8px; cursor: pointer";
 
-// The first element under a root that a selector names, shadow roots included.
-function deep(root, selector) {
-  const found = root.querySelector(selector);
-  if (found) return found;
-  for (const one of root.querySelectorAll("*")) {
-    const inside = one.shadowRoot && deep(one.shadowRoot, selector);
-    if (inside) return inside;
+// Return the first element below a root that matches a selector, also within shadow roots.
+function deepQuery(root, selector) {
+  const match = root.querySelector(selector);
+  if (match) return match;
+  for (const element of root.querySelectorAll("*")) {
+    const inner = element.shadowRoot && deepQuery(element.shadowRoot, selector);
+    if (inner) return inner;
   }
   return null;
 }
 
-async function copied(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // a page that was not sent over https, or a browser that asks first
+  } catch { // not a secure context, or the browser needs a permission
     const area = document.body.appendChild(document.createElement("textarea"));
     area.value = text;
     area.select();
@@ -34,30 +34,30 @@ async function copied(text) {
 export default {
   render({ model, el }) {
     let count = 0, first = true, timer = 0;
-    const tell = (what) => {
-      model.set("view", JSON.stringify({ ...what, count: ++count }));
+    const send = (message) => {
+      model.set("view", JSON.stringify({ ...message, count: ++count }));
       model.save_changes();
     };
-    const button = (label, act) => {
-      const made = el.appendChild(document.createElement("button"));
-      made.type = "button";
-      made.textContent = label;
-      made.style.cssText = STYLE;
-      made.addEventListener("click", act);
-      return made;
+    const addButton = (label, action) => {
+      const button = el.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.textContent = label;
+      button.style.cssText = STYLE;
+      button.addEventListener("click", action);
+      return button;
     };
     const copy = async () => {
-      await copied(location.href);
+      await copyText(location.href);
       link.textContent = "copied ✓";
       clearTimeout(timer);
       timer = setTimeout(() => { link.textContent = "copy link"; }, 1500);
     };
     el.style.whiteSpace = "nowrap";
-    const link = button("copy link", copy);
-    const keys = button("? keys", () => tell({ key: "?" }));
+    const link = addButton("copy link", copy);
+    const keys = addButton("? keys", () => send({ key: "?" }));
     keys.setAttribute("aria-label", "keys");
 
-    const pressed = (event) => {
+    const onKey = (event) => {
       const target = event.composedPath()[0];
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
       if (target.closest?.(FIELDS)) {
@@ -65,44 +65,45 @@ export default {
         return;
       }
       if (event.key.startsWith("Arrow") && target.closest?.("[role=tab]")) return;
-      if (FOCUSED[event.key]) {
+      if (FIELD_OF_KEY[event.key]) {
         event.preventDefault();
-        const field = deep(document, FOCUSED[event.key]);
+        const field = deepQuery(document, FIELD_OF_KEY[event.key]);
         field?.focus();
         field?.select();
       } else if (event.key === "c") {
         copy();
       } else if (event.key.toLowerCase() === "z") {
         if (event.shiftKey) history.forward();
-        else if (history.state?.at > 0) history.back(); // else the page before is none of ours
-      } else if (SENT.includes(event.key)) {
-        tell({ key: event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key });
+        else if (history.state?.at > 0) history.back(); // otherwise the page before is another site
+      } else if (SENT_KEYS.includes(event.key)) {
+        send({ key: event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key });
       }
     };
     const write = () => {
       const { address } = JSON.parse(model.get("data"));
       if (!address) return;
-      const place = (search) => search.replace(/&lens\.(row|stop)=\d+/g, ""); // looking around in a lens is no way to go back
-      const same = first || place(address) === place(location.search);
-      const at = (history.state?.at ?? 0) + (same ? 0 : 1); // views before this one
+      // Moving within a lens adds no entry to the history.
+      const withoutPosition = (search) => search.replace(/&lens\.(row|stop)=\d+/g, "");
+      const same = first || withoutPosition(address) === withoutPosition(location.search);
+      const at = (history.state?.at ?? 0) + (same ? 0 : 1); // number of views before this one
       if (address !== location.search) history[same ? "replaceState" : "pushState"]({ at }, "", location.pathname + address);
       first = false;
     };
-    const turned = () => tell({ search: location.search });
-    document.addEventListener("keydown", pressed);
-    window.addEventListener("popstate", turned);
+    const onHistory = () => send({ search: location.search });
+    document.addEventListener("keydown", onKey);
+    window.addEventListener("popstate", onHistory);
     model.on("change:data", write);
     write();
-    // At first dark where the visitor's system is; told from Python, the page would not follow.
+    // The page starts dark if the visitor's system is. It would not follow a change from Python.
     const darken = () => {
-      const toggle = deep(document, "button[aria-label='Toggle theme']");
+      const toggle = deepQuery(document, "button[aria-label='Toggle theme']");
       if (toggle) toggle.click();
       else setTimeout(darken, 100);
     };
     if (matchMedia("(prefers-color-scheme: dark)").matches) setTimeout(darken, 100);
     return () => {
-      document.removeEventListener("keydown", pressed);
-      window.removeEventListener("popstate", turned);
+      document.removeEventListener("keydown", onKey);
+      window.removeEventListener("popstate", onHistory);
       model.off("change:data", write);
     };
   },
