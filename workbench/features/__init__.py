@@ -2,19 +2,18 @@
 
 An extractor has a name, so that the settings of a run can store it.
 
-========================== ========================================== ==========================================
-name                       network                                    needs
-========================== ========================================== ==========================================
-hog                        histograms of oriented gradients           nothing
-random, random:SEED        an untrained convolutional network         nothing
-dinov2, clip, siglip       the family's default model                 transformers; weights or a download
-dinov2:MODEL, clip:MODEL,  a model of the hub, or of a local folder   transformers; weights or a download
-siglip:MODEL
-resnet56:FILE              ResNet-56 trained on CIFAR-10              weights as a safetensors file
-FOLDER                     a network of `train_contrastive`           the folder of its run
-shuffled:NAME              NAME, with features of another image       what NAME needs
-standardized:FILE:NAME     NAME, with mean 0 and deviation 1          a file of `fit_standardization`
-========================== ========================================== ==========================================
+======================== ================================== ================================
+name                     network                            needs
+======================== ================================== ================================
+hog                      histograms of oriented gradients   nothing
+random, random:SEED      an untrained convolutional network nothing
+dinov2, clip, siglip     the default model of the family    transformers, and weights
+dinov2:MODEL (and alike) a model of the hub, or a folder    transformers, and weights
+resnet56:FILE            ResNet-56 trained on CIFAR-10      weights as a safetensors file
+FOLDER                   a network of `train_contrastive`   the folder of its run
+shuffled:NAME            NAME, of another image             what NAME needs
+standardized:FILE:NAME   NAME, with mean 0 and deviation 1  a file of `fit_standardization`
+======================== ================================== ================================
 
 In the last two rows, NAME is again one of these names. The spelling `standardised:` of older runs
 is accepted.

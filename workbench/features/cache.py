@@ -1,4 +1,4 @@
-"""Features of a whole training set, computed once and stored under the fingerprints of images and extractor."""
+"""Features of a training set, stored under the fingerprints of images and extractor."""
 
 import hashlib
 import re

@@ -84,7 +84,7 @@ class ContrastiveNet(nn.Module):
         return self.trunk(images)
 
     def objective(self, images: Images) -> Objective:
-        """Return the cross-entropy of identifying, for each view, the other view of its image in the batch."""
+        """Return the cross-entropy of identifying the other view of each image in the batch."""
         views = torch.cat([random_view(images), random_view(images)])
         points = F.normalize(self.head(self(views).mean(dim=(2, 3))), dim=1)
         is_self = torch.eye(len(points), dtype=torch.bool, device=points.device)

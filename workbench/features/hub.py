@@ -86,7 +86,8 @@ class HubExtractor(FeatureExtractor):
         is_folder = self.model.startswith(("/", ".", "~"))
         if is_folder and not Path(self.location).is_dir():
             raise UserError(
-                f"The feature extractor {self.name} needs the folder {self.model}, which does not exist."
+                f"The feature extractor {self.name} needs the folder {self.model}, "
+                "which does not exist."
             )
         self.config = self._load(self._model_class().config_class)
         self.dim = self.config.hidden_size
@@ -161,8 +162,9 @@ class HubExtractor(FeatureExtractor):
         except (OSError, ValueError) as error:
             family = self.name.partition(":")[0]
             raise UserError(
-                f"The feature extractor {self.name} is not on this machine and could not be downloaded. "
-                f"On a machine with network access, run `hf download {self.model} --local-dir FOLDER`, "
+                f"The feature extractor {self.name} is not on this machine and could not be "
+                "downloaded. On a machine with network access, run "
+                f"`hf download {self.model} --local-dir FOLDER`, "
                 f"copy FOLDER to this machine, and use the name {family}:FOLDER."
             ) from error
         finally:

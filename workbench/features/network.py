@@ -1,4 +1,4 @@
-"""Small convolutional feature extractors: one trained here and, as controls, an untrained and a shuffled one."""
+"""Small convolutional feature extractors, and a shuffled extractor as a control."""
 
 from pathlib import Path
 
@@ -79,11 +79,11 @@ class ShuffledExtractor(FeatureExtractor):
         return f"shuffled-{self.seed}-{self.extractor.fingerprint}"
 
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
-        """Return features permuted along a cycle that depends on the seed and the batch size only."""
+        """Return features permuted along a cycle, which seed and batch size determine."""
         if len(images) < 2:
             raise UserError(
-                f"{self.name} exchanges features between images, so a batch needs at least 2 images, "
-                f"got {len(images)}."
+                f"{self.name} exchanges features between images, so a batch needs "
+                f"at least 2 images, got {len(images)}."
             )
         cycle = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
         features = self.extractor.features(images, grid)

@@ -1,4 +1,7 @@
-"""Transformer blocks: pre-norm, plain or modulated by a condition (adaLN-zero, arXiv:2212.09748)."""
+"""Pre-norm transformer blocks, plain or modulated by a condition.
+
+The modulation is adaLN-zero (arXiv:2212.09748).
+"""
 
 from typing import Literal
 
@@ -129,7 +132,10 @@ class MLP(nn.Sequential):
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP (arXiv:2002.05202), two thirds as wide inside as MLP, so that both have as many weights."""
+    """Gated MLP (arXiv:2002.05202).
+
+    It is two thirds as wide inside as `MLP`, so that both have equally many weights.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -219,7 +225,10 @@ class ModulatedBlock(nn.Module):
 
 
 def modulation_norm(norm: Norm, width: int) -> nn.Module:
-    """Return the norm before a modulation: LayerNorm without a gain (DiT), or RMSNorm with one (LightningDiT)."""
+    """Return the norm before a modulation.
+
+    It is LayerNorm without a gain (DiT), or RMSNorm with a gain (LightningDiT).
+    """
     return nn.LayerNorm(width, elementwise_affine=False) if norm == "layer" else RMSNorm(width)
 
 

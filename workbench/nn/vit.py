@@ -75,8 +75,8 @@ class Encoder(nn.Module):
         super().__init__()
         if not learned and sizes.num_tokens != sizes.patches:
             raise UserError(
-                f"num_tokens must be the number of patches, {sizes.patches}, without learned tokens, "
-                f"got {sizes.num_tokens}."
+                f"num_tokens must be the number of patches, {sizes.patches}, "
+                f"without learned tokens, got {sizes.num_tokens}."
             )
         self.sizes = sizes
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
@@ -95,7 +95,10 @@ class Encoder(nn.Module):
         return self.embed(rearrange(images, "b c (h i) (w j) -> b (h w) (i j c)", i=size, j=size))
 
     def queries(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n width"]:
-        """Return the tokens before the first block: learned, plus their mix of the patches with `linear_init`."""
+        """Return the tokens before the first block.
+
+        They are learned and, with `linear_init`, include their mix of the patches.
+        """
         if self.tokens is None:
             raise UserError("An encoder without learned tokens has no queries.")
         tokens = repeat(self.tokens, "n width -> b n width", b=len(patches))
@@ -104,7 +107,7 @@ class Encoder(nn.Module):
         return tokens + einsum(patches, self.mix, "b p width, n p -> b n width")
 
     def to_tokens(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n d"]:
-        """Encode embedded patches: blocks over patches and tokens together, then the rows of the tokens."""
+        """Encode embedded patches: blocks over patches and tokens, then the rows of the tokens."""
         x = patches + self.patch_positions
         if self.tokens is not None:
             x = torch.cat([x, self.queries(patches)], dim=1)
@@ -187,7 +190,7 @@ def _embedding(rows: int, width: int) -> nn.Parameter:
 
 
 def _mix(rows: int, columns: int) -> nn.Parameter:
-    """Return a mix in which each row is the mean of its own share of the columns, times the root of their number."""
+    """Return a mix in which each row averages its share of the columns, scaled to unit norm."""
     longest = max(rows, columns)
     share = torch.zeros(rows, columns)
     index = torch.arange(longest)

@@ -1,1 +1,1 @@
-"""Bottlenecks between an encoder and a decoder: vector, soft, scalar, Gaussian and cascaded quantizers."""
+"""Bottlenecks: vector, soft, scalar, Gaussian and cascaded quantizers."""

@@ -7,8 +7,7 @@ Differences from the paper: we do not know which K-means the paper used, so ther
 builders.
 
 - ``two-level``: sqrt(K) coarse cells share the codes between them, and each cell is clustered
-  separately. The search in
-  the finished codebook is still exact.
+  separately. The search in the finished codebook is still exact.
 - ``flat``: Lloyd's algorithm, on any device.
 - ``faiss``: Lloyd's algorithm of the faiss library, on the CPU and without shrinkage.
 - ``sample``: random tokens, as a control.

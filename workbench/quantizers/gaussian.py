@@ -29,7 +29,7 @@ class GaussianBottleneck(nn.Module):
         self.beta = beta
 
     def forward(self, moments: Float[Tensor, "b n two_d"]) -> Quantized:
-        """Split 2 d channels into d means and d log variances, clamped to [-30, 20], and draw the latents."""
+        """Split 2 d channels into means and log variances, and draw the latents."""
         mean, log_variance = rearrange(moments.float(), "b n (two d) -> two b n d", two=2)
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
         latents = mean

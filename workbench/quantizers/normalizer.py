@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 Normalization = Literal["none", "unit", "channel", "whiten"]
 
-MIN_RELATIVE_DEVIATION = (
-    0.01  # of the median deviation; channels below it are noise and must not be amplified
-)
+# Of the median deviation; channels below it are noise and must not be amplified.
+MIN_RELATIVE_DEVIATION = 0.01
 MIN_DEVIATION = 1e-6
 ROWS_PER_CHUNK = 65536
 

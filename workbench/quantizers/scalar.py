@@ -53,7 +53,10 @@ class ScalarQuantizer(nn.Module):
         return Quantized(latents=latents, codes=codes, losses={})
 
     def bound(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Map each channel into the interval whose integers are the levels: -2..2 for 5 levels, -4..3 for 8."""
+        """Map each channel into the interval whose integers are the levels.
+
+        The integers are -2..2 for 5 levels and -4..3 for 8.
+        """
         # Slightly more than half the width, so that the outer levels are reached.
         half = (self.levels - 1) / 2 * 1.001
         offset: Tensor = (self.levels + 1) % 2 / 2

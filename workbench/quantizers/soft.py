@@ -61,7 +61,7 @@ class SoftQuantizer(nn.Module):
 
     @property
     def codewords(self) -> Float[Tensor, "g k d"]:
-        """Return the codewords as they are compared and mixed: of unit norm if logits are cosines."""
+        """Return the codewords as they are mixed: of unit norm if logits are cosines."""
         return F.normalize(self.codebook, dim=-1) if self.logits == "cosine" else self.codebook
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Quantized:

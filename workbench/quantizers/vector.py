@@ -44,10 +44,10 @@ class VectorQuantizer(nn.Module):
         tokens; 0 disables it.
     """
 
-    counts: Float[
-        Tensor, " k"
-    ]  # running average of the tokens per code and batch; 0 before the first batch
-    sums: Float[Tensor, "k d"]  # running average of the sums of these tokens; only with learn="ema"
+    # Running average of the number of tokens per code and batch; 0 before the first batch.
+    counts: Float[Tensor, " k"]
+    # Running average of the sums of these tokens; only with learn="ema".
+    sums: Float[Tensor, "k d"]
 
     def __init__(
         self,
@@ -102,7 +102,10 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _revive_unused_codes(self, tokens: Float[Tensor, "t d"]) -> None:
-        """Move unused codes to distinct random tokens. Counts start at 0, so the first batch moves all codes."""
+        """Move unused codes to distinct random tokens.
+
+        Counts start at 0, so the first batch moves all codes.
+        """
         num_tokens = self.counts.new_tensor(float(len(tokens)))
         uniform = _sum_over_processes(num_tokens).item() / len(self.counts)
         # No more codes than tokens: two codes at one point are one code. The rest follows in the

@@ -1,1 +1,1 @@
-"""Tokenizers: from images to tokens and back. Each file contains one system and reads like its paper."""
+"""Tokenizers, one system per file. Each file reads like its paper."""

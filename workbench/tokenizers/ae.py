@@ -16,7 +16,7 @@ from workbench.tokenizers.base import TrainableTokenizer
 
 
 class AE(TrainableTokenizer):
-    """Encoder and decoder trained by squared error; latents are unconstrained or have a fixed norm."""
+    """Encoder and decoder trained by squared error; latents may have a fixed norm."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):

@@ -94,8 +94,8 @@ class ALIT(SupportsErrorTarget, TrainableTokenizer):
             rounds, rest = divmod(budget, self.config.tokens_per_round)
             if rest or not 1 <= rounds <= self.config.rounds:
                 raise UserError(
-                    f"budget must be a multiple of {self.config.tokens_per_round}, the tokens per round, "
-                    f"up to {self.config.num_tokens}, got {budget}."
+                    f"budget must be a multiple of {self.config.tokens_per_round}, "
+                    f"the tokens per round, up to {self.config.num_tokens}, got {budget}."
                 )
             latents = self.latents_by_round(images, rounds)[-1]
             return Tokens(latents, active=self._active(len(images))[rounds - 1])
@@ -116,7 +116,7 @@ class ALIT(SupportsErrorTarget, TrainableTokenizer):
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Return the weighted mean absolute error of each round; `pixel` is the term of the last round."""
+        """Return the weighted mean absolute error of each round; the last is `pixel`."""
         reconstructions = self._decode_rounds(self.latents_by_round(images, self.config.rounds))
         names = [*(f"round_{r}" for r in range(1, self.config.rounds)), "pixel"]
         terms = {

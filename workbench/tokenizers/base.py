@@ -37,17 +37,20 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     def codebook(self) -> Float[Tensor, "g k d"] | None:
-        """Return the codewords, or None without a codebook; codebook i serves the i-th of g equal blocks of tokens."""
+        """Return the codewords, or None without a codebook.
+
+        Codebook i serves the i-th of g equal blocks of tokens.
+        """
         return None
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Return the rows and columns of the token grid, or None if tokens have no position in the image."""
+        """Return the rows and columns of the token grid, or None if tokens have no position."""
         return None
 
     @property
     def feature_grid(self) -> tuple[int, int]:
-        """Return the rows and columns of the grid on which features of image patches are computed."""
+        """Return the rows and columns of the grid on which features of images are computed."""
         return self.grid or DEFAULT_FEATURE_GRID
 
     @abstractmethod
@@ -166,7 +169,7 @@ class SupportsErrorTarget(Tokenizer):
 
 
 class SupportsPosterior(Tokenizer):
-    """A tokenizer that assigns each token a probability for each codeword."""
+    """A tokenizer that assigns probabilities of all codewords to each token."""
 
     @abstractmethod
     def posterior(self, images: Images) -> Float[Tensor, "b n k"]:

@@ -1,4 +1,4 @@
-"""FSQ (arXiv:2309.15505) with one-dimensional latents: each channel of a token is one of a few levels."""
+"""FSQ (arXiv:2309.15505) with one-dimensional latents: few levels per channel of a token."""
 
 import math
 from dataclasses import dataclass
@@ -39,7 +39,8 @@ class FSQVAE(TrainableTokenizer):
                 )
             if min(self.levels) < 3:
                 raise UserError(
-                    f"levels must be at least 3, because the bound cannot split a channel in 2; got {text}."
+                    "levels must be at least 3, because the bound cannot split a channel in 2; "
+                    f"got {text}."
                 )
             if math.prod(self.levels) > MAX_CODES:
                 raise UserError(

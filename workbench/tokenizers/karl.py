@@ -1,4 +1,4 @@
-"""KARL (arXiv:2507.07995): one pass predicts how many tokens an image needs for a requested error.
+"""KARL (arXiv:2507.07995): one pass predicts the number of tokens for a requested error.
 
 Each training step runs twice. Run 1 draws a budget and measures the error that it reaches. Run 2
 gets that error and the whole budget, and learns which tokens are surplus. Errors are mean absolute
@@ -33,7 +33,7 @@ Balance = Literal["plain", "balanced"]
 
 
 class KARL(SupportsErrorTarget, TrainableTokenizer):
-    """An encoder conditioned on an error, a head that halts surplus tokens, and a decoder that never sees these."""
+    """Encoder conditioned on an error, head that halts surplus tokens, decoder of the rest."""
 
     discrete = True  # if there is a codebook
 
@@ -50,9 +50,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         balance: Balance = "plain"  # of the halting loss; the released code balances the classes
         # Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
         hide: Literal["label", "predicted"] = "label"
-        trust: float = (
-            0.15  # fraction of the training after which predictions decide what is dropped
-        )
+        # Fraction of the training after which predictions decide what is dropped.
+        trust: float = 0.15
         # K, codewords of a discrete bottleneck (the released model: 4096); 0: a continuous
         # bottleneck.
         codebook_size: int = 0
@@ -232,7 +231,10 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         return Quantized(latents=selected, codes=None, losses=quantized.losses)
 
     def needed_tokens(self, logits: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-        """Return the tokens that are not halted. The first is never halted, so that a decoder has an input."""
+        """Return the tokens that are not halted.
+
+        The first is never halted, so that a decoder has an input.
+        """
         needed = logits.sigmoid() <= self.config.threshold
         needed[:, 0] = True
         return needed

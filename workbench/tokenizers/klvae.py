@@ -15,7 +15,7 @@ from workbench.tokenizers.base import TrainableTokenizer
 
 
 class KLVAE(TrainableTokenizer):
-    """Encoder, one Gaussian per token, decoder. Latents are samples in training and means otherwise."""
+    """Encoder, one Gaussian per token, decoder. Latents are samples in training only."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):

@@ -28,9 +28,8 @@ class PerceptualAdversarialConfig:
     perceptual_weight: float = 0.0  # of the distance in the features of a frozen network; 0: off
     perceptual: str = "random"  # name of that feature extractor
     adversarial_weight: float = 0.0  # of the loss of a patch discriminator; 0: off
-    adversarial_start: float = (
-        0.1  # fraction of the training after which the adversarial terms start
-    )
+    # Fraction of the training after which the adversarial terms start.
+    adversarial_start: float = 0.1
     # Scale the adversarial term by gradient norms at the last layer of the decoder.
     adversarial_adaptive: bool = True
     lecam: float = 0.001  # of the discriminator's LeCam regularizer

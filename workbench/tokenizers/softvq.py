@@ -32,15 +32,14 @@ Alignment = Literal["repeat", "pool", "global"]
 
 
 class SoftVQ(SupportsPosterior, TrainableTokenizer):
-    """Encoder, soft quantizer, decoder: fully differentiable, without straight-through gradient or commitment."""
+    """Encoder, soft quantizer, decoder: differentiable, without straight-through gradient."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ViTConfig):
         """Settings of a SoftVQ-VAE."""
 
-        num_codebooks: int = (
-            1  # G, codebooks over contiguous blocks of tokens; the paper's models have 4
-        )
+        # G, codebooks over contiguous blocks of tokens; the paper's models have 4.
+        num_codebooks: int = 1
         codebook_size: int = 256  # K, codewords per codebook; the paper's models have 8192
         # Logits are cosines of unit vectors, as released, or minus |x - w|, as printed in the
         # paper.

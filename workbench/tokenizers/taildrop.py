@@ -28,9 +28,8 @@ class TailDrop(SupportsErrorTarget, TrainableTokenizer):
     class Config(ViTConfig):
         """Settings of tail drop."""
 
-        shortest: int = (
-            1  # tokens; training draws the length of a prefix uniformly from here to all
-        )
+        # Tokens; training draws the length of a prefix uniformly from here to all.
+        shortest: int = 1
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -188,13 +187,13 @@ class GradientEnergyLength:
         )
 
     def predict(self, images: Images) -> Int[Tensor, " b"]:
-        """Return the rounded number of tokens of each image; constant outside of the fitted range."""
+        """Return the rounded number of tokens per image; constant outside of the fitted range."""
         energies = gradient_energy(images).cpu().numpy()
         lengths = np.interp(energies, self.energies.numpy(), self.tokens.numpy())
         return torch.from_numpy(lengths.round()).long().to(images.device)
 
 
 def gradient_energy(images: Images) -> Float[Tensor, " b"]:
-    """Compute the mean squared difference of horizontal plus that of vertical neighbors, per image."""
+    """Compute the mean squared difference of horizontal plus that of vertical neighbors."""
     horizontal, vertical = images.diff(dim=3), images.diff(dim=2)
     return horizontal.square().mean(dim=(1, 2, 3)) + vertical.square().mean(dim=(1, 2, 3))

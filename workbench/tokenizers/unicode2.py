@@ -71,9 +71,8 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         shrinkage: float = 0.0  # lambda, in tokens per code; above 0.1, codes become unused
         # Cluster each class separately, with equally many codes, as VQGAN-LC does; needs labels.
         per_class: bool = False
-        tokens_per_code: int = (
-            256  # upper bound of the training tokens that are clustered, per code
-        )
+        # Upper bound of the training tokens that are clustered, per code.
+        tokens_per_code: int = 256
         mode: CascadeMode = "cascade"  # roles of the tables; see workbench.quantizers.cascaded
         # In mode online, replace codes used less often than this fraction of uniform usage; 0:
         # never.
@@ -134,7 +133,8 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         dim = config.dim or self.teacher.dim
         if dim > self.teacher.dim:
             raise UserError(
-                f"dim must be at most {self.teacher.dim}, the channels of {config.teacher}, got {dim}."
+                f"dim must be at most {self.teacher.dim}, the channels of {config.teacher}, "
+                f"got {dim}."
             )
         self.normalizer = Normalizer(config.normalize, channels=self.teacher.dim, dim=dim)
         self.quantizer = CascadedCodebook(

@@ -38,7 +38,7 @@ MAX_ADAPTIVE_WEIGHT = 1e8
 
 
 class VAVAE(TrainableTokenizer):
-    """Encoder, diagonal Gaussian, decoder; two marginal losses pull the latents towards the teacher."""
+    """Encoder, diagonal Gaussian, decoder, and two losses that align latents to a teacher."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ConvConfig):
@@ -163,7 +163,10 @@ class VAVAE(TrainableTokenizer):
 
     @property
     def stage(self) -> int:
-        """Return 0 for a high weight without margins, 1 for the normal weight without margins, 2 with margins."""
+        """Return the stage of the alignment.
+
+        Stage 0 has a high weight and no margins, 1 the normal weight, 2 also the margins.
+        """
         return bisect_right(STAGE_STARTS, float(self.progress)) if self.config.stages else 2
 
     def alignment_loss(

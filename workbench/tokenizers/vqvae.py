@@ -29,9 +29,8 @@ class VQVAE(TrainableTokenizer):
         # Train the codebook by gradient or as a running average of its tokens.
         learn: Literal["gradient", "ema"] = "ema"
         decay: float = 0.95  # of the running averages, per batch
-        revive: float = (
-            0.1  # replace codes used less often than this fraction of uniform usage; 0: never
-        )
+        # Replace codes used less often than this fraction of uniform usage; 0: never.
+        revive: float = 0.1
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -77,7 +76,7 @@ class VQVAE(TrainableTokenizer):
         return self.decoder(tokens)
 
     def objective(self, images: Images) -> Objective:
-        """Return Eq. 3: squared error, commitment loss and, with learn="gradient", the codebook loss."""
+        """Return Eq. 3: squared error, commitment and, with learn="gradient", codebook loss."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
         terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
