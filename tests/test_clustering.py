@@ -69,6 +69,7 @@ def test_flat_agrees_with_faiss(unit):
     assert torch.cdist(faiss_codebook, codebook).min(dim=1).values.median() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("builder", "within"), [("flat", 0.01), ("faiss", 0.01), ("two-level", 0.02)]
 )

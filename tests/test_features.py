@@ -275,6 +275,7 @@ def test_trained_network_is_named_after_its_folder(tmp_path):
         train_contrastive(digits, tmp_path / "t", width=8, train_config=QUICK)
 
 
+@pytest.mark.slow
 def test_training_improves_digit_classification(tmp_path):
     from sklearn.linear_model import RidgeClassifier
 

@@ -99,6 +99,7 @@ def test_balanced_halting_loss_weights_both_classes_equally():
     assert halting_loss(logits, no_token, "balanced").item() == pytest.approx(0.6931, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_halting_head_learns_the_budget_posterior():
     """With one image and one bin, the budget is uniform on 1..6, so P(budget <= i) = i / 6."""
     model, x = make(bins=1), images(1).expand(64, 1, 8, 8)
@@ -190,6 +191,7 @@ def test_tokens_beyond_the_budget_do_not_train_codes():
     assert partial.losses["commitment"] != everything.losses["commitment"]
 
 
+@pytest.mark.slow
 def test_small_codebook_learns_to_reconstruct():
     from workbench.data import load
 
@@ -215,6 +217,7 @@ def test_one_code_is_enough_and_negative_sizes_raise():
 # Tail drop
 
 
+@pytest.mark.slow
 def test_search_agrees_with_trying_every_length():
     from workbench.data import load
 

@@ -212,6 +212,7 @@ def test_precomputed_features_give_equal_terms():
     assert "2 targets" in str(error.value) and "got 1" in str(error.value)
 
 
+@pytest.mark.slow
 def test_cached_features_give_equal_training(tmp_path, unchecked):
     small = {
         "num_tokens": 4,
@@ -255,6 +256,7 @@ def tuning(model: MAETok, **settings) -> MAETok:
     return tuned.train()
 
 
+@pytest.mark.slow
 def test_stage_two_leaves_the_latents_unchanged(tmp_path, unchecked):
     """The second run starts from the first."""
     small = {
@@ -277,6 +279,7 @@ def test_stage_two_leaves_the_latents_unchanged(tmp_path, unchecked):
         assert not torch.allclose(tuned.decode(tokens), learned.decode(tokens))
 
 
+@pytest.mark.slow
 def test_stage_two_improves_reconstruction():
     model, x = make(), load("digits").images(slice(32))
     learn(model, x, 100)

@@ -275,6 +275,7 @@ def test_frozen_encoder_ignores_trainable_parameters(kind):
 
 
 @for_each_class
+@pytest.mark.slow
 def test_a_few_steps_halve_the_error(kind):
     model, digits = make(kind).train(), load("digits")
     if isinstance(model, NeedsPreparation):

@@ -232,6 +232,7 @@ def test_one_code_per_distinct_patch_is_lossless(digits):
     )
 
 
+@pytest.mark.slow
 def test_larger_codebooks_have_smaller_errors(digits):
     images, held_out = digits.images(), load("digits", split="test").images()
     for kind, dim in (("none", None), ("unit", None), ("channel", None), ("whiten", 4)):
@@ -254,6 +255,7 @@ def test_unit_features_have_unit_codes(digits):
         torch.testing.assert_close(model.codebook.norm(dim=-1), torch.ones(1, 32))
 
 
+@pytest.mark.slow
 def test_values_adapt_to_a_frozen_decoder(digits):
     """The decoder was trained on continuous features. Training E improves held-out images."""
     held_out = load("digits", split="test").images()
@@ -272,6 +274,7 @@ def test_values_adapt_to_a_frozen_decoder(digits):
     )
 
 
+@pytest.mark.slow
 def test_decoder_can_be_moved_between_modes(digits):
     """The decoder is trained on features, used with centers, and improved by a linear map."""
     images = load("digits", split="test").images()
@@ -490,6 +493,7 @@ def test_clustering_reports_its_progress(tmp_path):
     assert reports == sorted(reports) and reports[-1][0] == reports[-1][1] > 1
 
 
+@pytest.mark.slow
 def test_run_that_starts_from_another_run(tmp_path, digits):
     small = {
         "limit": 200,
