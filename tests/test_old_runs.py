@@ -1,4 +1,4 @@
-"""Run folders of format 1 keep opening: configuration, weights, history, evidence, and further training."""
+"""Run folders of format 1 open: configuration, weights, history, evidence, further training."""
 
 import json
 import shutil
@@ -66,20 +66,15 @@ def test_old_runs_are_listed_with_their_tokenizers(folder):
 
 @pytest.mark.slow
 def test_training_resumes_from_an_old_checkpoint(folder):
-    """The optimizer's state and the weights of an old checkpoint are those that training resumes from."""
+    """Training resumes from the weights and the optimizer state of the old checkpoint."""
     from workbench.launch.in_process import prepare_training
     from workbench.training import TrainConfig, fit
 
     path = folder / "softvq"
-    config = json.loads((path / "config.json").read_text())
-    changes = Run(path).config.changes
-    job = prepare_training("softvq-digits", path, **changes)
-    train_config = TrainConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in (job.run.config.training | {"steps": 6, "save_every": 6}).items()
-        }
-    )
+    stored = json.loads((path / "config.json").read_text())
+    job = prepare_training("softvq-digits", path, **Run(path).config.changes)
+    longer = job.run.config.training | {"steps": 6, "save_every": 6}
+    train_config = TrainConfig.from_dict(longer)
     records = list(fit(job.model, job.data, train_config, job.run))
     assert [record.step for record in records] == [6] and job.run.steps == [4, 6]
     assert job.run.events()[-3]["event"] == "resumed" and job.run.events()[-3]["step"] == 4
@@ -87,7 +82,7 @@ def test_training_resumes_from_an_old_checkpoint(folder):
     assert old.keys() == new.keys() and all(old[group].keys() == new[group].keys() for group in old)
     name = next(key for key in new["optimizer"] if key.endswith(".step"))
     assert (float(old["optimizer"][name]), float(new["optimizer"][name])) == (4.0, 6.0)
-    assert json.loads((path / "config.json").read_text()) == config
+    assert json.loads((path / "config.json").read_text()) == stored
 
 
 def test_arrays_of_an_old_evidence_may_have_other_names(folder, monkeypatch):

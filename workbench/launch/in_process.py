@@ -161,8 +161,8 @@ def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJ
     process = Rank.current()
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
-    given = {name: value for name, value in settings.items() if value is not None}
-    changes = coerce_settings(recipe, given)
+    specified = {name: value for name, value in settings.items() if value is not None}
+    changes = coerce_settings(recipe, specified)
     if (Path(out) / "config.json").exists():
         run = Run(out)
         _check_same_settings(run, recipe, changes)

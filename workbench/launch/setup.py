@@ -244,10 +244,10 @@ def _matching_weights(source: Run, model: "nn.Module") -> "dict[str, Tensor]":
     """Return the averaged weights of a run that fit a model by name and shape."""
     from workbench.storage.checkpoint import read_tensors
 
-    own = model.state_dict()
+    state = model.state_dict()
     stored = read_tensors(source.checkpoint())["ema"]
     return {
         name: value
         for name, value in stored.items()
-        if name in own and value.shape == own[name].shape
+        if name in state and value.shape == state[name].shape
     }

@@ -86,7 +86,7 @@ def start(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
     """
     launched = _launch(recipe, out, collect, settings)
     if launched.process is not None:
-        # A process whose exit status nobody reads would look alive.
+        # A process whose exit status is not read would look alive.
         threading.Thread(target=launched.process.wait, daemon=True).start()
     return launched.run
 

@@ -67,7 +67,7 @@ class RunReference(_Section):
 
 
 class RunConfig(_Section):
-    """What a run was trained with: enough to build its model again.
+    """The settings of a run: enough to build its model again.
 
     Unknown sections of a config.json are kept.
 
