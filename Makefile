@@ -41,7 +41,7 @@ lint: .venv/dev  ## style, types, docstrings and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/python tests/validate_docstrings.py
+	$(BIN)/numpydoc lint $$(git ls-files 'workbench/*.py')
 
 format: .venv/dev  ## format the code in place
 	$(BIN)/ruff format .

@@ -44,6 +44,7 @@ def analyses() -> dict[str, Callable[..., Any]]:
     Returns
     -------
     dict of str to callable
+        The functions that return a `Result`, group by group.
     """
     return {
         name: function for group in GROUPS for name, function in _analyses_of_group(group).items()

@@ -26,10 +26,12 @@ import plotly.graph_objects as go
 class Range:
     """Bounds of a numeric control.
 
-    Parameters
+    Attributes
     ----------
-    low, high : float
-        Smallest and largest allowed value, both included.
+    low : float
+        Smallest allowed value.
+    high : float
+        Largest allowed value.
     step : float, optional
         Step of the slider. By default 1 for int and a hundredth of the range for float.
     """

@@ -1,6 +1,4 @@
-"""Settings in their declared types:
-
-from Python, from the text of a command line or a URL, and to JSON.
+"""Convert settings to their declared types, from Python or from text, and to JSON.
 
 This is the one place where text becomes a value. pydantic converts; this module adds the notations
 of a command line (`8,5,5` for a tuple, `none` for a missing value, `1e4` for an integer) and

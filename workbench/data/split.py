@@ -27,7 +27,7 @@ def held_out_mask(keys: Iterable[str]) -> np.ndarray:
 
     Examples
     --------
-    >>> held_out_mask(["a.png", "b.png"]).sum()
+    >>> int(held_out_mask(["a.png", "b.png"]).sum())
     1
     """
     hashes = [_key_hash(key) for key in keys]

@@ -71,8 +71,14 @@ def start(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
 
     Parameters
     ----------
-    recipe, out, collect, **settings
-        As for `train`.
+    recipe : str
+        A system and its data, such as softvq-digits.
+    out : str or Path
+        The folder of the run.
+    collect : bool
+        Whether to collect evidence after training.
+    **settings
+        Settings as for `train`.
 
     Returns
     -------

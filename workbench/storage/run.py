@@ -56,17 +56,17 @@ class Run:
     folder : str or Path
         The run's folder. `Run.create` makes a new one.
 
-    Raises
-    ------
-    RunError
-        If the folder does not exist, is not a run, is damaged, or was written by a newer version.
-
     Attributes
     ----------
     folder : Path
         The run's folder.
     config : RunConfig
-        What the run was trained with.
+        The configuration that the run was trained with.
+
+    Raises
+    ------
+    RunError
+        If the folder does not exist, is not a run, is damaged, or was written by a newer version.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -89,6 +89,7 @@ def codebook(
     Returns
     -------
     Codebook
+        The codebook, which a notebook shows as a grid of codes.
 
     Raises
     ------

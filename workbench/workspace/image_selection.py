@@ -180,6 +180,7 @@ def select(
     Returns
     -------
     SelectedImages
+        The images with their classes, errors and codes.
 
     Raises
     ------
@@ -217,6 +218,7 @@ def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> Selec
     Returns
     -------
     SelectedImages
+        The images with their classes, errors and codes.
 
     Raises
     ------

@@ -74,6 +74,7 @@ def latent_map(
     Returns
     -------
     Map
+        The map, which a notebook shows with its controls.
 
     Raises
     ------

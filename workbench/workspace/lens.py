@@ -121,6 +121,7 @@ def lens(
     Returns
     -------
     Lens
+        The lens, which a notebook shows with its controls.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class RunSnapshot:
 
     @property
     def state(self) -> str:
-        """new, running, paused, stopped, failed, interrupted or finished."""
+        """State of the run: new, running, paused, stopped, failed, interrupted or finished."""
         return self.status["state"]
 
     @property

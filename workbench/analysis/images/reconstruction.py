@@ -138,6 +138,7 @@ def reconstruction(
     Returns
     -------
     Reconstruction
+        Errors of every image, and examples from the worst to the best.
 
     Raises
     ------

@@ -199,6 +199,7 @@ def teacher_alignment(
     Returns
     -------
     TeacherAlignment
+        Agreement of latents and teacher features, by measure.
 
     Raises
     ------

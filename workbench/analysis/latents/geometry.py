@@ -205,6 +205,7 @@ def latent_geometry(
     Returns
     -------
     LatentGeometry
+        Norms, spectrum and similarity of the latent vectors.
 
     Raises
     ------

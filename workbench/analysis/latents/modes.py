@@ -244,6 +244,7 @@ def mixture_modes(
     Returns
     -------
     MixtureModes
+        The number of modes with its range, the nulls and the assignment of images.
 
     Raises
     ------

@@ -216,6 +216,7 @@ def probes(
     Returns
     -------
     Probes
+        Accuracy of every probe with its interval and its null.
 
     Raises
     ------

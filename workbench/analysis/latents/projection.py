@@ -143,6 +143,7 @@ def latent_map(
     Returns
     -------
     LatentMap
+        Coordinates, colors and quality scores of the images on the map.
 
     Raises
     ------

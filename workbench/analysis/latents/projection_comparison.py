@@ -109,6 +109,7 @@ def latent_maps(
     Returns
     -------
     LatentMaps
+        One map per run, aligned to that of the first.
 
     Raises
     ------

@@ -36,9 +36,10 @@ MIN_LOG_POSTERIOR = -60  # products of subnormal numbers are ten times slower
 class Mixture:
     """A mixture of k Gaussians in d dimensions.
 
-    Parameters
+    Attributes
     ----------
     means : ndarray of float, shape (k, d)
+        Means of the Gaussians.
     natural : ndarray of float, shape (k, f)
         Coefficients of (1, x, x x^T) in the log of weight times density.
     covariance : {"diag", "full", "tied"}
