@@ -1,4 +1,4 @@
-"""Codes one after another: what a code may depend on, the drawing of one, both tasks learned, a loss in pieces."""
+"""The autoregressive generator: causality, sampling, both tasks and the chunked loss."""
 
 import dataclasses
 import math
@@ -52,8 +52,8 @@ def small(**settings) -> AR:
     return AR(AR.Config(**(SMALL | settings)))
 
 
-def loud(noise: float = 0.3, **settings) -> AR:
-    """A network with larger weights than at the start, so that its choices are clear."""
+def perturbed(noise: float = 0.3, **settings) -> AR:
+    """A network with larger weights than initial ones, so that its logits differ clearly."""
     model = small(**settings)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,17 +61,19 @@ def loud(noise: float = 0.3, **settings) -> AR:
     return model.eval()
 
 
-def some(count: int = 6, *, tokens: int = 4, codes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+def random_codes(
+    count: int = 6, *, tokens: int = 4, codes: int = 7
+) -> tuple[torch.Tensor, torch.Tensor]:
     drawn = torch.randint(codes, (count, tokens), generator=torch.Generator().manual_seed(1))
     return drawn, torch.arange(count) % 5
 
 
-# What depends on what
+# Causality
 
 
 @each
 def test_logits_depend_on_earlier_codes_only(settings):
-    model, (codes, labels) = loud(**settings), some()
+    model, (codes, labels) = perturbed(**settings), random_codes()
     base = model(codes, labels)
     for place in range(4):
         other = codes.clone()
@@ -85,7 +87,7 @@ def test_logits_depend_on_earlier_codes_only(settings):
 
 @each
 def test_items_are_independent_and_parameters_learn(settings):
-    model, (codes, labels) = small(**settings), some(64)
+    model, (codes, labels) = small(**settings), random_codes(64)
     torch.testing.assert_close(model(codes[3:4], labels[3:4]), model(codes, labels)[3:4])
     model.objective(codes, labels).total.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -106,8 +108,8 @@ def test_sparse_gradients_of_used_codes_only():
 
 
 def test_codebooks_have_separate_rows():
-    """Code i of book 1 is row K + i: the first half of the image looks up and predicts other rows than the second."""
-    model, codes = loud(num_codebooks=2, table="codebook"), torch.full((1, 4), 3)
+    """Code i of codebook 1 is row K + i, in the input table and in the output layer."""
+    model, codes = perturbed(num_codebooks=2, table="codebook"), torch.full((1, 4), 3)
     model.adopt(torch.arange(2 * 7 * 3).float().view(2, 7, 3))
     seen = []
     model.table.register_forward_hook(lambda module, given, out: seen.append(given[0].tolist()))
@@ -121,7 +123,7 @@ def test_codebooks_have_separate_rows():
 
 
 def test_dropped_labels_do_not_matter():
-    codes, labels = some()
+    codes, labels = random_codes()
     always, never = (small(drop_class=share).objective for share in (1.0, 0.0))
     assert (
         always(codes, labels).terms["generate"] == always(codes, labels.flip(0)).terms["generate"]
@@ -132,7 +134,7 @@ def test_dropped_labels_do_not_matter():
 def test_label_dropout_rate():
     seen, model = [], small(drop_class=0.25, understand=0.0)
     model.words.register_forward_hook(lambda module, given, out: seen.append(given[0]))
-    model.objective(*some(8000))
+    model.objective(*random_codes(8000))
     assert (seen[0][:, 1] == 5).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
@@ -157,7 +159,7 @@ def test_last_row_of_a_causal_block():
 @each
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_greedy_sampling_takes_the_largest_logit(settings, guidance):
-    model, labels = loud(1.0, **settings), torch.arange(5)
+    model, labels = perturbed(1.0, **settings), torch.arange(5)
     codes, null = torch.zeros(5, 4, dtype=torch.int64), torch.full((5,), 5)
     for place in range(4):
         logits = model(codes, null) + guidance * (model(codes, labels) - model(codes, null))
@@ -166,19 +168,19 @@ def test_greedy_sampling_takes_the_largest_logit(settings, guidance):
     assert len(codes.unique()) > 1
 
 
-# Drawing
+# Sampling
 
 
 def test_top_k_keeps_exactly_k():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
-    kept = shortlist(logits, top_k=2).isfinite()
-    assert kept.tolist() == [[False, True, False, True], [True, True, False, False]]
+    remaining = shortlist(logits, top_k=2).isfinite()
+    assert remaining.tolist() == [[False, True, False, True], [True, True, False, False]]
     assert torch.equal(shortlist(logits, top_k=2)[0, [1, 3]], logits[0, [1, 3]])
     assert torch.equal(shortlist(logits, top_k=9), logits)
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"),
+    ("top_p", "remaining"),
     [
         (0.01, {2}),
         (0.49, {2}),
@@ -188,9 +190,9 @@ def test_top_k_keeps_exactly_k():
         (1.0, {0, 1, 2, 3}),
     ],
 )
-def test_top_p_keeps_the_fewest_codes(top_p, kept):
+def test_top_p_keeps_the_fewest_codes(top_p, remaining):
     logits = torch.tensor([[0.25, 0.1, 0.5, 0.15]]).log()
-    assert set(shortlist(logits, top_p=top_p)[0].isfinite().nonzero()[:, 0].tolist()) == kept
+    assert set(shortlist(logits, top_p=top_p)[0].isfinite().nonzero()[:, 0].tolist()) == remaining
 
 
 def test_top_p_keeps_at_least_one_code():
@@ -228,7 +230,7 @@ def test_codes_are_sampled_by_probability():
 
 
 def test_the_seed_decides_the_codes():
-    model, labels = loud(), torch.arange(5)
+    model, labels = perturbed(), torch.arange(5)
     torch.manual_seed(3)
     first, state = model.generate(labels, seed=1), torch.get_rng_state()
     torch.manual_seed(3)
@@ -240,7 +242,7 @@ def test_the_seed_decides_the_codes():
 
 
 def test_guidance_of_one_is_conditional():
-    model, seen = loud(), []
+    model, seen = perturbed(), []
     model.words.register_forward_hook(
         lambda module, given, out: seen.append(given[0][:, 1].tolist())
     )
@@ -253,7 +255,7 @@ def test_guidance_of_one_is_conditional():
 
 
 def test_guidance_of_zero_is_the_null_class():
-    model = loud()
+    model = perturbed()
     drawn = model.generate(torch.arange(5), guidance=0.0, top_k=1)
     assert len(drawn.unique(dim=0)) == 1
 
@@ -264,14 +266,16 @@ def test_guidance_of_zero_is_the_null_class():
 @each
 def test_losses_of_an_untrained_model(settings):
     terms = (
-        small(**settings, codebook_size=64, understand=1.0).objective(*some(512, codes=64)).terms
+        small(**settings, codebook_size=64, understand=1.0)
+        .objective(*random_codes(512, codes=64))
+        .terms
     )
     assert terms["generate"].item() == pytest.approx(math.log(64), abs=0.1)
     assert terms["understand"].item() == pytest.approx(math.log(5), abs=0.1)
 
 
 def test_first_loss_is_independent_of_codebook_scale():
-    codes, labels = some(64)
+    codes, labels = random_codes(64)
     for scale in (1e-3, 1.0, 50.0):
         model = small(head="tied", table="codebook", understand=0.0)
         model.adopt(scale * torch.randn(1, 7, 3, generator=torch.Generator().manual_seed(2)))
@@ -281,7 +285,7 @@ def test_first_loss_is_independent_of_codebook_scale():
 
 @each
 def test_loss_and_bits_are_cross_entropies(settings):
-    model, (codes, labels) = loud(**settings, drop_class=0.0), some(700)
+    model, (codes, labels) = perturbed(**settings, drop_class=0.0), random_codes(700)
     expected = F.cross_entropy(model(codes, labels).flatten(0, 1), codes.flatten()).item()
     assert model.objective(codes, labels).terms["generate"].item() == pytest.approx(
         expected, rel=1e-5
@@ -290,10 +294,10 @@ def test_loss_and_bits_are_cross_entropies(settings):
 
 
 def test_understanding_loss_is_weighted():
-    codes, labels = some()
-    expected = F.cross_entropy(loud().classify(codes), labels).item()
+    codes, labels = random_codes()
+    expected = F.cross_entropy(perturbed().classify(codes), labels).item()
     for weight in (0.5, 2.0):
-        term = loud(understand=weight).objective(codes, labels).terms["understand"].item()
+        term = perturbed(understand=weight).objective(codes, labels).terms["understand"].item()
         assert term == pytest.approx(weight * expected, rel=1e-5)
     assert list(small(understand=0.0).objective(codes, labels).terms) == ["generate"]
 
@@ -324,7 +328,7 @@ def test_chunked_cross_entropy_equals_torch(chunk, with_bias):
 
 
 @pytest.fixture
-def held(monkeypatch) -> list[tuple[int, ...]]:
+def logit_shapes(monkeypatch) -> list[tuple[int, ...]]:
     """The shapes of all logits that a cross-entropy is taken of."""
     shapes, plain = [], F.cross_entropy
 
@@ -336,7 +340,7 @@ def held(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_chunked_cross_entropy_memory(held):
+def test_chunked_cross_entropy_memory(logit_shapes):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: saved.append(t.numel()) or t, lambda t: t
@@ -346,18 +350,18 @@ def test_chunked_cross_entropy_memory(held):
             torch.randn(500, 6, requires_grad=True),
         )
         loss = chunked_cross_entropy(rows, weight, torch.zeros(10, dtype=torch.int64), chunk=4)
-    assert held == [(4, 500), (4, 500), (2, 500)]
+    assert logit_shapes == [(4, 500), (4, 500), (2, 500)]
     assert max(saved, default=0) <= 500 * 6  # for the backward pass: no logits
     loss.backward()
-    assert len(held) == 6  # once more each
+    assert len(logit_shapes) == 6  # once more each
 
 
-def test_large_vocabularies_use_chunks(monkeypatch, held):
-    model, (codes, labels) = loud(drop_class=0.0, understand=0.0), some()
+def test_large_vocabularies_use_chunks(monkeypatch, logit_shapes):
+    model, (codes, labels) = perturbed(drop_class=0.0, understand=0.0), random_codes()
     whole = model.objective(codes, labels).total
     monkeypatch.setattr(autoregressive, "MAX_LOGITS", 15)  # of two codes
     torch.testing.assert_close(model.objective(codes, labels).total, whole)
-    assert held == [(24, 7)] + [(2, 7)] * 12
+    assert logit_shapes == [(24, 7)] + [(2, 7)] * 12
 
 
 # The codebook
@@ -376,11 +380,11 @@ def test_adopt_copies_rows_by_codebook_and_code(head):
 
 
 def test_logits_are_independent_of_codebook_scale():
-    codes, labels = some()
+    codes, labels = random_codes()
     codebook = torch.randn(1, 7, 3)
     seen = []
     for scale in (0.01, 10.0):
-        model = loud(table="codebook")
+        model = perturbed(table="codebook")
         model.adopt(scale * codebook)
         seen.append(model(codes, labels))
     torch.testing.assert_close(*seen)
@@ -400,7 +404,7 @@ def test_adopt_a_codebook_of_one_code():
     scope="module", params=[KINDS[0], KINDS[3], KINDS[6]], ids=["free", "sparse-2-books", "tied"]
 )
 def learned(request) -> tuple[AR, torch.Tensor, torch.Tensor]:
-    """A model that has seen eight sequences, each of a class of its own, over and over."""
+    """A model that has memorized eight sequences, one per class."""
     codes = torch.randint(16, (8, 6), generator=torch.Generator().manual_seed(4))
     labels = torch.arange(8)
     model = small(**request.param, num_tokens=6, codebook_size=16, dim=8, classes=8, width=32)
@@ -435,7 +439,7 @@ def test_bits_of_the_right_and_a_wrong_class(learned):
     assert model.bits(codes, labels) < 0.2 < 1 < model.bits(codes, labels.roll(1))
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -455,7 +459,7 @@ def test_invalid_settings_raise(settings):
 
 
 def test_a_misspelled_choice_raises():
-    """In a process of its own: here the checker of types, which users do not run, is faster."""
+    """In a separate process: here the type checker of the tests would raise first."""
     code = "from workbench.generators.autoregressive import AR\n"
     code += "AR.Config(num_tokens=4, codebook_size=7, dim=3, classes=5, head='tide')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -483,7 +487,7 @@ def test_invalid_sampling_options_raise(options):
 
 
 def test_tasks_that_were_not_trained_raise():
-    codes, labels = some()
+    codes, labels = random_codes()
     with pytest.raises(UserError):
         small(understand=0.0).classify(codes)
     with pytest.raises(UserError):
@@ -491,7 +495,7 @@ def test_tasks_that_were_not_trained_raise():
 
 
 def test_codes_of_another_tokenizer_raise():
-    model, (codes, labels) = small(table="codebook"), some(tokens=5)
+    model, (codes, labels) = small(table="codebook"), random_codes(tokens=5)
     with pytest.raises(UserError):
         model.objective(codes, labels)
     with pytest.raises(UserError):
@@ -505,11 +509,11 @@ def test_codes_of_another_tokenizer_raise():
 
 
 def test_every_setting_changes_something():
-    """No decorative options: each field, changed alone, changes a loss term, a shape or the codes drawn."""
+    """Each setting, changed alone, changes a loss term, a shape or the samples."""
 
     def behaviour(**settings) -> list[torch.Tensor]:
-        model = loud(**({"table": "codebook"} | settings))
-        codes, labels = some(64, tokens=model.config.num_tokens)
+        model = perturbed(**({"table": "codebook"} | settings))
+        codes, labels = random_codes(64, tokens=model.config.num_tokens)
         torch.manual_seed(1)
         terms = model.objective(codes, labels).terms
         return [*terms.values(), model.generate(torch.arange(5)), model.classify(codes)]
@@ -523,7 +527,7 @@ def test_every_setting_changes_something():
 
 @each
 def test_mixed_precision_trains_without_a_warning(settings):
-    model, (codes, labels) = loud(**settings, drop_class=0.0), some(64)
+    model, (codes, labels) = perturbed(**settings, drop_class=0.0), random_codes(64)
     with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
         warnings.simplefilter("error")
         low = model.objective(codes, labels).total

@@ -1,4 +1,4 @@
-"""What collecting adds to tokens and pictures: features, disturbed latents, requests, and a generator's loss."""
+"""The arrays that collecting writes for each kind of tokenizer and generator."""
 
 import dataclasses
 import shutil
@@ -20,9 +20,9 @@ SMALL = {"width": 16, "depth": 1, "batch_size": 16, "warmup_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Runs of each kind that has something of its own to show."""
-    folder = tmp_path_factory.mktemp("made")
+def collected_runs(tmp_path_factory):
+    """Runs of each kind of model with arrays of its own."""
+    folder = tmp_path_factory.mktemp("runs")
     train(
         "vqvae-digits",
         folder / "vq",
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     return folder
 
 
-def pictures(array: np.ndarray) -> torch.Tensor:
+def to_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(np.array(array), -1, 1)).float() / 127.5 - 1
 
 
@@ -52,9 +52,9 @@ def test_features_of_images_reconstructions_and_training_images(trained):
         (evidence.train_images, evidence.train_features),
     ):
         np.testing.assert_allclose(
-            features[:20], hog.features(pictures(shown[:20]), (1, 1))[:, 0], atol=1e-5
+            features[:20], hog.features(to_tensor(shown[:20]), (1, 1))[:, 0], atol=1e-5
         )
-    expected = hog.features(pictures(evidence.images[:20]), (4, 4))
+    expected = hog.features(to_tensor(evidence.images[:20]), (4, 4))
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
     trained_on = load_images(Run(trained / "plain"), "train").pixels
     assert {image.tobytes() for image in evidence.train_images} <= {
@@ -95,7 +95,7 @@ def test_noise_error_grows_with_the_level(trained):
         shown = model.decode(
             Tokens(latents + evidence.noise_levels[0].item() * latents.std() * noise)
         ).clamp(-1, 1)
-    error = ((shown - pictures(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
+    error = ((shown - to_tensor(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
 
@@ -112,8 +112,8 @@ def test_midpoints_of_nearest_latents(trained):
     np.testing.assert_allclose(evidence.midpoint_features[0], expected, atol=1e-4)
 
 
-def test_previous_codes_and_untrained_latents(made):
-    run = Run(made / "vq")
+def test_previous_codes_and_untrained_latents(collected_runs):
+    run = Run(collected_runs / "vq")
     evidence = run.evidence()
     images = load_images(run).images()
     with torch.no_grad():
@@ -125,12 +125,15 @@ def test_previous_codes_and_untrained_latents(made):
     assert collect(run, step=100).previous_codes is None
 
 
-def test_requested_errors_of_an_adaptive_tokenizer(made):
-    evidence = Run(made / "karl").evidence()
+def test_requested_errors_of_an_adaptive_tokenizer(collected_runs):
+    evidence = Run(collected_runs / "karl").evidence()
     m, n = len(evidence.requested), len(evidence.images)
     assert evidence.reached.shape == evidence.spent.shape == (m, n)
     assert evidence.spent.min() >= 1 and evidence.spent.max() <= 4
-    model, images = Run(made / "karl").load(), load_images(Run(made / "karl")).images()
+    model, images = (
+        Run(collected_runs / "karl").load(),
+        load_images(Run(collected_runs / "karl")).images(),
+    )
     with torch.no_grad():
         tokens = model.encode(images, error=evidence.requested[2].item())
         error = ((model.decode(tokens).clamp(-1, 1) - images) / 2).abs().mean(dim=(1, 2, 3))
@@ -138,7 +141,7 @@ def test_requested_errors_of_an_adaptive_tokenizer(made):
     np.testing.assert_allclose(evidence.reached[2], error, rtol=1e-4)
 
 
-def test_posterior_and_initial_codebook(made, trained):
+def test_posterior_and_initial_codebook(collected_runs, trained):
     posterior = Run(trained / "soft-4").evidence().posterior
     assert posterior.shape == (360, 4, 2)
     assert (
@@ -148,14 +151,14 @@ def test_posterior_and_initial_codebook(made, trained):
     )
     mean = Run(trained / "soft-4").evidence().mean_posterior
     assert mean.shape == (1, 32) and mean.sum() == pytest.approx(1)
-    cascade = Run(made / "uni").evidence()
+    cascade = Run(collected_runs / "uni").evidence()
     assert cascade.cascade_start.shape == cascade.codebook.shape
     moved = (cascade.cascade_start != cascade.codebook).any(axis=2)[0]
     assert moved.sum() > 0 and cascade.grid == (4, 4)
 
 
-def test_evidence_of_an_autoregressive_generator(made):
-    evidence = Run(made / "ar").evidence()
+def test_evidence_of_an_autoregressive_generator(collected_runs):
+    evidence = Run(collected_runs / "ar").evidence()
     assert (
         evidence.samples.shape == (640, 8, 8, 1) and evidence.sampling["solver"] == "autoregressive"
     )

@@ -240,7 +240,8 @@ def test_digits_and_shapes_need_no_extra_package():
         import sys
         class Missing:
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("PIL", "pandas", "skimage", "datasets", "pyarrow", "tqdm"):
+                missing = ("PIL", "pandas", "skimage", "datasets", "pyarrow", "tqdm")
+                if name.partition(".")[0] in missing:
                     raise ModuleNotFoundError(name, name=name)
         sys.meta_path.insert(0, Missing())
         from workbench.data import load

@@ -1,4 +1,4 @@
-"""Explorations ask the tokenizer or the generator itself, and show what it says, against a reference that is named."""
+"""Explorations: images that a model decodes along an axis, next to a reference."""
 
 import re
 
@@ -34,7 +34,7 @@ SIZES = {
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
 
 
-def made(kind: type, **settings: object):
+def make(kind: type, **settings: object):
     torch.manual_seed(0)
     return kind(kind.Config(**SIZES, **settings)).eval()
 
@@ -44,21 +44,21 @@ def batch(images: np.ndarray = IMAGES) -> torch.Tensor:
 
 
 @torch.no_grad()
-def seen(model, told: Tokens) -> np.ndarray:
-    return to_uint8(model.decode(told))
+def decode_images(model, encoded: Tokens) -> np.ndarray:
+    return to_uint8(model.decode(encoded))
 
 
-# -- frames --------------------------------------------------------------------------------------------------------
+# Image grids
 
 
 def test_errors_by_hand():
     reference = np.zeros((1, 2, 2, 1), np.uint8)
     shown = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
-    frames = ImageGrid("tokens", ("1", "2"), ("a",), reference, shown)
-    np.testing.assert_allclose(frames.error, [[0.25, 0.2]])
-    np.testing.assert_allclose(frames.psnr, [[-10 * np.log10(0.25), -10 * np.log10(0.04)]])
-    np.testing.assert_allclose(frames.error_map(0, 0), [[0, 0], [0, 1]])
-    assert frames.table().columns.tolist() == ["row", "tokens", "l1", "psnr"]
+    grid = ImageGrid("tokens", ("1", "2"), ("a",), reference, shown)
+    np.testing.assert_allclose(grid.error, [[0.25, 0.2]])
+    np.testing.assert_allclose(grid.psnr, [[-10 * np.log10(0.25), -10 * np.log10(0.04)]])
+    np.testing.assert_allclose(grid.error_map(0, 0), [[0, 0], [0, 1]])
+    assert grid.table().columns.tolist() == ["row", "tokens", "l1", "psnr"]
 
 
 def test_images_that_do_not_fit_their_names_raise():
@@ -68,49 +68,52 @@ def test_images_that_do_not_fit_their_names_raise():
 
 def test_compared_needs_no_model(trained):
     evidences = [Run(trained / name).evidence() for name in ("soft-4", "soft-2", "flow")]
-    frames = compare_reconstructions(evidences, [3, 1])
-    assert frames.axis_values == (
+    grid = compare_reconstructions(evidences, [3, 1])
+    assert grid.axis_values == (
         "soft-4 · step 60",
         "soft-2 · step 60",
-    ) and frames.rows == captions(evidences[0], [3, 1])
-    np.testing.assert_array_equal(frames.images[:, 1], evidences[1].reconstructions[[3, 1]])
-    assert "flow" in frames.note
+    ) and grid.rows == captions(evidences[0], [3, 1])
+    np.testing.assert_array_equal(grid.images[:, 1], evidences[1].reconstructions[[3, 1]])
+    assert "flow" in grid.note
     with pytest.raises(NotApplicable):
         compare_reconstructions(evidences[::-1], [0])
 
 
-# -- tokens --------------------------------------------------------------------------------------------------------
+# Tokens
 
 
 @pytest.mark.parametrize("kind", [AE, VAVAE])
 def test_budgets_decode_the_first_tokens(kind):
     model = (
-        made(kind)
+        make(kind)
         if kind is AE
         else kind(kind.Config(side=8, channels=1, dim=4, width=8, multipliers=(1, 2))).eval()
     )
-    frames, count = tokens.budgets(model, IMAGES), (4 if kind is AE else 16)
-    told = model.encode(batch())
+    grid, count = tokens.budgets(model, IMAGES), (4 if kind is AE else 16)
+    encoded = model.encode(batch())
     active = torch.arange(count).expand(3, count) < 2
     np.testing.assert_array_equal(
-        frames.images[:, 1], seen(model, Tokens(told.latents, active=active, grid=told.grid))
+        grid.images[:, 1],
+        decode_images(model, Tokens(encoded.latents, active=active, grid=encoded.grid)),
     )
-    np.testing.assert_array_equal(frames.images[:, -1], seen(model, told))
-    assert frames.axis_values[:2] == ("1", "2") and frames.tokens[:, -1].tolist() == [count] * 3
-    assert "not trained on fewer" in frames.note
+    np.testing.assert_array_equal(grid.images[:, -1], decode_images(model, encoded))
+    assert grid.axis_values[:2] == ("1", "2") and grid.tokens[:, -1].tolist() == [count] * 3
+    assert "not trained on fewer" in grid.note
 
 
 def test_adaptive_tokenizers_encode_for_each_budget():
-    model = made(KARL)
-    frames = tokens.budgets(model, IMAGES, lengths=[1, 3])
-    np.testing.assert_array_equal(frames.images[:, 0], seen(model, model.encode(batch(), budget=1)))
-    assert frames.tokens.tolist() == [[1, 3]] * 3 and not frames.note
+    model = make(KARL)
+    grid = tokens.budgets(model, IMAGES, lengths=[1, 3])
+    np.testing.assert_array_equal(
+        grid.images[:, 0], decode_images(model, model.encode(batch(), budget=1))
+    )
+    assert grid.tokens.tolist() == [[1, 3]] * 3 and not grid.note
     with pytest.raises(UserError):
         tokens.budgets(model, IMAGES, lengths=[5])
 
 
 def test_budgets_of_rounds_of_tokens():
-    model = made(ALIT, rounds=2)
+    model = make(ALIT, rounds=2)
     assert tokens.budgets(model, IMAGES).axis_values == ("2", "4")
     with pytest.raises(UserError):
         tokens.budgets(model, IMAGES, lengths=[3])
@@ -118,64 +121,66 @@ def test_budgets_of_rounds_of_tokens():
 
 @pytest.mark.parametrize("kind", [KARL, TailDrop])
 def test_error_targets_choose_the_tokens(kind):
-    model = made(kind)
-    frames = tokens.errors(model, IMAGES, targets=[0.02, 0.3])
-    told = model.encode(batch(), error=0.3)
-    np.testing.assert_array_equal(frames.active[:, 1], told.active.numpy())
-    np.testing.assert_array_equal(frames.images[:, 1], seen(model, told))
-    assert frames.axis_values == ("0.02", "0.3")
+    model = make(kind)
+    grid = tokens.errors(model, IMAGES, targets=[0.02, 0.3])
+    encoded = model.encode(batch(), error=0.3)
+    np.testing.assert_array_equal(grid.active[:, 1], encoded.active.numpy())
+    np.testing.assert_array_equal(grid.images[:, 1], decode_images(model, encoded))
+    assert grid.axis_values == ("0.02", "0.3")
     with pytest.raises(NotApplicable):
-        tokens.errors(made(AE), IMAGES)
+        tokens.errors(make(AE), IMAGES)
 
 
 def test_dropped_tokens_are_not_decoded():
-    model = made(AE)
-    frames, told = tokens.dropped(model, IMAGES), model.encode(batch())
-    np.testing.assert_array_equal(frames.reference, seen(model, told))
+    model = make(AE)
+    grid, encoded = tokens.dropped(model, IMAGES), model.encode(batch())
+    np.testing.assert_array_equal(grid.reference, decode_images(model, encoded))
     left = torch.tensor([True, True, False, True]).expand(3, 4)
     np.testing.assert_array_equal(
-        frames.images[:, 2], seen(model, Tokens(told.latents, active=left))
+        grid.images[:, 2], decode_images(model, Tokens(encoded.latents, active=left))
     )
-    assert frames.reference_label == "all its tokens" and frames.axis_values == ("0", "1", "2", "3")
+    assert grid.reference_label == "all its tokens" and grid.axis_values == ("0", "1", "2", "3")
 
 
 def test_swapped_changes_one_token_per_column():
-    model, donors = made(AE), IMAGES[::-1]
-    frames = tokens.swapped(model, IMAGES, donors)
-    own, given = model.encode(batch()), model.encode(batch(donors.copy()))
+    model, donors = make(AE), IMAGES[::-1]
+    grid = tokens.swapped(model, IMAGES, donors)
+    own, donor_tokens = model.encode(batch()), model.encode(batch(donors.copy()))
     latents = own.latents.clone()
-    latents[:, 1] = given.latents[:, 1]
-    np.testing.assert_array_equal(frames.images[:, 1], seen(model, Tokens(latents)))
-    assert (frames.images[0, 1] != frames.reference[0]).any()
+    latents[:, 1] = donor_tokens.latents[:, 1]
+    np.testing.assert_array_equal(grid.images[:, 1], decode_images(model, Tokens(latents)))
+    assert (grid.images[0, 1] != grid.reference[0]).any()
     np.testing.assert_array_equal(
-        tokens.swapped(model, IMAGES, IMAGES).images[:, 3], frames.reference
+        tokens.swapped(model, IMAGES, IMAGES).images[:, 3], grid.reference
     )
 
 
 def test_recoded_with_the_same_code_changes_nothing():
-    model = made(VQVAE, codebook_size=8)
-    told = model.encode(batch(IMAGES[:1]))
-    code = int(told.codes[0, 2])
-    frames = tokens.recoded(model, IMAGES[:1], token=2, codes=[code, (code + 1) % 8])
-    np.testing.assert_array_equal(frames.images[:, 0], frames.reference)
-    assert (frames.images[:, 1] != frames.reference).any()
+    model = make(VQVAE, codebook_size=8)
+    encoded = model.encode(batch(IMAGES[:1]))
+    code = int(encoded.codes[0, 2])
+    grid = tokens.recoded(model, IMAGES[:1], token=2, codes=[code, (code + 1) % 8])
+    np.testing.assert_array_equal(grid.images[:, 0], grid.reference)
+    assert (grid.images[:, 1] != grid.reference).any()
     for wrong in ({"token": 4, "codes": [0]}, {"token": 0, "codes": [8]}):
         with pytest.raises(UserError):
             tokens.recoded(model, IMAGES, **wrong)
     with pytest.raises(NotApplicable):
-        tokens.recoded(made(AE), IMAGES, token=0, codes=[0])
+        tokens.recoded(make(AE), IMAGES, token=0, codes=[0])
 
 
 def test_reconstructions_of_every_checkpoint(trained):
     run = Run(trained / "soft-4")
     images = np.asarray(run.evidence().images[:2])
-    frames = tokens.checkpoints(run, images)
-    assert frames.axis_values == ("30", "60") and (frames.images[:, 0] != frames.images[:, 1]).any()
+    grid = tokens.checkpoints(run, images)
+    assert grid.axis_values == ("30", "60") and (grid.images[:, 0] != grid.images[:, 1]).any()
     model = run.load(30)
-    np.testing.assert_array_equal(frames.images[:, 0], seen(model, model.encode(batch(images))))
+    np.testing.assert_array_equal(
+        grid.images[:, 0], decode_images(model, model.encode(batch(images)))
+    )
 
 
-# -- modes ---------------------------------------------------------------------------------------------------------
+# Modes
 
 
 def test_means_of_modes():
@@ -187,16 +192,16 @@ def test_means_of_modes():
 
 
 def test_walk_decodes_both_ends_and_the_middle():
-    model, latents = made(AE), np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
-    frames = modes.walk(model, latents[:1], latents[1:], num_columns=3)
+    model, latents = make(AE), np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
+    grid = modes.walk(model, latents[:1], latents[1:], num_columns=3)
     for stop, expected in enumerate([latents[0], latents.mean(axis=0), latents[1]]):
-        np.testing.assert_array_equal(frames.images[:, stop], modes.decode(model, expected[None]))
-    assert frames.axis_values == ("0.00", "0.50", "1.00")
+        np.testing.assert_array_equal(grid.images[:, stop], modes.decode(model, expected[None]))
+    assert grid.axis_values == ("0.00", "0.50", "1.00")
     with pytest.raises(UserError):
         modes.walk(model, latents[:1], latents[1:], num_columns=1)
 
 
-# -- samples -------------------------------------------------------------------------------------------------------
+# Samples
 
 
 @pytest.fixture(scope="module")
@@ -207,70 +212,70 @@ def flow(trained):
 
 def test_guidance_scales_share_the_noise(flow):
     model, tokenizer = flow
-    frames = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
+    grid = samples.guidance(model, tokenizer, [0, 3], scales=[1, 3], steps=4, seed=5)
     expected = draw_samples(model, tokenizer, torch.tensor([0, 3]), steps=4, guidance=3, seed=5)
-    np.testing.assert_array_equal(frames.images[:, 1], expected)
-    assert frames.rows == ("class 0", "class 3") and frames.reference_label == "guidance: 1"
+    np.testing.assert_array_equal(grid.images[:, 1], expected)
+    assert grid.rows == ("class 0", "class 3") and grid.reference_label == "guidance: 1"
 
 
 def test_an_empty_guidance_interval_is_conditional(flow):
     model, tokenizer = flow
-    frames = samples.intervals(
+    grid = samples.intervals(
         model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4
     )
-    np.testing.assert_array_equal(frames.images[1, 1], frames.images[1, 0])
-    assert (frames.images[0, 1] != frames.images[0, 0]).any() and frames.rows[0] == "times 0 to 1"
+    np.testing.assert_array_equal(grid.images[1, 1], grid.images[1, 0])
+    assert (grid.images[0, 1] != grid.images[0, 0]).any() and grid.rows[0] == "times 0 to 1"
 
 
 def test_trajectory_ends_at_the_sample(flow):
     model, tokenizer = flow
-    frames = samples.trajectory(model, tokenizer, [2], steps=5, scale=2, seed=1)
+    grid = samples.trajectory(model, tokenizer, [2], steps=5, scale=2, seed=1)
     end = sample_latents(model, torch.tensor([2]), steps=5, solver="euler", guidance=2, seed=1)
-    np.testing.assert_array_equal(frames.images[:, -1], seen(tokenizer, Tokens(end)))
+    np.testing.assert_array_equal(grid.images[:, -1], decode_images(tokenizer, Tokens(end)))
     # On the linear path Euler's last step goes where the velocity points to.
-    np.testing.assert_array_equal(frames.images[:, -2], frames.images[:, -1])
-    assert frames.axis_values == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
+    np.testing.assert_array_equal(grid.images[:, -2], grid.images[:, -1])
+    assert grid.axis_values == ("1.00", "0.80", "0.60", "0.40", "0.20", "0.00")
 
 
 def test_checkpoints_share_the_noise(trained, flow):
-    frames = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
+    grid = samples.checkpoints(Run(trained / "flow"), [1], steps=4, seed=2)
     expected = draw_samples(*flow, torch.tensor([1]), steps=4, guidance=2.0, seed=2)
-    np.testing.assert_array_equal(frames.images[:, -1], expected)
-    assert frames.axis_values == ("30", "60") and (frames.images[:, 0] != frames.images[:, 1]).any()
+    np.testing.assert_array_equal(grid.images[:, -1], expected)
+    assert grid.axis_values == ("30", "60") and (grid.images[:, 0] != grid.images[:, 1]).any()
 
 
-# -- by name -------------------------------------------------------------------------------------------------------
+# Axes by name
 
 
 def test_every_axis_has_images(trained):
     for name, known in {"soft-4": "code", "plain": "token swapped", "flow": "interval"}.items():
-        subject = LoadedRun.load(Run(trained / name))
-        assert known in subject.axes
-        for axis in subject.axes:
-            frames = subject.explore(axis, [0, 1])
-            assert frames.images.dtype == np.uint8 and len(frames.rows) == len(frames.images)
+        loaded = LoadedRun.load(Run(trained / name))
+        assert known in loaded.axes
+        for axis in loaded.axes:
+            grid = loaded.explore(axis, [0, 1])
+            assert grid.images.dtype == np.uint8 and len(grid.rows) == len(grid.images)
     assert "code" not in LoadedRun.load(Run(trained / "plain")).axes
     with pytest.raises(UserError):
         LoadedRun.load(Run(trained / "soft-4")).explore("tokns", [0])
 
 
 def test_walks_from_a_mode_to_every_other(trained):
-    subject = LoadedRun.load(Run(trained / "plain"))
-    first, third = subject.explore("modes", []), subject.explore("modes", [], mode=2)
-    told = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
-    sizes = [told[0][0], *(end for _, end in told)]
-    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(subject.evidence.images)
+    loaded = LoadedRun.load(Run(trained / "plain"))
+    first, third = loaded.explore("modes", []), loaded.explore("modes", [], mode=2)
+    encoded = [[int(n) for n in re.findall(r"n = (\d+)", row)] for row in first.rows]
+    sizes = [encoded[0][0], *(end for _, end in encoded)]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == len(loaded.evidence.images)
     assert third.rows[0].startswith("mode 2 (") and " to 0 (" in third.rows[0]
-    for frames in (first, third):  # all begin at one mean
-        assert (frames.images[:, 0] == frames.images[0, 0]).all()
+    for grid in (first, third):  # all begin at one mean
+        assert (grid.images[:, 0] == grid.images[0, 0]).all()
     np.testing.assert_array_equal(first.images[1, -1], third.images[0, 0])
     np.testing.assert_array_equal(third.images[0, -1], first.images[0, 0])
     with pytest.raises(UserError):
-        subject.explore("modes", [], mode=8)
+        loaded.explore("modes", [], mode=8)
 
 
 def test_code_axis_has_the_most_frequent_codes(trained):
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)[:, 1]
-    frames = LoadedRun.load(Run(trained / "soft-4")).explore("code", [0], token=1)
-    counts = np.bincount(codes, minlength=32)[[int(stop) for stop in frames.axis_values]]
+    grid = LoadedRun.load(Run(trained / "soft-4")).explore("code", [0], token=1)
+    counts = np.bincount(codes, minlength=32)[[int(stop) for stop in grid.axis_values]]
     assert counts[0] == np.bincount(codes).max() and (np.diff(counts) <= 0).all()

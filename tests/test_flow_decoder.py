@@ -1,4 +1,4 @@
-"""The decoder that draws: its loss at rest, what it may depend on, and that it learns to draw what it is shown."""
+"""The flow decoder: its first loss, its conditions, and memorizing two images."""
 
 import pytest
 import torch
@@ -34,8 +34,8 @@ def small(**settings) -> FlowDecoder:
     return FlowDecoder(**(SMALL | settings))
 
 
-def awake(**settings) -> FlowDecoder:
-    """A network whose zero-initialised gates have moved, so that it says something."""
+def perturbed(**settings) -> FlowDecoder:
+    """A network whose zero-initialized gates have moved, so that its output is not zero."""
     model = small(**settings)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +43,7 @@ def awake(**settings) -> FlowDecoder:
     return model.eval()
 
 
-def shown(model: FlowDecoder, count: int = 3) -> torch.Tensor:
+def random_latents(model: FlowDecoder, count: int = 3) -> torch.Tensor:
     return torch.randn(count, model.num_tokens, 3, generator=torch.Generator().manual_seed(1))
 
 
@@ -56,13 +56,13 @@ def test_an_untrained_decoder_returns_noise():
     model, many = small(), torch.rand(2000, 1, 8, 8) * 2 - 1
     assert model.loss(torch.randn(2000, 16, 3), many).item() == pytest.approx(4 / 3, abs=0.03)
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(model(shown(model), seed=5), noise.expand(3, 1, 8, 8))
+    assert torch.equal(model(random_latents(model), seed=5), noise.expand(3, 1, 8, 8))
 
 
 @kinds
 def test_images_do_not_depend_on_the_batch(settings):
-    model = awake(**settings)
-    latents = shown(model)
+    model = perturbed(**settings)
+    latents = random_latents(model)
     drawn = model(latents, steps=3)
     assert drawn.shape == (3, 1, 8, 8)
     torch.testing.assert_close(model(latents[1:2], steps=3), drawn[1:2])
@@ -72,27 +72,27 @@ def test_images_do_not_depend_on_the_batch(settings):
 
 @kinds
 def test_parameters_and_latents_have_gradients(settings):
-    model = awake(**settings)
-    latents = shown(model).requires_grad_()
+    model = perturbed(**settings)
+    latents = random_latents(model).requires_grad_()
     model.loss(latents, images()).backward()
     assert not [n for n, p in model.named_parameters() if not p.grad.abs().sum() > 0]
     assert (latents.grad.abs().sum(dim=-1) > 0).all()
 
 
 def test_the_seed_decides_the_image():
-    model = awake()
-    latents = shown(model)
+    model = perturbed()
+    latents = random_latents(model)
     assert torch.equal(model(latents, steps=3, seed=1), model(latents, steps=3, seed=1))
     assert not torch.allclose(model(latents, steps=3, seed=1), model(latents, steps=3, seed=2))
 
 
 def test_latents_on_a_grid_affect_nearby_patches():
-    """With idle blocks a patch hears its own latent alone; on a coarser grid, those around it."""
-    for tokens, heard in (
+    """Without attention a latent affects its own patch alone; on a coarser grid, nearby ones."""
+    for tokens, affected in (
         (16, {5}),
         (4, {0, 1, 2, 4, 5, 6, 8, 9, 10}),
     ):  # patches of 4 x 4; latent 0 lies top left
-        model = awake(num_tokens=tokens)
+        model = perturbed(num_tokens=tokens)
         for block in model.blocks:
             torch.nn.init.zeros_(block.modulation.weight)
             torch.nn.init.zeros_(block.modulation.bias)
@@ -103,11 +103,11 @@ def test_latents_on_a_grid_affect_nearby_patches():
         moved = (model.velocity(x, t, latents) - model.velocity(x, t, other)).abs().sum(dim=-1)[
             0
         ] > 1e-6
-        assert set(moved.nonzero()[:, 0].tolist()) == heard
+        assert set(moved.nonzero()[:, 0].tolist()) == affected
 
 
 def test_two_images_are_memorized():
-    """Two images, two latents: each latent's drawing is its image, from any noise."""
+    """Each of two latents is decoded to its image, from any noise."""
     torch.manual_seed(0)
     model, latents, two = small(width=32, depth=1), torch.randn(2, 16, 3), images(2).sign() * 0.8
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

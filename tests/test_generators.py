@@ -1,4 +1,4 @@
-"""Generators: the path's ends and slopes, solvers on fields with known answers, guidance, each paper's choices."""
+"""SiT, DiT and LightningDiT: paths, solvers with known solutions, guidance, losses and settings."""
 
 import dataclasses
 import math
@@ -58,8 +58,8 @@ def small(**settings) -> SiT:
     return SiT(SiT.Config(**(SMALL | settings)))
 
 
-def awake(**settings) -> SiT:
-    """A network whose zero-initialised gates have moved, so that it says something."""
+def perturbed(**settings) -> SiT:
+    """A network whose zero-initialized gates have moved, so that its output is not zero."""
     model = small(**settings)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -145,8 +145,8 @@ def test_shift_is_lightningdits():
     at = [shift_times(i / 100, 3.0) for i in range(101)]
     assert at[0] == 0 and at[-1] == 1 and at == sorted(at) and shift_times(0.4, 1.0) == 0.4
     # Its code's map with s = 0.3, in its time, which runs the other way: a table of known values.
-    theirs = [1 - shift_times(1 - t, 1 / 0.3) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
-    assert theirs == pytest.approx([0.032, 0.091, 0.231, 0.474, 0.730], abs=5e-4)
+    reference_times = [1 - shift_times(1 - t, 1 / 0.3) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    assert reference_times == pytest.approx([0.032, 0.091, 0.231, 0.474, 0.730], abs=5e-4)
 
 
 # Solvers
@@ -185,7 +185,7 @@ def test_orders_of_the_solvers():
     assert wrong(heun, 20) / wrong(heun, 40) == pytest.approx(4, rel=0.1)
 
 
-def of_gaussian(path: str, deviation: float):
+def gaussian_velocity(path: str, deviation: float):
     """The exact velocity for data N(0, deviation^2), as a function of x and t."""
 
     def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -203,7 +203,10 @@ def of_gaussian(path: str, deviation: float):
 def test_ode_of_a_gaussian_has_its_deviation(path):
     noise = double(1, 50, 1)
     torch.testing.assert_close(
-        heun(of_gaussian(path, 0.5), noise, sampling_times(400)), 0.5 * noise, rtol=1e-2, atol=0
+        heun(gaussian_velocity(path, 0.5), noise, sampling_times(400)),
+        0.5 * noise,
+        rtol=1e-2,
+        atol=0,
     )
 
 
@@ -214,7 +217,12 @@ def test_sde_of_a_gaussian_for_any_diffusion(path):
     for diffusion in (0.5, 2.0):
         grid = sampling_times(150, last=0.02)
         drawn = euler_maruyama(
-            of_gaussian(path, 0.5), noise, grid, path=path, generator=generator, diffusion=diffusion
+            gaussian_velocity(path, 0.5),
+            noise,
+            grid,
+            path=path,
+            generator=generator,
+            diffusion=diffusion,
         )
         assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
         assert drawn.mean().abs() < 0.02
@@ -224,7 +232,11 @@ def test_sde_of_a_gaussian_for_any_diffusion(path):
 
 
 def test_sde_without_diffusion_is_euler():
-    noise, field, grid = double(2, 4, 3), of_gaussian("linear", 0.5), sampling_times(9, last=0.04)
+    noise, field, grid = (
+        double(2, 4, 3),
+        gaussian_velocity("linear", 0.5),
+        sampling_times(9, last=0.04),
+    )
     drawn = euler_maruyama(
         field, noise, grid, path="linear", generator=torch.Generator(), diffusion=0.0
     )
@@ -233,7 +245,7 @@ def test_sde_without_diffusion_is_euler():
 
 def test_euler_on_the_linear_path_is_ddim():
     """DDIM: the data the noise points to, mixed again with that noise at the next time."""
-    model, x, labels = awake(predict="noise"), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    model, x, labels = perturbed(predict="noise"), torch.randn(2, 4, 3), torch.tensor([1, 3])
     stepped = euler(guided_velocity(model, labels, 1.0), x, [0.8, 0.5])
     noise = model(x, torch.tensor([0.8, 0.8]), labels)
     torch.testing.assert_close(stepped, 0.5 * (x - 0.8 * noise) / 0.2 + 0.5 * noise)
@@ -249,14 +261,14 @@ def rows_seen(model: SiT) -> list[int]:
 
 
 def test_guidance_of_one_is_conditional():
-    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    model, x, labels = perturbed(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     assert torch.equal(
         guided_velocity(model, labels, 1.0)(x, 0.4), model(x, torch.full((2,), 0.4), labels)
     )
 
 
 def test_guidance_outside_its_interval_is_conditional():
-    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    model, x, labels = perturbed(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     velocity, seen = guided_velocity(model, labels, 3.0, (0.3, 0.7)), rows_seen(model)
     for t in (0.29, 0.71):
         assert torch.equal(velocity(x, t), model.velocity(x, torch.full((2,), t), labels))
@@ -264,7 +276,7 @@ def test_guidance_outside_its_interval_is_conditional():
 
 
 def test_guidance_extrapolates_from_the_null_class():
-    model, x, labels = awake(), torch.randn(2, 4, 3), torch.tensor([1, 3])
+    model, x, labels = perturbed(), torch.randn(2, 4, 3), torch.tensor([1, 3])
     for t in (0.3, 0.5, 0.7):
         at = torch.full((2,), t)
         null, conditional = model(x, at, torch.tensor([5, 5])), model(x, at, labels)
@@ -284,7 +296,7 @@ def test_guidance_extrapolates_from_the_null_class():
 
 @each
 def test_losses_of_untrained_models(preset):
-    """For unit variance: E|noise - data|^2 = 1 + 1 a number, E|noise|^2 = 1, and nothing has no direction."""
+    """For unit variance E|noise - data|^2 = 1 + 1 and E|noise|^2 = 1; zero has no direction."""
     torch.manual_seed(1)
     terms = (
         small(**PRESETS[preset])
@@ -333,7 +345,7 @@ def test_latents_are_standardized_and_back():
 
 @pytest.mark.parametrize("positions", ["sines", "rope", "sines+rope"])
 def test_class_time_and_position_matter(positions):
-    model, x, t = awake(positions=positions), torch.randn(1, 4, 3), torch.tensor([0.3])
+    model, x, t = perturbed(positions=positions), torch.randn(1, 4, 3), torch.tensor([0.3])
     base = model(x, t, torch.tensor([0]))
     assert not torch.allclose(model(x, t, torch.tensor([1])), base)
     assert not torch.allclose(model(x, t + 0.3, torch.tensor([0])), base)
@@ -344,7 +356,7 @@ def test_rope_alone_does_not_distinguish_equal_tokens():
     """Rotations change what is attended to; where all tokens hold the same, that is the same."""
     x, t, label = torch.ones(1, 4, 3), torch.tensor([0.3]), torch.tensor([0])
     alone, both = (
-        awake(positions=positions)(x, t, label)[0] for positions in ("rope", "sines+rope")
+        perturbed(positions=positions)(x, t, label)[0] for positions in ("rope", "sines+rope")
     )
     torch.testing.assert_close(alone[1:], alone[:1].expand(3, 3))
     assert not torch.allclose(both[1], both[0])
@@ -353,7 +365,7 @@ def test_rope_alone_does_not_distinguish_equal_tokens():
 @each
 def test_items_are_independent_and_parameters_learn(preset):
     model, x, t, labels = (
-        awake(**PRESETS[preset]),
+        perturbed(**PRESETS[preset]),
         torch.randn(3, 4, 3),
         torch.rand(3),
         torch.tensor([0, 4, 2]),
@@ -377,7 +389,7 @@ def test_every_setting_changes_something():
     """No decorative options: each field, changed alone, changes a loss term or the samples."""
 
     def behaviour(**settings) -> list[torch.Tensor]:
-        model = awake(**settings)
+        model = perturbed(**settings)
         torch.manual_seed(1)
         latents = torch.randn(64, model.config.num_tokens, model.config.dim)
         terms = model.objective(latents, torch.arange(64) % 5).terms
@@ -404,7 +416,7 @@ def test_moments_per_channel(monkeypatch):
     assert seen.mean(dim=0).abs().max() < 0.1 and (seen.std(dim=0) - 1).abs().max() < 0.1
     torch.testing.assert_close(model.destandardize(model.standardize(latents)), latents)
     assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
-    monkeypatch.setattr(latents_module, "BATCH", 100)
+    monkeypatch.setattr(latents_module, "ENCODE_BATCH", 100)
     all_alike, each = (
         LatentDataset(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
     )
@@ -437,8 +449,9 @@ def test_invalid_settings_raise(settings):
 
 
 def test_a_misspelled_choice_raises():
-    """In a process of its own: here the checker of types, which users do not run, is faster."""
-    code = "from workbench.generators.transformer import SiT; SiT.Config(num_tokens=4, dim=3, classes=5, path='linaer')"
+    """In a separate process: here the type checker of the tests would raise first."""
+    code = "from workbench.generators.transformer import SiT\n"
+    code += "SiT.Config(num_tokens=4, dim=3, classes=5, path='linaer')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = "UserError: There is no path `linaer`; there is cosine, linear. Did you mean `linear`?"
     assert ended.stderr.strip().endswith(said)
@@ -488,7 +501,7 @@ def test_rope_in_two_axes_tells_a_row_from_a_column():
 
 def test_qk_norm_bounds_what_attention_sees():
     """Queries and keys have root mean square 1, so scaling them cannot make attention harder."""
-    model, loud = awake(qk_norm=True), awake(qk_norm=True)
+    model, loud = perturbed(qk_norm=True), perturbed(qk_norm=True)
     for block in loud.blocks:
         block.attention.project_in.weight.data[:32] *= 50
         block.attention.project_in.bias.data[:32] *= 50
@@ -498,7 +511,7 @@ def test_qk_norm_bounds_what_attention_sees():
 
 @each
 def test_mixed_precision_trains_without_a_warning(preset):
-    model = awake(**PRESETS[preset], qk_norm=True)
+    model = perturbed(**PRESETS[preset], qk_norm=True)
     with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
         warnings.simplefilter("error")
         torch.manual_seed(1)
@@ -541,14 +554,14 @@ def test_sines_tell_values_apart():
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "euler-maruyama"])
 def test_one_seed_gives_the_same_samples_and_another_others(solver):
-    model, labels = awake(), torch.arange(5)
+    model, labels = perturbed(), torch.arange(5)
     first = sample_latents(model, labels, steps=3, solver=solver, seed=1)
     assert torch.equal(first, sample_latents(model, labels, steps=3, solver=solver, seed=1))
     assert not torch.allclose(first, sample_latents(model, labels, steps=3, solver=solver, seed=2))
 
 
 def test_sampling_follows_the_models_shift_unless_told_another():
-    model, labels = awake(shift=3.0), torch.arange(5)
+    model, labels = perturbed(shift=3.0), torch.arange(5)
     assert torch.equal(
         sample_latents(model, labels, steps=3), sample_latents(model, labels, steps=3, shift=3.0)
     )
@@ -612,44 +625,44 @@ def test_invalid_sampling_options_raise(options):
 # The loss by time
 
 
-def at_rest(bins: int = 5, **settings):
+def untrained_loss(bins: int = 5, **settings):
     latents = torch.randn(2000, 4, 3, generator=torch.Generator().manual_seed(3))
     return loss_by_time(small(**settings), latents, torch.zeros(2000, dtype=torch.int64), bins=bins)
 
 
 def test_loss_by_time_of_an_untrained_sit():
-    found = at_rest()
-    torch.testing.assert_close(found.t, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
-    torch.testing.assert_close(found.velocity, torch.full((5,), 2.0), atol=0.06, rtol=0)
-    assert found.numbers == 12 and found.mean == pytest.approx(2, abs=0.06)
+    loss = untrained_loss()
+    torch.testing.assert_close(loss.t, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    torch.testing.assert_close(loss.velocity, torch.full((5,), 2.0), atol=0.06, rtol=0)
+    assert loss.numbers == 12 and loss.mean == pytest.approx(2, abs=0.06)
 
 
 def test_loss_by_time_has_one_scale_for_all_paths():
-    """For Gaussian latents no velocity is the best one on the cosine path; no noise puts all of x into the data."""
-    best = at_rest(path="cosine")
+    """For Gaussian latents the best cosine velocity is 0, and 0 noise makes x all data."""
+    best = untrained_loss(path="cosine")
     torch.testing.assert_close(
         best.velocity, 1 / (best.t**2 + (1 - best.t) ** 2), rtol=0.04, atol=0
     )
     for path in ("linear", "cosine"):
-        found = at_rest(path=path, predict="noise")
-        torch.testing.assert_close(found.velocity, 1 / (1 - found.t) ** 2, rtol=0.04, atol=0)
+        loss = untrained_loss(path=path, predict="noise")
+        torch.testing.assert_close(loss.velocity, 1 / (1 - loss.t) ** 2, rtol=0.04, atol=0)
 
 
 def test_loss_by_time_standardizes_and_repeats():
-    model, labels = awake(), torch.arange(700) % 5
+    model, labels = perturbed(), torch.arange(700) % 5
     latents = torch.randn(700, 4, 3)
-    found = loss_by_time(model, latents, labels, bins=2)
-    assert torch.equal(found.velocity, loss_by_time(model, latents, labels, bins=2).velocity)
+    loss = loss_by_time(model, latents, labels, bins=2)
+    assert torch.equal(loss.velocity, loss_by_time(model, latents, labels, bins=2).velocity)
     assert not torch.equal(
-        found.velocity, loss_by_time(model, latents, labels, bins=2, seed=1).velocity
+        loss.velocity, loss_by_time(model, latents, labels, bins=2, seed=1).velocity
     )
-    scaled = awake(mean=3.0, std=0.1)
+    scaled = perturbed(mean=3.0, std=0.1)
     torch.testing.assert_close(
-        loss_by_time(scaled, 3 + 0.1 * latents, labels, bins=2).velocity, found.velocity
+        loss_by_time(scaled, 3 + 0.1 * latents, labels, bins=2).velocity, loss.velocity
     )
     noise = torch.randn(700, 4, 3, generator=torch.Generator().manual_seed(0))
     quarter = model(0.75 * latents + 0.25 * noise, torch.full((700,), 0.25), labels)
-    assert found.velocity[0].item() == pytest.approx(
+    assert loss.velocity[0].item() == pytest.approx(
         F.mse_loss(quarter, noise - latents).item(), rel=1e-4
     )
 

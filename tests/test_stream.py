@@ -36,7 +36,7 @@ def png(value: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
-    """`datasets` sleeps five seconds after an epoch of several files, for a fault of pyarrow that small ones lack."""
+    """Skip a sleep of `datasets` after each epoch, which works around a fault of pyarrow."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
