@@ -138,7 +138,7 @@ def lasso(browser: Browser, folder: Path) -> Callable[[], float]:
     """Return a measurement of the time from closing a lasso until its points are counted."""
     points = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
     colors = {
-        "colour": base64_array(np.zeros(NUM_POINTS, np.uint8)),
+        "color": base64_array(np.zeros(NUM_POINTS, np.uint8)),
         "palette": ["#0072B2"],
         "groups": ["images"],
     }

@@ -38,17 +38,17 @@ def test_lens_shows_two_runs_side_by_side(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&tab=lens") as (page, seen):
         told = page.locator(".wb-lens .told")
         page.get_by_text("soft-2 · difference × 4").wait_for()
-        assert f"{lens.frames.error[0, 2]:.4f}" in told.text_content()
+        assert f"{lens.image_grid.error[0, 2]:.4f}" in told.text_content()
         assert (
-            f"{lens.beside[0].error[0, 1]:.4f}" in told.text_content()
+            f"{lens.compared_grids[0].error[0, 1]:.4f}" in told.text_content()
         )  # all that it has: 2 tokens
         page.locator(".wb-lens .panels canvas").first.click()
         page.keyboard.press("[")
         page.keyboard.press("[")
         page.keyboard.press("ArrowDown")
         page.wait_for_url("**lens.row=1&lens.show=8&lens.stop=0*")
-        assert f"{lens.frames.error[1, 0]:.4f}" in told.text_content()
-        assert f"{lens.beside[0].error[1, 0]:.4f}" in told.text_content()
+        assert f"{lens.image_grid.error[1, 0]:.4f}" in told.text_content()
+        assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in told.text_content()
         page.keyboard.press("2")
         page.keyboard.press("f")
         page.keyboard.press("f")
@@ -56,7 +56,7 @@ def test_lens_shows_two_runs_side_by_side(dashboard, trained):
         address = page.url
         assert seen.errors == [] and seen.outside == []
     with opened(address) as (page, _):
-        page.locator(".wb-lens .told", has_text=f"{lens.frames.error[1, 0]:.4f}").wait_for()
+        page.locator(".wb-lens .told", has_text=f"{lens.image_grid.error[1, 0]:.4f}").wait_for()
 
 
 def test_lasso_becomes_csv_code_and_link(dashboard, trained):
@@ -158,7 +158,7 @@ def test_box_over_codes_selects_their_images(dashboard, trained):
         where = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["where"]
         picked = wb.select(trained / "soft-4", where=where)
         assert where.startswith("code = 0, 1")
-        page.get_by_text(f"{len(picked.places)} of 360 images of soft-4 are selected").wait_for()
+        page.get_by_text(f"{len(picked.indices)} of 360 images of soft-4 are selected").wait_for()
         assert seen.errors == []
 
 
@@ -199,7 +199,7 @@ def test_selected_code_opens_in_the_lens(dashboard, trained):
     book = wb.codebook(trained / "soft-4", selected=[0])
     with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, seen):
         page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
-        page.get_by_text(f"{len(book.selection)} of 360 images of soft-4 are selected").wait_for()
+        page.get_by_text(f"{len(book.selected_indices)} of 360 images of soft-4 are selected").wait_for()
         page.get_by_role("button", name="open in lens").click()
         first = page.locator(".wb-lens .strip .cell").first
         first.wait_for()

@@ -279,6 +279,13 @@ def test_the_explorer_of_a_question_offers_what_belongs_to_it(trained):
         wb.compare()
 
 
+def test_views_are_pages_without_a_kernel(trained):
+    run = trained / "soft-4"
+    for view in (wb.lens(run, show=2), wb.latent_map(run, method="pca"), wb.codebook(run)):
+        assert view._repr_html_().startswith("<iframe")
+    assert "plain" in wb.codebook(trained / "plain")._repr_html_()
+
+
 # -- in a browser --------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +415,7 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
 def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
     points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
     colour = {
-        "colour": base64_array(np.zeros(len(points), np.uint8)),
+        "color": base64_array(np.zeros(len(points), np.uint8)),
         "palette": ["#0072B2"],
         "groups": ["images"],
     }

@@ -35,7 +35,7 @@ def latentmap() -> tuple[dict, dict, str]:
     group = random.integers(0, 4, 2000)
     points = random.normal(size=(2000, 2)) * 0.4 + np.array([[0, 0], [3, 0], [0, 3], [3, 3]])[group]
     colours = {
-        "colour": base64_array(group.astype(np.uint8)),
+        "color": base64_array(group.astype(np.uint8)),
         "palette": CLASS_COLORS[:4],
         "groups": list("0123"),
     }

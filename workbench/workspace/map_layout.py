@@ -83,11 +83,11 @@ def color_data(colors: PointColors, n: int) -> dict[str, Any]:
     names = sorted(set(colors.names), key=_natural_order)
     if not 0 < len(names) <= len(CLASS_COLORS):
         zeros = base64_array(np.zeros(n, np.uint8))
-        return {"colour": zeros, "palette": CLASS_COLORS[:1], "groups": ["images"]}
+        return {"color": zeros, "palette": CLASS_COLORS[:1], "groups": ["images"]}
     number = {name: i for i, name in enumerate(names)}
     groups = np.array([number[name] for name in colors.names], np.uint8)
     palette = CLASS_COLORS[: len(names)]
-    return {"colour": base64_array(groups), "palette": palette, "groups": names}
+    return {"color": base64_array(groups), "palette": palette, "groups": names}
 
 
 def _natural_order(name: str) -> tuple[bool, int, str]:
@@ -105,7 +105,7 @@ def _magnitude_colors(values: np.ndarray, title: str) -> dict[str, Any]:
     palette = ["#" + "".join(f"{round(channel):02x}" for channel in color) for color in channels]
     levels = np.minimum(fraction * MAGNITUDE_STEPS, MAGNITUDE_STEPS - 1).astype(np.uint8)
     return {
-        "colour": base64_array(levels),
+        "color": base64_array(levels),
         "palette": palette,
         "groups": [],
         "scale": [low, high, title],

@@ -1,8 +1,9 @@
-"""Small JavaScript modules that run unchanged in Jupyter (anywidget), in Panel and in a page without a server.
+"""JavaScript modules that run unchanged in Jupyter (anywidget), in Panel and in a static page.
 
-Each is one file, an AFM module (`export default { render({ model, el }) }`) with two texts of JSON: `data`, which
-Python says, and `view`, which a person changes. Nothing is built, and nothing is fetched. Where no Python listens, a
-module that selects is given a `brush` besides (brush.js), by which all of a page share one selection.
+A module is an AFM module, `export default { render({ model, el }) }`, with two attributes of JSON:
+`data`, which Python sets, and `view`, which a person changes. Nothing is built, and nothing is
+fetched. Without Python, a module also receives a `brush` (brush.js), through which all modules and
+figures of a page share one selection.
 """
 
 import html
@@ -14,41 +15,39 @@ from typing import Any
 
 from workbench.core.errors import UserError
 
-HERE = Path(__file__).parent
-SHIM = """const { state, of } = GIVEN, heard = {};
-const model = {
-  get: (name) => state[name],
-  set: (name, value) => { state[name] = value; (heard["change:" + name] || []).forEach((act) => act()); },
-  save_changes() {}, send() {},
-  on: (event, act) => { (heard[event] ||= []).push(act); },
-  off: (event, act) => { heard[event] = (heard[event] || []).filter((other) => other !== act); },
-};
-if (!innerWidth) await new Promise((shown) => addEventListener("resize", shown, { once: true }));
-const light = frameElement?.ownerDocument.body.dataset.jpThemeLight;  // of JupyterLab, which need not be the system's
-const themed = light ? [frameElement, document.documentElement] : [];
-themed.forEach((one) => { one.style.colorScheme = light === "true" ? "light" : "dark"; });
-const module = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
-const root = document.getElementById("root");
-const page = frameElement?.ownerDocument ?? document;
-module.default.render({ model, el: root, brush: of && brush(page, of) });
-const grow = () => { if (frameElement) frameElement.style.height = root.scrollHeight + 12 + "px"; };
-new ResizeObserver(grow).observe(root);
-"""
-PAGE = """<!doctype html><meta charset="utf-8"><style>:root { color-scheme: light dark } body { margin: 0 }</style>
+FOLDER = Path(__file__).parent
+# Modules that use the helpers of shared.js.
+WITH_SHARED = ("lens", "latentmap", "codegrid")
+PAGE = """<!doctype html><meta charset="utf-8">
+<style>:root { color-scheme: light dark } body { margin: 0 }</style>
 <div id="root"></div><script type="module">SCRIPT</script>"""
-UNTRUSTED = "It is shown in JupyterLab, once the notebook is trusted."  # where frames are taken out of a page
+# JupyterLab removes frames from a notebook that is not trusted.
+UNTRUSTED = "It is shown in JupyterLab if the notebook is trusted."
 
 
 @cache
 def source(name: str) -> str:
-    """The text of a module: lens, latentmap, codegrid; or of brush, which is none by itself."""
-    return (HERE / f"{name}.js").read_text(encoding="utf-8")
+    """Return the text of a module, after the helpers that it uses.
+
+    Parameters
+    ----------
+    name : str
+        A module: lens, latentmap, codegrid, figure or keyboard; or a part of a page: brush, page.
+    """
+    text = _read(f"{name}.js")
+    return f"{_read('shared.js')}\n{text}" if name in WITH_SHARED else text
 
 
 @cache
-def dark_figures(within: str) -> str:
-    """A style that gives figures a dark page's colours within a selector or a media query that tells such a page."""
-    return f"{within} {{\n{(HERE / 'dark_figures.css').read_text(encoding='utf-8')}}}\n"
+def dark_figures(scope: str) -> str:
+    """Return CSS that gives figures the colors of a dark page.
+
+    Parameters
+    ----------
+    scope : str
+        A selector or a media query that matches a dark page.
+    """
+    return f"{scope} {{\n{_read('dark_figures.css')}}}\n"
 
 
 def static(
@@ -60,14 +59,30 @@ def static(
     title: str,
     of: Mapping[str, str] | None = None,
 ) -> str:
-    """A module with its data as an `iframe` that needs neither kernel nor network.
+    """Return a module with its data as an `iframe` that needs neither a kernel nor a network.
 
-    It is as high as its content; where a page may not know that, `height` pixels. Hidden, it draws nothing yet. `of`
-    says what its ids of images and codes count: it shares its selection with whatever on the page counts the same.
+    Parameters
+    ----------
+    name : str
+        The module.
+    data, view : Mapping
+        The two attributes of the module.
+    height : int
+        Height in pixels until the page adapts it to the content.
+    title : str
+        Name of the frame for screen readers.
+    of : Mapping, optional
+        The scope of the ids of each kind, see `id_scopes`: the module shares its selection with
+        all figures and modules of the page that have the same scope.
+
+    Returns
+    -------
+    str
+        HTML. A hidden frame draws nothing until it is shown.
     """
     given = {"state": {"data": json.dumps(data), "view": json.dumps(view)}, "of": of}
-    script = SHIM.replace("SOURCE", _quoted(source(name)), 1).replace("GIVEN", _quoted(given), 1)
-    script = source("brush") + script
+    script = source("page").replace("SOURCE", _script_json(source(name)), 1)
+    script = source("brush") + script.replace("GIVEN", _script_json(given), 1)
     page = html.escape(PAGE.replace("SCRIPT", script, 1))
     label = html.escape(title)
     style = f"border:0;width:100%;height:{height}px"
@@ -75,10 +90,14 @@ def static(
 
 
 def refusal(error: UserError) -> str:
-    """What stands in a module's place where it cannot be shown: why not."""
+    """Return the message of an error as HTML, in place of a module."""
     return f"<p><em>{html.escape(str(error))}</em></p>"
 
 
-def _quoted(value: Any) -> str:
-    """JSON inside a script: nothing in it can end the script."""
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _script_json(value: Any) -> str:
+    """Return JSON that cannot end the script it stands in."""
     return json.dumps(value).replace("<", "\\u003c")

@@ -1,9 +1,12 @@
-// A codebook as a grid: a cell a code, as bright as it is used, crossed out where it never is; hovering shows images.
-// data: { n, codes, counts, examples, marks, each, size, grid, thumbs: { sheet, columns, size: [h, w] }, caption, held }
-//       Arrays are base64 of int32: codes and counts (n); examples and marks (n x each), the thumb and the token of
-//       images that hold a code, -1 where there are fewer. size is how many codes a book has; grid the tokens' rows
-//       and columns, or null where tokens have no place. held is there where no Python tells what images hold:
-//       { tokens, images, codes }, int32 images (m), and uint16 places of their codes among these (m x tokens).
+// A codebook as a grid: one cell per code, brighter if it is used more, crossed out if it is never
+// used; hovering shows images that contain it.
+// data: { n, codes, counts, examples, marks, each, total, size, grid, caption, held,
+//         thumbs: { sheet, columns, size: [h, w] } }
+//   Arrays are base64 of int32. codes and counts (n); examples and marks (n x each): the thumbnail
+//   and the token of images that contain a code, -1 where there are fewer. size is the number of
+//   codes per codebook; grid the rows and columns of the tokens, or null. held exists without a
+//   kernel: { tokens, images, codes }, int32 images (m), and uint16 cells of their codes
+//   (m x tokens).
 // view: { selected: [codes], sort: "number" | "use" }
 
 const STYLE = `
@@ -23,26 +26,14 @@ const STYLE = `
 .wb-codes .dead { color: #D55E00; font-weight: 700; }
 .wb-codes .quiet { opacity: .75; }
 `;
-const KEYS = "Click a code to pick it · arrows and Enter do so too · s sorts · Esc clears";
+const KEYS = "Click a code to select it (or use the arrow keys and Enter) · s sorts · Esc clears the selection";
 const RAMP = ["#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2ba61", "#fee838"]; // Cividis, without its darkest end
 const DEAD = "#D55E00", PICKED = "#0072B2";
 
-function make(tag, attributes = {}, parent = null) {
-  const node = Object.assign(document.createElement(tag), attributes);
-  parent?.append(node);
-  return node;
-}
-function typed(text, kind) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-  return new kind(bytes.buffer);
-}
-const whole = (text) => typed(text, Int32Array);
+const decodeInts = (text) => decodeArray(text, Int32Array);
 
 function render({ model, el, brush }) {
-  make("style", { textContent: STYLE }, el);
-  const root = make("div", { className: "wb-codes", tabIndex: 0 }, el);
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const root = makeRoot(el, "wb-codes", STYLE);
   const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
   const cells = make("div", { className: "cells" }, both), side = make("div", { className: "side" }, both);
   const canvas = make("canvas", {}, cells), context = canvas.getContext("2d");
@@ -56,44 +47,48 @@ function render({ model, el, brush }) {
   const key = make("span", {}, bar);
 
   let data, codes, counts, examples, marks, sheet, order = [], under = -1, columns = 1, cell = 10, most = 1, generation = 0;
-  let images, inside, within = null; // within: of images that were picked elsewhere, how often they hold each code
+  let images, cellsOfImages, within = null; // within: counts of each code in images that were selected elsewhere
   let view = { selected: [], sort: "number" };
 
-  function change(some) {
-    if (some.sort && some.sort !== view.sort) { under = -1; point(); } // another code is there now
-    view = { ...view, ...some };
-    model.set("view", JSON.stringify(view));
-    model.save_changes();
+  function change(changes) {
+    if (changes.sort && changes.sort !== view.sort) { under = -1; point(); } // the cell shows another code now
+    view = { ...view, ...changes };
+    writeView(model, view);
     arrange();
   }
   function pick(selected) {
     within = null;
     change({ selected });
     point();
-    brush?.say({ code: selected, image: holding(selected) });
+    brush?.publish({ code: selected, image: imagesWith(selected) });
   }
-  const toggle = (code) => pick(view.selected.includes(code) ? view.selected.filter((one) => one !== code) : [...view.selected, code]);
-  const of = (row) => inside.subarray(row * data.held.tokens, (row + 1) * data.held.tokens);
-  function holding(selected) {
-    const wanted = new Set([...codes.keys()].filter((i) => selected.includes(codes[i])));
-    return [...images].filter((_, row) => of(row).some((i) => wanted.has(i)));
+  const toggle = (code) => {
+    const isSelected = view.selected.includes(code);
+    pick(isSelected ? view.selected.filter((other) => other !== code) : [...view.selected, code]);
+  };
+  const codesOf = (row) => cellsOfImages.subarray(row * data.held.tokens, (row + 1) * data.held.tokens);
+  function imagesWith(selected) {
+    const cells = new Set([...codes.keys()].filter((i) => selected.includes(codes[i])));
+    return [...images].filter((_, row) => codesOf(row).some((i) => cells.has(i)));
   }
-  function count(some) {
-    const wanted = new Set(some), counts = new Int32Array(data.n), rows = [...images.keys()].filter((row) => wanted.has(images[row]));
-    rows.forEach((row) => of(row).forEach((i) => { if (i < data.n) counts[i]++; }));
-    return { counts, said: `${rows.length.toLocaleString("en")} ${rows.length < wanted.size ? `of ${wanted.size.toLocaleString("en")} ` : ""}selected images` };
+  function count(ids) {
+    const selected = new Set(ids), counts = new Int32Array(data.n);
+    const rows = [...images.keys()].filter((row) => selected.has(images[row]));
+    rows.forEach((row) => codesOf(row).forEach((i) => { if (i < data.n) counts[i]++; }));
+    const total = rows.length < selected.size ? `of ${formatCount(selected.size)} ` : "";
+    return { counts, label: `${formatCount(rows.length)} ${total}selected images` };
   }
-  const now = () => within?.counts ?? counts;
+  const shownCounts = () => within?.counts ?? counts;
   const title = (i) => (Math.max(...codes) >= data.size ? `book ${Math.floor(codes[i] / data.size)}, code ${codes[i] % data.size}` : `code ${codes[i]}`);
 
   function arrange() {
     if (!data) return;
     order = [...codes.keys()];
-    if (view.sort === "use") order.sort((a, b) => now()[b] - now()[a] || counts[b] - counts[a] || a - b);
-    most = Math.max(1, ...now());
-    key.replaceChildren(`tokens of a code${within ? ` in ${within.said}` : ""}: 1`, make("span", { className: "ramp", style: `background:linear-gradient(to right,${RAMP})` }), `${most} · `);
+    if (view.sort === "use") order.sort((a, b) => shownCounts()[b] - shownCounts()[a] || counts[b] - counts[a] || a - b);
+    most = Math.max(1, ...shownCounts());
+    key.replaceChildren(`tokens per code${within ? ` in ${within.label}` : ""}: 1`, make("span", { className: "ramp", style: `background:linear-gradient(to right,${RAMP})` }), `${most} · `);
     make("span", { className: "dead", textContent: "×" }, key);
-    key.append(within ? " none in any image" : " none");
+    key.append(within ? " not in any image" : " not used");
     Object.entries(buttons).forEach(([sort, button]) => button.setAttribute("aria-pressed", sort === view.sort));
     const width = Math.max(200, Math.min(620, cells.clientWidth || 600)) - 16;
     columns = Math.min(data.n, Math.max(Math.ceil(Math.sqrt(data.n)), Math.floor(width / 22)));
@@ -118,7 +113,7 @@ function render({ model, el, brush }) {
     order.forEach((i, place) => {
       const x = place % columns * cell, y = Math.floor(place / columns) * cell, inner = cell - gap;
       if (counts[i]) {
-        context.fillStyle = now()[i] ? shade(now()[i]) : "#8883";
+        context.fillStyle = shownCounts()[i] ? shade(shownCounts()[i]) : "#8883";
         context.fillRect(x, y, inner, inner);
       } else {
         context.strokeStyle = DEAD;
@@ -151,86 +146,82 @@ function render({ model, el, brush }) {
     }
   }
   function describe(i, parent) {
-    const total = data.total, share = 100 * counts[i] / total, all = `${counts[i].toLocaleString("en")} tokens`;
+    const total = data.total, share = 100 * counts[i] / total, all = `${formatCount(counts[i])} tokens`;
     make("b", { textContent: title(i) }, parent);
-    const here = within ? `${within.counts[i].toLocaleString("en")} of its ${all}` : `${all}, ${share.toPrecision(2)} %`;
-    const said = counts[i] ? ` · ${here}` : " · never chosen ×";
-    make("span", { textContent: said, className: counts[i] ? "" : "dead" }, parent);
+    const usage = within ? `${formatCount(within.counts[i])} of ${all}` : `${all}, ${share.toPrecision(2)} %`;
+    const text = counts[i] ? ` · ${usage}` : " · never used ×";
+    make("span", { textContent: text, className: counts[i] ? "" : "dead" }, parent);
     thumbs(i, 44, parent);
   }
   function point() {
     card.replaceChildren();
     if (under >= 0) describe(order[under], card);
-    else make("div", { className: "quiet", textContent: "hover over a code to see images that hold it" }, card);
+    else make("div", { className: "quiet", textContent: "Hover over a code to see images that contain it." }, card);
     paint();
   }
   function list() {
     picked.replaceChildren();
-    const chosen = order.filter((i) => within ? within.counts[i] : view.selected.includes(codes[i]));
-    if (within) chosen.sort((a, b) => within.counts[b] - within.counts[a] || a - b);
-    if (within) make("div", { className: "within", textContent: `${within.said} hold ${chosen.length} codes:` }, picked);
-    else if (chosen.length) make("div", { textContent: `${chosen.length} picked:` }, picked);
-    chosen.slice(0, 20).forEach((i) => describe(i, picked));
-    if (chosen.length > 20) make("div", { className: "quiet", textContent: "the first 20 of them" }, picked);
+    const cellsListed = order.filter((i) => within ? within.counts[i] : view.selected.includes(codes[i]));
+    if (within) cellsListed.sort((a, b) => within.counts[b] - within.counts[a] || a - b);
+    if (within) make("div", { className: "within", textContent: `${within.label} contain ${cellsListed.length} codes:` }, picked);
+    else if (cellsListed.length) make("div", { textContent: `${cellsListed.length} selected:` }, picked);
+    cellsListed.slice(0, 20).forEach((i) => describe(i, picked));
+    if (cellsListed.length > 20) make("div", { className: "quiet", textContent: "Only the first 20 are shown." }, picked);
   }
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const column = Math.floor((event.clientX - box.left) / cell), row = Math.floor((event.clientY - box.top) / cell);
+  const cellAt = (event) => {
+    const [x, y] = positionIn(canvas, event), column = Math.floor(x / cell), row = Math.floor(y / cell);
     return column < columns && row * columns + column < data.n ? row * columns + column : -1;
   };
-  canvas.onpointermove = (event) => { const place = at(event); if (place !== under) { under = place; point(); } };
+  canvas.onpointermove = (event) => { const place = cellAt(event); if (place !== under) { under = place; point(); } };
   canvas.onpointerleave = () => { under = -1; point(); };
-  canvas.onclick = (event) => { const place = at(event); if (place >= 0) toggle(codes[order[place]]); };
-  root.onkeydown = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !data || event.target.tagName === "BUTTON" && event.key === "Enter") return;
+  canvas.onclick = (event) => { const place = cellAt(event); if (place >= 0) toggle(codes[order[place]]); };
+  onKey(root, (event) => {
+    // Enter on a button presses the button.
+    if (!data || (event.target.tagName === "BUTTON" && event.key === "Enter")) return null;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-    if (step) { under = Math.min(data.n - 1, Math.max(0, under + step)); point(); }
-    else if (event.key === "Enter" && under >= 0) toggle(codes[order[under]]);
-    else if (event.key === "Escape") pick([]);
-    else if (event.key === "s") change({ sort: view.sort === "use" ? "number" : "use" });
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-  };
+    if (step) return () => { under = Math.min(data.n - 1, Math.max(0, under + step)); point(); };
+    if (event.key === "Enter" && under >= 0) return () => toggle(codes[order[under]]);
+    if (event.key === "Escape") return () => pick([]);
+    if (event.key === "s") return () => change({ sort: view.sort === "use" ? "number" : "use" });
+    return null;
+  });
 
   async function load() {
-    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    const current = ++generation, next = readJson(model, "data");
     if (next.n === undefined) return;
     const image = Object.assign(new Image(), { src: next.thumbs.sheet });
     await image.decode();
-    if (mine !== generation) return; // newer data came while this was being decoded
+    if (current !== generation) return; // newer data arrived while the image was decoded
     [data, sheet, under] = [next, image, -1];
-    [codes, counts, examples, marks] = [next.codes, next.counts, next.examples, next.marks].map(whole);
-    if (brush) [images, inside] = [whole(data.held.images), typed(data.held.codes, Uint16Array)];
+    [codes, counts, examples, marks] = [next.codes, next.counts, next.examples, next.marks].map(decodeInts);
+    if (brush) [images, cellsOfImages] = [decodeInts(data.held.images), decodeArray(data.held.codes, Uint16Array)];
     caption.textContent = data.caption;
     canvas.setAttribute("aria-label", data.caption);
-    view = { ...view, ...JSON.parse(model.get("view") || "{}") };
+    view = { ...view, ...readJson(model, "view") };
     arrange();
     point();
   }
   function follow() {
-    const next = { ...view, ...JSON.parse(model.get("view") || "{}") };
+    const next = { ...view, ...readJson(model, "view") };
     if (!data || JSON.stringify(next) === JSON.stringify(view)) return;
     view = next;
     arrange();
   }
-  brush?.hear(({ code = [], image }) => {
+  brush?.subscribe(({ code = [], image }) => {
     if (!data) return;
     under = -1;
     within = image?.length && !code.length ? count(image) : null;
     change({ selected: code });
     point();
-    if (code.length && !image) queueMicrotask(() => pick(code)); // after all heard of it: who told it knows no images
+    if (code.length && !image) queueMicrotask(() => pick(code)); // after all have received it: the sender does not know the images
   });
-  model.on("change:data", load);
-  model.on("change:view", follow);
+  const stopObserving = observeModel(model, load, follow);
   const resized = new ResizeObserver(arrange);
   resized.observe(root);
   load();
   return () => {
     resized.disconnect();
-    model.off("change:data", load);
-    model.off("change:view", follow);
+    stopObserving();
   };
 }
 

@@ -1,4 +1,4 @@
-"""The modules as widgets of a notebook."""
+"""The JavaScript modules as widgets of a notebook."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,14 @@ STYLE = dark_figures('body[data-jp-theme-light="false"]')
 
 
 class Module(anywidget.AnyWidget):
-    """A module by name. Python sets `data`; `view` follows the person, and may be set as well."""
+    """A module as a widget: Python sets `data`, and `view` follows the person.
+
+    Parameters
+    ----------
+    name : str
+        Name of the module, see `workbench.hosts.js.source`.
+    data, view : Mapping
+    """
 
     _esm = traitlets.Unicode().tag(sync=True)
     _css = traitlets.Unicode(STYLE).tag(sync=True)
@@ -25,7 +32,7 @@ class Module(anywidget.AnyWidget):
 
 
 class Theme(anywidget.AnyWidget):
-    """Nothing to see: with it, figures of the whole notebook follow JupyterLab's dark theme."""
+    """An invisible widget with which the figures of a notebook follow JupyterLab's dark theme."""
 
     _esm = traitlets.Unicode("export default { render() {} };").tag(sync=True)
     _css = traitlets.Unicode(STYLE).tag(sync=True)

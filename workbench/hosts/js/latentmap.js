@@ -1,11 +1,12 @@
-// A latent map: up to a million points, each opening into its image; a lasso picks some.
-// data: { n, xy, box: [x0, y0, x1, y1], colour, palette, groups, scale, values, places, names, titles, caption,
-//         thumbs: { sheet, columns, count, size: [h, w] } | null }
-//       Arrays are base64: xy uint16 pairs over the box; colour uint8 places in the palette, which has one a group,
-//       or a ramp over scale [low, high, what] of values (float32); places int32, what a point is called; names int32
-//       indices into titles. Thumbs are cells of a picture, of the first `count` points.
-// view: { polygon: [[x, y], ...] | null, ids: [places], hidden: [groups] }: a lasso in the units of the box, or where
-//       there is none, what was picked elsewhere
+// A latent map of up to a million points, each of which opens into its image; a lasso selects points.
+// data: { n, xy, box: [x0, y0, x1, y1], color, palette, groups, scale, values, places, names,
+//         titles, caption, thumbs: { sheet, columns, count, size: [h, w] } | null }
+//   Arrays are base64. xy: uint16 pairs within the box. color: uint8 indices into the palette,
+//   which has one color per group, or is a ramp over scale [low, high, title] of values (float32).
+//   places: int32 indices of the points' images. names: int32 indices into titles. Thumbnails are
+//   cells of the sheet, of the first `count` points.
+// view: { polygon: [[x, y], ...] | null, ids: [image indices], hidden: [groups] }
+//   A lasso in the units of the box; without one, images that were selected in another view.
 
 const STYLE = `
 .wb-map { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
@@ -30,26 +31,15 @@ const STYLE = `
 .wb-map .picked { display: flex; flex-wrap: wrap; gap: 2px; margin-top: 4px; }
 .wb-map .quiet { opacity: .75; }
 `;
-const KEYS = "Click the map, then: l lasso or move · wheel zoom · shift-drag moves · Esc or a click beside all points clears · 0 reset";
+const KEYS = "Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom";
 const CELLS = 512, SHOWN = 80;
-const VERTEX = `attribute vec2 place; attribute vec4 colour; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
-void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = colour; }`;
+const VERTEX = `attribute vec2 place; attribute vec4 color; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
+void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = color; }`;
 const FRAGMENT = `precision mediump float; varying vec4 seen;
 void main() { float r = length(gl_PointCoord - 0.5); if (r > 0.5) discard; gl_FragColor = vec4(seen.rgb * seen.a, seen.a); }`;
 
-function make(tag, attributes = {}, parent = null) {
-  const node = Object.assign(document.createElement(tag), attributes);
-  parent?.append(node);
-  return node;
-}
-function typed(text, kind) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-  return new kind(bytes.buffer);
-}
-const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 
-// Points on a WebGL canvas, or where there is none on a plain one.
+// Draws points with WebGL, or on a plain canvas if it is not available.
 function painter(canvas) {
   const gl = canvas.getContext("webgl", { premultipliedAlpha: true, antialias: false });
   if (!gl) return plain(canvas);
@@ -62,7 +52,7 @@ function painter(canvas) {
   }
   gl.linkProgram(program);
   gl.useProgram(program);
-  const places = gl.createBuffer(), colours = gl.createBuffer();
+  const places = gl.createBuffer(), colors = gl.createBuffer();
   const feed = (buffer, name, values, count, kind) => {
     gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
     gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
@@ -73,7 +63,7 @@ function painter(canvas) {
   const uniform = (name) => gl.getUniformLocation(program, name);
   return {
     places: (xy) => feed(places, "place", xy, 2, gl.UNSIGNED_SHORT),
-    colours: (rgba) => feed(colours, "colour", rgba, 4, gl.UNSIGNED_BYTE),
+    colors: (rgba) => feed(colors, "color", rgba, 4, gl.UNSIGNED_BYTE),
     draw(n, { x, y, k }, width, height, size, ratio) {
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clearColor(0, 0, 0, 0);
@@ -92,11 +82,11 @@ function plain(canvas) {
   const context = canvas.getContext("2d");
   let xy, rgba;
   return {
-    places: (values) => { xy = values; }, colours: (values) => { rgba = values; }, end() {},
+    places: (values) => { xy = values; }, colors: (values) => { rgba = values; }, end() {},
     draw(n, { x, y, k }, width, height, size, ratio) {
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.clearRect(0, 0, width, height);
-      const step = Math.ceil(n / 50000); // a plain canvas is slow
+      const step = Math.ceil(n / 50000); // a plain canvas is slow: draw a part
       for (let i = 0; i < n; i += step) {
         context.fillStyle = `rgba(${rgba[4 * i]},${rgba[4 * i + 1]},${rgba[4 * i + 2]},${rgba[4 * i + 3] / 255})`;
         context.fillRect(x + k * xy[2 * i] / 65535 - size / 2, y + k * (1 - xy[2 * i + 1] / 65535) - size / 2, size, size);
@@ -105,7 +95,7 @@ function plain(canvas) {
   };
 }
 
-// Which points are near a place: their order by cell of a grid, and where each cell begins.
+// An index of nearby points: their order by cell of a grid, and where each cell begins.
 function cells(xy, n) {
   const begins = new Int32Array(CELLS * CELLS + 1), order = new Int32Array(n), cell = new Int32Array(n);
   for (let i = 0; i < n; i++) begins[(cell[i] = (xy[2 * i + 1] >> 7) * CELLS + (xy[2 * i] >> 7)) + 1]++;
@@ -115,9 +105,9 @@ function cells(xy, n) {
   return { begins, order };
 }
 
-// Even-odd rule; the same sums as workbench.workspace.selection.inside, in the same order, so that both count alike.
+// Even-odd rule, with the operations of points_in_polygon in Python, so that both count alike.
 function inside(xy, n, [x0, y0, x1, y1], polygon) {
-  const chosen = new Uint8Array(n), xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
+  const isSelected = new Uint8Array(n), xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
   const left = Math.min(...xs), right = Math.max(...xs), low = Math.min(...ys), high = Math.max(...ys);
   for (let i = 0; i < n; i++) {
     const x = x0 + xy[2 * i] / 65535 * (x1 - x0), y = y0 + xy[2 * i + 1] / 65535 * (y1 - y0);
@@ -125,21 +115,19 @@ function inside(xy, n, [x0, y0, x1, y1], polygon) {
     let odd = 0;
     for (let a = 0, b = xs.length - 1; a < xs.length; b = a++)
       if ((ys[a] > y) !== (ys[b] > y) && x < (xs[b] - xs[a]) * (y - ys[a]) / (ys[b] - ys[a]) + xs[a]) odd ^= 1;
-    chosen[i] = odd;
+    isSelected[i] = odd;
   }
-  return chosen;
+  return isSelected;
 }
 
 function render({ model, el, brush }) {
-  make("style", { textContent: STYLE }, el);
-  const root = make("div", { className: "wb-map", tabIndex: 0 }, el);
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const root = makeRoot(el, "wb-map", STYLE);
   const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
   const plane = make("div", { className: "plane" }, both), side = make("div", { className: "side" }, both);
   const canvas = make("canvas", {}, plane), over = make("canvas", {}, plane), context = over.getContext("2d");
   over.setAttribute("role", "img");
   const card = make("div", { className: "card", hidden: true }, plane);
-  const legend = make("div", {}, side), told = make("div", { className: "told" }, side);
+  const legend = make("div", {}, side), status = make("div", { className: "told" }, side);
   const picked = make("div", { className: "picked" }, side);
   const caption = make("div", { className: "caption" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
@@ -147,7 +135,7 @@ function render({ model, el, brush }) {
   make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
   make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
 
-  let data, xy, colour, names, places, values, near, palette, chosen = null, count = 0, sheet = null, pen;
+  let data, xy, color, names, places, values, near, palette, isSelected = null, count = 0, sheet = null, pen;
   let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false;
   let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
   try { pen = painter(canvas); } catch { pen = plain(canvas); }
@@ -158,46 +146,42 @@ function render({ model, el, brush }) {
     lassoing.setAttribute("aria-pressed", on);
     over.style.cursor = on ? "crosshair" : "grab";
   }
-  function say() {
-    model.set("view", JSON.stringify(view));
-    model.save_changes();
-  }
   function choose(polygon, ids = []) {
     view = { ...view, polygon, ids };
     select();
-    say();
+    writeView(model, view);
     paint();
   }
   function pick(polygon) {
     choose(polygon);
-    brush?.say({ image: polygon ? [...chosen.keys()].filter((i) => chosen[i]).map(place) : [] });
+    brush?.publish({ image: polygon ? [...isSelected.keys()].filter((i) => isSelected[i]).map(place) : [] });
   }
   const place = (i) => (places ? places[i] : i);
   function select() {
-    chosen = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
-    count = chosen ? chosen.reduce((sum, one) => sum + one, 0) : 0;
-    told.textContent = chosen ? `${count.toLocaleString("en")} of ${data.n.toLocaleString("en")} selected` : "drag a loop around points to select them";
+    isSelected = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
+    count = isSelected ? isSelected.reduce((sum, selected) => sum + selected, 0) : 0;
+    status.textContent = isSelected ? `${formatCount(count)} of ${formatCount(data.n)} selected` : "Drag a loop around points to select them.";
     picked.replaceChildren();
-    for (let i = 0, left = SHOWN; chosen && data.thumbs && i < Math.min(data.n, data.thumbs.count) && left; i++)
-      if (chosen[i]) { picked.append(thumbnail(i, 36)); left--; }
-    if (count > picked.children.length && picked.children.length) make("div", { className: "quiet", textContent: `the first ${picked.children.length} of them` }, picked);
+    for (let i = 0, left = SHOWN; isSelected && data.thumbs && i < Math.min(data.n, data.thumbs.count) && left; i++)
+      if (isSelected[i]) { picked.append(thumbnail(i, 36)); left--; }
+    if (count > picked.children.length && picked.children.length) make("div", { className: "quiet", textContent: `Only the first ${picked.children.length} are shown.` }, picked);
     tint();
   }
   function among(ids) {
-    const wanted = new Set(ids), found = new Uint8Array(data.n);
-    for (let i = 0; i < data.n; i++) found[i] = wanted.has(place(i));
-    return found;
+    const selected = new Set(ids), mask = new Uint8Array(data.n);
+    for (let i = 0; i < data.n; i++) mask[i] = selected.has(place(i));
+    return mask;
   }
   function tint() {
     const rgba = new Uint8Array(4 * data.n), hidden = new Set(view.hidden);
-    const alpha = Math.round(255 * Math.max(0.25, Math.min(0.9, 40 / Math.cbrt(data.n)))); // fainter where more lie on each other
+    const alpha = Math.round(255 * Math.max(0.25, Math.min(0.9, 40 / Math.cbrt(data.n)))); // fainter for more points, which overlap
     for (let i = 0; i < data.n; i++) {
-      const group = colour[i], dim = (chosen && !chosen[i]) || (bright >= 0 && group !== bright);
+      const group = color[i], dim = (isSelected && !isSelected[i]) || (bright >= 0 && group !== bright);
       const [r, g, b] = dim ? [136, 136, 136] : palette[group];
       rgba[4 * i] = r; rgba[4 * i + 1] = g; rgba[4 * i + 2] = b;
       rgba[4 * i + 3] = !data.scale && hidden.has(group) ? 0 : dim ? alpha >> 2 : alpha;
     }
-    pen.colours(rgba);
+    pen.colors(rgba);
   }
   function thumbnail(i, size) {
     const { columns, size: [h, w] } = data.thumbs, small = make("canvas", { width: w, height: h, title: title(i) });
@@ -213,8 +197,8 @@ function render({ model, el, brush }) {
   function key() {
     legend.replaceChildren();
     if (data.scale) {
-      const [low, high, what] = data.scale;
-      make("div", { textContent: what }, legend);
+      const [low, high, title] = data.scale;
+      make("div", { textContent: title }, legend);
       make("div", { className: "ramp", style: `background:linear-gradient(to right,${data.palette.join()})` }, legend);
       const ends = make("div", { className: "ends" }, legend);
       [low, high].forEach((value) => make("span", { textContent: value.toPrecision(3) }, ends));
@@ -222,15 +206,15 @@ function render({ model, el, brush }) {
     }
     const list = make("div", { className: "legend" }, legend);
     data.groups.forEach((group, g) => {
-      const button = make("button", { title: "click hides, hovering shows alone" }, list);
+      const button = make("button", { title: "Click to hide this group; hover to highlight it." }, list);
       make("i", { style: `background:${data.palette[g]}` }, button);
       button.append(group);
       button.setAttribute("aria-pressed", !view.hidden.includes(g));
       button.onclick = () => {
-        const hidden = view.hidden.includes(g) ? view.hidden.filter((one) => one !== g) : [...view.hidden, g];
+        const hidden = view.hidden.includes(g) ? view.hidden.filter((other) => other !== g) : [...view.hidden, g];
         view = { ...view, hidden };
         button.setAttribute("aria-pressed", !hidden.includes(g));
-        tint(); say(); paint();
+        tint(); writeView(model, view); paint();
       };
       button.onmouseenter = () => { bright = g; tint(); paint(); };
       button.onmouseleave = () => { bright = -1; tint(); paint(); };
@@ -247,9 +231,9 @@ function render({ model, el, brush }) {
   };
   const toData = ([x, y]) => {
     const [x0, y0, x1, y1] = data.box;
-    const told = [x0 + (x - zoom.x) / zoom.k * (x1 - x0), y0 + (1 - (y - zoom.y) / zoom.k) * (y1 - y0)];
-    const digits = Math.min(20, Math.max(0, 5 - Math.ceil(Math.log10(x1 - x0)))); // fit for an address, and all count alike
-    return told.map((value) => Number(value.toFixed(digits)));
+    const point = [x0 + (x - zoom.x) / zoom.k * (x1 - x0), y0 + (1 - (y - zoom.y) / zoom.k) * (y1 - y0)];
+    const digits = Math.min(20, Math.max(0, 5 - Math.ceil(Math.log10(x1 - x0)))); // short enough for an address
+    return point.map((value) => Number(value.toFixed(digits)));
   };
   function nearest([x, y]) {
     const u = 65535 * (x - zoom.x) / zoom.k, v = 65535 * (1 - (y - zoom.y) / zoom.k), reach = 65535 * 9 / zoom.k;
@@ -258,7 +242,7 @@ function render({ model, el, brush }) {
     for (let row = cell(v - reach); row <= cell(v + reach); row++)
       for (let at = near.begins[row * CELLS + cell(u - reach)]; at < near.begins[row * CELLS + cell(u + reach) + 1]; at++) {
         const i = near.order[at], distance = (xy[2 * i] - u) ** 2 + (xy[2 * i + 1] - v) ** 2;
-        if (distance < least && !(!data.scale && view.hidden.includes(colour[i]))) [best, least] = [i, distance];
+        if (distance < least && !(!data.scale && view.hidden.includes(color[i]))) [best, least] = [i, distance];
       }
     return best;
   }
@@ -269,7 +253,7 @@ function render({ model, el, brush }) {
     pen.draw(data.n, zoom, width, height, size, ratio);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.fillStyle = "#00000001"; // Chromium without a GPU may go on showing what was on a canvas that is only cleared
+    context.fillStyle = "#00000001"; // Chromium without a GPU may keep showing a canvas that was only cleared
     context.fillRect(0, 0, 1, 1);
     const loop = path ?? view.polygon?.map(toScreen);
     if (loop?.length > 1) {
@@ -297,11 +281,11 @@ function render({ model, el, brush }) {
     } else card.hidden = true;
   }
 
-  const at = (event) => { const box = over.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+  const at = (event) => positionIn(over, event);
   over.onpointerdown = (event) => {
     if (!data) return;
     over.setPointerCapture(event.pointerId);
-    empty = under < 0 && root.matches(":focus-within"); // the first click is there to have the keys
+    empty = under < 0 && root.matches(":focus-within"); // the first click only gives the map the focus
     if (lassos && !event.shiftKey) path = [at(event)];
     else moving = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
   };
@@ -320,40 +304,37 @@ function render({ model, el, brush }) {
     const loop = path;
     path = moving = null;
     if (loop?.length > 2) pick(loop.map(toData));
-    else if (loop && empty && chosen) pick(null);
+    else if (loop && empty && isSelected) pick(null);
   };
   over.onpointercancel = () => { path = moving = null; paint(); };
   over.onpointerleave = () => { under = -1; paint(); };
   over.onwheel = (event) => {
-    if (!root.contains(el.getRootNode().activeElement)) return; // else a page could not be scrolled over it
+    if (!root.contains(el.getRootNode().activeElement)) return; // otherwise the page could not be scrolled here
     event.preventDefault();
     const [x, y] = at(event), least = Math.min(width, height) / 2;
     const k = Math.min(least * 400, Math.max(least, zoom.k * Math.exp(-event.deltaY / 400))), f = k / zoom.k;
     zoom = { x: x - f * (x - zoom.x), y: y - f * (y - zoom.y), k };
     paint();
   };
-  root.onkeydown = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !data) return;
-    const act = { l: () => lasso(!lassos), Escape: () => pick(null), 0: () => { fit(); paint(); } }[event.key];
-    if (!act) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  };
+  onKey(root, (event) => {
+    if (!data) return null;
+    const resetZoom = () => { fit(); paint(); };
+    return { l: () => lasso(!lassos), Escape: () => pick(null), 0: resetZoom }[event.key];
+  });
 
   async function load() {
-    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    const current = ++generation, next = readJson(model, "data");
     if (next.n === undefined) return;
     const image = next.thumbs ? Object.assign(new Image(), { src: next.thumbs.sheet }) : null;
     await image?.decode();
-    if (mine !== generation) return; // newer data came while this was being decoded
+    if (current !== generation) return; // newer data arrived while the image was decoded
     [data, sheet, under, bright] = [next, image, -1, -1];
-    [xy, colour, palette] = [typed(data.xy, Uint16Array), typed(data.colour, Uint8Array), data.palette.map(rgb)];
-    names = data.names ? typed(data.names, Int32Array) : null;
-    places = data.places ? typed(data.places, Int32Array) : null;
-    values = data.values ? typed(data.values, Float32Array) : null;
+    [xy, color, palette] = [decodeArray(data.xy, Uint16Array), decodeArray(data.color, Uint8Array), data.palette.map(parseColor)];
+    names = data.names ? decodeArray(data.names, Int32Array) : null;
+    places = data.places ? decodeArray(data.places, Int32Array) : null;
+    values = data.values ? decodeArray(data.values, Float32Array) : null;
     near = cells(xy, data.n);
-    view = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    view = { polygon: null, ids: [], hidden: [], ...readJson(model, "view") };
     over.setAttribute("aria-label", data.caption);
     caption.textContent = data.caption;
     pen.places(xy);
@@ -363,7 +344,7 @@ function render({ model, el, brush }) {
   }
   function follow() {
     if (!data) return;
-    const next = { polygon: null, ids: [], hidden: [], ...JSON.parse(model.get("view") || "{}") };
+    const next = { polygon: null, ids: [], hidden: [], ...readJson(model, "view") };
     if (JSON.stringify(next) === JSON.stringify(view)) return;
     view = next;
     key();
@@ -375,21 +356,19 @@ function render({ model, el, brush }) {
     ratio = window.devicePixelRatio || 1;
     const changed = width !== plane.clientWidth || height !== plane.clientHeight || !canvas.sized;
     [width, height, canvas.sized] = [plane.clientWidth, plane.clientHeight, true];
-    for (const one of [canvas, over]) if (changed) Object.assign(one, { width: width * ratio, height: height * ratio });
+    for (const layer of [canvas, over]) if (changed) Object.assign(layer, { width: width * ratio, height: height * ratio });
     if (changed) fit();
     paint();
   }
-  brush?.hear(({ image = [] }) => { if (data) choose(null, image); });
-  model.on("change:data", load);
-  model.on("change:view", follow);
+  brush?.subscribe(({ image = [] }) => { if (data) choose(null, image); });
+  const stopObserving = observeModel(model, load, follow);
   const resized = new ResizeObserver(measure);
   resized.observe(plane);
   load();
   return () => {
     pen.end();
     resized.disconnect();
-    model.off("change:data", load);
-    model.off("change:view", follow);
+    stopObserving();
   };
 }
 

@@ -1,9 +1,12 @@
-// A lens: pictures along an axis beside what they are held against, with one zoom, flip, wipe and blink.
-// data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown, note, name, beside }
-//       reference and shown are PNG sheets: n cells in a column, n x m cells. beside are other runs of the same rows:
-//       { name, stops, at[m], notes, active, shown }, at being which of its stops belongs to each of ours.
-//       places[n] are the rows' images, or null: of those that others select rows are marked, and a click selects.
-// view: { row, stop, mode: "side" | "flip" | "wipe", gain, lead }: lead is the run that flip and wipe show
+// A lens: images along an axis next to their references, with one zoom, flip, wipe and blink.
+// data: { axis, stops, rows, against, notes[n][m], active[n][m], size: [h, w], reference, shown,
+//         note, name, beside, places }
+//   reference and shown are PNG sheets of n x 1 and n x m cells. beside are other runs with the
+//   same rows: { name, stops, at[m], notes, active, shown }; at is the stop of that run for each
+//   stop of the primary run. places[n] are the indices of the rows' images, or null: rows that
+//   are selected in another view are marked, and a click selects.
+// view: { row, stop, mode: "side" | "flip" | "wipe", gain, lead }
+//   lead is the number of the run that flip and wipe show.
 
 const STYLE = `
 .wb-lens { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
@@ -35,15 +38,9 @@ const STYLE = `
 .wb-lens .label { font-weight: 600; }
 `;
 const MODES = { side: "side by side", flip: "flip (f)", wipe: "wipe (w)" };
-const KEYS = "Click a picture, then: ← → or [ ] along the axis · ↑ ↓ row · 1 2 3 run · f flip · w wipe · space blink · wheel zoom · drag · 0 reset";
+const KEYS = "Click an image, then: ← → or [ ] move along the axis · ↑ ↓ row · 1 2 3 run · f flip · w wipe · space blink · wheel zooms · drag moves · 0 resets the zoom";
 // Cividis, dark to bright; LUT is 256 steps of it, since an error map asks for thousands.
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
-
-function make(tag, attributes = {}, parent = null) {
-  const node = Object.assign(document.createElement(tag), attributes);
-  parent?.append(node);
-  return node;
-}
 
 async function pixels(source) {
   const image = new Image();
@@ -62,21 +59,19 @@ const LUT = Uint8ClampedArray.from({ length: 1024 }, (_, i) => {
 });
 
 function render({ model, el, brush }) {
-  make("style", { textContent: STYLE }, el);
-  const root = make("div", { className: "wb-lens", tabIndex: 0 }, el);
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys would act on the notebook
+  const root = makeRoot(el, "wb-lens", STYLE);
   const bar = make("div", { className: "bar" }, root);
   const rows = make("div", { className: "strip", ariaLabel: "rows" }, root);
   const within = make("div", { className: "quiet within", hidden: true }, root);
   const along = make("div", { className: "bar" }, root);
   const panels = make("div", { className: "panels" }, root);
   const stops = make("div", { className: "strip", ariaLabel: "stops" }, root);
-  const told = make("div", { className: "told" }, root);
+  const status = make("div", { className: "told" }, root);
   const probe = make("div", { className: "quiet probe", textContent: "\u00a0" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
 
   let data, reference, shown = [], maps = [], held = new Set(), flipped = false, blinking = 0, wipe = 0.5, generation = 0, moving = null;
-  let view = { row: 0, stop: 0, mode: "side", gain: 4, lead: 0, ...JSON.parse(model.get("view") || "{}") };
+  let view = { row: 0, stop: 0, mode: "side", gain: 4, lead: 0, ...readJson(model, "view") };
   let zoom = { x: 0, y: 0, k: 1 };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -89,35 +84,35 @@ function render({ model, el, brush }) {
   }));
   const blink = make("button", { textContent: "blink (space)", onclick: toggleBlink }, bar);
   make("button", { textContent: "reset zoom (0)", onclick: reset }, bar);
-  const gainLabel = make("label", { textContent: "error × " }, bar);
-  const gain = make("input", { type: "range", min: 0, max: 5, step: 1, ariaLabel: "gain of the error" }, gainLabel);
+  const gainLabel = make("label", { textContent: "gain × " }, bar);
+  const gain = make("input", { type: "range", min: 0, max: 5, step: 1, ariaLabel: "gain of the difference" }, gainLabel);
   const gainValue = make("span", {}, gainLabel);
 
-  function take(some) {
-    view = { ...view, ...some };
+  function take(changes) {
+    view = { ...view, ...changes };
     view.row = Math.min(Math.max(0, view.row), data.rows.length - 1);
     view.stop = Math.min(Math.max(0, view.stop), data.stops.length - 1);
     view.lead = Math.min(Math.max(0, view.lead), data.beside.length);
   }
-  function change(some) {
-    take(some);
-    if ("mode" in some) flipped = false;
-    model.set("view", JSON.stringify(view));
-    model.save_changes();
+  function change(changes) {
+    take(changes);
+    if ("mode" in changes) flipped = false;
+    writeView(model, view);
     paint();
   }
-  function hold(images) { // what is selected, here or elsewhere
+  function hold(images) { // images that were selected here or in another view
     held = new Set(images);
     const here = (data.places ?? []).filter((place) => held.has(place));
     within.hidden = !held.size;
-    within.textContent = `${held.size} image${held.size > 1 ? "s" : ""} selected, ${here.length || "none"} of them in this lens`;
+    const noun = held.size > 1 ? "images" : "image";
+    within.textContent = `${held.size} ${noun} selected, ${here.length || "none"} of them in this lens`;
     if (here.length && !held.has(data.places[view.row])) change({ row: data.places.indexOf(here[0]) });
     else paint();
   }
-  function pick(row) { // unless it is one of several that are selected: they are looked at in turn
+  function pick(row) { // rows of a selection of several images can be visited without changing it
     if (!brush || !data.places || held.has(data.places[row])) return;
     hold([data.places[row]]);
-    brush.say({ image: [...held] });
+    brush.publish({ image: [...held] });
   }
   function reset() { zoom = { x: 0, y: 0, k: 1 }; paint(); }
   function toggleBlink() {
@@ -135,7 +130,7 @@ function render({ model, el, brush }) {
     const here = data.stops.length > 1 ? `${data.axis}: ${stop}` : stop;
     return many() ? `${nameOf(run)} · ${here}` : here;
   }
-  function side() { // of one picture on the screen
+  function side() { // longest side of an image on the screen, in pixels
     const width = Math.max(300, Math.min(960, el.clientWidth || 960)) - 12, across = Math.max(3, data.beside.length + 2);
     return view.mode === "side" ? Math.floor(Math.min(280, (width - 12 * (across - 1)) / across)) : Math.min(420, width);
   }
@@ -162,8 +157,8 @@ function render({ model, el, brush }) {
     const [a, ax, ay] = source(-1), [b, bx, by] = source(run);
     for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
       const i = 4 * ((ay + y) * a.canvas.width + ax + x), j = 4 * ((by + y) * b.canvas.width + bx + x);
-      const apart = Math.abs(a.data[i] - b.data[j]) + Math.abs(a.data[i + 1] - b.data[j + 1]) + Math.abs(a.data[i + 2] - b.data[j + 2]);
-      const at = 4 * Math.min(255, Math.round(apart / 3 * view.gain)), to = 4 * (y * w + x);
+      const distance = Math.abs(a.data[i] - b.data[j]) + Math.abs(a.data[i + 1] - b.data[j + 1]) + Math.abs(a.data[i + 2] - b.data[j + 2]);
+      const at = 4 * Math.min(255, Math.round(distance / 3 * view.gain)), to = 4 * (y * w + x);
       for (let c = 0; c < 4; c++) image.data[to + c] = LUT[at + c];
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
@@ -186,9 +181,9 @@ function render({ model, el, brush }) {
     listen(canvas, size, run);
   }
   function listen(canvas, size, run) {
-    const place = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+    const place = (event) => positionIn(canvas, event);
     canvas.onwheel = (event) => {
-      if (!root.contains(el.getRootNode().activeElement)) return; // else a page could not be scrolled over it
+      if (!root.contains(el.getRootNode().activeElement)) return; // otherwise the page could not be scrolled here
       event.preventDefault();
       const [x, y] = place(event), k = Math.min(32, Math.max(1, zoom.k * Math.exp(-event.deltaY / 400))), f = k / zoom.k;
       zoom = k === 1 ? { x: 0, y: 0, k } : { x: x - f * (x - zoom.x), y: y - f * (y - zoom.y), k };
@@ -199,21 +194,21 @@ function render({ model, el, brush }) {
       const [x, y] = place(event);
       if (moving && zoom.k > 1) { zoom.x = event.clientX - moving.x; zoom.y = event.clientY - moving.y; paint(); }
       else if (view.mode === "wipe") { wipe = x / canvas.clientWidth; paint(); }
-      tell(x, y, size, run);
+      showPixel(x, y, size, run);
     };
     canvas.ondblclick = reset;
   }
   const release = () => { moving = null; };
   window.addEventListener("pointerup", release);
 
-  function tell(x, y, size, run) {
+  function showPixel(x, y, size, run) {
     const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
     const column = Math.floor((x - zoom.x) / scale), line = Math.floor((y - zoom.y) / scale);
     if (column < 0 || line < 0 || column >= w || line >= h) { probe.textContent = "\u00a0"; return; }
-    const grey = (rgb) => rgb[0] === rgb[1] && rgb[1] === rgb[2] ? `${rgb[0]}` : `(${rgb.join(", ")})`;
-    const a = grey(at(-1, column, line)), here = shown.map((_, each) => {
-      const said = many() ? nameOf(each) : "here";
-      return `${said} ${grey(at(each, column, line))}, difference ${difference(each, column, line).toFixed(3)}`;
+    const format = (rgb) => rgb[0] === rgb[1] && rgb[1] === rgb[2] ? `${rgb[0]}` : `(${rgb.join(", ")})`;
+    const a = format(at(-1, column, line)), here = shown.map((_, each) => {
+      const label = many() ? nameOf(each) : "here";
+      return `${label} ${format(at(each, column, line))}, difference ${difference(each, column, line).toFixed(3)}`;
     });
     probe.textContent = `pixel ${column}, ${line}: ${data.against} ${a}, ${(view.mode === "side" ? here : [here[run]]).join(" · ")}`;
   }
@@ -227,10 +222,10 @@ function render({ model, el, brush }) {
     button.append(canvas, make("span", { textContent: text }), make("span", { className: "count" }));
     return button;
   }
-  function counts() { // of tokens, under each row
+  function counts() { // number of tokens below each row
     const active = view.lead ? data.beside[view.lead - 1].active : data.active;
     [...rows.children].forEach((cell, row) => {
-      cell.lastChild.textContent = active ? `${[...active[row][stopOf(view.lead)]].filter((one) => one === "1").length} tok` : "";
+      cell.lastChild.textContent = active ? `${[...active[row][stopOf(view.lead)]].filter((digit) => digit === "1").length} tokens` : "";
     });
   }
   function strips() {
@@ -250,12 +245,12 @@ function render({ model, el, brush }) {
     [rows.generation, stops.row, stops.lead] = [generation, view.row, view.lead];
     counts();
     data.places?.forEach((place, row) => rows.children[row].classList.toggle("held", held.has(place)));
-    choose(rows, view.row);
-    choose(stops, view.stop);
+    highlight(rows, view.row);
+    highlight(stops, view.stop);
   }
-  function choose(strip, chosen) {
-    [...strip.children].forEach((cell, i) => cell.setAttribute("aria-pressed", i === chosen));
-    const left = strip.children[chosen].offsetLeft - strip.offsetLeft, right = left + strip.children[chosen].offsetWidth;
+  function highlight(strip, index) {
+    [...strip.children].forEach((cell, i) => cell.setAttribute("aria-pressed", i === index));
+    const left = strip.children[index].offsetLeft - strip.offsetLeft, right = left + strip.children[index].offsetWidth;
     if (left < strip.scrollLeft) strip.scrollLeft = left - 3;
     else if (right > strip.scrollLeft + strip.clientWidth) strip.scrollLeft = right + 3 - strip.clientWidth;
   }
@@ -267,13 +262,13 @@ function render({ model, el, brush }) {
     if (view.mode === "side") {
       panel(data.against, (context, size) => blit(context, -1, size), 0);
       all.forEach((run) => panel(captionOf(run), (context, size) => blit(context, run, size), run));
-      if (many()) { // the errors stand below their pictures
+      if (many()) { // each difference is shown below its image
         make("div", { className: "break" }, panels);
         make("div", { style: `width:${side() * data.size[1] / Math.max(...data.size)}px` }, panels);
       }
       all.forEach((run) => {
-        const sheet = errors(run), said = `difference × ${view.gain}`;
-        panel(many() ? `${nameOf(run)} · ${said}` : said, (context, size) => {
+        const sheet = errors(run), caption = `difference × ${view.gain}`;
+        panel(many() ? `${nameOf(run)} · ${caption}` : caption, (context, size) => {
           const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
           context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
         }, run);
@@ -301,54 +296,60 @@ function render({ model, el, brush }) {
     gain.value = Math.log2(view.gain);
     gainValue.textContent = ` ${view.gain}`;
     gainLabel.style.visibility = view.mode === "side" ? "visible" : "hidden";
-    told.replaceChildren();
+    status.replaceChildren();
     all.forEach((run) => {
-      const line = make("div", {}, told), of = run ? data.beside[run - 1] : data;
+      const line = make("div", {}, status), of = run ? data.beside[run - 1] : data;
       make("span", { textContent: `${run ? "" : `${data.rows[view.row]} · `}${captionOf(run)} · ${of.notes[view.row][stopOf(run)]} ` }, line);
       const active = of.active?.[view.row][stopOf(run)];
       if (!active) return;
-      const halting = make("span", { className: "halting", title: "filled: a token that the decoder saw" }, line);
-      [...active].forEach((one) => make("i", { className: one === "1" ? "on" : "" }, halting));
+      const halting = make("span", { className: "halting", title: "Filled: a token that the decoder used." }, line);
+      [...active].forEach((digit) => make("i", { className: digit === "1" ? "on" : "" }, halting));
     });
-    if (data.note) make("div", { className: "quiet", textContent: data.note }, told);
+    if (data.note) make("div", { className: "quiet", textContent: data.note }, status);
   }
 
   slider.oninput = () => change({ stop: Number(slider.value) });
   gain.oninput = () => change({ gain: 2 ** Number(gain.value) });
-  root.onkeydown = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !data) return;
-    const act = {
-      "[": () => change({ stop: view.stop - 1 }), "]": () => change({ stop: view.stop + 1 }),
-      ArrowLeft: () => change({ stop: view.stop - 1 }), ArrowRight: () => change({ stop: view.stop + 1 }),
+  const flip = () => {
+    if (view.mode === "flip") flipped = !flipped;
+    else { change({ mode: "flip" }); flipped = true; }
+    paint();
+  };
+  const clear = () => {
+    if (blinking) toggleBlink();
+    change({ mode: "side" });
+    brush?.publish({});
+    hold([]);
+  };
+  onKey(root, (event) => {
+    // Arrow keys move a slider that has the focus.
+    if (!data || (event.target.type === "range" && event.key.startsWith("Arrow"))) return null;
+    const move = (stops) => () => change({ stop: view.stop + stops });
+    return {
+      "[": move(-1), "]": move(1), ArrowLeft: move(-1), ArrowRight: move(1),
       ArrowUp: () => change({ row: view.row - 1 }), ArrowDown: () => change({ row: view.row + 1 }),
       1: () => change({ lead: 0 }), 2: () => change({ lead: 1 }), 3: () => change({ lead: 2 }), 4: () => change({ lead: 3 }),
-      f: () => { if (view.mode === "flip") { flipped = !flipped; paint(); } else { change({ mode: "flip" }); flipped = true; paint(); } },
-      w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
-      " ": toggleBlink, 0: reset, Escape: () => { if (blinking) toggleBlink(); change({ mode: "side" }); brush?.say({}); hold([]); },
+      f: flip, w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
+      " ": toggleBlink, 0: reset, Escape: clear,
     }[event.key];
-    if (!act || (event.target.type === "range" && event.key.startsWith("Arrow"))) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  };
+  });
 
   async function load() {
-    const mine = ++generation, next = JSON.parse(model.get("data") || "{}");
+    const current = ++generation, next = readJson(model, "data");
     if (!next.stops) return;
     next.beside ??= [];
-    const sheets = await Promise.all([next.reference, next.shown, ...next.beside.map((one) => one.shown)].map(pixels));
-    if (mine !== generation) return; // newer data came while this was being decoded
+    const sheets = await Promise.all([next.reference, next.shown, ...next.beside.map((comparison) => comparison.shown)].map(pixels));
+    if (current !== generation) return; // newer data arrived while the images were decoded
     [reference, ...shown] = sheets;
     [data, maps] = [next, []];
-    take(JSON.parse(model.get("view") || "{}"));
+    take(readJson(model, "view"));
     paint();
   }
-  const follow = () => { if (data) { take(JSON.parse(model.get("view") || "{}")); paint(); } };
-  brush?.hear(({ image = [] }) => { if (data) hold(image); });
-  model.on("change:data", load);
-  model.on("change:view", follow);
+  const follow = () => { if (data) { take(readJson(model, "view")); paint(); } };
+  brush?.subscribe(({ image = [] }) => { if (data) hold(image); });
+  const stopObserving = observeModel(model, load, follow);
   let wide = el.clientWidth;
-  const resized = new ResizeObserver(() => { // its height changes with what it shows
+  const resized = new ResizeObserver(() => { // the height depends on the content
     if (el.clientWidth !== wide) { wide = el.clientWidth; paint(); }
   });
   resized.observe(el);
@@ -357,8 +358,7 @@ function render({ model, el, brush }) {
     clearInterval(blinking);
     resized.disconnect();
     window.removeEventListener("pointerup", release);
-    model.off("change:data", load);
-    model.off("change:view", follow);
+    stopObserving();
   };
 }
 

@@ -1,4 +1,4 @@
-"""The modules as components of a Panel page."""
+"""The JavaScript modules as components of a Panel page."""
 
 from functools import cache
 
@@ -10,6 +10,16 @@ from workbench.hosts.js import source
 
 @cache
 def component(name: str) -> type[AnyWidgetComponent]:
-    """The class of a module's components: `component("lens")(data=json, view=json)`; `view` follows the person."""
-    texts = {"_esm": source(name), "data": param.String("{}"), "view": param.String("{}")}
-    return type(f"{name.title()}Module", (AnyWidgetComponent,), {"__module__": __name__, **texts})
+    """Return the component class of a module.
+
+    Examples
+    --------
+    >>> lens = component("lens")(data="{}", view="{}")      # doctest: +SKIP
+    """
+    attributes = {
+        "__module__": __name__,
+        "_esm": source(name),
+        "data": param.String("{}"),
+        "view": param.String("{}"),
+    }
+    return type(f"{name.title()}Module", (AnyWidgetComponent,), attributes)

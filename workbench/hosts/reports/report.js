@@ -27,7 +27,7 @@
   const linkFigure = (container) => {
     const figure = container.querySelector(".js-plotly-plot");
     if (!figure?.data.some((trace) => trace.meta)) return;
-    const { say, hear } = brush(document, JSON.parse(container.dataset.of));
+    const channel = brush(document, JSON.parse(container.dataset.of));
     let updates = 0; // running updates by `mark`, whose events are not the user's
 
     const publish = (points) => {
@@ -36,7 +36,7 @@
         if (kind) (idsByKind[kind] ??= new Set()).add(idOf(customdata));
       }
       const selection = Object.fromEntries(Object.entries(idsByKind).map(([kind, ids]) => [kind, [...ids]]));
-      say(selection);
+      channel.publish(selection);
       return selection;
     };
 
@@ -58,13 +58,13 @@
       else mark(publish([]));
     };
 
-    hear(mark);
+    channel.subscribe(mark);
     figure.on("plotly_selected", onSelection);
     figure.on("plotly_deselect", onSelection);
     figure.on("plotly_click", ({ points }) => { if (points[0].data.meta) mark(publish(points)); });
   };
 
   const page = brush(document, {});
-  addEventListener("keydown", (event) => { if (event.key === "Escape") page.say({}); });
+  addEventListener("keydown", (event) => { if (event.key === "Escape") page.publish({}); });
   document.querySelectorAll("figure[data-of]").forEach(linkFigure);
 })();
