@@ -197,8 +197,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         positioned = patches + self.encoder.patch_positions
         x = torch.cat([condition, positioned, self.encoder.queries(patches)], dim=1)
         num_tokens = visible.shape[1]
-        others = torch.ones_like(x[:, :-num_tokens, 0], dtype=torch.bool)
-        mask = torch.cat([others, visible], dim=1)
+        always_visible = torch.ones_like(x[:, :-num_tokens, 0], dtype=torch.bool)
+        mask = torch.cat([always_visible, visible], dim=1)
         for block in self.encoder.blocks:
             x = block(x, mask)
         rows = self.encoder.norm(x[:, -num_tokens:])

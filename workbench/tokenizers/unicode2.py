@@ -223,9 +223,9 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         expected = (rows * columns, self.teacher.dim)
         if tuple(features.shape[1:]) != expected:
             got = " x ".join(map(str, features.shape[1:]))
-            wanted = " x ".join(map(str, expected))
+            expected_text = " x ".join(map(str, expected))
             raise UserError(
-                f"features must be {wanted} for {self.teacher.name} on this grid, got {got}."
+                f"features must be {expected_text} for {self.teacher.name} on this grid, got {got}."
             )
         # Without gradients, codebooks of running averages are not updated either.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train == "all"):
