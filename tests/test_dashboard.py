@@ -158,7 +158,7 @@ def test_keys_change_step_and_runs_outside_fields(dashboard):
         assert "run=flow" in page.url and seen.errors == []
 
 
-# What the browser tells the server is three texts; that the page is there is told late.
+# Delay the message that the page is ready; each message to the server has three parts.
 LATE = """let parts = [];
 const send = WebSocket.prototype.send;
 WebSocket.prototype.send = function (part) {
@@ -243,8 +243,9 @@ def test_saved_view_opens_by_its_link(dashboard, runs):
 
 
 CLICK = """(kind) => {
-  const find = (root) => [...root.querySelectorAll("*")].flatMap((one) => [
-    ...(one._fullData && one.offsetWidth ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
+  const find = (root) => [...root.querySelectorAll("*")].flatMap((element) => [
+    ...(element._fullData && element.offsetWidth ? [element] : []),
+    ...(element.shadowRoot ? find(element.shadowRoot) : [])]);
   const place = find(document)[0], at = place._fullData.findIndex((trace) => trace.meta === kind);
   const full = place._fullData[at], { left, top } = place.getBoundingClientRect();
   const axis = (name) => place._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
@@ -312,7 +313,7 @@ def test_browser_history_restores_views(dashboard):
 
 @pytest.fixture
 def large(runs):
-    """A run with thirty times as many latents, near those it has, and nothing else: counting their modes takes long."""
+    """A run with only latents, thirty times as many: counting their modes takes long."""
     shutil.copytree(runs / "soft-4", runs / "large")
     evidence = runs / "large" / "evidence" / "step-000060"
     latents = np.load(evidence / "latents.npy")
@@ -330,50 +331,51 @@ def large(runs):
 def test_long_computation_can_be_cancelled(dashboard, large):
     view = f"run={large}&analysis=mixture_modes&max_modes=64&components=16"
     with opened(f"{dashboard}/?{view}") as (page, seen):
-        said = page.get_by_text(re.compile(r"\d+ %, .*left"))
-        said.wait_for(timeout=180_000)
+        progress = page.get_by_text(re.compile(r"\d+ %, .*left"))
+        progress.wait_for(timeout=180_000)
         page.get_by_role("tab", name="Codebook", exact=True).click()  # the page answers meanwhile
         page.wait_for_url("**analysis=codebook_usage*")
         page.get_by_role("tab", name="Latents", exact=True).click()
-        said.wait_for(timeout=180_000)
-        left, pressed = said.text_content(), time.monotonic()
+        progress.wait_for(timeout=180_000)
+        remaining = re.search(r"(\d+)(–\d+)? s left", progress.text_content())
+        start_s = time.monotonic()
         page.get_by_role("button", name="cancel").first.click()
         page.get_by_text("The computation was stopped before it was finished.").wait_for()
         assert page.get_by_role("button", name="compute").is_visible()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.get_by_role("combobox", name="primary run").click()
-        page.get_by_role(
-            "menuitem", name="soft-2", exact=True
-        ).click()  # what is next has its turn, and is there
+        # The next computation takes the worker at once.
+        page.get_by_role("menuitem", name="soft-2", exact=True).click()
         page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-        assert time.monotonic() - pressed < int(
-            re.search(r"(\d+)(–\d+)? s left", left)[1]
-        )  # long before it would end
+        assert time.monotonic() - start_s < int(remaining[1])
         assert seen.errors == []
 
 
 def test_dark_theme_keeps_figure_layout(dashboard):
-    layout = "e => [e.layout.title.x, e.layout.legend.orientation, e.layout.font.size, e.layout.margin.r]"
-    colour = "e => getComputedStyle(e.querySelector('.gtitle')).fill"
+    layout = (
+        "({ layout: { title, legend, font, margin } }) => "
+        "[title.x, legend.orientation, font.size, margin.r]"
+    )
+    color = "e => getComputedStyle(e.querySelector('.gtitle')).fill"
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
         figure = page.locator(".js-plotly-plot:visible").first
-        laid_out, light = figure.evaluate(layout), figure.evaluate(colour)
-        # Its layers lie on each other: plotly's style rules have reached it.
+        layout_before, light = figure.evaluate(layout), figure.evaluate(color)
+        # Its layers overlap: the style rules of plotly apply to it.
         assert (
             figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position")
             == "absolute"
         )
         page.get_by_role("button", name="Toggle theme").click()
-        painted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
-        page.wait_for_function(painted, arg=[figure.element_handle(), light])
-        assert figure.evaluate(layout) == laid_out and seen.errors == []
+        is_repainted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
+        page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
+        assert figure.evaluate(layout) == layout_before and seen.errors == []
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget", dark=True) as (page, seen):
         figure = page.locator(".js-plotly-plot:visible").first
-        page.wait_for_function(painted, arg=[figure.element_handle(), light])
+        page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
 
 
-COUNTED = """
+COUNTING_SERVER = """
 import gc, os, sys
 import panel as pn, psutil
 from tornado.web import RequestHandler
@@ -384,23 +386,28 @@ class Counts(RequestHandler):
     def get(self):
         gc.collect()
         here = psutil.Process()
-        sessions = sum(isinstance(one, Session) for one in gc.get_objects())
+        sessions = sum(isinstance(item, Session) for item in gc.get_objects())
         children = here.children(recursive=True)
-        told = {"sessions": sessions, "waiting": len(jobs._jobs), "threads": here.num_threads()}
-        self.write(told | {"files": here.num_fds(), "children": len(children)})
+        counts = {"sessions": sessions, "waiting": len(queue._jobs), "threads": here.num_threads()}
+        self.write(counts | {"files": here.num_fds(), "children": len(children)})
 
 if __name__ == "__main__":
     pn.extension("plotly", "tabulator")
     folder, port = sys.argv[1:]
-    jobs = ComputeQueue(folder)
-    soon = {"check_unused_sessions_milliseconds": 500, "unused_session_lifetime_milliseconds": 10_000}
-    how = {"port": int(port), "show": False, "extra_patterns": [("/counts", Counts)]}
-    pn.serve({"/": lambda: Session(folder, jobs).page()}, **how, **soon)
+    queue = ComputeQueue(folder)
+    pn.serve(
+        {"/": lambda: Session(folder, queue).page()},
+        port=int(port),
+        show=False,
+        extra_patterns=[("/counts", Counts)],
+        check_unused_sessions_milliseconds=500,
+        unused_session_lifetime_milliseconds=10_000,
+    )
 """
 
 
 def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
-    (tmp_path / "counted.py").write_text(COUNTED, encoding="utf-8")
+    (tmp_path / "counted.py").write_text(COUNTING_SERVER, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     port = free_port()
     with (
@@ -415,40 +422,34 @@ def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
                 return json.load(answer)
 
         view, first = f"{address}/?run=soft-4&analysis=codebook_usage", {}
-        visitor = (
-            browser.new_context()
-        )  # the same for all, which has the library's files after the first
+        visitor = browser.new_context()  # has the files of Panel after the first page
         for turn in range(8):
             page = visitor.new_page()
             page.goto(view)
-            if turn % 2:  # every other is closed as soon as there is anything to see
+            if turn % 2:  # every other page is closed before it is complete
                 page.get_by_role("tab", name="Codebook", exact=True).wait_for(timeout=60_000)
             else:
                 page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
             page.close()
             first = counts() if turn == 2 else first
-        for _ in range(3):  # and some that are gone before they are there
+        for _ in range(3):  # some visitors leave before the page is complete
             urllib.request.urlopen(view).close()
         wait_for(lambda: counts()["sessions"] == 0)
         last = counts()
-        assert {name: n for name, n in last.items() if n > first[name]} == {} and last[
-            "waiting"
-        ] == 0
+        assert {name: n for name, n in last.items() if n > first[name]} == {}
+        assert last["waiting"] == 0
 
 
 def test_missing_folder_and_used_port_are_refused(tmp_path, dashboard):
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "workbench", "dashboard", str(tmp_path / "none"), "--no-browser"],
         capture_output=True,
         text=True,
     )
-    assert (
-        said.returncode == 1
-        and "none does not exist" in said.stderr
-        and "Traceback" not in said.stderr
-    )
+    assert process.returncode == 1
+    assert "none does not exist" in process.stderr and "Traceback" not in process.stderr
     port = dashboard.rpartition(":")[2]
-    said = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -462,4 +463,4 @@ def test_missing_folder_and_used_port_are_refused(tmp_path, dashboard):
         capture_output=True,
         text=True,
     )
-    assert said.returncode == 1 and f"port {port} is in use" in said.stderr
+    assert process.returncode == 1 and f"port {port}" in process.stderr

@@ -272,8 +272,14 @@ def test_command_reply_follows_the_request(run):
 
 
 def test_watching_needs_no_torch(run):
-    script = f"import workbench as wb, sys; v = wb.watch({str(run.folder)!r}); v._repr_html_(); v.figure; v.table\n"
-    script += "assert 'torch' not in sys.modules; print(v.code())"
+    script = f"""
+import sys
+import workbench as wb
+watch = wb.watch({str(run.folder)!r})
+watch._repr_html_(), watch.figure, watch.table
+assert "torch" not in sys.modules
+print(watch.code())
+"""
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert (
@@ -295,8 +301,14 @@ def test_refused_start_leaves_no_files(tmp_path):
 
 def test_run_outlives_its_starter(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
-    script = f"import workbench as wb, time; wb.start('ae-digits', {str(tmp_path / 'a')!r}, steps=100_000, width=16,"
-    script += " num_tokens=4, depth=1, batch_size=16, betas=(0.9, 0.9)); print('begun', flush=True); time.sleep(600)"
+    script = f"""
+import time
+import workbench as wb
+settings = {{"width": 16, "num_tokens": 4, "depth": 1, "batch_size": 16, "betas": (0.9, 0.9)}}
+wb.start("ae-digits", {str(tmp_path / "a")!r}, steps=100_000, **settings)
+print("begun", flush=True)
+time.sleep(600)
+"""
     starter = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -424,7 +436,10 @@ def test_live_tab_of_a_killed_run(live_tab, training):
 
 # JupyterLab
 
-READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+READY = """() => {
+  const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+  return context?.session?.kernel?.status === "idle";
+}"""
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 
 

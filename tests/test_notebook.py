@@ -114,7 +114,7 @@ def test_slider_keeps_the_range_of_its_control(trained):
 def test_inapplicable_analysis_shows_reason(trained):
     view = ExplorerView(wb.open(trained).show("codebook_usage", runs=["plain"]))
     with pytest.raises(NotApplicable) as error:
-        view.explorer.result
+        _ = view.explorer.result
     assert str(error.value) in view.task.status.value
     assert view.output.outputs == ()
 
@@ -198,8 +198,14 @@ def test_empty_folder_and_damaged_run(trained, tmp_path):
 # A real JupyterLab
 
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
-READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-CODE = "window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code')"
+READY = """() => {
+  const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+  return context?.session?.kernel?.status === "idle";
+}"""
+CODE = (
+    "window.jupyterapp.shell.currentWidget.content.widgets"
+    ".filter(cell => cell.model.type === 'code')"
+)
 DONE = (
     f"() => {CODE}.every(cell => cell.model.executionCount && cell.model.executionState === 'idle')"
 )
@@ -275,12 +281,12 @@ lens = wb.lens({run!r}, show=3)
 points = wb.latent_map({run!r}, method="pca")
 codes = wb.codebook({run!r})
 """
-TOLD = "print('told', lens.picked, len(points.selected), codes.state.selected)"
+STATE = "print('state', lens.position, len(points.selected), codes.state.selected)"
 
 
 @pytest.mark.browser
 def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
-    cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", TOLD]
+    cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", STATE]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
@@ -297,7 +303,7 @@ def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
         page.evaluate(TO_THE_SCREEN, 2)
         lasso(page, page.locator(".wb-map .plane"))
         page.locator(".wb-map .told", has_text="selected").wait_for()
-        picked = page.locator(".wb-map .told").text_content().split(" ")[0]
+        count = page.locator(".wb-map .told").text_content().split(" ")[0]
 
         page.evaluate(TO_THE_SCREEN, 3)
         page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
@@ -306,24 +312,27 @@ def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
         page.evaluate(TO_THE_SCREEN, 4)
         page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 4 }")
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-        page.get_by_text(f"told (1, 1) {picked} (0,)").wait_for()
-        assert int(picked) > 3 and seen.outside == []
+        page.get_by_text(f"state (1, 1) {count} (0,)").wait_for()
+        assert int(count) > 3 and seen.outside == []
 
 
 REOPEN = """async (start) => {
   await window.jupyterapp.restored;
   const kernelPreference = { shouldStart: start, canStart: true };
-  await window.jupyterapp.commands.execute("docmanager:open", { path: "kept.ipynb", kernelPreference });
+  const options = { path: "kept.ipynb", kernelPreference };
+  await window.jupyterapp.commands.execute("docmanager:open", options);
 }"""
 SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save') }"
 SHUT_DOWN = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }"
-IN_SIGHT = """([place, told]) => {
-  const cell = document.querySelectorAll(".jp-CodeCell")[place];
-  const outputs = cell.querySelectorAll(".jp-Cell-outputArea > .jp-OutputArea-child");
-  const kinds = { ".jp-OutputArea-output .jupyter-widgets": "widget", ".workbench-page": "page", svg: "figure" };
-  const kind = (one) => Object.keys(kinds).find((each) => one.querySelector(each));
-  const seen = [...outputs].filter((one) => one.offsetHeight).map((one) => kinds[kind(one)] ?? one.innerText.trim());
-  return JSON.stringify(seen) === JSON.stringify(told);
+IS_VISIBLE = """([cell, expected]) => {
+  const area = document.querySelectorAll(".jp-CodeCell")[cell];
+  const outputs = area.querySelectorAll(".jp-Cell-outputArea > .jp-OutputArea-child");
+  const kinds = {
+    ".jp-OutputArea-output .jupyter-widgets": "widget", ".workbench-page": "page", svg: "figure" };
+  const selectorOf = (output) => Object.keys(kinds).find((each) => output.querySelector(each));
+  const nameOf = (output) => kinds[selectorOf(output)] ?? output.innerText.trim();
+  const visible = [...outputs].filter((output) => output.offsetHeight).map(nameOf);
+  return JSON.stringify(visible) === JSON.stringify(expected);
 }"""
 
 
@@ -338,14 +347,14 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
     )
     nbformat.write(node, tmp_path / "kept.ipynb")
 
-    def in_sight(page, *told: list[str]) -> None:
-        for place, outputs in enumerate(told):
-            page.evaluate(TO_THE_SCREEN, place)
-            page.wait_for_function(IN_SIGHT, arg=[place, outputs])
+    def wait_for_outputs(page, *expected: list[str]) -> None:
+        for cell, outputs in enumerate(expected):
+            page.evaluate(TO_THE_SCREEN, cell)
+            page.wait_for_function(IS_VISIBLE, arg=[cell, outputs])
 
     with opened(f"{lab}/lab/tree/kept.ipynb?reset") as (page, seen):
         run_all(page)
-        in_sight(page, ["before", "widget"], ["widget", "widget", "after"])
+        wait_for_outputs(page, ["before", "widget"], ["widget", "widget", "after"])
         page.evaluate(SAVE)
         for start, instead in (
             (False, "Loading widget..."),
@@ -356,9 +365,11 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             page.wait_for_function("() => window.jupyterapp")
             page.evaluate(REOPEN, start)
             page.wait_for_function(
-                "(told) => document.body.textContent.includes(told)", arg=instead
+                "(text) => document.body.textContent.includes(text)", arg=instead
             )
-            in_sight(page, ["before", "page", "figure"], ["page", "page", "figure", "after"])
+            wait_for_outputs(
+                page, ["before", "page", "figure"], ["page", "page", "figure", "after"]
+            )
             page.get_by_role("cell", name="soft-2").first.wait_for()
             page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
             assert page.get_by_text(instead).filter(visible=True).count() == 0
