@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from browser import free_port, opened, served
 from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 from workbench.hosts.dashboard.access import AccessPolicy
@@ -126,7 +126,8 @@ def test_policy_without_token_still_checks_the_host():
     policy = AccessPolicy.create(address="127.0.0.1", port=80, use_token=False)
 
     def refusal(**headers: str) -> str | None:
-        request = HTTPServerRequest(method="GET", uri="/", headers=HTTPHeaders(headers))
+        start = RequestStartLine(method="GET", path="/", version="HTTP/1.1")
+        request = HTTPServerRequest(headers=HTTPHeaders(headers), start_line=start)
         return policy.refusal(request)
 
     assert all(refusal(Host=host) is None for host in ("localhost", "127.0.0.1:80", "[::1]:80"))
