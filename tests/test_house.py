@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "analysis": {"storage", "core"},
     "explore": {"analysis", "collect", "generators", "tokenizers", "storage", "core"},
     "workspace": {"explore", "analysis", "storage", "core"},
-    "hosts": {"explore", "analysis", "launch", "storage", "core", "workspace"},
+    "hosts": {"explore", "analysis", "launch", "data", "storage", "core", "workspace"},
     "cli": {"hosts", "collect", "launch", "storage", "core", "workspace"},
     "__main__": {"cli"},
 }
