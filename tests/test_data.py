@@ -1,5 +1,6 @@
 """Data: bundled sets, folders, parquet files and the hub, and errors of `load`."""
 
+import ast
 import io
 import subprocess
 import sys
@@ -558,10 +559,16 @@ def test_every_supported_format_is_read(name):
     assert decode(file.getvalue(), "picture").shape == (32, 32, 3)
 
 
-def test_images_are_opened_in_one_place():
-    root = Path(workbench.__file__).parent
-    users = [path for path in root.rglob("*.py") if "Image.open(" in path.read_text("utf-8")]
-    assert users == [root / "data" / "decode.py"]
+def test_every_image_is_opened_with_a_list_of_formats():
+    files = sorted(Path(workbench.__file__).parent.rglob("*.py"))
+    calls = [
+        node
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open")
+    ]
+    assert calls
+    assert all("formats" in [keyword.arg for keyword in call.keywords] for call in calls)
 
 
 # Parquet and the hub

@@ -23,6 +23,7 @@ from workbench import analysis
 from workbench.analysis.base import mime_bundle
 from workbench.core.errors import RunError, UserError
 from workbench.hosts.js import static
+from workbench.hosts.reports import manifest as report_manifest
 from workbench.hosts.reports import page as report_page
 from workbench.hosts.reports.from_views import INTERACTIVE_TABS
 from workbench.hosts.reports.manifest import read_manifest, results_path
@@ -398,6 +399,46 @@ def test_manifest_records_provenance(pages, trained):
     states = [section["state"] for section in manifest["sections"]]
     assert manifest["done"] == states.count("done")
     assert manifest["done"] + manifest["not_applicable"] == len(states)
+
+
+@pytest.fixture
+def hostile_folder(tmp_path, monkeypatch) -> Path:
+    """Make a folder the current one whose git configuration and modules write `marker`."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    marker = folder / "marker"
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    with (folder / ".git" / "config").open("a") as config:
+        config.write(f'[core]\n\tfsmonitor = "touch {marker}; false"\n')
+    for module in ("workbench", "numpy", "ipykernel_launcher", "plotly"):
+        text = f"open({str(marker)!r}, 'a').write(__name__)\nraise ImportError(__name__)\n"
+        (folder / f"{module}.py").write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_current_folder_runs_no_code(trained, small_template, hostile_folder):
+    source = small_template(
+        "import sys\nassert '' not in sys.path", 'report.show("codebook_usage")'
+    )
+    page = report(source, hostile_folder / "page.html", progress=False, run=str(trained / "soft-4"))
+    assert [section["state"] for section in read_manifest(page)["sections"]] == ["done"]
+    assert not (hostile_folder / "marker").exists()
+
+
+def test_git_is_run_only_in_the_checkout_of_the_package(hostile_folder, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(hostile_folder / ".git"))
+    is_checkout = (report_manifest.CHECKOUT / ".git").exists()
+    assert (report_manifest.build_manifest(TEMPLATE, {}, [])["git"] is not None) == is_checkout
+    # Even in a hostile checkout no program of its configuration is started.
+    monkeypatch.setattr(report_manifest, "CHECKOUT", hostile_folder)
+    report_manifest.build_manifest(TEMPLATE, {}, [])
+    assert not (hostile_folder / "marker").exists()
 
 
 @pytest.mark.slow

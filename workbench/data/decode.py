@@ -25,7 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 
 def open_image(file: IO[bytes]) -> "Image.Image":
-    """Open an image of one of the `FORMATS`. No other module may call `PIL.Image.open`.
+    """Open an image of one of the `FORMATS`.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ a number:
 import hashlib
 import importlib.metadata as metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ RENAMED_RUN_KEYS = {"tokens": "num_tokens"}
 RENAMED_SECTION_KEYS = {"said": "summary"}
 FINGERPRINT_LENGTH = 32  # hexadecimal digits
 GIT_TIMEOUT_S = 10
+CHECKOUT = Path(__file__).resolve().parents[3]  # the folder that contains the package
 PACKAGES = (
     "workbench",
     "numpy",
@@ -79,8 +81,8 @@ def build_manifest(
     Returns
     -------
     dict
-        Parameters, package versions, git commit, and fingerprints of template, data, checkpoints
-        and evidence, as JSON stores it.
+        Parameters, package versions, git commit of the package, and fingerprints of template, data,
+        checkpoints and evidence, as JSON stores it.
     """
     return {
         "format": FORMAT,
@@ -221,10 +223,13 @@ def _package_versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Return the commit of the working directory and whether files differ from it.
+    """Return the commit of this package's checkout and whether files differ from it.
 
-    None outside of a git repository.
+    None if the package is not in a checkout. Git is not run elsewhere, as the configuration of a
+    repository may name programs that git starts.
     """
+    if not (CHECKOUT / ".git").exists():
+        return None
     try:
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain")
@@ -234,7 +239,15 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
+    options = ["-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null", "--no-optional-locks"]
+    command = ["git", *options, "-C", str(CHECKOUT), *arguments]
+    # Variables such as GIT_DIR, which a hook sets, name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+        command,
+        capture_output=True,
+        text=True,
+        timeout=GIT_TIMEOUT_S,
+        check=True,
+        env=environment,
     ).stdout

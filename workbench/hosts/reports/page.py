@@ -11,7 +11,6 @@ from typing import Any
 from markupsafe import Markup
 
 from workbench.core.errors import UserError
-from workbench.data.decode import open_image
 from workbench.hosts.js import dark_figures, source
 from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
 from workbench.hosts.reports.sections import METADATA_KEY, headings_in
@@ -128,7 +127,7 @@ def _cropped_png(png: bytes) -> bytes:
     from PIL import Image
 
     width, height = THUMBNAIL_SIZE
-    image = open_image(io.BytesIO(png)).convert("RGBA")
+    image = Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGBA")
     image = image.crop(image.getbbox())
     scale = max(1, min(image.width // width, image.height // height))
     corner = image.crop((0, 0, width * scale, height * scale)).resize(THUMBNAIL_SIZE)

@@ -115,6 +115,8 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
     import nbformat
     import papermill
 
+    from workbench.hosts.reports.kernel import IsolatedKernelManager
+
     # papermill warns of parameters whose type it does not know.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     kernel_died = False
@@ -129,6 +131,7 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
                 kernel_name="python3",
                 language="python",
                 extra_arguments=list(KERNEL_ARGUMENTS),
+                kernel_manager_class=IsolatedKernelManager,
             )
         except papermill.PapermillExecutionError:
             pass  # the error is in the notebook
