@@ -3,19 +3,23 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from dask.distributed import Client
+from distributed import Security
 from template import OPEN, template
 
 from workbench.core.errors import UserError
 from workbench.hosts.reports.manifest import read_manifest
-from workbench.hosts.reports.sweep import parse_grid, read_parameter_list, sweep
+from workbench.hosts.reports.sweep import local_cluster, parse_grid, read_parameter_list, sweep
 
 SHOW_USAGE = 'report.show("codebook_usage")'
 WAIT_WHILE_FILE_EXISTS = """
@@ -181,6 +185,35 @@ def test_unreachable_scheduler_raises(trained, tmp_path, source):
     with pytest.raises(UserError) as error:
         sweep(str(source), [{}], tmp_path / "out", run=run, scheduler=address)
     assert address in str(error.value)
+
+
+@pytest.mark.slow
+def test_cluster_refuses_clients_without_its_certificate():
+    with local_cluster(1) as cluster:
+        with Client(cluster) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        address = cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        for security in (Security.temporary(), None):
+            with pytest.raises((OSError, TypeError, RuntimeError)):
+                Client(address, security=security, timeout=2)
+        with pytest.raises(OSError):
+            Client(address.replace("tls://", "tcp://"), timeout=2)
+        assert [page for page in listening_pages() if page.startswith("HTTP/1.1 200")] == []
+
+
+def listening_pages() -> list[str]:
+    """Return the answers of all ports of this process and its children to a browser."""
+    process = psutil.Process()
+    answers = []
+    for owner in (process, *process.children(recursive=True)):
+        for connection in owner.net_connections():
+            if connection.status == psutil.CONN_LISTEN:
+                with socket.create_connection(connection.laddr, timeout=5) as stream:
+                    stream.sendall(b"GET /info/main/workers.html HTTP/1.0\r\n\r\n")
+                    with suppress(OSError):
+                        answers.append(stream.recv(100).decode(errors="replace"))
+    return answers
 
 
 @pytest.mark.slow

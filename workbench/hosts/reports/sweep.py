@@ -30,10 +30,17 @@ from workbench.hosts.reports.memory_guard import memory_guard
 from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
 
 if TYPE_CHECKING:
-    from dask.distributed import Client
+    from dask.distributed import Client, LocalCluster
 
 STOP_FILE = ".stop"  # in the sweep's folder; running trials end when it appears
 SCHEDULER_TIMEOUT_S = 5
+CLUSTER_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.worker.memory.terminate": False,
+    # Pages of status and logs, which need no certificate.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
 STOP_TIMEOUT_S = 10  # after Ctrl-C, until trials that still run are abandoned
 POLL_INTERVAL_S = 0.5
 MAX_NAME_CHARACTERS = 80
@@ -296,9 +303,8 @@ def _is_complete(source: Path, folder: Path, trial: Trial) -> bool:
 @contextmanager
 def _client(scheduler: str | None, max_workers: int, memory_bytes: int) -> "Iterator[Client]":
     """Connect to a scheduler, or start one with as many local workers as memory allows."""
-    import dask
     import psutil
-    from dask.distributed import Client, LocalCluster
+    from dask.distributed import Client
 
     if scheduler:
         try:
@@ -308,26 +314,48 @@ def _client(scheduler: str | None, max_workers: int, memory_bytes: int) -> "Iter
             raise UserError(f"No Dask scheduler answers at {scheduler}: {error}.") from None
         return
     workers = max(1, min(max_workers, psutil.virtual_memory().available // memory_bytes))
+    with local_cluster(workers) as cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def local_cluster(workers: int) -> "Iterator[LocalCluster]":
+    """Run single-threaded worker processes on this machine during the block.
+
+    The processes connect over TCP with temporary certificates that exist in their memory only.
+    Without them, any user of the machine could run code in the workers.
+
+    Parameters
+    ----------
+    workers : int
+        Number of processes.
+
+    Yields
+    ------
+    LocalCluster
+        The cluster.
+    """
+    import dask
+    from dask.distributed import LocalCluster
+    from distributed import Security
+
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     thread_limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    settings = {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.worker.memory.terminate": False,
-    }
-    with dask.config.set(settings):
+    with dask.config.set(CLUSTER_SETTINGS):
         with _ignore_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
+                security=Security.temporary(),
                 dashboard_address=None,
                 memory_limit=0,  # memory_guard enforces the limit
                 silence_logs=logging.CRITICAL,
                 env={name: os.environ.get(name, threads) for name in thread_limits},
             )
-        with cluster, Client(cluster) as client:
-            yield client
+        with cluster:
+            yield cluster
 
 
 @contextmanager
