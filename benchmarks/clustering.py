@@ -1,10 +1,12 @@
-"""Building a codebook from N features: time, peak memory and held-out error by number of codes and builder.
+"""Time, peak memory and held-out error of building a codebook, per codebook size and builder.
 
     python benchmarks/clustering.py --codes 1024,16384,65536,500000 --per-code 10 --dim 16
 
-Features are a mixture of Gaussians whose weights follow Zipf's law, as patches of natural images do roughly. Each row
-is a process of its own, so that its peak memory is its own; `features` is what the features themselves take; `used`
-counts the codes of 20,000 held-out features. Beyond 65,536 codes two levels end without a pass over all codes.
+Features are drawn from a mixture of Gaussians whose weights follow Zipf's law, which is roughly the
+distribution of patches of natural images. Each row is measured in a process of its own, so that its
+peak memory is its own. `features` is the memory of the features themselves. `used` is the number of
+codes that 20,000 held-out features use. Above 65,536 codes, two-level clustering ends without a
+pass over all codes.
 """
 
 import argparse
@@ -13,84 +15,111 @@ import resource
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
-ONE_PASS = 65536  # codes up to which two levels end with a pass of all features over all codes: N K d products
-CASE = ("codes", "builder", "per_code", "dim", "seed")
+if TYPE_CHECKING:
+    import torch
+
+# Two-level clustering ends with a pass of N K d products up to this codebook size.
+MAX_CODES_OF_FINAL_PASS = 65_536
+NUM_MODES = 2000
+NUM_HELD_OUT = 20_000
 
 
 def features(count: int, dim: int, seed: int) -> "torch.Tensor":
-    """`count` draws from 2,000 Gaussians, the k-th as probable as 1 / k."""
+    """Draw features from Gaussians, the k-th of which has a weight proportional to 1 / k."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    means = 3 * torch.randn(2000, dim, generator=torch.Generator().manual_seed(0))
-    which = torch.multinomial(
-        1 / torch.arange(1, 2001).float(), count, replacement=True, generator=generator
-    )
-    return means[which] + torch.randn(count, dim, generator=generator)
+    means = 3 * torch.randn(NUM_MODES, dim, generator=torch.Generator().manual_seed(0))
+    weights = 1 / torch.arange(1, NUM_MODES + 1).float()
+    modes = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return means[modes] + torch.randn(count, dim, generator=generator)
 
 
-def measure(case: dict) -> dict:
-    """One codebook: seconds, peak memory in MB, codes used by held-out tokens, and their error beside the variance."""
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Build one codebook.
+
+    Returns
+    -------
+    dict
+        The case, seconds, memory in MB, the number of codes that held-out features use, and their
+        error as a fraction of their variance.
+    """
     import torch
 
     from workbench.quantizers.clustering import cluster
     from workbench.quantizers.nearest import nearest_code
 
     rows = features(case["codes"] * case["per_code"], case["dim"], case["seed"])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    begun = time.perf_counter()
-    passes = int(case["codes"] <= ONE_PASS)
+    features_mb = peak_memory_mb()
+    start = time.perf_counter()
     codebook = cluster(
-        rows, case["codes"], builder=case["builder"], rounds=5, passes=passes, seed=case["seed"]
+        rows,
+        case["codes"],
+        builder=case["builder"],
+        rounds=5,
+        passes=int(case["codes"] <= MAX_CODES_OF_FINAL_PASS),
+        seed=case["seed"],
     )
-    seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    fresh = features(20_000, case["dim"], case["seed"] + 1)
-    chosen = nearest_code(fresh, codebook)
-    error = (fresh - codebook[chosen]).square().sum() / (fresh - fresh.mean(dim=0)).square().sum()
-    told = {
+    seconds = time.perf_counter() - start
+    peak_mb = peak_memory_mb()
+    held_out = features(NUM_HELD_OUT, case["dim"], case["seed"] + 1)
+    codes = nearest_code(held_out, codebook)
+    error = (held_out - codebook[codes]).square().sum()
+    variance = (held_out - held_out.mean(dim=0)).square().sum()
+    return case | {
         "seconds": seconds,
-        "peak": peak,
-        "features": before,
-        "used": len(torch.unique(chosen)),
-        "error": error.item(),
+        "peak": peak_mb,
+        "features": features_mb,
+        "used": len(torch.unique(codes)),
+        "error": (error / variance).item(),
     }
-    return case | told
 
 
 def main() -> None:
-    """Run every case in a process of its own and print a table."""
-    if sys.argv[1] == "case":
+    """Measure every case in a process of its own, and print a table."""
+    if sys.argv[1:2] == ["case"]:
         print(json.dumps(measure(json.loads(sys.argv[2]))))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--codes", default="1024,16384,65536")
+    parser.add_argument("--codes", default="1024,16384,65536", help="codebook sizes")
     parser.add_argument("--builders", default="two-level,flat,faiss")
     parser.add_argument(
-        "--most-flat", type=int, default=16384, help="more codes than these are not clustered flat"
+        "--most-flat", type=int, default=16384, help="largest codebook that is clustered flat"
     )
-    parser.add_argument("--per-code", type=int, default=20)
-    parser.add_argument("--dim", type=int, default=16)
-    asked = parser.parse_args()
+    parser.add_argument("--per-code", type=int, default=20, help="features per code")
+    parser.add_argument("--dim", type=int, default=16, help="channels of a feature")
+    arguments = parser.parse_args()
     names = ("codes", "builder", "N", "seconds", "features, MB", "peak, MB", "error", "used")
     print("".join(f"{name:>14}" for name in names))
-    for codes in map(int, asked.codes.split(",")):
-        for builder in asked.builders.split(","):
-            if builder in ("flat", "faiss") and codes > asked.most_flat:
+    for codes in map(int, arguments.codes.split(",")):
+        for builder in arguments.builders.split(","):
+            if builder in ("flat", "faiss") and codes > arguments.most_flat:
                 continue
-            case = dict(zip(CASE, (codes, builder, asked.per_code, asked.dim, 0), strict=True))
-            said = subprocess.run(
-                [sys.executable, __file__, "case", json.dumps(case)], capture_output=True, text=True
-            )
-            if said.returncode:
-                sys.exit(said.stderr)
-            row = json.loads(said.stdout)
+            case = {
+                "codes": codes,
+                "builder": builder,
+                "per_code": arguments.per_code,
+                "dim": arguments.dim,
+                "seed": 0,
+            }
+            command = [sys.executable, __file__, "case", json.dumps(case)]
+            process = subprocess.run(command, capture_output=True, text=True)
+            if process.returncode:
+                sys.exit(process.stderr)
+            row = json.loads(process.stdout)
             print(
-                f"{codes:>14}{builder:>14}{codes * asked.per_code:>14}{row['seconds']:>14.1f}{row['features']:>14.0f}"
-                f"{row['peak']:>14.0f}{row['error']:>14.4f}{row['used']:>14}",
+                f"{codes:>14}{builder:>14}{codes * arguments.per_code:>14}{row['seconds']:>14.1f}"
+                f"{row['features']:>14.0f}{row['peak']:>14.0f}{row['error']:>14.4f}"
+                f"{row['used']:>14}",
                 flush=True,
             )
 

@@ -1,9 +1,11 @@
-"""Every analysis of a codebook on ten million tokens of half a million codes: seconds and peak memory.
+"""Time and peak memory of every codebook analysis on a large codebook.
 
-`python benchmarks/codebook.py [K tokens d]`, by default 500,000 codes of 64 channels and 39,062 images of 16 x 16
-tokens, whose codes follow Zipf's law and whose arrays are read from disk. Each analysis runs in a process of its own;
-memory is the most that process ever held (getrusage), less what it held once the arrays were open, and counts their
-pages too.
+    python benchmarks/codebook.py [codes tokens channels]
+
+The default is 500,000 codes of 64 channels and 39,062 images of 16 x 16 tokens. Their codes follow
+Zipf's law, and the arrays are read from disk. Each analysis runs in a process of its own. Memory is
+the peak of that process (getrusage) minus its memory once the arrays are open; pages of the arrays
+that are read count as well.
 """
 
 import os
@@ -23,77 +25,77 @@ import numpy as np
 from workbench.analysis import get
 from workbench.storage.evidence import Evidence
 
-SIDE = 16  # tokens
+GRID_SIDE = 16  # tokens
+CHURN_RATE = 0.1  # fraction of tokens whose code differs from that of the previous checkpoint
 ANALYSES = (
     "codebook_usage",
     "code_distances",
     "code_dropping",
     "code_information",
     "code_prediction",
+    "code_cooccurrence",
+    "code_gallery",
+    "code_churn",
+    "cascade_displacement",
 )
-ANALYSES += ("code_cooccurrence", "code_gallery", "code_churn", "cascade_displacement")
 
 
-def write(folder: Path, codes: int, tokens: int, dim: int) -> None:
-    """Evidence of a made-up tokenizer: codes by Zipf's law, a tenth of them others at the checkpoint before."""
-    random, images = np.random.default_rng(0), tokens // SIDE**2
-    weights = np.cumsum(1 / np.arange(1, codes + 1))
-    drawn = np.searchsorted(
-        weights, random.random((images, SIDE**2), np.float32) * weights[-1]
-    ).clip(max=codes - 1)
-    chosen = random.permutation(codes).astype(np.int32)[drawn]
-    before = np.where(random.random(chosen.shape, np.float32) < 0.1, np.roll(chosen, 1), chosen)
-    book = random.standard_normal((1, codes, dim), np.float32)
+def write(folder: Path, codebook_size: int, num_tokens: int, dim: int) -> None:
+    """Write evidence of a synthetic tokenizer whose codes follow Zipf's law."""
+    random = np.random.default_rng(0)
+    num_images = num_tokens // GRID_SIDE**2
+    weights = np.cumsum(1 / np.arange(1, codebook_size + 1))
+    quantiles = random.random((num_images, GRID_SIDE**2), np.float32) * weights[-1]
+    ranks = np.searchsorted(weights, quantiles).clip(max=codebook_size - 1)
+    codes = random.permutation(codebook_size).astype(np.int32)[ranks]
+    has_changed = random.random(codes.shape, np.float32) < CHURN_RATE
+    previous_codes = np.where(has_changed, np.roll(codes, 1), codes)
+    codebook = random.standard_normal((1, codebook_size, dim), np.float32)
+    displacement = np.float32(0.1) * random.standard_normal(codebook.shape, np.float32)
     Evidence(
-        {"run": "made-up", "step": 1, "grid": [SIDE, SIDE]},
-        images=np.zeros((images, SIDE, SIDE, 1), np.uint8),
-        codes=chosen,
-        previous_codes=before,
-        codebook=book,
-        cascade_start=book + np.float32(0.1) * random.standard_normal(book.shape, np.float32),
-        labels=random.integers(0, 100, images),
+        {"run": "synthetic", "step": 1, "grid": [GRID_SIDE, GRID_SIDE]},
+        images=np.zeros((num_images, GRID_SIDE, GRID_SIDE, 1), np.uint8),
+        codes=codes,
+        previous_codes=previous_codes,
+        codebook=codebook,
+        cascade_start=codebook + displacement,
+        labels=random.integers(0, 100, num_images),
     ).save(folder)
 
 
 def measure(folder: Path, name: str) -> None:
-    """Print seconds, megabytes and what one analysis says, as JSON."""
+    """Print seconds, megabytes, the size of the figure, and the summary of an analysis as JSON."""
     evidence, analysis = Evidence.open(folder), get(name)
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
     result = analysis(**evidence.kwargs_for(analysis))
-    seconds = time.perf_counter() - begun
-    held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    figure = len(result.figure().to_json()) / 1e6
-    print(json.dumps([seconds, held, figure, result.summary()]))
+    seconds = time.perf_counter() - start
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory_mb = (peak_memory - memory_before) / 1024
+    figure_mb = len(result.figure().to_json()) / 1e6
+    print(json.dumps([seconds, memory_mb, figure_mb, result.summary()]))
 
 
-def main(codes: int = 500_000, tokens: int = 10_000_000, dim: int = 64) -> None:
-    """Print a row for each analysis."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            __file__,
-            "write",
-            f"{folder}/evidence",
-            str(codes),
-            str(tokens),
-            str(dim),
-        ]
-        subprocess.run(
-            command, check=True
-        )  # in its own process: a child starts with its parent's peak
+def main(codebook_size: int = 500_000, num_tokens: int = 10_000_000, dim: int = 64) -> None:
+    """Print one row per analysis."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = f"{scratch}/evidence"
+        sizes = [str(codebook_size), str(num_tokens), str(dim)]
+        # Written by another process, because a child process starts with the peak of its parent.
+        subprocess.run([sys.executable, __file__, "write", folder, *sizes], check=True)
         print(
-            f"{tokens:,} tokens, {codes:,} codes of {dim} channels: a codebook of {codes * dim * 4 / 1e6:,.0f} MB\n"
+            f"{num_tokens:,} tokens, {codebook_size:,} codes of {dim} channels: "
+            f"a codebook of {codebook_size * dim * 4 / 1e6:,.0f} MB\n"
         )
         print(f"{'analysis':<22}{'seconds':>9}{'MB':>8}{'figure MB':>11}")
         for name in ANALYSES:
-            ended = subprocess.run(
-                [sys.executable, __file__, "measure", f"{folder}/evidence", name],
-                capture_output=True,
-            )
-            if ended.returncode:
-                sys.exit(ended.stderr.decode())
-            seconds, held, figure, said = json.loads(ended.stdout)
-            print(f"{name:<22}{seconds:>9.1f}{held:>8,.0f}{figure:>11.2f}   {said}", flush=True)
+            command = [sys.executable, __file__, "measure", folder, name]
+            process = subprocess.run(command, capture_output=True)
+            if process.returncode:
+                sys.exit(process.stderr.decode())
+            seconds, memory_mb, figure_mb, summary = json.loads(process.stdout)
+            numbers = f"{seconds:>9.1f}{memory_mb:>8,.0f}{figure_mb:>11.2f}"
+            print(f"{name:<22}{numbers}   {summary}", flush=True)
 
 
 if __name__ == "__main__":

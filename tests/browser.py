@@ -1,4 +1,4 @@
-"""A real headless Chromium with the network cut: every page of ours is opened in it."""
+"""A headless Chromium without network, in which tests open the pages of the workbench."""
 
 import contextlib
 import shutil
@@ -17,20 +17,43 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-# The flags that Playwright gives a browser that it starts, and WebGL in software.
-FLAGS = """
---headless --no-sandbox --no-startup-window --no-first-run --no-default-browser-check
---no-service-autorun --hide-scrollbars --mute-audio --force-color-profile=srgb
---enable-unsafe-swiftshader --disable-quic --disable-sync --disable-extensions
---disable-background-networking --disable-background-timer-throttling
---disable-backgrounding-occluded-windows --disable-renderer-backgrounding
---disable-back-forward-cache --disable-breakpad --disable-client-side-phishing-detection
---disable-component-extensions-with-background-pages --disable-component-update
---disable-default-apps --disable-dev-shm-usage --disable-field-trial-config
---disable-hang-monitor --disable-ipc-flooding-protection --disable-popup-blocking
---disable-prompt-on-repost --disable-search-engine-choice-screen --metrics-recording-only
---password-store=basic --use-mock-keychain --remote-debugging-port=0
-""".split()
+# The flags with which Playwright starts a browser, and WebGL in software.
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--no-startup-window",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--no-service-autorun",
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--force-color-profile=srgb",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--disable-back-forward-cache",
+    "--disable-breakpad",
+    "--disable-client-side-phishing-detection",
+    "--disable-component-extensions-with-background-pages",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-field-trial-config",
+    "--disable-hang-monitor",
+    "--disable-ipc-flooding-protection",
+    "--disable-popup-blocking",
+    "--disable-prompt-on-repost",
+    "--disable-search-engine-choice-screen",
+    "--metrics-recording-only",
+    "--password-store=basic",
+    "--use-mock-keychain",
+    "--remote-debugging-port=0",
+]
 
 
 @dataclass
@@ -142,7 +165,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def served(*command: str, port: int, log: Path, path: str = "/") -> Iterator[str]:
-    """A server of ours in a process of its own, ready to answer; ended by its own handle."""
+    """Start a server of the workbench, yield its address once it responds, and stop it."""
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT
@@ -163,18 +186,21 @@ def served(*command: str, port: int, log: Path, path: str = "/") -> Iterator[str
             process.wait(20)
 
 
-def drawn(page: Page) -> int:
-    """How many plotly figures are on the page, drawn."""
+def count_figures(page: Page) -> int:
+    """Return the number of plotly figures that are drawn on a page."""
     return page.locator(".js-plotly-plot:has(.main-svg)").count()
 
 
-def lasso(page: Page, plane: Locator, far: float = 0.45) -> None:
-    """A triangle: from the middle of the plane to its right, then to above the middle, by a share of its size."""
+def lasso(page: Page, plane: Locator, size: float = 0.45) -> None:
+    """Drag a triangle from the center of a plane to the right, then to a point above the center.
+
+    `size` is the length of the two legs as a fraction of the plane's width and height.
+    """
     plane.scroll_into_view_if_needed()
     box = plane.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
-    for right, up in ((far, 0), (0, far)):
+    for right, up in ((size, 0), (0, size)):
         page.mouse.move(x + right * box["width"], y - up * box["height"], steps=4)
     page.mouse.up()

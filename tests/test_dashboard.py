@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from browser import chromium, drawn, free_port, opened, served
+from browser import chromium, count_figures, free_port, opened, served
 from playwright.sync_api import TimeoutError
 from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
@@ -72,7 +72,7 @@ def test_group_tab_draws_its_analysis(dashboard, group):
             tab = page.get_by_role("tab", name=other.replace("_", " ").capitalize(), exact=True)
             tab.and_(page.locator(f"[aria-selected={str(other == name).lower()}]")).first.wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
-        assert drawn(page) == 1 and seen.errors == []
+        assert count_figures(page) == 1 and seen.errors == []
 
 
 def test_tab_is_in_the_address(dashboard):

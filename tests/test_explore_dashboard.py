@@ -36,19 +36,18 @@ def dashboard(trained, tmp_path_factory):
 def test_lens_shows_two_runs_side_by_side(dashboard, trained):
     lens = wb.lens(trained / "soft-4", trained / "soft-2", over="tokens")
     with opened(f"{dashboard}/?{RUNS}&tab=lens") as (page, seen):
-        told = page.locator(".wb-lens .told")
+        caption = page.locator(".wb-lens .told")
         page.get_by_text("soft-2 · difference × 4").wait_for()
-        assert f"{lens.image_grid.error[0, 2]:.4f}" in told.text_content()
-        assert (
-            f"{lens.compared_grids[0].error[0, 1]:.4f}" in told.text_content()
-        )  # all that it has: 2 tokens
+        assert f"{lens.image_grid.error[0, 2]:.4f}" in caption.text_content()
+        # soft-2 has only two tokens.
+        assert f"{lens.compared_grids[0].error[0, 1]:.4f}" in caption.text_content()
         page.locator(".wb-lens .panels canvas").first.click()
         page.keyboard.press("[")
         page.keyboard.press("[")
         page.keyboard.press("ArrowDown")
         page.wait_for_url("**lens.row=1&lens.show=8&lens.stop=0*")
-        assert f"{lens.image_grid.error[1, 0]:.4f}" in told.text_content()
-        assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in told.text_content()
+        assert f"{lens.image_grid.error[1, 0]:.4f}" in caption.text_content()
+        assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in caption.text_content()
         page.keyboard.press("2")
         page.keyboard.press("f")
         page.keyboard.press("f")
@@ -63,19 +62,19 @@ def test_lasso_becomes_csv_code_and_link(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&tab=map&map.method=pca") as (page, seen):
         page.get_by_text("drag a loop").wait_for()
         lasso(page, page.locator(".wb-map .plane"))
-        said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
-        said.wait_for()
+        summary = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
+        summary.wait_for()
         count = page.locator(".wb-map .told").text_content().split(" ")[0]
-        assert said.text_content().startswith(f"{count} of 360") and int(count) > 3
+        assert summary.text_content().startswith(f"{count} of 360")
+        assert int(count) > 3
         with page.expect_download() as download:
             page.get_by_text("CSV").click()
         table = pd.read_csv(download.value.path())
         page.get_by_role("button", name="Python").click()
-        code, elsewhere = page.locator("pre", has_text="wb.select").text_content(), {}
-        exec(code, elsewhere)
-        assert elsewhere["selected"].table()["image"].tolist() == table["image"].tolist() and len(
-            table
-        ) == int(count)
+        namespace = {}
+        exec(page.locator("pre", has_text="wb.select").text_content(), namespace)
+        assert namespace["selected"].table()["image"].tolist() == table["image"].tolist()
+        assert len(table) == int(count)
         address = page.url
         assert seen.errors == [] and seen.outside == []
     with opened(address) as (page, _):
@@ -88,53 +87,56 @@ def test_lasso_becomes_csv_code_and_link(dashboard, trained):
 
 
 PLOT = """(kind) => {
-  const find = (root) => [...root.querySelectorAll("*")].flatMap((one) => [
-    ...(one._fullData && one.offsetWidth ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
-  const place = find(document).find((one) => one._fullData.some((trace) => trace.meta === kind));
-  const full = place._fullData.find((trace) => trace.meta === kind), { left, top } = place.getBoundingClientRect();
-  const axis = (name) => place._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
-  const marked = place._fullData.flatMap((trace) => [...(trace.selectedpoints ?? [])].map((i) => trace.customdata[i]));
+  const findPlots = (root) => [...root.querySelectorAll("*")].flatMap((element) => [
+    ...(element._fullData && element.offsetWidth ? [element] : []),
+    ...(element.shadowRoot ? findPlots(element.shadowRoot) : []),
+  ]);
+  const isOfKind = (trace) => trace.meta === kind;
+  const plot = findPlots(document).find((element) => element._fullData.some(isOfKind));
+  const full = plot._fullData.find(isOfKind), { left, top } = plot.getBoundingClientRect();
+  const axis = (name) => plot._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
+  const marked = plot._fullData.flatMap((trace) =>
+    [...(trace.selectedpoints ?? [])].map((i) => trace.customdata[i]));
   return { x: left + axis("x")._offset, y: top + axis("y")._offset, width: axis("x")._length,
     height: axis("y")._length, marked };
 }"""
 
 
-def boxed(page, kind: str, across: float, up: float) -> None:
-    """Draw a box over a share of the plot whose points are of a kind, from its upper left, until it is heard."""
-    for _ in range(10):  # what is above the figure may still come, and move it
+def box_select(page, kind: str, width: float, height: float) -> None:
+    """Select a fraction of a plot from its upper left corner, until the address has a selection.
+
+    `kind` is that of the plot's points: image, code or run.
+    """
+    for _ in range(10):  # content above the figure may still load and move the figure
         page.locator(".js-plotly-plot:visible").first.hover()
         page.get_by_role("button", name="Box Select").click()
         plot = page.evaluate(PLOT, kind)
         page.mouse.move(plot["x"] + 2, plot["y"] + 2)
         page.mouse.down()
-        page.mouse.move(
-            plot["x"] + across * plot["width"], plot["y"] + up * plot["height"], steps=5
-        )
+        right, bottom = plot["x"] + width * plot["width"], plot["y"] + height * plot["height"]
+        page.mouse.move(right, bottom, steps=5)
         page.mouse.up()
         with suppress(TimeoutError):
             page.wait_for_url("**selection=*", timeout=8000)
             return
 
 
-def test_box_in_a_figure_selects_images_everywhere(
-    dashboard,
-):
+def test_box_in_a_figure_selects_images_everywhere(dashboard):
     maps = f"{dashboard}/?{RUNS}&analysis=latent_maps&method=pca"
     with opened(maps) as (page, seen):
         page.get_by_text("Nothing is selected").wait_for()
-        boxed(page, "image", 0.5, 0.5)
-        said = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
-        said.wait_for()
-        ids, count = (
-            json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["ids"],
-            said.text_content(),
-        )
+        box_select(page, "image", 0.5, 0.5)
+        summary = page.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected"))
+        summary.wait_for()
+        ids = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["ids"]
+        count = summary.text_content()
         assert count.startswith(f"{len(ids)} of 360")
-        both = f"(many) => ({PLOT})('image').marked.length === 2 * many"  # panels
-        page.wait_for_function(both, arg=len(ids))
+        # The figure has two panels.
+        all_marked = f"(count) => ({PLOT})('image').marked.length === 2 * count"
+        page.wait_for_function(all_marked, arg=len(ids))
         address = page.url
-        page.get_by_role("button", name="Toggle theme").click()  # drawn anew, it is marked still
-        page.wait_for_function(both, arg=len(ids))
+        page.get_by_role("button", name="Toggle theme").click()  # redraws the figure
+        page.wait_for_function(all_marked, arg=len(ids))
         assert page.url == address
         page.get_by_role("tab", name="Codes", exact=True).click()
         page.locator(".wb-codes .cells canvas").wait_for()
@@ -144,7 +146,7 @@ def test_box_in_a_figure_selects_images_everywhere(
         page.locator(".wb-map .told", has_text=f"{len(ids)} of 360 selected").wait_for()
     with opened(address) as (page, seen):
         page.get_by_text(count).wait_for()
-        page.wait_for_function(both, arg=len(ids))
+        page.wait_for_function(all_marked, arg=len(ids))
         page.get_by_role("button", name="clear", exact=True).click()
         page.get_by_text("Nothing is selected").wait_for()
         page.wait_for_function(f"() => ({PLOT})('image').marked.length === 0")
@@ -154,11 +156,11 @@ def test_box_in_a_figure_selects_images_everywhere(
 def test_box_over_codes_selects_their_images(dashboard, trained):
     with opened(f"{dashboard}/?{RUNS}&analysis=codebook_usage") as (page, seen):
         page.get_by_text("Nothing is selected").wait_for()
-        boxed(page, "code", 0.4, 0.3)
+        box_select(page, "code", 0.4, 0.3)
         where = json.loads(parse_qs(urlsplit(page.url).query)["selection"][0])["where"]
-        picked = wb.select(trained / "soft-4", where=where)
+        selected = wb.select(trained / "soft-4", where=where)
         assert where.startswith("code = 0, 1")
-        page.get_by_text(f"{len(picked.indices)} of 360 images of soft-4 are selected").wait_for()
+        page.get_by_text(f"{len(selected.indices)} of 360 images of soft-4 are selected").wait_for()
         assert seen.errors == []
 
 
@@ -184,10 +186,8 @@ def test_visitors_have_separate_selections(dashboard):
         first.wait_for_url("**/?run=soft-2&run=soft-4&*")
         first.get_by_role("tab", name="Codebook", exact=True).click()
         first.wait_for_url("**analysis=codebook_usage*")
-        assert (
-            second.url == before
-            and second.locator(".wb-map .told", has_text="drag a loop").is_visible()
-        )
+        assert second.url == before
+        assert second.locator(".wb-map .told", has_text="drag a loop").is_visible()
         second.get_by_role("tab", name="Codes", exact=True).click()
         second.wait_for_url("**/?run=soft-4&run=soft-2&*tab=codes*")
         second.get_by_text("Nothing is selected").locator("visible=true").wait_for()
@@ -199,7 +199,8 @@ def test_selected_code_opens_in_the_lens(dashboard, trained):
     book = wb.codebook(trained / "soft-4", selected=[0])
     with opened(f"{dashboard}/?{RUNS}&tab=codes") as (page, seen):
         page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
-        page.get_by_text(f"{len(book.selected_indices)} of 360 images of soft-4 are selected").wait_for()
+        count = len(book.selected_indices)
+        page.get_by_text(f"{count} of 360 images of soft-4 are selected").wait_for()
         page.get_by_role("button", name="open in lens").click()
         first = page.locator(".wb-lens .strip .cell").first
         first.wait_for()
@@ -216,8 +217,9 @@ def test_report_of_collected_views(dashboard, trained):
         link = page.get_by_role("link", name=re.compile(r"views-.*\.html"))
         link.wait_for()
         address = dashboard + link.get_attribute("href")
-    with urllib.request.urlopen(address) as answer:  # its scripts are a stranger's
-        assert "sandbox allow-scripts" in answer.headers["Content-Security-Policy"]
+    with urllib.request.urlopen(address) as response:
+        # Scripts of a report must not act as the user of the dashboard.
+        assert "sandbox allow-scripts" in response.headers["Content-Security-Policy"]
     with opened(address) as (page, seen):
         page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
         assert seen.errors == [] and seen.outside == []

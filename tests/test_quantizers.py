@@ -103,7 +103,10 @@ def test_soft_latents_are_in_the_unit_ball():
 
 
 def test_uniform_codebook_scales_directions():
-    """Its latents are the encoder's directions times A_d(1 / tau), von Mises and Fisher's mean resultant length."""
+    """Latents are the encoder's directions times the mean resultant length of von Mises and Fisher.
+
+    The length is A_d(1 / tau).
+    """
     torch.manual_seed(0)
     quantizer, x = SoftQuantizer(num_codebooks=1, codebook_size=20_000, dim=8), torch.randn(4, 4, 8)
     quantizer.codebook.data = torch.randn(1, 20_000, 8)
@@ -303,7 +306,7 @@ def test_first_batch_moves_every_code_to_a_token(learn):
 
 
 def test_unused_codes_are_revived():
-    """Two clusters, then one: the other's codes die after log(0.1) / log(0.8) = 10.3 batches, and move over."""
+    """The second cluster disappears; its code dies after log(0.1) / log(0.8) = 10.3 batches."""
     quantizer, far = averaged(codebook_size=2, revive=0.1), torch.tensor([100.0, 0.0, 0.0])
     near = torch.randn(8, 5, 3)
     quantizer(torch.stack([*near[:4], *(far + near[4:])]))

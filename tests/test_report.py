@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from browser import drawn, lasso, opened
+from browser import count_figures, lasso, opened
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 from template import OPEN, template
@@ -154,7 +154,7 @@ def test_every_figure_is_drawn_without_network(pages, name):
             f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {num_figures}"
         )
         page.wait_for_timeout(500)
-        assert drawn(page) == page.locator(".js-plotly-plot").count() == num_figures > 1
+        assert count_figures(page) == page.locator(".js-plotly-plot").count() == num_figures > 1
         assert seen.errors == [] and seen.outside == []
         assert page.locator("nav a").count() == page.locator("h2").count() == len(sections)
         labels = [figure.get_attribute("aria-label") for figure in page.locator("figure").all()]

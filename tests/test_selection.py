@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import param
 import pytest
-from browser import drawn, opened
+from browser import count_figures, opened
 
 import workbench as wb
 from workbench.core.errors import NotApplicable, UserError
@@ -436,7 +436,7 @@ def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, 
     with opened(page.as_uri()) as (seen_page, seen):
         seen_page.frame_locator("iframe").first.get_by_text("difference × 4").wait_for()
         assert (
-            drawn(seen_page) == 5
+            count_figures(seen_page) == 5
             and seen_page.locator("h2").count() == 6
             and seen.errors == seen.outside == []
         )

@@ -42,7 +42,12 @@ def systems_page() -> str:
     for path in paths:
         module, _, name = path.partition(":")
         recipes = ", ".join(f"`{system}`" for system, value in SYSTEMS.items() if value == path)
-        lines += [f"## {name}", "", f"Recipes: {recipes} with a data set, as in `softvq-digits`.", ""]
+        lines += [
+            f"## {name}",
+            "",
+            f"Recipes: {recipes} with a data set, as in `softvq-digits`.",
+            "",
+        ]
         lines += ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", ""]
         lines += [f".. autoclass:: {module}.{name}", "   :members:"]
         lines += ["", f".. autoclass:: {module}.{name}.Config", "   :members:", "```", ""]

@@ -1,4 +1,4 @@
-"""Register the displays of lenses, latent maps and codebooks; `wb.lens` and its like come from here.
+"""Define `wb.lens`, `wb.latent_map` and `wb.codebook`, and register their displays.
 
 Without a kernel, each of them is a page with the same JavaScript module as in a notebook.
 """

@@ -169,7 +169,7 @@ function render({ model, el, brush }) {
     if (cellsListed.length > 20) make("div", { className: "quiet", textContent: "Only the first 20 are shown." }, picked);
   }
   const cellAt = (event) => {
-    const [x, y] = positionIn(canvas, event), column = Math.floor(x / cell), row = Math.floor(y / cell);
+    const [x, y] = pointerPosition(canvas, event), column = Math.floor(x / cell), row = Math.floor(y / cell);
     return column < columns && row * columns + column < data.n ? row * columns + column : -1;
   };
   canvas.onpointermove = (event) => { const place = cellAt(event); if (place !== under) { under = place; point(); } };

@@ -281,7 +281,7 @@ function render({ model, el, brush }) {
     } else card.hidden = true;
   }
 
-  const at = (event) => positionIn(over, event);
+  const at = (event) => pointerPosition(over, event);
   over.onpointerdown = (event) => {
     if (!data) return;
     over.setPointerCapture(event.pointerId);

@@ -181,7 +181,7 @@ function render({ model, el, brush }) {
     listen(canvas, size, run);
   }
   function listen(canvas, size, run) {
-    const place = (event) => positionIn(canvas, event);
+    const place = (event) => pointerPosition(canvas, event);
     canvas.onwheel = (event) => {
       if (!root.contains(el.getRootNode().activeElement)) return; // otherwise the page could not be scrolled here
       event.preventDefault();

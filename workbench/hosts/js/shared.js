@@ -49,7 +49,7 @@ function onKey(root, actionOf) {
 }
 
 // Position of a pointer event within an element, in CSS pixels.
-function positionIn(element, event) {
+function pointerPosition(element, event) {
   const box = element.getBoundingClientRect();
   return [event.clientX - box.left, event.clientY - box.top];
 }
