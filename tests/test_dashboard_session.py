@@ -143,6 +143,10 @@ def test_deleted_primary_run_stays_primary(runs, tmp_path):
     shutil.rmtree(tmp_path / "b")
     session.refresh()
     assert session.state.view == view and session.primary_run.run.value == "b"
+    session.state.open_tab("live")
+    assert "b" in session.pages["live"].message.object
+    session.state.open_analysis("reconstruction")
+    assert "b" in session.analyses["reconstruction"].result.message.object
 
 
 @pytest.mark.slow

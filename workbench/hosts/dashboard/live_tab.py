@@ -8,6 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.errors import UserError
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.state import DashboardState
@@ -70,7 +71,12 @@ class LiveTab:
         """Show the primary run, and follow it until it has finished."""
         if not view.runs:
             return
-        run = self.workspace.run(view.runs[0])
+        try:
+            run = self.workspace.run(view.runs[0])
+        except UserError as error:  # it was deleted
+            self.hide()
+            self.message.object = html.escape(str(error))
+            return
         if self.model is None or run.folder != self.model.run.folder:
             self.model = LiveModel(run)
             self._drawn_key = None
@@ -92,9 +98,15 @@ class LiveTab:
 
     def refresh(self) -> None:
         """Read the run's files and show what is new."""
-        if self.model is not None:
+        if self.model is None:
+            return
+        try:
             self.model.refresh()
-            self._refresh(self.model)
+        except UserError as error:  # the run's files are damaged or were deleted
+            self.hide()
+            self.message.object = html.escape(str(error))
+            return
+        self._refresh(self.model)
 
     def _follow(self) -> None:
         """Refresh the tab periodically, if it is still open."""
