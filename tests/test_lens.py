@@ -1,4 +1,4 @@
-"""A lens, a map and a codebook say in code what they show, in a page without a kernel, and in Panel, the same."""
+"""Lenses, maps and codebooks show the same in code, in a static page, in a notebook and in Panel."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def rebuilt(code: str):
 # -- the lens ------------------------------------------------------------------------------------------------------
 
 
-def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
+def test_lens_shows_the_evidence_at_the_full_budget(trained):
     lens, evidence = wb.lens(trained / "soft-4"), Run(trained / "soft-4").evidence()
     assert lens.state.over == "tokens" and lens.selected["tokens"] == "4"
     np.testing.assert_array_equal(lens.images["reference"], evidence.images[0])
@@ -47,7 +47,7 @@ def test_a_lens_shows_what_the_evidence_holds_at_the_full_budget(trained):
     assert lens.table["psnr"][lens.image_grid.axis_values.index("4")] == pytest.approx(psnr)
 
 
-def test_the_code_of_a_lens_makes_the_same_pictures(trained):
+def test_lens_code_makes_the_same_images(trained):
     lens = wb.lens(
         trained / "soft-4", over="token swapped", order="worst", show=3, step=30, row=2, stop=1
     )
@@ -57,7 +57,7 @@ def test_the_code_of_a_lens_makes_the_same_pictures(trained):
         np.testing.assert_array_equal(again.images[name], array)
 
 
-def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_path):
+def test_runs_are_compared_without_a_model(trained, tmp_path):
     for name in ("soft-4", "soft-2"):
         (tmp_path / name).mkdir()
         shutil.copytree(trained / name / "evidence", tmp_path / name / "evidence")
@@ -70,7 +70,7 @@ def test_several_runs_are_held_beside_each_other_and_need_no_model(trained, tmp_
     assert lens.figure.layout.annotations[1].text == "run soft-4 · step 60"
 
 
-def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
+def test_runs_with_the_same_axis_are_compared_along_it(trained):
     lens = wb.lens(
         trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", indices=[5, 3]
     )
@@ -89,7 +89,7 @@ def test_several_runs_move_together_along_an_axis_that_is_theirs_too(trained):
     )
 
 
-def test_the_worst_images_come_first_where_they_are_asked_for(trained):
+def test_worst_images_come_first(trained):
     evidence = Run(trained / "soft-4").evidence()
     difference = np.asarray(evidence.images, float) - np.asarray(evidence.reconstructions, float)
     worst = np.abs(difference).mean(axis=(1, 2, 3)).argsort()[::-1][:2]
@@ -127,7 +127,7 @@ def test_lens_needs_a_run_with_evidence(trained, tmp_path):
     assert "workbench collect" in str(error.value)
 
 
-def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
+def test_lens_widgets_change_state_and_images(trained):
     lens = wb.lens(trained / "soft-4", show=2)
     view = LensView(lens)
     view.task.wait()
@@ -148,7 +148,7 @@ def test_moving_the_widgets_of_a_lens_moves_its_state_and_its_pictures(trained):
     assert view.widgets["token"] not in view.row.children and lens.position == (0, 2)
 
 
-def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
+def test_generator_intervals_use_the_selected_class(trained):
     lens = wb.lens(trained / "flow", over="interval", label=2)
     subject = LoadedRun.load(Run(trained / "flow"))
     np.testing.assert_array_equal(lens.image_grid.images, subject.explore("interval", [2]).images)
@@ -163,7 +163,7 @@ def test_a_generators_intervals_are_of_the_class_that_is_asked_for(trained):
         _ = wb.lens(trained / "flow", over="interval", label=10).image_grid
 
 
-def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained, monkeypatch):
+def test_large_lenses_show_fewer_rows(trained, monkeypatch):
     monkeypatch.setattr("workbench.workspace.lens.MAX_PIXEL_VALUES", 3 * 5 * 64)
     assert len(wb.lens(trained / "soft-4", show=8).image_grid.rows) == 3
 
@@ -171,7 +171,7 @@ def test_a_page_holds_at_most_so_many_pictures_and_shows_fewer_rows_else(trained
 # -- the map -------------------------------------------------------------------------------------------------------
 
 
-def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
+def test_points_in_polygon_match_scikit_image():
     random = np.random.default_rng(0)
     points, turns = random.normal(size=(2000, 2)), np.linspace(0, 2 * np.pi, 20, endpoint=False)
     star = (
@@ -182,7 +182,7 @@ def test_a_lasso_holds_the_points_that_scikit_image_says_it_holds():
     assert not points_in_polygon(points, star[:2]).any() and not points_in_polygon(points, []).any()
 
 
-def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
+def test_map_selects_points_in_its_polygon(trained):
     whole = wb.latent_map(trained / "soft-4", method="pca")
     assert len(whole.selected) == len(whole.selected_indices) == len(whole.images) == 0
     x, y = whole.table["x"].median(), whole.table["y"].median()
@@ -199,14 +199,14 @@ def test_a_map_selects_what_its_polygon_holds_and_nothing_without_one(trained):
     assert rebuilt(some.code()).selected.equals(some.selected)
 
 
-def test_points_are_drawn_within_a_65536th_of_where_they_are():
+def test_point_positions_are_accurate_to_the_grid():
     points = np.random.default_rng(0).normal(size=(50, 2)) * [100, 1]
     x0, y0, x1, y1 = point_data(points)["box"]
     assert x1 - x0 == pytest.approx(y1 - y0)  # one scale on both axes
     assert np.abs(snap_to_grid(points) - points).max() <= (x1 - x0) / 65535 / 2 * 1.001
 
 
-def test_colours_of_a_map_follow_its_controls(trained):
+def test_map_colors_follow_the_controls(trained):
     from workbench.hosts.notebook.latent_map_view import MapView
 
     shown = wb.latent_map(trained / "soft-4", method="pca", polygon=[(-9, -9), (9, -9), (0, 9)])
@@ -228,7 +228,7 @@ def test_colours_of_a_map_follow_its_controls(trained):
 # -- the codebook --------------------------------------------------------------------------------------------------
 
 
-def test_a_codebook_counts_every_token_once_and_finds_the_images_of_a_code(trained):
+def test_codebook_counts_tokens_and_finds_images(trained):
     codes = np.asarray(Run(trained / "soft-4").evidence().codes)
     common = int(np.bincount(codes.ravel()).argmax())
     book = wb.codebook(trained / "soft-4", selected=[common])
@@ -242,7 +242,7 @@ def test_a_codebook_counts_every_token_once_and_finds_the_images_of_a_code(train
     assert rebuilt(book.code()).selected.equals(book.selected)
 
 
-def test_the_examples_of_a_code_are_images_that_hold_it(trained):
+def test_code_examples_contain_the_code(trained):
     book = wb.codebook(trained / "soft-4")
     data, codes = book.data(), np.asarray(book.evidence.codes)
     examples, marks = (
@@ -257,7 +257,7 @@ def test_the_examples_of_a_code_are_images_that_hold_it(trained):
         ) == there.sum()
 
 
-def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
+def test_missing_codes_are_refused(trained):
     with pytest.raises(NotApplicable):
         _ = wb.codebook(trained / "plain").table
     with pytest.raises(UserError) as error:
@@ -268,7 +268,7 @@ def test_a_run_without_codes_and_a_code_that_is_not_there_are_refused(trained):
 # -- on one question -----------------------------------------------------------------------------------------------
 
 
-def test_the_explorer_of_a_question_offers_what_belongs_to_it(trained):
+def test_shortcuts_offer_related_analyses(trained):
     budget = wb.budget(trained / "soft-4", trained / "soft-2", metric="l1")
     assert budget.state.analysis == "token_budget" and "marginal_token_value" in budget.analyses
     assert set(budget.table["run"]) == {"soft-4", "soft-2"} and "l1" in budget.table
@@ -290,7 +290,7 @@ def test_views_are_pages_without_a_kernel(trained):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_fetches_nothing_and_evaluates_no_text(name):
+def test_modules_fetch_and_evaluate_nothing(name):
     text = source(name)
     assert not re.search(r"https?://|import\(|\beval\b|innerHTML|fetch\(", text)
     assert text.rstrip().endswith("export default { render };")
@@ -307,7 +307,7 @@ def page_of(tmp_path):
 
 
 @pytest.mark.browser
-def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
+def test_lens_works_without_a_kernel(trained, page_of):
     lens = wb.lens(trained / "soft-4", show=3)
     with opened(page_of(lens._repr_html_())) as (page, seen):
         inner = page.frame_locator("iframe")
@@ -351,7 +351,7 @@ def test_a_lens_works_in_a_page_without_a_kernel(trained, page_of):
 
 
 @pytest.mark.browser
-def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it_is_hidden(
+def test_page_follows_the_theme_and_waits_while_hidden(
     trained, page_of
 ):
     frame = wb.codebook(trained / "soft-4")._repr_html_()
@@ -369,7 +369,7 @@ def test_a_module_in_a_page_takes_jupyterlabs_colours_and_draws_nothing_while_it
 
 
 @pytest.mark.browser
-def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
+def test_names_with_markup_are_escaped(page_of):
     bad = "</script><img src=x onerror=alert(1)>"
     pixel = png_url(np.zeros((1, 1, 1), np.uint8))
     data = {
@@ -390,7 +390,7 @@ def test_names_that_are_markup_are_shown_and_not_obeyed(page_of):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
-def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(page_of, dark):
+def test_figures_follow_a_dark_jupyterlab(page_of, dark):
     figure = apply_theme(
         go.Figure(go.Bar(y=[1, 2], marker_color="#0072B2")).update_layout(title="a figure")
     )
@@ -412,7 +412,7 @@ def test_in_a_dark_jupyterlab_figures_take_the_pages_colours_and_keep_their_own(
 
 
 @pytest.mark.browser
-def test_a_million_points_open_and_are_lassoed_as_python_counts_them(page_of):
+def test_lasso_of_a_million_points_matches_python(page_of):
     points = np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32)
     colour = {
         "color": base64_array(np.zeros(len(points), np.uint8)),
@@ -464,7 +464,7 @@ page.servable()
 
 
 @pytest.mark.browser
-def test_the_same_modules_work_in_panel_and_python_hears_them(trained, tmp_path):
+def test_modules_work_in_panel(trained, tmp_path):
     (tmp_path / "served_page.py").write_text(PANEL)
     port = free_port()
     command = ["panel", "serve", str(tmp_path / "served_page.py"), f"--port={port}"]

@@ -1,4 +1,4 @@
-"""A selection is one small thing that travels: through an address, to another tab or run, into a report."""
+"""Selections travel through addresses, to other tabs and runs, and into reports."""
 
 import json
 import shutil
@@ -44,13 +44,13 @@ CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
         Selection("a", ids=tuple(range(1, 50_000, 3))),
     ],
 )
-def test_a_selection_survives_a_url_and_json(selection):
+def test_selection_round_trips_through_url_and_json(selection):
     tab_options = {"over": "token dropped", "order": "selected", "row": 2}
     state = ViewState(("a", "b"), 30, tab="lens", tab_options=tab_options, selection=selection)
     assert ViewState.from_query(state.to_query()) == state == ViewState.from_json(state.to_json())
 
 
-def test_a_selection_of_tens_of_thousands_has_room_in_an_address():
+def test_large_selections_fit_into_an_address():
     random = np.random.default_rng(0)
     ids = np.sort(random.permutation(50_000)[:20_000])
     state = ViewState(("a",), selection=Selection("a", ids=tuple(ids.tolist())))
@@ -113,7 +113,7 @@ def test_selected_images_are_compared_with_all(trained):
     assert "359" in str(raised.value) and "360" in str(raised.value)
 
 
-def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained, tmp_path):
+def test_table_has_modes_that_were_computed_before(trained, tmp_path):
     shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
     assert "mode" not in wb.select(tmp_path / "soft-4", ids=[3, 7]).table()
     found = Workspace(tmp_path).result(ViewState(("soft-4",), analysis="mixture_modes"))
@@ -123,7 +123,7 @@ def test_the_mode_of_each_image_is_told_where_modes_were_counted_before(trained,
     )
 
 
-def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trained):
+def test_views_and_select_agree(trained):
     run = trained / "soft-4"
     lassoed = wb.latent_map(run, method="pca", polygon=CORNER)
     np.testing.assert_array_equal(
@@ -139,7 +139,7 @@ def test_a_lasso_a_code_and_ids_select_the_same_in_a_notebook_and_in_python(trai
     )
 
 
-def test_the_python_of_a_selection_selects_the_same(trained):
+def test_selection_code_selects_the_same(trained):
     bench = Workspace(trained)
     for selection in (
         Selection("soft-4", 60, CORNER, {"method": "pca", "color_by": "error"}),
@@ -163,7 +163,7 @@ def session(trained):
     return made
 
 
-def test_what_is_lassoed_on_the_map_is_shown_in_every_other_tab(session):
+def test_map_lasso_is_shown_in_other_tabs(session):
     session.state.open_tab("map", tab_options={"method": "pca"})
     page = session.pages["map"]
     page.module.view = json.dumps({"polygon": CORNER, "ids": [], "hidden": []})
@@ -194,7 +194,7 @@ def test_what_is_lassoed_on_the_map_is_shown_in_every_other_tab(session):
     )
 
 
-def test_clicking_codes_selects_the_images_that_hold_them(session):
+def test_clicking_codes_selects_their_images(session):
     session.state.open_tab("codes")
     page, codes = (
         session.pages["codes"],
@@ -216,7 +216,7 @@ def lassoed(tab, kind, ids):
     tab.figure.body.view = json.dumps({"kind": kind, "ids": ids})
 
 
-def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_images(session):
+def test_lassoed_images_are_marked_in_all_figures(session):
     session.state.open_analysis("latent_map", controls={"method": "pca"})
     tab = session.analyses["latent_map"]
     lassoed(tab, "image", [7, 3, 3, 11])
@@ -241,19 +241,19 @@ def test_images_lassoed_in_a_figure_are_selected_and_marked_in_every_figure_of_i
     assert session.state.view.selection is None
 
 
-def test_codes_lassoed_in_a_figure_select_as_a_click_in_the_grid_does(session):
+def test_lassoed_codes_select_like_clicked_codes(session):
     session.state.open_analysis("codebook_usage")
     lassoed(session.analyses["codebook_usage"], "code", [9, 2])
     assert session.state.view.selection == Selection("soft-4", where="code = 2, 9")
 
 
-def test_runs_lassoed_in_a_figure_stay_selected_with_those_that_have_no_point(session):
+def test_lassoed_runs_stay_selected(session):
     session.state.open_analysis("token_budget", runs=("soft-4", "flow", "soft-2", "plain"))
     lassoed(session.analyses["token_budget"], "run", ["plain", "soft-2"])
     assert session.state.view.runs == ("flow", "soft-2", "plain") == session.runs.selected
 
 
-def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
+def test_image_figures_show_the_first_run_with_images(session):
     session.state.open_analysis(
         "latent_maps", runs=("flow", "soft-2", "soft-4"), controls={"method": "pca"}
     )
@@ -262,7 +262,7 @@ def test_a_figure_of_images_is_that_of_the_first_run_that_holds_any(session):
     assert json.loads(session.analyses["latent_maps"].figure.body.view)["ids"] == [5]
 
 
-def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
+def test_new_layout_drops_a_lasso_and_new_color_keeps_it(session):
     session.state.open_tab(
         "map",
         tab_options={"method": "pca"},
@@ -280,7 +280,7 @@ def test_another_layout_drops_a_lasso_and_another_colour_keeps_it(session):
     assert session.state.view.selection is None and session.state.view.tab_options["seed"] == 3
 
 
-def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
+def test_selection_on_a_sampled_map_names_the_sample(trained):
     run, selection = (
         Run(trained / "soft-4"),
         Selection("soft-4", polygon=CORNER, layout={"method": "pca"}),
@@ -294,7 +294,7 @@ def test_what_was_picked_on_a_map_of_some_images_says_of_how_many(trained):
     assert "stratified" not in resolve(run, selection).summary()
 
 
-def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
+def test_visitors_share_a_lens_but_not_its_position(trained):
     jobs = ComputeQueue(trained)
     try:
         state = ViewState(("soft-4",), tab="lens", tab_options={"over": "tokens", "show": 2})
@@ -313,7 +313,7 @@ def test_two_visitors_of_one_lens_each_look_where_they_looked(trained):
         jobs.close()
 
 
-def test_an_address_restores_a_lens_and_its_selection(session):
+def test_address_restores_a_lens(session):
     session.state.open_tab("lens", tab_options={"over": "code", "token": 2, "show": 2, "row": 1})
     lens, query = session.pages["lens"], session.state.view.to_query()
     assert lens.widgets["token"].visible and not lens.widgets["seed"].visible
@@ -335,7 +335,7 @@ def test_an_address_restores_a_lens_and_its_selection(session):
     )
 
 
-def test_the_mode_that_walks_begin_at_can_be_chosen(session):
+def test_lens_starts_at_the_selected_mode(session):
     session.state.open_tab("lens", tab_options={"over": "modes"})
     lens = session.pages["lens"]
     assert lens.widgets["mode"].visible and lens.model.image_grid.rows[0].startswith("mode 0 (")
@@ -346,7 +346,7 @@ def test_the_mode_that_walks_begin_at_can_be_chosen(session):
     )
 
 
-def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
+def test_lens_shows_guidance_of_the_selected_class(session):
     session.state.open_tab("lens", runs=("flow",), tab_options={"over": "interval"})
     lens = session.pages["lens"]
     assert (
@@ -367,7 +367,7 @@ def test_the_class_whose_guidance_is_looked_at_can_be_chosen(session):
     assert not lens.widgets["label"].visible
 
 
-def test_a_tab_that_does_not_apply_says_so(session):
+def test_tab_that_does_not_apply_shows_a_message(session):
     session.state.open_tab("codes", runs=("plain",))
     assert (
         "codes" in session.pages["codes"].result.message.object
@@ -377,7 +377,7 @@ def test_a_tab_that_does_not_apply_says_so(session):
         build_tab(session.workspace, session.state.view).data()
 
 
-def test_a_lens_asks_its_model_in_the_worker_and_the_server_imports_no_torch(trained, tmp_path):
+def test_server_imports_no_torch(trained, tmp_path):
     script = f"""
 import sys
 from concurrent.futures import wait
@@ -408,7 +408,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.browser
-def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, tmp_path):
+def test_report_of_views_keeps_their_order(trained, tmp_path):
     selection = Selection("soft-4", where="class = 3")
     views = [
         ViewState(("soft-4", "soft-2"), analysis="token_budget", controls={"metric": "mse"}),
@@ -442,7 +442,7 @@ def test_a_report_of_views_holds_each_in_its_order_and_opens_from_disk(trained, 
         )
 
 
-def test_a_report_of_views_that_are_not_there_is_refused(trained, tmp_path):
+def test_report_of_missing_views_is_refused(trained, tmp_path):
     for views, sentence in (
         ([], "at least one"),
         (["run=soft-5"], "Did you mean `soft-"),

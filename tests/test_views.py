@@ -1,4 +1,4 @@
-"""The state that hosts share, the controls read off a signature, and the same numbers on all three surfaces."""
+"""View states, controls read from signatures, and equal results on all surfaces."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def example(
 ) -> Result: ...
 
 
-def test_controls_are_read_off_the_signature():
+def test_controls_come_from_the_signature():
     flag, choice, integer, number = controls(example)
     assert (flag.kind, flag.default) == ("flag", True)
     assert (choice.kind, choice.choices) == ("choice", ("a", "b"))
@@ -36,7 +36,7 @@ def test_controls_are_read_off_the_signature():
     assert (number.kind, number.step) == ("number", 0.01)
 
 
-def test_values_from_a_url_take_the_controls_type():
+def test_control_values_are_coerced():
     assert coerce_controls(example, {"log": "False", "count": "3"}) == {
         "log": False,
         "kind": "a",
@@ -65,13 +65,13 @@ def test_invalid_control_values_are_refused(values, culprit):
     assert culprit in str(error.value)
 
 
-def test_every_analysis_has_controls_a_host_can_draw():
+def test_all_controls_accept_their_defaults():
     for function in analysis.analyses().values():
         for control in controls(function):
             assert control.accept(control.default) == control.default
 
 
-def test_a_state_survives_a_url_and_json():
+def test_state_round_trips_through_url_and_json():
     state = ViewState(("a b", "c&d=1"), 500, "token_budget", {"metric": "mse", "prefixes": False})
     assert ViewState.from_query("?" + state.to_query()) == state
     assert ViewState.from_json(state.to_json()) == state
@@ -105,31 +105,31 @@ def test_saved_views_of_earlier_versions_open():
     assert state.tab_options == {"color_by": "code"}
 
 
-def test_another_analysis_starts_with_its_own_controls():
+def test_new_analysis_starts_with_default_controls():
     state = ViewState((), None, "token_budget", {"metric": "mse"})
     assert state.change(analysis="codebook_usage").controls == {}
     assert state.change(runs=("a",)).controls == {"metric": "mse"}
 
 
-def test_the_first_look_leads_with_a_run_that_most_analyses_apply_to(trained):
+def test_default_view_has_a_useful_primary_run(trained):
     state = Workspace(trained).default_view()
     assert state.runs[0] == "soft-4" and sorted(state.runs) == ["flow", "plain", "soft-2", "soft-4"]
 
 
-def test_a_generators_samples_show_beside_its_own_tokenizer_only(trained):
+def test_samples_are_shown_with_their_own_tokenizer(trained):
     bench, asked = Workspace(trained), ViewState(("soft-4", "flow"), analysis="samples")
     assert bench.result(asked).n == 640
     with pytest.raises(UserError, match="Samples needs samples; soft-2 has none"):
         bench.result(asked.change(runs=("soft-2", "flow")))
 
 
-def test_a_result_is_computed_once_and_again_when_anything_it_depends_on_changes(trained):
+def test_results_are_cached_by_what_they_depend_on(trained):
     bench, asked = Workspace(trained), ViewState(("soft-4",), analysis="codebook_usage")
     assert bench.result(asked) is bench.result(asked)
     assert bench.result(asked) is not bench.result(asked.change(runs=("soft-2",)))
 
 
-def test_the_table_of_runs_has_the_psnr_of_each_tokenizer(trained):
+def test_run_table_has_psnr(trained):
     table = Workspace(trained).table().set_index("run")
     evidence = Workspace(trained).run("soft-4").evidence()
     error = (evidence.images.astype(float) - evidence.reconstructions.astype(float)) / 255
@@ -166,7 +166,7 @@ LACKING |= {"class_prediction", "generation_predictors"}
 
 
 @pytest.mark.parametrize("name", list(analysis.analyses()))
-def test_the_same_controls_give_the_same_table_in_notebook_dashboard_and_report(trained, name):
+def test_all_hosts_give_the_same_table(trained, name):
     from workbench.hosts.dashboard.app import Session
     from workbench.hosts.notebook.explorer import Explorer
 
@@ -202,7 +202,7 @@ class Count(Result):
         return f"{self.n} images."
 
 
-def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
+def test_new_analysis_appears_in_every_host(trained, monkeypatch):
     """A module put into a group of analyses is found; no host file is touched."""
 
     def image_count(images: np.ndarray, *, double: bool = False) -> Count:
@@ -230,7 +230,7 @@ def test_a_new_analysis_appears_in_every_host_by_existing(trained, monkeypatch):
         (trained / "extra" / "zz_counting.py").unlink()
 
 
-def test_a_result_shows_itself_in_a_notebook_as_a_figure_without_the_cloud_button(trained):
+def test_notebook_figures_have_no_cloud_button(trained):
     from workbench.analysis.base import mime_bundle
 
     result = Workspace(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
