@@ -489,9 +489,7 @@ def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
         page.get_by_role("button", name="pause").click()
         page.get_by_text(re.compile(r"paused · heartbeat")).wait_for()
         page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
-        assert training.status()["state"] == "paused" and json.loads(
-            (training.folder / "control.json").read_text()
-        )
+        assert training.status()["state"] == "paused" and training.commands()
         kill_while_it_logs(training)
         page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
         assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0

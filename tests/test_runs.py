@@ -255,14 +255,61 @@ def test_remote_process_counts_as_alive_for_a_minute(run):
     assert state_of_writer(run, host=other_host, time=0) == "interrupted"
 
 
-def test_commands_are_numbered_and_the_latest_are_stored(run):
+def test_commands_are_numbered_and_stored_until_received(run):
     assert [run.ask(command) for command in ("pause", "resume", "sample")] == [1, 2, 3]
     assert [command["command"] for command in run.commands()] == ["pause", "resume", "sample"]
     for _ in range(30):
         run.ask("sample")
-    assert run.commands()[-1]["id"] == 33 and len(run.commands()) < 30
+    assert [command["id"] for command in run.commands()] == list(range(1, 34))
+    run.report("running", 1, answered=33)
+    assert run.ask("stop") == 34 and len(run.commands()) == 20
     with pytest.raises(UserError, match="`nonsense`"):
         run.ask("nonsense")
+
+
+def test_numbers_of_commands_are_not_used_again(run):
+    (run.folder / "control.json").write_text('[{"id": 7, "command": "pause"}]')  # of format 1
+    assert run.ask("stop") == 8
+    assert [command["id"] for command in run.commands()] == [7, 8]
+    run.report("running", 1, answered=8)
+    shutil.rmtree(run.folder / "control")
+    (run.folder / "control.json").write_text("torn")
+    assert run.ask("stop") == 9
+    (run.folder / "control" / "000009.json").write_text("torn")
+    assert run.ask("stop") == 10 and [command["id"] for command in run.commands()] == [10]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 10**5000, [10**5000], float("nan"), float("inf"), "1e999", -1, True, "x"],
+    ids=range(9),  # pytest cannot print the largest
+)
+def test_multiplier_is_a_finite_number(run, value):
+    with pytest.raises(UserError) as error:
+        run.ask("lr", value=value)
+    assert len(str(error.value)) < 200 and run.commands() == []
+
+
+SENDER = """
+import sys
+from workbench.storage.run import Run
+run = Run(sys.argv[1])
+sys.stdin.readline()
+print(*[run.ask("sample") for _ in range(20)])
+"""
+
+
+@pytest.mark.slow
+def test_concurrent_commands_are_all_stored(run):
+    words = [sys.executable, "-c", SENDER, str(run.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    senders = [subprocess.Popen(words, **pipes) for _ in range(6)]
+    for sender in senders:
+        sender.stdin.write("\n")
+        sender.stdin.flush()
+    numbers = [int(word) for sender in senders for word in sender.communicate()[0].split()]
+    assert sorted(numbers) == list(range(1, 121))
+    assert [command["id"] for command in run.commands()] == list(range(1, 121))
 
 
 # Checkpoints

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
 from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.storage.checkpoint import read_tensors
+from workbench.storage.control import read_commands
 from workbench.storage.jsonl import append_record
 from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit, learning_rate
+from workbench.training.control_listener import ControlListener
 from workbench.training.overrides import Override, WeightOverrides
 
 SMALL = {
@@ -490,6 +493,65 @@ def test_unknown_term_is_refused_and_logged(tmp_path):
     with pytest.raises(UserError, match="`pixl`.*`pixel`"):
         run.ask("weight", term="pixl", value=1)
     records.close()
+
+
+def test_listener_outlives_errors(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "a", {"class": "workbench.tests:Table", "settings": {}})
+    run.ask("stop")  # before the start
+    listener = ControlListener(run)
+    listener.report("running", 1)
+    errors = [OSError("stale file handle"), RecursionError("too deep"), MemoryError("no memory")]
+
+    def commands() -> list[dict]:
+        if errors:
+            raise errors.pop()
+        return read_commands(run.folder)
+
+    monkeypatch.setattr(run, "commands", commands)
+    number = run.ask("pause")
+    wait_until(lambda: run.status().get("answered") == number, 5)
+    listener.close()
+    assert [command["command"] for command in listener.drain()] == ["pause"]
+    names = [reason.partition(":")[0] for reason in listener.drain_failures()]
+    assert names == ["MemoryError", "RecursionError", "OSError"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_damaged_commands_do_not_stop_training(tmp_path):
+    process = start(tmp_path / "a", steps=100_000)
+    run = Run(tmp_path / "a")
+    try:
+        process.stdout.readline()
+        control = run.folder / "control"
+        control.mkdir()
+        contents = [
+            f'{{"id": 1, "command": "lr", "value": 1{"0" * 400}}}',
+            '{"id": 2, "command": "lr", "value": NaN}',
+            '{"id": 3, "command": "lr", "value": true}',
+            '{"id": 4, "command": "weight", "term": ["pixel"], "value": 1}',
+            '{"id": 5, "command": ["stop"]}',
+            '{"id": 6, "command": "stop", "time": NaN}',
+            "[" * 100_000,
+            "torn",
+        ]
+        for number, content in enumerate(contents, 1):
+            (control / f"{number:06d}.json").write_text(content)
+        os.mkfifo(control / "000009.json")
+        (control / "000010.json").mkdir()
+        (run.folder / "control.json").mkdir()
+        number = run.ask("pause")
+        wait_until(lambda: run.status()["state"] == "paused", 10)
+        assert number == 11 and run.status()["answered"] == 11
+        refused = [event["id"] for event in run.events() if event["event"] == "refused"]
+        assert refused == [1, 2, 3, 4]
+        shutil.rmtree(control)
+        run.ask("stop")
+        wait_until(lambda: run.status()["state"] == "stopped", 10)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow

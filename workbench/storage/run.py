@@ -7,7 +7,7 @@ config.json               the class, its settings, training settings, data, vers
 log.jsonl                 one line per logged step: the terms of the loss by name
 events.jsonl              one line per event: started, paused, saved, ...
 status.json               the state, step, seconds left, multipliers, and the writing process
-control.json              commands from a host (see `workbench.storage.control`)
+control/000001.json       a command from a host (see `workbench.storage.control`)
 step-000500.safetensors   weights, their moving average and the optimizer state of one step
 samples/*.npy             sample images of one step
 evidence/step-000500/     what the model does to held-out images (see `storage.evidence`)
@@ -305,7 +305,7 @@ class Run:
         return control.append_command(self.folder, checked)
 
     def commands(self) -> list[dict[str, Any]]:
-        """Return the latest commands, oldest first."""
+        """Return the commands since the training started, oldest first."""
         return control.read_commands(self.folder)
 
     # Writing, for the one training process

@@ -118,6 +118,8 @@ class RunRecorder:
         """Apply and log the commands since the last call. A pause lasts until resume or stop."""
         overrides = []
         was_paused = self.paused
+        for reason in self._listener.drain_failures():
+            self.run.event("control failed", self.step, why=reason)
         for command in self._listener.drain():
             try:
                 override = self._apply(command)
