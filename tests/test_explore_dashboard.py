@@ -204,7 +204,7 @@ def test_selected_code_opens_in_the_lens(dashboard, trained):
         page.get_by_role("button", name="open in lens").click()
         first = page.locator(".wb-lens .strip .cell").first
         first.wait_for()
-        assert first.text_content().startswith(f"#{book.selection[0]} ")
+        assert first.text_content().startswith(f"#{book.selected_indices[0]} ")
         assert seen.errors == [] and seen.outside == []
 
 
