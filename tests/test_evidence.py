@@ -4,6 +4,8 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import fields
 
@@ -125,6 +127,53 @@ def test_reader_sees_one_complete_version(saved):
         assert all(getattr(evidence, name) is not None for name in ones)
     writer.join()
     assert opened > 10
+
+
+SAVER = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from workbench.storage.evidence import Evidence
+os.getpid = lambda: 1  # as in containers that share a volume
+value, folder = int(sys.argv[1]), Path(sys.argv[2])
+names = ("latents", "noise_mse", "labels")
+for _ in range(200):
+    Evidence(
+        provenance={"run": "a", "step": value},
+        latents=np.full((50, 2, 2), value, np.float32),
+        noise_mse=np.full((50, 2), value, np.float32),
+        labels=np.full(50, value),
+    ).save(folder)
+"""
+
+
+@pytest.mark.slow
+def test_two_writers_with_one_process_number_do_not_mix(saved):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", SAVER, str(value), str(saved)]) for value in (1, 2)
+    ]
+    opened = 0
+    while any(writer.poll() is None for writer in writers):
+        try:
+            evidence = Evidence.open(saved)
+        except RunError:
+            continue  # between the two moves of a replacement
+        if evidence.step == 5:
+            continue  # neither process has saved yet
+        opened += 1
+        for array in (evidence.latents, evidence.noise_mse, evidence.labels):
+            assert (array == evidence.step).all()
+    assert [writer.wait() for writer in writers] == [0, 0] and opened > 0
+    assert [path.name for path in saved.parent.iterdir()] == ["step-000005"]
+
+
+def test_second_collect_of_a_step_is_refused(trained, tmp_path):
+    run = Run(shutil.copytree(trained / "plain", tmp_path / "plain"))
+    step = run.steps[-1]
+    with run.collecting(step), pytest.raises(RunError) as error:
+        collect(run, limit=10)
+    assert str(step) in str(error.value) and str(run.folder) in str(error.value)
+    assert collect(run, limit=10).step == step
 
 
 def test_reused_inode_does_not_mix_versions(saved, monkeypatch):

@@ -69,13 +69,41 @@ def collect(
     Raises
     ------
     RunError
-        If the run has no such checkpoint, or its images have changed.
+        If the run has no such checkpoint, its images have changed, or another process is collecting
+        the same evidence.
     UserError
         If a collector or a feature extractor does not exist.
     """
     step = run.steps[-1] if step is None and run.steps else step
     run.checkpoint(step)
     assert step is not None  # `checkpoint` refuses a run without checkpoints
+    with run.collecting(step):
+        return _collect(
+            run,
+            step=step,
+            limit=limit,
+            seed=seed,
+            guidance=guidance,
+            feature_extractor=feature_extractor,
+            only=only,
+            skip=skip,
+            modules=modules,
+        )
+
+
+def _collect(
+    run: Run,
+    *,
+    step: int,
+    limit: int,
+    seed: int,
+    guidance: float,
+    feature_extractor: str,
+    only: Iterable[str],
+    skip: Iterable[str],
+    modules: Sequence[str],
+) -> Evidence:
+    """Collect the evidence of a checkpoint under its lock."""
     kind: ModelKind = "tokenizer" if run.tokenizer is None else "generator"
     selected = select_collectors(kind, only=only, skip=skip)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,17 +4,19 @@ They are written next to their final path under a temporary name and then moved 
 reader sees half of one, and a failed write leaves the previous version.
 """
 
+import errno
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from workbench.core.errors import RunError
 
 Content = TypeVar("Content")
+MAX_ATTEMPTS = 10  # to replace a folder that another process replaces at the same time
 
 
 @contextmanager
@@ -36,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _not_written(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,21 +56,35 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         If the folder cannot be written.
     """
     temporary = _temporary(folder)
-    previous = temporary.with_name(f"{temporary.name}.previous")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if folder.exists():
-            folder.replace(previous)
-        temporary.replace(folder)
+        _replace_folder(temporary, folder)
     except OSError as error:
         raise _not_written(folder, error) from None
     finally:
-        if previous.exists() and not folder.exists():
-            previous.replace(folder)
-        for leftover in (temporary, previous):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Move a folder to a path where another may be, which another process may replace as well."""
+    for attempt in range(MAX_ATTEMPTS):
+        previous = _temporary(target)
+        try:
+            if target.exists():
+                target.replace(previous)
+            source.replace(target)
+            return
+        except OSError as error:
+            # The other process moved the target away, or put its own there.
+            is_last = attempt == MAX_ATTEMPTS - 1
+            if is_last or error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            if previous.exists() and not target.exists():
+                with suppress(OSError):
+                    previous.replace(target)
+            shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,7 +112,12 @@ def read_json(path: Path, default: Content) -> Content:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """Return a new path next to another.
+
+    A random name is unique, unlike the number of a process: in containers that share a volume,
+    processes have equal numbers.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _not_written(path: Path, error: OSError) -> RunError:

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -321,26 +321,33 @@ class Run:
         RunError
             If another process is training the run, or the folder is not writable.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            pid = self.status().get("pid", "unknown")
-            raise RunError(
-                f"{self.folder} is being trained by process {pid}. "
-                "Stop that process, or wait for it."
-            ) from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{self.folder} cannot be written to: {reason}.") from None
-        try:
+        with _exclusive(self.folder / ".lock", self._writer_message):
             for unfinished in self.folder.glob(".step-*.safetensors.*"):
                 unfinished.unlink(missing_ok=True)  # left by a killed writer
             yield
-        finally:
-            lock.release()
+
+    @contextmanager
+    def collecting(self, step: int) -> Iterator[None]:
+        """Hold the lock of the one process that collects the evidence of a step.
+
+        Raises
+        ------
+        RunError
+            If another process collects it, or the folder is not writable.
+        """
+        path = self.folder / f".collect-{step:06d}.lock"
+        message = (
+            f"Another process is collecting the evidence of {self.folder} at step {step}. "
+            "Wait until it has finished."
+        )
+        with _exclusive(path, lambda: message):
+            yield
+
+    def _writer_message(self) -> str:
+        pid = self.status().get("pid", "unknown")
+        return (
+            f"{self.folder} is being trained by process {pid}. Stop that process, or wait for it."
+        )
 
     def log(self, step: int, **values: float) -> None:
         """Append one line to the log."""
@@ -455,6 +462,31 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         except UserError as error:
             refused.append(str(error))
     return runs, refused
+
+
+@contextmanager
+def _exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
+    """Hold a lock file, which the system releases if the process is killed.
+
+    Raises
+    ------
+    RunError
+        If another process holds the lock, with the message; or if the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(message()) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"{path.parent} cannot be written to: {reason}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _run_names(folder: Path) -> list[str]:
