@@ -1,4 +1,4 @@
-"""What the README says is true: its Python runs, its commands exist, its files are there, its numbers have a source."""
+"""Tests of the README: its Python runs, and its commands, files and recipes exist."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def without_numbers(text: str) -> str:
     return re.sub(r"\d[\d,.]*\b", "#", text)
 
 
-def test_the_two_commands_come_first():
+def test_demo_and_test_are_the_first_commands():
     assert COMMANDS[:2] == ["make demo", "make test"]
 
 
@@ -33,7 +33,7 @@ def test_every_python_block_runs(block, tmp_path, monkeypatch, capsys):
     assert without_numbers(printed) in without_numbers(" ".join(TEXT.split()))
 
 
-def test_the_readme_is_short():
+def test_readme_is_short():
     assert len(TEXT.splitlines()) <= 200
 
 
@@ -43,8 +43,8 @@ def test_every_make_command_has_a_target(command):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("workbench")])
-def test_every_workbench_command_is_understood(command):
-    """Parsed by the real command line: the command exists, and so does every option it names."""
+def test_every_workbench_command_parses(command):
+    """The command and every option that it names exist."""
     import typer
 
     from workbench.cli import app
@@ -61,7 +61,7 @@ def test_every_workbench_command_is_understood(command):
         assert {word.removeprefix("--") for word in context.args if word.startswith("--")} <= known
 
 
-def test_files_the_readme_names_are_there():
+def test_named_files_exist():
     package = [p for p in re.findall(r"`([\w/]+\.py)`", TEXT) if p != "ae.py"]
     assert package and all((ROOT / "workbench" / path).exists() for path in package)
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
@@ -69,13 +69,13 @@ def test_files_the_readme_names_are_there():
     assert (ROOT / "notebooks" / "0_first_run.ipynb").exists()
 
 
-def test_every_recipe_and_system_the_readme_names_exists():
+def test_named_recipes_exist():
     from workbench.launch.recipes import RECIPES
 
     assert set(re.findall(r"train (\w+-\w+)", TEXT)) <= set(RECIPES)
 
 
-def test_every_system_is_in_the_table_of_systems():
+def test_table_lists_every_system():
     from workbench.launch.recipes import SYSTEMS
 
     table = TEXT.partition("## What can be trained")[2].partition("Data:")[0]
@@ -87,7 +87,7 @@ def test_every_system_is_in_the_table_of_systems():
     assert sorted(named) == sorted(SYSTEMS)
 
 
-def test_the_demos_runs_are_those_of_the_table():
+def test_table_lists_the_runs_of_the_demo():
     makefile = (ROOT / "Makefile").read_text()
     table = TEXT.partition("After `make demo`")[2].partition("## ")[0]
     assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == re.findall(

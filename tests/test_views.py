@@ -1,4 +1,4 @@
-"""View states, controls read from signatures, and equal results on all surfaces."""
+"""Tests of view states, controls from signatures, and equal tables in all hosts."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def example(
 ) -> Result: ...
 
 
-def test_controls_come_from_the_signature():
+def test_controls_follow_the_signature():
     flag, choice, integer, number = controls(example)
     assert (flag.kind, flag.default) == ("flag", True)
     assert (choice.kind, choice.choices) == ("choice", ("a", "b"))
@@ -36,7 +36,7 @@ def test_controls_come_from_the_signature():
     assert (number.kind, number.step) == ("number", 0.01)
 
 
-def test_control_values_are_coerced():
+def test_values_from_a_url_are_converted():
     assert coerce_controls(example, {"log": "False", "count": "3"}) == {
         "log": False,
         "kind": "a",
@@ -65,7 +65,7 @@ def test_invalid_control_values_are_refused(values, culprit):
     assert culprit in str(error.value)
 
 
-def test_all_controls_accept_their_defaults():
+def test_controls_accept_their_defaults():
     for function in analysis.analyses().values():
         for control in controls(function):
             assert control.accept(control.default) == control.default
@@ -111,44 +111,52 @@ def test_new_analysis_starts_with_default_controls():
     assert state.change(runs=("a",)).controls == {"metric": "mse"}
 
 
-def test_default_view_has_a_useful_primary_run(trained):
+def test_default_view_starts_with_the_run_of_most_analyses(trained):
     state = Workspace(trained).default_view()
-    assert state.runs[0] == "soft-4" and sorted(state.runs) == ["flow", "plain", "soft-2", "soft-4"]
+    assert state.runs[0] == "soft-4"
+    assert sorted(state.runs) == ["flow", "plain", "soft-2", "soft-4"]
 
 
-def test_samples_are_shown_with_their_own_tokenizer(trained):
-    bench, asked = Workspace(trained), ViewState(("soft-4", "flow"), analysis="samples")
-    assert bench.result(asked).n == 640
-    with pytest.raises(UserError, match="Samples needs samples; soft-2 has none"):
-        bench.result(asked.change(runs=("soft-2", "flow")))
+def test_samples_need_the_generator_of_the_tokenizer(trained):
+    workspace = Workspace(trained)
+    state = ViewState(("soft-4", "flow"), analysis="samples")
+    assert workspace.result(state).n == 640
+    with pytest.raises(UserError) as error:
+        workspace.result(state.change(runs=("soft-2", "flow")))
+    assert "soft-2" in str(error.value)
 
 
-def test_results_are_cached_by_what_they_depend_on(trained):
-    bench, asked = Workspace(trained), ViewState(("soft-4",), analysis="codebook_usage")
-    assert bench.result(asked) is bench.result(asked)
-    assert bench.result(asked) is not bench.result(asked.change(runs=("soft-2",)))
+def test_results_are_cached_per_state(trained):
+    workspace = Workspace(trained)
+    state = ViewState(("soft-4",), analysis="codebook_usage")
+    result = workspace.result(state)
+    assert workspace.result(state) is result
+    assert workspace.result(state.change(runs=("soft-2",))) is not result
 
 
-def test_run_table_has_psnr(trained):
+def test_table_of_runs_has_psnr(trained):
     table = Workspace(trained).table().set_index("run")
     evidence = Workspace(trained).run("soft-4").evidence()
     error = (evidence.images.astype(float) - evidence.reconstructions.astype(float)) / 255
-    each = -10 * np.log10((error**2).mean(axis=(1, 2, 3)))
-    assert table.loc["soft-4", "PSNR (dB)"] == pytest.approx(each.mean(), abs=1e-3)
+    psnr = -10 * np.log10((error**2).mean(axis=(1, 2, 3)))
+    assert table.loc["soft-4", "PSNR (dB)"] == pytest.approx(psnr.mean(), abs=1e-3)
     assert np.isnan(table.loc["flow", "PSNR (dB)"])
 
 
+DEFAULT_RUNS = ("soft-4", "soft-2", "flow")
+
+
 def report_table(
-    trained, name: str, values: dict, runs: tuple[str, ...] = ("soft-4", "soft-2", "flow")
+    trained, name: str, values: dict, runs: tuple[str, ...] = DEFAULT_RUNS
 ) -> pd.DataFrame:
     from workbench.hosts.reports.report import ReportWriter
 
-    primary, *others = (str(trained / run) for run in runs)
-    report = ReportWriter(primary, others)
+    primary, *compared = (str(trained / run) for run in runs)
+    report = ReportWriter(primary, compared)
     return report.workspace.result(report.state.change(analysis=name, controls=values)).table()
 
 
-OTHER_VALUES = {
+CONTROL_VALUES = {
     "reconstruction": {"show": 8, "order": "worst"},
     "token_budget": {"metric": "mse"},
     "mixture_modes": {"components": 4, "max_modes": 6, "seed": 1},
@@ -159,35 +167,42 @@ OTHER_VALUES = {
     "metric_comparison": {"metric": "l1"},
     "checks": {"show": "all"},
 }
-# What these runs have no evidence for: tokens on a grid, codes on levels, a cascade, errors on request, an
-# autoregressive generator, four tokenizers with generators.
-LACKING = {"error_target", "token_complexity", "cascade_displacement", "level_usage"}
-LACKING |= {"class_prediction", "generation_predictors"}
+# Analyses without evidence in these runs. They need tokens on a grid, codes on levels, a cascade,
+# targets of the error, an autoregressive generator, or four tokenizers with generators.
+NOT_APPLICABLE = {
+    "error_target",
+    "token_complexity",
+    "cascade_displacement",
+    "level_usage",
+    "class_prediction",
+    "generation_predictors",
+}
 
 
 @pytest.mark.parametrize("name", list(analysis.analyses()))
-def test_all_hosts_give_the_same_table(trained, name):
+def test_hosts_have_equal_tables(trained, name):
     from workbench.hosts.dashboard.app import Session
     from workbench.hosts.notebook.explorer import Explorer
 
-    values, runs = OTHER_VALUES.get(name, {}), ("soft-4", "soft-2", "flow")
+    values = CONTROL_VALUES.get(name, {})
+    runs = DEFAULT_RUNS
     if name in ("samples", "denoising_loss"):
         runs = ("flow", "soft-4")
-    if name in LACKING:
+    if name in NOT_APPLICABLE:
         with pytest.raises(NotApplicable):
             Workspace(trained).result(ViewState(runs, analysis=name))
         return
     explorer = Explorer(Workspace(trained))
     explorer.state = explorer.state.change(runs=runs)
-    in_notebook = explorer.show(name, **values).table
+    notebook_table = explorer.show(name, **values).table
     session = Session(trained)
     session.state.open_analysis(name, runs=runs, controls=values)
-    pd.testing.assert_frame_equal(in_notebook, session.analyses[name].table.value)
-    pd.testing.assert_frame_equal(in_notebook, report_table(trained, name, values, runs))
+    pd.testing.assert_frame_equal(notebook_table, session.analyses[name].table.value)
+    pd.testing.assert_frame_equal(notebook_table, report_table(trained, name, values, runs))
 
 
 class Count(Result):
-    """A Result with one number."""
+    """Result with one number."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -203,7 +218,7 @@ class Count(Result):
 
 
 def test_new_analysis_appears_in_every_host(trained, monkeypatch):
-    """A module put into a group of analyses is found; no host file is touched."""
+    """A module in a group of analyses is enough; no file of a host changes."""
 
     def image_count(images: np.ndarray, *, double: bool = False) -> Count:
         return Count(len(images) * (2 if double else 1))
@@ -230,7 +245,7 @@ def test_new_analysis_appears_in_every_host(trained, monkeypatch):
         (trained / "extra" / "zz_counting.py").unlink()
 
 
-def test_notebook_figures_have_no_cloud_button(trained):
+def test_notebook_figure_has_no_cloud_button(trained):
     from workbench.analysis.base import mime_bundle
 
     result = Workspace(trained).result(ViewState(("soft-4",), analysis="codebook_usage"))
