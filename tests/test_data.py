@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 import workbench
 from workbench.core.errors import UserError
 from workbench.data import ImageSet, bundled, decode_cache, load
-from workbench.data.decode import FORMATS, decode
+from workbench.data.decode import FORMATS, MAX_FILE_BYTES, decode
 from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out_mask
@@ -547,6 +548,19 @@ def test_postscript_in_a_parquet_cell_is_skipped(tmp_path, own_cache, ghostscrip
     (reason,) = images.skipped
     assert len(images) == 1 and reason.startswith("row 1 of train.parquet ")
     assert not ghostscript_marker.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_only_regular_files_of_limited_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # the disk holds nothing
+    for name in ("pipe.png", "device.png", "folder.png", "large.png"):
+        with pytest.raises(UserError) as refusal:
+            decode(tmp_path / name, name)
+        assert str(refusal.value).startswith(f"{name} ")
 
 
 @pytest.mark.parametrize("name", FORMATS)

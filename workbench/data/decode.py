@@ -1,6 +1,7 @@
 """Decoding of image files and table cells to 8-bit squares."""
 
 import io
+import stat
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MIN_SIDE = 8  # pixels of the short side
 MAX_ENLARGEMENT = 4
 PROGRESS_BAR_MIN_IMAGES = 2000
+MAX_FILE_BYTES = 500_000_000
 MAX_REASONS = 3  # of skipped files, in an error
 # Pillow chooses a reader by content, whatever the name of a file. Its other readers are rarely used
 # and little tested, and the one of PostScript starts Ghostscript.
@@ -85,7 +87,7 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        data = content.read_bytes() if isinstance(content, Path) else content
+        data = _read_file(content, name) if isinstance(content, Path) else content
         if not data:
             raise UserError(f"{name} is empty.")
         with warnings.catch_warnings():
@@ -111,6 +113,18 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
     if side is not None:
         image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(image))
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    """Return the content of a regular file: a pipe or device may have no end."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise UserError(f"{name} is not a regular file.")
+    if state.st_size > MAX_FILE_BYTES:
+        raise UserError(
+            f"{name} has {state.st_size:,} bytes; an image may have at most {MAX_FILE_BYTES:,}."
+        )
+    return path.read_bytes()
 
 
 def _check_size(image: "Image.Image", name: str, side: int | None) -> None:
