@@ -8,7 +8,9 @@ from sphinx.application import Sphinx
 
 from workbench import analysis
 from workbench.cli import app as command_line
+from workbench.collect.collectors import collectors
 from workbench.launch.recipes import SYSTEMS
+from workbench.storage.evidence import ARRAYS
 
 HERE = Path(__file__).parent.parent
 GROUP_TITLES = {
@@ -25,7 +27,11 @@ GROUP_TITLES = {
 def analyses_page() -> str:
     """Return the page with every analysis, group by group."""
     lines = ["# Analyses", ""]
-    lines += ["Every analysis is available as `wb.analysis.<name>`.", ""]
+    lines += [
+        "Every analysis is available as `wb.analysis.<name>`, and by its name as a text with "
+        "`wb.analysis.get(name)`. `checks` is only available as `wb.analysis.get('checks')`.",
+        "",
+    ]
     for group, names in analysis.groups().items():
         lines += [f"## {GROUP_TITLES[group]}", ""]
         for name in names:
@@ -49,7 +55,7 @@ def systems_page() -> str:
             "",
         ]
         lines += ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", ""]
-        lines += [f".. autoclass:: {module}.{name}", "   :members:"]
+        lines += [f".. autoclass:: {module}.{name}", "   :members:", "   :exclude-members: Config"]
         lines += ["", f".. autoclass:: {module}.{name}.Config", "   :members:", "```", ""]
     return "\n".join(lines)
 
@@ -59,10 +65,28 @@ def command_line_page() -> str:
     group: Any = typer.main.get_command(command_line)
     lines = ["# Command line", ""]
     for name, command in sorted(group.commands.items()):
-        context = command.make_context(name, [], resilient_parsing=True)
+        context = command.make_context(f"workbench {name}", [], resilient_parsing=True)
         lines += [f"## {name}", "", "```text"]
         lines += [command.get_help(context).strip(), "```", ""]
     return "\n".join(lines)
+
+
+def arrays_table() -> str:
+    """Return the table of the arrays of evidence, with the collectors that write them."""
+    lines = ["| array | type and axes | content | collector |", "| --- | --- | --- | --- |"]
+    for name, spec in ARRAYS.items():
+        writers = [f"`{c.name}`" for c in collectors().values() if name in c.provides]
+        shape = f"{spec.dtype} ({', '.join(spec.axes)})"
+        lines.append(f"| `{name}` | {shape} | {spec.meaning} | {', '.join(writers)} |")
+    return "\n".join([*lines, ""])
+
+
+def collectors_table() -> str:
+    """Return the table of all collectors."""
+    lines = ["| collector | of | content |", "| --- | --- | --- |"]
+    for name, item in collectors().items():
+        lines.append(f"| `{name}` | {', '.join(item.models)} | {item.summary} |")
+    return "\n".join([*lines, ""])
 
 
 def write_pages(app: Sphinx) -> None:
@@ -71,9 +95,12 @@ def write_pages(app: Sphinx) -> None:
         "reference/analyses.md": analyses_page(),
         "reference/systems.md": systems_page(),
         "reference/command-line.md": command_line_page(),
+        "_generated/arrays.md": arrays_table(),
+        "_generated/collectors.md": collectors_table(),
     }
     for name, text in pages.items():
         path = HERE / name
+        path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
 

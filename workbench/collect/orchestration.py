@@ -54,7 +54,7 @@ def collect(
     guidance : float
         Scale of classifier-free guidance of a generator's samples.
     feature_extractor : str
-        Name of the network whose features compare sets of images: hog, random, inception, ...
+        Name of the network whose features compare sets of images: hog, random, dinov2, ...
     only, skip : iterable of str
         Names of collectors: run only these (and those whose arrays they need), or leave these out.
         `workbench.collect.collectors.collectors()` has all of them.

@@ -223,7 +223,7 @@ class Evidence:
 
     @property
     def feature_extractor(self) -> str | None:
-        """The network whose features are compared, such as hog, resnet56 or inception."""
+        """The network whose features are compared, such as hog or dinov2."""
         return self.provenance.get("feature_extractor")
 
     @property
