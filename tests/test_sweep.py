@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dask.distributed import Client
-from distributed import Security
+from dask.distributed import Client, Security
 from template import OPEN, template
 
 from workbench.core.errors import UserError

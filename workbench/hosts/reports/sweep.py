@@ -336,8 +336,7 @@ def local_cluster(workers: int) -> "Iterator[LocalCluster]":
         The cluster.
     """
     import dask
-    from dask.distributed import LocalCluster
-    from distributed import Security
+    from dask.distributed import LocalCluster, Security
 
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     thread_limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
