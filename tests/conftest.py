@@ -44,8 +44,19 @@ LONGEST_FIRST = [
 ]
 
 
+# Fixtures of all tests that train models.
+TRAINING_FIXTURES = {"trained"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files so that the longest start first; the order within a file stays."""
+    """Mark tests that need trained runs as slow, and start the longest files first.
+
+    The order within a file stays.
+    """
+    for item in items:
+        if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
     def rank(item: pytest.Item) -> int:
         stem = item.path.stem

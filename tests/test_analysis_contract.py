@@ -232,6 +232,7 @@ def test_analyses_are_attributes_of_the_package():
         workbench.analysis.latent_mop  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_analyses_is_lightweight():
     code = (
         "import sys, workbench.analysis as a; assert not {'plotly', 'pandas'} & set(sys.modules);"

@@ -75,14 +75,14 @@ def random_codes(
 def test_logits_depend_on_earlier_codes_only(settings):
     model, (codes, labels) = perturbed(**settings), random_codes()
     base = model(codes, labels)
-    for place in range(4):
-        other = codes.clone()
-        other[:, place] = (other[:, place] + 1) % 7
-        moved = (model(other, labels) - base).abs().amax(dim=(0, 2)) > 1e-4
-        assert moved.tolist() == [later > place for later in range(4)]
-    assert (model(codes, (labels + 1) % 5) - base).abs().amax(
-        dim=(0, 2)
-    ).min() > 1e-4  # the class is seen by all
+    for position in range(4):
+        changed_codes = codes.clone()
+        changed_codes[:, position] = (changed_codes[:, position] + 1) % 7
+        differs = (model(changed_codes, labels) - base).abs().amax(dim=(0, 2)) > 1e-4
+        assert differs.tolist() == [later > position for later in range(4)]
+    # Every position depends on the class.
+    difference = (model(codes, (labels + 1) % 5) - base).abs().amax(dim=(0, 2))
+    assert difference.min() > 1e-4
 
 
 @each
@@ -112,9 +112,11 @@ def test_codebooks_have_separate_rows():
     model, codes = perturbed(num_codebooks=2, table="codebook"), torch.full((1, 4), 3)
     model.adopt(torch.arange(2 * 7 * 3).float().view(2, 7, 3))
     seen = []
-    model.table.register_forward_hook(lambda module, given, out: seen.append(given[0].tolist()))
+    model.table.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].tolist())
+    )
     base = model(codes, torch.tensor([0]))
-    assert seen == [[[3, 3, 10]]]  # the last code is predicted, and not read
+    assert seen == [[[3, 3, 10]]]  # the last code is predicted but not read
     with torch.no_grad():
         model.to_codes.bias[7:] += 1.0
     assert (model(codes, torch.tensor([0])) - base).mean(dim=(0, 2)).tolist() == pytest.approx(
@@ -133,7 +135,7 @@ def test_dropped_labels_do_not_matter():
 
 def test_label_dropout_rate():
     seen, model = [], small(drop_class=0.25, understand=0.0)
-    model.words.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    model.words.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     model.objective(*random_codes(8000))
     assert (seen[0][:, 1] == 5).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
@@ -161,9 +163,9 @@ def test_last_row_of_a_causal_block():
 def test_greedy_sampling_takes_the_largest_logit(settings, guidance):
     model, labels = perturbed(1.0, **settings), torch.arange(5)
     codes, null = torch.zeros(5, 4, dtype=torch.int64), torch.full((5,), 5)
-    for place in range(4):
+    for position in range(4):
         logits = model(codes, null) + guidance * (model(codes, labels) - model(codes, null))
-        codes[:, place] = logits[:, place].argmax(dim=-1)
+        codes[:, position] = logits[:, position].argmax(dim=-1)
     assert torch.equal(model.generate(labels, top_k=1, guidance=guidance), codes)
     assert len(codes.unique()) > 1
 
@@ -244,7 +246,7 @@ def test_the_seed_decides_the_codes():
 def test_guidance_of_one_is_conditional():
     model, seen = perturbed(), []
     model.words.register_forward_hook(
-        lambda module, given, out: seen.append(given[0][:, 1].tolist())
+        lambda module, inputs, output: seen.append(inputs[0][:, 1].tolist())
     )
     plain = model.generate(torch.arange(5), seed=1)
     assert seen == [[0, 1, 2, 3, 4]]
@@ -306,12 +308,12 @@ def test_understanding_loss_is_weighted():
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_chunked_cross_entropy_equals_torch(chunk, with_bias):
     torch.manual_seed(0)
-    given = [torch.randn(10, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)]
-    given += [torch.randn(50, dtype=torch.float64)] if with_bias else []
+    tensors = [torch.randn(10, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)]
+    tensors += [torch.randn(50, dtype=torch.float64)] if with_bias else []
     targets = torch.randint(50, (10,))
 
     def gradients(loss) -> list[torch.Tensor]:
-        leaves = [tensor.float().requires_grad_() for tensor in given]
+        leaves = [tensor.float().requires_grad_() for tensor in tensors]
         value = loss(*leaves)
         return [value, *torch.autograd.grad(value, leaves)]
 
@@ -458,7 +460,8 @@ def test_invalid_settings_raise(settings):
     assert any(name in str(error.value).lower() for name in settings)
 
 
-def test_a_misspelled_choice_raises():
+@pytest.mark.slow
+def test_misspelled_choice_raises():
     """In a separate process: here the type checker of the tests would raise first."""
     code = "from workbench.generators.autoregressive import AR\n"
     code += "AR.Config(num_tokens=4, codebook_size=7, dim=3, classes=5, head='tide')"

@@ -71,26 +71,23 @@ def test_tokenizers_of_every_scale_can_be_built(scale):
         vit=scale.vit | {"channels": 3},
         grid=scale.grid | {"channels": 3},
     )
-    arms = [
-        one
+    arms = {
+        part
         for claim in work.all_claims()
         for arm in claim.arms(scale).values()
-        for one in arm.chain
-    ]
-    for arm in {one for one in arms if one.tokenizer is None}:
+        for part in arm.chain
+    }
+    for arm in (arm for arm in arms if arm.tokenizer is None):
         system, data = arm.recipe.split("-")
-        made_of, told = (
-            import_class(SYSTEMS[system]),
-            recipe_settings(system, data) | coerce_settings(arm.recipe, json.loads(arm.changes)),
-        )
-        mine = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        model_class = import_class(SYSTEMS[system])
+        changes = coerce_settings(arm.recipe, json.loads(arm.changes))
+        settings = recipe_settings(system, data) | changes
+        names = settings.keys() & get_type_hints(model_class.Config).keys()
+        model_settings = {
+            name: tuple(settings[name]) if isinstance(settings[name], list) else settings[name]
+            for name in names
         }
-        made_of(
-            made_of.Config(
-                **{name: mine[name] for name in mine if name in get_type_hints(made_of.Config)}
-            )
-        )
+        model_class(model_class.Config(**model_settings))
 
 
 def test_claims_share_runs():
@@ -121,12 +118,13 @@ def test_different_arms_have_different_folders(tmp_path):
 
 
 def test_name_of_an_arm_is_independent_of_the_checkout():
-    here, there = (
-        TINY.tokenizer("maetok", teacher=f"standardised:{place}/means.x:hog")
-        for place in ("/a b/c", "/d")
+    first, second = (
+        TINY.tokenizer("maetok", teacher=f"standardised:{folder}/means.x:hog")
+        for folder in ("/a b/c", "/d")
     )
-    assert (here.name, TINY.generator(here).name) == (there.name, TINY.generator(there).name)
-    assert here.name != TINY.tokenizer("maetok", teacher="standardised:/d/others.x:hog").name
+    assert first.name == second.name
+    assert TINY.generator(first).name == TINY.generator(second).name
+    assert first.name != TINY.tokenizer("maetok", teacher="standardised:/d/others.x:hog").name
 
 
 def test_speed_up_is_interpolated_between_measurements():
@@ -324,6 +322,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path):
     (tmp_path / "orphans.py").write_text(ORPHANS)
     paths = os.pathsep.join(
@@ -344,14 +343,17 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_probe_is_fitted_to_training_images(tmp_path):
     arm = TINY.tokenizer("ae")
     run, lab = arm.train(tmp_path, 0), Lab(TINY, tmp_path)
-    found = lab.probe(run)
-    assert 0.1 < found["probe accuracy"] < 1  # ten classes; even an untrained encoder tells some
-    assert json.loads((run.folder / "claims" / "probe.json").read_text()) == found == lab.probe(run)
+    result = lab.probe(run)
+    assert 0.1 < result["probe accuracy"] < 1  # chance is 0.1
+    assert json.loads((run.folder / "claims" / "probe.json").read_text()) == result
+    assert lab.probe(run) == result
 
 
+@pytest.mark.slow
 def test_generation_is_stored_per_time_shift(tmp_path):
     plan = {
         "steps": 20,

@@ -316,14 +316,14 @@ def test_normalizations_have_their_statistics():
 @pytest.mark.parametrize("kind", ["none", "channel", "whiten"])
 def test_fewer_channels_are_principal_axes(kind):
     tokens = mixture() * torch.arange(1.0, 9)
-    kept, all_of_them = normalized(kind, tokens, dim=3), normalized("none", tokens, dim=7)
-    assert kept.shape == (4000, 3)
+    axes, all_axes = normalized(kind, tokens, dim=3), normalized("none", tokens, dim=7)
+    assert axes.shape == (4000, 3)
     if kind == "none":
         variances = torch.linalg.eigvalsh(torch.cov(tokens.T, correction=0)).flip(0)
         torch.testing.assert_close(
-            torch.cov(all_of_them.T, correction=0).diagonal(), variances[:7], rtol=1e-3, atol=0
+            torch.cov(all_axes.T, correction=0).diagonal(), variances[:7], rtol=1e-3, atol=0
         )
-        torch.testing.assert_close(kept, all_of_them[:, :3])
+        torch.testing.assert_close(axes, all_axes[:, :3])
 
 
 @pytest.mark.parametrize("kind", ["channel", "whiten"])

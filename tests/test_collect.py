@@ -1,4 +1,4 @@
-"""The arrays that collecting writes for each kind of tokenizer and generator."""
+"""Tests of the arrays that `collect` writes for each kind of tokenizer and generator."""
 
 import dataclasses
 import shutil
@@ -16,12 +16,13 @@ from workbench.launch.in_process import train
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
+pytestmark = pytest.mark.slow
 SMALL = {"width": 16, "depth": 1, "batch_size": 16, "warmup_steps": 2}
 
 
 @pytest.fixture(scope="module")
 def collected_runs(tmp_path_factory):
-    """Runs of each kind of model with arrays of its own."""
+    """Train one run per kind of model that has arrays of its own."""
     folder = tmp_path_factory.mktemp("runs")
     train(
         "vqvae-digits",
@@ -46,36 +47,35 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
 def test_features_of_images_reconstructions_and_training_images(trained):
     evidence, hog = Run(trained / "plain").evidence(), get_feature_extractor("hog", channels=1)
     assert evidence.feature_extractor == "hog" == evidence.teacher
-    for shown, features in (
+    for images, features in (
         (evidence.images, evidence.features),
         (evidence.reconstructions, evidence.reconstruction_features),
         (evidence.train_images, evidence.train_features),
     ):
         np.testing.assert_allclose(
-            features[:20], hog.features(to_tensor(shown[:20]), (1, 1))[:, 0], atol=1e-5
+            features[:20], hog.features(to_tensor(images[:20]), (1, 1))[:, 0], atol=1e-5
         )
     expected = hog.features(to_tensor(evidence.images[:20]), (4, 4))
     np.testing.assert_allclose(evidence.teacher_features[:20], expected, atol=1e-3)
-    trained_on = load_images(Run(trained / "plain"), "train").pixels
+    training_images = load_images(Run(trained / "plain"), "train").pixels
     assert {image.tobytes() for image in evidence.train_images} <= {
-        image.tobytes() for image in trained_on
+        image.tobytes() for image in training_images
     }
 
 
 def test_skip_leaves_out_one_collector(trained, tmp_path):
     shutil.copytree(trained / "plain", tmp_path / "plain")
-    whole = Run(trained / "plain").evidence()
-    without = collect(Run(tmp_path / "plain"), skip=["prefixes"])
-    for name in (
-        field.name for field in dataclasses.fields(Evidence) if field.name != "provenance"
-    ):
-        one, other = getattr(whole, name), getattr(without, name)
+    complete = Run(trained / "plain").evidence()
+    partial = collect(Run(tmp_path / "plain"), skip=["prefixes"])
+    names = [field.name for field in dataclasses.fields(Evidence) if field.name != "provenance"]
+    for name in names:
         if name.startswith("prefix"):
-            assert one is not None and other is None
+            assert getattr(complete, name) is not None
+            assert getattr(partial, name) is None
         else:
-            np.testing.assert_array_equal(one, other)
-    assert {point.kind for point in token_budget([whole]).points} == {"trained", "prefix"}
-    assert {point.kind for point in token_budget([without]).points} == {"trained"}
+            np.testing.assert_array_equal(getattr(complete, name), getattr(partial, name))
+    assert {point.kind for point in token_budget([complete]).points} == {"trained", "prefix"}
+    assert {point.kind for point in token_budget([partial]).points} == {"trained"}
 
 
 def test_collect_with_another_feature_extractor(trained):
@@ -92,10 +92,9 @@ def test_noise_error_grows_with_the_level(trained):
     latents = torch.from_numpy(np.array(evidence.latents))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        shown = model.decode(
-            Tokens(latents + evidence.noise_levels[0].item() * latents.std() * noise)
-        ).clamp(-1, 1)
-    error = ((shown - to_tensor(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
+        noisy = latents + evidence.noise_levels[0].item() * latents.std() * noise
+        reconstructions = model.decode(Tokens(noisy)).clamp(-1, 1)
+    error = ((reconstructions - to_tensor(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
 
@@ -107,8 +106,8 @@ def test_midpoints_of_nearest_latents(trained):
     near = int(np.argsort(distances)[1])
     middle = torch.from_numpy((evidence.latents[0] + evidence.latents[near]) / 2)[None]
     with torch.no_grad():
-        shown = ((model.decode(Tokens(middle)).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    expected = get_feature_extractor("hog", channels=1).features(shown, (1, 1))[0, 0]
+        image = ((model.decode(Tokens(middle)).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    expected = get_feature_extractor("hog", channels=1).features(image, (1, 1))[0, 0]
     np.testing.assert_allclose(evidence.midpoint_features[0], expected, atol=1e-4)
 
 

@@ -109,7 +109,7 @@ def test_invalid_selections_raise(choice, words):
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_new_file_is_a_collector(tmp_path, runs, monkeypatch):
+def test_new_file_is_a_collector(tmp_path, runs, monkeypatch):
     (tmp_path / "brightness.py").write_text(
         "import numpy as np\n"
         "from workbench.collect.collectors import collector\n"
@@ -152,7 +152,7 @@ def test_collecting_again_gives_equal_arrays(runs, name):
     assert_same_arrays(arrays(collect(Run(runs / name), limit=12, seed=3)), first)
 
 
-def test_a_selection_gives_the_arrays_of_all(runs):
+def test_selection_of_collectors_gives_equal_arrays(runs):
     every = arrays(collect(Run(runs / "softvq"), limit=12))
     for name in ("noise", "prefixes", "posterior", "untrained", "features"):
         part = arrays(collect(Run(runs / "softvq"), limit=12, only=[name]))

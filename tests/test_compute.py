@@ -85,7 +85,7 @@ def test_lens_content_is_computed_but_not_cached(queue, trained):
     assert job.name == "lens" and received.data == expected.data
     assert received.content.axes == expected.content.axes
     grids = received.content.image_grid, expected.content.image_grid
-    np.testing.assert_array_equal(grids[0].shown, grids[1].shown)
+    np.testing.assert_array_equal(grids[0].images, grids[1].images)
     assert not submit(queue, view, number=1).future.done()  # its images are large
     with pytest.raises(UserError) as error:
         submit(queue, view.change(tab_options={"over": "tokesn"}), number=2).future.result(60)

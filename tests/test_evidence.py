@@ -99,6 +99,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path):
         small().save(tmp_path / "evidence" / "step-000005")
 
 
+@pytest.mark.slow
 def test_reader_sees_one_complete_version(saved):
     """While one thread saves repeatedly, another opens all arrays of one version, or none."""
     ones = {
@@ -345,20 +346,16 @@ def test_torch_and_numpy_ssim_agree(side):
 
 
 def test_prefix_features_respect_the_size_limit(soft, monkeypatch):
-    """The shortest are kept: what all tokens give is there anyway."""
+    """The shortest prefixes are stored, because the full prefix equals the reconstructions."""
     model, feature_extractor = soft.load(), get_feature_extractor("hog", channels=1)
     images = load_images(soft).images(slice(5))
     with torch.no_grad():
         monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 2 * 5 * feature_extractor.dim * 4)
-        found = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, 5)
+        metrics = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, 5)
         monkeypatch.setattr(prefixes, "MAX_ARRAY_BYTES", 5 * feature_extractor.dim * 4 - 1)
         none = prefixes.prefix_metrics(model, model.encode(images), images, feature_extractor, 5)
-    assert found["prefix_features"].shape == (5, 2, feature_extractor.dim) and found[
-        "prefix_ssim"
-    ].shape == (
-        5,
-        3,
-    )
+    assert metrics["prefix_features"].shape == (5, 2, feature_extractor.dim)
+    assert metrics["prefix_ssim"].shape == (5, 3)
     assert "prefix_features" not in none
 
 

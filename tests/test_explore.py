@@ -53,8 +53,8 @@ def decode_images(model, encoded: Tokens) -> np.ndarray:
 
 def test_errors_by_hand():
     reference = np.zeros((1, 2, 2, 1), np.uint8)
-    shown = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
-    grid = ImageGrid("tokens", ("1", "2"), ("a",), reference, shown)
+    images = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], np.uint8)[..., None]
+    grid = ImageGrid("tokens", ("1", "2"), ("a",), reference, images)
     np.testing.assert_allclose(grid.error, [[0.25, 0.2]])
     np.testing.assert_allclose(grid.psnr, [[-10 * np.log10(0.25), -10 * np.log10(0.04)]])
     np.testing.assert_allclose(grid.error_map(0, 0), [[0, 0], [0, 1]])
@@ -185,8 +185,8 @@ def test_reconstructions_of_every_checkpoint(trained):
 
 def test_means_of_modes():
     latents = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
-    found = modes.means(latents, np.array([1, 0, 1]))
-    np.testing.assert_array_equal(found, [latents[1], (latents[0] + latents[2]) / 2])
+    means = modes.means(latents, np.array([1, 0, 1]))
+    np.testing.assert_array_equal(means, [latents[1], (latents[0] + latents[2]) / 2])
     with pytest.raises(UserError):
         modes.means(latents, np.array([0, 2, 2]))
 
@@ -218,7 +218,7 @@ def test_guidance_scales_share_the_noise(flow):
     assert grid.rows == ("class 0", "class 3") and grid.reference_label == "guidance: 1"
 
 
-def test_an_empty_guidance_interval_is_conditional(flow):
+def test_empty_guidance_interval_is_conditional(flow):
     model, tokenizer = flow
     grid = samples.intervals(
         model, tokenizer, 3, scales=[1, 4], within=[(0, 1), (0.99, 0.995)], steps=4

@@ -51,7 +51,7 @@ def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def test_an_untrained_decoder_returns_noise():
+def test_untrained_decoder_returns_noise():
     """Velocity zero: the loss is E|noise - data|^2 = 1 + E|data|^2, here 1 + 1/3."""
     model, many = small(), torch.rand(2000, 1, 8, 8) * 2 - 1
     assert model.loss(torch.randn(2000, 16, 3), many).item() == pytest.approx(4 / 3, abs=0.03)

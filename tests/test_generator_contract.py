@@ -141,7 +141,7 @@ def test_samples_are_tokens(kind):
 
 
 @each
-def test_a_seed_decides_the_samples(kind):
+def test_seed_determines_the_samples(kind):
     model = make(kind)
     state = torch.get_rng_state()
     first = draw(model, seed=1).latents
@@ -283,7 +283,7 @@ def gaussian_run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_third_generator_is_trained_and_sampled(gaussian_run):
+def test_third_generator_is_trained_and_sampled(gaussian_run):
     losses = gaussian_run.history()["nll"]
     assert losses.iloc[-1] < losses.iloc[0]
     model = gaussian_run.load(modules=MODULES)
@@ -293,7 +293,7 @@ def test_a_third_generator_is_trained_and_sampled(gaussian_run):
 
 
 @pytest.mark.slow
-def test_a_third_generator_is_explored(gaussian_run):
+def test_third_generator_is_explored(gaussian_run):
     loaded = LoadedRun.load(gaussian_run, modules=MODULES)
     assert loaded.axes == ("guidance", "step")
     for axis in loaded.axes:
@@ -306,7 +306,7 @@ def test_a_third_generator_is_explored(gaussian_run):
 
 @pytest.mark.slow
 @pytest.mark.kernel
-def test_a_third_generator_is_collected_and_reported(gaussian_run, tmp_path):
+def test_third_generator_is_collected_and_reported(gaussian_run, tmp_path):
     evidence = collect(gaussian_run, limit=60, modules=MODULES)
     assert evidence.samples.shape == (60, 8, 8, 1) and len(evidence.predicted) == 24
     assert evidence.sampling == {"solver": "gaussian", "steps": 1, "guidance": 2.0, "seed": 0}

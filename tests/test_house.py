@@ -148,7 +148,7 @@ def test_modules_have_specific_names():
         assert path.stem not in VAGUE_NAMES
 
 
-def test_no_pickle_is_loaded_and_no_code_of_a_file_is_run():
+def test_pickles_and_code_in_files_are_not_executed():
     forbidden = (
         "pickle.load",
         "torch.load(",
@@ -212,6 +212,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light():
     heavy = (
         "('torch', 'numpy', 'pandas', 'plotly', 'sklearn', 'panel', 'ipywidgets', 'umap', 'typer')"
@@ -220,6 +221,7 @@ def test_importing_the_package_is_light():
     assert run_python(code).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_help_of_the_command_line_needs_no_torch():
     code = (
         "import sys\nfrom workbench.cli import app\nsys.argv = ['workbench', 'train', '--help']\n"

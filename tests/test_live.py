@@ -271,6 +271,7 @@ def test_command_reply_follows_the_request(run):
     assert "stopped" in command_reply(RunFollower(run).snapshot(), 3)
 
 
+@pytest.mark.slow
 def test_watching_needs_no_torch(run):
     script = f"""
 import sys
@@ -290,6 +291,7 @@ print(watch.code())
 # Training in another process
 
 
+@pytest.mark.slow
 def test_refused_start_leaves_no_files(tmp_path):
     with pytest.raises(UserError) as error:
         wb.start("softvq-digits", tmp_path / "new" / "a", tokns=4)
@@ -299,6 +301,7 @@ def test_refused_start_leaves_no_files(tmp_path):
         wb.start("softvq-digits", tmp_path / "file" / "a")
 
 
+@pytest.mark.slow
 def test_run_outlives_its_starter(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
     script = f"""
@@ -383,6 +386,7 @@ def field(page, name: str):
     return page.locator(".MuiFormControl-root").filter(has_text=f"{name} ×").locator("input")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_live_tab_follows_and_controls_a_run(live_tab, training):
     page, before = live_tab, training.status()["step"]
@@ -421,6 +425,7 @@ def test_live_tab_follows_and_controls_a_run(live_tab, training):
         expect(field(page, name)).to_have_value(value, timeout=60_000)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_live_tab_of_a_killed_run(live_tab, training):
     kill_while_it_logs(training)
@@ -443,6 +448,8 @@ READY = """() => {
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 
 
+@pytest.mark.kernel
+@pytest.mark.slow
 @pytest.mark.browser
 def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
     cells = [

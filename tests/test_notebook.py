@@ -245,6 +245,8 @@ def run_all(page) -> None:
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
 
 
+@pytest.mark.kernel
+@pytest.mark.slow
 @pytest.mark.browser
 def test_first_notebook_in_jupyterlab(lab, tmp_path):
     node = load_notebook_node(str(FIRST))
@@ -284,6 +286,7 @@ codes = wb.codebook({run!r})
 STATE = "print('state', lens.position, len(points.selected), codes.state.selected)"
 
 
+@pytest.mark.kernel
 @pytest.mark.browser
 def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
     cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", STATE]
@@ -336,6 +339,7 @@ IS_VISIBLE = """([cell, expected]) => {
 }"""
 
 
+@pytest.mark.kernel
 @pytest.mark.browser
 def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
     run = str(trained / "soft-4")
@@ -384,6 +388,7 @@ print("fr" + "ee")
 """
 
 
+@pytest.mark.kernel
 @pytest.mark.browser
 def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
     run = tmp_path / "runs" / "large"

@@ -219,6 +219,7 @@ def state_of_writer(run: Run, **process) -> str:
     return run.status()["state"]
 
 
+@pytest.mark.slow
 def test_run_of_a_dead_process_is_interrupted(run):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

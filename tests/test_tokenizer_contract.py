@@ -276,7 +276,7 @@ def test_frozen_encoder_ignores_trainable_parameters(kind):
 
 @for_each_class
 @pytest.mark.slow
-def test_a_few_steps_halve_the_error(kind):
+def test_few_steps_halve_the_error(kind):
     model, digits = make(kind).train(), load("digits")
     if isinstance(model, NeedsPreparation):
         model.prepare(digits, 0)
@@ -432,6 +432,7 @@ def test_radius_is_the_norm_of_the_latents():
     torch.testing.assert_close(norms, torch.full((5, 4), 2.0))
 
 
+@pytest.mark.slow
 def test_unknown_choices_raise_and_lists_become_tuples():
     """In a separate process, because the type checker of the tests would raise first."""
     code = """

@@ -208,6 +208,7 @@ def test_commands_are_applied_and_logged(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_sample_command_marks_one_record(tmp_path):
     job = prepare_training(
         "softvq-digits", tmp_path / "a", **SMALL, steps=100_000, save_every=100_000
@@ -221,11 +222,13 @@ def test_sample_command_marks_one_record(tmp_path):
     records.close()
 
 
+@pytest.mark.slow
 def test_unknown_command_is_refused(tmp_path):
     with pytest.raises(UserError, match="`pause`"):
         trained(tmp_path / "a", steps=10).ask("paus")
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_stops_training(tmp_path):
     job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=10)
     records = fit(job.model, job.data, job.train_config, job.run)
@@ -279,6 +282,7 @@ def test_learning_rate_schedule():
     assert learning_rate(config, 1000) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_ema_follows_its_decay(tmp_path):
     job = prepare_training(
         "softvq-digits", tmp_path / "a", **SMALL, steps=3, save_every=1, log_every=1
@@ -480,6 +484,7 @@ def test_paused_run_answers_and_evaluates(tmp_path):
     assert job.run.history()["step"].tolist() == [10, 11]
 
 
+@pytest.mark.slow
 def test_unknown_term_is_refused_and_logged(tmp_path):
     job = prepare_training("softvq-digits", tmp_path / "a", **SMALL, steps=40, save_every=40)
     records, run = fit(job.model, job.data, job.train_config, job.run), job.run

@@ -176,6 +176,7 @@ def test_online_codes_are_revived():
     assert len(revived.eval()(far).codes.unique()) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "moves"),
     [("frozen", []), ("single", ["values"]), ("projector", ["projection"]), ("online", ["online"])],
@@ -455,6 +456,7 @@ def test_unsuitable_training_data_raise(digits):
     assert "4000" in str(error.value)
 
 
+@pytest.mark.slow
 def test_unknown_choices_raise():
     """In a separate process, because the type checker of the tests would raise first."""
     code = """

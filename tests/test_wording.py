@@ -1,6 +1,6 @@
-"""Every sentence a user reads, in one snapshot: a change of wording is one reviewed diff (`make wording`).
+"""Snapshot of the sentences that users read.
 
-Numbers are replaced by `#`: this file is about the words.
+A change of wording is one reviewed diff (`make wording`). Numbers are replaced by `#`.
 """
 
 import re
@@ -17,13 +17,13 @@ from workbench.storage.evidence import kwargs_for
 
 
 def words(text: str) -> str:
-    """The text without its numbers and without markup of a terminal."""
+    """Remove numbers and terminal markup from a text."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return re.sub(r"(?<![\w.-])[-+]?\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?", "#", plain)
 
 
 def labels(figure) -> list[str]:
-    """The texts of a figure: title, axes, annotations, legend."""
+    """Return the texts of a figure: title, axes, annotations and legend."""
     layout = figure.layout
     texts = [layout.title.text, layout.title.subtitle.text]
     texts += [axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
@@ -33,7 +33,7 @@ def labels(figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_analysis(name, snapshot):
+def test_analysis(name, snapshot):
     analysis = get(name)
     result = analysis(**kwargs_for(analysis, several(60)))
     assert {
@@ -45,21 +45,21 @@ def test_an_analysis(name, snapshot):
 
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_refusal_of_an_analysis(name, n, snapshot):
+def test_analysis_of_few_images(name, n, snapshot):
     analysis = get(name)
     try:
         analysis(**kwargs_for(analysis, several(n)))
-        sentence = "works"
+        message = "works"
     except UserError as error:
-        sentence = words(str(error))
-    assert sentence == snapshot
+        message = words(str(error))
+    assert message == snapshot
 
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_the_help_of_a_command(command, snapshot):
+def test_command_help(command, snapshot):
     arguments = ["--help"] if command is None else [command, "--help"]
     result = CliRunner().invoke(
         app, arguments, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
@@ -68,7 +68,7 @@ def test_the_help_of_a_command(command, snapshot):
 
 
 def refusals() -> dict[str, object]:
-    """Mistakes of a user in training and opening runs, each as a call."""
+    """Return mistakes of a user in training and opening runs, each as a function."""
     from workbench.data import load
     from workbench.features import get_feature_extractor
     from workbench.launch.in_process import prepare_training
@@ -102,7 +102,7 @@ def refusals() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("mistake", sorted(refusals()))
-def test_a_mistake(mistake, tmp_path, snapshot):
+def test_user_error(mistake, tmp_path, snapshot):
     with pytest.raises(UserError) as error:
         refusals()[mistake](tmp_path)
     assert words(str(error.value).replace(str(tmp_path), "FOLDER")) == snapshot
