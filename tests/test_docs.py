@@ -72,7 +72,8 @@ def test_command_of_page_is_valid(page, command):
     if name in ("report", "sweep"):
         template = find_template(context.params["template"])
         parameters = {parameter.name for parameter in parameters_of(template)}
-        options = {word.removeprefix("--") for word in context.args if word.startswith("--")}
+        words = [word.removeprefix("--") for word in context.args if word.startswith("--")]
+        options = {word.replace("-", "_") for word in words}
         assert options <= parameters
 
 

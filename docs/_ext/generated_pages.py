@@ -35,7 +35,7 @@ def analyses_page() -> str:
     for group, names in analysis.groups().items():
         lines += [f"## {GROUP_TITLES[group]}", ""]
         for name in names:
-            module = analysis.get(name).__module__
+            module = analysis.get(name).__module__ if name == "checks" else "workbench.analysis"
             directive = f".. autofunction:: {module}.{name}"
             lines += [f"### {name}", "", "```{eval-rst}", directive, "```", ""]
     return "\n".join(lines)
@@ -65,7 +65,9 @@ def command_line_page() -> str:
     group: Any = typer.main.get_command(command_line)
     lines = ["# Command line", ""]
     for name, command in sorted(group.commands.items()):
-        context = command.make_context(f"workbench {name}", [], resilient_parsing=True)
+        context = command.make_context(
+            f"workbench {name}", [], resilient_parsing=True, terminal_width=76
+        )
         lines += [f"## {name}", "", "```text"]
         lines += [command.get_help(context).strip(), "```", ""]
     return "\n".join(lines)

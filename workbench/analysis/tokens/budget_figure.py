@@ -175,11 +175,9 @@ def _add_title(figure: go.Figure, result: TokenBudget) -> None:
     subtitle = f"n = {result.n:,} held-out images · bars: 95 % {interval} intervals"
     if result.excluded:
         subtitle += f" · runs excluded: {len(result.excluded)}"
-    title = (
-        f"Reconstruction quality by token budget ({direction} is better, further left is cheaper)"
-    )
+    subtitle += f" · {direction} is better, further left is cheaper"
     figure.update_layout(
-        title={"text": title, "subtitle": {"text": subtitle}},
+        title={"text": "Reconstruction quality by token budget", "subtitle": {"text": subtitle}},
         height=480,
         showlegend=True,
         legend={"orientation": "h", "y": -0.24, "yanchor": "top"},
