@@ -134,19 +134,40 @@ def test_history_is_followed_without_a_new_address(runs):
     assert addresses[2] == addresses[1]
 
 
-def test_deleted_primary_run_stays_primary(runs, tmp_path):
+def test_deleted_primary_run_is_replaced(runs, tmp_path):
     shutil.copytree(runs / "soft-2", tmp_path / "a")
     shutil.copytree(runs / "soft-4", tmp_path / "b")
     session = Session(tmp_path)
     session.state.select_runs(("b", "a"))
-    view = session.state.view
-    shutil.rmtree(tmp_path / "b")
-    session.refresh()
-    assert session.state.view == view and session.primary_run.run.value == "b"
     session.state.open_tab("live")
-    assert "b" in session.pages["live"].message.object
+    shutil.rmtree(tmp_path / "b")
+    session.pages["live"].refresh()
+    assert "b does not exist any more" in session.pages["live"].header.object
+    session.refresh()
+    assert session.notice.visible and session.notice.object.startswith("b is no longer shown")
+    assert session.state.view.runs == ("a",) and session.primary_run.run.value == "a"
+    session.refresh()
     session.state.open_analysis("reconstruction")
-    assert "b" in session.analyses["reconstruction"].result.message.object
+    assert session.analyses["reconstruction"].result.result is not None
+
+
+def test_last_run_is_deleted(runs, tmp_path):
+    shutil.copytree(runs / "soft-2", tmp_path / "a")
+    session = Session(tmp_path)
+    shutil.rmtree(tmp_path / "a")
+    session.refresh()
+    assert session.state.view.runs == () and "a is no longer" in session.notice.object
+
+
+def test_damaged_run_is_refused_while_looked_at(runs, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs / "soft-2", tmp_path / name)
+    session = Session(tmp_path)
+    session.state.select_runs(("b", "a"))
+    (tmp_path / "b" / "status.json").write_text('{"state": "running", "step": "x"}')
+    session.refresh()
+    assert session.state.view.runs == ("a",)
+    assert "status.json is damaged" in session.refused.select()[-1].object
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Evidence: complete folders, arguments of analyses by name, and collection from models."""
 
+import errno
+import gc
 import json
+import os
 import resource
 import shutil
 import signal
@@ -8,6 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +27,9 @@ from workbench.core.errors import NotApplicable, RunError
 from workbench.core.progress import progress_listener
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
+from workbench.storage import evidence as evidence_module
 from workbench.storage.evidence import ARRAYS, Evidence, kwargs_for
+from workbench.storage.files import load_array
 from workbench.storage.run import Run
 
 PROVENANCE = {"run": "a", "step": 5, "data": "digits", "names": ["zero", "one"]}
@@ -64,7 +70,7 @@ def test_opening_does_not_read_the_arrays(saved):
     with (saved / "latents.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + (1 << 36))
-    latents = Evidence.open(saved).latents
+    latents = Evidence.open(saved, only=("latents",)).latents
     assert (
         isinstance(latents, np.memmap)
         and latents.shape == (1 << 24, 32, 32)
@@ -179,10 +185,11 @@ def test_second_collect_of_a_step_is_refused(trained, tmp_path):
 
 def test_reused_inode_does_not_mix_versions(saved, monkeypatch):
     """The inode of a deleted file is reused, so it cannot distinguish versions by itself."""
-    load, loaded, first = np.load, [], (saved / "provenance.json").stat().st_ino
+    loaded = []
+    first = (saved / "provenance.json").stat().st_ino
 
-    def slow(path, **how):
-        array = load(path, **how)
+    def slow(path):
+        array = load_array(path)
         loaded.append(path.name)
         for _ in range(30):
             small().save(saved)  # without arrays
@@ -190,7 +197,7 @@ def test_reused_inode_does_not_mix_versions(saved, monkeypatch):
                 break
         return array
 
-    monkeypatch.setattr(np, "load", slow)
+    monkeypatch.setattr(evidence_module, "load_array", slow)
     assert Evidence.open(saved).latents is None and loaded == ["latents.npy"]
 
 
@@ -198,14 +205,14 @@ def test_reused_inode_does_not_mix_versions(saved, monkeypatch):
 def test_damaged_array_is_named(saved, content):
     path = saved / "latents.npy"
     path.write_bytes(path.read_bytes()[:-4] if content is None else content)
-    with pytest.raises(RunError, match=r"\(latents\.npy\).*workbench collect .*a$"):
+    with pytest.raises(RunError, match=r"\(latents\.npy: .*workbench collect .*a$"):
         Evidence.open(saved)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 1}', '{"run": "a", "step": 5}'])
 def test_damaged_provenance_is_named(saved, text):
     (saved / "provenance.json").write_text(text)
-    with pytest.raises(RunError, match=r"\(provenance\.json\)"):
+    with pytest.raises(RunError, match=r"\(provenance\.json: "):
         Evidence.open(saved)
 
 
@@ -230,7 +237,69 @@ def test_array_of_other_axes_or_type_is_refused(saved, name, array):
     with pytest.raises(ValueError, match=name):
         small(**{name: array}).save(saved)
     np.save(saved / f"{name}.npy", array)
-    with pytest.raises(RunError, match=rf"\({name}\.npy\)"):
+    with pytest.raises(RunError, match=rf"\({name}\.npy: "):
+        Evidence.open(saved)
+
+
+def test_number_of_images_must_agree(saved):
+    np.save(saved / "codes.npy", np.zeros((2, 1), np.int32))
+    with pytest.raises(RunError, match=r"codes\.npy: it has 2 images, and latents has 3"):
+        Evidence.open(saved)
+
+
+@pytest.mark.parametrize("value", [["a"], 3, {"b": 1}])
+@pytest.mark.parametrize("name", ["run", "step", "n", "names", "grid", "tokenizer", "settings"])
+def test_provenance_of_wrong_types_is_named(saved, name, value):
+    stored = json.loads((saved / "provenance.json").read_text())
+    (saved / "provenance.json").write_text(json.dumps(stored | {name: value}))
+    is_valid = (name, value) in [("step", 3), ("n", 3), ("names", ["a"])]
+    if is_valid or (name == "settings" and value == {"b": 1}):
+        Evidence.open(saved)
+        return
+    with pytest.raises(RunError, match=f"provenance.json: {name}"):
+        Evidence.open(saved)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.EMFILE, "ulimit"), (errno.EACCES, "permission"), (errno.EIO, "disk")],
+)
+def test_failure_of_the_system_is_not_called_damage(saved, monkeypatch, code, words):
+    def refuse(self, mode):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunError) as failure:
+        Evidence.open(saved)
+    assert words in str(failure.value) and "damaged" not in str(failure.value)
+
+
+def test_open_arrays_hold_no_file(saved):
+    """Large arrays are mapped; a mapping needs no open file and ends with its last array."""
+    values = np.arange(200_000, dtype=np.float32).reshape(1000, 10, 20)
+    small(latents=values).save(saved)
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    latents = Evidence.open(saved).latents
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+    part = latents[10:20]
+    assert isinstance(latents, np.memmap) and not latents.flags.writeable
+    del latents
+    assert np.array_equal(part, values[10:20])
+    del part
+    gc.collect()
+    assert str(saved) not in Path("/proc/self/maps").read_text()
+
+
+def test_only_the_named_arrays_are_opened(saved):
+    (saved / "codes.npy").write_bytes(b"junk")
+    assert Evidence.open(saved, only=("latents",)).codes is None
+    assert Evidence.open(saved, only=()).latents is None
+
+
+def test_fifo_is_never_opened(saved):
+    (saved / "codes.npy").unlink()
+    os.mkfifo(saved / "codes.npy")
+    with pytest.raises(RunError, match=r"codes\.npy is not a regular file"):
         Evidence.open(saved)
 
 

@@ -154,6 +154,24 @@ def test_damaged_status_or_control_file_counts_as_missing(run, text):
     assert run.ask("stop") == 1 and run.commands()[0]["command"] == "stop"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("step", "x"), ("steps", None), ("state", 3), ("weights", []), ("time", "now"), ("lr", "1")],
+)
+def test_status_of_wrong_types_is_refused(run, name, value):
+    (run.folder / "status.json").write_text(json.dumps({"state": "running", name: value}))
+    with pytest.raises(RunError, match=f"status.json is damaged .{name} "):
+        run.status()
+
+
+@pytest.mark.parametrize("name", ["step-000800 (copy)", "step-000800.bak", "step-000800-old"])
+def test_copied_evidence_folders_are_ignored(run, name):
+    for folder in ("step-000100", name):
+        (run.folder / "evidence" / folder).mkdir(parents=True)
+    (run.folder / "evidence" / "step-000900").write_text("a file")
+    assert run.evidence_steps == [100]
+
+
 def test_torn_lines_are_skipped(run):
     run.log(1, loss=3.0)
     with (run.folder / "log.jsonl").open("a") as log:
@@ -161,8 +179,9 @@ def test_torn_lines_are_skipped(run):
     assert run.history()["step"].tolist() == [1]
     run.log(3, loss=1.0)
     assert run.history()["step"].tolist() == [1, 3]
-    append_record(run.folder / "events.jsonl", {"event": "started"})
-    assert run.events() == [{"event": "started"}]
+    append_record(run.folder / "events.jsonl", {"event": "started", "step": 0})
+    append_record(run.folder / "events.jsonl", {"event": "without a step"})
+    assert run.events() == [{"event": "started", "step": 0}]
 
 
 def test_tail_reads_again_after_a_rewind(run):

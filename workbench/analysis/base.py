@@ -12,11 +12,13 @@ interface:
 Hosts read the signature, so an analysis needs no registration.
 """
 
+import copy
 import html
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -41,12 +43,56 @@ class Range:
     step: float | None = None
 
 
+@dataclass(frozen=True)
+class LeftOutRun:
+    """A run that was selected for a comparison, and is missing in its result.
+
+    Attributes
+    ----------
+    run : str
+        Name of the run.
+    reason : str
+        One sentence.
+    """
+
+    run: str
+    reason: str
+
+
 class Result(ABC):
     """The immutable result of an analysis, with a figure, a table and a summary.
 
     Subclasses are frozen dataclasses. Everything is computed before the result is constructed;
     drawing only formats the fields.
+
+    Attributes
+    ----------
+    left_out : tuple of LeftOutRun
+        Selected runs whose evidence could not be read, so that they are missing in the result. It
+        is not a field: it describes the call and not the analysis.
     """
+
+    left_out: tuple[LeftOutRun, ...] = ()
+
+    def with_left_out(self, left_out: Sequence[LeftOutRun]) -> Self:
+        """Return a copy of the result that names the runs missing in it."""
+        result = copy.copy(self)
+        object.__setattr__(result, "left_out", tuple(left_out))  # subclasses are frozen
+        return result
+
+    def left_out_note(self) -> str:
+        """Return a sentence that names the runs missing in the result; empty if none is."""
+        if not self.left_out:
+            return ""
+        count = len(self.left_out)
+        runs = "1 selected run is" if count == 1 else f"{count} selected runs are"
+        reasons = " ".join(f"{item.run}: {item.reason}" for item in self.left_out)
+        return f"Incomplete: {runs} missing here. {reasons}"
+
+    def full_summary(self) -> str:
+        """Return the note about missing runs, if there is one, and the summary."""
+        note = self.left_out_note()
+        return f"{note} {self.summary()}" if note else self.summary()
 
     def figure(self) -> go.Figure:
         """Draw the result, labeled with units and sample sizes.
@@ -89,7 +135,7 @@ class Result(ABC):
         table = self.table().to_html(
             index=False, max_rows=12, float_format=lambda x: f"{x:.4g}", border=0
         )
-        summary = html.escape(self.summary())
+        summary = html.escape(self.full_summary())
         return f"<p>{summary}</p><details><summary>table</summary>{table}</details>"
 
     def _ipython_display_(self) -> None:

@@ -5,7 +5,6 @@ reader sees half of one, and a failed write leaves the previous version.
 """
 
 import errno
-import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from workbench.core.errors import RunError
+from workbench.storage.files import DamagedError, parse_json, read_bytes
 
 Content = TypeVar("Content")
 MAX_ATTEMPTS = 10  # to replace a folder that another process replaces at the same time
@@ -103,10 +103,15 @@ def read_json(path: Path, default: Content) -> Content:
     default : object
         Returned if the file is missing or damaged, or if its content is not of the type of
         `default`.
+
+    Raises
+    ------
+    RunError
+        If the file exists and cannot be read, or is not a regular file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content = parse_json(read_bytes(path))
+    except (FileNotFoundError, DamagedError):
         return default
     return content if isinstance(content, type(default)) else default
 

@@ -7,7 +7,7 @@ Evidence is a folder with one `.npy` file per array, opened as memory maps, and 
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,20 @@ import numpy as np
 
 from workbench.core.errors import NotApplicable, RunError
 from workbench.storage.atomic import atomic_folder
+from workbench.storage.files import (
+    DamagedError,
+    is_count,
+    is_int,
+    load_array,
+    open_regular,
+    parse_json,
+    printable,
+    unreadable,
+)
 from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
+
+MAX_REASON_LENGTH = 200
+COUNTED_AXES = ("image", "sample", "train_image")  # every array has all of them
 
 
 @dataclass(frozen=True)
@@ -280,49 +293,54 @@ class Evidence:
             (temporary / "provenance.json").write_text(provenance, encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Path, only: Sequence[str] = ()) -> "Evidence":
-        """Open a folder of evidence as memory maps, without reading the arrays.
+    def open(cls, folder: Path, only: Collection[str] | None = None) -> "Evidence":
+        """Open a folder of evidence without reading its large arrays.
 
         Parameters
         ----------
         folder : Path
             The folder that `save` wrote.
-        only : sequence of str
+        only : collection of str, optional
             The names of the arrays to open; by default all.
 
         Raises
         ------
         RunError
-            If the evidence is missing, damaged, or was written by a newer version.
+            If the evidence is missing, damaged, unreadable, or was written by a newer version.
         """
-        path = folder / "provenance.json"
-        again = f"workbench collect {folder.parent.parent}"
+        provenance_path = folder / "provenance.json"
+        path = provenance_path
+        again = f"workbench collect {printable(folder.parent.parent)}"
+        names = ARRAYS if only is None else [name for name in ARRAYS if name in only]
         try:
             # While the file is open, no newer file can have its inode.
-            with path.open(encoding="utf-8") as file:
-                provenance, stored_format = _checked_provenance(json.load(file), folder)
+            with open_regular(provenance_path) as file:
+                stored = parse_json(file.read())
+                provenance, stored_format = _checked_provenance(stored, folder)
                 arrays: dict[str, np.ndarray] = {}
-                for name in only or ARRAYS:
+                for name in names:
                     path = folder / f"{stored_array_name(name, stored_format)}.npy"
-                    if not path.exists():
+                    array = _load_if_present(path)
+                    if array is None:
                         continue
-                    array = np.load(path, mmap_mode="r", allow_pickle=False)
-                    if ARRAYS[name].fault(array):
-                        raise ValueError
+                    fault = ARRAYS[name].fault(array)
+                    if fault:
+                        raise DamagedError(fault)
                     arrays[name] = array
-                current = (folder / "provenance.json").stat()
-                if not os.path.samestat(os.fstat(file.fileno()), current):
+                if not os.path.samestat(os.fstat(file.fileno()), provenance_path.stat()):
                     # The folder was replaced meanwhile, and some arrays are older than others.
                     return cls.open(folder, only)
         except FileNotFoundError:
-            raise RunError(f"{folder} holds no evidence. Collect it with: {again}") from None
-        except RunError:
-            raise
-        except (ValueError, OSError, EOFError):
-            # numpy's messages mislead: it reports an empty file as pickled data.
             raise RunError(
-                f"The evidence in {folder} is damaged ({path.name}). Collect it again with: {again}"
+                f"{printable(folder)} holds no evidence. Collect it with: {again}"
             ) from None
+        except DamagedError as error:
+            raise _damaged(folder, f"{path.name}: {_shortened(error)}", again) from None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        different = _differing_lengths(arrays)
+        if different:
+            raise _damaged(folder, different, again)
         return cls(provenance=provenance, **arrays)
 
     def __repr__(self) -> str:
@@ -375,15 +393,111 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
     return arguments
 
 
+def array_names(analysis: Callable[..., Any]) -> set[str] | None:
+    """Return the names of the arrays that an analysis reads from evidence; None for all arrays.
+
+    An analysis of `evidences` may read any array of any run.
+    """
+    names = {
+        parameter.name
+        for parameter in inspect.signature(analysis).parameters.values()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+    }
+    return None if "evidences" in names else names & ARRAYS.keys()
+
+
+def _load_if_present(path: Path) -> np.ndarray | None:
+    try:
+        return load_array(path)
+    except FileNotFoundError:
+        return None
+
+
+def _differing_lengths(arrays: Mapping[str, np.ndarray]) -> str:
+    """Name an array with another number of images or samples than the first; empty if none."""
+    first: dict[str, tuple[str, int]] = {}
+    for name, array in arrays.items():
+        for axis, length in zip(ARRAYS[name].axes, array.shape, strict=True):
+            if axis not in COUNTED_AXES:
+                continue
+            reference, expected = first.setdefault(axis, (name, length))
+            if length != expected:
+                counts = f"{length:,} {axis.replace('_', ' ')}s, and {reference} has {expected:,}"
+                return f"{name}.npy: it has {counts}"
+    return ""
+
+
+def _damaged(folder: Path, reason: str, again: str) -> RunError:
+    return RunError(
+        f"The evidence in {printable(folder)} is damaged ({reason}). Collect it again with: {again}"
+    )
+
+
+def _shortened(error: DamagedError) -> str:
+    """Return the reason in one line; numpy's messages may quote the file's content."""
+    return " ".join(str(error).split())[:MAX_REASON_LENGTH]
+
+
 def _checked_provenance(stored: Any, folder: Path) -> tuple[dict[str, Any], int]:
     """Return the provenance in the current format, and the format it was stored in."""
-    if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
-        raise ValueError
+    if not isinstance(stored, dict) or not is_int(stored.get("format")):
+        raise DamagedError("it has no format number")
     stored_format = stored.pop("format")
     if stored_format > FORMAT:
         raise RunError(
-            f"{folder} was written by a newer workbench. Upgrade this package to read it."
+            f"{printable(folder)} was written by a newer workbench. "
+            "Upgrade this package to read it."
         )
-    if not {"run", "step"} <= stored.keys():
-        raise ValueError
-    return migrate_provenance(stored, stored_format), stored_format
+    for name in ("run", "step"):
+        if stored.get(name) is None:
+            raise DamagedError(f"it has no {name}")
+    if not isinstance(stored.get("class", ""), str):
+        raise DamagedError("class is not text")
+    provenance = migrate_provenance(stored, stored_format)
+    for name, value in provenance.items():
+        is_valid = PROVENANCE_CHECKS.get(name)
+        if value is not None and is_valid is not None and not is_valid(value):
+            raise DamagedError(f"{name} is of the wrong type")
+    return provenance, stored_format
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(is_int(item) for item in value)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("run"), str)
+
+
+# The required type of each known key of a provenance; None is always allowed.
+PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "run": _is_text,
+    "step": is_count,
+    "data": _is_text,
+    "split": _is_text,
+    "names": _is_list_of_text,
+    "fingerprint": _is_text,
+    "n": is_count,
+    "of": is_count,
+    "seed": is_int,
+    "grid": _is_grid,
+    "teacher": _is_text,
+    "feature_extractor": _is_text,
+    "tokenizer": _is_reference,
+    "sampling": _is_table,
+    "settings": _is_table,
+    "training": _is_table,
+    "versions": _is_table,
+}

@@ -6,10 +6,19 @@ other lines are kept.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import RunError
+from workbench.storage.files import (
+    DamagedError,
+    is_count,
+    is_number,
+    open_regular,
+    parse_json,
+    unreadable,
+)
 
 Record = dict[str, Any]
 
@@ -34,30 +43,66 @@ def append_record(path: Path, record: Record) -> None:
         raise RunError(f"{path} could not be written: {error.strerror or error}.") from None
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, is_valid: Callable[[Record], bool] = bool) -> list[Record]:
     """Return the records of a log, oldest first; an empty list if the file does not exist.
 
-    Torn lines, and a last line that is still being written, are left out.
+    Torn lines, a last line that is still being written, and records that are not valid are left
+    out.
+
+    Raises
+    ------
+    RunError
+        If the file exists and cannot be read, or is not a regular file.
     """
-    return JsonlTail(path).read()
+    return JsonlTail(path, is_valid).read()
+
+
+def is_log_record(record: Record) -> bool:
+    """Whether a record of `log.jsonl` has a step, and only numbers as values."""
+    return is_count(record.get("step")) and all(is_number(value) for value in record.values())
+
+
+def is_event(record: Record) -> bool:
+    """Whether a record of `events.jsonl` has a name and a step, and details of their types."""
+    if not isinstance(record.get("event"), str) or not is_count(record.get("step")):
+        return False
+    checks = {"id": is_count, "value": is_number, "time": is_number}
+    texts = (record.get(name) or "" for name in ("why", "term"))
+    return all(isinstance(text, str) for text in texts) and all(
+        is_valid(record[name]) for name, is_valid in checks.items() if name in record
+    )
 
 
 class JsonlTail:
     """Reads a growing log repeatedly and parses only the lines that are new.
 
     If the file was replaced or truncated, it is read again from the beginning.
+
+    Parameters
+    ----------
+    path : Path
+        The log.
+    is_valid : callable, optional
+        Whether a record has the fields of this log; other records are skipped, as torn lines are.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_valid: Callable[[Record], bool] = bool) -> None:
         self.path = path
+        self._is_valid = is_valid
         self._records: list[Record] = []
         self._inode: int | None = None
         self._offset = 0
 
     def read(self) -> list[Record]:
-        """Return all complete records so far, oldest first."""
+        """Return all complete records so far, oldest first.
+
+        Raises
+        ------
+        RunError
+            If the file exists and cannot be read, or is not a regular file.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 stat = os.fstat(file.fileno())
                 if stat.st_ino != self._inode or stat.st_size < self._offset:
                     self._restart(stat.st_ino)
@@ -66,10 +111,12 @@ class JsonlTail:
         except FileNotFoundError:
             self._restart(None)
             return []
+        except OSError as error:
+            raise unreadable(self.path, error) from None
         complete = raw[: raw.rfind(b"\n") + 1]
         self._offset += len(complete)
         records = (_parse(line) for line in complete.splitlines())
-        self._records += [record for record in records if record is not None]
+        self._records += [r for r in records if r is not None and self._is_valid(r)]
         return self._records
 
     def _restart(self, inode: int | None) -> None:
@@ -80,7 +127,7 @@ class JsonlTail:
 
 def _parse(line: bytes) -> Record | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line)
+    except DamagedError:
         return None
     return record if isinstance(record, dict) else None

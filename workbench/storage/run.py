@@ -23,7 +23,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,15 @@ from workbench.storage import control
 from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
-from workbench.storage.jsonl import append_record, read_records
+from workbench.storage.files import (
+    is_count,
+    is_number,
+    open_regular,
+    printable,
+    steps_in,
+    unreadable,
+)
+from workbench.storage.jsonl import append_record, is_event, is_log_record, read_records
 from workbench.storage.migrations import FORMAT
 from workbench.storage.process import current_process, is_alive
 from workbench.storage.run_config import RunConfig
@@ -46,6 +54,27 @@ if TYPE_CHECKING:
 ACTIVE_STATES = ("running", "paused")
 MAX_REASON_LENGTH = 200
 _CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
+
+
+def _is_optional_number(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_multipliers(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_number(number) for number in value.values())
+
+
+# The required type of each value in status.json that is read.
+_STATUS_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "state": lambda value: isinstance(value, str),
+    "step": is_count,
+    "steps": is_count,
+    "seconds_left": _is_optional_number,
+    "weights": _is_multipliers,
+    "lr": is_number,
+    "answered": is_count,
+    "time": is_number,
+}
 
 
 class Run:
@@ -128,7 +157,13 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
-        matches = (_CHECKPOINT.fullmatch(path.name) for path in self.folder.iterdir())
+        try:
+            with os.scandir(self.folder) as entries:
+                matches = [_CHECKPOINT.fullmatch(entry.name) for entry in entries]
+        except FileNotFoundError:
+            raise _missing(self.folder) from None
+        except OSError as error:
+            raise unreadable(self.folder, error) from None
         return sorted(int(match[1]) for match in matches if match)
 
     def checkpoint(self, step: int | None = None) -> Path:
@@ -219,11 +254,11 @@ class Run:
         """Return the log, one row per logged step, without a line that is still being written."""
         import pandas as pd
 
-        return pd.DataFrame(read_records(self.folder / "log.jsonl"))
+        return pd.DataFrame(read_records(self.folder / "log.jsonl", is_log_record))
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events, oldest first."""
-        return read_records(self.folder / "events.jsonl")
+        return read_records(self.folder / "events.jsonl", is_event)
 
     def status(self) -> dict[str, Any]:
         """Return the current status.
@@ -235,6 +270,11 @@ class Run:
             `steps`, `seconds_left` and, once training has started, the multipliers in force and the
             writing process. If the training process has exited without recording a final state, the
             state is `interrupted`.
+
+        Raises
+        ------
+        RunError
+            If status.json cannot be read, or a value in it has the wrong type.
         """
         status = {
             "state": "new",
@@ -242,7 +282,14 @@ class Run:
             "steps": self.config.training.get("steps", 0),
             "seconds_left": None,
         }
-        status |= read_json(self.folder / "status.json", {})
+        path = self.folder / "status.json"
+        status |= read_json(path, {})
+        for name, is_valid in _STATUS_CHECKS.items():
+            if name in status and not is_valid(status[name]):
+                raise RunError(
+                    f"{printable(path)} is damaged ({name} is of the wrong type). "
+                    "Delete it; training writes it again."
+                )
         if status["state"] in ACTIVE_STATES and not is_alive(status):
             status["state"] = "interrupted"
         return status
@@ -260,19 +307,37 @@ class Run:
         RunError
             If there is no such evidence, or it is damaged.
         """
-        folders = sorted(
-            (self.folder / "evidence").glob("step-*"),
-            key=lambda path: (len(path.name), path.name),
-        )
+        steps = self.evidence_steps
         if step is not None:
-            folders = [path for path in folders if path.name == f"step-{step:06d}"]
-        if not folders:
+            steps = [number for number in steps if number == step]
+        if not steps:
             which = "" if step is None else f" of step {step}"
             raise RunError(
                 f"{self.folder} has no evidence{which} yet. "
                 f"Collect it with: workbench collect {self.folder}"
             )
-        return Evidence.open(folders[-1])
+        return Evidence.open(self.evidence_folder(steps[-1]))
+
+    @property
+    def evidence_steps(self) -> list[int]:
+        """The steps that have evidence, ascending."""
+        return steps_in(self.folder / "evidence")
+
+    def evidence_folder(self, step: int) -> Path:
+        """Return the folder of the evidence of a step, whether or not it exists."""
+        return self.folder / "evidence" / f"step-{step:06d}"
+
+    def check_files(self) -> None:
+        """Raise RunError if a file that describes the state of the run cannot be read.
+
+        The contents of the logs are not read.
+        """
+        if not self.folder.is_dir():
+            raise _missing(self.folder)
+        for name in ("log.jsonl", "events.jsonl"):
+            with suppress(FileNotFoundError):
+                open_regular(self.folder / name).close()
+        self.status()
 
     # Control by a host
 
@@ -370,8 +435,8 @@ class Run:
         """
         records = [
             record
-            for record in read_records(self.folder / "log.jsonl")
-            if record.get("step", step + 1) <= step
+            for record in read_records(self.folder / "log.jsonl", is_log_record)
+            if record["step"] <= step
         ]
         lines = (json.dumps(record) + "\n" for record in records)
         write_text(self.folder / "log.jsonl", "".join(lines))
@@ -453,14 +518,14 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         return [Run(folder)], []
     runs = []
     refused = []
-    for path in sorted(config.parent for config in folder.glob("*/config.json")):
+    for path in _run_folders(folder):
         try:
-            run = Run(path)
-            # A generator whose tokenizer is missing is refused here, not while it is displayed.
-            run.tokenizer  # noqa: B018
-            runs.append(run)
+            runs.append(_open_checked(path))
         except UserError as error:
             refused.append(str(error))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            # One odd run must never hide the others.
+            refused.append(f"{printable(path)} cannot be opened: {error}.")
     return runs, refused
 
 
@@ -489,8 +554,40 @@ def _exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
         lock.release()
 
 
+def _open_checked(path: Path) -> Run:
+    """Open a run of which everything that a list of runs shows can be read."""
+    if printable(path) != str(path):
+        raise RunError(f"The name of {printable(path)} is not UTF-8. Rename the folder.")
+    run = Run(path)
+    # A generator whose tokenizer is missing is refused here, not while it is displayed.
+    run.tokenizer  # noqa: B018
+    run.check_files()
+    run.evidence_steps  # noqa: B018
+    return run
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Return the folders with a config.json, and those that cannot be looked into, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            subfolders = sorted(folder / entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    return [path for path in subfolders if _may_be_run(path)]
+
+
+def _may_be_run(folder: Path) -> bool:
+    try:
+        (folder / "config.json").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # opening it gives the reason
+    return True
+
+
 def _run_names(folder: Path) -> list[str]:
-    return sorted(config.parent.name for config in folder.glob("*/config.json"))
+    return [printable(path.name) for path in _run_folders(folder)]
 
 
 def _not_a_run(folder: Path) -> RunError:

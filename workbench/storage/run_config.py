@@ -8,6 +8,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench.core.errors import RunError
+from workbench.storage.files import (
+    DamagedError,
+    is_count,
+    is_int,
+    parse_json,
+    printable,
+    read_bytes,
+)
 from workbench.storage.migrations import FORMAT, migrate_config
 
 REQUIRED = ("class", "settings")
@@ -135,13 +143,10 @@ class RunConfig(_Section):
             If the file does not exist.
         """
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise _damaged(path, str(reason)) from None
-        if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+            stored = parse_json(read_bytes(path))
+        except DamagedError as error:
+            raise _damaged(path, str(error)) from None
+        if not isinstance(stored, dict) or not is_int(stored.get("format")):
             raise _damaged(path, "it has no format number")
         if stored["format"] > FORMAT:
             raise RunError(
@@ -151,10 +156,17 @@ class RunConfig(_Section):
         missing = [name for name in REQUIRED if name not in stored]
         if missing:
             raise _damaged(path, f"it has no {' and no '.join(missing)}")
+        if not isinstance(stored["class"], str):
+            raise _damaged(path, "class: Input should be a valid string")
         try:
-            return cls.model_validate(migrate_config(stored))
+            config = cls.model_validate(migrate_config(stored))
         except ValidationError as error:
             raise _damaged(path, _faults(error)) from None
+        except RecursionError:
+            raise _damaged(path, "it is nested too deeply") from None
+        if not is_count(config.training.get("steps", 0)):
+            raise _damaged(path, "training.steps is not a whole number")
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections that were set, as config.json stores them."""
@@ -164,7 +176,7 @@ class RunConfig(_Section):
 
 def _damaged(path: Path, reason: str) -> RunError:
     return RunError(
-        f"{path} is damaged ({reason}). Restore it from a copy; the checkpoints need it."
+        f"{printable(path)} is damaged ({reason}). Restore it from a copy; the checkpoints need it."
     )
 
 

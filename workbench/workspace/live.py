@@ -85,6 +85,7 @@ class LiveModel:
         self._message = ""
         self._preview_step: int | None = None  # None: the latest
         self._shown_multipliers: dict[str, float] = {}
+        self._problem = ""  # the reason why the run can no longer be read
         self.snapshot: RunSnapshot = self._follower.snapshot()
         if step is not None:
             self.select_preview(step)
@@ -92,8 +93,13 @@ class LiveModel:
     # Reading
 
     def refresh(self) -> None:
-        """Read the present state of the run."""
-        snapshot = self._follower.snapshot()
+        """Read the present state of the run. If it cannot be read, the last state stays."""
+        try:
+            snapshot = self._follower.snapshot()
+        except UserError as error:
+            self._problem = str(error)
+            return
+        self._problem = ""
         if self._request_ids:
             self._message = command_reply(snapshot, *self._request_ids)
         self.snapshot = snapshot
@@ -112,7 +118,7 @@ class LiveModel:
     def header_html(self) -> str:
         """The name and the state of the run, and advice on what to do next, as HTML."""
         name, line = html.escape(self.snapshot.name), html.escape(status_line(self.snapshot))
-        advice = html.escape(hint(self.snapshot))
+        advice = html.escape(self._problem or hint(self.snapshot))
         suffix = f"<br><em>{advice}</em>" if advice else ""
         return f"<b>{name}</b> · {line}{suffix}"
 
@@ -205,7 +211,7 @@ class LiveModel:
     @property
     def accepts_commands(self) -> bool:
         """Whether a process acts on commands: otherwise a host disables its buttons."""
-        return self.snapshot.is_listening
+        return self.snapshot.is_listening and not self._problem
 
     @property
     def message(self) -> str:

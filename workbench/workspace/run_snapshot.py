@@ -8,12 +8,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.analysis.plotting.image_grid import compose
+from workbench.core.errors import RunError
 from workbench.core.progress import ProgressEstimate
-from workbench.storage.jsonl import JsonlTail
+from workbench.storage.files import load_array
+from workbench.storage.jsonl import JsonlTail, is_event, is_log_record
 from workbench.storage.run import ACTIVE_STATES, Run
 
 NUM_RECENT_RECORDS = 20  # records that speed and remaining time are estimated from
@@ -74,11 +75,19 @@ class RunFollower:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._log = JsonlTail(run.folder / "log.jsonl")
-        self._events = JsonlTail(run.folder / "events.jsonl")
+        self._log = JsonlTail(run.folder / "log.jsonl", is_log_record)
+        self._events = JsonlTail(run.folder / "events.jsonl", is_event)
 
     def snapshot(self) -> RunSnapshot:
-        """Read the present state of the run."""
+        """Read the present state of the run.
+
+        Raises
+        ------
+        RunError
+            If the run was deleted, or a file of it cannot be read.
+        """
+        if not self.run.folder.is_dir():
+            raise RunError(f"{self.run.folder} does not exist any more: it was deleted or moved.")
         # The status comes first: then every record that it refers to has been written.
         status = self.run.status()
         folder = self.run.folder
@@ -94,7 +103,7 @@ class RunFollower:
 
 def steps_per_second(history: pd.DataFrame) -> pd.Series:
     """Return the training speed between each record and the one before."""
-    if len(history) < 2:
+    if len(history) < 2 or "time" not in history:
         return pd.Series(dtype=float)
     seconds, steps = history["time"].diff(), history["step"].diff()
     return (steps / seconds)[(seconds > 0) & (steps > 0)]
@@ -115,7 +124,8 @@ def _estimate(snapshot: RunSnapshot) -> ProgressEstimate:
     """Return the progress according to the latest records."""
     estimate = ProgressEstimate(snapshot.status["steps"], max_reports=NUM_RECENT_RECORDS)
     recent = snapshot.history.tail(NUM_RECENT_RECORDS + 1)
-    if len(recent):
+    if "time" in recent:
+        recent = recent.dropna(subset=["time"])
         for step, at in zip(recent["step"], recent["time"], strict=True):
             estimate.report(float(step), time_s=float(at))
     return estimate
@@ -202,13 +212,13 @@ def preview_png(run: Run, step: int) -> bytes:
     from PIL import Image
 
     try:
-        images = np.load(run.folder / "samples" / f"step-{step:06d}.npy")
+        images = load_array(run.folder / "samples" / f"step-{step:06d}.npy")
         rows = [images[i : i + PREVIEW_COLUMNS] for i in range(0, len(images), PREVIEW_COLUMNS)]
         grid = compose(rows)
-    except (OSError, ValueError, IndexError):
+        buffer = io.BytesIO()
+        Image.fromarray(grid).save(buffer, "PNG")
+    except (OSError, ValueError, IndexError, TypeError, RunError):
         return b""
-    buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, "PNG")
     return buffer.getvalue()
 
 

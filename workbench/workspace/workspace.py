@@ -14,10 +14,10 @@ import pandas as pd
 from cachetools import LRUCache, cached
 
 from workbench import analysis
-from workbench.analysis.base import Result
+from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.result_cache import cached_result
-from workbench.core.errors import RunError, UserError, unknown
-from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.core.errors import NotApplicable, RunError, UserError, unknown
+from workbench.storage.evidence import Evidence, array_names, kwargs_for
 from workbench.storage.run import Run, find_runs
 from workbench.workspace.controls import coerce_controls
 from workbench.workspace.view_state import ViewState
@@ -31,6 +31,7 @@ COLUMNS = (
     *("run", "kind", "data", "tokens", "dim", "step"),
     *("state", "PSNR (dB)", "evidence at step"),
 )
+SAMPLE_ARRAYS = ("samples", "sample_labels")
 NO_RUN = "No run is selected. Select one in the list of runs."
 
 
@@ -64,6 +65,11 @@ class Workspace:
         self._times = _modification_times(self.folder)
         runs, self.refused = find_runs(self.folder)
         self.runs = {run.name: run for run in runs}
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Move a run that can no longer be read to the refused ones."""
+        self.runs.pop(name, None)
+        self.refused.append(reason)
 
     def is_stale(self) -> bool:
         """Whether a run was added, removed or written since the last refresh."""
@@ -100,15 +106,18 @@ class Workspace:
 
     def _rank_as_primary(self, name: str, with_generator: set[str]) -> tuple[bool, bool, int]:
         settings = self.run(name).config.settings
-        return name in with_generator, "codebook_size" in settings, settings.get("num_tokens", 0)
+        num_tokens = settings.get("num_tokens")
+        rank = num_tokens if isinstance(num_tokens, int) else 0
+        return name in with_generator, "codebook_size" in settings, rank
 
     def collected(self, name: str) -> list[int]:
         """Return the steps of a run that have evidence, ascending."""
-        folders = (self.run(name).folder / "evidence").glob("step-*")
-        return sorted(int(folder.name.removeprefix("step-")) for folder in folders)
+        return self.run(name).evidence_steps
 
     def result(self, state: ViewState) -> Result:
         """Return the result of a state's analysis, computed once.
+
+        The result names the selected runs whose evidence could not be read (`left_out`).
 
         Raises
         ------
@@ -119,12 +128,19 @@ class Workspace:
         key = self.key(state)
         result = self._results.get(key)
         if result is None:
-            result = cached_result(
-                self.folder / RESULTS_FOLDER,
-                function,
-                kwargs_for(function, self._evidences(state)),
-                coerce_controls(function, state.controls),
-            )
+            evidences, left_out = self._evidences(state)
+            try:
+                arguments = kwargs_for(function, evidences)
+                result = cached_result(
+                    self.folder / RESULTS_FOLDER,
+                    function,
+                    arguments,
+                    coerce_controls(function, state.controls),
+                )
+            except NotApplicable as error:
+                raise _with_reasons(error, left_out) from None
+            if left_out:
+                return result.with_left_out(left_out)  # the reason may pass: it is not kept
             self._results[key] = result
         return result
 
@@ -133,7 +149,7 @@ class Workspace:
         function = analysis.get(name)
         for run in self.runs.values():
             with suppress(UserError):
-                kwargs_for(function, [run.evidence()])
+                kwargs_for(function, [self._open_last(run, array_names(function))])
                 return run.name
         return None
 
@@ -151,11 +167,17 @@ class Workspace:
 
     def table(self) -> pd.DataFrame:
         """One row per run: its type, progress, and mean PSNR on held-out images."""
-        return pd.DataFrame([self._row(run) for run in self.runs.values()], columns=list(COLUMNS))
+        rows = []
+        for name, run in list(self.runs.items()):
+            try:
+                rows.append(self._row(run))
+            except RunError as error:
+                self.refuse(name, str(error))
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def about(self, state: ViewState) -> str:
         """Describe the evidence of the primary run in one line."""
-        provenance = Evidence.open(self._evidence_folders(state)[0]).provenance
+        provenance = Evidence.open(self._evidence_folders(state)[0], only=()).provenance
         count = f"{provenance.get('n', 0):,}"
         images = "samples"
         if provenance.get("of"):
@@ -189,24 +211,50 @@ class Workspace:
             steps = self.collected(run.name)
             if steps:
                 evidence.append((run, steps[-1]))
-        return [_evidence_folder(run, step) for run, step in evidence]
+        return [run.evidence_folder(step) for run, step in evidence]
 
-    def _evidences(self, state: ViewState) -> Sequence[Evidence]:
-        primary, *others = self._evidence_folders(state)
-        evidences = [Evidence.open(primary)]
-        for folder in others:
-            # The result of the primary run is shown even if the evidence of another is damaged.
-            with suppress(RunError):
-                evidences.append(Evidence.open(folder))
-        return [_with_samples(evidences[0], evidences[1:]), *evidences[1:]]
+    def _evidences(self, state: ViewState) -> tuple[Sequence[Evidence], list[LeftOutRun]]:
+        """Open what an analysis reads: the evidence, and the runs of which it cannot be opened.
+
+        Only an analysis of several runs reads the evidence of the others, except that the samples
+        of a tokenizer are those of a generator that was trained on it.
+        """
+        function = analysis.get(state.analysis)
+        names = array_names(function)
+        reads_samples = names is not None and not names.isdisjoint(SAMPLE_ARRAYS)
+        if names is not None and reads_samples:
+            names = names.union(SAMPLE_ARRAYS)
+        primary = Evidence.open(self._evidence_folders(state)[0], names)
+        if names is not None and not reads_samples:
+            return [primary], []
+        others = []
+        left_out = []
+        for name in state.runs[1:]:
+            run = self.run(name)
+            if names is not None and run.tokenizer is None:
+                continue
+            try:
+                others.append(self._open_last(run, names))
+            except RunError as error:
+                # The result of the primary run is shown even if another cannot be read.
+                left_out.append(LeftOutRun(run=name, reason=str(error)))
+        return [_with_samples(primary, others), *others], left_out
+
+    def _open_last(self, run: Run, names: set[str] | None) -> Evidence:
+        """Open some arrays of the last evidence of a run; all of them by default."""
+        steps = run.evidence_steps
+        if not steps:
+            return run.evidence()  # raises the reason
+        return Evidence.open(run.evidence_folder(steps[-1]), names)
 
     def _row(self, run: Run) -> dict[str, Any]:
+        run.check_files()
         settings, status = run.config.settings, run.status()
         data = (run.tokenizer or run).config.data
         steps = self.collected(run.name)
         psnr = math.nan
         if steps and run.tokenizer is None:
-            folder = _evidence_folder(run, steps[-1])
+            folder = run.evidence_folder(steps[-1])
             psnr = mean_psnr(folder.resolve(), written_at(folder))
         return {
             "run": run.name,
@@ -221,8 +269,10 @@ class Workspace:
         }
 
 
-def _evidence_folder(run: Run, step: int) -> Path:
-    return run.folder / "evidence" / f"step-{step:06d}"
+def _with_reasons(error: NotApplicable, left_out: Sequence[LeftOutRun]) -> NotApplicable:
+    """Add to the reason why an analysis does not apply the runs that could not be read."""
+    reasons = [f"{item.run}: {item.reason}" for item in left_out]
+    return NotApplicable(" ".join([str(error), *reasons]))
 
 
 def _with_samples(primary: Evidence, others: Sequence[Evidence]) -> Evidence:
@@ -232,7 +282,8 @@ def _with_samples(primary: Evidence, others: Sequence[Evidence]) -> Evidence:
     for other in others:
         if other.samples is None:
             continue
-        if Path(other.provenance["tokenizer"]["run"]).name == primary.run_name:
+        tokenizer = other.provenance.get("tokenizer") or {"run": ""}
+        if Path(tokenizer["run"]).name == primary.run_name:
             generator = {"generator": other.provenance, "sampling": other.sampling}
             return replace(
                 primary,

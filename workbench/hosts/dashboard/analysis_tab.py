@@ -190,7 +190,7 @@ class AnalysisTab:
             self.figure.mark("code", [])
 
     def _draw(self, result: Result) -> None:
-        self.summary.object = marked(result.summary())
+        self.summary.object = marked(result.full_summary())
         # A new widget: a table that is still being built cannot change its columns.
         self.table = _table_widget(result.table())
         self._show_table()

@@ -73,6 +73,7 @@ class Session:
         self.saved_views = SavedViewsCard(self.state, self.workspace.folder)
         self.runs = RunList(self.state, self.workspace)
         self.primary_run = PrimaryRunPicker(self.state, self.workspace)
+        self.refused = pmui.Column(*self._refused(), sizing_mode="stretch_width", margin=0)
         self.keyboard = Keyboard(
             on_key=lambda key: self.lifecycle.after_load(lambda: self.press(key)),
             on_address=lambda query: self.lifecycle.after_load(lambda: self.follow(query)),
@@ -151,10 +152,25 @@ class Session:
 
     def refresh(self) -> None:
         """Show the runs of the folder as they are now, if anything has changed."""
-        if self.workspace.is_stale():
-            self.workspace.refresh()
-            self.runs.renew()
-            self.primary_run.renew()
+        if not self.workspace.is_stale():
+            return
+        self.workspace.refresh()
+        self.runs.renew()
+        self._replace_missing_runs()
+        self.primary_run.renew()
+        self.refused.objects = self._refused()
+
+    def _replace_missing_runs(self) -> None:
+        """Deselect runs that can no longer be read, and say so."""
+        view = self.state.view
+        missing = [name for name in view.runs if name not in self.workspace.runs]
+        if not missing:
+            return
+        names = ", ".join(missing)
+        verb = "is" if len(missing) == 1 else "are"
+        self.state.notice = f"{names} {verb} no longer shown: deleted, moved or damaged."
+        remaining = tuple(name for name in view.runs if name in self.workspace.runs)
+        self.state.select_runs(remaining or self.workspace.default_view().runs)
 
     def close(self) -> None:
         """Stop reading and computing for a visitor who has left."""
@@ -231,7 +247,7 @@ class Session:
             self.runs.body,
             self.reports.body,
             self.saved_views.body,
-            *self._refused(),
+            self.refused,
         ]
         # In a column: placed in the page itself, a table is drawn twice and forgets its selected
         # rows.

@@ -73,16 +73,18 @@ class LiveTab:
             return
         try:
             run = self.workspace.run(view.runs[0])
-        except UserError as error:  # it was deleted
+            is_other = self.model is None or run.folder != self.model.run.folder
+            model = LiveModel(run) if is_other else None
+        except UserError as error:  # the run was deleted, or its files are damaged
             self.hide()
             self.message.object = html.escape(str(error))
             return
-        if self.model is None or run.folder != self.model.run.folder:
-            self.model = LiveModel(run)
+        if model is not None:
+            self.model = model
             self._drawn_key = None
-            self._make_fields(self.model)
+            self._make_fields(model)
             self.step.param.update(options=[NO_STEP], value=NO_STEP)
-            self._refresh(self.model)
+            self._refresh(model)
         else:
             self.refresh()
         self.lifecycle.after_load(self._follow)

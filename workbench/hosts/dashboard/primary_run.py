@@ -47,7 +47,8 @@ class PrimaryRunPicker:
     def move(self, by: int) -> None:
         """Show the evidence of a later step, or of an earlier one if `by` is negative."""
         view = self.state.view
-        steps = self.workspace.collected(view.runs[0]) if view.runs else []
+        is_known = view.runs[:1] and view.runs[0] in self.workspace.runs
+        steps = self.workspace.collected(view.runs[0]) if is_known else []
         last = len(steps) - 1
         position = steps.index(view.step) if view.step in steps else last
         target = min(max(position + by, 0), last)

@@ -8,7 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.hosts.dashboard.report_builder_card import linked_row
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.reports.from_views import view_title
@@ -43,7 +43,7 @@ class SavedViewsCard:
         """The query of each view by its name, as stored on disk now."""
         try:
             stored: dict[str, Any] = read_json(self.file, {})
-        except OSError:  # it exists and cannot be read
+        except RunError:  # it exists and cannot be read
             return {}
         return {name: query for name, query in stored.items() if isinstance(query, str)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.analysis.base import Result
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.core.progress import track
 from workbench.hosts.reports.manifest import build_manifest, section_entries
 from workbench.hosts.reports.rendering import render
@@ -144,7 +144,8 @@ def _runs(workspace: Workspace, states: Sequence[ViewState]) -> list[dict[str, A
     runs = []
     for name, step in steps.items():
         run = workspace.run(name)
-        runs.append({"folder": str(run.folder), "step": run.evidence(step).step})
+        with suppress(RunError):  # the sections name runs that cannot be read
+            runs.append({"folder": str(run.folder), "step": run.evidence(step).step})
     return runs
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 
 from workbench.hosts.reports.sections import STATES, Section
 from workbench.storage.atomic import atomic_path, read_json, write_text
+from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.workspace import Workspace
 
@@ -104,7 +105,17 @@ def section_entries(sections: Sequence[Section]) -> dict[str, Any]:
         entry = asdict(section)
         del entry["table"]
         entries.append(entry)
-    return {"sections": entries} | {state: states.count(state) for state in STATES}
+    counts = {state: states.count(state) for state in STATES}
+    return {"sections": entries, "left_out": unique_left_out(sections)} | counts
+
+
+def unique_left_out(
+    sections: Iterable[Section], others: Iterable[dict[str, str]] = ()
+) -> list[dict[str, str]]:
+    """Return `run` and `reason` of every run that is missing in a section, each run once."""
+    records = [*others, *(record for section in sections for record in section.left_out)]
+    by_run = {record["run"]: record for record in reversed(records)}
+    return sorted(by_run.values(), key=lambda record: record["run"])
 
 
 def results_table(sections: Iterable[Section]) -> pd.DataFrame:
@@ -186,8 +197,7 @@ def _long_table(section: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _describe_run(run: Run, step: int) -> dict[str, Any]:
-    evidence = run.evidence(step)
-    provenance = evidence.provenance
+    provenance = Evidence.open(run.evidence_folder(step), only=()).provenance
     psnr = Workspace(run.folder).table().iloc[0]["PSNR (dB)"]
     checkpoint = run.folder / f"step-{step:06d}.safetensors"
     arrays = sorted((run.folder / "evidence" / f"step-{step:06d}").glob("*.npy"))

@@ -21,6 +21,7 @@ from workbench.hosts.reports.manifest import (
     results_table,
     section_entries,
     thumbnail_path,
+    unique_left_out,
     write_manifest,
 )
 from workbench.hosts.reports.page import thumbnail, to_html
@@ -73,8 +74,8 @@ def report(
     Raises
     ------
     UserError
-        If a parameter is wrong; nothing is executed then. If a section failed; the file with the
-        other sections is written.
+        If a parameter is wrong; nothing is executed then. If a section failed or a run could not
+        be read; the file with everything else is written.
     """
     if template == "views":
         return _write(views_report(out, **parameters))
@@ -87,14 +88,12 @@ def report(
     _create_folder(page)
     notebook = _execute(source, values, progress=progress)
     sections = read_sections(notebook)
-    runs = [
-        run
-        for cell in notebook.cells
-        for record in cell_records(cell)
-        for run in record.get("runs", ())
-    ]
+    records = [record for cell in notebook.cells for record in cell_records(cell)]
+    runs = [run for record in records for run in record.get("runs", ())]
+    left_out = [run for record in records if "runs" in record for run in record.get("left_out", ())]
     manifest = build_manifest(source, values, runs) | section_entries(sections)
     manifest |= {
+        "left_out": unique_left_out(sections, left_out),
         "page": page.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),
@@ -182,5 +181,11 @@ def _write(executed: ExecutedReport) -> Path:
         raise UserError(
             f"{progress} of {manifest['template']} are done, in {page}; "
             f"{failed[0].name} failed: {failed[0].summary}"
+        )
+    left_out = manifest["left_out"]
+    if left_out:
+        names = ", ".join(record["run"] for record in left_out)
+        raise UserError(
+            f"The report in {page} is incomplete. It lacks {names}: {left_out[0]['reason']}"
         )
     return page

@@ -6,15 +6,15 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from workbench import analysis
-from workbench.analysis.base import Result, mime_bundle
-from workbench.core.errors import NotApplicable, UserError
+from workbench.analysis.base import LeftOutRun, Result, mime_bundle
+from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.progress import Cancelled
 from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
@@ -48,6 +48,8 @@ class Section:
         Summary of the result, or the reason why there is none.
     seconds : float
         Time that the section took.
+    left_out : tuple of dict
+        `run` and `reason` of each selected run that is missing in the result.
     table : DataFrame or None
         Numbers behind the figure.
     """
@@ -56,6 +58,7 @@ class Section:
     state: State
     summary: str
     seconds: float = 0.0
+    left_out: tuple[dict[str, str], ...] = ()
     table: pd.DataFrame | None = field(default=None, repr=False)
 
 
@@ -67,6 +70,7 @@ class SectionContent:
     summary: str
     table: pd.DataFrame | None = None
     figure: dict[str, Any] | None = None  # Jupyter mime bundle
+    left_out: Sequence[LeftOutRun] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +121,14 @@ class ReportWriter:
         self.id_scopes = id_scopes(primary.name, evidence)
         self.analyses_done: set[str] = set()
         records = [{"folder": str(primary.folder), "step": evidence.step}]
-        records += [{"folder": str(run.folder), "step": run.evidence().step} for run in others]
-        display({"text/html": ""}, raw=True, metadata={METADATA_KEY: {"runs": records}})
+        left_out = []
+        for other in others:
+            try:
+                records.append({"folder": str(other.folder), "step": other.evidence().step})
+            except RunError as error:
+                left_out.append({"run": other.name, "reason": str(error)})
+        record = {"runs": records, "left_out": left_out}
+        display({"text/html": ""}, raw=True, metadata={METADATA_KEY: record})
 
     def show(self, name: str, **controls: Any) -> None:
         """Add an analysis: figure, summary and table, or the reason why it does not apply.
@@ -196,9 +206,10 @@ def result_content(result: Result) -> SectionContent:
     """Return the section of an analysis result."""
     return SectionContent(
         html=result._repr_html_(),
-        summary=result.summary(),
+        summary=result.full_summary(),
         table=result.table(),
         figure=mime_bundle(result.figure()),
+        left_out=result.left_out,
     )
 
 
@@ -238,9 +249,11 @@ def section_outputs(
     start = time.perf_counter()
     outputs = []
     table = None
+    left_out: Sequence[LeftOutRun] = ()
     state: State
     try:
         content = compute()
+        left_out = content.left_out
         state, summary, html, table = "done", content.summary, content.html, content.table
         if content.figure is not None:
             outputs.append(CellOutput(data=content.figure, record={"id_scopes": dict(scopes)}))
@@ -258,6 +271,7 @@ def section_outputs(
         "state": state,
         "summary": summary,
         "seconds": round(time.perf_counter() - start, 3),
+        "left_out": [asdict(run) for run in left_out],
         "table": None if table is None else _encode_table(table),
     }
     return [*outputs, CellOutput(data={"text/html": html}, record=record)]
@@ -375,5 +389,6 @@ def _decode(record: dict[str, Any]) -> Section:
         state=record["state"],
         summary=record["summary"],
         seconds=record["seconds"],
+        left_out=tuple(record["left_out"]),
         table=table,
     )

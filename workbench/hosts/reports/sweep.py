@@ -295,6 +295,7 @@ def _is_complete(source: Path, folder: Path, trial: Trial) -> bool:
         page.exists()
         and manifest.get("failed") == 0
         and manifest.get("not_run") == 0
+        and not manifest.get("left_out")
         and manifest.get("parameters") == check_parameters(source, trial.parameters)
         and manifest.get("template_fingerprint") == fingerprint([source])
     )

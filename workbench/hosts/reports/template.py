@@ -203,7 +203,10 @@ def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
     for folder in [values["run"], *values.get("compare_with", [])]:
         run = Run(folder)
         step = values.get("step") if folder == values["run"] else None
-        run.evidence(step or None)
+        if folder == values["run"]:
+            run.evidence(step or None)
+        elif not run.evidence_steps:
+            run.evidence()  # raises the reason; damaged evidence is named in the report instead
         resolved = run.folder.resolve()
         if folders.setdefault(run.name, resolved) != resolved:
             raise UserError(

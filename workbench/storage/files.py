@@ -1,0 +1,237 @@
+"""Reading of files that may be missing, damaged, special or unreadable.
+
+Every reader of a run's folder opens files here. A FIFO or a device is never opened, because that
+could block for ever. A failure of the system is never reported as damage of the file.
+"""
+
+import ctypes
+import errno
+import json
+import math
+import os
+import re
+import stat
+import sys
+import weakref
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from workbench.core.errors import RunError
+
+MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
+STEP_FOLDER = re.compile(r"step-(\d{6,})")
+PROT_READ = 1
+MAP_SHARED = 1
+
+
+class DamagedError(ValueError):
+    """The content of a file is not what its format requires. Callers name the file."""
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that every terminal and page can show.
+
+    Bytes of a name that are not UTF-8 are shown as hexadecimal escapes.
+
+    Examples
+    --------
+    >>> printable("runs/caf\\udce9")
+    'runs/caf\\\\xe9'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def unreadable(path: Path, error: OSError) -> RunError:
+    """Return the error for a file that the system does not let be read, by its cause."""
+    name = printable(path)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return RunError(
+            f"{name} cannot be read: permission denied. Change its permissions with chmod."
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return RunError(
+            f"{name} cannot be opened: too many files are open. "
+            "Close other programs, or raise the limit with: ulimit -n 4096"
+        )
+    reason = error.strerror or str(error)
+    return RunError(
+        f"{name} cannot be read: {reason}. Check the disk or the network, and try again."
+    )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    RunError
+        If the path is not a regular file, or cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise RunError(f"{printable(path)} is not a regular file. Remove or rename it.")
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; see `open_regular` for the errors."""
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise unreadable(path, error) from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON.
+
+    Raises
+    ------
+    DamagedError
+        If the text is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
+    except RecursionError:
+        raise DamagedError("it is nested too deeply") from None
+
+
+def is_int(value: Any) -> bool:
+    """Whether a JSON value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a JSON value is a whole number of at least 0 that fits 63 bits."""
+    return is_int(value) and 0 <= value < 1 << 63
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number. NaN and infinity count: a loss may be either."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and _fits_float(value)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    return is_number(value) and math.isfinite(value)
+
+
+def _fits_float(value: float) -> bool:
+    return isinstance(value, float) or abs(value) < 1 << 63
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of the folders `step-000500`, ascending.
+
+    Other names, such as `step-000500 (copy)`, and files are ignored.
+
+    Raises
+    ------
+    RunError
+        If the folder exists and cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            matches = [STEP_FOLDER.fullmatch(entry.name) for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    # `step-0000500` also matches, but is not the name that is written.
+    steps = {int(match[1]): match[0] for match in matches if match}
+    return sorted(step for step, name in steps.items() if name == f"step-{step:06d}")
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Open a `.npy` file read-only, without keeping the file open.
+
+    A large array is mapped into memory, so that nothing of it is read until it is used. A mapping
+    needs no open file, so any number of arrays can be open at once. `numpy.load` keeps one open
+    file per array.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    DamagedError
+        If the content is not an array, or is shorter than its header declares.
+    RunError
+        If the file cannot be read.
+    """
+    with open_regular(path) as file:
+        try:
+            shape, is_fortran, dtype = _read_header(file)
+            offset = file.tell()
+            num_items = math.prod(shape)
+            num_bytes = num_items * dtype.itemsize
+            if offset + num_bytes > os.fstat(file.fileno()).st_size:
+                raise DamagedError("the file is too short")
+            values: np.ndarray
+            if num_bytes <= MAX_READ_BYTES:
+                values = np.frombuffer(file.read(num_bytes), dtype, num_items)
+            elif sys.platform == "win32":
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+            else:
+                buffer = _map(file, offset + num_bytes)
+                mapped = np.frombuffer(buffer, dtype, num_items, offset).view(np.memmap)
+                mapped.filename = str(path.resolve())
+                values = mapped
+        except DamagedError:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError, EOFError) as error:
+            raise DamagedError(str(error)) from None
+        except OSError as error:
+            raise unreadable(path, error) from None
+    return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the shape, the order and the type of an array."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise DamagedError(f"its version {version} is unknown")
+    if dtype.hasobject:
+        raise DamagedError("it holds Python objects")
+    return shape, is_fortran, dtype
+
+
+def _map(file: BinaryIO, length: int) -> memoryview:
+    """Map the beginning of a file read-only.
+
+    Python's `mmap` keeps a duplicate of the file's descriptor before Python 3.13. The system call
+    does not need it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_longlong,
+    ]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    address = libc.mmap(None, length, PROT_READ, MAP_SHARED, file.fileno(), 0)
+    if address == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    buffer = (ctypes.c_ubyte * length).from_address(address)
+    # Arrays keep the buffer alive. At exit they may outlive it, so the system unmaps it then.
+    weakref.finalize(buffer, libc.munmap, address, length).atexit = False
+    return memoryview(buffer).toreadonly()
