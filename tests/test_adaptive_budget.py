@@ -109,7 +109,7 @@ def test_request_with_half_the_tokens_is_ranked():
 
 
 def test_equal_numbers_of_tokens_raise():
-    with pytest.raises(NotApplicable, match="all 40 images have 3"):
+    with pytest.raises(NotApplicable, match="40 .* 3"):
         token_complexity(noisy(), active=np.ones((40, 3), bool))
     with pytest.raises(NotApplicable):
         token_complexity(noisy())

@@ -176,7 +176,7 @@ def test_claim_is_trained_measured_judged_and_resumed(tmp_path, monkeypatch):
     assert result["verdict"] == "not shown"
     assert result["effects"][2]["values"] == result["details"]["undefined"] == [None]
 
-    page.write_page(out, kept=tmp_path / "kept")
+    page.write_page(out, stored=tmp_path / "kept")
     html = (out / "claims.html").read_text()
     psnr = result["arms"]["AE"]["numbers"]["PSNR"][0]
     assert "Two are &lt;not&gt; one." in html and "<not>" not in html
@@ -227,7 +227,7 @@ def test_variants_stand_next_to_the_verdict_of_their_scale(tmp_path):
     stored(tmp_path / "laptop", {second: "not shown", first: "weak"})
     stored(tmp_path / "laptop-4x-2w", {first: "shown"}, longer=4, wider=2)
     stored(tmp_path / "laptop-full", {third: "shown"}, full=True)
-    compared = comparison.Comparison.kept("laptop", tmp_path)
+    compared = comparison.Comparison.stored("laptop", tmp_path)
     assert labels(compared) == {
         first: ["weak", "4 x the steps, 2 x the width: shown"],
         second: ["not shown"],
@@ -247,7 +247,7 @@ def test_newer_results_of_a_variant_replace_only_their_claims(tmp_path):
     }
 
 
-def test_results_of_some_claims_leave_the_others_and_no_total_time(tmp_path):
+def test_storing_a_claim_keeps_other_claims(tmp_path):
     first, second, _ = KEYS
     minutes = []
     for keys in ((first,), (second,), (first, second)):
@@ -258,7 +258,7 @@ def test_results_of_some_claims_leave_the_others_and_no_total_time(tmp_path):
     assert minutes == [1.0, None, 1.0]
 
 
-def test_stored_numbers_have_six_digits_and_one_line_per_quantity(tmp_path):
+def test_stored_numbers_have_six_digits(tmp_path):
     claim = {"key": "a", "effects": [{"name": "b", "values": [0.123456789, None, -2e-7]}]}
     write_results(tmp_path, {**SETTING, "claims": [claim]})
     text = (tmp_path / "a.json").read_text()
@@ -266,7 +266,7 @@ def test_stored_numbers_have_six_digits_and_one_line_per_quantity(tmp_path):
     assert json.loads(text)["effects"][0]["values"] == [0.123457, None, -2e-7]
 
 
-def test_names_of_arms_hold_no_folder_of_this_machine():
+def test_names_of_arms_contain_no_local_folder():
     changes = {"cache": "/home/me/features", "teacher": "standardised:/a b/means.x:hog:/data/net.x"}
     assert json.loads(Arm("ae", json.dumps(changes)).changes_without_folders) == {
         "cache": "features",
@@ -274,7 +274,7 @@ def test_names_of_arms_hold_no_folder_of_this_machine():
     }
 
 
-def test_tables_of_the_repository_are_those_of_the_kept_results(tmp_path):
+def test_tables_in_the_repository_match_the_results(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
     tables.write_tables(tmp_path / "claims.md", readme)

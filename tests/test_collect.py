@@ -44,7 +44,7 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(np.array(array), -1, 1)).float() / 127.5 - 1
 
 
-def test_features_of_images_reconstructions_and_training_images(trained):
+def test_features_match_the_feature_extractor(trained):
     evidence, hog = Run(trained / "plain").evidence(), get_feature_extractor("hog", channels=1)
     assert evidence.feature_extractor == "hog" == evidence.teacher
     for images, features in (

@@ -141,7 +141,7 @@ def test_keys_change_step_and_runs_outside_fields(dashboard):
         page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
         page.keyboard.press("ArrowRight")
         page.wait_for_url(lambda address: "step" not in address)
-        page.keyboard.press("2")  # in the list: code, flow, plain, soft-2, soft-4
+        page.keyboard.press("2")  # the list is code, flow, plain, soft-2, soft-4
         page.wait_for_url("**run=flow*")
         page.keyboard.press("?")
         page.get_by_role("dialog").get_by_text("filter the list of runs").wait_for()
@@ -186,13 +186,15 @@ def test_keys_undo_and_redo_views(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
-        page.get_by_role("button", name="keys").wait_for()  # they are heard
-        page.keyboard.press("z")  # nothing to undo: the page before is not ours
+        page.get_by_role("button", name="keys").wait_for()  # the page receives keys
+        page.keyboard.press("z")  # there is nothing to undo
         page.keyboard.press("ArrowLeft")
         page.wait_for_url("**step=30*")
         page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
         page.keyboard.press("1")
-        page.wait_for_url("**run=soft-4&run=*step=30*")  # what is in the address can be undone
+        page.wait_for_url(
+            "**run=soft-4&run=*step=30*"
+        )  # changes are undone once they are in the address
         page.get_by_text("5 of 5 runs, 2 selected").wait_for()
         page.keyboard.press("z")
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()
@@ -205,9 +207,9 @@ def test_keys_undo_and_redo_views(dashboard):
         page.get_by_text("5 of 5 runs, 2 selected").wait_for()
         page.keyboard.press("z")
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()
-        page.keyboard.press("1")  # what was undone, once more
+        page.keyboard.press("1")  # repeat the change that was undone
         page.wait_for_url("**run=soft-4&run=*step=30*")
-        page.keyboard.press("Shift+ArrowRight")  # ten steps, or as many as there are
+        page.keyboard.press("Shift+ArrowRight")  # at most ten steps
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
         assert seen.errors == []
 
@@ -230,7 +232,7 @@ def test_saved_view_opens_by_its_link(dashboard, runs):
                 name: "run=soft-2&run=soft-4&analysis=token_budget&metric=mse"
             }
             assert seen.errors == []
-        with opened(dashboard) as (page, seen):  # somebody else, another day
+        with opened(dashboard) as (page, seen):  # another visitor
             page.get_by_role("link", name=name).click()
             page.wait_for_url("**analysis=token_budget&metric=mse*")
             page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
@@ -263,7 +265,7 @@ def test_click_on_a_point_opens_it(dashboard):
     ):
         with opened(f"{dashboard}/?{view}") as (page, seen):
             page.wait_for_selector(".js-plotly-plot .main-svg")
-            for _ in range(10):  # what is above the figure may still come, and move it
+            for _ in range(10):  # content above the figure may still load and move it
                 x, y, which = page.evaluate(CLICK, kind)
                 page.mouse.move(x, y)
                 page.mouse.click(x, y)

@@ -215,8 +215,9 @@ def test_damaged_saved_views_show_a_message(trained, tmp_path):
 def test_ten_steps_stop_at_the_ends(trained, tmp_path):
     evidence = tmp_path / "runs" / "plain" / "evidence"
     shutil.copytree(trained / "plain", evidence.parent)
-    for other in evidence.glob("step-*[!6]0"):  # of steps that another test may have collected
-        shutil.rmtree(other)
+    # Another test may have collected evidence of other steps.
+    for folder in evidence.glob("step-*[!6]0"):
+        shutil.rmtree(folder)
     for step in range(1, 15):
         folder = evidence / f"step-{step:06d}"
         shutil.copytree(evidence / "step-000060", folder, copy_function=os.link)

@@ -516,7 +516,7 @@ def ghostscript_marker(tmp_path_factory, monkeypatch) -> Path:
     program.write_text(f"#!/bin/sh\ntouch {marker}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # where it was found before
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # the cached path
     return marker
 
 

@@ -264,15 +264,15 @@ def test_incomparable_sets_raise():
     good = normal(40, 3)
     with pytest.raises(NotApplicable):
         fidelity(good)
-    with pytest.raises(NotApplicable, match="1 reconstructions"):
+    with pytest.raises(NotApplicable, match="1 "):
         fidelity(good, None, good[:1])
-    with pytest.raises(UserError, match="held-out 3, training 2"):
+    with pytest.raises(UserError, match="3, .* 2"):
         fidelity(good, good[:, :2])
-    with pytest.raises(UserError, match="40 images and 39 reconstructions"):
+    with pytest.raises(UserError, match="40 .* 39 "):
         fidelity(good, None, good[:39])
     broken = good.copy()
     broken[[1, 5], 0] = np.nan
-    with pytest.raises(UserError, match=r"2 of 40 images .* \(samples\)"):
+    with pytest.raises(UserError, match=r"2 of 40 .*samples"):
         fidelity(good, good, None, broken)
 
 
@@ -292,9 +292,9 @@ def test_denoising_loss_is_sorted_by_time():
 
 
 def test_invalid_losses_raise():
-    with pytest.raises(UserError, match="2 losses for 1 times"):
+    with pytest.raises(UserError, match="2 .* 1 "):
         denoising_loss(np.array([0.5]), np.array([1.0, 2.0]))
-    with pytest.raises(UserError, match="1 to 500"):
+    with pytest.raises(UserError, match="500"):
         denoising_loss(np.array([1, 500]), np.array([1.0, 2.0]))
     with pytest.raises(UserError):
         denoising_loss(np.array([0.5]), np.array([np.nan]))

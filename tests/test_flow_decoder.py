@@ -91,7 +91,7 @@ def test_latents_on_a_grid_affect_nearby_patches():
     for tokens, affected in (
         (16, {5}),
         (4, {0, 1, 2, 4, 5, 6, 8, 9, 10}),
-    ):  # patches of 4 x 4; latent 0 lies top left
+    ):  # patches of 4 x 4; latent 0 is at the top left
         model = perturbed(num_tokens=tokens)
         for block in model.blocks:
             torch.nn.init.zeros_(block.modulation.weight)

@@ -51,7 +51,7 @@ def write_report(folder: Path, name: str, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory) -> Path:
-    """Return a folder with one computed report and three made-up ones."""
+    """Return a folder with one computed report and three synthetic ones."""
     folder = tmp_path_factory.mktemp("many reports #1")
     source = template(folder / "own.ipynb", OPEN, 'report.show("reconstruction")')
     page = folder / "computed report" / "own.html"

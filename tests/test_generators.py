@@ -112,7 +112,7 @@ def test_score_of_a_gaussian(path):
 
 
 def test_cosine_path_is_the_cosine_schedule():
-    """Of 1,000 steps without its offset: alpha_bar(t) = cos^2(pi t / 2), variance preserved."""
+    """The schedule without offset is alpha_bar(t) = cos^2(pi t / 2), and preserves variance."""
     at = interpolant("cosine", torch.linspace(0, 1, 1000))
     torch.testing.assert_close(
         at.alpha.flatten() ** 2, (1 + torch.cos(math.pi * at.t)) / 2, atol=1e-6, rtol=0
@@ -397,9 +397,7 @@ def test_every_setting_changes_something():
 
     usual = behaviour()
     for field in dataclasses.fields(SiT.Config):
-        if (
-            field.name == "by_channel"
-        ):  # tells the job which moments to take: the test of those is below
+        if field.name == "by_channel":  # a setting of data preparation, which is tested below
             continue
         now = behaviour(**{field.name: OTHER[field.name]})
         same = len(now) == len(usual) and all(map(torch.equal, now, usual))
@@ -450,7 +448,7 @@ def test_invalid_settings_raise(settings):
 
 @pytest.mark.slow
 def test_misspelled_choice_raises():
-    """In a separate process: here the type checker of the tests would raise first."""
+    """In a separate process, because the type checker of the tests would raise first."""
     code = "from workbench.generators.transformer import SiT\n"
     code += "SiT.Config(num_tokens=4, dim=3, classes=5, path='linaer')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -561,7 +559,7 @@ def test_one_seed_gives_the_same_samples_and_another_others(solver):
     assert not torch.allclose(first, sample_latents(model, labels, steps=3, solver=solver, seed=2))
 
 
-def test_sampling_follows_the_models_shift_unless_told_another():
+def test_sampling_uses_the_shift_of_the_model_by_default():
     model, labels = perturbed(shift=3.0), torch.arange(5)
     assert torch.equal(
         sample_latents(model, labels, steps=3), sample_latents(model, labels, steps=3, shift=3.0)

@@ -161,7 +161,8 @@ def test_checkpoints_of_one_run_are_named_by_step():
     assert result.disparity[1] == pytest.approx(0, abs=1e-6)
 
 
-def test_released_script_preset_counts_modes_of_umap():  # in this file: UMAP takes seconds to load
+# This test is in the file of UMAP, which takes seconds to load.
+def test_released_script_preset_counts_modes_of_umap():
     result = mixture_modes(clusters(60)[0], preset="released script", max_modes=2)
     assert result.components == 12
     assert result.basis == "UMAP with 12 dimensions"

@@ -43,7 +43,7 @@ def test_code_gives_the_same_table(trained, name):
     elsewhere: dict = {}
     try:
         exec(explorer.code(), elsewhere)
-    except NotApplicable as refusal:  # and the view says the same
+    except NotApplicable as refusal:  # the view raises the same error
         with pytest.raises(NotApplicable) as error:
             explorer.workspace.result(explorer.state)
         assert str(error.value) == str(refusal)
@@ -134,7 +134,7 @@ def test_page_without_kernel_has_runs_and_summary(trained):
     assert explorer.result.summary().split(",")[0] in page
 
 
-SEEN = {
+VIEWS = {
     "open": lambda runs: wb.open(runs),
     "modes": lambda runs: wb.modes(runs / "soft-4", max_modes=2),
     "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
@@ -148,17 +148,22 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("name", VIEWS)
 def test_views_are_available_in_code(trained, name):
-    seen, again = SEEN[name](trained), {}
-    assert seen.state is not None and len(seen.table) and isinstance(seen.figure, go.Figure)
-    assert seen.selected is not None and str(trained) in seen.code()
-    exec(seen.code(), again)
-    made = list(again.values())[-1]
-    if isinstance(seen, Explorer):  # whose code makes the result
-        assert made.table().equals(seen.table)
+    view = VIEWS[name](trained)
+    assert view.state is not None
+    assert len(view.table)
+    assert isinstance(view.figure, go.Figure)
+    assert view.selected is not None
+    assert str(trained) in view.code()
+    namespace = {}
+    exec(view.code(), namespace)
+    last = list(namespace.values())[-1]
+    if isinstance(view, Explorer):  # its code computes the result
+        assert last.table().equals(view.table)
     else:
-        assert made.state == seen.state and made.table.equals(seen.table)
+        assert last.state == view.state
+        assert last.table.equals(view.table)
 
 
 def test_runs_of_other_folders_are_compared(trained, tmp_path):
@@ -215,7 +220,7 @@ TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToIt
 
 @pytest.fixture
 def lab(tmp_path):
-    """A JupyterLab over a temporary folder that asks nobody for news, extensions or a password."""
+    """Start JupyterLab in a temporary folder, without news, extensions or a password."""
     port = free_port()
     flags = [
         f"--ServerApp.port={port}",
@@ -252,10 +257,10 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
     node = load_notebook_node(str(FIRST))
     node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
-    place = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
+    cell_index = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
     with opened(f"{lab}/lab/tree/first.ipynb?reset") as (page, seen):
         run_all(page)
-        page.evaluate(TO_THE_SCREEN, place)
+        page.evaluate(TO_THE_SCREEN, cell_index)
         view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
         figure = view.locator(".js-plotly-plot")
         figure.locator(".main-svg").first.wait_for()
@@ -269,9 +274,8 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         figure.get_by_text("squared error").first.wait_for()
 
         view.get_by_role("button", name="latent map", exact=True).click()
-        view.get_by_text(
-            "computing latent map"
-        ).wait_for()  # said while the kernel works, not after
+        # The message appears while the kernel works.
+        view.get_by_text("computing latent map").wait_for()
         view.get_by_text(re.compile("UMAP of 360 images")).wait_for()
         assert view.get_by_text("computing").count() == 0
         assert seen.outside == []

@@ -145,9 +145,9 @@ def test_process_group_leaves_no_threads(tmp_path):
 
 
 def test_indivisible_batch_is_refused():
-    with pytest.raises(UserError, match="multiple of 3 .*got 16"):
+    with pytest.raises(UserError, match="3 .*16"):
         Rank(0, 3).items_per_step(TrainConfig(batch_size=16))
-    with pytest.raises(UserError, match="16 and 5"):
+    with pytest.raises(UserError, match="16 .* 5"):
         TrainConfig(batch_size=16, accumulation_steps=5)
 
 

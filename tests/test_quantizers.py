@@ -117,7 +117,7 @@ def test_uniform_codebook_scales_directions():
 
 
 def test_entropy_gap_at_known_points():
-    certain_and_even = 1e3 * torch.eye(4)[None]  # 4 tokens, each sure of its own code
+    certain_and_even = 1e3 * torch.eye(4)[None]  # 4 tokens, each with its own code
     assert entropy_gap(certain_and_even).item() == pytest.approx(-math.log(4), abs=1e-5)
     assert entropy_gap(torch.zeros(1, 4, 4)).item() == pytest.approx(
         0, abs=1e-5

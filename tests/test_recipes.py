@@ -229,7 +229,7 @@ def test_coerce_refuses_other_types(kind, value):
 
 
 def test_coerce_refuses_numbers_out_of_range():
-    with pytest.raises(UserError, match="option .* from 1 to 8, got `9`"):
+    with pytest.raises(UserError, match="1 .* 8.* `9`"):
         coerce(int, "option", "9", low=1, high=8)
 
 
@@ -304,7 +304,7 @@ def test_resume_with_other_settings_is_refused(tmp_path):
     ):
         with pytest.raises(RunError, match=difference):
             prepare_training("softvq-digits", tmp_path / "a", **changes)
-    with pytest.raises(RunError, match="recipe=softvq-digits, got recipe=ae-digits"):
+    with pytest.raises(RunError, match="softvq-digits.*ae-digits"):
         prepare_training("ae-digits", tmp_path / "a", **SMALL)
     with pytest.raises(UserError, match="`num_tokens`"):
         prepare_training("softvq-digits", tmp_path / "a", tokns=8)
@@ -342,7 +342,7 @@ def test_generator_needs_labels(folder_of_images, tmp_path):
         picture.rename(folder_of_images / picture.name)
     run = train("ae-photos", tmp_path / "a", data=folder_of_images, side=16, patch=8, **SMALL)
     assert run.evidence().labels is None and run.evidence().images is not None
-    with pytest.raises(UserError, match="pictures has no labels"):
+    with pytest.raises(UserError, match="pictures"):
         prepare_training("sit-photos", tmp_path / "flow", tokenizer=run.folder)
     assert not (tmp_path / "flow").exists()
 
@@ -486,7 +486,7 @@ def test_resume_with_other_code_warns(tmp_path):
     sections = config(tmp_path / "run")
     sections["versions"]["code"] = "0123456789ab"
     (tmp_path / "run" / "config.json").write_text(json.dumps(sections))
-    with pytest.warns(UserWarning, match="code 0123456789ab, now "):
+    with pytest.warns(UserWarning, match="0123456789ab"):
         run = train("ae-digits", tmp_path / "run", collect=False, **SMALL)
     assert run.status()["state"] == "finished"
     event = next(event for event in run.events() if event["event"] == "versions changed")

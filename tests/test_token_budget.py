@@ -279,7 +279,7 @@ def test_cheapest_of_equal_distances_is_frontier():
 
 
 def test_rfd_of_few_images_or_nan_raises():
-    with pytest.raises(NotApplicable, match="10 images; a has 9"):
+    with pytest.raises(NotApplicable, match="10 .*a .*9"):
         token_budget([featured("a", 4, 1, n=9)], metric="rfd")
-    with pytest.raises(UserError, match="features of a"):
+    with pytest.raises(UserError, match=r"\ba\b"):
         token_budget([featured("a", 4, math.nan)], metric="rfd")

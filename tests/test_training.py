@@ -101,7 +101,9 @@ def test_killed_run_ends_with_equal_weights(tmp_path):
         kills += 1
         assert not list(killed.glob("step-*.tmp*"))
         for step in Run(killed).steps:
-            read_tensors(Run(killed).checkpoint(step))  # what has the name is whole
+            read_tensors(
+                Run(killed).checkpoint(step)
+            )  # a checkpoint with its final name is complete
     assert process.wait() == 0 and kills >= 7
     assert_equal(alone, Run(killed))
     assert alone.history().drop(columns="time").equals(Run(killed).history().drop(columns="time"))
@@ -235,7 +237,7 @@ def test_loss_that_is_not_finite_stops_training(tmp_path):
     next(records)
     with torch.no_grad():
         job.model.decoder.decoder.to_patches.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="pixel became nan by step 20.* step 10"):
+    with pytest.raises(UserError, match="pixel .*nan .*20.* 10"):
         list(records)
     assert job.run.steps == [10] and job.run.status()["state"] == "failed"
     assert all(torch.isfinite(t).all() for t in tensors(job.run).values())

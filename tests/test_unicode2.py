@@ -521,7 +521,7 @@ def test_run_that_starts_from_another_run(tmp_path, digits):
     few = run("few", mode="frozen", codebook_size=8, start=str(first.folder)).load(0)
     many = run("many", mode="frozen", codebook_size=64, start=str(first.folder)).load(0)
     assert relative_error(many) < relative_error(few) < 1
-    for model in (few, many):  # in the space of the decoder
+    for model in (few, many):  # both use the normalization of the first
         assert torch.equal(model.normalizer.matrix, first.load().normalizer.matrix)
         assert torch.equal(model.decoder.decoder.mix, first.load().decoder.decoder.mix)
     cascade = run("cascade", mode="cascade", codebook_size=64, start=str(tmp_path / "many"))

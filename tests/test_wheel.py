@@ -50,7 +50,7 @@ def test_wheel_metadata_is_complete(wheel):
 
 
 @pytest.mark.slow
-def test_wheel_trains_and_reports_from_an_environment_of_its_own(wheel, tmp_path):
+def test_wheel_trains_and_reports_without_the_checkout(wheel, tmp_path):
     """Install the wheel into an environment without the checkout.
 
     The dependencies come from this environment through a path file. Path files in that folder are

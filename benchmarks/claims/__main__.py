@@ -4,7 +4,7 @@
     cores) python -m benchmarks.claims gpu --cifar data/cifar10       (make claims-full: not run
     yet) python -m benchmarks.claims photos                         (make claims without CIFAR-10:
     this, python -m benchmarks.claims digits                          and this) python -m
-    benchmarks.claims --tables                       (write docs/claims.md from the kept results)
+    benchmarks.claims --tables                       (write docs/claims.md from the stored results)
 
 Runs and results are stored in --out, and the same command resumes. It writes one file per claim,
 and from them claims.html. With --keep, the results also become part of the repository, and
@@ -30,7 +30,7 @@ def main() -> None:
     """Read the command line, run the claims and write the results."""
     arguments = _parse_arguments()
     from .page import write_page
-    from .store import KEPT, read_results, write_results
+    from .store import STORED_RESULTS, read_results, write_results
     from .tables import write_tables
 
     try:
@@ -40,7 +40,7 @@ def main() -> None:
             write_page(out)
             print(out / "claims.html")
             if arguments.keep:
-                write_results(KEPT / out.name, read_results(out / "results", []))
+                write_results(STORED_RESULTS / out.name, read_results(out / "results", []))
         if arguments.keep or arguments.tables:
             write_tables()
     except UserError as error:
@@ -66,7 +66,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--keep", action="store_true", help="keep the results in the repository")
-    parser.add_argument("--tables", action="store_true", help="write the tables of kept results")
+    parser.add_argument("--tables", action="store_true", help="write the tables of stored results")
     arguments = parser.parse_args()
     if arguments.scale is None and not arguments.tables:
         parser.error("name a scale, or use --tables")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .claim import Claim
-from .store import KEPT, SETTING, read_results
+from .store import STORED_RESULTS, SETTING, read_results
 from .work import all_claims
 
 JSON = dict[str, Any]
@@ -78,9 +78,9 @@ class Comparison:
         return cls(setting=own, rows=tuple(rows))
 
     @classmethod
-    def kept(cls, scale: str, root: Path = KEPT) -> "Comparison":
+    def stored(cls, scale: str, root: Path = STORED_RESULTS) -> "Comparison":
         """Read what the repository has of a scale."""
-        return cls.read(root / scale, kept_variants(scale, root))
+        return cls.read(root / scale, stored_variants(scale, root))
 
     def count(self, verdict: str, system: str | None = None) -> int:
         """Count the claims with a verdict at the scale itself."""
@@ -89,7 +89,7 @@ class Comparison:
         return sum(row.first.results["verdict"] == verdict for row in rows)
 
 
-def kept_variants(scale: str, root: Path = KEPT) -> list[Path]:
+def stored_variants(scale: str, root: Path = STORED_RESULTS) -> list[Path]:
     """Return the folders of the variants of a scale: `laptop-3x` and `laptop-full` for `laptop`."""
     return sorted(path.parent for path in root.glob(f"{scale}-*/{SETTING}"))
 

@@ -52,13 +52,13 @@ class Lab:
                 run,
                 limit=self.scale.drawn,
                 feature_extractor=self.scale.feature_extractor,
-                skip=("prefixes",),
-            )  # no claim asks for them
+                skip=("prefixes",),  # no claim needs them
+            )
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:
         """Return the diagnostics of a tokenizer, and rFD in both feature extractors."""
-        return self._kept(run, "diagnostics.json", self._diagnose)
+        return self._cached(run, "diagnostics.json", self._diagnose)
 
     def generation(
         self, run: Run, step: int | None = None, *, shift: float | None = None
@@ -72,7 +72,7 @@ class Lab:
         """
         step = run.steps[-1] if step is None else step
         name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
-        return self._kept(run, f"{name}.json", lambda run: self._draw(run, step, shift))
+        return self._cached(run, f"{name}.json", lambda run: self._draw(run, step, shift))
 
     def probe(self, run: Run) -> Numbers:
         """Return the accuracy of a linear probe, fitted to training images.
@@ -80,12 +80,12 @@ class Lab:
         It is tested on up to 5,000 held-out images. The diagnostic of that name uses only the
         images of the evidence, which are too few for a claim.
         """
-        return self._kept(run, "probe.json", self._ask)
+        return self._cached(run, "probe.json", self._ask)
 
     def measure(self, run: Run) -> Numbers:
         """Return the measurements of a tokenizer, or of a generator and its tokenizer."""
         if run.tokenizer is None:
-            return self.diagnostics(run) | self._kept(run, "floor.json", self._floor)
+            return self.diagnostics(run) | self._cached(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
     def feature_extractors(self, channels: int) -> dict[str, FeatureExtractor]:
@@ -95,7 +95,7 @@ class Lab:
             " free": _teacher(FREE, channels),
         }
 
-    def _kept(self, run: Run, name: str, measure: "object") -> Numbers:
+    def _cached(self, run: Run, name: str, measure: "object") -> Numbers:
         path = run.folder / "claims" / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)

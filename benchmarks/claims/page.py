@@ -11,20 +11,20 @@ from workbench.hosts.js import dark_figures
 from workbench.storage.atomic import write_text
 
 from . import claim as rule
-from .comparison import Comparison, Outcome, describe_setting, format_spread, kept_variants
-from .store import KEPT, SETTING
+from .comparison import Comparison, Outcome, describe_setting, format_spread, stored_variants
+from .store import STORED_RESULTS, SETTING
 
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(out: Path, kept: Path = KEPT) -> None:
+def write_page(out: Path, stored: Path = STORED_RESULTS) -> None:
     """Write `claims.html` into a scale's folder from the results in it.
 
     Variants come from the repository and from folders next to this one, such as `laptop-3x`.
     """
     local = sorted(path.parent for path in out.parent.glob(f"{out.name}-*/results/{SETTING}"))
-    variants = [*kept_variants(out.name, kept), *local]
+    variants = [*stored_variants(out.name, stored), *local]
     comparison = Comparison.read(out / "results", variants)
     write_text(out / "claims.html", render(comparison))
 

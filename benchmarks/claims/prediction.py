@@ -24,7 +24,7 @@ RECONSTRUCTION_METRICS = (
     "L1",
     "SSIM",
     "reconstruction distance",
-)  # what is looked at without a workbench
+)  # common quality measures
 SIZE = "numbers per image"  # a setting, not a measurement
 IN_EXTRACTOR_FEATURES = (
     "interpolation distance",

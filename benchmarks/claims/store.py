@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.storage.atomic import write_text
 
-KEPT = Path(__file__).parent / "results"  # the results that are part of the repository
+STORED_RESULTS = Path(__file__).parent / "results"  # the results that are part of the repository
 SIGNIFICANT_DIGITS = 6
 SETTING = "setting.json"
 _NUMBER = r"(?:-?[\d.]+(?:e[-+]?\d+)?|null)"
@@ -31,7 +31,8 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     setting = {name: value for name, value in results.items() if name != "claims"}
     stored = {path.stem for path in folder.glob("*.json")} - {Path(SETTING).stem}
     if stored - {claim["key"] for claim in results["claims"]}:
-        setting["minutes"] = None  # of some of the claims; claims share runs, so there is no sum
+        # The minutes are those of some claims. Claims share runs, so minutes cannot be added.
+        setting["minutes"] = None
     for claim in results["claims"]:
         write_text(folder / f"{claim['key']}.json", _to_text(claim))
     write_text(folder / SETTING, _to_text(setting))

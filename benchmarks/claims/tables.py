@@ -1,4 +1,4 @@
-"""The kept results as Markdown: `docs/claims.md`, and the summary in the README."""
+"""The stored results as Markdown: `docs/claims.md`, and the summary in the README."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from workbench.storage.atomic import write_text
 
 from . import claim as rule
 from .comparison import Comparison, Row, describe_setting, format_spread
-from .store import KEPT, SETTING
+from .store import STORED_RESULTS, SETTING
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "claims.md"
@@ -46,17 +46,17 @@ Numbers per image, latents against pixels:
 GPU_MISSING = "The GPU scale has not been run yet.\n"
 
 
-def claims_page(root: Path = KEPT) -> str:
+def claims_page(root: Path = STORED_RESULTS) -> str:
     """Return `docs/claims.md`."""
     assert rule.__doc__ is not None
     text = INTRODUCTION + rule.__doc__.split("\n", 2)[2].strip() + "\n\n" + CAUTIONS
-    text += "## CIFAR-10\n\n" + detailed_table(Comparison.kept("laptop", root))
-    bundled = [Comparison.kept(scale, root) for scale in ("photos", "digits")]
+    text += "## CIFAR-10\n\n" + detailed_table(Comparison.stored("laptop", root))
+    bundled = [Comparison.stored(scale, root) for scale in ("photos", "digits")]
     text += "\n## Bundled images\n\nThe teacher is HOG, and training has half the steps.\n\n"
     text += verdict_table(bundled)
     text += "\n## GPU\n\n"
     if (root / "gpu" / SETTING).exists():
-        return text + detailed_table(Comparison.kept("gpu", root))
+        return text + detailed_table(Comparison.stored("gpu", root))
     return text + GPU_MISSING
 
 
@@ -109,9 +109,9 @@ def _verdicts(row: Row | None) -> str:
     return "–" if row is None else "<br>".join(outcome.label for outcome in row.outcomes)
 
 
-def readme_summary(root: Path = KEPT) -> str:
+def readme_summary(root: Path = STORED_RESULTS) -> str:
     """Return the table of the README: the number of claims of each system that are shown."""
-    comparison = Comparison.kept("laptop", root)
+    comparison = Comparison.stored("laptop", root)
     lines = ["| system | shown | weak | not shown |", "| --- | --- | --- | --- |"]
     for system in dict.fromkeys(row.claim.system for row in comparison.rows):
         counts = [comparison.count(verdict, system) for verdict in ("shown", "weak", "not shown")]
@@ -120,8 +120,8 @@ def readme_summary(root: Path = KEPT) -> str:
     return "\n".join(lines)
 
 
-def write_tables(page: Path = PAGE, readme: Path = README, root: Path = KEPT) -> None:
-    """Write `docs/claims.md` and the summary in the README from the kept results.
+def write_tables(page: Path = PAGE, readme: Path = README, root: Path = STORED_RESULTS) -> None:
+    """Write `docs/claims.md` and the summary in the README from the stored results.
 
     Raises
     ------
