@@ -34,7 +34,7 @@ TINY = Scale(
     generator_plan={"steps": 2, "batch_size": 8, "save_every": 2},
     teacher="hog",
     feature_extractor="hog",
-    drawn=40,
+    num_samples=40,
 )
 
 

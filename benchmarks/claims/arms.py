@@ -57,12 +57,12 @@ class Arm:
     @property
     def name(self) -> str:
         """The name of its folder: the recipe, and a hash of everything that defines the arm."""
-        told = [
+        identity = [
             self.recipe,
             self.changes_without_folders,
             *(arm.name if arm else "" for arm in (self.tokenizer, self.start)),
         ]
-        return f"{self.recipe}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
+        return f"{self.recipe}-{hashlib.sha256('|'.join(identity).encode()).hexdigest()[:8]}"
 
     def folder(self, out: Path, seed: int) -> Path:
         """Return the folder of the run of a seed."""
@@ -70,15 +70,15 @@ class Arm:
 
     def train(self, out: Path, seed: int) -> Run:
         """Train or resume the run of a seed."""
-        told = json.loads(self.changes)
+        settings = json.loads(self.changes)
         if self.tokenizer:
-            told["tokenizer"] = str(self.tokenizer.folder(out, seed))
+            settings["tokenizer"] = str(self.tokenizer.folder(out, seed))
         if self.start:
-            told["start"] = str(self.start.folder(out, seed))
+            settings["start"] = str(self.start.folder(out, seed))
         folder = self.folder(out, seed)
         if (folder / "config.json").exists() and Run(folder).status()["state"] == "finished":
             return Run(folder)
-        return train(self.recipe, folder, collect=False, seed=seed, **told)
+        return train(self.recipe, folder, collect=False, seed=seed, **settings)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Scale:
     untrained: str = "random:7"  # an untrained network as a teacher
     channels: tuple[int, int] = (16, 64)  # few and many channels of VA-VAE's tokens
     numbers: int = 128  # tokens x channels of SoftVQ-VAE's arms, fewer than an image has
-    drawn: int = 1000  # number of samples, and of held-out images
+    num_samples: int = 1000  # number of samples, and of held-out images
     full: bool = False  # train every arm, not only those that a rule needs
     cache: str = ""  # folder of teacher features, computed once for all arms
     # Changed settings of single systems, by name.
@@ -132,12 +132,12 @@ class Scale:
             sizes = {
                 name: value for name, value in sizes.items() if name not in ("num_tokens", "dim")
             }
-        told = self.images | sizes | self.plan | self.extra.get(system, {}) | changes
-        if self.cache and (told.get("teacher") or told.get("targets")):
-            told["cache"] = self.cache
-        return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), start=start)
+        settings = self.images | sizes | self.plan | self.extra.get(system, {}) | changes
+        if self.cache and (settings.get("teacher") or settings.get("targets")):
+            settings["cache"] = self.cache
+        return Arm(f"{system}-{self.data}", json.dumps(settings, sort_keys=True), start=start)
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
         """Return an arm that trains a generator on a tokenizer."""
-        told = self.network | self.generator_plan | self.extra.get(system, {}) | changes
-        return Arm(f"{system}-{self.data}", json.dumps(told, sort_keys=True), tokenizer)
+        settings = self.network | self.generator_plan | self.extra.get(system, {}) | changes
+        return Arm(f"{system}-{self.data}", json.dumps(settings, sort_keys=True), tokenizer)

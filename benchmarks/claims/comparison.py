@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .claim import Claim
-from .store import STORED_RESULTS, SETTING, read_results
+from .store import SETTING, STORED_RESULTS, read_results
 from .work import all_claims
 
 JSON = dict[str, Any]

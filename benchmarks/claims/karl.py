@@ -44,9 +44,12 @@ def alone(scale: Scale) -> dict[str, Arm]:
 
 def on_shapes(scale: Scale) -> dict[str, Arm]:
     """Return KARL on the images, and on procedural images of known complexity."""
-    told = {**json.loads(arms(scale)["KARL"].changes), "channels": 3}
-    told = {name: value for name, value in told.items() if name not in ("data", "limit")}
-    return {**alone(scale), "KARL on shapes": Arm("karl-shapes", json.dumps(told, sort_keys=True))}
+    settings = {**json.loads(arms(scale)["KARL"].changes), "channels": 3}
+    settings = {name: value for name, value in settings.items() if name not in ("data", "limit")}
+    return {
+        **alone(scale),
+        "KARL on shapes": Arm("karl-shapes", json.dumps(settings, sort_keys=True)),
+    }
 
 
 @torch.no_grad()
@@ -68,26 +71,27 @@ def fixed(run: Run, images: Tensor) -> np.ndarray:
     """Compute the error of each image with every number of tokens, (n_images, num_tokens)."""
     model, images = run.load().to(DEVICE), images.to(DEVICE)
     budgets = range(1, model.config.num_tokens + 1)
-    shown = (model.decode(model.encode(images, budget=budget)).clamp(-1, 1) for budget in budgets)
+    decoded = (model.decode(model.encode(images, budget=budget)).clamp(-1, 1) for budget in budgets)
     return np.stack(
-        [((x - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy() for x in shown], axis=1
+        [((x - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy() for x in decoded], axis=1
     )
 
 
 def on_target(run: Run, lab: Lab) -> Numbers:
     """Compare one pass with each target, and with a fixed length of the same mean."""
-    images = load_images(run).take(lab.scale.drawn).images()
-    by_budget, found = fixed(run, images), {}
+    images = load_images(run).take(lab.scale.num_samples).images()
+    by_budget = fixed(run, images)
+    numbers = {}
     for target in TARGETS:
         reached, count = spent(run, images, target)
         length = int(np.clip(round(float(count.mean())), 1, by_budget.shape[1]))
-        found[f"tokens for {target}"] = float(count.mean())
-        found[f"missing {target}"] = float((reached > target + SLACK).mean())
-        found[f"|error - {target}|"] = float(np.abs(reached - target).mean())
-        found[f"|error - {target}|, fixed length"] = float(
+        numbers[f"tokens for {target}"] = float(count.mean())
+        numbers[f"missing {target}"] = float((reached > target + SLACK).mean())
+        numbers[f"|error - {target}|"] = float(np.abs(reached - target).mean())
+        numbers[f"|error - {target}|, fixed length"] = float(
             np.abs(by_budget[:, length - 1] - target).mean()
         )
-    return found
+    return numbers
 
 
 def met(rows: Mapping[str, Numbers]) -> Numbers:
@@ -110,21 +114,21 @@ def complexity(run: Run, lab: Lab) -> Numbers:
     """Correlate the tokens with the complexity of the images, and average them by family."""
     from scipy.stats import spearmanr
 
-    images = load_images(run).take(lab.scale.drawn)
+    images = load_images(run).take(lab.scale.num_samples)
     seen, target = images.images(), TARGETS[0]
     _, count = spent(run, seen, target)
-    found = {"rho with PNG bytes": float(spearmanr(count, png_bytes(images.pixels)).statistic)}
+    numbers = {"rho with PNG bytes": float(spearmanr(count, png_bytes(images.pixels)).statistic)}
     if images.complexity is not None:
-        found["rho with bits"] = float(spearmanr(count, images.complexity).statistic)
+        numbers["rho with bits"] = float(spearmanr(count, images.complexity).statistic)
         by_budget = fixed(run, seen)
         delta = by_budget[:, 1] - by_budget[:, -1]
         for label, name in enumerate(images.names):
-            mine = images.labels == label
-            found |= {
-                f"ΔL1 {name}": float(delta[mine].mean()),
-                f"tokens {name}": float(count[mine].mean()),
+            is_member = images.labels == label
+            numbers |= {
+                f"ΔL1 {name}": float(delta[is_member].mean()),
+                f"tokens {name}": float(count[is_member].mean()),
             }
-    return found
+    return numbers
 
 
 def tracked(rows: Mapping[str, Numbers]) -> Numbers:
@@ -158,7 +162,7 @@ def noise(rows: Mapping[str, Numbers]) -> Numbers:
 
 def unfamiliar(run: Run, lab: Lab) -> Numbers:
     """Count the tokens for held-out images, their negatives, and shuffled patches of them."""
-    images = load_images(run).take(lab.scale.drawn).images()
+    images = load_images(run).take(lab.scale.num_samples).images()
     side = run.config.settings["patch"]
     rows = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # b c p side side
     order = torch.stack(
@@ -168,7 +172,9 @@ def unfamiliar(run: Run, lab: Lab) -> Numbers:
         ]
     )
     order = order[torch.arange(len(images)) % len(order)]
-    mixed = torch.stack([image[:, places] for image, places in zip(rows, order, strict=True)])
+    mixed = torch.stack(
+        [image[:, permutation] for image, permutation in zip(rows, order, strict=True)]
+    )
     edge = images.shape[2] // side
     mixed = mixed.unflatten(2, (edge, edge)).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
     sets = {"familiar": images, "negative": -images, "shuffled patches": mixed}
@@ -187,30 +193,25 @@ def familiar(rows: Mapping[str, Numbers]) -> Numbers:
 @torch.no_grad()
 def searched(run: Run, lab: Lab) -> Numbers:
     """Measure error and tokens at the middle target; for tail-drop also with the guess."""
-    images, target = load_images(run).take(lab.scale.drawn).images(), TARGETS[1]
+    images, target = load_images(run).take(lab.scale.num_samples).images(), TARGETS[1]
     reached, count = spent(run, images, target)
-    found = {"L1": float(reached.mean()), "tokens": float(count.mean())}
-    found["|L1 - target|"] = float(np.abs(reached - target).mean())
+    numbers = {"L1": float(reached.mean()), "tokens": float(count.mean())}
+    numbers["|L1 - target|"] = float(np.abs(reached - target).mean())
     if run.kind == "TailDrop":
-        model, known = (
-            run.load().to(DEVICE),
-            load_images(run, "train").take(FIT_IMAGES).images().to(DEVICE),
-        )
-        guess = GradientEnergyLength.fit(
-            known, model.search(model.encode(known).latents, known, target)[0]
-        )
-        length, seen = (
-            guess.predict(images).clamp(1, model.config.num_tokens).to(DEVICE),
-            images.to(DEVICE),
-        )
-        shown = model.decode(model.encode(seen, budget=length)).clamp(-1, 1)
-        each = ((shown - seen) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy()
-        found |= {
-            "guessed |L1 - target|": float(np.abs(each - target).mean()),
+        model = run.load().to(DEVICE)
+        fit_images = load_images(run, "train").take(FIT_IMAGES).images().to(DEVICE)
+        lengths = model.search(model.encode(fit_images).latents, fit_images, target)[0]
+        guess = GradientEnergyLength.fit(fit_images, lengths)
+        length = guess.predict(images).clamp(1, model.config.num_tokens).to(DEVICE)
+        images = images.to(DEVICE)
+        decoded = model.decode(model.encode(images, budget=length)).clamp(-1, 1)
+        errors = ((decoded - images) / 2).abs().mean(dim=(1, 2, 3)).cpu().numpy()
+        numbers |= {
+            "guessed |L1 - target|": float(np.abs(errors - target).mean()),
             "guessed tokens": float(length.float().mean()),
         }
-        found["guessed L1"] = float(each.mean())
-    return found
+        numbers["guessed L1"] = float(errors.mean())
+    return numbers
 
 
 def against(rows: Mapping[str, Numbers]) -> Numbers:

@@ -26,9 +26,8 @@ from .arms import Scale
 from .claim import Numbers
 
 Pair = tuple[np.ndarray, np.ndarray]
-_REAL: dict[
-    tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]
-] = {}  # a worker measures many of one seed
+# A worker process measures many runs of one seed.
+_REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}
 FREE = "random"  # an untrained network, which is no teacher
 STEPS = 12  # steps of Heun's method
 BATCH = 250
@@ -50,7 +49,7 @@ class Lab:
         if not (run.folder / "evidence" / f"step-{step:06d}").exists():
             collect(
                 run,
-                limit=self.scale.drawn,
+                limit=self.scale.num_samples,
                 feature_extractor=self.scale.feature_extractor,
                 skip=("prefixes",),  # no claim needs them
             )
@@ -72,7 +71,7 @@ class Lab:
         """
         step = run.steps[-1] if step is None else step
         name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
-        return self._cached(run, f"{name}.json", lambda run: self._draw(run, step, shift))
+        return self._cached(run, f"{name}.json", lambda run: self._generate(run, step, shift))
 
     def probe(self, run: Run) -> Numbers:
         """Return the accuracy of a linear probe, fitted to training images.
@@ -80,7 +79,7 @@ class Lab:
         It is tested on up to 5,000 held-out images. The diagnostic of that name uses only the
         images of the evidence, which are too few for a claim.
         """
-        return self._cached(run, "probe.json", self._ask)
+        return self._cached(run, "probe.json", self._probe_accuracy)
 
     def measure(self, run: Run) -> Numbers:
         """Return the measurements of a tokenizer, or of a generator and its tokenizer."""
@@ -104,36 +103,38 @@ class Lab:
 
     def _diagnose(self, run: Run) -> Numbers:
         evidence = self.evidence(run)
-        found = diagnostics_of(evidence) | {
+        numbers = diagnostics_of(evidence) | {
             "rFD": _distance(evidence.features, evidence.reconstruction_features)
         }
         free = _teacher(FREE, evidence.images.shape[-1])
-        pictures = (evidence.images, evidence.reconstructions)
-        return found | {
-            "rFD free": _distance(*(pooled_features(free, np.asarray(x), DEVICE) for x in pictures))
+        image_sets = (evidence.images, evidence.reconstructions)
+        return numbers | {
+            "rFD free": _distance(
+                *(pooled_features(free, np.asarray(x), DEVICE) for x in image_sets)
+            )
         }
 
     def _floor(self, run: Run) -> Numbers:
         features = self._real(run, run.config.training["seed"])[1]
         return {f"floor{name}": _distance(*features[name]) for name in features}
 
-    def _ask(self, run: Run) -> Numbers:
+    def _probe_accuracy(self, run: Run) -> Numbers:
         tokenizer = run.load()
         fit, test = (
-            load_images(run, split).take(most)
-            for split, most in (("train", PROBE_FIT_IMAGES), ("test", PROBE_TEST_IMAGES))
+            load_images(run, split).take(limit)
+            for split, limit in (("train", PROBE_FIT_IMAGES), ("test", PROBE_TEST_IMAGES))
         )
         a, b = (_latents(tokenizer, images) for images in (fit, test))
         deviation = a.std(axis=0)
         a, b = ((x - a.mean(axis=0)) / np.where(deviation > 0, deviation, 1) for x in (a, b))
         return {"probe accuracy": float((logistic_probe(a, fit.labels, b) == test.labels).mean())}
 
-    def _draw(self, run: Run, step: int, shift: float | None) -> Numbers:
+    def _generate(self, run: Run, step: int, shift: float | None) -> Numbers:
         model, tokenizer = (
             run.load(step).to(DEVICE),
             run.tokenizer.load(run.tokenizer_step).to(DEVICE),
         )
-        labels = torch.arange(self.scale.drawn) % model.config.classes
+        labels = torch.arange(self.scale.num_samples) % model.config.classes
         seed = run.config.training["seed"]
         with torch.no_grad():
             samples = np.concatenate(
@@ -151,32 +152,32 @@ class Lab:
             )
             train, features = self._real(run.tokenizer, seed)
             decoded = _reconstructions(tokenizer, train)
-            found: Numbers = {}
+            numbers: Numbers = {}
             for name, feature_extractor in self.feature_extractors(train.pixels.shape[-1]).items():
                 real, held = features[name]
                 made, rebuilt = (
                     pooled_features(feature_extractor, x, DEVICE) for x in (samples, decoded)
                 )
-                found |= {
+                numbers |= {
                     f"gFD{name}": _distance(real, made),
                     f"floor{name}": _distance(real, held),
                 }
-                found[f"gap{name}"] = _distance(rebuilt, made)
+                numbers[f"gap{name}"] = _distance(rebuilt, made)
                 if not name:
-                    found["precision"], found["recall"] = precision_recall(real, made)
-        return found
+                    numbers["precision"], numbers["recall"] = precision_recall(real, made)
+        return numbers
 
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
         """Return training images, and features of training and of held-out images."""
         key = (
             tokenizer.config.data.fingerprint,
-            self.scale.drawn,
+            self.scale.num_samples,
             seed,
             self.scale.feature_extractor,
         )
         if key not in _REAL:
             train, test = (
-                load_images(tokenizer, split).take(self.scale.drawn, seed)
+                load_images(tokenizer, split).take(self.scale.num_samples, seed)
                 for split in ("train", "test")
             )
             feature_extractors = self.feature_extractors(train.pixels.shape[-1]).items()

@@ -31,10 +31,10 @@ def arms(scale: Scale) -> dict[str, Arm]:
         tokenizers(scale)["many channels"],
         scale.generator_plan["steps"] // MEASUREMENTS,
     )
-    told = {"save_every": every}
+    settings = {"save_every": every}
     both = {
-        "all off": scale.generator(latents, **told, **OFF),
-        "all on": scale.generator(latents, "lightningdit", **told),
+        "all off": scale.generator(latents, **settings, **OFF),
+        "all on": scale.generator(latents, "lightningdit", **settings),
     }
     if scale.full:
         without = {
@@ -45,7 +45,7 @@ def arms(scale: Scale) -> dict[str, Arm]:
             "times": "uniform",
         }
         for name, value in without.items():
-            changes = told | {name: value}
+            changes = settings | {name: value}
             both[f"without {name}"] = scale.generator(latents, "lightningdit", **changes)
     return both
 
@@ -53,8 +53,8 @@ def arms(scale: Scale) -> dict[str, Arm]:
 def over_time(run: Run, lab: Lab) -> Numbers:
     """Measure gFD during the training, and at its end also with evenly spaced times."""
     even = lab.generation(run, shift=1.0)
-    found = {f"gFD{suffix}, {EVEN}": even[f"gFD{suffix}"] for suffix in ("", " free")}
-    return found | {
+    numbers = {f"gFD{suffix}, {EVEN}": even[f"gFD{suffix}"] for suffix in ("", " free")}
+    return numbers | {
         f"gFD at {step}": lab.generation(run, step)["gFD"] for step in run.steps if step
     }
 

@@ -65,7 +65,8 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
         arms["patches, aux"] = scale.tokenizer("maetok", **unmasked, **targets, **patches, **whole)
         masked |= {"patches, pixels": none | patches, HEAVY: targets | RATIOS[HEAVY]}
     return arms | {
-        label: _tuned(scale, scale.tokenizer("maetok", **told)) for label, told in masked.items()
+        label: _tuned(scale, scale.tokenizer("maetok", **settings))
+        for label, settings in masked.items()
     }
 
 
@@ -98,7 +99,7 @@ def parts(rows: Mapping[str, Numbers]) -> Numbers:
 def denoising(run: Run, lab: Lab) -> Numbers:
     """Measure the generator's loss on held-out images, averaged uniformly over time."""
     tokenizer = run.tokenizer.load(run.tokenizer_step)
-    images = load_images(run.tokenizer).take(lab.scale.drawn)
+    images = load_images(run.tokenizer).take(lab.scale.num_samples)
     with torch.no_grad():
         latents = tokenizer.encode(images.images()).latents
     return {
@@ -168,10 +169,10 @@ def gaussians(run: Run, lab: Lab) -> Numbers:
     """
     evidence = lab.evidence(run)
     both = {"": evidence, ", untrained": replace(evidence, latents=evidence.untrained_latents)}
-    found = {name: mode_comparison([one], components=COMPONENTS) for name, one in both.items()}
-    nll = {name: result.likelihood.mean(axis=1)[0] for name, result in found.items()}
+    results = {name: mode_comparison([e], components=COMPONENTS) for name, e in both.items()}
+    nll = {name: result.likelihood.mean(axis=1)[0] for name, result in results.items()}
     gains = {f"mode gain{name}": float(curve[0] - curve.min()) for name, curve in nll.items()}
-    return gains | {"variance held": float(found[""].explained[0])}
+    return gains | {"variance held": float(results[""].explained[0])}
 
 
 def modes(rows: Mapping[str, Numbers]) -> Numbers:
@@ -189,9 +190,9 @@ def tuned_arms(scale: Scale) -> dict[str, Arm]:
 
 def _tuned(scale: Scale, first: Arm) -> Arm:
     steps = _tuning(scale)
-    told = json.loads(first.changes) | {"tuning": True, "steps": steps, "save_every": steps}
-    told.pop("cache", None)  # stage two needs no teacher
-    return Arm(first.recipe, json.dumps(told, sort_keys=True), start=first)
+    settings = json.loads(first.changes) | {"tuning": True, "steps": steps, "save_every": steps}
+    settings.pop("cache", None)  # stage two needs no teacher
+    return Arm(first.recipe, json.dumps(settings, sort_keys=True), start=first)
 
 
 def _tuning(scale: Scale) -> int:
@@ -203,22 +204,23 @@ def same_latents(run: Run, lab: Lab) -> Numbers:
     import hashlib
 
     with torch.no_grad():
-        latents = run.load().encode(load_images(run).take(lab.scale.drawn).images()).latents
+        latents = run.load().encode(load_images(run).take(lab.scale.num_samples).images()).latents
     digest = hashlib.sha256(np.ascontiguousarray(latents.numpy())).hexdigest()
     return {"latents' hash": float(int(digest[:12], 16))}
 
 
 def restored(rows: Mapping[str, Numbers]) -> Numbers:
     """Compare stage two with stage one, and test that the latents are equal."""
-    one, two = rows["stage one"], rows["stage two"]
+    first, second = rows["stage one"], rows["stage two"]
     return {
         **{
-            f"rFD{suffix}, stage one minus stage two": one[f"rFD{suffix}"] - two[f"rFD{suffix}"]
+            f"rFD{suffix}, stage one minus stage two": first[f"rFD{suffix}"]
+            - second[f"rFD{suffix}"]
             for suffix in ("", " free")
         },
-        "PSNR (dB), stage two minus stage one": two["PSNR"] - one["PSNR"],
+        "PSNR (dB), stage two minus stage one": second["PSNR"] - first["PSNR"],
         "latents are bit-identical (1: yes)": 1.0
-        if one["latents' hash"] == two["latents' hash"]
+        if first["latents' hash"] == second["latents' hash"]
         else -1.0,
     }
 

@@ -12,7 +12,7 @@ from workbench.storage.atomic import write_text
 
 from . import claim as rule
 from .comparison import Comparison, Outcome, describe_setting, format_spread, stored_variants
-from .store import STORED_RESULTS, SETTING
+from .store import SETTING, STORED_RESULTS
 
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
 TEMPLATES = Path(__file__).parent / "templates"

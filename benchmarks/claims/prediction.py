@@ -38,16 +38,16 @@ def arms(scale: Scale) -> dict[str, Arm]:
 
     With every arm, soft and hard codes are added.
     """
-    found = {f"MAETok: {label}": arm for label, arm in maetok.generators(scale).items()}
-    found |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
+    arms = {f"MAETok: {label}": arm for label, arm in maetok.generators(scale).items()}
+    arms |= {f"VA-VAE: {label}": arm for label, arm in vavae.generators(scale).items()}
     if scale.full:
         own = {"soft": "softvq", "hard": "vqvae"}
         tokenizers = {
             label: scale.tokenizer(system, codebook_size=unicode2.SMALL)
             for label, system in own.items()
         }
-        found |= {f"SoftVQ: {label}": scale.generator(arm) for label, arm in tokenizers.items()}
-    return found
+        arms |= {f"SoftVQ: {label}": scale.generator(arm) for label, arm in tokenizers.items()}
+    return arms
 
 
 def correlations(rows: Mapping[str, Numbers]) -> Numbers:
@@ -65,14 +65,14 @@ def effects(rows: Mapping[str, Numbers]) -> Numbers:
         if name not in (*RECONSTRUCTION_METRICS, *IN_EXTRACTOR_FEATURES, SIZE)
     ]
     families = [label.split(":")[0] for label in rows]
-    found, null = (
+    correlation, null = (
         np.abs(spearman(values, target)),
         np.abs(permutation_null(values[:, latent], target, families=families)),
     )
     chance = float(np.quantile(null.max(axis=1), 0.95))
-    best = float(found[latent].max())
+    best = float(correlation[latent].max())
     rebuilt = float(
-        max(found[names.index(name)] for name in RECONSTRUCTION_METRICS if name in names)
+        max(correlation[names.index(name)] for name in RECONSTRUCTION_METRICS if name in names)
     )
     return {
         "|rho| of the best latent diagnostic, minus the best of as many by chance": best - chance,

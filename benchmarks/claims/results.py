@@ -72,7 +72,7 @@ def summarize(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> d
         "scale": scale.name,
         "data": f"{scale.data}, {scale.images['side']} x {scale.images['side']} pixels",
         "images": scale.images.get("limit"),
-        "samples": scale.drawn,
+        "samples": scale.num_samples,
         "teacher": teacher[-2] if scale.data == "cifar10" else teacher[-1],
         "seeds": seeds,
         "longer": scale.longer,

@@ -69,7 +69,7 @@ GPU = Scale(
     },
     teacher="",
     feature_extractor="",
-    drawn=5000,
+    num_samples=5000,
     full=True,
     extra={
         **dict.fromkeys(("karl", "taildrop", "alit"), {"steps": 4000, "save_every": 4000}),
@@ -101,7 +101,7 @@ DIGITS = replace(
     grid=LAPTOP.grid | {"side": 8, "multipliers": [1, 2]},
     channels=(2, 8),
     numbers=32,
-    drawn=360,
+    num_samples=360,
 )
 SCALES = {scale.name: scale for scale in (LAPTOP, GPU, PHOTOS, DIGITS)}
 FEATURE_EXTRACTOR_STEPS = {"laptop": 400, "gpu": 3000, "photos": 300, "digits": 300}
@@ -126,7 +126,7 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         )
         scale = replace(scale, teacher=f"resnet56:{cifar.resolve() / 'resnet56.safetensors'}")
     means, cells = (out / "teacher.safetensors").resolve(), scale.vit["side"] // scale.vit["patch"]
-    known = load(
+    training_images = load(
         images.get("data", scale.data),
         side=images["side"],
         channels=images["channels"],
@@ -136,7 +136,10 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
     for role, name in (("teacher", scale.teacher), ("hog", "hog"), ("untrained", scale.untrained)):
         path = means if name == scale.teacher else means.with_name(f"{role}.safetensors")
         fit_standardization(
-            get_feature_extractor(name, channels=images["channels"]), known, (cells, cells), path
+            get_feature_extractor(name, channels=images["channels"]),
+            training_images,
+            (cells, cells),
+            path,
         )
         where[role] = f"standardised:{path}:{name}"
     plan = TrainConfig(
@@ -147,7 +150,7 @@ def prepared(scale: Scale, out: Path, cifar: Path | None) -> Scale:
         seed=100,
     )
     feature_extractor = train_contrastive(
-        known, out / "feature_extractor", width=16, train_config=plan
+        training_images, out / "feature_extractor", width=16, train_config=plan
     )
     channels = {"channels": images["channels"]}
     where |= {
@@ -169,11 +172,13 @@ def _small(cifar: Path, folder: Path, side: int, limit: int) -> Path:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    for split, most in (("train", limit), ("test", 10_000)):
+    for split, max_images in (("train", limit), ("test", 10_000)):
         path = folder / f"{split}.parquet"
         if path.exists():
             continue
-        images = load(str(cifar / "train.parquet"), split=split, side=side, channels=3, limit=most)
+        images = load(
+            str(cifar / "train.parquet"), split=split, side=side, channels=3, limit=max_images
+        )
         rows = []
         for pixels in images.pixels:
             buffer = io.BytesIO()

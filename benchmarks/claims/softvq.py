@@ -66,12 +66,12 @@ def degradation(rows: Mapping[str, Numbers]) -> Numbers:
 
 def usage_arms(scale: Scale) -> dict[str, Arm]:
     """Return soft codes, and hard ones with and without what keeps them in use."""
-    told = {"codebook_size": CODES}
+    settings = {"codebook_size": CODES}
     return {
-        "soft": _sized(scale, "softvq", MANY, **told),
-        "soft, no entropy term": _sized(scale, "softvq", MANY, entropy_weight=0.0, **told),
-        "hard": _sized(scale, "vqvae", MANY, **told),
-        "plain hard": _sized(scale, "vqvae", MANY, **told, **NAKED),
+        "soft": _sized(scale, "softvq", MANY, **settings),
+        "soft, no entropy term": _sized(scale, "softvq", MANY, entropy_weight=0.0, **settings),
+        "hard": _sized(scale, "vqvae", MANY, **settings),
+        "plain hard": _sized(scale, "vqvae", MANY, **settings, **NAKED),
     }
 
 
@@ -88,10 +88,10 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
 
 def aligned_arms(scale: Scale) -> dict[str, Arm]:
     """Return soft codes without and with alignment to the teacher."""
-    told = {"codebook_size": CODES, "teacher": scale.teacher}
+    settings = {"codebook_size": CODES, "teacher": scale.teacher}
     return {
         "soft": _sized(scale, "softvq", MANY, codebook_size=CODES),
-        "soft, aligned": _sized(scale, "softvq", MANY, align_weight=1.0, **told),
+        "soft, aligned": _sized(scale, "softvq", MANY, align_weight=1.0, **settings),
     }
 
 

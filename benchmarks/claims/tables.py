@@ -7,7 +7,7 @@ from workbench.storage.atomic import write_text
 
 from . import claim as rule
 from .comparison import Comparison, Row, describe_setting, format_spread
-from .store import STORED_RESULTS, SETTING
+from .store import SETTING, STORED_RESULTS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "claims.md"

@@ -39,8 +39,8 @@ def sizes(scale: Scale) -> dict[str, Arm]:
     ways = {name: {"mode": name} for name in ("online", "frozen", "cascade")}
     ways["revived"] = {"mode": "online", "revive": REVIVE}
     return {
-        f"{name} {k}": _role(scale, codebook_size=k, **told)
-        for name, told in ways.items()
+        f"{name} {k}": _role(scale, codebook_size=k, **settings)
+        for name, settings in ways.items()
         for k in (SMALL, LARGE)
     }
 
@@ -50,17 +50,17 @@ def usage(rows: Mapping[str, Numbers]) -> Numbers:
     used = {label: row["used share"] for label, row in rows.items()}
     grown = {way: used[f"{way} {LARGE}"] * LARGE - used[f"{way} {SMALL}"] * SMALL
              for way in ("online", "revived", "cascade")}  # fmt: skip
-    found = {
+    effects = {
         f"fraction of {LARGE} codes used, frozen, minus {MIN_USED}": used[f"frozen {LARGE}"]
         - MIN_USED
     }
     for way in ("online", "revived"):
         share = used[f"cascade {LARGE}"] - used[f"{way} {LARGE}"]
-        found[f"fraction of {LARGE} codes used, cascade minus {way}"] = share
-        found[f"codes gained from {SMALL} to {LARGE}, cascade minus {way}"] = (
+        effects[f"fraction of {LARGE} codes used, cascade minus {way}"] = share
+        effects[f"codes gained from {SMALL} to {LARGE}, cascade minus {way}"] = (
             grown["cascade"] - grown[way]
         )
-    return found
+    return effects
 
 
 def rates(scale: Scale) -> dict[str, Arm]:
@@ -114,10 +114,10 @@ def informed_arms(scale: Scale) -> dict[str, Arm]:
 def informed(run: Run, lab: Lab) -> Numbers:
     """Measure the information of a code about the class, and that with shuffled classes."""
     evidence = lab.evidence(run)
-    found = code_information(**evidence.kwargs_for(code_information))
+    result = code_information(**evidence.kwargs_for(code_information))
     return {
-        "bits of class": found.mean("class", "corrected"),
-        "bits by chance": found.mean("class", "shuffled"),
+        "bits of class": result.mean("class", "corrected"),
+        "bits by chance": result.mean("class", "shuffled"),
     }
 
 
@@ -137,13 +137,13 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
     first = _role(scale, "continuous", SMALL)
     arms, steps = {"continuous": first}, json.loads(first.changes)["steps"]
     for codes in (SMALL, LARGE):
-        told = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
+        settings = json.loads(_role(scale, "frozen", codes, adapter=True, train="adapter").changes)
         plans = {"centres": {"steps": 1, "save_every": 1, "lr": 1e-12}}
         if scale.full or codes == SMALL:
             plans["adapter"] = {"warmup_steps": steps // 10}
         for label, plan in plans.items():
             arms[f"{label} {codes}"] = Arm(
-                first.recipe, json.dumps(told | plan, sort_keys=True), start=first
+                first.recipe, json.dumps(settings | plan, sort_keys=True), start=first
             )
     return arms
 
@@ -151,15 +151,15 @@ def transfer_arms(scale: Scale) -> dict[str, Arm]:
 @torch.no_grad()
 def shuffled(run: Run, lab: Lab) -> Numbers:
     """Measure PSNR with shuffled rows of the codebook, which must fail."""
-    model, images = run.load(), load_images(run).take(lab.scale.drawn).images()
+    model, images = run.load(), load_images(run).take(lab.scale.num_samples).images()
     if model.codebook is None:
         return {}
     tokens = model.encode(images)
     words = model.codebook[0][
         torch.randperm(model.codebook.shape[1], generator=torch.Generator().manual_seed(0))
     ]
-    shown = model.decode(Tokens(words[tokens.codes], tokens.codes, grid=tokens.grid)).clamp(-1, 1)
-    mse = ((shown - images) / 2).square().mean(dim=(1, 2, 3)).numpy()
+    decoded = model.decode(Tokens(words[tokens.codes], tokens.codes, grid=tokens.grid)).clamp(-1, 1)
+    mse = ((decoded - images) / 2).square().mean(dim=(1, 2, 3)).numpy()
     return {"PSNR, rows shuffled": float((-10 * np.log10(np.maximum(mse, 1e-10))).mean())}
 
 
@@ -189,17 +189,17 @@ def unified(run: Run, lab: Lab) -> Numbers:
 
     step = run.steps[-1]
     if not (run.folder / "evidence" / f"step-{step:06d}").exists():
-        collect(run, limit=lab.scale.drawn, feature_extractor=lab.scale.feature_extractor)
+        collect(run, limit=lab.scale.num_samples, feature_extractor=lab.scale.feature_extractor)
     evidence = run.evidence(step)
-    found = class_prediction(**evidence.kwargs_for(class_prediction))
+    result = class_prediction(**evidence.kwargs_for(class_prediction))
     codes = np.asarray(lab.evidence(run.tokenizer).codes)
     half = len(codes) // 2
     counts = np.bincount(codes[:half].ravel(), minlength=SMALL) + 1.0
     unigram = float(-np.log2(counts / counts.sum())[codes[half:]].mean())
     return {
-        "accuracy": found.accuracy,
-        "chance": found.chance,
-        "bits": float(found.bits),
+        "accuracy": result.accuracy,
+        "chance": result.chance,
+        "bits": float(result.bits),
         "bits, unigram": unigram,
     }
 

@@ -26,32 +26,34 @@ def _vae(scale: Scale, dim: int, **changes: object) -> Arm:
 
 def tokenizers(scale: Scale) -> dict[str, Arm]:
     """Return plain ones with few and many channels, aligned ones, and the controls."""
-    told, (few, many) = {"align_weight": ALIGN, "teacher": scale.teacher}, scale.channels
+    alignment, (few, many) = {"align_weight": ALIGN, "teacher": scale.teacher}, scale.channels
     arms = {
         "few channels": _vae(scale, few),
         "many channels": _vae(scale, many),
-        "aligned": _vae(scale, many, **told),
-        "shuffled": _vae(scale, many, **told | {"teacher": f"shuffled:{scale.teacher}"}),
+        "aligned": _vae(scale, many, **alignment),
+        "shuffled": _vae(scale, many, **alignment | {"teacher": f"shuffled:{scale.teacher}"}),
         "noise": _vae(scale, many, noise=0.5),
     }
     if scale.full:
         arms |= {
             "between": _vae(scale, many // 2),
-            "between, aligned": _vae(scale, many // 2, **told),
-            "few, aligned": _vae(scale, few, **told),
-            "random": _vae(scale, many, **told | {"teacher": scale.untrained}),
+            "between, aligned": _vae(scale, many // 2, **alignment),
+            "few, aligned": _vae(scale, few, **alignment),
+            "random": _vae(scale, many, **alignment | {"teacher": scale.untrained}),
             "less noise": _vae(scale, many, noise=0.2),
             "KL": _vae(scale, many, kl_weight=1e-2),
             "more KL": _vae(scale, many, kl_weight=1e-1),
             # An adaptive weight would make up for the term that is missing.
-            "no cosine": _vae(scale, many, **told | {"align_weight": ALIGN / 2}, margin_cosine=2.0),
-            "no distance": _vae(
-                scale, many, **told | {"align_weight": ALIGN / 2}, margin_distance=2.0
+            "no cosine": _vae(
+                scale, many, **alignment | {"align_weight": ALIGN / 2}, margin_cosine=2.0
             ),
-            "no margins": _vae(scale, many, **told, margin_cosine=0.0, margin_distance=0.0),
+            "no distance": _vae(
+                scale, many, **alignment | {"align_weight": ALIGN / 2}, margin_distance=2.0
+            ),
+            "no margins": _vae(scale, many, **alignment, margin_cosine=0.0, margin_distance=0.0),
         }
         arms |= (
-            {"HOG": _vae(scale, many, **told | {"teacher": scale.hog})}
+            {"HOG": _vae(scale, many, **alignment | {"teacher": scale.hog})}
             if scale.hog != scale.teacher
             else {}
         )
