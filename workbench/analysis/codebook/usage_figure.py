@@ -144,18 +144,18 @@ def _add_grid(figure: go.Figure, codebooks: tuple[CodebookStats, ...]) -> None:
         row=1,
         col=3,
     )
-    dead = np.argwhere(mean == 0)
+    unused = np.argwhere(mean == 0)
     cell_size = 160 / max(mean.shape)
     figure.add_scatter(
-        x=dead[:, 1],
-        y=dead[:, 0],
+        x=unused[:, 1],
+        y=unused[:, 0],
         mode="markers",
         marker={
             "symbol": "x-thin",
             "size": float(np.clip(cell_size, 2, 10)),
             "line": {"color": DEAD_COLOR, "width": 1.5},
         },
-        name="× dead",
+        name="× unused",
         hoverinfo="skip",
         row=1,
         col=3,
