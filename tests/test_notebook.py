@@ -218,27 +218,32 @@ OUTPUTS = f"() => {CODE}.flatMap(cell => cell.model.sharedModel.getOutputs())"
 TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')"
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """Start JupyterLab in a temporary folder, without news, extensions or a password."""
+@pytest.fixture(scope="module")
+def lab_server(tmp_path_factory):
+    """Start one JupyterLab for all tests, without news, extensions or a password."""
     port = free_port()
+    root = tmp_path_factory.getbasetemp()
     flags = [
         f"--ServerApp.port={port}",
-        f"--ServerApp.root_dir={tmp_path}",
-        "--IdentityProvider.token=",
-    ]
-    flags += [
+        f"--ServerApp.root_dir={root}",
         "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=",
         "--no-browser",
         "--allow-root",
         "--LabApp.expose_app_in_browser=True",
-    ]
-    flags += [
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
-    with served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address:
-        yield address
+    log = tmp_path_factory.mktemp("lab") / "lab.log"
+    with served("jupyterlab", *flags, port=port, log=log, path="/api") as address:
+        yield address, root
+
+
+@pytest.fixture
+def lab(lab_server, tmp_path):
+    """Return the address at which JupyterLab opens the notebooks of the test's folder."""
+    address, root = lab_server
+    return f"{address}/lab/tree/{tmp_path.relative_to(root)}"
 
 
 def run_all(page) -> None:
@@ -258,7 +263,7 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
     node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
     cell_index = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
-    with opened(f"{lab}/lab/tree/first.ipynb?reset") as (page, seen):
+    with opened(f"{lab}/first.ipynb?reset") as (page, seen):
         run_all(page)
         page.evaluate(TO_THE_SCREEN, cell_index)
         view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
@@ -299,7 +304,7 @@ def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
         cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
     )
     nbformat.write(node, tmp_path / "modules.ipynb")
-    with opened(f"{lab}/lab/tree/modules.ipynb?reset") as (page, seen):
+    with opened(f"{lab}/modules.ipynb?reset") as (page, seen):
         run_all(page)
         page.evaluate(TO_THE_SCREEN, 1)
         page.locator(".wb-lens .panels canvas").first.click()
@@ -360,7 +365,8 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             page.evaluate(TO_THE_SCREEN, cell)
             page.wait_for_function(IS_VISIBLE, arg=[cell, outputs])
 
-    with opened(f"{lab}/lab/tree/kept.ipynb?reset") as (page, seen):
+    lab_address = lab.partition("/lab/tree/")[0]
+    with opened(f"{lab}/kept.ipynb?reset") as (page, seen):
         run_all(page)
         wait_for_outputs(page, ["before", "widget"], ["widget", "widget", "after"])
         page.evaluate(SAVE)
@@ -369,7 +375,7 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             (True, "Error displaying widget: model not found"),
         ):
             page.evaluate(SHUT_DOWN)
-            page.goto(f"{lab}/lab?reset")
+            page.goto(f"{lab_address}/lab?reset")
             page.wait_for_function("() => window.jupyterapp")
             page.evaluate(REOPEN, start)
             page.wait_for_function(
@@ -412,7 +418,7 @@ def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
         cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
     )
     nbformat.write(node, tmp_path / "long.ipynb")
-    with opened(f"{lab}/lab/tree/long.ipynb?reset") as (page, seen):
+    with opened(f"{lab}/long.ipynb?reset") as (page, seen):
         page.wait_for_function(READY)
         page.evaluate(RUN_ALL)
         page.get_by_text(
