@@ -388,7 +388,8 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
     if missing:
         title = analysis.__name__.replace("_", " ").capitalize()
         raise NotApplicable(
-            f"{title} needs {' and '.join(missing)}; {evidences[0].run_name} has none."
+            f"{title} needs {', '.join(missing)}, which the evidence of"
+            f" {evidences[0].run_name} does not have."
         )
     return arguments
 
