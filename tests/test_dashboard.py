@@ -97,7 +97,9 @@ def test_control_changes_figure_and_address(dashboard):
 
 def test_inapplicable_analysis_shows_reason(dashboard):
     with opened(f"{dashboard}/?run=plain&analysis=codebook_usage") as (page, seen):
-        page.get_by_text("Codebook usage needs codes and codebook; plain has none.").wait_for()
+        page.get_by_text(
+            "Codebook usage needs codes, codebook, which the evidence of plain does not have."
+        ).wait_for()
         assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
 
 
