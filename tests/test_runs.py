@@ -18,6 +18,7 @@ from workbench.storage.checkpoint import read_tensors
 from workbench.storage.jsonl import JsonlTail, append_record
 from workbench.storage.run import Run, find_runs
 from workbench.storage.run_config import RunConfig
+from workbench.workspace.run_snapshot import RunFollower
 
 CONFIG = {
     "class": "workbench.tokenizers.ae:AE",
@@ -170,6 +171,19 @@ def test_copied_evidence_folders_are_ignored(run, name):
         (run.folder / "evidence" / folder).mkdir(parents=True)
     (run.folder / "evidence" / "step-000900").write_text("a file")
     assert run.evidence_steps == [100]
+
+
+def test_odd_names_of_checkpoints_are_ignored(run):
+    for name in ("step-000100", "step-000100 (copy)", "step-²²²²²²"):
+        (run.folder / f"{name}.safetensors").write_bytes(b"")
+    assert run.steps == [100]
+    assert RunFollower(run).snapshot().checkpoint_steps == (100,)
+
+
+def test_fifo_is_no_checkpoint(run):
+    os.mkfifo(run.folder / "step-000100.safetensors")
+    with pytest.raises(RunError, match="not a regular file"):
+        read_tensors(run.checkpoint())
 
 
 def test_torn_lines_are_skipped(run):

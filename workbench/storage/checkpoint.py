@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError
 from workbench.storage.atomic import atomic_path
+from workbench.storage.files import open_regular
 from workbench.storage.migrations import FORMAT, migrate_tensor_name
 
 if TYPE_CHECKING:
@@ -48,18 +49,21 @@ def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
     Raises
     ------
     RunError
-        If the file is damaged.
+        If the file is damaged or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
     try:
+        open_regular(path).close()  # names the cause if the file cannot be read
         with safe_open(path, "pt") as file:
             stored_format = int((file.metadata() or {}).get("workbench", 1))
             for stored_name in file.keys():  # noqa: SIM118  the file is not a dictionary
                 name = migrate_tensor_name(stored_name, stored_format)
                 group, _, rest = name.partition(".")
                 groups[group][rest] = file.get_tensor(stored_name)
+    except RunError:
+        raise
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise RunError(
             f"{path} is damaged ({error}). Delete it to resume from the checkpoint before it."

@@ -21,7 +21,7 @@ import numpy as np
 from workbench.core.errors import RunError
 
 MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
-STEP_FOLDER = re.compile(r"step-(\d{6,})")
+STEP_NAME = re.compile(r"step-([0-9]{6,18})")
 PROT_READ = 1
 MAP_SHARED = 1
 
@@ -143,7 +143,7 @@ def steps_in(folder: Path) -> list[int]:
     """
     try:
         with os.scandir(folder) as entries:
-            matches = [STEP_FOLDER.fullmatch(entry.name) for entry in entries if entry.is_dir()]
+            matches = [STEP_NAME.fullmatch(entry.name) for entry in entries if entry.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

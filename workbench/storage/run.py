@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 ACTIVE_STATES = ("running", "paused")
 MAX_REASON_LENGTH = 200
-_CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
+_CHECKPOINT = re.compile(r"step-([0-9]{6,18})\.safetensors")
 
 
 def _is_optional_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 from workbench.analysis.plotting.image_grid import compose
 from workbench.core.errors import RunError
 from workbench.core.progress import ProgressEstimate
-from workbench.storage.files import load_array
+from workbench.storage.files import STEP_NAME, load_array
 from workbench.storage.jsonl import JsonlTail, is_event, is_log_record
 from workbench.storage.run import ACTIVE_STATES, Run
 
@@ -243,8 +243,8 @@ def format_duration_range(low: float, high: float) -> str:
 
 def _steps_of(paths: Iterable[Path]) -> tuple[int, ...]:
     """Return the steps in the names of files, ascending."""
-    numbers = [path.stem.removeprefix("step-") for path in paths]
-    return tuple(sorted(int(number) for number in numbers if number.isdigit()))
+    matches = (STEP_NAME.fullmatch(path.stem) for path in paths)
+    return tuple(sorted(int(match[1]) for match in matches if match))
 
 
 def _format_speed(speed: float) -> str:
