@@ -449,6 +449,6 @@ for make in (lambda: SoftVQ.Config(logits="cosin"), lambda: VQVAE.Config(learn="
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout.splitlines() == [
         "True",
-        "There is no kind of logits `cosin`; there is cosine, distance. Did you mean `cosine`?",
-        "There is no way to learn a codebook `emma`; there is ema, gradient. Did you mean `ema`?",
+        "There is no kind of logits `cosin`. Did you mean `cosine`? Available: cosine, distance.",
+        "There is no way to learn a codebook `emma`. Did you mean `ema`? Available: ema, gradient.",
     ]

@@ -47,12 +47,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     Examples
     --------
     >>> str(unknown("data set", "digts", ["digits", "photos"]))
-    'There is no data set `digts`; there is digits, photos. Did you mean `digits`?'
+    'There is no data set `digts`. Did you mean `digits`? Available: digits, photos.'
     """
     names = sorted(known)
     closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean `{closest[0]}`?" if closest else ""
-    return UserError(f"There is no {kind} `{name}`; there is {', '.join(names) or 'none'}.{hint}")
+    return UserError(f"There is no {kind} `{name}`.{hint} Available: {', '.join(names) or 'none'}.")
 
 
 def install_command(extra: str) -> str:
