@@ -72,8 +72,10 @@ clean:  ## remove everything that can be made again, except the runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
-	  { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && $$SUDO apt-get install -qy chromium; }
+	@for name in chromium-headless-shell chromium chromium-browser google-chrome; do \
+	  command -v $$name >/dev/null && exit 0; done; \
+	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && \
+	  { $$SUDO apt-get install -qy chromium-headless-shell || $$SUDO apt-get install -qy chromium; }
 
 # Versions come from the lock. torch is installed first, so that no other package brings a second build of it.
 .venv/demo: pyproject.toml requirements.lock
