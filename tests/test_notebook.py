@@ -328,10 +328,10 @@ def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
         assert int(count) > 3 and seen.outside == []
 
 
-REOPEN = """async (start) => {
+REOPEN = """async ([path, start]) => {
   await window.jupyterapp.restored;
   const kernelPreference = { shouldStart: start, canStart: true };
-  const options = { path: "kept.ipynb", kernelPreference };
+  const options = { path, kernelPreference };
   await window.jupyterapp.commands.execute("docmanager:open", options);
 }"""
 SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save') }"
@@ -365,7 +365,7 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             page.evaluate(TO_THE_SCREEN, cell)
             page.wait_for_function(IS_VISIBLE, arg=[cell, outputs])
 
-    lab_address = lab.partition("/lab/tree/")[0]
+    lab_address, _, lab_folder = lab.partition("/lab/tree/")
     with opened(f"{lab}/kept.ipynb?reset") as (page, seen):
         run_all(page)
         wait_for_outputs(page, ["before", "widget"], ["widget", "widget", "after"])
@@ -377,7 +377,7 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             page.evaluate(SHUT_DOWN)
             page.goto(f"{lab_address}/lab?reset")
             page.wait_for_function("() => window.jupyterapp")
-            page.evaluate(REOPEN, start)
+            page.evaluate(REOPEN, [f"{lab_folder}/kept.ipynb", start])
             page.wait_for_function(
                 "(text) => document.body.textContent.includes(text)", arg=instead
             )
