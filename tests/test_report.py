@@ -238,7 +238,7 @@ def test_lasso_and_code_selection_are_linked(pages, trained):
         counts = np.bincount(evidence_codes[images].ravel(), minlength=32)
         codes.locator(".within", has_text=f"{num_selected} selected images").wait_for()
         assert str((counts > 0).sum()) in codes.locator(".within").text_content()
-        most_frequent = f"code {counts.argmax()} · {counts.max()} of its"
+        most_frequent = f"code {counts.argmax()} · {counts.max()} of "
         codes.get_by_text(most_frequent).first.wait_for()
 
         codes.get_by_role("button", name="by use").click()
