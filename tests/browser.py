@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-# The headless shell is Chromium without its user interface, which takes half of the time.
+# The headless shell is Chromium without its user interface.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 # The flags with which Playwright starts a browser, and WebGL in software.
