@@ -412,7 +412,7 @@ def hostile_folder(tmp_path, monkeypatch) -> Path:
         subprocess.run(["git", *words], cwd=folder, check=True)
     with (folder / ".git" / "config").open("a") as config:
         config.write(f'[core]\n\tfsmonitor = "touch {marker}; false"\n')
-    for module in ("workbench", "numpy", "ipykernel_launcher", "plotly"):
+    for module in ("workbench", "numpy", "ipykernel", "plotly"):
         text = f"open({str(marker)!r}, 'a').write(__name__)\nraise ImportError(__name__)\n"
         (folder / f"{module}.py").write_text(text)
     monkeypatch.chdir(folder)

@@ -289,4 +289,4 @@ def test_interrupted_sweep_leaves_no_process_and_resumes(trained, tmp_path, sour
 
 def kernels(process: subprocess.Popen) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    return [child for child in children if "ipykernel" in " ".join(child.cmdline())]

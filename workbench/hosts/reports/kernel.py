@@ -6,6 +6,7 @@ folder for modules by default, so that a file `numpy.py` there would be executed
 
 import os
 import site
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ PACKAGE_FOLDER = Path(__file__).resolve().parents[3]
 
 
 class IsolatedKernelManager(AsyncKernelManager):
-    """Starts kernels that import no module from the current folder."""
+    """Starts kernels of this Python that import no module from the current folder."""
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """Return the command of a kernel.
+
+        The command of the kernel specification removes the current folder from the search path
+        even where it is the checkout that `workbench` is imported from.
+        """
+        command = [sys.executable, "-P", "-m", "ipykernel", "-f", self.connection_file]
+        return [*command, "--IPKernelApp.ignore_cwd=True", *(extra_arguments or [])]
 
     # Its base class is declared without `async`, as AsyncKernelManager replaces the method.
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]

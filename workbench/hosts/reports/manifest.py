@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import workbench
 from workbench.hosts.reports.sections import STATES, Section
 from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.evidence import Evidence
@@ -37,7 +38,6 @@ FINGERPRINT_LENGTH = 32  # hexadecimal digits
 GIT_TIMEOUT_S = 10
 CHECKOUT = Path(__file__).resolve().parents[3]  # the folder that contains the package
 PACKAGES = (
-    "workbench",
     "numpy",
     "pandas",
     "scipy",
@@ -222,8 +222,8 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
 
 
 def _package_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that numbers depend on."""
-    versions = {}
+    """Return the versions of the packages that numbers depend on, without missing ones."""
+    versions = {"workbench": workbench.__version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
