@@ -18,10 +18,10 @@ MAY_IMPORT = {
     "data": {"core"},
     "nn": {"core"},
     "quantizers": {"core"},
-    "generators": {"nn", "core"},
+    "generators": {"nn", "storage", "core"},
     "training": {"storage", "core"},
     "features": {"training", "storage", "nn", "core"},
-    "tokenizers": {"features", "generators", "quantizers", "nn", "core"},
+    "tokenizers": {"features", "generators", "quantizers", "nn", "storage", "core"},
     "collect": {"tokenizers", "generators", "features", "data", "storage", "core"},
     "launch": {
         "collect",
@@ -151,7 +151,6 @@ def test_modules_have_specific_names():
 def test_pickles_and_code_in_files_are_not_executed():
     forbidden = (
         "pickle.load",
-        "torch.load(",
         "allow_pickle=True",
         "weights_only=False",
         "trust_remote_code=True",
@@ -160,6 +159,8 @@ def test_pickles_and_code_in_files_are_not_executed():
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         assert not [call for call in forbidden if call in text], path
+        for call in text.split("torch.load(")[1:]:
+            assert "weights_only=True" in call[: call.index(")")], path
         calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         names = {function.id for function in calls if isinstance(function, ast.Name)}
         assert not names & {"eval", "exec"}, path

@@ -14,6 +14,8 @@ lens                   show what single tokens, modes and noise do to images
 latent_map, codebook   show the latents of all images, or the codewords with their images
 select                 measure a selection of images
 report                 write a report as one HTML file
+load_tokenizer         load a tokenizer that was trained elsewhere, by its address
+load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
 Run, Evidence          a training run on disk, and the arrays collected from it
 ====================== =========================================================================
@@ -34,6 +36,8 @@ _MODULES = {
     "compare": "workbench.hosts.notebook.shortcuts",
     "latent_map": "workbench.hosts.displays",
     "lens": "workbench.hosts.displays",
+    "load_generator": "workbench.generators.pretrained",
+    "load_tokenizer": "workbench.tokenizers.pretrained",
     "modes": "workbench.hosts.notebook.shortcuts",
     "open": "workbench.hosts.notebook.explorer",
     "report": "workbench.hosts.reports.report",

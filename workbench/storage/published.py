@@ -1,0 +1,155 @@
+"""Addresses of published checkpoints: `family:location`, and the files that they name.
+
+A location is a folder or a file of this machine, or the id of a repository on the hub.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.core.errors import UserError, missing_extra, unknown
+from workbench.storage.files import printable
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_PAGE = "https://huggingface.co/"
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+HASH_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Address:
+    """The address of a model that was trained elsewhere.
+
+    Attributes
+    ----------
+    family : str
+        The format of the checkpoint, such as softvq or ldm.
+    location : str
+        A folder, a file, the id of a repository on the hub, or `module:function`.
+
+    Examples
+    --------
+    >>> Address.parse("softvq:SoftVQVAE/softvq-l-64", families=["ldm", "softvq"])
+    Address(family='softvq', location='SoftVQVAE/softvq-l-64')
+    """
+
+    family: str
+    location: str
+
+    @classmethod
+    def parse(cls, text: str, *, families: Iterable[str]) -> "Address":
+        """Split an address at its first colon.
+
+        Parameters
+        ----------
+        text : str
+            `family:location`.
+        families : iterable of str
+            The families that can be loaded.
+
+        Raises
+        ------
+        UserError
+            If a part is missing, or the family is unknown.
+        """
+        family, colon, location = text.partition(":")
+        if not colon or not family or not location:
+            names = ", ".join(sorted(families))
+            raise UserError(
+                f"An address is FAMILY:LOCATION with a family of {names}; got `{text}`."
+            )
+        if family not in families:
+            raise unknown("family of checkpoints", family, families)
+        return cls(family, location)
+
+    def __str__(self) -> str:
+        return f"{self.family}:{self.location}"
+
+    def resolve(self, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+        """Return the folder or the file, downloaded from the hub if necessary.
+
+        Parameters
+        ----------
+        patterns : sequence of str
+            The files that are needed from a repository, such as `*.safetensors`.
+        revision : str, optional
+            A branch, tag or commit of the repository.
+
+        Raises
+        ------
+        UserError
+            If the path does not exist, or the repository is not on this machine and cannot be
+            downloaded.
+        """
+        path = Path(self.location).expanduser()
+        if path.exists():
+            if revision is not None:
+                raise UserError(f"{path} is on this machine and has no revision `{revision}`.")
+            return path
+        looks_like_a_path = self.location.startswith(("/", ".", "~"))
+        if (
+            looks_like_a_path
+            or path.suffix in WEIGHT_SUFFIXES
+            or not HUB_ID.fullmatch(self.location)
+        ):
+            raise UserError(
+                f"{printable(path)} does not exist. Give a folder, a file, or the id of a "
+                "repository on the hub (owner/name)."
+            )
+        return self._from_hub(patterns, revision)
+
+    def _from_hub(self, patterns: Sequence[str], revision: str | None) -> Path:
+        try:
+            from huggingface_hub import snapshot_download
+            from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        except ImportError:
+            raise missing_extra("huggingface-hub", "train", str(self)) from None
+        wanted = list(patterns)
+        try:
+            folder = snapshot_download(self.location, revision=revision, allow_patterns=wanted)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            files = " and ".join(patterns)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{self.location} is not on this machine and cannot be downloaded ({reason}). "
+                f"Download {files} from {HUB_PAGE}{self.location} to a folder, and give "
+                f"{self.family}:FOLDER."
+            ) from None
+        return Path(folder)
+
+
+def weight_file(path: Path) -> Path:
+    """Return the one file with weights that a path names.
+
+    Parameters
+    ----------
+    path : Path
+        A file with weights, or a folder that contains one. A safetensors file is preferred to
+        other formats.
+
+    Raises
+    ------
+    UserError
+        If the folder contains none, or several of the preferred format.
+    """
+    if path.is_file():
+        return path
+    for suffixes in (WEIGHT_SUFFIXES[:1], WEIGHT_SUFFIXES[1:]):
+        files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"{printable(path)} has several files with weights: {names}. Name one.")
+    raise UserError(f"{printable(path)} has no file with weights ({', '.join(WEIGHT_SUFFIXES)}).")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
