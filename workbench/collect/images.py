@@ -53,7 +53,7 @@ def load_images(run: Run, split: str = "test", max_images: int | None = None) ->
 
 
 def is_stream(run: Run) -> bool:
-    """Whether the images of a tokenizer's run are a stream, which cannot be indexed."""
+    """Return True if the images of a tokenizer's run are a stream, which cannot be indexed."""
     data = run.config.data
     return data is not None and str(data.source).startswith("stream:")
 

@@ -108,22 +108,22 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def is_int(value: Any) -> bool:
-    """Whether a JSON value is a whole number."""
+    """Return True if a JSON value is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_count(value: Any) -> bool:
-    """Whether a JSON value is a whole number of at least 0 that fits 63 bits."""
+    """Return True if a JSON value is a whole number of at least 0 that fits 63 bits."""
     return is_int(value) and 0 <= value < 1 << 63
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number. NaN and infinity count: a loss may be either."""
+    """Return True if a JSON value is a number. NaN and infinity count: a loss may be either."""
     return isinstance(value, int | float) and not isinstance(value, bool) and _fits_float(value)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
+    """Return True if a JSON value is a finite number."""
     return is_number(value) and math.isfinite(value)
 
 

@@ -58,12 +58,12 @@ def read_records(path: Path, is_valid: Callable[[Record], bool] = bool) -> list[
 
 
 def is_log_record(record: Record) -> bool:
-    """Whether a record of `log.jsonl` has a step, and only numbers as values."""
+    """Return True if a record of `log.jsonl` has a step, and only numbers as values."""
     return is_count(record.get("step")) and all(is_number(value) for value in record.values())
 
 
 def is_event(record: Record) -> bool:
-    """Whether a record of `events.jsonl` has a name and a step, and details of their types."""
+    """Return True if a record of `events.jsonl` has a name, a step and valid details."""
     if not isinstance(record.get("event"), str) or not is_count(record.get("step")):
         return False
     checks = {"id": is_count, "value": is_number, "time": is_number}

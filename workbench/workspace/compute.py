@@ -57,7 +57,7 @@ class ComputeJob:
 
     @property
     def name(self) -> str:
-        """What is computed, in a word or two."""
+        """A short name of the computation."""
         if isinstance(self.request, tuple):
             return "report"
         return (self.request.tab or self.request.analysis).replace("_", " ")
@@ -74,7 +74,7 @@ class ComputeJob:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is being computed now."""
+        """True while the result is being computed."""
         return self._started_s is not None and not self.future.done()
 
     @property

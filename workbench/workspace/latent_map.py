@@ -205,7 +205,7 @@ class Map:
 
     @property
     def _is_inside(self) -> np.ndarray:
-        """Whether each point is inside the lasso, bool (m,)."""
+        """Return which points are inside the lasso, bool of shape (m,)."""
         if self.state.polygon is None:
             return np.zeros(len(self.result.image_indices), bool)
         return points_in_polygon(snap_to_grid(self.result.coordinates), self.state.polygon)

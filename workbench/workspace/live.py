@@ -111,7 +111,7 @@ class LiveModel:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has reached its last step, so that nothing will change."""
+        """True if the run has reached its last step, so that nothing will change."""
         return self.snapshot.state == "finished"
 
     @property
@@ -146,13 +146,13 @@ class LiveModel:
 
     @property
     def figure_key(self) -> tuple[str, int, int, bool, float]:
-        """What the figure depends on: a host draws it again if this differs."""
+        """The state that the figure depends on. A host draws it again when this changes."""
         counts = len(self.snapshot.history), len(self.snapshot.events)
         return (self.snapshot.name, *counts, self.log, self.smoothing)
 
     @property
     def has_records(self) -> bool:
-        """Whether anything was logged yet."""
+        """True if anything was logged yet."""
         return not self.snapshot.history.empty
 
     # Preview images
@@ -210,7 +210,7 @@ class LiveModel:
 
     @property
     def accepts_commands(self) -> bool:
-        """Whether a process acts on commands: otherwise a host disables its buttons."""
+        """True if a process acts on commands; otherwise a host disables its buttons."""
         return self.snapshot.is_listening and not self._problem
 
     @property

@@ -56,7 +56,7 @@ class RunSnapshot:
 
     @property
     def is_listening(self) -> bool:
-        """Whether a process acts on requests."""
+        """True if a process acts on requests."""
         return self.state in ACTIVE_STATES
 
     @property

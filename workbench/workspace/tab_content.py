@@ -236,7 +236,7 @@ def _layout(workspace: Workspace) -> Layout:
 
 
 def _is_drawn_on(selection: Selection, state: ViewState, latent_map: Map) -> bool:
-    """Whether the selection is a lasso on this map; the color of its points does not matter."""
+    """Return True if the selection is a lasso on this map; the color of points is ignored."""
     if not selection.polygon or (selection.run, selection.step) != (state.runs[0], state.step):
         return False
     drawn_on = dict(coerce_controls(compute_layout, selection.layout))

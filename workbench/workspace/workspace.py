@@ -72,7 +72,7 @@ class Workspace:
         self.refused.append(reason)
 
     def is_stale(self) -> bool:
-        """Whether a run was added, removed or written since the last refresh."""
+        """Return True if a run was added, removed or written since the last refresh."""
         return _modification_times(self.folder) != self._times
 
     def run(self, name: str) -> Run:

@@ -1,4 +1,4 @@
-"""What a family of published generators provides."""
+"""The interface of families of published generators."""
 
 from dataclasses import dataclass
 from pathlib import Path

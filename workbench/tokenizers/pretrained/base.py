@@ -1,4 +1,4 @@
-"""What a family of published tokenizers provides: a tokenizer, and the facts of its checkpoint."""
+"""The interface of families of published tokenizers: a tokenizer and its facts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
