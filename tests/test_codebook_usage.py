@@ -3,11 +3,13 @@ import pandas as pd
 import pytest
 from scipy.stats import entropy, zipfian
 
+from workbench.analysis import get
 from workbench.analysis.codebook import codes as codes_module
 from workbench.analysis.codebook import distances
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_stats, codebook_usage, rarefy
 from workbench.analysis.codebook.zipf import exponent, zipf
 from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 
 def zero_codebook(size: int, count: int = 1) -> np.ndarray:
@@ -265,3 +267,61 @@ def test_indivisible_tokens_raise():
 def test_no_images_raise_not_applicable():
     with pytest.raises(NotApplicable):
         codebook_usage(np.zeros((0, 4), int), zero_codebook(4))
+
+
+def test_number_of_codes_replaces_a_codebook():
+    codes = skewed(64, 400).reshape(20, 20)
+    from_number = codebook_usage(codes, 64)
+    from_vectors = codebook_usage(codes, np.random.default_rng(0).normal(size=(1, 64, 8)))
+    pd.testing.assert_frame_equal(from_number.table(), from_vectors.table())
+
+
+def test_number_of_codes_must_be_a_positive_integer():
+    for number in (0, -1, 2.5, True):
+        with pytest.raises(UserError):
+            codebook_usage(np.array([[0]]), number)
+
+
+def test_padding_is_not_counted():
+    codes = skewed(64, 400).reshape(20, 20)
+    is_padding = np.random.default_rng(1).random(codes.shape) < 0.3
+    padded = np.where(is_padding, -1, codes)
+    expected = codebook_usage(codes, 64, ~is_padding)
+    pd.testing.assert_frame_equal(codebook_usage(padded, 64).table(), expected.table())
+    assert codebook_usage(padded, 64).codebooks[0].tokens == 400 - is_padding.sum()
+
+
+def test_codes_below_padding_are_refused():
+    with pytest.raises(UserError):
+        codebook_usage(np.array([[0, -2]]), 4)
+
+
+def test_padding_of_several_codebooks_stays_padding():
+    codes = codes_module.parse_codes(np.array([[0, -1, 1, -1]]), zero_codebook(2, 2), None, "This")
+    assert codes.ids(slice(None)).tolist() == [[0, -1, 3, -1]]
+    assert codes.counts.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("analysis", ["code_distances", "code_dropping", "level_usage"])
+def test_analyses_of_vectors_are_not_applicable_without_vectors(analysis):
+    with pytest.raises(NotApplicable):
+        get(analysis)(codes=skewed(16, 200).reshape(50, 4), codebook=16)
+
+
+def test_gallery_needs_no_vectors():
+    codes = skewed(16, 200).reshape(50, 4)
+    gallery = get("code_gallery")(np.zeros((50, 8, 8, 1), np.uint8), codes, 16)
+    assert gallery.rows[0].count == np.bincount(codes.ravel()).max()
+    assert np.isnan(gallery.rows[0].distance)
+
+
+def test_checks_find_no_duplicates_without_vectors():
+    evidence = Evidence(
+        provenance={"run": "a", "step": 0, "discrete": True},
+        codes=np.random.default_rng(0).integers(0, 64, (100, 16), np.int32),
+        codebook=np.zeros((1, 64, 0), np.float32),
+    )
+    statuses = {check.code: check.status for check in get("checks")([evidence]).checks}
+    assert statuses["TK014"] == "not applicable"
+    assert statuses["TK013"] == "passed"
+    assert not get("checks")([evidence]).findings

@@ -16,7 +16,7 @@ from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.explore import MAX_MODES, modes, samples, tokens
 from workbench.explore.image_grid import ImageGrid, captions, classes
 from workbench.generators.base import Generator
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import PADDING, Evidence
 from workbench.storage.run import Run
 from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 
@@ -141,7 +141,9 @@ class LoadedTokenizer(LoadedRun):
         if self.model.codebook is None:
             raise NotApplicable(f"{self.run.name} has no codebook.")
         token_codes = np.asarray(self.evidence.codes)[:, token]
-        counts = np.bincount(token_codes, minlength=self.model.codebook.shape[1])
+        counts = np.bincount(
+            token_codes[token_codes != PADDING], minlength=self.model.codebook.shape[1]
+        )
         return np.argsort(-counts, kind="stable")[:MAX_CODES].tolist()
 
     def _walk_from_mode(self, mode: int) -> ImageGrid:

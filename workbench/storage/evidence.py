@@ -29,6 +29,7 @@ from workbench.storage.files import (
 from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
 
 MAX_REASON_LENGTH = 200
+PADDING = -1  # in place of a code, where an image has fewer tokens than others
 COUNTED_AXES = ("image", "sample", "train_image")  # every array has all of them
 
 
@@ -99,12 +100,13 @@ class Evidence:
         "float32", "image token channel", "The vectors that the decoder reads."
     )
     codes: np.ndarray | None = _array(
-        "int32", "image token", "The index of the codeword of each token."
+        "int32", "image token", "The index of the codeword of each token; -1 is padding."
     )
     codebook: np.ndarray | None = _array(
         "float32",
         "codebook code channel",
-        "The codewords. Codebook i serves the i-th of equal blocks of tokens.",
+        "The codewords. Codebook i serves the i-th of equal blocks of tokens. If only the number "
+        "of codes is known, codewords have 0 channels.",
     )
     active: np.ndarray | None = _array(
         "bool", "image token", "True for tokens that the decoder uses."

@@ -6,7 +6,7 @@ from workbench.analysis.checks.findings import Finding
 from workbench.analysis.generation.feature_distances import precision_recall
 from workbench.analysis.generation.memorization import TAIL_SHARE, memorization
 from workbench.core.errors import NotApplicable
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import PADDING, Evidence
 
 MAX_COPY_RATIO = 2.0  # of the share of near copies of samples to that of held-out images
 MIN_RECALL_RATIO = 0.5  # of the recall of samples to that of other real images
@@ -113,7 +113,7 @@ def _codes_outside_codebook(evidence: Evidence) -> int:
     codes, codebook = evidence.codes, evidence.codebook
     if codes is None or codebook is None:
         return 0
-    return int(((codes < 0) | (codes >= codebook.shape[-2])).sum())
+    return int(((codes < PADDING) | (codes >= codebook.shape[-2])).sum())
 
 
 def _feature_sets(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.codebook.distances import max_searched_codes
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.dispersion import effective_rank
@@ -161,7 +161,7 @@ def cascade_displacement(
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
         The value table E. For large tables, the nearest index row is searched for random codes.
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
     active : ndarray of bool, shape (n_images, n_tokens), optional
         Tokens in use; the others are not counted.
     seed : int, default 0
@@ -177,7 +177,7 @@ def cascade_displacement(
     UserError
         If the tables differ in shape or contain NaN, or if the codes do not match them.
     NotApplicable
-        If there are no tokens.
+        If there are no tokens, or the vectors of the codebook are not known.
 
     Examples
     --------
@@ -187,6 +187,7 @@ def cascade_displacement(
     >>> result.median, result.untouched
     (1.0, 0)
     """
+    codebook = require_vectors(codebook, "Cascade displacement")
     counts = parse_codes(codes, codebook, active, "Cascade displacement").counts.ravel()
     index, value = _check_tables(cascade_start, codebook)
     random = np.random.default_rng(seed)

@@ -150,7 +150,7 @@ class CodeChurn(Result):
 def code_churn(
     previous_codes: np.ndarray,
     codes: np.ndarray,
-    codebook: np.ndarray,
+    codebook: np.ndarray | int,
     active: np.ndarray | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -165,9 +165,9 @@ def code_churn(
     previous_codes : ndarray of int, shape (n_images, n_tokens)
         Codes of the same images at the previous checkpoint.
     codes : ndarray of int, shape (n_images, n_tokens)
-        Codes now.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Codes now. -1 marks padding, which is left out.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     active : ndarray of bool, shape (n_images, n_tokens), optional
         Tokens in use now; the others are left out.
     seed : int, default 0

@@ -1,4 +1,4 @@
-"""Validated codes, numbered across codebooks, with inactive tokens left out."""
+"""Validated codes, numbered across codebooks, with inactive tokens and padding left out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import PADDING
 
 # Codes are read in parts of this many tokens, because the arrays may exceed the memory.
 MAX_TOKENS_IN_MEMORY = 1 << 20
@@ -21,7 +22,7 @@ class Codes:
     Attributes
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected, within the token's codebook.
+        Index of the codeword that each token selected, within the token's codebook. -1 is padding.
     active : ndarray of bool, shape (n_images, n_tokens), or None
         Tokens in use. None if all tokens are in use.
     counts : ndarray of int64, shape (n_codebooks, codebook_size)
@@ -48,7 +49,10 @@ class Codes:
         return self.codes.shape[1] // self.num_codebooks
 
     def ids(self, images: slice | np.ndarray) -> np.ndarray:
-        """Return the ids of the tokens of some images, int64 (m, n_tokens); -1 if inactive."""
+        """Return the ids of the tokens of some images, int64 (m, n_tokens).
+
+        Inactive tokens and padding have the id -1.
+        """
         return _ids(self.codes, self.active, images, self.num_codebooks, self.codebook_size)
 
     def iter_ids(self) -> Iterator[np.ndarray]:
@@ -79,16 +83,17 @@ class Codes:
 
 
 def parse_codes(
-    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None, purpose: str
+    codes: np.ndarray, codebook: np.ndarray | int, active: np.ndarray | None, purpose: str
 ) -> Codes:
     """Check codes against their codebook and count them.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords. Codebook i serves the i-th of `n_codebooks` equal blocks of tokens.
+        Index of the codeword that each token selected. -1 marks padding, which is not counted.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand. Codebook i serves the
+        i-th of `n_codebooks` equal blocks of tokens.
     active : ndarray of bool, shape (n_images, n_tokens), or None
         Tokens in use; the others are not counted. None if all are in use.
     purpose : str
@@ -107,11 +112,9 @@ def parse_codes(
     NotApplicable
         If there are no images, or if a codebook has no active token.
     """
-    if codebook.ndim != 3:
-        raise UserError(
-            f"The codebook has {codebook.ndim} axes; it needs 3: codebooks, codes, dimensions."
-        )
-    num_codebooks, codebook_size, _ = codebook.shape
+    num_codebooks, codebook_size, _ = codebook_table(codebook).shape
+    if codes.ndim != 2:
+        raise UserError(f"The codes have {codes.ndim} axes; they need 2: images, tokens.")
     num_tokens = codes.shape[1]
     if not codes.size:
         raise NotApplicable(f"{purpose} needs at least one image with codes; this evidence has 0.")
@@ -139,6 +142,50 @@ def parse_codes(
     return Codes(codes=codes, active=active, counts=counts)
 
 
+def codebook_table(codebook: np.ndarray | int) -> np.ndarray:
+    """Return a codebook as an array; one of which only the size is known has vectors of 0 numbers.
+
+    Parameters
+    ----------
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only the number of codes.
+
+    Returns
+    -------
+    ndarray of float, shape (n_codebooks, codebook_size, dim)
+
+    Raises
+    ------
+    UserError
+        If the array does not have three axes, or there is no code.
+
+    Examples
+    --------
+    >>> codebook_table(16384).shape
+    (1, 16384, 0)
+    """
+    table = np.asarray(codebook)
+    if table.ndim == 0:
+        if table.dtype.kind not in "iu" or table < 1:
+            raise UserError(f"The number of codes must be an integer of at least 1, got {table}.")
+        return np.zeros((1, int(table), 0), np.float32)
+    if table.ndim != 3:
+        raise UserError(
+            f"The codebook has {table.ndim} axes; it needs 3: codebooks, codes, dimensions."
+        )
+    return table
+
+
+def require_vectors(codebook: np.ndarray | int, purpose: str) -> np.ndarray:
+    """Return the codewords, or raise NotApplicable if only their number is known."""
+    table = codebook_table(codebook)
+    if not table.shape[2]:
+        raise NotApplicable(
+            f"{purpose} needs the vectors of the codebook; only the number of codes is known."
+        )
+    return table
+
+
 def check_grid(grid: tuple[int, int] | None, num_tokens: int) -> None:
     """Raise UserError if a token grid does not hold exactly `num_tokens` tokens."""
     if grid is not None and grid[0] * grid[1] != num_tokens:
@@ -150,9 +197,10 @@ def check_grid(grid: tuple[int, int] | None, num_tokens: int) -> None:
 
 def _active_codes(codes: np.ndarray, active: np.ndarray | None, part: slice) -> np.ndarray:
     values = np.asarray(codes[part])
-    if active is None:
-        return values
-    return values[np.asarray(active[part], bool)]
+    is_active = values != PADDING
+    if active is not None:
+        is_active = is_active & np.asarray(active[part], bool)
+    return values[is_active]
 
 
 def _check_range(codes: np.ndarray, codebook_size: int) -> None:
@@ -172,10 +220,11 @@ def _ids(
     codebook_size: int,
 ) -> np.ndarray:
     first_ids = np.repeat(np.arange(num_codebooks) * codebook_size, codes.shape[1] // num_codebooks)
-    ids = np.asarray(codes[images], np.int64) + first_ids
-    if active is None:
-        return ids
-    return np.where(np.asarray(active[images], bool), ids, -1)
+    values = np.asarray(codes[images], np.int64)
+    is_active = values != PADDING
+    if active is not None:
+        is_active &= np.asarray(active[images], bool)
+    return np.where(is_active, values + first_ids, -1)
 
 
 def _slices(codes: np.ndarray) -> list[slice]:

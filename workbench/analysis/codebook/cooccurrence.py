@@ -166,7 +166,7 @@ class _PairCounts:
 
 def code_cooccurrence(
     codes: np.ndarray,
-    codebook: np.ndarray,
+    codebook: np.ndarray | int,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
     *,
@@ -178,9 +178,9 @@ def code_cooccurrence(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     grid : (int, int), optional
         Rows and columns of the token grid. Without a grid, codes of one image are paired.
     active : ndarray of bool, shape (n_images, n_tokens), optional

@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import MAX_TOKENS_IN_MEMORY, Codes, parse_codes
+from workbench.analysis.codebook.codes import (
+    MAX_TOKENS_IN_MEMORY,
+    Codes,
+    parse_codes,
+    require_vectors,
+)
 from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import codebook_stats
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
@@ -161,7 +166,7 @@ def code_distances(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
         The codewords. Of large codebooks, random codes are searched.
     latents : ndarray of float, shape (n_images, n_tokens, dim), optional
@@ -181,7 +186,8 @@ def code_distances(
     UserError
         If the codebook contains NaN, or the codes do not match it.
     NotApplicable
-        If there are no tokens or there is only one code.
+        If there are no tokens, there is only one code, or the vectors of the codebook are not
+        known.
 
     Examples
     --------
@@ -191,6 +197,7 @@ def code_distances(
     >>> distances.codebooks[0].median, distances.codebooks[0].dead["far"]
     (1.0, 1.0)
     """
+    codebook = require_vectors(codebook, "The analysis of code distances")
     parsed = parse_codes(codes, codebook, active, "The analysis of code distances")
     if parsed.codebook_size < 2:
         raise NotApplicable("Code distances need at least two codes; this codebook has one.")

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.codebook.distances import max_searched_codes
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable, UserError
@@ -113,7 +113,7 @@ def code_dropping(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
         The codewords. For large codebooks, random tokens are used.
     active : ndarray of bool, shape (n_images, n_tokens), optional
@@ -129,7 +129,8 @@ def code_dropping(
     Raises
     ------
     NotApplicable
-        If there are no tokens, or if every token selected the same code.
+        If there are no tokens, if every token selected the same code, or if the vectors of the
+        codebook are not known.
     UserError
         If the codebook contains NaN, or the codes do not match it.
 
@@ -140,6 +141,7 @@ def code_dropping(
     >>> code_dropping(np.array([[0, 4]] * 3), codebook).needed
     2
     """
+    codebook = require_vectors(codebook, "Code dropping")
     parsed = parse_codes(codes, codebook, active, "Code dropping")
     if not np.isfinite(codebook).all():
         raise UserError(

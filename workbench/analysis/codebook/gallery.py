@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.codebook.codes import Codes, check_grid, parse_codes
+from workbench.analysis.codebook.codes import Codes, check_grid, codebook_table, parse_codes
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
@@ -102,7 +102,7 @@ class CodeGallery(Result):
 def code_gallery(
     images: np.ndarray,
     codes: np.ndarray,
-    codebook: np.ndarray,
+    codebook: np.ndarray | int,
     latents: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     names: tuple[str, ...] = (),
@@ -124,9 +124,9 @@ def code_gallery(
     images : ndarray of uint8, shape (n_images, height, width, channels)
         The images.
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     latents : ndarray of float, shape (n_images, n_tokens, dim), optional
         Vectors that the decoder reads, which order the members of a row.
     labels : ndarray of int, shape (n_images,), optional
@@ -169,8 +169,10 @@ def code_gallery(
     random = np.random.default_rng(seed)
     code_ids = _select_codes(parsed.counts.ravel(), order, show, random)
     tokens_by_id = _tokens_by_id(parsed, code_ids)
-    codewords = codebook.reshape(-1, codebook.shape[2])
-    if latents is not None and latents.shape != (*codes.shape, codebook.shape[2]):
+    table = codebook_table(codebook)
+    dim = table.shape[2]
+    codewords = table.reshape(parsed.counts.size, dim)
+    if latents is not None and (not dim or latents.shape != (*codes.shape, dim)):
         latents = None
     rows: list[GalleryRow] = []
     patches: list[np.ndarray] = []

@@ -196,7 +196,7 @@ class _Purity:
 
 def code_information(
     codes: np.ndarray,
-    codebook: np.ndarray,
+    codebook: np.ndarray | int,
     labels: np.ndarray | None = None,
     active: np.ndarray | None = None,
     *,
@@ -208,10 +208,10 @@ def code_information(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected. Of more than two million tokens, random
-        images are used.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Index of the codeword that each token selected; -1 marks padding, which is left out. Of
+        more than two million tokens, random images are used.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     labels : ndarray of int, shape (n_images,), optional
         Classes of the images.
     active : ndarray of bool, shape (n_images, n_tokens), optional
@@ -359,9 +359,7 @@ def _pooled(purities: list[_Purity]) -> _Purity:
 
 
 def _num_tokens(codes: Codes, images: np.ndarray) -> int:
-    if codes.active is None:
-        return codes.codes.shape[1] * len(images)
-    return int(np.asarray(codes.active[images], bool).sum())
+    return int((codes.ids(images) >= 0).sum())
 
 
 def _log_ticks(support: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.codebook.mutual_information import entropy
 from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.core.errors import NotApplicable
@@ -123,7 +123,7 @@ def level_usage(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
         The codewords, which must be all combinations of the levels of the channels.
     active : ndarray of bool, shape (n_images, n_tokens), optional
@@ -137,7 +137,8 @@ def level_usage(
     Raises
     ------
     NotApplicable
-        If the codebook is not a grid of levels, or if there are no tokens.
+        If the codebook is not a grid of levels, if its vectors are not known, or if there are no
+        tokens.
     UserError
         If the codes do not match the codebook.
 
@@ -149,6 +150,7 @@ def level_usage(
     >>> usage.levels, usage.bits
     ((2, 2), (1.0, 1.0))
     """
+    codebook = require_vectors(codebook, "Level usage")
     parsed = parse_codes(codes, codebook, active, "Level usage")
     levels = [np.unique(codebook[0, :, i], return_inverse=True) for i in range(codebook.shape[2])]
     combinations = int(np.prod([float(len(values)) for values, _ in levels]))

@@ -153,7 +153,7 @@ class CodePrediction(Result):
 
 def code_prediction(
     codes: np.ndarray,
-    codebook: np.ndarray,
+    codebook: np.ndarray | int,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
     *,
@@ -164,10 +164,10 @@ def code_prediction(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected. Of more than half a million tokens, random
-        images are used.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Index of the codeword that each token selected; -1 marks padding, which is left out. Of
+        more than half a million tokens, random images are used.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     grid : (int, int), optional
         Rows and columns of the token grid. The left neighbor belongs to the same codebook and the
         same row. Without a grid, it is the previous token.

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from scipy.special import ive
 
 from workbench.analysis.base import Result
-from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import UserError
@@ -135,7 +135,7 @@ def codebook_softness(
     latents : ndarray of float, shape (n_images, n_tokens, dim)
         The mixtures of codewords, which the decoder reads.
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the most probable codeword of each token.
+        Index of the most probable codeword of each token. -1 marks padding, which is left out.
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
         The codewords.
     mean_posterior : ndarray of float, shape (n_codebooks, codebook_size), optional
@@ -156,7 +156,7 @@ def codebook_softness(
     UserError
         If posteriors or latents do not match the codes or contain NaN.
     NotApplicable
-        If there are no tokens.
+        If there are no tokens, or the vectors of the codebook are not known.
 
     Examples
     --------
@@ -167,10 +167,11 @@ def codebook_softness(
     >>> result.codes_mixed[0], result.norm[0]
     (2.0, 0.5)
     """
+    codebook = require_vectors(codebook, "Codebook softness")
     parsed = parse_codes(codes, codebook, active, "Codebook softness")
     _check_tokens("posteriors", posterior, codes)
     _check_tokens("latents", latents, codes)
-    is_active = np.ones(codes.shape, bool) if active is None else np.asarray(active, bool)
+    is_active = parsed.ids(slice(None)) >= 0
     mixed = np.where(is_active, np.asarray(posterior[..., 0], np.float64), np.nan)
     largest = np.where(is_active, np.asarray(posterior[..., 1], np.float64), np.nan)
     norms = np.linalg.norm(np.asarray(latents, np.float32), axis=2)

@@ -190,7 +190,11 @@ class CodebookUsage(Result):
 
 
 def codebook_usage(
-    codes: np.ndarray, codebook: np.ndarray, active: np.ndarray | None = None, *, log: bool = True
+    codes: np.ndarray,
+    codebook: np.ndarray | int,
+    active: np.ndarray | None = None,
+    *,
+    log: bool = True,
 ) -> CodebookUsage:
     """Measure how many codewords are used and how evenly.
 
@@ -207,9 +211,9 @@ def codebook_usage(
     Parameters
     ----------
     codes : ndarray of int, shape (n_images, n_tokens)
-        Index of the codeword that each token selected.
-    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim)
-        The codewords.
+        Index of the codeword that each token selected. -1 marks padding, which is left out.
+    codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int
+        The codewords, or only their number if the vectors are not at hand.
     active : ndarray of bool, shape (n_images, n_tokens), optional
         Tokens in use; the others are not counted.
     log : bool, default True
@@ -234,7 +238,7 @@ def codebook_usage(
     Examples
     --------
     >>> import numpy as np
-    >>> usage = codebook_usage(np.array([[0, 0, 1, 1]]), np.zeros((1, 4, 2)))
+    >>> usage = codebook_usage(np.array([[0, 0, 1, 1]]), 4)
     >>> usage.codebooks[0].used, usage.codebooks[0].dead, usage.verdict
     (2, 2, 'under-sampled')
     """

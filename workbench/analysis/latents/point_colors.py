@@ -17,7 +17,7 @@ from workbench.analysis.latents.modes import MAX_IMAGES
 from workbench.analysis.stats.reductions import reduce_dimensions
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import PADDING, Evidence
 
 ColorBy = Literal["class", "mode", "code", "error", "tokens"]
 MAX_COLORED_CODES = 12  # the most frequent codes; all others are gray
@@ -175,7 +175,8 @@ def modes_of_points(latents: np.ndarray, indices: np.ndarray, seed: int) -> np.n
 
 
 def _frequent_codes(codes: np.ndarray) -> tuple[str, ...]:
-    by_frequency: Sequence[int] = np.argsort(-np.bincount(codes), kind="stable").tolist()
+    counts = np.bincount(codes[codes != PADDING])
+    by_frequency: Sequence[int] = np.argsort(-counts, kind="stable").tolist()
     colored = set(by_frequency[:MAX_COLORED_CODES])
     return tuple(str(code) if code in colored else OTHER_NAME for code in codes.tolist())
 
