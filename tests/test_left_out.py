@@ -20,9 +20,9 @@ from workbench.storage.run import Run
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-NUM_RUNS = 300
+NUM_RUNS = 500
 MAX_OPEN_FILES = 256
-NUM_IMAGES = 40
+NUM_IMAGES = 24
 
 
 def create_run(folder: Path, seed: int) -> None:

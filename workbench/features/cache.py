@@ -13,6 +13,7 @@ from torch import Tensor
 from workbench.core.types import HasLabels, Images
 from workbench.features.base import FeatureExtractor
 from workbench.storage.atomic import atomic_path
+from workbench.storage.mapped_array import create_mapped_array
 
 BATCH_SIZE = 64
 
@@ -65,7 +66,7 @@ def cached_features(
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(image_set), grid[0] * grid[1], extractor.dim)
         with atomic_path(path) as tmp:
-            table = np.lib.format.open_memmap(tmp, "w+", np.float16, shape)
+            table = create_mapped_array(tmp, np.float16, shape)
             for start in range(0, len(image_set), BATCH_SIZE):
                 rows = slice(start, min(start + BATCH_SIZE, len(image_set)))
                 table[rows] = extractor.features(image_set.images(rows), grid).cpu().numpy()

@@ -22,6 +22,7 @@ from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet
 from workbench.storage.atomic import atomic_path
+from workbench.storage.mapped_array import create_mapped_array
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
@@ -157,7 +158,7 @@ def _write(path: Path, model: Tokenizer, images: ImageSet, quantity: Quantity) -
                 part = tokens.latents.float().cpu().numpy()
             if rows is None:
                 shape = (len(images), *part.shape[1:])
-                rows = np.lib.format.open_memmap(temporary, "w+", part.dtype, shape)
+                rows = create_mapped_array(temporary, part.dtype, shape)
             rows[start:end] = part
         if rows is None:
             raise RunError(f"{images.source} has no training images.")
