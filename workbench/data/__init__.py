@@ -6,9 +6,11 @@ from pathlib import Path
 
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.data.images import ImageSet, with_channels
+from workbench.data.resize import DEFAULT_RESIZE
 
 __all__ = ["BUNDLED", "ImageSet", "load"]
 
+SPLITS = ("train", "test", "all")
 BUNDLED = ("digits", "photos", "shapes")
 ACCEPTED_SOURCES = (
     "Use a folder of images, a parquet file, a folder of parquet files, or hub:owner/name."
@@ -24,6 +26,7 @@ def load(
     side: int | None = None,
     channels: int | None = None,
     limit: int | None = None,
+    resize: str | None = None,
 ) -> ImageSet:
     """Load images into memory.
 
@@ -35,8 +38,9 @@ def load(
     source : str
         The name of a bundled set (digits, photos, shapes), the path of a folder or parquet file,
         hub:owner/name, or stream:PATH for the first images of a stream.
-    split : {"train", "test"}
-        The split. A source without splits has a tenth of its images held out.
+    split : {"train", "test", "all"}
+        The split. A source without splits has a tenth of its images held out; "all" is every image
+        of such a source, and the test images of any other.
     side : int, optional
         Height and width in pixels, at least 4. None uses the bundled set's own, or the size that
         all files share.
@@ -44,6 +48,9 @@ def load(
         Channels of the images; None keeps the source's own.
     limit : int, optional
         Load at most this many images, drawn at random.
+    resize : {"lanczos", "bicubic", "adm"}, optional
+        How image files are brought to the side; see `workbench.data.resize`. lanczos by default.
+        The bundled sets have their own way.
 
     Returns
     -------
@@ -61,8 +68,8 @@ def load(
     >>> load("digits", split="test").pixels.shape
     (360, 8, 8, 1)
     """
-    if split not in ("train", "test"):
-        raise unknown("split", split, ("train", "test"))
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3, got {channels}.")
     if side is not None and side < MIN_SIDE:
@@ -70,7 +77,7 @@ def load(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
     try:
-        images = _read(str(source), split, side, limit)
+        images = _read(str(source), split, side, limit, resize or DEFAULT_RESIZE)
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
@@ -81,21 +88,26 @@ def load(
     return replace(images, pixels=with_channels(images.pixels, channels))
 
 
-def _read(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:
+def _read(source: str, split: str, side: int | None, limit: int | None, resize: str) -> ImageSet:
+    has_splits = source in BUNDLED or source.startswith("stream:")
+    if has_splits and split == "all":
+        split = "test"
     if source in BUNDLED:
         return _read_bundled(source, split, side, limit)
     if source.startswith("stream:"):
         from workbench.data.stream import first_images
 
-        return first_images(source.removeprefix("stream:"), split, side, None, limit)
+        return first_images(source.removeprefix("stream:"), split, side, None, limit, resize)
     if source.startswith("hub:"):
         from workbench.data.parquet import read_hub
 
-        return read_hub(source.removeprefix("hub:"), split, side, limit)
-    return _read_path(source, split, side, limit)
+        return read_hub(source.removeprefix("hub:"), split, side, limit, resize)
+    return _read_path(source, split, side, limit, resize)
 
 
-def _read_path(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:
+def _read_path(
+    source: str, split: str, side: int | None, limit: int | None, resize: str
+) -> ImageSet:
     path = Path(source).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -112,8 +124,8 @@ def _read_path(source: str, split: str, side: int | None, limit: int | None) -> 
         raise UserError(f"{source} is not a parquet file. {ACCEPTED_SOURCES}")
     tables = parquet_files(path)
     if tables:
-        return read_parquet(tables, split, side, limit, source)
-    return read_folder(path, split, side, limit, source)
+        return read_parquet(tables, split, side, limit, source, resize)
+    return read_folder(path, split, side, limit, source, resize)
 
 
 def _read_bundled(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:

@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.data.decode_cache import DecodedImages
+from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,12 @@ def _available_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def decode(content: Path | bytes | None, name: str, side: int | None = None) -> np.ndarray:
+def decode(
+    content: Path | bytes | None,
+    name: str,
+    side: int | None = None,
+    resize: str = DEFAULT_RESIZE,
+) -> np.ndarray:
     """Decode one image.
 
     The first frame is decoded, upright by its EXIF orientation. 16 bits become 8, palettes and CMYK
@@ -73,6 +79,8 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
     side : int, optional
         Height and width in pixels: the short side is resized to it and the center cropped. None
         keeps the size.
+    resize : {"lanczos", "bicubic", "adm"}
+        How the image is brought to this side; see `workbench.data.resize`.
 
     Returns
     -------
@@ -111,7 +119,7 @@ def decode(content: Path | bytes | None, name: str, side: int | None = None) -> 
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{name} cannot be read ({reason}).") from None
     if side is not None:
-        image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+        image = resize_and_crop(image, side, resize)
     return np.atleast_3d(np.asarray(image))
 
 
@@ -165,6 +173,7 @@ def decode_all(
     count: int,
     side: int | None,
     source: str,
+    resize: str = DEFAULT_RESIZE,
 ) -> DecodedImages:
     """Decode named images into one array and skip damaged ones.
 
@@ -178,6 +187,8 @@ def decode_all(
         Height and width in pixels; None if all images share one size.
     source : str
         Name of the images for errors.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
 
     Raises
     ------
@@ -199,7 +210,7 @@ def decode_all(
     )
     for index, (name, content) in enumerate(progress):
         try:
-            image = decode(content, name, side)
+            image = decode(content, name, side, resize)
         except UserError as error:
             skipped.append(str(error))
             continue

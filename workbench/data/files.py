@@ -10,6 +10,7 @@ from workbench.core.errors import UserError
 from workbench.data.decode import MAX_REASONS, decode_all
 from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
+from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -24,7 +25,12 @@ class ImageFile:
 
 
 def read_folder(
-    folder: Path, split: str, side: int | None, limit: int | None, source: str
+    folder: Path,
+    split: str,
+    side: int | None,
+    limit: int | None,
+    source: str,
+    resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
     """Read the images of a folder and its subfolders.
 
@@ -35,14 +41,16 @@ def read_folder(
     ----------
     folder : Path
         The folder.
-    split : {"train", "test"}
-        The split.
+    split : {"train", "test", "all"}
+        The split; "all" is every image of a folder without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
     limit : int, optional
         Read at most this many images, drawn at random.
     source : str
         Name of the folder for errors.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
 
     Raises
     ------
@@ -51,6 +59,7 @@ def read_folder(
     """
     splits, problems = _find_splits(folder)
     names = _class_names(splits)
+    split = split if split in splits else "test"
     files = [splits[split][i] for i in subsample_indices(len(splits[split]), limit)]
     if not files:
         types = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
@@ -58,12 +67,13 @@ def read_folder(
         raise UserError(" ".join([message, *problems[:MAX_REASONS]]))
     decoded = cached_decode(
         [file.path for file in files],
-        (side,),
+        (side, resize),
         lambda: decode_all(
             ((file.path.relative_to(folder).as_posix(), file.path) for file in files),
             count=len(files),
             side=side,
             source=source,
+            resize=resize,
         ),
     )
     labels = None
@@ -96,6 +106,7 @@ def _find_splits(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
     splits = {
         "train": [file for file, test in zip(files, is_test, strict=True) if not test],
         "test": [file for file, test in zip(files, is_test, strict=True) if test],
+        "all": files,
     }
     return splits, problems
 

@@ -35,8 +35,8 @@ class ImageSet:
         Names of the classes by label; empty without labels.
     source : str
         The argument of `load`.
-    split : {"train", "test"}
-        The split.
+    split : {"train", "test", "all"}
+        The split; "all" if a source without splits was read as a whole.
     skipped : tuple of str
         One sentence per file that cannot be read.
     complexity : ndarray of float64, shape (n,), or None

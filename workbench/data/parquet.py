@@ -14,6 +14,7 @@ from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
 from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
+from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
 
 if TYPE_CHECKING:
@@ -94,7 +95,12 @@ def _files_next_to(file: Path) -> dict[str, list[Path]]:
 
 
 def read_parquet(
-    files: dict[str, list[Path]], split: str, side: int | None, limit: int | None, source: str
+    files: dict[str, list[Path]],
+    split: str,
+    side: int | None,
+    limit: int | None,
+    source: str,
+    resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
     """Read the images of parquet files.
 
@@ -102,14 +108,16 @@ def read_parquet(
     ----------
     files : dict of str to list of Path
         The files of each split, see `parquet_files`.
-    split : {"train", "test"}
-        The split.
+    split : {"train", "test", "all"}
+        The split; "all" is every image of files without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
     limit : int, optional
         Read at most this many images, drawn at random.
     source : str
         Name of the files for errors.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
 
     Raises
     ------
@@ -142,22 +150,31 @@ def read_parquet(
         split,
         side,
         limit,
+        resize,
     )
 
 
-def read_hub(name: str, split: str, side: int | None, limit: int | None) -> ImageSet:
+def read_hub(
+    name: str,
+    split: str,
+    side: int | None,
+    limit: int | None,
+    resize: str = DEFAULT_RESIZE,
+) -> ImageSet:
     """Read the images of a dataset on the Hugging Face hub.
 
     Parameters
     ----------
     name : str
         `owner/name`.
-    split : {"train", "test"}
-        The split.
+    split : {"train", "test", "all"}
+        The split; "all" is every image of a dataset without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
     limit : int, optional
         Read at most this many images, drawn at random.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
 
     Raises
     ------
@@ -183,6 +200,7 @@ def read_hub(name: str, split: str, side: int | None, limit: int | None) -> Imag
         split,
         side,
         limit,
+        resize,
     )
 
 
@@ -193,7 +211,11 @@ def _train_and_test(parts: Tables) -> Tables:
     return {"train": train} if test is train else {"train": train, "test": test}
 
 
-def _read_images(source: TableSource, split: str, side: int | None, limit: int | None) -> ImageSet:
+def _read_images(
+    source: TableSource, split: str, side: int | None, limit: int | None, resize: str
+) -> ImageSet:
+    if split == "all" and "test" in source.tables:
+        split = "test"
     part = split if split in source.tables else "train"
     table = source.tables[part]
     rows = _rows_of_split(len(table), split, has_test="test" in source.tables)
@@ -202,7 +224,7 @@ def _read_images(source: TableSource, split: str, side: int | None, limit: int |
     decoded = cached_decode(
         # Files outside the table may change without any change of the table.
         source.files if are_embedded else (),
-        (part, split, side, limit),
+        (part, split, side, limit, resize),
         lambda: decode_all(
             (
                 (source.row_name(part, row), content(cell))
@@ -211,6 +233,7 @@ def _read_images(source: TableSource, split: str, side: int | None, limit: int |
             count=len(rows),
             side=side,
             source=source.name,
+            resize=resize,
         ),
     )
     labels, names = _read_labels(source.tables, part)
@@ -226,7 +249,7 @@ def _read_images(source: TableSource, split: str, side: int | None, limit: int |
 
 def _rows_of_split(count: int, split: str, *, has_test: bool) -> np.ndarray:
     rows = np.arange(count)
-    if has_test:
+    if has_test or split == "all":
         return rows
     is_test = held_out_mask(str(row) for row in rows)
     return rows[is_test == (split == "test")]

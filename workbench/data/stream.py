@@ -21,6 +21,7 @@ from workbench.core.errors import UserError
 from workbench.data.decode import decode
 from workbench.data.images import ImageSet, with_channels
 from workbench.data.parquet import content, image_column, parquet_files
+from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
 
 if TYPE_CHECKING:
@@ -131,7 +132,12 @@ class ImageStream:
 
 
 def first_images(
-    name: str, split: str, side: int | None, channels: int | None, limit: int | None
+    name: str,
+    split: str,
+    side: int | None,
+    channels: int | None,
+    limit: int | None,
+    resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
     """Read the first images of a split of a stream, on which runs are evaluated.
 
@@ -147,6 +153,8 @@ def first_images(
         Channels of the images; 3 by default.
     limit : int, optional
         Number of images; 2,000 by default.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
 
     Raises
     ------
@@ -157,7 +165,8 @@ def first_images(
     rows = list(islice(table, limit or DEFAULT_LIMIT))
     if side is None:
         raise UserError(f"stream:{name} has images of many sizes; give a side.")
-    pixels = np.stack([_decode_row(row, f"stream:{name}", side, channels or 3) for row in rows])
+    source = f"stream:{name}"
+    pixels = np.stack([_decode_row(row, source, side, channels or 3, resize) for row in rows])
     values = [row.get("label") for row in rows]
     labels = [value for value in values if isinstance(value, int) and value >= 0]
     has_labels = len(labels) == len(values)
@@ -165,7 +174,7 @@ def first_images(
         pixels=pixels,
         labels=np.array(labels, np.int64) if has_labels else None,
         names=_class_names(table) if has_labels else (),
-        source=f"stream:{name}",
+        source=source,
         split=split,
     )
 
@@ -217,10 +226,16 @@ def _open_hub(name: str, split: str) -> "datasets.IterableDataset":
     return tables[next(part for part in TEST_NAMES if part in tables)]
 
 
-def _decode_row(row: Mapping[str, Any], source: str, side: int, channels: int) -> np.ndarray:
+def _decode_row(
+    row: Mapping[str, Any],
+    source: str,
+    side: int,
+    channels: int,
+    resize: str = DEFAULT_RESIZE,
+) -> np.ndarray:
     """Decode one image; an unreadable one becomes a gray square, so that batches stay full."""
     try:
-        pixels = decode(content(row["pixels"]), f"an image of {source}", side)
+        pixels = decode(content(row["pixels"]), f"an image of {source}", side, resize)
     except UserError as error:
         warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=2)
         return np.full((side, side, channels), GRAY, np.uint8)

@@ -1,5 +1,8 @@
 """A training run as a folder of readable files.
 
+The run of a model that was trained elsewhere has only config.json and evidence; its checkpoint is
+step 0, which is loaded from the model's address.
+
 One process writes it, and any number of processes read it.
 
 ========================= ========================================================================
@@ -41,6 +44,7 @@ from workbench.storage.files import (
     steps_in,
     unreadable,
 )
+from workbench.storage.imported import load_imported
 from workbench.storage.jsonl import append_record, is_event, is_log_record, read_records
 from workbench.storage.migrations import FORMAT
 from workbench.storage.process import current_process, is_alive
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ACTIVE_STATES = ("running", "paused")
+IMPORTED_STEP = 0  # of the evidence of a model that was trained elsewhere
 MAX_REASON_LENGTH = 200
 _CHECKPOINT = re.compile(r"step-([0-9]{6,18})\.safetensors")
 
@@ -156,7 +161,9 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
+        """The steps that have a checkpoint, ascending; step 0 of an imported run."""
+        if self.config.imported is not None:
+            return [IMPORTED_STEP]
         try:
             with os.scandir(self.folder) as entries:
                 matches = [_CHECKPOINT.fullmatch(entry.name) for entry in entries]
@@ -166,8 +173,8 @@ class Run:
             raise unreadable(self.folder, error) from None
         return sorted(int(match[1]) for match in matches if match)
 
-    def checkpoint(self, step: int | None = None) -> Path:
-        """Return the path of a checkpoint.
+    def find_step(self, step: int | None = None) -> int:
+        """Return the step of a checkpoint that exists.
 
         Parameters
         ----------
@@ -188,7 +195,26 @@ class Run:
         if step is not None and step not in steps:
             available = ", ".join(map(str, steps))
             raise RunError(f"{self.folder} has no checkpoint of step {step}; it has {available}.")
-        return self.folder / f"step-{steps[-1] if step is None else step:06d}.safetensors"
+        return steps[-1] if step is None else step
+
+    def checkpoint(self, step: int | None = None) -> Path:
+        """Return the path of the file that determines the model: its checkpoint, or config.json of
+        an imported run.
+
+        Parameters
+        ----------
+        step : int, optional
+            The training step; by default the last that has a checkpoint.
+
+        Raises
+        ------
+        RunError
+            If there is no such checkpoint.
+        """
+        number = self.find_step(step)
+        if self.config.imported is not None:
+            return self.folder / "config.json"
+        return self.folder / f"step-{number:06d}.safetensors"
 
     def load(
         self, step: int | None = None, *, averaged: bool = True, modules: Sequence[str] = ()
@@ -207,8 +233,12 @@ class Run:
         Raises
         ------
         RunError
-            If there is no such checkpoint, it is damaged, or it does not fit the class.
+            If there is no such checkpoint, it is damaged, or it does not fit the class; or if the
+            files of an imported model were moved or have changed.
         """
+        if self.config.imported is not None:
+            self.find_step(step)
+            return load_imported(self.folder, self.config.imported, modules)
         model = self.build(modules)
         weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
         try:
@@ -231,8 +261,13 @@ class Run:
         Raises
         ------
         RunError
-            If the class may not be imported, does not exist, or does not accept the settings.
+            If the class may not be imported, does not exist, or does not accept the settings; or if
+            the run is imported, as its model before training is not known.
         """
+        if self.config.imported is not None:
+            raise RunError(
+                f"{self.folder} is an imported run; its model before training is not known."
+            )
         path = self.config.class_path
         module, _, name = path.partition(":")
         if not (module.startswith("workbench.") or module in modules):
@@ -266,10 +301,10 @@ class Run:
         Returns
         -------
         dict
-            `state` (new, running, paused, stopped, finished, failed or interrupted), `step`,
-            `steps`, `seconds_left` and, once training has started, the multipliers in force and the
-            writing process. If the training process has exited without recording a final state, the
-            state is `interrupted`.
+            `state` (new, running, paused, stopped, finished, failed, interrupted or imported),
+            `step`, `steps`, `seconds_left` and, once training has started, the multipliers in force
+            and the writing process. If the training process has exited without recording a final
+            state, the state is `interrupted`.
 
         Raises
         ------
@@ -277,7 +312,7 @@ class Run:
             If status.json cannot be read, or a value in it has the wrong type.
         """
         status = {
-            "state": "new",
+            "state": "new" if self.config.imported is None else "imported",
             "step": 0,
             "steps": self.config.training.get("steps", 0),
             "seconds_left": None,

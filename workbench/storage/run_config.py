@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -47,6 +47,11 @@ class DataConfig(_Section):
         The number of training images; None for a stream.
     skipped : tuple of str
         Files that could not be read.
+    split : str or None
+        The images that an imported tokenizer was evaluated on: "test", or "all" of a source
+        without splits.
+    resize : str or None
+        How images are brought to their side; None for the default of `workbench.data.load`.
     """
 
     source: str | None = None
@@ -57,6 +62,8 @@ class DataConfig(_Section):
     names: tuple[str, ...] = ()
     n: int | None = None
     skipped: tuple[Any, ...] = ()
+    split: str | None = None
+    resize: str | None = None
 
 
 class RunReference(_Section):
@@ -72,6 +79,58 @@ class RunReference(_Section):
 
     run: str
     step: int | None = None
+
+
+class ScaleConfig(_Section):
+    """The published normalization of latents for diffusion: (z - mean) / std.
+
+    Attributes
+    ----------
+    mean, std : tuple of float
+        One number for all channels, or one per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class ImportedConfig(_Section):
+    """The origin of a model that was trained elsewhere, which is loaded again when it is needed.
+
+    Attributes
+    ----------
+    kind : {"tokenizer", "generator"}
+        The kind of model.
+    address : str or None
+        `family:location`; None if the model was evaluated from Python objects.
+    revision : str or None
+        A branch, tag or commit on the hub.
+    options : dict
+        Options of the family, by name.
+    files : dict of str to str
+        The SHA-256 of each file that was read, by its name.
+    license : str or None
+        The license of the weights; None if none is stated.
+    side : int or None
+        The side of the images in pixels that the checkpoint is meant for; None for any.
+    flexible : bool
+        Whether the model takes images of another side.
+    scale : ScaleConfig or None
+        The published normalization of latents, if it is known.
+    notes : tuple of str
+        Remarks on the checkpoint, one sentence each.
+    """
+
+    kind: Literal["tokenizer", "generator"]
+    address: str | None = None
+    revision: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    license: str | None = None
+    side: int | None = None
+    flexible: bool = False
+    scale: ScaleConfig | None = None
+    notes: tuple[str, ...] = ()
 
 
 class RunConfig(_Section):
@@ -97,6 +156,8 @@ class RunConfig(_Section):
         The tokenizer of a generator.
     start : RunReference or None
         The run whose weights training started from.
+    imported : ImportedConfig or None
+        The origin of a model that was trained elsewhere; None for a run of this package.
     versions : dict
         Versions of the libraries and of this code, by name.
     created : str or None
@@ -113,6 +174,7 @@ class RunConfig(_Section):
     data: DataConfig | None = None
     tokenizer: RunReference | None = None
     start: RunReference | None = None
+    imported: ImportedConfig | None = None
     versions: dict[str, Any] = Field(default_factory=dict)
     created: str | None = None
     format: int = FORMAT
