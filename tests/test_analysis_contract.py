@@ -118,7 +118,7 @@ def test_groups_list_all_analyses_in_order():
         "latents": "mixture_modes",
         "generation": "samples",
         "runs": "settings_comparison",
-        "checks": "checks",
+        "diagnosis": "checks",
     }
     assert [name for names in groups().values() for name in names] == list(NAMES)
     assert len(NAMES) > 25

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.analysis.checks.checks import SYMBOLS, checks, rules
+from workbench.analysis.diagnosis.checks import SYMBOLS, checks, rules
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence
 from workbench.workspace.controls import controls

@@ -20,7 +20,7 @@ GROUP_TITLES = {
     "latents": "Latent space",
     "generation": "Generation",
     "runs": "Comparison of runs",
-    "checks": "Checks",
+    "diagnosis": "Checks",
 }
 
 
@@ -29,14 +29,13 @@ def analyses_page() -> str:
     lines = ["# Analyses", ""]
     lines += [
         "Every analysis is available as `wb.analysis.<name>`, and by its name as a text with "
-        "`wb.analysis.get(name)`. `checks` is only available as `wb.analysis.get('checks')`.",
+        "`wb.analysis.get(name)`.",
         "",
     ]
     for group, names in analysis.groups().items():
         lines += [f"## {GROUP_TITLES[group]}", ""]
         for name in names:
-            module = analysis.get(name).__module__ if name == "checks" else "workbench.analysis"
-            directive = f".. autofunction:: {module}.{name}"
+            directive = f".. autofunction:: workbench.analysis.{name}"
             lines += [f"### {name}", "", "```{eval-rst}", directive, "```", ""]
     return "\n".join(lines)
 

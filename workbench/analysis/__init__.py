@@ -2,8 +2,7 @@
 
 Every public function of a module in a group's folder whose return annotation is a `Result` is an
 analysis. A new module is discovered without registration. Each analysis is also an attribute of
-this package, for example `workbench.analysis.mixture_modes`. The one exception is `checks`, because
-`workbench.analysis.checks` is the package of that name; use `get("checks")`.
+this package, for example `workbench.analysis.mixture_modes`.
 """
 
 import importlib
@@ -18,7 +17,7 @@ from typing import Any
 from workbench.core.errors import unknown
 
 # The groups in the order in which hosts list them.
-GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "checks")
+GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "diagnosis")
 
 
 def groups() -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,7 @@ import html
 
 import panel as pn
 
-from workbench.analysis.checks.checks import SYMBOLS, Check, Checks
+from workbench.analysis.diagnosis.checks import SYMBOLS, Check, Checks
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient

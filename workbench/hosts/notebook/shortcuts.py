@@ -71,7 +71,7 @@ def compare(*runs: Run | str | Path, **controls: Any) -> Explorer:
         Offers the analyses of several runs.
     """
     groups = analysis.groups()
-    names = [*groups["runs"], *groups["checks"]]
+    names = [*groups["runs"], *groups["diagnosis"]]
     return _explore(runs, "metric_comparison", names, None, controls)
 
 

@@ -20,8 +20,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.checks import codebook_rules, generator_rules, image_rules, latent_rules
-from workbench.analysis.checks.findings import Finding
+from workbench.analysis.diagnosis import codebook_rules, generator_rules, image_rules, latent_rules
+from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.plotting import table
 from workbench.analysis.runs.settings import run_names
 from workbench.core.errors import UserError, unknown

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workbench.analysis.checks.findings import Finding, Severity
+from workbench.analysis.diagnosis.findings import Finding, Severity
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence

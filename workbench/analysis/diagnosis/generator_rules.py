@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workbench.analysis.checks.findings import Finding
+from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.generation.feature_distances import precision_recall
 from workbench.analysis.generation.memorization import TAIL_SHARE, memorization
 from workbench.core.errors import NotApplicable

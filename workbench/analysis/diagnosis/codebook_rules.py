@@ -5,8 +5,8 @@ The docstring of a rule states when it reports; the values of constants are fill
 
 from functools import lru_cache
 
-from workbench.analysis.checks.findings import Finding, Severity
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
+from workbench.analysis.diagnosis.findings import Finding, Severity
 from workbench.storage.evidence import Evidence
 
 MAX_DEAD_SHARE = 0.10  # of the codes of a codebook

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from workbench.analysis.checks.findings import Finding
+from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
