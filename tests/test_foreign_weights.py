@@ -174,6 +174,8 @@ def test_weight_file_prefers_safetensors(tmp_path):
     save_file(WEIGHTS, tmp_path / "model.safetensors")
     assert weight_file(tmp_path).name == "model.safetensors"
     save_file(WEIGHTS, tmp_path / "other.safetensors")
+    assert weight_file(tmp_path).name == "model.safetensors"
+    (tmp_path / "model.safetensors").rename(tmp_path / "another.safetensors")
     with pytest.raises(UserError):
         weight_file(tmp_path)
     assert len(file_digest(tmp_path / "model.pt")) == 64

@@ -48,7 +48,9 @@ OTHER |= {
     "mlp": "swiglu",
 }
 OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0.5, "shift": 3.0}
-OTHER |= {"interval": (0.0, 0.6)}
+OTHER |= {"interval": (0.0, 0.6), "guided_channels": 1, "solver": "euler", "sampling_steps": 4}
+OTHER |= {"stored_positions": True, "norm_eps": 0.1}
+OTHER |= {"time_embedding": "unscaled", "reversed_time": True}
 paths = pytest.mark.parametrize("path", ["linear", "cosine"])
 each = pytest.mark.parametrize("preset", PRESETS)
 
@@ -393,13 +395,13 @@ def test_every_setting_changes_something():
         torch.manual_seed(1)
         latents = torch.randn(64, model.config.num_tokens, model.config.dim)
         terms = model.objective(latents, torch.arange(64) % 5).terms
-        return [*terms.values(), sample_latents(model, torch.arange(5), steps=3, guidance=2.0)]
+        return [*terms.values(), sample_latents(model, torch.arange(5), guidance=2.0)]
 
-    usual = behaviour()
+    usual = behaviour(sampling_steps=3)
     for field in dataclasses.fields(SiT.Config):
         if field.name == "by_channel":  # a setting of data preparation, which is tested below
             continue
-        now = behaviour(**{field.name: OTHER[field.name]})
+        now = behaviour(**({"sampling_steps": 3} | {field.name: OTHER[field.name]}))
         same = len(now) == len(usual) and all(map(torch.equal, now, usual))
         assert not same, f"{field.name} changes nothing"
 
@@ -438,6 +440,9 @@ def test_moments_per_channel(monkeypatch):
         {"heads": 3},
         {"width": 18, "rows": 2},
         {"width": 18, "positions": "rope"},
+        {"positions": "rope", "stored_positions": True},
+        {"norm_eps": 0.0},
+        {"guided_channels": 4},
     ],
 )
 def test_invalid_settings_raise(settings):
@@ -611,6 +616,7 @@ def learned():
         {"solver": "hoin"},
         {"interval": (0.7, 0.2)},
         {"shift": 0.0},
+        {"guided_channels": 0},
     ],
 )
 def test_invalid_sampling_options_raise(options):

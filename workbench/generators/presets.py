@@ -13,8 +13,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv:2212.09748, on the cosine schedule, like SoftVQ-VAE's DiT, in continuous time; the
     # paper has another schedule.
     "dit": {"path": "cosine", "predict": "noise", "times": "uniform"},
-    # arXiv:2501.01423. QK-norm is off, as in its code; the time embedding reads 1000 t, where its
-    # code reads t. Guidance is not applied to the noisiest tenth of the times.
+    # arXiv:2501.01423. QK-norm is off, as in its code. By default the time embedding reads 1000 t;
+    # `time_embedding`, `reversed_time` and `stored_positions` give those of its code, and
+    # `guided_channels` its guidance on 3 channels. Guidance is not applied to the noisiest tenth
+    # of the times.
     "lightningdit": {
         "by_channel": True,
         "norm": "rms",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from workbench.generators.transformer import SiT
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx/dt
-SOLVERS = ("euler", "heun", "euler-maruyama")
+Solver = Literal["euler", "heun", "euler-maruyama"]
+SOLVERS = get_args(Solver)
 # A predicted noise does not determine the data at t = 1. At this time alpha is 0.03, where 50 steps
 # of DDIM start.
 NOISE_PREDICTION_FIRST_TIME = 0.98
@@ -104,8 +105,9 @@ def guided_velocity(
     labels: Int[Tensor, " b"],
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
+    channels: int | None = None,
 ) -> Velocity:
-    """Return the velocity for the labels with classifier-free guidance on all channels.
+    """Return the velocity for the labels with classifier-free guidance.
 
     Parameters
     ----------
@@ -118,12 +120,17 @@ def guided_velocity(
     interval : (float, float)
         Times in which guidance is applied, at twice the cost (arXiv:2404.07724); outside, the
         velocity is the conditional one.
+    channels : int, optional
+        Guide only the first channels of a token; the others have the conditional velocity. None
+        guides all.
 
     Notes
     -----
-    LightningDiT's code guides 3 channels of 32, so its scales (10, 6.7) do not carry over.
+    LightningDiT's published scales (10, 6.7) are for 3 guided channels of 32, and do not carry over
+    to guidance on all channels.
     """
     low, high = interval
+    guided_channels = model.config.dim if channels is None else channels
     both_labels = torch.cat([labels, torch.full_like(labels, model.config.classes)])
 
     def velocity(x: Tensor, t: float) -> Tensor:
@@ -131,7 +138,12 @@ def guided_velocity(
             return model.velocity(x, x.new_full((len(x),), t), labels)
         both = torch.cat([x, x])
         conditional, null = model.velocity(both, x.new_full((len(both),), t), both_labels).chunk(2)
-        return null + scale * (conditional - null)
+        guided = null + scale * (conditional - null)
+        if guided_channels >= guided.shape[-1]:
+            return guided
+        return torch.cat(
+            [guided[..., :guided_channels], conditional[..., guided_channels:]], dim=-1
+        )
 
     return velocity
 
@@ -152,11 +164,12 @@ def sample_latents(
     model: "SiT",
     labels: Int[Tensor, " b"],
     *,
-    steps: int = 50,
-    solver: str = "heun",
+    steps: int | None = None,
+    solver: str | None = None,
     guidance: float = 1.0,
     interval: tuple[float, float] | None = None,
     shift: float | None = None,
+    guided_channels: int | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b n d"]:
     """Sample one set of latents per label, as the tokenizer's decoder reads them.
@@ -167,16 +180,18 @@ def sample_latents(
         A flow or diffusion model.
     labels : Tensor of int, shape (batch,)
         Classes.
-    steps : int
-        Steps of the solver.
-    solver : {"euler", "heun", "euler-maruyama"}
-        Integrator.
+    steps : int, optional
+        Steps of the solver; None uses the model's own.
+    solver : {"euler", "heun", "euler-maruyama"}, optional
+        Integrator; None uses the model's own.
     guidance : float
         Scale of classifier-free guidance.
     interval : (float, float), optional
         Times in which guidance is applied (1 is noise); None uses the model's own.
     shift : float, optional
         Timestep shift; None uses the model's own.
+    guided_channels : int, optional
+        Guide only the first channels of a token; None uses the model's own number.
     seed : int
         Seed of the noise.
 
@@ -185,16 +200,20 @@ def sample_latents(
     UserError
         If a label or an option is out of range.
     """
-    low, high = model.config.interval if interval is None else interval
-    shift = model.config.shift if shift is None else shift
-    _check_options(model, labels, steps, solver, (low, high), shift)
+    config = model.config
+    low, high = config.interval if interval is None else interval
+    shift = config.shift if shift is None else shift
+    steps = config.sampling_steps if steps is None else steps
+    solver = config.solver if solver is None else solver
+    channels = config.guided_channels if guided_channels is None else guided_channels
+    _check_options(model, labels, steps, solver, (low, high), shift, channels)
     generator = torch.Generator().manual_seed(seed)
     noise = initial_noise(model, len(labels), generator).to(labels.device)
-    velocity = guided_velocity(model, labels, guidance, (low, high))
+    velocity = guided_velocity(model, labels, guidance, (low, high), channels)
     first = first_time(model)
     if solver == "euler-maruyama":
         times = sampling_times(steps, shift=shift, first=first, last=SDE_LAST_TIME)
-        x = euler_maruyama(velocity, noise, times, path=model.config.path, generator=generator)
+        x = euler_maruyama(velocity, noise, times, path=config.path, generator=generator)
     else:
         solve = euler if solver == "euler" else heun
         x = solve(velocity, noise, sampling_times(steps, shift=shift, first=first))
@@ -208,8 +227,10 @@ def _check_options(
     solver: str,
     interval: tuple[float, float],
     shift: float,
+    guided_channels: int | None,
 ) -> None:
     classes = model.config.classes
+    dim = model.config.dim
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(
             f"Labels must be in 0..{classes - 1}, got {labels.min()} to {labels.max()}."
@@ -225,3 +246,7 @@ def _check_options(
         )
     if not 0 < shift < float("inf"):
         raise UserError(f"shift must be above 0 (1 shifts nothing), got {shift}.")
+    if guided_channels is not None and not 1 <= guided_channels <= dim:
+        raise UserError(
+            f"guided_channels must be in 1..{dim}, the channels of a token, got {guided_channels}."
+        )

@@ -22,6 +22,7 @@ from workbench.generators.base import EncodedImages, Generator
 from workbench.generators.interpolants import Path, Times, interpolant, sample_times
 from workbench.generators.losses import loss_by_time
 from workbench.generators.samplers import (
+    Solver,
     euler,
     first_time,
     guided_velocity,
@@ -30,6 +31,7 @@ from workbench.generators.samplers import (
     sampling_times,
 )
 from workbench.nn.transformer import (
+    LAYER_NORM_EPS,
     MLPKind,
     ModulatedBlock,
     Norm,
@@ -39,7 +41,7 @@ from workbench.nn.transformer import (
 )
 
 EVAL_BINS = 20  # bins of time in `SiT.evaluate`
-SAMPLING_STEPS = 50  # of Heun's method, if `steps` is not given
+TIME_CHANNELS = 256  # of the unscaled time embedding
 MIN_STD = 1e-6  # a channel with a smaller standard deviation is constant
 
 
@@ -68,11 +70,21 @@ class SiT(Generator):
         mlp: MLPKind = "gelu"
         # Position embeddings that are added, that rotate queries and keys, or both.
         positions: Literal["sines", "rope", "sines+rope"] = "sines"
+        # The added positions belong to the checkpoint, and start as in the papers' code.
+        stored_positions: bool = False
         rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
         qk_norm: bool = False  # RMSNorm of queries and keys
+        norm_eps: float = LAYER_NORM_EPS  # of LayerNorm; the papers' code has 1e-6
+        # "scaled" embeds 1000 t in `width` channels. "unscaled" embeds t in 256 channels with the
+        # cosines first, as the code of SiT and LightningDiT does.
+        time_embedding: Literal["scaled", "unscaled"] = "scaled"
+        reversed_time: bool = False  # embed 1 - t, as LightningDiT's code does
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
         shift: float = 1.0  # of the sampling times; above 1 more of them are near the noise
         interval: tuple[float, float] = (0.0, 1.0)  # of times with guidance; 1 is noise
+        guided_channels: int | None = None  # guidance on the first channels only; None: all
+        solver: Solver = "heun"
+        sampling_steps: int = 50
 
         def __post_init__(self) -> None:
             for field in fields(self):
@@ -84,6 +96,13 @@ class SiT(Generator):
             if not 0 < self.shift < float("inf"):
                 raise UserError(f"shift must be above 0, got {self.shift}.")
             self._check_moments()
+            if not 0 < self.norm_eps < 1:
+                raise UserError(f"norm_eps must be between 0 and 1, got {self.norm_eps}.")
+            if self.guided_channels is not None and not 1 <= self.guided_channels <= self.dim:
+                raise UserError(
+                    f"guided_channels must be in 1..{self.dim}, the channels of a token, got"
+                    f" {self.guided_channels}."
+                )
             low, high = self.interval
             if not 0 <= low <= high <= 1:
                 raise UserError(
@@ -125,6 +144,11 @@ class SiT(Generator):
                     f"width must be a multiple of {self.heads} heads and of {2 * self.axes}, got"
                     f" {self.width}."
                 )
+            if self.stored_positions and "sines" not in self.positions:
+                raise UserError(
+                    "stored_positions needs positions that are added (sines or sines+rope), got"
+                    f" {self.positions}."
+                )
             head_width = self.width // self.heads
             if "rope" in self.positions and head_width % (2 * self.axes):
                 raise UserError(
@@ -152,15 +176,23 @@ class SiT(Generator):
         self.config = config
         width = config.width
         self.embed = nn.Linear(config.dim, width)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        time_channels = width if config.time_embedding == "scaled" else TIME_CHANNELS
+        self.time = nn.Sequential(
+            nn.Linear(time_channels, width), nn.SiLU(), nn.Linear(width, width)
+        )
         blocks = [
             ModulatedBlock(
-                width, config.heads, norm=config.norm, mlp=config.mlp, qk_norm=config.qk_norm
+                width,
+                config.heads,
+                norm=config.norm,
+                mlp=config.mlp,
+                qk_norm=config.qk_norm,
+                norm_eps=config.norm_eps,
             )
             for _ in range(config.depth)
         ]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = modulation_norm(config.norm, width)
+        self.norm = modulation_norm(config.norm, width, config.norm_eps)
         self.modulation = nn.Linear(width, 2 * width)
         # The output layer also of a noise prediction; stored runs have this name.
         self.to_velocity = nn.Linear(width, config.dim)
@@ -171,14 +203,19 @@ class SiT(Generator):
         for layer in (*(block.modulation for block in blocks), self.modulation, self.to_velocity):
             nn.init.zeros_(layer.weight)
         coordinates = token_coordinates(config.num_tokens, config.rows)
-        sines = torch.cat(
-            [sinusoidal_embedding(axis, width // config.axes) for axis in coordinates.T], dim=1
-        )
+        if config.stored_positions:
+            sines = published_positions(coordinates, width)
+        else:
+            sines = torch.cat(
+                [sinusoidal_embedding(axis, width // config.axes) for axis in coordinates.T], dim=1
+            )
         has_sines, has_rope = "sines" in config.positions, "rope" in config.positions
         turns = rotary_angles(coordinates, width // config.heads) if has_rope else None
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
-        self.register_buffer("positions", sines if has_sines else None, persistent=False)
+        self.register_buffer(
+            "positions", sines if has_sines else None, persistent=config.stored_positions
+        )
         self.register_buffer("turns", turns, persistent=False)
 
     @classmethod
@@ -227,8 +264,7 @@ class SiT(Generator):
 
         Label `classes` is the null class.
         """
-        time = self.time(sinusoidal_embedding(1000 * t, self.config.width))
-        condition = time + self.label(labels)
+        condition = self._embed_time(t) + self.label(labels)
         x = self.embed(x)
         if self.positions is not None:
             x = x + self.positions
@@ -237,6 +273,13 @@ class SiT(Generator):
         modulation = self.modulation(F.silu(condition))
         shift, scale = rearrange(modulation, "b (two width) -> two b 1 width", two=2)
         return self.to_velocity(self.norm(x) * (1 + scale) + shift)
+
+    def _embed_time(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        if self.config.reversed_time:
+            t = 1 - t
+        if self.config.time_embedding == "unscaled":
+            return self.time(cosine_embedding(t, TIME_CHANNELS))
+        return self.time(sinusoidal_embedding(1000 * t, self.config.width))
 
     def velocity(
         self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
@@ -264,8 +307,9 @@ class SiT(Generator):
         steps: int | None = None,
         seed: int = 0,
         interval: tuple[float, float] | None = None,
-        solver: str = "heun",
+        solver: str | None = None,
         shift: float | None = None,
+        guided_channels: int | None = None,
     ) -> Tokens:
         """Sample the latents of one image per label.
 
@@ -274,11 +318,12 @@ class SiT(Generator):
         latents = sample_latents(
             self,
             labels,
-            steps=SAMPLING_STEPS if steps is None else steps,
+            steps=steps,
             solver=solver,
             guidance=guidance,
             interval=interval,
             shift=shift,
+            guided_channels=guided_channels,
             seed=seed,
         )
         return Tokens(latents)
@@ -304,7 +349,7 @@ class SiT(Generator):
         config = self.config
         noise = initial_noise(self, len(labels), torch.Generator().manual_seed(seed))
         low, high = config.interval
-        velocity = guided_velocity(self, labels, guidance, (low, high))
+        velocity = guided_velocity(self, labels, guidance, (low, high), config.guided_channels)
         predictions: list[tuple[float, Tensor]] = []
 
         def recorded_velocity(x: Tensor, t: float) -> Tensor:
@@ -326,13 +371,17 @@ class SiT(Generator):
         return {"loss_times": loss.t.numpy(), "loss_by_time": loss.velocity.numpy()}
 
     def sampling_config(self) -> dict[str, Any]:
-        """Return the solver, the number of steps, the shift and the guidance interval."""
-        return {
-            "solver": "heun",
-            "steps": SAMPLING_STEPS,
-            "shift": self.config.shift,
-            "interval": list(self.config.interval),
+        """Return the solver, the steps, the shift, and the times and channels of guidance."""
+        config = self.config
+        sampling: dict[str, Any] = {
+            "solver": config.solver,
+            "steps": config.sampling_steps,
+            "shift": config.shift,
+            "interval": list(config.interval),
         }
+        if config.guided_channels is not None:
+            sampling["guided_channels"] = config.guided_channels
+        return sampling
 
 
 def direction_loss(
@@ -364,3 +413,35 @@ def sinusoidal_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tenso
     )
     angles = rearrange(values, "v -> v 1") * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def cosine_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
+    """Compute cosines, then sines, at frequencies 10,000^(-i / half), i < half = width / 2.
+
+    The code of DiT, SiT and LightningDiT embeds times in this way. The last frequency is above
+    1/10,000.
+    """
+    angles = rearrange(values, "v -> v 1") * _frequencies(width // 2, values)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def published_positions(
+    coordinates: Float[Tensor, "n axes"], width: int
+) -> Float[Tensor, "n width"]:
+    """Compute position embeddings as the papers' code does.
+
+    On a grid they are those of MAE (arXiv:2111.06377): sines and cosines of the column, then of the
+    row. On a line, sines and cosines alternate (arXiv:1706.03762).
+    """
+    num_tokens, axes = coordinates.shape
+    frequencies = _frequencies(width // (2 * axes), coordinates)
+    if axes == 1:
+        angles = coordinates * frequencies
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(num_tokens, width)
+    row, column = (rearrange(axis, "n -> n 1") * frequencies for axis in coordinates.T)
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=-1)
+
+
+def _frequencies(count: int, like: Tensor) -> Float[Tensor, " count"]:
+    """Return the frequencies 10,000^(-i / count), i < count."""
+    return 1e4 ** (-torch.arange(count, device=like.device, dtype=torch.float32) / count)

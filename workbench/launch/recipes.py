@@ -122,7 +122,24 @@ VIT = {
 }
 VIT |= {"steps": 250_000, "save_every": 10_000, "log_every": 100}
 FLOW = VIT | {"final_lr": 1.0, "warmup_steps": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
+# The conventions of the published code, so that runs compare with published checkpoints.
+CODE = {"time_embedding": "unscaled", "stored_positions": True, "norm_eps": 1e-6}
 XL = {"width": 1152, "depth": 28, "heads": 16}
+SIT_XL = (
+    XL
+    | CODE
+    | {
+        "mlp": "gelu-tanh",
+        "interval": (0.0, 0.7),
+        "solver": "euler-maruyama",
+        "sampling_steps": 250,
+    }
+)
+LIGHTNINGDIT_XL = (
+    XL
+    | CODE
+    | {"reversed_time": True, "guided_channels": 3, "solver": "euler", "sampling_steps": 249}
+)
 PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
         PERCEPTUAL_SETTINGS
@@ -193,10 +210,10 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vqvae": ({"codebook_size": 8192, "linear_init": False}, VIT),
     "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "linear_init": False}, VIT),
     **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
-    "sit": (XL, FLOW | {"steps": 3_000_000}),
+    "sit": (SIT_XL, FLOW | {"steps": 3_000_000}),
     "dit": (XL, FLOW | {"steps": 3_000_000}),
     "lightningdit": (
-        XL,
+        LIGHTNINGDIT_XL,
         FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3},
     ),
     "ar": (

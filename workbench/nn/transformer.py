@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Norm = Literal["layer", "rms"]
-MLPKind = Literal["gelu", "swiglu"]
+MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
+LAYER_NORM_EPS = 1e-5
 
 
 class RMSNorm(nn.Module):
@@ -125,10 +126,22 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Two linear layers with GELU between them and four times the width inside."""
+    """Two linear layers with GELU between them and four times the width inside.
 
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    approximate : {"none", "tanh"}
+        Form of GELU: exact, or approximated by tanh.
+    """
+
+    def __init__(self, width: int, approximate: Literal["none", "tanh"] = "none") -> None:
+        super().__init__(
+            nn.Linear(width, 4 * width),
+            nn.GELU(approximate),
+            nn.Linear(4 * width, width),
+        )
 
 
 class SwiGLU(nn.Module):
@@ -181,10 +194,12 @@ class ModulatedBlock(nn.Module):
         Number of attention heads.
     norm : {"layer", "rms"}
         Norm before each modulation.
-    mlp : {"gelu", "swiglu"}
+    mlp : {"gelu", "gelu-tanh", "swiglu"}
         Kind of MLP.
     qk_norm : bool
         Normalize queries and keys.
+    norm_eps : float
+        Added to the variance by LayerNorm; RMSNorm has 1e-6.
 
     Notes
     -----
@@ -199,11 +214,13 @@ class ModulatedBlock(nn.Module):
         norm: Norm = "layer",
         mlp: MLPKind = "gelu",
         qk_norm: bool = False,
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = modulation_norm(norm, width), modulation_norm(norm, width)
+        self.norm_1 = modulation_norm(norm, width, norm_eps)
+        self.norm_2 = modulation_norm(norm, width, norm_eps)
         self.attention = Attention(width, heads, qk_norm=qk_norm)
-        self.mlp = MLP(width) if mlp == "gelu" else SwiGLU(width)
+        self.mlp = make_mlp(mlp, width)
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -224,12 +241,22 @@ class ModulatedBlock(nn.Module):
         return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
 
 
-def modulation_norm(norm: Norm, width: int) -> nn.Module:
+def make_mlp(kind: MLPKind, width: int) -> nn.Module:
+    """Return the MLP of a block."""
+    if kind == "swiglu":
+        return SwiGLU(width)
+    return MLP(width, "tanh" if kind == "gelu-tanh" else "none")
+
+
+def modulation_norm(norm: Norm, width: int, eps: float = LAYER_NORM_EPS) -> nn.Module:
     """Return the norm before a modulation.
 
-    It is LayerNorm without a gain (DiT), or RMSNorm with a gain (LightningDiT).
+    It is LayerNorm without a gain (DiT), or RMSNorm with a gain (LightningDiT). RMSNorm does not
+    use `eps`.
     """
-    return nn.LayerNorm(width, elementwise_affine=False) if norm == "layer" else RMSNorm(width)
+    if norm == "rms":
+        return RMSNorm(width)
+    return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
 
 
 def rotary_angles(positions: Float[Tensor, "t axes"], width: int) -> Float[Tensor, "two t half"]:

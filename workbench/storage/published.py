@@ -14,6 +14,7 @@ from workbench.storage.files import printable
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_PAGE = "https://huggingface.co/"
+HUB_WEIGHTS = "model.safetensors"  # the name that the hub's libraries give to a network
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 HASH_BLOCK_BYTES = 2**20
 
@@ -126,8 +127,8 @@ def weight_file(path: Path) -> Path:
     Parameters
     ----------
     path : Path
-        A file with weights, or a folder that contains one. A safetensors file is preferred to
-        other formats.
+        A file with weights, or a folder that contains one. `model.safetensors` is preferred to
+        other safetensors files, and these to other formats.
 
     Raises
     ------
@@ -136,6 +137,8 @@ def weight_file(path: Path) -> Path:
     """
     if path.is_file():
         return path
+    if (path / HUB_WEIGHTS).is_file():
+        return path / HUB_WEIGHTS
     for suffixes in (WEIGHT_SUFFIXES[:1], WEIGHT_SUFFIXES[1:]):
         files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
         if len(files) == 1:
