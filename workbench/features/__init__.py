@@ -9,6 +9,8 @@ hog                      histograms of oriented gradients   nothing
 random, random:SEED      an untrained convolutional network nothing
 dinov2, clip, siglip     the default model of the family    transformers, and weights
 dinov2:MODEL (and alike) a model of the hub, or a folder    transformers, and weights
+inception                Inception-v3 of the FID            weights, found or downloaded
+inception:FILE           the same                           its weights as a file
 resnet56:FILE            ResNet-56 trained on CIFAR-10      weights as a safetensors file
 FOLDER                   a network of `train_contrastive`   the folder of its run
 shuffled:NAME            NAME, of another image             what NAME needs
@@ -54,6 +56,7 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     """
     from workbench.features.hog import HOG
     from workbench.features.hub import FAMILIES, HubExtractor
+    from workbench.features.inception import Inception
     from workbench.features.network import ShuffledExtractor, load_trained_network, random_network
     from workbench.features.resnet import ResNet56
     from workbench.features.standardized import StandardizedExtractor
@@ -65,6 +68,8 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
         return random_network(channels, seed=int(argument or 0))
     if kind in FAMILIES:
         return HubExtractor(kind, argument)
+    if kind == "inception":
+        return Inception(argument)
     if kind == "resnet56":
         return ResNet56(argument)
     if kind == "shuffled":
@@ -75,4 +80,4 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     if Path(name, "config.json").is_file():
         return load_trained_network(name)
     patterns = ("shuffled:NAME", "standardized:FILE:NAME", "the folder of a trained network")
-    raise unknown("feature extractor", name, ["hog", "random", *FAMILIES, *patterns])
+    raise unknown("feature extractor", name, ["hog", "random", "inception", *FAMILIES, *patterns])

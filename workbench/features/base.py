@@ -67,6 +67,22 @@ class FeatureExtractor(ABC):
         """
         return self.features(images, (1, 1))[:, 0]
 
+    def outputs(self, images: Images) -> dict[str, Float[Tensor, "b _n"]]:
+        """Compute everything that evaluations compare between sets of images.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        dict of Tensor, shapes (batch, n)
+            `features`, one per image. A network may add `spatial_features`, which keep the
+            position in the image, and `logits` of classes.
+        """
+        return {"features": self.pooled(images)}
+
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """Compute feature maps of several depths, with gradients with respect to the images.
 
@@ -89,6 +105,16 @@ class FeatureExtractor(ABC):
             f"{self.name} has no layers in which images can be compared. "
             "random, a trained network and dinov2 have layers."
         )
+
+    @property
+    def title(self) -> str:
+        """Return the name of the network in text, such as Inception-v3."""
+        return self.name
+
+    @property
+    def protocol(self) -> str:
+        """Return network, weights and preprocessing in one line, to be cited with a number."""
+        return f"{self.title}, {self.fingerprint}"
 
     @property
     def fingerprint(self) -> str:
