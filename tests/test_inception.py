@@ -84,7 +84,9 @@ def test_bad_weights_end_in_one_sentence(weights_file, tmp_path, damage):
 def test_missing_weights_name_the_file_and_the_place(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(
-        torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("offline"))
+        torch.hub,
+        "download_url_to_file",
+        lambda *_, **__: (_ for _ in ()).throw(OSError("offline")),
     )
     with pytest.raises(UserError) as error:
         get_feature_extractor("inception")

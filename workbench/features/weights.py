@@ -190,9 +190,9 @@ class WeightsFile:
 
 def hub_folder() -> Path:
     """Return the folder in which torch hub keeps checkpoints."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
+    return home.expanduser() / "hub" / "checkpoints"
 
 
 def _inside_package(file: str) -> Path:

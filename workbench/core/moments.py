@@ -1,0 +1,110 @@
+"""Mean and covariance of features, computed block by block in float64 and merged exactly."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.core.errors import UserError
+
+BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The Gaussian that is fitted to a set of features.
+
+    Attributes
+    ----------
+    mean : ndarray of float64, shape (dim,)
+        The mean.
+    covariance : ndarray of float64, shape (dim, dim)
+        The unbiased covariance; zeros for one row.
+    count : int or None
+        Number of rows; None if a file of statistics does not contain it.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 0.0]])
+    >>> whole = Moments.from_rows(rows)
+    >>> parts = Moments.from_rows(rows[:1]).merge(Moments.from_rows(rows[1:]))
+    >>> whole.count, whole.mean.tolist(), bool(np.allclose(whole.covariance, parts.covariance))
+    (3, [2.0, 2.0], True)
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None
+
+    @classmethod
+    def from_rows(cls, rows: np.ndarray) -> "Moments":
+        """Compute the moments of an array without copying it as a whole.
+
+        Parameters
+        ----------
+        rows : ndarray of float, shape (n, dim)
+            Features of at least one image; may be memory-mapped and larger than memory.
+        """
+        starts = range(0, len(rows), BLOCK_ROWS)
+        return cls.from_blocks(rows[start : start + BLOCK_ROWS] for start in starts)
+
+    @classmethod
+    def from_blocks(cls, blocks: Iterable[np.ndarray]) -> "Moments":
+        """Compute the moments of a stream of arrays (n, dim).
+
+        Raises
+        ------
+        UserError
+            If there is no row.
+        """
+        count = 0
+        mean = np.zeros(0)
+        scatter = np.zeros((0, 0))
+        for block in blocks:
+            rows = np.asarray(block, np.float64)
+            if not len(rows):
+                continue
+            block_mean = rows.mean(axis=0)
+            centered = rows - block_mean
+            if not count:
+                mean = np.zeros(rows.shape[1])
+                scatter = np.zeros((rows.shape[1], rows.shape[1]))
+            difference = block_mean - mean
+            total = count + len(rows)
+            scatter += centered.T @ centered
+            scatter += np.outer(difference, difference) * (count * len(rows) / total)
+            mean += difference * (len(rows) / total)
+            count = total
+        if not count:
+            raise UserError("Moments need at least one image; the set is empty.")
+        return cls(mean=mean, covariance=scatter / max(count - 1, 1), count=count)
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return len(self.mean)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets together, such as of two shards.
+
+        Raises
+        ------
+        UserError
+            If the dimensions differ, or the number of rows of a set is unknown.
+        """
+        if self.dim != other.dim:
+            raise UserError(
+                f"Moments of {self.dim:,} and of {other.dim:,} features cannot be merged; compute "
+                "both with one feature extractor."
+            )
+        if self.count is None or other.count is None:
+            raise UserError("Moments can be merged only if the number of images of both is known.")
+        total = self.count + other.count
+        difference = other.mean - self.mean
+        scatter = self.covariance * (self.count - 1) + other.covariance * (other.count - 1)
+        scatter += np.outer(difference, difference) * (self.count * other.count / total)
+        return Moments(
+            mean=self.mean + difference * (other.count / total),
+            covariance=scatter / (total - 1),
+            count=total,
+        )
