@@ -18,6 +18,7 @@ load_tokenizer         load a tokenizer that was trained elsewhere, by its addre
 load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
 Run, Evidence          a training run on disk, and the arrays collected from it
+evidence               evidence from nothing but arrays: latents, codes, labels, images
 ====================== =========================================================================
 """
 
@@ -33,6 +34,7 @@ _MODULES = {
     "analyses": "workbench.analysis",
     "budget": "workbench.hosts.notebook.shortcuts",
     "codebook": "workbench.hosts.displays",
+    "evidence": "workbench.storage.array_evidence",
     "compare": "workbench.hosts.notebook.shortcuts",
     "latent_map": "workbench.hosts.displays",
     "lens": "workbench.hosts.displays",

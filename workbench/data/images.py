@@ -1,6 +1,5 @@
 """A set of images in memory."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.fingerprint import image_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # ITU-R BT.601, the weights of JPEG and of Pillow's mode "L".
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-FINGERPRINT_DIGITS = 16
 
 
 # Sets are compared by their fingerprints; comparing arrays would be ambiguous.
@@ -66,13 +65,7 @@ class ImageSet:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of shape, pixels, labels and names (16 hex digits), which runs store."""
-        digest = hashlib.sha256(
-            repr((self.pixels.shape, self.names)).encode("utf-8", "surrogateescape")
-        )
-        digest.update(np.ascontiguousarray(self.pixels).data)
-        if self.labels is not None:
-            digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
-        return digest.hexdigest()[:FINGERPRINT_DIGITS]
+        return image_fingerprint(self.pixels, self.labels, self.names)
 
     def images(self, indices: "Indices | None" = None) -> "Tensor":
         """Return images as a tensor.

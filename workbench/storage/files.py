@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+import tokenize
 import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,15 @@ import numpy as np
 from workbench.core.errors import RunError
 
 MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
+# numpy parses the header of an array as Python code.
+HEADER_ERRORS = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 STEP_NAME = re.compile(r"step-([0-9]{6,18})")
 PROT_READ = 1
 MAP_SHARED = 1
@@ -173,27 +183,55 @@ def load_array(path: Path) -> np.ndarray:
         try:
             shape, is_fortran, dtype = _read_header(file)
             offset = file.tell()
-            num_items = math.prod(shape)
-            num_bytes = num_items * dtype.itemsize
-            if offset + num_bytes > os.fstat(file.fileno()).st_size:
-                raise DamagedError("the file is too short")
-            values: np.ndarray
-            if num_bytes <= MAX_READ_BYTES:
-                values = np.frombuffer(file.read(num_bytes), dtype, num_items)
-            elif sys.platform == "win32":
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-            else:
-                buffer = _map(file, offset + num_bytes)
-                mapped = np.frombuffer(buffer, dtype, num_items, offset).view(np.memmap)
-                mapped.filename = str(path.resolve())
-                values = mapped
+            values = map_values(path, file, dtype, math.prod(shape), offset)
         except DamagedError:
             raise
-        except (ValueError, TypeError, OverflowError, RecursionError, EOFError) as error:
+        except (*HEADER_ERRORS, EOFError) as error:
             raise DamagedError(str(error)) from None
         except OSError as error:
             raise unreadable(path, error) from None
     return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+def map_values(
+    path: Path, file: BinaryIO, dtype: np.dtype, num_items: int, offset: int
+) -> np.ndarray:
+    """Open consecutive numbers of a file read-only: mapped into memory, or read if they are few.
+
+    Parameters
+    ----------
+    path : Path
+        The path of the file.
+    file : BinaryIO
+        The open file.
+    dtype : dtype
+        The type of the numbers.
+    num_items : int
+        How many there are.
+    offset : int
+        The position of the first, in bytes.
+
+    Returns
+    -------
+    ndarray, shape (num_items,)
+
+    Raises
+    ------
+    DamagedError
+        If the file is shorter.
+    """
+    num_bytes = num_items * dtype.itemsize
+    if offset + num_bytes > os.fstat(file.fileno()).st_size:
+        raise DamagedError("the file is too short")
+    if num_bytes <= MAX_READ_BYTES:
+        file.seek(offset)
+        return np.frombuffer(file.read(num_bytes), dtype, num_items)
+    if sys.platform == "win32":
+        return np.memmap(path, dtype, "r", offset, (num_items,))
+    buffer = _map(file, offset + num_bytes)
+    mapped = np.frombuffer(buffer, dtype, num_items, offset).view(np.memmap)
+    mapped.filename = str(path.resolve())
+    return mapped
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -207,6 +245,8 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise DamagedError(f"its version {version} is unknown")
     if dtype.hasobject:
         raise DamagedError("it holds Python objects")
+    if any(length < 0 for length in shape):
+        raise DamagedError(f"its shape {shape} is negative")
     return shape, is_fortran, dtype
 
 
