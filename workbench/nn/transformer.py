@@ -3,6 +3,7 @@
 The modulation is adaLN-zero (arXiv:2212.09748).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 Norm = Literal["layer", "rms"]
 MLPKind = Literal["gelu", "gelu-tanh", "swiglu"]
 LAYER_NORM_EPS = 1e-5
+MIXED_ROTARY_BASE = 10.0  # of the frequencies; lower than RoPE's, as images have short axes
 
 
 class RMSNorm(nn.Module):
@@ -76,7 +78,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b t width"],
         visible: Bool[Tensor, "b t"] | None = None,
-        rotation: Float[Tensor, "two t half"] | None = None,
+        rotation: Float[Tensor, "two *per_head t half"] | None = None,
         *,
         causal: bool = False,
         past: KVCache | None = None,
@@ -89,8 +91,8 @@ class Attention(nn.Module):
             The rows.
         visible : Tensor of bool, shape (batch, rows), optional
             Rows that others may attend to; all by default.
-        rotation : Tensor, shape (2, rows, half), optional
-            Cosines and sines from `rotary_angles` (RoPE).
+        rotation : Tensor, shape (2, rows, half) or (2, heads, rows, half), optional
+            Cosines and sines from `rotary_angles` (RoPE) or `MixedRotary`.
         causal : bool
             Let no row attend to later rows. Not combined with `visible`.
         past : KVCache, optional
@@ -163,23 +165,34 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    heads : int
+        Number of attention heads.
+    norm_eps : float
+        Added to the variance in each LayerNorm.
+    """
+
+    def __init__(self, width: int, heads: int, *, norm_eps: float = LAYER_NORM_EPS) -> None:
         super().__init__()
-        self.norm_1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_2, self.mlp = nn.LayerNorm(width), MLP(width)
+        self.norm_1, self.attention = nn.LayerNorm(width, eps=norm_eps), Attention(width, heads)
+        self.norm_2, self.mlp = nn.LayerNorm(width, eps=norm_eps), MLP(width)
 
     def forward(
         self,
         x: Float[Tensor, "b t width"],
         visible: Bool[Tensor, "b t"] | None = None,
+        rotation: Float[Tensor, "two *per_head t half"] | None = None,
         *,
         causal: bool = False,
         past: KVCache | None = None,
     ) -> Tensor:
         """Add the outputs of attention and MLP to the residual stream."""
-        x = x + self.attention(self.norm_1(x), visible, causal=causal, past=past)
+        x = x + self.attention(self.norm_1(x), visible, rotation, causal=causal, past=past)
         return x + self.mlp(self.norm_2(x))
 
 
@@ -248,6 +261,62 @@ def make_mlp(kind: MLPKind, width: int) -> nn.Module:
     return MLP(width, "tanh" if kind == "gelu-tanh" else "none")
 
 
+class TokenModulatedBlock(nn.Module):
+    """Block of MAETok's decoder: the latents scale and shift the normalized rows of their tokens.
+
+    The rows of the tokens are the last ones. All other rows are normalized only.
+
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    heads : int
+        Number of attention heads.
+    dim : int
+        Channels of a latent.
+    norm_eps : float
+        Added to the variance in each LayerNorm.
+
+    Notes
+    -----
+    The modulation starts at zero, so that the patches do not see the tokens before training.
+    """
+
+    def __init__(self, width: int, heads: int, *, dim: int, norm_eps: float = LAYER_NORM_EPS) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
+        self.norm_2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
+        self.attention, self.mlp = Attention(width, heads), MLP(width)
+        self.modulation = nn.Linear(dim, 4 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t width"],
+        visible: Bool[Tensor, "b t"] | None = None,
+        rotation: Float[Tensor, "two *per_head t half"] | None = None,
+        *,
+        latents: Float[Tensor, "b n d"],
+    ) -> Float[Tensor, "b t width"]:
+        """Add the outputs of attention and MLP to the residual stream."""
+        modulation = self.modulation(F.silu(latents))
+        shift_1, scale_1, shift_2, scale_2 = modulation.chunk(4, dim=-1)
+        rows = _modulate_last(self.norm_1(x), shift_1, scale_1)
+        x = x + self.attention(rows, visible, rotation)
+        return x + self.mlp(_modulate_last(self.norm_2(x), shift_2, scale_2))
+
+
+def _modulate_last(
+    x: Float[Tensor, "b t width"],
+    shift: Float[Tensor, "b n width"],
+    scale: Float[Tensor, "b n width"],
+) -> Float[Tensor, "b t width"]:
+    """Scale and shift the last n rows. As in MAETok, a scale of zero removes a row."""
+    num_tokens = shift.shape[1]
+    return torch.cat([x[:, :-num_tokens], x[:, -num_tokens:] * scale + shift], dim=1)
+
+
 def modulation_norm(norm: Norm, width: int, eps: float = LAYER_NORM_EPS) -> nn.Module:
     """Return the norm before a modulation.
 
@@ -283,8 +352,55 @@ def rotary_angles(positions: Float[Tensor, "t axes"], width: int) -> Float[Tenso
     return torch.stack([angles.cos(), angles.sin()])
 
 
+class MixedRotary(nn.Module):
+    """Rotary embeddings of patches with learned frequencies (RoPE-Mixed, arXiv:2403.13298).
+
+    Each block, head and pair of channels has a frequency on both axes. They start as random
+    rotations of the axes, one per head. Rows that are not patches are not rotated.
+
+    Parameters
+    ----------
+    depth : int
+        Number of blocks.
+    heads : int
+        Attention heads of a block.
+    width : int
+        Channels of a head; a multiple of 4.
+    side : int
+        Patches per row and per column of an image.
+    before, after : int
+        Rows before and after the patches.
+    """
+
+    def __init__(
+        self, *, depth: int, heads: int, width: int, side: int, before: int, after: int
+    ) -> None:
+        super().__init__()
+        self.side, self.before, self.after = side, before, after
+        magnitudes = MIXED_ROTARY_BASE ** (-torch.arange(0, width, 4) / width)
+        direction = 2 * math.pi * torch.rand(depth, heads, 1)
+        directions = torch.cat([direction, direction + math.pi / 2], dim=2)
+        directions = directions.repeat_interleave(width // 4, dim=2)
+        axes = torch.stack([directions.cos(), directions.sin()])
+        self.frequencies = nn.Parameter(axes * magnitudes.repeat(2))
+
+    def forward(self) -> list[Float[Tensor, "two heads t half"]]:
+        """Return the cosines and sines of the angles of all rows, one tensor per block."""
+        patch = torch.arange(self.side**2, device=self.frequencies.device)
+        outside = (self.before, self.after)
+        # Position (0, 0) is not rotated.
+        x = F.pad((patch % self.side).float(), outside)
+        y = F.pad((patch // self.side).float(), outside)
+        x_frequencies, y_frequencies = rearrange(
+            self.frequencies, "two depth heads half -> two depth heads 1 half"
+        )
+        # Elementwise, so that mixed precision does not round the angles.
+        angles = x[:, None] * x_frequencies + y[:, None] * y_frequencies
+        return list(torch.stack([angles.cos(), angles.sin()], dim=1))
+
+
 def apply_rotary(
-    x: Float[Tensor, "b heads t e"], rotation: Float[Tensor, "two t half"]
+    x: Float[Tensor, "b heads t e"], rotation: Float[Tensor, "two *per_head t half"]
 ) -> Float[Tensor, "b heads t e"]:
     """Rotate each pair of channels (i, i + half) by the angle of its row.
 

@@ -4,7 +4,8 @@ Encoder: [patches + positions | learned tokens + positions] -> blocks -> norm ->
 -> Linear to d. Decoder: [one learned patch, repeated, + positions | Linear(latents) + positions] ->
 blocks -> norm -> rows of patches.
 
-Differences from the paper: there is no class token. With `linear_init`, each token starts from its
+Differences from the paper: class tokens, the norm of the input, and the variants of SoftVQ-VAE and
+MAETok are options (`ViTOptions`). With `linear_init`, each token starts from its
 own learned mix of the patches, and each patch from a mix of the tokens. The mixes start as shares
 of the image, so that the network starts as a linear autoencoder of patches. Without them, a small
 model reconstructs the mean image for its first 500 to 1,000 steps. A run at the paper's scale
@@ -14,14 +15,20 @@ switches them off.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Tokens
 from workbench.nn.image_shape import check_image_shape
-from workbench.nn.transformer import Block, init_weights
+from workbench.nn.transformer import (
+    Block,
+    MixedRotary,
+    TokenModulatedBlock,
+    init_weights,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +43,19 @@ class ViTConfig:
     width: int = 96  # of the transformer
     depth: int = 2  # blocks of the encoder, and of the decoder
     heads: int = 4  # attention heads
+    # The same of the decoder, if it differs from the encoder.
+    decoder_width: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
     linear_init: bool = True  # start as a linear autoencoder; False: as in the paper
 
     def __post_init__(self) -> None:
-        for name in ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        sizes = ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads")
+        decoder_sizes = ("decoder_width", "decoder_depth", "decoder_heads")
+        for name in (*sizes, *decoder_sizes):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}.")
         if self.side % self.patch:
             below = self.side // self.patch * self.patch
             nearest = f"{below} or {below + self.patch}" if below else f"{self.patch}"
@@ -52,11 +66,106 @@ class ViTConfig:
             raise UserError(
                 f"width must be a multiple of heads, got width {self.width} and {self.heads} heads."
             )
+        decoder = self.decoder_size
+        if decoder.width % decoder.heads:
+            raise UserError(
+                "decoder_width must be a multiple of decoder_heads, got width "
+                f"{decoder.width} and {decoder.heads} heads."
+            )
+
+    @property
+    def encoder_size(self) -> "TransformerSize":
+        """Return the size of the encoder."""
+        return TransformerSize(width=self.width, depth=self.depth, heads=self.heads)
+
+    @property
+    def decoder_size(self) -> "TransformerSize":
+        """Return the size of the decoder, which is the encoder's unless it is set."""
+        return TransformerSize(
+            width=self.width if self.decoder_width is None else self.decoder_width,
+            depth=self.depth if self.decoder_depth is None else self.decoder_depth,
+            heads=self.heads if self.decoder_heads is None else self.decoder_heads,
+        )
 
     @property
     def patches(self) -> int:
         """Return the number of patches per image."""
         return (self.side // self.patch) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSize:
+    """The size of one transformer."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTOptions:
+    """Variants of an encoder or a decoder.
+
+    Attributes
+    ----------
+    class_token : bool
+        One more learned row before the patches. It takes part in attention only.
+    norm_eps : float
+        Added to the variance in each LayerNorm.
+    norm_input : bool
+        Normalize all rows before the first block.
+    rotary : bool
+        Rotate queries and keys of patches by learned angles (`MixedRotary`). The patches of a
+        decoder then have no other position.
+    """
+
+    class_token: bool = False
+    norm_eps: float = 1e-5
+    norm_input: bool = False
+    rotary: bool = False
+
+
+DEFAULT_OPTIONS = ViTOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendedViTConfig(ViTConfig):
+    """Sizes, and the variants of the transformers of SoftVQ-VAE and MAETok."""
+
+    # One more learned row before the patches, as in DINOv2. The released SoftVQ-VAEs have both; the
+    # released MAEToks have the encoder's.
+    encoder_class_token: bool = False
+    decoder_class_token: bool = False
+    norm_eps: float = 1e-5  # added to the variance in each LayerNorm; 1e-6 in the released models
+    # Learned rotary positions of patches per block and head, as in MAETok. The encoder's patches
+    # have learned positions too, the decoder's no others.
+    rotary: bool = False
+    modulated: bool = False  # the latents modulate the decoder's blocks, as in MAETok
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm_eps <= 0:
+            raise UserError(f"norm_eps must be above 0, got {self.norm_eps}.")
+        for size in (self.encoder_size, self.decoder_size):
+            if self.rotary and size.width // size.heads % 4:
+                raise UserError(
+                    "With rotary, the channels per head must be a multiple of 4, "
+                    f"got width {size.width} and {size.heads} heads."
+                )
+
+    @property
+    def encoder_options(self) -> ViTOptions:
+        """Return the variants of the encoder."""
+        return ViTOptions(
+            class_token=self.encoder_class_token, norm_eps=self.norm_eps, rotary=self.rotary
+        )
+
+    @property
+    def decoder_options(self) -> ViTOptions:
+        """Return the variants of the decoder."""
+        return ViTOptions(
+            class_token=self.decoder_class_token, norm_eps=self.norm_eps, rotary=self.rotary
+        )
 
 
 class Encoder(nn.Module):
@@ -69,9 +178,13 @@ class Encoder(nn.Module):
     learned : bool
         Use learned tokens. If False, the rows of the patches themselves become the latents, in
         row-major order.
+    options : ViTOptions
+        Variants of the network.
     """
 
-    def __init__(self, sizes: ViTConfig, *, learned: bool = True) -> None:
+    def __init__(
+        self, sizes: ViTConfig, *, learned: bool = True, options: ViTOptions = DEFAULT_OPTIONS
+    ) -> None:
         super().__init__()
         if not learned and sizes.num_tokens != sizes.patches:
             raise UserError(
@@ -80,13 +193,20 @@ class Encoder(nn.Module):
             )
         self.sizes = sizes
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
-        self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
-        self.norm, self.to_latents = nn.LayerNorm(sizes.width), nn.Linear(sizes.width, sizes.dim)
+        self.blocks = nn.ModuleList(
+            Block(sizes.width, sizes.heads, norm_eps=options.norm_eps) for _ in range(sizes.depth)
+        )
+        self.norm = nn.LayerNorm(sizes.width, eps=options.norm_eps)
+        self.to_latents = nn.Linear(sizes.width, sizes.dim)
         init_weights(self, sizes.depth)
         self.patch_positions = _embedding(sizes.patches, sizes.width)
         # The learned queries; their position is part of them.
         self.tokens = _embedding(sizes.num_tokens, sizes.width) if learned else None
         self.mix = _mix(sizes.num_tokens, sizes.patches) if learned and sizes.linear_init else None
+        self.class_token = _embedding(1, sizes.width) if options.class_token else None
+        self.norm_input = _input_norm(sizes.width, options)
+        num_queries = sizes.num_tokens if learned else 0
+        self.rotary = _rotary(sizes, sizes.encoder_size, options, after=num_queries)
 
     def embed_patches(self, images: Images) -> Float[Tensor, "b p width"]:
         """Embed the patches of images, without positions."""
@@ -107,13 +227,21 @@ class Encoder(nn.Module):
         return tokens + einsum(patches, self.mix, "b p width, n p -> b n width")
 
     def to_tokens(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n d"]:
-        """Encode embedded patches: blocks over patches and tokens, then the rows of the tokens."""
-        x = patches + self.patch_positions
+        """Encode embedded patches to latents."""
+        return self.to_latents(self.token_rows(patches))
+
+    def token_rows(self, patches: Float[Tensor, "b p width"]) -> Float[Tensor, "b n width"]:
+        """Run the blocks over patches and tokens, and return the normalized rows of the tokens."""
+        rows = [patches + self.patch_positions]
+        if self.class_token is not None:
+            rows.insert(0, self.class_token.expand(len(patches), -1, -1))
         if self.tokens is not None:
-            x = torch.cat([x, self.queries(patches)], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.to_latents(self.norm(x[:, -self.sizes.num_tokens :]))
+            rows.append(self.queries(patches))
+        x = self.norm_input(torch.cat(rows, dim=1))
+        rotations = [None] * len(self.blocks) if self.rotary is None else self.rotary()
+        for block, rotation in zip(self.blocks, rotations, strict=True):
+            x = block(x, rotation=rotation)
+        return self.norm(x[:, -self.sizes.num_tokens :])
 
     def forward(self, images: Images) -> Float[Tensor, "b n d"]:
         """Encode images to latents."""
@@ -129,33 +257,75 @@ class Decoder(nn.Module):
         Sizes of the network.
     out : int
         Channels per patch.
+    options : ViTOptions
+        Variants of the network.
+    modulated : bool
+        Let the latents modulate each block (`TokenModulatedBlock`).
     """
 
-    def __init__(self, sizes: ViTConfig, out: int) -> None:
+    def __init__(
+        self,
+        sizes: ViTConfig,
+        out: int,
+        *,
+        options: ViTOptions = DEFAULT_OPTIONS,
+        modulated: bool = False,
+    ) -> None:
         super().__init__()
-        self.embed = nn.Linear(sizes.dim, sizes.width)
-        self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(sizes.depth))
-        self.norm, self.to_patches = nn.LayerNorm(sizes.width), nn.Linear(sizes.width, out)
-        init_weights(self, sizes.depth)
-        self.patch = nn.Parameter(0.02 * torch.randn(sizes.width))
-        self.patch_positions = _embedding(sizes.patches, sizes.width)
-        self.token_positions = _embedding(sizes.num_tokens, sizes.width)
+        size, eps = sizes.decoder_size, options.norm_eps
+        self.sizes, self.modulated = sizes, modulated
+        self.embed = nn.Linear(sizes.dim, size.width)
+        self.blocks = nn.ModuleList(
+            _decoder_block(sizes, options, modulated=modulated) for _ in range(size.depth)
+        )
+        self.norm = nn.LayerNorm(size.width, eps=eps, elementwise_affine=not modulated)
+        self.to_patches = nn.Linear(size.width, out)
+        init_weights(self, size.depth)
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith("modulation.weight"):  # starts at zero
+                nn.init.zeros_(parameter)
+        self.patch = nn.Parameter(0.02 * torch.randn(size.width))
+        self.patch_positions = None if options.rotary else _embedding(sizes.patches, size.width)
+        self.token_positions = _embedding(sizes.num_tokens, size.width)
         self.mix = _mix(sizes.patches, sizes.num_tokens) if sizes.linear_init else None
+        self.class_token = _embedding(1, size.width) if options.class_token else None
+        self.norm_input = _input_norm(size.width, options)
+        self.rotary = _rotary(sizes, size, options, after=sizes.num_tokens)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b p out"]:
         """Return one vector per patch."""
-        embedded, visible = self.embed(tokens.latents) + self.token_positions, None
-        patches = repeat(self.patch + self.patch_positions, "p width -> b p width", b=len(embedded))
+        embedded = self.embed(tokens.latents) + self.token_positions
+        patch = self.patch.expand(self.sizes.patches, -1)
+        if self.patch_positions is not None:
+            patch = patch + self.patch_positions
+        patches = repeat(patch, "p width -> b p width", b=len(embedded))
         if tokens.active is not None:
             embedded = embedded * rearrange(tokens.active, "b n -> b n 1")
-            every_patch = torch.ones_like(patches[..., 0], dtype=torch.bool)
-            visible = torch.cat([every_patch, tokens.active], dim=1)
         if self.mix is not None:
             patches = patches + einsum(embedded, self.mix, "b n width, p n -> b p width")
-        x = torch.cat([patches, embedded], dim=1)
-        for block in self.blocks:
-            x = block(x, visible)
-        return self.to_patches(self.norm(x[:, : patches.shape[1]]))
+        rows = [patches, embedded]
+        if self.class_token is not None:
+            rows.insert(0, self.class_token.expand(len(embedded), -1, -1))
+        x = self.norm_input(torch.cat(rows, dim=1))
+        first = 0 if self.class_token is None else 1
+        last = first + self.sizes.patches
+        visible = None
+        if tokens.active is not None:
+            visible = F.pad(tokens.active, (last, 0), value=True)
+        x = self._run_blocks(x, visible, tokens.latents)
+        return self.to_patches(self.norm(x[:, first:last]))
+
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "b t width"],
+        visible: Bool[Tensor, "b t"] | None,
+        latents: Float[Tensor, "b n d"],
+    ) -> Float[Tensor, "b t width"]:
+        rotations = [None] * len(self.blocks) if self.rotary is None else self.rotary()
+        condition = {"latents": latents} if self.modulated else {}
+        for block, rotation in zip(self.blocks, rotations, strict=True):
+            x = block(x, visible, rotation, **condition)
+        return x
 
 
 class PixelDecoder(nn.Module):
@@ -165,12 +335,23 @@ class PixelDecoder(nn.Module):
     ----------
     sizes : ViTConfig
         Sizes of the network.
+    options : ViTOptions
+        Variants of the network.
+    modulated : bool
+        Let the latents modulate each block (`TokenModulatedBlock`).
     """
 
-    def __init__(self, sizes: ViTConfig) -> None:
+    def __init__(
+        self,
+        sizes: ViTConfig,
+        *,
+        options: ViTOptions = DEFAULT_OPTIONS,
+        modulated: bool = False,
+    ) -> None:
         super().__init__()
         self.sizes = sizes
-        self.decoder = Decoder(sizes, out=sizes.channels * sizes.patch**2)
+        out = sizes.channels * sizes.patch**2
+        self.decoder = Decoder(sizes, out, options=options, modulated=modulated)
 
     @property
     def last(self) -> Tensor:
@@ -185,8 +366,34 @@ class PixelDecoder(nn.Module):
         )
 
 
+def _decoder_block(sizes: ViTConfig, options: ViTOptions, *, modulated: bool) -> nn.Module:
+    size, eps = sizes.decoder_size, options.norm_eps
+    if modulated:
+        return TokenModulatedBlock(size.width, size.heads, dim=sizes.dim, norm_eps=eps)
+    return Block(size.width, size.heads, norm_eps=eps)
+
+
 def _embedding(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(0.1 * torch.randn(rows, width))
+
+
+def _input_norm(width: int, options: ViTOptions) -> nn.Module:
+    return nn.LayerNorm(width, eps=options.norm_eps) if options.norm_input else nn.Identity()
+
+
+def _rotary(
+    sizes: ViTConfig, size: TransformerSize, options: ViTOptions, *, after: int
+) -> MixedRotary | None:
+    if not options.rotary:
+        return None
+    return MixedRotary(
+        depth=size.depth,
+        heads=size.heads,
+        width=size.width // size.heads,
+        side=sizes.side // sizes.patch,
+        before=int(options.class_token),
+        after=after,
+    )
 
 
 def _mix(rows: int, columns: int) -> nn.Parameter:

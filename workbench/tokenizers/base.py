@@ -108,7 +108,9 @@ class TrainableTokenizer(Tokenizer):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("progress", torch.ones(()), persistent=False)
+        # On the CPU even if the weights are built on the meta device to be loaded later.
+        progress = torch.ones((), device="cpu")
+        self.register_buffer("progress", progress, persistent=False)
 
     def set_progress(self, fraction: float) -> None:
         """Set the fraction of the training that is done, in [0, 1]."""

@@ -8,8 +8,10 @@ starts from the weights of the first, `train("maetok-digits", out, start=first, 
 mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 
 Differences from the paper: pixels have a squared error, and the perceptual and adversarial terms
-are off by default. Positions are learned instead of rotary. The small decoders have no adaLN. As in
-the released code, features of networks are compared by cosine (Eq. 8: by squared error).
+are off by default. The released models have rotary positions, modulated decoders (`rotary`,
+`modulated`), a class token of the encoder and norm_eps=1e-6; here these are settings, off by
+default. Layer scale does not exist (it can be folded into the weights). As in the released code,
+features of networks are compared by cosine (Eq. 8: by squared error).
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
-from workbench.nn.vit import Decoder, Encoder, PixelDecoder, ViTConfig
+from workbench.nn.vit import Decoder, Encoder, ExtendedViTConfig, PixelDecoder, ViTConfig
 from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
@@ -41,7 +43,7 @@ class MAETok(TrainableTokenizer):
     """Encoder, decoder and, in stage one, a shallow decoder per teacher."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PerceptualAdversarialConfig, ViTConfig):
+    class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
         """Settings of a MAETok."""
 
         # Distribution of the masking ratio. One ratio per batch, with "sample" one per image;
@@ -62,7 +64,7 @@ class MAETok(TrainableTokenizer):
         tuning: bool = False
 
         def __post_init__(self) -> None:
-            ViTConfig.__post_init__(self)
+            ExtendedViTConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
             # JSON stores a list.
             targets = (self.targets,) if isinstance(self.targets, str) else self.targets
@@ -87,6 +89,11 @@ class MAETok(TrainableTokenizer):
                 raise UserError(
                     f"aux_width must be a multiple of {self.heads} heads, got {self.aux_width}."
                 )
+            if self.rotary and self.aux_width // self.heads % 4:
+                raise UserError(
+                    "With rotary, aux_width must be a multiple of 4 times the number of heads, "
+                    f"got {self.aux_width} and {self.heads} heads."
+                )
             if self.aux_depth < 1:
                 raise UserError(f"aux_depth must be at least 1, got {self.aux_depth}.")
             if self.targets and self.score == "masked" and self.mask_high == 0 and not self.tuning:
@@ -98,8 +105,12 @@ class MAETok(TrainableTokenizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config, learned=config.learned_tokens)
-        self.decoder = PixelDecoder(config)
+        self.encoder = Encoder(
+            config, learned=config.learned_tokens, options=config.encoder_options
+        )
+        self.decoder = PixelDecoder(
+            config, options=config.decoder_options, modulated=config.modulated
+        )
         self.mask_patch = nn.Parameter(0.02 * torch.randn(config.width))
         self.appearance = PerceptualAdversarialLoss(config, config.channels)
         # A plain tuple is not part of the checkpoint. Stage two has no targets.
@@ -111,9 +122,16 @@ class MAETok(TrainableTokenizer):
             self.encoder.requires_grad_(False)
             self.mask_patch.requires_grad_(False)
         sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(ViTConfig)}
-        aux_sizes = ViTConfig(**(sizes | {"width": config.aux_width, "depth": config.aux_depth}))
+        sizes |= {"decoder_width": config.aux_width, "decoder_depth": config.aux_depth}
+        aux_sizes = ViTConfig(**(sizes | {"decoder_heads": config.heads}))
         self.aux_decoders = nn.ModuleList(
-            Decoder(aux_sizes, out=teacher.dim) for teacher in self.teachers
+            Decoder(
+                aux_sizes,
+                out=teacher.dim,
+                options=config.decoder_options,
+                modulated=config.modulated,
+            )
+            for teacher in self.teachers
         )
 
     @property

@@ -6,7 +6,8 @@ would cover in row-major order.
 
 Differences from the paper: the encoder starts from random weights (the paper's from DINOv2's).
 Entropy is computed per codebook (the released code pools them). Alignment, perceptual and
-adversarial terms are off by default.
+adversarial terms are off by default. Class tokens and norm_eps=1e-6 of the released models are
+settings, off by default; their layer scale does not exist (it can be folded into the weights).
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
-from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.quantizers.soft import SoftQuantizer
 from workbench.tokenizers.base import SupportsPosterior, TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
@@ -35,7 +36,7 @@ class SoftVQ(SupportsPosterior, TrainableTokenizer):
     """Encoder, soft quantizer, decoder: differentiable, without straight-through gradient."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PerceptualAdversarialConfig, ViTConfig):
+    class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
         """Settings of a SoftVQ-VAE."""
 
         # G, codebooks over contiguous blocks of tokens; the paper's models have 4.
@@ -54,7 +55,7 @@ class SoftVQ(SupportsPosterior, TrainableTokenizer):
         align: Alignment = "repeat"
 
         def __post_init__(self) -> None:
-            ViTConfig.__post_init__(self)
+            ExtendedViTConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
             for name in ("num_codebooks", "codebook_size"):
                 if getattr(self, name) < 1:
@@ -87,7 +88,10 @@ class SoftVQ(SupportsPosterior, TrainableTokenizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+        self.encoder = Encoder(config, options=config.encoder_options)
+        self.decoder = PixelDecoder(
+            config, options=config.decoder_options, modulated=config.modulated
+        )
         self.quantizer = SoftQuantizer(
             num_codebooks=config.num_codebooks,
             codebook_size=config.codebook_size,
