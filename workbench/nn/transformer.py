@@ -282,7 +282,9 @@ class TokenModulatedBlock(nn.Module):
     The modulation starts at zero, so that the patches do not see the tokens before training.
     """
 
-    def __init__(self, width: int, heads: int, *, dim: int, norm_eps: float = LAYER_NORM_EPS) -> None:
+    def __init__(
+        self, width: int, heads: int, *, dim: int, norm_eps: float = LAYER_NORM_EPS
+    ) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
         self.norm_2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
