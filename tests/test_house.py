@@ -169,6 +169,7 @@ def test_pickles_and_code_in_files_are_not_executed():
 # Classes of this package that others may inherit from: interfaces and sets of settings.
 EXTENSIBLE = {
     "ConvConfig",
+    "ExtendedViTConfig",
     "FeatureExtractor",
     "Generator",
     "HasInitialCodebook",
