@@ -168,6 +168,7 @@ def test_pickles_and_code_in_files_are_not_executed():
 
 # Classes of this package that others may inherit from: interfaces and sets of settings.
 EXTENSIBLE = {
+    "CodebookConfig",
     "ConvConfig",
     "ExtendedViTConfig",
     "FeatureExtractor",

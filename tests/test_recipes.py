@@ -122,6 +122,8 @@ def test_settings_of_larger_recipes_are_valid(system):
 PUBLISHED = {
     "softvq": (173e6, {"align_weight": 0.0}),
     "maetok": (176e6, {"targets": ()}),
+    "vavae": (69.84e6, {"align_weight": 0.0}),
+    "vqgan": (71.88e6, {}),
     "sit": (675e6, {}),
     "dit": (675e6, {}),
     "lightningdit": (675e6, {}),

@@ -81,6 +81,12 @@ OTHER = {
     # VA-VAE
     "multipliers": (1, 2),
     "blocks": 2,
+    "z_channels": 5,
+    "padding": "bottom_right",
+    "encoder_attention": (1,),
+    "decoder_attention": (2,),
+    "middle_attention": False,
+    "flexible": True,
     "kl_weight": 1.0,
     "teacher": "random",
     "align_weight": 0.5,
@@ -91,6 +97,9 @@ OTHER = {
     "adaptive": False,
     "noise": 0.5,
     "stages": True,
+    "sample_seed": 0,
+    # VQGAN
+    "pixel": "l2",
     # KARL
     "error": 0.2,
     "bins": 4,
@@ -185,6 +194,14 @@ def optimizers(model: TrainableTokenizer, lr: float) -> list[torch.optim.Optimiz
     ]
 
 
+def takes_images_of(model: TrainableTokenizer, *, side: int) -> bool:
+    try:
+        model.encode(images(channels=model.config.channels, side=side))
+    except UserError:
+        return False
+    return True
+
+
 for_each_class = pytest.mark.parametrize("kind", tokenizer_classes(), ids=lambda k: k.__name__)
 
 
@@ -200,6 +217,7 @@ def test_all_systems_are_discovered():
         "TailDrop",
         "UniCode2",
         "VAVAE",
+        "VQGAN",
         "VQVAE",
     } <= {kind.__name__ for kind in tokenizer_classes()}
 
@@ -323,6 +341,7 @@ def test_every_setting_changes_something(kind):
             "reconstruction": objective.reconstruction,
             "decoded": model.decode(tokens),
             "trained": torch.tensor([p.requires_grad for p in model.parameters()]),
+            "takes_other_sides": torch.tensor(takes_images_of(model, side=2 * config.side)),
             **objective.terms,
         }
 
@@ -423,6 +442,12 @@ def test_images_of_another_size_raise(kind):
         ("ae:AE", {"radius": 0.0}, ("radius", "0.0")),
         ("fsqvae:FSQVAE", {"dim": 6}, ("levels", "8,5,5,5", "dim 6")),
         ("fsqvae:FSQVAE", {"dim": 2, "levels": (5, 2)}, ("levels", "5,2", "3")),
+        ("vqgan:VQGAN", {"codebook_size": 0}, ("codebook_size", "0")),
+        ("vqgan:VQGAN", {"lecam": -1.0}, ("lecam", "-1.0")),
+        ("vqgan:VQGAN", {"z_channels": 0}, ("z_channels", "0")),
+        ("vqgan:VQGAN", {"encoder_attention": (1, 3)}, ("encoder_attention", "1,3", "2")),
+        ("vavae:VAVAE", {"decoder_attention": (-1,)}, ("decoder_attention", "-1")),
+        ("vavae:VAVAE", {"sample_seed": -1}, ("sample_seed", "-1")),
         ("fsqvae:FSQVAE", {"levels": (64,) * 4}, ("64,64,64,64", "16777216", "1048576")),
     ],
 )

@@ -17,6 +17,7 @@ SYSTEMS = {
     "softvq": "workbench.tokenizers.softvq:SoftVQ",
     "maetok": "workbench.tokenizers.maetok:MAETok",
     "vavae": "workbench.tokenizers.vavae:VAVAE",
+    "vqgan": "workbench.tokenizers.vqgan:VQGAN",
     "karl": "workbench.tokenizers.karl:KARL",
     "taildrop": "workbench.tokenizers.taildrop:TailDrop",
     "alit": "workbench.tokenizers.alit:ALIT",
@@ -25,7 +26,7 @@ SYSTEMS = {
     "ar": "workbench.generators.autoregressive:AR",
 }
 GENERATORS = (*PRESETS, "ar")  # systems that are trained on a tokenizer's latents or codes
-CONVOLUTIONAL = ("vavae",)
+CONVOLUTIONAL = ("vavae", "vqgan")
 CLUSTERING = ("unicode2",)  # a token is a patch with the channels of its teacher
 # The images of a data set, unless the setting `data` replaces them.
 SOURCES = {name: name for name in ("digits", "photos", "shapes")}
@@ -88,6 +89,7 @@ GRIDS = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "klvae": {"beta": 1e-5},
     "vqvae": {"codebook_size": 256},
+    "vqgan": {"codebook_size": 256},
     "fsqvae": {"dim": 4, "levels": (8, 5, 5, 5)},
     "softvq": {"codebook_size": 256},
     **{name: {"width": 96, "depth": 4} | preset for name, preset in PRESETS.items()},
@@ -124,6 +126,13 @@ VIT |= {"steps": 250_000, "save_every": 10_000, "log_every": 100}
 FLOW = VIT | {"final_lr": 1.0, "warmup_steps": 0, "betas": (0.9, 0.999), "weight_decay": 0.0}
 # The conventions of the published code, so that runs compare with published checkpoints.
 CODE = {"time_embedding": "unscaled", "stored_positions": True, "norm_eps": 1e-6}
+# The convolutional network of latent diffusion, with attention at 16 x 16.
+LDM_NETWORK = {
+    "linear_init": False,
+    "padding": "bottom_right",
+    "encoder_attention": (4,),
+    "decoder_attention": (4,),
+}
 XL = {"width": 1152, "depth": 28, "heads": 16}
 SIT_XL = (
     XL
@@ -162,7 +171,8 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "vavae": (
         PERCEPTUAL_SETTINGS
-        | {"linear_init": False, "teacher": TEACHERS[1], "stages": True}
+        | LDM_NETWORK
+        | {"teacher": TEACHERS[1], "stages": True}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
         VIT
         | {
@@ -173,6 +183,23 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "weight_decay": 0.0,
         }
         | {"ema_decay": 0.0, "precision": "no"},
+    ),
+    # The tokenizer of LlamaGen with 16 x 16 tokens.
+    "vqgan": (
+        PERCEPTUAL_SETTINGS
+        | LDM_NETWORK
+        | {"z_channels": 256, "dim": 8, "codebook_size": 16384, "pixel": "l2"}
+        | {"learn": "gradient", "revive": 0.0}
+        | {"adversarial_weight": 0.5, "adversarial_start": 0.05, "adversarial_adaptive": False}
+        | {"lecam": 0.0},
+        VIT
+        | {
+            "steps": 400_000,
+            "batch_size": 128,
+            "final_lr": 1.0,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+        },
     ),
     "karl": (
         {

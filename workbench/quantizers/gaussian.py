@@ -3,12 +3,14 @@
 Latents are samples in training mode and means in evaluation mode.
 """
 
+import zlib
+
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.core.types import Quantized
+from workbench.core.types import Images, Quantized
 
 # Bounds as in latent diffusion (arXiv:2112.10752); beyond them exp() overflows or underflows.
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -37,6 +39,37 @@ class GaussianBottleneck(nn.Module):
             latents = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         losses = {"kl": self.beta * divergence(mean, log_variance)}
         return Quantized(latents=latents, codes=None, losses=losses)
+
+
+def sample_posterior(
+    mean: Float[Tensor, "b *shape"],
+    log_variance: Float[Tensor, "b *shape"],
+    images: Images,
+    *,
+    seed: int,
+) -> Float[Tensor, "b *shape"]:
+    """Draw one sample per image that depends on nothing but the image and the seed.
+
+    Parameters
+    ----------
+    mean, log_variance : Tensor, shape (batch, ...)
+        Parameters of the Gaussians. Log variances are clamped to LOG_VARIANCE_RANGE.
+    images : Tensor, shape (batch, channels, height, width)
+        The images that were encoded.
+    seed : int
+        Another seed gives other noise.
+
+    Returns
+    -------
+    Tensor, shape (batch, ...)
+        The samples. The other images of the batch do not change them.
+    """
+    noise = []
+    for image in images.detach().float().cpu():
+        generator = torch.Generator().manual_seed(zlib.crc32(image.numpy().tobytes(), seed))
+        noise.append(torch.randn(mean.shape[1:], generator=generator))
+    deviation = (log_variance.clamp(*LOG_VARIANCE_RANGE) / 2).exp()
+    return mean + deviation * torch.stack(noise).to(mean)
 
 
 def divergence(

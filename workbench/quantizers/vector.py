@@ -7,6 +7,7 @@ Differences from the paper: codes that are no longer used are replaced by tokens
 running average is not smoothed, so that a code moves only in steps that select it.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,8 +17,48 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.errors import UserError, unknown
 from workbench.core.types import Quantized
 from workbench.quantizers.nearest import nearest_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookConfig:
+    """Settings of the quantizer; the `Config` of a tokenizer inherits them."""
+
+    codebook_size: int = 256  # K, number of codewords
+    commitment: float = 0.25  # beta, pulls the encoder's outputs to their codewords
+    cosine: bool = True  # compare unit vectors
+    # Train the codebook by gradient or as a running average of its tokens.
+    learn: Literal["gradient", "ema"] = "ema"
+    decay: float = 0.95  # of the running averages, per batch
+    # Replace codes used less often than this fraction of uniform usage; 0: never.
+    revive: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1:
+            raise UserError(f"codebook_size must be at least 1, got {self.codebook_size}.")
+        if self.commitment < 0:
+            raise UserError(f"commitment must be at least 0, got {self.commitment}.")
+        if self.learn not in ("gradient", "ema"):
+            raise unknown("way to learn a codebook", self.learn, ("gradient", "ema"))
+        for name in ("decay", "revive"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} must be at least 0 and below 1, got {getattr(self, name)}."
+                )
+
+    def make_quantizer(self, dim: int) -> "VectorQuantizer":
+        """Return a quantizer of tokens with `dim` channels."""
+        return VectorQuantizer(
+            codebook_size=self.codebook_size,
+            dim=dim,
+            commitment=self.commitment,
+            cosine=self.cosine,
+            learn=self.learn,
+            decay=self.decay,
+            revive=self.revive,
+        )
 
 
 class VectorQuantizer(nn.Module):

@@ -24,7 +24,7 @@ from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.nn.weighting import adaptive_weight
-from workbench.quantizers.gaussian import GaussianBottleneck
+from workbench.quantizers.gaussian import GaussianBottleneck, sample_posterior
 from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
@@ -61,19 +61,30 @@ class VAVAE(TrainableTokenizer):
         # Three stages, as released (see STAGE_STARTS), or one, as in the paper's ablations.
         stages: bool = False
         noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
+        # Encode to a sample of the posterior with noise of this seed, as for the published latents;
+        # none: to its mean.
+        sample_seed: int | None = None
 
         def __post_init__(self) -> None:
             ConvConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
-            for name in ("kl_weight", "align_weight", "margin_cosine", "margin_distance", "noise"):
-                if getattr(self, name) < 0:
-                    raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
+            for name in (
+                "kl_weight",
+                "align_weight",
+                "margin_cosine",
+                "margin_distance",
+                "noise",
+                "sample_seed",
+            ):
+                value = getattr(self, name)
+                if value is not None and value < 0:
+                    raise UserError(f"{name} must be at least 0, got {value}.")
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = ConvEncoder(config, out=2 * config.dim), ConvDecoder(config)
+        self.encoder, self.decoder = ConvEncoder(config, parts=2), ConvDecoder(config)
         # Our error is a mean over pixels.
         self.bottleneck = GaussianBottleneck(
             beta=config.kl_weight / (config.channels * config.side**2)
@@ -98,16 +109,19 @@ class VAVAE(TrainableTokenizer):
         return self.config.grid
 
     def encode(self, images: Images) -> Tokens:
-        """Return the mean of the posterior, one token per grid position."""
-        mean, _ = rearrange(self.encoder(images), "b n (two d) -> two b n d", two=2)
-        return Tokens(mean, grid=self.grid)
+        """Return the mean of the posterior, or a sample, one token per grid position."""
+        mean, log_variance = rearrange(self.encoder(images), "b n (two d) -> two b n d", two=2)
+        latents = mean
+        if self.config.sample_seed is not None:
+            latents = sample_posterior(mean, log_variance, images, seed=self.config.sample_seed)
+        return Tokens(latents, grid=self.config.grid_of(images))
 
     def decode(self, tokens: Tokens) -> Images:
         """Decode tokens to images; inactive tokens are zero."""
         latents = tokens.latents
         if tokens.active is not None:
             latents = latents * rearrange(tokens.active, "b n -> b n 1")
-        return self.decoder(latents)
+        return self.decoder(latents, tokens.grid)
 
     def objective(
         self, images: Images, features: Float[Tensor, "b n _"] | None = None
@@ -132,7 +146,8 @@ class VAVAE(TrainableTokenizer):
         latents = quantized.latents
         if self.training and self.config.noise:
             latents = latents + self.config.noise * torch.randn_like(latents)
-        reconstruction = self.decoder(latents)
+        grid = self.config.grid_of(images)
+        reconstruction = self.decoder(latents, grid)
         pixel_loss = F.l1_loss(reconstruction, images)
         terms = {"pixel": pixel_loss, **quantized.losses}
         terms |= self.appearance(
@@ -144,7 +159,7 @@ class VAVAE(TrainableTokenizer):
         )
         if self.teacher is not None:
             if features is None:
-                features = self.teacher.features(images, self.grid)
+                features = self.teacher.features(images, grid)
             mean, _ = rearrange(moments, "b n (two d) -> two b n d", two=2)
             aligned = quantized.latents if self.config.align == "sample" else mean
             loss = self.alignment_loss(aligned, features)
