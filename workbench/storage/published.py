@@ -15,6 +15,7 @@ from workbench.storage.files import printable
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_PAGE = "https://huggingface.co/"
 HUB_WEIGHTS = "model.safetensors"  # the name that the hub's libraries give to a network
+LATENT_STATISTICS = "latents_stats"  # a file that is stored next to weights
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 HASH_BLOCK_BYTES = 2**20
 
@@ -139,8 +140,9 @@ def weight_file(path: Path) -> Path:
         return path
     if (path / HUB_WEIGHTS).is_file():
         return path / HUB_WEIGHTS
+    candidates = sorted(file for file in path.iterdir() if file.stem != LATENT_STATISTICS)
     for suffixes in (WEIGHT_SUFFIXES[:1], WEIGHT_SUFFIXES[1:]):
-        files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+        files = [file for file in candidates if file.suffix in suffixes]
         if len(files) == 1:
             return files[0]
         if files:
