@@ -175,7 +175,7 @@ def test_neighbors_come_from_as_many_images_as_possible():
 
 
 def test_one_token_per_image_has_no_cosines():
-    names = latent_geometry(normal(40, 1, 3), grid=(1, 1)).table()["measure"].tolist()
+    names = [measure.name for measure in latent_geometry(normal(40, 1, 3), grid=(1, 1)).measures]
     assert names == ["participation ratio", "effective rank", "top share", "norm CV", "10-NN CV"]
 
 
@@ -236,3 +236,15 @@ def test_invalid_latents_are_rejected():
     latents[3] = np.nan
     with pytest.raises(UserError, match="1 of 20"):
         latent_geometry(latents)
+
+
+def test_table_has_the_scale_of_the_latents():
+    latents = np.random.default_rng(0).normal([1, -2, 0], [1, 2, 3], (40, 5, 3))
+    table = latent_geometry(latents).table().set_index("measure")["value"]
+    assert table["mean"] == pytest.approx(latents.mean())
+    assert table["std"] == pytest.approx(latents.std())
+    assert table["scaling_factor"] == pytest.approx(1 / latents.std())
+    for channel in range(3):
+        values = latents[..., channel]
+        assert table[f"channel_mean, channel {channel}"] == pytest.approx(values.mean())
+        assert table[f"channel_std, channel {channel}"] == pytest.approx(values.std())

@@ -23,6 +23,7 @@ from workbench.analysis.stats import dispersion
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import UserError
+from workbench.storage.latent_stats import LatentStats
 
 MIN_IMAGES = 10
 MAX_LATENT_VALUES = 4_000_000  # a sample of the images is measured if the latents have more
@@ -96,6 +97,8 @@ class LatentGeometry(Result):
     standardized : bool
         Whether every channel was divided by its deviation.
     seed : int
+    channel_mean, channel_std : ndarray of float64, shape (d,)
+        Mean and standard deviation of each channel over the active tokens of all images.
     """
 
     measures: tuple[Measure, ...]
@@ -107,6 +110,13 @@ class LatentGeometry(Result):
     tokens: int
     standardized: bool
     seed: int
+    channel_mean: np.ndarray = field(repr=False)
+    channel_std: np.ndarray = field(repr=False)
+
+    @property
+    def stats(self) -> LatentStats:
+        """The numbers that scale the latents for a generator, as `workbench export` writes them."""
+        return LatentStats(channel_mean=self.channel_mean, channel_std=self.channel_std)
 
     @property
     def dimensions(self) -> int:
@@ -117,7 +127,11 @@ class LatentGeometry(Result):
         return next(measure for measure in self.measures if measure.name == name)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per measure, and one per noise level with its PSNR in dB."""
+        """Return one row per measure, one per noise level with its PSNR in dB, and the scale.
+
+        The scale has the names of `latent_stats.json`: mean, std and scaling_factor of all numbers,
+        and mean and std of each channel.
+        """
         rows = [
             {
                 "measure": m.name,
@@ -137,6 +151,14 @@ class LatentGeometry(Result):
             }
             for x in self.noise
         ]
+        scale = {
+            "mean": self.stats.mean,
+            "std": self.stats.std,
+            "scaling_factor": self.stats.scaling_factor,
+        }
+        for name, values in (("mean", self.channel_mean), ("std", self.channel_std)):
+            scale |= {f"channel_{name}, channel {i}": value for i, value in enumerate(values)}
+        rows += [{"measure": name, "value": value} for name, value in scale.items()]
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
@@ -205,15 +227,15 @@ def latent_geometry(
     Returns
     -------
     LatentGeometry
-        Norms, spectrum and similarity of the latent vectors.
+        Norms, spectrum and similarity of the latent vectors, and their mean and deviation.
 
     Raises
     ------
     NotApplicable
         If there are fewer than 10 images, or the latents are constant.
     UserError
-        If a latent is NaN or infinite, the grid does not have as many cells as tokens, an image
-        has no active token, or the noise was measured on other images.
+        If a measured latent is NaN or infinite, the grid does not have as many cells as tokens, an
+        image has no active token, or the noise was measured on other images.
 
     Examples
     --------
@@ -233,6 +255,7 @@ def latent_geometry(
         is_active = np.ones((len(indices), tokens), bool)
     else:
         is_active = _check_active(active[indices])
+    stats = LatentStats.of_latents(latents, active)
     scaled = _scale(np.asarray(latents[indices], np.float64), is_active, standardize)
     image_of_token = np.nonzero(is_active)[0]
     num_tokens = int(is_active.sum())
@@ -265,6 +288,8 @@ def latent_geometry(
         tokens=num_tokens,
         standardized=standardize,
         seed=seed,
+        channel_mean=stats.channel_mean,
+        channel_std=stats.channel_std,
     )
 
 

@@ -37,9 +37,11 @@ def draw(result: LatentGeometry) -> go.Figure:
     _draw_spectrum(figure, result)
     _draw_measures(figure, result)
     scaling = "standardized" if result.standardized else "centered"
+    stats = result.stats
     subtitle = (
         f"n = {describe_subset(result.images, result.of)}, {result.tokens:,} tokens of"
-        f" {result.dimensions} dimensions, {scaling} · bars: 95 % · seed {result.seed}"
+        f" {result.dimensions} dimensions (mean {stats.mean:.3g}, deviation {stats.std:.3g}),"
+        f" {scaling} · bars: 95 % · seed {result.seed}"
     )
     figure.update_layout(
         title={"text": "Latent geometry", "subtitle": {"text": subtitle}},
