@@ -10,7 +10,7 @@ import pytest
 
 import workbench as wb
 from workbench import analysis
-from workbench.core.errors import NotApplicable, UserError
+from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.storage import array_evidence
 from workbench.storage.array_files import ARRAY_NAMES, read_array_files
 from workbench.storage.evidence import Evidence
@@ -469,3 +469,43 @@ def test_saved_evidence_opens_again(tmp_path):
     opened = Evidence.open(tmp_path / "evidence")
     np.testing.assert_array_equal(opened.latents, TOKENS)
     assert opened.codebook.shape == (1, 32, 0)
+
+
+# Runs
+
+
+def test_saved_arrays_are_a_run_without_a_model(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    saved = wb.evidence(latents=GRID_LATENTS, labels=LABELS, codes=CODES, codebook=32, out=folder)
+    run = wb.Run(folder)
+    assert run.status()["state"] == "imported"
+    assert run.steps == [0]
+    assert saved.run_name == run.name == "a"
+    np.testing.assert_array_equal(run.evidence().latents, TOKENS)
+    assert run.evidence().codebook.shape == (1, 32, 0)
+    for load in (run.load, run.build):
+        with pytest.raises(RunError):
+            load()
+
+
+def test_arrays_that_are_refused_leave_no_folder(tmp_path):
+    with pytest.raises(UserError):
+        wb.evidence(codes=CODES, codebook=31, out=tmp_path / "a")
+    assert not any(tmp_path.iterdir())
+
+
+def test_folders_in_use_are_kept(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for folder in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(RunError):
+            wb.evidence(codes=CODES, codebook=32, out=folder)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_workspace_lists_a_run_of_arrays(tmp_path):
+    from workbench.workspace.workspace import Workspace
+
+    wb.evidence(latents=GRID_LATENTS, images=IMAGES, out=tmp_path / "a")
+    workspace = Workspace(tmp_path)
+    assert not workspace.refused
+    assert workspace.table()["run"].tolist() == ["a"]

@@ -23,19 +23,25 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.core.fingerprint import FINGERPRINT_DIGITS, image_fingerprint
 from workbench.storage.array_files import ArrayFiles, Parts, read_array_files
+from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence import ARRAYS, PADDING, Evidence
 from workbench.storage.files import printable
 from workbench.storage.mapped_array import create_mapped_array
+from workbench.storage.run import IMPORTED_STEP, Run
+from workbench.storage.run_config import ImportedConfig
 
+FAMILY = "arrays"  # of the address of a run that has arrays and no model
+CLASS_PATH = "arrays:Arrays"  # in place of the class of a model
 MAX_JOINED_BYTES = 2**28  # larger arrays are joined in a temporary file
 CHUNK_BYTES = 2**24  # read at a time
 COLOR_CHANNELS = (1, 3)
@@ -81,7 +87,7 @@ def evidence(
     grid: Grid | None = None,
     names: Sequence[str] = (),
     limit: int | None = None,
-    run_name: str = "arrays",
+    out: str | Path | None = None,
 ) -> Evidence:
     """Return evidence from nothing but arrays, which every analysis takes.
 
@@ -114,20 +120,22 @@ def evidence(
         The names of the classes, by label.
     limit : int, optional
         Use at most this many images, drawn at random with seed 0. By default all.
-    run_name : str
-        The name by which results mention the evidence.
+    out : str or Path, optional
+        A new folder. The evidence is saved there as a run in the state `imported`, which the
+        dashboard and reports open as any other.
 
     Returns
     -------
     Evidence
-        Views of the arrays where their type permits. Several files are joined in memory, or in a
-        temporary file if they are large.
+        The saved arrays; without `out`, views of the arrays where their type permits. Several files
+        are joined in memory, or in a temporary file if they are large.
 
     Raises
     ------
     UserError
         If an array has other axes, another type or values out of range; if arrays differ in their
-        numbers of images or tokens; or if the codebook is smaller than the largest code.
+        numbers of images or tokens; if the codebook is smaller than the largest code; or if the
+        folder is in use.
 
     Examples
     --------
@@ -137,6 +145,8 @@ def evidence(
     >>> usage(**arrays.kwargs_for(usage)).codebooks[0].used
     4
     """
+    if out is not None:
+        check_unused(Path(out))
     arguments = {
         "latents": latents,
         "codes": codes,
@@ -164,7 +174,7 @@ def evidence(
     class_names = tuple(names) or stored.class_names
     num_images = count if rows is None else len(rows)
     provenance: dict[str, Any] = {
-        "run": run_name,
+        "run": "arrays" if out is None else Path(out).resolve().name,
         "step": 0,
         "data": "arrays" if files is None else printable(files),
         "names": list(class_names),
@@ -178,7 +188,41 @@ def evidence(
     }
     if stored.stats is not None:
         provenance["latent_stats"] = stored.stats.to_dict()
-    return Evidence(provenance=provenance, **assembled, codebook=table)
+    result = Evidence(provenance=provenance, **assembled, codebook=table)
+    return result if out is None else _save_run(result, files, Path(out))
+
+
+def check_unused(folder: Path) -> None:
+    """Raise RunError if a folder for a new run is a file or contains anything."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, and a run is a folder. Choose another path.")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty. Choose a new folder.")
+
+
+def _save_run(result: Evidence, files: str | Path | None, folder: Path) -> Evidence:
+    """Save evidence as an imported run that has no model, and return it opened."""
+    from workbench import __version__
+
+    settings = {}
+    if result.latents is not None:
+        settings = {"num_tokens": result.latents.shape[1], "dim": result.latents.shape[2]}
+    elif result.codes is not None:
+        settings = {"num_tokens": result.codes.shape[1]}
+    if result.codebook is not None:
+        settings["codebook_size"] = result.codebook.shape[1]
+    address = None if files is None else f"{FAMILY}:{Path(files).resolve()}"
+    config = {
+        "class": CLASS_PATH,
+        "settings": settings,
+        "imported": ImportedConfig(kind="arrays", address=address),
+        "versions": {"workbench": __version__, "numpy": np.__version__},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with atomic_folder(folder) as temporary:
+        run = Run.create(temporary, config)
+        result.save(run.evidence_folder(IMPORTED_STEP))
+    return Run(folder).evidence()
 
 
 def _merged(stored: Mapping[str, Parts], arguments: Mapping[str, Any]) -> dict[str, Parts]:

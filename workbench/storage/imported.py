@@ -49,9 +49,11 @@ def load_imported(
     Raises
     ------
     RunError
-        If the model has no address, or its files were moved or have changed.
+        If there is no model or no address, or the files were moved or have changed.
     """
     name = printable(folder)
+    if imported.kind not in LOADERS:
+        raise RunError(f"{name} was made of arrays, and has no model that could be loaded.")
     address = imported.address
     if address is None:
         raise RunError(

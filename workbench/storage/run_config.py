@@ -99,8 +99,8 @@ class ImportedConfig(_Section):
 
     Attributes
     ----------
-    kind : {"tokenizer", "generator"}
-        The kind of model.
+    kind : {"tokenizer", "generator", "arrays"}
+        The kind of model; arrays have none.
     address : str or None
         `family:location`; None if the model was evaluated from Python objects.
     revision : str or None
@@ -121,7 +121,7 @@ class ImportedConfig(_Section):
         Remarks on the checkpoint, one sentence each.
     """
 
-    kind: Literal["tokenizer", "generator"]
+    kind: Literal["tokenizer", "generator", "arrays"]
     address: str | None = None
     revision: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
