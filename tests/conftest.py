@@ -3,6 +3,8 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes that tests start
+# Otherwise numbers would depend on the weights that a machine has.
+os.environ["WORKBENCH_FEATURE_EXTRACTOR"] = "hog"
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -437,6 +437,31 @@ def test_clip_checkpoint_with_both_towers(models):
     )  # without the class token
 
 
+def test_embeddings_of_images_are_those_of_the_models(models):
+    import transformers
+
+    dino, clip, siglip = (
+        get_feature_extractor(f"{family}:{models / family}")
+        for family in ("dinov2", "clip", "siglip")
+    )
+    x = images(3)
+    whole = transformers.CLIPModel.from_pretrained(models / "clip").eval()
+    projected = whole.get_image_features(pixel_values=clip.preprocess(x)).pooler_output
+    torch.testing.assert_close(clip.pooled(x), projected)
+    tokens = dino.network(pixel_values=dino.preprocess(x)).last_hidden_state
+    torch.testing.assert_close(dino.pooled(x), tokens[:, 0])
+    assert siglip.pooled(x).shape == (3, 16)
+
+
+def test_clip_without_projection_has_no_embedding(models, tmp_path):
+    import transformers
+
+    tower = transformers.CLIPVisionModel.from_pretrained(models / "clip")
+    tower.save_pretrained(tmp_path / "tower")
+    with pytest.raises(UserError, match="projection"):
+        get_feature_extractor(f"clip:{tmp_path / 'tower'}").pooled(images())
+
+
 def test_missing_weights_raise_with_instructions(
     monkeypatch,
 ):

@@ -11,6 +11,7 @@ dinov2, clip, siglip     the default model of the family    transformers, and we
 dinov2:MODEL (and alike) a model of the hub, or a folder    transformers, and weights
 inception                Inception-v3 of the FID            weights, found or downloaded
 inception:FILE           the same                           its weights as a file
+efficientnet             EfficientNet-Lite0 (ImageNet)      the extra `metrics`
 resnet56:FILE            ResNet-56 trained on CIFAR-10      weights as a safetensors file
 FOLDER                   a network of `train_contrastive`   the folder of its run
 shuffled:NAME            NAME, of another image             what NAME needs
@@ -54,6 +55,7 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     >>> get_feature_extractor("hog", channels=1).dim
     36
     """
+    from workbench.features.efficientnet import EfficientNet
     from workbench.features.hog import HOG
     from workbench.features.hub import FAMILIES, HubExtractor
     from workbench.features.inception import Inception
@@ -70,6 +72,8 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
         return HubExtractor(kind, argument)
     if kind == "inception":
         return Inception(argument)
+    if kind == "efficientnet":
+        return EfficientNet(argument)
     if kind == "resnet56":
         return ResNet56(argument)
     if kind == "shuffled":
@@ -80,4 +84,8 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     if Path(name, "config.json").is_file():
         return load_trained_network(name)
     patterns = ("shuffled:NAME", "standardized:FILE:NAME", "the folder of a trained network")
-    raise unknown("feature extractor", name, ["hog", "random", "inception", *FAMILIES, *patterns])
+    raise unknown(
+        "feature extractor",
+        name,
+        ["hog", "random", "inception", "efficientnet", *FAMILIES, *patterns],
+    )

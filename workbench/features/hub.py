@@ -4,6 +4,7 @@ CLIP and SigLIP.
 Each family gets images as it was trained: with its own mean, deviation and resolution.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,16 +27,20 @@ Color = tuple[float, float, float]
 class Family:
     """Properties that the models of one paper share."""
 
+    title: str
     model_class: str  # class of the image tower in transformers
     default_model: str  # name on the hub
     mean: Color  # of RGB in [0, 1]
     std: Color
     resolution: int | None = None  # pixels; None: the model's own
+    # Class with a projection after the tower, whose output is the embedding of an image.
+    projection_class: str = ""
 
 
 FAMILIES = {
     # Its positions were trained at 518 pixels and are interpolated; 224 is its usual crop.
     "dinov2": Family(
+        title="DINOv2",
         model_class="Dinov2Model",
         default_model="facebook/dinov2-small",
         mean=(0.485, 0.456, 0.406),
@@ -43,12 +48,15 @@ FAMILIES = {
         resolution=224,
     ),
     "clip": Family(
+        title="CLIP",
         model_class="CLIPVisionModel",
         default_model="openai/clip-vit-base-patch16",
         mean=(0.48145466, 0.4578275, 0.40821073),
         std=(0.26862954, 0.26130258, 0.27577711),
+        projection_class="CLIPVisionModelWithProjection",
     ),
     "siglip": Family(
+        title="SigLIP",
         model_class="SiglipVisionModel",
         default_model="google/siglip-base-patch16-224",
         mean=(0.5, 0.5, 0.5),
@@ -60,7 +68,8 @@ FAMILIES = {
 class HubExtractor(FeatureExtractor):
     """Patch features of a pretrained model, without its class and register tokens.
 
-    Weights are loaded on first use.
+    The feature of a whole image is the model's own: the class token of DINOv2, the projected
+    embedding of CLIP and the attention pool of SigLIP. Weights are loaded on first use.
 
     Parameters
     ----------
@@ -94,6 +103,19 @@ class HubExtractor(FeatureExtractor):
         self.resolution = self.family.resolution or self.config.image_size
 
     @property
+    def title(self) -> str:
+        """Return the name of the family and of the model."""
+        return f"{self.family.title} ({self.model})"
+
+    @property
+    def protocol(self) -> str:
+        """Return network, weights and resizing in one line."""
+        return (
+            f"{self.title}, weights {weights_digest(self.network)}, "
+            f"bicubic resize to {self.resolution} × {self.resolution}"
+        )
+
+    @property
     def fingerprint(self) -> str:
         """Return a key of the weights and of the preprocessing."""
         return f"{self.family}-{weights_digest(self.network)}"
@@ -120,6 +142,33 @@ class HubExtractor(FeatureExtractor):
         rows = network(pixel_values=self.preprocess(images)).last_hidden_state
         return resize_to_grid(self._patch_maps(rows), grid)
 
+    @torch.no_grad()
+    def pooled(self, images: Images) -> Float[Tensor, "b e"]:
+        """Return the model's embedding of each image, which Fréchet distance and CMMD compare."""
+        pixels = self.preprocess(images)
+        if self.family.projection_class:
+            return self.projected_network.to(images.device)(pixel_values=pixels).image_embeds
+        return self.network.to(images.device)(pixel_values=pixels).pooler_output
+
+    @cached_property
+    def projected_network(self) -> nn.Module:
+        """Return the frozen image tower with its projection.
+
+        Raises
+        ------
+        UserError
+            If the weights have no projection.
+        """
+        model_class = self._model_class(self.family.projection_class)
+        network, report = self._load(model_class, use_safetensors=True, output_loading_info=True)
+        missing = [name for name in report["missing_keys"] if "projection" in name]
+        if missing:
+            raise UserError(
+                f"The weights of {self.name} have no {missing[0]}, which the embedding of an image "
+                "needs. Save the whole model, not only its image tower."
+            )
+        return network.eval().requires_grad_(False)
+
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """Return the patch features after each quarter of the blocks."""
         network = self.network.to(images.device)
@@ -139,13 +188,13 @@ class HubExtractor(FeatureExtractor):
         # Class and register tokens come first.
         return rearrange(rows[:, -(side**2) :], "b (h w) e -> b e h w", h=side)
 
-    def _model_class(self) -> Any:
+    def _model_class(self, name: str = "") -> Any:
         try:
             import transformers
         except ModuleNotFoundError:
             subject = f"The feature extractor {self.name}"
             raise missing_extra("transformers", "teachers", subject) from None
-        return getattr(transformers, self.family.model_class)
+        return getattr(transformers, name or self.family.model_class)
 
     def _load(self, loadable: Any, **options: Any) -> Any:
         """Load a configuration or a model from this machine, or download it."""
@@ -169,3 +218,20 @@ class HubExtractor(FeatureExtractor):
             ) from error
         finally:
             logging.set_verbosity(verbosity)
+
+
+def is_cached(family: str) -> bool:
+    """Whether the default model of a family is on this machine, without using the network.
+
+    Parameters
+    ----------
+    family : str
+        A key of `FAMILIES`.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    model = FAMILIES[family].default_model
+    files = [try_to_load_from_cache(model, name) for name in ("config.json", "model.safetensors")]
+    return all(isinstance(file, str) for file in files)
