@@ -100,10 +100,10 @@ def collect(
     feature_extractor: Annotated[
         str,
         typer.Option(
-            help="Feature extractor for Fréchet distances and precision/recall "
-            "(hog, random, dinov2, ...)."
+            help="Feature extractor for Fréchet distances and precision/recall: inception, dinov2, "
+            "efficientnet, hog, ...; by default the first of these that needs no download."
         ),
-    ] = "hog",
+    ] = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option(help="Run only this collector, and those it requires; repeatable."),

@@ -19,6 +19,7 @@ from workbench.collect.versions import versions
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.data import ImageSet
 from workbench.features import get_feature_extractor
+from workbench.features.default import AUTO, choose_feature_extractor
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
@@ -30,7 +31,7 @@ def collect(
     limit: int = 2000,
     seed: int = 0,
     guidance: float = 2.0,
-    feature_extractor: str = "hog",
+    feature_extractor: str = AUTO,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     modules: Sequence[str] = (),
@@ -54,7 +55,8 @@ def collect(
     guidance : float
         Scale of classifier-free guidance of a generator's samples.
     feature_extractor : str
-        Name of the network whose features compare sets of images: hog, random, dinov2, ...
+        Name of the network whose features compare sets of images: inception, dinov2,
+        efficientnet, hog, ... `auto` uses the first of these that needs no download.
     only, skip : iterable of str
         Names of collectors: run only these (and those whose arrays they need), or leave these out.
         `workbench.collect.collectors.collectors()` has all of them.
@@ -117,12 +119,13 @@ def _collect(
         tokenizer = load_source_tokenizer(run, modules).to(device)
         sampling = generator.sampling_config()
     channels = source.config.settings["channels"]
+    chosen = choose_feature_extractor(feature_extractor)
     context = CollectContext(
         run=run,
         step=step,
         source=source,
         tokenizer=tokenizer,
-        feature_extractor=get_feature_extractor(feature_extractor, channels=channels),
+        feature_extractor=get_feature_extractor(chosen.name, channels=channels),
         device=device,
         limit=limit,
         seed=seed,
@@ -144,6 +147,8 @@ def _collect(
         "class": run.config.class_path,
         "seed": seed,
         "feature_extractor": context.feature_extractor.name,
+        "feature_extractor_reason": chosen.reason,
+        "protocol": context.feature_extractor.protocol,
         "settings": run.config.settings,
         "versions": versions(),
         "training": run.config.training,

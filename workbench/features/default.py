@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from workbench.features import efficientnet, inception
 
 VARIABLE = "WORKBENCH_FEATURE_EXTRACTOR"
+AUTO = "auto"  # in place of a name: the best on this machine
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,32 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class DefaultExtractor:
-    """The name of the chosen extractor, and the reason in one sentence."""
+class ChosenExtractor:
+    """The name of a feature extractor, and why it was chosen, in one sentence."""
 
     name: str
     reason: str
 
 
-def default_feature_extractor() -> DefaultExtractor:
+def choose_feature_extractor(name: str = AUTO) -> ChosenExtractor:
+    """Return the feature extractor that a user names, or the default for `auto`.
+
+    Parameters
+    ----------
+    name : str
+        A name for `get_feature_extractor`, or `auto`.
+
+    Returns
+    -------
+    ChosenExtractor
+        The name, and the reason of the choice.
+    """
+    if name == AUTO:
+        return default_feature_extractor()
+    return ChosenExtractor(name, "It was named explicitly.")
+
+
+def default_feature_extractor() -> ChosenExtractor:
     """Choose the best feature extractor that needs no download.
 
     The order is Inception-v3, DINOv2, EfficientNet-Lite0, HOG. The environment variable
@@ -47,7 +66,7 @@ def default_feature_extractor() -> DefaultExtractor:
 
     Returns
     -------
-    DefaultExtractor
+    ChosenExtractor
         The name, and the reason of the choice.
 
     Raises
@@ -57,14 +76,14 @@ def default_feature_extractor() -> DefaultExtractor:
     """
     named = os.environ.get(VARIABLE)
     if named:
-        return DefaultExtractor(named, f"{VARIABLE} names it.")
+        return ChosenExtractor(named, f"{VARIABLE} names it.")
     missing: list[str] = []
     for candidate in CANDIDATES:
         if candidate.is_present():
             reason = f"The weights of {candidate.title} are on this machine"
-            return DefaultExtractor(candidate.name, f"{reason}{_absence(missing)}.")
+            return ChosenExtractor(candidate.name, f"{reason}{_absence(missing)}.")
         missing.append(candidate.title)
-    return DefaultExtractor(
+    return ChosenExtractor(
         "hog",
         f"HOG needs no weights{_absence(missing)}. See `workbench doctor`.",
     )

@@ -253,6 +253,18 @@ class Evidence:
         return self.provenance.get("feature_extractor")
 
     @property
+    def protocol(self) -> str | None:
+        """How features were computed: network, weights, resizing and versions, in one line."""
+        features = self.provenance.get("protocol")
+        if features is None:
+            return None
+        versions = self.provenance.get("versions") or {}
+        libraries = [
+            f"{name} {versions[name]}" for name in ("workbench", "torch") if name in versions
+        ]
+        return "; ".join([features, *libraries])
+
+    @property
     def teacher(self) -> str | None:
         """The network whose features the latents are compared with."""
         return self.provenance.get("teacher")
@@ -589,6 +601,8 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "grid": _is_grid,
     "teacher": _is_text,
     "feature_extractor": _is_text,
+    "feature_extractor_reason": _is_text,
+    "protocol": _is_text,
     "tokenizer": _is_reference,
     "sampling": _is_table,
     "settings": _is_table,
