@@ -11,7 +11,6 @@ from torch import nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Objective
-from workbench.launch.in_process import train
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run
 from workbench.training import Rank, TrainConfig, TrainState, fit
@@ -51,35 +50,14 @@ def start_processes(recipe: str, out: Path, processes: int = 2, **changes) -> su
     return subprocess.Popen([*command, f"--out={out}", "--no-collect", *flags], **pipes, text=True)
 
 
-def assert_close(one: Run, other: Run) -> None:
-    """Compare AdamW's first moments; in the weights, it amplifies rounding of zero gradients."""
-    a, b = (read_tensors(run.checkpoint())["optimizer"] for run in (one, other))
-    for name in (name for name in a if name.endswith(".exp_avg")):
-        torch.testing.assert_close(
-            a[name], b[name], rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}"
-        )
-
-
-@pytest.mark.parametrize(
-    ("recipe", "more"), [("ae-digits", {}), ("vqvae-digits", {"revive": 0.0, "codebook_size": 16})]
-)
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path, recipe, more):
-    """Gradients, logged terms and the counts of an EMA codebook equal those of one process."""
-    alone = train(recipe, tmp_path / "alone", collect=False, **SMALL, **more)
-    process = start_processes(recipe, tmp_path / "together", **more)
+def test_only_the_main_process_prints_and_writes(tmp_path):
+    process = start_processes("ae-digits", tmp_path / "together")
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert stdout.count(": 6 steps.") == 1  # only the main process prints
+    assert stdout.count(": 6 steps.") == 1
     run = Run(tmp_path / "together")
-    assert_close(alone, run)
-    torch.testing.assert_close(
-        torch.tensor(alone.history()[["pixel", "gradient"]].to_numpy()),
-        torch.tensor(run.history()[["pixel", "gradient"]].to_numpy()),
-        rtol=1e-4,
-        atol=1e-6,
-    )
-    assert run.status()["state"] == "finished"
+    assert run.status()["state"] == "finished" and run.history()["step"].tolist() == [3, 6]
 
 
 @pytest.mark.slow
@@ -149,13 +127,6 @@ def test_indivisible_batch_is_refused():
         Rank(0, 3).items_per_step(TrainConfig(batch_size=16))
     with pytest.raises(UserError, match="16 .* 5"):
         TrainConfig(batch_size=16, accumulation_steps=5)
-
-
-@pytest.mark.slow
-def test_gradient_accumulation_equals_one_batch(tmp_path):
-    whole = train("ae-digits", tmp_path / "whole", collect=False, **SMALL)
-    parts = train("ae-digits", tmp_path / "parts", collect=False, **SMALL, accumulation_steps=4)
-    assert_close(whole, parts)
 
 
 class Table(nn.Module):

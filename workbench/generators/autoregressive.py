@@ -21,6 +21,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import item_draws
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective, Tokens
 from workbench.generators.base import EncodedImages, Generator
@@ -161,7 +162,8 @@ class AR(Generator):
         Every image is used for both tasks. An untrained model has a generation loss of log K.
         """
         self._check_codes(codes)
-        dropped = torch.rand(len(labels), device=labels.device) < self.config.drop_class
+        uniform = item_draws(torch.rand, (len(labels),), device=labels.device)
+        dropped = uniform < self.config.drop_class
         conditions = torch.where(dropped, self.config.classes, labels)
         rows = self._generation_rows(codes[:, :-1], conditions)
         if self.to_class is None:

@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import item_noise
 from workbench.core.errors import UserError
 from workbench.core.types import Images
 from workbench.generators.interpolants import interpolant, sample_times
@@ -105,7 +106,7 @@ class FlowDecoder(nn.Module):
         An untrained decoder has a loss of 1 plus the mean of the squared pixels.
         """
         data = self._to_patches(images)
-        noise = torch.randn_like(data)
+        noise = item_noise(data)
         point = interpolant("linear", sample_times("logit-normal", "linear", len(data), data))
         predicted = self.velocity(point.mix(data, noise), point.t, latents)
         return F.mse_loss(predicted, point.slope(data, noise))

@@ -13,6 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.core.batch_shares import item_draws
+
 Path = Literal["linear", "cosine"]
 Times = Literal["logit-normal", "uniform"]
 Latent = Float[Tensor, "b n d"]
@@ -98,8 +100,8 @@ def sample_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Te
     path log(sigma / alpha) is the logit of t (arXiv:2403.03206, with m = 0 and s = 1).
     """
     if times == "uniform":
-        return torch.rand(count, device=like.device, dtype=like.dtype)
-    return time_at(path, torch.randn(count, device=like.device, dtype=like.dtype))
+        return item_draws(torch.rand, (count,), device=like.device, dtype=like.dtype)
+    return time_at(path, item_draws(torch.randn, (count,), device=like.device, dtype=like.dtype))
 
 
 def shift_times(t: float, shift: float) -> float:

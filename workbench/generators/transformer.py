@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import item_draws, item_noise
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective, Tokens
 from workbench.generators.base import EncodedImages, Generator
@@ -245,8 +246,9 @@ class SiT(Generator):
         """
         config = self.config
         data = self.standardize(latents)
-        dropped = torch.rand(len(labels), device=labels.device) < config.drop_class
-        noise = torch.randn_like(data)
+        uniform = item_draws(torch.rand, (len(labels),), device=labels.device)
+        dropped = uniform < config.drop_class
+        noise = item_noise(data)
         times = sample_times(config.times, config.path, len(data), data)
         point = interpolant(config.path, times)
         target = point.slope(data, noise) if config.predict == "velocity" else noise

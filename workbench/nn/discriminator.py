@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from workbench.core.batch_shares import batch_total
 from workbench.core.types import Images
 
 LOGIT_DECAY = 0.999  # of LeCam's running means
@@ -94,6 +95,10 @@ class AdversarialLoss(nn.Module):
             )
             loss = loss + self.lecam * distance
         if self.training and torch.is_grad_enabled():
-            self.real.lerp_(real_logits.detach().mean(), 1 - LOGIT_DECAY)
-            self.fake.lerp_(fake_logits.detach().mean(), 1 - LOGIT_DECAY)
+            means = torch.stack([real_logits.mean(), fake_logits.mean(), self.real.new_ones(())])
+            totals = batch_total(means)
+            if totals is not None:
+                real, fake, num_shares = totals
+                self.real.lerp_(real / num_shares, 1 - LOGIT_DECAY)
+                self.fake.lerp_(fake / num_shares, 1 - LOGIT_DECAY)
         return loss

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.core.batch_shares import batch_mean
+
 
 def adaptive_weight(
     reference: Float[Tensor, ""],
@@ -34,6 +36,8 @@ def adaptive_weight(
     VQGAN (arXiv:2012.09841), Eq. 7, at the decoder's last layer;
     VA-VAE (arXiv:2501.01423), Eq. 6, at the encoder's last layer.
     """
-    reference_norm = torch.autograd.grad(reference, parameter, retain_graph=True)[0].norm()
-    loss_norm = torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm()
+    (reference_gradient,) = torch.autograd.grad(reference, parameter, retain_graph=True)
+    (loss_gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True)
+    reference_norm = batch_mean(reference_gradient).norm()
+    loss_norm = batch_mean(loss_gradient).norm()
     return (reference_norm / (loss_norm + 1e-4)).clamp(0, max_weight).detach()

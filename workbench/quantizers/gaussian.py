@@ -10,6 +10,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import item_noise
 from workbench.core.types import Images, Quantized
 
 # Bounds as in latent diffusion (arXiv:2112.10752); beyond them exp() overflows or underflows.
@@ -36,7 +37,7 @@ class GaussianBottleneck(nn.Module):
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
         latents = mean
         if self.training:
-            latents = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            latents = mean + (log_variance / 2).exp() * item_noise(mean)
         losses = {"kl": self.beta * divergence(mean, log_variance)}
         return Quantized(latents=latents, codes=None, losses=losses)
 

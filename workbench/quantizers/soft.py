@@ -16,6 +16,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import batch_log_mean
 from workbench.core.types import Quantized
 
 
@@ -112,7 +113,7 @@ def entropy_gap(logits: Float[Tensor, "g t k"]) -> Float[Tensor, ""]:
     # no finite gradient. Probabilities below e^-60 do not matter, and a CPU is five times slower on
     # denormal numbers.
     log_posterior = F.log_softmax(logits, dim=-1).clamp(min=-60)
-    log_marginal = log_posterior.logsumexp(dim=1) - math.log(logits.shape[1])
+    log_marginal = batch_log_mean(log_posterior.logsumexp(dim=1) - math.log(logits.shape[1]))
     token_entropy = -(log_posterior.exp() * log_posterior).sum(dim=-1).mean(dim=-1)
     marginal_entropy = -(log_marginal.exp() * log_marginal).sum(dim=-1)
     return (token_entropy - marginal_entropy).mean()

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import batch_draws, batch_items, batch_total
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Quantized
 from workbench.quantizers.nearest import nearest_code
@@ -129,7 +129,9 @@ class VectorQuantizer(nn.Module):
         tokens = rearrange(x.detach(), "b n d -> (b n) d")
         is_learning = self.training and torch.is_grad_enabled()
         if is_learning and self.revive:
-            self._revive_unused_codes(tokens)
+            every_token = batch_items(x)
+            if every_token is not None:
+                self._revive_unused_codes(rearrange(every_token, "b n d -> (b n) d"))
         codewords = self.codewords[0]
         flat_codes = nearest_code(tokens, codewords)
         codes = rearrange(flat_codes, "(b n) -> b n", b=len(x))
@@ -146,15 +148,19 @@ class VectorQuantizer(nn.Module):
         """Move unused codes to distinct random tokens.
 
         Counts start at 0, so the first batch moves all codes.
+
+        Parameters
+        ----------
+        tokens : Tensor, shape (tokens, dim)
+            The tokens of the whole batch.
         """
-        num_tokens = self.counts.new_tensor(float(len(tokens)))
-        uniform = _sum_over_processes(num_tokens).item() / len(self.counts)
+        uniform = len(tokens) / len(self.counts)
         # No more codes than tokens: two codes at one point are one code. The rest follows in the
         # next batch.
         rarest = self.counts.topk(min(len(tokens), len(self.counts)), largest=False)
         dead = rarest.indices[rarest.values < self.revive * uniform]
-        order = torch.randperm(len(tokens), device=tokens.device)[: len(dead)]
-        replacements = _broadcast_from_first(tokens[order])
+        order = batch_draws(torch.randperm, len(tokens), device=tokens.device)
+        replacements = tokens[order[: len(dead)]]
         self.codebook[0, dead] = replacements
         self.counts[dead] = uniform
         if self.learn == "ema":
@@ -164,26 +170,14 @@ class VectorQuantizer(nn.Module):
     def _update_averages(self, tokens: Float[Tensor, "t d"], codes: Int[Tensor, " t"]) -> None:
         """Update the running averages and, with them, the codes that were selected."""
         ones = torch.ones_like(tokens[:, 0])
-        counts = _sum_over_processes(torch.zeros_like(self.counts).index_add_(0, codes, ones))
-        self.counts.lerp_(counts, 1 - self.decay)
-        if self.learn == "ema":
-            sums = _sum_over_processes(torch.zeros_like(self.sums).index_add_(0, codes, tokens))
+        counts = batch_total(torch.zeros_like(self.counts).index_add_(0, codes, ones))
+        if counts is not None:
+            self.counts.lerp_(counts, 1 - self.decay)
+        if self.learn != "ema":
+            return
+        sums = batch_total(torch.zeros_like(self.sums).index_add_(0, codes, tokens))
+        if counts is not None and sums is not None:
             self.sums.lerp_(sums, 1 - self.decay)
             # Sum and count of all other codes shrink alike, so that their ratio is unchanged.
             selected = counts > 0
             self.codebook[0, selected] = self.sums[selected] / self.counts[selected, None]
-
-
-def _sum_over_processes(part: Tensor) -> Tensor:
-    """Return the sum over all processes of the training, in place."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(part)
-    return part
-
-
-def _broadcast_from_first(value: Tensor) -> Tensor:
-    """Return the first process's value, so that codebooks stay equal."""
-    if dist.is_available() and dist.is_initialized():
-        value = value.contiguous()
-        dist.broadcast(value, src=0)
-    return value

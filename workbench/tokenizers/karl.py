@@ -14,6 +14,7 @@ by gradient, commitment 0.25; in run 1, only tokens within the budget train it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import batch_mean, item_draws, masked_batch_mean
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
@@ -147,7 +149,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         need.
         """
         # Run 1: estimate. An error that `budget` tokens reach.
-        budget = torch.randint(1, self.config.num_tokens + 1, (len(images),), device=images.device)
+        sampler = partial(torch.randint, 1, self.config.num_tokens + 1)
+        budget = item_draws(sampler, (len(images),), device=images.device)
         within = self._prefix_mask(budget)
         latents, _ = self.encode_for_target(images, self._lowest_bin(images), within)
         estimate = self.quantize(latents, within)
@@ -228,7 +231,11 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         quantized = self.quantizer(rearrange(latents[within], "t d -> 1 t d"))
         zeros = quantized.latents.new_zeros(latents.shape)
         selected = zeros.masked_scatter(rearrange(within, "b n -> b n 1"), quantized.latents)
-        return Quantized(latents=selected, codes=None, losses=quantized.losses)
+        # Shares of a batch have different numbers of tokens within their budgets.
+        count = within.sum().float()
+        share = count / batch_mean(count)
+        losses = {name: share * loss for name, loss in quantized.losses.items()}
+        return Quantized(latents=selected, codes=None, losses=losses)
 
     def needed_tokens(self, logits: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
         """Return the tokens that are not halted.
@@ -285,6 +292,4 @@ def halting_loss(
     each = F.binary_cross_entropy_with_logits(logits, surplus.to(logits.dtype), reduction="none")
     if balance == "plain":
         return each.mean()
-    needed = ~surplus
-    surplus_loss = (each * surplus).sum() / surplus.sum().clamp(min=1)
-    return surplus_loss + (each * needed).sum() / needed.sum().clamp(min=1)
+    return masked_batch_mean(each, surplus) + masked_batch_mean(each, ~surplus)

@@ -24,6 +24,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import batch_draws, item_draws, masked_batch_mean
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
@@ -204,7 +205,10 @@ class MAETok(TrainableTokenizer):
             return torch.zeros(count, device=device)
         if self.config.tuning:
             return (high * (1 - self.progress)).expand(count)
-        uniform = torch.rand(count if self.config.mask == "sample" else 1, device=device)
+        if self.config.mask == "sample":
+            uniform = item_draws(torch.rand, (count,), device=device)
+        else:
+            uniform = batch_draws(torch.rand, (1,), device=device)
         if self.config.mask == "fixed":
             return torch.full_like(uniform, high).expand(count)
         if self.config.mask == "uniform":
@@ -238,7 +242,8 @@ def random_mask(ratios: Float[Tensor, " b"], patches: int) -> Bool[Tensor, "b p"
         True for masked patches.
     """
     count = (ratios * patches - 1e-4).ceil()  # in float32, 0.6 x 25 is slightly above 15
-    order = torch.rand(len(ratios), patches, device=ratios.device).argsort(dim=1)
+    keys = item_draws(torch.rand, (len(ratios), patches), device=ratios.device)
+    order = keys.argsort(dim=1)
     return order < rearrange(count, "b -> b 1")
 
 
@@ -269,4 +274,4 @@ def feature_loss(
         error = 1 - F.cosine_similarity(predicted, features, dim=-1)
     else:
         error = (predicted - features).square().mean(dim=-1)
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+    return masked_batch_mean(error, mask)

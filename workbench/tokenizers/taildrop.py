@@ -7,6 +7,7 @@ no such search, and neither does `GradientEnergyLength`, which only looks at the
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.core.batch_shares import item_draws
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
@@ -93,9 +95,8 @@ class TailDrop(SupportsErrorTarget, TrainableTokenizer):
 
     def objective(self, images: Images) -> Objective:
         """Return the squared error after decoding a random prefix, drawn per image."""
-        lengths = torch.randint(
-            self.config.shortest, self.config.num_tokens + 1, (len(images),), device=images.device
-        )
+        sampler = partial(torch.randint, self.config.shortest, self.config.num_tokens + 1)
+        lengths = item_draws(sampler, (len(images),), device=images.device)
         tokens = Tokens(self.encoder(images), active=self._prefix_mask(lengths))
         reconstruction = self.decode(tokens)
         return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)

@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import item_noise
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
@@ -145,7 +146,7 @@ class VAVAE(TrainableTokenizer):
         quantized = self.bottleneck(moments)
         latents = quantized.latents
         if self.training and self.config.noise:
-            latents = latents + self.config.noise * torch.randn_like(latents)
+            latents = latents + self.config.noise * item_noise(latents)
         grid = self.config.grid_of(images)
         reconstruction = self.decoder(latents, grid)
         pixel_loss = F.l1_loss(reconstruction, images)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from workbench.core.batch_shares import BatchShares, NotMeasuredError
 from workbench.core.errors import UserError
 from workbench.core.types import Dataset, NeedsPreparation, TracksProgress, Trainable
 from workbench.storage.run import Run
@@ -75,7 +76,10 @@ def fit(
         overrides = WeightOverrides(run.events())
         step = state.restore(run)
         accelerator.wait_for_everyone()  # before the main process writes
-        train_step = TrainStep.create(accelerator, state, overrides)
+        shares = BatchShares(
+            rank=process.rank, world_size=process.world_size, parts=config.accumulation_steps
+        )
+        train_step = TrainStep.create(accelerator, state, overrides, shares)
         recorder = RunRecorder(run, config, step, overrides) if process.is_main else None
         try:
             with closing(
@@ -83,8 +87,6 @@ def fit(
             ) as batches:
                 control = ControlState()
                 while step < config.steps and not control.stopping:
-                    seed = step_seed(config, step * process.world_size + process.rank)
-                    torch.manual_seed(seed)
                     terms, gradient_norm = train_step(next(batches), step)
                     step += 1
                     if recorder:
@@ -127,6 +129,8 @@ class TrainStep:
         The model and its moving average.
     overrides : WeightOverrides
         The multipliers.
+    shares : BatchShares
+        The division of the batch into processes and parts.
     """
 
     accelerator: "Accelerator"
@@ -134,10 +138,15 @@ class TrainStep:
     optimizers: list[torch.optim.Optimizer]
     state: TrainState
     overrides: WeightOverrides
+    shares: BatchShares
 
     @classmethod
     def create(
-        cls, accelerator: "Accelerator", state: TrainState, overrides: WeightOverrides
+        cls,
+        accelerator: "Accelerator",
+        state: TrainState,
+        overrides: WeightOverrides,
+        shares: BatchShares,
     ) -> "TrainStep":
         """Compile the loss if the settings ask for it, and wrap it and the optimizers."""
         loss = LossModule(state.model)
@@ -150,6 +159,7 @@ class TrainStep:
             optimizers=optimizers,
             state=state,
             overrides=overrides,
+            shares=shares,
         )
 
     def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -182,16 +192,35 @@ class TrainStep:
         parts and processes.
         """
         means: dict[str, Tensor] = {}
-        parts = self.state.config.accumulation_steps
+        parts = self.shares.parts
         chunks = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
-        for number, chunk in enumerate(chunks, 1):
-            is_last = number == parts
+        self.shares.start_step(step_seed(self.state.config, step))
+        if self.shares.needs_measuring:
+            self._measure(chunks)
+        for part, chunk in enumerate(chunks):
+            is_last = part == parts - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
-                terms = self.overrides.apply(self.objective(*chunk), step)
+                try:
+                    terms = self._terms(part, chunk)
+                except NotMeasuredError:
+                    self._measure(chunks)  # the first step finds out that this is needed
+                    terms = self._terms(part, chunk)
+                terms = self.overrides.apply(terms, step)
                 self.accelerator.backward(torch.stack(list(terms.values())).sum() / parts)
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / parts
         return self.accelerator.reduce(means, reduction="mean")
+
+    def _terms(self, part: int, chunk: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        with self.shares.computing(part):
+            return self.objective(*chunk)
+
+    def _measure(self, chunks: list[tuple[Tensor, ...]]) -> None:
+        """Measure the statistics of the whole batch that the loss of each part needs."""
+        with self.accelerator.no_sync(self.objective):
+            for part, chunk in enumerate(chunks):
+                with self.shares.computing(part, measuring=True):
+                    self.objective(*chunk)
 
 
 class LossModule(nn.Module):
