@@ -81,6 +81,7 @@ def test_imports_are_declared():
         "sklearn": "scikit-learn",
         "skimage": "scikit-image",
         "PIL": "pillow",
+        "yaml": "pyyaml",
         "umap": "umap-learn",
     }
     modules |= {
