@@ -21,7 +21,7 @@ from benchmarks.claims.store import read_results, write_results
 from workbench.core.errors import UserError
 from workbench.launch.in_process import coerce_settings
 from workbench.launch.recipes import SYSTEMS, recipe_settings
-from workbench.launch.setup import import_class
+from workbench.launch.trainables import load_class
 
 TINY = Scale(
     name="tiny",
@@ -79,7 +79,7 @@ def test_tokenizers_of_every_scale_can_be_built(scale):
     }
     for arm in (arm for arm in arms if arm.tokenizer is None):
         system, data = arm.recipe.split("-")
-        model_class = import_class(SYSTEMS[system])
+        model_class = load_class(SYSTEMS[system])
         changes = coerce_settings(arm.recipe, json.loads(arm.changes))
         settings = recipe_settings(system, data) | changes
         names = settings.keys() & get_type_hints(model_class.Config).keys()

@@ -286,7 +286,7 @@ def gaussian_run(tmp_path_factory):
 def test_third_generator_is_trained_and_sampled(gaussian_run):
     losses = gaussian_run.history()["nll"]
     assert losses.iloc[-1] < losses.iloc[0]
-    model = gaussian_run.load(modules=MODULES)
+    model = gaussian_run.load(trust=MODULES)
     tokens = model.sample(torch.arange(10), seed=0)
     assert tokens.latents.shape == (10, model.config.num_tokens, model.config.dim)
     assert previewer(gaussian_run)(model).shape == (16, 8, 8, 1)
@@ -298,7 +298,7 @@ def test_third_generator_is_explored(gaussian_run):
     assert loaded.axes == ("guidance", "step")
     for axis in loaded.axes:
         assert loaded.explore(axis, [0, 1]).images.shape[2:] == (8, 8, 1)
-    model, tokenizer = gaussian_run.load(modules=MODULES), samples.tokenizer_of(gaussian_run)
+    model, tokenizer = gaussian_run.load(trust=MODULES), samples.tokenizer_of(gaussian_run)
     with pytest.raises(NotApplicable) as error:
         samples.trajectory(model, tokenizer, [0])
     assert "ClassGaussian" in str(error.value)

@@ -400,12 +400,12 @@ def test_foreign_modules_are_imported_only_if_named(soft, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     edit_config(soft, **{"class": "mine:Mine"})
     foreign = Run(soft.folder)
-    with pytest.raises(RunError, match=r"mine:Mine.*modules=\['mine'\]"):
+    with pytest.raises(RunError, match=r"mine:Mine.*--trust mine"):
         foreign.load()
     assert "mine" not in sys.modules
     name = "encoder.embed.weight"
     stored = read_tensors(foreign.checkpoint())["ema"][name]
-    assert torch.equal(foreign.load(modules=["mine"]).state_dict()[name], stored)
+    assert torch.equal(foreign.load(trust=["mine"]).state_dict()[name], stored)
 
 
 @pytest.mark.parametrize(

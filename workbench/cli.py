@@ -24,26 +24,39 @@ ACCEPTS_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 DEFAULT_PORT = 8765
 POLL_INTERVAL_S = 0.5  # seconds between two reads of the status by `watch`
 EXIT_INTERRUPTED = 130
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A module or package whose code may be imported; repeatable.", metavar="MODULE"
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
 
 
 def _list_recipes() -> str:
     from workbench.launch.recipes import SIZES, SYSTEMS
+    from workbench.launch.trainables import installed_systems
 
-    lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in SYSTEMS)
+    systems = (*SYSTEMS, *installed_systems())
+    lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in systems)
     return "\n".join(["\b", "Recipes:", *lines])  # \b: a name must not be broken at its hyphen
 
 
 @app.command(context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
 def train(
     context: typer.Context,
-    recipe: Annotated[
-        str,
-        typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE"),
-    ],
     out: Annotated[
         Path, typer.Option(help="The folder of the run. An unfinished run in it is resumed.")
     ],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE"),
+    ] = None,
+    class_path: Annotated[
+        str | None,
+        typer.Option("--class", help="Instead of a recipe: a class, as my_module:MyTokenizer."),
+    ] = None,
+    trust: TrustOption = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     num_tokens: Annotated[int | None, typer.Option(help="Latent tokens per image.")] = None,
@@ -53,7 +66,7 @@ def train(
     ] = None,
     collect: Annotated[bool, typer.Option(help="Collect evidence after training.")] = True,
 ) -> None:
-    """Train a recipe.
+    """Train a recipe, or a class of your own.
 
     Any setting can be changed by its name, as in --lr 0.001 or --codebook-size 512.
 
@@ -61,6 +74,7 @@ def train(
     workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --num-tokens 16
     workbench train softvq-photos --out runs/mine --data path/to/my/images --side 64
     workbench train sit-digits --tokenizer runs/a --out runs/flow
+    workbench train --class my_module:MyTokenizer --trust my_module --data digits --out runs/own
     """
     from workbench.launch import in_process
 
@@ -72,7 +86,9 @@ def train(
         "num_tokens": num_tokens,
         "tokenizer": tokenizer,
     }
-    run = in_process.train(recipe, out, collect=collect, **options | _settings(context))
+    target, words = _target_and_words(recipe, class_path, context.args)
+    settings = options | _settings(context, words)
+    run = in_process.train(target, out, trust=trust or (), collect=collect, **settings)
     status = run.status()
     if status["state"] != "finished":
         typer.echo(
@@ -86,6 +102,23 @@ def train(
             f"Trained {run.folder}: {status['step']} steps. "
             f"Open it with: workbench dashboard {run.folder.parent}"
         )
+
+
+def _target_and_words(
+    recipe: str | None, class_path: str | None, words: list[str]
+) -> tuple[str, list[str]]:
+    """Return the recipe or the class, and the words of the settings.
+
+    Without a recipe, the parser takes the first word of the settings for it.
+    """
+    if recipe is not None and recipe.startswith("--"):
+        words = [recipe, *words]
+        recipe = None
+    if class_path is None and recipe is not None:
+        return recipe, words
+    if class_path is not None and recipe is None:
+        return class_path, words
+    raise UserError("Name a recipe, such as softvq-digits, or --class my_module:MyTokenizer.")
 
 
 @app.command()
@@ -111,6 +144,7 @@ def collect(
     skip: Annotated[
         list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
     ] = None,
+    trust: TrustOption = None,
 ) -> None:
     """Run a trained model on held-out images and save the arrays that analyses read.
 
@@ -128,6 +162,7 @@ def collect(
         feature_extractor=feature_extractor,
         only=only or (),
         skip=skip or (),
+        modules=trust or (),
     )
     typer.echo(evidence)
 
@@ -343,6 +378,36 @@ def list_runs(
         typer.echo(f"workbench: {sentence}", err=True)
 
 
+@app.command(context_settings=ACCEPTS_SETTINGS)
+def check(
+    context: typer.Context,
+    class_path: Annotated[
+        str,
+        typer.Argument(help="A class, as my_module:MyTokenizer.", metavar="CLASS"),
+    ],
+    trust: TrustOption = None,
+) -> None:
+    """Check that a tokenizer of your own keeps what the workbench expects of every tokenizer.
+
+    Settings that are not named have their defaults. Small sizes make the checks fast.
+
+    \b
+    workbench check my_module:MyTokenizer --trust my_module --dim 8
+    """
+    from workbench.launch.contract import check_class
+
+    verdicts = check_class(class_path, trust or (), _settings(context))
+    width = max(len(verdict.promise) for verdict in verdicts) + 2
+    for verdict in verdicts:
+        broken = "FAIL" if verdict.is_required else "no"
+        state = "ok" if verdict.is_kept else broken
+        typer.echo(f"{state:<6}{verdict.promise:<{width}}{verdict.reason}".rstrip())
+    failed = [verdict for verdict in verdicts if verdict.is_failure]
+    if failed:
+        raise UserError(f"{class_path} fails {len(failed)} of {len(verdicts)} checks.")
+    typer.echo(f"{class_path} can be trained and analyzed.")
+
+
 PACKAGES = {
     "visual-tokenizer-workbench": "all",
     "numpy": "all",
@@ -423,8 +488,10 @@ def _port_state(port: int) -> str:
     return "in use; choose another with --port" if is_used else "free"
 
 
-def _settings(context: typer.Context) -> dict[str, Any]:
+def _settings(context: typer.Context, words: list[str] | None = None) -> dict[str, Any]:
     """Parse `--lr 0.001 --codebook-size=512` into a dictionary of texts.
+
+    The words are those that the parser does not know, if no others are given.
 
     Raises
     ------
@@ -432,7 +499,7 @@ def _settings(context: typer.Context) -> dict[str, Any]:
         If an argument is not of this form, or names a positional argument.
     """
     settings: dict[str, Any] = {}
-    arguments = list(context.args)
+    arguments = list(context.args if words is None else words)
     declared = {parameter.name for parameter in context.command.params}
     while arguments:
         word = arguments.pop(0)

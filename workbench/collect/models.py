@@ -31,7 +31,7 @@ def load_tokenizer(run: Run, step: int | None = None, modules: Sequence[str] = (
     RunError
         If there is no such checkpoint, or the model is not a tokenizer.
     """
-    model = run.load(step, modules=modules)
+    model = run.load(step, trust=modules)
     if not isinstance(model, Tokenizer):
         raise RunError(f"{run.folder} must hold a Tokenizer, got {run.kind}.")
     return model
@@ -59,7 +59,7 @@ def load_generator(run: Run, step: int | None = None, modules: Sequence[str] = (
     RunError
         If there is no such checkpoint, or the model is not a generator.
     """
-    model = run.load(step, modules=modules)
+    model = run.load(step, trust=modules)
     if not isinstance(model, Generator):
         raise RunError(f"{run.folder} must hold a Generator, got {run.kind}.")
     return model

@@ -1,6 +1,6 @@
 """Samples of a generator as images, and previews of a run during its training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +74,9 @@ def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:
     )
 
 
-def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
+def previewer(
+    run: Run, count: int = 16, *, modules: Sequence[str] = ()
+) -> Callable[[nn.Module], np.ndarray]:
     """Return a function that draws the same images of a model at any step of its training.
 
     For a tokenizer these are reconstructions of held-out images, for a generator samples from fixed
@@ -83,7 +85,7 @@ def previewer(run: Run, count: int = 16) -> Callable[[nn.Module], np.ndarray]:
     if run.tokenizer is None:
         images = load_images(run, max_images=count).images()
         return torch.no_grad()(lambda model: _reconstruct(run, model, images))
-    tokenizer = load_source_tokenizer(run)
+    tokenizer = load_source_tokenizer(run, modules)
     labels = torch.arange(count) % run.config.settings["classes"]
     return torch.no_grad()(lambda model: _preview_samples(run, model, tokenizer, labels))
 

@@ -1,4 +1,4 @@
-"""Training of a recipe in this process.
+"""Training of a recipe or of a class in this process.
 
 `train("softvq-digits", "runs/a", num_tokens=8, steps=500)` trains a recipe; the same call resumes a
 run that was stopped.
@@ -12,7 +12,7 @@ import threading
 import typing
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,23 +21,15 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.core.progress import progress_listener
-from workbench.launch.recipes import (
-    GENERATORS,
-    RECIPES,
-    SOURCES,
-    SYSTEMS,
-    recipe_settings,
-    recipe_train_config,
-)
 from workbench.launch.setup import (
     attach_features,
-    import_class,
     load_training_data,
     resolve_images,
     resolve_init,
     resolve_latents,
     save_initial_checkpoint,
 )
+from workbench.launch.trainables import Trainable, find_trainable, load_class, parse_target
 from workbench.storage.run import Run
 from workbench.storage.run_config import RunConfig
 
@@ -57,7 +49,7 @@ GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """The arguments of `fit` for one recipe.
+    """The arguments of `fit` for one run.
 
     Attributes
     ----------
@@ -69,32 +61,46 @@ class TrainingJob:
         The training settings.
     run : Run
         The run.
+    trust : tuple of str
+        Modules outside of this package that may be imported.
     """
 
     model: "nn.Module"
     data: "Dataset"
     train_config: "TrainConfig"
     run: Run
+    trust: tuple[str, ...] = ()
 
 
-def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
-    """Train a recipe into a folder with a progress bar, and collect its evidence.
+def train(
+    target: Any,
+    out: str | Path,
+    *,
+    trust: Sequence[str] | str = (),
+    collect: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train a recipe or a class into a folder with a progress bar, and collect its evidence.
 
     A run that was stopped is resumed. The first Ctrl-C writes a checkpoint and stops training; the
     second stops it at once.
 
     Parameters
     ----------
-    recipe : str
-        A system and its data, such as softvq-digits.
+    target : str, type or Config
+        A recipe, such as softvq-digits; or a class outside of the package as `module:Class`, as
+        the class itself, or as its Config.
     out : str or Path
         The folder of the run.
+    trust : sequence of str or str
+        Modules and packages outside of this package that may be imported. The module of a class
+        that is passed itself is trusted.
     collect : bool
         Whether to collect evidence after training.
     **settings
         Settings of the model and of training by name, and:
 
-        - data: a folder, a parquet file, or `hub:owner/name`
+        - data: a folder, a parquet file, `hub:owner/name`, or the name of a bundled data set
         - limit: the largest number of training images
         - cache: a folder for the features of alignment teachers
         - tokenizer: the run of a trained tokenizer; generators require it
@@ -117,7 +123,7 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
     from workbench.training import Rank, fit
 
     process = Rank.current()
-    job = prepare_training(recipe, out, **settings)
+    job = prepare_training(target, out, trust=trust, **settings)
     run = job.run
     first_step = max(run.steps, default=0)
     is_finished = first_step >= job.train_config.steps and run.status()["state"] == "finished"
@@ -131,16 +137,18 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
         # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
         bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
         with bar, progress_listener(_count_on(bar)):
-            collect_evidence(run)
+            collect_evidence(run, modules=job.trust)
     return run
 
 
-def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJob:
-    """Build what a recipe trains, for a new run or for the run that the folder holds.
+def prepare_training(
+    target: Any, out: str | Path, *, trust: Sequence[str] | str = (), **settings: Any
+) -> TrainingJob:
+    """Build what is trained, for a new run or for the run that the folder holds.
 
     Parameters
     ----------
-    recipe, out, **settings
+    target, out, trust, **settings
         As for `train`.
 
     Returns
@@ -151,7 +159,7 @@ def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJ
     Raises
     ------
     UserError
-        If the recipe cannot be trained with these settings. Nothing is written then.
+        If the target cannot be trained with these settings. Nothing is written then.
     """
     _shorten_spinning()
     import torch
@@ -159,24 +167,27 @@ def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJ
     from workbench.training import Rank, TrainConfig
 
     process = Rank.current()
-    if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
+    parsed = parse_target(target, trust)
+    trainable = find_trainable(parsed.name, parsed.trust)
     specified = {name: value for name, value in settings.items() if value is not None}
-    changes = coerce_settings(recipe, specified)
+    for name in specified:
+        if name in parsed.settings:
+            raise UserError(f"{name} is set by the Config; set it there only.")
+    changes = _coerce_changes(trainable, parsed.settings | specified)
     if (Path(out) / "config.json").exists():
         run = Run(out)
-        _check_same_settings(run, recipe, changes)
-        data = load_training_data(run)
+        _check_same_settings(run, trainable, changes)
+        data = load_training_data(run, parsed.trust)
         _warn_about_versions(run)
     else:
-        with _errors_of_settings(recipe, changes):
-            config, data = _configure(recipe, Path(out), changes)
-            _rehearse(config, data)
+        with _errors_of_settings(trainable.name, changes):
+            config, data = _configure(trainable, Path(out), changes, parsed.trust)
+            _rehearse(config, data, parsed.trust)
         with process.main_process_first():
             run = Run.create(out, config) if process.is_main else Run(out)
     train_config = TrainConfig.from_dict(run.config.training)
     torch.manual_seed(train_config.seed)
-    model = run.build()
+    model = run.build(parsed.trust)
     cache = run.config.changes.get("cache")
     if cache:
         data = attach_features(model, data, cache)
@@ -184,7 +195,9 @@ def prepare_training(recipe: str, out: str | Path, **settings: Any) -> TrainingJ
         with process.main_process_first():
             if process.is_main:
                 _start_from_another_run(run, model, train_config, data)
-    return TrainingJob(model=model, data=data, train_config=train_config, run=run)
+    return TrainingJob(
+        model=model, data=data, train_config=train_config, run=run, trust=parsed.trust
+    )
 
 
 def _follow(job: TrainingJob, first_step: int) -> None:
@@ -196,7 +209,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
 
     run = job.run
     steps = job.train_config.steps
-    draw_preview = previewer(run)
+    draw_preview = previewer(run, modules=job.trust)
     with (
         tqdm(
             total=steps,
@@ -218,7 +231,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
                 run.save_samples(record.step, draw_preview(record.model))
             if record.evaluate:
                 with progress_listener(_percentage_on(bar, "collecting evidence")):
-                    _evaluate(run, record.step)
+                    _evaluate(run, record.step, job.trust)
             if signals and record.step < steps:
                 break  # a signal may arrive before `fit` listens for commands
 
@@ -244,12 +257,12 @@ def _percentage_on(bar: "ProgressBar", activity: str) -> Callable[[int, int], No
     return show
 
 
-def _evaluate(run: Run, step: int) -> None:
+def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
     """Collect evidence while training; log an error as an event and resume training."""
     from workbench.collect import collect
 
     try:
-        collect(run, step=step)
+        collect(run, step=step, modules=trust)
         run.event("evaluated", step)
     except UserError as error:
         run.event("not evaluated", step, why=str(error))
@@ -265,29 +278,37 @@ def _start_from_another_run(
         save_initial_checkpoint(run, model, train_config, data)
 
 
-def coerce_settings(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a recipe in their declared types, as JSON stores them.
+def coerce_settings(
+    name: str, settings: dict[str, Any], trust: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the settings of a recipe or class in their declared types, as JSON stores them.
 
     Parameters
     ----------
-    recipe : str
-        The recipe.
+    name : str
+        The recipe, or `module:Class`.
     settings : dict
         Values by name, as text or as Python objects.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
 
     Raises
     ------
     UserError
         If a setting does not exist, does not fit its type, or is decided by the tokenizer.
     """
+    return _coerce_changes(find_trainable(name, trust), settings)
+
+
+def _coerce_changes(trainable: Trainable, settings: dict[str, Any]) -> dict[str, Any]:
+    from workbench.generators.base import Generator
     from workbench.training import TrainConfig
 
-    system, _ = recipe.split("-")
-    model_class = import_class(SYSTEMS[system])
+    model_class = trainable.model_class
     kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(model_class.Config)
     kinds |= {"start": str}
     derived: tuple[str, ...] = ()
-    if system in GENERATORS:
+    if issubclass(model_class, Generator):
         derived = model_class.set_by_tokenizer
         kinds |= {"tokenizer": str}
     else:
@@ -295,20 +316,22 @@ def coerce_settings(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name in derived:
             raise UserError(
-                f"{name} cannot be set: {recipe} takes {', '.join(derived)} from its tokenizer."
+                f"{name} cannot be set: {trainable.name} takes {', '.join(derived)} from its"
+                " tokenizer."
             )
         if name not in kinds:
             raise unknown("setting", name, kinds.keys() - set(derived))
     return {name: to_json(coerce(kinds[name], name, value)) for name, value in settings.items()}
 
 
-def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[RunConfig, "Dataset"]:
-    """Return the configuration of a new run (the recipe with the changes), and its data."""
+def _configure(
+    trainable: Trainable, out: Path, changes: dict[str, Any], trust: Sequence[str]
+) -> tuple[RunConfig, "Dataset"]:
+    """Return the configuration of a new run (the defaults with the changes), and its data."""
     from workbench.collect import versions
     from workbench.training import TrainConfig
 
-    system, source = recipe.split("-")
-    model_class = import_class(SYSTEMS[system])
+    model_class: Any = trainable.model_class
     model_names = typing.get_type_hints(model_class.Config).keys()
     model_changes = {name: value for name, value in changes.items() if name in model_names}
     training_changes = {
@@ -316,29 +339,35 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[RunConf
         for name, value in changes.items()
         if name not in model_names and name not in RUN_SETTINGS
     }
-    train_config = TrainConfig.from_dict(recipe_train_config(system, source) | training_changes)
-    settings = recipe_settings(system, source) | model_changes
+    train_config = TrainConfig.from_dict(trainable.training | training_changes)
+    settings = trainable.settings | model_changes
     sections: dict[str, Any] = {}
     data: Dataset
-    if system in GENERATORS:
+    if trainable.is_generator:
         sections["tokenizer"], data, derived = resolve_latents(
-            recipe, out, changes.get("tokenizer"), model_class, settings
+            trainable, out, changes.get("tokenizer"), settings, trust
         )
         model_config = model_class.Config(**(settings | derived))
     else:
         model_config = model_class.Config(**settings)
+        source = changes.get("data", trainable.source)
+        if source is None:
+            raise UserError(
+                f"{trainable.name} needs images: add data, such as --data digits or --data FOLDER."
+            )
         sections["data"], data = resolve_images(
-            changes.get("data", SOURCES[source]),
+            source,
             side=model_config.side,
             channels=model_config.channels,
             limit=changes.get("limit"),
         )
     if "start" in changes:
         sections["start"] = resolve_init(Run(changes["start"]), model_class(model_config), out)
+    if trainable.is_recipe:
+        sections["recipe"] = trainable.name
     sections |= {
-        "recipe": recipe,
         "changes": changes,
-        "class": SYSTEMS[system],
+        "class": trainable.class_path,
         "settings": dataclasses.asdict(model_config),
         "training": train_config.to_dict(),
         "versions": versions(),
@@ -347,7 +376,7 @@ def _configure(recipe: str, out: Path, changes: dict[str, Any]) -> tuple[RunConf
     return RunConfig.from_dict(sections), data
 
 
-def _rehearse(config: RunConfig, data: "Dataset") -> None:
+def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
     """Compute the loss of two items with a temporary model.
 
     Some settings are only refused by the arithmetic.
@@ -358,7 +387,7 @@ def _rehearse(config: RunConfig, data: "Dataset") -> None:
     from workbench.training import TrainConfig, TrainState
 
     train_config = TrainConfig.from_dict(config.training)
-    model_class = import_class(config.class_path)
+    model_class = load_class(config.class_path, trust)
     torch.manual_seed(train_config.seed)
     model = model_class(model_class.Config(**config.settings))
     TrainState(model, train_config)
@@ -371,30 +400,32 @@ def _rehearse(config: RunConfig, data: "Dataset") -> None:
 
 
 @contextmanager
-def _errors_of_settings(recipe: str, changes: dict[str, Any]) -> Iterator[None]:
+def _errors_of_settings(name: str, changes: dict[str, Any]) -> Iterator[None]:
     """Turn an error in the block into a UserError that names the settings."""
     try:
         yield
     except UserError:
         raise
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        listed = ", ".join(f"{name}={value}" for name, value in changes.items())
-        reason = str(error).splitlines()[0]
+        listed = ", ".join(f"{setting}={value}" for setting, value in changes.items())
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{recipe} cannot be trained with {listed or 'its own settings'}: {reason}"
+            f"{name} cannot be trained with {listed or 'its own settings'}: {reason}"
         ) from error
 
 
-def _check_same_settings(run: Run, recipe: str, changes: dict[str, Any]) -> None:
-    """Refuse to resume a run with another recipe or other settings than it was started with.
+def _check_same_settings(run: Run, trainable: Trainable, changes: dict[str, Any]) -> None:
+    """Refuse to resume a run of another recipe or class, or with other settings than it has.
 
     Raises
     ------
     RunError
         If a setting differs.
     """
-    started = {"recipe": run.config.recipe, **run.config.changes}
-    requested = {"recipe": recipe, **changes}
+    recipe = run.config.recipe
+    origin = {"class": run.config.class_path} if recipe is None else {"recipe": recipe}
+    started = origin | run.config.changes
+    requested = {"recipe" if trainable.is_recipe else "class": trainable.name} | changes
     if "tokenizer" in requested and _is_same_folder(run.tokenizer, requested["tokenizer"]):
         started["tokenizer"] = requested["tokenizer"]  # the path may be written differently
     for name in sorted({*started, *requested}):

@@ -8,6 +8,7 @@ latents/step-000800-codes.npy  int32, shape (n_images, n_tokens)
 =============================  ==============================================
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -82,7 +83,9 @@ class LatentDataset:
         return mean, np.sqrt(variance)
 
 
-def load_encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDataset:
+def load_encoded(
+    run: Run, step: int | None, quantity: Quantity, trust: Sequence[str] = ()
+) -> LatentDataset:
     """Load the latents or the codes of a tokenizer's training images.
 
     Parameters
@@ -93,11 +96,14 @@ def load_encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDatase
         The training step of the checkpoint; None for the last.
     quantity : {"latents", "codes"}
         What the generator consumes.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
     """
-    return load_codes(run, step) if quantity == "codes" else load_latents(run, step)
+    load = load_codes if quantity == "codes" else load_latents
+    return load(run, step, trust)
 
 
-def load_latents(run: Run, step: int | None = None) -> LatentDataset:
+def load_latents(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
     """Load the latents of a tokenizer's training images.
 
     Raises
@@ -105,11 +111,11 @@ def load_latents(run: Run, step: int | None = None) -> LatentDataset:
     UserError
         If the images have no labels.
     """
-    dataset = _encoded(run, step, "latents")
-    return replace(dataset, grid=load_tokenizer(run, step).grid)
+    model = load_tokenizer(run, step, trust)
+    return replace(_encoded(run, step, "latents", model), grid=model.grid)
 
 
-def load_codes(run: Run, step: int | None = None) -> LatentDataset:
+def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
     """Load the codes of a tokenizer's training images.
 
     Raises
@@ -117,16 +123,16 @@ def load_codes(run: Run, step: int | None = None) -> LatentDataset:
     UserError
         If the codes do not determine the latents, or the images have no labels.
     """
-    model = load_tokenizer(run, step)
+    model = load_tokenizer(run, step, trust)
     if not model.discrete or model.codebook is None:
         raise UserError(
             f"{run.folder} ({run.kind}) has no codes that determine its latents; "
             "use a tokenizer with a hard codebook, such as vqvae or unicode2."
         )
-    return replace(_encoded(run, step, "codes"), codebook=model.codebook.detach())
+    return replace(_encoded(run, step, "codes", model), codebook=model.codebook.detach())
 
 
-def _encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDataset:
+def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -> LatentDataset:
     images = load_images(run, "train")
     if images.labels is None:
         raise UserError(f"{images.source} has no labels; a class-conditional generator needs them.")
@@ -136,7 +142,7 @@ def _encoded(run: Run, step: int | None, quantity: Quantity) -> LatentDataset:
     path = run.folder / "latents" / f"step-{number:06d}{suffix}.npy"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        _write(path, load_tokenizer(run, step), images, quantity)
+        _write(path, model, images, quantity)
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
     return LatentDataset(rows=rows, labels=np.asarray(images.labels))
 

@@ -4,12 +4,13 @@
 `load_training_data` loads the source that a config.json describes.
 """
 
-import importlib
+from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
+from workbench.launch.trainables import Trainable, load_class
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig, RunReference
 
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from workbench.training import TrainConfig
 
 STREAM = "stream:"
-
-
-def import_class(path: str) -> Any:
-    """Import a class from `module:Class`."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def resolve_images(
@@ -86,26 +81,26 @@ def resolve_images(
 
 
 def resolve_latents(
-    recipe: str,
+    trainable: Trainable,
     out: Path,
     tokenizer: str | None,
-    generator: "type[Generator]",
     settings: dict[str, Any],
+    trust: Sequence[str] = (),
 ) -> tuple[RunReference, "LatentDataset", dict[str, Any]]:
     """Load the training data of a generator from a tokenizer's run.
 
     Parameters
     ----------
-    recipe : str
-        The recipe of the generator.
+    trainable : Trainable
+        The generator.
     out : Path
         The folder of the generator's run.
     tokenizer : str or None
         The folder of the tokenizer's run.
-    generator : type of Generator
-        The class of the generator.
     settings : dict
         The generator's settings that are known so far.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
 
     Returns
     -------
@@ -123,26 +118,29 @@ def resolve_latents(
     """
     from workbench.launch.latent_dataset import load_encoded
 
-    system, data_name = recipe.split("-")
+    name, data_name = trainable.name, trainable.data_name
     if tokenizer is None:
-        example = f"workbench train {recipe} --tokenizer runs/softvq-{data_name} --out {out}"
-        raise UserError(
-            f"{recipe} is trained on the latents of a tokenizer; name its run: {example}"
-        )
+        model = name if trainable.is_recipe else f"--class {name}"
+        example = f"workbench train {model} --tokenizer runs/softvq-{data_name} --out {out}"
+        raise UserError(f"{name} is trained on the latents of a tokenizer; name its run: {example}")
     source = Run(tokenizer)
     if source.tokenizer is not None:
         raise UserError(
             f"{tokenizer} is a generator ({source.kind}); tokenizer must be the run of a tokenizer."
         )
-    source_data_name = (source.config.recipe or recipe).split("-")[1]
-    if source_data_name != data_name:
-        raise UserError(
-            f"{tokenizer} was trained on {source_data_name}; "
-            f"use the recipe {system}-{source_data_name}."
-        )
+    source_recipe = source.config.recipe
+    if trainable.is_recipe and source_recipe is not None:
+        source_data_name = source_recipe.rpartition("-")[2]
+        if source_data_name != data_name:
+            system = name.rpartition("-")[0]
+            raise UserError(
+                f"{tokenizer} was trained on {source_data_name}; "
+                f"use the recipe {system}-{source_data_name}."
+            )
     source.checkpoint()
     step = source.steps[-1]
-    data = load_encoded(source, step, generator.consumes)
+    generator: Any = trainable.model_class
+    data = load_encoded(source, step, generator.consumes, trust)
     section = RunReference(run=relpath(source.folder, out), step=step)
     return section, data, generator.settings_from(data, settings)
 
@@ -209,14 +207,22 @@ def attach_features(model: "nn.Module", images: "Dataset", folder: str) -> "With
     return WithFeatures(images, tuple(features))
 
 
-def load_training_data(run: Run) -> "Dataset":
-    """Load the training data of a run: its images, or its tokenizer's latents or codes."""
+def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
+    """Load the training data of a run: its images, or its tokenizer's latents or codes.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+    """
     from workbench.collect import load_images
     from workbench.launch.latent_dataset import load_encoded
 
     if run.tokenizer is not None:
-        generator: type[Generator] = import_class(run.config.class_path)
-        return load_encoded(run.tokenizer, run.tokenizer_step, generator.consumes)
+        generator: type[Generator] = load_class(run.config.class_path, trust)
+        return load_encoded(run.tokenizer, run.tokenizer_step, generator.consumes, trust)
     data = run.config.data
     if data is None or data.source is None:
         raise RunError(f"{run.folder} has no data.source in its config.json.")

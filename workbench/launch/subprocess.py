@@ -1,15 +1,18 @@
 """Training in a separate process, so that a notebook stays responsive and may be closed."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workbench.core.errors import RunError, UserError
+from workbench.launch.trainables import Target, parse_target
 from workbench.storage.run import Run
 
 if TYPE_CHECKING:
@@ -19,18 +22,30 @@ STATUS_POLL_S = 0.2  # seconds between two reads of the status while a notebook 
 START_POLL_S = 0.1  # seconds between two checks whether a training has started
 
 
-def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
-    """Train a recipe into a folder with a progress bar, and collect its evidence.
+def train(
+    target: Any,
+    out: str | Path,
+    *,
+    trust: Sequence[str] | str = (),
+    collect: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train a recipe or a class into a folder with a progress bar, and collect its evidence.
 
     A run that was stopped is resumed. In a notebook, training takes place in a separate process
-    that the cell waits for; an interrupt writes a checkpoint and stops it.
+    that the cell waits for, unless the class is defined in the notebook; an interrupt writes a
+    checkpoint and stops it.
 
     Parameters
     ----------
-    recipe : str
-        A system and its data, such as softvq-digits.
+    target : str, type or Config
+        A recipe, that is a system and its data, such as softvq-digits. Or a class outside of the
+        package: `module:Class`, the class itself, or its Config.
     out : str or Path
         The folder of the run.
+    trust : sequence of str or str
+        Modules and packages outside of this package that may be imported. The module of a class
+        that is passed itself is trusted.
     collect : bool
         Whether to collect evidence after training.
     **settings
@@ -50,31 +65,42 @@ def train(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
     Examples
     --------
     >>> run = train("softvq-digits", "runs/a", num_tokens=8, steps=500)  # doctest: +SKIP
+    >>> run = train(MyTokenizer.Config(dim=8), "runs/b", data="digits")  # doctest: +SKIP
     """
-    if not _is_in_a_notebook():
+    parsed = parse_target(target, trust)
+    if not _is_in_a_notebook() or parsed.is_of_this_process:
         from workbench.launch import in_process
 
-        return in_process.train(recipe, out, collect=collect, **settings)
+        return in_process.train(target, out, trust=trust, collect=collect, **settings)
     import tqdm.auto  # noqa: F401  an interrupt during a later import would be lost
 
-    launched = _launch(recipe, out, collect, settings)
+    launched = _launch(parsed, out, collect, settings)
     if launched.process is not None:
         _follow(launched.run, launched.process, launched.log_start)
     return launched.run
 
 
-def start(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any) -> Run:
-    """Start the training of a recipe in a separate process, and return when it has begun.
+def start(
+    target: Any,
+    out: str | Path,
+    *,
+    trust: Sequence[str] | str = (),
+    collect: bool = True,
+    **settings: Any,
+) -> Run:
+    """Start a training in a separate process, and return when it has begun.
 
     `watch(run)` follows it, and `run.ask("stop")` stops it. Its output is written to train.log in
     the folder of the run.
 
     Parameters
     ----------
-    recipe : str
-        A system and its data, such as softvq-digits.
+    target : str, type or Config
+        As for `train`. A class must be defined in a module that can be imported.
     out : str or Path
         The folder of the run.
+    trust : sequence of str or str
+        As for `train`.
     collect : bool
         Whether to collect evidence after training.
     **settings
@@ -90,7 +116,13 @@ def start(recipe: str, out: str | Path, *, collect: bool = True, **settings: Any
     UserError
         If the process refuses to train; then it leaves no files.
     """
-    launched = _launch(recipe, out, collect, settings)
+    parsed = parse_target(target, trust)
+    if parsed.is_of_this_process:
+        raise UserError(
+            f"{parsed.name} is defined in this notebook or script, where another process cannot"
+            " import it. Move the class into a module, or use wb.train."
+        )
+    launched = _launch(parsed, out, collect, settings)
     if launched.process is not None:
         # A process whose exit status is not read would look alive.
         threading.Thread(target=launched.process.wait, daemon=True).start()
@@ -104,7 +136,7 @@ class _Launched:
     log_start: int  # the position in train.log where the output of this process begins
 
 
-def _launch(recipe: str, out: str | Path, collect: bool, settings: dict[str, Any]) -> _Launched:
+def _launch(target: Target, out: str | Path, collect: bool, settings: dict[str, Any]) -> _Launched:
     """Start a process and wait until it trains or has ended."""
     out = Path(out)
     new_folders = [path for path in (out, *out.parents) if not path.exists()]
@@ -112,7 +144,7 @@ def _launch(recipe: str, out: str | Path, collect: bool, settings: dict[str, Any
         out.mkdir(parents=True, exist_ok=True)
         with (out / "train.log").open("ab") as log:
             log_start = log.tell()
-            process = _detached(_command(recipe, out, collect, settings), log)
+            process = _detached(_command(target, out, collect, settings), log)
     except OSError as error:
         reason = error.strerror or error
         raise RunError(
@@ -179,8 +211,9 @@ def _is_in_a_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def _command(recipe: str, out: Path, collect: bool, settings: dict[str, Any]) -> list[str]:
+def _command(target: Target, out: Path, collect: bool, settings: dict[str, Any]) -> list[str]:
     """Return the command line of a training."""
+    settings = target.settings | settings
     options = [
         f"--{name.replace('_', '-')}={_text(value)}"
         for name, value in settings.items()
@@ -188,7 +221,9 @@ def _command(recipe: str, out: Path, collect: bool, settings: dict[str, Any]) ->
     ]
     if not collect:
         options.append("--no-collect")
-    return [sys.executable, "-m", "workbench", "train", recipe, f"--out={out}", *options]
+    options += [f"--trust={module}" for module in target.trust]
+    model = [f"--class={target.name}"] if ":" in target.name else [target.name]
+    return [sys.executable, "-m", "workbench", "train", *model, f"--out={out}", *options]
 
 
 def _text(value: Any) -> str:
@@ -196,9 +231,17 @@ def _text(value: Any) -> str:
 
 
 def _detached(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, which no signal of a kernel or terminal reaches."""
+    """Start a command in a session of its own, which no signal of a kernel or terminal reaches.
+
+    It finds the same modules as this process.
+    """
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
 
 

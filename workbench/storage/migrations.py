@@ -29,6 +29,8 @@ MODEL_SETTINGS = {
     "least": "min_error",
     "most": "max_error",
 }
+# Settings of one class that were renamed within format 2.
+CLASS_SETTINGS = {"workbench.tokenizers.karl:KARL": {"trust": "predict_after"}}
 # Settings of training: `training` and `changes`.
 TRAINING_SETTINGS = {
     "average": "ema_decay",
@@ -63,11 +65,11 @@ def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
         A new dictionary with the current names and `format` set to the current format.
     """
     if config["format"] >= FORMAT:
-        return config
+        return config | _migrate_class(config)
     current = _rename(config, CONFIG_SECTIONS)
     current["class"] = CLASS_PATHS.get(current["class"], current["class"])
     current |= _migrate_sections(current)
-    return current | {"format": FORMAT}
+    return current | _migrate_class(current) | {"format": FORMAT}
 
 
 def migrate_provenance(provenance: dict[str, Any], stored_format: int) -> dict[str, Any]:
@@ -75,11 +77,12 @@ def migrate_provenance(provenance: dict[str, Any], stored_format: int) -> dict[s
     format.
     """
     if stored_format >= FORMAT:
-        return provenance
+        return provenance | _migrate_class(provenance)
     current = _rename(provenance, PROVENANCE_KEYS)
     if "class" in current:
         current["class"] = CLASS_PATHS.get(current["class"], current["class"])
-    return current | _migrate_sections(current)
+    current |= _migrate_sections(current)
+    return current | _migrate_class(current)
 
 
 def stored_array_name(field: str, stored_format: int) -> str:
@@ -110,6 +113,15 @@ def _migrate_sections(stored: dict[str, Any]) -> dict[str, Any]:
         section: _rename(stored[section], names)
         for section, names in tables.items()
         if isinstance(stored.get(section), dict)
+    }
+
+
+def _migrate_class(stored: dict[str, Any]) -> dict[str, Any]:
+    names = CLASS_SETTINGS.get(stored.get("class", ""), {})
+    return {
+        section: _rename(stored[section], names)
+        for section in ("settings", "changes")
+        if names and isinstance(stored.get(section), dict)
     }
 
 

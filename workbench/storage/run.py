@@ -20,7 +20,6 @@ notes.md                  notes of the user; never read and never written
 Reading a run does not import torch.
 """
 
-import importlib
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError, unknown
+from workbench.core.trusted import MAIN, PACKAGE, import_trusted, is_trusted
 from workbench.storage import control
 from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
@@ -217,7 +217,7 @@ class Run:
         return self.folder / f"step-{number:06d}.safetensors"
 
     def load(
-        self, step: int | None = None, *, averaged: bool = True, modules: Sequence[str] = ()
+        self, step: int | None = None, *, averaged: bool = True, trust: Sequence[str] = ()
     ) -> "nn.Module":
         """Return the trained model in evaluation mode.
 
@@ -227,8 +227,8 @@ class Run:
             The training step of the checkpoint; by default the last.
         averaged : bool
             Whether to load the moving average of the weights or the weights themselves.
-        modules : sequence of str
-            Modules outside of this package from which the model's class may be imported.
+        trust : sequence of str
+            Modules and packages outside of this package that may be imported.
 
         Raises
         ------
@@ -238,8 +238,8 @@ class Run:
         """
         if self.config.imported is not None:
             self.find_step(step)
-            return load_imported(self.folder, self.config.imported, modules)
-        model = self.build(modules)
+            return load_imported(self.folder, self.config.imported, trust)
+        model = self.build(trust)
         weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
         try:
             model.load_state_dict(weights)
@@ -250,13 +250,13 @@ class Run:
             ) from None
         return model.eval()
 
-    def build(self, modules: Sequence[str] = ()) -> "nn.Module":
+    def build(self, trust: Sequence[str] = ()) -> "nn.Module":
         """Return the model as it was before training.
 
         Parameters
         ----------
-        modules : sequence of str
-            Modules outside of this package from which the model's class may be imported.
+        trust : sequence of str
+            Modules and packages outside of this package that may be imported.
 
         Raises
         ------
@@ -269,21 +269,49 @@ class Run:
                 f"{self.folder} is an imported run; its model before training is not known."
             )
         path = self.config.class_path
-        module, _, name = path.partition(":")
-        if not (module.startswith("workbench.") or module in modules):
-            permission = f"Run({str(self.folder)!r}).load(modules=[{module!r}])"
-            raise RunError(
-                f"{self.folder} was trained with {path}. To allow its import, use {permission}."
-            )
+        self.check_trust(trust)
         settings = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.config.settings.items()
         }
         try:
-            model_class = getattr(importlib.import_module(module), name)
+            model_class = import_trusted(path, (PACKAGE, *trust))
             return model_class(model_class.Config(**settings))
-        except (ImportError, AttributeError, TypeError) as error:
-            raise RunError(f"{self.folder} cannot be built from {path}: {error}.") from None
+        except (UserError, ImportError, AttributeError, TypeError) as error:
+            reason = str(error).rstrip(".")
+            raise RunError(f"{self.folder} cannot be built from {path}: {reason}.") from None
+
+    @property
+    def module(self) -> str:
+        """The module of the model's class."""
+        return self.config.class_path.partition(":")[0]
+
+    def is_trusted(self, trust: Sequence[str] = ()) -> bool:
+        """Whether the model's class belongs to this package or to a trusted module."""
+        return is_trusted(self.module, (PACKAGE, *trust))
+
+    def check_trust(self, trust: Sequence[str] = ()) -> None:
+        """Refuse a run whose class may not be imported.
+
+        Raises
+        ------
+        RunError
+            If its module is neither of this package nor trusted.
+        """
+        if self.is_trusted(trust):
+            return
+        path, module = self.config.class_path, self.module
+        if module == MAIN:
+            raise RunError(
+                f"{self.folder} was trained with a class of a notebook or script ({path}). Only"
+                " there can its model be loaded, with trust=['__main__']; its evidence can be"
+                " viewed everywhere."
+            )
+        package = module.partition(".")[0]
+        raise RunError(
+            f"{self.folder} was trained with {path}, code outside of this package. If you trust it,"
+            f" add --trust {package} (in Python: trust=['{package}'])."
+        )
 
     def history(self) -> "pd.DataFrame":
         """Return the log, one row per logged step, without a line that is still being written."""

@@ -53,7 +53,7 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         # Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
         hide: Literal["label", "predicted"] = "label"
         # Fraction of the training after which predictions decide what is dropped.
-        trust: float = 0.15
+        predict_after: float = 0.15
         # K, codewords of a discrete bottleneck (the released model: 4096); 0: a continuous
         # bottleneck.
         codebook_size: int = 0
@@ -162,8 +162,9 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
             images, self.error_bin(reached), torch.ones_like(within)
         )
         learn = self.quantize(latents)
-        is_trusted = self.config.hide == "predicted" and self.progress > self.config.trust
-        active = self.needed_tokens(logits) if is_trusted else within
+        config = self.config
+        is_predicted = config.hide == "predicted" and self.progress > config.predict_after
+        active = self.needed_tokens(logits) if is_predicted else within
         second = self.decode(Tokens(learn.latents, active=active))
         halting = halting_loss(logits, ~within, self.config.balance)
         terms = {

@@ -103,7 +103,7 @@ class LensState:
 
 
 def lens(
-    *runs: Run | str | Path, over: str | None = None, modules: Sequence[str] = (), **state: Any
+    *runs: Run | str | Path, over: str | None = None, trust: Sequence[str] = (), **state: Any
 ) -> "Lens":
     """Show what one or several runs make of the same images along one axis.
 
@@ -113,8 +113,8 @@ def lens(
         The runs or their folders; the first is the primary run.
     over : str, optional
         What the slider changes. None is the first axis of a run, and `run` for several runs.
-    modules : sequence of str
-        Modules other than those of this package from which the model's class may be loaded.
+    trust : sequence of str
+        Modules and packages outside of this package that may be imported.
     **state
         Any other attribute of `LensState`, such as ``order="worst"``.
 
@@ -131,7 +131,7 @@ def lens(
     if not runs:
         raise UserError("A lens needs at least one run, for example wb.lens('runs/a').")
     opened = [run if isinstance(run, Run) else Run(run) for run in runs]
-    return Lens(opened, over=over, modules=modules, state=state)
+    return Lens(opened, over=over, trust=trust, state=state)
 
 
 class Lens:
@@ -143,8 +143,8 @@ class Lens:
         The first is the primary run.
     over : str, optional
         The axis; None is the first of `axes`.
-    modules : sequence of str
-        Modules other than those of this package from which the model's class may be loaded.
+    trust : sequence of str
+        Modules and packages outside of this package that may be imported.
     state : Mapping
         Any other attribute of `LensState`.
 
@@ -158,11 +158,11 @@ class Lens:
         self,
         runs: Sequence[Run],
         over: str | None = None,
-        modules: Sequence[str] = (),
+        trust: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.runs = list(runs)
-        self._modules = tuple(modules)
+        self._trust = tuple(trust)
         # Loaded models, by the number of the run and the step.
         self._models: dict[tuple[int, int | None], LoadedRun | None] = {}
         self._computed: tuple[LensState, list[ImageGrid]] | None = None
@@ -173,6 +173,7 @@ class Lens:
                 raise unknown("setting of a lens", name, names)
         self.state = LensState(over or self.axes[0], **settings)
         if self.state.over not in self.axes:
+            self.runs[0].check_trust(self._trust)
             raise unknown("axis", self.state.over, self.axes)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,7 +182,10 @@ class Lens:
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
-        """The axes along which the slider can move; without torch or a checkpoint, only `run`."""
+        """The axes along which the slider can move.
+
+        Without torch, a checkpoint or trust in the code of the run, it is only `run`.
+        """
         model = self._model(0, None)
         model_axes = () if model is None else model.axes
         if len(self.runs) > 1 or not model_axes:
@@ -282,8 +286,8 @@ class Lens:
         """Return the Python code that shows the same lens."""
         row, stop = self.position
         values = asdict(replace(self.state, row=row, stop=stop))
-        if self._modules:
-            values["modules"] = self._modules
+        if self._trust:
+            values["trust"] = self._trust
         defaults = {**asdict(LensState("")), "over": None}
         arguments = [repr(str(run.folder)) for run in self.runs]
         arguments += [f"{k}={v!r}" for k, v in values.items() if v != defaults.get(k)]
@@ -345,18 +349,18 @@ class Lens:
         return compared_runs[:MAX_COMPARED_RUNS]
 
     def _model(self, number: int, step: int | None) -> "LoadedRun | None":
-        """Return a run with its model; None without torch or a checkpoint."""
+        """Return a run with its model; None without torch, a checkpoint or trust."""
         if (number, step) not in self._models:
             try:
                 from workbench.explore.loaded_run import LoadedRun
             except ModuleNotFoundError:
                 return None
             run = self.runs[number]
-            if not run.steps:
+            if not run.steps or not run.is_trusted(self._trust):
                 return None
             # One model per run is held in memory.
             self._models = {key: model for key, model in self._models.items() if key[0] != number}
-            self._models[number, step] = LoadedRun.load(run, step, self._modules)
+            self._models[number, step] = LoadedRun.load(run, step, self._trust)
         return self._models[number, step]
 
     def _compute_grid(self, state: LensState) -> ImageGrid:

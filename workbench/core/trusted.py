@@ -1,0 +1,65 @@
+"""Import of code that the user trusts by name."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.core.errors import UserError, unknown
+
+PACKAGE = "workbench"  # this package, which is always trusted
+MAIN = "__main__"  # a notebook or a script
+
+
+def is_trusted(module: str, trust: Sequence[str]) -> bool:
+    """Whether a module, or a package that contains it, is among the trusted names.
+
+    Examples
+    --------
+    >>> is_trusted("mine.models", ["mine"]), is_trusted("mine2", ["mine"])
+    (True, False)
+    """
+    return any(module == name or module.startswith(f"{name}.") for name in trust)
+
+
+def import_trusted(path: str, trust: Sequence[str]) -> Any:
+    """Import an object by `module:name` from a module that the user trusts.
+
+    The current folder is searched last.
+
+    Parameters
+    ----------
+    path : str
+        `module:name`.
+    trust : sequence of str
+        Names of modules and packages that may be imported.
+
+    Raises
+    ------
+    UserError
+        If the module is not trusted or cannot be imported, or has no such name.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise UserError(f"Write module:name, as in my_module:make_tokenizer; got `{path}`.")
+    package = module_name.partition(".")[0]
+    if not is_trusted(module_name, trust):
+        raise UserError(
+            f"Loading {path} runs the code of {module_name}. If you trust it, add --trust {package}"
+            f" (in Python: trust=['{package}'])."
+        )
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that no file of it replaces an installed module
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{module_name} cannot be imported ({error}). Run the command in the folder that "
+            "contains it, or install it."
+        ) from None
+    if not hasattr(module, name):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise unknown(f"name in {module_name}", name, public)
+    return getattr(module, name)
