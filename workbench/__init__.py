@@ -18,7 +18,7 @@ load_tokenizer         load a tokenizer that was trained elsewhere, by its addre
 load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
 Run, Evidence          a training run on disk, and the arrays collected from it
-evidence               evidence from nothing but arrays: latents, codes, labels, images
+evidence, export       evidence from arrays in files or in memory, and arrays of a run as files
 ====================== =========================================================================
 """
 
@@ -35,6 +35,7 @@ _MODULES = {
     "budget": "workbench.hosts.notebook.shortcuts",
     "codebook": "workbench.hosts.displays",
     "evidence": "workbench.storage.array_evidence",
+    "export": "workbench.collect.export",
     "compare": "workbench.hosts.notebook.shortcuts",
     "latent_map": "workbench.hosts.displays",
     "lens": "workbench.hosts.displays",

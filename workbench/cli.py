@@ -167,6 +167,60 @@ def collect(
     typer.echo(evidence)
 
 
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="A new folder for the files.", file_okay=False)],
+    latents: Annotated[bool, typer.Option("--latents", help="Write the latents.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Write the codes.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Write the images.")] = False,
+    reconstructions: Annotated[
+        bool, typer.Option("--reconstructions", help="Write the decoded images.")
+    ] = False,
+    file_format: Annotated[
+        str, typer.Option("--format", help="safetensors, npz or npy.")
+    ] = "safetensors",
+    split: Annotated[
+        str,
+        typer.Option(help="test: the images of the evidence. train: encode the training images."),
+    ] = "test",
+    step: Annotated[
+        int | None, typer.Option(help="Step of the checkpoint; the last by default.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Largest number of images; all by default.", min=1)
+    ] = None,
+) -> None:
+    """Write latents, codes or images to files for other programs.
+
+    latent_stats.json has mean, deviation, scale and shift of the latents.
+
+    \b
+    workbench export runs/a --latents --split train --out latents/a
+    workbench export runs/a --latents --codes --format npy --out arrays/a
+    """
+    from workbench.collect.export import export as export_arrays
+
+    result = export_arrays(
+        run,
+        out,
+        latents=latents,
+        codes=codes,
+        images=images,
+        reconstructions=reconstructions,
+        format=file_format,
+        split=split,
+        step=step,
+        limit=limit,
+    )
+    typer.echo(f"Wrote {', '.join(result.arrays)} of {result.images:,} images to {out}.")
+    if result.stats is not None:
+        typer.echo(
+            f"scaling_factor {result.stats.scaling_factor:.6g}, "
+            f"shift_factor {result.stats.mean:.6g} (see latent_stats.json)"
+        )
+
+
 @app.command(context_settings=ACCEPTS_SETTINGS)
 def report(
     context: typer.Context,

@@ -193,9 +193,9 @@ def evidence(
 
 
 def check_unused(folder: Path) -> None:
-    """Raise RunError if a folder for a new run is a file or contains anything."""
+    """Raise RunError if a new folder is a file, or contains anything."""
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file, and a run is a folder. Choose another path.")
+        raise RunError(f"{folder} is a file where a folder is needed. Choose another path.")
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty. Choose a new folder.")
 

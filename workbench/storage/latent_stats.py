@@ -21,7 +21,7 @@ leave it out if the mean is small relative to the deviation.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,55 @@ from workbench.storage.files import DamagedError, is_finite, parse_json, printab
 
 STATS_FILE = "latent_stats.json"
 MAX_VALUES_IN_MEMORY = 1 << 22
+
+
+class LatentMoments:
+    """Sums over latents that arrive in parts, of which none is kept.
+
+    Examples
+    --------
+    >>> moments = LatentMoments()
+    >>> moments.add(np.array([[[1.0, 0.0]]]))
+    >>> moments.add(np.array([[[3.0, 0.0]]]))
+    >>> moments.stats().channel_mean.tolist(), moments.stats().channel_std.tolist()
+    ([2.0, 0.0], [1.0, 0.0])
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = np.zeros(1)
+        self._squares = np.zeros(1)  # sums of squared differences from the mean
+
+    def add(self, latents: np.ndarray, active: np.ndarray | None = None) -> None:
+        """Add the active tokens of some images.
+
+        Parameters
+        ----------
+        latents : ndarray of float, shape (n, tokens, d)
+            The latents.
+        active : ndarray of bool, shape (n, tokens), optional
+            Tokens that the decoder reads. All other tokens are ignored.
+        """
+        rows = np.asarray(latents, np.float64)
+        if active is None:
+            rows = rows.reshape(-1, rows.shape[-1])
+        else:
+            rows = rows[np.asarray(active, bool)]
+        if not len(rows):
+            return
+        # The update of Chan, Golub and LeVeque, which loses no digits to large means.
+        total = self._count + len(rows)
+        mean = rows.mean(axis=0)
+        difference = mean - self._mean
+        between = np.square(difference) * (self._count * len(rows) / total)
+        self._squares = self._squares + np.square(rows - mean).sum(axis=0) + between
+        self._mean = self._mean + difference * (len(rows) / total)
+        self._count = total
+
+    def stats(self) -> "LatentStats":
+        """Return the mean and the standard deviation of the tokens so far."""
+        deviation = np.sqrt(self._squares / max(self._count, 1))
+        return LatentStats(channel_mean=self._mean, channel_std=deviation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,35 +98,6 @@ class LatentStats:
     channel_std: np.ndarray = field(repr=False)
 
     @classmethod
-    def of_parts(cls, parts: Iterable[np.ndarray]) -> "LatentStats":
-        """Compute the statistics of tokens in parts, without holding more than one in memory.
-
-        Parameters
-        ----------
-        parts : iterable of ndarray of float, shape (m, d)
-            Tokens. Every part has at least one.
-
-        Examples
-        --------
-        >>> stats = LatentStats.of_parts([np.array([[1.0, 0.0]]), np.array([[3.0, 0.0]])])
-        >>> stats.channel_mean.tolist(), stats.channel_std.tolist(), stats.mean
-        ([2.0, 0.0], [1.0, 0.0], 1.0)
-        """
-        count = 0
-        mean = np.zeros(1)
-        squares = np.zeros(1)  # sums of squared differences from the mean
-        for part in parts:
-            rows = np.asarray(part, np.float64)
-            part_mean = rows.mean(axis=0)
-            difference = part_mean - mean
-            total = count + len(rows)
-            squares = squares + np.square(rows - part_mean).sum(axis=0)
-            squares = squares + np.square(difference) * (count * len(rows) / total)
-            mean = mean + difference * (len(rows) / total)
-            count = total
-        return cls(channel_mean=mean, channel_std=np.sqrt(squares / max(count, 1)))
-
-    @classmethod
     def of_latents(cls, latents: np.ndarray, active: np.ndarray | None = None) -> "LatentStats":
         """Compute the statistics of latents.
 
@@ -88,10 +108,12 @@ class LatentStats:
         active : ndarray of bool, shape (n, tokens), optional
             Tokens that the decoder reads. All other tokens are ignored.
         """
+        moments = LatentMoments()
         step = max(1, MAX_VALUES_IN_MEMORY // max(1, math.prod(latents.shape[1:])))
-        slices = [slice(start, start + step) for start in range(0, len(latents), step)]
-        rows = (_active_rows(latents, active, part) for part in slices)
-        return cls.of_parts(part for part in rows if len(part))
+        for start in range(0, len(latents), step):
+            part = slice(start, start + step)
+            moments.add(latents[part], None if active is None else active[part])
+        return moments.stats()
 
     @property
     def mean(self) -> float:
@@ -172,13 +194,6 @@ class LatentStats:
     def write(self, path: Path, **details: Any) -> None:
         """Write a `latent_stats.json`, with details about the latents that were measured."""
         path.write_text(json.dumps(details | self.to_dict(), indent=1), encoding="utf-8")
-
-
-def _active_rows(latents: np.ndarray, active: np.ndarray | None, part: slice) -> np.ndarray:
-    rows = np.asarray(latents[part], np.float64)
-    if active is not None:
-        return rows[np.asarray(active[part], bool)]
-    return rows.reshape(-1, rows.shape[-1])
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -1,0 +1,157 @@
+"""Writing of arrays with one row per image in the formats that `array_files` reads.
+
+safetensors and npz files are parts of at most 10,000 images, as LightningDiT names them. npy files
+have one array each.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workbench.core.errors import unknown
+from workbench.storage.mapped_array import create_mapped_array
+
+FORMATS = ("safetensors", "npz", "npy")
+SHARD_IMAGES = 10_000
+
+
+class ArrayWriter(Protocol):
+    """Writes batches of arrays to a folder."""
+
+    def write(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Append the rows of some images, the same number of each array."""
+        ...
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        ...
+
+
+class ShardWriter:
+    """Collects rows until a file is full.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    stem : str
+        The beginning of the names of the files.
+    suffix : str
+        The end of the names of the files.
+    save : callable
+        Writes one file, from its path and its arrays.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        suffix: str,
+        save: Callable[[Path, dict[str, np.ndarray]], None],
+    ) -> None:
+        self._folder = folder
+        self._stem = stem
+        self._suffix = suffix
+        self._save = save
+        self._shard = 0
+        self._batches: list[dict[str, np.ndarray]] = []
+        self._length = 0
+
+    def write(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Append the rows of some images, the same number of each array."""
+        count = len(next(iter(batch.values())))
+        start = 0
+        while start < count:
+            end = min(count, start + SHARD_IMAGES - self._length)
+            self._batches.append({name: rows[start:end] for name, rows in batch.items()})
+            self._length += end - start
+            start = end
+            if self._length == SHARD_IMAGES:
+                self.close()
+
+    def close(self) -> None:
+        """Write the rows that do not fill a file."""
+        if not self._length:
+            return
+        path = self._folder / f"{self._stem}_rank00_shard{self._shard:03d}{self._suffix}"
+        arrays = {
+            name: np.concatenate([batch[name] for batch in self._batches])
+            for name in self._batches[0]
+        }
+        self._save(path, arrays)
+        self._shard += 1
+        self._batches = []
+        self._length = 0
+
+
+class MappedWriter:
+    """Writes every array to a file of its own through a memory map.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    count : int
+        The number of images.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._count = count
+        self._arrays: dict[str, np.memmap] = {}
+        self._length = 0
+
+    def write(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Append the rows of some images, the same number of each array."""
+        end = self._length + len(next(iter(batch.values())))
+        for name, rows in batch.items():
+            if name not in self._arrays:
+                shape = (self._count, *rows.shape[1:])
+                path = self._folder / f"{name}.npy"
+                self._arrays[name] = create_mapped_array(path, rows.dtype, shape)
+            self._arrays[name][self._length : end] = rows
+        self._length = end
+
+    def close(self) -> None:
+        """Write all pages of the maps."""
+        for array in self._arrays.values():
+            array.flush()
+
+
+def array_writer(folder: Path, file_format: str, *, stem: str, count: int) -> ArrayWriter:
+    """Return a writer of a format.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder, which exists.
+    file_format : {"safetensors", "npz", "npy"}
+        The format.
+    stem : str
+        The beginning of the names of safetensors and npz files.
+    count : int
+        The number of images.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    if file_format not in FORMATS:
+        raise unknown("format of arrays", file_format, FORMATS)
+    if file_format == "npy":
+        return MappedWriter(folder, count)
+    save = _save_safetensors if file_format == "safetensors" else _save_npz
+    return ShardWriter(folder, stem, f".{file_format}", save)
+
+
+def _save_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
