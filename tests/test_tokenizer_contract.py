@@ -32,6 +32,10 @@ SMALL = {
     "multipliers": (1, 2, 2),
     # ALIT
     "rounds": 2,
+    # TiTok
+    "pixel_codes": 16,
+    "pixel_dim": 8,
+    "pixel_widths": (32, 32),
 }
 UNICODE2_SIZES = {"patch": 4, "codebook_size": 8, "adapter": True}  # a token is a patch
 # Another value of every setting.
@@ -124,6 +128,11 @@ OTHER = {
     "decoder": "flow",
     "adapter": False,
     "train": "adapter",
+    # TiTok
+    "legacy": True,
+    "pixel_codes": 12,
+    "pixel_dim": 4,
+    "pixel_widths": (32, 64),
     # Perceptual and adversarial terms
     "perceptual_weight": 0.3,
     "perceptual": "random:1",
@@ -216,6 +225,8 @@ def test_all_systems_are_discovered():
         "MAETok",
         "SoftVQ",
         "TailDrop",
+        "TiTok",
+        "TiTokVAE",
         "UniCode2",
         "VAVAE",
         "VQGAN",
@@ -293,6 +304,9 @@ def test_every_setting_changes_something(kind):
         before, settings = default_behavior, base
         if name == "revive" and "mode" in fields:  # only online codebooks revive codes
             settings = base | {"mode": "online"}
+            before = behavior(config_of(kind, **settings))
+        if name.startswith("pixel_"):  # only the first release of TiTok has another VQGAN
+            settings = base | {"legacy": True}
             before = behavior(config_of(kind, **settings))
         after = behavior(config_of(kind, **(settings | {name: others[name]})))
         is_equal = before.keys() == after.keys() and all(

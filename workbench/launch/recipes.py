@@ -16,6 +16,7 @@ SYSTEMS = {
     "fsqvae": "workbench.tokenizers.fsqvae:FSQVAE",
     "softvq": "workbench.tokenizers.softvq:SoftVQ",
     "maetok": "workbench.tokenizers.maetok:MAETok",
+    "titok": "workbench.tokenizers.titok:TiTok",
     "vavae": "workbench.tokenizers.vavae:VAVAE",
     "vqgan": "workbench.tokenizers.vqgan:VQGAN",
     "karl": "workbench.tokenizers.karl:KARL",
@@ -92,6 +93,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "vqgan": {"codebook_size": 256},
     "fsqvae": {"dim": 4, "levels": (8, 5, 5, 5)},
     "softvq": {"codebook_size": 256},
+    "titok": {"codebook_size": 256},
     **{name: {"width": 96, "depth": 4} | preset for name, preset in PRESETS.items()},
     "ar": {"width": 96, "depth": 4, "table": "codebook"},
 }
@@ -160,12 +162,14 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "align_weight": 0.1,
             "teacher": TEACHERS[1],
         }
+        | {"encoder_class_token": True, "decoder_class_token": True, "norm_eps": 1e-6}
         | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
         VIT,
     ),
     "maetok": (
         PERCEPTUAL_SETTINGS
         | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        | {"encoder_class_token": True, "norm_eps": 1e-6, "rotary": True, "modulated": True}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
         VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4},
     ),
@@ -232,6 +236,12 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "linear_init": False,
             "decoder": "flow",
         },
+        VIT,
+    ),
+    "titok": (
+        # BL-128, 8K codes.
+        {"dim": 64, "codebook_size": 8192, "cosine": False, "learn": "gradient", "revive": 0.0}
+        | {"linear_init": False, "decoder_width": 1024, "decoder_depth": 24, "decoder_heads": 16},
         VIT,
     ),
     "vqvae": ({"codebook_size": 8192, "linear_init": False}, VIT),

@@ -74,6 +74,13 @@ class Checkpoint:
         """Return the error for a checkpoint that cannot be loaded."""
         return UserError(f"{printable(self.path)} cannot be loaded: {reason}")
 
+    def section(self, *keys: str) -> dict[str, Any]:
+        """Return a part of a nested configuration; an empty one if it does not exist."""
+        section: Any = self.config
+        for key in keys:
+            section = section.get(key) if isinstance(section, dict) else None
+        return section if isinstance(section, dict) else {}
+
     def shape(self, name: str, pattern: str) -> tuple[int, ...]:
         """Return the shape of a tensor from which sizes are read.
 
@@ -162,7 +169,8 @@ class Checkpoint:
             The configuration, or its part with these keys.
         """
         return tuple(
-            f"{CONFIG} has {key} {config[key]}, but the tensors have {size}, which is used."
+            f"According to {CONFIG}, {key} is {config[key]}; the tensors have {size}, "
+            "which is used."
             for key, size in sizes.items()
             if key in config and config[key] != size
         )

@@ -337,11 +337,12 @@ class Layout:
         }
         contradictions = checkpoint.contradictions(sizes, checkpoint.config)
         for half in (self.encoder, self.decoder):
-            name = str(checkpoint.config.get(f"{half.name}_model", ""))
+            key = f"{half.name}_model"
+            name = str(checkpoint.config.get(key, ""))
             named = next((size for word, size in BACKBONES.items() if f"_{word}_" in name), None)
             if named not in (None, (half.width, half.depth)):
                 contradictions += (
-                    f"config.json has {half.name}_model {name}, but the tensors have width "
+                    f"According to config.json, {key} is {name}; its tensors have width "
                     f"{half.width} and depth {half.depth}, which are used.",
                 )
         return contradictions + checkpoint.left_out(self.is_unused)
