@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
+from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.storage.foreign_weights import read_weights
-from workbench.tokenizers.pretrained import load
+from workbench.tokenizers.pretrained import ldm, load
+from workbench.tokenizers.pretrained.conv_layout import autoencoder_views
 
 # Largest difference over the standard deviation, before and after a decoder.
 BOUND = 2e-4
@@ -99,7 +101,8 @@ def test_kl_autoencoder_equals_the_reference(tmp_path, layout):
     encoded = rearrange(tokenizer.encoder(x), "b (h w) d -> b d h w", h=mean.shape[2])
     assert error(encoded, moments) < BOUND
     assert error(tokenizer.decode(tokens), reference.decode(weights, mean)) < DECODED_BOUND
-    assert pretrained.notes == () and pretrained.scale is None and pretrained.flexible
+    assert pretrained.notes == (ldm.SIDE_NOTE,)
+    assert pretrained.scale is None and pretrained.flexible
 
 
 @pytest.mark.parametrize("mistake", ENCODER_MISTAKES)
@@ -175,9 +178,10 @@ def test_containers_give_the_same_network(tmp_path, container):
         weights = {key: tensor.half().float() for key, tensor in weights.items()}
     mean = reference.encode(weights, images()).chunk(2, dim=1)[0]
     assert error(cells(pretrained.tokenizer.encode(images())), mean) < BOUND
-    counts = {"lightning": ("foundation_model (1), loss (1)",), "prefix": ("(1)",)}
-    assert len(pretrained.notes) == len(counts.get(container, ()))
-    assert all(count in pretrained.notes[0] for count in counts.get(container, ()))
+    counts = {"lightning": "foundation_model (1), loss (1)", "prefix": "cond_stage_model (1)"}
+    notes = [note for note in pretrained.notes if note != ldm.SIDE_NOTE]
+    assert len(notes) == (container in counts)
+    assert all(counts[container] in note for note in notes)
 
 
 def test_missing_maps_to_tokens_are_the_identity(tmp_path):
@@ -194,7 +198,7 @@ def test_missing_maps_to_tokens_are_the_identity(tmp_path):
         weights[f"{layer}.bias"] = torch.zeros(size)
     mean = reference.encode(weights, images()).chunk(2, dim=1)[0]
     assert error(cells(pretrained.tokenizer.encode(images())), mean) < BOUND
-    assert len(pretrained.notes) == 1
+    assert any("quant_conv" in note for note in pretrained.notes)
 
 
 def test_samples_depend_on_the_image_and_the_seed_only(tmp_path):
@@ -252,6 +256,51 @@ def test_scale_of_a_whole_diffusion_model_is_known(tmp_path, text_encoder, facto
     assert load(f"ldm:{path}").scale.std == pytest.approx((1 / factor,))
 
 
+def test_scale_and_license_of_a_published_file_are_known(tmp_path, monkeypatch):
+    facts = {"multipliers": (1, 2), "z_channels": 6, "factor": 0.5, "license": "MIT"}
+    published = (ldm.PublishedFile(name="vae-v1", **facts),)
+    monkeypatch.setattr(ldm, "PUBLISHED_FILES", published)
+    weights = reference.random_weights(quantized=False)
+    known = load(f"ldm:{save(tmp_path, weights, 'vae-v1.pt')}")
+    assert known.scale.std == (2.0,) and known.license == "MIT"
+    other_name = load(f"ldm:{save(tmp_path, weights, 'mine.pt')}")
+    other_sizes = reference.random_weights(quantized=False, z=8)
+    of_other_sizes = load(f"ldm:{save(tmp_path, other_sizes, 'vae-v1.safetensors')}")
+    for unknown in (other_name, of_other_sizes):
+        assert unknown.scale is None and unknown.license is None
+
+
+# Millions of numbers and entries of published files, with the codebook of a VQ autoencoder.
+LDM_SIZES = {"width": 128, "multipliers": (1, 1, 2, 2, 4), "blocks": 2}
+PUBLISHED_SIZES = {
+    "VA-VAE f16d32": (69.84, 342, LDM_SIZES | {"dim": 32}, (4,), (4,)),
+    "MAR KL-16": (66.46, 312, LDM_SIZES | {"dim": 16}, (4,), ()),
+    "SD-VAE": (83.65, 248, LDM_SIZES | {"dim": 4, "multipliers": (1, 2, 4, 4)}, (), ()),
+    "taming f16, 1024 codes": (72.14, 343, LDM_SIZES | {"dim": 256}, (4,), (4,)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_SIZES)
+def test_network_has_the_published_size(name):
+    millions, entries, sizes, encoder_attention, decoder_attention = PUBLISHED_SIZES[name]
+    config = ConvConfig(
+        side=256,
+        linear_init=False,
+        padding="bottom_right",
+        encoder_attention=encoder_attention,
+        decoder_attention=decoder_attention,
+        **sizes,
+    )
+    has_codebook = name.startswith("taming")
+    with torch.device("meta"):
+        encoder = ConvEncoder(config, parts=1 if has_codebook else 2)
+        views = autoencoder_views(encoder, ConvDecoder(config))
+        if has_codebook:
+            views["codebook"] = torch.empty(1024, 256)
+    assert len(views) == entries
+    assert sum(view.numel() for view in views.values()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
 def broken_weights(fault: str) -> dict:
     weights = reference.random_weights(quantized=fault == "mage")
     if fault == "missing":
@@ -264,6 +313,12 @@ def broken_weights(fault: str) -> dict:
         del weights["encoder.conv_in.bias"]
     if fault == "groups":
         weights["encoder.conv_in.weight"] = torch.zeros(24, 3, 3, 3)
+    if fault == "not a convolution":
+        weights["encoder.conv_in.weight"] = torch.tensor(1.0)
+    if fault == "no channels":
+        weights["encoder.conv_in.weight"] = torch.zeros(0, 3, 3, 3)
+    if fault == "level":
+        weights["decoder.up.7.attn.0.norm.weight"] = torch.zeros(32)
     if fault == "other":
         return {"layers.0.weight": torch.zeros(2, 2)}
     if fault == "llamagen":
@@ -281,6 +336,9 @@ def broken_weights(fault: str) -> dict:
         ("shape", "encoder.norm_out.bias"),
         ("mage", "MAGE"),
         ("groups", "32"),
+        ("not a convolution", "encoder.conv_in.weight"),
+        ("no channels", "encoder.conv_in.weight"),
+        ("level", "7"),
         ("other", "encoder.conv_in.weight"),
         ("llamagen", "llamagen:"),
         ("diffusers", "diffusers:"),

@@ -234,6 +234,9 @@ def change_config(folder, **changes) -> None:
         ({"_class_name": None, "auto_map": {"AutoModel": "code.Model"}}, "None"),
         ({"latent_channels": 8}, "AutoencoderKL"),
         ({"block_out_channels": "wide"}, "AutoencoderKL"),
+        ({"scaling_factor": "large"}, "scaling_factor"),
+        ({"scaling_factor": 0.0}, "scaling_factor"),
+        ({"latents_std": [1.0, -1.0]}, "latents_std"),
     ],
 )
 def test_configuration_that_does_not_fit_raises(tmp_path, changes, fragment):

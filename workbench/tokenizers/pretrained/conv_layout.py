@@ -73,12 +73,14 @@ def autoencoder_settings(path: Path, weights: Mapping[str, Tensor]) -> dict[str,
             f"{name} is the VQGAN of MAGE, another network with similar names, which cannot be "
             "loaded. Give a checkpoint of taming-transformers or latent diffusion."
         )
-    width, channels = weights["encoder.conv_in.weight"].shape[:2]
+    width, channels = _channels(path, weights, "encoder.conv_in")
     blocks = _indices(weights, r"encoder\.down\.0\.block\.(\d+)\.conv2\.weight")
     levels = _indices(weights, r"encoder\.down\.(\d+)\.block\.0\.conv2\.weight")
-    if not blocks or levels != list(range(len(levels))):
+    if not levels or levels != list(range(len(levels))):
         raise UserError(f"{name} is incomplete: encoder.down has the levels {levels}.")
-    widths = [len(weights[f"encoder.down.{level}.block.0.conv2.weight"]) for level in levels]
+    widths = [
+        _channels(path, weights, f"encoder.down.{level}.block.0.conv2")[0] for level in levels
+    ]
     if width % NORM_GROUPS or any(level_width % width for level_width in widths):
         raise UserError(
             f"{name} has levels of {', '.join(map(str, widths))} channels; they must be multiples "
@@ -89,12 +91,14 @@ def autoencoder_settings(path: Path, weights: Mapping[str, Tensor]) -> dict[str,
             f"{name} has {width} channels in encoder.conv_in and {widths[0]} in the first level, "
             "which must be equal here."
         )
-    z_channels = weights["decoder.conv_in.weight"].shape[1]
-    token_map = weights.get("post_quant_conv.weight")
+    z_channels = _channels(path, weights, "decoder.conv_in")[1]
+    dim = z_channels
+    if "post_quant_conv.weight" in weights:
+        dim = _channels(path, weights, "post_quant_conv")[1]
     return {
         "side": DEFAULT_SIDE,
         "channels": channels,
-        "dim": z_channels if token_map is None else token_map.shape[1],
+        "dim": dim,
         "z_channels": z_channels,
         "width": width,
         "multipliers": tuple(level_width // width for level_width in widths),
@@ -142,10 +146,15 @@ def build_kl(
 
 def build_vq(path: Path, weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> VQGAN:
     """Return a VQ autoencoder with these weights; see `build_kl`."""
-    codebook_size = len(weights[CODEBOOK])
+    codebook = weights[CODEBOOK]
+    if codebook.ndim != 2 or not len(codebook):
+        raise UserError(
+            f"{CODEBOOK} in {printable(path)} must have one row per codeword, "
+            f"got the shape {tuple(codebook.shape)}."
+        )
     with torch.random.fork_rng(devices=[]):
         model = VQGAN(
-            VQGAN.Config(**settings, codebook_size=codebook_size, learn="gradient", revive=0.0)
+            VQGAN.Config(**settings, codebook_size=len(codebook), learn="gradient", revive=0.0)
         )
     views = autoencoder_views(model.encoder, model.decoder)
     views[CODEBOOK] = model.quantizer.codebook.data[0]
@@ -230,6 +239,17 @@ def _identity_maps(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         maps[f"{layer}.weight"] = torch.eye(out, channels)[..., None, None]
         maps[f"{layer}.bias"] = torch.zeros(out)
     return maps
+
+
+def _channels(path: Path, weights: Mapping[str, Tensor], layer: str) -> tuple[int, int]:
+    """Return the output and input channels of a convolution."""
+    shape = tuple(weights[f"{layer}.weight"].shape)
+    if len(shape) != 4 or not all(shape):
+        raise UserError(
+            f"{layer}.weight in {printable(path)} must be the weight of a convolution, "
+            f"got the shape {shape}."
+        )
+    return shape[0], shape[1]
 
 
 def _is_convolution(views: Mapping[str, Tensor], name: str) -> bool:

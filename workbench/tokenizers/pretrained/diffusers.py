@@ -5,6 +5,7 @@ The networks are those of diffusers; the adapters translate values and shapes. T
 no code of a repository is run.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,14 @@ from workbench.core.types import Images, Tokens
 from workbench.nn.image_shape import check_image_multiple, check_image_shape
 from workbench.quantizers.gaussian import sample_posterior
 from workbench.quantizers.nearest import nearest_code
-from workbench.storage.files import DamagedError, parse_json, printable, read_bytes
+from workbench.storage.files import (
+    DamagedError,
+    is_count,
+    is_number,
+    parse_json,
+    printable,
+    read_bytes,
+)
 from workbench.storage.foreign_weights import MAX_NAMES
 from workbench.storage.published import Address
 from workbench.tokenizers.base import Tokenizer
@@ -208,13 +216,23 @@ def _patch_size(network: Any) -> int:
 
 def _channel_scale(config: Mapping[str, Any]) -> LatentScale:
     """Return the scale of (z - mean) * factor / std, where each may be missing."""
-    factor = config.get("scaling_factor") or 1.0
-    mean = config.get("latents_mean") or (config.get("shift_factor") or 0.0,)
-    std = config.get("latents_std") or (1.0,)
-    return LatentScale(
-        mean=tuple(float(value) for value in mean),
-        std=tuple(float(value) / factor for value in std),
-    )
+    (factor,) = _numbers(config, "scaling_factor", 1.0)
+    mean = _numbers(config, "latents_mean", *_numbers(config, "shift_factor", 0.0))
+    std = _numbers(config, "latents_std", 1.0)
+    if not factor > 0 or not min(std) > 0:
+        raise UserError(f"{CONFIG} must have a scaling_factor and latents_std greater than 0.")
+    return LatentScale(mean=mean, std=tuple(value / factor for value in std))
+
+
+def _numbers(config: Mapping[str, Any], name: str, *default: float) -> tuple[float, ...]:
+    """Return a setting that is one number or one per channel, or the default without it."""
+    value = config.get(name)
+    if value is None:
+        return default
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(is_number(number) and math.isfinite(number) for number in values):
+        raise UserError(f"{name} in {CONFIG} must be one number, or one per channel; got {value}.")
+    return tuple(float(number) for number in values)
 
 
 def _scale_inside(config: Mapping[str, Any]) -> LatentScale | None:
@@ -439,9 +457,11 @@ def _side(config: Mapping[str, Any], network: Any, convention: Convention) -> in
         side: int = network.decoder_image_size
         return side
     size = config.get("sample_size", DEFAULT_SIDE)
-    height = size[0] if isinstance(size, list) else size
+    height = size[0] if isinstance(size, list) and size else size
     factor = convention.factor(network)
-    return max(height // factor, 1) * factor
+    if not is_count(height) or height < factor:
+        return DEFAULT_SIDE
+    return int(height // factor) * factor
 
 
 def _tokens(latents: Float[Tensor, "b d h w"]) -> Tokens:

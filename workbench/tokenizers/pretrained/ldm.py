@@ -30,6 +30,7 @@ from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.base import LatentScale, Pretrained
 from workbench.tokenizers.pretrained.conv_layout import (
     CODEBOOK,
+    DEFAULT_SIDE,
     autoencoder_settings,
     build_kl,
     build_vq,
@@ -50,6 +51,7 @@ ORIGINAL_NAMES = {
     "multipliers": "ch_mult",
     "blocks": "num_res_blocks",
 }
+SIDE_NOTE = f"The file does not contain the side of the images; {DEFAULT_SIDE} pixels are assumed."
 SCALE_NAMES = ("scaling_factor", "scale_factor")
 # Factors for the latents of whole diffusion models, by the names of their text encoders.
 DIFFUSION_MODELS = {"cond_stage_model.": 0.18215, "conditioner.embedders.": 0.13025}
@@ -153,6 +155,8 @@ def load(
         tokenizer, more_notes = build_kl(path, weights, settings | {"sample_seed": sample_seed})
         notes += more_notes
     published = _recognize(path, settings)
+    if published is None and "resolution" not in original:
+        notes += (SIDE_NOTE,)
     statistics = _statistics_file(path)
     latent_scale = _factor_scale(scale)
     if latent_scale is None and statistics is not None:
