@@ -25,7 +25,17 @@ TINY = [
     "--warmup-steps",
     "5",
 ]
-COMMANDS = ("train", "collect", "report", "sweep", "gallery", "dashboard", "watch", "doctor")
+COMMANDS = (
+    "train",
+    "collect",
+    "evaluate",
+    "report",
+    "sweep",
+    "gallery",
+    "dashboard",
+    "watch",
+    "doctor",
+)
 
 
 def run_process(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:

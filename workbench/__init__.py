@@ -14,6 +14,7 @@ lens                   show what single tokens, modes and noise do to images
 latent_map, codebook   show the latents of all images, or the codewords with their images
 select                 measure a selection of images
 report                 write a report as one HTML file
+evaluate, wrap         evaluate a tokenizer from elsewhere, or from two functions, as a run
 load_tokenizer         load a tokenizer that was trained elsewhere, by its address
 load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
@@ -37,6 +38,7 @@ _MODULES = {
     "evidence": "workbench.storage.array_evidence",
     "export": "workbench.collect.export",
     "compare": "workbench.hosts.notebook.shortcuts",
+    "evaluate": "workbench.launch.evaluate",
     "latent_map": "workbench.hosts.displays",
     "lens": "workbench.hosts.displays",
     "load_generator": "workbench.generators.pretrained",
@@ -48,6 +50,7 @@ _MODULES = {
     "start": "workbench.launch.subprocess",
     "train": "workbench.launch.subprocess",
     "watch": "workbench.hosts.notebook.explorer",
+    "wrap": "workbench.tokenizers.pretrained.wrapped",
 }
 __all__ = ["__version__", "analysis", *_MODULES]
 

@@ -31,6 +31,20 @@ TrustOption = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
+FeatureExtractorName = Annotated[
+    str,
+    typer.Option(
+        help="Feature extractor for Fréchet distances and precision/recall: inception, dinov2, "
+        "efficientnet, hog, ...; by default the first of these that needs no download."
+    ),
+]
+OnlyCollectors = Annotated[
+    list[str] | None,
+    typer.Option(help="Run only this collector, and those it requires; repeatable."),
+]
+SkippedCollectors = Annotated[
+    list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
+]
 
 
 def _list_recipes() -> str:
@@ -130,20 +144,9 @@ def collect(
     limit: Annotated[
         int, typer.Option(help="Largest number of held-out images or samples.", min=1)
     ] = 2000,
-    feature_extractor: Annotated[
-        str,
-        typer.Option(
-            help="Feature extractor for Fréchet distances and precision/recall: inception, dinov2, "
-            "efficientnet, hog, ...; by default the first of these that needs no download."
-        ),
-    ] = "auto",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Run only this collector, and those it requires; repeatable."),
-    ] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
-    ] = None,
+    feature_extractor: FeatureExtractorName = "auto",
+    only: OnlyCollectors = None,
+    skip: SkippedCollectors = None,
     trust: TrustOption = None,
 ) -> None:
     """Run a trained model on held-out images and save the arrays that analyses read.
@@ -219,6 +222,71 @@ def export(
             f"scaling_factor {result.stats.scaling_factor:.6g}, "
             f"shift_factor {result.stats.mean:.6g} (see latent_stats.json)"
         )
+
+
+@app.command(context_settings=ACCEPTS_SETTINGS)
+def evaluate(
+    context: typer.Context,
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="FAMILY:LOCATION; a location is a hub id, a folder, a file or MODULE:FUNCTION.",
+            metavar="ADDRESS",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the run.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="The images: a folder, a parquet file, hub:owner/name, or a data set."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")
+    ] = None,
+    side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    feature_extractor: FeatureExtractorName = "auto",
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit on the hub.")
+    ] = None,
+    trust: TrustOption = None,
+    only: OnlyCollectors = None,
+    skip: SkippedCollectors = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an imported run in the folder.")
+    ] = False,
+) -> None:
+    """Evaluate a model that was trained elsewhere, as a run that contains no weights.
+
+    Other options are those of the family, as in --config model.yaml.
+
+    \b
+    workbench evaluate diffusers:stabilityai/sd-vae-ft-mse --data imagenet/val --out runs/sd-vae
+    workbench evaluate ldm:model.ckpt --config model.yaml --data imagenet/val --out runs/mine
+    workbench evaluate python:mine:make --trust mine --data digits --out runs/own
+    """
+    from workbench.launch.evaluate import evaluate as evaluate_model
+
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
+    run = evaluate_model(
+        address,
+        data,
+        out,
+        tokenizer=tokenizer,
+        side=side,
+        limit=limit,
+        seed=seed,
+        feature_extractor=feature_extractor,
+        only=only or (),
+        skip=skip or (),
+        revision=revision,
+        trust=trust or (),
+        overwrite=overwrite,
+        **_settings(context),
+    )
+    for note in run.config.imported.notes if run.config.imported else ():
+        typer.echo(f"workbench: {note}", err=True)
+    typer.echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")
 
 
 @app.command(context_settings=ACCEPTS_SETTINGS)

@@ -4,8 +4,19 @@ Each quantity is one collector in `workbench.collect.collectors`.
 """
 
 from workbench.collect.images import load_images, to_uint8
-from workbench.collect.orchestration import collect
+from workbench.collect.models import LoadedModels
+from workbench.collect.orchestration import collect, collect_from, select_collectors
 from workbench.collect.sampling import draw_samples, previewer
 from workbench.collect.versions import versions
 
-__all__ = ["collect", "draw_samples", "load_images", "previewer", "to_uint8", "versions"]
+__all__ = [
+    "LoadedModels",
+    "collect",
+    "collect_from",
+    "draw_samples",
+    "load_images",
+    "previewer",
+    "select_collectors",
+    "to_uint8",
+    "versions",
+]

@@ -1,7 +1,7 @@
 """The images of a run, and their features."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -14,18 +14,22 @@ from workbench.features import FeatureExtractor
 from workbench.storage.run import Run
 
 ENCODE_BATCH = 256  # images per batch
+MAX_BATCH_PIXELS = 2**20  # per batch of images, which are 16 images of 256 x 256
 MAX_ARRAY_BYTES = 2**26  # of an array that is only for a closer look
 
 
 def load_images(run: Run, split: str = "test", max_images: int | None = None) -> ImageSet:
     """Load the images of a tokenizer's run.
 
+    A data set without splits that a tokenizer was imported with has the same held-out images as if
+    the tokenizer had been trained on it.
+
     Parameters
     ----------
     run : Run
         The run of a tokenizer.
-    split : {"test", "train"}
-        Held-out or training images.
+    split : {"test", "train", "all"}
+        Held-out or training images; see `workbench.data.load`.
     max_images : int, optional
         Load at most this many images.
 
@@ -43,8 +47,16 @@ def load_images(run: Run, split: str = "test", max_images: int | None = None) ->
     if split == "train" and source.startswith("stream:"):
         raise UserError(f"{source} can only be read in order; use images that can be indexed.")
     limit = min((n for n in (max_images, data.limit) if n is not None), default=None)
-    images = load(source, split=split, side=data.side, channels=data.channels, limit=limit)
-    if split == "train" and max_images is None and images.fingerprint != data.fingerprint:
+    images = load(
+        source,
+        split=split,
+        side=data.side,
+        channels=data.channels,
+        limit=limit,
+        resize=data.resize,
+    )
+    is_complete = split == "train" and max_images is None and data.fingerprint is not None
+    if is_complete and images.fingerprint != data.fingerprint:
         raise RunError(
             f"The images in {source} have changed since {run.folder} was trained on them; train a"
             " new run."
@@ -92,11 +104,23 @@ def pooled_features(
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Return the device of a model's parameters."""
-    return next(model.parameters()).device
+    """Return the device of a model's parameters and buffers; the CPU if it has none."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
-def batch_slices(count: int) -> Iterator[slice]:
-    """Yield slices of at most `ENCODE_BATCH` rows."""
-    edges = [*range(0, count, ENCODE_BATCH), count]
+def batch_slices(count: int, pixels: int = 0) -> Iterator[slice]:
+    """Yield slices of at most `ENCODE_BATCH` rows, or fewer for images with many pixels.
+
+    Parameters
+    ----------
+    count : int
+        Number of rows.
+    pixels : int
+        Pixels of an image that belongs to each row; 0 if a row is no image.
+    """
+    size = ENCODE_BATCH
+    if pixels:
+        size = max(1, min(size, MAX_BATCH_PIXELS // pixels))
+    edges = [*range(0, count, size), count]
     return (slice(start, stop) for start, stop in pairwise(edges))

@@ -1,11 +1,48 @@
 """Loading a run's model as the type that it must be."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from workbench.core.errors import RunError
 from workbench.generators.base import Generator
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModels:
+    """The models of a run in memory.
+
+    Attributes
+    ----------
+    tokenizer : Tokenizer
+        The tokenizer.
+    source : Run
+        The run of the tokenizer, which has the images.
+    generator : Generator or None
+        The generator; None for a tokenizer's run.
+    """
+
+    tokenizer: Tokenizer
+    source: Run
+    generator: Generator | None = None
+
+
+def load_models(run: Run, step: int | None = None, modules: Sequence[str] = ()) -> LoadedModels:
+    """Load the model of a checkpoint (None: the last), and the tokenizer of a generator.
+
+    Raises
+    ------
+    RunError
+        If there is no such checkpoint, or a model is of another kind than the run.
+    """
+    if run.tokenizer is None:
+        return LoadedModels(tokenizer=load_tokenizer(run, step, modules), source=run)
+    return LoadedModels(
+        tokenizer=load_source_tokenizer(run, modules),
+        source=tokenizer_run(run),
+        generator=load_generator(run, step, modules),
+    )
 
 
 def tokenizer_run(run: Run) -> Run:

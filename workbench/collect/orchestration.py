@@ -9,12 +9,7 @@ from torch import nn
 
 from workbench.collect.collectors import CollectContext, Collector, ModelKind, collectors
 from workbench.collect.images import load_images
-from workbench.collect.models import (
-    load_generator,
-    load_source_tokenizer,
-    load_tokenizer,
-    tokenizer_run,
-)
+from workbench.collect.models import LoadedModels, load_models
 from workbench.collect.versions import versions
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.data import ImageSet
@@ -76,12 +71,57 @@ def collect(
     UserError
         If a collector or a feature extractor does not exist.
     """
-    step = run.steps[-1] if step is None and run.steps else step
-    run.checkpoint(step)
-    assert step is not None  # `checkpoint` refuses a run without checkpoints
+    step = run.find_step(step)
+    models = load_models(run, step, modules)
+    return collect_from(
+        run,
+        models,
+        step=step,
+        limit=limit,
+        seed=seed,
+        guidance=guidance,
+        feature_extractor=feature_extractor,
+        only=only,
+        skip=skip,
+        modules=modules,
+    )
+
+
+def collect_from(
+    run: Run,
+    models: LoadedModels,
+    *,
+    step: int,
+    limit: int = 2000,
+    seed: int = 0,
+    guidance: float = 2.0,
+    feature_extractor: str = AUTO,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    modules: Sequence[str] = (),
+) -> Evidence:
+    """Collect the evidence of models that are in memory.
+
+    Parameters
+    ----------
+    run : Run
+        The run that receives the evidence.
+    models : LoadedModels
+        Its models.
+    step : int
+        Training step of the checkpoint.
+    limit, seed, guidance, feature_extractor, only, skip, modules
+        As for `collect`.
+
+    Returns
+    -------
+    Evidence
+        The saved evidence, opened.
+    """
     with run.collecting(step):
         return _collect(
             run,
+            models,
             step=step,
             limit=limit,
             seed=seed,
@@ -95,6 +135,7 @@ def collect(
 
 def _collect(
     run: Run,
+    models: LoadedModels,
     *,
     step: int,
     limit: int,
@@ -106,24 +147,23 @@ def _collect(
     modules: Sequence[str],
 ) -> Evidence:
     """Collect the evidence of a checkpoint under its lock."""
-    kind: ModelKind = "tokenizer" if run.tokenizer is None else "generator"
+    kind: ModelKind = "tokenizer" if models.generator is None else "generator"
     selected = select_collectors(kind, only=only, skip=skip)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = run if kind == "tokenizer" else tokenizer_run(run)
     model: nn.Module
     sampling: dict[str, Any] | None = None
-    if kind == "tokenizer":
-        model = tokenizer = load_tokenizer(run, step, modules).to(device)
+    tokenizer = models.tokenizer.to(device)
+    if models.generator is None:
+        model = tokenizer
     else:
-        model = generator = load_generator(run, step, modules).to(device)
-        tokenizer = load_source_tokenizer(run, modules).to(device)
-        sampling = generator.sampling_config()
-    channels = source.config.settings["channels"]
+        model = models.generator.to(device)
+        sampling = models.generator.sampling_config()
+    channels = models.source.config.settings["channels"]
     chosen = choose_feature_extractor(feature_extractor)
     context = CollectContext(
         run=run,
         step=step,
-        source=source,
+        source=models.source,
         tokenizer=tokenizer,
         feature_extractor=get_feature_extractor(chosen.name, channels=channels),
         device=device,
@@ -133,12 +173,11 @@ def _collect(
         modules=modules,
         count=len(selected),
     )
-    every_image = load_images(source)
-    images = every_image.take(limit, seed)
+    images, num_available = _held_out_images(run, models.source, limit, seed)
     with torch.no_grad():
         _run_collectors(selected, model, images, context)
         if sampling is None:
-            provenance = _tokenizer_provenance(images, len(every_image), context)
+            provenance = _tokenizer_provenance(images, num_available, context)
         else:
             provenance = _generator_provenance(sampling, context)
     provenance |= {
@@ -152,10 +191,27 @@ def _collect(
         "settings": run.config.settings,
         "versions": versions(),
         "training": run.config.training,
+        "not_collected": context.not_collected,
     }
+    if run.config.imported is not None:
+        provenance["imported"] = run.config.imported.model_dump(mode="json")
     evidence = Evidence(provenance=provenance, **context.arrays)
     evidence.save(run.folder / "evidence" / f"step-{step:06d}")
     return run.evidence(step)
+
+
+def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> tuple[ImageSet, int | None]:
+    """Return the images to collect from, and the number of those that they are drawn from.
+
+    An imported tokenizer was not trained on any image of the data set, so all of it may be
+    evaluated, and no more images are read than are needed: their number is not known then.
+    """
+    if source.config.imported is None:
+        every_image = load_images(source)
+        return every_image.take(limit, seed), len(every_image)
+    split = "all" if run is source else "test"
+    images = load_images(source, split, max_images=limit)
+    return images, len(images) if len(images) < limit else None
 
 
 def select_collectors(
@@ -210,14 +266,15 @@ def _run_collectors(
         context.report(0.0)
         try:
             arrays = collect_arrays(model, images, context)
-        except NotApplicable:
+        except NotApplicable as error:
+            context.not_collected |= dict.fromkeys(collect_arrays.provides, str(error))
             continue
         context.arrays |= arrays
     context.report(1.0)
 
 
 def _tokenizer_provenance(
-    images: ImageSet, num_held_out: int, context: CollectContext
+    images: ImageSet, num_available: int | None, context: CollectContext
 ) -> dict[str, Any]:
     tokenizer = context.tokenizer
     return {
@@ -226,7 +283,7 @@ def _tokenizer_provenance(
         "names": images.names,
         "fingerprint": images.fingerprint,
         "n": len(images),
-        "of": num_held_out,
+        "of": num_available,
         "discrete": tokenizer.discrete and tokenizer.codebook is not None,
         "grid": context.grid,
         "teacher": context.feature_extractor.name,

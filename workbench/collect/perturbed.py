@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from workbench.collect.collectors.base import CollectContext
-from workbench.collect.images import batch_slices
 from workbench.core.types import Tokens
 from workbench.tokenizers.base import Tokenizer
 
@@ -33,9 +32,8 @@ def decode_latents(
         Their decoded latents, not clamped, on the device.
     """
     all_active = context.arrays.get("active")
-    # A codebook's decoder reads codewords, so it needs no grid.
-    grid = None if "codes" in context.arrays else context.grid
-    for part in batch_slices(len(latents)):
+    grid = context.grid
+    for part in context.image_slices(len(latents)):
         active = None
         if all_active is not None:
             active = torch.from_numpy(all_active[part]).to(context.device)

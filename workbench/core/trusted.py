@@ -13,7 +13,7 @@ MAIN = "__main__"  # a notebook or a script
 
 
 def is_trusted(module: str, trust: Sequence[str]) -> bool:
-    """Whether a module, or a package that contains it, is among the trusted names.
+    """Return True if a module, or a package that contains it, is among the trusted names.
 
     Examples
     --------

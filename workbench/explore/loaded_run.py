@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.analysis.inputs import require_array
 from workbench.analysis.latents.mode_assignment import order_by_size
 from workbench.analysis.stats.mixtures import fit_mixture
 from workbench.analysis.stats.reductions import reduce_dimensions
@@ -23,6 +24,7 @@ from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 NUM_COMPONENTS = 16  # principal components in which the mixture is fitted
 MAX_CODES = 16  # codes that a token is set to, the most frequent first
 MAX_CACHED_RUNS = 6
+NUM_PROBED_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,25 @@ class LoadedTokenizer(LoadedRun):
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the axes, the most informative first."""
-        names = ["tokens"]
-        if isinstance(self.model, SupportsErrorTarget):
-            names.append("error")
-        names += ["token dropped", "token swapped"]
-        if self.model.codebook is not None and self.evidence.codes is not None:
-            names.append("code")
-        return (*names, "modes", "step")
+        can_leave_out = self._can_leave_out_tokens
+        has_codes = self.model.codebook is not None and self.evidence.codes is not None
+        is_available = {
+            "tokens": can_leave_out,
+            "error": isinstance(self.model, SupportsErrorTarget),
+            "token dropped": can_leave_out,
+            "token swapped": True,
+            "code": has_codes,
+            "modes": self.evidence.latents is not None,
+            "step": self.run.config.imported is None,
+        }
+        return tuple(name for name, available in is_available.items() if available)
+
+    @cached_property
+    def _can_leave_out_tokens(self) -> bool:
+        if self.model.respects_active is not None:
+            return self.model.respects_active
+        images = require_array(self.evidence.images, "images", self.run.name)
+        return tokens.can_leave_out(self.model, np.asarray(images[:NUM_PROBED_IMAGES]))
 
     def _explore(
         self, axis: str, indices: list[int], *, token: int, mode: int, seed: int

@@ -217,7 +217,7 @@ def checkpoints(
     modules : sequence of str
         Modules outside this package from which the run's classes may be imported.
     """
-    run.checkpoint()
+    run.find_step()
     checkpoint_steps = run.steps if at is None else list(at)
     tokenizer = tokenizer_of(run, modules)
     label_tensor = torch.tensor(list(labels))

@@ -18,6 +18,7 @@ from workbench.core.progress import track
 from workbench.core.types import Images, Tokens
 from workbench.explore.image_grid import ImageGrid
 from workbench.storage.run import Run
+from workbench.tokenizers.active import respects_active
 from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 
 TARGET_ERRORS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # mean absolute errors, pixels in [0, 1]
@@ -54,6 +55,7 @@ def budgets(
     """
     batch = _to_batch(model, images)
     every_token = model.encode(batch)
+    _require_leaving_out(model, every_token)
     num_tokens = every_token.latents.shape[1]
     powers = (2**i for i in range(num_tokens.bit_length()))
     default_lengths = sorted({num_tokens, *(power for power in powers if power <= num_tokens)})
@@ -122,6 +124,7 @@ def dropped(model: Tokenizer, images: np.ndarray, *, rows: Sequence[str] = ()) -
         Names of the rows; by default the numbers of the images.
     """
     tokens = model.encode(_to_batch(model, images))
+    _require_leaving_out(model, tokens)
     every_active = _active_or_all(tokens)
     columns = {}
     for index in range(every_active.shape[1]):
@@ -245,7 +248,7 @@ def checkpoints(
     rows : sequence of str
         Names of the rows; by default the numbers of the images.
     """
-    run.checkpoint()
+    run.find_step()
     checkpoint_steps = run.steps if steps is None else list(steps)
     columns = []
     for step in track(checkpoint_steps):
@@ -258,6 +261,25 @@ def checkpoints(
         reference=np.asarray(images),
         images=np.stack(columns, axis=1),
     )
+
+
+@torch.no_grad()
+def can_leave_out(model: Tokenizer, images: np.ndarray) -> bool:
+    """Return True if a tokenizer's decoder can leave out some tokens of an image.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    images : ndarray of uint8, shape (n, h, w, c)
+        A few images to try it with.
+    """
+    return respects_active(model, model.encode(_to_batch(model, images)))
+
+
+def _require_leaving_out(model: Tokenizer, tokens: Tokens) -> None:
+    if not respects_active(model, tokens):
+        raise NotApplicable(f"The decoder of {_name(model)} always uses all tokens.")
 
 
 def _shorten(model: Tokenizer, batch: Images, every_token: Tokens, length: int) -> Tokens:

@@ -12,7 +12,7 @@ import threading
 import typing
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.core.progress import progress_listener
+from workbench.launch.progress_bar import count_on, percentage_on
 from workbench.launch.setup import (
     attach_features,
     load_training_data,
@@ -35,7 +36,6 @@ from workbench.storage.run_config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn
-    from tqdm.auto import tqdm as ProgressBar
 
     from workbench.core.types import Dataset
     from workbench.training import TrainConfig
@@ -136,7 +136,7 @@ def train(
     if collect and run.status()["state"] == "finished":
         # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
         bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
-        with bar, progress_listener(_count_on(bar)):
+        with bar, progress_listener(count_on(bar)):
             collect_evidence(run, modules=job.trust)
     return run
 
@@ -220,7 +220,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
             dynamic_ncols=True,
         ) as bar,
         _stop_on_signal(run) as signals,
-        progress_listener(_percentage_on(bar, "preparing the model")),
+        progress_listener(percentage_on(bar, "preparing the model")),
         closing(fit(job.model, job.data, job.train_config, run)) as records,
     ):
         for record in records:
@@ -230,31 +230,10 @@ def _follow(job: TrainingJob, first_step: int) -> None:
             if record.sample:
                 run.save_samples(record.step, draw_preview(record.model))
             if record.evaluate:
-                with progress_listener(_percentage_on(bar, "collecting evidence")):
+                with progress_listener(percentage_on(bar, "collecting evidence")):
                     _evaluate(run, record.step, job.trust)
             if signals and record.step < steps:
                 break  # a signal may arrive before `fit` listens for commands
-
-
-def _count_on(bar: "ProgressBar") -> Callable[[int, int], None]:
-    """Return a listener that shows progress as the count of a bar."""
-
-    def show(done: int, total: int) -> None:
-        if bar.total != total:
-            bar.reset(total)  # sets the width of the bar in a notebook
-        bar.update(done - bar.n)
-
-    return show
-
-
-def _percentage_on(bar: "ProgressBar", activity: str) -> Callable[[int, int], None]:
-    """Return a listener that shows progress behind a bar of steps, which stands still meanwhile."""
-
-    def show(done: int, total: int) -> None:
-        is_done = done >= total
-        bar.set_postfix_str("" if is_done else f"{activity}, {done / total:.0%}")
-
-    return show
 
 
 def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
@@ -274,7 +253,7 @@ def _start_from_another_run(
     from tqdm.auto import tqdm
 
     bar = tqdm(desc=f"{run.name}: preparing the model", disable=None, delay=1)
-    with bar, progress_listener(_count_on(bar)):
+    with bar, progress_listener(count_on(bar)):
         save_initial_checkpoint(run, model, train_config, data)
 
 

@@ -10,7 +10,6 @@ latents/step-000800-codes.npy  int32, shape (n_images, n_tokens)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor
 
 from workbench.collect import load_images
+from workbench.collect.collectors.base import token_grid
+from workbench.collect.images import batch_slices, model_device
 from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet
@@ -112,7 +113,9 @@ def load_latents(run: Run, step: int | None = None, trust: Sequence[str] = ()) -
         If the images have no labels.
     """
     model = load_tokenizer(run, step, trust)
-    return replace(_encoded(run, step, "latents", model), grid=model.grid)
+    with torch.no_grad():
+        grid = token_grid(model, run, model_device(model))
+    return replace(_encoded(run, step, "latents", model), grid=grid)
 
 
 def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
@@ -136,10 +139,11 @@ def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -
     images = load_images(run, "train")
     if images.labels is None:
         raise UserError(f"{images.source} has no labels; a class-conditional generator needs them.")
-    run.checkpoint(step)
     suffix = "-codes" if quantity == "codes" else ""
-    number = run.steps[-1] if step is None else step
-    path = run.folder / "latents" / f"step-{number:06d}{suffix}.npy"
+    if run.config.imported is not None:
+        # Only of a run that was trained here, the images are known to be the same as before.
+        suffix += f"-{images.fingerprint}"
+    path = run.folder / "latents" / f"step-{run.find_step(step):06d}{suffix}.npy"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         _write(path, model, images, quantity)
@@ -152,20 +156,20 @@ def _write(path: Path, model: Tokenizer, images: ImageSet, quantity: Quantity) -
     """Encode the images in batches and write the rows to a memory-mapped file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
-    edges = [*range(0, len(images), ENCODE_BATCH), len(images)]
+    pixels = images.pixels.shape[1] * images.pixels.shape[2]
     with atomic_path(path) as temporary:
         rows: np.memmap | None = None
-        for start, end in pairwise(edges):
-            tokens = model.encode(images.images(slice(start, end)).to(device))
+        for part in batch_slices(len(images), pixels):
+            tokens = model.encode(images.images(part).to(device))
             if quantity == "codes":
                 assert tokens.codes is not None
-                part = tokens.codes.int().cpu().numpy()
+                encoded = tokens.codes.int().cpu().numpy()
             else:
-                part = tokens.latents.float().cpu().numpy()
+                encoded = tokens.latents.float().cpu().numpy()
             if rows is None:
-                shape = (len(images), *part.shape[1:])
-                rows = create_mapped_array(temporary, part.dtype, shape)
-            rows[start:end] = part
+                shape = (len(images), *encoded.shape[1:])
+                rows = create_mapped_array(temporary, encoded.dtype, shape)
+            rows[part] = encoded
         if rows is None:
             raise RunError(f"{images.source} has no training images.")
         rows.flush()

@@ -49,7 +49,7 @@ def resolve_images(
     images : ImageSet or ImageStream
         The images.
     """
-    from workbench.data import BUNDLED, load
+    from workbench.data import load
 
     if source.startswith(STREAM):
         stream = _open_stream(source, side, channels)
@@ -65,10 +65,8 @@ def resolve_images(
         )
         return section, stream
     images = load(source, side=side, channels=channels, limit=limit)
-    if source not in BUNDLED and not source.startswith("hub:"):
-        source = _absolute(source)
     section = DataConfig(
-        source=source,
+        source=absolute_source(source),
         side=side,
         channels=channels,
         limit=limit,
@@ -137,8 +135,7 @@ def resolve_latents(
                 f"{tokenizer} was trained on {source_data_name}; "
                 f"use the recipe {system}-{source_data_name}."
             )
-    source.checkpoint()
-    step = source.steps[-1]
+    step = source.find_step()
     generator: Any = trainable.model_class
     data = load_encoded(source, step, generator.consumes, trust)
     section = RunReference(run=relpath(source.folder, out), step=step)
@@ -241,6 +238,18 @@ def _open_stream(source: str, side: int, channels: int) -> "ImageStream":
     return ImageStream(name, side, channels)
 
 
+def absolute_source(source: str) -> str:
+    """Return the name of a data set with an absolute path, if it is a path."""
+    from workbench.data import BUNDLED
+
+    prefix = STREAM if source.startswith(STREAM) else ""
+    name = source.removeprefix(STREAM)
+    is_name = name in BUNDLED or name.startswith("hub:")
+    if is_name or not Path(name).expanduser().exists():
+        return source
+    return prefix + _absolute(name)
+
+
 def _absolute(path: str) -> str:
     """Return an absolute path, so that the run can be read from any working directory."""
     return str(Path(path).expanduser().resolve())
@@ -251,7 +260,10 @@ def _matching_weights(source: Run, model: "nn.Module") -> "dict[str, Tensor]":
     from workbench.storage.checkpoint import read_tensors
 
     state = model.state_dict()
-    stored = read_tensors(source.checkpoint())["ema"]
+    if source.config.imported is None:
+        stored = read_tensors(source.checkpoint())["ema"]
+    else:
+        stored = source.load().state_dict()
     return {
         name: value
         for name, value in stored.items()

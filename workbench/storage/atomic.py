@@ -43,12 +43,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, same_name: bool = False) -> Iterator[Path]:
     """Yield a new temporary folder next to `folder`, and move it to `folder` at the end of the
     block.
 
     A folder that exists is replaced as a whole: it is moved aside, not emptied, as a reader may
     have it open. If the block raises an exception, `folder` is left as it was.
+
+    Parameters
+    ----------
+    folder : Path
+        The final folder.
+    same_name : bool
+        Whether the temporary folder has the final name, and is inside of another temporary one.
 
     Raises
     ------
@@ -56,10 +63,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         If the folder cannot be written.
     """
     temporary = _temporary(folder)
+    content = temporary / folder.name if same_name else temporary
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace_folder(temporary, folder)
+        content.mkdir(parents=True)
+        yield content
+        _replace_folder(content, folder)
     except OSError as error:
         raise _not_written(folder, error) from None
     finally:

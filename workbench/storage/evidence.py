@@ -270,6 +270,10 @@ class Evidence:
         grid = self.provenance.get("grid")
         return None if grid is None else (int(grid[0]), int(grid[1]))
 
+    def reason_for_missing(self, name: str) -> str:
+        """Return why an array was not collected, as a sentence; empty if it is not known."""
+        return str(self.provenance.get("not_collected", {}).get(name, ""))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that are present, by name."""
         values = {name: getattr(self, name) for name in ARRAYS}
@@ -388,6 +392,7 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
     """
     arguments = {}
     missing = []
+    reasons = []
     for parameter in inspect.signature(analysis).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             continue
@@ -399,12 +404,14 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
             arguments[parameter.name] = value
         elif parameter.default is parameter.empty:
             missing.append(parameter.name.replace("_", " "))
+            reasons.append(evidences[0].reason_for_missing(parameter.name))
     if missing:
         title = analysis.__name__.replace("_", " ").capitalize()
-        raise NotApplicable(
+        sentence = (
             f"{title} needs {', '.join(missing)}, which the evidence of"
             f" {evidences[0].run_name} does not have."
         )
+        raise NotApplicable(" ".join([sentence, *dict.fromkeys(filter(None, reasons))]))
     return arguments
 
 
@@ -514,6 +521,8 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "protocol": _is_text,
     "tokenizer": _is_reference,
     "sampling": _is_table,
+    "imported": _is_table,
+    "not_collected": _is_table,
     "settings": _is_table,
     "training": _is_table,
     "versions": _is_table,

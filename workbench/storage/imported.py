@@ -32,9 +32,7 @@ def digests(files: Sequence[Path]) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): file_digest(path) for path in paths}
 
 
-def load_imported(
-    folder: Path, imported: ImportedConfig, modules: Sequence[str] = ()
-) -> "nn.Module":
+def load_imported(folder: Path, imported: ImportedConfig, trust: Sequence[str] = ()) -> "nn.Module":
     """Load the model of an imported run in evaluation mode.
 
     Parameters
@@ -43,7 +41,7 @@ def load_imported(
         The folder of the run, for messages.
     imported : ImportedConfig
         The section `imported` of its config.json.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside of this package that may be imported.
 
     Raises
@@ -61,10 +59,11 @@ def load_imported(
             "be loaded. Evaluate it by an address, such as python:my_module:make_tokenizer."
         )
     loader = importlib.import_module(LOADERS[imported.kind])
+    options = dict(imported.options)
+    if imported.kind == "tokenizer":  # no generator runs code of the user
+        options["trust"] = tuple(trust)
     try:
-        pretrained = loader.load(
-            address, revision=imported.revision, trust=tuple(modules), **imported.options
-        )
+        pretrained = loader.load(address, revision=imported.revision, **options)
     except UserError as error:
         raise RunError(
             f"The model of {name} cannot be loaded: {error} If it was moved, write its address into"

@@ -4,11 +4,15 @@ A location is a folder or a file of this machine, or the id of a repository on t
 """
 
 import hashlib
+import inspect
 import re
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.storage.files import printable
 
@@ -18,6 +22,7 @@ HUB_WEIGHTS = "model.safetensors"  # the name that the hub's libraries give to a
 LATENT_STATISTICS = "latents_stats"  # a file that is stored next to weights
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 HASH_BLOCK_BYTES = 2**20
+NOT_OPTIONS = ("revision", "trust")  # keyword-only parameters of `load` that every family shares
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,38 @@ class Address:
                 f"{self.family}:FOLDER."
             ) from None
         return Path(folder)
+
+
+def option_kinds(load: Callable[..., Any]) -> dict[str, Any]:
+    """Return the declared types of the options of a family, by the name of the option.
+
+    Parameters
+    ----------
+    load : callable
+        The function `load` of the family's module; its keyword-only parameters other than
+        `revision` and `trust` are the options.
+    """
+    kinds = typing.get_type_hints(load)
+    return {
+        parameter.name: kinds[parameter.name]
+        for parameter in inspect.signature(load).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in NOT_OPTIONS
+    }
+
+
+def coerce_options(load: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the options of a family from text, or from Python objects, to their declared types.
+
+    Raises
+    ------
+    UserError
+        If an option does not exist or does not fit its type.
+    """
+    kinds = option_kinds(load)
+    for name in options:
+        if name not in kinds:
+            raise unknown("option of this family", name, kinds)
+    return {name: coerce(kinds[name], name, value) for name, value in options.items()}
 
 
 def weight_file(path: Path) -> Path:

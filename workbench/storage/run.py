@@ -549,6 +549,9 @@ class Run:
         return None if reference is None else reference.step
 
     def __repr__(self) -> str:
+        imported = self.config.imported
+        if imported is not None:
+            return f"Run('{self.folder}'): {self.kind}, imported from {imported.origin}"
         status = self.status()
         progress = f"{status['state']} at step {status['step']} of {status['steps']}"
         return f"Run('{self.folder}'): {self.kind}, {progress}"

@@ -132,6 +132,11 @@ class ImportedConfig(_Section):
     scale: ScaleConfig | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def origin(self) -> str:
+        """The address, or what replaces it in a sentence."""
+        return self.address or "Python objects"
+
 
 class RunConfig(_Section):
     """The settings of a run: enough to build its model again.

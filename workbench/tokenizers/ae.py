@@ -18,6 +18,8 @@ from workbench.tokenizers.base import TrainableTokenizer
 class AE(TrainableTokenizer):
     """Encoder and decoder trained by squared error; latents may have a fixed norm."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
         """Settings of an AE."""

@@ -32,6 +32,8 @@ ROUND_WEIGHTS = (2.5, 2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0)
 class ALIT(SupportsErrorTarget, TrainableTokenizer):
     """A recurrent encoder, and a decoder that reads the tokens of any round."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
         """Settings of an ALIT; `num_tokens` is the number of tokens after the last round."""

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor
 
+MAX_REASON_LENGTH = 200
 DEFAULT_FEATURE_GRID = (8, 8)  # of a tokenizer that has neither a grid nor patches
 
 
@@ -28,11 +30,15 @@ class Tokenizer(nn.Module, ABC):
     ----------
     discrete : bool
         The codes alone determine the latents, so that tokens have a cost in bits.
+    respects_active : bool or None
+        The decoder leaves out the tokens that `active` excludes, so that fewer tokens can be
+        decoded. None if this is not known; then it is probed (`workbench.tokenizers.active`).
     frozen_encoder : bool
         No trained parameter takes part in the selection of codes.
     """
 
-    discrete: ClassVar[bool] = False
+    discrete: bool = False
+    respects_active: bool | None = None
     frozen_encoder: ClassVar[bool] = False
 
     @property
@@ -82,6 +88,36 @@ class Tokenizer(nn.Module, ABC):
         Tensor, shape (batch, channels, height, width)
             Images in the range of [-1, 1], not clamped.
         """
+
+    @torch.no_grad()
+    def check_round_trip(self, images: Images) -> None:
+        """Raise an error unless `decode(encode(images))` gives images of the same shape.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, height, width)
+            A few images with values in [-1, 1].
+
+        Raises
+        ------
+        UserError
+            If the tokenizer fails for these images, or returns anything else.
+        """
+        name = type(self).__name__
+        shape = tuple(images.shape)
+        try:
+            decoded = self.decode(self.encode(images))
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+            raise UserError(f"{name} fails for images of shape {shape}: {reason}") from error
+        if tuple(decoded.shape) != shape:
+            raise UserError(
+                f"{name} decodes images of shape {shape} to the shape {tuple(decoded.shape)}."
+            )
+        if not torch.isfinite(decoded).all():
+            raise UserError(f"{name} decodes images to NaN or infinity.")
 
 
 class TrainableTokenizer(Tokenizer):

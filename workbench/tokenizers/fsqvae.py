@@ -20,6 +20,7 @@ class FSQVAE(TrainableTokenizer):
     """Encoder, rounding, decoder. The codebook is a fixed grid, so no code can die."""
 
     discrete = True
+    respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):

@@ -38,6 +38,7 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
     """Encoder conditioned on an error, head that halts surplus tokens, decoder of the rest."""
 
     discrete = True  # if there is a codebook
+    respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):

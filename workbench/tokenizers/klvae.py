@@ -17,6 +17,8 @@ from workbench.tokenizers.base import TrainableTokenizer
 class KLVAE(TrainableTokenizer):
     """Encoder, one Gaussian per token, decoder. Latents are samples in training only."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
         """Settings of a KL-VAE."""

@@ -43,6 +43,8 @@ Score = Literal["masked", "all"]
 class MAETok(TrainableTokenizer):
     """Encoder, decoder and, in stage one, a shallow decoder per teacher."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
         """Settings of a MAETok."""

@@ -35,6 +35,8 @@ Alignment = Literal["repeat", "pool", "global"]
 class SoftVQ(SupportsPosterior, TrainableTokenizer):
     """Encoder, soft quantizer, decoder: differentiable, without straight-through gradient."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
         """Settings of a SoftVQ-VAE."""

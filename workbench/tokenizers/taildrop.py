@@ -26,6 +26,8 @@ from workbench.tokenizers.base import SupportsErrorTarget, TrainableTokenizer
 class TailDrop(SupportsErrorTarget, TrainableTokenizer):
     """A plain autoencoder whose tokens are ordered by importance: the first carry the most."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
         """Settings of tail drop."""

@@ -51,6 +51,7 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
     """
 
     discrete = True  # except in mode continuous, which has no codes
+    respects_active = True
     frozen_encoder = True  # except in the controls single, projector and online, whose codes move
     prepared_state = ("quantizer.",)
 

@@ -41,6 +41,8 @@ MAX_ADAPTIVE_WEIGHT = 1e8
 class VAVAE(TrainableTokenizer):
     """Encoder, diagonal Gaussian, decoder, and two losses that align latents to a teacher."""
 
+    respects_active = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ConvConfig):
         """Settings of a VA-VAE."""

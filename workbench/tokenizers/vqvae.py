@@ -16,6 +16,7 @@ class VQVAE(TrainableTokenizer):
     """Encoder, nearest codeword, decoder, with a straight-through gradient."""
 
     discrete = True
+    respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CodebookConfig, ViTConfig):

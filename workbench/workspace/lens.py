@@ -165,6 +165,7 @@ class Lens:
         self._trust = tuple(trust)
         # Loaded models, by the number of the run and the step.
         self._models: dict[tuple[int, int | None], LoadedRun | None] = {}
+        self._problems: dict[int, str] = {}  # why an imported model is missing, by its run's number
         self._computed: tuple[LensState, list[ImageGrid]] | None = None
         settings = dict(state or {})
         names = [item.name for item in fields(LensState) if item.name != "over"]
@@ -360,7 +361,14 @@ class Lens:
                 return None
             # One model per run is held in memory.
             self._models = {key: model for key, model in self._models.items() if key[0] != number}
-            self._models[number, step] = LoadedRun.load(run, step, self._trust)
+            try:
+                self._models[number, step] = LoadedRun.load(run, step, self._trust)
+            except RunError as error:
+                if run.config.imported is None:
+                    raise
+                # The evidence can be shown without the model.
+                self._models[number, step] = None
+                self._problems[number] = str(error)
         return self._models[number, step]
 
     def _compute_grid(self, state: LensState) -> ImageGrid:
@@ -368,7 +376,8 @@ class Lens:
         if model is None:
             evidences = [self.runs[0].evidence(state.step)]
             evidences += [run.evidence() for run in self.runs[1:]]
-            return compare_reconstructions(evidences, self._row_indices(state))
+            grid = compare_reconstructions(evidences, self._row_indices(state))
+            return replace(grid, note=" ".join(filter(None, [grid.note, *self._problems.values()])))
         rows = self._row_indices(state) if self.runs[0].tokenizer is None else self._labels(state)
         return model.explore(state.over, rows, token=state.token, mode=state.mode, seed=state.seed)
 

@@ -111,8 +111,8 @@ class LiveModel:
 
     @property
     def is_finished(self) -> bool:
-        """True if the run has reached its last step, so that nothing will change."""
-        return self.snapshot.state == "finished"
+        """True if the run has reached its last step, or has none, so that nothing will change."""
+        return self.snapshot.state in ("finished", "imported")
 
     @property
     def header_html(self) -> str:

@@ -51,7 +51,7 @@ class RunSnapshot:
 
     @property
     def state(self) -> str:
-        """State of the run: new, running, paused, stopped, failed, interrupted or finished."""
+        """State of the run, as `Run.status` has it."""
         return self.status["state"]
 
     @property
@@ -138,7 +138,8 @@ def status_line(snapshot: RunSnapshot) -> str:
     if snapshot.is_listening:
         age = max(0.0, time.time() - status.get("time", 0))
         parts.append(f"heartbeat {age:.0f} s ago")
-    parts.append(f"step {status['step']:,} of {status['steps']:,}")
+    if snapshot.state != "imported":
+        parts.append(f"step {status['step']:,} of {status['steps']:,}")
     if snapshot.state == "running":
         speeds = _estimate(snapshot).speeds()
         if speeds:
@@ -159,6 +160,8 @@ def hint(snapshot: RunSnapshot) -> str:
         if snapshot.history.empty:
             return "Training has started; the first record has not been logged yet."
         return ""
+    if snapshot.state == "imported":
+        return "This model was trained elsewhere, so there is no training to follow."
     if snapshot.state == "new":
         return "This run is not being trained. Run the command that created it to start it."
     if snapshot.state == "stopped":

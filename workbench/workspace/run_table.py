@@ -18,6 +18,7 @@ STATES = {
     "stopped": ("■", "#7f7f7f"),
     "interrupted": ("▲", "#d55e00"),
     "failed": ("✖", "#d55e00"),
+    "imported": ("↓", "#7f7f7f"),
 }
 FACTS = ("run", "state", "PSNR (dB)", "kind", "data", "step", "evidence at step")
 

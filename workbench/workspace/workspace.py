@@ -178,15 +178,10 @@ class Workspace:
     def about(self, state: ViewState) -> str:
         """Describe the evidence of the primary run in one line."""
         provenance = Evidence.open(self._evidence_folders(state)[0], only=()).provenance
-        count = f"{provenance.get('n', 0):,}"
-        images = "samples"
-        if provenance.get("of"):
-            count = f"{provenance['n']:,} of {provenance['of']:,}"
-            images = f"held-out images of {provenance.get('data', 'unnamed data')}"
         facts = [
             provenance["run"],
-            f"checkpoint step-{provenance['step']:06d}",
-            f"{count} {images}",
+            _origin(provenance),
+            _count(provenance),
             f"seed {provenance.get('seed', 0)}",
         ]
         if provenance.get("feature_extractor"):
@@ -267,6 +262,25 @@ class Workspace:
             "PSNR (dB)": psnr,
             "evidence at step": steps[-1] if steps else None,
         }
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    """Describe the model of some evidence: its checkpoint, or the address it was imported from."""
+    imported = provenance.get("imported")
+    if imported is None:
+        return f"checkpoint step-{provenance['step']:06d}"
+    return f"imported from {imported.get('address') or 'Python objects'}"
+
+
+def _count(provenance: dict[str, Any]) -> str:
+    """Describe the images or samples of some evidence."""
+    count = f"{provenance.get('n', 0):,}"
+    if "sampling" in provenance:
+        return f"{count} samples"
+    if provenance.get("of"):
+        count += f" of {provenance['of']:,}"
+    kind = "images" if provenance.get("split") == "all" else "held-out images"
+    return f"{count} {kind} of {provenance.get('data', 'unnamed data')}"
 
 
 def _with_reasons(error: NotApplicable, left_out: Sequence[LeftOutRun]) -> NotApplicable:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.base import Result
+from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.inputs import require_array
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.cost import bits_per_token, generator_gmacs
@@ -86,6 +86,7 @@ class TokenBudget(Result):
     other_images: tuple[str, ...]  # excluded runs: measured on other images
     unmeasured: tuple[str, ...]  # excluded runs: without the metric, or in other features
     without_cost: tuple[str, ...]  # excluded runs: continuous tokens have no bit cost
+    without_prefixes: tuple[LeftOutRun, ...] = ()  # runs whose first tokens cannot be decoded alone
 
     @property
     def label(self) -> str:
@@ -133,6 +134,9 @@ class TokenBudget(Result):
             sentences.append(
                 f"Excluded (continuous tokens have no bit cost): {', '.join(self.without_cost)}."
             )
+        for reason in dict.fromkeys(item.reason for item in self.without_prefixes):
+            runs = [item.run for item in self.without_prefixes if item.reason == reason]
+            sentences.append(f"Prefixes of {', '.join(runs)} are not applicable: {reason}")
         return " ".join(sentences)
 
     def _trend(self) -> str:
@@ -266,6 +270,7 @@ def token_budget(
         other_images=tuple(evidence.run_name for evidence in other_images),
         unmeasured=tuple(evidence.run_name for evidence in unmeasured),
         without_cost=tuple(evidence.run_name for evidence in without_cost),
+        without_prefixes=_without_prefixes(comparable) if prefixes else (),
     )
 
 
@@ -274,6 +279,14 @@ def goodness(value: float, metric: Quality) -> float:
     if math.isnan(value):
         return -math.inf
     return value if QUALITY_METRICS[metric].higher_is_better else -value
+
+
+def _without_prefixes(evidences: Sequence[Evidence]) -> tuple[LeftOutRun, ...]:
+    """Return the runs without prefixes for which the reason is known."""
+    reasons = [
+        (evidence.run_name, evidence.reason_for_missing("prefixes")) for evidence in evidences
+    ]
+    return tuple(LeftOutRun(run=run, reason=reason) for run, reason in reasons if reason)
 
 
 def _has_reconstructions(evidence: Evidence) -> bool:

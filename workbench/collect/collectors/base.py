@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.collect.images import batch_slices
+from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.data import ImageSet
 from workbench.features import FeatureExtractor
@@ -50,6 +51,8 @@ class CollectContext:
         Modules outside this package from which classes may be imported.
     arrays : dict of str to ndarray
         The arrays that earlier collectors have returned.
+    not_collected : dict of str to str
+        The reason why arrays are missing, by the names of the arrays.
     index, count : int
         The position of the running collector among all, for the progress.
     """
@@ -65,21 +68,41 @@ class CollectContext:
     guidance: float
     modules: Sequence[str] = ()
     arrays: Arrays = field(default_factory=dict)
+    not_collected: dict[str, str] = field(default_factory=dict)
     index: int = 0
     count: int = 1
 
     @cached_property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the tokens; None if they have no position in the image."""
-        settings = self.source.config.settings
-        shape = (1, settings["channels"], settings["side"], settings["side"])
-        image = torch.zeros(shape, device=self.device)
-        return self.tokenizer.encode(image).grid
+        return token_grid(self.tokenizer, self.source, self.device)
+
+    @property
+    def is_imported(self) -> bool:
+        """True if the tokenizer was trained elsewhere."""
+        return self.source.config.imported is not None
 
     def batches(self, images: ImageSet) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the images with the images, float32 in [-1, 1], on the device."""
-        for part in self.track(list(batch_slices(len(images)))):
+        for part in self.track(list(self.image_slices(len(images)))):
             yield part, images.images(part).to(self.device)
+
+    @property
+    def latents(self) -> np.ndarray:
+        """The latents of the collected images.
+
+        Raises
+        ------
+        NotApplicable
+            If the tokenizer has only codes.
+        """
+        if "latents" not in self.arrays:
+            raise NotApplicable(f"{self.source.name} has codes, but no latents.")
+        return self.arrays["latents"]
+
+    def image_slices(self, count: int) -> Iterator[slice]:
+        """Yield slices of a number of images, as many as a batch may have."""
+        return batch_slices(count, pixels=self.source.config.settings["side"] ** 2)
 
     def track(self, parts: Sequence[Part]) -> Iterator[Part]:
         """Iterate over parts of the running collector's work and report the progress."""
@@ -91,6 +114,13 @@ class CollectContext:
         """Report that a fraction of the running collector's work is done."""
         done = PROGRESS_UNITS * (self.index + fraction)
         report_progress(int(done), PROGRESS_UNITS * self.count)
+
+
+def token_grid(tokenizer: Tokenizer, run: Run, device: torch.device) -> tuple[int, int] | None:
+    """Return the rows and columns of a run's tokens; None if they have no position in the image."""
+    settings = run.config.settings
+    shape = (1, settings["channels"], settings["side"], settings["side"])
+    return tokenizer.encode(torch.zeros(shape, device=device)).grid
 
 
 CollectFunction = Callable[[Any, ImageSet, CollectContext], Arrays]

@@ -23,11 +23,12 @@ from workbench.tokenizers.base import Tokenizer
 )
 def encoding(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
     """Encode and decode the images."""
-    rows: dict[str, list[np.ndarray]] = {"reconstructions": [], "latents": []}
+    rows: dict[str, list[np.ndarray]] = {}
     for _, batch in context.batches(images):
         tokens = model.encode(batch)
-        rows["reconstructions"].append(to_uint8(model.decode(tokens)))
-        rows["latents"].append(tokens.latents.float().cpu().numpy())
+        rows.setdefault("reconstructions", []).append(to_uint8(model.decode(tokens)))
+        if tokens.latents.shape[2]:  # no channels if only the number of codewords is known
+            rows.setdefault("latents", []).append(tokens.latents.float().cpu().numpy())
         if tokens.codes is not None:
             rows.setdefault("codes", []).append(tokens.codes.int().cpu().numpy())
         if tokens.active is not None:

@@ -16,7 +16,7 @@ from workbench.tokenizers.base import Tokenizer
 @collector("tokenizer", provides=["midpoint_features"], requires=["encoding"])
 def midpoints(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
     """Decode the midpoint between each image's latents and the nearest other ones."""
-    latents = torch.from_numpy(context.arrays["latents"])
+    latents = torch.from_numpy(context.latents)
     if "active" in context.arrays or len(latents) < 2:
         raise NotApplicable(
             "Midpoints need at least 2 images with equally many tokens; this tokenizer chooses the"

@@ -14,7 +14,7 @@ NOISE_LEVELS = (0.1, 0.2, 0.4, 0.8)  # in standard deviations of the latents
 @collector("tokenizer", provides=["noise_levels", "noise_mse"], requires=["encoding"])
 def noise(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
     """Add noise to the latents, decode them, and measure the squared error."""
-    latents = torch.from_numpy(context.arrays["latents"])
+    latents = torch.from_numpy(context.latents)
     generator = torch.Generator().manual_seed(context.seed)
     mse = np.zeros((len(latents), len(NOISE_LEVELS)), np.float32)
     for column, level in enumerate(context.track(NOISE_LEVELS)):

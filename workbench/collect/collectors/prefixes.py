@@ -6,9 +6,11 @@ import torch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import MAX_ARRAY_BYTES, pooled_features, to_uint8
 from workbench.collect.ssim import ssim
+from workbench.core.errors import NotApplicable
 from workbench.core.types import Images, Tokens
 from workbench.data import ImageSet
 from workbench.features import FeatureExtractor
+from workbench.tokenizers.active import respects_active
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -20,8 +22,10 @@ def prefixes(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arr
     """Decode the first 1, 2, 4, ... tokens of each image and measure the errors."""
     rows: dict[str, list[np.ndarray]] = {}
     num_tokens = 0
-    for _, batch in context.batches(images):
+    for part, batch in context.batches(images):
         tokens = model.encode(batch)
+        if part.start == 0 and not respects_active(model, tokens):
+            raise NotApplicable("this decoder always uses all tokens.")
         num_tokens = tokens.latents.shape[1]
         metrics = prefix_metrics(model, tokens, batch, context.feature_extractor, len(images))
         for name, values in metrics.items():

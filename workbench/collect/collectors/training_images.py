@@ -13,7 +13,12 @@ def training_images(model: nn.Module, images: ImageSet, context: CollectContext)
     """Draw images that the tokenizer was trained on, and compute their features."""
     if is_stream(context.source):
         raise NotApplicable(f"{context.source.name} was trained on a stream; it has no index.")
-    train = load_images(context.source, "train")
+    data = context.source.config.data
+    if data is not None and data.split == "all" and context.run is context.source:
+        raise NotApplicable(f"{data.source} has no splits, so every image of it was evaluated.")
+    # The training images of an imported tokenizer are not among those of its run.
+    max_images = context.limit if context.is_imported else None
+    train = load_images(context.source, "train", max_images)
     max_images = max(1, MAX_ARRAY_BYTES // train.pixels[0].size)
     train = train.take(min(context.limit, max_images), context.seed)
     extractor = context.feature_extractor

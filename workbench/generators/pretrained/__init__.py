@@ -5,16 +5,11 @@ a `PretrainedGenerator`.
 """
 
 import importlib
-import inspect
-import typing
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from workbench.core.coerce import coerce
-from workbench.core.errors import unknown
 from workbench.generators.base import Generator
 from workbench.generators.pretrained.base import PretrainedGenerator
-from workbench.storage.published import Address
+from workbench.storage.published import Address, coerce_options
 
 __all__ = ["FAMILIES", "PretrainedGenerator", "load", "load_generator"]
 
@@ -44,24 +39,10 @@ def load(address: str, *, revision: str | None = None, **options: Any) -> Pretra
     """
     parsed = Address.parse(address, families=FAMILIES)
     family = importlib.import_module(FAMILIES[parsed.family])
-    converted = _convert_options(family.load, options)
+    converted = coerce_options(family.load, options)
     pretrained: PretrainedGenerator = family.load(parsed, revision=revision, **converted)
     pretrained.generator.eval().requires_grad_(False)
     return pretrained
-
-
-def _convert_options(load: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert options to the declared types of the keyword-only parameters of a family."""
-    kinds = typing.get_type_hints(load)
-    declared = [
-        parameter.name
-        for parameter in inspect.signature(load).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "revision"
-    ]
-    for name in options:
-        if name not in declared:
-            raise unknown("option", name, declared)
-    return {name: coerce(kinds[name], name, value) for name, value in options.items()}
 
 
 def load_generator(address: str, *, revision: str | None = None, **options: Any) -> Generator:

@@ -5,13 +5,22 @@ a `Pretrained`. A module is imported when one of its checkpoints is loaded.
 """
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from workbench.storage.published import Address
+from workbench.storage.published import Address, coerce_options, option_kinds
 from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.base import LatentScale, Pretrained, ResizePolicy
 
-__all__ = ["FAMILIES", "LatentScale", "Pretrained", "ResizePolicy", "load", "load_tokenizer"]
+__all__ = [
+    "FAMILIES",
+    "LatentScale",
+    "Pretrained",
+    "ResizePolicy",
+    "accepts_side",
+    "load",
+    "load_tokenizer",
+]
 
 FAMILIES: dict[str, str] = {
     "softvq": "workbench.tokenizers.pretrained.softvq",
@@ -22,9 +31,12 @@ FAMILIES: dict[str, str] = {
     "diffusers": "workbench.tokenizers.pretrained.diffusers",
     "python": "workbench.tokenizers.pretrained.python",
 }
+RUNS_CODE = ("python",)  # families that import code, which the user has to trust
 
 
-def load(address: str, *, revision: str | None = None, **options: Any) -> Pretrained:
+def load(
+    address: str, *, revision: str | None = None, trust: Sequence[str] = (), **options: Any
+) -> Pretrained:
     """Load a tokenizer that was trained elsewhere, with the facts of its checkpoint.
 
     Parameters
@@ -33,22 +45,42 @@ def load(address: str, *, revision: str | None = None, **options: Any) -> Pretra
         `family:location`, where a location is a hub id, a folder or a file.
     revision : str, optional
         A branch, tag or commit on the hub.
+    trust : sequence of str
+        Modules whose code the family python may run.
     **options
-        Options of the family, such as `config` of ldm or `trust` of python.
+        Options of the family, such as `config` of ldm, as values or as text.
 
     Raises
     ------
     UserError
-        If the family is unknown, or the checkpoint cannot be found, is damaged or does not fit.
+        If the family or an option is unknown, or the checkpoint cannot be found, is damaged or does
+        not fit.
     """
     parsed = Address.parse(address, families=FAMILIES)
     family = importlib.import_module(FAMILIES[parsed.family])
-    pretrained: Pretrained = family.load(parsed, revision=revision, **options)
+    converted = coerce_options(family.load, options)
+    if parsed.family in RUNS_CODE:
+        converted["trust"] = tuple(trust)
+    pretrained: Pretrained = family.load(parsed, revision=revision, **converted)
     pretrained.tokenizer.eval().requires_grad_(False)
     return pretrained
 
 
-def load_tokenizer(address: str, *, revision: str | None = None, **options: Any) -> Tokenizer:
+def accepts_side(address: str) -> bool:
+    """Return True if the family of an address needs to be told the side of the images in pixels.
+
+    Raises
+    ------
+    UserError
+        If the family is unknown.
+    """
+    parsed = Address.parse(address, families=FAMILIES)
+    return "side" in option_kinds(importlib.import_module(FAMILIES[parsed.family]).load)
+
+
+def load_tokenizer(
+    address: str, *, revision: str | None = None, trust: Sequence[str] = (), **options: Any
+) -> Tokenizer:
     """Load a tokenizer that was trained elsewhere.
 
     Parameters
@@ -58,6 +90,8 @@ def load_tokenizer(address: str, *, revision: str | None = None, **options: Any)
         `diffusers:stabilityai/sd-vae-ft-mse`. A location is a hub id, a folder or a file.
     revision : str, optional
         A branch, tag or commit on the hub.
+    trust : sequence of str
+        Modules whose code the family python may run.
     **options
         Options of the family; see `load`.
 
@@ -71,4 +105,4 @@ def load_tokenizer(address: str, *, revision: str | None = None, **options: Any)
     UserError
         If the family is unknown, or the checkpoint cannot be found, is damaged or does not fit.
     """
-    return load(address, revision=revision, **options).tokenizer
+    return load(address, revision=revision, trust=trust, **options).tokenizer

@@ -36,8 +36,8 @@ class Pretrained:
         range of the original is.
     files : tuple of Path
         The files that were read. Their digests are stored in the run.
-    side : int
-        The side of the images in pixels that the checkpoint is meant for.
+    side : int or None
+        The side of the images in pixels that the checkpoint is meant for; None for any.
     channels : int
         Color channels of the images.
     flexible : bool
@@ -55,7 +55,7 @@ class Pretrained:
 
     tokenizer: Tokenizer
     files: tuple[Path, ...] = ()
-    side: int = 256
+    side: int | None = 256
     channels: int = 3
     flexible: bool = False
     resize: ResizePolicy = "adm"

@@ -1,0 +1,422 @@
+"""Evaluation of a model that was trained elsewhere: its evidence as an ordinary run folder."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from os.path import relpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.coerce import to_json
+from workbench.core.errors import RunError, UserError
+from workbench.core.progress import progress_listener
+from workbench.launch.progress_bar import count_on
+from workbench.launch.setup import absolute_source
+from workbench.storage.atomic import atomic_folder
+from workbench.storage.imported import digests
+from workbench.storage.published import Address
+from workbench.storage.run import IMPORTED_STEP, Run
+from workbench.storage.run_config import (
+    DataConfig,
+    ImportedConfig,
+    RunConfig,
+    RunReference,
+    ScaleConfig,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from workbench.data import ImageSet
+    from workbench.generators.base import Generator
+    from workbench.tokenizers.base import Tokenizer
+    from workbench.tokenizers.pretrained import Pretrained
+
+NUM_PROBED_IMAGES = 2
+
+
+def evaluate(
+    model: "str | Tokenizer | Generator",
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    side: int | None = None,
+    limit: int = 2000,
+    seed: int = 0,
+    guidance: float = 2.0,
+    feature_extractor: str = "auto",
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    revision: str | None = None,
+    trust: Sequence[str] = (),
+    overwrite: bool = False,
+    **options: Any,
+) -> Run:
+    """Evaluate a tokenizer or a generator that was trained elsewhere.
+
+    The result is a run in the state `imported`, which analyses, the dashboard and reports treat as
+    any other. It contains no weights: the model is loaded again from its address when it is needed.
+    If the evaluation fails, no folder is left.
+
+    Parameters
+    ----------
+    model : str, Tokenizer or Generator
+        An address such as `softvq:SoftVQVAE/softvq-l-64`, or an object: a `Tokenizer`, or the
+        result of `wb.wrap`. The model of an object cannot be loaded again.
+    data : str or Path
+        The images of a tokenizer: a folder, a parquet file, `hub:owner/name`, or a bundled set.
+        The test images are evaluated, or every image of a source without splits.
+    out : str or Path
+        The folder of the run.
+    tokenizer : str or Path, optional
+        The run of the tokenizer whose latents a generator samples. Its images are used.
+    side : int, optional
+        Height and width of the images in pixels; by default those of the checkpoint.
+    limit : int
+        Largest number of images or samples.
+    seed : int
+        Seed of all random choices.
+    guidance : float
+        Scale of classifier-free guidance of a generator's samples.
+    feature_extractor : str
+        Name of the network whose features compare sets of images: inception, dinov2, hog, ...;
+        "auto" is the first of them that needs no download.
+    only, skip : iterable of str
+        Names of collectors to run, or to leave out; see `workbench collect`.
+    revision : str, optional
+        A branch, tag or commit on the hub.
+    trust : sequence of str
+        Modules whose code may be run, for addresses of the family `python`.
+    overwrite : bool
+        Whether to replace an imported run, with all files in its folder.
+    **options
+        Options of the family, such as `config` of ldm.
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    UserError
+        If the model cannot be loaded or does not fit the images, or the folder is in use.
+
+    Examples
+    --------
+    >>> evaluate("softvq:SoftVQVAE/softvq-l-64", "imagenet/val", "runs/a")  # doctest: +SKIP
+    """
+    from workbench.collect import LoadedModels, collect_from, select_collectors
+
+    if out is None:
+        raise UserError("Give out, the folder of the run, as in out='runs/a'.")
+    folder = Path(out)
+    _check_unused(folder, overwrite)
+    if _is_generator(model):
+        select_collectors("generator", only=only, skip=skip)
+        if data is not None or tokenizer is None:
+            raise UserError(
+                "A generator samples the latents of a tokenizer, whose images are used: give the "
+                "run of the tokenizer instead of data, as in tokenizer='runs/a'."
+            )
+        prepared = _prepare_generator(model, folder, Run(tokenizer), revision, trust, options)
+    else:
+        select_collectors("tokenizer", only=only, skip=skip)
+        if data is None:
+            raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
+        if tokenizer is not None:
+            raise UserError("tokenizer is only given for a generator.")
+        prepared = _prepare_tokenizer(model, str(data), side, limit, revision, trust, options)
+    with atomic_folder(folder, same_name=True) as temporary:
+        run = Run.create(temporary, prepared.config)
+        models = LoadedModels(
+            tokenizer=prepared.tokenizer,
+            source=prepared.source or run,
+            generator=prepared.generator,
+        )
+        with _progress_bar(folder.name):
+            collect_from(
+                run,
+                models,
+                step=IMPORTED_STEP,
+                limit=limit,
+                seed=seed,
+                guidance=guidance,
+                feature_extractor=feature_extractor,
+                only=only,
+                skip=skip,
+                modules=trust,
+            )
+    return Run(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """Models in memory, and the configuration of their run.
+
+    Attributes
+    ----------
+    config : RunConfig
+        The configuration.
+    tokenizer : Tokenizer
+        The tokenizer.
+    generator : Generator or None
+        The generator; None if the run is the tokenizer's.
+    source : Run or None
+        The run of a generator's tokenizer.
+    """
+
+    config: RunConfig
+    tokenizer: "Tokenizer"
+    generator: "Generator | None" = None
+    source: Run | None = None
+
+
+def _check_unused(folder: Path, overwrite: bool) -> None:
+    """Raise RunError if a folder holds anything but an imported run that may be replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file, and a run is a folder. Choose another path.")
+    if (folder / "config.json").exists():
+        is_imported = Run(folder).config.imported is not None
+        if is_imported and overwrite:
+            return
+        advice = ", or replace it with overwrite=True (--overwrite)" if is_imported else ""
+        raise RunError(f"{folder} already holds a run. Choose another folder{advice}.")
+    if any(folder.iterdir()):
+        raise RunError(f"{folder} holds other files. Choose a new folder.")
+
+
+def _is_generator(model: "str | Tokenizer | Generator") -> bool:
+    """Return True if the model is a generator, by its type or the family of its address."""
+    from workbench.generators.base import Generator
+    from workbench.generators.pretrained import FAMILIES as GENERATORS
+    from workbench.tokenizers.pretrained import FAMILIES as TOKENIZERS
+
+    if isinstance(model, str):
+        return Address.parse(model, families=[*TOKENIZERS, *GENERATORS]).family in GENERATORS
+    return isinstance(model, Generator)
+
+
+def _prepare_tokenizer(
+    model: "str | Tokenizer | Generator",
+    data: str,
+    side: int | None,
+    limit: int,
+    revision: str | None,
+    trust: Sequence[str],
+    options: Mapping[str, Any],
+) -> _Prepared:
+    from workbench.data import BUNDLED, load
+
+    options = _absolute_paths(options)
+    address: str | None = None
+    if isinstance(model, str):
+        from workbench.tokenizers.pretrained import accepts_side
+        from workbench.tokenizers.pretrained import load as load_pretrained
+
+        address = _absolute_address(model)
+        takes_side = accepts_side(address)
+        if takes_side and side is not None:
+            options["side"] = side
+        pretrained = load_pretrained(address, revision=revision, trust=trust, **options)
+    else:
+        from workbench.tokenizers.pretrained.python import from_tokenizer
+
+        _check_no_options(options | {"revision": revision} if revision else options)
+        takes_side = False
+        pretrained = from_tokenizer(model, name="model", side=side)
+    images = load(
+        data,
+        split="all",
+        side=_image_side(pretrained, address or "This tokenizer", side),
+        channels=pretrained.channels,
+        limit=limit,
+        resize=pretrained.resize,
+    )
+    if takes_side:
+        options["side"] = images.pixels.shape[1]
+    imported = ImportedConfig(
+        kind="tokenizer",
+        address=address,
+        revision=revision,
+        options=options,
+        files=digests(pretrained.files),
+        license=pretrained.license,
+        side=pretrained.side,
+        flexible=pretrained.flexible,
+        scale=None if pretrained.scale is None else ScaleConfig(**asdict(pretrained.scale)),
+        notes=pretrained.notes,
+    )
+    section = DataConfig(
+        source=absolute_source(data),
+        side=images.pixels.shape[1],
+        channels=images.pixels.shape[3],
+        names=images.names,
+        skipped=images.skipped,
+        split=images.split,
+        resize=None if data in BUNDLED else pretrained.resize,
+    )
+    config = _run_config(
+        pretrained.tokenizer,
+        settings=_tokenizer_settings(pretrained.tokenizer, images),
+        imported=imported,
+        data=section,
+    )
+    return _Prepared(config=config, tokenizer=pretrained.tokenizer)
+
+
+def _prepare_generator(
+    model: "str | Tokenizer | Generator",
+    folder: Path,
+    source: Run,
+    revision: str | None,
+    trust: Sequence[str],
+    options: Mapping[str, Any],
+) -> _Prepared:
+    from workbench.collect.models import load_tokenizer
+    from workbench.generators.base import Generator
+    from workbench.generators.pretrained import PretrainedGenerator
+    from workbench.generators.pretrained import load as load_pretrained
+
+    options = _absolute_paths(options)
+    address: str | None = None
+    if isinstance(model, str):
+        address = _absolute_address(model)
+        pretrained = load_pretrained(address, revision=revision, **options)
+    else:
+        assert isinstance(model, Generator)  # of any other object, `_is_generator` is false
+        _check_no_options(options | {"revision": revision} if revision else options)
+        pretrained = PretrainedGenerator(generator=model)
+    generator = pretrained.generator
+    step = source.find_step()
+    tokenizer = load_tokenizer(source, step, trust)
+    _check_same_tokens(generator, source)
+    imported = ImportedConfig(
+        kind="generator",
+        address=address,
+        revision=revision,
+        options=options,
+        files=digests(pretrained.files),
+        license=pretrained.license,
+        notes=pretrained.notes,
+    )
+    config = _run_config(
+        generator,
+        settings=_settings_of(generator.config),
+        imported=imported,
+        tokenizer=RunReference(run=relpath(source.folder, folder), step=step),
+    )
+    return _Prepared(config=config, tokenizer=tokenizer, generator=generator, source=source)
+
+
+def _run_config(
+    model: "nn.Module",
+    *,
+    settings: dict[str, Any],
+    imported: ImportedConfig,
+    data: DataConfig | None = None,
+    tokenizer: RunReference | None = None,
+) -> RunConfig:
+    from workbench.collect import versions
+
+    kind = type(model)
+    sections: dict[str, Any] = {
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "settings": settings,
+        "imported": imported,
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if data is not None:
+        sections["data"] = data
+    if tokenizer is not None:
+        sections["tokenizer"] = tokenizer
+    return RunConfig.from_dict(sections)
+
+
+def _tokenizer_settings(tokenizer: "Tokenizer", images: "ImageSet") -> dict[str, Any]:
+    """Return the sizes of a tokenizer, measured on a few images, and its own settings."""
+    import torch
+
+    from workbench.tokenizers.base import TrainableTokenizer
+
+    batch = images.images(slice(0, NUM_PROBED_IMAGES))
+    tokenizer.check_round_trip(batch)
+    with torch.no_grad():
+        latents = tokenizer.encode(batch).latents
+    settings: dict[str, Any] = {}
+    if isinstance(tokenizer, TrainableTokenizer):
+        settings |= _settings_of(tokenizer.config)
+    settings |= {
+        "side": images.pixels.shape[1],
+        "channels": images.pixels.shape[3],
+        "num_tokens": latents.shape[1],
+        "dim": latents.shape[2] or None,  # no channels if only the codes are known
+    }
+    if tokenizer.codebook is not None:
+        settings["codebook_size"] = tokenizer.codebook.shape[1]
+    return settings
+
+
+def _settings_of(config: Any) -> dict[str, Any]:
+    return {name: to_json(value) for name, value in asdict(config).items()}
+
+
+def _image_side(pretrained: "Pretrained", name: str, side: int | None) -> int | None:
+    """Return the side of the images in pixels; None if they keep their own.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer does not take images of the requested side.
+    """
+    if side is None or side == pretrained.side:
+        return pretrained.side
+    if pretrained.side is not None and not pretrained.flexible:
+        raise UserError(f"{name} takes images of {pretrained.side} pixels, got side={side}.")
+    return side
+
+
+def _check_same_tokens(generator: "Generator", source: Run) -> None:
+    """Raise UserError if a generator samples another number of tokens than the tokenizer reads."""
+    expected = source.config.settings.get("num_tokens")
+    count = generator.config.num_tokens
+    if expected is not None and count != expected:
+        raise UserError(
+            f"The generator samples {count} tokens per image, but {source.folder} has {expected}."
+        )
+
+
+def _check_no_options(options: Mapping[str, Any]) -> None:
+    if options:
+        names = ", ".join(options)
+        raise UserError(f"{names} can only be given with the address of a model.")
+
+
+def _absolute_address(address: str) -> str:
+    """Return an address with an absolute path, so that the model is found from any folder."""
+    family, colon, location = address.partition(":")
+    path = Path(location).expanduser()
+    return f"{family}{colon}{path.resolve()}" if path.exists() else address
+
+
+def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON stores them, with absolute paths of files that exist."""
+    absolute = {}
+    for name, value in options.items():
+        is_path = isinstance(value, str | Path) and str(value) and Path(value).exists()
+        absolute[name] = str(Path(value).resolve()) if is_path else to_json(value)
+    return absolute
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[None]:
+    from tqdm.auto import tqdm
+
+    bar = tqdm(desc=f"{name}: evidence", unit="part", disable=None, dynamic_ncols=True)
+    with bar, progress_listener(count_on(bar)):
+        yield
