@@ -243,7 +243,7 @@ def test_array_of_other_axes_or_type_is_refused(saved, name, array):
 
 def test_number_of_images_must_agree(saved):
     np.save(saved / "codes.npy", np.zeros((2, 1), np.int32))
-    with pytest.raises(RunError, match=r"codes\.npy: it has 2 images, and latents has 3"):
+    with pytest.raises(RunError, match=r"codes\.npy: it has 2 along image, and latents has 3"):
         Evidence.open(saved)
 
 

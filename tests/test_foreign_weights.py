@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from workbench.core.errors import UserError
+from workbench.storage.files import file_digest
 from workbench.storage.foreign_weights import check_names, read_checkpoint, read_weights
-from workbench.storage.published import Address, file_digest, weight_file
+from workbench.storage.published import Address, weight_file
 
 CALLBACKS = "pytorch_lightning.callbacks"
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

@@ -71,9 +71,25 @@ def is_stream(run: Run) -> bool:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Convert images in [-1, 1] to uint8 (n, h, w, c); values outside are clamped."""
+    """Convert images in [-1, 1] to uint8 (n, h, w, c); values outside are clamped.
+
+    Raises
+    ------
+    UserError
+        If a value is NaN or infinite.
+    """
+    check_finite(images, "decoded images")
     scaled = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
     return rearrange(scaled, "n c h w -> n h w c").cpu().numpy()
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Raise UserError if a value that a model has computed is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise UserError(
+            f"The {name} are not finite: the weights are damaged, or training has diverged. "
+            "Use an earlier checkpoint."
+        )
 
 
 def pooled_features(

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import UserError
-from workbench.storage.files import printable
+from workbench.storage.files import file_digest, printable
 from workbench.storage.foreign_weights import check_names, read_weights
-from workbench.storage.published import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,21 +1,26 @@
 """Checkpoints: the tensors of one training step in a safetensors file.
 
 Tensor names begin with a group: `model.` (weights), `ema.` (their moving average) or `optimizer.`
-(its state, by parameter).
+(its state, by parameter). The metadata contains the SHA-256 of the tensors, which is compared
+whenever a checkpoint is read. Checkpoints of earlier versions have none.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError
 from workbench.storage.atomic import atomic_path
-from workbench.storage.files import open_regular
+from workbench.storage.files import open_regular, printable
 from workbench.storage.migrations import FORMAT, migrate_tensor_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GROUPS = ("model", "ema", "optimizer")
+MAX_REASON_LENGTH = 200
+DIGEST = "sha256"  # key of the metadata
 
 
 def write_tensors(path: Path, tensors: "dict[str, Tensor]", step: int) -> None:
@@ -29,7 +34,12 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", step: int) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    metadata = {"format": "pt", "step": str(step), "workbench": str(FORMAT)}
+    metadata = {
+        "format": "pt",
+        "step": str(step),
+        "workbench": str(FORMAT),
+        DIGEST: _digest(tensors),
+    }
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
@@ -49,7 +59,7 @@ def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
     Raises
     ------
     RunError
-        If the file is damaged or cannot be read.
+        If the file is damaged or cannot be read, or a weight is not finite.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -57,15 +67,51 @@ def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
     try:
         open_regular(path).close()  # names the cause if the file cannot be read
         with safe_open(path, "pt") as file:
-            stored_format = int((file.metadata() or {}).get("workbench", 1))
-            for stored_name in file.keys():  # noqa: SIM118  the file is not a dictionary
-                name = migrate_tensor_name(stored_name, stored_format)
-                group, _, rest = name.partition(".")
-                groups[group][rest] = file.get_tensor(stored_name)
+            metadata = file.metadata() or {}
+            stored_format = int(metadata.get("workbench", 1))
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if DIGEST in metadata and metadata[DIGEST] != _digest(stored):
+            raise ValueError("its content has changed since it was written")
+        for stored_name, tensor in stored.items():
+            name = migrate_tensor_name(stored_name, stored_format)
+            group, _, rest = name.partition(".")
+            if group not in groups:
+                raise ValueError(f"it has an unknown tensor {printable(stored_name)}")
+            groups[group][rest] = tensor
     except RunError:
         raise
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except FileNotFoundError:
+        raise RunError(f"{printable(path)} does not exist.") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
         raise RunError(
-            f"{path} is damaged ({error}). Delete it to resume from the checkpoint before it."
+            f"{printable(path)} is damaged ({reason}). "
+            "Delete it to resume from the checkpoint before it."
         ) from None
+    for group in ("model", "ema"):
+        _check_finite(path, groups[group])
     return groups
+
+
+def _digest(tensors: "Mapping[str, Tensor]") -> str:
+    """Return the SHA-256 of names, types, shapes and values."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_finite(path: Path, weights: "Mapping[str, Tensor]") -> None:
+    import torch
+
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise RunError(
+                f"{printable(path)} has weights that are not finite ({count:,} of "
+                f"{tensor.numel():,} values of {name}). Use an earlier checkpoint."
+            )

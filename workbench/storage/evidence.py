@@ -2,6 +2,10 @@
 
 Evidence is a folder with one `.npy` file per array, opened as memory maps, and `provenance.json`.
 `workbench.collect` writes it. `ARRAYS` lists every array with its axes, its type and its meaning.
+
+`provenance.json` contains the SHA-256 of every array. An array of at most `MAX_CHECKED_BYTES` is
+compared with it when it is opened, once per process; `verify_evidence` compares arrays of any
+size, and every report calls it. Evidence of earlier versions has no digests.
 """
 
 import inspect
@@ -10,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,19 +22,24 @@ from workbench.core.errors import NotApplicable, RunError
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.files import (
     DamagedError,
+    check_digest,
+    file_digest,
     is_count,
     is_int,
     load_array,
     open_regular,
     parse_json,
     printable,
+    read_bytes,
     unreadable,
 )
 from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
 
 MAX_REASON_LENGTH = 200
 PADDING = -1  # in place of a code, where an image has fewer tokens than others
-COUNTED_AXES = ("image", "sample", "train_image")  # every array has all of them
+# Codewords may have other channels than latents, or none if only their number is known.
+INDEPENDENT_AXES = ("channel",)
+MAX_CHECKED_BYTES = 256 * 2**20  # takes about 0.15 s, once per process
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class ArraySpec:
         The numpy type that `collect` writes. Validation compares only its kind: float, integer,
         unsigned or bool.
     axes : tuple of str
-        The names of the axes. Axes of the same name have the same length.
+        The names of the axes. Axes of the same name have the same length, except `channel`.
     meaning : str
         One sentence.
     """
@@ -57,7 +66,9 @@ class ArraySpec:
         if array.ndim != len(self.axes):
             expected = ", ".join(self.axes)
             return f"its axes must be ({expected}), got the shape {array.shape}"
-        if array.dtype.kind != np.dtype(self.dtype).kind:
+        expected_type = np.dtype(self.dtype)
+        is_pixels = expected_type == np.uint8  # wider pixels would not be in 0..255
+        if array.dtype.kind != expected_type.kind or (is_pixels and array.dtype != expected_type):
             return f"its type must be {self.dtype}, got {array.dtype}"
         return ""
 
@@ -304,10 +315,14 @@ class Evidence:
             fault = ARRAYS[name].fault(array)
             if fault:
                 raise ValueError(f"The array {name} does not fit: {fault}.")
-        provenance = json.dumps({"format": FORMAT, **self.provenance}, indent=1)
         with atomic_folder(folder) as temporary:
+            digests = {}
             for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+                path = temporary / f"{name}.npy"
+                np.save(path, array, allow_pickle=False)
+                digests[name] = file_digest(path)
+            stored = {"format": FORMAT, **self.provenance, "digests": digests}
+            provenance = json.dumps(stored, indent=1)
             (temporary / "provenance.json").write_text(provenance, encoding="utf-8")
 
     @classmethod
@@ -327,25 +342,18 @@ class Evidence:
             If the evidence is missing, damaged, unreadable, or was written by a newer version.
         """
         provenance_path = folder / "provenance.json"
-        path = provenance_path
         again = f"workbench collect {printable(folder.parent.parent)}"
-        names = ARRAYS if only is None else [name for name in ARRAYS if name in only]
+        names = [name for name in ARRAYS if only is None or name in only]
         try:
             # While the file is open, no newer file can have its inode.
             with open_regular(provenance_path) as file:
-                stored = parse_json(file.read())
-                provenance, stored_format = _checked_provenance(stored, folder)
-                arrays: dict[str, np.ndarray] = {}
-                for name in names:
-                    path = folder / f"{stored_array_name(name, stored_format)}.npy"
-                    array = _load_if_present(path)
-                    if array is None:
-                        continue
-                    fault = ARRAYS[name].fault(array)
-                    if fault:
-                        raise DamagedError(fault)
-                    arrays[name] = array
-                if not os.path.samestat(os.fstat(file.fileno()), provenance_path.stat()):
+                try:
+                    provenance, arrays = _read(file, folder, names)
+                except DamagedError:
+                    if _is_current(file, provenance_path):
+                        raise
+                    return cls.open(folder, only)
+                if not _is_current(file, provenance_path):
                     # The folder was replaced meanwhile, and some arrays are older than others.
                     return cls.open(folder, only)
         except FileNotFoundError:
@@ -353,12 +361,9 @@ class Evidence:
                 f"{printable(folder)} holds no evidence. Collect it with: {again}"
             ) from None
         except DamagedError as error:
-            raise _damaged(folder, f"{path.name}: {_shortened(error)}", again) from None
+            raise _damaged(folder, error, again) from None
         except OSError as error:
-            raise unreadable(path, error) from None
-        different = _differing_lengths(arrays)
-        if different:
-            raise _damaged(folder, different, again)
+            raise unreadable(provenance_path, error) from None
         return cls(provenance=provenance, **arrays)
 
     def __repr__(self) -> str:
@@ -428,36 +433,122 @@ def array_names(analysis: Callable[..., Any]) -> set[str] | None:
     return None if "evidences" in names else names & ARRAYS.keys()
 
 
-def _load_if_present(path: Path) -> np.ndarray | None:
+def verify_evidence(folder: Path) -> None:
+    """Compare every array of evidence with the digest that was stored when it was written.
+
+    Raises
+    ------
+    RunError
+        If an array is missing or has changed, or the evidence cannot be opened.
+    """
+    Evidence.open(folder, only=())
+    again = f"workbench collect {printable(folder.parent.parent)}"
+    _, _, digests = _parse_provenance(read_bytes(folder / "provenance.json"), folder)
+    for name, digest in digests.items():
+        path = folder / f"{name}.npy"
+        try:
+            _check_file(path, digest)
+        except DamagedError as error:
+            raise _damaged(folder, error, again) from None
+
+
+def _read(
+    file: BinaryIO, folder: Path, names: Collection[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the provenance from its open file, and open the arrays of these names.
+
+    Raises
+    ------
+    DamagedError
+        With the name of the file that is damaged.
+    """
+    provenance, stored_format, digests = _parse_provenance(file.read(), folder)
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        path = folder / f"{stored_array_name(name, stored_format)}.npy"
+        try:
+            arrays[name] = load_array(path)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            raise DamagedError(f"{path.name}: {error}") from None
+        fault = ARRAYS[name].fault(arrays[name])
+        if fault:
+            raise DamagedError(f"{path.name}: {fault}")
+    fault = _differing_lengths(arrays, provenance)
+    if fault:
+        raise DamagedError(fault)
+    for name in digests.keys() & set(names):
+        path = folder / f"{name}.npy"
+        if _is_small(path):
+            _check_file(path, digests[name])
+    return provenance, arrays
+
+
+def _is_current(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    return os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def _is_small(path: Path) -> bool:
     try:
-        return load_array(path)
+        return path.stat().st_size <= MAX_CHECKED_BYTES
+    except OSError:
+        return True  # checking it gives the reason
+
+
+def _check_file(path: Path, digest: str) -> None:
+    """Raise DamagedError, with the name of the file, if it is missing or has another digest."""
+    try:
+        check_digest(path, digest)
     except FileNotFoundError:
-        return None
+        raise DamagedError(f"{path.name}: it is missing") from None
+    except DamagedError as error:
+        raise DamagedError(f"{path.name}: {error}") from None
 
 
-def _differing_lengths(arrays: Mapping[str, np.ndarray]) -> str:
-    """Name an array with another number of images or samples than the first; empty if none."""
+def _differing_lengths(arrays: Mapping[str, np.ndarray], provenance: Mapping[str, Any]) -> str:
+    """Name an array whose axis has another length than that axis of another array.
+
+    The provenance has the number of images of a tokenizer, or of the samples of a generator.
+    """
     first: dict[str, tuple[str, int]] = {}
+    counted_axis = "image" if provenance.get("tokenizer") is None else "sample"
+    if provenance.get("n") is not None:
+        first[counted_axis] = ("provenance.json", provenance["n"])
     for name, array in arrays.items():
         for axis, length in zip(ARRAYS[name].axes, array.shape, strict=True):
-            if axis not in COUNTED_AXES:
+            if axis in INDEPENDENT_AXES:
                 continue
             reference, expected = first.setdefault(axis, (name, length))
             if length != expected:
-                counts = f"{length:,} {axis.replace('_', ' ')}s, and {reference} has {expected:,}"
-                return f"{name}.npy: it has {counts}"
+                counts = f"{length:,} along {axis.replace('_', ' ')}, and {reference} has"
+                return f"{name}.npy: it has {counts} {expected:,}"
     return ""
 
 
-def _damaged(folder: Path, reason: str, again: str) -> RunError:
+def _damaged(folder: Path, error: DamagedError, again: str) -> RunError:
+    # In one line: numpy's messages may quote the file's content.
+    reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
     return RunError(
         f"The evidence in {printable(folder)} is damaged ({reason}). Collect it again with: {again}"
     )
 
 
-def _shortened(error: DamagedError) -> str:
-    """Return the reason in one line; numpy's messages may quote the file's content."""
-    return " ".join(str(error).split())[:MAX_REASON_LENGTH]
+def _parse_provenance(
+    content: bytes, folder: Path
+) -> tuple[dict[str, Any], int, Mapping[str, str]]:
+    """Return the provenance in the current format, the format it was stored in, and the digests
+    of the arrays by the names of their files.
+    """
+    try:
+        stored = parse_json(content)
+        digests = stored.pop("digests", {}) if isinstance(stored, dict) else {}
+        if not isinstance(digests, dict) or not all(map(_is_text, digests.values())):
+            raise DamagedError("digests is of the wrong type")
+        return *_checked_provenance(stored, folder), digests
+    except DamagedError as error:
+        raise DamagedError(f"provenance.json: {error}") from None
 
 
 def _checked_provenance(stored: Any, folder: Path) -> tuple[dict[str, Any], int]:

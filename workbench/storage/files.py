@@ -6,6 +6,7 @@ could block for ever. A failure of the system is never reported as damage of the
 
 import ctypes
 import errno
+import hashlib
 import json
 import math
 import os
@@ -15,9 +16,11 @@ import sys
 import tokenize
 import weakref
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
+from cachetools import LRUCache, cached
 
 from workbench.core.errors import RunError
 
@@ -31,6 +34,8 @@ HEADER_ERRORS = (
     SyntaxError,
     tokenize.TokenError,
 )
+MAX_CACHED_DIGESTS = 100_000
+DIGEST_BLOCK_BYTES = 2**20
 STEP_NAME = re.compile(r"step-([0-9]{6,18})")
 PROT_READ = 1
 MAP_SHARED = 1
@@ -115,6 +120,45 @@ def parse_json(content: bytes | str) -> Any:
         raise DamagedError(str(error)) from None
     except RecursionError:
         raise DamagedError("it is nested too deeply") from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(DIGEST_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Compare the content of a file with its SHA-256.
+
+    A version of a file, given by its size and its times, is read only once per process.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    DamagedError
+        If the content has another SHA-256.
+    RunError
+        If the file cannot be read.
+    """
+    try:
+        state = path.stat()
+        version = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        if _digest_of_version(version, path) != digest:
+            raise DamagedError("its content has changed since it was written")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+@cached(LRUCache(maxsize=MAX_CACHED_DIGESTS), key=lambda version, path: version, lock=Lock())
+def _digest_of_version(version: tuple[int, ...], path: Path) -> str:
+    return file_digest(path)
 
 
 def is_int(value: Any) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError, UserError
-from workbench.storage.files import printable
-from workbench.storage.published import file_digest
+from workbench.storage.files import file_digest, printable
 from workbench.storage.run_config import ImportedConfig
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 A location is a folder or a file of this machine, or the id of a repository on the hub.
 """
 
-import hashlib
 import inspect
 import re
 import typing
@@ -21,7 +20,6 @@ HUB_PAGE = "https://huggingface.co/"
 HUB_WEIGHTS = "model.safetensors"  # the name that the hub's libraries give to a network
 LATENT_STATISTICS = "latents_stats"  # a file that is stored next to weights
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-HASH_BLOCK_BYTES = 2**20
 NOT_OPTIONS = ("revision", "trust")  # keyword-only parameters of `load` that every family shares
 
 
@@ -186,12 +184,3 @@ def weight_file(path: Path) -> Path:
             names = ", ".join(file.name for file in files)
             raise UserError(f"{printable(path)} has several files with weights: {names}. Name one.")
     raise UserError(f"{printable(path)} has no file with weights ({', '.join(WEIGHT_SUFFIXES)}).")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import to_uint8
+from workbench.collect.images import check_finite, to_uint8
 from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
@@ -26,6 +26,7 @@ def encoding(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arr
     rows: dict[str, list[np.ndarray]] = {}
     for _, batch in context.batches(images):
         tokens = model.encode(batch)
+        check_finite(tokens.latents, "latents")
         rows.setdefault("reconstructions", []).append(to_uint8(model.decode(tokens)))
         if tokens.latents.shape[2]:  # no channels if only the number of codewords is known
             rows.setdefault("latents", []).append(tokens.latents.float().cpu().numpy())

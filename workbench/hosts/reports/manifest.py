@@ -25,7 +25,7 @@ import pandas as pd
 import workbench
 from workbench.hosts.reports.sections import STATES, Section
 from workbench.storage.atomic import atomic_path, read_json, write_text
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import Evidence, verify_evidence
 from workbench.storage.run import Run
 from workbench.workspace.workspace import Workspace
 
@@ -197,6 +197,7 @@ def _long_table(section: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _describe_run(run: Run, step: int) -> dict[str, Any]:
+    verify_evidence(run.evidence_folder(step))
     provenance = Evidence.open(run.evidence_folder(step), only=()).provenance
     psnr = Workspace(run.folder).table().iloc[0]["PSNR (dB)"]
     checkpoint = run.folder / f"step-{step:06d}.safetensors"

@@ -17,6 +17,7 @@ import numpy as np
 
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
+from workbench.storage.evidence import verify_evidence
 from workbench.storage.run import Run
 
 PACKAGE_FOLDER = Path(__file__).parent
@@ -204,7 +205,8 @@ def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
         run = Run(folder)
         step = values.get("step") if folder == values["run"] else None
         if folder == values["run"]:
-            run.evidence(step or None)
+            evidence = run.evidence(step or None)
+            verify_evidence(run.evidence_folder(evidence.step))
         elif not run.evidence_steps:
             run.evidence()  # raises the reason; damaged evidence is named in the report instead
         resolved = run.folder.resolve()
