@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes that tests start
+# Inherited by the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
 # Otherwise numbers would depend on the weights that a machine has.
 os.environ["WORKBENCH_FEATURE_EXTRACTOR"] = "hog"
 
