@@ -1,5 +1,8 @@
 """Embeddings in the plane, their quality, and their alignment to each other."""
 
+import sys
+from contextlib import suppress
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -85,11 +88,30 @@ def fit_umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
     from tqdm.std import tqdm
     from umap import UMAP
 
+    _keep_compiled_functions()
     # In a notebook, UMAP would take a progress bar that draws itself and writes to no file.
     umap.layouts.tqdm = tqdm
     # The embedding is reproducible with a single job only.
     model = UMAP(random_state=seed, n_jobs=1, tqdm_kwds=tqdm_kwargs(), **settings)
     return model.fit_transform(rows)
+
+
+@cache
+def _keep_compiled_functions() -> None:
+    """Let numba keep the machine code of umap-learn on disk.
+
+    umap-learn compiles most of its functions anew in every process, which takes ten times as long
+    as the embedding of a thousand points.
+    """
+    import umap
+    from numba.core.dispatcher import Dispatcher
+
+    modules = [module for name, module in sys.modules.items() if name.startswith(umap.__name__)]
+    functions = {id(value): value for module in modules for value in vars(module).values()}
+    for function in functions.values():
+        if isinstance(function, Dispatcher):
+            with suppress(RuntimeError):  # no folder is writable: compile in every process
+                function.enable_caching()
 
 
 def embedding_quality(
