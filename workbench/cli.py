@@ -264,6 +264,7 @@ def evaluate(
     workbench evaluate diffusers:stabilityai/sd-vae-ft-mse --data imagenet/val --out runs/sd-vae
     workbench evaluate ldm:model.ckpt --config model.yaml --data imagenet/val --out runs/mine
     workbench evaluate python:mine:make --trust mine --data digits --out runs/own
+    workbench evaluate arrays:path/to/codes --codebook 16384 --out runs/codes
     """
     from workbench.launch.evaluate import evaluate as evaluate_model
 

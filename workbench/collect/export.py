@@ -14,10 +14,9 @@ from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.core.progress import report_progress
 from workbench.data import ImageSet
-from workbench.storage.array_evidence import check_unused
 from workbench.storage.array_files import CLASS_NAMES_FILE
 from workbench.storage.array_writer import FORMATS, array_writer
-from workbench.storage.atomic import atomic_folder
+from workbench.storage.atomic import atomic_folder, check_new_folder
 from workbench.storage.evidence import Evidence
 from workbench.storage.latent_stats import STATS_FILE, LatentMoments, LatentStats
 from workbench.storage.run import Run
@@ -159,7 +158,7 @@ def export(
             "run of its tokenizer."
         )
     folder = Path(out)
-    check_unused(folder)
+    check_new_folder(folder)
     if split == "test":
         source = _from_evidence(run.evidence(step), limit)
     else:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.coerce import to_json
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import UserError
 from workbench.core.progress import progress_listener
+from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
 from workbench.launch.progress_bar import count_on
 from workbench.launch.setup import absolute_source
+from workbench.storage.array_evidence import ARRAYS_FAMILY
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.imported import digests
 from workbench.storage.published import Address
-from workbench.storage.run import IMPORTED_STEP, Run
+from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
 from workbench.storage.run_config import (
     DataConfig,
     ImportedConfig,
@@ -64,10 +66,12 @@ def evaluate(
     ----------
     model : str, Tokenizer or Generator
         An address such as `softvq:SoftVQVAE/softvq-l-64`, or an object: a `Tokenizer`, or the
-        result of `wb.wrap`. The model of an object cannot be loaded again.
+        result of `wb.wrap`. The model of an object cannot be loaded again. `arrays:FOLDER_OR_FILE`
+        evaluates latents, codes or images in files, without a model; see `wb.evidence`.
     data : str or Path
         The images of a tokenizer: a folder, a parquet file, `hub:owner/name`, or a bundled set.
-        The test images are evaluated, or every image of a source without splits.
+        The test images are evaluated, or every image of a source without splits. With arrays,
+        `data` is optional and must have the same images in the same order.
     out : str or Path
         The folder of the run.
     tokenizer : str or Path, optional
@@ -92,7 +96,8 @@ def evaluate(
     overwrite : bool
         Whether to replace an imported run, with all files in its folder.
     **options
-        Options of the family, such as `config` of ldm.
+        Options of the family, such as `config` of ldm. Those of arrays are `codebook`, the number
+        of codes, and `grid`, the rows and columns of the tokens.
 
     Returns
     -------
@@ -113,7 +118,21 @@ def evaluate(
     if out is None:
         raise UserError("Give out, the folder of the run, as in out='runs/a'.")
     folder = Path(out)
-    _check_unused(folder, overwrite)
+    check_new_run(folder, overwrite=overwrite)
+    if isinstance(model, str) and model.startswith(ARRAYS_PREFIX):
+        _check_none_given(
+            {"tokenizer": tokenizer, "revision": revision, "trust": trust}
+            | {"only": only, "skip": skip}
+        )
+        return evaluate_arrays(
+            model.removeprefix(ARRAYS_PREFIX),
+            folder,
+            data=data,
+            side=side,
+            limit=limit,
+            seed=seed,
+            **options,
+        )
     if _is_generator(model):
         select_collectors("generator", only=only, skip=skip)
         if data is not None or tokenizer is None:
@@ -174,22 +193,6 @@ class _Prepared:
     source: Run | None = None
 
 
-def _check_unused(folder: Path, overwrite: bool) -> None:
-    """Raise RunError if a folder holds anything but an imported run that may be replaced."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder} is a file, and a run is a folder. Choose another path.")
-    if (folder / "config.json").exists():
-        is_imported = Run(folder).config.imported is not None
-        if is_imported and overwrite:
-            return
-        advice = ", or replace it with overwrite=True (--overwrite)" if is_imported else ""
-        raise RunError(f"{folder} already holds a run. Choose another folder{advice}.")
-    if any(folder.iterdir()):
-        raise RunError(f"{folder} holds other files. Choose a new folder.")
-
-
 def _is_generator(model: "str | Tokenizer | Generator") -> bool:
     """Return True if the model is a generator, by its type or the family of its address."""
     from workbench.generators.base import Generator
@@ -197,7 +200,8 @@ def _is_generator(model: "str | Tokenizer | Generator") -> bool:
     from workbench.tokenizers.pretrained import FAMILIES as TOKENIZERS
 
     if isinstance(model, str):
-        return Address.parse(model, families=[*TOKENIZERS, *GENERATORS]).family in GENERATORS
+        families = [*TOKENIZERS, *GENERATORS, ARRAYS_FAMILY]
+        return Address.parse(model, families=families).family in GENERATORS
     return isinstance(model, Generator)
 
 
@@ -389,6 +393,13 @@ def _check_same_tokens(generator: "Generator", source: Run) -> None:
         raise UserError(
             f"The generator samples {count} tokens per image, but {source.folder} has {expected}."
         )
+
+
+def _check_none_given(options: Mapping[str, Any]) -> None:
+    """Raise UserError if an option that only a model has is given with arrays."""
+    names = [name for name, value in options.items() if value]
+    if names:
+        raise UserError(f"{', '.join(names)} cannot be given with arrays, which have no model.")
 
 
 def _check_no_options(options: Mapping[str, Any]) -> None:

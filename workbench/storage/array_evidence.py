@@ -30,17 +30,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.core.errors import RunError, UserError
+from workbench import __version__
+from workbench.core.errors import UserError
 from workbench.core.fingerprint import FINGERPRINT_DIGITS, image_fingerprint
 from workbench.storage.array_files import ArrayFiles, Parts, read_array_files
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence import ARRAYS, PADDING, Evidence
 from workbench.storage.files import printable
 from workbench.storage.mapped_array import create_mapped_array
-from workbench.storage.run import IMPORTED_STEP, Run
-from workbench.storage.run_config import ImportedConfig
+from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
+from workbench.storage.run_config import DataConfig, ImportedConfig
 
-FAMILY = "arrays"  # of the address of a run that has arrays and no model
+ARRAYS_FAMILY = "arrays"  # of the address of a run that has arrays and no model
 CLASS_PATH = "arrays:Arrays"  # in place of the class of a model
 MAX_JOINED_BYTES = 2**28  # larger arrays are joined in a temporary file
 CHUNK_BYTES = 2**24  # read at a time
@@ -87,6 +88,7 @@ def evidence(
     grid: Grid | None = None,
     names: Sequence[str] = (),
     limit: int | None = None,
+    seed: int = 0,
     out: str | Path | None = None,
 ) -> Evidence:
     """Return evidence from nothing but arrays, which every analysis takes.
@@ -119,7 +121,9 @@ def evidence(
     names : sequence of str, optional
         The names of the classes, by label.
     limit : int, optional
-        Use at most this many images, drawn at random with seed 0. By default all.
+        Use at most this many images, drawn at random. By default all.
+    seed : int
+        Seed of the choice of images.
     out : str or Path, optional
         A new folder. The evidence is saved there as a run in the state `imported`, which the
         dashboard and reports open as any other.
@@ -146,7 +150,7 @@ def evidence(
     4
     """
     if out is not None:
-        check_unused(Path(out))
+        check_new_run(Path(out))
     arguments = {
         "latents": latents,
         "codes": codes,
@@ -165,7 +169,7 @@ def evidence(
     table = _codebook(arrays["codebook"], columns) if "codebook" in arrays else None
     if table is not None and "codes" in columns:
         _check_codes_fit(columns["codes"].parts, arrays["codebook"], table)
-    rows = _drawn_rows(count, limit)
+    rows = _drawn_rows(count, limit, seed)
     assembled = {
         name: _assemble(column, ARRAYS[name].dtype, rows)
         for name, column in columns.items()
@@ -181,7 +185,7 @@ def evidence(
         "fingerprint": _fingerprint(assembled, class_names),
         "n": num_images,
         "of": count,
-        "seed": 0,
+        "seed": seed,
         "discrete": "codes" in columns,
         "grid": None if common_grid is None else list(common_grid),
         "sources": {name: parts.source for name, parts in arrays.items() if parts.source},
@@ -189,21 +193,34 @@ def evidence(
     if stored.stats is not None:
         provenance["latent_stats"] = stored.stats.to_dict()
     result = Evidence(provenance=provenance, **assembled, codebook=table)
-    return result if out is None else _save_run(result, files, Path(out))
+    return result if out is None else save_array_run(result, Path(out), files=files).evidence()
 
 
-def check_unused(folder: Path) -> None:
-    """Raise RunError if a new folder is a file, or contains anything."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file where a folder is needed. Choose another path.")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty. Choose a new folder.")
+def save_array_run(
+    result: Evidence,
+    folder: Path,
+    *,
+    files: str | Path | None = None,
+    data: DataConfig | None = None,
+) -> Run:
+    """Save evidence of arrays as an imported run that has no model.
 
+    Parameters
+    ----------
+    result : Evidence
+        The evidence.
+    folder : Path
+        The folder of the run. An existing folder is replaced.
+    files : str or Path, optional
+        The files that the arrays are from.
+    data : DataConfig, optional
+        The images.
 
-def _save_run(result: Evidence, files: str | Path | None, folder: Path) -> Evidence:
-    """Save evidence as an imported run that has no model, and return it opened."""
-    from workbench import __version__
-
+    Returns
+    -------
+    Run
+        The run.
+    """
     settings = {}
     if result.latents is not None:
         settings = {"num_tokens": result.latents.shape[1], "dim": result.latents.shape[2]}
@@ -211,18 +228,20 @@ def _save_run(result: Evidence, files: str | Path | None, folder: Path) -> Evide
         settings = {"num_tokens": result.codes.shape[1]}
     if result.codebook is not None:
         settings["codebook_size"] = result.codebook.shape[1]
-    address = None if files is None else f"{FAMILY}:{Path(files).resolve()}"
-    config = {
+    address = None if files is None else f"{ARRAYS_FAMILY}:{Path(files).resolve()}"
+    sections: dict[str, Any] = {
         "class": CLASS_PATH,
         "settings": settings,
         "imported": ImportedConfig(kind="arrays", address=address),
         "versions": {"workbench": __version__, "numpy": np.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with atomic_folder(folder) as temporary:
-        run = Run.create(temporary, config)
+    if data is not None:
+        sections["data"] = data
+    with atomic_folder(folder, same_name=True) as temporary:
+        run = Run.create(temporary, sections)
         result.save(run.evidence_folder(IMPORTED_STEP))
-    return Run(folder).evidence()
+    return Run(folder)
 
 
 def _merged(stored: Mapping[str, Parts], arguments: Mapping[str, Any]) -> dict[str, Parts]:
@@ -519,13 +538,13 @@ def _check_codes_fit(codes: Parts, codebook: Parts, table: np.ndarray) -> None:
         )
 
 
-def _drawn_rows(count: int, limit: int | None) -> np.ndarray | None:
+def _drawn_rows(count: int, limit: int | None, seed: int) -> np.ndarray | None:
     """Return the images to use, ascending; None for all."""
     if limit is None or limit >= count:
         return None
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
-    return np.sort(np.random.default_rng(0).permutation(count)[:limit])
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
 def _assemble(column: _Column, dtype: npt.DTypeLike, rows: np.ndarray | None) -> np.ndarray:

@@ -74,6 +74,14 @@ def atomic_folder(folder: Path, *, same_name: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise RunError if a path is a file, or a folder that contains anything."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file where a folder is needed. Choose another path.")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} holds other files. Choose a new folder.")
+
+
 def _replace_folder(source: Path, target: Path) -> None:
     """Move a folder to a path where another may be, which another process may replace as well."""
     for attempt in range(MAX_ATTEMPTS):

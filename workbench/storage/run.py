@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.core.trusted import MAIN, PACKAGE, import_trusted, is_trusted
 from workbench.storage import control
-from workbench.storage.atomic import atomic_path, read_json, write_text
+from workbench.storage.atomic import atomic_path, check_new_folder, read_json, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
 from workbench.storage.files import (
@@ -555,6 +555,18 @@ class Run:
         status = self.status()
         progress = f"{status['state']} at step {status['step']} of {status['steps']}"
         return f"Run('{self.folder}'): {self.kind}, {progress}"
+
+
+def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise RunError if a folder holds anything but an imported run that may be replaced."""
+    if not (folder / "config.json").exists():
+        check_new_folder(folder)
+        return
+    is_imported = Run(folder).config.imported is not None
+    if is_imported and overwrite:
+        return
+    advice = ", or replace it with overwrite=True (--overwrite)" if is_imported else ""
+    raise RunError(f"{folder} already holds a run. Choose another folder{advice}.")
 
 
 def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
