@@ -227,7 +227,9 @@ def test_sizes_and_scale_come_from_the_configuration(tmp_path):
     assert pretrained.scale.std == (2.0,)
     assert len(pretrained.notes) == 1 and "embed_dim 5" in pretrained.notes[0]
     assert [file.name for file in pretrained.files] == ["model.safetensors", "config.json"]
-    assert load(f"ldm:{tmp_path}", scale=4).scale.std == (0.25,)
+    assert load(f"ldm:{tmp_path}", scale="4").scale.std == (0.25,)
+    larger = load(f"ldm:{tmp_path}", side=128)
+    assert larger.side == 128 and larger.tokenizer.grid == (64, 64)
     yaml = tmp_path / "my.yaml"
     yaml.write_text("model:\n  params:\n    ddconfig:\n      resolution: 32\n")
     assert load(f"ldm:{tmp_path / 'model.safetensors'}", config=str(yaml)).side == 32
@@ -362,7 +364,7 @@ def test_ldm_file_for_llamagen_raises(tmp_path):
         ({"posterior": "median"}, "posterior"),
         ({"posterior": "sample"}, "VQ"),
         ({"scale": 0.0}, "scale"),
-        ({"seed": -1}, "seed"),
+        ({"side": 31}, "side"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml"),
         ({"file": "nowhere.pt"}, "nowhere.pt"),
     ],

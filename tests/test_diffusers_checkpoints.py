@@ -189,6 +189,8 @@ def test_a_network_of_one_side_refuses_others(tmp_path):
     assert pretrained.side == 16 and not pretrained.flexible
     with pytest.raises(UserError):
         pretrained.tokenizer.encode(images(rows=32, columns=32))
+    with pytest.raises(UserError, match="side"):
+        load(f"diffusers:{tmp_path}", side=32)
 
 
 def test_half_precision_is_computed_in_float32(tmp_path):
@@ -220,6 +222,14 @@ def test_autoencoder_of_a_pipeline_is_found(tmp_path):
     make("AutoencoderKL").save_pretrained(tmp_path / "vae")
     (tmp_path / "model_index.json").write_text("{}")
     assert load(f"diffusers:{tmp_path}").tokenizer.encode(images()).grid == (8, 8)
+
+
+def test_side_is_an_option(tmp_path):
+    make("AutoencoderKL").save_pretrained(tmp_path)
+    pretrained = load(f"diffusers:{tmp_path}", side="24")
+    assert pretrained.side == 24 and pretrained.tokenizer.grid == (12, 12)
+    with pytest.raises(UserError, match="side"):
+        load(f"diffusers:{tmp_path}", side=25)
 
 
 def change_config(folder, **changes) -> None:

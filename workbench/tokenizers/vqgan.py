@@ -33,6 +33,7 @@ class VQGAN(TrainableTokenizer):
     """Convolutional encoder, nearest codeword, convolutional decoder."""
 
     discrete = True
+    respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, CodebookConfig, ConvConfig):

@@ -135,6 +135,7 @@ def build_kl(
     """
     with torch.random.fork_rng(devices=[]):
         model = VAVAE(VAVAE.Config(**settings, align_weight=0.0))
+    model.respects_active = False  # its decoder was trained with all tokens
     views = autoencoder_views(model.encoder, model.decoder)
     notes: tuple[str, ...] = ()
     if not any(name.startswith(("quant_conv.", "post_quant_conv.")) for name in weights):
@@ -156,6 +157,7 @@ def build_vq(path: Path, weights: Mapping[str, Tensor], settings: Mapping[str, A
         model = VQGAN(
             VQGAN.Config(**settings, codebook_size=len(codebook), learn="gradient", revive=0.0)
         )
+    model.respects_active = False  # its decoder was trained with all tokens
     views = autoencoder_views(model.encoder, model.decoder)
     views[CODEBOOK] = model.quantizer.codebook.data[0]
     copy_weights(path, weights, views)

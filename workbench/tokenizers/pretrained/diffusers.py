@@ -16,7 +16,6 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.core.types import Images, Tokens
 from workbench.nn.image_shape import check_image_multiple, check_image_shape
@@ -99,6 +98,8 @@ class DiffusersAutoencoder(Tokenizer):
         Seed of samples of the posterior. By default, latents are its mean.
     """
 
+    respects_active = False
+
     def __init__(
         self,
         network: nn.Module,
@@ -138,7 +139,7 @@ class DiffusersAutoencoder(Tokenizer):
         return _tokens(latents)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Decode tokens to images; inactive tokens are zero."""
+        """Decode all tokens to images."""
         latents = _cells(tokens, self.grid).to(_dtype(self.network))
         if self.convention.has_frames:
             latents = latents[:, :, None]
@@ -160,6 +161,7 @@ class DiffusersVQModel(Tokenizer):
     """
 
     discrete = True
+    respects_active = False
 
     def __init__(self, network: nn.Module, frame: Frame) -> None:
         super().__init__()
@@ -187,7 +189,7 @@ class DiffusersVQModel(Tokenizer):
         return Tokens(codewords[codes], codes, grid=features.grid)
 
     def decode(self, tokens: Tokens) -> Images:
-        """Decode tokens to images; inactive tokens are zero."""
+        """Decode all tokens to images."""
         latents = _cells(tokens, self.grid).to(_dtype(self.network))
         images: Tensor = self.network.decode(latents, force_not_quantize=True).sample
         return images.float()
@@ -313,9 +315,10 @@ def load(
     address: Address,
     *,
     revision: str | None = None,
-    posterior: str = "mean",
+    side: int | None = None,
+    posterior: Literal["mean", "sample"] = "mean",
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> Pretrained:
     """Load an autoencoder of diffusers.
 
@@ -326,6 +329,8 @@ def load(
         autoencoder of a pipeline is found in its folder `vae`.
     revision : str, optional
         A branch, tag or commit on the hub.
+    side : int, optional
+        The side of the images in pixels, if it is not that of the configuration.
     posterior : {"mean", "sample"}
         The latents of a KL autoencoder.
     seed : int
@@ -339,9 +344,8 @@ def load(
         If diffusers is not installed or does not have the class, or files are missing, damaged or
         do not fit it.
     """
-    is_sampled = coerce(Literal["mean", "sample"], "posterior", posterior) == "sample"
-    seed = coerce(int, "seed", seed, low=0)
-    precision = DTYPES[coerce(Literal["float32", "bfloat16", "float16"], "dtype", dtype)]
+    if seed < 0:
+        raise UserError(f"seed must be at least 0, got {seed}.")
     folder = _model_folder(address.resolve(PATTERNS, revision=revision))
     config = _read_config(folder / CONFIG)
     name = config.get("_class_name")
@@ -353,13 +357,13 @@ def load(
     if not isinstance(name, str) or name not in CLASSES:
         raise unknown("supported class of diffusers", str(name), CLASSES)
     convention = CLASSES[name]
-    if is_sampled and not convention.has_posterior:
+    if posterior == "sample" and not convention.has_posterior:
         raise UserError(f"{printable(folder)} is an {name}, which has no posterior.")
     files = _weight_files(folder)
-    network: Any = _load_network(folder, name, convention, files, precision)
+    network: Any = _load_network(folder, name, convention, files, DTYPES[dtype])
     frame = Frame(
         channels=network.config[convention.channels],
-        side=_side(config, network, convention),
+        side=_side(config, network, convention, side),
         factor=convention.factor(network),
         flexible=convention.flexible,
     )
@@ -367,7 +371,7 @@ def load(
     if name == VQ_MODEL:
         tokenizer = DiffusersVQModel(network, frame)
     else:
-        sample_seed = seed if is_sampled else None
+        sample_seed = seed if posterior == "sample" else None
         tokenizer = DiffusersAutoencoder(network, convention, frame, sample_seed)
     return Pretrained(
         tokenizer=tokenizer,
@@ -456,14 +460,22 @@ def _load_network(
     return model
 
 
-def _side(config: Mapping[str, Any], network: Any, convention: Convention) -> int:
+def _side(
+    config: Mapping[str, Any], network: Any, convention: Convention, requested: int | None
+) -> int:
     """Return the side of images: a multiple of the factor."""
+    factor = convention.factor(network)
     if not convention.flexible:
         side: int = network.decoder_image_size
+        if requested not in (None, side):
+            raise UserError(f"This network takes images of {side} pixels, got side={requested}.")
         return side
+    if requested is not None:
+        if requested < factor or requested % factor:
+            raise UserError(f"side must be a multiple of {factor}, got {requested}.")
+        return requested
     size = config.get("sample_size", DEFAULT_SIDE)
     height = size[0] if isinstance(size, list) and size else size
-    factor = convention.factor(network)
     if not is_count(height) or height < factor:
         return DEFAULT_SIDE
     return int(height // factor) * factor
@@ -475,11 +487,8 @@ def _tokens(latents: Float[Tensor, "b d h w"]) -> Tokens:
 
 
 def _cells(tokens: Tokens, grid: tuple[int, int]) -> Float[Tensor, "b d h w"]:
-    latents = tokens.latents
-    if tokens.active is not None:
-        latents = latents * rearrange(tokens.active, "b n -> b n 1")
     rows, columns = tokens.grid or grid
-    return rearrange(latents, "b (h w) d -> b d h w", h=rows, w=columns)
+    return rearrange(tokens.latents, "b (h w) d -> b d h w", h=rows, w=columns)
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, missing_extra
 from workbench.storage.files import (
     DamagedError,
@@ -101,8 +100,9 @@ def load(
     revision: str | None = None,
     file: str | None = None,
     config: str | None = None,
+    side: int | None = None,
     scale: float | None = None,
-    posterior: str = "mean",
+    posterior: Literal["mean", "sample"] = "mean",
     seed: int = 0,
 ) -> Pretrained:
     """Load a KL or VQ autoencoder.
@@ -119,6 +119,8 @@ def load(
         A YAML or JSON file with the settings of the original code, for what shapes do not contain:
         the side of the images (`resolution`) and the scaling factor of latents. By default,
         config.json, config.yaml or model.yaml in the folder.
+    side : int, optional
+        The side of the images in pixels, if it is not that of the configuration.
     scale : float, optional
         The factor by which latents are multiplied for diffusion.
     posterior : {"mean", "sample"}
@@ -131,11 +133,8 @@ def load(
     UserError
         If a file is missing or damaged, does not fit the layout, or an option is not valid.
     """
-    scale = coerce(float | None, "scale", scale)
     if scale is not None and scale <= 0:
         raise UserError(f"scale must be greater than 0, got {scale}.")
-    is_sampled = coerce(Literal["mean", "sample"], "posterior", posterior) == "sample"
-    seed = coerce(int, "seed", seed, low=0)
     location = address.resolve(_hub_patterns(file, config), revision=revision)
     path = _weight_file(location, file)
     config_path = _config_file(location, config)
@@ -144,19 +143,19 @@ def load(
     weights, notes = _autoencoder_weights(path, checkpoint)
     settings = autoencoder_settings(path, weights)
     notes += _contradictions(settings, original)
-    settings["side"] = original.get("resolution", settings["side"])
+    published = _recognize(path, settings)
+    if side is None and published is None and "resolution" not in original:
+        notes += (SIDE_NOTE,)
+    settings["side"] = side or original.get("resolution", settings["side"])
     tokenizer: Tokenizer
     if CODEBOOK in weights:
-        if is_sampled:
+        if posterior == "sample":
             raise UserError(f"{printable(path)} is a VQ autoencoder, which has no posterior.")
         tokenizer = build_vq(path, weights, settings | {"cosine": False})
     else:
-        sample_seed = seed if is_sampled else None
+        sample_seed = seed if posterior == "sample" else None
         tokenizer, more_notes = build_kl(path, weights, settings | {"sample_seed": sample_seed})
         notes += more_notes
-    published = _recognize(path, settings)
-    if published is None and "resolution" not in original:
-        notes += (SIDE_NOTE,)
     statistics = _statistics_file(path)
     latent_scale = _factor_scale(scale)
     if latent_scale is None and statistics is not None:

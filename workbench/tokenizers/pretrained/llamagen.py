@@ -28,7 +28,7 @@ MIDDLE_NAMES = {"0": "block_1", "1": "attn_1", "2": "block_2"}
 DECODER_LEVEL = re.compile(r"decoder\.conv_blocks\.(\d+)\.")
 
 
-def load(address: Address, *, revision: str | None = None) -> Pretrained:
+def load(address: Address, *, revision: str | None = None, side: int | None = None) -> Pretrained:
     """Load a tokenizer of LlamaGen.
 
     Parameters
@@ -37,6 +37,8 @@ def load(address: Address, *, revision: str | None = None) -> Pretrained:
         A file, a folder with one file of weights, or a repository on the hub.
     revision : str, optional
         A branch, tag or commit on the hub.
+    side : int, optional
+        The side of the images in pixels; 256 by default.
 
     Raises
     ------
@@ -52,6 +54,7 @@ def load(address: Address, *, revision: str | None = None) -> Pretrained:
         )
     weights = ldm_layout(weights)
     settings = autoencoder_settings(path, weights)
+    settings["side"] = side or settings["side"]
     return Pretrained(
         tokenizer=build_vq(path, weights, settings | {"cosine": True, "pixel": "l2"}),
         files=(path,),
