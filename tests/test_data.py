@@ -498,6 +498,24 @@ def test_limit_bounds_the_files_that_are_read(tmp_path):
     assert str(error.value).count("is empty") == 2
 
 
+def test_only_the_sample_is_read(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i:02}.png").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        load(str(tmp_path), limit=9, sample=2)
+    assert str(error.value).count("is empty") == 2
+
+
+def test_sample_equals_take(cats_and_dogs):
+    every = load(str(cats_and_dogs), limit=12)
+    some = load(str(cats_and_dogs), limit=12, sample=5, seed=2)
+    assert some.fingerprint == every.take(5, seed=2).fingerprint
+    assert (len(some), some.total, every.total) == (5, 12, 12)
+    assert load("digits", split="test", sample=5).total == 360
+    with pytest.raises(UserError, match="sample"):
+        load("digits", sample=0)
+
+
 def test_limit_draws_the_same_images_each_time(cats_and_dogs):
     some = load(str(cats_and_dogs), limit=6)
     assert len(some) == 6 and set(some.labels) == {0, 1}

@@ -108,6 +108,18 @@ def test_run_on_a_stream_resumes_and_is_collected(folder, tmp_path):
     torch.testing.assert_close(torch.tensor(resumed.history().pixel.values), losses)
 
 
+def test_total_of_a_stream_is_known_at_its_end(folder):
+    source = f"stream:{folder}"
+    totals = {n: load(source, split="test", side=8, sample=n).total for n in (5, 12, 13)}
+    assert totals == {5: None, 12: 12, 13: 12}
+
+
+def test_sample_of_a_stream_may_exceed_the_default(folder, monkeypatch):
+    monkeypatch.setattr("workbench.data.stream.DEFAULT_LIMIT", 3)
+    assert len(load(f"stream:{folder}", side=8)) == 3
+    assert len(load(f"stream:{folder}", side=8, sample=50)) == 50
+
+
 def test_damaged_image_becomes_a_gray_square(folder):
     rows = {
         "image": [{"bytes": b"nothing", "path": None}, {"bytes": png(7), "path": None}],

@@ -182,7 +182,7 @@ def _from_evidence(evidence: Evidence, limit: int | None) -> _Source:
     count = length if limit is None else min(limit, length)
 
     def batches() -> Iterator[Batch]:
-        for part in batch_slices(count):
+        for part in batch_slices(count, sum(array[0].size for array in arrays.values())):
             yield {name: np.asarray(array[part]) for name, array in arrays.items()}
 
     return _Source(
@@ -222,7 +222,7 @@ def _encoded(
     model: Tokenizer, images: ImageSet, count: int, selected: Sequence[str], device: torch.device
 ) -> Iterator[Batch]:
     """Encode the images in batches, and yield all arrays that may be exported."""
-    for part in batch_slices(count):
+    for part in batch_slices(count, images.pixels[0].size):
         pixels = images.images(part).to(device)
         with torch.no_grad():
             tokens = model.encode(pixels)

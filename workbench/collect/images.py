@@ -18,7 +18,14 @@ MAX_BATCH_PIXELS = 2**20  # per batch of images, which are 16 images of 256 x 25
 MAX_ARRAY_BYTES = 2**26  # of an array that is only for a closer look
 
 
-def load_images(run: Run, split: str = "test", max_images: int | None = None) -> ImageSet:
+def load_images(
+    run: Run,
+    split: str = "test",
+    max_images: int | None = None,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+) -> ImageSet:
     """Load the images of a tokenizer's run.
 
     A data set without splits that a tokenizer was imported with has the same held-out images as if
@@ -32,6 +39,11 @@ def load_images(run: Run, split: str = "test", max_images: int | None = None) ->
         Held-out or training images; see `workbench.data.load`.
     max_images : int, optional
         Load at most this many images.
+    sample : int, optional
+        Draw at most this many of the images, in random order; of a stream, the first ones. Only
+        these are decoded. Whether other training images have changed is not checked then.
+    seed : int
+        Seed of `sample`.
 
     Raises
     ------
@@ -54,9 +66,17 @@ def load_images(run: Run, split: str = "test", max_images: int | None = None) ->
         channels=data.channels,
         limit=limit,
         resize=data.resize,
+        sample=sample,
+        seed=seed,
     )
-    is_complete = split == "train" and max_images is None and data.fingerprint is not None
-    if is_complete and images.fingerprint != data.fingerprint:
+    # The training images of an imported tokenizer are not among those of its run.
+    if split != "train" or max_images is not None or data.fingerprint is None:
+        return images
+    if sample is None:
+        is_same = images.fingerprint == data.fingerprint
+    else:
+        is_same = bool(data.skipped) or images.total == data.n
+    if not is_same:
         raise RunError(
             f"The images in {source} have changed since {run.folder} was trained on them; train a"
             " new run."
@@ -112,7 +132,7 @@ def pooled_features(
         Features of whole images.
     """
     features = []
-    for part in batch_slices(len(pixels)):
+    for part in batch_slices(len(pixels), pixels.shape[1] * pixels.shape[2]):
         channels_first = torch.tensor(np.moveaxis(pixels[part], -1, 1)).to(device)
         images = channels_first.float() / 127.5 - 1
         features.append(feature_extractor.pooled(images).float().cpu().numpy())

@@ -173,11 +173,11 @@ def _collect(
         modules=modules,
         count=len(selected),
     )
-    images, num_available = _held_out_images(run, models.source, limit, seed)
+    images = _held_out_images(run, models.source, limit, seed)
     with torch.no_grad():
         _run_collectors(selected, model, images, context)
         if sampling is None:
-            provenance = _tokenizer_provenance(images, num_available, context)
+            provenance = _tokenizer_provenance(images, context)
         else:
             provenance = _generator_provenance(sampling, context)
     provenance |= {
@@ -200,18 +200,15 @@ def _collect(
     return run.evidence(step)
 
 
-def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> tuple[ImageSet, int | None]:
-    """Return the images to collect from, and the number of those that they are drawn from.
+def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> ImageSet:
+    """Return the images to collect from.
 
     An imported tokenizer was not trained on any image of the data set, so all of it may be
-    evaluated, and no more images are read than are needed: their number is not known then.
+    evaluated.
     """
-    if source.config.imported is None:
-        every_image = load_images(source)
-        return every_image.take(limit, seed), len(every_image)
-    split = "all" if run is source else "test"
-    images = load_images(source, split, max_images=limit)
-    return images, len(images) if len(images) < limit else None
+    is_imported = source.config.imported is not None
+    split = "all" if is_imported and run is source else "test"
+    return load_images(source, split, sample=limit, seed=seed)
 
 
 def select_collectors(
@@ -273,9 +270,7 @@ def _run_collectors(
     context.report(1.0)
 
 
-def _tokenizer_provenance(
-    images: ImageSet, num_available: int | None, context: CollectContext
-) -> dict[str, Any]:
+def _tokenizer_provenance(images: ImageSet, context: CollectContext) -> dict[str, Any]:
     tokenizer = context.tokenizer
     return {
         "data": images.source,
@@ -283,7 +278,7 @@ def _tokenizer_provenance(
         "names": images.names,
         "fingerprint": images.fingerprint,
         "n": len(images),
-        "of": num_available,
+        "of": images.total,
         "discrete": tokenizer.discrete and tokenizer.codebook is not None,
         "grid": context.grid,
         "teacher": context.feature_extractor.name,

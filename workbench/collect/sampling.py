@@ -1,7 +1,6 @@
 """Samples of a generator as images, and previews of a run during its training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from workbench.generators.base import Generator
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
+DECODE_BATCH = 32  # samples that are decoded at a time
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 2.0
 
@@ -68,10 +68,20 @@ def draw_samples(
 def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:
     """Decode sampled tokens to uint8 (n, h, w, c), on the tokenizer's device."""
     device = model_device(tokenizer)
-    codes = None if tokens.codes is None else tokens.codes.to(device)
-    return to_uint8(
-        tokenizer.decode(replace(tokens, latents=tokens.latents.to(device), codes=codes))
-    )
+
+    def rows(values: Tensor | None, start: int) -> Tensor | None:
+        return None if values is None else values[start : start + DECODE_BATCH].to(device)
+
+    pixels = []
+    for start in range(0, len(tokens.latents), DECODE_BATCH):
+        part = Tokens(
+            latents=tokens.latents[start : start + DECODE_BATCH].to(device),
+            codes=rows(tokens.codes, start),
+            active=rows(tokens.active, start),
+            grid=tokens.grid,
+        )
+        pixels.append(to_uint8(tokenizer.decode(part)))
+    return np.concatenate(pixels)
 
 
 def previewer(

@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.data.images import ImageSet, with_channels
 from workbench.data.resize import DEFAULT_RESIZE
+from workbench.data.split import Selection
 
 __all__ = ["BUNDLED", "ImageSet", "load"]
 
@@ -27,6 +28,8 @@ def load(
     channels: int | None = None,
     limit: int | None = None,
     resize: str | None = None,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> ImageSet:
     """Load images into memory.
 
@@ -51,6 +54,10 @@ def load(
     resize : {"lanczos", "bicubic", "adm"}, optional
         How image files are brought to the side; see `workbench.data.resize`. lanczos by default.
         The bundled sets have their own way.
+    sample : int, optional
+        Draw at most this many of the images, in random order. Only these are decoded.
+    seed : int
+        Seed of `sample`.
 
     Returns
     -------
@@ -74,10 +81,12 @@ def load(
         raise UserError(f"channels must be 1 or 3, got {channels}.")
     if side is not None and side < MIN_SIDE:
         raise UserError(f"side must be at least {MIN_SIDE}, got {side}.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}.")
+    for name, number in (("limit", limit), ("sample", sample)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be at least 1, got {number}.")
+    selection = Selection(limit=limit, sample=sample, seed=seed)
     try:
-        images = _read(str(source), split, side, limit, resize or DEFAULT_RESIZE)
+        images = _read(str(source), split, side, selection, resize or DEFAULT_RESIZE)
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
@@ -88,25 +97,26 @@ def load(
     return replace(images, pixels=with_channels(images.pixels, channels))
 
 
-def _read(source: str, split: str, side: int | None, limit: int | None, resize: str) -> ImageSet:
+def _read(source: str, split: str, side: int | None, selection: Selection, resize: str) -> ImageSet:
     has_splits = source in BUNDLED or source.startswith("stream:")
     if has_splits and split == "all":
         split = "test"
     if source in BUNDLED:
-        return _read_bundled(source, split, side, limit)
+        return _read_bundled(source, split, side, selection)
     if source.startswith("stream:"):
         from workbench.data.stream import first_images
 
-        return first_images(source.removeprefix("stream:"), split, side, None, limit, resize)
+        name = source.removeprefix("stream:")
+        return first_images(name, split, side, None, selection.sample or selection.limit, resize)
     if source.startswith("hub:"):
         from workbench.data.parquet import read_hub
 
-        return read_hub(source.removeprefix("hub:"), split, side, limit, resize)
-    return _read_path(source, split, side, limit, resize)
+        return read_hub(source.removeprefix("hub:"), split, side, selection, resize)
+    return _read_path(source, split, side, selection, resize)
 
 
 def _read_path(
-    source: str, split: str, side: int | None, limit: int | None, resize: str
+    source: str, split: str, side: int | None, selection: Selection, resize: str
 ) -> ImageSet:
     path = Path(source).expanduser()
     try:
@@ -124,14 +134,17 @@ def _read_path(
         raise UserError(f"{source} is not a parquet file. {ACCEPTED_SOURCES}")
     tables = parquet_files(path)
     if tables:
-        return read_parquet(tables, split, side, limit, source, resize)
-    return read_folder(path, split, side, limit, source, resize)
+        return read_parquet(tables, split, side, selection, source, resize)
+    return read_folder(path, split, side, selection, source, resize)
 
 
-def _read_bundled(source: str, split: str, side: int | None, limit: int | None) -> ImageSet:
+def _read_bundled(source: str, split: str, side: int | None, selection: Selection) -> ImageSet:
     from workbench.data.bundled import digits, photos
     from workbench.data.shapes import shapes
 
     read = {"digits": digits, "photos": photos, "shapes": shapes}[source]
     images = read(split, side)
-    return images if limit is None else images.take(limit)
+    if selection.limit is not None:
+        images = images.take(selection.limit)
+    images = replace(images, total=len(images))
+    return images if selection.sample is None else images.take(selection.sample, selection.seed)

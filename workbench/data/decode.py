@@ -197,7 +197,7 @@ def decode_all(
     """
     from tqdm import tqdm
 
-    images: list[np.ndarray] = []
+    pixels: np.ndarray | None = None  # the first image decides on the size
     indices: list[int] = []
     skipped: list[str] = []
     first_name = ""
@@ -215,16 +215,18 @@ def decode_all(
             skipped.append(str(error))
             continue
         first_name = first_name or name
-        _check_same_square(image, name, images[0] if images else image, first_name)
-        images.append(image)
+        if pixels is None:
+            pixels = np.empty((count, *image.shape), np.uint8)
+        _check_same_square(image, name, pixels[0], first_name)
+        if image.shape[-1] > pixels.shape[-1]:  # gray images came first
+            pixels = np.repeat(pixels, image.shape[-1], axis=-1)
+        pixels[len(indices)] = image
         indices.append(index)
-    if not images:
+    if pixels is None:
         reasons = " ".join(skipped[:MAX_REASONS]) or "It is empty."
         raise UserError(f"{source} has no usable image: {reasons}")
-    channels = max(image.shape[-1] for image in images)
-    same_channels = [np.broadcast_to(image, (*image.shape[:2], channels)) for image in images]
     return DecodedImages(
-        pixels=np.stack(same_channels),
+        pixels=pixels[: len(indices)],
         indices=np.array(indices, np.int64),
         skipped=tuple(skipped),
     )

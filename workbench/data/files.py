@@ -11,7 +11,7 @@ from workbench.data.decode import MAX_REASONS, decode_all
 from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
 from workbench.data.resize import DEFAULT_RESIZE
-from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
+from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -28,7 +28,7 @@ def read_folder(
     folder: Path,
     split: str,
     side: int | None,
-    limit: int | None,
+    selection: Selection,
     source: str,
     resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
@@ -45,8 +45,8 @@ def read_folder(
         The split; "all" is every image of a folder without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
-    limit : int, optional
-        Read at most this many images, drawn at random.
+    selection : Selection
+        The images to read.
     source : str
         Name of the folder for errors.
     resize : {"lanczos", "bicubic", "adm"}
@@ -60,7 +60,7 @@ def read_folder(
     splits, problems = _find_splits(folder)
     names = _class_names(splits)
     split = split if split in splits else "test"
-    files = [splits[split][i] for i in subsample_indices(len(splits[split]), limit)]
+    files = [splits[split][i] for i in selection.indices(len(splits[split]))]
     if not files:
         types = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         message = f"{source} has no image for the {split} split (of type {types})."
@@ -89,6 +89,7 @@ def read_folder(
         source=source,
         split=split,
         skipped=(*problems, *decoded.skipped),
+        total=selection.total(len(splits[split])),
     )
 
 

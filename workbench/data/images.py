@@ -40,6 +40,9 @@ class ImageSet:
         One sentence per file that cannot be read.
     complexity : ndarray of float64, shape (n,), or None
         Bits of the description of each image; known only for `shapes`.
+    total : int or None
+        Number of images of the split from which these were drawn, with those that cannot be read;
+        None if it is not known, as for a part of a stream.
     """
 
     pixels: np.ndarray
@@ -49,6 +52,7 @@ class ImageSet:
     split: str
     skipped: tuple[str, ...] = ()
     complexity: np.ndarray | None = None
+    total: int | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

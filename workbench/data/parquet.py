@@ -15,7 +15,7 @@ from workbench.data.decode import decode_all
 from workbench.data.decode_cache import cached_decode
 from workbench.data.images import ImageSet
 from workbench.data.resize import DEFAULT_RESIZE
-from workbench.data.split import TEST_NAMES, held_out_mask, subsample_indices
+from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
 if TYPE_CHECKING:
     import datasets
@@ -98,7 +98,7 @@ def read_parquet(
     files: dict[str, list[Path]],
     split: str,
     side: int | None,
-    limit: int | None,
+    selection: Selection,
     source: str,
     resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
@@ -112,8 +112,8 @@ def read_parquet(
         The split; "all" is every image of files without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
-    limit : int, optional
-        Read at most this many images, drawn at random.
+    selection : Selection
+        The images to read.
     source : str
         Name of the files for errors.
     resize : {"lanczos", "bicubic", "adm"}
@@ -149,7 +149,7 @@ def read_parquet(
         TableSource(name=source, tables=tables, row_name=row_name, files=every_file),
         split,
         side,
-        limit,
+        selection,
         resize,
     )
 
@@ -158,7 +158,7 @@ def read_hub(
     name: str,
     split: str,
     side: int | None,
-    limit: int | None,
+    selection: Selection,
     resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
     """Read the images of a dataset on the Hugging Face hub.
@@ -171,8 +171,8 @@ def read_hub(
         The split; "all" is every image of a dataset without splits, otherwise the test images.
     side : int, optional
         Height and width in pixels; None if all images share one size.
-    limit : int, optional
-        Read at most this many images, drawn at random.
+    selection : Selection
+        The images to read.
     resize : {"lanczos", "bicubic", "adm"}
         How images are brought to this side.
 
@@ -199,7 +199,7 @@ def read_hub(
         ),
         split,
         side,
-        limit,
+        selection,
         resize,
     )
 
@@ -212,19 +212,20 @@ def _train_and_test(parts: Tables) -> Tables:
 
 
 def _read_images(
-    source: TableSource, split: str, side: int | None, limit: int | None, resize: str
+    source: TableSource, split: str, side: int | None, selection: Selection, resize: str
 ) -> ImageSet:
     if split == "all" and "test" in source.tables:
         split = "test"
     part = split if split in source.tables else "train"
     table = source.tables[part]
     rows = _rows_of_split(len(table), split, has_test="test" in source.tables)
-    rows = rows[subsample_indices(len(rows), limit)]
+    total = selection.total(len(rows))
+    rows = rows[selection.indices(len(rows))]
     cells, are_embedded = _image_cells(table, rows, source.name)
     decoded = cached_decode(
         # Files outside the table may change without any change of the table.
         source.files if are_embedded else (),
-        (part, split, side, limit, resize),
+        (part, split, side, selection, resize),
         lambda: decode_all(
             (
                 (source.row_name(part, row), content(cell))
@@ -244,6 +245,7 @@ def _read_images(
         source=source.name,
         split=split,
         skipped=decoded.skipped,
+        total=total,
     )
 
 

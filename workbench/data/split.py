@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,11 +42,43 @@ def held_out_mask(keys: Iterable[str]) -> np.ndarray:
     return mask
 
 
-def subsample_indices(count: int, limit: int | None) -> np.ndarray:
-    """Return the ascending indices of a random `limit` of `count` images, or of all of them."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).permutation(count)[:limit])
+@dataclass(frozen=True)
+class Selection:
+    """A reproducible choice of images, made before any of them is decoded.
+
+    Attributes
+    ----------
+    limit : int or None
+        The number of images that a set is limited to, drawn at random and in their order.
+    sample : int or None
+        The number of images to draw from these, in random order.
+    seed : int
+        The seed of `sample`.
+    """
+
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+
+    def total(self, count: int) -> int:
+        """Return the number of images from which `sample` are drawn, out of `count` images."""
+        return count if self.limit is None else min(self.limit, count)
+
+    def indices(self, count: int) -> np.ndarray:
+        """Return the indices of the chosen images among `count` images.
+
+        Examples
+        --------
+        >>> Selection(limit=3).indices(3)
+        array([0, 1, 2])
+        """
+        total = self.total(count)
+        kept = np.arange(count)
+        if total < count:
+            kept = np.sort(np.random.default_rng(0).permutation(count)[:total])
+        if self.sample is None or self.sample >= total:
+            return kept
+        return kept[np.random.default_rng(self.seed).permutation(total)[: self.sample]]
 
 
 def _key_hash(key: str) -> bytes:

@@ -162,11 +162,16 @@ def first_images(
         If the stream cannot be opened, or no side is given.
     """
     table = _open_table(name, split)
-    rows = list(islice(table, limit or DEFAULT_LIMIT))
+    count = limit or DEFAULT_LIMIT
+    rows = list(islice(table, count + 1))
+    total = len(rows) if len(rows) <= count else None  # a stream ends only when it is read
+    rows = rows[:count]
     if side is None:
         raise UserError(f"stream:{name} has images of many sizes; give a side.")
     source = f"stream:{name}"
-    pixels = np.stack([_decode_row(row, source, side, channels or 3, resize) for row in rows])
+    pixels = np.empty((len(rows), side, side, channels or 3), np.uint8)
+    for index, row in enumerate(rows):
+        pixels[index] = _decode_row(row, source, side, channels or 3, resize)
     values = [row.get("label") for row in rows]
     labels = [value for value in values if isinstance(value, int) and value >= 0]
     has_labels = len(labels) == len(values)
@@ -176,6 +181,7 @@ def first_images(
         names=_class_names(table) if has_labels else (),
         source=source,
         split=split,
+        total=total,
     )
 
 

@@ -277,8 +277,10 @@ def _count(provenance: dict[str, Any]) -> str:
     count = f"{provenance.get('n', 0):,}"
     if "sampling" in provenance:
         return f"{count} samples"
-    if provenance.get("of"):
+    if provenance.get("of") is not None:
         count += f" of {provenance['of']:,}"
+    elif "of" in provenance:  # a stream whose end was not read
+        count += " of an unknown number of"
     kind = "images" if provenance.get("split") == "all" else "held-out images"
     return f"{count} {kind} of {provenance.get('data', 'unnamed data')}"
 

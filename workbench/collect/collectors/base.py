@@ -72,6 +72,12 @@ class CollectContext:
     index: int = 0
     count: int = 1
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        settings = self.source.config.settings
+        return settings["channels"], settings["side"], settings["side"]
+
     @cached_property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the tokens; None if they have no position in the image."""

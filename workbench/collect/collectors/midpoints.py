@@ -23,7 +23,8 @@ def midpoints(model: Tokenizer, images: ImageSet, context: CollectContext) -> Ar
             " number of tokens per image, or there is 1 image."
         )
     flat = rearrange(latents, "n l d -> n (l d)")
-    nearest = torch.cat([_nearest_other(flat, part) for part in batch_slices(len(flat))])
+    parts = batch_slices(len(flat))
+    nearest = torch.cat([_nearest_other(flat, part) for part in parts])
     middles = (latents + latents[nearest]) / 2
     pixels = [to_uint8(decoded) for _, decoded in decode_latents(model, middles, context)]
     features = pooled_features(context.feature_extractor, np.concatenate(pixels), context.device)

@@ -4,12 +4,13 @@ import numpy as np
 import torch
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import ENCODE_BATCH, pooled_features
+from workbench.collect.images import pooled_features
 from workbench.collect.sampling import draw_samples
 from workbench.data import ImageSet
 from workbench.generators.base import Generator
 
 MAX_SAMPLES_PER_CLASS = 64
+SAMPLES_PER_SEED = 256  # samples that are drawn with one seed
 
 
 @collector("generator", provides=["samples", "sample_labels", "sample_features"])
@@ -19,7 +20,7 @@ def samples(model: Generator, images: ImageSet, context: CollectContext) -> Arra
     per_class = max(1, min(MAX_SAMPLES_PER_CLASS, context.limit // classes))
     labels = torch.arange(classes).repeat_interleave(per_class)[: context.limit]
     parts = []
-    for number, part in enumerate(context.track(labels.split(ENCODE_BATCH))):
+    for number, part in enumerate(context.track(labels.split(SAMPLES_PER_SEED))):
         parts.append(
             draw_samples(
                 model,

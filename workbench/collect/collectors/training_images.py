@@ -1,5 +1,7 @@
 """Training images to compare with, and their features."""
 
+import math
+
 from torch import nn
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
@@ -16,11 +18,9 @@ def training_images(model: nn.Module, images: ImageSet, context: CollectContext)
     data = context.source.config.data
     if data is not None and data.split == "all" and context.run is context.source:
         raise NotApplicable(f"{data.source} has no splits, so every image of it was evaluated.")
-    # The training images of an imported tokenizer are not among those of its run.
-    max_images = context.limit if context.is_imported else None
-    train = load_images(context.source, "train", max_images)
-    max_images = max(1, MAX_ARRAY_BYTES // train.pixels[0].size)
-    train = train.take(min(context.limit, max_images), context.seed)
+    max_images = max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape))
+    sample = min(context.limit, max_images)
+    train = load_images(context.source, "train", sample=sample, seed=context.seed)
     extractor = context.feature_extractor
     return {
         "train_images": train.pixels,

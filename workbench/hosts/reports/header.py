@@ -81,7 +81,7 @@ def footer_html(manifest: Mapping[str, Any]) -> str:
 
 def _describe_run(run: Mapping[str, Any]) -> str:
     data = run["data"]
-    images = "held-out images of" if data.get("of") else "samples of a generator for"
+    images = "held-out images of" if "of" in data else "samples of a generator for"
     return (
         f"{run['kind']}, step {run['step']:,} · {data['n']:,} {images} {data['data']} "
         f"· seed {run['seed']}"

@@ -206,7 +206,9 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
     training_data = (run.tokenizer or run).config.data
     if not image_fingerprint and training_data is not None:
         image_fingerprint = training_data.fingerprint
-    data = {name: provenance.get(name) for name in ("data", "split", "n", "of")}
+    data = {name: provenance.get(name) for name in ("data", "split", "n")}
+    if "of" in provenance:  # samples of a generator have no total
+        data["of"] = provenance["of"]
     return {
         "name": run.name,
         "folder": str(run.folder),
