@@ -22,6 +22,7 @@ PROVENANCE = {
     "class": "m:Mine",
     "names": ["cat", "dog"],
     "discrete": True,
+    "imported": {"address": "llamagen:vq_ds16_c2i.pt"},
 }
 GRID = (
     np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(1, 16, 2).astype(np.float32)

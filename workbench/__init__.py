@@ -15,6 +15,7 @@ latent_map, codebook   show the latents of all images, or the codewords with the
 select                 measure a selection of images
 report                 write a report as one HTML file
 evaluate, wrap         evaluate a tokenizer from elsewhere, or from two functions, as a run
+models                 published checkpoints that can be loaded, with their published figures
 load_tokenizer         load a tokenizer that was trained elsewhere, by its address
 load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
@@ -43,6 +44,7 @@ _MODULES = {
     "lens": "workbench.hosts.displays",
     "load_generator": "workbench.generators.pretrained",
     "load_tokenizer": "workbench.tokenizers.pretrained",
+    "models": "workbench.storage.published_models",
     "modes": "workbench.hosts.notebook.shortcuts",
     "open": "workbench.hosts.notebook.explorer",
     "report": "workbench.hosts.reports.report",

@@ -483,6 +483,34 @@ def watch(
     typer.echo(repr(opened))
 
 
+@app.command()
+def models(
+    family: Annotated[
+        str | None, typer.Argument(help="Only this family, such as softvq.", metavar="[FAMILY]")
+    ] = None,
+) -> None:
+    """List published checkpoints that can be loaded, with license and published figures.
+
+    The figures are those of the sources: compare them only with numbers of the same protocol.
+
+    \b
+    workbench models
+    workbench models titok
+    """
+    from workbench.core.errors import unknown
+    from workbench.storage.published_models import MODEL_COLUMNS
+    from workbench.storage.published_models import models as published_models
+
+    table = published_models()
+    families = table["address"].str.partition(":")[0]
+    if family is not None:
+        if family not in set(families):
+            raise unknown("family with published figures", family, set(families))
+        table = table[families == family]
+    rows = table[list(MODEL_COLUMNS)].astype(object)
+    typer.echo(rows.where(rows.notna(), "").to_string(index=False))
+
+
 @app.command(name="list")
 def list_runs(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),

@@ -272,7 +272,9 @@ def _run_collectors(
 
 def _tokenizer_provenance(images: ImageSet, context: CollectContext) -> dict[str, Any]:
     tokenizer = context.tokenizer
+    data = context.source.config.data
     return {
+        "resize": None if data is None else data.resize,
         "data": images.source,
         "split": images.split,
         "names": images.names,

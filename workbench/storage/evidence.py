@@ -613,6 +613,7 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "tokenizer": _is_reference,
     "sampling": _is_table,
     "imported": _is_table,
+    "resize": _is_text,
     "not_collected": _is_table,
     "settings": _is_table,
     "training": _is_table,

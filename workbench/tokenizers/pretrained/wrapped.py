@@ -21,7 +21,7 @@ from workbench.tokenizers.pretrained.base import ResizePolicy
 VALUE_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
 NUM_PROBED_IMAGES = 2
 # Another range is the right one if its reconstruction is this much better, and good.
-MIN_GAIN_DB = 6.0
+MIN_GAIN_DB = 2.0
 MIN_PSNR_DB = 15.0
 MAX_OVERSHOOT = 4.0  # largest absolute value of a reconstruction whose images are in [-1, 1]
 CODEWORD_TOLERANCE = 1e-3  # of latents that are codewords, relative to the largest codeword
@@ -468,5 +468,5 @@ def _describe(output: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
