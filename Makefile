@@ -5,10 +5,10 @@ RUNS ?= runs
 PORT ?= 8765
 WORKERS ?= 3
 TRAIN := $(BIN)/workbench train
-PIP := $(BIN)/pip install -q --disable-pip-version-check -c requirements.lock
+PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo test test-fast wording golden lint format lab dashboard docs bench claims claims-full clean browser
+.PHONY: demo test test-fast wording golden lint format lab dashboard docs bench claims claims-full lock audit clean browser
 
 demo: .venv/demo  ## train on bundled images, write report.html, print the next steps
 	$(TRAIN) softvq-digits --num-tokens 2 --out $(RUNS)/softvq-digits-2
@@ -53,10 +53,10 @@ lab: .venv/demo  ## open the notebooks in JupyterLab
 dashboard: .venv/demo  ## open the dashboard on runs/
 	$(BIN)/workbench dashboard $(RUNS) --port $(PORT)
 
-docs: .venv/docs  ## build the documentation site into docs/_build/html, without network
+docs: .venv/dev  ## build the documentation site into docs/_build/html, without network
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-bench: .venv/bench  ## measure training speed, and compare with public implementations
+bench: .venv/dev  ## measure training speed, and compare with public implementations
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.side_by_side --out side_by_side.json
 
@@ -67,8 +67,17 @@ claims: .venv/demo  ## test the papers' claims at laptop size (CIFAR10=FOLDER, o
 claims-full: .venv/demo  ## the same at full width, on a GPU (CIFAR10=FOLDER)
 	$(BIN)/python -m benchmarks.claims gpu --workers 8
 
+lock: .venv/demo  ## write the locks after a change of pyproject.toml (needs the package index)
+	$(PIP) uv
+	PATH="$(BIN):$$PATH" .ci/lock
+
+audit:  ## compare the locked versions with known advisories (needs the advisory service of PyPI)
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install -q --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements-dev.lock -r requirements-torch.lock
+
 clean:  ## remove everything that can be made again, except the runs
-	rm -rf .venv build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache report.*
+	rm -rf .venv .audit build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache report.*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 browser:
@@ -77,21 +86,14 @@ browser:
 	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && \
 	  { $$SUDO apt-get install -qy chromium-headless-shell || $$SUDO apt-get install -qy chromium; }
 
-# Versions come from the lock. torch is installed first, so that no other package brings a second build of it.
-.venv/demo: pyproject.toml requirements.lock
+# Packages are compared with the hashes in the locks. torch has none: its build for CPU or GPU depends on the machine.
+.venv/demo: pyproject.toml requirements.lock requirements-torch.lock
 	$(PYTHON) -m venv .venv
-	$(PIP) torch
-	$(PIP) -e '.[all]'
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) -r requirements-torch.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/dev: .venv/demo
-	$(PIP) -e '.[dev]'
-	@touch $@
-
-.venv/docs: .venv/demo
-	$(PIP) -e '.[docs]'
-	@touch $@
-
-.venv/bench: .venv/demo
-	$(PIP) -e '.[bench]'
+.venv/dev: .venv/demo requirements-dev.lock
+	$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

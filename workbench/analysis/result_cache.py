@@ -21,7 +21,7 @@ import numpy as np
 from workbench.analysis import result_serialization
 from workbench.analysis.base import Result
 from workbench.core.errors import RunError
-from workbench.storage.atomic import atomic_folder, write_text
+from workbench.storage.atomic import atomic_folder, read_json, write_text
 from workbench.storage.evidence import Evidence
 
 MAX_CACHE_BYTES = 512 * 2**20  # the oldest results are removed beyond it
@@ -264,10 +264,10 @@ def _digest(header: str, values: np.ndarray) -> str:
 
 def _read_hashes(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content: dict[str, Any] = read_json(path, {})
+    except RunError:
         return {}
-    is_valid = isinstance(content, dict) and all(isinstance(x, str) for x in content.values())
+    is_valid = all(isinstance(x, str) for x in content.values())
     return content if is_valid else {}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from workbench import analysis
 from workbench.analysis.base import Result
+from workbench.storage.files import parse_json, read_bytes
 
 JSON_FILE = "result.json"
 SCALAR_TYPES = (str, int, float, bool, type(None))
@@ -66,14 +67,14 @@ def read(folder: Path) -> Result | None:
         None if the files are missing or damaged, or were written by another version of the code.
     """
     try:
-        content = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
-        raw = [(folder / f"{i}.npy").read_bytes() for i in range(len(content["arrays"]))]
+        content = parse_json(read_bytes(folder / JSON_FILE))
+        raw = [read_bytes(folder / f"{i}.npy") for i in range(len(content["arrays"]))]
         digest = content.pop("digest")
         if digest != _json_digest(content) or content["arrays"] != [_digest(x) for x in raw]:
             return None
         arrays = [np.load(io.BytesIO(x), allow_pickle=False) for x in raw]
         result = _from_tree(content["result"], arrays)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
     return result if isinstance(result, Result) else None
 

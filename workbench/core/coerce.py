@@ -56,7 +56,7 @@ def coerce(
     kind = _without_annotations(kind)
     try:
         converted = _adapter(kind).validate_python(_from_text(kind, value))
-    except (pydantic.ValidationError, ValueError, OverflowError):
+    except (pydantic.ValidationError, ValueError, TypeError, OverflowError, RecursionError):
         choices = _choices(kind)
         if choices and isinstance(value, str):
             raise unknown(name, value, map(str, choices)) from None

@@ -33,7 +33,7 @@ from workbench.storage.files import (
     read_bytes,
     unreadable,
 )
-from workbench.storage.migrations import FORMAT, migrate_provenance, stored_array_name
+from workbench.storage.migrations import FORMAT, is_format, migrate_provenance, stored_array_name
 
 MAX_REASON_LENGTH = 200
 PADDING = -1  # in place of a code, where an image has fewer tokens than others
@@ -553,7 +553,7 @@ def _parse_provenance(
 
 def _checked_provenance(stored: Any, folder: Path) -> tuple[dict[str, Any], int]:
     """Return the provenance in the current format, and the format it was stored in."""
-    if not isinstance(stored, dict) or not is_int(stored.get("format")):
+    if not isinstance(stored, dict) or not is_format(stored.get("format")):
         raise DamagedError("it has no format number")
     stored_format = stored.pop("format")
     if stored_format > FORMAT:

@@ -9,6 +9,8 @@ provenance.
 
 from typing import Any
 
+from workbench.storage.files import is_int
+
 FORMAT = 2
 
 # Modules and classes that moved: the stored `module:Class` to the current one.
@@ -49,6 +51,11 @@ EVIDENCE_ARRAYS: dict[str, str] = {}
 CHECKPOINT_GROUPS = {"average": "ema"}
 # Parts of the names of a model's parameters and buffers, matched at the dots.
 STATE_DICT_NAMES: dict[str, str] = {"normaliser": "normalizer"}
+
+
+def is_format(value: Any) -> bool:
+    """Whether a JSON value is the number of a format, of this or another version."""
+    return is_int(value) and value >= 1
 
 
 def migrate_config(config: dict[str, Any]) -> dict[str, Any]:

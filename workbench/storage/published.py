@@ -88,8 +88,12 @@ class Address:
             If the path does not exist, or the repository is not on this machine and cannot be
             downloaded.
         """
-        path = Path(self.location).expanduser()
-        if path.exists():
+        try:
+            path = Path(self.location).expanduser()
+            exists = path.exists()
+        except (OSError, RuntimeError) as error:  # the name is too long, or ~user is unknown
+            raise UserError(f"{printable(self.location)} is not a path: {error}.") from None
+        if exists:
             if revision is not None:
                 raise UserError(f"{path} is on this machine and has no revision `{revision}`.")
             return path

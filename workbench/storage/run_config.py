@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from workbench.core.errors import RunError
 from workbench.storage.files import (
     DamagedError,
     is_count,
-    is_int,
     parse_json,
     printable,
     read_bytes,
 )
-from workbench.storage.migrations import FORMAT, migrate_config
+from workbench.storage.migrations import FORMAT, is_format, migrate_config
 
 REQUIRED = ("class", "settings")
 
@@ -55,12 +54,12 @@ class DataConfig(_Section):
     """
 
     source: str | None = None
-    side: int | None = None
-    channels: int | None = None
-    limit: int | None = None
+    side: StrictInt | None = None
+    channels: StrictInt | None = None
+    limit: StrictInt | None = None
     fingerprint: str | None = None
     names: tuple[str, ...] = ()
-    n: int | None = None
+    n: StrictInt | None = None
     skipped: tuple[Any, ...] = ()
     split: str | None = None
     resize: str | None = None
@@ -78,7 +77,7 @@ class RunReference(_Section):
     """
 
     run: str
-    step: int | None = None
+    step: StrictInt | None = None
 
 
 class ScaleConfig(_Section):
@@ -127,7 +126,7 @@ class ImportedConfig(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     license: str | None = None
-    side: int | None = None
+    side: StrictInt | None = None
     flexible: bool = False
     scale: ScaleConfig | None = None
     notes: tuple[str, ...] = ()
@@ -182,7 +181,7 @@ class RunConfig(_Section):
     imported: ImportedConfig | None = None
     versions: dict[str, Any] = Field(default_factory=dict)
     created: str | None = None
-    format: int = FORMAT
+    format: StrictInt = FORMAT
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any]) -> "RunConfig":
@@ -213,7 +212,7 @@ class RunConfig(_Section):
             stored = parse_json(read_bytes(path))
         except DamagedError as error:
             raise _damaged(path, str(error)) from None
-        if not isinstance(stored, dict) or not is_int(stored.get("format")):
+        if not isinstance(stored, dict) or not is_format(stored.get("format")):
             raise _damaged(path, "it has no format number")
         if stored["format"] > FORMAT:
             raise RunError(

@@ -154,7 +154,9 @@ class ViewState:
                 tab_options=dict(options),
                 selection=None if selection is None else Selection.from_dict(selection),
             )
-        except (TypeError, AttributeError) as error:
+        except UserError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"This is not a saved view: {error}.") from None
 
 

@@ -68,7 +68,9 @@ def gallery(folder: str | Path) -> Path:
             f"workbench report tokenizer --run {folder}/NAME"
         )
     page = folder / "index.html"
-    write_text(page, _page_html(folder, reports))
+    content = _page_html(folder, reports)
+    # Names of runs may contain bytes that are not UTF-8.
+    write_text(page, content.encode("utf-8", "backslashreplace").decode())
     return page
 
 

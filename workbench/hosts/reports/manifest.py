@@ -11,6 +11,7 @@ a number:
 import hashlib
 import importlib.metadata as metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -23,9 +24,11 @@ import numpy as np
 import pandas as pd
 
 import workbench
+from workbench.core.errors import RunError
 from workbench.hosts.reports.sections import STATES, Section
 from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.evidence import Evidence, verify_evidence
+from workbench.storage.files import is_int, is_number
 from workbench.storage.run import Run
 from workbench.workspace.workspace import Workspace
 
@@ -142,9 +145,12 @@ def write_manifest(page: Path, manifest: dict[str, Any], results: pd.DataFrame) 
 
 def read_manifest(page: Path) -> dict[str, Any]:
     """Return a report's manifest; empty if it is missing, damaged or of a newer format."""
-    manifest: dict[str, Any] = read_json(manifest_path(page), {})
-    version = manifest.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    try:
+        manifest: dict[str, Any] = read_json(manifest_path(page), {})
+    except RunError:
+        return {}
+    version = manifest.get("format", math.inf)
+    if not is_int(version) or version > FORMAT or not _has_valid_types(manifest):
         return {}
     return _migrated(manifest) if version < FORMAT else manifest
 
@@ -157,6 +163,28 @@ def fingerprint(paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def _has_valid_types(manifest: Mapping[str, Any]) -> bool:
+    """Whether the entries that the gallery and sweeps read have their types, in any format."""
+    parameters = manifest.get("parameters", {})
+    runs = manifest.get("runs", [])
+    sections = manifest.get("sections", [])
+    lists = (runs, sections, manifest.get("left_out", []))
+    if not isinstance(parameters, dict) or not all(isinstance(entry, list) for entry in lists):
+        return False
+    if not all(isinstance(entry, dict) for entries in lists for entry in entries):
+        return False
+    if not isinstance(manifest.get("template"), str):
+        return False
+    return all(isinstance(section.get("state"), str) for section in sections) and all(
+        isinstance(run.get("folder", ""), str) and _is_optional_number(run.get("psnr"))
+        for run in runs
+    )
+
+
+def _is_optional_number(value: Any) -> bool:
+    return value is None or is_number(value)
 
 
 def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ all reports. Calling the sweep again skips the trials that are complete.
 
 import csv
 import hashlib
+import io
 import itertools
-import json
 import logging
 import os
 import re
@@ -23,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.hosts.reports.gallery import gallery
 from workbench.hosts.reports.manifest import fingerprint, read_manifest
 from workbench.hosts.reports.memory_guard import memory_guard
 from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
+from workbench.storage.files import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from dask.distributed import Client, LocalCluster
@@ -142,11 +143,14 @@ def read_parameter_list(path: Path) -> list[dict[str, Any]]:
         If the file cannot be read or holds no parameter set.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix == ".json":
-                rows = json.load(file)
-            else:
-                rows = list(csv.DictReader(file, strict=True))
+        content = read_bytes(path)
+        if path.suffix == ".json":
+            rows = parse_json(content)
+        else:
+            lines = io.StringIO(content.decode("utf-8"), newline="")
+            rows = list(csv.DictReader(lines, strict=True))
+    except RunError:
+        raise
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list of parameters: {error}.") from None
     # csv.DictReader stores surplus cells under None.

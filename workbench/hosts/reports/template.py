@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.core.coerce import coerce
-from workbench.core.errors import UserError, unknown
+from workbench.core.errors import RunError, UserError, unknown
 from workbench.storage.evidence import verify_evidence
+from workbench.storage.files import parse_json, read_bytes
 from workbench.storage.run import Run
 
 PACKAGE_FOLDER = Path(__file__).parent
@@ -139,6 +140,10 @@ def parameters_of(template: Path) -> list[Parameter]:
         raise UserError(
             f"{template.name}: line {error.lineno} of the parameters cell is not valid Python."
         ) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, deep nesting
+        raise UserError(
+            f"{template.name}: the parameters cell is not valid Python ({error})."
+        ) from None
     return [
         _parameter(template, statement.target.id, statement.annotation, statement.value)
         for statement in statements
@@ -220,13 +225,15 @@ def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
 def _parameters_source(template: Path) -> str:
     """Return the text of the cell tagged `parameters`."""
     try:
-        cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
+        cells = parse_json(read_bytes(template))["cells"]
         sources = [
             "".join(cell["source"])
             for cell in cells
             if "parameters" in cell.get("metadata", {}).get("tags", ())
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except RunError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{template} is not a notebook. A report template is a .ipynb file."
         ) from None
