@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +104,27 @@ def test_shards_of_lightningdit(tmp_path):
     np.testing.assert_allclose(
         result.provenance["latent_stats"]["channel_mean"], TOKENS.mean((0, 1)), rtol=1e-4
     )
+
+
+def test_only_statistics_of_lightningdit_need_torch(tmp_path, monkeypatch):
+    write_shards(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert wb.evidence(tmp_path, out=tmp_path / "run").latents.shape == TOKENS.shape
+    (tmp_path / "latents_stats.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="torch"):
+        wb.evidence(tmp_path)
+
+
+def test_code_in_statistics_is_not_run(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'proof')!r}, 'w')",))
+
+    write_shards(tmp_path)
+    (tmp_path / "latents_stats.pt").write_bytes(pickle.dumps({"mean": Hostile()}, protocol=2))
+    with pytest.raises(UserError, match=r"latents_stats\.pt"):
+        wb.evidence(tmp_path)
+    assert not (tmp_path / "proof").exists()
 
 
 def test_parts_are_in_the_order_of_their_numbers(tmp_path):
@@ -269,6 +291,7 @@ def test_checks_of_codes_alone_find_nothing_wrong():
         {"latents": GRID_LATENTS.transpose(0, 2, 3, 1), "grid": (4, 4)},
         {"latents": np.where(TOKENS > 6, np.nan, TOKENS)},
         {"latents": np.where(TOKENS > 6, np.inf, TOKENS)},
+        {"latents": TOKENS.astype(np.float64) * 1e200},
         {"latents": TOKENS[:, 0]},
         {"latents": TOKENS.astype(int)},
         {"latents": TOKENS[:0]},

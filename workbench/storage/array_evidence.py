@@ -406,7 +406,9 @@ def _check_finite(name: str, parts: Parts) -> None:
     for array, source in zip(parts.arrays, parts.sources, strict=True):
         num_invalid = 0
         for rows in _chunks(array):
-            num_invalid += int((~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)).sum())
+            with np.errstate(over="ignore"):  # a number beyond float32 becomes infinity
+                values = np.asarray(rows, np.float32)
+            num_invalid += int((~np.isfinite(values).reshape(len(rows), -1).all(axis=1)).sum())
         if num_invalid:
             raise UserError(
                 f"{_prefix(source)}{name} contain NaN or infinity in {num_invalid:,} of "

@@ -361,7 +361,10 @@ def _read_stats(folder: Path) -> LatentStats | None:
     path = folder / LIGHTNINGDIT_STATS_FILE
     if not path.exists():
         return None
-    content = read_checkpoint(path)
+    try:
+        content = read_checkpoint(path)
+    except ImportError:
+        raise missing_extra("torch", "train", f"Reading {path.name}") from None
     # A name that is missing gives None, which is refused.
     table = {f"channel_{name}": _flat_list(content.get(name)) for name in ("mean", "std")}
     return LatentStats.from_dict(table, path)
