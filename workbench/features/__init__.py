@@ -12,6 +12,7 @@ dinov2:MODEL (and alike) a model of the hub, or a folder    transformers, and we
 inception                Inception-v3 of the FID            weights, found or downloaded
 inception:FILE           the same                           its weights as a file
 efficientnet             EfficientNet-Lite0 (ImageNet)      the extra `metrics`
+lpips, lpips:alex        VGG-16 and AlexNet of LPIPS        weights, found or downloaded
 resnet56:FILE            ResNet-56 trained on CIFAR-10      weights as a safetensors file
 FOLDER                   a network of `train_contrastive`   the folder of its run
 shuffled:NAME            NAME, of another image             what NAME needs
@@ -59,6 +60,7 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     from workbench.features.hog import HOG
     from workbench.features.hub import FAMILIES, HubExtractor
     from workbench.features.inception import Inception
+    from workbench.features.lpips import LPIPS
     from workbench.features.network import ShuffledExtractor, load_trained_network, random_network
     from workbench.features.resnet import ResNet56
     from workbench.features.standardized import StandardizedExtractor
@@ -74,6 +76,8 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
         return Inception(argument)
     if kind == "efficientnet":
         return EfficientNet(argument)
+    if kind == "lpips":
+        return LPIPS(argument or "vgg")
     if kind == "resnet56":
         return ResNet56(argument)
     if kind == "shuffled":
@@ -87,5 +91,5 @@ def get_feature_extractor(name: str, *, channels: int = 3) -> FeatureExtractor:
     raise unknown(
         "feature extractor",
         name,
-        ["hog", "random", "inception", "efficientnet", *FAMILIES, *patterns],
+        ["hog", "random", "inception", "efficientnet", "lpips", *FAMILIES, *patterns],
     )

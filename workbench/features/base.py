@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images
+from workbench.nn.perceptual import feature_distance
 
 
 class FeatureExtractor(ABC):
@@ -103,8 +105,31 @@ class FeatureExtractor(ABC):
         """
         raise UserError(
             f"{self.name} has no layers in which images can be compared. "
-            "random, a trained network and dinov2 have layers."
+            "random, a trained network, dinov2 and lpips have layers."
         )
+
+    def perceptual_distance(self, images: Images, references: Images) -> Float[Tensor, ""]:
+        """Compute the mean distance between the layers of two batches, with gradients with
+        respect to the images.
+
+        Parameters
+        ----------
+        images, references : Tensor, shape (batch, channels, height, width)
+            Images with values in [-1, 1].
+
+        Returns
+        -------
+        Tensor, shape ()
+            The distance.
+
+        Raises
+        ------
+        UserError
+            If the extractor has no layers.
+        """
+        with torch.no_grad():
+            reference_maps = self.layers(references)
+        return feature_distance(self.layers(images), reference_maps)
 
     @property
     def title(self) -> str:

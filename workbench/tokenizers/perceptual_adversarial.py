@@ -13,7 +13,6 @@ from workbench.core.errors import UserError
 from workbench.core.types import Images
 from workbench.features import get_feature_extractor
 from workbench.nn.discriminator import AdversarialLoss
-from workbench.nn.perceptual import feature_distance
 from workbench.nn.weighting import adaptive_weight
 
 # Fraction of the training in which the perceptual term rises: SoftVQ-VAE's 10,000 of 250,000 steps.
@@ -26,7 +25,7 @@ class PerceptualAdversarialConfig:
     """Settings of both terms; the `Config` of a tokenizer inherits them."""
 
     perceptual_weight: float = 0.0  # of the distance in the features of a frozen network; 0: off
-    perceptual: str = "random"  # name of that feature extractor
+    perceptual: str = "random"  # name of that feature extractor; the papers' is lpips
     adversarial_weight: float = 0.0  # of the loss of a patch discriminator; 0: off
     # Fraction of the training after which the adversarial terms start.
     adversarial_start: float = 0.1
@@ -96,9 +95,7 @@ class PerceptualAdversarialLoss(nn.Module):
         terms: dict[str, Float[Tensor, ""]] = {}
         error = pixel_loss
         if self.extractor is not None:
-            with torch.no_grad():
-                image_maps = self.extractor.layers(images)
-            distance = feature_distance(self.extractor.layers(reconstruction), image_maps)
+            distance = self.extractor.perceptual_distance(reconstruction, images)
             rise = (progress / RISE_FRACTION).clamp(max=1)
             terms["perceptual"] = self.config.perceptual_weight * rise * distance
             error = pixel_loss + terms["perceptual"]
