@@ -102,7 +102,7 @@ def test_commands_work_in_a_shell(tmp_path):
     assert output == f"{tmp_path / 'mine.html'}\n"
     assert "SoftVQ, finished at step 40" in (tmp_path / "mine.html").read_text()
     rows = workbench_("doctor").splitlines()
-    names = ("python", "torch", "cores", "accelerator", "this folder")
+    names = ("python", "torch", "cores", "accelerator", "this folder", "Inception-v3", "VGG-16")
     assert all(any(row.startswith(name) for row in rows) for name in names)
 
 

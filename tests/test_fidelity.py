@@ -193,7 +193,8 @@ def test_only_inception_is_named_fid():
     assert inception.summary().startswith("rFID ")
     assert "fid" in inception.table()
     assert "FID" not in hog.summary() + hog.figure().layout.title.text
-    assert "fd_hog" in hog.summary()
+    assert "rFD (HOG, n = 60, held-out images)" in hog.summary()
+    assert inception.full_name(inception.distances[0]).startswith("rFID (Inception-v3, n = 60,")
 
 
 def test_missing_sets_are_left_out():

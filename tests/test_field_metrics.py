@@ -12,6 +12,7 @@ from workbench.analysis.generation.feature_distances import (
     inception_score,
     kernel_distance,
 )
+from workbench.analysis.generation.fidelity import fidelity
 from workbench.core.errors import UserError
 from workbench.core.moments import Moments
 from workbench.storage import adm
@@ -219,3 +220,68 @@ def test_damaged_archives_end_in_one_sentence(tmp_path):
             list(adm.read_images(path))
     with pytest.raises(UserError, match="missing"):
         adm.read_statistics(tmp_path / "missing.npz")
+
+
+# The analysis
+
+
+def test_spatial_features_logits_and_reference_add_rows():
+    held_out, decoded = normal(60, 3), normal(60, 3, seed=1) * 2
+    logits = 200 * np.eye(4)[np.arange(60) % 4]
+    result = fidelity(
+        held_out,
+        reconstruction_features=decoded,
+        feature_extractor="inception",
+        spatial_features=held_out[:, :2],
+        reconstruction_spatial_features=decoded[:, :2],
+        reconstruction_logits=logits,
+        reference_mean=np.zeros(3),
+        reference_covariance=np.eye(3),
+        reference="ADM reference",
+        protocol="Inception-v3, weights sha256 6726825d",
+    )
+    values = {(d.name, d.real): d.value for d in (*result.distances, *result.spatial_distances)}
+    reference = Moments(np.zeros(3), np.eye(3), None)
+    assert values["rFID", "held-out"] == pytest.approx(frechet_distance(held_out, decoded))
+    assert values["rFID", "ADM reference"] == pytest.approx(
+        gaussian_distance(reference, moments(decoded))
+    )
+    assert values["rsFID", "held-out"] == pytest.approx(
+        frechet_distance(held_out[:, :2], decoded[:, :2])
+    )
+    assert result.scores[0].score == inception_score(logits)[0] > 2
+    summary = result.summary()
+    assert "rFID (Inception-v3, n = 60, ADM reference)" in summary
+    assert summary.endswith("Protocol: Inception-v3, weights sha256 6726825d.")
+    table = result.table()
+    assert len(table) == 3 and set(table["protocol"]) == {result.protocol}
+
+
+def test_reference_of_another_network_is_refused():
+    with pytest.raises(UserError, match="3 and 5 dimensions"):
+        fidelity(
+            reconstruction_features=normal(60, 5),
+            reference_mean=np.zeros(3),
+            reference_covariance=np.eye(3),
+        )
+
+
+def test_wide_features_use_influence_functions_and_few_images_are_named(monkeypatch):
+    a, b = normal(300, 8), 1.5 * normal(300, 8, seed=1)
+    resampled = fidelity(a, reconstruction_features=b).distances[0]
+    module = "workbench.analysis.generation.fidelity"
+    monkeypatch.setattr(f"{module}.MAX_RESAMPLED_FEATURES", 4)
+    wide = fidelity(a, reconstruction_features=b).distances[0]
+    assert wide.value == resampled.value
+    assert wide.high - wide.value == pytest.approx(resampled.high - resampled.value, rel=0.4)
+    assert wide.extrapolated == pytest.approx(resampled.extrapolated, rel=0.2)
+    few = fidelity(normal(40, 60), reconstruction_features=normal(40, 60, seed=1))
+    assert any("40" in warning and "60" in warning for warning in few.warnings)
+
+
+def test_clip_features_have_a_cmmd():
+    a, b = normal(50, 4), normal(50, 4, seed=1) + 1
+    result = fidelity(a, reconstruction_features=b, feature_extractor="clip:openai/model")
+    assert result.distances[0].cmmd == pytest.approx(gaussian_kernel_distance(a, b)[0])
+    assert "cmmd" in result.table()
+    assert "cmmd" not in fidelity(a, reconstruction_features=b, feature_extractor="hog").table()

@@ -245,7 +245,7 @@ def test_floor_is_distance_of_training_images():
     training = featured("a", 4, 0).features + np.float32(1)
     result = token_budget([featured("a", 4, 3, train_features=training)], metric="rfd")
     assert result.floor == pytest.approx(2, rel=1e-4)
-    assert "rFD (hog) is 18.0000 at 4 tokens" in result.summary()
+    assert "rFD (HOG) is 18.0000 at 4 tokens" in result.summary()
     assert "2.0000" in result.summary()
     assert "two sets of real images" in [trace.name for trace in result.figure().data]
     assert (
@@ -262,7 +262,7 @@ def test_rfd_needs_equal_n_and_feature_extractor():
     ]
     result = token_budget(runs, metric="rfd")
     assert result.unmeasured == ("few", "other")
-    assert result.figure().layout.yaxis.title.text == "rFD (hog)"
+    assert result.figure().layout.yaxis.title.text == "rFD (HOG)"
     assert (
         token_budget(
             [featured("a", 4, 1, provenance={"feature_extractor": "inception"})], metric="rfd"

@@ -38,6 +38,10 @@ FeatureExtractorName = Annotated[
         "efficientnet, hog, ...; by default the first of these that needs no download."
     ),
 ]
+ReferenceFile = Annotated[
+    Path | None,
+    typer.Option(help="Reference statistics or images, as an .npz of ADM's evaluator."),
+]
 OnlyCollectors = Annotated[
     list[str] | None,
     typer.Option(help="Run only this collector, and those it requires; repeatable."),
@@ -145,6 +149,7 @@ def collect(
         int, typer.Option(help="Largest number of held-out images or samples.", min=1)
     ] = 2000,
     feature_extractor: FeatureExtractorName = "auto",
+    reference: ReferenceFile = None,
     only: OnlyCollectors = None,
     skip: SkippedCollectors = None,
     trust: TrustOption = None,
@@ -163,11 +168,50 @@ def collect(
         step=step,
         limit=limit,
         feature_extractor=feature_extractor,
+        reference=reference,
         only=only or (),
         skip=skip or (),
         modules=trust or (),
     )
     typer.echo(evidence)
+
+
+@app.command()
+def statistics(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder or parquet file of images, or an .npz with arr_0."),
+    ],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.", dir_okay=False)],
+    feature_extractor: Annotated[
+        str, typer.Option(help="The network; only inception is comparable with published values.")
+    ] = "inception",
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "all",
+    side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Largest number of images; all by default.", min=1)
+    ] = None,
+) -> None:
+    """Write mean and covariance of features of a reference set, as the evaluator of ADM reads them.
+
+    \b
+    workbench statistics path/to/images --side 256 --out reference.npz
+    workbench collect runs/a --reference reference.npz
+    """
+    from workbench.collect.statistics import write_statistics
+
+    written = write_statistics(
+        source,
+        out,
+        feature_extractor=feature_extractor,
+        split=split,
+        side=side,
+        limit=limit,
+    )
+    typer.echo(
+        f"Wrote the statistics of {written.features.count:,} images"
+        f" ({written.features.dim:,} features) to {out}."
+    )
 
 
 @app.command()
@@ -246,6 +290,7 @@ def evaluate(
     limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     feature_extractor: FeatureExtractorName = "auto",
+    reference: ReferenceFile = None,
     revision: Annotated[
         str | None, typer.Option(help="A branch, tag or commit on the hub.")
     ] = None,
@@ -278,6 +323,7 @@ def evaluate(
         limit=limit,
         seed=seed,
         feature_extractor=feature_extractor,
+        reference=reference,
         only=only or (),
         skip=skip or (),
         revision=revision,
@@ -592,9 +638,18 @@ def doctor() -> None:
         "this folder": _writability(),
         f"port {DEFAULT_PORT}": _port_state(DEFAULT_PORT),
     }
+    rows |= _metric_networks()
     width = max(len(name) for name in rows) + 2
     for name, state in rows.items():
         typer.echo(f"{name:<{width}}{state}")
+
+
+def _metric_networks() -> dict[str, str]:
+    try:
+        from workbench.collect.networks import metric_networks
+    except ImportError:
+        return {"metric networks": f"unknown without torch: {install_command('train')}"}
+    return metric_networks()
 
 
 def _installed_version(package: str, extra: str) -> str:

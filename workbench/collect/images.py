@@ -1,6 +1,6 @@
 """The images of a run, and their features."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, pairwise
 
 import numpy as np
@@ -131,12 +131,45 @@ def pooled_features(
     ndarray of float32, shape (n, dim)
         Features of whole images.
     """
-    features = []
-    for part in batch_slices(len(pixels), pixels.shape[1] * pixels.shape[2]):
+    return extractor_outputs(feature_extractor, pixels, device)["features"]
+
+
+def extractor_outputs(
+    feature_extractor: FeatureExtractor,
+    pixels: np.ndarray,
+    device: torch.device,
+    prefix: str = "",
+    skip: Collection[str] = (),
+) -> dict[str, np.ndarray]:
+    """Compute everything that a feature extractor gives for comparing sets of images.
+
+    Parameters
+    ----------
+    feature_extractor : FeatureExtractor
+        The network.
+    pixels : ndarray of uint8, shape (n, h, w, c)
+        The images.
+    device : torch.device
+        Device of the computation.
+    prefix : str
+        Beginning of the names of the arrays, such as `sample_`.
+    skip : collection of str
+        Names of outputs that are not needed.
+
+    Returns
+    -------
+    dict of ndarray of float32, shapes (n, dim)
+        `features`, and whatever else the network has; see `FeatureExtractor.outputs`.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    image_pixels = pixels.shape[1] * pixels.shape[2]
+    for part in batch_slices(len(pixels), image_pixels, limit=feature_extractor.batch_size):
         channels_first = torch.tensor(np.moveaxis(pixels[part], -1, 1)).to(device)
-        images = channels_first.float() / 127.5 - 1
-        features.append(feature_extractor.pooled(images).float().cpu().numpy())
-    return np.concatenate(features)
+        outputs = feature_extractor.outputs(channels_first.float() / 127.5 - 1)
+        for name, values in outputs.items():
+            if name not in skip:
+                parts.setdefault(prefix + name, []).append(values.float().cpu().numpy())
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -145,8 +178,8 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def batch_slices(count: int, pixels: int = 0) -> Iterator[slice]:
-    """Yield slices of at most `ENCODE_BATCH` rows, or fewer for images with many pixels.
+def batch_slices(count: int, pixels: int = 0, *, limit: int = ENCODE_BATCH) -> Iterator[slice]:
+    """Yield slices of at most `limit` rows, or fewer for images with many pixels.
 
     Parameters
     ----------
@@ -154,8 +187,10 @@ def batch_slices(count: int, pixels: int = 0) -> Iterator[slice]:
         Number of rows.
     pixels : int
         Pixels of an image that belongs to each row; 0 if a row is no image.
+    limit : int
+        Largest number of rows.
     """
-    size = ENCODE_BATCH
+    size = limit
     if pixels:
         size = max(1, min(size, MAX_BATCH_PIXELS // pixels))
     edges = [*range(0, count, size), count]

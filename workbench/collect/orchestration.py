@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from workbench.collect.collectors import CollectContext, Collector, ModelKind, collectors
 from workbench.collect.images import load_images
 from workbench.collect.models import LoadedModels, load_models
+from workbench.collect.statistics import reference_name
 from workbench.collect.versions import versions
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.data import ImageSet
@@ -27,6 +29,7 @@ def collect(
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = AUTO,
+    reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     modules: Sequence[str] = (),
@@ -52,6 +55,8 @@ def collect(
     feature_extractor : str
         Name of the network whose features compare sets of images: inception, dinov2,
         efficientnet, hog, ... `auto` uses the first of these that needs no download.
+    reference : path, optional
+        A file of reference statistics or images, such as those of ADM's evaluator.
     only, skip : iterable of str
         Names of collectors: run only these (and those whose arrays they need), or leave these out.
         `workbench.collect.collectors.collectors()` has all of them.
@@ -81,6 +86,7 @@ def collect(
         seed=seed,
         guidance=guidance,
         feature_extractor=feature_extractor,
+        reference=reference,
         only=only,
         skip=skip,
         modules=modules,
@@ -96,6 +102,7 @@ def collect_from(
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = AUTO,
+    reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     modules: Sequence[str] = (),
@@ -110,7 +117,7 @@ def collect_from(
         Its models.
     step : int
         Training step of the checkpoint.
-    limit, seed, guidance, feature_extractor, only, skip, modules
+    limit, seed, guidance, feature_extractor, reference, only, skip, modules
         As for `collect`.
 
     Returns
@@ -127,6 +134,7 @@ def collect_from(
             seed=seed,
             guidance=guidance,
             feature_extractor=feature_extractor,
+            reference=None if reference is None else Path(reference),
             only=only,
             skip=skip,
             modules=modules,
@@ -142,6 +150,7 @@ def _collect(
     seed: int,
     guidance: float,
     feature_extractor: str,
+    reference: Path | None,
     only: Iterable[str],
     skip: Iterable[str],
     modules: Sequence[str],
@@ -171,6 +180,7 @@ def _collect(
         seed=seed,
         guidance=guidance,
         modules=modules,
+        reference=reference,
         count=len(selected),
     )
     images = _held_out_images(run, models.source, limit, seed)
@@ -188,6 +198,7 @@ def _collect(
         "feature_extractor": context.feature_extractor.name,
         "feature_extractor_reason": chosen.reason,
         "protocol": context.feature_extractor.protocol,
+        "reference": None if reference is None else reference_name(reference),
         "settings": run.config.settings,
         "versions": versions(),
         "training": run.config.training,

@@ -28,6 +28,8 @@ class FeatureExtractor(ABC):
         Name under which `get_feature_extractor` returns it, also used in logs.
     dim : int
         e, channels of a feature.
+    batch_size : int
+        Number of images per pass whose activations fit into memory.
     directional : bool
         Only the direction of a feature is meaningful, so that features should be compared by
         cosine.
@@ -36,6 +38,7 @@ class FeatureExtractor(ABC):
     name: str
     dim: int
     directional: bool
+    batch_size: int = 256
 
     @abstractmethod
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:

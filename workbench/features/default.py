@@ -92,8 +92,9 @@ def default_feature_extractor() -> ChosenExtractor:
 def _absence(titles: list[str]) -> str:
     if not titles:
         return ""
-    verb = "is" if len(titles) == 1 else "are"
-    return f"; {' and '.join(titles)} {verb} missing"
+    if len(titles) == 1:
+        return f"; {titles[0]} is missing"
+    return f"; {', '.join(titles[:-1])} and {titles[-1]} are missing"
 
 
 def _has_inception() -> bool:

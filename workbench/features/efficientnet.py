@@ -93,6 +93,7 @@ class EfficientNet(FeatureExtractor):
     title = WEIGHTS.title
     dim = DIM
     directional = False
+    batch_size = 32
 
     def __init__(self, path: str | Path = "") -> None:
         self.weights = WeightsFile(WEIGHTS, path)

@@ -85,6 +85,7 @@ class HubExtractor(FeatureExtractor):
     """
 
     directional = True
+    batch_size = 64
 
     def __init__(self, family: str, model: str = "") -> None:
         if family not in FAMILIES:

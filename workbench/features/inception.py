@@ -122,6 +122,7 @@ class Inception(FeatureExtractor):
     title = "Inception-v3"
     dim = DIM
     directional = False
+    batch_size = 32
 
     def __init__(self, path: str | Path = "") -> None:
         self.weights = WeightsFile(WEIGHTS, path)

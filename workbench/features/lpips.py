@@ -140,11 +140,12 @@ class LPIPS(FeatureExtractor):
         )
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> nn.Sequential:
         """Return the frozen layers of the network."""
         build = _vgg16 if self.name == "lpips:vgg" else _alexnet
-        network = nn.ModuleDict({"features": build()})
-        return self.backbone_file.load_into(network, ignore=("classifier.",))
+        layers = build()
+        self.backbone_file.load_into(nn.ModuleDict({"features": layers}), ignore=("classifier.",))
+        return layers
 
     @cached_property
     def heads(self) -> "_Heads":
@@ -196,7 +197,7 @@ class LPIPS(FeatureExtractor):
         scale = images.new_tensor(SCALE)[:, None, None]
         x = (match_channels(images, 3) - shift) / scale
         outputs = []
-        for index, layer in enumerate(network["features"]):
+        for index, layer in enumerate(network):
             x = layer(x)
             if index in self.spec.outputs:
                 outputs.append(x)

@@ -49,6 +49,7 @@ def evaluate(
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = "auto",
+    reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     revision: str | None = None,
@@ -87,6 +88,8 @@ def evaluate(
     feature_extractor : str
         Name of the network whose features compare sets of images: inception, dinov2, hog, ...;
         "auto" is the first of them that needs no download.
+    reference : path, optional
+        A file of reference statistics or images, such as those of ADM's evaluator.
     only, skip : iterable of str
         Names of collectors to run, or to leave out; see `workbench collect`.
     revision : str, optional
@@ -164,6 +167,7 @@ def evaluate(
                 seed=seed,
                 guidance=guidance,
                 feature_extractor=feature_extractor,
+                reference=reference,
                 only=only,
                 skip=skip,
                 modules=trust,

@@ -155,6 +155,56 @@ class Evidence:
         "midpoint feature",
         "Features of the decoded midpoints between nearest latents.",
     )
+    spatial_features: np.ndarray | None = _array(
+        "float32", "image spatial_feature", "Features of the images with positions, for sFID."
+    )
+    reconstruction_spatial_features: np.ndarray | None = _array(
+        "float32",
+        "image spatial_feature",
+        "Features of the reconstructions with positions, for sFID.",
+    )
+    train_spatial_features: np.ndarray | None = _array(
+        "float32",
+        "train_image spatial_feature",
+        "Features of training images with positions, for sFID.",
+    )
+    sample_spatial_features: np.ndarray | None = _array(
+        "float32", "sample spatial_feature", "Features of the samples with positions, for sFID."
+    )
+    reconstruction_logits: np.ndarray | None = _array(
+        "float32",
+        "image inception_class",
+        "Logits of the reconstructions, for the Inception score.",
+    )
+    sample_logits: np.ndarray | None = _array(
+        "float32", "sample inception_class", "Logits of the samples, for the Inception score."
+    )
+    reference_mean: np.ndarray | None = _array(
+        "float64", "feature", "Mean of the features of a reference set."
+    )
+    reference_covariance: np.ndarray | None = _array(
+        "float64", "feature feature", "Covariance of the features of a reference set."
+    )
+    reference_spatial_mean: np.ndarray | None = _array(
+        "float64", "spatial_feature", "Mean of the spatial features of a reference set."
+    )
+    reference_spatial_covariance: np.ndarray | None = _array(
+        "float64",
+        "spatial_feature spatial_feature",
+        "Covariance of the spatial features of a reference set.",
+    )
+    ssim: np.ndarray | None = _array(
+        "float32", "image", "SSIM of the reconstructions: Gaussian window of 11, pixels in [0, 1]."
+    )
+    ms_ssim: np.ndarray | None = _array(
+        "float32", "image", "MS-SSIM of the reconstructions over five scales, pixels in [0, 1]."
+    )
+    lpips_vgg: np.ndarray | None = _array(
+        "float32", "image", "LPIPS of the reconstructions on VGG-16."
+    )
+    lpips_alex: np.ndarray | None = _array(
+        "float32", "image", "LPIPS of the reconstructions on AlexNet."
+    )
     teacher_features: np.ndarray | None = _array(
         "float16",
         "image patch teacher_feature",
@@ -251,6 +301,16 @@ class Evidence:
     def feature_extractor(self) -> str | None:
         """The network whose features are compared, such as hog or dinov2."""
         return self.provenance.get("feature_extractor")
+
+    @property
+    def feature_extractor_reason(self) -> str | None:
+        """Why this network was used, in one sentence."""
+        return self.provenance.get("feature_extractor_reason")
+
+    @property
+    def reference(self) -> str | None:
+        """The name of the reference set of `reference_mean`."""
+        return self.provenance.get("reference")
 
     @property
     def protocol(self) -> str | None:
@@ -610,6 +670,7 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "feature_extractor": _is_text,
     "feature_extractor_reason": _is_text,
     "protocol": _is_text,
+    "reference": _is_text,
     "tokenizer": _is_reference,
     "sampling": _is_table,
     "imported": _is_table,

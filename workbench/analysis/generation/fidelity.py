@@ -5,19 +5,34 @@ Inception is called FID. It is biased upward in the number of images. Therefore 
 one n, and 2 FD(n) - FD(n/2) is reported as well, which removes the part of the bias that falls as
 1/n (after arXiv 1911.07023). Near copies of training images are counted.
 
+sFID uses features that keep their position in the image, the Inception score the logits of the
+samples. A reference set may be a file of statistics, such as that of ADM's evaluator; its distances
+use all images that there are.
+
 The interpolation distance compares held-out images with decoded midpoints of latents and their
 nearest neighbors. It follows the abstract of arXiv 2603.05630; the full paper was not available.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.distance_names import (
+    distance_column,
+    distance_name,
+    full_name,
+)
 from workbench.analysis.generation.feature_distances import (
+    MAX_MANIFOLD_IMAGES,
     frechet_distance,
+    frechet_error,
+    gaussian_distance,
+    gaussian_kernel_distance,
+    inception_score,
     kernel_distance,
     precision_recall,
 )
@@ -29,10 +44,14 @@ from workbench.analysis.generation.memorization import (
     memorization,
 )
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.moments import BLOCK_ROWS, Moments
 
 MIN_IMAGES = 10  # per set
 MIN_RELIABLE_IMAGES = 1000  # with fewer images, a small distance is mostly bias
 MIN_TAIL_IMAGES = 500  # with fewer held-out images, 1 % of them are a handful
+# With more features, errors come from influence functions: resampling would take minutes.
+MAX_RESAMPLED_FEATURES = 512
+MAX_SPLITS_OF_WIDE_FEATURES = 10
 FLOOR = "floor"
 # Name, real set, evaluated set. The floor is the distance between two sets of real images.
 PAIRS = (
@@ -42,6 +61,9 @@ PAIRS = (
     ("g", "training", "samples"),
     ("gap", "reconstructions", "samples"),
 )
+REAL_SET_NAMES = {"held-out": "held-out images", "training": "training images"}
+# Sets that are compared with a file of reference statistics.
+REFERENCE_PAIRS = (("r", "reconstructions"), ("g", "samples"))
 # Sets of features that belong to the same images, row by row.
 PAIRED_SETS = ("held-out", "reconstructions", "midpoints")
 Sets = dict[str, np.ndarray]
@@ -49,13 +71,17 @@ Sets = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Distance:
-    """Distance between two sets of images of equal size."""
+    """Distance between two sets of images of equal size, or of a set to reference statistics.
 
-    name: str  # rFD, gFD, iFD (interpolation), gap, floor
+    A value that cannot be computed is NaN.
+    """
+
+    name: str  # rFD, gFD, iFD (interpolation), gap, floor; FID or FDD in place of FD
     real: str
     evaluated: str
     value: float  # Fréchet distance
-    # 95 % interval of its variation at this n, by half samples; conservative near the floor.
+    # 95 % interval of its variation at this n, by half samples, which are conservative near the
+    # floor, or by influence functions for over 512 features.
     low: float
     high: float
     extrapolated: float  # to unlimited n, with about the same variation
@@ -63,6 +89,20 @@ class Distance:
     kid_error: float  # standard error over blocks
     precision: float  # fraction of the evaluated images on the manifold of the real images
     recall: float  # fraction of the real images on the manifold of the evaluated images
+    precision_error: float  # binomial standard errors, for fixed manifolds
+    recall_error: float
+    cmmd: float | None  # distance with a Gaussian kernel; None for features other than CLIP's
+    n: int  # images of the evaluated set
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The Inception score of a set of images."""
+
+    evaluated: str
+    score: float
+    deviation: float  # over ten parts of the set
+    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +110,8 @@ class Fidelity(Result):
     """Distances between real, reconstructed and generated images."""
 
     distances: tuple[Distance, ...]
+    spatial_distances: tuple[Distance, ...]  # sFID; empty without spatial features
+    scores: tuple[ClassScore, ...]  # Inception scores; empty without logits
     memorization: Memorization | None  # None without samples, training and held-out images
     # uint8 (height, width, 4): samples above their nearest training images.
     gallery: np.ndarray | None = field(repr=False)
@@ -79,42 +121,60 @@ class Fidelity(Result):
     splits: int
     neighbors: int
     seed: int
+    protocol: str  # network, weights, resizing and versions; empty if they are not known
+    feature_extractor_reason: str
     warnings: tuple[str, ...]
 
     @property
     def metric(self) -> str:
         """Name of the distance as a column: fd_resnet56, or fid for Inception."""
-        if self.feature_extractor == "inception":
-            return "fid"
-        return f"fd_{self.feature_extractor}" if self.feature_extractor else "fd"
+        return distance_column(self.feature_extractor)
 
     @property
     def label(self) -> str:
         """Name of the distance in text: FID in capitals."""
-        return self.metric.upper() if self.metric == "fid" else self.metric
+        column = self.metric
+        return column.upper() if column in ("fid", "fdd") else column
+
+    def full_name(self, distance: Distance) -> str:
+        """Return the name of a distance with its network, number of images and reference set."""
+        real = REAL_SET_NAMES.get(distance.real, distance.real)
+        return full_name(distance.name, self.feature_extractor, distance.n, real)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per pair of sets."""
-        rows = pd.DataFrame([asdict(distance) for distance in self.distances])
-        return rows.rename(columns={"name": "distance", "value": self.metric}).assign(n=self.n)
+        """Return one row per pair of sets, and the scores of the classes of the evaluated set."""
+        distances = (*self.distances, *self.spatial_distances)
+        rows = pd.DataFrame([asdict(distance) for distance in distances])
+        scores = {score.evaluated: score for score in self.scores}
+        if scores:
+            rows["inception_score"] = [
+                getattr(scores.get(d.evaluated), "score", np.nan) for d in distances
+            ]
+        if rows["cmmd"].isna().all():
+            rows = rows.drop(columns="cmmd")
+        return rows.rename(columns={"name": "distance", "value": self.metric}).assign(
+            protocol=self.protocol
+        )
 
     def summary(self) -> str:
         """State every distance with its interval, the floor, the near copies and the warnings."""
-        sentences = []
-        scores = [
-            f"{d.name} {d.value:.4g} ({d.low:.4g} to {d.high:.4g})"
-            for d in self.distances
+        sentences = [
+            f"{self.full_name(d)}: {_value_text(d)}."
+            for d in (*self.distances, *self.spatial_distances)
             if d.name != FLOOR
         ]
-        if scores:
-            sentences.append(
-                f"{', '.join(scores)}: {self.label} with 95 % intervals, n = {self.n:,} images."
-            )
+        if any(d.name != FLOOR for d in self.distances):
+            sentences.append("Parentheses after a value are 95 % intervals.")
         sentences += [
-            f"Two sets of real images have a distance of {d.value:.4g} ({d.low:.4g} to"
-            f" {d.high:.4g}), {self.label} at n = {self.n:,}."
+            f"Two sets of real images have a distance of {_value_text(d)}, {self.label} at"
+            f" n = {d.n:,}."
             for d in self.distances
             if d.name == FLOOR
+        ]
+        sentences += [
+            f"The Inception score of the {score.evaluated} is {score.score:.4g} ±"
+            f" {score.deviation:.2g} (deviation over ten parts, n = {score.n:,})."
+            for score in self.scores
         ]
         if self.memorization:
             copies = self.memorization
@@ -123,7 +183,10 @@ class Fidelity(Result):
                 f" {100 * copies.high:.1f} %) are as near to a training image as the nearest"
                 f" {100 * TAIL_SHARE:g} % of held-out images."
             )
-        return " ".join([*sentences, *self.warnings])
+        sentences += self.warnings
+        if self.protocol:
+            sentences.append(f"Protocol: {self.protocol}. {self.feature_extractor_reason}".rstrip())
+        return " ".join(sentences)
 
 
 def fidelity(
@@ -135,6 +198,19 @@ def fidelity(
     feature_extractor: str = "",
     samples: np.ndarray | None = None,
     train_images: np.ndarray | None = None,
+    spatial_features: np.ndarray | None = None,
+    train_spatial_features: np.ndarray | None = None,
+    reconstruction_spatial_features: np.ndarray | None = None,
+    sample_spatial_features: np.ndarray | None = None,
+    reconstruction_logits: np.ndarray | None = None,
+    sample_logits: np.ndarray | None = None,
+    reference_mean: np.ndarray | None = None,
+    reference_covariance: np.ndarray | None = None,
+    reference_spatial_mean: np.ndarray | None = None,
+    reference_spatial_covariance: np.ndarray | None = None,
+    reference: str = "reference statistics",
+    protocol: str = "",
+    feature_extractor_reason: str = "",
     *,
     splits: Annotated[int, Range(10, 200)] = 40,
     neighbors: Annotated[int, Range(1, 10)] = 3,
@@ -152,8 +228,24 @@ ndarray of float, shape (n, dim), optional
         Name of the network of the features.
     samples, train_images : ndarray of uint8, shape (n, height, width, channels), optional
         The images of the samples and training images, for the gallery of near copies.
+    spatial_features, train_spatial_features, reconstruction_spatial_features, \
+sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
+        Features that keep their position in the image, of the same sets, for sFID.
+    reconstruction_logits, sample_logits : ndarray of float, shape (n, n_classes), optional
+        Logits of the classes, for the Inception score.
+    reference_mean, reference_covariance : ndarray of float, shapes (dim,) and (dim, dim), optional
+        Moments of the features of a reference set.
+    reference_spatial_mean, reference_spatial_covariance : ndarray of float, shapes \
+(spatial_dim,) and (spatial_dim, spatial_dim), optional
+        Moments of the spatial features of a reference set.
+    reference : str, optional
+        Name of the reference set, such as ADM reference.
+    protocol : str, optional
+        How the features were computed, in one line.
+    feature_extractor_reason : str, optional
+        Why this feature extractor was used.
     splits : int, default 40
-        Number of half samples behind the intervals.
+        Number of half samples behind the intervals; at most 10 for over 512 features.
     neighbors : int, default 3
         The k of the manifolds of precision and recall.
     seed : int, default 0
@@ -175,7 +267,8 @@ ndarray of float, shape (n, dim), optional
     References
     ----------
     Heusel et al., arXiv 1706.08500; Binkowski et al., arXiv 1801.01401; Kynkäänniemi et al.,
-    arXiv 1904.06991; Chong and Forsyth, arXiv 1911.07023.
+    arXiv 1904.06991; Chong and Forsyth, arXiv 1911.07023; Nash et al., arXiv 2103.03841;
+    Salimans et al., arXiv 1606.03498; Jayasumana et al., arXiv 2401.09603.
 
     Examples
     --------
@@ -192,33 +285,47 @@ ndarray of float, shape (n, dim), optional
         "midpoints": midpoint_features,
         "samples": sample_features,
     }
+    spatial_sets = {
+        "held-out": spatial_features,
+        "training": train_spatial_features,
+        "reconstructions": reconstruction_spatial_features,
+        "samples": sample_spatial_features,
+    }
+    comparison = _Comparison(feature_extractor, splits, neighbors, seed)
+    reference_moments = _reference(reference_mean, reference_covariance)
     sets = _check_sets({name: x for name, x in optional_sets.items() if x is not None})
     pairs = [pair for pair in PAIRS if pair[1] in sets and pair[2] in sets]
-    if not pairs:
+    if not pairs and not (reference_moments and sets):
         raise NotApplicable(
             "Fidelity needs the features of two sets of images, such as held-out images and"
             " reconstructions. Collect them with a feature extractor."
         )
-    used = {name: sets[name] for name in sets if any(name in pair[1:] for pair in pairs)}
-    equal_sets = _cut_to_equal_size(used, seed)
+    used = {name: sets[name] for name in sets if any(name in pair[1:] for pair in pairs)} or sets
     near_copies = None
     copies_gallery = None
     if {"held-out", "training", "samples"} <= sets.keys():
         near_copies = memorization(sets["samples"], sets["held-out"], sets["training"], seed)
         if samples is not None and train_images is not None:
             copies_gallery = gallery(near_copies, samples, train_images)
+    distances = comparison.of_sets(used, pairs)
+    distances += comparison.with_reference(sets, reference_moments, reference)
+    spatial = _check_sets({name: x for name, x in spatial_sets.items() if x is not None})
+    spatial_pairs = [pair for pair in PAIRS if pair[1] in spatial and pair[2] in spatial]
+    spatial_reference = _reference(reference_spatial_mean, reference_spatial_covariance)
+    spatial_distances = comparison.of_sets(spatial, spatial_pairs)
+    spatial_distances += comparison.with_reference(spatial, spatial_reference, reference)
+    logits = {"reconstructions": reconstruction_logits, "samples": sample_logits}
     return Fidelity(
-        distances=tuple(
-            _distance(
-                _distance_name(name, feature_extractor),
-                real,
-                evaluated,
-                equal_sets,
-                splits,
-                neighbors,
-                seed,
-            )
-            for name, real, evaluated in pairs
+        distances=distances,
+        spatial_distances=tuple(
+            replace(d, name=d.name.replace("FID", "sFID"))
+            for d in spatial_distances
+            if d.name.endswith("FID")
+        ),
+        scores=tuple(
+            ClassScore(name, *inception_score(values, seed=seed), n=len(values))
+            for name, values in logits.items()
+            if values is not None
         ),
         memorization=near_copies,
         gallery=copies_gallery,
@@ -228,6 +335,8 @@ ndarray of float, shape (n, dim), optional
         splits=splits,
         neighbors=neighbors,
         seed=seed,
+        protocol=protocol,
+        feature_extractor_reason=feature_extractor_reason,
         warnings=_warnings(used, near_copies),
     )
 
@@ -256,23 +365,19 @@ def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
     return frechet_distance(*equal_sets.values())
 
 
-def _distance_name(name: str, feature_extractor: str) -> str:
-    if name not in ("r", "i", "g"):
-        return name
-    return f"{name}FID" if feature_extractor == "inception" else f"{name}FD"
-
-
 def _check_sets(sets: Sets) -> Sets:
-    """Return the sets as float64, checked for size, NaN and dimensions."""
+    """Return the sets, checked for size, NaN and dimensions. Large sets stay on disk."""
     checked = {}
     for name, rows in sets.items():
-        rows = np.asarray(rows, np.float64)
         if len(rows) < MIN_IMAGES:
             raise NotApplicable(
                 f"Fidelity needs at least {MIN_IMAGES} images per set; there are {len(rows)}"
                 f" {name}."
             )
-        num_invalid = int((~np.isfinite(rows)).any(axis=1).sum())
+        num_invalid = sum(
+            int((~np.isfinite(rows[start : start + BLOCK_ROWS])).any(axis=1).sum())
+            for start in range(0, len(rows), BLOCK_ROWS)
+        )
         if num_invalid:
             raise UserError(
                 f"The features of {num_invalid} of {len(rows)} images contain NaN or infinity"
@@ -309,30 +414,121 @@ def _cut_to_equal_size(sets: Sets, seed: int) -> Sets:
     return cut
 
 
-def _distance(
-    name: str, real: str, evaluated: str, sets: Sets, splits: int, neighbors: int, seed: int
-) -> Distance:
-    a, b = sets[real], sets[evaluated]
-    value = frechet_distance(a, b)
-    error, half_value = half_samples(
-        lambda half: frechet_distance(a[half], b[half]), len(a), splits=splits, seed=seed
-    )
-    margin = 1.96 * float(error)
-    kid, kid_error = kernel_distance(a, b)
-    precision, recall = precision_recall(a, b, neighbors)
-    return Distance(
-        name=name,
-        real=real,
-        evaluated=evaluated,
-        value=value,
-        low=max(value - margin, 0.0),
-        high=value + margin,
-        extrapolated=2 * value - float(half_value),
-        kid=kid,
-        kid_error=kid_error,
-        precision=precision,
-        recall=recall,
-    )
+@dataclass(frozen=True)
+class _Comparison:
+    """The settings with which all pairs of sets are compared."""
+
+    feature_extractor: str
+    splits: int
+    neighbors: int
+    seed: int
+
+    def of_sets(self, sets: Sets, pairs: Sequence[tuple[str, str, str]]) -> tuple[Distance, ...]:
+        """Compare sets of images, cut to equal size."""
+        if not pairs:
+            return ()
+        equal_sets = _cut_to_equal_size(sets, self.seed)
+        return tuple(
+            self._of_pair(name, real, evaluated, equal_sets[real], equal_sets[evaluated])
+            for name, real, evaluated in pairs
+        )
+
+    def with_reference(
+        self, sets: Sets, reference: Moments | None, reference_name: str
+    ) -> tuple[Distance, ...]:
+        """Compare all images of the sets with reference statistics, which are fixed."""
+        if reference is None:
+            return ()
+        distances = []
+        for prefix, evaluated in REFERENCE_PAIRS:
+            if evaluated not in sets:
+                continue
+            rows = sets[evaluated]
+            moments = Moments.from_rows(rows)
+            value = gaussian_distance(reference, moments)
+            has_full_rank = len(rows) > moments.dim
+            error = frechet_error(rows, reference, moments) if has_full_rank else np.nan
+            distances.append(
+                Distance(
+                    name=distance_name(prefix, self.feature_extractor),
+                    real=reference_name,
+                    evaluated=evaluated,
+                    value=value,
+                    low=np.fmax(value - 1.96 * error, 0.0) if has_full_rank else np.nan,
+                    high=value + 1.96 * error,
+                    extrapolated=np.nan,
+                    kid=np.nan,
+                    kid_error=np.nan,
+                    precision=np.nan,
+                    recall=np.nan,
+                    precision_error=np.nan,
+                    recall_error=np.nan,
+                    cmmd=None,
+                    n=len(rows),
+                )
+            )
+        return tuple(distances)
+
+    def _of_pair(
+        self, prefix: str, real: str, evaluated: str, a: np.ndarray, b: np.ndarray
+    ) -> Distance:
+        value = frechet_distance(a, b)
+        error, half_value = self._error(a, b)
+        margin = 1.96 * error
+        kid, kid_error = kernel_distance(a, b)
+        precision, recall = precision_recall(a, b, self.neighbors)
+        num_manifold = min(len(b), MAX_MANIFOLD_IMAGES)
+        is_clip = self.feature_extractor.partition(":")[0] == "clip"
+        has_own_name = prefix in ("r", "i", "g")
+        return Distance(
+            name=distance_name(prefix, self.feature_extractor) if has_own_name else prefix,
+            real=real,
+            evaluated=evaluated,
+            value=value,
+            low=max(value - margin, 0.0),
+            high=value + margin,
+            extrapolated=2 * value - half_value,
+            kid=kid,
+            kid_error=kid_error,
+            precision=precision,
+            recall=recall,
+            precision_error=_binomial_error(precision, num_manifold),
+            recall_error=_binomial_error(recall, num_manifold),
+            cmmd=gaussian_kernel_distance(a, b)[0] if is_clip else None,
+            n=len(b),
+        )
+
+    def _error(self, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+        """Return the standard error of the distance, and the mean distance of half samples."""
+        n, dim = b.shape
+        is_wide = dim > MAX_RESAMPLED_FEATURES
+        has_influence = is_wide and n > dim
+        splits = min(self.splits, MAX_SPLITS_OF_WIDE_FEATURES) if is_wide else self.splits
+        error, half_value = half_samples(
+            lambda half: frechet_distance(a[half], b[half]),
+            n,
+            splits=1 if has_influence else splits,
+            seed=self.seed,
+        )
+        if has_influence:
+            error = np.array(frechet_error(b, Moments.from_rows(a), Moments.from_rows(b), a))
+        return float(error), float(half_value)
+
+
+def _reference(mean: np.ndarray | None, covariance: np.ndarray | None) -> Moments | None:
+    if mean is None or covariance is None:
+        return None
+    return Moments(np.asarray(mean, np.float64), np.asarray(covariance, np.float64), None)
+
+
+def _binomial_error(share: float, n: int) -> float:
+    return float(np.sqrt(share * (1 - share) / n))
+
+
+def _value_text(distance: Distance) -> str:
+    if np.isnan(distance.low):
+        return f"{distance.value:.4g}"
+    return f"{distance.value:.4g} ({distance.low:.4g} to {distance.high:.4g})"
 
 
 def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:
@@ -341,7 +537,12 @@ def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:
     warnings = []
     if any(len(rows) > n for rows in sets.values()):
         warnings.append(f"All sets are cut to the {n:,} images of the smallest, {smallest}.")
-    if n < 2 * dimensions:
+    if n <= dimensions:
+        warnings.append(
+            f"{n:,} images are no more than the {dimensions:,} features: covariances are singular"
+            f" and distances far too high. Use at least {2 * dimensions:,} images."
+        )
+    elif n < 2 * dimensions:
         warnings.append(
             f"{n:,} images are fewer than two per dimension ({dimensions:,}), so that covariances"
             " are uncertain."

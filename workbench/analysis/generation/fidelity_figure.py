@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.generation.distance_names import network_title
 from workbench.analysis.generation.memorization import MAX_GALLERY_SAMPLES
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
@@ -30,9 +31,10 @@ def draw(result: Fidelity) -> go.Figure:
     if result.gallery is not None:
         _add_gallery(figure, result.gallery)
     has_gallery = result.gallery is not None
+    network = network_title(result.feature_extractor)
     subtitle = (
-        f"n = {result.n:,} images per set · {result.dimensions:,} features"
-        f" · bars: 95 % intervals, {result.splits} half samples · seed {result.seed}"
+        f"{network} · n = {result.n:,} images per set · {result.dimensions:,} features"
+        f" · bars: 95 % intervals · seed {result.seed}"
     )
     figure.update_layout(
         title={

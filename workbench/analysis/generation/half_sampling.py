@@ -28,7 +28,7 @@ def half_samples(
     n : int
         Number of images.
     splits : int, default 40
-        Number of halves.
+        Number of halves; one gives no error.
     seed : int, default 0
         Seed of the halves.
 
@@ -47,4 +47,5 @@ def half_samples(
     values = np.array(
         [statistic(random.permutation(n)[: n // 2]) for _ in range(splits)], np.float64
     )
-    return values.std(axis=0, ddof=1), values.mean(axis=0)
+    error = values.std(axis=0, ddof=1) if splits > 1 else np.full(values.shape[1:], np.nan)
+    return error, values.mean(axis=0)

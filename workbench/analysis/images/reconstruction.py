@@ -20,6 +20,13 @@ NUM_COLUMNS = 8
 ROW_HEIGHT_PX = 58
 ROW_NAMES = ("", "original", "reconstruction", f"error ×{ERROR_GAIN}")
 Order = Literal["first", "worst", "best"]
+# Name, label and decimals of metrics that are collected per image.
+SIMILARITY_LABELS = {
+    "ssim": "SSIM (Gaussian window of 11, data range 1)",
+    "ms_ssim": "MS-SSIM (five scales, data range 1)",
+    "lpips_vgg": "LPIPS (VGG-16)",
+    "lpips_alex": "LPIPS (AlexNet)",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +41,8 @@ class Reconstruction(Result):
         Mean absolute error, pixels in [0, 1].
     classes : tuple of str
         Class of each image; empty without labels.
+    similarity : dict of str to ndarray of float, shape (n,)
+        SSIM, MS-SSIM and LPIPS of every image, those that were collected.
     mean, low, high : float
         Mean PSNR and its 95 % bootstrap interval over images, in dB.
     example_indices : tuple of int
@@ -46,6 +55,7 @@ class Reconstruction(Result):
 
     psnr: np.ndarray = field(repr=False)
     l1: np.ndarray = field(repr=False)
+    similarity: dict[str, np.ndarray] = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
     mean: float
     low: float
@@ -86,18 +96,22 @@ class Reconstruction(Result):
         return apply_theme(figure)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per image: index, PSNR in dB, mean absolute error in [0, 1], class."""
+        """Return one row per image: PSNR in dB, absolute error in [0, 1], similarities, class."""
         columns = {"image": np.arange(self.n), "psnr": self.psnr, "l1": self.l1}
+        columns |= self.similarity
         if self.classes:
             columns["class"] = np.array(self.classes)
         return pd.DataFrame(columns)
 
     def summary(self) -> str:
-        """Return the mean PSNR with its interval, and the mean absolute error."""
+        """Return mean PSNR, absolute error and similarities, with 95 % intervals."""
         text = (
             f"{self._describe_psnr()}. The mean absolute error is {self.l1.mean():.4f} of the pixel"
             " range."
         )
+        for name, values in self.similarity.items():
+            mean, low, high = mean_interval(values)
+            text += f" {SIMILARITY_LABELS[name]} {mean:.4f} ({low:.4f} to {high:.4f})."
         num_identical = int((self.psnr >= MAX_PSNR_DB).sum())
         if num_identical:
             text += f" {num_identical:,} identical images count as {MAX_PSNR_DB:.0f} dB."
@@ -115,6 +129,10 @@ def reconstruction(
     reconstructions: np.ndarray,
     labels: np.ndarray | None = None,
     names: tuple[str, ...] = (),
+    ssim: np.ndarray | None = None,
+    ms_ssim: np.ndarray | None = None,
+    lpips_vgg: np.ndarray | None = None,
+    lpips_alex: np.ndarray | None = None,
     *,
     show: Annotated[int, Range(4, 32)] = 16,
     order: Order = "first",
@@ -130,6 +148,8 @@ def reconstruction(
         Adds the class of each image to the table.
     names : tuple of str
         Names of the classes.
+    ssim, ms_ssim, lpips_vgg, lpips_alex : ndarray of float, shape (n,), optional
+        Similarities and perceptual distances that were collected for each image.
     show : int
         Number of example images in the figure.
     order : {"first", "worst", "best"}
@@ -145,7 +165,7 @@ def reconstruction(
     NotApplicable
         If there is no image.
     UserError
-        If the two arrays differ in shape, or the number of labels is not n.
+        If the two arrays differ in shape, or the number of labels or similarities is not n.
 
     Examples
     --------
@@ -163,9 +183,18 @@ def reconstruction(
         ranking = np.argsort(-psnr, kind="stable")
     example_indices = tuple(ranking[:show].tolist())
     mean, low, high = mean_interval(psnr)
+    collected = {"ssim": ssim, "ms_ssim": ms_ssim, "lpips_vgg": lpips_vgg, "lpips_alex": lpips_alex}
+    similarity = {name: np.asarray(x) for name, x in collected.items() if x is not None}
+    for name, values in similarity.items():
+        if len(values) != len(psnr):
+            raise UserError(
+                f"There are {len(values)} values of {name} for {len(psnr)} images. Collect the"
+                " evidence again."
+            )
     return Reconstruction(
         psnr=psnr,
         l1=l1,
+        similarity=similarity,
         classes=class_names(labels, names, len(psnr)),
         mean=mean,
         low=low,

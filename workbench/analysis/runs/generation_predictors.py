@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.distance_names import distance_name
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.generators import (
     GenerationDistance,
@@ -196,7 +197,6 @@ def generation_predictors(
     order = np.argsort([-abs(c.spearman) for c in correlations], kind="stable")
     best_by_chance = np.abs(null).max(axis=1)
     is_perfect = best_by_chance >= 1 - rank_correlation.ROUNDING
-    is_fid = pairs[0].generator.feature_extractor == "inception"
     return GenerationPredictors(
         correlations=tuple(correlations[i] for i in order),
         distances=distances,
@@ -205,7 +205,7 @@ def generation_predictors(
         attainable=float(is_perfect.mean()),
         min_tokenizers=rank_correlation.min_sample_size(len(names), SIGNIFICANCE_LEVEL),
         images=images,
-        metric="gFID" if is_fid else "gFD",
+        metric=distance_name("g", pairs[0].generator.feature_extractor or ""),
         excluded=excluded,
         omitted_diagnostics=omitted,
         warnings=_warnings(distances, generator_differences(pairs)),

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from workbench.analysis.generation.distance_names import distance_name, network_title
 from workbench.analysis.generation.feature_distances import frechet_distance
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
@@ -33,16 +34,14 @@ def metric_label(quality: Quality, feature_extractor: str | None) -> str:
     Examples
     --------
     >>> metric_label("rfd", "hog"), metric_label("rfd", "inception"), metric_label("psnr", None)
-    ('rFD (hog)', 'rFID', 'PSNR')
+    ('rFD (HOG)', 'rFID (Inception-v3)', 'PSNR')
     """
     label = QUALITY_METRICS[quality].label
     if quality not in FEATURE_METRICS or not feature_extractor:
         return label
     if quality == "features":
-        return f"distance in {feature_extractor} features"
-    if feature_extractor == "inception":
-        return "rFID"
-    return f"{label} ({feature_extractor})"
+        return f"distance in features of {network_title(feature_extractor)}"
+    return f"{distance_name('r', feature_extractor)} ({network_title(feature_extractor)})"
 
 
 def has_metric(evidence: Evidence, quality: Quality, reference: Evidence | None) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -49,6 +50,8 @@ class CollectContext:
         Scale of classifier-free guidance of samples.
     modules : sequence of str
         Modules outside this package from which classes may be imported.
+    reference : Path, optional
+        A file with statistics or images of a reference set.
     arrays : dict of str to ndarray
         The arrays that earlier collectors have returned.
     not_collected : dict of str to str
@@ -67,6 +70,7 @@ class CollectContext:
     seed: int
     guidance: float
     modules: Sequence[str] = ()
+    reference: Path | None = None
     arrays: Arrays = field(default_factory=dict)
     not_collected: dict[str, str] = field(default_factory=dict)
     index: int = 0

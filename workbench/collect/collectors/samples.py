@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import pooled_features
+from workbench.collect.images import extractor_outputs
 from workbench.collect.sampling import draw_samples
 from workbench.data import ImageSet
 from workbench.generators.base import Generator
@@ -13,7 +13,16 @@ MAX_SAMPLES_PER_CLASS = 64
 SAMPLES_PER_SEED = 256  # samples that are drawn with one seed
 
 
-@collector("generator", provides=["samples", "sample_labels", "sample_features"])
+@collector(
+    "generator",
+    provides=[
+        "samples",
+        "sample_labels",
+        "sample_features",
+        "sample_spatial_features",
+        "sample_logits",
+    ],
+)
 def samples(model: Generator, images: ImageSet, context: CollectContext) -> Arrays:
     """Sample equally many images of every class."""
     classes = model.config.classes
@@ -34,5 +43,4 @@ def samples(model: Generator, images: ImageSet, context: CollectContext) -> Arra
     return {
         "samples": pixels,
         "sample_labels": labels.numpy(),
-        "sample_features": pooled_features(context.feature_extractor, pixels, context.device),
-    }
+    } | extractor_outputs(context.feature_extractor, pixels, context.device, "sample_")

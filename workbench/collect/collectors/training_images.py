@@ -5,12 +5,16 @@ import math
 from torch import nn
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import MAX_ARRAY_BYTES, is_stream, load_images, pooled_features
+from workbench.collect.images import MAX_ARRAY_BYTES, extractor_outputs, is_stream, load_images
 from workbench.core.errors import NotApplicable
 from workbench.data import ImageSet
 
 
-@collector("tokenizer", "generator", provides=["train_images", "train_features"])
+@collector(
+    "tokenizer",
+    "generator",
+    provides=["train_images", "train_features", "train_spatial_features"],
+)
 def training_images(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
     """Draw images that the tokenizer was trained on, and compute their features."""
     if is_stream(context.source):
@@ -22,7 +26,5 @@ def training_images(model: nn.Module, images: ImageSet, context: CollectContext)
     sample = min(context.limit, max_images)
     train = load_images(context.source, "train", sample=sample, seed=context.seed)
     extractor = context.feature_extractor
-    return {
-        "train_images": train.pixels,
-        "train_features": pooled_features(extractor, train.pixels, context.device),
-    }
+    outputs = extractor_outputs(extractor, train.pixels, context.device, "train_", skip=["logits"])
+    return {"train_images": train.pixels} | outputs
