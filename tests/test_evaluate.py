@@ -197,7 +197,7 @@ def test_trusted_module_of_the_current_folder(tmp_path, module):
     with pytest.raises(RunError, match="--trust"):
         run.load()
     decoded = run.load(trust=[module]).decode
-    assert collect(run, limit=20, modules=[module]).latents.shape == (20, 16, 1)
+    assert collect(run, limit=20, trust=[module]).latents.shape == (20, 16, 1)
     assert callable(decoded)
     with pytest.raises(UserError, match="`mak`.*`make`"):
         evaluate(f"python:{module}:mak", "digits", tmp_path / "b", trust=[module])

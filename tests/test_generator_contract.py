@@ -294,7 +294,7 @@ def test_third_generator_is_trained_and_sampled(gaussian_run):
 
 @pytest.mark.slow
 def test_third_generator_is_explored(gaussian_run):
-    loaded = LoadedRun.load(gaussian_run, modules=MODULES)
+    loaded = LoadedRun.load(gaussian_run, trust=MODULES)
     assert loaded.axes == ("guidance", "step")
     for axis in loaded.axes:
         assert loaded.explore(axis, [0, 1]).images.shape[2:] == (8, 8, 1)
@@ -307,7 +307,7 @@ def test_third_generator_is_explored(gaussian_run):
 @pytest.mark.slow
 @pytest.mark.kernel
 def test_third_generator_is_collected_and_reported(gaussian_run, tmp_path):
-    evidence = collect(gaussian_run, limit=60, modules=MODULES)
+    evidence = collect(gaussian_run, limit=60, trust=MODULES)
     assert evidence.samples.shape == (60, 8, 8, 1) and len(evidence.predicted) == 24
     assert evidence.sampling == {"solver": "gaussian", "steps": 1, "guidance": 2.0, "seed": 0}
     assert (evidence.predicted == evidence.labels).mean() > 0.1  # ten classes

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from workbench import cli
 from workbench.collect import collect
 from workbench.core.errors import UserError
 from workbench.launch import trainables
-from workbench.launch.contract import check_class
 from workbench.launch.trainables import find_trainable, parse_target
 from workbench.storage.run import Run
+from workbench.workspace.compute import ComputeQueue
+from workbench.workspace.tab_content import build_tab
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Workspace
 
 PAIR = '''
 """An autoencoder of average colors with one weight."""
@@ -144,7 +148,7 @@ def test_generator_is_trained_on_latents_of_an_own_tokenizer(module, tmp_path):
     assert module in str(error.value) and not (tmp_path / "flow").exists()
     run = wb.train("sit-digits", tmp_path / "flow", trust=[module], collect=False, **flow)
     assert run.config.settings["rows"] == 4
-    evidence = collect(run, limit=10, only=["samples"], modules=[module])
+    evidence = collect(run, limit=10, only=["samples"], trust=[module])
     assert evidence.samples.shape == (10, 8, 8, 1)
 
 
@@ -221,7 +225,7 @@ print(wb.lens(workspace.runs["own"]).axes, {module!r} in sys.modules)
 lens = wb.lens(workspace.runs["own"], trust=[{module!r}])
 print(lens.axes[0])
 try:
-    wb.lens(workspace.runs["own"], over="tokens")
+    wb.lens(workspace.runs["own"], over="token swapped")
 except Exception as error:
     print({module!r} in str(error))
 """
@@ -234,7 +238,7 @@ except Exception as error:
         "Pair",
         "(360, 8, 8, 1)",
         "('run',) False",
-        "tokens",
+        "token swapped",
         "True",
     ], done.stderr
 
@@ -271,20 +275,25 @@ def test_entry_points_are_recipes(installed, tmp_path):
 
 
 def test_contract_of_a_tokenizer(module):
-    verdicts = check_class(f"{module}:Pair", [module], {"scale": "0.5"})
-    assert not any(verdict.is_failure for verdict in verdicts)
-    broken = {verdict.promise for verdict in verdicts if not verdict.is_kept}
-    assert broken == {"hidden tokens are not read", "images of another size are refused"}
+    table = wb.check(f"{module}:Pair", trust=module, scale="0.5")
+    assert not (table["result"] == "FAIL").any()
+    absent = table[table["result"] == "no"]
+    assert set(absent["promise"]) == {
+        "hidden tokens are not read",
+        "images of another size are refused",
+    }
+    kind = importlib.import_module(module).Pair
+    assert wb.check(kind.Config(scale=0.5)).equals(table)
 
 
 def test_contract_names_what_fails(module):
-    verdicts = check_class(f"{module}:Leaky", [module])
-    failed = {verdict.promise: verdict.reason for verdict in verdicts if verdict.is_failure}
+    table = wb.check(f"{module}:Leaky", trust=[module])
+    failed = table[table["result"] == "FAIL"]
     assert {
         "images do not influence each other",
         "a resumed training gives equal weights",
-    } <= failed.keys()
-    assert all(failed.values())
+    } <= set(failed["promise"])
+    assert failed["reason"].all()
 
 
 def test_check_command(module, monkeypatch, capsys):
@@ -295,3 +304,38 @@ def test_check_command(module, monkeypatch, capsys):
     code = command_line(*words, monkeypatch=monkeypatch)
     assert isinstance(code, str) and "Leaky" in code
     assert "FAIL" in capsys.readouterr().out
+
+
+# Surfaces
+
+
+@pytest.fixture
+def runs(module, tmp_path):
+    """A folder with a run of the class, with evidence."""
+    kind = importlib.import_module(module).Pair
+    wb.train(kind, tmp_path / "runs" / "own", data="digits", **STEPS)
+    return tmp_path / "runs"
+
+
+@pytest.mark.slow
+def test_surfaces_load_the_model_only_with_trust(module, runs):
+    view = ViewState(runs=("own",), tab="lens")
+    assert build_tab(Workspace(runs), view).axes == ("run",)
+    assert "token swapped" in build_tab(Workspace(runs, [module]), view).axes
+    with closing(ComputeQueue(runs, trust=[module])) as queue:  # in a worker process
+        content = queue.submit("lens", view, "test").future.result(timeout=120)
+    assert content.content.axes == build_tab(Workspace(runs, [module]), view).axes
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_reports_load_the_model_only_with_trust(module, runs, tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    monkeypatch.setenv("PYTHONPATH", f"{Path(wb.__file__).parents[1]}{os.pathsep}{code}")
+    options = {"run": runs / "own", "progress": False}
+    trusted = wb.report("tokenizer", tmp_path / "trusted.html", trust=module, **options)
+    plain = wb.report("tokenizer", tmp_path / "plain.html", **options)
+    assert trusted.stat().st_size > 0 and plain.stat().st_size > 0
+    (code / "imported").unlink()
+    wb.report("tokenizer", tmp_path / "plain.html", **options)
+    assert not (code / "imported").exists()

@@ -539,6 +539,44 @@ def test_unknown_number_of_heads_is_refused(sit_folder):
     assert wb.load_generator(f"sit:{sit_folder}", stats=stats, heads=HEADS).config.heads == HEADS
 
 
+# A run
+
+
+@pytest.mark.slow
+def test_published_generator_is_evaluated_on_a_tokenizer(lightningdit_folder, tmp_path):
+    sizes = {"dim": CHANNELS, "width": 32}
+    steps = {"steps": 2, "batch_size": 8, "warmup_steps": 1, "save_every": 2}
+    wb.train("vavae-digits", tmp_path / "vavae", collect=False, limit=60, **sizes, **steps)
+    run = wb.evaluate(
+        f"lightningdit:{lightningdit_folder}",
+        out=tmp_path / "gen",
+        tokenizer=tmp_path / "vavae",
+        limit=10,
+        guidance=6.7,
+        only=["samples", "evaluation"],
+        sampling_steps=4,
+    )
+    evidence = run.evidence()
+    assert evidence.samples.shape == (CLASSES * 2, 8, 8, 1)
+    assert evidence.sampling["guidance"] == 6.7 and evidence.sampling["guided_channels"] == 3
+    assert evidence.loss_by_time is None  # digits have more classes
+    generator = run.load()
+    assert (
+        generator.config
+        == wb.load_generator(f"lightningdit:{lightningdit_folder}", sampling_steps=4).config
+    )
+    sample = generator.sample(torch.tensor([1]), steps=2).latents
+    assert sample.shape == (1, NUM_TOKENS, CHANNELS)
+    wb.train("vavae-digits", tmp_path / "wide", collect=False, limit=60, **steps)
+    with pytest.raises(UserError) as error:
+        wb.evaluate(
+            f"lightningdit:{lightningdit_folder}",
+            out=tmp_path / "other",
+            tokenizer=tmp_path / "wide",
+        )
+    assert "6 channels" in str(error.value) and not (tmp_path / "other").exists()
+
+
 # Outputs of the original modules, where they are at hand
 
 

@@ -7,7 +7,8 @@
 Every name is imported when it is first used, so `import workbench` is fast.
 
 ====================== =========================================================================
-train, start           train a recipe in this process, or start its training in another process
+train, start           train a recipe or a class, or start its training in another process
+check                  check what is expected of a tokenizer of your own
 open, watch            explore a folder of runs, or follow a running training, in a notebook
 compare, budget, modes compare runs, plot quality against token budget, and count modes
 lens                   show what single tokens, modes and noise do to images
@@ -35,6 +36,7 @@ _MODULES = {
     "Evidence": "workbench.storage.evidence",
     "analyses": "workbench.analysis",
     "budget": "workbench.hosts.notebook.shortcuts",
+    "check": "workbench.launch.contract",
     "codebook": "workbench.hosts.displays",
     "evidence": "workbench.storage.array_evidence",
     "export": "workbench.collect.export",

@@ -42,6 +42,9 @@ ReferenceFile = Annotated[
     Path | None,
     typer.Option(help="Reference statistics or images, as an .npz of ADM's evaluator."),
 ]
+Guidance = Annotated[
+    float, typer.Option(help="Scale of classifier-free guidance of a generator's samples.")
+]
 OnlyCollectors = Annotated[
     list[str] | None,
     typer.Option(help="Run only this collector, and those it requires; repeatable."),
@@ -148,6 +151,7 @@ def collect(
     limit: Annotated[
         int, typer.Option(help="Largest number of held-out images or samples.", min=1)
     ] = 2000,
+    guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
     reference: ReferenceFile = None,
     only: OnlyCollectors = None,
@@ -167,11 +171,12 @@ def collect(
         Run(run),
         step=step,
         limit=limit,
+        guidance=guidance,
         feature_extractor=feature_extractor,
         reference=reference,
         only=only or (),
         skip=skip or (),
-        modules=trust or (),
+        trust=trust or (),
     )
     typer.echo(evidence)
 
@@ -289,6 +294,7 @@ def evaluate(
     side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
     limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
     reference: ReferenceFile = None,
     revision: Annotated[
@@ -310,6 +316,7 @@ def evaluate(
     workbench evaluate ldm:model.ckpt --config model.yaml --data imagenet/val --out runs/mine
     workbench evaluate python:mine:make --trust mine --data digits --out runs/own
     workbench evaluate arrays:path/to/codes --codebook 16384 --out runs/codes
+    workbench evaluate lightningdit:xl-64ep.pt --tokenizer runs/vavae --guidance 10 --out runs/gen
     """
     from workbench.launch.evaluate import evaluate as evaluate_model
 
@@ -322,6 +329,7 @@ def evaluate(
         side=side,
         limit=limit,
         seed=seed,
+        guidance=guidance,
         feature_extractor=feature_extractor,
         reference=reference,
         only=only or (),
@@ -451,12 +459,14 @@ def dashboard(
         list[str] | None,
         typer.Option(help="Another origin whose pages may connect.", metavar="ORIGIN"),
     ] = None,
+    trust: TrustOption = None,
 ) -> None:
     """Open the dashboard on a folder of runs.
 
     \b
     workbench dashboard runs --port 8765 --no-browser
     workbench dashboard runs --allow-host hub.example.org
+    workbench dashboard runs --trust my_module
     """
     from workbench.hosts.dashboard.server import serve
 
@@ -469,6 +479,7 @@ def dashboard(
             use_token=token,
             allow_hosts=allow_host or (),
             origins=origin or (),
+            trust=trust or (),
             on_ready=lambda link: typer.echo(f"The dashboard is at {link}"),
         )
     except OSError as error:
@@ -591,17 +602,16 @@ def check(
     \b
     workbench check my_module:MyTokenizer --trust my_module --dim 8
     """
-    from workbench.launch.contract import check_class
+    from workbench.launch import contract
 
-    verdicts = check_class(class_path, trust or (), _settings(context))
-    width = max(len(verdict.promise) for verdict in verdicts) + 2
-    for verdict in verdicts:
-        broken = "FAIL" if verdict.is_required else "no"
-        state = "ok" if verdict.is_kept else broken
-        typer.echo(f"{state:<6}{verdict.promise:<{width}}{verdict.reason}".rstrip())
-    failed = [verdict for verdict in verdicts if verdict.is_failure]
+    settings = _settings(context)
+    table = contract.check(class_path, trust=trust or (), **settings)
+    width = table["promise"].str.len().max() + 2
+    for _, row in table.iterrows():
+        typer.echo(f"{row['result']:<6}{row['promise']:<{width}}{row['reason']}".rstrip())
+    failed = (table["result"] == contract.FAILED).sum()
     if failed:
-        raise UserError(f"{class_path} fails {len(failed)} of {len(verdicts)} checks.")
+        raise UserError(f"{class_path} fails {failed} of {len(table)} checks.")
     typer.echo(f"{class_path} can be trained and analyzed.")
 
 

@@ -89,7 +89,7 @@ def export(
     split: str = "test",
     step: int | None = None,
     limit: int | None = None,
-    modules: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> Export:
     """Write latents, codes or images of a run to files, with their labels.
 
@@ -117,7 +117,7 @@ def export(
         The training step of the checkpoint; by default the last.
     limit : int, optional
         Write at most this many images, the first ones.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside this package from which the run's classes may be imported.
 
     Returns
@@ -162,7 +162,7 @@ def export(
     if split == "test":
         source = _from_evidence(run.evidence(step), limit)
     else:
-        source = _from_model(run, step, selected, limit, modules)
+        source = _from_model(run, step, selected, limit, trust)
     with atomic_folder(folder) as temporary:
         return replace(
             _write(source, selected, run, split, format, temporary),
@@ -196,9 +196,9 @@ def _from_evidence(evidence: Evidence, limit: int | None) -> _Source:
 
 
 def _from_model(
-    run: Run, step: int | None, selected: Sequence[str], limit: int | None, modules: Sequence[str]
+    run: Run, step: int | None, selected: Sequence[str], limit: int | None, trust: Sequence[str]
 ) -> _Source:
-    model = load_tokenizer(run, step, modules)
+    model = load_tokenizer(run, step, trust)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
     images = load_images(run, "train")

@@ -28,7 +28,7 @@ class LoadedModels:
     generator: Generator | None = None
 
 
-def load_models(run: Run, step: int | None = None, modules: Sequence[str] = ()) -> LoadedModels:
+def load_models(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LoadedModels:
     """Load the model of a checkpoint (None: the last), and the tokenizer of a generator.
 
     Raises
@@ -37,11 +37,11 @@ def load_models(run: Run, step: int | None = None, modules: Sequence[str] = ()) 
         If there is no such checkpoint, or a model is of another kind than the run.
     """
     if run.tokenizer is None:
-        return LoadedModels(tokenizer=load_tokenizer(run, step, modules), source=run)
+        return LoadedModels(tokenizer=load_tokenizer(run, step, trust), source=run)
     return LoadedModels(
-        tokenizer=load_source_tokenizer(run, modules),
+        tokenizer=load_source_tokenizer(run, trust),
         source=tokenizer_run(run),
-        generator=load_generator(run, step, modules),
+        generator=load_generator(run, step, trust),
     )
 
 
@@ -60,7 +60,7 @@ def tokenizer_run(run: Run) -> Run:
     return run.tokenizer
 
 
-def load_tokenizer(run: Run, step: int | None = None, modules: Sequence[str] = ()) -> Tokenizer:
+def load_tokenizer(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> Tokenizer:
     """Load the tokenizer of a checkpoint (None: the last).
 
     Raises
@@ -68,13 +68,13 @@ def load_tokenizer(run: Run, step: int | None = None, modules: Sequence[str] = (
     RunError
         If there is no such checkpoint, or the model is not a tokenizer.
     """
-    model = run.load(step, trust=modules)
+    model = run.load(step, trust=trust)
     if not isinstance(model, Tokenizer):
         raise RunError(f"{run.folder} must hold a Tokenizer, got {run.kind}.")
     return model
 
 
-def build_tokenizer(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
+def build_tokenizer(run: Run, trust: Sequence[str] = ()) -> Tokenizer:
     """Build the untrained tokenizer of a run, in evaluation mode.
 
     Raises
@@ -82,13 +82,13 @@ def build_tokenizer(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
     RunError
         If the model is not a tokenizer.
     """
-    model = run.build(modules).eval()
+    model = run.build(trust).eval()
     if not isinstance(model, Tokenizer):
         raise RunError(f"{run.folder} must hold a Tokenizer, got {run.kind}.")
     return model
 
 
-def load_generator(run: Run, step: int | None = None, modules: Sequence[str] = ()) -> Generator:
+def load_generator(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> Generator:
     """Load the generator of a checkpoint (None: the last).
 
     Raises
@@ -96,12 +96,12 @@ def load_generator(run: Run, step: int | None = None, modules: Sequence[str] = (
     RunError
         If there is no such checkpoint, or the model is not a generator.
     """
-    model = run.load(step, trust=modules)
+    model = run.load(step, trust=trust)
     if not isinstance(model, Generator):
         raise RunError(f"{run.folder} must hold a Generator, got {run.kind}.")
     return model
 
 
-def load_source_tokenizer(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
+def load_source_tokenizer(run: Run, trust: Sequence[str] = ()) -> Tokenizer:
     """Load the tokenizer that a generator was trained on, at the step of its training data."""
-    return load_tokenizer(tokenizer_run(run), run.tokenizer_step, modules)
+    return load_tokenizer(tokenizer_run(run), run.tokenizer_step, trust)

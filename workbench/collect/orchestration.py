@@ -32,7 +32,7 @@ def collect(
     reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
-    modules: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> Evidence:
     """Run a model on held-out images, and save the arrays as the evidence of its checkpoint.
 
@@ -60,7 +60,7 @@ def collect(
     only, skip : iterable of str
         Names of collectors: run only these (and those whose arrays they need), or leave these out.
         `workbench.collect.collectors.collectors()` has all of them.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside this package from which the run's classes may be imported.
 
     Returns
@@ -77,7 +77,7 @@ def collect(
         If a collector or a feature extractor does not exist.
     """
     step = run.find_step(step)
-    models = load_models(run, step, modules)
+    models = load_models(run, step, trust)
     return collect_from(
         run,
         models,
@@ -89,7 +89,7 @@ def collect(
         reference=reference,
         only=only,
         skip=skip,
-        modules=modules,
+        trust=trust,
     )
 
 
@@ -105,7 +105,7 @@ def collect_from(
     reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
-    modules: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> Evidence:
     """Collect the evidence of models that are in memory.
 
@@ -117,7 +117,7 @@ def collect_from(
         Its models.
     step : int
         Training step of the checkpoint.
-    limit, seed, guidance, feature_extractor, reference, only, skip, modules
+    limit, seed, guidance, feature_extractor, reference, only, skip, trust
         As for `collect`.
 
     Returns
@@ -137,7 +137,7 @@ def collect_from(
             reference=None if reference is None else Path(reference),
             only=only,
             skip=skip,
-            modules=modules,
+            trust=trust,
         )
 
 
@@ -153,7 +153,7 @@ def _collect(
     reference: Path | None,
     only: Iterable[str],
     skip: Iterable[str],
-    modules: Sequence[str],
+    trust: Sequence[str],
 ) -> Evidence:
     """Collect the evidence of a checkpoint under its lock."""
     kind: ModelKind = "tokenizer" if models.generator is None else "generator"
@@ -179,7 +179,7 @@ def _collect(
         limit=limit,
         seed=seed,
         guidance=guidance,
-        modules=modules,
+        trust=trust,
         reference=reference,
         count=len(selected),
     )

@@ -85,7 +85,7 @@ def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:
 
 
 def previewer(
-    run: Run, count: int = 16, *, modules: Sequence[str] = ()
+    run: Run, count: int = 16, *, trust: Sequence[str] = ()
 ) -> Callable[[nn.Module], np.ndarray]:
     """Return a function that draws the same images of a model at any step of its training.
 
@@ -95,7 +95,7 @@ def previewer(
     if run.tokenizer is None:
         images = load_images(run, max_images=count).images()
         return torch.no_grad()(lambda model: _reconstruct(run, model, images))
-    tokenizer = load_source_tokenizer(run, modules)
+    tokenizer = load_source_tokenizer(run, trust)
     labels = torch.arange(count) % run.config.settings["classes"]
     return torch.no_grad()(lambda model: _preview_samples(run, model, tokenizer, labels))
 

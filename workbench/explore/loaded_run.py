@@ -35,15 +35,15 @@ class LoadedRun(ABC):
     ----------
     run : Run
         The run.
-    modules : tuple of str
+    trust : tuple of str
         Modules outside this package from which the run's classes may be imported.
     """
 
     run: Run
-    modules: tuple[str, ...]
+    trust: tuple[str, ...]
 
     @classmethod
-    def load(cls, run: Run, step: int | None = None, modules: Sequence[str] = ()) -> "LoadedRun":
+    def load(cls, run: Run, step: int | None = None, trust: Sequence[str] = ()) -> "LoadedRun":
         """Load the model of a checkpoint (None: the last). Recently loaded runs are cached.
 
         Raises
@@ -52,7 +52,7 @@ class LoadedRun(ABC):
             If there is no such checkpoint.
         """
         modified_ns = run.checkpoint(step).stat().st_mtime_ns
-        return _load(run.folder, step, modified_ns, tuple(modules))
+        return _load(run.folder, step, modified_ns, tuple(trust))
 
     @property
     def evidence(self) -> Evidence:
@@ -149,7 +149,7 @@ class LoadedTokenizer(LoadedRun):
         if axis == "code":
             codes = self._frequent_codes(token)
             return tokens.recoded(self.model, images, token=token, codes=codes, rows=rows)
-        return tokens.checkpoints(self.run, images, modules=self.modules, rows=rows)
+        return tokens.checkpoints(self.run, images, trust=self.trust, rows=rows)
 
     def _frequent_codes(self, token: int) -> list[int]:
         if self.model.codebook is None:
@@ -200,9 +200,7 @@ class LoadedGenerator(LoadedRun):
         names = classes(self.run)
         rows = tuple(names[label] for label in indices)
         if axis == "step":
-            return samples.checkpoints(
-                self.run, indices, seed=seed, rows=rows, modules=self.modules
-            )
+            return samples.checkpoints(self.run, indices, seed=seed, rows=rows, trust=self.trust)
         tokenizer = self._tokenizer
         if axis == "interval":
             return samples.intervals(self.model, tokenizer, indices[0], seed=seed, name=rows[0])
@@ -212,17 +210,17 @@ class LoadedGenerator(LoadedRun):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return samples.tokenizer_of(self.run, self.modules)
+        return samples.tokenizer_of(self.run, self.trust)
 
 
 @lru_cache(maxsize=MAX_CACHED_RUNS)
-def _load(folder: Path, step: int | None, modified_ns: int, modules: tuple[str, ...]) -> LoadedRun:
+def _load(folder: Path, step: int | None, modified_ns: int, trust: tuple[str, ...]) -> LoadedRun:
     """Load a checkpoint; its time of modification is part of the key of the cache."""
     run = Run(folder)
     if run.tokenizer is None:
-        model = load_tokenizer(run, step, modules)
-        return LoadedTokenizer(run=run, modules=modules, model=model)
-    return LoadedGenerator(run=run, modules=modules, model=load_generator(run, step, modules))
+        model = load_tokenizer(run, step, trust)
+        return LoadedTokenizer(run=run, trust=trust, model=model)
+    return LoadedGenerator(run=run, trust=trust, model=load_generator(run, step, trust))
 
 
 def _swapped_rows(rows: Sequence[str]) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def checkpoints(
     steps: int = SAMPLING_STEPS,
     seed: int = 0,
     rows: Sequence[str] = (),
-    modules: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> ImageGrid:
     """Sample from the same noise with every checkpoint of a generator's run.
 
@@ -214,16 +214,16 @@ def checkpoints(
         Seed of the noise.
     rows : sequence of str
         Names of the rows; by default the numbers of the classes.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside this package from which the run's classes may be imported.
     """
     run.find_step()
     checkpoint_steps = run.steps if at is None else list(at)
-    tokenizer = tokenizer_of(run, modules)
+    tokenizer = tokenizer_of(run, trust)
     label_tensor = torch.tensor(list(labels))
     columns = [
         draw_samples(
-            load_generator(run, step, modules),
+            load_generator(run, step, trust),
             tokenizer,
             label_tensor,
             steps=steps,
@@ -244,7 +244,7 @@ def checkpoints(
     )
 
 
-def tokenizer_of(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
+def tokenizer_of(run: Run, trust: Sequence[str] = ()) -> Tokenizer:
     """Load the tokenizer that a generator was trained on, at the step of its training data.
 
     Raises
@@ -254,7 +254,7 @@ def tokenizer_of(run: Run, modules: Sequence[str] = ()) -> Tokenizer:
     """
     if run.tokenizer is None:
         raise NotApplicable(f"Sampling needs a generator; {run.folder} is a tokenizer.")
-    return load_source_tokenizer(run, modules)
+    return load_source_tokenizer(run, trust)
 
 
 def _with_times(model: Generator) -> SupportsTrajectory:

@@ -230,7 +230,7 @@ def checkpoints(
     images: np.ndarray,
     *,
     steps: Sequence[int] | None = None,
-    modules: Sequence[str] = (),
+    trust: Sequence[str] = (),
     rows: Sequence[str] = (),
 ) -> ImageGrid:
     """Reconstruct the same images with every checkpoint of a tokenizer's run.
@@ -243,7 +243,7 @@ def checkpoints(
         The images, one per row.
     steps : sequence of int, optional
         Training steps of the checkpoints, one per column; None uses all.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside this package from which the run's class may be imported.
     rows : sequence of str
         Names of the rows; by default the numbers of the images.
@@ -252,7 +252,7 @@ def checkpoints(
     checkpoint_steps = run.steps if steps is None else list(steps)
     columns = []
     for step in track(checkpoint_steps):
-        model = load_tokenizer(run, step, modules)
+        model = load_tokenizer(run, step, trust)
         columns.append(to_uint8(model.decode(model.encode(_to_batch(model, images)))))
     return ImageGrid(
         axis="step",

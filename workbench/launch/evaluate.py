@@ -170,7 +170,7 @@ def evaluate(
                 reference=reference,
                 only=only,
                 skip=skip,
-                modules=trust,
+                trust=trust,
             )
     return Run(folder)
 
@@ -390,13 +390,15 @@ def _image_side(pretrained: "Pretrained", name: str, side: int | None) -> int | 
 
 
 def _check_same_tokens(generator: "Generator", source: Run) -> None:
-    """Raise UserError if a generator samples another number of tokens than the tokenizer reads."""
-    expected = source.config.settings.get("num_tokens")
-    count = generator.config.num_tokens
-    if expected is not None and count != expected:
-        raise UserError(
-            f"The generator samples {count} tokens per image, but {source.folder} has {expected}."
-        )
+    """Raise UserError if a generator samples tokens of another shape than the tokenizer reads."""
+    sampled = _settings_of(generator.config)
+    for name, unit in (("num_tokens", "tokens per image"), ("dim", "channels per token")):
+        expected = source.config.settings.get(name)
+        count = sampled.get(name)
+        if expected is not None and count is not None and count != expected:
+            raise UserError(
+                f"The generator samples {count} {unit}, but {source.folder} has {expected}."
+            )
 
 
 def _check_none_given(options: Mapping[str, Any]) -> None:

@@ -137,7 +137,7 @@ def train(
         # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
         bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
         with bar, progress_listener(count_on(bar)):
-            collect_evidence(run, modules=job.trust)
+            collect_evidence(run, trust=job.trust)
     return run
 
 
@@ -209,7 +209,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
 
     run = job.run
     steps = job.train_config.steps
-    draw_preview = previewer(run, modules=job.trust)
+    draw_preview = previewer(run, trust=job.trust)
     with (
         tqdm(
             total=steps,
@@ -241,7 +241,7 @@ def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
     from workbench.collect import collect
 
     try:
-        collect(run, step=step, modules=trust)
+        collect(run, step=step, trust=trust)
         run.event("evaluated", step)
     except UserError as error:
         run.event("not evaluated", step, why=str(error))

@@ -76,11 +76,6 @@ class Verdict:
     is_required: bool
     reason: str = ""
 
-    @property
-    def is_failure(self) -> bool:
-        """Whether a required promise is not kept."""
-        return self.is_required and not self.is_kept
-
 
 def same_shape(subject: Subject) -> None:
     """Check the shapes of tokens and images."""

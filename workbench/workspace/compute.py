@@ -9,7 +9,7 @@ import multiprocessing
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -126,17 +126,25 @@ class ComputeQueue:
         The folder of runs.
     write_report : callable, optional
         Writes a report of views; None refuses requests for reports.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported.
     """
 
-    def __init__(self, folder: str | Path, write_report: ReportWriter | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        write_report: ReportWriter | None = None,
+        trust: Sequence[str] = (),
+    ) -> None:
         self.folder = str(folder)
         self._write_report = write_report
+        self._trust = tuple(trust)
         self._changed = threading.Condition()
         # The first job is the one that is being computed.
         self._jobs: OrderedDict[Hashable, ComputeJob] = OrderedDict()
         self._results: LRUCache[Hashable, Result] = LRUCache(maxsize=MAX_CACHED_RESULTS)
         self._is_closed = False
-        self._worker = Worker(self.folder, write_report)
+        self._worker = Worker(self.folder, write_report, self._trust)
         threading.Thread(target=self._serve, name="compute-queue", daemon=True).start()
 
     def submit(self, key: Hashable, request: ComputeRequest, owner: Hashable) -> ComputeJob:
@@ -220,7 +228,7 @@ class ComputeQueue:
     def _compute(self, job: ComputeJob) -> Any:
         """Return the worker's result or exception; a worker that is lost is replaced."""
         if not self._worker.process.is_alive():
-            self._worker = Worker(self.folder, self._write_report)
+            self._worker = Worker(self.folder, self._write_report, self._trust)
         worker = self._worker
         stopped_s: float | None = None
         try:
@@ -241,7 +249,7 @@ class ComputeQueue:
             pass
         worker.end()
         if not self._is_closed:
-            self._worker = Worker(self.folder, self._write_report)
+            self._worker = Worker(self.folder, self._write_report, self._trust)
         return UserError(
             "The worker process ended before the result was computed, possibly because it ran out "
             "of memory. A new worker has been started."
@@ -254,13 +262,15 @@ class Worker:
     pipe: Connection
     process: SpawnProcess
 
-    def __init__(self, folder: str, write_report: ReportWriter | None) -> None:
+    def __init__(
+        self, folder: str, write_report: ReportWriter | None, trust: tuple[str, ...]
+    ) -> None:
         # A forked process would inherit the threads and sockets of the server.
         context = multiprocessing.get_context("spawn")
         self.pipe, worker_pipe = context.Pipe()
         self.process = context.Process(
             target=run_worker,
-            args=(folder, worker_pipe, write_report),
+            args=(folder, worker_pipe, write_report, trust),
             name="workbench-compute",
             daemon=True,
         )

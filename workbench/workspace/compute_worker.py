@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,12 @@ MIN_REPORT_INTERVAL_S = 0.05
 NICENESS = 5
 
 
-def run_worker(folder: str, pipe: Connection, write_report: ReportWriter | None = None) -> None:
+def run_worker(
+    folder: str,
+    pipe: Connection,
+    write_report: ReportWriter | None = None,
+    trust: Sequence[str] = (),
+) -> None:
     """Answer requests until the other end of the pipe is closed.
 
     Meanwhile it sends tuples (done, total) as progress, and stops when it receives None.
@@ -40,13 +45,15 @@ def run_worker(folder: str, pipe: Connection, write_report: ReportWriter | None 
         Receives a `ComputeRequest` and sends its result or the exception.
     write_report : callable, optional
         Writes a report of views; None refuses requests for reports.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported.
     """
     # Ctrl-C in a terminal reaches all processes; the server ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     analysis.analyses()  # import them before the first request
     with suppress(AttributeError, OSError):  # not every system has it
         os.nice(NICENESS)
-    workspace = Workspace(folder)
+    workspace = Workspace(folder, trust)
     try:
         while True:
             request = pipe.recv()

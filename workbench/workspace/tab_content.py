@@ -71,11 +71,11 @@ def build_lens(workspace: Workspace, state: ViewState) -> Lens:
         del options["order"]
         options["indices"] = tuple(selected_image_indices(workspace, state))
     if axis is not None:
-        return Lens(runs, over=str(axis), state=options)
-    lens = Lens(runs, state=options)
+        return Lens(runs, over=str(axis), trust=workspace.trust, state=options)
+    lens = Lens(runs, trust=workspace.trust, state=options)
     # Runs are compared only on request: the first axis of the primary run shows more.
     if lens.axes[0] == "run" and len(lens.axes) > 1:
-        return Lens(runs, over=lens.axes[1], state=options)
+        return Lens(runs, over=lens.axes[1], trust=workspace.trust, state=options)
     return lens
 
 

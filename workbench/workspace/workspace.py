@@ -41,6 +41,9 @@ class Workspace:
     Parameters
     ----------
     folder : str or Path
+        The folder.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported to load a run's model.
 
     Attributes
     ----------
@@ -55,8 +58,9 @@ class Workspace:
         If the folder does not exist.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, trust: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
+        self.trust = tuple(trust)
         self._results: LRUCache[Hashable, Result] = LRUCache(maxsize=MAX_CACHED_RESULTS)
         self.refresh()
 

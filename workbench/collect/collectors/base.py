@@ -48,7 +48,7 @@ class CollectContext:
         Seed of all random choices.
     guidance : float
         Scale of classifier-free guidance of samples.
-    modules : sequence of str
+    trust : sequence of str
         Modules outside this package from which classes may be imported.
     reference : Path, optional
         A file with statistics or images of a reference set.
@@ -69,7 +69,7 @@ class CollectContext:
     limit: int
     seed: int
     guidance: float
-    modules: Sequence[str] = ()
+    trust: Sequence[str] = ()
     reference: Path | None = None
     arrays: Arrays = field(default_factory=dict)
     not_collected: dict[str, str] = field(default_factory=dict)

@@ -20,6 +20,11 @@ def evaluation(model: Generator, images: ImageSet, context: CollectContext) -> A
     """Evaluate the generator on images that it was not trained on."""
     if images.labels is None:
         raise NotApplicable(f"{images.source} has no labels.")
+    if len(images.labels) and images.labels.max() >= model.config.classes:
+        raise NotApplicable(
+            f"The generator has {model.config.classes} classes, and {images.source} has labels up "
+            f"to {images.labels.max()}."
+        )
     encoded = [context.tokenizer.encode(batch) for _, batch in context.batches(images)]
     labels = torch.from_numpy(images.labels).to(context.device)
     arrays = model.evaluate(_concatenate(encoded), labels, seed=context.seed)

@@ -15,7 +15,7 @@ def previous_checkpoint(model: Tokenizer, images: ImageSet, context: CollectCont
     earlier_steps = [step for step in context.run.steps if step < context.step]
     if "codes" not in context.arrays or not earlier_steps:
         raise NotApplicable(f"{context.run.name} has no codes or no earlier checkpoint.")
-    previous = load_tokenizer(context.run, earlier_steps[-1], context.modules).to(context.device)
+    previous = load_tokenizer(context.run, earlier_steps[-1], context.trust).to(context.device)
     codes = []
     for _, batch in context.batches(images):
         batch_codes = previous.encode(batch).codes

@@ -20,7 +20,7 @@ def untrained(model: Tokenizer, images: ImageSet, context: CollectContext) -> Ar
         raise NotApplicable(f"{type(model).__name__} has a frozen encoder; training is not in it.")
     with torch.random.fork_rng():
         torch.manual_seed(context.run.config.training.get("seed", 0))
-        initial = build_tokenizer(context.run, context.modules)
+        initial = build_tokenizer(context.run, context.trust)
     initial.to(context.device)
     latents = [
         initial.encode(batch).latents.float().cpu().numpy() for _, batch in context.batches(images)

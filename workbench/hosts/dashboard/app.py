@@ -5,6 +5,7 @@ The address of the page always describes the view, so that a link opens the same
 
 import html
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,17 @@ class Session:
         The folder of runs.
     queue : ComputeQueue, optional
         Computes the results; without it, they are computed in the calling thread.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported to load a run's model.
     """
 
-    def __init__(self, folder: str | Path, queue: ComputeQueue | None = None) -> None:
-        self.workspace = Workspace(folder)
+    def __init__(
+        self,
+        folder: str | Path,
+        queue: ComputeQueue | None = None,
+        trust: Sequence[str] = (),
+    ) -> None:
+        self.workspace = Workspace(folder, trust)
         self.lifecycle = PageLifecycle()
         self.compute = ComputeClient(queue, self.lifecycle)
         location = pn.state.location

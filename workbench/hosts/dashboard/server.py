@@ -3,6 +3,7 @@
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ def serve(
     use_token: bool = True,
     allow_hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
+    trust: Sequence[str] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the dashboard of a folder of runs until interrupted.
@@ -46,6 +48,8 @@ def serve(
         Host names besides those of this machine, as in a request's Host header.
     origins : sequence of str, optional
         Origins besides those of the hosts, such as `https://hub.example.org`.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported to load a run's model.
     on_ready : callable, optional
         Called with the link when the server listens.
 
@@ -66,10 +70,11 @@ def serve(
         use_token=use_token,
     )
     pn.extension("plotly", "tabulator")
-    queue = ComputeQueue(folder, write_report=write_views_report)
+    write_report = partial(write_views_report, trust=tuple(trust))
+    queue = ComputeQueue(folder, write_report=write_report, trust=trust)
     try:
         server = pn.io.server.get_server(
-            {"/": lambda: Session(folder, queue).page()},
+            {"/": lambda: Session(folder, queue, trust).page()},
             port=port,
             address=address,
             show=False,

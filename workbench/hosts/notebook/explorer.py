@@ -35,13 +35,15 @@ MAX_LIST_ROWS = 5
 Output = dict[str, Any]
 
 
-def open(folder: str | Path = "runs") -> "Explorer":
+def open(folder: str | Path = "runs", *, trust: Sequence[str] = ()) -> "Explorer":
     """Open a folder of runs.
 
     Parameters
     ----------
     folder : str or Path, optional
         The folder that contains the runs.
+    trust : sequence of str, optional
+        Modules and packages outside of this package that may be imported to load a run's model.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def open(folder: str | Path = "runs") -> "Explorer":
     RunError
         If the folder does not exist.
     """
-    return Explorer(Workspace(folder))
+    return Explorer(Workspace(folder, trust))
 
 
 class Explorer:

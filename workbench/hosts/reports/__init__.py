@@ -1,5 +1,6 @@
 """Reports: executed notebook templates, galleries of reports, and parameter sweeps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,9 +8,11 @@ if TYPE_CHECKING:
     from workbench.workspace.view_state import ViewState
 
 
-def write_views_report(folder: Path, views: "tuple[ViewState, ...]") -> Path:
+def write_views_report(
+    folder: Path, views: "tuple[ViewState, ...]", trust: Sequence[str] = ()
+) -> Path:
     """Write a report of saved views of a folder of runs, and return its path."""
     # Imported here so that a worker process that writes no report starts faster.
     from workbench.hosts.reports.report import report
 
-    return report("views", folder=folder, views=views)
+    return report("views", folder=folder, views=views, trust=trust)

@@ -22,6 +22,7 @@ from workbench.hosts.reports.sections import (
     section_outputs,
     tab_section_content,
 )
+from workbench.launch.trainables import trusted_names
 from workbench.workspace.losses import losses
 from workbench.workspace.selection import Selection, id_scopes
 from workbench.workspace.tab_content import build_tab, selected_images
@@ -39,6 +40,7 @@ def views_report(
     folder: str | Path = "runs",
     views: Sequence[View] | str = (),
     title: str = "",
+    trust: Sequence[str] | str = (),
 ) -> ExecutedReport:
     """Compute a report of views.
 
@@ -52,6 +54,9 @@ def views_report(
         At least one view, or the query of a dashboard's address; as a string, separated by commas.
     title : str
         Title of the page.
+    trust : sequence of str, or str
+        Modules and packages outside of this package that may be imported to load a run's model;
+        as a string, separated by commas.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def views_report(
     import nbformat
 
     start = time.perf_counter()
-    workspace = Workspace(folder)
+    workspace = Workspace(folder, trusted_names(trust))
     queries = views.split(",") if isinstance(views, str) else views
     states = [_view_state(workspace, view) for view in queries]
     if not states:

@@ -107,15 +107,23 @@ class ReportWriter:
         Folders of further runs.
     step : int
         Step of the primary run's evidence. 0 takes the last one.
+    trust : sequence of str
+        Modules and packages outside of this package that may be imported to load a run's model.
     """
 
-    def __init__(self, run: str, compare_with: Sequence[str] = (), step: int = 0) -> None:
+    def __init__(
+        self,
+        run: str,
+        compare_with: Sequence[str] = (),
+        step: int = 0,
+        trust: Sequence[str] = (),
+    ) -> None:
         from IPython.display import display
 
         runs = [Run(folder) for folder in (run, *compare_with)]
         primary, *others = runs
         evidence = primary.evidence(step or None)
-        self.workspace = Workspace(primary.folder.parent)
+        self.workspace = Workspace(primary.folder.parent, trust)
         self.workspace.runs |= {run.name: run for run in runs}
         self.state = ViewState(runs=tuple(run.name for run in runs), step=step or None)
         self.id_scopes = id_scopes(primary.name, evidence)
