@@ -11,6 +11,7 @@ import pytest
 
 import workbench as wb
 from workbench import analysis
+from workbench.analysis.latents.point_colors import ImageArrays, point_colors
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.storage import array_evidence
 from workbench.storage.array_files import ARRAY_NAMES, read_array_files
@@ -97,10 +98,11 @@ def test_shards_of_lightningdit(tmp_path):
     write_shards(tmp_path)
     mean = torch.from_numpy(GRID_LATENTS).mean((0, 2, 3), keepdim=True)
     torch.save({"mean": mean, "std": torch.ones(1, 6, 1, 1)}, tmp_path / "latents_stats.pt")
-    result = wb.evidence(tmp_path)
+    result = wb.evidence(tmp_path, out=tmp_path / "run")
     np.testing.assert_array_equal(result.latents, TOKENS)
     np.testing.assert_array_equal(result.labels, LABELS)
     assert result.provenance["n"] == N
+    assert wb.Run(tmp_path / "run").config.imported.scale.std == (1.0,) * 6
     np.testing.assert_allclose(
         result.provenance["latent_stats"]["channel_mean"], TOKENS.mean((0, 1)), rtol=1e-4
     )
@@ -257,9 +259,18 @@ def test_every_analysis_gives_a_result_or_says_why_not(case, name):
 
 
 def test_checks_of_codes_alone_find_nothing_wrong():
-    codes = RANDOM.integers(0, 32, (200, 16))
+    codes = RANDOM.integers(-1, 32, (200, 16))  # -1 is padding
     result = analysis.get("checks")([wb.evidence(codes=codes, codebook=32)])
     assert not result.findings
+
+
+def test_padding_has_the_color_of_other_codes():
+    codes = np.where(RANDOM.random((N, 16)) < 0.5, -1, CODES % 4)
+    evidence = wb.evidence(latents=TOKENS, codes=codes, codebook=32)
+    arrays = ImageArrays.from_evidence(evidence)
+    names = point_colors("code", np.arange(N), arrays, seed=0).names
+    expected = ["other" if code < 0 else str(code) for code in codes[:, 0]]
+    assert list(names) == expected
 
 
 # Refusals

@@ -39,7 +39,7 @@ from workbench.storage.evidence import ARRAYS, PADDING, Evidence
 from workbench.storage.files import printable
 from workbench.storage.mapped_array import create_mapped_array
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
-from workbench.storage.run_config import DataConfig, ImportedConfig
+from workbench.storage.run_config import DataConfig, ImportedConfig, ScaleConfig
 
 ARRAYS_FAMILY = "arrays"  # of the address of a run that has arrays and no model
 CLASS_PATH = "arrays:Arrays"  # in place of the class of a model
@@ -229,10 +229,14 @@ def save_array_run(
     if result.codebook is not None:
         settings["codebook_size"] = result.codebook.shape[1]
     address = None if files is None else f"{ARRAYS_FAMILY}:{Path(files).resolve()}"
+    stats = result.provenance.get("latent_stats")
+    scale = None
+    if stats is not None:
+        scale = ScaleConfig(mean=stats["channel_mean"], std=stats["channel_std"])
     sections: dict[str, Any] = {
         "class": CLASS_PATH,
         "settings": settings,
-        "imported": ImportedConfig(kind="arrays", address=address),
+        "imported": ImportedConfig(kind="arrays", address=address, scale=scale),
         "versions": {"workbench": __version__, "numpy": np.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
