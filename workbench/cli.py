@@ -67,7 +67,11 @@ def _list_recipes() -> str:
 def train(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="The folder of the run. An unfinished run in it is resumed.")
+        Path,
+        typer.Option(
+            help="The folder of the run. An unfinished run in it is resumed, and a finished one is "
+            "trained longer with more --steps."
+        ),
     ],
     recipe: Annotated[
         str | None,

@@ -82,8 +82,10 @@ def train(
 ) -> Run:
     """Train a recipe or a class into a folder with a progress bar, and collect its evidence.
 
-    A run that was stopped is resumed. The first Ctrl-C writes a checkpoint and stops training; the
-    second stops it at once.
+    A run that was stopped is resumed. A finished run is trained longer if `steps` is larger than
+    before. From there on, schedules are those of the larger number of steps: the learning rate
+    rises to where a run of that length would be, and decays again. The first Ctrl-C writes a
+    checkpoint and stops training; the second stops it at once.
 
     Parameters
     ----------
@@ -176,7 +178,13 @@ def prepare_training(
     changes = _coerce_changes(trainable, parsed.settings | specified)
     if (Path(out) / "config.json").exists():
         run = Run(out)
-        _check_same_settings(run, trainable, changes)
+        is_longer = _is_longer(run, changes)
+        _check_same_settings(run, trainable, changes, ignored=("steps",) if is_longer else ())
+        if is_longer:
+            with process.main_process_first():
+                if process.is_main:
+                    run.extend(changes["steps"])
+            run = Run(out)
         data = load_training_data(run, parsed.trust)
         _warn_about_versions(run)
     else:
@@ -393,7 +401,16 @@ def _errors_of_settings(name: str, changes: dict[str, Any]) -> Iterator[None]:
         ) from error
 
 
-def _check_same_settings(run: Run, trainable: Trainable, changes: dict[str, Any]) -> None:
+def _is_longer(run: Run, changes: dict[str, Any]) -> bool:
+    """Return True if a finished run is to be trained for more steps."""
+    steps = changes.get("steps", 0)
+    is_finished = run.status()["state"] == "finished"
+    return is_finished and steps > run.config.training.get("steps", 0)
+
+
+def _check_same_settings(
+    run: Run, trainable: Trainable, changes: dict[str, Any], ignored: Sequence[str] = ()
+) -> None:
     """Refuse to resume a run of another recipe or class, or with other settings than it has.
 
     Raises
@@ -407,7 +424,7 @@ def _check_same_settings(run: Run, trainable: Trainable, changes: dict[str, Any]
     requested = {"recipe" if trainable.is_recipe else "class": trainable.name} | changes
     if "tokenizer" in requested and _is_same_folder(run.tokenizer, requested["tokenizer"]):
         started["tokenizer"] = requested["tokenizer"]  # the path may be written differently
-    for name in sorted({*started, *requested}):
+    for name in sorted({*started, *requested} - {*ignored}):
         if str(started.get(name)) != str(requested.get(name)):
             raise RunError(
                 f"{run.folder} was started with {_assignment(name, started)}, "

@@ -477,6 +477,30 @@ class Run:
             f"{self.folder} is being trained by process {pid}. Stop that process, or wait for it."
         )
 
+    def extend(self, steps: int) -> None:
+        """Raise the number of training steps of a finished run, in config.json.
+
+        Raises
+        ------
+        RunError
+            If the run is not finished, another process is training it, or the number is not larger
+            than before.
+        """
+        before = self.config.training.get("steps", 0)
+        with self.writing():
+            if self.status()["state"] != "finished" or steps <= before:
+                raise RunError(
+                    f"{self.folder} can be trained longer once it has finished its {before:,} "
+                    f"steps, to more steps than that; got steps={steps}."
+                )
+            changed = {
+                "training": self.config.training | {"steps": steps},
+                "changes": self.config.changes | {"steps": steps},
+            }
+            self.config = self.config.model_copy(update=changed)
+            write_text(self.folder / "config.json", json.dumps(self.config.to_dict(), indent=1))
+            self.event("extended", self.find_step(), steps=steps, before=before)
+
     def log(self, step: int, **values: float) -> None:
         """Append one line to the log."""
         append_record(self.folder / "log.jsonl", {"step": step, **values})

@@ -247,6 +247,7 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
         "seed": run.config.training.get("seed"),
         "data": data | {"fingerprint": image_fingerprint},
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,
+        "imported": provenance.get("imported"),  # the address and the digests of its files
         "evidence": fingerprint(arrays),
         "versions": provenance.get("versions", {}),
     }

@@ -28,6 +28,7 @@ from workbench.hosts.reports.gallery import gallery
 from workbench.hosts.reports.manifest import fingerprint, read_manifest
 from workbench.hosts.reports.memory_guard import memory_guard
 from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
+from workbench.hosts.reports.template import split_at_commas
 from workbench.storage.files import parse_json, read_bytes
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def parse_grid(text: str) -> list[dict[str, str]]:
     for part in parts:
         name, separator, listed_values = part.partition("=")
         name = name.strip()
-        values = [value.strip() for value in listed_values.split(",")]
+        values = split_at_commas(listed_values)
         is_valid = separator and name.isidentifier() and all(values)
         if not is_valid or name in axes:
             raise UserError(

@@ -62,7 +62,8 @@ class Parameter:
         Parameters
         ----------
         value : object
-            Value from Python or text from a command line. Text becomes a list at its commas.
+            Value from Python or text from a command line. Text becomes a list at its commas, except
+            at those in the name of an existing folder or file.
 
         Raises
         ------
@@ -84,10 +85,40 @@ class Parameter:
 
     def _accept_list(self, value: Any) -> list[Any]:
         if isinstance(value, str):
-            return [word.strip() for word in value.split(",")]
+            return split_at_commas(value)
         if isinstance(value, Mapping) or not np.iterable(value):
             raise UserError(f"{self.name} must be a list, got `{value}`.")
         return [_plain(entry) for entry in value]
+
+
+def split_at_commas(text: str) -> list[str]:
+    """Split text at its commas, but not within the name of an existing folder or file.
+
+    Programs that sweep over settings name folders like `lr=0.001,codes=64`.
+
+    Examples
+    --------
+    >>> split_at_commas("runs/a, runs/b")
+    ['runs/a', 'runs/b']
+    """
+    words = text.split(",")
+    parts = []
+    start = 0
+    while start < len(words):
+        ends = range(len(words), start, -1)
+        joined = {end: ",".join(words[start:end]).strip() for end in ends}
+        # The longest name that exists; a word without a comma need not exist.
+        end = next(end for end in ends if end == start + 1 or _exists(joined[end]))
+        parts.append(joined[end])
+        start = end
+    return parts
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # many words together are too long for a name
+        return False
 
 
 def find_template(name: str) -> Path:
