@@ -758,6 +758,37 @@ def test_rows_that_refer_to_files_are_not_cached(tmp_path, own_cache):
     assert load(str(tmp_path / "table.parquet")).fingerprint != first.fingerprint
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "absolute"])
+def test_table_cannot_name_files_outside_of_its_folder(tmp_path, own_cache, name):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    noise(seed=0).save(tmp_path / "secret.png")
+    folder = tmp_path / "table"
+    folder.mkdir()
+    path = str(tmp_path / "secret.png") if name == "absolute" else name
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": path}] * 20}), folder / "t.parquet")
+    for source in (folder / "t.parquet", folder):
+        with pytest.raises(UserError, match=r"secret\.png"):
+            load(str(source))
+
+
+def test_relative_paths_begin_at_the_table(tmp_path, own_cache):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    noise(seed=0).save(tmp_path / "picture.png")
+    rows = [{"bytes": None, "path": "picture.png"}] * 20
+    pq.write_table(pa.table({"image": rows}), tmp_path / "t.parquet")
+    assert len(load(str(tmp_path / "t.parquet"))) == 18
+
+
+def test_jpeg_2000_is_read(tmp_path):
+    for number in range(3):
+        noise(seed=number).save(tmp_path / f"{number}.jp2")
+    assert len(load(str(tmp_path))) == 2
+
+
 def test_cache_size_is_bounded(cats_and_dogs, monkeypatch):
     monkeypatch.setattr(decode_cache, "CACHE_BYTES", load(str(cats_and_dogs)).pixels.nbytes)
     first = load(str(cats_and_dogs))

@@ -19,12 +19,13 @@ from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
 from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.storage.checkpoint import read_tensors
-from workbench.storage.control import read_commands
+from workbench.storage.control import make_command, read_commands
 from workbench.storage.jsonl import append_record
 from workbench.storage.run import Run
 from workbench.training import TrainConfig, fit, learning_rate
 from workbench.training.control_listener import ControlListener
 from workbench.training.overrides import Override, WeightOverrides
+from workbench.training.state import _parameter_state
 
 SMALL = {
     "num_tokens": 4,
@@ -281,6 +282,25 @@ def test_damaged_checkpoint_is_named(tmp_path):
         trained(tmp_path / "a", steps=20)
     path.unlink()
     assert_equal(trained(tmp_path / "a", steps=20), trained(tmp_path / "b", steps=20))
+
+
+def test_steps_of_optimizers_keep_their_type_and_device():
+    """The device `meta` stands for a GPU."""
+    stored = {
+        "dense.weight.step": torch.tensor(3.0),
+        "dense.weight.exp_avg": torch.zeros(2),
+        "table.weight.step": torch.tensor(3),
+    }
+    device = torch.device("meta")
+    dense = _parameter_state(stored, "dense.weight", device)
+    assert dense["step"].device == dense["exp_avg"].device == device
+    assert _parameter_state(stored, "table.weight", device) == {"step": 3}
+
+
+@pytest.mark.parametrize("value", [1e300, 10**400, -1, float("nan"), True])
+def test_absurd_multiplier_is_refused(value):
+    with pytest.raises(UserError, match="multiplier"):
+        make_command("lr", value=value)
 
 
 def test_learning_rate_schedule():

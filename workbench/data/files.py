@@ -14,6 +14,7 @@ from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+EXTENSIONS |= {".jp2", ".j2k", ".avif"}  # the last only if Pillow was built with it
 
 
 @dataclass(frozen=True)

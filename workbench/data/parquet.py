@@ -37,6 +37,8 @@ class TableSource:
         "train" and "test"; only "train" if the rows are still to be split.
     row_name : callable
         Returns the name of a row for errors, from the split and the index of the row.
+    folder : Path
+        The folder that the files of cells must be in.
     files : sequence of Path
         The files that the tables are read from.
     """
@@ -44,6 +46,7 @@ class TableSource:
     name: str
     tables: Tables
     row_name: Callable[[str, int], str]
+    folder: Path
     files: Sequence[Path] = ()
 
 
@@ -146,7 +149,13 @@ def read_parquet(
 
     every_file = [file for split_files in files.values() for file in split_files]
     return _read_images(
-        TableSource(name=source, tables=tables, row_name=row_name, files=every_file),
+        TableSource(
+            name=source,
+            tables=tables,
+            row_name=row_name,
+            folder=image_folder(Path(source).expanduser()),
+            files=every_file,
+        ),
         split,
         side,
         selection,
@@ -196,6 +205,7 @@ def read_hub(
             name=source,
             tables=_train_and_test(parts),
             row_name=lambda part, row: f"row {row} of {source}",
+            folder=image_folder(None),
         ),
         split,
         side,
@@ -228,7 +238,7 @@ def _read_images(
         (part, split, side, selection, resize),
         lambda: decode_all(
             (
-                (source.row_name(part, row), content(cell))
+                (source.row_name(part, row), content(cell, source.folder))
                 for row, cell in zip(rows.tolist(), cells, strict=True)
             ),
             count=len(rows),
@@ -314,13 +324,49 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def content(cell: Mapping[str, Any] | None) -> bytes | Path | None:
-    """Return the bytes of an image cell, or the path of its file; None if it is empty."""
+def content(cell: Mapping[str, Any] | None, folder: Path) -> bytes | Path | None:
+    """Return the bytes of an image cell, or the path of its file; None if it is empty.
+
+    Parameters
+    ----------
+    cell : mapping or None
+        The `bytes` and the `path` of an image.
+    folder : Path
+        The folder that the file must be in; relative paths begin there.
+
+    Raises
+    ------
+    UserError
+        If the file is somewhere else. A table must not choose any file of the machine.
+    """
     if cell is None:
         return None
     if cell.get("bytes"):
         return cell["bytes"]
-    return Path(cell["path"]) if cell.get("path") else None
+    if not cell.get("path"):
+        return None
+    path = (folder / cell["path"]).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"A cell names the image {path}, which is not in {folder}. Store the bytes of images in"
+            " the table, or move the files into that folder."
+        )
+    return path
+
+
+def image_folder(path: Path | None) -> Path:
+    """Return the folder in which the files of a table's cells must be.
+
+    Parameters
+    ----------
+    path : Path or None
+        The table or a folder of tables; None for one of the hub, whose files are in its cache.
+    """
+    if path is None:
+        import datasets
+
+        return Path(datasets.config.HF_CACHE_HOME).expanduser()
+    return path if path.is_dir() else path.parent
 
 
 def _read_labels(tables: Tables, part: str) -> tuple[np.ndarray | None, tuple[str, ...]]:

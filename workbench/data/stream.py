@@ -20,7 +20,7 @@ import numpy as np
 from workbench.core.errors import UserError
 from workbench.data.decode import decode
 from workbench.data.images import ImageSet, with_channels
-from workbench.data.parquet import content, image_column, parquet_files
+from workbench.data.parquet import content, image_column, image_folder, parquet_files
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
 
@@ -240,8 +240,10 @@ def _decode_row(
     resize: str = DEFAULT_RESIZE,
 ) -> np.ndarray:
     """Decode one image; an unreadable one becomes a gray square, so that batches stay full."""
+    path = Path(source.removeprefix("stream:")).expanduser()
+    folder = image_folder(path if path.exists() else None)
     try:
-        pixels = decode(content(row["pixels"]), f"an image of {source}", side, resize)
+        pixels = decode(content(row["pixels"], folder), f"an image of {source}", side, resize)
     except UserError as error:
         warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=2)
         return np.full((side, side, channels), GRAY, np.uint8)

@@ -223,7 +223,10 @@ def _command(target: Target, out: Path, collect: bool, settings: dict[str, Any])
         options.append("--no-collect")
     options += [f"--trust={module}" for module in target.trust]
     model = [f"--class={target.name}"] if ":" in target.name else [target.name]
-    return [sys.executable, "-m", "workbench", "train", *model, f"--out={out}", *options]
+    # Without -P, a file of the current folder could replace an installed module. A trusted module
+    # of that folder is found by `import_trusted`.
+    command = [sys.executable, "-P", "-m", "workbench", "train"]
+    return [*command, *model, f"--out={out}", *options]
 
 
 def _text(value: Any) -> str:

@@ -1,11 +1,11 @@
 """Files and folders that are complete or absent.
 
 They are written next to their final path under a temporary name and then moved into place, so no
-reader sees half of one, and a failed write leaves the previous version.
+reader sees half of one, and a failed write leaves the previous version. A write first removes what
+killed writers left in the same folder.
 """
 
 import errno
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from workbench.core.errors import RunError
 from workbench.storage.files import DamagedError, parse_json, read_bytes
+from workbench.storage.leftovers import previous_path, remove_leftovers, temporary_path
 
 Content = TypeVar("Content")
 MAX_ATTEMPTS = 10  # to replace a folder that another process replaces at the same time
@@ -31,7 +32,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     RunError
         If the file cannot be written.
     """
-    temporary = _temporary(path)
+    remove_leftovers(path.parent)
+    temporary = temporary_path(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -62,7 +64,8 @@ def atomic_folder(folder: Path, *, same_name: bool = False) -> Iterator[Path]:
     RunError
         If the folder cannot be written.
     """
-    temporary = _temporary(folder)
+    remove_leftovers(folder.parent)
+    temporary = temporary_path(folder)
     content = temporary / folder.name if same_name else temporary
     try:
         content.mkdir(parents=True)
@@ -85,7 +88,7 @@ def check_new_folder(folder: Path) -> None:
 def _replace_folder(source: Path, target: Path) -> None:
     """Move a folder to a path where another may be, which another process may replace as well."""
     for attempt in range(MAX_ATTEMPTS):
-        previous = _temporary(target)
+        previous = previous_path(target)
         try:
             if target.exists():
                 target.replace(previous)
@@ -130,15 +133,6 @@ def read_json(path: Path, default: Content) -> Content:
     except (FileNotFoundError, DamagedError):
         return default
     return content if isinstance(content, type(default)) else default
-
-
-def _temporary(path: Path) -> Path:
-    """Return a new path next to another.
-
-    A random name is unique, unlike the number of a process: in containers that share a volume,
-    processes have equal numbers.
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _not_written(path: Path, error: OSError) -> RunError:

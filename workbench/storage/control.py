@@ -28,6 +28,7 @@ from typing import Any, TypeGuard
 from workbench.core.errors import RunError, UserError, unknown
 
 COMMANDS = ("pause", "resume", "stop", "sample", "evaluate", "weight", "lr")
+MAX_MULTIPLIER = 1_000_000  # of a weight or the learning rate; a larger one is a mistake
 MAX_RECEIVED_COMMANDS = 20  # stored after the training has received them
 MAX_FILE_BYTES = 1_000_000
 MAX_NUMBER = 10**9
@@ -197,9 +198,10 @@ def _multiplier(value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not 0 <= number < math.inf:
+    if isinstance(value, bool) or not 0 <= number <= MAX_MULTIPLIER:
         raise UserError(
-            f"A multiplier must be a finite number of at least 0, got `{_shorten(value)}`."
+            f"A multiplier must be a number between 0 and {MAX_MULTIPLIER:,}, "
+            f"got `{_shorten(value)}`."
         )
     return number
 

@@ -33,6 +33,7 @@ from workbench.storage.files import (
     read_bytes,
     unreadable,
 )
+from workbench.storage.leftovers import reappears
 from workbench.storage.migrations import FORMAT, is_format, migrate_provenance, stored_array_name
 
 MAX_REASON_LENGTH = 200
@@ -417,6 +418,8 @@ class Evidence:
                     # The folder was replaced meanwhile, and some arrays are older than others.
                     return cls.open(folder, only)
         except FileNotFoundError:
+            if reappears(folder, provenance_path.name):
+                return cls.open(folder, only)
             raise RunError(
                 f"{printable(folder)} holds no evidence. Collect it with: {again}"
             ) from None

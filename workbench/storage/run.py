@@ -37,6 +37,7 @@ from workbench.storage.atomic import atomic_path, check_new_folder, read_json, w
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
 from workbench.storage.files import (
+    STEP_NAME,
     is_count,
     is_number,
     open_regular,
@@ -46,6 +47,7 @@ from workbench.storage.files import (
 )
 from workbench.storage.imported import load_imported
 from workbench.storage.jsonl import append_record, is_event, is_log_record, read_records
+from workbench.storage.leftovers import restore_moved_folders
 from workbench.storage.migrations import FORMAT
 from workbench.storage.process import current_process, is_alive
 from workbench.storage.run_config import RunConfig
@@ -383,8 +385,10 @@ class Run:
 
     @property
     def evidence_steps(self) -> list[int]:
-        """The steps that have evidence, ascending."""
-        return steps_in(self.folder / "evidence")
+        """The steps that have evidence, ascending, with those that are being replaced."""
+        folder = self.folder / "evidence"
+        replaced = (STEP_NAME.fullmatch(name) for name in restore_moved_folders(folder))
+        return sorted({*steps_in(folder), *(int(match[1]) for match in replaced if match)})
 
     def evidence_folder(self, step: int) -> Path:
         """Return the folder of the evidence of a step, whether or not it exists."""

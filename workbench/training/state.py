@@ -121,7 +121,7 @@ def _parameter_state(
 
     SparseAdam counts steps in a Python integer, stored as an integer tensor. With a tensor,
     `beta ** step` would be rounded to single precision, and training would not resume to equal
-    weights. AdamW counts steps in a float tensor, which it expects on the CPU.
+    weights. Fused AdamW counts steps in a float tensor on the device of the parameter.
     """
     prefix = f"{name}."
     state: dict[str, Tensor | int] = {}
@@ -129,10 +129,8 @@ def _parameter_state(
         key = stored_name.removeprefix(prefix)
         # A dot in the key belongs to a parameter with a longer name.
         if stored_name.startswith(prefix) and "." not in key:
-            if key != "step":
-                state[key] = value.to(device)
-            elif value.is_floating_point():
-                state[key] = value
-            else:
+            if key == "step" and not value.is_floating_point():
                 state[key] = int(value)
+            else:
+                state[key] = value.to(device)
     return state

@@ -6,7 +6,6 @@ written next to `NAME.html`.
 
 import logging
 import os
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +32,7 @@ from workbench.hosts.reports.sections import (
 )
 from workbench.hosts.reports.template import check_parameters, find_template, parameters_of
 from workbench.storage.atomic import atomic_path, write_text
+from workbench.storage.leftovers import scratch_folder
 
 __all__ = [
     "ReportWriter",
@@ -119,8 +119,8 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
     # papermill warns of parameters whose type it does not know.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     kernel_died = False
-    with tempfile.TemporaryDirectory(prefix="workbench-report-") as folder:
-        executed = Path(folder) / source.name
+    with scratch_folder("workbench-report") as folder:
+        executed = folder / source.name
         try:
             papermill.execute_notebook(
                 str(source),
