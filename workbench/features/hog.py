@@ -34,6 +34,7 @@ class HOG(FeatureExtractor):
     """
 
     name = "hog"
+    title = "HOG"
     directional = False
 
     def __init__(self, channels: int = 3) -> None:

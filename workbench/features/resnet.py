@@ -37,6 +37,7 @@ class ResNet56(FeatureExtractor):
         If the file does not exist or does not contain a ResNet-56.
     """
 
+    title = "ResNet-56"
     dim = 64
     directional = False
 
