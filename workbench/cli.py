@@ -171,8 +171,12 @@ def collect(
     from workbench.collect import collect as collect_evidence
     from workbench.storage.run import Run
 
+    opened = Run(run)
+    source = opened if opened.tokenizer is None else opened.tokenizer
+    if source.config.data is not None and source.config.data.summary is not None:
+        typer.echo(source.config.data.summary, err=True)
     evidence = collect_evidence(
-        Run(run),
+        opened,
         step=step,
         limit=limit,
         guidance=guidance,

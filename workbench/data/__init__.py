@@ -94,6 +94,8 @@ def load(
         files = "1 file was" if count == 1 else f"{count} files were"
         reasons = " ".join(images.skipped[:MAX_SKIPPED_REASONS])
         warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=2)
+    for note in images.layout.notes if images.layout else ():
+        warnings.warn(note, stacklevel=2)
     return replace(images, pixels=with_channels(images.pixels, channels))
 
 

@@ -19,6 +19,28 @@ if TYPE_CHECKING:
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
+@dataclass(frozen=True)
+class SourceLayout:
+    """The layout that was detected in a source, and what was left out.
+
+    Attributes
+    ----------
+    name : str
+        The layout, such as `train/CLASS and val/CLASS`.
+    splits : dict of str to int
+        Number of images of the splits "train" and "test".
+    ignored : dict of str to int
+        Number of files that are not used, by their extension.
+    notes : tuple of str
+        Sentences about parts of the source that are probably not as intended.
+    """
+
+    name: str
+    splits: dict[str, int]
+    ignored: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
 # Sets are compared by their fingerprints; comparing arrays would be ambiguous.
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -43,6 +65,8 @@ class ImageSet:
     total : int or None
         Number of images of the split from which these were drawn, with those that cannot be read;
         None if it is not known, as for a part of a stream.
+    layout : SourceLayout or None
+        The layout of the files; None of a bundled set or a stream.
     """
 
     pixels: np.ndarray
@@ -53,6 +77,7 @@ class ImageSet:
     skipped: tuple[str, ...] = ()
     complexity: np.ndarray | None = None
     total: int | None = None
+    layout: SourceLayout | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 HELD_OUT_ONE_IN = 10  # one in this many images is held out
+TRAIN_NAMES = ("train", "training")
 # Names of a held-out split; the first that exists counts.
-TEST_NAMES = ("test", "val", "validation", "valid")
+TEST_NAMES = ("test", "testing", "val", "validation", "valid")
 
 
 def held_out_mask(keys: Iterable[str]) -> np.ndarray:

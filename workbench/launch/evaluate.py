@@ -13,7 +13,7 @@ from workbench.core.errors import UserError
 from workbench.core.progress import progress_listener
 from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
 from workbench.launch.progress_bar import count_on
-from workbench.launch.setup import absolute_source
+from workbench.launch.setup import absolute_source, layout_fields, print_summary
 from workbench.storage.array_evidence import ARRAYS_FAMILY
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.imported import digests
@@ -151,6 +151,7 @@ def evaluate(
         if tokenizer is not None:
             raise UserError("tokenizer is only given for a generator.")
         prepared = _prepare_tokenizer(model, str(data), side, limit, revision, trust, options)
+    print_summary(prepared.config)
     with atomic_folder(folder, same_name=True) as temporary:
         run = Run.create(temporary, prepared.config)
         models = LoadedModels(
@@ -267,6 +268,7 @@ def _prepare_tokenizer(
         skipped=images.skipped,
         split=images.split,
         resize=None if data in BUNDLED else pretrained.resize,
+        **layout_fields(images),
     )
     config = _run_config(
         pretrained.tokenizer,

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
-from workbench.launch.setup import absolute_source
+from workbench.launch.setup import absolute_source, layout_fields
 from workbench.storage.array_evidence import ARRAYS_FAMILY, evidence, save_array_run
 from workbench.storage.array_files import Parts, read_array_files
 from workbench.storage.run import Run
@@ -82,6 +82,7 @@ def evaluate_arrays(
             names=images.names,
             skipped=images.skipped,
             split=images.split,
+            **layout_fields(images),
         )
     elif side is not None:
         raise UserError("side is the size of the images of data; give data as well.")

@@ -25,6 +25,7 @@ from workbench.launch.progress_bar import count_on, percentage_on
 from workbench.launch.setup import (
     attach_features,
     load_training_data,
+    print_summary,
     resolve_images,
     resolve_init,
     resolve_latents,
@@ -133,6 +134,7 @@ def train(
         if not is_finished:
             deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
         return run
+    print_summary(run.config)
     if not is_finished:
         _follow(job, first_step)
     if collect and run.status()["state"] == "finished":

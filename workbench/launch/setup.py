@@ -4,6 +4,7 @@
 `load_training_data` loads the source that a config.json describes.
 """
 
+import sys
 from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RunError, UserError
 from workbench.launch.trainables import Trainable, load_class
 from workbench.storage.run import Run
-from workbench.storage.run_config import DataConfig, RunReference
+from workbench.storage.run_config import DataConfig, RunConfig, RunReference
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,8 +75,31 @@ def resolve_images(
         names=images.names,
         n=len(images),
         skipped=images.skipped,
+        **layout_fields(images),
     )
     return section, images
+
+
+def layout_fields(images: "ImageSet") -> dict[str, Any]:
+    """Return the fields of `DataConfig` for the layout of a source; none if it is not known."""
+    layout = images.layout
+    if layout is None:
+        return {}
+    return {
+        "layout": layout.name,
+        "splits": layout.splits,
+        "ignored": layout.ignored,
+        "notes": layout.notes,
+    }
+
+
+def print_summary(run_config: RunConfig) -> None:
+    """Print how the files of the images of a run were understood, if this is known."""
+    from tqdm.auto import tqdm
+
+    summary = None if run_config.data is None else run_config.data.summary
+    if summary is not None:
+        tqdm.write(summary, file=sys.stderr)
 
 
 def resolve_latents(

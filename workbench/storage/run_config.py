@@ -51,6 +51,14 @@ class DataConfig(_Section):
         without splits.
     resize : str or None
         How images are brought to their side; None for the default of `workbench.data.load`.
+    layout : str or None
+        The layout of the files that was detected, such as `train/CLASS and val/CLASS`.
+    splits : dict of str to int
+        The number of images of each split, before `limit`.
+    ignored : dict of str to int
+        The number of files that are not used, by their extension.
+    notes : tuple of str
+        Sentences about parts of the source that are probably not as intended.
     """
 
     source: str | None = None
@@ -63,6 +71,25 @@ class DataConfig(_Section):
     skipped: tuple[Any, ...] = ()
     split: str | None = None
     resize: str | None = None
+    layout: str | None = None
+    splits: dict[str, int] = Field(default_factory=dict)
+    ignored: dict[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str | None:
+        """A sentence with the layout and its numbers; None if no layout is known."""
+        if self.layout is None:
+            return None
+        kinds = {"train": "training", "test": "held-out"}
+        counts = [f"{count:,} {kinds.get(name, name)}" for name, count in self.splits.items()]
+        parts = [f"{' and '.join(counts)} images", f"{len(self.names):,} classes"]
+        if self.skipped:
+            parts.append(f"{len(self.skipped):,} files skipped")
+        if self.ignored:
+            by_type = ", ".join(f"{count:,} {name}" for name, count in self.ignored.items())
+            parts.append(f"{sum(self.ignored.values()):,} files ignored ({by_type})")
+        return f"Data: {self.source} ({self.layout}): {', '.join(parts)}."
 
 
 class RunReference(_Section):
