@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -292,3 +293,27 @@ def test_facts_of_a_pretrained_tokenizer_may_be_given(tmp_path, module):
     )
     assert run.config.imported.license == "MIT"
     assert dataclasses.asdict(LatentScale())["mean"] == (0.0,)
+
+
+VIEWER = """
+import sys
+for name in ("torch", "einops", "jaxtyping", "safetensors"):
+    sys.modules[name] = None
+import workbench as wb
+from workbench.workspace.view_state import ViewState
+from workbench.workspace.workspace import Workspace
+workspace = Workspace(sys.argv[1])
+state = ViewState(runs=("own",), analysis="reconstruction")
+print(workspace.about(state), workspace.result(state).summary())
+print(wb.lens(workspace.runs["own"]).axes)
+"""
+
+
+@pytest.mark.slow
+def test_viewer_without_torch_opens_an_imported_run(tmp_path):
+    evaluate(pooling(), "digits", tmp_path / "own", limit=20)
+    done = subprocess.run(
+        [sys.executable, "-c", VIEWER, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PSNR" in done.stdout and "('run',)" in done.stdout
