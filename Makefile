@@ -8,7 +8,7 @@ TRAIN := $(BIN)/workbench train
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo test test-fast wording golden lint format lab dashboard docs bench claims claims-full lock audit clean browser
+.PHONY: demo test test-fast wording golden lint format lab dashboard docs bench soak claims claims-full lock audit clean browser
 
 demo: .venv/demo  ## train on bundled images, write report.html, print the next steps
 	$(TRAIN) softvq-digits --num-tokens 2 --out $(RUNS)/softvq-digits-2
@@ -59,6 +59,9 @@ docs: .venv/dev  ## build the documentation site into docs/_build/html, without 
 bench: .venv/dev  ## measure training speed, and compare with public implementations
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.side_by_side --out side_by_side.json
+
+soak: .venv/dev  ## kill every command at random moments, MINUTES long; the figures are in docs/concepts/faults.md
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60) --sessions $(or $(SESSIONS),200)
 
 claims: .venv/demo  ## test the papers' claims at laptop size (CIFAR10=FOLDER, otherwise bundled images)
 	for scale in $(if $(CIFAR10),laptop,photos digits); do \

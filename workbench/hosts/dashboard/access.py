@@ -17,7 +17,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher, Rule
 from tornado.web import RequestHandler
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+# Panel cannot parse the location of a page at an IPv6 address, such as [::1].
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1")
 WILDCARD_ADDRESSES = ("", "0.0.0.0", "::")
 PUBLIC_PREFIX = "/static/"  # the files of Panel and Bokeh
 NEEDS_TOKEN = "This page needs its token. Open the link that `workbench dashboard` has printed."
@@ -71,6 +72,10 @@ class AccessPolicy:
     def refusal(self, request: HTTPServerRequest) -> str | None:
         """Return why a request is refused, in one sentence; None if it is answered."""
         host = request.headers.get("Host", "").lower()
+        if host.startswith("["):
+            return (
+                "Open the dashboard by the name of its host or an IPv4 address, not by an IPv6 one."
+            )
         if host not in self.hosts:
             return f"The host `{host}` is not allowed. Allow it with --allow-host {host}."
         origin = request.headers.get("Origin")

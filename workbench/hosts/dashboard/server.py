@@ -58,8 +58,12 @@ def serve(
     RunError
         If the folder does not exist.
     UserError
-        If the port is in use.
+        If the port is in use, or the address is an IPv6 address.
     """
+    if ":" in address and address not in WILDCARD_ADDRESSES:
+        raise UserError(
+            f"{address} is an IPv6 address. Give the name of a host or an IPv4 address."
+        )
     Workspace(folder)  # refuses a wrong folder before the server starts
     port = _free_port(address) if port == 0 else _checked_port(address, port)
     policy = AccessPolicy.create(

@@ -1,0 +1,14 @@
+"""A short soak. `make soak` runs a long one over every system."""
+
+import pytest
+
+from benchmarks import soak
+
+
+@pytest.mark.slow
+def test_short_soak_finds_no_failure(capsys):
+    arguments = ["--minutes", "0.3", "--sessions", "1", "--systems", "softvq"]
+    status = soak.main(arguments)
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert "kills: dashboard" in output and "weights and log are equal" in output
