@@ -1,14 +1,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.optimize import brentq
 from scipy.stats import entropy, zipfian
 
+from benchmarks.codebook_verdicts import SOURCES, has_dead_codes, num_right, verdicts
 from workbench.analysis import get
 from workbench.analysis.codebook import codes as codes_module
 from workbench.analysis.codebook import distances
+from workbench.analysis.codebook.richness import chao1
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_stats, codebook_usage, rarefy
 from workbench.analysis.codebook.zipf import exponent, zipf
 from workbench.core.errors import NotApplicable, UserError
+from workbench.quantizers.vector import VectorQuantizer
 from workbench.storage.evidence import Evidence
 
 
@@ -168,6 +173,129 @@ def test_zipf_distributed_codes_are_healthy():
     weights = 1 / np.arange(1, 1025)
     codes = np.random.default_rng(0).choice(1024, 200_000, p=weights / weights.sum())
     assert stats_of(codes, 1024).verdict == "healthy"
+
+
+def histogram(used: int, perplexity: float, tokens: int, size: int = 512) -> np.ndarray:
+    """Return counts with these numbers of used codes and tokens, and about this perplexity."""
+    rank = np.arange(used) / used
+
+    def distribution(decay: float) -> np.ndarray:
+        weights = np.exp(-decay * rank)
+        return weights / weights.sum()
+
+    decay = brentq(lambda a: np.exp(entropy(distribution(a))) - perplexity, 0, 100)
+    counts = np.zeros(size, np.int64)
+    counts[:used] = np.maximum(1, np.round(distribution(decay) * tokens))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("used", "perplexity", "tokens", "verdict"),
+    [
+        (83, 67.7, 64_000, "collapsed"),  # a published VQ-VAE of CIFAR-10, 8 x 8 codes
+        (69, 62.3, 64_000, "collapsed"),  # the same with running averages, collapsed
+        (278, 179.0, 64_000, "borderline"),  # a published VQ-VAE of other images
+        (512, 430.4, 64_000, "healthy"),  # as the first, with running averages
+        (111, 66.6, 2_880, "collapsed"),
+    ],
+)
+def test_verdicts_of_published_codebooks(used, perplexity, tokens, verdict):
+    stats = codebook_stats(histogram(used, perplexity, tokens))
+    assert stats.perplexity == pytest.approx(perplexity, rel=0.02)
+    assert stats.verdict == verdict
+
+
+def test_collapse_with_a_rising_curve_is_collapsed():
+    """111 of 512 codes with a Chao1 of 121: rare codes still appear, but most never will."""
+    counts = np.zeros(512, np.int64)
+    counts[:111] = [1] * 13 + [2] * 8 + [31] * 90
+    stats = codebook_stats(counts)
+    assert stats.chao1 == pytest.approx(121, abs=1)
+    assert stats.chao1_high < 160 and stats.verdict == "collapsed"
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.45, "collapsed"), (0.6, "borderline"), (0.85, "healthy")]
+)
+def test_verdict_on_both_sides_of_the_thresholds(share, verdict):
+    for seed in range(5):
+        codes = np.random.default_rng(seed).integers(0, int(share * 1024), 20_000)
+        assert stats_of(codes, 1024).verdict == verdict
+
+
+def test_under_sampled_zipf_codes_are_not_collapsed():
+    """Chao1 is too low for a few tokens of a skewed source; the coverage says so."""
+    weights = 1 / np.arange(1, 4097)
+    for tokens in (200, 1000, 4000):
+        codes = np.random.default_rng(0).choice(4096, tokens, p=weights / weights.sum())
+        assert stats_of(codes, 4096).verdict == "under-sampled"
+
+
+def test_stray_tokens_do_not_make_a_codebook_healthy():
+    random = np.random.default_rng(0)
+    codes = np.concatenate([random.integers(0, 60, 30_000), random.integers(0, 512, 250)])
+    assert stats_of(codes, 512).verdict == "uneven"
+
+
+@pytest.mark.parametrize("learn", ["gradient", "ema"])
+@pytest.mark.parametrize(("revive", "verdict"), [(0.0, "collapsed"), (0.1, "healthy")])
+def test_trained_collapse_is_found(learn, revive, verdict):
+    """Codes that start far from the tokens win none and learn nothing, unless they are revived."""
+    torch.manual_seed(0)
+    tokens = torch.randn(64, 16, 4)
+    quantizer = VectorQuantizer(codebook_size=128, dim=4, learn=learn, revive=revive)
+    with torch.no_grad():
+        quantizer.codebook[0, 20:] += 20
+    parameters = list(quantizer.parameters())
+    for _ in range(20):
+        losses = quantizer(tokens.clone().requires_grad_()).losses
+        sum(losses.values()).backward()
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter -= 10 * parameter.grad
+                parameter.grad = None
+    codes = quantizer.eval()(tokens).codes.numpy()
+    assert stats_of(codes.ravel(), 128).verdict == verdict
+
+
+def test_verdicts_on_books_of_known_sources():
+    """The books of the table in the documentation, with another seed."""
+    books = 20
+    right = 0
+    for source in SOURCES:
+        counts = verdicts(source, books, seed=1)
+        right += num_right(source, counts)
+        assert not (has_dead_codes(source) and counts["healthy"])
+    assert right >= 0.95 * books * len(SOURCES)
+
+
+def test_chao1_interval_covers_the_reachable_codes():
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        richness = chao1(np.bincount(random.integers(0, 200, 400), minlength=512))
+        covered.append(richness.low <= 200 <= richness.high)
+    assert 0.9 <= np.mean(covered) <= 1
+
+
+def test_coverage_is_the_probability_of_a_used_code():
+    random = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 513)
+    weights /= weights.sum()
+    errors = []
+    for _ in range(100):
+        counts = random.multinomial(600, weights)
+        errors.append(chao1(counts).coverage - weights[counts > 0].sum())
+    assert np.mean(errors) == pytest.approx(0, abs=0.01)
+
+
+def test_distances_agree_with_usage():
+    codes = np.random.default_rng(0).integers(0, 30, (60, 16))
+    codewords = np.random.default_rng(1).normal(size=(1, 128, 4)).astype(np.float32)
+    usage = codebook_usage(codes, codewords)
+    apart = distances.code_distances(codes, codewords)
+    assert apart.codebooks[0].verdict == usage.verdict == "collapsed"
+    assert sum(apart.codebooks[0].dead.values()) == usage.codebooks[0].dead
 
 
 def test_distinct_codes_have_maximal_perplexity():

@@ -194,6 +194,8 @@ def _collect(
         "run": run.name,
         "step": step,
         "class": run.config.class_path,
+        "recipe": run.config.recipe,
+        "changes": run.config.changes,
         "seed": seed,
         "feature_extractor": context.feature_extractor.name,
         "feature_extractor_reason": chosen.reason,

@@ -14,7 +14,7 @@ from workbench.analysis.codebook.codes import (
     require_vectors,
 )
 from workbench.analysis.codebook.hubness import hubness
-from workbench.analysis.codebook.usage import codebook_stats
+from workbench.analysis.codebook.usage import CodebookStats, codebook_stats, worst_verdict
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.errors import NotApplicable, UserError
@@ -37,6 +37,7 @@ CAUSE_LABELS = {
 COLUMNS = (
     "size",
     "used",
+    "verdict",
     "searched",
     "duplicates",
     "median",
@@ -59,6 +60,7 @@ class CodebookDistances:
 
     size: int
     used: int
+    verdict: str  # verdict of `codebook_usage` for the same tokens
     searched: int  # codes whose nearest other code was searched
     distances: np.ndarray = field(repr=False)  # (searched,): distance to the nearest other code
     is_used: np.ndarray = field(repr=False)  # bool (searched,)
@@ -108,14 +110,15 @@ class CodeDistances(Result):
         dead = {cause: self._mean_dead(cause) for cause in CAUSES}
         total = sum(dead.values())
         if not total:
-            return "No code is dead."
+            return "No code is unused."
         size = f"{self._mean('size'):,.0f} codes"
         if len(self.codebooks) > 1:
             size += f" of each of {len(self.codebooks)} codebooks, on average"
         causes = ", ".join(
             f"{format_count(count)} {CAUSE_LABELS[cause]}" for cause, count in dead.items() if count
         )
-        return f"{format_count(total)} of the {size} are dead: {causes}."
+        verdict = worst_verdict([codebook.verdict for codebook in self.codebooks])
+        return f"{format_count(total)} of the {size} are unused (usage: {verdict}): {causes}."
 
     def _distance_sentence(self) -> str:
         first = self.codebooks[0]
@@ -264,6 +267,7 @@ def _measure(
 ) -> CodebookDistances:
     size = len(codewords)
     is_used = counts > 0
+    usage = codebook_stats(counts)
     max_rows = max_searched_codes(size, codewords.shape[1])
     rows = subsample(size, max_rows, random)
     distances = nearest_other(codewords, rows)[1]
@@ -273,11 +277,12 @@ def _measure(
     norms = np.linalg.norm(codewords, axis=1).astype(np.float64)
     spanned = codewords[subsample(size, MAX_COVARIANCE_CODES, random)]
     codewords_hubness, gaussian_hubness, gaussian_hubness_max = hubness(codewords, random)
-    dead = _dead_by_cause(codewords, counts, median, max_rows, random)
+    dead = _dead_by_cause(codewords, usage, median, max_rows, random)
     varies = bool(np.ptp(spanned, axis=0).any())
     return CodebookDistances(
         size=size,
-        used=int(is_used.sum()),
+        used=usage.used,
+        verdict=usage.verdict,
         searched=len(rows),
         distances=distances,
         is_used=is_used[rows],
@@ -306,15 +311,15 @@ def _mean_cosine(codewords: np.ndarray, norms: np.ndarray) -> float:
 
 def _dead_by_cause(
     codewords: np.ndarray,
-    counts: np.ndarray,
+    usage: CodebookStats,
     median: float,
     max_rows: int,
     random: np.random.Generator,
 ) -> dict[str, float]:
     from sklearn.neighbors import NearestNeighbors
 
-    used = np.flatnonzero(counts)
-    dead = np.flatnonzero(counts == 0)
+    used = np.flatnonzero(usage.counts)
+    dead = np.flatnonzero(usage.counts == 0)
     if not len(dead):
         return dict.fromkeys(CAUSES, 0.0)
     rows = dead[subsample(len(dead), max_rows, random)]
@@ -324,7 +329,7 @@ def _dead_by_cause(
     distance_to_used = search.kneighbors(codewords[rows])[0][:, 0]
     is_far = ~is_duplicate & (distance_to_used > FAR_DISTANCE * median)
     remaining = float((~is_duplicate & ~is_far).sum() * scale)
-    rare = min(remaining, codebook_stats(counts).chao1 - len(used))
+    rare = min(remaining, usage.chao1 - usage.used)
     return {
         "duplicate": float(is_duplicate.sum() * scale),
         "far": float(is_far.sum() * scale),

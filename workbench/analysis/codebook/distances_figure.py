@@ -23,13 +23,13 @@ BAR_LABELS = {
 
 
 def draw(result: CodeDistances) -> go.Figure:
-    """Draw histograms of the nearest-code distances, and bars of used and dead codes."""
+    """Draw histograms of the nearest-code distances, and bars of used and unused codes."""
     figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.27)
     _add_histograms(figure, result)
     _add_codes_by_cause(figure, result)
     figure.update_layout(
         title={
-            "text": "Distances between codewords, and causes of dead codes",
+            "text": "Distances between codewords, and causes of unused codes",
             "subtitle": {"text": _subtitle(result)},
         },
         height=420,
@@ -48,7 +48,7 @@ def _add_histograms(figure: go.Figure, result: CodeDistances) -> None:
     dead_style: dict[str, Any] = {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}
     for name, mask, style in (
         ("used codes", is_used, used_style),
-        ("× dead codes", ~is_used, dead_style),
+        ("× unused codes", ~is_used, dead_style),
     ):
         if not mask.any():
             continue

@@ -1,10 +1,12 @@
 """Codebook utilization, and whether unused codes are dead or merely under-sampled.
 
-Rarefaction and Chao1 (Chao 1984) come from counting species. They distinguish a collapsed codebook
-from a short sample.
+Rarefaction and Chao1 come from counting species. They distinguish a collapsed codebook from a short
+sample. All analyses of codebooks take their numbers of codes from `codebook_stats`, so that they
+agree.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -12,15 +14,21 @@ from scipy.special import gammaln, xlogy
 
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import parse_codes
+from workbench.analysis.codebook.richness import chao1
 from workbench.analysis.codebook.zipf import Zipf, zipf
 
 # With fewer tokens per code, even a uniform source leaves codes unused.
 MIN_TOKENS_PER_CODE = 5.0
-# Below this fraction of a uniform source's entropy, few codes carry almost all tokens.
+# With a smaller coverage, unseen codes are too frequent for a verdict on them.
+MIN_COVERAGE = 0.9
+# Fractions of the reachable codes of a uniform source, which are all codes.
+MAX_COLLAPSED_SHARE = 0.5
+MIN_HEALTHY_SHARE = 0.75
+# Below this fraction of the log perplexity of a uniform source, few codes carry almost all tokens.
 MIN_ENTROPY_RATIO = 0.5
-# A rarefaction curve is flat if its second half adds less than this fraction of the used codes.
-MAX_FLAT_GROWTH = 0.05
-VERDICTS = ("collapsed", "uneven", "under-sampled", "healthy")  # from worst to best
+CORE_SHARE = 0.99  # of the tokens, held by the core of the codes
+MIN_CORE_RATIO = 0.5  # of the core to the used codes of a uniform source
+VERDICTS = ("collapsed", "borderline", "uneven", "under-sampled", "healthy")  # worst to best
 
 COLUMNS = (
     "size",
@@ -33,7 +41,11 @@ COLUMNS = (
     "dead",
     "gini",
     "top_share",
+    "core",
     "chao1",
+    "chao1_low",
+    "chao1_high",
+    "coverage",
     "growth",
     "verdict",
 )
@@ -55,7 +67,13 @@ class CodebookStats:
     perplexity_uniform: float  # exponential of the exact mean plug-in entropy of a uniform source
     gini: float  # 0 if all codes are equally frequent
     top_share: float  # fraction of tokens on the most frequent 1 % of the codes (at least one code)
-    chao1: float  # lower estimate of the number of reachable codes, at most the codebook size
+    core: int  # most frequent codes that hold 99 % of the tokens
+    # Estimated number of reachable codes, at most the codebook size. For a uniform source, its
+    # expected value is the codebook size.
+    chao1: float
+    chao1_low: float  # its 95 % interval
+    chao1_high: float
+    coverage: float  # estimated probability that a further token selects a used code
     growth: float  # fraction of the used codes that only the second half of the tokens added
     zipf: Zipf  # decay of frequency with rank
     verdict: str  # one of VERDICTS
@@ -107,8 +125,7 @@ class CodebookUsage(Result):
     @property
     def verdict(self) -> str:
         """The worst verdict of all codebooks."""
-        verdicts = {codebook.verdict for codebook in self.codebooks}
-        return next(verdict for verdict in VERDICTS if verdict in verdicts)
+        return worst_verdict([codebook.verdict for codebook in self.codebooks])
 
     def table(self) -> pd.DataFrame:
         """Return one row per codebook, and a row `mean` if there are several."""
@@ -148,27 +165,35 @@ class CodebookUsage(Result):
             tokens += " each"
         return (
             f"{count} of {first.size:,} codes are used{scope} (uniform usage would use"
-            f" {self._mean('used_uniform'):,.1f} with {tokens}),"
-            f" perplexity {self._mean('perplexity'):,.1f}"
+            f" {self._mean('used_uniform'):,.1f} with {tokens}), perplexity"
+            f" {self._mean('perplexity'):,.1f} (uniform: {self._mean('perplexity_uniform'):,.1f})"
         )
 
     def _reason(self) -> str:
         """Explain the verdict by the means of the codebooks that have it."""
         worst = self._worst()
-        bits = float(np.mean([c.bits for c in worst]))
-        bits_uniform = float(np.mean([c.bits_uniform for c in worst]))
-        chao1 = float(np.mean([c.chao1 for c in worst]))
-        reachable = f"about {chao1:,.0f} of {worst[0].size:,} codes are reachable"
+        size = worst[0].size
+        estimate, low, high, core = (
+            float(np.mean([getattr(codebook, name) for codebook in worst]))
+            for name in ("chao1", "chao1_low", "chao1_high", "core")
+        )
+        interval = f"Chao1 estimate {estimate:,.0f}, 95 % interval {low:,.0f} to {high:,.0f}"
+        at_most = f"At most about {high:,.0f} of {size:,} codes are reachable ({interval})"
         if self.verdict == "collapsed":
-            return f"More tokens would add few codes: {reachable} (Chao1 estimate)."
-        if self.verdict == "uneven":
+            return f"{at_most}: more tokens would not help."
+        if self.verdict == "borderline":
             return (
-                f"Usage is concentrated: {bits:.1f} bits per token,"
-                f" versus {bits_uniform:.1f} for uniform usage."
+                f"{at_most}, more than the half of a collapsed codebook and less than the"
+                f" {100 * MIN_HEALTHY_SHARE:.0f} % of a healthy one."
             )
+        if self.verdict == "uneven":
+            return f"Usage is concentrated: {core:,.0f} codes hold 99 % of the tokens."
         if self.verdict == "under-sampled":
-            return f"Count more tokens before calling a code dead: {reachable} (Chao1 estimate)."
-        return f"Chao1 estimates that {reachable}."
+            return (
+                "Count more tokens before calling a code dead: about"
+                f" {estimate:,.0f} of {size:,} codes are reachable ({interval})."
+            )
+        return f"About {estimate:,.0f} of {size:,} codes are reachable ({interval})."
 
     def _worst(self) -> list[CodebookStats]:
         return [codebook for codebook in self.codebooks if codebook.verdict == self.verdict]
@@ -198,15 +223,20 @@ def codebook_usage(
 ) -> CodebookUsage:
     """Measure how many codewords are used and how evenly.
 
-    Each codebook gets the first verdict that applies:
+    Each codebook gets the first verdict that applies. The number of reachable codes is Chao1's
+    estimate with its 95 % interval; a uniform source with the same numbers of tokens and codes
+    reaches all codes and gives the other reference values.
 
-    - *collapsed*: it uses under 3/4 of the codes that a uniform source would use, and its curve of
-      codes against tokens is flat (the second half of the tokens added under 5 % of the used
-      codes);
-    - *uneven*: its entropy is under half that of a uniform source;
-    - *under-sampled*: codes are unused and there are under 5 tokens per code, or it uses under
-      9/10 of the codes that a uniform source would use on a curve that still rises;
+    - *collapsed*: the whole interval is at most 1/2 of the codes;
+    - *borderline*: the whole interval is under 3/4 of the codes;
+    - *uneven*: the perplexity is below the square root of that of a uniform source, or 99 % of the
+      tokens are on under half of the codes that a uniform source would use;
+    - *under-sampled*: codes are unused, and there are under 5 tokens per code or the interval
+      extends below 3/4 of the codes;
     - *healthy*: none of the above.
+
+    The first two need a coverage of 0.9: with smaller samples, the interval is too optimistic for
+    sources that are not uniform. So does the second condition of *uneven*.
 
     Parameters
     ----------
@@ -234,6 +264,7 @@ def codebook_usage(
     References
     ----------
     Chao, "Nonparametric estimation of the number of classes in a population", 1984.
+    Good, "The population frequencies of species and the estimation of population parameters", 1953.
 
     Examples
     --------
@@ -270,7 +301,8 @@ def codebook_stats(counts: np.ndarray) -> CodebookStats:
     token_counts = np.unique(np.geomspace(1, tokens, 60).round().astype(np.int64))
     rarefaction = rarefy(counts, np.append(token_counts, tokens // 2))
     growth = float(1 - rarefaction[-1] / used)
-    return CodebookStats(
+    richness = chao1(counts)
+    stats = CodebookStats(
         counts=counts,
         used=used,
         used_uniform=used_uniform,
@@ -279,20 +311,30 @@ def codebook_stats(counts: np.ndarray) -> CodebookStats:
         perplexity_uniform=float(np.exp(entropy_uniform)),
         gini=float(2 * (np.arange(1, size + 1) * ascending).sum() / size - (size + 1) / size),
         top_share=float(ascending[-max(1, size // 100) :].sum()),
-        chao1=_chao1(counts),
+        core=int((np.cumsum(np.sort(counts)[::-1]) < CORE_SHARE * tokens).sum()) + 1,
+        chao1=richness.estimate,
+        chao1_low=richness.low,
+        chao1_high=richness.high,
+        coverage=richness.coverage,
         growth=growth,
         zipf=zipf(counts),
-        verdict=_verdict(
-            used_share=used / size,
-            used_to_uniform=used / used_uniform,
-            growth=growth,
-            is_even=bool(entropy >= MIN_ENTROPY_RATIO * entropy_uniform),
-            tokens_per_code=tokens / size,
-        ),
+        verdict="",
         token_counts=token_counts,
         rarefaction=rarefaction[:-1],
         rarefaction_uniform=_uniform_used(size, token_counts),
     )
+    return replace(stats, verdict=_verdict(stats))
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    """Return the worst of at least one verdict.
+
+    Examples
+    --------
+    >>> worst_verdict(["healthy", "collapsed"])
+    'collapsed'
+    """
+    return min(verdicts, key=VERDICTS.index)
 
 
 def rarefy(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -341,32 +383,24 @@ def _uniform_entropy(size: int, tokens: int) -> float:
     return float(np.log(tokens) - size * expectation / tokens)
 
 
-def _chao1(counts: np.ndarray) -> float:
-    singletons = int((counts == 1).sum())
-    doubletons = int((counts == 2).sum())
-    used = int((counts > 0).sum())
-    if doubletons:
-        unseen = singletons**2 / (2 * doubletons)
-    else:
-        unseen = singletons * (singletons - 1) / 2
-    return float(min(used + unseen, len(counts)))
-
-
-def _verdict(
-    *,
-    used_share: float,
-    used_to_uniform: float,
-    growth: float,
-    is_even: bool,
-    tokens_per_code: float,
-) -> str:
-    is_flat = growth < MAX_FLAT_GROWTH
-    if is_flat and used_to_uniform < 3 / 4:
+def _verdict(stats: CodebookStats) -> str:
+    """Return the first verdict of `codebook_usage` that applies."""
+    max_reachable = stats.chao1_high / stats.size
+    is_covered = stats.coverage >= MIN_COVERAGE
+    if stats.dead and is_covered and max_reachable <= MAX_COLLAPSED_SHARE:
         return "collapsed"
-    if not is_even:
+    if stats.dead and is_covered and max_reachable < MIN_HEALTHY_SHARE:
+        return "borderline"
+    if _is_uneven(stats, is_covered):
         return "uneven"
-    is_short = tokens_per_code < MIN_TOKENS_PER_CODE
-    still_rises = not is_flat and used_to_uniform < 9 / 10
-    if used_share < 1 and (is_short or still_rises):
+    has_few_tokens = stats.tokens < MIN_TOKENS_PER_CODE * stats.size
+    is_uncertain = stats.chao1_low < MIN_HEALTHY_SHARE * stats.size
+    if stats.dead and (has_few_tokens or is_uncertain):
         return "under-sampled"
     return "healthy"
+
+
+def _is_uneven(stats: CodebookStats, is_covered: bool) -> bool:
+    if stats.bits < MIN_ENTROPY_RATIO * stats.bits_uniform:
+        return True
+    return is_covered and stats.core < MIN_CORE_RATIO * stats.used_uniform

@@ -17,6 +17,8 @@ MAX_CELLS = 4096  # a larger codebook is drawn with several codes per cell
 MAX_CELLS_PER_ROW = 256  # the same for one row per codebook
 MAX_LINES = 6  # codebooks drawn as lines; the table contains all of them
 GRAY = COLORS[6]
+# Verdicts that are marked in the title, with their symbols; a color is never the only mark.
+VERDICT_SYMBOLS = {"collapsed": "✖", "borderline": "▲", "uneven": "▲"}
 
 
 def draw(result: CodebookUsage) -> go.Figure:
@@ -119,8 +121,22 @@ def _add_zipf_law(figure: go.Figure, codebook: CodebookStats) -> None:
 
 
 def _add_chao1(figure: go.Figure, codebook: CodebookStats) -> None:
+    """Draw the estimate as a line and its interval as a band."""
+    ends = codebook.token_counts[[0, -1]]
     figure.add_scatter(
-        x=codebook.token_counts[[0, -1]],
+        x=np.concatenate([ends, ends[::-1]]),
+        y=np.repeat([codebook.chao1_low, codebook.chao1_high], 2),
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor="rgba(0,114,178,0.2)",
+        name="reachable codes, 95 %",
+        hoverinfo="skip",
+        row=1,
+        col=2,
+    )
+    figure.add_scatter(
+        x=ends,
         y=[codebook.chao1] * 2,
         mode="lines",
         name="reachable codes (Chao1)",
@@ -235,17 +251,26 @@ def _add_title(figure: go.Figure, result: CodebookUsage) -> None:
         count = f"{used:,.1f}"
         scope = f" in each of {len(result.codebooks)} codebooks, means shown"
     title = (
-        f"Codebook usage: {count} of {first.size:,} codes, perplexity {perplexity:,.1f},"
-        f" {result.verdict}"
+        f"Codebook usage: {_marked_verdict(result.verdict)}, {count} of {first.size:,} codes,"
+        f" perplexity {perplexity:,.1f}"
     )
     subtitle = (
         f"n = {first.tokens:,} tokens{scope} · uniform usage would use {first.used_uniform:,.1f}"
+        f" codes, perplexity {first.perplexity_uniform:,.1f}"
     )
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}},
         height=440,
         legend={"orientation": "h", "y": -0.24, "yanchor": "top"},
     )
+
+
+def _marked_verdict(verdict: str) -> str:
+    """Return the verdict, bold and in the color of dead codes if the codebook has a fault."""
+    symbol = VERDICT_SYMBOLS.get(verdict)
+    if symbol is None:
+        return verdict
+    return f"<b style='color:{DEAD_COLOR}'>{symbol} {verdict}</b>"
 
 
 def _line_mode(codebook: CodebookStats) -> str:

@@ -1,8 +1,9 @@
 """Numbered checks of runs: what is probably wrong, by which rule, and what to do.
 
 A rule is a function named `tk..._name` in one of the rule modules. It takes an Evidence, and also
-the evidence of the primary run if it has a parameter `primary`. It returns a Finding, returns None
-if nothing is wrong, or raises NotApplicable. Its docstring states when it reports.
+the evidence of the primary run if it has a parameter `primary`, and that of all runs if it has a
+parameter `others`. It returns a Finding, returns None if nothing is wrong, or raises NotApplicable.
+Its docstring states when it reports.
 
 To mute checks of a run permanently, list their codes under "mute" in the provenance.json of its
 evidence. The numbers 8 to 11 are reserved for checks that need more than evidence: averaged
@@ -182,7 +183,7 @@ def checks(
     names = run_names(evidences)
     for done, (evidence, name) in enumerate(zip(evidences, names, strict=True), 1):
         outcomes += [
-            _apply(code, rule, evidence, evidences[0], name) for code, rule in rules().items()
+            _apply(code, rule, evidence, evidences, name) for code, rule in rules().items()
         ]
         report_progress(done, len(evidences))
     outcomes.sort(key=lambda check: STATUSES.index(check.status))
@@ -212,14 +213,16 @@ def wording(rule: Rule) -> str:
     return doc.format_map(constants).replace("%", " %")
 
 
-def _apply(code: str, rule: Rule, evidence: Evidence, primary: Evidence, run: str) -> Check:
+def _apply(
+    code: str, rule: Rule, evidence: Evidence, evidences: Sequence[Evidence], run: str
+) -> Check:
     muted_codes = evidence.provenance.get("mute", ())
     for muted_code in muted_codes:
         if muted_code not in rules():
             raise unknown("check", muted_code, rules())
-    arguments = {}
-    if "primary" in inspect.signature(rule).parameters:
-        arguments["primary"] = primary
+    available = {"primary": evidences[0], "others": evidences}
+    parameters = inspect.signature(rule).parameters
+    arguments = {name: value for name, value in available.items() if name in parameters}
     finding: Finding | None = None
     status: Status = "passed"
     try:

@@ -3,9 +3,11 @@
 The docstring of a rule states when it reports; the values of constants are filled in.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
+from workbench.analysis.diagnosis.codebook_causes import cause_text, remedy_text
 from workbench.analysis.diagnosis.findings import Finding, Severity
 from workbench.storage.evidence import Evidence
 
@@ -15,8 +17,11 @@ MAX_DUPLICATE_SHARE = 0.01  # of the codes of a codebook
 
 
 def tk001_dead_codes(evidence: Evidence) -> Finding | None:
-    """Over {MAX_DEAD_SHARE:.0%} of the codes of a codebook are unused, despite enough tokens."""
-    sampled = [c for c in _codebooks(evidence) if c.verdict != "under-sampled"]
+    """Over {MAX_DEAD_SHARE:.0%} of the codes of a codebook are unused, despite enough tokens.
+
+    A collapsed, borderline or uneven codebook is reported by its own check.
+    """
+    sampled = [c for c in _codebooks(evidence) if c.verdict == "healthy"]
     if not sampled:
         return None
     worst = max(sampled, key=_dead_share)
@@ -78,30 +83,35 @@ def tk003_under_sampled(evidence: Evidence) -> Finding | None:
     )
 
 
-def tk013_collapsed(evidence: Evidence) -> Finding | None:
-    """A codebook is collapsed: it uses far fewer codes than uniform usage would.
+def tk013_collapsed(evidence: Evidence, others: Sequence[Evidence]) -> Finding | None:
+    """A codebook is collapsed: at most half of its codes are reachable.
 
-    More tokens would not change that.
+    The 95 % interval of Chao1's estimate is below that, so that more tokens would not help.
     """
     codebook = _with_verdict(evidence, "collapsed")
     if codebook is None:
         return None
-    observation = (
-        f"Only {codebook.used:,} of {codebook.size:,} codes are used, with a perplexity of"
-        f" {codebook.perplexity:,.0f}."
-    )
     return Finding(
         severity=_severity(evidence, "error"),
-        observation=observation + _soft_note(evidence),
-        advice=(
-            "Initialize codes at encoder outputs, restart dead codes, or raise the weight of the"
-            " entropy or commitment loss."
-        ),
-        numbers={
-            "used": codebook.used,
-            "used_uniform": codebook.used_uniform,
-            "perplexity": codebook.perplexity,
-        },
+        observation=_reach_text(codebook) + _soft_note(evidence) + cause_text(evidence, others),
+        advice=remedy_text(evidence, codebook),
+        numbers=_reach_numbers(codebook),
+    )
+
+
+def tk018_nearly_collapsed(evidence: Evidence, others: Sequence[Evidence]) -> Finding | None:
+    """A codebook is at the border of collapse: between half and 3/4 of its codes are reachable.
+
+    The 95 % interval of Chao1's estimate is below 3/4, but not below half.
+    """
+    codebook = _with_verdict(evidence, "borderline")
+    if codebook is None:
+        return None
+    return Finding(
+        severity=_severity(evidence, "warning"),
+        observation=_reach_text(codebook) + _soft_note(evidence) + cause_text(evidence, others),
+        advice=remedy_text(evidence, codebook),
+        numbers=_reach_numbers(codebook),
     )
 
 
@@ -128,13 +138,18 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
 
 
 def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
-    """The usage of a codebook is uneven: its entropy is under half that of uniform usage."""
+    """The usage of a codebook is uneven: few of its codes hold almost all tokens.
+
+    Its perplexity is below the square root of that of uniform usage, or 99 % of the tokens are on
+    under half of the codes that uniform usage would use.
+    """
     codebook = _with_verdict(evidence, "uneven")
     if codebook is None:
         return None
     observation = (
-        f"{codebook.used:,} of {codebook.size:,} codes are used, but the perplexity is only"
-        f" {codebook.perplexity:,.0f}."
+        f"{codebook.used:,} of {codebook.size:,} codes are used, but {codebook.core:,} of them hold"
+        f" 99 % of the tokens; the perplexity is {codebook.perplexity:,.0f} (uniform usage:"
+        f" {codebook.perplexity_uniform:,.0f})."
     )
     return Finding(
         severity=_severity(evidence, "warning"),
@@ -148,6 +163,26 @@ def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
             "uniform": codebook.perplexity_uniform,
         },
     )
+
+
+def _reach_text(codebook: CodebookStats) -> str:
+    return (
+        f"At most about {codebook.chao1_high:,.0f} of {codebook.size:,} codes are reachable"
+        f" (Chao1, 95 % interval {codebook.chao1_low:,.0f} to {codebook.chao1_high:,.0f});"
+        f" {codebook.used:,} are used, with a perplexity of {codebook.perplexity:,.0f} (uniform"
+        f" usage: {codebook.used_uniform:,.0f} and {codebook.perplexity_uniform:,.0f})."
+    )
+
+
+def _reach_numbers(codebook: CodebookStats) -> dict[str, float]:
+    return {
+        "used": codebook.used,
+        "used_uniform": codebook.used_uniform,
+        "chao1": codebook.chao1,
+        "chao1_high": codebook.chao1_high,
+        "perplexity": codebook.perplexity,
+        "perplexity_uniform": codebook.perplexity_uniform,
+    }
 
 
 @lru_cache(maxsize=1)

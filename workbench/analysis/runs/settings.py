@@ -154,6 +154,8 @@ def run_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
 def _flatten(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
     """Yield the entries of a provenance as ((part, name), text)."""
     for name, value in provenance.items():
+        if name == "changes":  # they are contained in the settings
+            continue
         if isinstance(value, dict):
             for key, inner in value.items():
                 yield (name, key), _text(inner)
