@@ -85,6 +85,17 @@ def test_usage_counts_codes():
     assert {figure.metric: figure.measured for figure in figures}["usage"] == 0.5
 
 
+def test_lpips_is_that_on_vgg():
+    evidence = replace(
+        SOFTVQ,
+        provenance=SOFTVQ.provenance | {"imported": {"address": "diffusers:zelaki/eq-vae"}},
+        lpips_vgg=np.linspace(0, 0.2, 20, dtype=np.float32),
+    )
+    figures = {f.metric: f for f in wb.analysis.published_figures((evidence,)).figures}
+    assert figures["lpips"].measured == pytest.approx(0.1)
+    assert "VGG-16" in figures["lpips"].protocol
+
+
 def test_unknown_checkpoints_have_no_published_figures():
     for imported in (None, {"address": None}, {"address": "softvq:/models/mine"}):
         evidence = replace(SOFTVQ, provenance=SOFTVQ.provenance | {"imported": imported})

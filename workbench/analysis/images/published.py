@@ -158,6 +158,8 @@ def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list
         differences.append(f"resized by {resize or 'the data set'}, not stated in the source")
     elif resize != model.resize:
         differences.append(f"resized by {resize or 'the data set'} instead of {model.resize}")
+    if metric == "lpips":
+        differences.append("LPIPS on VGG-16, whereas the source does not state the network")
     if metric == "rfid":
         network = evidence.feature_extractor
         if network != "inception":
@@ -200,14 +202,14 @@ def _measured_usage(evidence: Evidence) -> float:
     return float(np.mean([book.used / book.size for book in usage.codebooks]))
 
 
-def _not_measured(evidence: Evidence) -> float:
-    return math.nan
+def _measured_lpips(evidence: Evidence) -> float:
+    return math.nan if evidence.lpips_vgg is None else float(np.mean(evidence.lpips_vgg))
 
 
 MEASUREMENTS: dict[str, Callable[[Evidence], float]] = {
     "psnr": _measured_psnr,
     "ssim": _measured_ssim,
-    "lpips": _not_measured,
+    "lpips": _measured_lpips,
     "rfid": _measured_rfid,
     "usage": _measured_usage,
 }
