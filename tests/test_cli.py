@@ -10,7 +10,7 @@ import pytest
 
 import workbench
 from workbench import cli
-from workbench.launch.recipes import RECIPES
+from workbench.launch.trainables import recipe_names
 from workbench.storage.run import Run
 
 TINY = [
@@ -148,7 +148,7 @@ def test_help_shows_an_example(command_line, command):
 
 def test_help_lists_recipes_and_commands(command_line):
     _, text = command_line("train", "--help")
-    assert all(recipe in text for recipe in RECIPES)
+    assert all(recipe in text for recipe in recipe_names())
     _, text = command_line("--help")
     assert all(command in text for command in COMMANDS)
 

@@ -12,7 +12,7 @@ import typer
 
 from workbench.cli import app
 from workbench.hosts.reports.report import find_template, parameters_of
-from workbench.launch.recipes import RECIPES
+from workbench.launch.trainables import recipe_names
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -68,7 +68,7 @@ def test_command_of_page_is_valid(page, command):
     group = typer.main.get_command(app)
     context = group.commands[name].make_context(name, words)
     if name == "train":
-        assert context.params["class_path"] or context.params["recipe"] in RECIPES
+        assert context.params["class_path"] or context.params["recipe"] in recipe_names()
     if name in ("report", "sweep"):
         template = find_template(context.params["template"])
         parameters = {parameter.name for parameter in parameters_of(template)}

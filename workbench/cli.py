@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -55,12 +56,21 @@ SkippedCollectors = Annotated[
 
 
 def _list_recipes() -> str:
+    from workbench.launch.paper_recipes import PAPER_RECIPES
     from workbench.launch.recipes import SIZES, SYSTEMS
     from workbench.launch.trainables import installed_systems
 
     systems = (*SYSTEMS, *installed_systems())
     lines = ("  " + "  ".join(f"{system}-{data}" for data in SIZES) for system in systems)
-    return "\n".join(["\b", "Recipes:", *lines])  # \b: a name must not be broken at its hyphen
+    papers = textwrap.wrap(
+        "  ".join(PAPER_RECIPES),
+        width=76,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
+    # \b: a name must not be broken at its hyphen.
+    return "\n".join(["\b", "Recipes:", *lines, "", "\b", "Published models:", *papers])
 
 
 @app.command(context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
@@ -75,7 +85,11 @@ def train(
     ],
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A system and its data, such as softvq-digits.", metavar="RECIPE"),
+        typer.Argument(
+            help="A system and its data, such as softvq-digits, or a published model, such as "
+            "softvq-l-64.",
+            metavar="RECIPE",
+        ),
     ] = None,
     class_path: Annotated[
         str | None,

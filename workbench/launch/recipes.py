@@ -1,8 +1,9 @@
-"""All recipes: model and training settings of a system on a data set, by the name `system-data`.
+"""Recipes: model and training settings of a system on a data set, by the name `system-data`.
 
 Any setting can be changed by its name when a recipe is trained. The data sets digits, photos and
 shapes are bundled, and a recipe for them trains in about a minute on a CPU. cifar10 has images of
-32 x 32 pixels and needs one GPU. imagenet256 is the scale of the papers.
+32 x 32 pixels and needs one GPU. imagenet256 is the scale of the papers; the published sizes are
+recipes of their own (`paper_recipes`).
 """
 
 from typing import Any
@@ -31,7 +32,9 @@ CONVOLUTIONAL = ("vavae", "vqgan")
 CLUSTERING = ("unicode2",)  # a token is a patch with the channels of its teacher
 # The images of a data set, unless the setting `data` replaces them.
 SOURCES = {name: name for name in ("digits", "photos", "shapes")}
-SOURCES |= {"cifar10": "hub:uoft-cs/cifar10", "imagenet256": "stream:ILSVRC/imagenet-1k"}
+SOURCES |= {"cifar10": "hub:uoft-cs/cifar10"}
+# imagenet512 has recipes of published models only (`paper_recipes`).
+SOURCES |= dict.fromkeys(("imagenet256", "imagenet512"), "stream:ILSVRC/imagenet-1k")
 
 # Sizes of a tokenizer with one-dimensional tokens, by data set.
 SMALL = {
@@ -168,7 +171,8 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "maetok": (
         PERCEPTUAL_SETTINGS
-        | {"linear_init": False, "targets": TEACHERS, "aux_width": 192, "aux_depth": 3}
+        | {"linear_init": False, "targets": TEACHERS, "aux_width": 192}
+        | {"aux_depth": 3, "aux_heads": 3}
         | {"encoder_class_token": True, "norm_eps": 1e-6, "rotary": True, "modulated": True}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
         VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
-from workbench.launch.trainables import Trainable, load_class
+from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig, RunConfig, RunReference
 
@@ -152,18 +152,26 @@ def resolve_latents(
         )
     source_recipe = source.config.recipe
     if trainable.is_recipe and source_recipe is not None:
-        source_data_name = source_recipe.rpartition("-")[2]
+        _, source_data_name = split_recipe(source_recipe)
         if source_data_name != data_name:
-            system = name.rpartition("-")[0]
             raise UserError(
                 f"{tokenizer} was trained on {source_data_name}; "
-                f"use the recipe {system}-{source_data_name}."
+                f"use {_generators_for(trainable, source_data_name)}."
             )
     step = source.find_step()
     generator: Any = trainable.model_class
     data = load_encoded(source, step, generator.consumes, trust)
     section = RunReference(run=relpath(source.folder, out), step=step)
     return section, data, generator.settings_from(data, settings)
+
+
+def _generators_for(trainable: Trainable, data_name: str) -> str:
+    """Return what can be trained instead of a generator's recipe for another data set."""
+    system, _ = split_recipe(trainable.name)
+    recipes = recipes_for(system, data_name)
+    if not recipes:
+        return f"--class {trainable.class_path}"
+    return f"the recipe {' or '.join(recipes)}"
 
 
 def resolve_init(source: Run, model: "nn.Module", out: Path) -> RunReference:

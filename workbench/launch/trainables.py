@@ -1,7 +1,8 @@
 """What can be trained: a recipe, or a class of a module outside of the package.
 
-A recipe is named `system-data`. Systems of other packages are entry points of the group
-`workbench.tokenizers`; nothing of them is imported unless the user trusts the module.
+A recipe is named `system-data`, or after a published model. Systems of other packages are entry
+points of the group `workbench.tokenizers`; nothing of them is imported unless the user trusts the
+module.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.coerce import to_json
 from workbench.core.errors import UserError, unknown
 from workbench.core.trusted import MAIN, PACKAGE, import_trusted
+from workbench.launch.paper_recipes import PAPER_RECIPES
 from workbench.launch.recipes import (
     GENERATORS,
     RECIPES,
@@ -72,7 +74,7 @@ class Trainable:
     @property
     def data_name(self) -> str | None:
         """The data set of a recipe."""
-        return self.name.rpartition("-")[2] if self.is_recipe else None
+        return split_recipe(self.name)[1] if self.is_recipe else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +196,16 @@ def find_trainable(name: str, trust: Sequence[str] = ()) -> Trainable:
             source=None,
             is_recipe=False,
         )
-    system, _, data = name.rpartition("-")
+    system, data = split_recipe(name)
     systems = SYSTEMS | installed_systems()
-    if system not in systems or data not in SIZES:
+    paper = PAPER_RECIPES.get(name)
+    if paper is None and (system not in systems or data not in SIZES):
         raise unknown("recipe", name, recipe_names())
     class_path = systems[system]
     model_class = load_class(class_path, trust)
-    if system in SYSTEMS:
+    if paper is not None:
+        settings, training = dict(paper.settings), dict(paper.training)
+    elif system in SYSTEMS:
         settings, training = recipe_settings(system, data), recipe_train_config(system, data)
     else:
         settings, training = _settings_of_installed(model_class, data)
@@ -257,7 +262,34 @@ def installed_systems() -> dict[str, str]:
 def recipe_names() -> tuple[str, ...]:
     """Return the names of all recipes, those of installed packages last."""
     installed = (f"{system}-{data}" for system in installed_systems() for data in SIZES)
-    return (*RECIPES, *installed)
+    return (*RECIPES, *PAPER_RECIPES, *installed)
+
+
+def split_recipe(name: str) -> tuple[str, str]:
+    """Return the system and the data set of a recipe.
+
+    Parameters
+    ----------
+    name : str
+        A recipe. It does not have to exist in this installation.
+
+    Examples
+    --------
+    >>> split_recipe("softvq-digits")
+    ('softvq', 'digits')
+    >>> split_recipe("softvq-l-64")
+    ('softvq', 'imagenet256')
+    """
+    paper = PAPER_RECIPES.get(name)
+    if paper is not None:
+        return paper.system, paper.data
+    system, _, data = name.rpartition("-")
+    return system, data
+
+
+def recipes_for(system: str, data: str) -> tuple[str, ...]:
+    """Return the recipes of a system for a data set."""
+    return tuple(name for name in recipe_names() if split_recipe(name) == (system, data))
 
 
 def _settings_of_installed(model_class: Any, data: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,12 +10,13 @@ mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 Differences from the paper: pixels have a squared error, and the perceptual and adversarial terms
 are off by default. The released models have rotary positions, modulated decoders (`rotary`,
 `modulated`), a class token of the encoder and norm_eps=1e-6; here these are settings, off by
-default. Layer scale does not exist (it can be folded into the weights). As in the released code,
-features of networks are compared by cosine (Eq. 8: by squared error).
+default. Layer scale does not exist (it can be folded into the weights). The decoders of teachers
+have as many heads as the encoder, unless `aux_heads` changes this, and no class token. As in the
+released code, features of networks are compared by cosine (Eq. 8: by squared error).
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import torch
@@ -28,7 +29,14 @@ from workbench.core.batch_shares import batch_draws, item_draws, masked_batch_me
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
-from workbench.nn.vit import Decoder, Encoder, ExtendedViTConfig, PixelDecoder, ViTConfig
+from workbench.nn.vit import (
+    Decoder,
+    Encoder,
+    ExtendedViTConfig,
+    PixelDecoder,
+    TransformerSize,
+    ViTConfig,
+)
 from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
     PerceptualAdversarialConfig,
@@ -60,6 +68,7 @@ class MAETok(TrainableTokenizer):
         aux_weight: float = 1.0  # of each teacher's term
         aux_width: int = 48  # of each teacher's decoder
         aux_depth: int = 3  # blocks of each teacher's decoder
+        aux_heads: int | None = None  # of each teacher's decoder, 3 in the paper; none: heads
         # False: the rows of the patches are the latents (Table 6), so num_tokens is the number of
         # patches.
         learned_tokens: bool = True
@@ -88,14 +97,17 @@ class MAETok(TrainableTokenizer):
                 raise UserError(
                     f"targets must name each teacher once, got {', '.join(self.targets)}."
                 )
-            if self.aux_width < 1 or self.aux_width % self.heads:
+            aux_heads = self.aux_size.heads
+            if aux_heads < 1:
+                raise UserError(f"aux_heads must be at least 1, got {aux_heads}.")
+            if self.aux_width < 1 or self.aux_width % aux_heads:
                 raise UserError(
-                    f"aux_width must be a multiple of {self.heads} heads, got {self.aux_width}."
+                    f"aux_width must be a multiple of {aux_heads} heads, got {self.aux_width}."
                 )
-            if self.rotary and self.aux_width // self.heads % 4:
+            if self.rotary and self.aux_width // aux_heads % 4:
                 raise UserError(
                     "With rotary, aux_width must be a multiple of 4 times the number of heads, "
-                    f"got {self.aux_width} and {self.heads} heads."
+                    f"got {self.aux_width} and {aux_heads} heads."
                 )
             if self.aux_depth < 1:
                 raise UserError(f"aux_depth must be at least 1, got {self.aux_depth}.")
@@ -103,6 +115,15 @@ class MAETok(TrainableTokenizer):
                 raise UserError(
                     'score must be "all" with mask_high 0, where no patch is masked, got "masked".'
                 )
+
+        @property
+        def aux_size(self) -> TransformerSize:
+            """Return the size of each teacher's decoder."""
+            return TransformerSize(
+                width=self.aux_width,
+                depth=self.aux_depth,
+                heads=self.heads if self.aux_heads is None else self.aux_heads,
+            )
 
     config: Config
 
@@ -125,8 +146,8 @@ class MAETok(TrainableTokenizer):
             self.encoder.requires_grad_(False)
             self.mask_patch.requires_grad_(False)
         sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(ViTConfig)}
-        sizes |= {"decoder_width": config.aux_width, "decoder_depth": config.aux_depth}
-        aux_sizes = ViTConfig(**(sizes | {"decoder_heads": config.heads}))
+        sizes |= {f"decoder_{name}": size for name, size in asdict(config.aux_size).items()}
+        aux_sizes = ViTConfig(**sizes)
         self.aux_decoders = nn.ModuleList(
             Decoder(
                 aux_sizes,
