@@ -1,9 +1,12 @@
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from workbench.analysis.diagnosis.checks import SYMBOLS, checks, rules
+from workbench.analysis.diagnosis.checks import SYMBOLS, checks, rules, wording
+from workbench.analysis.diagnosis.remedies import REMEDIES, contradictions
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence
 from workbench.workspace.controls import controls
@@ -330,3 +333,42 @@ def test_checkpoints_have_distinct_names():
 
 def test_controls_of_checks():
     assert [(c.name, c.choices) for c in controls(checks)] == [("show", ("findings", "all"))]
+
+
+# Advice
+
+
+def test_every_check_declares_its_remedy():
+    assert set(REMEDIES) == set(rules())
+    assert all(set(remedy.withheld_by) <= set(rules()) for remedy in REMEDIES.values())
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(sorted(REMEDIES), 2)))
+def test_no_two_checks_give_opposite_advice(one, other):
+    is_exclusive = one in REMEDIES[other].withheld_by or other in REMEDIES[one].withheld_by
+    assert is_exclusive or not contradictions(REMEDIES[one], REMEDIES[other])
+
+
+def test_samples_without_fidelity_are_not_called_copies():
+    """Featureless samples are near to a featureless training image, but are no copies of it."""
+    run = generator_evidence(normal(1500, 3, seed=2) * 0.01)
+    statuses = {check.code: check.status for check in checks([run]).checks}
+    assert (statuses["TK040"], statuses["TK041"]) == ("not applicable", "warning")
+
+
+def test_equal_findings_of_several_runs_are_one_group():
+    runs = [evidence(name, latents=100 * normal(60, 16, 4)) for name in "abcde"]
+    runs[1] = evidence("b", latents=200 * normal(60, 16, 4))
+    result = checks(runs)
+    assert [group.runs for group in result.groups] == [("a", "c", "d", "e"), ("b",)]
+    assert len(result.findings) == 5 and len(result.figure().data[0].cells.values[0]) == 2
+    assert "4 runs: a, c, d, …" in result.summary()
+
+
+def test_every_check_has_a_section_in_the_documentation():
+    page = Path(__file__).parent.parent / "docs" / "concepts" / "checks.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for check in checks([evidence()]).checks:
+        assert f"({check.code.lower()})= ## {check.code}: {check.name}" in text
+        assert wording(rules()[check.code]) in text
+        assert check.documentation.endswith(f"checks.md#{check.code.lower()}")

@@ -14,7 +14,7 @@ trustworthiness of a map.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -23,6 +23,7 @@ import plotly.graph_objects as go
 from workbench.analysis.base import Result
 from workbench.analysis.diagnosis import codebook_rules, generator_rules, image_rules, latent_rules
 from workbench.analysis.diagnosis.findings import Finding
+from workbench.analysis.diagnosis.remedies import REMEDIES
 from workbench.analysis.plotting import table
 from workbench.analysis.runs.settings import run_names
 from workbench.core.errors import UserError, unknown
@@ -45,6 +46,8 @@ STATUSES: tuple[Status, ...] = tuple(SYMBOLS)
 FINDING_STATUSES: tuple[Status, ...] = ("error", "warning", "info")
 PLURALS = {"error": "errors", "warning": "warnings"}
 MAX_SUMMARIZED_FINDINGS = 3
+MAX_NAMED_RUNS = 3
+DOCUMENTATION = "docs/concepts/checks.md"
 COLUMN_WIDTHS = (13, 14, 18, 44, 38)
 Rule = Callable[..., Finding | None]
 
@@ -60,6 +63,26 @@ class Check:
     finding: Finding | None  # also present if the check is muted
     rule: str  # the condition of the rule, as text
 
+    @property
+    def documentation(self) -> str:
+        """The section of the documentation that explains the check."""
+        return f"{DOCUMENTATION}#{self.code.lower()}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The same outcome of one rule for one or more runs."""
+
+    check: Check  # that of the first run
+    runs: tuple[str, ...]
+
+    @property
+    def run_text(self) -> str:
+        """The names of the runs, or of the first few and their number."""
+        if len(self.runs) <= MAX_NAMED_RUNS:
+            return ", ".join(self.runs)
+        return f"{len(self.runs)} runs: {', '.join(self.runs[:MAX_NAMED_RUNS])}, …"
+
 
 @dataclass(frozen=True)
 class Checks(Result):
@@ -74,6 +97,11 @@ class Checks(Result):
         return tuple(check for check in self.checks if check.status in FINDING_STATUSES)
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """The findings, of which equal ones of several runs are grouped."""
+        return _grouped(self.findings)
+
+    @property
     def counts(self) -> dict[Status, int]:
         """Number of checks by status."""
         counter = Counter(check.status for check in self.checks)
@@ -81,9 +109,10 @@ class Checks(Result):
 
     def figure(self) -> go.Figure:
         """Draw a table of the findings, or of all checks."""
-        displayed = self.findings
-        if self.show == "all" or not displayed:
-            displayed = self.checks
+        groups = self.groups
+        if self.show == "all" or not groups:
+            groups = _grouped(self.checks)
+        displayed = [group.check for group in groups]
         observations = []
         advice = []
         for check in displayed:
@@ -95,7 +124,7 @@ class Checks(Result):
                 advice.append("–")
         columns = {
             "": [f"{SYMBOLS[check.status]} {check.status}" for check in displayed],
-            "run": [check.run for check in displayed],
+            "run": [group.run_text for group in groups],
             "check": [f"{check.code} {check.name}" for check in displayed],
             "observation": observations,
             "advice": advice,
@@ -121,6 +150,7 @@ class Checks(Result):
                     "numbers": ", ".join(numbers),
                     "advice": finding.advice,
                     "rule": check.rule,
+                    "documentation": check.documentation,
                 }
             )
         return pd.DataFrame(rows)
@@ -129,13 +159,13 @@ class Checks(Result):
         """State the number of checks by status, and the most severe findings."""
         counts = f"{', '.join(self._status_counts())}."
         observations = [
-            f"{check.code} {check.run}: {check.finding.observation.rstrip('.')}"
-            for check in self.findings[:MAX_SUMMARIZED_FINDINGS]
-            if check.finding
+            f"{group.check.code} {group.run_text}: {group.check.finding.observation.rstrip('.')}"
+            for group in self.groups[:MAX_SUMMARIZED_FINDINGS]
+            if group.check.finding
         ]
         if not observations:
             return f"{counts} There are no findings."
-        num_more = len(self.findings) - len(observations)
+        num_more = len(self.groups) - len(observations)
         if num_more > 0:
             observations.append(f"and {num_more} more")
         return f"{counts} {'; '.join(observations)}."
@@ -182,9 +212,9 @@ def checks(
     outcomes: list[Check] = []
     names = run_names(evidences)
     for done, (evidence, name) in enumerate(zip(evidences, names, strict=True), 1):
-        outcomes += [
-            _apply(code, rule, evidence, evidences, name) for code, rule in rules().items()
-        ]
+        outcomes += _withhold(
+            [_apply(code, rule, evidence, evidences, name) for code, rule in rules().items()]
+        )
         report_progress(done, len(evidences))
     outcomes.sort(key=lambda check: STATUSES.index(check.status))
     return Checks(checks=tuple(outcomes), show=show)
@@ -210,7 +240,32 @@ def wording(rule: Rule) -> str:
     """Return the condition of a rule: its docstring, with the values of its constants."""
     constants = vars(inspect.getmodule(rule))
     doc = " ".join((inspect.getdoc(rule) or "").split())
-    return doc.format_map(constants).replace("%", " %")
+    return doc.format_map(constants).replace(" %", "%").replace("%", " %")
+
+
+def _withhold(run_checks: Sequence[Check]) -> list[Check]:
+    """Return the checks of one run, without the findings that another finding makes invalid."""
+    found = {check.code for check in run_checks if check.finding is not None}
+    return [
+        replace(check, status="not applicable", finding=None)
+        if found.intersection(REMEDIES[check.code].withheld_by)
+        else check
+        for check in run_checks
+    ]
+
+
+def _grouped(outcomes: Sequence[Check]) -> tuple[Group, ...]:
+    """Return equal outcomes of several runs as one group, in the order of their first run."""
+    groups: dict[tuple[str, ...], list[Check]] = {}
+    for check in outcomes:
+        texts = ("", "")
+        if check.finding is not None:
+            texts = (check.finding.observation, check.finding.advice)
+        groups.setdefault((check.code, check.status, *texts), []).append(check)
+    return tuple(
+        Group(check=checks_of_group[0], runs=tuple(check.run for check in checks_of_group))
+        for checks_of_group in groups.values()
+    )
 
 
 def _apply(

@@ -30,7 +30,8 @@ CHECKED_ARRAYS = (
 def tk040_copies(evidence: Evidence) -> Finding | None:
     """Over {MAX_COPY_RATIO:g} times as many samples as held-out images are near training images.
 
-    The difference exceeds the 95 % interval.
+    The difference exceeds the 95 % interval. It is not applied to samples that TK041 reports: their
+    distances to training images are not evidence of copies.
     """
     samples, held_out, training = _feature_sets(evidence)
     result = memorization(samples, held_out, training)

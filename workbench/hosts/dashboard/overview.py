@@ -4,7 +4,7 @@ import html
 
 import panel as pn
 
-from workbench.analysis.diagnosis.checks import SYMBOLS, Check, Checks
+from workbench.analysis.diagnosis.checks import SYMBOLS, Checks, Group
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -50,20 +50,21 @@ class Overview:
         self.budget.move_slider(steps)
 
     def _show_findings(self, checks: Checks) -> None:
-        findings = checks.findings
-        items = "".join(_finding_html(check) for check in findings[:MAX_FINDINGS])
-        if len(findings) > MAX_FINDINGS:
-            items += f"<p>{len(findings) - MAX_FINDINGS} more in the tab Checks.</p>"
+        groups = checks.groups
+        items = "".join(_finding_html(group) for group in groups[:MAX_FINDINGS])
+        if len(groups) > MAX_FINDINGS:
+            items += f"<p>{len(groups) - MAX_FINDINGS} more in the tab Checks.</p>"
         passed = f"<p style='opacity: 0.8'>✓ {checks.counts['passed']} checks passed.</p>"
         self.findings.object = f"<h3 style='margin: 0 0 12px'>Checks</h3>{items}{passed}"
 
 
-def _finding_html(check: Check) -> str:
+def _finding_html(group: Group) -> str:
     """Return a finding as a paragraph: a symbol and a word for its severity, and a color."""
+    check = group.check
     color = readable_color(STATUS_COLORS[check.status])
     head = (
         f"<b style='{color}'>{SYMBOLS[check.status]} {check.status}</b>"
-        f" · <b>{html.escape(check.run)}</b> · {check.code} {html.escape(check.name)}"
+        f" · <b>{html.escape(group.run_text)}</b> · {check.code} {html.escape(check.name)}"
     )
     text = ""
     if check.finding is not None:
