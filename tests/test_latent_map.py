@@ -181,3 +181,11 @@ def test_invalid_latents_are_rejected():
         latent_map(latents, method="pca", color_by="tokens")
     with pytest.raises(NotApplicable):
         latent_maps([Evidence({"run": "a", "step": 1})])
+
+
+def test_equal_latents_are_counted():
+    latents, _ = clusters()
+    assert latent_map(latents, method="pca").num_duplicates == 0
+    latents[:30] = latents[0]
+    result = latent_map(latents, method="pca")
+    assert result.num_duplicates == 29 and "29 of 90" in result.summary()

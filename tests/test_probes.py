@@ -242,3 +242,10 @@ def test_invalid_alignment_inputs_are_rejected():
     features[2, 1] = np.nan
     with pytest.raises(UserError, match="1 of 30"):
         teacher_alignment(latents, features)
+
+
+def test_classes_of_one_image_each_are_not_applicable():
+    with pytest.raises(NotApplicable):
+        probes(normal(150, 4, 8), np.arange(150))
+    with pytest.raises(NotApplicable):
+        whole_image_accuracies(normal(150, 4, 8), np.arange(150))

@@ -14,7 +14,8 @@ __all__ = ["BUNDLED", "ImageSet", "load"]
 SPLITS = ("train", "test", "all")
 BUNDLED = ("digits", "photos", "shapes")
 ACCEPTED_SOURCES = (
-    "Use a folder of images, a parquet file, a folder of parquet files, or hub:owner/name."
+    "Use a folder of images, a parquet file, a folder of parquet files, a .zip, .tar, .npz or .npy"
+    " file, or hub:owner/name."
 )
 MIN_SIDE = 4  # pixels
 MAX_SKIPPED_REASONS = 3  # in a warning
@@ -129,15 +130,35 @@ def _read_path(
         if "/" in source or "\\" in source or path.suffix:
             raise UserError(f"{source} does not exist. {ACCEPTED_SOURCES}")
         raise UserError(f"{unknown('dataset', source, BUNDLED)} {ACCEPTED_SOURCES}")
-    from workbench.data.files import read_folder
-    from workbench.data.parquet import parquet_files, read_parquet
+    from workbench.data.files import FolderImages, ImageFiles, read_files
+    from workbench.data.parquet import (
+        is_saved_dataset,
+        parquet_files,
+        read_parquet,
+        read_saved_dataset,
+    )
 
-    if is_file and path.suffix != ".parquet":
-        raise UserError(f"{source} is not a parquet file. {ACCEPTED_SOURCES}")
-    tables = parquet_files(path)
+    suffix = path.suffix.lower() if is_file else ""
+    if suffix in (".npy", ".npz"):
+        from workbench.data.array_images import read_array_images
+
+        return read_array_images(path, split, side, selection, source, resize)
+    if is_file and suffix not in (".parquet", ".zip", ".tar"):
+        raise UserError(f"{source} is not of a supported type. {ACCEPTED_SOURCES}")
+    if is_folder and is_saved_dataset(path):
+        return read_saved_dataset(path, split, side, selection, source, resize)
+    tables = {} if suffix in (".zip", ".tar") else parquet_files(path)
     if tables:
         return read_parquet(tables, split, side, selection, source, resize)
-    return read_folder(path, split, side, selection, source, resize)
+    from workbench.data.archives import TarImages, ZipImages, tar_files
+
+    images: ImageFiles = FolderImages(path)
+    shards = [] if suffix == ".zip" else tar_files(path)
+    if suffix == ".zip":
+        images = ZipImages(path)
+    elif shards:
+        images = TarImages(shards)
+    return read_files(images, split, side, selection, source, resize)
 
 
 def _read_bundled(source: str, split: str, side: int | None, selection: Selection) -> ImageSet:

@@ -3,7 +3,7 @@
 import io
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -22,6 +22,10 @@ MAX_ENLARGEMENT = 4
 PROGRESS_BAR_MIN_IMAGES = 2000
 MAX_FILE_BYTES = 500_000_000
 MAX_REASONS = 3  # of skipped files, in an error
+WHITE = 65535  # of 16 bits
+TIFF_MAX_SAMPLE_VALUE = 281
+DECLARED_WHITE_LEVELS = tuple(2**bits - 1 for bits in range(8, 16))
+DARK = 0.26  # the largest value of 14 bits, as a fraction of that of 16
 # Pillow chooses a reader by content, whatever the name of a file. Its other readers are rarely used
 # and little tested, and the one of PostScript starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -64,11 +68,14 @@ def decode(
     name: str,
     side: int | None = None,
     resize: str = DEFAULT_RESIZE,
+    on_sixteen_bits: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Decode one image.
 
-    The first frame is decoded, upright by its EXIF orientation. 16 bits become 8, palettes and CMYK
-    become RGB, and transparent pixels are laid on white.
+    The first frame is decoded, upright by its EXIF orientation. Palettes and CMYK become RGB, and
+    transparent pixels are laid on white. 16 bits become 8: the largest value of 16 bits is white,
+    or the `MaxSampleValue` of a TIFF file if it is that of 8 to 15 bits. The largest value of a PGM
+    file is part of its format.
 
     Parameters
     ----------
@@ -81,6 +88,8 @@ def decode(
         keeps the size.
     resize : {"lanczos", "bicubic", "adm"}
         How the image is brought to this side; see `workbench.data.resize`.
+    on_sixteen_bits : callable, optional
+        Receives the largest value of an image with 16 bits, as a fraction of white.
 
     Returns
     -------
@@ -103,7 +112,15 @@ def decode(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_image(io.BytesIO(data)) as opened:
                 _check_size(opened, name, side)
-                image = _to_eight_bit(ImageOps.exif_transpose(opened), name)
+                white = _white_level(opened)
+                upright = ImageOps.exif_transpose(opened)
+                if upright.mode.startswith("I"):
+                    values = _sixteen_bit_values(upright, name, white)
+                    if on_sixteen_bits is not None:
+                        on_sixteen_bits(float(values.max()) / white)
+                    image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+                else:
+                    image = _to_eight_bit(upright, name)
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -146,16 +163,32 @@ def _check_size(image: "Image.Image", name: str, side: int | None) -> None:
         )
 
 
+def _white_level(image: "Image.Image") -> int:
+    """Return the largest value of 16 bits, or of the fewer bits that a TIFF file declares."""
+    from PIL import TiffImagePlugin
+
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        value = image.tag_v2.get(TIFF_MAX_SAMPLE_VALUE)
+        declared = value[0] if isinstance(value, tuple) else value
+        if isinstance(declared, int) and declared in DECLARED_WHITE_LEVELS:
+            return declared
+    return WHITE
+
+
+def _sixteen_bit_values(image: "Image.Image", name: str, white: int) -> np.ndarray:
+    """Return the pixels of mode I;16 in its byte orders, or I, as some 16-bit files are opened."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > WHITE:
+        raise UserError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
+    if values.max() > white:
+        raise UserError(f"{name} has the value {values.max():,}; it declares at most {white:,}.")
+    return values
+
+
 def _to_eight_bit(image: "Image.Image", name: str) -> "Image.Image":
     """Convert an image to mode L or RGB."""
     from PIL import Image
 
-    # I;16 in its byte orders, or I, as which some 16-bit files are opened.
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.mode == "F":
         raise UserError(
             f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits."
@@ -201,6 +234,7 @@ def decode_all(
     indices: list[int] = []
     skipped: list[str] = []
     first_name = ""
+    levels: list[float] = []  # the largest value of each image with 16 bits
     progress = tqdm(
         contents,
         total=count,
@@ -210,7 +244,7 @@ def decode_all(
     )
     for index, (name, content) in enumerate(progress):
         try:
-            image = decode(content, name, side, resize)
+            image = decode(content, name, side, resize, levels.append)
         except UserError as error:
             skipped.append(str(error))
             continue
@@ -229,6 +263,19 @@ def decode_all(
         pixels=pixels[: len(indices)],
         indices=np.array(indices, np.int64),
         skipped=tuple(skipped),
+        notes=_dark_notes(levels, source),
+    )
+
+
+def _dark_notes(levels: list[float], source: str) -> tuple[str, ...]:
+    """Return a sentence if images with 16 bits use so few of them that they are almost black."""
+    brightest = max(levels, default=1.0)
+    if brightest > DARK:
+        return ()
+    return (
+        f"The {len(levels):,} images of {source} with 16 bits fill {brightest:.0%} of their range,"
+        f" up to {round(brightest * WHITE):,} of {WHITE:,}, so that they are dark; multiply their"
+        " values to fill 16 bits, or declare their range (MaxSampleValue of TIFF, maxval of PGM).",
     )
 
 

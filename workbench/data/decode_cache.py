@@ -19,11 +19,14 @@ class DecodedImages(NamedTuple):
         Index of each image among the files or cells.
     skipped : tuple of str
         One sentence per file or cell that cannot be decoded.
+    notes : tuple of str
+        Sentences about the images as a whole.
     """
 
     pixels: np.ndarray
     indices: np.ndarray
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 CACHE_BYTES = 2**28  # of pixels, for all entries together

@@ -1,7 +1,9 @@
-"""Folders of images: subfolders are classes; splits are folders, or chosen by hashes of paths."""
+"""Image files in folders and archives: subfolders are classes, and splits are folders or hashes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -14,15 +16,57 @@ from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import Selection
 
 
-def read_folder(
-    folder: Path,
+class ImageFiles(Protocol):
+    """Images that are read by their names: a folder or an archive."""
+
+    def layout(self, source: str) -> Layout:
+        """Return the layout of the images."""
+        ...
+
+    def content(self, name: str) -> Path | bytes:
+        """Return an image's file or its content."""
+        ...
+
+    def files_of(self, names: Sequence[str]) -> Sequence[Path]:
+        """Return the files that contain these images."""
+        ...
+
+
+class FolderImages:
+    """The images of a folder and its subfolders.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def layout(self, source: str) -> Layout:
+        """Return the layout of the files."""
+        listing = list_folder(self.folder)
+        return find_layout(listing, source, lambda name: _read_text(self.folder / name))
+
+    def content(self, name: str) -> Path:
+        """Return the path of an image."""
+        return self.folder / name
+
+    def files_of(self, names: Sequence[str]) -> list[Path]:
+        """Return the paths of images."""
+        return [self.folder / name for name in names]
+
+
+def read_files(
+    images: ImageFiles,
     split: str,
     side: int | None,
     selection: Selection,
     source: str,
     resize: str = DEFAULT_RESIZE,
 ) -> ImageSet:
-    """Read the images of a folder and its subfolders.
+    """Read the images of a folder with its subfolders, or of an archive.
 
     The first subfolder (below a folder with the name of a split) names the class. If an image is
     directly in the folder, no image has a label. Hidden files and other types are ignored. See
@@ -30,8 +74,8 @@ def read_folder(
 
     Parameters
     ----------
-    folder : Path
-        The folder.
+    images : ImageFiles
+        The folder or archive.
     split : {"train", "test", "all"}
         The split; "all" is every image of a folder without splits, otherwise the test images.
     side : int, optional
@@ -39,7 +83,7 @@ def read_folder(
     selection : Selection
         The images to read.
     source : str
-        Name of the folder for errors.
+        Name of the folder or archive for errors.
     resize : {"lanczos", "bicubic", "adm"}
         How images are brought to this side.
 
@@ -48,21 +92,21 @@ def read_folder(
     UserError
         If the layout is ambiguous, or there is no usable image.
     """
-    listing = list_folder(folder)
-    layout = find_layout(listing, source, lambda name: _read_text(folder / name))
+    layout = images.layout(source)
     names = layout.class_names
     split = chosen_split(layout, split, source)
-    splits, problems = layout.splits, listing.problems
+    splits = layout.splits
+    problems = layout.problems
     files = [splits[split][i] for i in selection.indices(len(splits[split]))]
     if not files:
         types = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         message = f"{source} has no image for the {split} split (of type {types})."
         raise UserError(" ".join([message, *problems[:MAX_REASONS]]))
     decoded = cached_decode(
-        [folder / file.name for file in files],
-        (side, resize),
+        images.files_of([file.name for file in files]),
+        (side, resize, tuple(file.name for file in files)),
         lambda: decode_all(
-            ((file.name, folder / file.name) for file in files),
+            ((file.name, images.content(file.name)) for file in files),
             count=len(files),
             side=side,
             source=source,
@@ -87,7 +131,7 @@ def read_folder(
             name=layout.name,
             splits={name: len(part) for name, part in splits.items() if name != "all"},
             ignored=layout.ignored,
-            notes=layout.notes,
+            notes=(*layout.notes, *decoded.notes),
         ),
     )
 

@@ -97,18 +97,27 @@ class Layout:
         The number of files that are not used, by their extension.
     notes : tuple of str
         Sentences about parts of the source that are probably not as intended.
+    problems : tuple of str
+        One sentence per folder that cannot be listed.
+    is_numbered : bool
+        Whether names of classes that are numbers are in numerical order.
     """
 
     name: str
     splits: dict[str, list[ImageFile]]
     ignored: dict[str, int]
     notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    is_numbered: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes of all splits, in alphabetical order."""
+        """The names of the classes of all splits, in order."""
         files = [file for split_files in self.splits.values() for file in split_files]
-        return tuple(sorted({file.class_name for file in files if file.class_name is not None}))
+        names = sorted({file.class_name for file in files if file.class_name is not None})
+        if self.is_numbered and all(name.isdecimal() for name in names):
+            names.sort(key=int)
+        return tuple(names)
 
 
 @dataclass
@@ -240,7 +249,7 @@ class _LayoutFinder:
             assert held_out is not None  # one of the folders exists
             splits = {"test": parts[held_out].files}
         elif held_out is None:
-            splits = _hold_out(parts[train].files)
+            splits = hold_out(parts[train].files)
         else:
             splits = {"train": parts[train].files, "test": parts[held_out].files}
         pattern = " and ".join(part.pattern for part in parts.values())
@@ -254,7 +263,7 @@ class _LayoutFinder:
         part = self._part(prefix)
         if part.has_classes:
             self._check_no_hidden_splits(prefix, occupied)
-        return self._layout(part.pattern, _hold_out(part.files), part.notes, [])
+        return self._layout(part.pattern, hold_out(part.files), part.notes, [])
 
     def _check_no_hidden_splits(self, prefix: str, classes: Sequence[str]) -> None:
         """Refuse folders of classes that are probably splits, or that contain splits."""
@@ -281,8 +290,13 @@ class _LayoutFinder:
         not_used: Sequence[str],
     ) -> Layout:
         others = [name for name in self.listing.others if name not in self.labels_files]
-        counts = Counter(_extension(name) or "no extension" for name in (*others, *not_used))
-        return Layout(pattern, splits, dict(sorted(counts.items())), tuple(notes))
+        return Layout(
+            name=pattern,
+            splits=splits,
+            ignored=ignored_types((*others, *not_used)),
+            notes=tuple(notes),
+            problems=tuple(self.listing.problems),
+        )
 
     def _part(self, prefix: str) -> _Part:
         """Return the images below a folder; its subfolders are classes if all images are in one."""
@@ -443,14 +457,32 @@ def _is_labels_file(name: str, prefix: str, folder: str) -> bool:
     return parent == prefix and stem in stems
 
 
-def _hold_out(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
-    """Return the splits of images of which a tenth is held out, by a hash of their names."""
+def hold_out(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
+    """Return the splits of images of which a tenth is held out, by a hash of their names.
+
+    Parameters
+    ----------
+    files : list of ImageFile
+        All images.
+    """
     is_test = held_out_mask(file.name for file in files)
     return {
         "train": [file for file, test in zip(files, is_test, strict=True) if not test],
         "test": [file for file, test in zip(files, is_test, strict=True) if test],
         "all": files,
     }
+
+
+def ignored_types(names: Iterable[str]) -> dict[str, int]:
+    """Return the number of files by their extension.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The names of the files.
+    """
+    counts = Counter(_extension(name) or "no extension" for name in names)
+    return dict(sorted(counts.items()))
 
 
 def _extension(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from workbench.core.errors import UserError
 from workbench.data.decode import decode_all
 from workbench.data.decode_cache import cached_decode
-from workbench.data.images import ImageSet
+from workbench.data.images import ImageSet, SourceLayout
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
@@ -163,6 +163,66 @@ def read_parquet(
     )
 
 
+def is_saved_dataset(path: Path) -> bool:
+    """Return True for a folder that `datasets.Dataset.save_to_disk` has written."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def read_saved_dataset(
+    path: Path,
+    split: str,
+    side: int | None,
+    selection: Selection,
+    source: str,
+    resize: str = DEFAULT_RESIZE,
+) -> ImageSet:
+    """Read the images of a dataset or a dictionary of datasets that `save_to_disk` has written.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, whose tables are memory-mapped.
+    split : {"train", "test", "all"}
+        The split; "all" is every image of a dataset without splits, otherwise the test images.
+    side : int, optional
+        Height and width in pixels; None if all images share one size.
+    selection : Selection
+        The images to read.
+    source : str
+        Name of the folder for errors.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
+
+    Raises
+    ------
+    UserError
+        If the folder is damaged, or has no usable images.
+    """
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+        parts = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+        tables = _train_and_test(parts)
+    except Exception as error:  # of pyarrow, the operating system and the library itself
+        raise UserError(
+            f"{source} cannot be read as a saved dataset ({_first_line(error)})."
+        ) from None
+    return _read_images(
+        TableSource(
+            name=source,
+            tables=tables,
+            row_name=lambda part, row: f"row {row} of {part} of {source}",
+            folder=path,
+            files=sorted(path.rglob("*.arrow")),
+        ),
+        split,
+        side,
+        selection,
+        resize,
+    )
+
+
 def read_hub(
     name: str,
     split: str,
@@ -256,7 +316,18 @@ def _read_images(
         split=split,
         skipped=decoded.skipped,
         total=total,
+        layout=_layout(source.tables, decoded.notes),
     )
+
+
+def _layout(tables: Tables, notes: tuple[str, ...]) -> SourceLayout:
+    counts = {name: len(table) for name, table in tables.items()}
+    if "test" in counts:
+        return SourceLayout("tables of two splits", counts, {}, notes)
+    count = counts["train"]
+    num_held_out = len(_rows_of_split(count, "test", has_test=False))
+    splits = {"train": count - num_held_out, "test": num_held_out}
+    return SourceLayout("one table", splits, {}, notes)
 
 
 def _rows_of_split(count: int, split: str, *, has_test: bool) -> np.ndarray:

@@ -17,6 +17,7 @@ from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
 TRAINING_SHARE = 0.7
+MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the training images
 # Inverse strengths of the penalty. The best on a fifth of the training images is used.
 INVERSE_PENALTIES = (1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)
 NUM_NEIGHBORS = 20
@@ -221,8 +222,8 @@ def probes(
     Raises
     ------
     NotApplicable
-        If there are fewer than 20 images, the latents are constant, or the training images are of
-        a single class.
+        If there are fewer than 20 images, the latents are constant, the training images are of a
+        single class, or most test images are of classes without training images.
     UserError
         If a latent is NaN or infinite, or the number of labels is not n.
 
@@ -332,6 +333,13 @@ class _Task:
             raise NotApplicable(
                 f"Probing needs at least two classes among the {num_training} training images;"
                 " they are of a single class."
+            )
+        is_known = np.isin(target[test], target[train])
+        if is_known.mean() < MIN_KNOWN_SHARE:
+            raise NotApplicable(
+                f"Probing needs training images of the classes of the test images; only"
+                f" {int(is_known.sum())} of {len(test)} test images have any. Collect more images"
+                f" per class than {n / len(distinct_labels):.1f}."
             )
         text_of_class = dict(zip(target.tolist(), texts, strict=True))
         classes = tuple(text_of_class[i] for i in range(len(distinct_labels)))

@@ -8,6 +8,7 @@ McInnes et al. (2018), "UMAP: uniform manifold approximation and projection", ar
 """
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Annotated
 
 import numpy as np
@@ -56,6 +57,8 @@ class LatentMap(Result):
         Whether a sample of the images was stratified by class.
     num_scored : int
         Number of images from which trustworthiness and continuity were computed.
+    num_duplicates : int
+        Number of images on the map whose latents equal those of an earlier image.
     method : {"umap", "pca"}
     neighbors : int
         Size of a neighborhood.
@@ -70,6 +73,7 @@ class LatentMap(Result):
     n: int
     is_stratified: bool
     num_scored: int
+    num_duplicates: int
     method: Method
     neighbors: int
     seed: int
@@ -87,11 +91,17 @@ class LatentMap(Result):
     def summary(self) -> str:
         """Return trustworthiness and continuity, the method and the sample."""
         scored = describe_subset(self.num_scored, len(self.image_indices))
-        return (
+        text = (
             f"The map has trustworthiness {self.trust:.2f} and continuity {self.continuity:.2f}"
             f" (1 is perfect; computed from {scored}). {self.method.upper()} of"
             f" {self.sample_description}, {self.neighbors} neighbors, seed {self.seed}."
         )
+        if self.num_duplicates:
+            text += (
+                f" {self.num_duplicates:,} of {len(self.image_indices):,} images have the latents"
+                " of another image, so that they share one point or form a dense group."
+            )
+        return text
 
     @property
     def sample_description(self) -> str:
@@ -223,6 +233,7 @@ def map_images(
         n=n,
         is_stratified=arrays.labels is not None,
         num_scored=min(len(rows), MAX_SCORED_POINTS),
+        num_duplicates=len(rows) - len({blake2b(row.tobytes()).digest() for row in rows}),
         method=method,
         neighbors=neighbors,
         seed=seed,

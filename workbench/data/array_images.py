@@ -1,0 +1,115 @@
+"""Images in .npy and .npz files, such as the sample batches of ADM."""
+
+from pathlib import Path
+
+import numpy as np
+
+from workbench.core.errors import UserError
+from workbench.data.images import ImageSet, SourceLayout
+from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop
+from workbench.data.split import Selection, held_out_mask
+
+# Names of arrays, in the order in which they are tried; ADM has arr_0 and arr_1.
+IMAGE_NAMES = ("arr_0", "images", "image", "x", "data")
+LABEL_NAMES = ("arr_1", "labels", "label", "y")
+
+
+def read_array_images(
+    path: Path,
+    split: str,
+    side: int | None,
+    selection: Selection,
+    source: str,
+    resize: str = DEFAULT_RESIZE,
+) -> ImageSet:
+    """Read the images of a .npy or .npz file, of which a tenth is held out.
+
+    An .npy file is memory-mapped; the images of an .npz file are read as a whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file, with uint8 images (n, h, w, 1 or 3) and optionally integer labels.
+    split : {"train", "test", "all"}
+        The split.
+    side : int, optional
+        Height and width in pixels; None keeps the size.
+    selection : Selection
+        The images to read.
+    source : str
+        Name of the file for errors.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, contains Python objects, or has no such images.
+    """
+    images, labels = _load(path, source)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{source} must have uint8 images (n, h, w, 1 or 3), got {images.dtype} {images.shape}."
+        )
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "ui"):
+        raise UserError(
+            f"{source} must have one integer label per image ({len(images):,}), got"
+            f" {labels.dtype} {labels.shape}."
+        )
+    is_test = held_out_mask(str(row) for row in range(len(images)))
+    rows = (
+        np.arange(len(images)) if split == "all" else np.flatnonzero(is_test == (split == "test"))
+    )
+    total = selection.total(len(rows))
+    rows = rows[selection.indices(len(rows))]
+    if not len(rows):
+        raise UserError(f"{source} has no image for the {split} split.")
+    height, width = images.shape[1:3]
+    if side is None and height != width:
+        raise UserError(f"Images must be square, got {width} x {height} in {source}. Give `side`.")
+    classes = np.array([], np.int64) if labels is None else np.unique(labels)
+    pixels = images[rows] if side in (None, height) and height == width else None
+    if pixels is None:
+        assert side is not None  # square images keep their size otherwise
+        pixels = np.stack([_resized(images[row], side, resize) for row in rows])
+    return ImageSet(
+        pixels=np.ascontiguousarray(pixels),
+        labels=None if labels is None else np.searchsorted(classes, labels[rows]).astype(np.int64),
+        names=tuple(str(value) for value in classes),
+        source=source,
+        split=split,
+        total=total,
+        layout=SourceLayout(
+            name="an array of images",
+            splits={"train": int((~is_test).sum()), "test": int(is_test.sum())},
+            ignored={},
+        ),
+    )
+
+
+def _load(path: Path, source: str) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False), None
+        with np.load(path, allow_pickle=False) as archive:
+            image_name = next((name for name in IMAGE_NAMES if name in archive.files), None)
+            label_name = next((name for name in LABEL_NAMES if name in archive.files), None)
+            if image_name is None:
+                raise UserError(
+                    f"{source} must have an array {', '.join(IMAGE_NAMES[:-1])} or"
+                    f" {IMAGE_NAMES[-1]}, got {', '.join(archive.files) or 'none'}."
+                )
+            labels = None if label_name is None else archive[label_name]
+            return archive[image_name], labels
+    except UserError:
+        raise
+    except Exception as error:  # of numpy, zipfile and the operating system
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{source} cannot be read as an array ({reason}).") from None
+
+
+def _resized(image: np.ndarray, side: int, resize: str) -> np.ndarray:
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.atleast_3d(np.asarray(resize_and_crop(picture, side, resize)))
