@@ -155,7 +155,8 @@ def write_statistics(path: Path) -> Path:
 
 
 def write_damaged_dataset(path: Path) -> Path:
-    (path / "state.json").write_text("{")
+    for name in ("state.json", "dataset_info.json"):
+        (path / name).write_text("{")
     return path
 
 

@@ -40,8 +40,8 @@ def load(
     Parameters
     ----------
     source : str
-        The name of a bundled set (digits, photos, shapes), the path of a folder or parquet file,
-        hub:owner/name, or stream:PATH for the first images of a stream.
+        The name of a bundled set (digits, photos, shapes), the path of a folder, a parquet, zip,
+        tar, npz or npy file, hub:owner/name, or stream:PATH for the first images of a stream.
     split : {"train", "test", "all"}
         The split. A source without splits has a tenth of its images held out; "all" is every image
         of such a source, and the test images of any other.
@@ -68,8 +68,8 @@ def load(
     Raises
     ------
     UserError
-        If the source or the split does not exist, a number is out of range, or no image can be
-        read.
+        If the source or the split does not exist, its layout is ambiguous, a number is out of
+        range, or no image can be read.
 
     Examples
     --------

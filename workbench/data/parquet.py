@@ -165,7 +165,8 @@ def read_parquet(
 
 def is_saved_dataset(path: Path) -> bool:
     """Return True for a folder that `datasets.Dataset.save_to_disk` has written."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    is_table = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    return is_table or (path / "dataset_dict.json").is_file()
 
 
 def read_saved_dataset(
