@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import workbench.launch.latent_dataset as latents_module
 from workbench.core.errors import UserError
+from workbench.generators import transformer
 from workbench.generators.interpolants import interpolant, sample_times, shift_times, time_at
 from workbench.generators.losses import loss_by_time
 from workbench.generators.presets import PRESETS
@@ -50,7 +51,7 @@ OTHER |= {
 OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0.5, "shift": 3.0}
 OTHER |= {"interval": (0.0, 0.6), "guided_channels": 1, "solver": "euler", "sampling_steps": 4}
 OTHER |= {"stored_positions": True, "norm_eps": 0.1}
-OTHER |= {"time_embedding": "unscaled", "reversed_time": True}
+OTHER |= {"time_embedding": "unscaled", "reversed_time": True, "uniform_after": 0.5}
 paths = pytest.mark.parametrize("path", ["linear", "cosine"])
 each = pytest.mark.parametrize("preset", PRESETS)
 
@@ -675,3 +676,24 @@ def test_loss_by_time_standardizes_and_repeats():
 def test_loss_by_time_without_latents_raises():
     with pytest.raises(UserError):
         loss_by_time(small(), torch.zeros(0, 4, 3), torch.zeros(0, dtype=torch.int64), bins=3)
+
+
+def test_times_are_uniform_after_a_fraction_of_the_training(monkeypatch):
+    """As in LightningDiT's 800 epochs; by default they never are."""
+    kinds: list[str] = []
+
+    def record(times, path, count, like):
+        kinds.append(times)
+        return sample_times(times, path, count, like)
+
+    monkeypatch.setattr(transformer, "sample_times", record)
+    sizes = {"num_tokens": 4, "dim": 2, "classes": 3, "width": 16, "depth": 1}
+    for settings in ({"uniform_after": 0.6}, {}):
+        model = SiT(SiT.Config(**sizes, **settings))
+        for progress in (0.0, 0.6, 0.61, 1.0):
+            model.set_progress(progress)
+            model.objective(torch.randn(5, 4, 2), torch.zeros(5, dtype=torch.long))
+    late = ["logit-normal"] * 2 + ["uniform"] * 2
+    assert kinds == late + ["logit-normal"] * 4
+    with pytest.raises(UserError, match="uniform_after"):
+        SiT.Config(**sizes, uniform_after=1.5)

@@ -117,9 +117,11 @@ PAPER_RECIPES: dict[str, PaperRecipe] = {
     "vavae-f16d64": _short_vavae(64),
     "llamagen-vq-16": _recipe("vqgan"),
     "lightningdit-xl-64ep": _recipe("lightningdit"),
-    # The paper draws times uniformly in the last 320 epochs; here they stay logit-normal.
+    # Times are uniform in the last 320 epochs.
     "lightningdit-xl-800ep": _recipe(
-        "lightningdit", {"interval": (0.0, 0.875)}, {"steps": 1_000_000}
+        "lightningdit",
+        {"interval": (0.0, 0.875), "uniform_after": 0.6},
+        {"steps": 1_000_000},
     ),
     # The generator of SoftVQ-VAE and MAETok.
     "sit-xl": _recipe("sit"),
