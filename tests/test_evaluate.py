@@ -251,7 +251,7 @@ def test_folder_in_use_is_refused(tmp_path, trained):
         ({"data": None}, "data"),
         ({"out": None}, "out"),
         ({"data": "digts"}, "digits"),
-        ({"only": ["encodin"]}, "encoding"),
+        ({"only": ["encodings"]}, "encoding"),
         ({"config": "model.yaml"}, "config"),
         ({"tokenizer": "runs/a"}, "tokenizer"),
         ({"model": 3}, "int"),
