@@ -247,7 +247,7 @@ def soak_all(soak: Soak, systems: Sequence[str], num_sessions: int) -> None:
     if num_sessions:
         soak_dashboard(soak, num_sessions)
     number = 0
-    while not soak.is_over:
+    while number == 0 or not soak.is_over:
         system = systems[number % len(systems)]
         run = soak_training(soak, system, tokenizer)
         soak.counts["trainings"] += 1

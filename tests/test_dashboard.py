@@ -20,6 +20,7 @@ from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
 
 from workbench import analysis
+from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
 pytestmark = pytest.mark.browser
@@ -315,19 +316,22 @@ def test_browser_history_restores_views(dashboard):
         assert "metric=mse" in page.url and seen.errors == []
 
 
+def keep_many_latents(run: Run) -> None:
+    """Replace the evidence of a run by its latents alone, thirty times with noise."""
+    evidence = run.evidence()
+    latents = evidence.latents
+    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
+    many = (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32)
+    provenance = evidence.provenance | {"n": len(many), "of": len(many)}
+    shutil.rmtree(run.evidence_folder(60))
+    Evidence(provenance=provenance, latents=many).save(run.evidence_folder(60))
+
+
 @pytest.fixture
 def large(runs):
     """A run with only latents, thirty times as many: counting their modes takes long."""
     shutil.copytree(runs / "soft-4", runs / "large")
-    evidence = runs / "large" / "evidence" / "step-000060"
-    latents = np.load(evidence / "latents.npy")
-    for path in evidence.glob("*.npy"):
-        path.unlink()
-    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
-    np.save(
-        evidence / "latents.npy",
-        (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32),
-    )
+    keep_many_latents(Run(runs / "large"))
     yield "large"
     shutil.rmtree(runs / "large")
 

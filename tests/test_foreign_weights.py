@@ -163,7 +163,7 @@ def test_offline_error_names_the_files_and_the_repository(tmp_path, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError) as error:
         Address("softvq", "SoftVQVAE/nothing").resolve(["config.json", "*.safetensors"])
-    for part in ("config.json, *.safetensors", "SoftVQVAE/nothing", "softvq:FOLDER"):
+    for part in ("config.json", "*.safetensors", "SoftVQVAE/nothing", "softvq:FOLDER"):
         assert part in str(error.value)
 
 

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import ipywidgets
 import nbformat
-import numpy as np
 import plotly.graph_objects as go
 import pytest
 from browser import free_port, lasso, opened, served
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from test_dashboard import keep_many_latents
 
 import workbench as wb
 from workbench import analysis
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.hosts.notebook.explorer import Explorer, ExplorerView
+from workbench.storage.run import Run
 
 FIRST = Path(__file__).parent.parent / "notebooks" / "0_first_run.ipynb"
 FIGURE = "application/vnd.plotly.v1+json"
@@ -403,15 +404,7 @@ print("fr" + "ee")
 def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
     run = tmp_path / "runs" / "large"
     shutil.copytree(trained / "soft-4", run)
-    evidence = run / "evidence" / "step-000060"
-    latents = np.load(evidence / "latents.npy")
-    for path in evidence.glob("*.npy"):
-        path.unlink()
-    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
-    np.save(
-        evidence / "latents.npy",
-        (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32),
-    )
+    keep_many_latents(Run(run))
     cells = ["import workbench as wb", f"wb.modes({str(run)!r}, max_modes=64, components=16)", FREE]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(

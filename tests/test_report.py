@@ -385,7 +385,8 @@ def test_results_contain_every_number(pages, trained):
 @pytest.mark.kernel
 def test_manifest_records_provenance(pages, trained):
     manifest, run = read_manifest(pages["codebook"]), Run(trained / "soft-4")
-    assert manifest["parameters"] == {"run": str(run.folder), "step": 0, "seed": 0}
+    expected = {"run": str(run.folder), "step": 0, "seed": 0, "trust": []}
+    assert manifest["parameters"] == expected
     assert manifest["seconds"] > 0
     packages = {"python", "workbench", "numpy", "papermill", "torch"}
     assert packages <= manifest["versions"].keys()

@@ -267,7 +267,7 @@ def test_rfd_needs_equal_n_and_feature_extractor():
         token_budget(
             [featured("a", 4, 1, provenance={"feature_extractor": "inception"})], metric="rfd"
         ).label
-        == "rFID"
+        == "rFID (Inception-v3)"
     )
     assert set(result.table()["feature_extractor"]) == {"hog"}
 

@@ -81,6 +81,7 @@ OTHER = {
     "aux_weight": 0.3,
     "aux_width": 24,
     "aux_depth": 1,
+    "aux_heads": 1,
     "tuning": True,
     "learned_tokens": False,
     # VA-VAE

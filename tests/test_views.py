@@ -170,6 +170,7 @@ CONTROL_VALUES = {
 # Analyses without evidence in these runs. They need tokens on a grid, codes on levels, a cascade,
 # targets of the error, an autoregressive generator, or four tokenizers with generators.
 NOT_APPLICABLE = {
+    "published_figures",
     "error_target",
     "token_complexity",
     "cascade_displacement",

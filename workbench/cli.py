@@ -125,8 +125,8 @@ def train(
         "num_tokens": num_tokens,
         "tokenizer": tokenizer,
     }
-    target, words = _target_and_words(recipe, class_path, context.args)
-    settings = options | _settings(context, words)
+    target, arguments = _target_and_arguments(recipe, class_path, context.args)
+    settings = options | _settings(context, arguments)
     run = in_process.train(target, out, trust=trust or (), collect=collect, **settings)
     status = run.status()
     if status["state"] != "finished":
@@ -143,20 +143,20 @@ def train(
         )
 
 
-def _target_and_words(
-    recipe: str | None, class_path: str | None, words: list[str]
+def _target_and_arguments(
+    recipe: str | None, class_path: str | None, arguments: list[str]
 ) -> tuple[str, list[str]]:
     """Return the recipe or the class, and the words of the settings.
 
     Without a recipe, the parser takes the first word of the settings for it.
     """
     if recipe is not None and recipe.startswith("--"):
-        words = [recipe, *words]
+        arguments = [recipe, *arguments]
         recipe = None
     if class_path is None and recipe is not None:
-        return recipe, words
+        return recipe, arguments
     if class_path is not None and recipe is None:
-        return class_path, words
+        return class_path, arguments
     raise UserError("Name a recipe, such as softvq-digits, or --class my_module:MyTokenizer.")
 
 
@@ -726,7 +726,7 @@ def _port_state(port: int) -> str:
     return "in use; choose another with --port" if is_used else "free"
 
 
-def _settings(context: typer.Context, words: list[str] | None = None) -> dict[str, Any]:
+def _settings(context: typer.Context, arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse `--lr 0.001 --codebook-size=512` into a dictionary of texts.
 
     The words are those that the parser does not know, if no others are given.
@@ -737,7 +737,7 @@ def _settings(context: typer.Context, words: list[str] | None = None) -> dict[st
         If an argument is not of this form, or names a positional argument.
     """
     settings: dict[str, Any] = {}
-    arguments = list(context.args if words is None else words)
+    arguments = list(context.args if arguments is None else arguments)
     declared = {parameter.name for parameter in context.command.params}
     while arguments:
         word = arguments.pop(0)

@@ -29,7 +29,7 @@ EXPORTABLE = ("latents", "codes", "images", "reconstructions")
 
 @dataclass(frozen=True)
 class Export:
-    """What `export` wrote.
+    """The files that `export` wrote.
 
     Attributes
     ----------

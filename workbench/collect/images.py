@@ -75,7 +75,7 @@ def load_images(
     if sample is None:
         is_same = images.fingerprint == data.fingerprint
     else:
-        is_same = bool(data.skipped) or images.total == data.n
+        is_same = bool(data.skipped) or data.n in (None, images.total)
     if not is_same:
         raise RunError(
             f"The images in {source} have changed since {run.folder} was trained on them; train a"

@@ -21,8 +21,8 @@ def metric_networks() -> dict[str, str]:
         for weights in (network.backbone, network.heads):
             states[weights.title] = _state(weights.find, weights.instructions)
     try:
-        chosen = default_feature_extractor()
-        states["default features"] = f"{chosen.name}: {chosen.reason}"
+        selected = default_feature_extractor()
+        states["default features"] = f"{selected.name}: {selected.reason}"
     except UserError as error:
         states["default features"] = str(error)
     return states

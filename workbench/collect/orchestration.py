@@ -168,13 +168,13 @@ def _collect(
         model = models.generator.to(device)
         sampling = models.generator.sampling_config()
     channels = models.source.config.settings["channels"]
-    chosen = choose_feature_extractor(feature_extractor)
+    selected_network = choose_feature_extractor(feature_extractor)
     context = CollectContext(
         run=run,
         step=step,
         source=models.source,
         tokenizer=tokenizer,
-        feature_extractor=get_feature_extractor(chosen.name, channels=channels),
+        feature_extractor=get_feature_extractor(selected_network.name, channels=channels),
         device=device,
         limit=limit,
         seed=seed,
@@ -198,7 +198,7 @@ def _collect(
         "changes": run.config.changes,
         "seed": seed,
         "feature_extractor": context.feature_extractor.name,
-        "feature_extractor_reason": chosen.reason,
+        "feature_extractor_reason": selected_network.reason,
         "protocol": context.feature_extractor.protocol,
         "reference": None if reference is None else reference_name(reference),
         "settings": run.config.settings,

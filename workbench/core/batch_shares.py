@@ -127,11 +127,11 @@ class BatchShares:
         index = self._measure(rows)
         if self._is_measuring or self._part > 0:
             return None
-        own = torch.cat(self._measured[index])
+        local = torch.cat(self._measured[index])
         if self.world_size == 1:
-            return own
-        rows_by_process = [torch.empty_like(own) for _ in range(self.world_size)]
-        dist.all_gather(rows_by_process, own.contiguous())
+            return local
+        rows_by_process = [torch.empty_like(local) for _ in range(self.world_size)]
+        dist.all_gather(rows_by_process, local.contiguous())
         return torch.stack(rows_by_process, dim=1).flatten(0, 1)
 
     @torch.compiler.disable
@@ -163,9 +163,9 @@ class BatchShares:
         strides = torch.empty_like(like).stride()
         order = sorted(range(like.ndim), key=lambda axis: -strides[axis])
         size = (len(like) * self.count, *like.shape[1:])
-        whole = torch.empty([size[axis] for axis in order], dtype=like.dtype, device=like.device)
-        whole = whole.permute([order.index(axis) for axis in range(like.ndim)])
-        return self.own_rows(whole.normal_(generator=self._generator(like.device)))
+        full = torch.empty([size[axis] for axis in order], dtype=like.dtype, device=like.device)
+        full = full.permute([order.index(axis) for axis in range(like.ndim)])
+        return self.own_rows(full.normal_(generator=self._generator(like.device)))
 
     def own_rows(self, rows: Tensor) -> Tensor:
         """Return the rows of this share out of those of the whole batch."""
@@ -312,8 +312,8 @@ def item_draws(
     shares = _SHARES.get()
     if shares is None:
         return sampler(size, device=device, **options)
-    whole = (size[0] * shares.count, *size[1:])
-    return shares.own_rows(shares.draw(sampler, whole, device, **options))
+    full = (size[0] * shares.count, *size[1:])
+    return shares.own_rows(shares.draw(sampler, full, device, **options))
 
 
 def item_noise(like: Tensor) -> Tensor:

@@ -120,8 +120,10 @@ class TarImages:
             test = test or [file for file in images if self._shard(file).startswith(split)]
         splits = {"train": train, "test": test} if train and test else hold_out(train or images)
         name = "webdataset shards" if has_classes else "webdataset shards without classes"
-        others = [other for other in listing.others if not other.endswith(CLASS_EXTENSION)]
-        return Layout(name, splits, ignored_types(others), (), is_numbered=True)
+        other_files = [
+            other for other in listing.other_files if not other.endswith(CLASS_EXTENSION)
+        ]
+        return Layout(name, splits, ignored_types(other_files), (), is_numbered=True)
 
     def content(self, name: str) -> bytes:
         """Return the content of a member.

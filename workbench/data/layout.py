@@ -51,7 +51,7 @@ class Listing:
     """
 
     images: Sequence[str]
-    others: Sequence[str]
+    other_files: Sequence[str]
     folders: Sequence[str]
     problems: Sequence[str] = ()
 
@@ -78,8 +78,8 @@ class Listing:
                 every_folder.add(parent)
                 parent = parent.rpartition("/")[0]
         images = [name for name in ordered if _extension(name) in EXTENSIONS]
-        others = [name for name in ordered if _extension(name) not in EXTENSIONS]
-        return cls(images, others, sorted(every_folder), problems)
+        other_files = [name for name in ordered if _extension(name) not in EXTENSIONS]
+        return cls(images, other_files, sorted(every_folder), problems)
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ class _LayoutFinder:
         wrappers = [name for name in occupied if name.lower() == WRAPPER]
         if wrappers and not has_direct_images:
             if len(occupied) > 1:
-                others = _listed(f"{name}/" for name in occupied if name != wrappers[0])
+                listing = _listed(f"{name}/" for name in occupied if name != wrappers[0])
                 raise UserError(
-                    f"{self.source} has {wrappers[0]}/ next to {others}, so that it is ambiguous"
+                    f"{self.source} has {wrappers[0]}/ next to {listing}, so that it is ambiguous"
                     f" which folders are classes; give {self.source}/{prefix}{wrappers[0]}."
                 )
             return self.find(f"{prefix}{wrappers[0]}/")
@@ -224,9 +224,9 @@ class _LayoutFinder:
         ]
         if siblings and all(is_flat) and not self._images_directly_in(prefix):
             return
-        others = _listed(f"{prefix}{sibling}/" for sibling in siblings) or "images"
+        listing = _listed(f"{prefix}{sibling}/" for sibling in siblings) or "images"
         raise UserError(
-            f"{self.source} has {prefix}{name}/ next to {others}, so that it is ambiguous whether"
+            f"{self.source} has {prefix}{name}/ next to {listing}, so that it is ambiguous whether"
             f" {name}/ is a split or a class; give {self.source}/{prefix}{name}, or move the others"
             " away."
         )
@@ -289,11 +289,11 @@ class _LayoutFinder:
         notes: Sequence[str],
         not_used: Sequence[str],
     ) -> Layout:
-        others = [name for name in self.listing.others if name not in self.labels_files]
+        other_files = [name for name in self.listing.other_files if name not in self.labels_files]
         return Layout(
             name=pattern,
             splits=splits,
-            ignored=ignored_types((*others, *not_used)),
+            ignored=ignored_types((*other_files, *not_used)),
             notes=tuple(notes),
             problems=tuple(self.listing.problems),
         )
@@ -330,13 +330,15 @@ class _LayoutFinder:
         self, prefix: str, folder: str, part: _Part, train: _Part | None
     ) -> _Part:
         """Return a flat part with the classes of a file with labels, if there is one."""
-        found = [name for name in self.listing.others if _is_labels_file(name, prefix, folder)]
-        if len(found) > 1:
+        label_files = [
+            name for name in self.listing.other_files if _is_labels_file(name, prefix, folder)
+        ]
+        if len(label_files) > 1:
             raise UserError(
-                f"{self.source} has {_listed(found)}, which may all contain the labels of"
+                f"{self.source} has {_listed(label_files)}, which may all contain the labels of"
                 f" {prefix}{folder}/; keep one of them."
             )
-        if not found:
+        if not label_files:
             if train is not None:
                 part.notes.append(
                     f"The images in {self.source}/{prefix}{folder} have no labels, because they are"
@@ -344,25 +346,25 @@ class _LayoutFinder:
                     f" {prefix}{folder}/labels.txt with a file name and a class per line."
                 )
             return part
-        known = () if train is None else {file.class_name or "" for file in train.files}
+        class_names = () if train is None else {file.class_name or "" for file in train.files}
         classes = read_labels(
-            self.read_text(found[0]),
+            self.read_text(label_files[0]),
             [file.name for file in part.files],
-            f"{self.source}/{found[0]}",
-            known,
+            f"{self.source}/{label_files[0]}",
+            class_names,
         )
         for class_name in dict.fromkeys(classes):
-            if known and class_name not in known:
+            if class_names and class_name not in class_names:
                 raise UserError(
-                    f"{self.source}/{found[0]} has the class {class_name}, which is not a folder of"
-                    " the training images; write the names of these folders."
+                    f"{self.source}/{label_files[0]} has the class {class_name}, which is not a"
+                    " folder of the training images; write the names of these folders."
                 )
-        self.labels_files.add(found[0])
+        self.labels_files.add(label_files[0])
         files = [
             ImageFile(file.name, class_name)
             for file, class_name in zip(part.files, classes, strict=True)
         ]
-        return _Part(f"{part.pattern} with {found[0]}", files, part.notes)
+        return _Part(f"{part.pattern} with {label_files[0]}", files, part.notes)
 
     def _subfolders(self, prefix: str) -> list[str]:
         return self.children.get(prefix, [])
@@ -379,7 +381,7 @@ class _LayoutFinder:
 
 
 def read_labels(
-    text: str, names: Sequence[str], source: str, known: Container[str] = ()
+    text: str, names: Sequence[str], source: str, class_names: Container[str] = ()
 ) -> list[str]:
     """Return the class of each image from the content of a file with labels.
 
@@ -407,7 +409,7 @@ def read_labels(
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     rows = [_split_line(line) for line in lines]
-    if all(len(row) == 1 for row in rows) or all(line in known for line in lines):
+    if all(len(row) == 1 for row in rows) or all(line in class_names for line in lines):
         if len(lines) != len(names):
             raise UserError(
                 f"{source} has {len(lines):,} labels for {len(names):,} images; write one per"
@@ -415,7 +417,7 @@ def read_labels(
             )
         return lines
     class_of = {
-        PurePosixPath(row[0]).stem: row[1] if row[1] in known else row[1].split()[0]
+        PurePosixPath(row[0]).stem: row[1] if row[1] in class_names else row[1].split()[0]
         for row in rows
         if len(row) > 1
     }

@@ -1,4 +1,4 @@
-"""How an image is brought to a square of a given side, by the conventions of published models."""
+"""Resizing of an image to a square, by the conventions of published models."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal

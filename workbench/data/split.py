@@ -74,12 +74,12 @@ class Selection:
         array([0, 1, 2])
         """
         total = self.total(count)
-        kept = np.arange(count)
+        selected = np.arange(count)
         if total < count:
-            kept = np.sort(np.random.default_rng(0).permutation(count)[:total])
+            selected = np.sort(np.random.default_rng(0).permutation(count)[:total])
         if self.sample is None or self.sample >= total:
-            return kept
-        return kept[np.random.default_rng(self.seed).permutation(total)[: self.sample]]
+            return selected
+        return selected[np.random.default_rng(self.seed).permutation(total)[: self.sample]]
 
 
 def _key_hash(key: str) -> bytes:

@@ -106,7 +106,7 @@ def _has_efficientnet() -> bool:
 
 
 def _has_dinov2() -> bool:
-    """Whether DINOv2 is in the cache of the hub; nothing is requested from the network."""
+    """Return True if DINOv2 is in the cache of the hub; nothing is requested from the network."""
     from workbench.features.hub import is_cached
 
     return is_cached("dinov2")

@@ -222,7 +222,7 @@ class HubExtractor(FeatureExtractor):
 
 
 def is_cached(family: str) -> bool:
-    """Whether the default model of a family is on this machine, without using the network.
+    """Return True if the default model of a family is on this machine, without using the network.
 
     Parameters
     ----------

@@ -205,7 +205,7 @@ class LPIPS(FeatureExtractor):
 
 
 def is_present(network: str) -> bool:
-    """Whether the network and its heads are on this machine.
+    """Return True if the network and its heads are on this machine.
 
     Parameters
     ----------

@@ -204,5 +204,5 @@ def _inside_package(file: str) -> Path:
 
 
 def _is_counter(name: str) -> bool:
-    """Whether an entry is a counter of batch norms, which inference never reads."""
+    """Return True if an entry is a counter of batch norms, which inference never reads."""
     return name.endswith("num_batches_tracked")

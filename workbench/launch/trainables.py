@@ -1,4 +1,4 @@
-"""What can be trained: a recipe, or a class of a module outside of the package.
+"""Trainable systems: a recipe, or a class of a module outside of the package.
 
 A recipe is named `system-data`, or after a published model. Systems of other packages are entry
 points of the group `workbench.tokenizers`; nothing of them is imported unless the user trusts the
@@ -66,7 +66,7 @@ class Trainable:
 
     @property
     def is_generator(self) -> bool:
-        """Whether it is trained on the latents or codes of a tokenizer."""
+        """True if it is trained on the latents or codes of a tokenizer."""
         from workbench.generators.base import Generator
 
         return issubclass(self.model_class, Generator)
@@ -79,7 +79,7 @@ class Trainable:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What the user wants to train.
+    """A system that the user wants to train.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Target:
 
     @property
     def is_of_this_process(self) -> bool:
-        """Whether the class is defined in a notebook or script, and not in a module."""
+        """True if the class is defined in a notebook or script, and not in a module."""
         return self.name.startswith(f"{MAIN}:")
 
 

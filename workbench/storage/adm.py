@@ -152,7 +152,7 @@ def write_images(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...
 
 
 def has_images(path: Path) -> bool:
-    """Whether an archive has a batch of images; see `read_images` for the errors."""
+    """Return True if an archive has a batch of images; see `read_images` for the errors."""
     with _archive(path) as archive:
         return BATCH in _names(archive)
 

@@ -99,8 +99,8 @@ class Parts:
     @property
     def source(self) -> str:
         """The first file, and the number of others."""
-        others = len(self.sources) - 1
-        return f"{self.sources[0]} and {others} more" if others else self.sources[0]
+        num_others = len(self.sources) - 1
+        return f"{self.sources[0]} and {num_others} more" if num_others else self.sources[0]
 
     def __len__(self) -> int:
         return sum(len(array) for array in self.arrays)

@@ -315,7 +315,7 @@ class Evidence:
 
     @property
     def protocol(self) -> str | None:
-        """How features were computed: network, weights, resizing and versions, in one line."""
+        """The computation of features: network, weights, resizing and versions, in one line."""
         features = self.provenance.get("protocol")
         if features is None:
             return None
@@ -549,7 +549,7 @@ def _read(
 
 
 def _is_current(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Return True if an open file is still the one at a path."""
     return os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 

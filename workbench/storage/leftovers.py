@@ -1,4 +1,4 @@
-"""What killed writers leave: unfinished files, and folders that were moved aside.
+"""Leftovers of killed writers: unfinished files, and folders that were moved aside.
 
 The name of a temporary path tells which process writes it. Another process therefore never removes
 the files of a living writer. Leftovers of another machine or container are removed after a day.

@@ -54,7 +54,7 @@ STATE_DICT_NAMES: dict[str, str] = {"normaliser": "normalizer"}
 
 
 def is_format(value: Any) -> bool:
-    """Whether a JSON value is the number of a format, of this or another version."""
+    """Return True if a JSON value is the number of a format, of this or another version."""
     return is_int(value) and value >= 1
 
 

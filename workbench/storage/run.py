@@ -289,7 +289,7 @@ class Run:
         return self.config.class_path.partition(":")[0]
 
     def is_trusted(self, trust: Sequence[str] = ()) -> bool:
-        """Whether the model's class belongs to this package or to a trusted module."""
+        """True if the class of the model belongs to this package or to a trusted module."""
         return is_trusted(self.module, (PACKAGE, *trust))
 
     def check_trust(self, trust: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What the workbench expects of every tokenizer, as checks that run on a small batch.
+"""The requirements on every tokenizer, as checks that run on a small batch.
 
 `check_tokenizer(MyTokenizer, config)` runs them all. Each promise is a function that raises
 `BrokenPromise` with one sentence.
@@ -252,11 +252,11 @@ def evaluation_changes_nothing(subject: Subject) -> None:
 
 def resumes_to_equal_weights(subject: Subject) -> None:
     """Check that the state dict holds everything that training changes."""
-    whole = _trained(subject, subject.make(), 0, 2 * STEPS)
+    uninterrupted = _trained(subject, subject.make(), 0, 2 * STEPS)
     resumed = subject.make()
     resumed.load_state_dict(_trained(subject, subject.make(), 0, STEPS).state_dict())
     _trained(subject, resumed, STEPS, 2 * STEPS)
-    for name, tensor in whole.state_dict().items():
+    for name, tensor in uninterrupted.state_dict().items():
         if not torch.equal(tensor, resumed.state_dict()[name]):
             raise BrokenPromise(
                 f"A training that was stopped and resumed gives another {name}. Everything that"

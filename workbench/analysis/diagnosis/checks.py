@@ -245,10 +245,10 @@ def wording(rule: Rule) -> str:
 
 def _withhold(run_checks: Sequence[Check]) -> list[Check]:
     """Return the checks of one run, without the findings that another finding makes invalid."""
-    found = {check.code for check in run_checks if check.finding is not None}
+    reported = {check.code for check in run_checks if check.finding is not None}
     return [
         replace(check, status="not applicable", finding=None)
-        if found.intersection(REMEDIES[check.code].withheld_by)
+        if reported.intersection(REMEDIES[check.code].withheld_by)
         else check
         for check in run_checks
     ]

@@ -95,8 +95,8 @@ def remedy_text(evidence: Evidence, codebook: CodebookStats) -> str:
     recipe = evidence.provenance.get("recipe")
     if recipe is None:
         return f"Train again with `{_options(changes)}`."
-    kept = evidence.provenance.get("changes", {})
-    stored = {name: _as_word(value) for name, value in kept.items() if value is not None}
+    recipe_changes = evidence.provenance.get("changes", {})
+    stored = {name: _as_word(value) for name, value in recipe_changes.items() if value is not None}
     out = shlex.quote(f"runs/{evidence.run_name}-2")
     return f"Train again: `workbench train {recipe} --out {out} {_options(stored | changes)}`."
 
@@ -111,12 +111,16 @@ def _comparison(evidence: Evidence, other: Evidence) -> str:
         return ""
     if worst_verdict(c.verdict for c in codebooks) != "healthy":
         return ""
-    own, others = (e.provenance.get("settings", {}) for e in (evidence, other))
-    names = [name for name in own if name in others and own[name] != others[name]]
+    settings, other_settings = (e.provenance.get("settings", {}) for e in (evidence, other))
+    names = [
+        name
+        for name in settings
+        if name in other_settings and settings[name] != other_settings[name]
+    ]
     if not 0 < len(names) <= MAX_NAMED_SETTINGS:
         return ""
     used = sum(c.used for c in codebooks) / len(codebooks)
-    values = ", ".join(f"{name} = {_as_word(others[name])}" for name in names)
+    values = ", ".join(f"{name} = {_as_word(other_settings[name])}" for name in names)
     return f"{other.run_name} uses {used:,.0f} of {codebooks[0].size:,} codes with {values}."
 
 

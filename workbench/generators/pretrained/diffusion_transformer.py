@@ -1,4 +1,4 @@
-"""What the published LightningDiT and SiT checkpoints share: their names, sizes and moments.
+"""Common parts of published LightningDiT and SiT checkpoints: their names, sizes and moments.
 
 Sizes are read from the shapes of the tensors. Only the number of heads may be missing there.
 """

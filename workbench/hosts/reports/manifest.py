@@ -166,7 +166,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 
 def _has_valid_types(manifest: Mapping[str, Any]) -> bool:
-    """Whether the entries that the gallery and sweeps read have their types, in any format."""
+    """Return True if the entries that the gallery and sweeps read have the right types."""
     parameters = manifest.get("parameters", {})
     runs = manifest.get("runs", [])
     sections = manifest.get("sections", [])

@@ -101,12 +101,12 @@ def split_at_commas(text: str) -> list[str]:
     >>> split_at_commas("runs/a, runs/b")
     ['runs/a', 'runs/b']
     """
-    words = text.split(",")
+    pieces = text.split(",")
     parts = []
     start = 0
-    while start < len(words):
-        ends = range(len(words), start, -1)
-        joined = {end: ",".join(words[start:end]).strip() for end in ends}
+    while start < len(pieces):
+        ends = range(len(pieces), start, -1)
+        joined = {end: ",".join(pieces[start:end]).strip() for end in ends}
         # The longest name that exists; a word without a comma need not exist.
         end = next(end for end in ends if end == start + 1 or _exists(joined[end]))
         parts.append(joined[end])
@@ -117,7 +117,7 @@ def split_at_commas(text: str) -> list[str]:
 def _exists(name: str) -> bool:
     try:
         return Path(name).exists()
-    except OSError:  # many words together are too long for a name
+    except OSError:  # many pieces together are too long for a name
         return False
 
 

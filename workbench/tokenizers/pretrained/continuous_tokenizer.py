@@ -282,7 +282,7 @@ class Layout:
         }
 
     def is_unused(self, name: str) -> bool:
-        """Whether a tensor of this name is never used."""
+        """Return True if a tensor of this name is never used."""
         if self.decoder.modulated and name == "decoder.model.pos_embed":
             return True
         return any(fnmatchcase(name, pattern) for pattern in UNUSED)

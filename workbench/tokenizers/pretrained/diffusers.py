@@ -248,7 +248,7 @@ def _no_scale(config: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """What differs between the classes of diffusers.
+    """The differences between the classes of diffusers.
 
     Attributes
     ----------
@@ -284,7 +284,7 @@ class Convention:
 
     @property
     def has_posterior(self) -> bool:
-        """Whether the encoder returns a distribution."""
+        """True if the encoder returns a distribution."""
         return self.output == "latent_dist"
 
 

@@ -228,8 +228,8 @@ def _autoencoder_weights(
     if not weights:
         return split_unused(checkpoint)
     weights, notes = split_unused(weights)
-    others = [name for name in checkpoint if not name.startswith(FIRST_STAGE)]
-    return weights, notes + left_out_note(others)
+    other_names = [name for name in checkpoint if not name.startswith(FIRST_STAGE)]
+    return weights, notes + left_out_note(other_names)
 
 
 def _original_settings(path: Path) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _original_settings(path: Path) -> dict[str, Any]:
     content = _parse(path)
     flat: dict[str, Any] = {}
     _collect(content, flat)
-    settings = {ours: flat[name] for ours, name in ORIGINAL_NAMES.items() if name in flat}
+    settings = {setting: flat[name] for setting, name in ORIGINAL_NAMES.items() if name in flat}
     if "multipliers" in settings and isinstance(settings["multipliers"], list):
         settings["multipliers"] = tuple(settings["multipliers"])
     if "resolution" in flat:
@@ -289,10 +289,10 @@ def _collect(node: Any, flat: dict[str, Any]) -> None:
 
 def _contradictions(settings: Mapping[str, Any], original: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(
-        f"The configuration has {name} {original[ours]}, but the tensors have {settings[ours]}, "
-        "which is used."
-        for ours, name in ORIGINAL_NAMES.items()
-        if ours in original and original[ours] != settings[ours]
+        f"The configuration has {name} {original[setting]}, but the tensors have "
+        f"{settings[setting]}, which is used."
+        for setting, name in ORIGINAL_NAMES.items()
+        if setting in original and original[setting] != settings[setting]
     )
 
 

@@ -28,7 +28,7 @@ CODEWORD_TOLERANCE = 1e-3  # of latents that are codewords, relative to the larg
 
 
 class Layout(Enum):
-    """What `encode` returns."""
+    """The kind of value that `encode` returns."""
 
     TOKENS = "Tokens"
     VECTORS = "float (b, n, d)"
@@ -357,8 +357,8 @@ class WrappedTokenizer(Tokenizer):
                 " cannot share equally."
             )
         blocks = rearrange(codes, "b (g m) -> g b m", g=num_codebooks)
-        words = torch.stack([codebook[i][block] for i, block in enumerate(blocks)])
-        return rearrange(words, "g b m d -> b (g m) d")
+        vectors = torch.stack([codebook[i][block] for i, block in enumerate(blocks)])
+        return rearrange(vectors, "g b m d -> b (g m) d")
 
     def _nearest(self, latents: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"] | None:
         """Return the nearest codeword of each token; None if the codewords are not known."""
