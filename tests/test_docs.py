@@ -17,6 +17,7 @@ from workbench.launch.trainables import recipe_names
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GENERATED = {"_build", "_generated", "notebooks"}
+TRAINING_STEPS = 40
 PAGES = [
     path for path in sorted(DOCS.rglob("*.md")) if not GENERATED & set(path.relative_to(DOCS).parts)
 ]
@@ -32,6 +33,13 @@ def python_of(page: Path) -> str:
     return "\n".join(block for block in blocks if "..." not in block)
 
 
+def shortened(python: str) -> str:
+    """The Python of a page with trainings of a few steps."""
+    python = re.sub(r"steps=\d+", f"steps={TRAINING_STEPS}", python)
+    call = r"(wb\.train\((?:(?!steps=)[^()\n])*)\)"
+    return re.sub(call, rf"\1, steps={TRAINING_STEPS})", python)
+
+
 def commands_of(page: Path) -> list[str]:
     blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
@@ -45,7 +53,7 @@ COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
 @pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=name_of)
 def test_python_of_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
-    script.write_text(python_of(page), encoding="utf-8")
+    script.write_text(shortened(python_of(page)), encoding="utf-8")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, script.name],
