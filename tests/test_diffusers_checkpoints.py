@@ -241,7 +241,8 @@ def change_config(folder, **changes) -> None:
     ("changes", "fragment"),
     [
         ({"_class_name": "UNet2DModel"}, "UNet2DModel"),
-        ({"_class_name": None, "auto_map": {"AutoModel": "code.Model"}}, "None"),
+        ({"_class_name": None, "auto_map": {"AutoModel": "code.Model"}}, "_class_name"),
+        ({"_class_name": ["AutoencoderKL"]}, "AutoencoderKL"),
         ({"latent_channels": 8}, "AutoencoderKL"),
         ({"block_out_channels": "wide"}, "AutoencoderKL"),
         ({"scaling_factor": "large"}, "scaling_factor"),

@@ -4,6 +4,7 @@ The reference checkpoints are used only if WORKBENCH_CHECKPOINTS names their fol
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.tokenizers.pretrained import LatentScale, load
+from workbench.tokenizers.pretrained.continuous_tokenizer import Half, Layout
 
 GRID, PATCH, TOKENS, DIM = 4, 4, 8, 16
 PATCHES, SIDE, PIXELS = GRID**2, GRID * PATCH, 3 * PATCH**2
@@ -306,6 +308,57 @@ def test_mistakes_in_maetok_exceed_the_tolerance(maetok, mistake):
     if mistake not in IN_ENCODER:
         decoded = tokenizer.decode(tokens)
         assert largest_difference(decoded, decode(weights, tokens.latents, mistake)) > TOLERANCE
+
+
+# Sizes of the published files
+
+
+def published_half(name: str, size: str, **options) -> Half:
+    width, depth = {"base": (768, 12), "large": (1024, 24)}[size]
+    options = {"class_token": True, "rotary": False, "modulated": False} | options
+    return Half(name=name, width=width, depth=depth, **options)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "num_tokens", "num_tensors", "gigabytes"),
+    [
+        ("base", "base", 32, 358, 0.697),  # softvq-b-32
+        ("base", "large", 64, 526, 1.57),  # softvq-bl-64
+        ("large", "large", 64, 694, 2.43),  # softvq-l-64
+    ],
+)
+def test_size_of_the_published_softvq(encoder, decoder, num_tokens, num_tensors, gigabytes):
+    layout = Layout(
+        grid=16,
+        patch=16,
+        channels=3,
+        num_tokens=num_tokens,
+        dim=2048 // num_tokens,
+        encoder=published_half("encoder", encoder),
+        decoder=published_half("decoder", decoder),
+    )
+    shapes = layout.shapes() | {
+        "quantize.embedding": (4, 8192, layout.dim),
+        "quantize.codebook_used": (4, 65536),
+    }
+    assert len(shapes) == num_tensors
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    assert 4e-9 * numbers == pytest.approx(gigabytes, abs=0.01)
+
+
+def test_size_of_the_published_maetok():
+    layout = Layout(
+        grid=16,
+        patch=16,
+        channels=3,
+        num_tokens=128,
+        dim=32,
+        encoder=published_half("encoder", "base", rotary=True),
+        decoder=published_half("decoder", "base", rotary=True, modulated=True, class_token=False),
+    )
+    assert len(layout.shapes()) == 316 - 10  # ten are not used
+    numbers = sum(math.prod(shape) for shape in layout.shapes().values())
+    assert 4e-9 * numbers == pytest.approx(0.7, abs=0.02)
 
 
 # What a checkpoint may and may not contain

@@ -3,6 +3,7 @@
 The reference checkpoints are used only if WORKBENCH_CHECKPOINTS names their folder.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.tokenizers.pretrained import load
+from workbench.tokenizers.pretrained.titok import MODEL_SIZES, Layout, PixelLayout
 from workbench.tokenizers.titok import TiTok, TiTokVAE
 
 GRID, PATCH, TOKENS, DIM, CODES = 4, 4, 8, 12, 32
@@ -285,6 +287,41 @@ def test_mistakes_in_the_decoder_exceed_the_tolerance(tmp_path, layout, mistake)
     tokens = tokenizer.encode(random_images(SIDE))
     wrong = 2 * decode(weights, tokens.latents, layout, mistake) - 1
     assert largest_difference(tokenizer.decode(tokens), wrong) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "num_tokens", "dim", "codes", "is_legacy", "megabytes"),
+    [
+        ("large", "large", 32, 12, 4096, True, 2560),
+        ("base", "base", 64, 12, 4096, True, 819),
+        ("small", "small", 128, 12, 4096, True, 335),
+        ("base", "large", 64, 64, 8192, False, 1560),
+        ("small", "large", 256, 64, 8192, False, 1320),
+        ("large", "large", 32, 16, 0, False, 2430),
+        ("base", "large", 128, 16, 0, False, 1560),
+    ],
+)
+def test_size_of_the_published_files(
+    encoder, decoder, num_tokens, dim, codes, is_legacy, megabytes
+):
+    width, depth = MODEL_SIZES[encoder]
+    decoder_width, decoder_depth = MODEL_SIZES[decoder]
+    pixels = PixelLayout(codes=1024, dim=256, widths=(512, 256, 256, 128, 128))
+    layout = Layout(
+        grid=16,
+        patch=16,
+        channels=3,
+        num_tokens=num_tokens,
+        dim=dim,
+        width=width,
+        depth=depth,
+        decoder_width=decoder_width,
+        decoder_depth=decoder_depth,
+        codes=codes,
+        pixels=pixels if is_legacy else None,
+    )
+    numbers = sum(math.prod(shape) for shape in layout.shapes().values())
+    assert 4e-6 * numbers == pytest.approx(megabytes, rel=0.004)
 
 
 # What a checkpoint may and may not contain

@@ -119,12 +119,12 @@ class Address:
         try:
             folder = snapshot_download(self.location, revision=revision, allow_patterns=wanted)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            files = " and ".join(patterns)
+            files = ", ".join(patterns)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"{self.location} is not on this machine and cannot be downloaded ({reason}). "
-                f"Download {files} from {HUB_PAGE}{self.location} to a folder, and give "
-                f"{self.family}:FOLDER."
+                f"Download those of the files {files} that exist from {HUB_PAGE}{self.location} "
+                f"to a folder, and give {self.family}:FOLDER."
             ) from None
         return Path(folder)
 

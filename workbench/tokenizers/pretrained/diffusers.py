@@ -349,7 +349,12 @@ def load(
     folder = _model_folder(address.resolve(PATTERNS, revision=revision))
     config = _read_config(folder / CONFIG)
     name = config.get("_class_name")
-    if name not in CLASSES:
+    if name is None:
+        raise UserError(
+            f"{printable(folder / CONFIG)} has no _class_name, so that it is not of diffusers. "
+            "Give a folder that diffusers wrote."
+        )
+    if not isinstance(name, str) or name not in CLASSES:
         raise unknown("supported class of diffusers", str(name), CLASSES)
     convention = CLASSES[name]
     if posterior == "sample" and not convention.has_posterior:
