@@ -399,7 +399,7 @@ def read_labels(
         The names of the images, in order.
     source : str
         Name of the file for errors.
-    known : container of str
+    class_names : container of str
         Names of classes, which may contain spaces.
 
     Raises
