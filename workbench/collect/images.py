@@ -90,6 +90,25 @@ def is_stream(run: Run) -> bool:
     return data is not None and str(data.source).startswith("stream:")
 
 
+def class_labels(images: ImageSet) -> np.ndarray:
+    """Return the class that a generator is conditioned on for each image.
+
+    Parameters
+    ----------
+    images : ImageSet
+        The images.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        The labels. Images without labels are all of class 0: a generator of one class is
+        unconditional.
+    """
+    if images.labels is None:
+        return np.zeros(len(images), np.int64)
+    return np.asarray(images.labels)
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images in [-1, 1] to uint8 (n, h, w, c); values outside are clamped.
 

@@ -11,6 +11,7 @@ from torch import nn
 from workbench.collect.collectors import CollectContext, Collector, ModelKind, collectors
 from workbench.collect.images import load_images
 from workbench.collect.models import LoadedModels, load_models
+from workbench.collect.sampling import guidance_scale
 from workbench.collect.statistics import reference_name
 from workbench.collect.versions import versions
 from workbench.core.errors import NotApplicable, UserError, unknown
@@ -166,6 +167,7 @@ def _collect(
         model = tokenizer
     else:
         model = models.generator.to(device)
+        guidance = guidance_scale(models.generator, guidance)
         sampling = models.generator.sampling_config()
     channels = models.source.config.settings["channels"]
     selected_network = choose_feature_extractor(feature_extractor)

@@ -20,6 +20,14 @@ PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 2.0
 
 
+def guidance_scale(model: Generator, guidance: float) -> float:
+    """Return the scale with which a generator samples: 1 if it has a single class.
+
+    Without other classes, the class adds nothing to the null class that guidance could enlarge.
+    """
+    return guidance if model.config.classes > 1 else 1.0
+
+
 def draw_samples(
     model: Generator,
     tokenizer: Tokenizer,
@@ -43,7 +51,8 @@ def draw_samples(
     steps : int, optional
         Sampling steps; None uses the generator's default.
     guidance : float
-        Scale of classifier-free guidance; 1 samples from the conditional model.
+        Scale of classifier-free guidance; 1 samples from the conditional model. A generator of one
+        class is never guided.
     seed : int
         Seed of all random numbers.
     **options
@@ -57,7 +66,7 @@ def draw_samples(
     tokens = model.sample(
         labels,
         codebook=tokenizer.codebook,
-        guidance=guidance,
+        guidance=guidance_scale(model, guidance),
         steps=steps,
         seed=seed,
         **options,

@@ -11,6 +11,8 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
+UNCONDITIONAL = "any image"  # the only class of a generator whose training images have no labels
+
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
@@ -157,6 +159,8 @@ def classes(run: Run) -> tuple[str, ...]:
     data = run.tokenizer.config.data
     class_names = () if data is None else data.names
     count = run.config.settings["classes"]
+    if count == 1 and not class_names:
+        return (UNCONDITIONAL,)
     names = [class_names[i] if i < len(class_names) else f"class {i}" for i in range(count)]
     return tuple(
         name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)

@@ -23,6 +23,7 @@ from workbench.tokenizers.base import SupportsErrorTarget, Tokenizer
 
 NUM_COMPONENTS = 16  # principal components in which the mixture is fitted
 MAX_CODES = 16  # codes that a token is set to, the most frequent first
+GUIDANCE_AXES = ("guidance", "interval")
 MAX_CACHED_RUNS = 6
 NUM_PROBED_IMAGES = 2
 
@@ -192,6 +193,8 @@ class LoadedGenerator(LoadedRun):
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the axes, the most informative first."""
+        if self.model.config.classes == 1:  # guidance has no effect
+            return tuple(axis for axis in self.model.axes if axis not in GUIDANCE_AXES)
         return self.model.axes
 
     def _explore(

@@ -1,4 +1,7 @@
-"""The interface of generators: class-conditional models of a tokenizer's latents or codes."""
+"""The interface of generators: class-conditional models of a tokenizer's latents or codes.
+
+A generator of one class is unconditional: images without labels are all of class 0.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workbench.collect import load_images
 from workbench.collect.collectors.base import token_grid
-from workbench.collect.images import batch_slices, model_device
+from workbench.collect.images import batch_slices, class_labels, model_device
 from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError
 from workbench.data import ImageSet
@@ -42,7 +42,7 @@ class LatentDataset:
         Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 of shape (n_images,
         n_tokens); memory-mapped.
     labels : ndarray of int64, shape (n_images,)
-        The class of each image.
+        The class of each image. Images without labels are all of class 0.
     codebook : Tensor, shape (n_codebooks, codebook_size, dim), or None
         The codewords of the codes; None for latents.
     grid : tuple of int or None
@@ -105,13 +105,7 @@ def load_encoded(
 
 
 def load_latents(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
-    """Load the latents of a tokenizer's training images.
-
-    Raises
-    ------
-    UserError
-        If the images have no labels.
-    """
+    """Load the latents of a tokenizer's training images."""
     model = load_tokenizer(run, step, trust)
     with torch.no_grad():
         grid = token_grid(model, run, model_device(model))
@@ -124,7 +118,7 @@ def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> 
     Raises
     ------
     UserError
-        If the codes do not determine the latents, or the images have no labels.
+        If the codes do not determine the latents.
     """
     model = load_tokenizer(run, step, trust)
     if not model.discrete or model.codebook is None:
@@ -137,8 +131,6 @@ def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> 
 
 def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -> LatentDataset:
     images = load_images(run, "train")
-    if images.labels is None:
-        raise UserError(f"{images.source} has no labels; a class-conditional generator needs them.")
     suffix = "-codes" if quantity == "codes" else ""
     if run.config.imported is not None:
         # Only of a run that was trained here, the images are known to be the same as before.
@@ -148,7 +140,7 @@ def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -
         path.parent.mkdir(exist_ok=True)
         _write(path, model, images, quantity)
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    return LatentDataset(rows=rows, labels=np.asarray(images.labels))
+    return LatentDataset(rows=rows, labels=class_labels(images))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RunError, UserError
 from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
-from workbench.storage.run_config import DataConfig, RunConfig, RunReference
+from workbench.storage.run_config import DataConfig, RunReference
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from workbench.training import TrainConfig
 
 STREAM = "stream:"
+UNCONDITIONAL = (
+    "The images have no classes, so that the generator is unconditional. One folder per class "
+    "would make it class-conditional."
+)
 
 
 def resolve_images(
@@ -93,13 +97,18 @@ def layout_fields(images: "ImageSet") -> dict[str, Any]:
     }
 
 
-def print_summary(run_config: RunConfig) -> None:
-    """Print how the files of the images of a run were understood, if this is known."""
+def print_summary(run: Run) -> None:
+    """Print how the files of a run's images were understood, and whether they have classes."""
     from tqdm.auto import tqdm
 
-    summary = None if run_config.data is None else run_config.data.summary
-    if summary is not None:
-        tqdm.write(summary, file=sys.stderr)
+    data = (run.tokenizer or run).config.data
+    if data is None:
+        return
+    sentences = [data.summary]
+    if run.tokenizer is not None and not data.names:
+        sentences.append(UNCONDITIONAL)
+    for sentence in filter(None, sentences):
+        tqdm.write(sentence, file=sys.stderr)
 
 
 def resolve_latents(

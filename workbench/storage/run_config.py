@@ -83,7 +83,8 @@ class DataConfig(_Section):
             return None
         kinds = {"train": "training", "test": "held-out"}
         counts = [f"{count:,} {kinds.get(name, name)}" for name, count in self.splits.items()]
-        parts = [f"{' and '.join(counts)} images", f"{len(self.names):,} classes"]
+        classes = f"{len(self.names):,} classes" if self.names else "no classes"
+        parts = [f"{' and '.join(counts)} images", classes]
         if self.skipped:
             parts.append(f"{len(self.skipped):,} files skipped")
         if self.ignored:

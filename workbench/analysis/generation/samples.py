@@ -93,7 +93,8 @@ def samples(
     sample_labels : ndarray of int, shape (n_samples,), optional
         Class of each sample.
     names : tuple of str, optional
-        Names of the classes, by label.
+        Names of the classes, by label. Without names, samples of class 0 alone are those of an
+        unconditional generator.
     sampling : mapping, optional
         Settings of the sampler: solver, steps, guidance and seed.
     per_class : int, default 8
@@ -120,6 +121,8 @@ def samples(
     n = len(samples)
     if not n:
         raise NotApplicable("Samples need at least one generated image; this evidence has none.")
+    if sample_labels is not None and not names and not np.any(sample_labels):
+        sample_labels = None  # one class without a name: the training images had no labels
     if sample_labels is None:
         starts = range(0, min(n, MAX_UNCONDITIONAL_ROWS * per_class), per_class)
         rows = [list(range(start, min(start + per_class, n))) for start in starts]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.images import class_labels
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Tokens
 from workbench.data import ImageSet
@@ -18,17 +19,18 @@ from workbench.generators.base import Generator
 )
 def evaluation(model: Generator, images: ImageSet, context: CollectContext) -> Arrays:
     """Evaluate the generator on images that it was not trained on."""
-    if images.labels is None:
-        raise NotApplicable(f"{images.source} has no labels.")
-    if len(images.labels) and images.labels.max() >= model.config.classes:
+    classes = class_labels(images)
+    if len(classes) and classes.max() >= model.config.classes:
         raise NotApplicable(
             f"The generator has {model.config.classes} classes, and {images.source} has labels up "
-            f"to {images.labels.max()}."
+            f"to {classes.max()}."
         )
     encoded = [context.tokenizer.encode(batch) for _, batch in context.batches(images)]
-    labels = torch.from_numpy(images.labels).to(context.device)
+    labels = torch.from_numpy(classes).to(context.device)
     arrays = model.evaluate(_concatenate(encoded), labels, seed=context.seed)
-    if "predicted" in arrays:
+    if images.labels is None:
+        arrays.pop("predicted", None)  # there is no true class
+    elif "predicted" in arrays:
         arrays["labels"] = images.labels
     return arrays
 
