@@ -71,10 +71,13 @@ class Objective:
         Loss terms by name, already weighted. The optimizer minimizes their sum.
     reconstruction : Tensor of float, shape (b, c, h, w), or None
         The decoded images, if the loss computed them.
+    codes : Tensor of int, shape (b, n), or None
+        The codes that were selected, if there is a codebook. Training logs how many codes are used.
     """
 
     terms: dict[str, Float[Tensor, ""]]
     reconstruction: Images | None = field(default=None, repr=False)
+    codes: Int[Tensor, "b n"] | None = field(default=None, repr=False)
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -131,6 +134,16 @@ class Trainable(Protocol):
 
     def objective(self, *batch: Tensor) -> Objective:
         """Return the loss of one batch."""
+        ...
+
+
+@runtime_checkable
+class HasCodebook(Protocol):
+    """A model that may have a codebook, whose codes its objective returns."""
+
+    @property
+    def codebook(self) -> Float[Tensor, "g k d"] | None:
+        """Return the codewords, or None without a codebook."""
         ...
 
 

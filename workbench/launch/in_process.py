@@ -24,6 +24,7 @@ from workbench.core.progress import progress_listener
 from workbench.launch.progress_bar import count_on, percentage_on
 from workbench.launch.setup import (
     attach_features,
+    load_held_out,
     load_training_data,
     print_summary,
     resolve_images,
@@ -220,6 +221,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
     run = job.run
     steps = job.train_config.steps
     draw_preview = previewer(run, trust=job.trust)
+    held_out = load_held_out(run, job.trust)
     with (
         tqdm(
             total=steps,
@@ -231,7 +233,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
         ) as bar,
         _stop_on_signal(run) as signals,
         progress_listener(percentage_on(bar, "preparing the model")),
-        closing(fit(job.model, job.data, job.train_config, run)) as records,
+        closing(fit(job.model, job.data, job.train_config, run, held_out)) as records,
     ):
         for record in records:
             bar.update(record.step - bar.n)

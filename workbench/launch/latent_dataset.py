@@ -129,6 +129,37 @@ def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> 
     return replace(_encoded(run, step, "codes", model), codebook=model.codebook.detach())
 
 
+@torch.no_grad()
+def encode_held_out(
+    run: Run, step: int | None, quantity: Quantity, images: ImageSet, trust: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Encode a few held-out images as one batch of a generator's training.
+
+    Parameters
+    ----------
+    run : Run
+        The run of the tokenizer.
+    step : int or None
+        The training step of the checkpoint; None for the last.
+    quantity : {"latents", "codes"}
+        What the generator consumes.
+    images : ImageSet
+        The images.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+
+    Returns
+    -------
+    tuple of Tensor
+        The latents or codes, and the labels.
+    """
+    model = load_tokenizer(run, step, trust)
+    tokens = model.encode(images.images().to(model_device(model)))
+    rows = tokens.codes if quantity == "codes" else tokens.latents.float()
+    assert rows is not None
+    return rows.cpu(), torch.from_numpy(class_labels(images))
+
+
 def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -> LatentDataset:
     images = load_images(run, "train")
     suffix = "-codes" if quantity == "codes" else ""

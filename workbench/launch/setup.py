@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workbench.training import TrainConfig
 
 STREAM = "stream:"
+MAX_HELD_OUT = 64  # items whose loss is logged during training
 UNCONDITIONAL = (
     "The images have no classes, so that the generator is unconditional. One folder per class "
     "would make it class-conditional."
@@ -268,6 +269,37 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
         settings = run.config.settings
         return _open_stream(data.source, settings["side"], settings["channels"])
     return load_images(run, "train")
+
+
+def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | None":
+    """Load one batch of held-out items of a run, as its objective takes them.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+
+    Returns
+    -------
+    tuple of Tensor or None
+        At most `MAX_HELD_OUT` items; None if the images have no held-out part.
+    """
+    from workbench.collect import load_images
+    from workbench.launch.latent_dataset import encode_held_out
+
+    source = run.tokenizer or run
+    try:
+        images = load_images(source, "test", MAX_HELD_OUT)
+    except UserError:
+        return None  # training itself does not need them
+    if not len(images):
+        return None
+    if run.tokenizer is None:
+        return (images.images(),)
+    generator: type[Generator] = load_class(run.config.class_path, trust)
+    return encode_held_out(source, run.tokenizer_step, generator.consumes, images, trust)
 
 
 def _open_stream(source: str, side: int, channels: int) -> "ImageStream":

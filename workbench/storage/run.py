@@ -8,6 +8,7 @@ One process writes it, and any number of processes read it.
 ========================= ========================================================================
 config.json               the class, its settings, training settings, data, versions (`RunConfig`)
 log.jsonl                 one line per logged step: the terms of the loss by name
+statistics.jsonl          one line per logged step: use of the codebook, held-out loss, memory
 events.jsonl              one line per event: started, paused, saved, ...
 status.json               the state, step, seconds left, multipliers, and the writing process
 control/000001.json       a command from a host (see `workbench.storage.control`)
@@ -321,6 +322,16 @@ class Run:
 
         return pd.DataFrame(read_records(self.folder / "log.jsonl", is_log_record))
 
+    def statistics(self) -> "pd.DataFrame":
+        """Return the statistics of training, one row per logged step; empty for older runs.
+
+        Columns are `codes_used` and `perplexity` of a codebook since the record before,
+        `memory_bytes`, and `held_out_` followed by the name of a term of the loss.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(read_records(self.folder / "statistics.jsonl", is_log_record))
+
     def events(self) -> list[dict[str, Any]]:
         """Return the events, oldest first."""
         return read_records(self.folder / "events.jsonl", is_event)
@@ -509,6 +520,10 @@ class Run:
         """Append one line to the log."""
         append_record(self.folder / "log.jsonl", {"step": step, **values})
 
+    def log_statistics(self, step: int, **values: float) -> None:
+        """Append one line to the statistics of training."""
+        append_record(self.folder / "statistics.jsonl", {"step": step, **values})
+
     def event(self, name: str, step: int, **details: Any) -> None:
         """Append one line to the events."""
         record = {"event": name, "step": step, "time": time.time(), **details}
@@ -520,17 +535,18 @@ class Run:
         write_text(self.folder / "status.json", json.dumps(status))
 
     def rewind(self, step: int) -> None:
-        """Remove the log after a step.
+        """Remove the log and the statistics after a step.
 
         Steps that a killed run logged but did not save are logged again.
         """
-        records = [
-            record
-            for record in read_records(self.folder / "log.jsonl", is_log_record)
-            if record["step"] <= step
-        ]
-        lines = (json.dumps(record) + "\n" for record in records)
-        write_text(self.folder / "log.jsonl", "".join(lines))
+        for name in ("log.jsonl", "statistics.jsonl"):
+            records = [
+                record
+                for record in read_records(self.folder / name, is_log_record)
+                if record["step"] <= step
+            ]
+            lines = (json.dumps(record) + "\n" for record in records)
+            write_text(self.folder / name, "".join(lines))
 
     def save(self, step: int, tensors: "dict[str, Tensor]") -> Path:
         """Write the checkpoint of a step and return its path."""

@@ -174,7 +174,7 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
             "halt": self.config.halt_weight * halting,
             **{name: estimate.losses[name] + learn.losses[name] for name in learn.losses},
         }
-        return Objective(terms, second)
+        return Objective(terms, second, learn.codes)
 
     def encode_for_target(
         self, images: Images, bins: Int[Tensor, " b"], visible: Bool[Tensor, "b n"]

@@ -172,7 +172,7 @@ class SoftVQ(SupportsPosterior, TrainableTokenizer):
                 features = self.teacher.features(images, self.feature_grid)
             cosine = alignment(self.projection(quantized.latents), features, self.config.align)
             terms["align"] = -self.config.align_weight * cosine
-        return Objective(terms, reconstruction)
+        return Objective(terms, reconstruction, quantized.codes)
 
 
 def alignment(

@@ -207,11 +207,14 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         Objective
             One term, `pixel` or `flow`.
         """
-        latents = self.quantize(self.features(images) if features is None else features).latents
+        quantized = self.quantize(self.features(images) if features is None else features)
+        latents = quantized.latents
         if isinstance(self.decoder, FlowDecoder):
-            return Objective({"flow": self.decoder.loss(self.adapt(latents), images)})
+            flow = self.decoder.loss(self.adapt(latents), images)
+            return Objective({"flow": flow}, codes=quantized.codes)
         reconstruction = self.decode(Tokens(latents))
-        return Objective({"pixel": F.mse_loss(reconstruction, images)}, reconstruction)
+        pixel = F.mse_loss(reconstruction, images)
+        return Objective({"pixel": pixel}, reconstruction, quantized.codes)
 
     def features(self, images: Images) -> Float[Tensor, "b n e"]:
         """Compute the teacher's feature of each patch."""

@@ -92,4 +92,4 @@ class VQGAN(TrainableTokenizer):
             last_weight=self.decoder.last,
             progress=self.progress,
         )
-        return Objective(terms, reconstruction)
+        return Objective(terms, reconstruction, quantized.codes)

@@ -52,4 +52,4 @@ class VQVAE(TrainableTokenizer):
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decode(Tokens(quantized.latents))
         terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
-        return Objective(terms, reconstruction)
+        return Objective(terms, reconstruction, quantized.codes)

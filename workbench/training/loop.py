@@ -18,6 +18,7 @@ from workbench.training.dataloading import Rank, prefetch_batches
 from workbench.training.overrides import WeightOverrides
 from workbench.training.recorder import ControlState, RunRecorder, TrainRecord
 from workbench.training.state import TrainState
+from workbench.training.statistics import CodeUsage, HeldOutLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,7 +27,11 @@ PAUSE_POLL_S = 0.1  # seconds between two polls for commands while training is p
 
 
 def fit(
-    model: nn.Module, data: Dataset, config: TrainConfig, run: Run
+    model: nn.Module,
+    data: Dataset,
+    config: TrainConfig,
+    run: Run,
+    held_out: tuple[Tensor, ...] | None = None,
 ) -> Generator[TrainRecord, None, None]:
     """Train a model and store everything in the run's folder.
 
@@ -50,6 +55,8 @@ def fit(
         The training settings.
     run : Run
         The run.
+    held_out : tuple of Tensor, optional
+        One batch of held-out items, the arguments of the objective. Their loss is logged.
 
     Yields
     ------
@@ -80,7 +87,12 @@ def fit(
             rank=process.rank, world_size=process.world_size, parts=config.accumulation_steps
         )
         train_step = TrainStep.create(accelerator, state, overrides, shares)
-        recorder = RunRecorder(run, config, step, overrides) if process.is_main else None
+        recorder: RunRecorder | None = None
+        if process.is_main:
+            held_out_loss = None if held_out is None else HeldOutLoss(held_out, config)
+            recorder = RunRecorder(
+                run, config, step, overrides, usage=train_step.usage, held_out=held_out_loss
+            )
         try:
             with closing(
                 prefetch_batches(data, config, process, step, accelerator.device)
@@ -131,6 +143,8 @@ class TrainStep:
         The multipliers.
     shares : BatchShares
         The division of the batch into processes and parts.
+    usage : CodeUsage
+        Counts the codes that are selected.
     """
 
     accelerator: "Accelerator"
@@ -139,6 +153,7 @@ class TrainStep:
     state: TrainState
     overrides: WeightOverrides
     shares: BatchShares
+    usage: CodeUsage
 
     @classmethod
     def create(
@@ -160,6 +175,7 @@ class TrainStep:
             state=state,
             overrides=overrides,
             shares=shares,
+            usage=CodeUsage(state.model),
         )
 
     def __call__(self, batch: tuple[Tensor, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -201,17 +217,21 @@ class TrainStep:
             is_last = part == parts - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
                 try:
-                    terms = self._terms(part, chunk)
+                    terms, codes = self._terms(part, chunk)
                 except NotMeasuredError:
                     self._measure(chunks)  # the first step finds out that this is needed
-                    terms = self._terms(part, chunk)
+                    terms, codes = self._terms(part, chunk)
+                if codes is not None:
+                    self.usage.add(codes)
                 terms = self.overrides.apply(terms, step)
                 self.accelerator.backward(torch.stack(list(terms.values())).sum() / parts)
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / parts
         return self.accelerator.reduce(means, reduction="mean")
 
-    def _terms(self, part: int, chunk: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _terms(
+        self, part: int, chunk: tuple[Tensor, ...]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         with self.shares.computing(part):
             return self.objective(*chunk)
 
@@ -234,9 +254,10 @@ class LossModule(nn.Module):
             raise TypeError(f"{type(model).__name__} must have an objective to be trained.")
         self.model = model
 
-    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the objective."""
-        return self.model.objective(*batch).terms
+    def forward(self, *batch: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the terms of the objective, and the codes that it selected."""
+        objective = self.model.objective(*batch)
+        return objective.terms, objective.codes
 
 
 def _records(

@@ -20,6 +20,7 @@ from workbench.training.config import TrainConfig, learning_rate
 from workbench.training.control_listener import ControlListener
 from workbench.training.overrides import Override, WeightOverrides
 from workbench.training.state import TrainState
+from workbench.training.statistics import CodeUsage, HeldOutLoss, peak_memory_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +85,28 @@ class RunRecorder:
         The step at which training starts or resumes.
     overrides : WeightOverrides
         The multipliers; commands add to them.
+    usage : CodeUsage, optional
+        The counts of codes, logged with the terms.
+    held_out : HeldOutLoss, optional
+        The loss of held-out items, logged with the terms.
     """
 
     def __init__(
-        self, run: Run, config: TrainConfig, step: int, overrides: WeightOverrides
+        self,
+        run: Run,
+        config: TrainConfig,
+        step: int,
+        overrides: WeightOverrides,
+        *,
+        usage: CodeUsage | None = None,
+        held_out: HeldOutLoss | None = None,
     ) -> None:
         self.run = run
         self.config = config
         self.step = step
         self.overrides = overrides
+        self.usage = usage
+        self.held_out = held_out
         self.paused = False
         self.stopping = False
         self._sample_requested = False
@@ -156,6 +170,7 @@ class RunRecorder:
             multiplier = self.overrides.multiplier(None, step - 1)
             rate = multiplier * learning_rate(self.config, step - 1)
             self.run.log(step, **self._means, lr=rate, time=time.time())
+            self.run.log_statistics(step, **self._statistics(step, state))
             self._report("paused" if self.paused else "running")
         sample = self._sample_requested
         evaluate = self._evaluate_requested
@@ -232,6 +247,16 @@ class RunRecorder:
                     "Try a lower lr."
                 )
         return means
+
+    def _statistics(self, step: int, state: TrainState) -> dict[str, float]:
+        """Return the numbers since the last record that training does not minimize."""
+        values: dict[str, float] = {"memory_bytes": peak_memory_bytes()}
+        if self.usage is not None:
+            values |= self.usage.take()
+        if self.held_out is not None:
+            values |= self.held_out.compute(step, state.ema)
+        # A loss that is not finite is no number that the log can hold.
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _seconds_left(self) -> float | None:
         interval = self._estimate.seconds_left()
