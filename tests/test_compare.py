@@ -7,6 +7,7 @@ from skimage.metrics import structural_similarity
 
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
+from workbench.analysis.plotting.run_colors import RUN_COLORS, colors_of_runs
 from workbench.analysis.runs.metrics import metric_comparison
 from workbench.analysis.runs.settings import settings_comparison
 from workbench.core.errors import NotApplicable, UserError
@@ -199,6 +200,22 @@ def test_differing_settings_or_all():
     assert {"num_tokens", "dim", "step", "fingerprint"} <= set(all_settings["setting"])
     assert list(all_settings["setting"][all_settings["differs"]]) == ["num_tokens"]
     assert "num_tokens" in settings_comparison(runs).summary()
+
+
+def test_settings_of_other_kinds_and_derived_facts_do_not_differ():
+    """A setting that one run lacks, or that follows from another, is no difference."""
+    runs = [with_settings(run("a"), beta=0.1, dim=4), with_settings(run("b"), dim=8, levels=5)]
+    runs[1].provenance["fingerprint"] = "another"
+    assert list(settings_comparison(runs).table()["setting"]) == ["dim"]
+
+
+def test_runs_have_the_colors_of_the_workspace_in_figures():
+    tokenizers = [run("a"), run("b", 20), run("c", 30)]
+    colors = {"c": RUN_COLORS[0], "b": RUN_COLORS[1]}
+    figure = metric_comparison(tokenizers).with_run_colors(colors).figure()
+    labels = figure.layout.yaxis.ticktext
+    assert colors["c"] in labels[0] and colors["b"] in labels[1]
+    assert colors_of_runs(["b @ 5", "a"], colors) == {"b @ 5": RUN_COLORS[1], "a": RUN_COLORS[0]}
 
 
 def test_training_settings_are_compared():

@@ -56,7 +56,7 @@ def test_prefixes_are_optional_points():
     assert table["psnr"].tolist() == pytest.approx([psnr(10), 10, 20])
     assert len(token_budget([evidence], prefixes=False).table()) == 1
     dashes = {trace.name: trace.line.dash for trace in token_budget([evidence]).figure().data}
-    assert dashes == {"Pareto frontier": None, "SoftVQ": None, "a, first tokens only": "dash"}
+    assert dashes == {"Pareto frontier": None, "a": None, "a, first tokens only": "dash"}
 
 
 def test_frontier_is_pareto_optimal():
@@ -88,7 +88,7 @@ def test_runs_of_one_class_share_a_line():
         [run("a", 4, 50), run("b", 8, 40), run("c", 8, 20, kind="KLVAE")]
     ).figure()
     lines = {trace.name: len(trace.x) for trace in figure.data}
-    assert lines == {"Pareto frontier": 2, "KLVAE": 1, "SoftVQ": 2}
+    assert lines == {"Pareto frontier": 2, "SoftVQ": 2, "a": 1, "b": 1, "c": 1}
 
 
 def test_nan_prefixes_are_ignored():

@@ -16,8 +16,9 @@ import copy
 import html
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import pandas as pd
@@ -70,9 +71,18 @@ class Result(ABC):
     left_out : tuple of LeftOutRun
         Selected runs whose evidence could not be read, so that they are missing in the result. It
         is not a field: it describes the call and not the analysis.
+    run_colors : mapping of str to str
+        The color of each run of the folder, as all hosts show it. It is not a field either.
     """
 
     left_out: tuple[LeftOutRun, ...] = ()
+    run_colors: Mapping[str, str] = MappingProxyType({})
+
+    def with_run_colors(self, colors: Mapping[str, str]) -> Self:
+        """Return a copy of the result whose figure has these colors of runs."""
+        result = copy.copy(self)
+        object.__setattr__(result, "run_colors", dict(colors))  # subclasses are frozen
+        return result
 
     def with_left_out(self, left_out: Sequence[LeftOutRun]) -> Self:
         """Return a copy of the result that names the runs missing in it."""

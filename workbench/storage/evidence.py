@@ -21,6 +21,7 @@ import numpy as np
 from workbench.core.errors import NotApplicable, RunError
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.files import (
+    STEP_NAME,
     DamagedError,
     check_digest,
     file_digest,
@@ -427,7 +428,7 @@ class Evidence:
             raise _damaged(folder, error, again) from None
         except OSError as error:
             raise unreadable(provenance_path, error) from None
-        return cls(provenance=provenance, **arrays)
+        return cls(provenance=_with_folder_name(provenance, folder), **arrays)
 
     def __repr__(self) -> str:
         shapes = ", ".join(
@@ -513,6 +514,16 @@ def verify_evidence(folder: Path) -> None:
             _check_file(path, digest)
         except DamagedError as error:
             raise _damaged(folder, error, again) from None
+
+
+def _with_folder_name(provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the provenance with the present name of the run's folder, which may have been moved.
+
+    Evidence outside of a run keeps the name that was stored.
+    """
+    if folder.parent.name != "evidence" or not STEP_NAME.fullmatch(folder.name):
+        return provenance
+    return provenance | {"run": folder.parent.parent.resolve().name}
 
 
 def _read(

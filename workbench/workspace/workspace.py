@@ -15,6 +15,7 @@ from cachetools import LRUCache, cached
 
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result
+from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
 from workbench.storage.evidence import Evidence, array_names, kwargs_for
@@ -69,6 +70,12 @@ class Workspace:
         self._times = _modification_times(self.folder)
         runs, self.refused = find_runs(self.folder)
         self.runs = {run.name: run for run in runs}
+
+    @property
+    def run_colors(self) -> dict[str, str]:
+        """The color of each run. A new run does not change those of the others."""
+        by_age = sorted(self.runs.values(), key=lambda run: (run.config.created or "", run.name))
+        return assign_colors(run.name for run in by_age)
 
     def refuse(self, name: str, reason: str) -> None:
         """Move a run that can no longer be read to the refused ones."""
@@ -143,6 +150,7 @@ class Workspace:
                 )
             except NotApplicable as error:
                 raise _with_reasons(error, left_out) from None
+            result = result.with_run_colors(self.run_colors)
             if left_out:
                 return result.with_left_out(left_out)  # the reason may pass: it is not kept
             self._results[key] = result

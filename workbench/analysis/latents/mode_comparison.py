@@ -24,6 +24,7 @@ from workbench.analysis.inputs import class_names, distinct_names, flatten_laten
 from workbench.analysis.latents.cross_validation import NUM_FOLDS, mode_grid
 from workbench.analysis.latents.mode_nulls import MIN_IMAGES
 from workbench.analysis.latents.modes import MAX_IMAGES
+from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.mixtures import fit_sweeps
 from workbench.analysis.stats.reductions import MIN_EXPLAINED_VARIANCE
@@ -173,7 +174,7 @@ class ModeComparison(Result):
 
     def _draw_run(self, figure: go.Figure, index: int) -> None:
         run, needed = self.runs[index], self.needed[index]
-        color = COLORS[index % 7]
+        color = colors_of_runs(self.runs, self.run_colors)[run]
         marker = {"color": color, "symbol": SYMBOLS[index % 7]}
         figure.add_scatter(
             x=self.modes,

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.plotting.run_colors import colors_of_runs, dot
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.metrics import METRICS
 
@@ -25,7 +26,11 @@ def draw(result: MetricComparison) -> go.Figure:
     figure = make_subplots(
         1, 2, column_widths=[0.58, 0.42], horizontal_spacing=0.05, shared_yaxes=True
     )
-    names = [f"{d.run}<br><sub>{d.verdict}</sub>" for d in result.differences[::-1]]
+    runs = [d.run for d in result.differences]
+    colors = colors_of_runs([result.reference, *runs], result.run_colors)
+    names = [
+        f"{dot(colors[d.run])} {d.run}<br><sub>{d.verdict}</sub>" for d in result.differences[::-1]
+    ]
     _add_differences(figure, result, names)
     _add_outcomes(figure, result, names)
     info = METRICS[result.metric]

@@ -16,6 +16,9 @@ MAX_VALUE_CHARACTERS = 60
 MAX_NAMED_SETTINGS = 10
 FIXED_COLUMN_WIDTHS = (10, 34)  # of the columns "part" and "setting"
 RUN_COLUMN_WIDTH = 24
+# Entries of a provenance that follow from other entries, or from the time of collection.
+DERIVED_PARTS = ("versions", "not_collected", "generator", "imported")
+DERIVED_NAMES = ("fingerprint", "of", "protocol", "feature_extractor_reason", "step", "grid")
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,22 @@ class Setting:
     values: tuple[str, ...]
 
     @property
+    def known_values(self) -> tuple[str, ...]:
+        """The values of the runs that have this setting."""
+        return tuple(value for value in self.values if value != MISSING_VALUE)
+
+    @property
+    def is_comparable(self) -> bool:
+        """True if a person chose it, and at least two runs have it."""
+        is_derived = self.part in DERIVED_PARTS or (
+            self.part == "run" and self.name in DERIVED_NAMES
+        )
+        return not is_derived and len(self.known_values) > 1
+
+    @property
     def differs(self) -> bool:
-        """True if not all runs have the same value."""
-        return len(set(self.values)) > 1
+        """True if it is comparable, and not all runs that have it have the same value."""
+        return self.is_comparable and len(set(self.known_values)) > 1
 
 
 @dataclass(frozen=True)
@@ -42,8 +58,13 @@ class SettingsComparison(Result):
 
     @property
     def differing(self) -> tuple[Setting, ...]:
-        """The settings whose values differ."""
+        """The settings that at least two runs have, with values that differ."""
         return tuple(setting for setting in self.settings if setting.differs)
+
+    @property
+    def num_comparable(self) -> int:
+        """The number of settings that at least two runs have."""
+        return sum(setting.is_comparable for setting in self.settings)
 
     @property
     def displayed(self) -> tuple[Setting, ...]:
@@ -62,7 +83,8 @@ class SettingsComparison(Result):
         columns = {"part": [setting.part for setting in self.displayed], "setting": labels}
         for i, run in enumerate(self.runs):
             columns[run] = [setting.values[i] for setting in self.displayed]
-        subtitle = f"{len(self.differing)} of {len(self.settings)} settings differ"
+        subtitle = f"{len(self.differing)} of {self.num_comparable} settings differ"
+        subtitle += " · only settings that at least two runs have are compared"
         if has_marks:
             subtitle += " (≠)"
         widths = [*FIXED_COLUMN_WIDTHS, *[RUN_COLUMN_WIDTH] * len(self.runs)]
@@ -80,13 +102,13 @@ class SettingsComparison(Result):
         if num_runs < 2:
             return f"{self.runs[0]} has {num_settings} settings; select a second run to compare."
         if not self.differing:
-            return f"All {num_settings} settings of {num_runs} runs are the same."
+            return f"The settings that {num_runs} runs have in common are the same."
         names = ", ".join(setting.name for setting in self.differing[:MAX_NAMED_SETTINGS])
         if len(self.differing) > MAX_NAMED_SETTINGS:
             names += f", and {len(self.differing) - MAX_NAMED_SETTINGS} more"
         return (
-            f"{len(self.differing)} of {num_settings} settings differ between {num_runs} runs:"
-            f" {names}."
+            f"{len(self.differing)} of {self.num_comparable} shared settings differ between"
+            f" {num_runs} runs: {names}."
         )
 
 
@@ -100,7 +122,8 @@ def settings_comparison(
     evidences : sequence of Evidence
         Evidence of the runs, whose provenance records their settings.
     show : {"differing", "all"}, default "differing"
-        Display only the settings that differ, or all of them.
+        Display only the settings that at least two runs have and that differ, or the whole
+        provenance of all runs.
 
     Returns
     -------
@@ -115,7 +138,7 @@ def settings_comparison(
     ...     Evidence({"run": "b", "step": 1, "settings": {"dim": 16}}),
     ... ]
     >>> settings_comparison(runs).summary()
-    '1 of 2 settings differ between 2 runs: dim.'
+    '1 of 1 shared settings differ between 2 runs: dim.'
     """
     values_by_run = [dict(_flatten(evidence.provenance)) for evidence in evidences]
     # The keys of all runs without repetition, in the order of their first occurrence.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.tokens.metrics import QUALITY_METRICS
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from workbench.analysis.tokens.budget import BudgetPoint, TokenBudget
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-NUM_LINE_COLORS = 6
 GRAY = COLORS[6]
 MAX_TICKS = 10
+MAX_LABELED_RUNS = 8  # more names would cover each other; the legend has all
 COST_LABELS = {
     "tokens": "tokens per image",
     "bits": "bits per image",
@@ -31,13 +32,13 @@ def draw(result: TokenBudget) -> go.Figure:
     """Draw quality against cost, with the Pareto frontier in gray."""
     figure = go.Figure()
     _add_frontier(figure, result)
+    colors = colors_of_runs((point.run for point in result.points), result.run_colors)
     for i, tokenizer in enumerate(dict.fromkeys(point.tokenizer for point in result.points)):
         points = [point for point in result.points if point.tokenizer == tokenizer]
-        color = COLORS[i % NUM_LINE_COLORS]
         symbol = SYMBOLS[i % len(SYMBOLS)]
-        _add_trained(figure, result, points, tokenizer, color, symbol)
-        _add_prefixes(figure, result, points, color, symbol)
-        _add_adaptive(figure, result, points, color, symbol)
+        _add_trained(figure, result, points, colors, symbol)
+        _add_prefixes(figure, result, points, colors, symbol)
+        _add_adaptive(figure, result, points, colors, symbol)
     # A cost of 0 cannot be drawn on a logarithmic axis.
     costs = sorted({point.cost(result.against) for point in result.points} - {0.0}) or [1.0]
     _add_floor(figure, result, costs)
@@ -65,40 +66,55 @@ def _add_trained(
     figure: go.Figure,
     result: TokenBudget,
     points: Sequence[BudgetPoint],
-    name: str,
-    color: str,
+    colors: Mapping[str, str],
     symbol: str,
 ) -> None:
-    """Join the trained runs of a class by a solid line."""
+    """Add the trained runs of a class, labeled with their names and joined by a gray line."""
     trained = [point for point in points if point.kind == "trained"]
-    if trained:
-        figure.add_trace(_line(trained, result, name, color, symbol, dash=None))
+    if len(trained) > 1:
+        trained.sort(key=lambda point: point.cost(result.against))
+        figure.add_scatter(
+            x=[point.cost(result.against) for point in trained],
+            y=[point.value for point in trained],
+            mode="lines",
+            line={"color": GRAY, "width": 1},
+            name=trained[0].tokenizer,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    has_labels = len(colors) <= MAX_LABELED_RUNS
+    for run, of_run in _by_run(points, "trained").items():
+        trace = _line(of_run, result, run, colors[run], symbol, dash=None)
+        if has_labels:
+            trace.update(mode="lines+markers+text", textposition="top center")
+            trace.update(textfont={"color": colors[run], "size": 12}, cliponaxis=False)
+        figure.add_trace(trace)
 
 
 def _add_prefixes(
     figure: go.Figure,
     result: TokenBudget,
     points: Sequence[BudgetPoint],
-    color: str,
+    colors: Mapping[str, str],
     symbol: str,
 ) -> None:
     """Join the prefixes of each run by a dashed line."""
     for run, prefixes in _by_run(points, "prefix").items():
         name = f"{run}, first tokens only"
-        figure.add_trace(_line(prefixes, result, name, color, f"{symbol}-open", dash="dash"))
+        figure.add_trace(_line(prefixes, result, name, colors[run], f"{symbol}-open", dash="dash"))
 
 
 def _add_adaptive(
     figure: go.Figure,
     result: TokenBudget,
     points: Sequence[BudgetPoint],
-    color: str,
+    colors: Mapping[str, str],
     symbol: str,
 ) -> None:
     """Join the requests of each adaptive run by a dotted line."""
     for run, requests in _by_run(points, "adaptive").items():
         name = f"{run}, adaptive"
-        figure.add_trace(_line(requests, result, name, color, f"{symbol}-dot", dash="dot"))
+        figure.add_trace(_line(requests, result, name, colors[run], f"{symbol}-dot", dash="dot"))
 
 
 def _by_run(points: Sequence[BudgetPoint], kind: str) -> dict[str, list[BudgetPoint]]:

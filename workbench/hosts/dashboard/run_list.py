@@ -29,6 +29,8 @@ STYLE = """
 # which is an error in a browser.
 STATE_COLORS = json.dumps({state: color for state, (_, color) in STATES.items()})
 STATE_STYLE = readable_color(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
+COLOR_COLUMN = "●"
+COLOR_TEMPLATE = "<span style='color: <%- value %>'>●</span>"
 STATE_TEMPLATE = f"<span style='{STATE_STYLE}'><%- value %></span>"
 
 
@@ -59,13 +61,14 @@ class RunList:
             layout="fit_data_table",
             max_height=MAX_HEIGHT_PX,
             sizing_mode="stretch_width",
-            frozen_columns=["#", "run"],
+            frozen_columns=["#", COLOR_COLUMN, "run"],
             formatters={
+                COLOR_COLUMN: HTMLTemplateFormatter(template=COLOR_TEMPLATE),
                 "PSNR (dB)": NumberFormatter(format="0.0"),
                 "state": HTMLTemplateFormatter(template=STATE_TEMPLATE),
             },
             stylesheets=[STYLE],
-            titles=column_titles(self.all_runs),
+            titles={**column_titles(self.all_runs), COLOR_COLUMN: ""},
         )
         self.body = pmui.Column(
             self.filter,
@@ -143,6 +146,8 @@ class RunList:
         table["PSNR (dB)"] = table["PSNR (dB)"].round(1)
         table = table.astype(object).where(table.notna(), None)
         numbers = [str(i + 1) if i < MAX_NUMBERED_ROWS else "" for i in range(len(table))]
+        colors = self.workspace.run_colors
+        table.insert(0, COLOR_COLUMN, [colors.get(name, "") for name in table["run"]])
         table.insert(0, "#", numbers)
         return table
 
