@@ -178,6 +178,7 @@ EXTENSIBLE = {
     "MapDataset",
     "NeedsPreparation",
     "PerceptualAdversarialConfig",
+    "PerspectiveResult",
     "Result",
     "SupportsErrorTarget",
     "SupportsPosterior",

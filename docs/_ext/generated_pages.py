@@ -18,6 +18,7 @@ GROUP_TITLES = {
     "tokens": "Tokens",
     "codebook": "Codebook",
     "latents": "Latent space",
+    "diffusability": "Diffusability",
     "generation": "Generation",
     "runs": "Comparison of runs",
     "diagnosis": "Checks",

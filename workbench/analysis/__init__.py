@@ -17,7 +17,16 @@ from typing import Any
 from workbench.core.errors import unknown
 
 # The groups in the order in which hosts list them.
-GROUPS = ("images", "tokens", "codebook", "latents", "generation", "runs", "diagnosis")
+GROUPS = (
+    "images",
+    "tokens",
+    "codebook",
+    "latents",
+    "diffusability",
+    "generation",
+    "runs",
+    "diagnosis",
+)
 
 
 def groups() -> dict[str, tuple[str, ...]]:

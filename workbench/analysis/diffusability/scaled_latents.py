@@ -1,0 +1,239 @@
+"""Latents as a generator reads them: centered and scaled, block by block.
+
+All measures of this group depend on the scale. By default every channel is centered and divided by
+its deviation over images and tokens, as generators do with `by_channel`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from workbench.analysis.stats.sampling import subsample
+from workbench.core.errors import NotApplicable, UserError
+
+Scaling = Literal["by channel", "all alike"]
+MAX_BLOCK_VALUES = 1 << 22  # float64 values in memory at once, 32 MiB
+MIN_PREFIX_SHARE = 0.95  # of the images, which must have all tokens that are measured
+MIN_TOKENS_OF_PREFIX = 2
+# A channel whose deviation is a smaller part of its magnitude is constant up to rounding.
+MAX_ROUNDING_ERROR = 1e-6
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScaledLatents:
+    """Latents of some images, scaled when they are read.
+
+    Attributes
+    ----------
+    latents : ndarray of float, shape (of, all_tokens, channels)
+        The latents, which may be mapped from a file.
+    images : ndarray of int, shape (n,)
+        Indices of the images that are measured, in ascending order.
+    tokens : int
+        Number of tokens that are measured: the longest prefix that 95 % of the images have.
+    shift : ndarray of float64, shape (tokens, channels)
+        What is subtracted.
+    factor : ndarray of float64, shape (channels,)
+        What is multiplied; 0 for a constant channel.
+    place_mean, place_variance : ndarray of float64, shape (tokens, channels)
+        Moments of the latents before scaling, over the images.
+    scaling : {"by channel", "all alike"}
+    """
+
+    latents: np.ndarray
+    images: np.ndarray
+    tokens: int
+    shift: np.ndarray
+    factor: np.ndarray
+    place_mean: np.ndarray
+    place_variance: np.ndarray
+    scaling: Scaling
+
+    @classmethod
+    def create(
+        cls,
+        latents: np.ndarray,
+        active: np.ndarray | None = None,
+        *,
+        purpose: str,
+        min_images: int,
+        max_images: int | None = None,
+        labels: np.ndarray | None = None,
+        scaling: Scaling = "by channel",
+        seed: int = 0,
+    ) -> "ScaledLatents":
+        """Measure the scale of latents in one pass.
+
+        Parameters
+        ----------
+        latents : ndarray of float, shape (of, all_tokens, channels)
+        active : ndarray of bool, shape (of, all_tokens), optional
+            Tokens that the decoder reads.
+        purpose : str
+            Name of the analysis, used as the subject of messages.
+        min_images : int
+            Smallest number of images that the analysis accepts.
+        max_images : int, optional
+            Number of images to draw at random if there are more, stratified if there are labels.
+        labels : ndarray of int, shape (of,), optional
+            Class of each image.
+        scaling : {"by channel", "all alike"}
+            Use the mean and deviation of each channel, or of all numbers.
+        seed : int
+            Seed of the images that are drawn.
+
+        Raises
+        ------
+        NotApplicable
+            If there are too few images, under two shared tokens, or the latents are constant.
+        UserError
+            If a latent is NaN or infinite.
+        """
+        images, tokens = _shared_tokens(latents, active, purpose)
+        if max_images is not None:
+            subset_labels = None if labels is None else np.asarray(labels)[images]
+            random = np.random.default_rng(seed)
+            images = images[subsample(len(images), max_images, random, subset_labels)]
+        if len(images) < min_images:
+            raise NotApplicable(
+                f"{purpose} needs at least {min_images} images; the evidence has {len(images)}."
+            )
+        channels = latents.shape[2]
+        unscaled = cls(
+            latents=latents,
+            images=images,
+            tokens=tokens,
+            shift=np.zeros((tokens, channels)),
+            factor=np.ones(channels),
+            place_mean=np.zeros((tokens, channels)),
+            place_variance=np.zeros((tokens, channels)),
+            scaling=scaling,
+        )
+        mean, variance = unscaled._moments()
+        shift, factor = _shift_and_factor(mean, variance, scaling)
+        if not variance[:, factor > 0].any():
+            raise NotApplicable(
+                f"{purpose} needs latents that differ between images; all {len(images)} images"
+                " have the same."
+            )
+        return replace(
+            unscaled, shift=shift, factor=factor, place_mean=mean, place_variance=variance
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a token."""
+        return self.latents.shape[2]
+
+    @property
+    def numbers(self) -> int:
+        """Numbers per image: tokens times channels."""
+        return self.tokens * self.channels
+
+    def place_free(self) -> "ScaledLatents":
+        """Return the latents less the mean of each place, scaled again.
+
+        A generator with positions learns the mean of a place at once.
+        """
+        free_variance = self.place_variance.mean(axis=0)
+        if self.scaling == "all alike":
+            free_variance = np.full_like(free_variance, free_variance.mean())
+        factor = np.where(self.factor > 0, _inverse_root(free_variance), 0.0)
+        return replace(self, shift=self.place_mean, factor=factor)
+
+    def with_scale(self, mean: np.ndarray, std: np.ndarray) -> "ScaledLatents":
+        """Return the latents scaled by other numbers, such as those of a generator.
+
+        Parameters
+        ----------
+        mean, std : ndarray of float, shape (channels,) or ()
+        """
+        shift = np.broadcast_to(np.asarray(mean, np.float64), self.shift.shape)
+        factor = np.broadcast_to(1 / np.asarray(std, np.float64), self.factor.shape)
+        return replace(self, shift=shift, factor=factor)
+
+    def subset(self, positions: np.ndarray) -> "ScaledLatents":
+        """Return some of the images, by their positions in `images`, with the same scale."""
+        return replace(self, images=self.images[positions])
+
+    def array(self) -> np.ndarray:
+        """Read all images at once, as float64 of shape (n, tokens, channels)."""
+        part = np.asarray(self.latents[self.images, : self.tokens], np.float64)
+        return (part - self.shift) * self.factor
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Read the images in blocks of bounded size, as float64 of shape (m, tokens, channels)."""
+        step = max(1, MAX_BLOCK_VALUES // max(self.numbers, 1))
+        for start in range(0, len(self.images), step):
+            yield self.subset(np.arange(start, min(start + step, len(self.images)))).array()
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and variance of every number over the images."""
+        count = 0
+        mean = np.zeros((self.tokens, self.channels))
+        squares = np.zeros_like(mean)
+        num_invalid = 0
+        for block in self.blocks():
+            num_invalid += int((~np.isfinite(block)).any(axis=(1, 2)).sum())
+            if num_invalid:
+                continue
+            block_mean = block.mean(axis=0)
+            difference = block_mean - mean
+            total = count + len(block)
+            # The update of Chan, Golub and LeVeque, which loses no digits to large means.
+            squares += np.square(block - block_mean).sum(axis=0)
+            squares += np.square(difference) * (count * len(block) / total)
+            mean += difference * (len(block) / total)
+            count = total
+        if num_invalid:
+            raise UserError(
+                f"The latents of {num_invalid} of {len(self.images)} images contain NaN or"
+                " infinity. Collect the evidence of an earlier step."
+            )
+        return mean, squares / max(count, 1)
+
+
+def _shared_tokens(
+    latents: np.ndarray, active: np.ndarray | None, purpose: str
+) -> tuple[np.ndarray, int]:
+    """Return the images with all tokens of the longest shared prefix, and its length."""
+    n, tokens = latents.shape[:2]
+    if active is None:
+        return np.arange(n), tokens
+    is_active = np.asarray(active, bool)
+    lengths = np.where(is_active.all(axis=1), tokens, is_active.argmin(axis=1))
+    prefix = int(np.quantile(lengths, 1 - MIN_PREFIX_SHARE, method="lower")) if n else tokens
+    if prefix < min(MIN_TOKENS_OF_PREFIX, tokens):
+        raise NotApplicable(
+            f"{purpose} needs at least {MIN_TOKENS_OF_PREFIX} tokens that 95 % of the images have;"
+            f" they share the first {prefix}."
+        )
+    return np.flatnonzero(lengths >= prefix), prefix
+
+
+def _shift_and_factor(
+    mean: np.ndarray, variance: np.ndarray, scaling: Scaling
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what centers and scales the latents, (tokens, channels) and (channels,)."""
+    channel_mean = mean.mean(axis=0)
+    channel_variance = variance.mean(axis=0) + mean.var(axis=0)
+    magnitude = np.sqrt(channel_variance + np.square(channel_mean))
+    is_constant = np.sqrt(channel_variance) <= MAX_ROUNDING_ERROR * magnitude
+    if scaling == "all alike":
+        overall_mean = channel_mean.mean()
+        overall_variance = channel_variance.mean() + channel_mean.var()
+        channel_mean = np.full_like(channel_mean, overall_mean)
+        channel_variance = np.full_like(channel_variance, overall_variance)
+    factor = np.where(is_constant, 0.0, _inverse_root(channel_variance))
+    return np.broadcast_to(channel_mean, mean.shape), factor
+
+
+def _inverse_root(variance: np.ndarray) -> np.ndarray:
+    """Return 1 / sqrt(variance), and 0 where the variance is 0."""
+    is_positive = variance > 0
+    return np.where(is_positive, 1 / np.sqrt(np.where(is_positive, variance, 1)), 0.0)
