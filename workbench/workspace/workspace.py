@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -156,14 +155,24 @@ class Workspace:
             self._results[key] = result
         return result
 
-    def applicable(self, name: str) -> str | None:
-        """Return the name of a run to which an analysis applies; None if there is none."""
-        function = analysis.get(name)
-        for run in self.runs.values():
-            with suppress(UserError):
-                kwargs_for(function, [self._open_last(run, array_names(function))])
-                return run.name
+    def applicable(self, name: str, primary: str) -> str | None:
+        """Return another run that has the arrays which an analysis needs and `primary` lacks.
+
+        None if there is none, or if `primary` has them and the analysis fails for another reason.
+        """
+        runs = sorted(self.runs.values(), key=lambda run: run.name != primary)
+        for run in runs:
+            if self._has_arrays_for(name, run):
+                return None if run.name == primary else run.name
         return None
+
+    def _has_arrays_for(self, name: str, run: Run) -> bool:
+        function = analysis.get(name)
+        try:
+            kwargs_for(function, [self._open_last(run, array_names(function))])
+        except UserError:
+            return False
+        return True
 
     def key(self, state: ViewState) -> Hashable:
         """Return what a result depends on: the analysis, its controls, and the evidence.

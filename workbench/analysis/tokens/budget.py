@@ -43,7 +43,7 @@ class BudgetPoint:
     """One run at one number of tokens."""
 
     run: str
-    tokenizer: str  # name of its class, without the module
+    tokenizer: str  # name of its class without the module; of the run if it was trained elsewhere
     # "trained": with all tokens; "prefix": with the first tokens only; "adaptive": with as many
     # tokens as an image needs.
     kind: Kind
@@ -148,10 +148,19 @@ class TokenBudget(Result):
         dearest = self._best_at(points, max(p.cost(self.against) for p in points))
         start = f"{self._format_value(cheapest.value)} at {self._format_costs([cheapest])}"
         if cheapest.cost(self.against) == dearest.cost(self.against):
-            return f"{name} is {start}"
+            return f"{name} is {start}{self._of_best(points, cheapest)}"
         end = f"{self._format_value(dearest.value)} at {self._format_costs([dearest])}"
         verb = "rises" if dearest.value > cheapest.value else "falls"
         return f"{name} {verb} from {start} to {end}"
+
+    def _of_best(self, points: Sequence[BudgetPoint], best: BudgetPoint) -> str:
+        """Name the best of several points at one cost, and the worst value."""
+        if len(points) == 1:
+            return ""
+        worst = min(points, key=lambda point: goodness(point.value, self.metric))
+        return (
+            f" in {best.run}, the best; {self._format_value(worst.value)} in {worst.run}, the worst"
+        )
 
     def _frontier_sentence(self) -> str:
         runs = list(dict.fromkeys(point.run for point in self.frontier))
@@ -356,7 +365,7 @@ def _point(evidence: Evidence, kind: Kind, used: np.ndarray, estimate: Estimate)
     value, low, high = estimate
     return BudgetPoint(
         run=evidence.run_name,
-        tokenizer=str(evidence.provenance.get("class", evidence.run_name)).rpartition(":")[-1],
+        tokenizer=_family(evidence),
         kind=kind,
         tokens=tokens,
         value=value,
@@ -366,6 +375,16 @@ def _point(evidence: Evidence, kind: Kind, used: np.ndarray, estimate: Estimate)
         pixels=int(np.prod(images.shape[1:3])),
         gmacs=float(np.mean(generator_gmacs(used.astype(np.float64)))),
     )
+
+
+def _family(evidence: Evidence) -> str:
+    """Return the class of a tokenizer, or the run's name if it was trained elsewhere.
+
+    One class of adapters stands for many unrelated networks.
+    """
+    if evidence.provenance.get("imported"):
+        return evidence.run_name
+    return str(evidence.provenance.get("class", evidence.run_name)).rpartition(":")[-1]
 
 
 def _mark_frontier(

@@ -134,7 +134,9 @@ class AsyncResult:
         if not isinstance(error, NotApplicable):
             self._show_message(str(error), "warning")
             return
-        other = self.workspace.applicable(self.name) if self.name in analyses() else None
+        primary = self.view.runs[0] if self.view.runs else ""
+        is_analysis = self.name in analyses()
+        other = self.workspace.applicable(self.name, primary) if is_analysis else None
         advice = f" It applies to {other}; make that the primary run." if other else ""
         self._show_message(f"{error}{advice}")
 
