@@ -35,7 +35,14 @@ SCHEDULE = {"steps": 3, "save_every": 3, "log_every": 1, "warmup_steps": 1, "bat
 VARIANTS = {
     "karl": {"codebook_size": 16, "balance": "balanced"},
     "maetok": {"mask": "sample", "adversarial_weight": 0.5, "adversarial_start": 0.0},
-    "softvq": {"num_codebooks": 2, "perceptual_weight": 1.0, "adversarial_weight": 0.5},
+    "softvq": {
+        "num_codebooks": 2,
+        "perceptual_weight": 1.0,
+        "adversarial_weight": 0.5,
+        "adversarial_start": 0.0,
+        "discriminator_augmentation": 1.0,
+        "consistency_weight": 1.0,
+    },
     "unicode2": {"mode": "online", "revive": 0.5},
     "vavae": {"noise": 0.1, "adversarial_weight": 0.5, "adversarial_start": 0.0},
     "vqvae": {"learn": "gradient", "cosine": False},

@@ -168,8 +168,10 @@ def test_pickles_and_code_in_files_are_not_executed():
 
 # Classes of this package that others may inherit from: interfaces and sets of settings.
 EXTENSIBLE = {
+    "AdversarialTokenizer",
     "CodebookConfig",
     "ConvConfig",
+    "Discriminator",
     "ExtendedViTConfig",
     "FeatureExtractor",
     "Generator",

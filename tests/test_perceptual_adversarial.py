@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from workbench.core.errors import UserError
 from workbench.features import get_feature_extractor
-from workbench.nn.discriminator import AdversarialLoss
+from workbench.nn.diff_augment import change_colors, cut_out, diff_augment, translate
+from workbench.nn.dino_discriminator import DINODiscriminator, SpectralConv1d
+from workbench.nn.discriminator import AdversarialLoss, PatchDiscriminator, PatchGAN
 from workbench.nn.perceptual import feature_distance
 from workbench.nn.weighting import adaptive_weight
 from workbench.tokenizers.perceptual_adversarial import (
@@ -37,7 +39,7 @@ def images(count: int = 4, seed: int = 1) -> torch.Tensor:
 
 
 def test_generator_loss_has_no_discriminator_gradient():
-    adversary, reconstruction = AdversarialLoss(1), images().requires_grad_()
+    adversary, reconstruction = AdversarialLoss(PatchDiscriminator(1)), images().requires_grad_()
     loss = adversary.generator_loss(reconstruction)
     torch.testing.assert_close(loss, -adversary.discriminator(reconstruction).mean())
     loss.backward()
@@ -46,7 +48,10 @@ def test_generator_loss_has_no_discriminator_gradient():
 
 
 def test_discriminator_loss_has_no_generator_gradient():
-    adversary, reconstruction = AdversarialLoss(1, lecam=0.0), images(seed=2).requires_grad_()
+    adversary, reconstruction = (
+        AdversarialLoss(PatchDiscriminator(1), lecam=0.0),
+        images(seed=2).requires_grad_(),
+    )
     real, fake = adversary.discriminator(images()), adversary.discriminator(reconstruction)
     loss = adversary.discriminator_loss(images(), reconstruction)
     torch.testing.assert_close(loss, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean()))
@@ -56,7 +61,7 @@ def test_discriminator_loss_has_no_generator_gradient():
 
 
 def test_lecam_pulls_logits_towards_running_means():
-    adversary = AdversarialLoss(1, lecam=2.0)
+    adversary = AdversarialLoss(PatchDiscriminator(1), lecam=2.0)
     adversary.real.fill_(0.7)
     adversary.fake.fill_(-0.4)
     real, fake = (adversary.discriminator(x).detach() for x in (images(), images(seed=2)))
@@ -72,7 +77,10 @@ def test_lecam_pulls_logits_towards_running_means():
 
 def test_discriminator_and_generator_learn():
     torch.manual_seed(0)
-    adversary, fake = AdversarialLoss(1), torch.zeros(4, 1, 8, 8, requires_grad=True)
+    adversary, fake = (
+        AdversarialLoss(PatchDiscriminator(1)),
+        torch.zeros(4, 1, 8, 8, requires_grad=True),
+    )
     discriminator_optimizer = torch.optim.Adam(adversary.parameters(), lr=2e-3)
     for _ in range(40):
         discriminator_optimizer.zero_grad()
@@ -88,6 +96,184 @@ def test_discriminator_and_generator_learn():
         adversary.generator_loss(fake).backward()
         generator_optimizer.step()
     assert adversary.generator_loss(fake).item() < before - 0.5
+
+
+def test_discriminator_loss_is_weighted_except_for_consistency():
+    """Without augmentation of the logits, consistency compares with strongly augmented images."""
+    torch.manual_seed(0)
+    plain = AdversarialLoss(PatchDiscriminator(1), lecam=0.5)
+    adversary = AdversarialLoss(
+        plain.discriminator, lecam=0.5, weight=0.2, augmentation=0.5, consistency=4.0
+    )
+    fake = images(seed=2)
+    torch.manual_seed(3)
+    loss = adversary.discriminator_loss(images(), fake)
+    torch.manual_seed(3)
+    seen = [diff_augment(x, probability=0.5) for x in (images(), fake)]
+    strong = [diff_augment(x, probability=1.0, cutout=0.5) for x in (images(), fake)]
+    real, real_strong, fake_logits, fake_strong = (
+        plain.discriminator(x) for x in (seen[0], strong[0], seen[1], strong[1])
+    )
+    difference = torch.cat([real - real_strong, fake_logits - fake_strong])
+    expected = 0.2 * plain.discriminator_loss(*seen) + 4 * difference.square().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+# The discriminators of the papers
+
+
+def test_patchgan_has_the_size_and_the_field_of_the_paper():
+    discriminator = PatchGAN(3)
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633  # 2.77 M
+    first, second = (discriminator.body[i].weight for i in (0, 2))
+    assert first.std().item() == pytest.approx(0.02, rel=0.1)
+    assert second.std().item() == pytest.approx(0.02, rel=0.02)
+    image = torch.zeros(1, 3, 128, 128, requires_grad=True)
+    linear = torch.nn.Sequential(
+        *(part for part in discriminator.body if isinstance(part, torch.nn.Conv2d))
+    )
+    linear(image)[0, 0, 7, 7].backward()
+    seen = image.grad.abs().sum(dim=(0, 1)) > 0
+    assert seen.any(dim=0).sum() == seen.any(dim=1).sum() == 70
+    assert discriminator(torch.zeros(2, 3, 256, 256)).shape == (2, 1, 30, 30)
+    with pytest.raises(UserError, match="24"):
+        discriminator(torch.zeros(2, 3, 23, 64))
+
+
+def test_patchgan_normalizes_by_the_batch():
+    """Written out with functions, on the same weights."""
+    torch.manual_seed(0)
+    discriminator, x = PatchGAN(1), torch.randn(3, 1, 32, 32)
+    weights = dict(discriminator.body.named_parameters())
+    h = F.leaky_relu(F.conv2d(x, weights["0.weight"], weights["0.bias"], 2, 1), 0.2)
+    for index, stride in ((2, 2), (5, 2), (8, 1)):
+        h = F.conv2d(h, weights[f"{index}.weight"], None, stride, 1)
+        mean, variance = h.mean(dim=(0, 2, 3)), h.var(dim=(0, 2, 3), unbiased=False)
+        h = (h - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        gain, bias = weights[f"{index + 1}.weight"], weights[f"{index + 1}.bias"]
+        h = F.leaky_relu(gain[:, None, None] * h + bias[:, None, None], 0.2)
+    expected = F.conv2d(h, weights["11.weight"], weights["11.bias"], 1, 1)
+    torch.testing.assert_close(discriminator(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(discriminator.eval()(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_is_the_largest_singular_value():
+    torch.manual_seed(0)
+    convolution = SpectralConv1d(6, 4, 3)
+    for _ in range(200):
+        convolution.update_norm()
+    largest = torch.linalg.matrix_norm(convolution.weight.flatten(1), 2)
+    x = torch.randn(2, 6, 5)
+    padded = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
+    expected = F.conv1d(padded, convolution.weight / largest, convolution.bias)
+    torch.testing.assert_close(convolution(x), expected)
+
+
+class Rows:
+    """A frozen network whose rows are patches of 2 x 2 pixels, at two depths."""
+
+    resolution, dim, num_readouts = 8, 4, 2
+
+    def readouts(self, seen):
+        rows = F.unfold(seen, 2, stride=2).mT
+        return [rows, 2 * rows]
+
+
+def test_dino_discriminator_crops_or_resizes_and_trains_heads_only():
+    torch.manual_seed(0)
+    discriminator = DINODiscriminator(Rows())
+    x = torch.randn(3, 1, 16, 16)
+    logits = {discriminator(x).sum().item() for _ in range(30)}
+    assert len(logits) > 3
+    shrunk = F.avg_pool2d(x, 2)
+    torch.testing.assert_close(discriminator.eval()(x), discriminator(shrunk))
+    assert discriminator(x).shape == (3, 2 * 16)
+    assert {name.split(".")[0] for name in discriminator.state_dict()} == {"heads"}
+    before = discriminator.heads[0].first[0].left.clone()
+    with torch.no_grad():
+        discriminator.heads[0].first[0].weight.normal_()
+    adversary = AdversarialLoss(discriminator)
+    adversary.discriminator_loss(images(), images(seed=2))
+    assert not torch.equal(discriminator.heads[0].first[0].left, before)
+
+
+def test_readouts_of_dino_are_those_of_its_blocks(tmp_path):
+    """Embedded patches, and rows after the blocks 3, 6, 9 and 12, each plus the class row."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**sizes, intermediate_size=16, image_size=32)
+    network = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path)
+    extractor = get_feature_extractor(f"dino:{tmp_path}")
+    x = 2 * torch.rand(2, 3, 32, 32) - 1
+    mean, std = torch.tensor([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)])[..., None, None]
+    output = network(pixel_values=((x + 1) / 2 - mean) / std, output_hidden_states=True)
+    readouts = extractor.readouts(x)
+    assert len(readouts) == extractor.num_readouts
+    for rows, depth in zip(readouts, (0, 3, 6, 9, 12), strict=True):
+        state = output.hidden_states[depth]
+        torch.testing.assert_close(rows, state[:, 1:] + state[:, :1])
+    torch.testing.assert_close(network.layernorm(state), output.last_hidden_state)
+    torch.testing.assert_close(extractor.pooled(x), output.last_hidden_state[:, 0])
+    out_of_range = (3 * x).requires_grad_()
+    sum(rows.square().sum() for rows in extractor.readouts(out_of_range)).backward()
+    assert (out_of_range.grad != 0).all()
+
+
+# DiffAugment
+
+
+def test_colors_are_those_of_the_formula():
+    x = images()
+    torch.manual_seed(0)
+    seen = change_colors(x.expand(-1, 3, -1, -1) * torch.tensor([1.0, 0.5, 0.2])[:, None, None])
+    torch.manual_seed(0)
+    brightness, saturation, contrast = (torch.rand(4, 1, 1, 1) for _ in range(3))
+    colors = x.expand(-1, 3, -1, -1) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
+    colors = colors + (brightness - 0.5)
+    gray = colors.mean(1, keepdim=True)
+    colors = (colors - gray) * (2 * saturation) + gray
+    mean = colors.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(seen, (colors - mean) * (contrast + 0.5) + mean)
+
+
+def test_translation_shifts_and_fills_with_zeros():
+    torch.manual_seed(0)
+    x = torch.randn(40, 2, 8, 16)
+    moved, offsets = translate(x, fraction=1 / 8), set()
+    padded = F.pad(x, (2, 2, 1, 1))
+    for image, source in zip(moved, padded, strict=True):
+        shifts = [
+            (down, right)
+            for down in (-1, 0, 1)
+            for right in (-2, -1, 0, 1, 2)
+            if torch.equal(image, source[:, 1 - down : 9 - down, 2 - right : 18 - right])
+        ]
+        assert len(shifts) == 1
+        offsets.update(shifts)
+    assert len(offsets) > 10
+
+
+def test_cutout_removes_a_square_that_may_leave_the_image():
+    torch.manual_seed(0)
+    cut = cut_out(torch.ones(200, 1, 10, 20), fraction=0.2)
+    areas = (cut == 0).sum(dim=(1, 2, 3))
+    assert areas.max() == 2 * 4 and areas.min() < 8
+    rows, columns = ((cut[areas == 8] == 0).any(dim=axis)[:, 0].sum(dim=1) for axis in (3, 2))
+    assert (rows == 2).all() and (columns == 4).all()
+
+
+def test_augmentations_are_drawn_for_the_batch_and_are_differentiable():
+    assert diff_augment(images(), probability=0.0) is not None
+    torch.manual_seed(0)
+    unchanged = sum(
+        bool(torch.equal(diff_augment(images(), probability=0.5), images())) for _ in range(200)
+    )
+    assert unchanged == pytest.approx(200 / 8, abs=15)
+    x = images().requires_grad_()
+    diff_augment(x, probability=1.0).square().sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 # The feature distance
@@ -177,7 +363,16 @@ def test_adaptive_weight_scales_the_adversarial_gradient():
     assert adaptive_weight(torch.tensor(0.0) * weight.sum(), weight.sum(), weight) == 0
 
 
-@pytest.mark.parametrize(("name", "value"), [("adversarial_start", 2.0), ("lecam", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("adversarial_start", 2.0),
+        ("perceptual_rise", -0.1),
+        ("lecam", -1.0),
+        ("discriminator_augmentation", 1.5),
+        ("discriminator", "patch"),
+    ],
+)
 def test_invalid_settings_raise(name, value):
     with pytest.raises(UserError) as error:
         PerceptualAdversarialConfig(**{name: value})

@@ -137,10 +137,15 @@ OTHER = {
     # Perceptual and adversarial terms
     "perceptual_weight": 0.3,
     "perceptual": "random:1",
+    "perceptual_rise": 0.9,
     "adversarial_weight": 0.3,
     "adversarial_start": 0.9,
     "adversarial_adaptive": False,
     "lecam": 1.0,
+    "discriminator": "patchgan",
+    "discriminator_weight": 2.0,
+    "discriminator_augmentation": 1.0,
+    "consistency_weight": 2.0,
 }
 # Terms that are off by default. They must be on for the test of every setting.
 OPTIONAL_TERMS = {
@@ -308,6 +313,9 @@ def test_every_setting_changes_something(kind):
             before = behavior(config_of(kind, **settings))
         if name.startswith("pixel_"):  # only the first release of TiTok has another VQGAN
             settings = base | {"legacy": True}
+            before = behavior(config_of(kind, **settings))
+        if name == "discriminator":  # the other one needs larger images
+            settings = base | {"side": 24}
             before = behavior(config_of(kind, **settings))
         after = behavior(config_of(kind, **(settings | {name: others[name]})))
         is_equal = before.keys() == after.keys() and all(

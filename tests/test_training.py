@@ -303,6 +303,25 @@ def test_absurd_multiplier_is_refused(value):
         make_command("lr", value=value)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_gradient_of_a_discriminator_can_be_clipped_apart(apart, tmp_path):
+    """AdamW's first moments m give the clipped gradient of step 2: 10 m_2 - 9 m_1."""
+    settings = {"steps": 2, "save_every": 1, "log_every": 1, "clip": 1e-4, "clip_apart": apart}
+    # The discriminator starts where progress is above 0, which is after the first step.
+    run = trained(tmp_path / "run", **settings, adversarial_weight=0.5, adversarial_start=0.0)
+    first, second = (read_tensors(run.checkpoint(step))["optimizer"] for step in (1, 2))
+    squares = {False: 0.0, True: 0.0}
+    for name in second:
+        if name.endswith(".exp_avg"):
+            gradient = 10 * second[name] - 9 * first[name]
+            squares["adversary" in name] += gradient.square().sum().item()
+    rest, discriminator = (squares[key] ** 0.5 for key in (False, True))
+    total = (rest**2 + discriminator**2) ** 0.5
+    expected = 2**0.5 * 1e-4 if apart else 1e-4
+    assert total == pytest.approx(expected, rel=1e-2)
+    assert (rest == pytest.approx(discriminator, rel=1e-2)) == apart
+
+
 def test_learning_rate_schedule():
     config = TrainConfig(steps=1000, lr=1.0, warmup_steps=100, final_lr=0.1)
     assert learning_rate(config, 0) == pytest.approx(0.01)

@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 Images = Float[Tensor, "b c h w"]
 
@@ -158,6 +158,16 @@ class NeedsPreparation(Protocol):
 
         Progress is reported to the listener of `workbench.core.progress`.
         """
+        ...
+
+
+@runtime_checkable
+class HasAdversary(Protocol):
+    """A model with a part, such as a discriminator, that is trained against the rest."""
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        """Return this part, or None."""
         ...
 
 

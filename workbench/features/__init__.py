@@ -7,7 +7,8 @@ name                     network                            needs
 ======================== ================================== ================================
 hog                      histograms of oriented gradients   nothing
 random, random:SEED      an untrained convolutional network nothing
-dinov2, clip, siglip     the default model of the family    transformers, and weights
+dino, dinov2, clip       the default model of the family    transformers, and weights
+siglip                   the same                           transformers, and weights
 dinov2:MODEL (and alike) a model of the hub, or a folder    transformers, and weights
 inception                Inception-v3 of the FID            weights, found or downloaded
 inception:FILE           the same                           its weights as a file

@@ -1,11 +1,12 @@
-"""Pretrained vision transformers from the hub or a local folder, through `transformers`: DINOv2,
-CLIP and SigLIP.
+"""Pretrained vision transformers from the hub or a local folder, through `transformers`: DINO,
+DINOv2, CLIP and SigLIP.
 
 Each family gets images as it was trained: with its own mean, deviation and resolution.
 """
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,21 @@ class Family:
     resolution: int | None = None  # pixels; None: the model's own
     # Class with a projection after the tower, whose output is the embedding of an image.
     projection_class: str = ""
+    # Arguments with which the model is loaded.
+    load_options: Mapping[str, Any] = field(default_factory=dict)
+    has_class_token: bool = True
 
 
 FAMILIES = {
+    # Its weights have no pooling layer, which would be random.
+    "dino": Family(
+        title="DINO",
+        model_class="ViTModel",
+        default_model="facebook/dino-vits16",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        load_options={"add_pooling_layer": False},
+    ),
     # Its positions were trained at 518 pixels and are interpolated; 224 is its usual crop.
     "dinov2": Family(
         title="DINOv2",
@@ -61,15 +74,17 @@ FAMILIES = {
         default_model="google/siglip-base-patch16-224",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        has_class_token=False,
     ),
 }
+NUM_READOUTS = 5  # the embedded patches, and each quarter of the blocks
 
 
 class HubExtractor(FeatureExtractor):
     """Patch features of a pretrained model, without its class and register tokens.
 
-    The feature of a whole image is the model's own: the class token of DINOv2, the projected
-    embedding of CLIP and the attention pool of SigLIP. Weights are loaded on first use.
+    The feature of a whole image is the model's own: the class token of DINO and DINOv2, the
+    projected embedding of CLIP and the attention pool of SigLIP. Weights are loaded on first use.
 
     Parameters
     ----------
@@ -86,6 +101,7 @@ class HubExtractor(FeatureExtractor):
 
     directional = True
     batch_size = 64
+    num_readouts = NUM_READOUTS
 
     def __init__(self, family: str, model: str = "") -> None:
         if family not in FAMILIES:
@@ -124,7 +140,9 @@ class HubExtractor(FeatureExtractor):
     @cached_property
     def network(self) -> nn.Module:
         """Return the frozen image tower."""
-        return self._load(self._model_class(), use_safetensors=True).eval().requires_grad_(False)
+        options = dict(self.family.load_options)
+        network = self._load(self._model_class(), use_safetensors=True, **options)
+        return network.eval().requires_grad_(False)
 
     def preprocess(self, images: Images) -> Float[Tensor, "b 3 side side"]:
         """Resize and normalize images with values in [-1, 1] as in the model's training."""
@@ -132,9 +150,7 @@ class HubExtractor(FeatureExtractor):
         resized = F.interpolate(
             match_channels(images, 3).float(), size, mode="bicubic", antialias=True
         )
-        mean = images.new_tensor(self.family.mean)[:, None, None]
-        std = images.new_tensor(self.family.std)[:, None, None]
-        return ((resized.clamp(-1, 1) + 1) / 2 - mean) / std
+        return self._normalize(resized.clamp(-1, 1))
 
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
@@ -149,7 +165,10 @@ class HubExtractor(FeatureExtractor):
         pixels = self.preprocess(images)
         if self.family.projection_class:
             return self.projected_network.to(images.device)(pixel_values=pixels).image_embeds
-        return self.network.to(images.device)(pixel_values=pixels).pooler_output
+        output = self.network.to(images.device)(pixel_values=pixels)
+        if output.pooler_output is None:
+            return output.last_hidden_state[:, 0]
+        return output.pooler_output
 
     @cached_property
     def projected_network(self) -> nn.Module:
@@ -172,12 +191,43 @@ class HubExtractor(FeatureExtractor):
 
     def layers(self, images: Images) -> list[Float[Tensor, "b _e _h _w"]]:
         """Return the patch features after each quarter of the blocks."""
-        network = self.network.to(images.device)
-        states = network(
-            pixel_values=self.preprocess(images), output_hidden_states=True
-        ).hidden_states
+        states = self._states(self.preprocess(images))
+        return [self._patch_maps(state) for state in states[1:]]
+
+    def readouts(self, images: Images) -> list[Float[Tensor, "b p e"]]:
+        """Return the rows of patches, plus the class token's, as embedded and after each quarter of
+        the blocks.
+
+        Gradients flow to the images, also to pixels out of range.
+
+        Parameters
+        ----------
+        images : Tensor, shape (batch, channels, resolution, resolution)
+            Images in [-1, 1] of the model's resolution.
+
+        Raises
+        ------
+        UserError
+            If the model has no class token.
+        """
+        if not self.family.has_class_token:
+            raise UserError(f"The model of {self.name} has no class token, which readouts need.")
+        patches = (self.resolution // self.config.patch_size) ** 2
+        pixels = self._normalize(match_channels(images, 3))
+        return [state[:, -patches:] + state[:, :1] for state in self._states(pixels)]
+
+    def _states(self, pixels: Tensor) -> list[Float[Tensor, "b t e"]]:
+        """Return all rows as embedded, and after each quarter of the blocks."""
+        network = self.network.to(pixels.device)
+        states = network(pixel_values=pixels, output_hidden_states=True).hidden_states
         blocks = len(states) - 1
-        return [self._patch_maps(states[max(1, blocks * quarter // 4)]) for quarter in (1, 2, 3, 4)]
+        quarters = [states[max(1, blocks * quarter // 4)] for quarter in (1, 2, 3, 4)]
+        return [states[0], *quarters]
+
+    def _normalize(self, images: Images) -> Images:
+        mean = images.new_tensor(self.family.mean)[:, None, None]
+        std = images.new_tensor(self.family.std)[:, None, None]
+        return ((images + 1) / 2 - mean) / std
 
     @property
     def location(self) -> str:

@@ -115,10 +115,17 @@ CIFAR_TOKENIZER = {
 CIFAR_GENERATOR = CIFAR_TOKENIZER | {"ema_decay": 0.999}
 
 # Model and training settings of the papers for ImageNet at 256 x 256, as far as they are published.
-# The module of each system lists what is missing. LPIPS is replaced by a distance in features of
-# DINOv2.
-PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "dinov2:facebook/dinov2-base"}
-TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-384")
+# The module of each system lists what is missing.
+PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "lpips"}
+# The discriminator of SoftVQ-VAE and MAETok.
+DINO_DISCRIMINATOR = {
+    "discriminator": "dino",
+    "discriminator_augmentation": 0.5,
+    "consistency_weight": 4.0,
+}
+TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-224")
+FINE_SIGLIP = "siglip:google/siglip-so400m-patch14-384"
+NO_CLIP = 1e6  # a norm that no gradient reaches
 VIT = {
     "batch_size": 256,
     "lr": 1e-4,
@@ -166,22 +173,27 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "teacher": TEACHERS[1],
         }
         | {"encoder_class_token": True, "decoder_class_token": True, "norm_eps": 1e-6}
-        | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False},
-        VIT,
+        | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False}
+        | DINO_DISCRIMINATOR
+        | {"discriminator_weight": 0.2, "perceptual_rise": 10_000 / 250_000},
+        VIT | {"clip_apart": True},
     ),
     "maetok": (
         PERCEPTUAL_SETTINGS
         | {"linear_init": False, "targets": TEACHERS, "aux_width": 192}
         | {"aux_depth": 3, "aux_heads": 3}
         | {"encoder_class_token": True, "norm_eps": 1e-6, "rotary": True, "modulated": True}
-        | {"adversarial_weight": 0.4, "adversarial_start": 0.06},
-        VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4},
+        | {"adversarial_weight": 0.4, "adversarial_start": 0.06}
+        | DINO_DISCRIMINATOR
+        | {"discriminator_weight": 0.4, "perceptual_rise": 10_000 / 500_000},
+        VIT | {"steps": 500_000, "batch_size": 512, "lr": 2e-4, "clip_apart": True},
     ),
     "vavae": (
         PERCEPTUAL_SETTINGS
         | LDM_NETWORK
         | {"teacher": TEACHERS[1], "stages": True}
-        | {"adversarial_weight": 0.5, "adversarial_start": 0.004},
+        | {"adversarial_weight": 0.5, "adversarial_start": 0.004}
+        | {"discriminator": "patchgan", "lecam": 0.0, "perceptual_rise": 0.0},
         VIT
         | {
             "steps": 650_000,
@@ -190,7 +202,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "betas": (0.5, 0.9),
             "weight_decay": 0.0,
         }
-        | {"ema_decay": 0.0, "precision": "no"},
+        | {"ema_decay": 0.0, "precision": "no", "clip": NO_CLIP, "clip_apart": True},
     ),
     # The tokenizer of LlamaGen with 16 x 16 tokens.
     "vqgan": (
@@ -199,9 +211,11 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         | {"z_channels": 256, "dim": 8, "codebook_size": 16384, "pixel": "l2"}
         | {"learn": "gradient", "revive": 0.0}
         | {"adversarial_weight": 0.5, "adversarial_start": 0.05, "adversarial_adaptive": False}
-        | {"lecam": 0.0},
+        | {"discriminator": "patchgan", "discriminator_weight": 0.5}
+        | {"lecam": 0.0, "perceptual_rise": 0.0},
         VIT
         | {
+            "clip_apart": True,
             "steps": 400_000,
             "batch_size": 128,
             "final_lr": 1.0,
@@ -235,7 +249,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         # Clustering 20 tokens per code needs 46 GB for their features.
         {
             "codebook_size": 500_000,
-            "teacher": TEACHERS[2],
+            "teacher": FINE_SIGLIP,
             "tokens_per_code": 20,
             "linear_init": False,
             "decoder": "flow",

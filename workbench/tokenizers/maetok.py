@@ -8,11 +8,14 @@ starts from the weights of the first, `train("maetok-digits", out, start=first, 
 mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 
 Differences from the paper: pixels have a squared error, and the perceptual and adversarial terms
-are off by default. The released models have rotary positions, modulated decoders (`rotary`,
-`modulated`), a class token of the encoder and norm_eps=1e-6; here these are settings, off by
-default. Layer scale does not exist (it can be folded into the weights). The decoders of teachers
-have as many heads as the encoder, unless `aux_heads` changes this, and no class token. As in the
-released code, features of networks are compared by cosine (Eq. 8: by squared error).
+are off by default; with LPIPS and the discriminator `dino`, which need weights, they are the
+paper's. SigLIP sees images with its own mean and deviation (the released code has ImageNet's). No
+paths of the decoder are dropped (there, 5 %). The released models have rotary positions, modulated
+decoders (`rotary`, `modulated`), a class token of the encoder and norm_eps=1e-6; here these are
+settings, off by default. Layer scale does not exist (it can be folded into the weights). The
+decoders of teachers have as many heads as the encoder, unless `aux_heads` changes this, and no
+class token. As in the released code, features of networks are compared by cosine (Eq. 8: by squared
+error).
 """
 
 import dataclasses
@@ -37,8 +40,8 @@ from workbench.nn.vit import (
     TransformerSize,
     ViTConfig,
 )
-from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
+    AdversarialTokenizer,
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
@@ -48,7 +51,7 @@ Masking = Literal["truncnorm", "uniform", "fixed", "sample"]
 Score = Literal["masked", "all"]
 
 
-class MAETok(TrainableTokenizer):
+class MAETok(AdversarialTokenizer):
     """Encoder, decoder and, in stage one, a shallow decoder per teacher."""
 
     respects_active = True

@@ -1,6 +1,7 @@
 """Optional perceptual and adversarial loss terms that several papers share.
 
-Both are off in the small recipes: on images of 8 to 32 pixels, they cost more than they gain.
+Both terms are off in the small recipes: on images of 8 to 32 pixels, they cost more than they gain.
+Schedules are fractions of the training; the papers state steps.
 """
 
 from dataclasses import dataclass
@@ -9,15 +10,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.core.errors import UserError
+from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images
 from workbench.features import get_feature_extractor
-from workbench.nn.discriminator import AdversarialLoss
+from workbench.features.hub import HubExtractor
+from workbench.nn.dino_discriminator import DINODiscriminator
+from workbench.nn.discriminator import (
+    AdversarialLoss,
+    Discriminator,
+    PatchDiscriminator,
+    PatchGAN,
+)
 from workbench.nn.weighting import adaptive_weight
+from workbench.tokenizers.base import TrainableTokenizer
 
-# Fraction of the training in which the perceptual term rises: SoftVQ-VAE's 10,000 of 250,000 steps.
-RISE_FRACTION = 0.04
 MAX_ADAPTIVE_WEIGHT = 1e4  # as in VQGAN's code
+DISCRIMINATORS = {"small": PatchDiscriminator, "patchgan": PatchGAN}
+DISCRIMINATOR_FAMILIES = ("dino", "dinov2")  # of frozen networks under a discriminator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +35,82 @@ class PerceptualAdversarialConfig:
 
     perceptual_weight: float = 0.0  # of the distance in the features of a frozen network; 0: off
     perceptual: str = "random"  # name of that feature extractor; the papers' is lpips
-    adversarial_weight: float = 0.0  # of the loss of a patch discriminator; 0: off
+    # Fraction of the training in which the perceptual term rises: SoftVQ-VAE's 10,000 of 250,000
+    # steps.
+    perceptual_rise: float = 0.04
+    adversarial_weight: float = 0.0  # of the loss of a discriminator; 0: off
     # Fraction of the training after which the adversarial terms start.
     adversarial_start: float = 0.1
     # Scale the adversarial term by gradient norms at the last layer of the decoder.
     adversarial_adaptive: bool = True
     lecam: float = 0.001  # of the discriminator's LeCam regularizer
+    # small: for small images; patchgan: that of VQGAN and VA-VAE, which sees 70 x 70 pixels; a
+    # frozen network with trained heads, such as dino or dinov2:FOLDER: that of SoftVQ-VAE.
+    discriminator: str = "small"
+    discriminator_weight: float = 1.0  # of the discriminator's own loss
+    # Probability of each augmentation of what the discriminator sees (DiffAugment).
+    discriminator_augmentation: float = 0.0
+    # Of the difference between the logits of weakly and of strongly augmented images; 0: off.
+    consistency_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("perceptual_weight", "adversarial_weight", "lecam"):
+        for name in (
+            "perceptual_weight",
+            "adversarial_weight",
+            "lecam",
+            "discriminator_weight",
+            "consistency_weight",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not 0 <= self.adversarial_start <= 1:
+        for name in ("adversarial_start", "perceptual_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"{name} must be a fraction of the training between 0 and 1, "
+                    f"got {getattr(self, name)}."
+                )
+        if not 0 <= self.discriminator_augmentation <= 1:
             raise UserError(
-                "adversarial_start must be a fraction of the training between 0 and 1, "
-                f"got {self.adversarial_start}."
+                "discriminator_augmentation must be a probability between 0 and 1, "
+                f"got {self.discriminator_augmentation}."
             )
+        family = self.discriminator.partition(":")[0]
+        if self.discriminator not in DISCRIMINATORS and family not in DISCRIMINATOR_FAMILIES:
+            raise unknown(
+                "discriminator", self.discriminator, [*DISCRIMINATORS, *DISCRIMINATOR_FAMILIES]
+            )
+
+
+class AdversarialTokenizer(TrainableTokenizer):
+    """A tokenizer with both terms."""
+
+    appearance: "PerceptualAdversarialLoss"
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        """Return the part that is trained against the rest, if there is one."""
+        return self.appearance.adversary
+
+
+def make_discriminator(name: str, channels: int) -> Discriminator:
+    """Build the discriminator of a name.
+
+    Parameters
+    ----------
+    name : str
+        `small`, `patchgan`, or a feature extractor of the families dino and dinov2.
+    channels : int
+        Channels of the images.
+
+    Raises
+    ------
+    UserError
+        If the frozen network is not on this machine and cannot be downloaded.
+    """
+    if name in DISCRIMINATORS:
+        return DISCRIMINATORS[name](channels)
+    family, _, model = name.partition(":")
+    return DINODiscriminator(HubExtractor(family, model))
 
 
 class PerceptualAdversarialLoss(nn.Module):
@@ -63,7 +132,13 @@ class PerceptualAdversarialLoss(nn.Module):
             self.extractor = get_feature_extractor(config.perceptual, channels=channels)
         self.adversary = None
         if config.adversarial_weight:
-            self.adversary = AdversarialLoss(channels, lecam=config.lecam)
+            self.adversary = AdversarialLoss(
+                make_discriminator(config.discriminator, channels),
+                lecam=config.lecam,
+                weight=config.discriminator_weight,
+                augmentation=config.discriminator_augmentation,
+                consistency=config.consistency_weight,
+            )
 
     def forward(
         self,
@@ -96,8 +171,7 @@ class PerceptualAdversarialLoss(nn.Module):
         error = pixel_loss
         if self.extractor is not None:
             distance = self.extractor.perceptual_distance(reconstruction, images)
-            rise = (progress / RISE_FRACTION).clamp(max=1)
-            terms["perceptual"] = self.config.perceptual_weight * rise * distance
+            terms["perceptual"] = self.config.perceptual_weight * self._rise(progress) * distance
             error = pixel_loss + terms["perceptual"]
         if self.adversary is not None:
             has_started = (progress > self.config.adversarial_start).to(pixel_loss.dtype)
@@ -111,3 +185,9 @@ class PerceptualAdversarialLoss(nn.Module):
             discriminator_loss = self.adversary.discriminator_loss(images, reconstruction)
             terms["discriminator"] = has_started * discriminator_loss
         return terms
+
+    def _rise(self, progress: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the fraction of the perceptual weight at a progress."""
+        if not self.config.perceptual_rise:
+            return torch.ones_like(progress)
+        return (progress / self.config.perceptual_rise).clamp(max=1)

@@ -6,8 +6,10 @@ would cover in row-major order.
 
 Differences from the paper: the encoder starts from random weights (the paper's from DINOv2's).
 Entropy is computed per codebook (the released code pools them). Alignment, perceptual and
-adversarial terms are off by default. Class tokens and norm_eps=1e-6 of the released models are
-settings, off by default; their layer scale does not exist (it can be folded into the weights).
+adversarial terms are off by default; with LPIPS and the discriminator `dino`, which need weights,
+they are the paper's. Teachers see images as they were trained on them, DINOv2 with 224 pixels (the
+released code has 256 and a resampled patch). Class tokens and norm_eps=1e-6 of the released models
+are settings, off by default; their layer scale does not exist (it can be folded into the weights).
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.quantizers.soft import SoftQuantizer
-from workbench.tokenizers.base import SupportsPosterior, TrainableTokenizer
+from workbench.tokenizers.base import SupportsPosterior
 from workbench.tokenizers.perceptual_adversarial import (
+    AdversarialTokenizer,
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
@@ -32,7 +35,7 @@ from workbench.tokenizers.perceptual_adversarial import (
 Alignment = Literal["repeat", "pool", "global"]
 
 
-class SoftVQ(SupportsPosterior, TrainableTokenizer):
+class SoftVQ(SupportsPosterior, AdversarialTokenizer):
     """Encoder, soft quantizer, decoder: differentiable, without straight-through gradient."""
 
     respects_active = True

@@ -6,7 +6,10 @@ The released tokenizer first aligns with a high weight, as reconstruction recove
 reduces the weight, then adds the margins (`stages`).
 
 Differences from the paper: errors are means over pixels where the paper's are sums, which the
-adaptive weights absorb. The perceptual and adversarial terms are off by default.
+adaptive weights absorb. The perceptual and adversarial terms are off by default; with LPIPS, the
+discriminator `patchgan`, `lecam=0` and `perceptual_rise=0`, they are the paper's. The teacher sees
+images as it was trained on them (the released code does not normalize them). The stages are one run
+with one state of the optimizer (there, three runs).
 """
 
 from bisect import bisect_right
@@ -26,8 +29,8 @@ from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.nn.weighting import adaptive_weight
 from workbench.quantizers.gaussian import GaussianBottleneck, sample_posterior
-from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
+    AdversarialTokenizer,
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
@@ -38,7 +41,7 @@ FIRST_STAGE_FACTOR = 5  # of the alignment weight in the first stage: 0.5 instea
 MAX_ADAPTIVE_WEIGHT = 1e8
 
 
-class VAVAE(TrainableTokenizer):
+class VAVAE(AdversarialTokenizer):
     """Encoder, diagonal Gaussian, decoder, and two losses that align latents to a teacher."""
 
     respects_active = True

@@ -3,9 +3,10 @@
 The network is that of latent diffusion's VQ autoencoders. With `cosine` and few channels per token,
 the system is the tokenizer of LlamaGen (arXiv:2406.06525).
 
-Differences from the paper: the codebook starts on the unit sphere instead of in a small cube
-around 0, and is trained as a running average, with unused codes revived, unless `learn` and
-`revive` change this. The perceptual and adversarial terms are off by default.
+Differences from the paper: the codebook starts on the unit sphere instead of in a small cube around
+0, and is trained as a running average, with unused codes revived, unless `learn` and `revive`
+change this. The perceptual and adversarial terms are off by default; with LPIPS and the
+discriminator `patchgan`, they are the paper's.
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from workbench.core.errors import unknown
 from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.quantizers.vector import CodebookConfig
-from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.perceptual_adversarial import (
+    AdversarialTokenizer,
     PerceptualAdversarialConfig,
     PerceptualAdversarialLoss,
 )
@@ -29,7 +30,7 @@ from workbench.tokenizers.perceptual_adversarial import (
 PIXEL_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
-class VQGAN(TrainableTokenizer):
+class VQGAN(AdversarialTokenizer):
     """Convolutional encoder, nearest codeword, convolutional decoder."""
 
     discrete = True

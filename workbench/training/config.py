@@ -37,6 +37,9 @@ class TrainConfig:
         The weight decay of weight matrices; biases and vectors have none.
     clip : float
         The largest norm of the gradient.
+    clip_apart : bool
+        Clip the gradients of a discriminator and of the rest of the model separately. The log has
+        the norm of the rest.
     sparse_lr_scale : float
         The learning rate of sparse embedding tables, as a multiple of lr.
     ema_decay : float
@@ -69,6 +72,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 1e-4
     clip: float = 1.0
+    clip_apart: bool = False
     sparse_lr_scale: float = 1.0
     ema_decay: float = 0.995
     accumulation_steps: int = 1

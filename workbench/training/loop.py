@@ -186,14 +186,16 @@ class TrainStep:
         terms : dict of Tensor
             The loss terms times their multipliers.
         gradient_norm : Tensor
-            The norm of the gradient before clipping.
+            The norm of the gradient before clipping; without a discriminator that is clipped apart.
         """
         config = self.state.config
         model = self.state.model
         if isinstance(model, TracksProgress):
             model.set_progress(step / config.steps)
         terms = self._backward(batch, step)
-        gradient_norm = self.accelerator.clip_grad_norm_(self.state.dense, config.clip)
+        gradient_norm, *_ = [
+            self.accelerator.clip_grad_norm_(group, config.clip) for group in self.state.clip_groups
+        ]
         self.state.set_learning_rate(step, self.overrides.multiplier(None, step))
         for optimizer in self.optimizers:
             optimizer.step()

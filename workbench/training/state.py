@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.types import HasAdversary
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run
 from workbench.training.config import TrainConfig, learning_rate
@@ -23,8 +24,8 @@ class TrainState:
         The model.
     ema : Module
         A copy of the model with the moving average of the weights.
-    dense : list of Parameter
-        The parameters that AdamW optimizes.
+    clip_groups : list of list of Parameter
+        The parameters that AdamW optimizes, in groups whose gradients are clipped separately.
     optimizers : list of Optimizer
         AdamW and, for trainable sparse tables, SparseAdam.
     """
@@ -48,7 +49,7 @@ class TrainState:
                 continue
             is_matrix = name.endswith("weight") and parameter.ndim > 1
             (matrices if is_matrix else vectors).append(parameter)
-        self.dense = [*matrices, *vectors]
+        self.clip_groups = _clip_groups(model, [*matrices, *vectors], apart=config.clip_apart)
         groups: list[dict[str, Any]] = [
             {"params": matrices},
             {"params": vectors, "weight_decay": 0.0},
@@ -112,6 +113,20 @@ class TrainState:
                 if any(parameter is candidate for candidate in group["params"]):
                     return optimizer
         return self.optimizers[0]
+
+
+def _clip_groups(
+    model: nn.Module, parameters: list[nn.Parameter], *, apart: bool
+) -> list[list[nn.Parameter]]:
+    """Separate the parameters of an adversary from the others, if there is one."""
+    adversary = model.adversary if apart and isinstance(model, HasAdversary) else None
+    if adversary is None:
+        return [parameters]
+    adversarial = {id(parameter) for parameter in adversary.parameters()}
+    return [
+        [parameter for parameter in parameters if id(parameter) not in adversarial],
+        [parameter for parameter in parameters if id(parameter) in adversarial],
+    ]
 
 
 def _parameter_state(
