@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import workbench.launch.latent_dataset as latents_module
+import workbench.storage.latent_stats as stats_module
 from workbench.core.errors import UserError
 from workbench.generators import transformer
 from workbench.generators.interpolants import interpolant, sample_times, shift_times, time_at
@@ -417,7 +417,7 @@ def test_moments_per_channel(monkeypatch):
     assert seen.mean(dim=0).abs().max() < 0.1 and (seen.std(dim=0) - 1).abs().max() < 0.1
     torch.testing.assert_close(model.destandardize(model.standardize(latents)), latents)
     assert not {"mean", "std"} & {*model.state_dict()}  # they are settings
-    monkeypatch.setattr(latents_module, "ENCODE_BATCH", 100)
+    monkeypatch.setattr(stats_module, "MAX_VALUES_IN_MEMORY", 1200)
     all_alike, each = (
         LatentDataset(latents.numpy(), np.zeros(512)).moments(by_channel=by) for by in (False, True)
     )

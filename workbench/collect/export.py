@@ -20,11 +20,13 @@ from workbench.storage.atomic import atomic_folder, check_new_folder
 from workbench.storage.evidence import Evidence
 from workbench.storage.latent_stats import STATS_FILE, LatentMoments, LatentStats
 from workbench.storage.run import Run
+from workbench.storage.token_layout import with_grid
 from workbench.tokenizers.base import Tokenizer
 
 SPLITS = ("test", "train")
 Batch = dict[str, np.ndarray]
 EXPORTABLE = ("latents", "codes", "images", "reconstructions")
+TOKEN_ARRAYS = ("latents", "latents_flip", "codes", "active")
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,12 @@ def _write(
         if "latents" in selected:
             moments.add(batch["latents"], batch.get("active"))
             num_tokens = batch["latents"].shape[1]
-        writer.write({name: _with_grid(name, row, source.grid) for name, row in rows.items()})
+        writer.write(
+            {
+                name: with_grid(row, source.grid) if name in TOKEN_ARRAYS else row
+                for name, row in rows.items()
+            }
+        )
         written = tuple(rows)
         num_done += len(next(iter(rows.values())))
         report_progress(num_done, source.count)
@@ -305,16 +312,6 @@ def _selected_rows(
         names.append("active")
     names.append("labels")
     return {name: batch[name] for name in names if name in batch}
-
-
-def _with_grid(name: str, rows: np.ndarray, grid: tuple[int, int] | None) -> np.ndarray:
-    """Return tokens on their grid, with the channels of latents before it."""
-    is_tokens = name in ("latents", "latents_flip", "codes", "active")
-    if not is_tokens or grid is None or grid[0] * grid[1] != rows.shape[1]:
-        return rows
-    if rows.ndim == 2:
-        return rows.reshape(len(rows), *grid)
-    return rows.transpose(0, 2, 1).reshape(len(rows), rows.shape[2], *grid)
 
 
 def _stored_codebook(codebook: np.ndarray) -> np.ndarray:

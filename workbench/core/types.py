@@ -97,6 +97,15 @@ class MapDataset(Protocol):
 
 
 @runtime_checkable
+class MirroredDataset(MapDataset, Protocol):
+    """Training data that has every item mirrored as well, such as latents of mirrored images."""
+
+    def mirrored_batch(self, indices: Tensor, flips: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of `objective` for the items, mirrored where `flips` is True."""
+        ...
+
+
+@runtime_checkable
 class StreamDataset(Protocol):
     """Training data that is too large to index and is read in order."""
 
@@ -126,6 +135,47 @@ class StreamDataset(Protocol):
 
 
 Dataset = MapDataset | StreamDataset
+
+
+@runtime_checkable
+class OrderedImages(Protocol):
+    """Images that can be read once in a fixed order, with their labels."""
+
+    @property
+    def source(self) -> str:
+        """Return the name of the source, for errors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of the images."""
+        ...
+
+    @property
+    def num_images(self) -> int | None:
+        """Return the number of images; None if it is only known at the end."""
+        ...
+
+    def ordered_batches(
+        self, size: int, *, first: int = 0
+    ) -> Iterator[tuple[Tensor, np.ndarray | None]]:
+        """Iterate once over the images after the first ones.
+
+        Parameters
+        ----------
+        size : int
+            Images per batch; the last batch may have fewer.
+        first : int
+            The number of images to skip.
+
+        Yields
+        ------
+        images : Tensor of float32, shape (b, c, h, w)
+            Images in [-1, 1].
+        labels : ndarray of int64, shape (b,), or None
+            Their classes; None if an image has none.
+        """
+        ...
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """A set of images in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -119,6 +119,19 @@ class ImageSet:
             pixels = self.pixels[np.atleast_1d(torch.as_tensor(indices).cpu().numpy())]
         channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
         return torch.from_numpy(channels_first).div_(127.5).sub_(1)
+
+    @property
+    def num_images(self) -> int:
+        """The number of images."""
+        return len(self)
+
+    def ordered_batches(
+        self, size: int, *, first: int = 0
+    ) -> "Iterator[tuple[Tensor, np.ndarray | None]]":
+        """Iterate once over images and labels; see `core.types.OrderedImages`."""
+        for start in range(first, len(self), size):
+            part = slice(start, start + size)
+            yield self.images(part), None if self.labels is None else self.labels[part]
 
     def batch(self, indices: "Indices") -> "tuple[Tensor]":
         """Return a training batch of a tokenizer: the images alone, in [-1, 1]."""

@@ -8,7 +8,7 @@ them.
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -46,11 +46,14 @@ class ImageStream:
         Height and width in pixels.
     channels : {1, 3}
         Channels of the images.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to this side.
     """
 
     name: str
     side: int
     channels: int
+    resize: str = DEFAULT_RESIZE
 
     @property
     def source(self) -> str:
@@ -59,7 +62,12 @@ class ImageStream:
 
     @property
     def labels(self) -> None:
-        """None: the labels of a stream are not read."""
+        """None: the labels of a stream have no index; `ordered_batches` yields them."""
+        return
+
+    @property
+    def num_images(self) -> None:
+        """None: a stream ends only when it is read."""
         return
 
     @cached_property
@@ -105,6 +113,17 @@ class ImageStream:
         while True:
             yield (self._to_tensor(list(islice(rows, size))),)
 
+    def ordered_batches(
+        self, size: int, *, first: int = 0
+    ) -> Iterator["tuple[Tensor, np.ndarray | None]"]:
+        """Iterate once over images and labels in the order of the files.
+
+        The images that are skipped are not decoded. See `core.types.OrderedImages`.
+        """
+        rows = iter(self.table.skip(first))
+        while batch := list(islice(rows, size)):
+            yield self._to_tensor(batch), _labels(batch)
+
     def take(self, n: int) -> "Tensor":
         """Return the first n images, float32 (n, c, h, w) in [-1, 1]."""
         return self._to_tensor(list(islice(self._rows(self.table), n)))
@@ -126,7 +145,9 @@ class ImageStream:
     def _to_tensor(self, rows: list[Mapping[str, Any]]) -> "Tensor":
         import torch
 
-        pixels = np.stack([_decode_row(row, self.source, self.side, self.channels) for row in rows])
+        pixels = np.stack(
+            [_decode_row(row, self.source, self.side, self.channels, self.resize) for row in rows]
+        )
         channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
         return torch.from_numpy(channels_first).div_(127.5).sub_(1)
 
@@ -172,17 +193,22 @@ def first_images(
     pixels = np.empty((len(rows), side, side, channels or 3), np.uint8)
     for index, row in enumerate(rows):
         pixels[index] = _decode_row(row, source, side, channels or 3, resize)
-    values = [row.get("label") for row in rows]
-    labels = [value for value in values if isinstance(value, int) and value >= 0]
-    has_labels = len(labels) == len(values)
+    labels = _labels(rows)
     return ImageSet(
         pixels=pixels,
-        labels=np.array(labels, np.int64) if has_labels else None,
-        names=_class_names(table) if has_labels else (),
+        labels=labels,
+        names=() if labels is None else _class_names(table),
         source=source,
         split=split,
         total=total,
     )
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """Return the labels of rows, int64 (n,); None if a row has no label."""
+    values = [row.get("label") for row in rows]
+    labels = [value for value in values if isinstance(value, int) and value >= 0]
+    return np.array(labels, np.int64) if len(labels) == len(values) else None
 
 
 def _class_names(table: "datasets.IterableDataset") -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.types import Objective, Tokens
+from workbench.storage.sharded_array import RowArray
 
 
 class GeneratorConfig(Protocol):
@@ -33,7 +34,7 @@ class EncodedImages(Protocol):
     """A tokenizer's latents or codes of its training images."""
 
     @property
-    def rows(self) -> np.ndarray:
+    def rows(self) -> RowArray:
         """Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 without dim."""
         ...
 

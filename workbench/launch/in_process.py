@@ -336,7 +336,12 @@ def _configure(
     data: Dataset
     if trainable.is_generator:
         sections["tokenizer"], data, derived = resolve_latents(
-            trainable, out, changes.get("tokenizer"), settings, trust
+            trainable,
+            out,
+            changes.get("tokenizer"),
+            settings,
+            flip=train_config.flip > 0,
+            trust=trust,
         )
         model_config = model_class.Config(**(settings | derived))
     else:
@@ -374,10 +379,15 @@ def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
     """
     import torch
 
-    from workbench.core.types import StreamDataset
+    from workbench.core.types import MirroredDataset, StreamDataset
     from workbench.training import TrainConfig, TrainState
 
     train_config = TrainConfig.from_dict(config.training)
+    if train_config.flip and not isinstance(data, MirroredDataset):
+        raise UserError(
+            f"flip must be 0 for {config.class_path}, got {train_config.flip}: only generators read"
+            " mirrored latents."
+        )
     model_class = load_class(config.class_path, trust)
     torch.manual_seed(train_config.seed)
     model = model_class(model_class.Config(**config.settings))

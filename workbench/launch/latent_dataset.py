@@ -1,35 +1,23 @@
-"""The latents or codes of a tokenizer's training images: the training data of a generator.
-
-They are computed once, stored in the run of the tokenizer, and memory-mapped.
-
-=============================  ==============================================
-latents/step-000800.npy        float32, shape (n_images, n_tokens, dim)
-latents/step-000800-codes.npy  int32, shape (n_images, n_tokens)
-=============================  ==============================================
-"""
+"""The latents or codes of a tokenizer's training images: the training data of a generator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collect import load_images
-from workbench.collect.collectors.base import token_grid
-from workbench.collect.images import batch_slices, class_labels, model_device
+from workbench.collect.images import class_labels, model_device
 from workbench.collect.models import load_tokenizer
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import UserError
 from workbench.data import ImageSet
-from workbench.storage.atomic import atomic_path
-from workbench.storage.mapped_array import create_mapped_array
+from workbench.launch.latent_encoding import Encoding, Quantity
+from workbench.storage.array_files import ArrayFiles, read_array_files
+from workbench.storage.latent_stats import LatentStats
 from workbench.storage.run import Run
-from workbench.tokenizers.base import Tokenizer
-
-ENCODE_BATCH = 256
-Quantity = Literal["latents", "codes"]
+from workbench.storage.sharded_array import RowArray, ShardedArray
+from workbench.storage.token_layout import Grid, without_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +26,27 @@ class LatentDataset:
 
     Attributes
     ----------
-    rows : ndarray
+    rows : RowArray
         Latents, float32 of shape (n_images, n_tokens, dim), or codes, int32 of shape (n_images,
         n_tokens); memory-mapped.
     labels : ndarray of int64, shape (n_images,)
         The class of each image. Images without labels are all of class 0.
+    flipped : RowArray or None
+        The rows of the mirrored images; None if they were not encoded.
     codebook : Tensor, shape (n_codebooks, codebook_size, dim), or None
         The codewords of the codes; None for latents.
     grid : tuple of int or None
         Rows and columns of the tokens, if they have a position in the image.
+    stats : LatentStats or None
+        Mean and deviation of the channels; None to compute them from the rows.
     """
 
-    rows: np.ndarray
+    rows: RowArray
     labels: np.ndarray
+    flipped: RowArray | None = None
     codebook: Tensor | None = None
-    grid: tuple[int, int] | None = None
+    grid: Grid | None = None
+    stats: LatentStats | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,32 +56,54 @@ class LatentDataset:
         selected = indices.numpy()
         return torch.from_numpy(self.rows[selected]), torch.from_numpy(self.labels[selected])
 
+    def mirrored_batch(self, indices: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows and the labels at the indices.
+
+        Parameters
+        ----------
+        indices : Tensor of int, shape (b,)
+            The images.
+        flips : Tensor of bool, shape (b,)
+            Where True, the rows are those of the mirrored image.
+
+        Raises
+        ------
+        UserError
+            If mirrored images were not encoded.
+        """
+        if self.flipped is None:
+            raise UserError("flip needs the latents of mirrored images; there are none.")
+        rows, labels = self.batch(indices)
+        rows[flips] = torch.from_numpy(self.flipped[indices[flips].numpy()])
+        return rows, labels
+
     def moments(self, *, by_channel: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the mean and the standard deviation in batches.
+        """Return the mean and the standard deviation (divided by the number of values minus 1).
 
         Parameters
         ----------
         by_channel : bool
             Whether to compute them for each channel, shape (dim,), or over all numbers, shape ().
         """
-        axes = (0, 1) if by_channel else None
-        n = 0
-        total = np.zeros(())
-        squares = np.zeros(())
-        for start in range(0, len(self.rows), ENCODE_BATCH):
-            part = np.asarray(self.rows[start : start + ENCODE_BATCH], np.float64)
-            total = total + part.sum(axis=axes)
-            squares = squares + np.square(part).sum(axis=axes)
-            n += part[..., 0].size if by_channel else part.size
-        mean = total / n
-        variance = np.maximum(squares / n - mean**2, 0) * n / max(1, n - 1)
-        return mean, np.sqrt(variance)
+        stats = LatentStats.of_latents(self.rows) if self.stats is None else self.stats
+        count, tokens, dim = self.rows.shape
+        mean, std = stats.channel_mean, stats.channel_std
+        num_values = count * tokens
+        if not by_channel:
+            mean, std = np.asarray(stats.mean), np.asarray(stats.std)
+            num_values *= dim
+        return mean, std * np.sqrt(num_values / max(1, num_values - 1))
 
 
 def load_encoded(
-    run: Run, step: int | None, quantity: Quantity, trust: Sequence[str] = ()
+    run: Run,
+    step: int | None,
+    quantity: Quantity,
+    *,
+    flip: bool = False,
+    trust: Sequence[str] = (),
 ) -> LatentDataset:
-    """Load the latents or the codes of a tokenizer's training images.
+    """Load the latents or the codes of a tokenizer's training images; encode them if need be.
 
     Parameters
     ----------
@@ -97,36 +113,29 @@ def load_encoded(
         The training step of the checkpoint; None for the last.
     quantity : {"latents", "codes"}
         What the generator consumes.
+    flip : bool
+        Whether the rows of mirrored images are needed.
     trust : sequence of str
         Modules outside of this package that may be imported.
-    """
-    load = load_codes if quantity == "codes" else load_latents
-    return load(run, step, trust)
-
-
-def load_latents(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
-    """Load the latents of a tokenizer's training images."""
-    model = load_tokenizer(run, step, trust)
-    with torch.no_grad():
-        grid = token_grid(model, run, model_device(model))
-    return replace(_encoded(run, step, "latents", model), grid=grid)
-
-
-def load_codes(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LatentDataset:
-    """Load the codes of a tokenizer's training images.
 
     Raises
     ------
     UserError
         If the codes do not determine the latents.
     """
-    model = load_tokenizer(run, step, trust)
-    if not model.discrete or model.codebook is None:
-        raise UserError(
-            f"{run.folder} ({run.kind}) has no codes that determine its latents; "
-            "use a tokenizer with a hard codebook, such as vqvae or unicode2."
-        )
-    return replace(_encoded(run, step, "codes", model), codebook=model.codebook.detach())
+    encoding = Encoding(
+        run=run, step=run.find_step(step), quantity=quantity, flip=flip, trust=tuple(trust)
+    )
+    codebook: Tensor | None = None
+    if quantity == "codes":
+        model = encoding.model
+        if not model.discrete or model.codebook is None:
+            raise UserError(
+                f"{run.folder} ({run.kind}) has no codes that determine its latents; "
+                "use a tokenizer with a hard codebook, such as vqvae or unicode2."
+            )
+        codebook = model.codebook.detach().cpu()
+    return read_encoded(encoding.write(), quantity, flip=flip, codebook=codebook)
 
 
 @torch.no_grad()
@@ -160,39 +169,78 @@ def encode_held_out(
     return rows.cpu(), torch.from_numpy(class_labels(images))
 
 
-def _encoded(run: Run, step: int | None, quantity: Quantity, model: Tokenizer) -> LatentDataset:
-    images = load_images(run, "train")
-    suffix = "-codes" if quantity == "codes" else ""
-    if run.config.imported is not None:
-        # Only of a run that was trained here, the images are known to be the same as before.
-        suffix += f"-{images.fingerprint}"
-    path = run.folder / "latents" / f"step-{run.find_step(step):06d}{suffix}.npy"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        _write(path, model, images, quantity)
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    return LatentDataset(rows=rows, labels=class_labels(images))
+def read_encoded(
+    folder: Path, quantity: Quantity, *, flip: bool = False, codebook: Tensor | None = None
+) -> LatentDataset:
+    """Read the latents or codes of a folder, as LightningDiT's or this package's files have them.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder with arrays in shards, and the statistics of latents if they are known.
+    quantity : {"latents", "codes"}
+        The array to read.
+    flip : bool
+        Whether the rows of mirrored images are needed.
+    codebook : Tensor of shape (n_codebooks, codebook_size, dim), optional
+        The codewords of the codes.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged, or an array is missing or of another shape.
+    """
+    files = read_array_files(folder)
+    rows, grid = _rows(folder, files, quantity)
+    flipped: RowArray | None = None
+    if flip:
+        flipped, _ = _rows(folder, files, f"{quantity}_flip")
+        if flipped.shape != rows.shape:
+            raise UserError(
+                f"{folder}: {quantity} has the shape {rows.shape} and {quantity}_flip"
+                f" {flipped.shape}; both must have the same."
+            )
+    return LatentDataset(
+        rows=rows,
+        labels=_labels(folder, files, len(rows)),
+        flipped=flipped,
+        codebook=codebook,
+        grid=grid,
+        stats=files.stats,
+    )
 
 
-@torch.no_grad()
-def _write(path: Path, model: Tokenizer, images: ImageSet, quantity: Quantity) -> None:
-    """Encode the images in batches and write the rows to a memory-mapped file."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
-    pixels = images.pixels.shape[1] * images.pixels.shape[2]
-    with atomic_path(path) as temporary:
-        rows: np.memmap | None = None
-        for part in batch_slices(len(images), pixels):
-            tokens = model.encode(images.images(part).to(device))
-            if quantity == "codes":
-                assert tokens.codes is not None
-                encoded = tokens.codes.int().cpu().numpy()
-            else:
-                encoded = tokens.latents.float().cpu().numpy()
-            if rows is None:
-                shape = (len(images), *encoded.shape[1:])
-                rows = create_mapped_array(temporary, encoded.dtype, shape)
-            rows[part] = encoded
-        if rows is None:
-            raise RunError(f"{images.source} has no training images.")
-        rows.flush()
+def _rows(folder: Path, files: ArrayFiles, name: str) -> tuple[ShardedArray, Grid | None]:
+    """Return an array with one axis of tokens, and its grid."""
+    has_channels = name.startswith("latents")
+    axes = "(n, d, rows, columns) or (n, tokens, d)"
+    if not has_channels:
+        axes = "(n, rows, columns) or (n, tokens)"
+    if name not in files.arrays:
+        available = ", ".join(files.arrays)
+        raise UserError(f"{folder} has no {name} of shape {axes}; it has {available}.")
+    parts = files.arrays[name].arrays
+    num_axes = 3 if has_channels else 2
+    kinds = "f" if has_channels else "iu"
+    for part, source in zip(parts, files.arrays[name].sources, strict=True):
+        is_valid = part.ndim in (num_axes, num_axes + 1) and part.dtype.kind in kinds
+        if not is_valid or part.shape[1:] != parts[0].shape[1:]:
+            raise UserError(
+                f"{folder / source}: {name} must have the shape {axes}, the same in all files, got"
+                f" {part.dtype} {part.shape}."
+            )
+    grid = parts[0].shape[-2:] if parts[0].ndim > num_axes else None
+    dtype = np.float32 if has_channels else np.int32
+    return ShardedArray([without_grid(p, has_channels=has_channels) for p in parts], dtype), grid
+
+
+def _labels(folder: Path, files: ArrayFiles, count: int) -> np.ndarray:
+    if "labels" not in files.arrays:
+        return np.zeros(count, np.int64)
+    labels = np.concatenate(files.arrays["labels"].arrays)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise UserError(
+            f"{folder}: labels must be {count:,} integers from 0, one per image, got"
+            f" {labels.dtype} {labels.shape}."
+        )
+    return labels.astype(np.int64)

@@ -103,10 +103,8 @@ def print_summary(run: Run) -> None:
     from tqdm.auto import tqdm
 
     data = (run.tokenizer or run).config.data
-    if data is None:
-        return
-    sentences = [data.summary]
-    if run.tokenizer is not None and not data.names:
+    sentences = [None if data is None else data.summary]
+    if run.tokenizer is not None and run.config.settings.get("classes") == 1:
         sentences.append(UNCONDITIONAL)
     for sentence in filter(None, sentences):
         tqdm.write(sentence, file=sys.stderr)
@@ -117,6 +115,8 @@ def resolve_latents(
     out: Path,
     tokenizer: str | None,
     settings: dict[str, Any],
+    *,
+    flip: bool = False,
     trust: Sequence[str] = (),
 ) -> tuple[RunReference, "LatentDataset", dict[str, Any]]:
     """Load the training data of a generator from a tokenizer's run.
@@ -131,6 +131,8 @@ def resolve_latents(
         The folder of the tokenizer's run.
     settings : dict
         The generator's settings that are known so far.
+    flip : bool
+        Whether the generator is trained on mirrored images as well.
     trust : sequence of str
         Modules outside of this package that may be imported.
 
@@ -170,7 +172,7 @@ def resolve_latents(
             )
     step = source.find_step()
     generator: Any = trainable.model_class
-    data = load_encoded(source, step, generator.consumes, trust)
+    data = load_encoded(source, step, generator.consumes, flip=flip, trust=trust)
     section = RunReference(run=relpath(source.folder, out), step=step)
     return section, data, generator.settings_from(data, settings)
 
@@ -261,7 +263,13 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
 
     if run.tokenizer is not None:
         generator: type[Generator] = load_class(run.config.class_path, trust)
-        return load_encoded(run.tokenizer, run.tokenizer_step, generator.consumes, trust)
+        return load_encoded(
+            run.tokenizer,
+            run.tokenizer_step,
+            generator.consumes,
+            flip=run.config.training.get("flip", 0.0) > 0,
+            trust=trust,
+        )
     data = run.config.data
     if data is None or data.source is None:
         raise RunError(f"{run.folder} has no data.source in its config.json.")

@@ -36,11 +36,12 @@ from workbench.storage.latent_stats import STATS_FILE, LatentStats
 if TYPE_CHECKING:
     import pyarrow
 
-# Names of arrays. `latents_flip` are the latents of mirrored images, which only a trainer needs.
+# Names of arrays. Those of mirrored images, `latents_flip` and `codes_flip`, are for trainers only.
 IMAGE_ARRAYS = (
     "latents",
     "latents_flip",
     "codes",
+    "codes_flip",
     "active",
     "labels",
     "images",

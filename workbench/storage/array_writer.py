@@ -143,14 +143,27 @@ def array_writer(folder: Path, file_format: str, *, stem: str, count: int) -> Ar
         raise unknown("format of arrays", file_format, FORMATS)
     if file_format == "npy":
         return MappedWriter(folder, count)
-    save = _save_safetensors if file_format == "safetensors" else _save_npz
+    save = save_safetensors if file_format == "safetensors" else _save_npz
     return ShardWriter(folder, stem, f".{file_format}", save)
 
 
-def _save_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a safetensors file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+        save_file(contiguous, path)
+    except SafetensorError as error:  # its report of a full disk
+        raise OSError(str(error)) from None
+    path.chmod(0o644)  # safetensors makes the file private to its owner
 
 
 def _save_npz(path: Path, arrays: dict[str, Any]) -> None:

@@ -93,6 +93,28 @@ def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
     return groups
 
 
+def checkpoint_digest(path: Path) -> str:
+    """Return the SHA-256 of the tensors of a checkpoint, or of the file of an earlier version.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            stored = (file.metadata() or {}).get(DIGEST)
+        if stored is not None:
+            return str(stored)
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+        raise RunError(f"{printable(path)} cannot be read ({reason}).") from None
+
+
 def _digest(tensors: "Mapping[str, Tensor]") -> str:
     """Return the SHA-256 of names, types, shapes and values."""
     import torch

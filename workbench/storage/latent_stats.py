@@ -30,6 +30,7 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.storage.files import DamagedError, is_finite, parse_json, printable, read_bytes
+from workbench.storage.sharded_array import RowArray
 
 STATS_FILE = "latent_stats.json"
 MAX_VALUES_IN_MEMORY = 1 << 22
@@ -98,13 +99,13 @@ class LatentStats:
     channel_std: np.ndarray = field(repr=False)
 
     @classmethod
-    def of_latents(cls, latents: np.ndarray, active: np.ndarray | None = None) -> "LatentStats":
+    def of_latents(cls, latents: RowArray, active: np.ndarray | None = None) -> "LatentStats":
         """Compute the statistics of latents.
 
         Parameters
         ----------
-        latents : ndarray of float, shape (n, tokens, d)
-            The latents, which may be mapped from a file.
+        latents : RowArray of float, shape (n, tokens, d)
+            The latents, which may be mapped from files.
         active : ndarray of bool, shape (n, tokens), optional
             Tokens that the decoder reads. All other tokens are ignored.
         """

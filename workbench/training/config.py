@@ -10,7 +10,7 @@ from workbench.core.errors import UserError
 
 POSITIVE_INTEGERS = ("steps", "batch_size", "accumulation_steps", "save_every", "log_every")
 POSITIVE = ("lr", "clip", "sparse_lr_scale")
-FRACTIONS = ("ema_decay", "final_lr")
+FRACTIONS = ("ema_decay", "final_lr", "flip")
 NOT_NEGATIVE = ("warmup_steps", "weight_decay")
 PRECISIONS = ("no", "bf16")
 
@@ -55,6 +55,9 @@ class TrainConfig:
         "no" for float32, or "bf16" for mixed precision on a GPU.
     compile : bool
         Whether to use torch.compile: a minute at the start, and faster steps on a GPU.
+    flip : float
+        The probability that an item of a batch is mirrored. Generators read the latents or codes
+        of the mirrored image then.
     seed : int
         The seed of initialization, order of the data, and random draws.
 
@@ -80,6 +83,7 @@ class TrainConfig:
     log_every: int = 10
     precision: str = "no"
     compile: bool = False
+    flip: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError
-from workbench.core.types import Dataset, MapDataset, StreamDataset
+from workbench.core.types import Dataset, MapDataset, MirroredDataset, StreamDataset
 from workbench.training.config import TrainConfig, step_seed
 
 
@@ -109,6 +109,8 @@ def prefetch_batches(
             world_size=process.world_size,
             seed=config.seed,
         )
+    elif config.flip and isinstance(data, MirroredDataset):
+        batches = _mirrored_batches(data, config, process, first_step)
     else:
         batches = _map_batches(data, config, process, first_step)
     with ThreadPoolExecutor(1) as executor:
@@ -135,11 +137,26 @@ def batch_indices(data: MapDataset, config: TrainConfig, process: Rank, step: in
     )
 
 
+def batch_flips(config: TrainConfig, process: Rank, step: int) -> Tensor:
+    """Return which of a process's items of one step are mirrored, bool (b,)."""
+    generator = torch.Generator().manual_seed(step_seed(config, step))
+    uniform = torch.rand(config.batch_size, generator=generator)
+    return uniform[process.rank :: process.world_size] < config.flip
+
+
 def _map_batches(
     data: MapDataset, config: TrainConfig, process: Rank, first_step: int
 ) -> Iterator[tuple[Tensor, ...]]:
     for step in count(first_step):
         yield data.batch(batch_indices(data, config, process, step))
+
+
+def _mirrored_batches(
+    data: MirroredDataset, config: TrainConfig, process: Rank, first_step: int
+) -> Iterator[tuple[Tensor, ...]]:
+    for step in count(first_step):
+        indices = batch_indices(data, config, process, step)
+        yield data.mirrored_batch(indices, batch_flips(config, process, step))
 
 
 def _epoch_order(data: MapDataset, config: TrainConfig, epoch: int) -> Tensor:
