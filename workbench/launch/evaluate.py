@@ -151,7 +151,8 @@ def evaluate(
         if tokenizer is not None:
             raise UserError("tokenizer is only given for a generator.")
         prepared = _prepare_tokenizer(model, str(data), side, limit, revision, trust, options)
-    print_summary(prepared.config)
+    source = prepared.config if prepared.source is None else prepared.source.config
+    print_summary(prepared.config, source.data)
     with atomic_folder(folder, same_name=True) as temporary:
         run = Run.create(temporary, prepared.config)
         models = LoadedModels(

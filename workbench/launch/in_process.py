@@ -135,7 +135,7 @@ def train(
         if not is_finished:
             deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
         return run
-    print_summary(run)
+    print_summary(run.config, (run.tokenizer or run).config.data)
     if not is_finished:
         _follow(job, first_step)
     if collect and run.status()["state"] == "finished":

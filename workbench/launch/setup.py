@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RunError, UserError
 from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
-from workbench.storage.run_config import DataConfig, RunReference
+from workbench.storage.run_config import DataConfig, RunConfig, RunReference
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -98,13 +98,12 @@ def layout_fields(images: "ImageSet") -> dict[str, Any]:
     }
 
 
-def print_summary(run: Run) -> None:
+def print_summary(run_config: RunConfig, data: DataConfig | None) -> None:
     """Print how the files of a run's images were understood, and whether they have classes."""
     from tqdm.auto import tqdm
 
-    data = (run.tokenizer or run).config.data
     sentences = [None if data is None else data.summary]
-    if run.tokenizer is not None and run.config.settings.get("classes") == 1:
+    if run_config.tokenizer is not None and run_config.settings.get("classes") == 1:
         sentences.append(UNCONDITIONAL)
     for sentence in filter(None, sentences):
         tqdm.write(sentence, file=sys.stderr)
