@@ -161,7 +161,7 @@ def test_generator_is_trained_on_an_imported_tokenizer(tmp_path, family):
     small = {"width": 16, "depth": 1, "heads": 2, "steps": 4, "save_every": 4, "batch_size": 8}
     flow = train("sit-digits", tmp_path / "flow", tokenizer=run.folder, collect=False, **small)
     assert flow.status()["state"] == "finished" and flow.config.settings["rows"] == 4
-    assert len(list((run.folder / "latents").glob("*.npy"))) == 1
+    assert len(list((run.folder / "latents").glob("*/*.safetensors"))) == 1
     evidence = collect(flow, limit=10)
     assert evidence.samples.shape == (10, 8, 8, 1)
     again = evaluate(flow.load(), out=tmp_path / "again", tokenizer=run.folder, limit=10)
