@@ -117,7 +117,7 @@ def test_groups_list_all_analyses_in_order():
         "tokens": "token_budget",
         "codebook": "codebook_usage",
         "latents": "mixture_modes",
-        "diffusability": "neighbor_consistency",
+        "diffusability": "velocity_variance",
         "generation": "samples",
         "runs": "settings_comparison",
         "diagnosis": "checks",

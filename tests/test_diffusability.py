@@ -5,7 +5,13 @@ import pytest
 
 from workbench.analysis.diffusability.neighbor_consistency import neighbor_consistency
 from workbench.analysis.diffusability.scaled_latents import ScaledLatents
+from workbench.analysis.diffusability.velocity_spectra import (
+    irreducible_variance,
+    separable_spectrum,
+)
+from workbench.analysis.diffusability.velocity_variance import velocity_variance
 from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 
 def white(n: int, tokens: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -78,3 +84,123 @@ def test_neighbor_consistency_refuses_classes_without_neighbors():
     latents[3] = np.nan
     with pytest.raises(UserError):
         neighbor_consistency(latents, np.arange(30) % 2)
+
+
+# Velocity variance
+
+
+def autoregressive(n: int, side: int, channels: int, r: float, seed: int = 0) -> np.ndarray:
+    """Fields with the correlation r^(|dx| + |dy|), and independent channels."""
+    distance = np.abs(np.subtract.outer(np.arange(side), np.arange(side)))
+    root = np.linalg.cholesky(r**distance)
+    noise = np.random.default_rng(seed).normal(size=(n, channels, side, side))
+    field = root @ noise @ root.T
+    return field.transpose(0, 2, 3, 1).reshape(n, side * side, channels)
+
+
+def test_velocity_variance_of_white_noise_and_rank():
+    assert velocity_variance(white(4000, 4, 4)).label_free.value == pytest.approx(1.571, abs=0.02)
+    basis = np.linalg.qr(white(1, 16, 16)[0])[0][:, :4]  # rank 4 in 16 numbers
+    latents = (np.random.default_rng(0).normal(size=(4000, 4)) @ basis.T).reshape(-1, 4, 4)
+    scaled = latents / latents.std(axis=(0, 1))
+    roots = np.sqrt(np.linalg.eigvalsh(np.cov(scaled.reshape(4000, 16).T)).clip(0))
+    estimate = velocity_variance(latents).label_free
+    assert estimate.value == pytest.approx(np.pi / 2 * roots.mean(), rel=1e-6)
+    assert estimate.value == pytest.approx(np.pi / 2 * np.sqrt(4 / 16), rel=0.1)
+
+
+def test_velocity_variance_of_an_autoregressive_field():
+    # The notation r^|dx| r^|dy|: eigenvalues are products of those of the two directions.
+    line = np.linalg.eigvalsh(0.7 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))))
+    expected = np.pi / 2 * np.sqrt(np.outer(line, line)).mean()
+    result = velocity_variance(autoregressive(1500, 8, 2, 0.7))
+    assert result.label_free.covariance == "full"
+    assert result.label_free.value == pytest.approx(expected, rel=0.04)
+
+
+def test_separated_classes_and_their_shares():
+    labels = np.random.default_rng(0).integers(0, 4, 4000)
+    centers = white(4, 4, 4, seed=1)
+    latents = white(4000, 4, 4) + centers[labels]
+    result = velocity_variance(latents, labels)
+    total = latents - latents.mean(axis=(0, 1))
+    factor = 1 / total.std(axis=(0, 1))
+    # Within classes the latents are white: l = factor^2.
+    for name in ("by class", "pooled"):
+        assert result.get(name).value == pytest.approx(np.pi / 2 * factor.mean(), rel=0.02)
+    assert result.entanglement == pytest.approx(1, abs=0.02)
+    scaled = total * factor
+    place = scaled.mean(axis=0)
+    means = np.array([scaled[labels == k].mean(axis=0) for k in range(4)])[labels]
+    shares = result.shares
+    assert shares.place == pytest.approx(np.square(place).mean())
+    assert shares.class_ == pytest.approx(np.square(means - place).mean())
+    assert shares.place + shares.class_ + shares.within == pytest.approx(1)
+    shuffled = velocity_variance(latents, np.random.default_rng(1).permutation(labels)).shares
+    assert shuffled.class_ == pytest.approx(shuffled.class_null, rel=0.5)
+    assert shuffled.class_null == pytest.approx((1 - shuffled.place) * 3 / 3999)
+
+
+def test_place_means_lower_the_variance_and_are_removed():
+    latents = white(2000, 4, 3)
+    shifted = latents + 2 * white(1, 4, 3, seed=5)
+    kept, free = velocity_variance(shifted), velocity_variance(shifted, place_free=True)
+    assert kept.label_free.value < 0.8 * free.label_free.value
+    assert free.label_free.value == pytest.approx(np.pi / 2, rel=0.03)
+    assert free.shares.place == pytest.approx(0, abs=1e-12)
+
+
+def test_separable_covariance_of_rotated_numbers_is_entangled():
+    labels = np.arange(3000) % 2
+    tokens = np.diag([3, 1, 0.3, 0.1])
+    separable = np.einsum("st,ntc->nsc", tokens, white(3000, 4, 4))
+    rotation = np.linalg.qr(white(1, 16, 16)[0])[0]
+    rotated = (separable.reshape(-1, 16) @ rotation).reshape(separable.shape)
+    assert velocity_variance(separable, labels).entanglement == pytest.approx(1, abs=0.02)
+    assert velocity_variance(rotated, labels).entanglement > 1.2
+
+
+def test_interval_is_the_scatter_between_samples():
+    fields = [autoregressive(800, 4, 2, 0.7, seed) for seed in range(12)]
+    estimates = [velocity_variance(field).label_free.spectrum for field in fields]
+    scatter = np.std([e.variance_per_number for e in estimates], ddof=1)
+    errors = np.mean([np.pi / 2 * e.error for e in estimates])
+    assert errors == pytest.approx(scatter, rel=0.6)
+
+
+def test_irreducible_variance_integrates_to_the_root():
+    times = (np.arange(20_000) + 0.5) / 20_000
+    for value, integral in ((0.04, 0.3142), (0.25, 0.7854), (1, 1.5708), (4, 3.1416)):
+        curve = irreducible_variance(np.array([value]), times)
+        assert curve.mean() == pytest.approx(integral, abs=2e-4)
+        assert times[curve.argmax()] == pytest.approx(value / (1 + value), abs=1e-3)
+
+
+def test_loss_of_a_linear_flow_is_the_curve_at_its_own_scale():
+    latents = (white(3000, 2, 2) * [1, 3] + 1).astype(np.float32)
+    times = np.array([0.75, 0.25], np.float32)
+    std = 2.0
+    eigenvalues = np.array([1, 9, 1, 9]) / std**2
+    expected = [np.mean(eigenvalues / (t**2 + (1 - t) ** 2 * eigenvalues)) for t in (0.25, 0.75)]
+    tokenizer = Evidence({"run": "a", "step": 1}, latents=latents)
+    flow = Evidence(
+        {
+            "run": "flow",
+            "step": 1,
+            "tokenizer": {"run": "../a", "step": 1},
+            "settings": {"mean": 1.0, "std": std},
+        },
+        loss_times=times,
+        loss_by_time=np.array([1.0, 2.0], np.float32),
+    )
+    result = velocity_variance(latents, evidences=[tokenizer, flow])
+    np.testing.assert_allclose(result.flow.irreducible, expected, rtol=0.03)
+    assert result.flow.loss.tolist() == [2.0, 1.0]
+    other = Evidence({**flow.provenance, "tokenizer": {"run": "../b"}}, **flow.arrays())
+    assert velocity_variance(latents, evidences=[tokenizer, other]).flow is None
+
+
+def test_separable_bias_of_white_noise_is_small():
+    residuals = white(100, 64, 4)
+    spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
+    assert spectrum.variance_per_number / (np.pi / 2) == pytest.approx(0.978, abs=0.01)

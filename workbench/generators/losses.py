@@ -26,9 +26,10 @@ EVAL_BATCH = 512  # images per batch
 class LossByTime:
     """Mean squared error of the linear path's velocity, per number of standardized latents.
 
-    The times are the middles of equal bins. For Gaussian latents no model has a smaller error than
-    1 / (t^2 + (1 - t)^2). The error of a predicted noise is weighted by 1 / (1 - t)^2: near t = 1
-    that is a property of predicting noise, not of the latents.
+    The times are the middles of equal bins. For Gaussian latents with eigenvalues l of the
+    covariance, no model has a smaller error than the mean of l / (t^2 + (1 - t)^2 l); the analysis
+    `velocity_variance` draws it next to the loss. The error of a predicted noise is weighted by
+    1 / (1 - t)^2: near t = 1 that is a property of predicting noise, not of the latents.
     """
 
     t: Float[Tensor, " bins"]  # of the linear path: 0 data, 1 noise

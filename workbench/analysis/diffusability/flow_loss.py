@@ -1,0 +1,145 @@
+"""The loss of a trained flow next to the irreducible variance of the latents that it models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from workbench.analysis.diffusability.scaled_latents import ScaledLatents
+from workbench.analysis.diffusability.velocity_spectra import (
+    full_spectrum,
+    has_full_covariance,
+    separable_spectrum,
+)
+from workbench.storage.evidence import Evidence
+
+MAX_SEPARABLE_VALUES = 1 << 24
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FlowLoss:
+    """Loss of a flow by time, and the irreducible variance at the flow's own scale of latents.
+
+    Attributes
+    ----------
+    run : str
+        Name of the flow.
+    times : ndarray of float64, shape (m,)
+        From 0, data, to 1, noise; ascending.
+    loss : ndarray of float64, shape (m,)
+        Mean squared error of the velocity per number, on held-out images.
+    irreducible : ndarray of float64, shape (m,)
+        Irreducible variance of the latents at these times, if they were Gaussian in each class.
+    covariance : str
+        `full` or `separable`.
+    """
+
+    run: str
+    times: np.ndarray = field(repr=False)
+    loss: np.ndarray = field(repr=False)
+    irreducible: np.ndarray = field(repr=False)
+    covariance: str
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean of the loss over the times."""
+        return float(self.loss.mean())
+
+    @property
+    def bound(self) -> float:
+        """Mean of the irreducible variance over the times."""
+        return float(self.irreducible.mean())
+
+    def sentence(self) -> str:
+        """State whether the flow has learned more than the covariance."""
+        comparison = (
+            f"the loss of {self.run} is {self.mean_loss:.3g}, that of the best linear model"
+            f" {self.bound:.3g}"
+        )
+        if self.mean_loss > self.bound:
+            return (
+                f"The flow has not learned the covariance of the latents: {comparison}; it has"
+                f" {self.mean_loss - self.bound:.3g} left to learn."
+            )
+        return f"The flow uses more than the covariance of the latents: {comparison}."
+
+
+def flow_loss(
+    evidences: Sequence[Evidence], latents: ScaledLatents, means: np.ndarray, target: np.ndarray
+) -> FlowLoss | None:
+    """Return the loss of the first flow that was trained on a tokenizer, if there is one.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        The tokenizer's evidence, followed by those of other runs.
+    latents : ScaledLatents
+        Latents of the tokenizer.
+    means : ndarray of float, shape (classes, tokens, channels)
+        Means of the classes, at the scale of `latents`.
+    target : ndarray of int, shape (n,)
+        Class of each image.
+
+    Returns
+    -------
+    FlowLoss or None
+        None if no flow of this checkpoint is among the runs, or its scale is not recorded.
+    """
+    for evidence in evidences[1:]:
+        if not _is_flow_of(evidence, evidences[0]):
+            continue
+        settings = evidence.provenance.get("settings", {})
+        scale = [np.asarray(settings.get(name), np.float64) for name in ("mean", "std")]
+        if not all(_is_scale(values, latents.channels) for values in scale):
+            continue
+        return _flow_loss(evidence, latents, means, target, *scale)
+    return None
+
+
+def _flow_loss(
+    evidence: Evidence,
+    latents: ScaledLatents,
+    means: np.ndarray,
+    target: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+) -> FlowLoss:
+    rescaled = latents.with_scale(mean, std)
+    positive = np.where(latents.factor > 0, latents.factor, 1)
+    raw_means = means / positive + latents.shift
+    rescaled_means = (raw_means - rescaled.shift) * rescaled.factor
+    if has_full_covariance(len(latents) - len(means), latents.numbers):
+        spectrum = full_spectrum(rescaled, rescaled_means, target)
+        covariance = "full"
+    else:
+        count = max(2, MAX_SEPARABLE_VALUES // latents.numbers)
+        positions = np.arange(min(len(latents), count))
+        residuals = rescaled.subset(positions).array() - rescaled_means[target[positions]]
+        spectrum = separable_spectrum(residuals)
+        covariance = "separable"
+    times = np.asarray(evidence.loss_times, np.float64)
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    return FlowLoss(
+        run=evidence.run_name,
+        times=times,
+        loss=np.asarray(evidence.loss_by_time, np.float64)[order],
+        irreducible=spectrum.at(times),
+        covariance=covariance,
+    )
+
+
+def _is_flow_of(evidence: Evidence, tokenizer: Evidence) -> bool:
+    """Return whether a run is a flow that was trained on this checkpoint of a tokenizer."""
+    if evidence.loss_by_time is None or evidence.loss_times is None:
+        return False
+    if not np.isfinite(evidence.loss_by_time).all() or not len(evidence.loss_by_time):
+        return False
+    source = evidence.provenance.get("tokenizer") or {"run": ""}
+    is_same_step = source.get("step") in (None, tokenizer.step)
+    return Path(source["run"]).name == tokenizer.run_name and is_same_step
+
+
+def _is_scale(values: np.ndarray, channels: int) -> bool:
+    return values.shape in ((), (channels,)) and bool(np.isfinite(values).all())

@@ -1,0 +1,481 @@
+"""Velocity irreducible variance: the part of a flow's target that no model can predict.
+
+It is a loss, computed from the covariance of the latents, before any generator is trained. Low
+values can be had from bad latents: constant latents have 0. For latents that are not Gaussian, it
+is an upper bound of the irreducible variance, because a linear prediction reaches it.
+
+Three estimators are never compared with each other:
+
+- *by class*: a covariance of tokens times one of channels, fitted to each class;
+- *pooled*: one full covariance within all classes;
+- *label-free*: one covariance of all images, full if there are ten images per number.
+
+References
+----------
+arXiv 2606.03578 (2026).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.base import Range
+from workbench.analysis.diffusability.flow_loss import FlowLoss, flow_loss
+from workbench.analysis.diffusability.scaled_latents import ScaledLatents, Scaling
+from workbench.analysis.diffusability.variance_shares import (
+    VarianceShares,
+    class_means,
+    variance_shares,
+)
+from workbench.analysis.diffusability.velocity_spectra import (
+    MAX_FULL_DIMENSIONS,
+    MAX_IMAGES_PER_CLASS,
+    MAX_SEPARABLE_IMAGES,
+    MIN_IMAGES_PER_CLASS,
+    MIN_IMAGES_PER_DIMENSION,
+    WHITE_NOISE,
+    Spectrum,
+    average_spectra,
+    full_spectrum,
+    has_full_covariance,
+    irreducible_variance,
+    separable_spectrum,
+)
+from workbench.analysis.inputs import class_names
+from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
+from workbench.storage.evidence import Evidence
+
+MIN_IMAGES = 20
+NUM_TIMES = 51
+BAND = (10, 90)  # percentiles over classes
+MIN_VECTORS_PER_DIMENSION = 5  # of a class, below which its covariance is visibly too small
+BY_CLASS, POOLED, LABEL_FREE = "by class", "pooled", "label-free"
+PUBLISHED = (
+    "arXiv 2606.03578: |r| .79 to .90 with gFID within families of one shape and reconstruction."
+)
+NOT_TESTED = "Not tested in any paper."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VarianceEstimate:
+    """Irreducible variance of the velocity by one estimator.
+
+    Attributes
+    ----------
+    name : str
+        `by class`, `pooled` or `label-free`.
+    covariance : str
+        `full` or `separable`.
+    spectrum : Spectrum
+    """
+
+    name: str
+    covariance: str
+    spectrum: Spectrum
+
+    @property
+    def value(self) -> float:
+        """Irreducible variance per number."""
+        return self.spectrum.variance_per_number
+
+    @property
+    def total(self) -> float:
+        """Irreducible variance of a whole image: the value times the numbers per image."""
+        return self.value * len(self.spectrum.eigenvalues)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VelocityVariance(PerspectiveResult):
+    """Irreducible variance of the velocity, its curve over time, and the shares of the variance.
+
+    Attributes
+    ----------
+    estimates : tuple of VarianceEstimate
+        By class, pooled and label-free; those that the evidence allows.
+    shares : VarianceShares
+    times : ndarray of float64, shape (m,)
+        From 0, data, to 1, noise.
+    class_curve : ndarray of float64, shape (m,)
+        Mean over classes of the variance at these times; empty without labels.
+    class_low, class_high : ndarray of float64, shape (m,)
+        10th and 90th percentile over classes.
+    flow : FlowLoss or None
+        Loss of a flow that was trained on these latents, and the curve at its own scale.
+    notes : tuple of str
+        Reasons for missing estimates, one sentence each.
+    images, of, tokens, channels, classes : int
+    scaling : str
+    place_free : bool
+    """
+
+    estimates: tuple[VarianceEstimate, ...]
+    shares: VarianceShares
+    times: np.ndarray = field(repr=False)
+    class_curve: np.ndarray = field(repr=False)
+    class_low: np.ndarray = field(repr=False)
+    class_high: np.ndarray = field(repr=False)
+    flow: FlowLoss | None
+    notes: tuple[str, ...]
+    images: int
+    of: int
+    tokens: int
+    channels: int
+    classes: int
+    scaling: str
+    place_free: bool
+
+    @property
+    def numbers(self) -> int:
+        """Numbers per image."""
+        return self.tokens * self.channels
+
+    def get(self, name: str) -> VarianceEstimate | None:
+        """Return an estimate by its name; None if the evidence does not allow it."""
+        return next((e for e in self.estimates if e.name == name), None)
+
+    @property
+    def label_free(self) -> VarianceEstimate:
+        """The estimate without classes, which always exists."""
+        return self.estimates[-1]
+
+    @property
+    def entanglement(self) -> float:
+        """By class over pooled: 1 if tokens and channels vary separately; NaN without both."""
+        by_class, pooled = self.get(BY_CLASS), self.get(POOLED)
+        if by_class is None or pooled is None or not pooled.value:
+            return float("nan")
+        return by_class.value / pooled.value
+
+    def perspectives(self) -> tuple[Perspective, ...]:
+        """Return the variance per number and in total, the entanglement, and the shares."""
+        columns = [self._variance(self.get(BY_CLASS), "VIV", per_number=True)]
+        columns.append(self._variance(self.label_free, "VIV total", per_number=False))
+        columns += [*self._entanglement(), *self._shares()]
+        return tuple(column for column in columns if column is not None)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per number: variances with intervals, entanglement, shares, the flow."""
+        rows = []
+        for estimate in self.estimates:
+            low, high = estimate.spectrum.interval
+            rows += [
+                {
+                    "measure": f"VIV, {estimate.name}",
+                    "value": estimate.value,
+                    "low": low,
+                    "high": high,
+                    "null": WHITE_NOISE,
+                    "covariance": estimate.covariance,
+                    "images": estimate.spectrum.images,
+                },
+                {
+                    "measure": f"VIV total, {estimate.name}",
+                    "value": estimate.total,
+                    "low": low * self.numbers,
+                    "high": high * self.numbers,
+                    "null": WHITE_NOISE * self.numbers,
+                    "covariance": estimate.covariance,
+                    "images": estimate.spectrum.images,
+                },
+            ]
+        rows += [
+            {"measure": "entanglement", "value": self.entanglement, "null": 1.0},
+            {"measure": "share of places", "value": self.shares.place, "null": 0.0},
+            {
+                "measure": "share of classes",
+                "value": self.shares.class_,
+                "null": self.shares.class_null,
+            },
+            {"measure": "share within", "value": self.shares.within},
+        ]
+        if self.flow is not None:
+            rows.append({"measure": f"loss of {self.flow.run}", "value": self.flow.mean_loss})
+            rows.append({"measure": f"loss of {self.flow.run}, bound", "value": self.flow.bound})
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """State the variance, the shares, and what a flow has left to learn."""
+        estimate = self.estimates[0]
+        sentences = [
+            f"The irreducible variance of the velocity is {estimate.value:.3g} per number"
+            f" ({estimate.name}; white noise: {WHITE_NOISE:.3g}) and"
+            f" {self.label_free.total:,.4g} per image of {self.numbers:,} numbers"
+            f" ({LABEL_FREE}, {self.label_free.covariance} covariance).",
+            self._shares_sentence(),
+        ]
+        if np.isfinite(self.entanglement):
+            sentences.append(f"The entanglement of tokens and channels is {self.entanglement:.2f}.")
+        if self.flow is not None:
+            sentences.append(self.flow.sentence())
+        return " ".join([*sentences, *self.notes])
+
+    def _shares_sentence(self) -> str:
+        share = self.shares
+        if np.isnan(share.class_):
+            return f"{100 * share.place:.1f} % of the variance are means of places."
+        return (
+            f"{100 * share.place:.1f} % of the variance are means of places,"
+            f" {100 * share.class_:.1f} % means of classes (shuffled labels:"
+            f" {100 * share.class_null:.1f} %), and {100 * share.within:.1f} % are within classes."
+        )
+
+    def _variance(
+        self, estimate: VarianceEstimate | None, name: str, *, per_number: bool
+    ) -> Perspective | None:
+        if estimate is None:
+            return None
+        factor = 1 if per_number else self.numbers
+        low, high = estimate.spectrum.interval
+        conditions: Conditions = (
+            ("estimator", f"{estimate.name}, {estimate.covariance}"),
+            *self._scale_conditions(),
+        )
+        size: Conditions = (("numbers per image", f"{self.numbers:,}"),)
+        return Perspective(
+            name=name,
+            meaning="variance of a flow's velocity that no linear model predicts,"
+            f" {'per number' if per_number else 'per image'}",
+            value=factor * estimate.value,
+            low=factor * low,
+            high=factor * high,
+            null=factor * WHITE_NOISE,
+            null_case="white noise",
+            better="lower" if per_number else None,
+            reason=PUBLISHED if per_number else NOT_TESTED,
+            conditions=(*size, *conditions) if per_number else conditions,
+        )
+
+    def _entanglement(self) -> list[Perspective]:
+        if not np.isfinite(self.entanglement):
+            return []
+        return [
+            Perspective(
+                name="entanglement",
+                meaning="VIV of a separable covariance over that of a full one",
+                value=self.entanglement,
+                null=1.0,
+                null_case="white noise",
+                reason=NOT_TESTED,
+                conditions=(("tokens", str(self.tokens)), *self._scale_conditions()),
+            )
+        ]
+
+    def _shares(self) -> list[Perspective]:
+        place = Perspective(
+            name="place share",
+            meaning="share of the variance of a mean vector per token position",
+            value=self.shares.place,
+            null=0.0,
+            null_case="equal means",
+            reason="Place means raise other measures without being structure of the images.",
+            conditions=self._scale_conditions(),
+        )
+        if np.isnan(self.shares.class_):
+            return [place]
+        class_ = Perspective(
+            name="class share",
+            meaning="share of the variance of class means, less that of shuffled labels",
+            value=self.shares.class_ - self.shares.class_null,
+            null=0.0,
+            null_case="shuffled labels",
+            reason=NOT_TESTED,
+            conditions=(("classes", str(self.classes)), *self._scale_conditions()),
+        )
+        return [class_, place]
+
+    def _scale_conditions(self) -> Conditions:
+        place_means = "removed" if self.place_free else "kept"
+        return (("scaling", self.scaling), ("place means", place_means))
+
+
+def velocity_variance(
+    latents: np.ndarray,
+    labels: np.ndarray | None = None,
+    names: tuple[str, ...] = (),
+    active: np.ndarray | None = None,
+    evidences: Sequence[Evidence] = (),
+    *,
+    place_free: bool = False,
+    scaling: Scaling = "by channel",
+    max_images: Annotated[int, Range(500, 50_000, 500)] = 20_000,
+    seed: Annotated[int, Range(0, 999)] = 0,
+) -> VelocityVariance:
+    """Compute the irreducible variance of a flow's velocity from the covariance of the latents.
+
+    For Gaussian latents with eigenvalues l_i of the covariance, it is (pi / 2) sum_i sqrt(l_i): the
+    loss of the best possible flow, integrated over time. For other latents, it is an upper bound
+    of the irreducible variance. White noise has pi / 2 per number.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,), optional
+        Classes, which a generator is conditioned on.
+    names : tuple of str
+        Names of the classes.
+    active : ndarray of bool, shape (n, tokens), optional
+        Tokens that the decoder reads. The prefix that 95 % of the images have is measured.
+    evidences : sequence of Evidence
+        The tokenizer's evidence first. The loss of the first flow that was trained on it is drawn
+        next to the curve.
+    place_free : bool
+        Subtract the mean of each token position first, and scale again.
+    scaling : {"by channel", "all alike"}
+        Scale each channel or all numbers to variance 1.
+    max_images : int
+        Number of images to draw, stratified by class, if there are more.
+    seed : int
+        Seed of the images that are drawn.
+
+    Returns
+    -------
+    VelocityVariance
+        Estimates by class, pooled and without labels, and the shares of the variance.
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer than 20 images, or the latents are constant.
+    UserError
+        If a latent is NaN or infinite, or the number of labels is not n.
+
+    References
+    ----------
+    arXiv 2606.03578 (2026).
+
+    Examples
+    --------
+    >>> latents = np.random.default_rng(0).normal(size=(1000, 4, 4))
+    >>> round(velocity_variance(latents).label_free.value, 2)  # pi / 2 for white noise
+    1.57
+    """
+    class_names(labels, names, len(latents))
+    scaled = ScaledLatents.create(
+        latents,
+        active,
+        purpose="Velocity variance",
+        min_images=MIN_IMAGES,
+        max_images=max_images,
+        labels=labels,
+        scaling=scaling,
+        seed=seed,
+    )
+    if place_free:
+        scaled = scaled.place_free()
+    target, sizes = _classes(scaled, labels)
+    # Without labels there is one class, whose means are those of the places.
+    means = class_means(scaled, target, len(sizes))
+    times = np.linspace(0, 1, NUM_TIMES)
+    spectra, notes = _class_spectra(scaled, target, sizes) if labels is not None else ([], [])
+    estimates, reasons = _estimates(scaled, means, target, spectra, seed)
+    flow = flow_loss(evidences, scaled, means, target)
+    curves = np.array([spectrum.at(times) for spectrum in spectra])
+    low, high = np.percentile(curves, BAND, axis=0) if spectra else (np.zeros(0), np.zeros(0))
+    weights = [spectrum.images for spectrum in spectra]
+    return VelocityVariance(
+        estimates=tuple(estimates),
+        shares=variance_shares(
+            scaled, None if labels is None else means, None if labels is None else sizes
+        ),
+        times=times,
+        class_curve=np.average(curves, axis=0, weights=weights) if spectra else np.zeros(0),
+        class_low=low,
+        class_high=high,
+        flow=flow,
+        notes=(*notes, *reasons),
+        images=len(scaled),
+        of=len(latents),
+        tokens=scaled.tokens,
+        channels=scaled.channels,
+        classes=len(sizes) if labels is not None else 0,
+        scaling=scaling,
+        place_free=place_free,
+    )
+
+
+def white_noise_curve(times: np.ndarray) -> np.ndarray:
+    """Return the irreducible variance of white noise at these times, per number."""
+    return irreducible_variance(np.ones(1), times)
+
+
+def _classes(latents: ScaledLatents, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class of each image, and the number of images of each class."""
+    if labels is None:
+        return np.zeros(len(latents), np.int64), np.array([len(latents)])
+    measured = np.asarray(labels)[latents.images]
+    _, target, sizes = np.unique(measured, return_inverse=True, return_counts=True)
+    return target, sizes
+
+
+def _class_spectra(
+    latents: ScaledLatents, target: np.ndarray, sizes: np.ndarray
+) -> tuple[list[Spectrum], list[str]]:
+    """Return the separable spectrum of each class with enough images, and notes about them."""
+    order = np.argsort(target, kind="stable")
+    ends = np.cumsum(sizes)
+    spectra = []
+    for start, end in zip(ends - sizes, ends, strict=True):
+        if end - start < MIN_IMAGES_PER_CLASS:
+            continue
+        positions = np.sort(order[start:end])[:MAX_IMAGES_PER_CLASS]
+        residuals = latents.subset(positions).array()
+        spectra.append(separable_spectrum(residuals - residuals.mean(axis=0)))
+    notes = []
+    if not spectra:
+        notes.append(f"There is no estimate by class: no class has {MIN_IMAGES_PER_CLASS} images.")
+    elif len(spectra) < len(sizes):
+        skipped = len(sizes) - len(spectra)
+        notes.append(f"{skipped} classes under {MIN_IMAGES_PER_CLASS} images are skipped.")
+    vectors = min(latents.tokens / latents.channels, latents.channels / latents.tokens)
+    smallest = min((spectrum.images for spectrum in spectra), default=0)
+    if spectra and smallest * vectors < MIN_VECTORS_PER_DIMENSION:
+        notes.append(
+            f"The estimate by class is too low: {smallest} images of a class are too few for"
+            f" {latents.tokens} tokens of {latents.channels} channels."
+        )
+    return spectra, notes
+
+
+def _estimates(
+    latents: ScaledLatents,
+    means: np.ndarray,
+    target: np.ndarray,
+    spectra: list[Spectrum],
+    seed: int,
+) -> tuple[list[VarianceEstimate], list[str]]:
+    """Return the estimates that the number of images allows, and the reasons for missing ones."""
+    estimates, notes = [], []
+    if spectra:
+        spectrum = average_spectra(spectra)
+        estimates.append(VarianceEstimate(name=BY_CLASS, covariance="separable", spectrum=spectrum))
+    if len(means) > 1 and has_full_covariance(len(latents) - len(means), latents.numbers):
+        spectrum = full_spectrum(latents, means, target)
+        estimates.append(VarianceEstimate(name=POOLED, covariance="full", spectrum=spectrum))
+    elif len(means) > 1:
+        notes.append(
+            f"Entanglement needs {MIN_IMAGES_PER_DIMENSION} images per number and at most"
+            f" {MAX_FULL_DIMENSIONS:,} numbers; there are {len(latents):,} images for"
+            f" {latents.numbers:,}."
+        )
+    estimates.append(_label_free(latents, seed))
+    return estimates, notes
+
+
+def _label_free(latents: ScaledLatents, seed: int) -> VarianceEstimate:
+    if has_full_covariance(len(latents) - 1, latents.numbers):
+        place_means = (latents.place_mean - latents.shift) * latents.factor
+        target = np.zeros(len(latents), np.int64)
+        spectrum = full_spectrum(latents, place_means[None], target)
+        return VarianceEstimate(name=LABEL_FREE, covariance="full", spectrum=spectrum)
+    order = np.random.default_rng(seed).permutation(len(latents))[: _max_separable(latents)]
+    residuals = latents.subset(np.sort(order)).array()
+    spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
+    return VarianceEstimate(name=LABEL_FREE, covariance="separable", spectrum=spectrum)
+
+
+def _max_separable(latents: ScaledLatents) -> int:
+    """Return the number of images of a separable fit, whose arrays stay below 128 MiB."""
+    return max(MIN_IMAGES, min(MAX_SEPARABLE_IMAGES, (1 << 24) // latents.numbers))
