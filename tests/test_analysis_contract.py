@@ -69,6 +69,18 @@ def evidence(n: int) -> Evidence:
         posterior=random.uniform([1, 0.1], [9, 0.9], (n, 4, 2)).astype(np.float32),
         mean_posterior=np.full((2, 16), 1 / 16, np.float32),
         cascade_start=np.tile(GRID, (2, 1, 1)) + random.normal(size=(2, 16, 2)).astype(np.float32),
+        interpolation_features=random.normal(size=(n, 3)).astype(np.float32),
+        interpolation_partners=random.integers(0, 5, n).astype(np.int32),
+        random_interpolation_features=random.normal(size=(n, 3)).astype(np.float32),
+        perturbed_code_shares=np.array([0.1, 0.5], np.float32),
+        perturbed_code_features=random.normal(size=(2, n, 3)).astype(np.float32),
+        gaussian_features=random.normal(size=(n, 3)).astype(np.float32),
+        isotropic_features=random.normal(size=(n, 3)).astype(np.float32),
+        interpolative_noise_shares=np.array([0.1, 0.5], np.float32),
+        interpolative_noise_mse=random.uniform(0.1, 0.2, (n, 2)).astype(np.float32),
+        equivariance_mse=random.uniform(0.1, 0.2, (3, n)).astype(np.float32),
+        equivariance_direct_mse=random.uniform(0.1, 0.2, (3, n)).astype(np.float32),
+        equivariance_latent_errors=random.uniform(0.5, 2, (3, 2)),
     )
 
 

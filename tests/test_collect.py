@@ -9,6 +9,7 @@ import torch
 
 from workbench.analysis.tokens.budget import token_budget
 from workbench.collect import collect, load_images
+from workbench.collect.collectors.interpolation import spherical_interpolation
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
@@ -98,9 +99,25 @@ def test_noise_error_grows_with_the_level(trained):
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
 
-def test_midpoints_of_nearest_latents(trained):
+def test_interpolation_with_a_training_latent(trained):
     run = Run(trained / "plain")
     evidence, model = run.evidence(), run.load()
+    training = load_images(run, "train", sample=2000, seed=0)
+    with torch.no_grad():
+        near = model.encode(training.images(slice(0, 2000))).latents[
+            evidence.interpolation_partners
+        ]
+        point = spherical_interpolation(torch.from_numpy(np.array(evidence.latents)), near, 0.5)
+        image = ((model.decode(Tokens(point[:1])).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    expected = get_feature_extractor("hog", channels=1).features(image, (1, 1))[0, 0]
+    np.testing.assert_allclose(evidence.interpolation_features[0], expected, atol=1e-4)
+
+
+def test_midpoints_of_nearest_latents(trained, tmp_path):
+    shutil.copytree(trained / "plain", tmp_path / "plain")
+    run = Run(tmp_path / "plain")
+    evidence = collect(run, only=["midpoints"])
+    model = run.load()
     flat = np.array(evidence.latents).reshape(len(evidence.latents), -1)
     distances = np.linalg.norm(flat[:1] - flat, axis=1)
     near = int(np.argsort(distances)[1])

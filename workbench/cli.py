@@ -53,6 +53,10 @@ OnlyCollectors = Annotated[
 SkippedCollectors = Annotated[
     list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
 ]
+RequestedCollectors = Annotated[
+    list[str] | None,
+    typer.Option(help="Run this collector as well, which runs only on request; repeatable."),
+]
 
 
 def _list_recipes() -> str:
@@ -174,6 +178,7 @@ def collect(
     reference: ReferenceFile = None,
     only: OnlyCollectors = None,
     skip: SkippedCollectors = None,
+    also: RequestedCollectors = None,
     trust: TrustOption = None,
 ) -> None:
     """Run a trained model on held-out images and save the arrays that analyses read.
@@ -181,6 +186,7 @@ def collect(
     \b
     workbench collect runs/a
     workbench collect runs/a --skip prefixes
+    workbench collect runs/a --also perturbed_codes
     """
     from workbench.collect import collect as collect_evidence
     from workbench.storage.run import Run
@@ -198,6 +204,7 @@ def collect(
         reference=reference,
         only=only or (),
         skip=skip or (),
+        also=also or (),
         trust=trust or (),
     )
     typer.echo(evidence)
@@ -325,6 +332,7 @@ def evaluate(
     trust: TrustOption = None,
     only: OnlyCollectors = None,
     skip: SkippedCollectors = None,
+    also: RequestedCollectors = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an imported run in the folder.")
     ] = False,
@@ -356,6 +364,7 @@ def evaluate(
         reference=reference,
         only=only or (),
         skip=skip or (),
+        also=also or (),
         revision=revision,
         trust=trust or (),
         overwrite=overwrite,

@@ -1,6 +1,6 @@
 """Runs the collectors of a model and saves their arrays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def collect(
     reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
+    also: Iterable[str] = (),
     trust: Sequence[str] = (),
 ) -> Evidence:
     """Run a model on held-out images, and save the arrays as the evidence of its checkpoint.
@@ -61,6 +62,8 @@ def collect(
     only, skip : iterable of str
         Names of collectors: run only these (and those whose arrays they need), or leave these out.
         `workbench.collect.collectors.collectors()` has all of them.
+    also : iterable of str
+        Names of collectors that run only on request, to run besides the others.
     trust : sequence of str
         Modules outside this package from which the run's classes may be imported.
 
@@ -90,6 +93,7 @@ def collect(
         reference=reference,
         only=only,
         skip=skip,
+        also=also,
         trust=trust,
     )
 
@@ -106,6 +110,7 @@ def collect_from(
     reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
+    also: Iterable[str] = (),
     trust: Sequence[str] = (),
 ) -> Evidence:
     """Collect the evidence of models that are in memory.
@@ -118,7 +123,7 @@ def collect_from(
         Its models.
     step : int
         Training step of the checkpoint.
-    limit, seed, guidance, feature_extractor, reference, only, skip, trust
+    limit, seed, guidance, feature_extractor, reference, only, skip, also, trust
         As for `collect`.
 
     Returns
@@ -138,6 +143,7 @@ def collect_from(
             reference=None if reference is None else Path(reference),
             only=only,
             skip=skip,
+            also=also,
             trust=trust,
         )
 
@@ -154,11 +160,12 @@ def _collect(
     reference: Path | None,
     only: Iterable[str],
     skip: Iterable[str],
+    also: Iterable[str],
     trust: Sequence[str],
 ) -> Evidence:
     """Collect the evidence of a checkpoint under its lock."""
     kind: ModelKind = "tokenizer" if models.generator is None else "generator"
-    selected = select_collectors(kind, only=only, skip=skip)
+    selected = select_collectors(kind, only=only, skip=skip, also=also)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: nn.Module
     sampling: dict[str, Any] | None = None
@@ -227,7 +234,11 @@ def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> ImageSet:
 
 
 def select_collectors(
-    kind: ModelKind, *, only: Iterable[str] = (), skip: Iterable[str] = ()
+    kind: ModelKind,
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    also: Iterable[str] = (),
 ) -> list[Collector]:
     """Return the collectors for a kind of model, each after those that it requires.
 
@@ -236,9 +247,12 @@ def select_collectors(
     kind : {"tokenizer", "generator"}
         The kind of model.
     only : iterable of str
-        Names of collectors; those that they require are added. Empty selects all.
+        Names of collectors; those that they require are added. Empty selects all but those that
+        run only on request.
     skip : iterable of str
         Names of collectors to leave out.
+    also : iterable of str
+        Names of collectors to add.
 
     Raises
     ------
@@ -246,10 +260,13 @@ def select_collectors(
         If a name is unknown, or a collector to leave out is required by a selected one.
     """
     available = {name: c for name, c in collectors().items() if kind in c.models}
-    only, skip = tuple(only), tuple(skip)
-    for name in (*only, *skip):
+    only, skip, also = tuple(only), tuple(skip), tuple(also)
+    for name in (*only, *skip, *also):
         if name not in collectors():
             raise unknown("collector", name, collectors())
+    for name in also:
+        if name not in available:
+            raise UserError(f"{name} is no collector for a {kind}.")
     selected: dict[str, Collector] = {}
 
     def add(name: str) -> None:
@@ -261,13 +278,17 @@ def select_collectors(
                 raise UserError(f"{required} cannot be skipped: {name} requires it.")
             add(required)
 
-    for name in only or available:
+    for name in (*(only or _by_default(available)), *also):
         if name in available and name not in skip:
             add(name)
     if not selected:
         raise UserError(f"No collector is selected for a {kind}.")
     graph = {name: c.requires for name, c in sorted(selected.items())}
     return [selected[name] for name in TopologicalSorter(graph).static_order()]
+
+
+def _by_default(available: Mapping[str, Collector]) -> list[str]:
+    return [name for name, collector in available.items() if not collector.on_request]
 
 
 def _run_collectors(

@@ -18,6 +18,8 @@ from workbench.tokenizers.base import Tokenizer
 DECODE_BATCH = 32  # samples that are decoded at a time
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 2.0
+MAX_SAMPLES_PER_CLASS = 64
+MIN_SAMPLES = 640  # of all classes together, if the limit allows: distances of fewer are unreliable
 
 
 def guidance_scale(model: Generator, guidance: float) -> float:
@@ -72,6 +74,19 @@ def draw_samples(
         **options,
     )
     return decode_samples(tokenizer, tokens)
+
+
+def sample_labels(classes: int, limit: int) -> Tensor:
+    """Return the classes of samples: equally many of every class, at most `limit` in all.
+
+    Examples
+    --------
+    >>> sample_labels(3, 7).tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    per_class = max(MAX_SAMPLES_PER_CLASS, MIN_SAMPLES // classes)
+    per_class = max(1, min(per_class, limit // classes))
+    return torch.arange(classes).repeat_interleave(per_class)[:limit]
 
 
 def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:

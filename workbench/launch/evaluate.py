@@ -52,6 +52,7 @@ def evaluate(
     reference: str | Path | None = None,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
+    also: Iterable[str] = (),
     revision: str | None = None,
     trust: Sequence[str] = (),
     overwrite: bool = False,
@@ -92,6 +93,8 @@ def evaluate(
         A file of reference statistics or images, such as those of ADM's evaluator.
     only, skip : iterable of str
         Names of collectors to run, or to leave out; see `workbench collect`.
+    also : iterable of str
+        Names of collectors that run only on request, to run besides the others.
     revision : str, optional
         A branch, tag or commit on the hub.
     trust : sequence of str
@@ -125,7 +128,7 @@ def evaluate(
     if isinstance(model, str) and model.startswith(ARRAYS_PREFIX):
         _check_none_given(
             {"tokenizer": tokenizer, "revision": revision, "trust": trust}
-            | {"only": only, "skip": skip}
+            | {"only": only, "skip": skip, "also": also}
         )
         return evaluate_arrays(
             model.removeprefix(ARRAYS_PREFIX),
@@ -137,7 +140,7 @@ def evaluate(
             **options,
         )
     if _is_generator(model):
-        select_collectors("generator", only=only, skip=skip)
+        select_collectors("generator", only=only, skip=skip, also=also)
         if data is not None or tokenizer is None:
             raise UserError(
                 "A generator samples the latents of a tokenizer, whose images are used: give the "
@@ -145,7 +148,7 @@ def evaluate(
             )
         prepared = _prepare_generator(model, folder, Run(tokenizer), revision, trust, options)
     else:
-        select_collectors("tokenizer", only=only, skip=skip)
+        select_collectors("tokenizer", only=only, skip=skip, also=also)
         if data is None:
             raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
         if tokenizer is not None:
@@ -172,6 +175,7 @@ def evaluate(
                 reference=reference,
                 only=only,
                 skip=skip,
+                also=also,
                 trust=trust,
             )
     return Run(folder)

@@ -57,11 +57,16 @@ class ArraySpec:
         The names of the axes. Axes of the same name have the same length, except `channel`.
     meaning : str
         One sentence.
+    collect_options : str or None
+        The options of `workbench collect` that add the array to evidence without it, which is older
+        than the array or was collected without its collector. None if models without this quantity
+        are the usual reason.
     """
 
     dtype: str
     axes: tuple[str, ...]
     meaning: str
+    collect_options: str | None = None
 
     def fault(self, array: np.ndarray) -> str:
         """Say in what respect an array does not fit; an empty string if it fits."""
@@ -75,8 +80,10 @@ class ArraySpec:
         return ""
 
 
-def _array(dtype: str, axes: str, meaning: str) -> Any:
-    spec = ArraySpec(dtype=dtype, axes=tuple(axes.split()), meaning=meaning)
+def _array(dtype: str, axes: str, meaning: str, collect_options: str | None = None) -> Any:
+    spec = ArraySpec(
+        dtype=dtype, axes=tuple(axes.split()), meaning=meaning, collect_options=collect_options
+    )
     return field(default=None, metadata={"spec": spec})
 
 
@@ -156,6 +163,50 @@ class Evidence:
         "float32",
         "midpoint feature",
         "Features of the decoded midpoints between nearest latents.",
+        collect_options="--also midpoints",
+    )
+    interpolation_features: np.ndarray | None = _array(
+        "float32",
+        "image feature",
+        "Features of decoded points halfway to near latents of training images.",
+        collect_options="",
+    )
+    interpolation_partners: np.ndarray | None = _array(
+        "int32",
+        "image",
+        "The index of that training latent.",
+        collect_options="",
+    )
+    random_interpolation_features: np.ndarray | None = _array(
+        "float32",
+        "image feature",
+        "Features of decoded points halfway to latents of random training images.",
+        collect_options="--also random_interpolation",
+    )
+    perturbed_code_shares: np.ndarray | None = _array(
+        "float32",
+        "perturbation",
+        "Shares of the codes that are replaced by one of their nearest.",
+        collect_options="--also perturbed_codes",
+    )
+    perturbed_code_features: np.ndarray | None = _array(
+        "float32",
+        "perturbation image feature",
+        "Features of the images that are decoded from these codes.",
+        collect_options="--also perturbed_codes",
+    )
+    gaussian_features: np.ndarray | None = _array(
+        "float32",
+        "gaussian_draw feature",
+        "Features of decoded draws from one Gaussian per class, fitted to training latents.",
+        collect_options="",
+    )
+    isotropic_features: np.ndarray | None = _array(
+        "float32",
+        "gaussian_draw feature",
+        "Features of decoded noise with the mean and deviation of each channel, the samples of an "
+        "untrained flow.",
+        collect_options="",
     )
     spatial_features: np.ndarray | None = _array(
         "float32", "image spatial_feature", "Features of the images with positions, for sFID."
@@ -219,6 +270,38 @@ class Evidence:
         "float32",
         "image noise_level",
         "Squared error after decoding the noisy latents, pixels in [0, 1].",
+    )
+    interpolative_noise_shares: np.ndarray | None = _array(
+        "float32",
+        "noise_share",
+        "Shares of the latents that are replaced by strong noise.",
+        collect_options="",
+    )
+    interpolative_noise_mse: np.ndarray | None = _array(
+        "float32",
+        "noised_image noise_share",
+        "Squared error after decoding these latents, of the first images, pixels in [0, 1].",
+        collect_options="",
+    )
+    equivariance_mse: np.ndarray | None = _array(
+        "float32",
+        "transform transformed_image",
+        "Squared error of decoded mirrored, turned and shrunken latents of the first images; NaN "
+        "where the tokenizer takes no such tokens.",
+        collect_options="",
+    )
+    equivariance_direct_mse: np.ndarray | None = _array(
+        "float32",
+        "transform transformed_image",
+        "Squared error of the reconstructions of the transformed images themselves.",
+        collect_options="",
+    )
+    equivariance_latent_errors: np.ndarray | None = _array(
+        "float64",
+        "transform centering",
+        "Relative squared difference of transformed latents and latents of transformed images: "
+        "raw, and without the mean at each position.",
+        collect_options="",
     )
     loss_times: np.ndarray | None = _array(
         "float32", "time", "Times of the interpolant in [0, 1]; 0 is data and 1 is noise."
@@ -345,7 +428,12 @@ class Evidence:
 
     def reason_for_missing(self, name: str) -> str:
         """Return why an array was not collected, as a sentence; empty if it is not known."""
-        return str(self.provenance.get("not_collected", {}).get(name, ""))
+        reason = str(self.provenance.get("not_collected", {}).get(name, ""))
+        spec = ARRAYS.get(name)
+        if reason or spec is None or spec.collect_options is None:
+            return reason
+        command = f"workbench collect {self.run_name} {spec.collect_options}".rstrip()
+        return f"Collect it with: {command}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that are present, by name."""

@@ -4,6 +4,8 @@ import numpy as np
 
 from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.generation.feature_distances import precision_recall
+from workbench.analysis.generation.fidelity import feature_distance
+from workbench.analysis.generation.gaussian_reference import reference_distances
 from workbench.analysis.generation.memorization import TAIL_SHARE, memorization
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import PADDING, Evidence
@@ -18,6 +20,8 @@ CHECKED_ARRAYS = (
     "train_features",
     "sample_features",
     "midpoint_features",
+    "interpolation_features",
+    "gaussian_features",
     "teacher_features",
     "noise_mse",
     "prefix_mse",
@@ -83,6 +87,39 @@ def tk041_lost_diversity(evidence: Evidence) -> Finding | None:
             "held_out_recall": held_out_recall,
             "duplicates": duplicate_share,
         },
+    )
+
+
+def tk042_no_better_than_gaussians(evidence: Evidence) -> Finding | None:
+    """Samples are as far from training images as draws from one Gaussian per class, or farther.
+
+    The draws need no training. Both distances are Fréchet distances at equal n.
+    """
+    samples, _, training = _feature_sets(evidence)
+    if evidence.gaussian_features is None:
+        raise NotApplicable(
+            f"This needs decoded Gaussians; {evidence.run_name} has none. Collect them with:"
+            f" workbench collect {evidence.run_name}"
+        )
+    gaussian = np.asarray(evidence.gaussian_features, np.float64)
+    n = min(len(samples), len(training), len(gaussian))
+    random = np.random.default_rng(0)
+    training = training[random.permutation(len(training))[:n]]
+    distance = feature_distance(training=training, samples=samples)
+    reference = reference_distances(training, gaussian, None)[0].value
+    if distance < reference:
+        return None
+    return Finding(
+        severity="warning",
+        observation=(
+            f"Samples have a distance of {distance:.4g}, and draws from one Gaussian per class"
+            f" {reference:.4g}: the generator has not learned more than means and covariances."
+        ),
+        advice=(
+            "Train the generator longer. Until then, differences between tokenizers are differences"
+            " in speed of training."
+        ),
+        numbers={"distance": distance, "gaussian_distance": reference},
     )
 
 

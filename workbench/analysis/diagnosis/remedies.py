@@ -48,9 +48,11 @@ REMEDIES: dict[str, Remedy] = {
     "TK031": Remedy(),
     # Samples without fidelity may be near to training images because both have few features.
     "TK040": Remedy(
-        {"generator steps": "lower", "number of training images": "raise"}, withheld_by=("TK041",)
+        {"generator steps": "lower", "number of training images": "raise"},
+        withheld_by=("TK041", "TK042"),
     ),
     "TK041": Remedy({"generator steps": "raise", "guidance": "lower"}),
+    "TK042": Remedy({"generator steps": "raise"}),
     "TK050": Remedy({"tokenizer steps": "raise"}),
     "TK060": Remedy(),
 }

@@ -9,8 +9,10 @@ sFID uses features that keep their position in the image, the Inception score th
 samples. A reference set may be a file of statistics, such as that of ADM's evaluator; its distances
 use all images that there are.
 
-The interpolation distance compares held-out images with decoded midpoints of latents and their
-nearest neighbors. It follows the abstract of arXiv 2603.05630; the full paper was not available.
+The interpolation distance compares held-out images with decoded points between their latents and
+near latents of training images (arXiv 2603.05630); evidence of earlier versions has the midpoints
+of nearest held-out latents instead. The distance of decoded draws from one Gaussian per class,
+which needs no training, is given next to that of samples.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,11 @@ from workbench.analysis.generation.feature_distances import (
     kernel_distance,
     precision_recall,
 )
+from workbench.analysis.generation.gaussian_reference import (
+    CLASS_GAUSSIANS,
+    ReferenceDistance,
+    reference_distances,
+)
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.generation.memorization import (
     TAIL_SHARE,
@@ -57,6 +64,7 @@ FLOOR = "floor"
 PAIRS = (
     (FLOOR, "held-out", "training"),
     ("r", "held-out", "reconstructions"),
+    ("i", "held-out", "interpolations"),
     ("i", "held-out", "midpoints"),
     ("g", "training", "samples"),
     ("gap", "reconstructions", "samples"),
@@ -65,7 +73,7 @@ REAL_SET_NAMES = {"held-out": "held-out images", "training": "training images"}
 # Sets that are compared with a file of reference statistics.
 REFERENCE_PAIRS = (("r", "reconstructions"), ("g", "samples"))
 # Sets of features that belong to the same images, row by row.
-PAIRED_SETS = ("held-out", "reconstructions", "midpoints")
+PAIRED_SETS = ("held-out", "reconstructions", "interpolations", "midpoints")
 Sets = dict[str, np.ndarray]
 
 
@@ -110,6 +118,8 @@ class Fidelity(Result):
     """Distances between real, reconstructed and generated images."""
 
     distances: tuple[Distance, ...]
+    # Of decoded draws from Gaussians to training images; empty if they were not collected.
+    references: tuple[ReferenceDistance, ...]
     spatial_distances: tuple[Distance, ...]  # sFID; empty without spatial features
     scores: tuple[ClassScore, ...]  # Inception scores; empty without logits
     memorization: Memorization | None  # None without samples, training and held-out images
@@ -141,9 +151,19 @@ class Fidelity(Result):
         real = REAL_SET_NAMES.get(distance.real, distance.real)
         return full_name(distance.name, self.feature_extractor, distance.n, real)
 
+    @property
+    def samples_distance(self) -> Distance | None:
+        """The distance of samples to training images; None without a generator."""
+        return next((d for d in self.distances if d.evaluated == "samples"), None)
+
+    @property
+    def class_gaussians(self) -> ReferenceDistance | None:
+        """The distance of draws from one Gaussian per class; None if it was not collected."""
+        return next((r for r in self.references if r.name == CLASS_GAUSSIANS), None)
+
     def table(self) -> pd.DataFrame:
         """Return one row per pair of sets, and the scores of the classes of the evaluated set."""
-        distances = (*self.distances, *self.spatial_distances)
+        distances = (*self.distances, *self.spatial_distances, *self._reference_rows())
         rows = pd.DataFrame([asdict(distance) for distance in distances])
         scores = {score.evaluated: score for score in self.scores}
         if scores:
@@ -171,6 +191,7 @@ class Fidelity(Result):
             for d in self.distances
             if d.name == FLOOR
         ]
+        sentences += self._reference_sentences()
         sentences += [
             f"The Inception score of the {score.evaluated} is {score.score:.4g} ±"
             f" {score.deviation:.2g} (deviation over ten parts, n = {score.n:,})."
@@ -187,6 +208,43 @@ class Fidelity(Result):
         if self.protocol:
             sentences.append(f"Protocol: {self.protocol}. {self.feature_extractor_reason}".rstrip())
         return " ".join(sentences)
+
+    def _reference_rows(self) -> list[Distance]:
+        return [
+            Distance(
+                name=reference.name,
+                real="training",
+                evaluated=f"decoded {reference.name}",
+                value=reference.value,
+                low=np.nan,
+                high=np.nan,
+                extrapolated=np.nan,
+                kid=np.nan,
+                kid_error=np.nan,
+                precision=np.nan,
+                recall=np.nan,
+                precision_error=np.nan,
+                recall_error=np.nan,
+                cmmd=None,
+                n=reference.n,
+            )
+            for reference in self.references
+        ]
+
+    def _reference_sentences(self) -> list[str]:
+        gaussians = self.class_gaussians
+        samples = self.samples_distance
+        if gaussians is None:
+            return []
+        start = f"One Gaussian per class, drawn without training, has {gaussians.value:.4g}"
+        if samples is None:
+            return [f"{start}; a generator has to be below it."]
+        if samples.value < gaussians.value:
+            return [f"{start}; the samples are {gaussians.value / samples.value:.2g} times nearer."]
+        return [
+            f"{start}; the samples are not nearer, so that the generator has not learned more than"
+            " the means and the covariance of the latents."
+        ]
 
 
 def fidelity(
@@ -211,6 +269,9 @@ def fidelity(
     reference: str = "reference statistics",
     protocol: str = "",
     feature_extractor_reason: str = "",
+    interpolation_features: np.ndarray | None = None,
+    gaussian_features: np.ndarray | None = None,
+    isotropic_features: np.ndarray | None = None,
     *,
     splits: Annotated[int, Range(10, 200)] = 40,
     neighbors: Annotated[int, Range(1, 10)] = 3,
@@ -244,6 +305,10 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         How the features were computed, in one line.
     feature_extractor_reason : str, optional
         Why this feature extractor was used.
+    interpolation_features : ndarray of float, shape (n, dim), optional
+        Features of decoded points between latents of held-out and training images.
+    gaussian_features, isotropic_features : ndarray of float, shape (m, dim), optional
+        Features of decoded draws from one Gaussian per class, and of decoded isotropic noise.
     splits : int, default 40
         Number of half samples behind the intervals; at most 10 for over 512 features.
     neighbors : int, default 3
@@ -282,6 +347,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         "held-out": features,
         "training": train_features,
         "reconstructions": reconstruction_features,
+        "interpolations": interpolation_features,
         "midpoints": midpoint_features,
         "samples": sample_features,
     }
@@ -309,6 +375,10 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
             copies_gallery = gallery(near_copies, samples, train_images)
     distances = comparison.of_sets(used, pairs)
     distances += comparison.with_reference(sets, reference_moments, reference)
+    references: tuple[ReferenceDistance, ...] = ()
+    if "training" in used:
+        training = _cut_to_equal_size(used, seed)["training"]
+        references = reference_distances(training, gaussian_features, isotropic_features, seed)
     spatial = _check_sets({name: x for name, x in spatial_sets.items() if x is not None})
     spatial_pairs = [pair for pair in PAIRS if pair[1] in spatial and pair[2] in spatial]
     spatial_reference = _reference(reference_spatial_mean, reference_spatial_covariance)
@@ -317,6 +387,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
     logits = {"reconstructions": reconstruction_logits, "samples": sample_logits}
     return Fidelity(
         distances=distances,
+        references=references,
         spatial_distances=tuple(
             replace(d, name=d.name.replace("FID", "sFID"))
             for d in spatial_distances

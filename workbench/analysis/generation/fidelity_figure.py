@@ -14,18 +14,20 @@ from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
 
 if TYPE_CHECKING:
-    from workbench.analysis.generation.fidelity import Fidelity
+    from workbench.analysis.generation.fidelity import Distance, Fidelity
     from workbench.analysis.generation.memorization import Memorization
 
 MAX_LINE_POINTS = 400
 GALLERY_ROW_HEIGHT_PX = 64
 GRAY = COLORS[6]
+REFERENCE_COLOR = COLORS[2]
 
 
 def draw(result: Fidelity) -> go.Figure:
     """Draw distances, distances to training images, and a gallery of the nearest samples."""
     figure = _panels(result)
     _add_distances(figure, result)
+    _add_references(figure, result)
     if result.memorization:
         _add_nearness(figure, result.memorization)
     if result.gallery is not None:
@@ -71,7 +73,7 @@ def _add_distances(figure: go.Figure, result: Fidelity) -> None:
     value = np.array([d.value for d in distances])
     high = np.array([d.high for d in distances])
     low = np.array([d.low for d in distances])
-    names = [f"{d.name}<br><sub>{d.real}, {d.evaluated}</sub>" for d in distances]
+    names = [_row_name(d) for d in distances]
     figure.add_scatter(
         x=value,
         y=names,
@@ -119,6 +121,48 @@ def _add_distances(figure: go.Figure, result: Fidelity) -> None:
         row=1,
         col=1,
     )
+
+
+def _add_references(figure: go.Figure, result: Fidelity) -> None:
+    """Mark the distances of decoded Gaussians with ticks on the row of the samples.
+
+    Isotropic noise is often so far away that the axis would hide all other differences, so that its
+    tick may be outside and its value is in the legend.
+    """
+    if not result.references:
+        return
+    samples = result.samples_distance
+    row = "class Gaussians<br><sub>training, no generator</sub>"
+    if samples is not None:
+        row = _row_name(samples)
+    else:
+        names = (*figure.layout.yaxis.tickvals, row)
+        figure.update_yaxes(
+            tickvals=names, ticktext=names, range=[-0.6, len(names) - 0.4], row=1, col=1
+        )
+    for reference, width in zip(result.references, (3, 1.5), strict=False):
+        figure.add_scatter(
+            x=[reference.value],
+            y=[row],
+            mode="markers",
+            marker={
+                "symbol": "line-ns",
+                "size": 26,
+                "line": {"width": width, "color": REFERENCE_COLOR},
+            },
+            name=f"{reference.name}, no training: {reference.value:.3g}",
+            hovertemplate="%{x:.4g}<extra>" + reference.name + "</extra>",
+            row=1,
+            col=1,
+        )
+    limits = [d.high if np.isfinite(d.high) else d.value for d in result.distances]
+    if result.class_gaussians is not None:
+        limits.append(result.class_gaussians.value)
+    figure.update_xaxes(range=[0, 1.08 * max(limits)], row=1, col=1)
+
+
+def _row_name(distance: Distance) -> str:
+    return f"{distance.name}<br><sub>{distance.real}, {distance.evaluated}</sub>"
 
 
 def _add_nearness(figure: go.Figure, memorization: Memorization) -> None:

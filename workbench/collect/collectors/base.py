@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.collect.images import batch_slices
+from workbench.collect.training_latents import TrainingLatents, encode_training_images
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.data import ImageSet
@@ -87,6 +88,17 @@ class CollectContext:
         """Rows and columns of the tokens; None if they have no position in the image."""
         return token_grid(self.tokenizer, self.source, self.device)
 
+    @cached_property
+    def training_latents(self) -> TrainingLatents:
+        """The latents of a sample of the training images, encoded once for all collectors.
+
+        Raises
+        ------
+        NotApplicable
+            If the training images cannot be drawn, or have differing numbers of tokens.
+        """
+        return encode_training_images(self)
+
     @property
     def is_imported(self) -> bool:
         """True if the tokenizer was trained elsewhere."""
@@ -154,6 +166,8 @@ class Collector:
         Names of the arrays that it may return.
     requires : tuple of str
         Names of the collectors whose arrays it reads from `context.arrays`.
+    on_request : bool
+        It is expensive, or few analyses need it: it runs only if it is named.
     """
 
     name: str
@@ -161,6 +175,7 @@ class Collector:
     models: tuple[ModelKind, ...]
     provides: tuple[str, ...]
     requires: tuple[str, ...]
+    on_request: bool = False
 
     def __call__(self, model: Any, images: ImageSet, context: CollectContext) -> Arrays:
         """Collect the arrays."""
@@ -173,7 +188,10 @@ class Collector:
 
 
 def collector(
-    *models: ModelKind, provides: Sequence[str], requires: Sequence[str] = ()
+    *models: ModelKind,
+    provides: Sequence[str],
+    requires: Sequence[str] = (),
+    on_request: bool = False,
 ) -> Callable[[CollectFunction], Collector]:
     """Declare a function as a collector.
 
@@ -185,6 +203,8 @@ def collector(
         Names of the arrays that it may return.
     requires : sequence of str
         Names of the collectors whose arrays it reads from `context.arrays`.
+    on_request : bool
+        Run it only if it is named by `collect(also=...)` or `collect(only=...)`.
 
     Examples
     --------
@@ -202,6 +222,7 @@ def collector(
             models=models,
             provides=tuple(provides),
             requires=tuple(requires),
+            on_request=on_request,
         )
 
     return declare

@@ -13,7 +13,7 @@ from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 
-@collector("tokenizer", provides=["midpoint_features"], requires=["encoding"])
+@collector("tokenizer", provides=["midpoint_features"], requires=["encoding"], on_request=True)
 def midpoints(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
     """Decode the midpoint between each image's latents and the nearest other ones."""
     latents = torch.from_numpy(context.latents)

@@ -1,16 +1,13 @@
 """Samples of a generator, with their labels and features."""
 
 import numpy as np
-import torch
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import extractor_outputs
-from workbench.collect.sampling import draw_samples
+from workbench.collect.sampling import draw_samples, sample_labels
 from workbench.data import ImageSet
 from workbench.generators.base import Generator
 
-MAX_SAMPLES_PER_CLASS = 64
-MIN_SAMPLES = 640  # of all classes together, if the limit allows: distances of fewer are unreliable
 SAMPLES_PER_SEED = 256  # samples that are drawn with one seed
 
 
@@ -26,10 +23,7 @@ SAMPLES_PER_SEED = 256  # samples that are drawn with one seed
 )
 def samples(model: Generator, images: ImageSet, context: CollectContext) -> Arrays:
     """Sample equally many images of every class."""
-    classes = model.config.classes
-    per_class = max(MAX_SAMPLES_PER_CLASS, MIN_SAMPLES // classes)
-    per_class = max(1, min(per_class, context.limit // classes))
-    labels = torch.arange(classes).repeat_interleave(per_class)[: context.limit]
+    labels = sample_labels(model.config.classes, context.limit)
     parts = []
     for number, part in enumerate(context.track(labels.split(SAMPLES_PER_SEED))):
         parts.append(

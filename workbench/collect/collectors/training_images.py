@@ -5,8 +5,8 @@ import math
 from torch import nn
 
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import MAX_ARRAY_BYTES, extractor_outputs, is_stream, load_images
-from workbench.core.errors import NotApplicable
+from workbench.collect.images import MAX_ARRAY_BYTES, extractor_outputs, load_images
+from workbench.collect.training_latents import check_training_images
 from workbench.data import ImageSet
 
 
@@ -17,11 +17,7 @@ from workbench.data import ImageSet
 )
 def training_images(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
     """Draw images that the tokenizer was trained on, and compute their features."""
-    if is_stream(context.source):
-        raise NotApplicable(f"{context.source.name} was trained on a stream; it has no index.")
-    data = context.source.config.data
-    if data is not None and data.split == "all" and context.run is context.source:
-        raise NotApplicable(f"{data.source} has no splits, so every image of it was evaluated.")
+    check_training_images(context)
     max_images = max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape))
     sample = min(context.limit, max_images)
     train = load_images(context.source, "train", sample=sample, seed=context.seed)

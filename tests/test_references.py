@@ -1,0 +1,146 @@
+"""Gaussian references, interpolation, equivariance and perturbed codes, against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from workbench.analysis.diagnosis.checks import checks
+from workbench.analysis.generation.fidelity import fidelity
+from workbench.collect.class_gaussians import fit_class_gaussians
+from workbench.collect.collectors.equivariance import TRANSFORMS, latent_errors
+from workbench.collect.collectors.interpolation import nearest_partners, spherical_interpolation
+from workbench.collect.collectors.perturbed_codes import nearest_codes, perturb_codes
+from workbench.core.errors import NotApplicable
+from workbench.core.separable import fit_separable
+from workbench.storage.evidence import Evidence
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# Class Gaussians
+
+
+def test_separable_fit_recovers_both_factors():
+    tokens = np.array([[1.0, 0.6, 0.0], [0.6, 1.0, 0.2], [0.0, 0.2, 1.0]])
+    channels = np.diag([4.0, 1.0])
+    rows = np.linalg.cholesky(tokens) @ normal(20_000, 3, 2) @ np.sqrt(channels)
+    fitted = fit_separable(rows)
+    np.testing.assert_allclose(fitted.tokens, tokens, atol=0.03)
+    np.testing.assert_allclose(fitted.channels, channels, atol=0.1)
+    assert fitted.eigenvalues.sum() == pytest.approx(np.square(rows).sum() / len(rows))
+
+
+@pytest.mark.parametrize("num_images", [4000, 40])
+def test_class_gaussians_have_the_moments_of_the_latents(num_images):
+    """With few images, the covariance is separable; the variance is that of the latents still."""
+    labels = np.arange(num_images) % 2
+    scale = np.array([1.0, 3.0])
+    latents = scale * normal(num_images, 12, 2) + 10 * labels[:, None, None]
+    gaussians = fit_class_gaussians(latents, labels)
+    assert (gaussians.root is None) == (num_images == 40)
+    draws = gaussians.sample(np.repeat([0, 1, 7], 3000), seed=1).reshape(3, 3000, 12, 2)
+    means = np.stack([latents[labels == 0].mean(0), latents[labels == 1].mean(0), latents.mean(0)])
+    np.testing.assert_allclose(draws.mean(axis=1), means, atol=0.3)
+    residuals = latents - np.stack([means[k] for k in labels])
+    variance = np.square(residuals).sum(axis=0).mean(axis=0) / (num_images - 2)
+    np.testing.assert_allclose(draws.var(axis=1).mean(axis=(0, 1)), variance, rtol=0.1)
+
+
+def test_class_gaussians_refuse_one_image_per_class():
+    with pytest.raises(NotApplicable):
+        fit_class_gaussians(normal(20, 2, 2), np.arange(20))
+
+
+def generator_evidence(samples: np.ndarray) -> Evidence:
+    return Evidence(
+        {"run": "g", "step": 1, "tokenizer": {"run": "a"}, "feature_extractor": "hog"},
+        features=normal(400, 3),
+        train_features=normal(400, 3, seed=1),
+        sample_features=samples,
+        gaussian_features=normal(400, 3, seed=2) + 1,
+    )
+
+
+@pytest.mark.parametrize(("shift", "is_flagged"), [(0.5, False), (2.0, True)])
+def test_generator_has_to_beat_the_class_gaussians(shift, is_flagged):
+    """The distance of translated sets is the squared length of the translation."""
+    evidence = generator_evidence(normal(400, 3, seed=2) + shift)
+    result = fidelity(**evidence.kwargs_for(fidelity), splits=10)
+    assert result.class_gaussians.value == pytest.approx(3, rel=0.1)
+    assert result.samples_distance.value == pytest.approx(3 * shift**2, rel=0.1)
+    assert set(result.table()["distance"]) >= {"class Gaussians", "gFD"}
+    codes = {check.code for check in checks([evidence]).findings}
+    assert ("TK042" in codes) == is_flagged
+
+
+def test_same_draws_have_the_distance_of_the_samples():
+    evidence = generator_evidence(normal(400, 3, seed=2) + 1)
+    result = fidelity(**evidence.kwargs_for(fidelity), splits=10)
+    assert result.class_gaussians.value == pytest.approx(result.samples_distance.value, rel=1e-9)
+
+
+# Interpolation
+
+
+def test_interpolation_at_zero_is_the_latent_and_midway_bisects_the_arc():
+    start = torch.tensor([[[1.0, 0.0]], [[2.0, 0.0]]])
+    end = torch.tensor([[[0.0, 1.0]], [[4.0, 0.0]]])
+    torch.testing.assert_close(spherical_interpolation(start, end, 0.0), start)
+    half = torch.tensor([[[0.5**0.5, 0.5**0.5]], [[3.0, 0.0]]])
+    torch.testing.assert_close(spherical_interpolation(start, end, 0.5), half)
+
+
+def test_partners_are_among_the_nearest_of_centered_latents():
+    training = normal(50, 2, 3) + 100.0
+    is_scaled = np.array([1.0, 1.0, 50.0])
+    held_out = training[::-1] + 0.0
+    centered = ((training - training.mean(0)) / training.std((0, 1))).reshape(50, -1)
+    unit = centered / np.linalg.norm(centered, axis=1, keepdims=True)
+    nearest = np.argsort(-(unit[::-1] @ unit.T), axis=1)[:, :10]
+    partners = nearest_partners(held_out * is_scaled, training * is_scaled, seed=0)
+    assert all(partner in row for partner, row in zip(partners, nearest, strict=True))
+
+
+# Equivariance
+
+
+def tokens_of(maps: torch.Tensor) -> torch.Tensor:
+    return rearrange(maps, "b d h w -> b (h w) d")
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMS))
+def test_mean_pooling_is_equivariant(name):
+    images = torch.from_numpy(normal(8, 3, 8, 8))
+    transform = TRANSFORMS[name]
+    transformed = tokens_of(transform(F.avg_pool2d(images, 2)))
+    expected = tokens_of(F.avg_pool2d(transform(images), 2))
+    assert max(latent_errors(transformed, expected)) == pytest.approx(0, abs=1e-12)
+
+
+def test_unrelated_latents_have_an_error_of_two_only_without_place_means():
+    place_means = normal(1, 16, 4, seed=3)
+    first, second = (torch.from_numpy(normal(3000, 16, 4, seed=seed)) for seed in (1, 2))
+    raw, place_free = latent_errors(first + 5 * torch.from_numpy(place_means), second)
+    assert place_free == pytest.approx(2, rel=0.02)
+    assert raw == pytest.approx(2 + 25 * np.square(place_means).mean(), rel=0.02)
+
+
+# Perturbed codes
+
+
+def test_perturbed_codes_are_near_and_as_many_as_requested():
+    codebook = torch.arange(32.0)[None, :, None].expand(2, 32, 1).clone()
+    codebook[1] = codebook[1].flip(0)
+    neighbors = nearest_codes(codebook)
+    assert neighbors.shape == (2, 32, 2)
+    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 32, (500, 8)))
+    generator = torch.Generator().manual_seed(0)
+    perturbed = perturb_codes(codes, neighbors, 0.25, generator)
+    is_changed = perturbed != codes
+    assert is_changed.double().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert (perturbed - codes).abs().max() <= 2
+    assert torch.equal(perturb_codes(codes, neighbors, 0.0, generator), codes)

@@ -1,0 +1,119 @@
+"""One Gaussian per class, fitted to latents: what a generator draws that knows second moments."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.core.errors import NotApplicable
+from workbench.core.separable import SeparableCovariance, covariance_root, fit_separable
+
+# Images per number of a latent, below which a full covariance is too uncertain.
+MIN_IMAGES_PER_NUMBER = 2
+MIN_DEGREES = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ClassGaussians:
+    """The means of classes, and one covariance within classes.
+
+    Attributes
+    ----------
+    classes : ndarray of int, shape (n_classes,)
+        The classes in ascending order; empty without labels.
+    class_means : ndarray of float64, shape (n_classes, n_tokens, dim)
+        Their means.
+    mean : ndarray of float64, shape (n_tokens, dim)
+        The mean of all latents, in place of the mean of a class without images.
+    root : ndarray of float64, shape (n_tokens * dim, n_tokens * dim), or None
+        The symmetric root of the covariance within classes; None if it is separable.
+    separable : SeparableCovariance or None
+        The separable fit to it, if there are under two images per number of a latent.
+    """
+
+    classes: np.ndarray
+    class_means: np.ndarray
+    mean: np.ndarray
+    root: np.ndarray | None
+    separable: SeparableCovariance | None
+
+    def sample(self, labels: np.ndarray, seed: int) -> np.ndarray:
+        """Draw the latents of one image per label.
+
+        Parameters
+        ----------
+        labels : ndarray of int, shape (n,)
+            Classes.
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_tokens, dim)
+        """
+        random = np.random.default_rng(seed)
+        means = self._means(labels)
+        if self.separable is not None:
+            noise = self.separable.sample(len(labels), random)
+        else:
+            assert self.root is not None
+            noise = (random.standard_normal((len(labels), len(self.root))) @ self.root).reshape(
+                means.shape
+            )
+        return (means + noise).astype(np.float32)
+
+    def _means(self, labels: np.ndarray) -> np.ndarray:
+        """Return the mean of each label's class, or that of all latents for an unknown class."""
+        means = np.broadcast_to(self.mean, (len(labels), *self.mean.shape)).copy()
+        if not len(self.classes):
+            return means
+        rows = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
+        is_known = self.classes[rows] == labels
+        means[is_known] = self.class_means[rows[is_known]]
+        return means
+
+
+def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> ClassGaussians:
+    """Fit class means and the covariance within classes.
+
+    With under two images per number of a latent, the covariance is separable: one matrix between
+    tokens and one between channels.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, n_tokens, dim)
+        Latents of training images.
+    labels : ndarray of int, shape (n,), or None
+        Their classes; None fits a single Gaussian.
+
+    Raises
+    ------
+    NotApplicable
+        If there are under 10 images more than classes.
+    """
+    rows = np.asarray(latents, np.float64)
+    mean = rows.mean(axis=0)
+    classes = np.zeros(0, np.int64)
+    class_means = np.zeros((0, *mean.shape))
+    residuals = rows - mean
+    degrees = len(rows) - 1
+    if labels is not None:
+        classes, members = np.unique(labels, return_inverse=True)
+        class_means = np.stack([rows[members == k].mean(axis=0) for k in range(len(classes))])
+        residuals = rows - class_means[members]
+        degrees = len(rows) - len(classes)
+    if degrees < MIN_DEGREES:
+        raise NotApplicable(
+            f"One Gaussian per class needs at least {MIN_DEGREES} training images more than"
+            f" classes, got {len(rows):,} images of {max(1, len(classes)):,} classes. Collect with"
+            " a larger --limit."
+        )
+    root = None
+    separable = None
+    if degrees >= MIN_IMAGES_PER_NUMBER * mean.size:
+        flat = residuals.reshape(len(rows), -1)
+        root = covariance_root(flat.T @ flat / degrees)
+    else:
+        separable = fit_separable(residuals, degrees)
+    return ClassGaussians(
+        classes=classes, class_means=class_means, mean=mean, root=root, separable=separable
+    )
