@@ -16,8 +16,8 @@ from PIL import EpsImagePlugin, Image
 import workbench
 from workbench.core.errors import UserError
 from workbench.data import ImageSet, bundled, decode_cache, load
+from workbench.data.channels import with_channels
 from workbench.data.decode import FORMATS, MAX_FILE_BYTES, decode
-from workbench.data.images import with_channels
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out_mask
 
@@ -449,7 +449,8 @@ def spoil_float(file: Path) -> None:
         (spoil_huge, "bad.png has more than 89,478,485 pixels; make it smaller."),
         (
             spoil_float,
-            "bad.png has floating-point pixels, whose range is unknown; save it with 8 or 16 bits.",
+            "bad.png has floating-point pixels, whose range is unknown; save it with 8 or 16 bits,"
+            " or give value_range.",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from workbench.core.errors import RunError, UserError
-from workbench.data import ImageSet, load
+from workbench.data import ImageSet, Pixels, load
 from workbench.features import FeatureExtractor
 from workbench.storage.run import Run
 
@@ -68,12 +68,13 @@ def load_images(
         resize=data.resize,
         sample=sample,
         seed=seed,
+        value_range=data.value_range,
     )
     # The training images of an imported tokenizer are not among those of its run.
     if split != "train" or max_images is not None or data.fingerprint is None:
         return images
     if sample is None:
-        is_same = images.fingerprint == data.fingerprint
+        is_same = images.has_fingerprint(data.fingerprint)
     else:
         is_same = bool(data.skipped) or data.n in (None, images.total)
     if not is_same:
@@ -132,7 +133,7 @@ def check_finite(values: Tensor, name: str) -> None:
 
 
 def pooled_features(
-    feature_extractor: FeatureExtractor, pixels: np.ndarray, device: torch.device
+    feature_extractor: FeatureExtractor, pixels: Pixels, device: torch.device
 ) -> np.ndarray:
     """Compute one feature vector per image.
 
@@ -140,7 +141,7 @@ def pooled_features(
     ----------
     feature_extractor : FeatureExtractor
         The network.
-    pixels : ndarray of uint8, shape (n, h, w, c)
+    pixels : ndarray or LazyImages of uint8, shape (n, h, w, c)
         The images.
     device : torch.device
         Device of the computation.
@@ -155,7 +156,7 @@ def pooled_features(
 
 def extractor_outputs(
     feature_extractor: FeatureExtractor,
-    pixels: np.ndarray,
+    pixels: Pixels,
     device: torch.device,
     prefix: str = "",
     skip: Collection[str] = (),
@@ -166,7 +167,7 @@ def extractor_outputs(
     ----------
     feature_extractor : FeatureExtractor
         The network.
-    pixels : ndarray of uint8, shape (n, h, w, c)
+    pixels : ndarray or LazyImages of uint8, shape (n, h, w, c)
         The images.
     device : torch.device
         Device of the computation.

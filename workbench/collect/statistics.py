@@ -9,7 +9,7 @@ import torch
 from workbench.collect.images import extractor_outputs
 from workbench.core.errors import UserError
 from workbench.core.moments import Moments
-from workbench.data import load
+from workbench.data import Pixels, load
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.storage import adm
 from workbench.storage.files import file_digest, printable
@@ -138,7 +138,7 @@ def write_statistics(
     return statistics
 
 
-def array_blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+def array_blocks(images: Pixels) -> Iterator[np.ndarray]:
     """Yield an array of images in the blocks in which archives are written."""
     for start in range(0, len(images), adm.BLOCK_IMAGES):
         yield np.asarray(images[start : start + adm.BLOCK_IMAGES])

@@ -8,6 +8,42 @@ import numpy as np
 FINGERPRINT_DIGITS = 16
 
 
+class ImageHash:
+    """The hash of images that are added in parts.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape (n, h, w, c) of the array of all images.
+    names : sequence of str
+        The names of the classes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], names: Sequence[str] = ()) -> None:
+        description = repr((tuple(shape), tuple(names)))
+        self._digest = hashlib.sha256(description.encode("utf-8", "surrogateescape"))
+
+    def add_pixels(self, pixels: np.ndarray) -> None:
+        """Add the next images."""
+        self._digest.update(np.ascontiguousarray(pixels).data)
+
+    def add_text(self, text: str) -> None:
+        """Add a line that identifies images."""
+        self._digest.update(text.encode("utf-8", "surrogateescape") + b"\n")
+
+    def finish(self, labels: np.ndarray | None) -> str:
+        """Return the hash as 16 hexadecimal digits, after all images.
+
+        Parameters
+        ----------
+        labels : ndarray of int, shape (n,), or None
+            The classes of the images.
+        """
+        if labels is not None:
+            self._digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+        return self._digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+
 def image_fingerprint(
     pixels: np.ndarray, labels: np.ndarray | None, names: Sequence[str] = ()
 ) -> str:
@@ -27,8 +63,6 @@ def image_fingerprint(
     str
         16 hexadecimal digits.
     """
-    digest = hashlib.sha256(repr((pixels.shape, tuple(names))).encode("utf-8", "surrogateescape"))
-    digest.update(np.ascontiguousarray(pixels).data)
-    if labels is not None:
-        digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
-    return digest.hexdigest()[:FINGERPRINT_DIGITS]
+    identity = ImageHash(pixels.shape, names)
+    identity.add_pixels(pixels)
+    return identity.finish(labels)

@@ -10,12 +10,14 @@ h height, w width.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from workbench.core.augmentation import Augmentation
 
 Images = Float[Tensor, "b c h w"]
 
@@ -175,6 +177,49 @@ class OrderedImages(Protocol):
         labels : ndarray of int64, shape (b,), or None
             Their classes; None if an image has none.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsAugmentation(Protocol):
+    """Training data that can be cropped or flipped at random."""
+
+    def augmented(self, augmentation: Augmentation) -> Any:
+        """Return the data with an augmentation: an `AugmentedDataset` or a `RequestDataset`.
+
+        It raises UserError if the data does not support this augmentation.
+        """
+        ...
+
+
+@runtime_checkable
+class AugmentedDataset(Protocol):
+    """Training data whose items are different in each epoch."""
+
+    def __len__(self) -> int: ...
+
+    def augmented_batch(self, indices: Tensor, epochs: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of `objective` for the items at the indices in certain epochs.
+
+        The items depend on nothing but the arguments, so that they are the same in every worker
+        process and after a resume. A Tensor of uint8, shape (b, c, h, w), has images; it becomes
+        float32 in [-1, 1] on the device of the model.
+        """
+        ...
+
+
+@runtime_checkable
+class RequestDataset(Protocol):
+    """A stream whose batches can be read in one process and decoded in another."""
+
+    def requests(
+        self, size: int, *, first: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> Iterator[Any]:
+        """Iterate without end over what `load` needs; the arguments are those of `batches`."""
+        ...
+
+    def load(self, request: Any) -> tuple[Tensor, ...]:
+        """Return the arguments of `objective`, images as for `AugmentedDataset`."""
         ...
 
 

@@ -2,14 +2,18 @@
 
 import warnings
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from workbench.core.errors import UserError, missing_extra, unknown
-from workbench.data.images import ImageSet, with_channels
+from workbench.data.channels import with_channels
+from workbench.data.decode import ValueRange
+from workbench.data.images import ImageSet, Pixels
+from workbench.data.lazy import Decoding
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import Selection
 
-__all__ = ["BUNDLED", "ImageSet", "load"]
+__all__ = ["BUNDLED", "ImageSet", "Pixels", "load"]
 
 SPLITS = ("train", "test", "all")
 BUNDLED = ("digits", "photos", "shapes")
@@ -31,11 +35,16 @@ def load(
     resize: str | None = None,
     sample: int | None = None,
     seed: int = 0,
+    value_range: ValueRange | None = None,
 ) -> ImageSet:
-    """Load images into memory.
+    """Load images.
+
+    They are decoded into memory if they fit into 512 MiB. Otherwise only their positions are held
+    in memory, and they are decoded whenever they are read.
 
     Files that cannot be read are skipped: one warning counts them, and `skipped` of the result has
-    the reasons.
+    the reasons. A damaged image among those that are decoded when they are read becomes a gray
+    square, with a warning.
 
     Parameters
     ----------
@@ -59,6 +68,10 @@ def load(
         Draw at most this many of the images, in random order. Only these are decoded.
     seed : int
         Seed of `sample`.
+    value_range : tuple of float, optional
+        The values of black and white of image files with more than 8 bits per channel, such as
+        (0, 4095) for 12 bits in files of 16. Values outside are clipped. None: the whole range of
+        16 bits, unless the files declare another one.
 
     Returns
     -------
@@ -85,9 +98,17 @@ def load(
     for name, number in (("limit", limit), ("sample", sample)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}.")
+    if value_range is not None:
+        _check_value_range(value_range, str(source))
     selection = Selection(limit=limit, sample=sample, seed=seed)
+    decoding = Decoding(
+        side=side,
+        channels=channels,
+        resize=resize or DEFAULT_RESIZE,
+        value_range=value_range,
+    )
     try:
-        images = _read(str(source), split, side, selection, resize or DEFAULT_RESIZE)
+        images = _read(str(source), split, selection, decoding)
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
@@ -97,30 +118,37 @@ def load(
         warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=2)
     for note in images.layout.notes if images.layout else ():
         warnings.warn(note, stacklevel=2)
-    return replace(images, pixels=with_channels(images.pixels, channels))
+    return images
 
 
-def _read(source: str, split: str, side: int | None, selection: Selection, resize: str) -> ImageSet:
+def _check_value_range(value_range: ValueRange, source: str) -> None:
+    low, high = value_range
+    if not (isfinite(low) and isfinite(high) and low < high):
+        raise UserError(f"value_range must be two numbers, the lower one first, got {low}, {high}.")
+    if source in BUNDLED:
+        raise UserError(f"{source} has 8 bits per channel, so that value_range does not apply.")
+
+
+def _read(source: str, split: str, selection: Selection, decoding: Decoding) -> ImageSet:
     has_splits = source in BUNDLED or source.startswith("stream:")
     if has_splits and split == "all":
         split = "test"
     if source in BUNDLED:
-        return _read_bundled(source, split, side, selection)
+        images = _read_bundled(source, split, decoding.side, selection)
+        return replace(images, pixels=with_channels(images.read(), decoding.channels))
     if source.startswith("stream:"):
         from workbench.data.stream import first_images
 
         name = source.removeprefix("stream:")
-        return first_images(name, split, side, None, selection.sample or selection.limit, resize)
+        return first_images(name, split, selection.sample or selection.limit, decoding)
     if source.startswith("hub:"):
         from workbench.data.parquet import read_hub
 
-        return read_hub(source.removeprefix("hub:"), split, side, selection, resize)
-    return _read_path(source, split, side, selection, resize)
+        return read_hub(source.removeprefix("hub:"), split, selection, decoding)
+    return _read_path(source, split, selection, decoding)
 
 
-def _read_path(
-    source: str, split: str, side: int | None, selection: Selection, resize: str
-) -> ImageSet:
+def _read_path(source: str, split: str, selection: Selection, decoding: Decoding) -> ImageSet:
     path = Path(source).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -142,14 +170,14 @@ def _read_path(
     if suffix in (".npy", ".npz"):
         from workbench.data.array_images import read_array_images
 
-        return read_array_images(path, split, side, selection, source, resize)
+        return read_array_images(path, split, selection, source, decoding)
     if is_file and suffix not in (".parquet", ".zip", ".tar"):
         raise UserError(f"{source} is not of a supported type. {ACCEPTED_SOURCES}")
     if is_folder and is_saved_dataset(path):
-        return read_saved_dataset(path, split, side, selection, source, resize)
+        return read_saved_dataset(path, split, selection, source, decoding)
     tables = {} if suffix in (".zip", ".tar") else parquet_files(path)
     if tables:
-        return read_parquet(tables, split, side, selection, source, resize)
+        return read_parquet(tables, split, selection, source, decoding)
     from workbench.data.archives import TarImages, ZipImages, tar_files
 
     images: ImageFiles = FolderImages(path)
@@ -158,7 +186,7 @@ def _read_path(
         images = ZipImages(path)
     elif shards:
         images = TarImages(shards)
-    return read_files(images, split, side, selection, source, resize)
+    return read_files(images, split, selection, source, decoding)
 
 
 def _read_bundled(source: str, split: str, side: int | None, selection: Selection) -> ImageSet:

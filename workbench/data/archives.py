@@ -1,14 +1,20 @@
 """Images in zip and tar archives, read one member at a time without unpacking."""
 
+import struct
 import tarfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from os import SEEK_END
+from os import SEEK_CUR, SEEK_END
 from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.data.decode import MAX_FILE_BYTES
+from workbench.data.encoded import NameTable
 from workbench.data.layout import (
     EXTENSIONS,
     ImageFile,
@@ -21,6 +27,10 @@ from workbench.data.layout import (
 from workbench.data.split import TEST_NAMES
 
 CLASS_EXTENSION = ".cls"  # of webdataset
+ZIP_ENCRYPTED = 1  # flag bit of a member
+ZIP_HEADER_MARK = b"PK\x03\x04"  # begins the header of a member
+ZIP_HEADER_BYTES = 30  # before its name
+TarPosition = tuple[Path, int, int]  # file, offset and size of a member
 
 
 class ZipImages:
@@ -48,19 +58,9 @@ class ZipImages:
         listing = Listing.from_names(name for name in names if _is_visible(name))
         return find_layout(listing, source, self._text)
 
-    def content(self, name: str) -> bytes:
-        """Return the content of a member.
-
-        Raises
-        ------
-        UserError
-            If it is damaged, encrypted or too large.
-        """
-        try:
-            _check_bytes(self._archive.getinfo(name).file_size, name)
-            return self._archive.read(name)
-        except (OSError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{name} in {self.path} cannot be read ({error}).") from None
+    def encoded(self, names: Sequence[str]) -> "ZipMembers":
+        """Return the members of these names."""
+        return ZipMembers(self.path, [self._archive.getinfo(name) for name in names])
 
     def files_of(self, names: Sequence[str]) -> list[Path]:
         """Return the zip file."""
@@ -68,9 +68,93 @@ class ZipImages:
 
     def _text(self, name: str) -> str:
         try:
-            return self.content(name).decode("utf-8-sig")
+            return self.encoded([name]).content(0).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{name} in {self.path} is not UTF-8 text.") from None
+
+
+class ZipMembers:
+    """Members of a zip file, of which only the positions are held in memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    members : sequence of ZipInfo
+        The members.
+    """
+
+    def __init__(self, path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+        self.path = path
+        self.names = NameTable(member.filename for member in members)
+        fields = [
+            (
+                member.header_offset,
+                member.compress_size,
+                member.file_size,
+                member.CRC,
+                member.compress_type,
+                member.flag_bits,
+            )
+            for member in members
+        ]
+        self.fields = np.array(fields, np.int64).reshape(-1, 6)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Return the name of a member."""
+        return self.names[index]
+
+    def content(self, index: int) -> bytes:
+        """Return the content of a member.
+
+        Raises
+        ------
+        UserError
+            If it is damaged, encrypted or too large.
+        """
+        name = self.names[index]
+        member = zipfile.ZipInfo(name or "_")
+        offset, compressed, size, crc, method, flags = self.fields[index].tolist()
+        _check_bytes(size, name)
+        member.header_offset = offset
+        member.compress_size = compressed
+        member.file_size = size
+        member.CRC = crc
+        member.compress_type = method
+        member.flag_bits = flags
+        try:
+            with self.path.open("rb") as file:
+                return _read_member(file, member)
+        except (OSError, RuntimeError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{name} in {self.path} cannot be read ({error}).") from None
+
+    def identity(self, indices: np.ndarray) -> Iterator[str]:
+        """Yield the name, the size and the checksum of each member."""
+        for index in indices.tolist():
+            yield f"{self.names[index]} {self.fields[index, 2]} {self.fields[index, 3]}"
+
+
+def _read_member(file: IO[bytes], member: zipfile.ZipInfo) -> bytes:
+    """Read a member at its position, without reading the directory of the archive again."""
+    if member.flag_bits & ZIP_ENCRYPTED:
+        raise RuntimeError("it is encrypted")
+    file.seek(member.header_offset)
+    header = file.read(ZIP_HEADER_BYTES)
+    if len(header) != ZIP_HEADER_BYTES or not header.startswith(ZIP_HEADER_MARK):
+        raise zipfile.BadZipFile("its header is damaged")
+    name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
+    file.seek(name_bytes + extra_bytes, SEEK_CUR)
+    data = file.read(member.compress_size)
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.file_size + 1)
+    elif member.compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile("its compression is neither none nor deflate")
+    if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
+        raise zipfile.BadZipFile("its checksum is wrong")
+    return data
 
 
 class TarImages:
@@ -88,9 +172,9 @@ class TarImages:
         self.files = tuple(paths)
 
     @cached_property
-    def _members(self) -> dict[str, tuple[Path, int, int]]:
+    def _members(self) -> dict[str, TarPosition]:
         """The file, offset and size of each visible member, by its name."""
-        members: dict[str, tuple[Path, int, int]] = {}
+        members: dict[str, TarPosition] = {}
         for path in self.files:
             prefix = f"{path.name}/" if len(self.files) > 1 else ""
             try:
@@ -125,22 +209,9 @@ class TarImages:
         ]
         return Layout(name, splits, ignored_types(other_files), (), is_numbered=True)
 
-    def content(self, name: str) -> bytes:
-        """Return the content of a member.
-
-        Raises
-        ------
-        UserError
-            If it is too large or the file cannot be read.
-        """
-        path, offset, size = self._members[name]
-        _check_bytes(size, name)
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    def encoded(self, names: Sequence[str]) -> "TarMembers":
+        """Return the members of these names."""
+        return TarMembers(self.files, names, [self._members[name] for name in names])
 
     def files_of(self, names: Sequence[str]) -> list[Path]:
         """Return the tar files."""
@@ -164,9 +235,62 @@ class TarImages:
 
     def _text(self, name: str) -> str:
         try:
-            return self.content(name).decode("utf-8-sig")
+            return self.encoded([name]).content(0).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{name} in {self._members[name][0]} is not UTF-8 text.") from None
+
+
+class TarMembers:
+    """Members of tar files, of which only the positions are held in memory.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The tar files.
+    names : sequence of str
+        The names of the members.
+    positions : sequence of (Path, int, int)
+        The file, offset and size of each member.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], names: Sequence[str], positions: Sequence[TarPosition]
+    ) -> None:
+        self.files = tuple(files)
+        self.names = NameTable(names)
+        index_of = {file: index for index, file in enumerate(self.files)}
+        rows = [(index_of[file], offset, size) for file, offset, size in positions]
+        self.positions = np.array(rows, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Return the name of a member."""
+        return self.names[index]
+
+    def content(self, index: int) -> bytes:
+        """Return the content of a member.
+
+        Raises
+        ------
+        UserError
+            If it is too large or the file cannot be read.
+        """
+        file_index, offset, size = self.positions[index].tolist()
+        path = self.files[file_index]
+        _check_bytes(size, self.names[index])
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+
+    def identity(self, indices: np.ndarray) -> Iterator[str]:
+        """Yield the name and the size of each member."""
+        for index in indices.tolist():
+            yield f"{self.names[index]} {self.positions[index, 2]}"
 
 
 def tar_files(path: Path) -> list[Path]:

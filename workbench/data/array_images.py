@@ -1,30 +1,36 @@
 """Images in .npy and .npz files, such as the sample batches of ADM."""
 
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
+from typing import Literal
+from zipfile import ZipFile
 
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.data.encoded import ArrayImages
 from workbench.data.images import ImageSet, SourceLayout
-from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop
+from workbench.data.lazy import Decoding, read_pixels
 from workbench.data.split import Selection, held_out_mask
 
 # Names of arrays, in the order in which they are tried; ADM has arr_0 and arr_1.
 IMAGE_NAMES = ("arr_0", "images", "image", "x", "data")
 LABEL_NAMES = ("arr_1", "labels", "label", "y")
+COPY_BYTES = 2**20  # at a time
 
 
 def read_array_images(
     path: Path,
     split: str,
-    side: int | None,
     selection: Selection,
     source: str,
-    resize: str = DEFAULT_RESIZE,
+    decoding: Decoding,
 ) -> ImageSet:
     """Read the images of a .npy or .npz file, of which a tenth is held out.
 
-    An .npy file is memory-mapped; the images of an .npz file are read as a whole.
+    An .npy file is memory-mapped; the images of an .npz file are memory-mapped from a temporary
+    file.
 
     Parameters
     ----------
@@ -32,14 +38,12 @@ def read_array_images(
         The file, with uint8 images (n, h, w, 1 or 3) and optionally integer labels.
     split : {"train", "test", "all"}
         The split.
-    side : int, optional
-        Height and width in pixels; None keeps the size.
     selection : Selection
         The images to read.
     source : str
         Name of the file for errors.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion of the images to squares.
 
     Raises
     ------
@@ -64,16 +68,11 @@ def read_array_images(
     rows = rows[selection.indices(len(rows))]
     if not len(rows):
         raise UserError(f"{source} has no image for the {split} split.")
-    height, width = images.shape[1:3]
-    if side is None and height != width:
-        raise UserError(f"Images must be square, got {width} x {height} in {source}. Give `side`.")
     classes = np.array([], np.int64) if labels is None else np.unique(labels)
-    pixels = images[rows] if side in (None, height) and height == width else None
-    if pixels is None:
-        assert side is not None  # square images keep their size otherwise
-        pixels = np.stack([_resized(images[row], side, resize) for row in rows])
+    decoded = read_pixels(ArrayImages(images, rows, source), decoding, source)
+    rows = rows[decoded.indices]
     return ImageSet(
-        pixels=np.ascontiguousarray(pixels),
+        pixels=decoded.pixels,
         labels=None if labels is None else np.searchsorted(classes, labels[rows]).astype(np.int64),
         names=tuple(str(value) for value in classes),
         source=source,
@@ -83,7 +82,10 @@ def read_array_images(
             name="an array of images",
             splits={"train": int((~is_test).sum()), "test": int(is_test.sum())},
             ignored={},
+            notes=decoded.notes,
         ),
+        skipped=decoded.skipped,
+        originals=decoded.originals,
     )
 
 
@@ -100,7 +102,7 @@ def _load(path: Path, source: str) -> tuple[np.ndarray, np.ndarray | None]:
                     f" {IMAGE_NAMES[-1]}, got {', '.join(archive.files) or 'none'}."
                 )
             labels = None if label_name is None else archive[label_name]
-            return archive[image_name], labels
+            return _map_member(archive.zip, image_name), labels
     except UserError:
         raise
     except Exception as error:  # of numpy, zipfile and the operating system
@@ -108,8 +110,21 @@ def _load(path: Path, source: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"{source} cannot be read as an array ({reason}).") from None
 
 
-def _resized(image: np.ndarray, side: int, resize: str) -> np.ndarray:
-    from PIL import Image
-
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.atleast_3d(np.asarray(resize_and_crop(picture, side, resize)))
+def _map_member(archive: ZipFile, name: str) -> np.ndarray:
+    """Memory-map an array of an .npz file, through a temporary file that is already deleted."""
+    member = name if name in archive.namelist() else f"{name}.npy"
+    with archive.open(member) as stored, TemporaryFile() as copy:
+        version = np.lib.format.read_magic(stored)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, is_fortran, dtype = read_header(stored)
+        if dtype.hasobject:
+            raise ValueError("it contains Python objects")
+        copyfileobj(stored, copy, COPY_BYTES)
+        copy.flush()
+        if not copy.tell():
+            return np.empty(shape, dtype)
+        order: Literal["F", "C"] = "F" if is_fortran else "C"
+        return np.memmap(copy, dtype, "r", 0, shape, order)

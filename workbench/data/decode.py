@@ -1,9 +1,10 @@
-"""Decoding of image files and table cells to 8-bit squares."""
+"""Decoding of image files, table cells and arrays to 8-bit squares."""
 
 import io
 import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -11,7 +12,6 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from workbench.core.errors import UserError
-from workbench.data.decode_cache import DecodedImages
 from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop
 
 if TYPE_CHECKING:
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 MIN_SIDE = 8  # pixels of the short side
 MAX_ENLARGEMENT = 4
-PROGRESS_BAR_MIN_IMAGES = 2000
 MAX_FILE_BYTES = 500_000_000
-MAX_REASONS = 3  # of skipped files, in an error
 WHITE = 65535  # of 16 bits
 TIFF_MAX_SAMPLE_VALUE = 281
 DECLARED_WHITE_LEVELS = tuple(2**bits - 1 for bits in range(8, 16))
-DARK = 0.26  # the largest value of 14 bits, as a fraction of that of 16
+# Modes of Pillow with more than 8 bits per pixel.
+DEEP_MODES = ("I", "F")
 # Pillow chooses a reader by content, whatever the name of a file. Its other readers are rarely used
 # and little tested, and the one of PostScript starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+ValueRange = tuple[float, float]
 
 
 def open_image(file: IO[bytes]) -> "Image.Image":
@@ -64,23 +65,20 @@ def _available_formats() -> tuple[str, ...]:
 
 
 def decode(
-    content: Path | bytes | None,
+    content: Path | bytes | np.ndarray | None,
     name: str,
     side: int | None = None,
     resize: str = DEFAULT_RESIZE,
+    *,
+    value_range: ValueRange | None = None,
     on_sixteen_bits: Callable[[float], None] | None = None,
 ) -> np.ndarray:
-    """Decode one image.
-
-    The first frame is decoded, upright by its EXIF orientation. Palettes and CMYK become RGB, and
-    transparent pixels are laid on white. 16 bits become 8: the largest value of 16 bits is white,
-    or the `MaxSampleValue` of a TIFF file if it is that of 8 to 15 bits. The largest value of a PGM
-    file is part of its format.
+    """Decode one image to an array.
 
     Parameters
     ----------
-    content : Path, bytes or None
-        The file or its content.
+    content : Path, bytes, ndarray or None
+        The file, its content, or decoded pixels.
     name : str
         Name of the image for errors.
     side : int, optional
@@ -88,6 +86,8 @@ def decode(
         keeps the size.
     resize : {"lanczos", "bicubic", "adm"}
         How the image is brought to this side; see `workbench.data.resize`.
+    value_range : tuple of float, optional
+        The values of black and white of images with more than 8 bits; see `decode_picture`.
     on_sixteen_bits : callable, optional
         Receives the largest value of an image with 16 bits, as a fraction of white.
 
@@ -101,26 +101,95 @@ def decode(
     UserError
         If the content is not an image, or is too small for the side.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    if isinstance(content, np.ndarray) and content.shape[:2] == (side or len(content),) * 2:
+        return content
+    image = decode_picture(
+        content, name, short=side, value_range=value_range, on_sixteen_bits=on_sixteen_bits
+    )
+    if side is not None:
+        image = resize_and_crop(image, side, resize)
+    return np.atleast_3d(np.asarray(image))
 
-    try:
+
+def decode_picture(
+    content: Path | bytes | np.ndarray | None,
+    name: str,
+    *,
+    short: int | None = None,
+    reduced: bool = False,
+    value_range: ValueRange | None = None,
+    on_sixteen_bits: Callable[[float], None] | None = None,
+) -> "Image.Image":
+    """Decode one image at its own size.
+
+    The first frame is decoded, upright by its EXIF orientation. Palettes and CMYK become RGB, and
+    transparent pixels are laid on white. Without a value range, 16 bits become 8: the largest value
+    of 16 bits is white, or the `MaxSampleValue` of a TIFF file if it is that of 8 to 15 bits. The
+    largest value of a PGM file is part of its format.
+
+    Parameters
+    ----------
+    content : Path, bytes, ndarray or None
+        The file, its content, or decoded pixels.
+    name : str
+        Name of the image for errors.
+    short : int, optional
+        The length in pixels that the short side is going to have.
+    reduced : bool
+        Whether a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if its short side then has at
+        least `short` pixels. The pixels differ slightly.
+    value_range : tuple of float, optional
+        The values of black and of white. Values outside are clipped. All images must then have more
+        than 8 bits: 16, 32, or floating-point numbers.
+    on_sixteen_bits : callable, optional
+        Receives the largest value of an image with 16 bits, as a fraction of white.
+
+    Returns
+    -------
+    Image
+        The image, of mode L or RGB.
+
+    Raises
+    ------
+    UserError
+        If the content is not an image, or is too small.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(content, np.ndarray):
+        image = Image.fromarray(content[..., 0] if content.shape[-1] == 1 else content)
+        _check_size(image, name, short)
+        return image
+    with _readable_errors(name):
         data = _read_file(content, name) if isinstance(content, Path) else content
         if not data:
             raise UserError(f"{name} is empty.")
+        with open_image(io.BytesIO(data)) as opened:
+            _check_size(opened, name, short)
+            if reduced and short is not None:
+                opened.draft(None, (short, short))
+            white = _white_level(opened)
+            upright = ImageOps.exif_transpose(opened)
+            if value_range is not None:
+                return _scale_range(upright, name, value_range)
+            if upright.mode.startswith("I"):
+                values = _sixteen_bit_values(upright, name, white)
+                if on_sixteen_bits is not None:
+                    on_sixteen_bits(float(values.max()) / white)
+                return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+            return _to_eight_bit(upright, name)
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    """Convert the errors of Pillow and of the operating system to sentences."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_image(io.BytesIO(data)) as opened:
-                _check_size(opened, name, side)
-                white = _white_level(opened)
-                upright = ImageOps.exif_transpose(opened)
-                if upright.mode.startswith("I"):
-                    values = _sixteen_bit_values(upright, name, white)
-                    if on_sixteen_bits is not None:
-                        on_sixteen_bits(float(values.max()) / white)
-                    image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
-                else:
-                    image = _to_eight_bit(upright, name)
+            yield
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -135,9 +204,6 @@ def decode(
             raise UserError(f"{name} is truncated.") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{name} cannot be read ({reason}).") from None
-    if side is not None:
-        image = resize_and_crop(image, side, resize)
-    return np.atleast_3d(np.asarray(image))
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -175,11 +241,27 @@ def _white_level(image: "Image.Image") -> int:
     return WHITE
 
 
+def _scale_range(image: "Image.Image", name: str, value_range: ValueRange) -> "Image.Image":
+    """Map a range of values to 8 bits; values outside are clipped."""
+    from PIL import Image
+
+    if not image.mode.startswith(DEEP_MODES):
+        raise UserError(f"{name} has 8 bits per channel, so that a value range does not apply.")
+    low, high = value_range
+    values = np.asarray(image, np.float64)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} has pixels that are not finite.")
+    scaled = np.clip((values - low) * (255 / (high - low)), 0, 255)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
 def _sixteen_bit_values(image: "Image.Image", name: str, white: int) -> np.ndarray:
     """Return the pixels of mode I;16 in its byte orders, or I, as some 16-bit files are opened."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > WHITE:
-        raise UserError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
+        raise UserError(
+            f"{name} has 32-bit pixels; save it with 8 or 16 bits, or give value_range."
+        )
     if values.max() > white:
         raise UserError(f"{name} has the value {values.max():,}; it declares at most {white:,}.")
     return values
@@ -191,102 +273,11 @@ def _to_eight_bit(image: "Image.Image", name: str) -> "Image.Image":
 
     if image.mode == "F":
         raise UserError(
-            f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits."
+            f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits,"
+            " or give value_range."
         )
     is_gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if is_gray else "RGB")
-
-
-def decode_all(
-    contents: Iterable[tuple[str, Path | bytes | None]],
-    *,
-    count: int,
-    side: int | None,
-    source: str,
-    resize: str = DEFAULT_RESIZE,
-) -> DecodedImages:
-    """Decode named images into one array and skip damaged ones.
-
-    Parameters
-    ----------
-    contents : iterable of (str, Path or bytes or None)
-        Names and contents of the images.
-    count : int
-        Number of the contents, for the progress bar.
-    side : int, optional
-        Height and width in pixels; None if all images share one size.
-    source : str
-        Name of the images for errors.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
-
-    Raises
-    ------
-    UserError
-        If no image can be decoded, or the sizes differ and no side is given.
-    """
-    from tqdm import tqdm
-
-    pixels: np.ndarray | None = None  # the first image decides on the size
-    indices: list[int] = []
-    skipped: list[str] = []
-    first_name = ""
-    levels: list[float] = []  # the largest value of each image with 16 bits
-    progress = tqdm(
-        contents,
-        total=count,
-        desc=f"reading {source}",
-        unit=" images",
-        disable=count <= PROGRESS_BAR_MIN_IMAGES,
-    )
-    for index, (name, content) in enumerate(progress):
-        try:
-            image = decode(content, name, side, resize, levels.append)
-        except UserError as error:
-            skipped.append(str(error))
-            continue
-        first_name = first_name or name
-        if pixels is None:
-            pixels = np.empty((count, *image.shape), np.uint8)
-        _check_same_square(image, name, pixels[0], first_name)
-        if image.shape[-1] > pixels.shape[-1]:  # gray images came first
-            pixels = np.repeat(pixels, image.shape[-1], axis=-1)
-        pixels[len(indices)] = image
-        indices.append(index)
-    if pixels is None:
-        reasons = " ".join(skipped[:MAX_REASONS]) or "It is empty."
-        raise UserError(f"{source} has no usable image: {reasons}")
-    return DecodedImages(
-        pixels=pixels[: len(indices)],
-        indices=np.array(indices, np.int64),
-        skipped=tuple(skipped),
-        notes=_dark_notes(levels, source),
-    )
-
-
-def _dark_notes(levels: list[float], source: str) -> tuple[str, ...]:
-    """Return a sentence if images with 16 bits use so few of them that they are almost black."""
-    brightest = max(levels, default=1.0)
-    if brightest > DARK:
-        return ()
-    return (
-        f"The {len(levels):,} images of {source} with 16 bits fill {brightest:.0%} of their range,"
-        f" up to {round(brightest * WHITE):,} of {WHITE:,}, so that they are dark; multiply their"
-        " values to fill 16 bits, or declare their range (MaxSampleValue of TIFF, maxval of PGM).",
-    )
-
-
-def _check_same_square(image: np.ndarray, name: str, first: np.ndarray, first_name: str) -> None:
-    height, width = image.shape[:2]
-    first_height, first_width = first.shape[:2]
-    advice = "Give `side`, in pixels, to resize and crop every image to a square."
-    if (height, width) != (first_height, first_width):
-        raise UserError(
-            f"All images must have one size, got {first_width} x {first_height} for {first_name}"
-            f" and {width} x {height} for {name}. {advice}"
-        )
-    if height != width:
-        raise UserError(f"Images must be square, got {width} x {height} for {name}. {advice}")

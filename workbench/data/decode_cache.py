@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from workbench.data.lazy import LazyImages
 
 
 class DecodedImages(NamedTuple):
@@ -13,7 +16,7 @@ class DecodedImages(NamedTuple):
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
+    pixels : ndarray or LazyImages of uint8, shape (n, h, w, 1 or 3)
         The images.
     indices : ndarray of int64, shape (n,)
         Index of each image among the files or cells.
@@ -21,12 +24,15 @@ class DecodedImages(NamedTuple):
         One sentence per file or cell that cannot be decoded.
     notes : tuple of str
         Sentences about the images as a whole.
+    originals : LazyImages or None
+        The same images, which are decoded when they are read.
     """
 
-    pixels: np.ndarray
+    pixels: "np.ndarray | LazyImages"
     indices: np.ndarray
     skipped: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    originals: "LazyImages | None" = None
 
 
 CACHE_BYTES = 2**28  # of pixels, for all entries together
@@ -61,7 +67,7 @@ def cached_decode(
         images = _CACHE.pop(key, None)
     if images is None:
         images = decode()
-        images.pixels.flags.writeable = False  # all callers share the array
+        np.asarray(images.pixels).flags.writeable = False  # all callers share the array
     with _LOCK:
         if images.pixels.nbytes <= CACHE_BYTES:
             _CACHE[key] = images

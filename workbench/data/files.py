@@ -8,23 +8,22 @@ from typing import Protocol
 import numpy as np
 
 from workbench.core.errors import UserError
-from workbench.data.decode import MAX_REASONS, decode_all
-from workbench.data.decode_cache import cached_decode
+from workbench.data.encoded import EncodedImages, FileImages
 from workbench.data.images import ImageSet, SourceLayout
 from workbench.data.layout import EXTENSIONS, Layout, Listing, find_layout
-from workbench.data.resize import DEFAULT_RESIZE
+from workbench.data.lazy import MAX_REASONS, Decoding, read_pixels
 from workbench.data.split import Selection
 
 
 class ImageFiles(Protocol):
-    """Images that are read by their names: a folder or an archive."""
+    """A folder or an archive of image files."""
 
     def layout(self, source: str) -> Layout:
         """Return the layout of the images."""
         ...
 
-    def content(self, name: str) -> Path | bytes:
-        """Return an image's file or its content."""
+    def encoded(self, names: Sequence[str]) -> EncodedImages:
+        """Return the images of these names."""
         ...
 
     def files_of(self, names: Sequence[str]) -> Sequence[Path]:
@@ -49,9 +48,9 @@ class FolderImages:
         listing = list_folder(self.folder)
         return find_layout(listing, source, lambda name: _read_text(self.folder / name))
 
-    def content(self, name: str) -> Path:
-        """Return the path of an image."""
-        return self.folder / name
+    def encoded(self, names: Sequence[str]) -> FileImages:
+        """Return the images of these names."""
+        return FileImages(self.folder, names)
 
     def files_of(self, names: Sequence[str]) -> list[Path]:
         """Return the paths of images."""
@@ -61,10 +60,9 @@ class FolderImages:
 def read_files(
     images: ImageFiles,
     split: str,
-    side: int | None,
     selection: Selection,
     source: str,
-    resize: str = DEFAULT_RESIZE,
+    decoding: Decoding,
 ) -> ImageSet:
     """Read the images of a folder with its subfolders, or of an archive.
 
@@ -78,14 +76,12 @@ def read_files(
         The folder or archive.
     split : {"train", "test", "all"}
         The split; "all" is every image of a folder without splits, otherwise the test images.
-    side : int, optional
-        Height and width in pixels; None if all images share one size.
     selection : Selection
         The images to read.
     source : str
         Name of the folder or archive for errors.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion of the files to squares.
 
     Raises
     ------
@@ -102,16 +98,13 @@ def read_files(
         types = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         message = f"{source} has no image for the {split} split (of type {types})."
         raise UserError(" ".join([message, *problems[:MAX_REASONS]]))
-    decoded = cached_decode(
-        images.files_of([file.name for file in files]),
-        (side, resize, tuple(file.name for file in files)),
-        lambda: decode_all(
-            ((file.name, images.content(file.name)) for file in files),
-            count=len(files),
-            side=side,
-            source=source,
-            resize=resize,
-        ),
+    file_names = [file.name for file in files]
+    decoded = read_pixels(
+        images.encoded(file_names),
+        decoding,
+        source,
+        files=images.files_of(file_names),
+        key=tuple(file_names),
     )
     labels = None
     if files[0].class_name is None:
@@ -133,6 +126,7 @@ def read_files(
             ignored=layout.ignored,
             notes=(*layout.notes, *decoded.notes),
         ),
+        originals=decoded.originals,
     )
 
 

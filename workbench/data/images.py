@@ -1,22 +1,31 @@
-"""A set of images in memory."""
+"""A set of images, in memory or decoded when they are read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
-from workbench.core.fingerprint import image_fingerprint
+from workbench.core.fingerprint import ImageHash
+from workbench.data.channels import to_tensor
+from workbench.data.lazy import LazyImages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workbench.data.augment import AugmentedImages
+
     Indices = slice | Sequence[int] | np.ndarray | Tensor
 
-# ITU-R BT.601, the weights of JPEG and of Pillow's mode "L".
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+FINGERPRINT_BATCH = 64  # images
+FINGERPRINT_IMAGES = 64  # of a large set, whose pixels are part of its fingerprint
+SAMPLED = "sample-"  # begins the fingerprint of a large set
+
+
+Pixels = np.ndarray | LazyImages
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ class ImageSet:
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
-        The images.
+    pixels : ndarray or LazyImages of uint8, shape (n, h, w, 1 or 3)
+        The images. Those of a large set are decoded when they are read; see `read`.
     labels : ndarray of int64, shape (n,), or None
         Classes.
     names : tuple of str
@@ -67,9 +76,12 @@ class ImageSet:
         None if it is not known, as for a part of a stream.
     layout : SourceLayout or None
         The layout of the files; None of a bundled set or a stream.
+    originals : LazyImages or None
+        The same images before they were resized, for the crops of training; None if there are only
+        `pixels`.
     """
 
-    pixels: np.ndarray
+    pixels: Pixels
     labels: np.ndarray | None
     names: tuple[str, ...]
     source: str
@@ -78,6 +90,7 @@ class ImageSet:
     complexity: np.ndarray | None = None
     total: int | None = None
     layout: SourceLayout | None = None
+    originals: LazyImages | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -93,8 +106,65 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of shape, pixels, labels and names (16 hex digits), which runs store."""
-        return image_fingerprint(self.pixels, self.labels, self.names)
+        """A hash of shape, pixels, labels and names (16 hex digits), which runs store.
+
+        The images of a large set are not all decoded: it has the pixels of some, and what
+        identifies all of them without decoding, such as names and sizes of files. Its fingerprint
+        begins with `sample-`.
+        """
+        if not isinstance(self.pixels, LazyImages):
+            return self.pixel_fingerprint
+        identity = ImageHash(self.pixels.shape, self.names)
+        for text in self.pixels.identity():
+            identity.add_text(text)
+        sample = np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_IMAGES, dtype=np.int64))
+        identity.add_pixels(self.read(sample))
+        return SAMPLED + identity.finish(self.labels)
+
+    @cached_property
+    def pixel_fingerprint(self) -> str:
+        """A hash of shape, pixels, labels and names (16 hex digits), from all images."""
+        identity = ImageHash(self.pixels.shape, self.names)
+        for start in range(0, len(self), FINGERPRINT_BATCH):
+            identity.add_pixels(self.pixels[start : start + FINGERPRINT_BATCH])
+        return identity.finish(self.labels)
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Return True if a fingerprint that a run has stored is that of these images.
+
+        Parameters
+        ----------
+        fingerprint : str
+            The fingerprint. That of a large set which has no `sample-` needs all images.
+        """
+        if fingerprint.startswith(SAMPLED):
+            return fingerprint == self.fingerprint
+        return fingerprint == self.pixel_fingerprint
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        _, height, width, channels = self.pixels.shape
+        return height, width, channels
+
+    def read(self, indices: "Indices | None" = None) -> np.ndarray:
+        """Return images as bytes; those of a large set are decoded now.
+
+        Parameters
+        ----------
+        indices : slice, sequence of int, ndarray or Tensor, optional
+            The images; None returns all.
+
+        Returns
+        -------
+        ndarray of uint8, shape (b, h, w, c)
+            The images.
+        """
+        if indices is None:
+            return np.asarray(self.pixels)
+        if isinstance(indices, slice):
+            return self.pixels[indices]
+        return self.pixels[np.atleast_1d(np.asarray(indices))]
 
     def images(self, indices: "Indices | None" = None) -> "Tensor":
         """Return images as a tensor.
@@ -109,16 +179,9 @@ class ImageSet:
         Tensor of float32, shape (b, c, h, w)
             The images, in [-1, 1].
         """
-        import torch
+        from workbench.core.pixels import normalize
 
-        if indices is None:
-            pixels = self.pixels
-        elif isinstance(indices, slice):
-            pixels = self.pixels[indices]
-        else:
-            pixels = self.pixels[np.atleast_1d(torch.as_tensor(indices).cpu().numpy())]
-        channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
-        return torch.from_numpy(channels_first).div_(127.5).sub_(1)
+        return normalize(to_tensor(self.read(indices)))
 
     @property
     def num_images(self) -> int:
@@ -136,6 +199,18 @@ class ImageSet:
     def batch(self, indices: "Indices") -> "tuple[Tensor]":
         """Return a training batch of a tokenizer: the images alone, in [-1, 1]."""
         return (self.images(indices),)
+
+    def augmented(self, augmentation: Augmentation) -> "AugmentedImages":
+        """Return the images as training data with random crops and flips.
+
+        Parameters
+        ----------
+        augmentation : Augmentation
+            The crops and flips.
+        """
+        from workbench.data.augment import AugmentedImages
+
+        return AugmentedImages(self, augmentation)
 
     def take(self, n: int, seed: int = 0) -> "ImageSet":
         """Draw images at random, without repetition and in random order.
@@ -157,27 +232,21 @@ class ImageSet:
         if n >= len(self):
             return self
         indices = np.random.default_rng(seed).permutation(len(self))[:n]
+        return self.select(indices)
+
+    def select(self, indices: np.ndarray) -> "ImageSet":
+        """Return some of the images, in the order of the indices.
+
+        Parameters
+        ----------
+        indices : ndarray of int
+            The images.
+        """
+        pixels = self.pixels
         return replace(
             self,
-            pixels=self.pixels[indices],
+            pixels=pixels.select(indices) if isinstance(pixels, LazyImages) else pixels[indices],
             labels=None if self.labels is None else self.labels[indices],
             complexity=None if self.complexity is None else self.complexity[indices],
+            originals=None if self.originals is None else self.originals.select(indices),
         )
-
-
-def with_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
-    """Convert images to a number of channels.
-
-    Parameters
-    ----------
-    pixels : ndarray of uint8, shape (n, h, w, 1 or 3)
-        The images.
-    channels : {1, 3}, optional
-        The number of channels: gray is repeated, color becomes its luma. None keeps it.
-    """
-    if channels is None or pixels.shape[-1] == channels:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    red, green, blue = (np.float32(w) * pixels[..., i] for i, w in enumerate(LUMA_WEIGHTS))
-    return np.rint(red + green + blue)[..., None].astype(np.uint8)

@@ -2,7 +2,7 @@
 
 import glob
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import UserError
-from workbench.data.decode import decode_all
-from workbench.data.decode_cache import cached_decode
+from workbench.data.encoded import index_hash
 from workbench.data.images import ImageSet, SourceLayout
-from workbench.data.resize import DEFAULT_RESIZE
+from workbench.data.lazy import Decoding, read_pixels
 from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
 if TYPE_CHECKING:
@@ -100,10 +99,9 @@ def _files_next_to(file: Path) -> dict[str, list[Path]]:
 def read_parquet(
     files: dict[str, list[Path]],
     split: str,
-    side: int | None,
     selection: Selection,
     source: str,
-    resize: str = DEFAULT_RESIZE,
+    decoding: Decoding,
 ) -> ImageSet:
     """Read the images of parquet files.
 
@@ -113,14 +111,12 @@ def read_parquet(
         The files of each split, see `parquet_files`.
     split : {"train", "test", "all"}
         The split; "all" is every image of files without splits, otherwise the test images.
-    side : int, optional
-        Height and width in pixels; None if all images share one size.
     selection : Selection
         The images to read.
     source : str
         Name of the files for errors.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion of the images to squares.
 
     Raises
     ------
@@ -157,9 +153,8 @@ def read_parquet(
             files=every_file,
         ),
         split,
-        side,
         selection,
-        resize,
+        decoding,
     )
 
 
@@ -172,10 +167,9 @@ def is_saved_dataset(path: Path) -> bool:
 def read_saved_dataset(
     path: Path,
     split: str,
-    side: int | None,
     selection: Selection,
     source: str,
-    resize: str = DEFAULT_RESIZE,
+    decoding: Decoding,
 ) -> ImageSet:
     """Read the images of a dataset or a dictionary of datasets that `save_to_disk` has written.
 
@@ -185,14 +179,12 @@ def read_saved_dataset(
         The folder, whose tables are memory-mapped.
     split : {"train", "test", "all"}
         The split; "all" is every image of a dataset without splits, otherwise the test images.
-    side : int, optional
-        Height and width in pixels; None if all images share one size.
     selection : Selection
         The images to read.
     source : str
         Name of the folder for errors.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion of the images to squares.
 
     Raises
     ------
@@ -218,18 +210,16 @@ def read_saved_dataset(
             files=sorted(path.rglob("*.arrow")),
         ),
         split,
-        side,
         selection,
-        resize,
+        decoding,
     )
 
 
 def read_hub(
     name: str,
     split: str,
-    side: int | None,
     selection: Selection,
-    resize: str = DEFAULT_RESIZE,
+    decoding: Decoding,
 ) -> ImageSet:
     """Read the images of a dataset on the Hugging Face hub.
 
@@ -239,12 +229,10 @@ def read_hub(
         `owner/name`.
     split : {"train", "test", "all"}
         The split; "all" is every image of a dataset without splits, otherwise the test images.
-    side : int, optional
-        Height and width in pixels; None if all images share one size.
     selection : Selection
         The images to read.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion of the images to squares.
 
     Raises
     ------
@@ -269,9 +257,8 @@ def read_hub(
             folder=image_folder(None),
         ),
         split,
-        side,
         selection,
-        resize,
+        decoding,
     )
 
 
@@ -282,8 +269,58 @@ def _train_and_test(parts: Tables) -> Tables:
     return {"train": train} if test is train else {"train": train, "test": test}
 
 
+class TableCells:
+    """Images in the cells of a table, which is memory-mapped.
+
+    Parameters
+    ----------
+    cells : datasets.Dataset
+        The column of the images, not decoded.
+    column : str
+        Its name.
+    rows : ndarray of int
+        The rows to use.
+    source : TableSource
+        The tables.
+    part : str
+        The split of `source` that the cells are of.
+    """
+
+    def __init__(
+        self,
+        cells: "datasets.Dataset",
+        column: str,
+        rows: np.ndarray,
+        source: TableSource,
+        part: str,
+    ) -> None:
+        self.cells = cells
+        self.column = column
+        self.rows = rows
+        self.source = source
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        """Return the row of an image in words."""
+        return self.source.row_name(self.part, int(self.rows[index]))
+
+    def content(self, index: int) -> bytes | Path | None:
+        """Return the content of a cell, or the file that it names."""
+        cell = self.cells[int(self.rows[index])][self.column]
+        return content(cell, self.source.folder)
+
+    def identity(self, indices: np.ndarray) -> Iterator[str]:
+        """Yield the names and sizes of the files of the table, and the rows."""
+        for file in self.source.files:
+            yield f"{file.name} {file.stat().st_size}"
+        yield f"{self.part} {len(self.cells)} {index_hash(self.rows[indices])}"
+
+
 def _read_images(
-    source: TableSource, split: str, side: int | None, selection: Selection, resize: str
+    source: TableSource, split: str, selection: Selection, decoding: Decoding
 ) -> ImageSet:
     if split == "all" and "test" in source.tables:
         split = "test"
@@ -292,21 +329,14 @@ def _read_images(
     rows = _rows_of_split(len(table), split, has_test="test" in source.tables)
     total = selection.total(len(rows))
     rows = rows[selection.indices(len(rows))]
-    cells, are_embedded = _image_cells(table, rows, source.name)
-    decoded = cached_decode(
+    cells, column, are_embedded = _image_cells(table, source.name)
+    decoded = read_pixels(
+        TableCells(cells, column, rows, source, part),
+        decoding,
+        source.name,
         # Files outside the table may change without any change of the table.
-        source.files if are_embedded else (),
-        (part, split, side, selection, resize),
-        lambda: decode_all(
-            (
-                (source.row_name(part, row), content(cell, source.folder))
-                for row, cell in zip(rows.tolist(), cells, strict=True)
-            ),
-            count=len(rows),
-            side=side,
-            source=source.name,
-            resize=resize,
-        ),
+        files=source.files if are_embedded else (),
+        key=(part, split, selection),
     )
     labels, names = _read_labels(source.tables, part)
     return ImageSet(
@@ -318,6 +348,7 @@ def _read_images(
         skipped=decoded.skipped,
         total=total,
         layout=_layout(source.tables, decoded.notes),
+        originals=decoded.originals,
     )
 
 
@@ -339,18 +370,15 @@ def _rows_of_split(count: int, split: str, *, has_test: bool) -> np.ndarray:
     return rows[is_test == (split == "test")]
 
 
-def _image_cells(
-    table: "datasets.Dataset", rows: np.ndarray, source: str
-) -> tuple[Sequence[dict[str, Any] | None], bool]:
-    """Return the image cells of the rows, and whether all of them contain their bytes."""
+def _image_cells(table: "datasets.Dataset", source: str) -> "tuple[datasets.Dataset, str, bool]":
+    """Return the column of the images, its name, and whether all cells contain their bytes."""
     import datasets
 
     column = image_column(table.features, source)
     undecoded = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    selected = undecoded.select(rows)
-    chunks = selected.data.column(column).chunks
+    chunks = undecoded.data.column(column).chunks
     are_embedded = not any(chunk.field("bytes").null_count for chunk in chunks)
-    return selected[column], are_embedded
+    return undecoded, column, are_embedded
 
 
 def _count_rows(file: Path) -> int:

@@ -7,19 +7,25 @@ them.
 """
 
 import hashlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
-from workbench.data.decode import decode
-from workbench.data.images import ImageSet, with_channels
+from workbench.data.augment import crop
+from workbench.data.channels import to_tensor, with_channels
+from workbench.data.decode import ValueRange, decode, decode_picture
+from workbench.data.encoded import index_hash
+from workbench.data.images import ImageSet
+from workbench.data.lazy import GRAY, Decoding, read_pixels, warn_damaged
 from workbench.data.parquet import content, image_column, image_folder, parquet_files
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
@@ -31,7 +37,25 @@ if TYPE_CHECKING:
 # Images that are shuffled among each other, in addition to the order of the files.
 SHUFFLE_BUFFER_IMAGES = 1000
 DEFAULT_LIMIT = 2000  # images of `first_images`
-GRAY = 128
+Content = bytes | Path | None
+
+
+class EncodedBatch(NamedTuple):
+    """Images of a batch that are not decoded yet, so that another process may decode them.
+
+    Attributes
+    ----------
+    contents : list of bytes or Path or None
+        The encoded images.
+    rank : int
+        The index of the process that has read them.
+    first : int
+        The number of images that this process has read before.
+    """
+
+    contents: list[Content]
+    rank: int
+    first: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +72,18 @@ class ImageStream:
         Channels of the images.
     resize : {"lanczos", "bicubic", "adm"}
         How images are brought to this side.
+    value_range : tuple of float or None
+        The values of black and white of images with more than 8 bits; see `workbench.data.load`.
+    augmentation : Augmentation
+        The crops and flips of batches.
     """
 
     name: str
     side: int
     channels: int
     resize: str = DEFAULT_RESIZE
+    value_range: ValueRange | None = None
+    augmentation: Augmentation = Augmentation()
 
     @property
     def source(self) -> str:
@@ -105,13 +135,64 @@ class ImageStream:
         tuple of one Tensor of float32, shape (size, c, h, w)
             Images in [-1, 1].
         """
+        from workbench.core.pixels import normalize
+
+        for request in self.requests(
+            size, first=first, rank=rank, world_size=world_size, seed=seed
+        ):
+            yield (normalize(self.load(request)[0]),)
+
+    def requests(
+        self, size: int, *, first: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> Iterator[EncodedBatch]:
+        """Yield batches of images that are not decoded, without end; see `batches`.
+
+        Parameters
+        ----------
+        size, first, rank, world_size, seed : int
+            As for `batches`.
+        """
         from datasets.distributed import split_dataset_by_node
 
         shuffled = self.table.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_IMAGES)
         part = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
         rows = islice(self._rows(part), first, None)
         while True:
-            yield (self._to_tensor(list(islice(rows, size))),)
+            yield EncodedBatch(self._contents(islice(rows, size)), rank, first)
+            first += size
+
+    def load(self, request: EncodedBatch) -> "tuple[Tensor]":
+        """Decode the images of a batch, with the crops and flips of the augmentation.
+
+        Parameters
+        ----------
+        request : EncodedBatch
+            The encoded images.
+
+        Returns
+        -------
+        tuple of one Tensor of uint8, shape (b, c, h, w)
+            The images. A damaged one is a gray square, and a warning names it.
+        """
+        pixels = np.full(
+            (len(request.contents), self.side, self.side, self.channels), GRAY, np.uint8
+        )
+        for position, cell in enumerate(request.contents):
+            try:
+                pixels[position] = self._decode(cell, request.rank, request.first + position)
+            except UserError as error:
+                warn_damaged(error)
+        return (to_tensor(pixels),)
+
+    def augmented(self, augmentation: Augmentation) -> "ImageStream":
+        """Return the stream with random crops and flips of its batches.
+
+        Parameters
+        ----------
+        augmentation : Augmentation
+            The crops and flips.
+        """
+        return replace(self, augmentation=augmentation)
 
     def ordered_batches(
         self, size: int, *, first: int = 0
@@ -122,11 +203,42 @@ class ImageStream:
         """
         rows = iter(self.table.skip(first))
         while batch := list(islice(rows, size)):
-            yield self._to_tensor(batch), _labels(batch)
+            yield self._images(batch), _labels([row.get("label") for row in batch])
 
     def take(self, n: int) -> "Tensor":
         """Return the first n images, float32 (n, c, h, w) in [-1, 1]."""
-        return self._to_tensor(list(islice(self._rows(self.table), n)))
+        return self._images(islice(self._rows(self.table), n))
+
+    def _images(self, rows: Iterable[Mapping[str, Any]]) -> "Tensor":
+        """Return the images of rows without augmentation."""
+        from workbench.core.pixels import normalize
+
+        plain = self.augmented(Augmentation())
+        return normalize(plain.load(EncodedBatch(self._contents(rows), 0, 0))[0])
+
+    def _contents(self, rows: Iterable[Mapping[str, Any]]) -> list[Content]:
+        folder = _image_folder(self.name)
+        return [content(row["pixels"], folder) for row in rows]
+
+    def _decode(self, cell: Content, rank: int, number: int) -> np.ndarray:
+        """Decode the image with this number of a process."""
+        name = f"an image of {self.source}"
+        augmentation = self.augmentation
+        draw = augmentation.draw(rank, number)
+        if augmentation.needs_originals:
+            picture = decode_picture(
+                cell,
+                name,
+                short=augmentation.max_short_side(self.side),
+                reduced=augmentation.reduced_decoding,
+                value_range=self.value_range,
+            )
+            pixels = crop(picture, self.side, self.resize, augmentation, draw)
+        else:
+            pixels = decode(cell, name, self.side, self.resize, value_range=self.value_range)
+        if augmentation.is_flipped(draw):
+            pixels = pixels[:, ::-1]
+        return with_channels(pixels, self.channels)
 
     def _rows(self, table: "datasets.IterableDataset") -> Iterator[Mapping[str, Any]]:
         """Yield the rows of one epoch after another."""
@@ -142,24 +254,52 @@ class ImageStream:
                     " it has files."
                 )
 
-    def _to_tensor(self, rows: list[Mapping[str, Any]]) -> "Tensor":
-        import torch
 
-        pixels = np.stack(
-            [_decode_row(row, self.source, self.side, self.channels, self.resize) for row in rows]
-        )
-        channels_first = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
-        return torch.from_numpy(channels_first).div_(127.5).sub_(1)
+class SpooledImages:
+    """Encoded images in a temporary file, of which only the positions are held in memory.
+
+    Parameters
+    ----------
+    contents : iterable of bytes or Path or None
+        The images, which are read once.
+    source : str
+        Name of the images for errors.
+    """
+
+    def __init__(self, contents: Iterator[Content], source: str) -> None:
+        self.source = source
+        self._file = TemporaryFile()  # noqa: SIM115 - deleted with this object
+        self._paths: dict[int, Path] = {}
+        ends = [0]
+        for index, cell in enumerate(contents):
+            if isinstance(cell, Path):
+                self._paths[index] = cell
+            else:
+                self._file.write(cell or b"")
+            ends.append(self._file.tell())
+        self._file.flush()
+        self._ends = np.array(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def name(self, index: int) -> str:
+        """Return the position of an image in words."""
+        return f"image {index} of {self.source}"
+
+    def content(self, index: int) -> bytes | Path:
+        """Return the content of an image."""
+        if index in self._paths:
+            return self._paths[index]
+        start, end = self._ends[index : index + 2].tolist()
+        return os.pread(self._file.fileno(), end - start, start)
+
+    def identity(self, indices: np.ndarray) -> Iterator[str]:
+        """Yield the sizes of the images."""
+        yield index_hash(np.diff(self._ends)[indices])
 
 
-def first_images(
-    name: str,
-    split: str,
-    side: int | None,
-    channels: int | None,
-    limit: int | None,
-    resize: str = DEFAULT_RESIZE,
-) -> ImageSet:
+def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -> ImageSet:
     """Read the first images of a split of a stream, on which runs are evaluated.
 
     Parameters
@@ -168,14 +308,10 @@ def first_images(
         A folder of parquet files, one parquet file, or a dataset on the hub.
     split : {"train", "test"}
         The split.
-    side : int
-        Height and width in pixels; required.
-    channels : {1, 3}, optional
-        Channels of the images; 3 by default.
     limit : int, optional
         Number of images; 2,000 by default.
-    resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+    decoding : Decoding
+        The conversion to squares. It must have a side; 3 channels are the default.
 
     Raises
     ------
@@ -183,32 +319,48 @@ def first_images(
         If the stream cannot be opened, or no side is given.
     """
     table = _open_table(name, split)
-    count = limit or DEFAULT_LIMIT
-    rows = list(islice(table, count + 1))
-    total = len(rows) if len(rows) <= count else None  # a stream ends only when it is read
-    rows = rows[:count]
-    if side is None:
+    if decoding.side is None:
         raise UserError(f"stream:{name} has images of many sizes; give a side.")
+    limit = limit or DEFAULT_LIMIT
+    values: list[Any] = []  # of labels
+    has_more = False
+    folder = _image_folder(name)
+
+    def contents() -> Iterator[Content]:
+        nonlocal has_more
+        for row in table:
+            if len(values) == limit:
+                has_more = True  # a stream ends only when it is read
+                return
+            values.append(row.get("label"))
+            yield content(row["pixels"], folder)
+
     source = f"stream:{name}"
-    pixels = np.empty((len(rows), side, side, channels or 3), np.uint8)
-    for index, row in enumerate(rows):
-        pixels[index] = _decode_row(row, source, side, channels or 3, resize)
-    labels = _labels(rows)
+    encoded = SpooledImages(contents(), source)
+    decoded = read_pixels(encoded, replace(decoding, channels=decoding.channels or 3), source)
+    labels = _labels([values[index] for index in decoded.indices])
     return ImageSet(
-        pixels=pixels,
+        pixels=decoded.pixels,
         labels=labels,
         names=() if labels is None else _class_names(table),
         source=source,
         split=split,
-        total=total,
+        skipped=decoded.skipped,
+        total=None if has_more else len(encoded),
+        originals=decoded.originals,
     )
 
 
-def _labels(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+def _labels(values: Sequence[Any]) -> np.ndarray | None:
     """Return the labels of rows, int64 (n,); None if a row has no label."""
-    values = [row.get("label") for row in rows]
     labels = [value for value in values if isinstance(value, int) and value >= 0]
     return np.array(labels, np.int64) if len(labels) == len(values) else None
+
+
+def _image_folder(name: str) -> Path:
+    """Return the folder in which the files of a stream's cells must be."""
+    path = Path(name).expanduser()
+    return image_folder(path if path.exists() else None)
 
 
 def _class_names(table: "datasets.IterableDataset") -> tuple[str, ...]:
@@ -256,21 +408,3 @@ def _open_hub(name: str, split: str) -> "datasets.IterableDataset":
     if split in tables:
         return tables[split]
     return tables[next(part for part in TEST_NAMES if part in tables)]
-
-
-def _decode_row(
-    row: Mapping[str, Any],
-    source: str,
-    side: int,
-    channels: int,
-    resize: str = DEFAULT_RESIZE,
-) -> np.ndarray:
-    """Decode one image; an unreadable one becomes a gray square, so that batches stay full."""
-    path = Path(source.removeprefix("stream:")).expanduser()
-    folder = image_folder(path if path.exists() else None)
-    try:
-        pixels = decode(content(row["pixels"], folder), f"an image of {source}", side, resize)
-    except UserError as error:
-        warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=2)
-        return np.full((side, side, channels), GRAY, np.uint8)
-    return with_channels(pixels, channels)

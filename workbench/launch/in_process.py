@@ -43,7 +43,14 @@ if TYPE_CHECKING:
     from workbench.training import TrainConfig
 
 # Settings that belong neither to the model nor to training.
-DATA_SETTINGS = {"data": str, "limit": int, "cache": str}
+DATA_SETTINGS = {
+    "data": str,
+    "limit": int,
+    "value_range": tuple[float, float],
+    "cache": str,
+}
+# Settings that may differ when a run is resumed, because its weights do not depend on them.
+RESUMABLE_SETTINGS = ("num_workers",)
 RUN_SETTINGS = ("tokenizer", "start", *DATA_SETTINGS)
 REHEARSAL_ITEMS = 2
 GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -106,6 +113,7 @@ def train(
 
         - data: a folder, a parquet file, `hub:owner/name`, or the name of a bundled data set
         - limit: the largest number of training images
+        - value_range: the values of black and white of images with more than 8 bits
         - cache: a folder for the features of alignment teachers
         - tokenizer: the run of a trained tokenizer; generators require it
         - start: a run whose weights training starts from
@@ -182,7 +190,8 @@ def prepare_training(
     if (Path(out) / "config.json").exists():
         run = Run(out)
         is_longer = _is_longer(run, changes)
-        _check_same_settings(run, trainable, changes, ignored=("steps",) if is_longer else ())
+        ignored = (*RESUMABLE_SETTINGS, "steps") if is_longer else RESUMABLE_SETTINGS
+        _check_same_settings(run, trainable, changes, ignored)
         if is_longer:
             with process.main_process_first():
                 if process.is_main:
@@ -196,7 +205,8 @@ def prepare_training(
             _rehearse(config, data, parsed.trust)
         with process.main_process_first():
             run = Run.create(out, config) if process.is_main else Run(out)
-    train_config = TrainConfig.from_dict(run.config.training)
+    resumable = {name: changes[name] for name in RESUMABLE_SETTINGS if name in changes}
+    train_config = TrainConfig.from_dict(run.config.training | resumable)
     torch.manual_seed(train_config.seed)
     model = run.build(parsed.trust)
     cache = run.config.changes.get("cache")
@@ -356,6 +366,7 @@ def _configure(
             side=model_config.side,
             channels=model_config.channels,
             limit=changes.get("limit"),
+            value_range=changes.get("value_range"),
         )
     if "start" in changes:
         sections["start"] = resolve_init(Run(changes["start"]), model_class(model_config), out)
@@ -379,14 +390,16 @@ def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
     """
     import torch
 
-    from workbench.core.types import MirroredDataset, StreamDataset
+    from workbench.core.types import StreamDataset
     from workbench.training import TrainConfig, TrainState
+    from workbench.training.dataloading import with_augmentation
 
     train_config = TrainConfig.from_dict(config.training)
-    if train_config.flip and not isinstance(data, MirroredDataset):
+    with_augmentation(data, train_config.augmentation)
+    if config.changes.get("cache") and train_config.augmentation.is_active:
         raise UserError(
-            f"flip must be 0 for {config.class_path}, got {train_config.flip}: only generators read"
-            " mirrored latents."
+            "cache stores the features of images that are neither cropped nor flipped; add"
+            " crop=center, flip=0 and reduced_decoding=false, or leave out cache."
         )
     model_class = load_class(config.class_path, trust)
     torch.manual_seed(train_config.seed)

@@ -95,6 +95,7 @@ class Encoding:
             side=settings["side"],
             channels=settings["channels"],
             resize=data.resize or DEFAULT_RESIZE,
+            value_range=data.value_range,
         )
 
     @cached_property

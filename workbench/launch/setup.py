@@ -35,7 +35,12 @@ UNCONDITIONAL = (
 
 
 def resolve_images(
-    source: str, *, side: int, channels: int, limit: int | None
+    source: str,
+    *,
+    side: int,
+    channels: int,
+    limit: int | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> tuple[DataConfig, "ImageSet | ImageStream"]:
     """Load the training images of a tokenizer.
 
@@ -47,6 +52,8 @@ def resolve_images(
         The size of the images in pixels, and their number of color channels.
     limit : int or None
         The largest number of images; None for all. A stream is not limited.
+    value_range : sequence of two floats, optional
+        The values of black and white of images with more than 8 bits per channel.
 
     Returns
     -------
@@ -57,8 +64,10 @@ def resolve_images(
     """
     from workbench.data import load
 
+    limits = None if value_range is None else (value_range[0], value_range[1])
+    range_field: dict[str, Any] = {} if limits is None else {"value_range": limits}
     if source.startswith(STREAM):
-        stream = _open_stream(source, side, channels)
+        stream = _open_stream(source, side, channels, limits)
         section = DataConfig(
             source=stream.source,
             side=side,
@@ -68,9 +77,10 @@ def resolve_images(
             names=(),
             n=None,
             skipped=(),
+            **range_field,
         )
         return section, stream
-    images = load(source, side=side, channels=channels, limit=limit)
+    images = load(source, side=side, channels=channels, limit=limit, value_range=limits)
     section = DataConfig(
         source=absolute_source(source),
         side=side,
@@ -80,6 +90,7 @@ def resolve_images(
         names=images.names,
         n=len(images),
         skipped=images.skipped,
+        **range_field,
         **layout_fields(images),
     )
     return section, images
@@ -274,7 +285,7 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
         raise RunError(f"{run.folder} has no data.source in its config.json.")
     if data.source.startswith(STREAM):
         settings = run.config.settings
-        return _open_stream(data.source, settings["side"], settings["channels"])
+        return _open_stream(data.source, settings["side"], settings["channels"], data.value_range)
     return load_images(run, "train")
 
 
@@ -309,13 +320,15 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
     return encode_held_out(source, run.tokenizer_step, generator.consumes, images, trust)
 
 
-def _open_stream(source: str, side: int, channels: int) -> "ImageStream":
+def _open_stream(
+    source: str, side: int, channels: int, value_range: tuple[float, float] | None = None
+) -> "ImageStream":
     from workbench.data.stream import ImageStream
 
     name = source.removeprefix(STREAM)
     if Path(name).expanduser().exists():
         name = _absolute(name)
-    return ImageStream(name, side, channels)
+    return ImageStream(name, side, channels, value_range=value_range)
 
 
 def absolute_source(source: str) -> str:

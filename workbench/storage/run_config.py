@@ -51,6 +51,8 @@ class DataConfig(_Section):
         without splits.
     resize : str or None
         How images are brought to their side; None for the default of `workbench.data.load`.
+    value_range : tuple of float or None
+        The values of black and white of images with more than 8 bits per channel.
     layout : str or None
         The layout of the files that was detected, such as `train/CLASS and val/CLASS`.
     splits : dict of str to int
@@ -71,6 +73,7 @@ class DataConfig(_Section):
     skipped: tuple[Any, ...] = ()
     split: str | None = None
     resize: str | None = None
+    value_range: tuple[float, float] | None = None
     layout: str | None = None
     splits: dict[str, int] = Field(default_factory=dict)
     ignored: dict[str, int] = Field(default_factory=dict)

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workbench.core.augmentation import CROPS, Augmentation
 from workbench.core.coerce import to_json
 from workbench.core.errors import UserError
 
 POSITIVE_INTEGERS = ("steps", "batch_size", "accumulation_steps", "save_every", "log_every")
 POSITIVE = ("lr", "clip", "sparse_lr_scale")
 FRACTIONS = ("ema_decay", "final_lr", "flip")
-NOT_NEGATIVE = ("warmup_steps", "weight_decay")
+NOT_NEGATIVE = ("warmup_steps", "weight_decay", "num_workers")
 PRECISIONS = ("no", "bf16")
 
 
@@ -56,10 +57,20 @@ class TrainConfig:
     compile : bool
         Whether to use torch.compile: a minute at the start, and faster steps on a GPU.
     flip : float
-        The probability that an item of a batch is mirrored. Generators read the latents or codes
-        of the mirrored image then.
+        The probability that an item of a batch is mirrored: a training image of a tokenizer is
+        flipped horizontally. Generators read the latents or codes of the mirrored image then.
     seed : int
         The seed of initialization, order of the data, and random draws.
+    crop : str
+        The crop of training images. "center": the short side is resized to the side of the images,
+        and the center is cropped. "random": the crop is at a random position. "random_scale": the
+        short side is first resized to a random length of 1 to 1.25 times the side.
+    reduced_decoding : bool
+        Whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is as large as
+        needed: faster, with slightly different pixels. Evaluation always decodes the whole file.
+    num_workers : int
+        The number of processes that decode images. Batches do not depend on it. 0 decodes in the
+        process that trains, in a thread.
 
     Raises
     ------
@@ -85,6 +96,9 @@ class TrainConfig:
     compile: bool = False
     flip: float = 0.0
     seed: int = 0
+    crop: str = "center"
+    reduced_decoding: bool = False
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         for name in POSITIVE_INTEGERS:
@@ -103,11 +117,23 @@ class TrainConfig:
             raise UserError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got `{self.precision}`."
             )
+        if self.crop not in CROPS:
+            raise UserError(f"crop must be one of {', '.join(CROPS)}, got `{self.crop}`.")
         if self.batch_size % self.accumulation_steps:
             raise UserError(
                 f"batch_size must be a multiple of accumulation_steps, "
                 f"got {self.batch_size} and {self.accumulation_steps}."
             )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The crops and flips of training images."""
+        return Augmentation(
+            crop=self.crop,
+            flip=self.flip,
+            reduced_decoding=self.reduced_decoding,
+            seed=self.seed,
+        )
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "TrainConfig":

@@ -2,18 +2,33 @@
 
 import atexit
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
-from workbench.core.types import Dataset, MapDataset, MirroredDataset, StreamDataset
+from workbench.core.pixels import normalize
+from workbench.core.types import (
+    AugmentedDataset,
+    Dataset,
+    MapDataset,
+    MirroredDataset,
+    RequestDataset,
+    StreamDataset,
+    SupportsAugmentation,
+)
+from workbench.core.workers import load_in_workers
 from workbench.training.config import TrainConfig, step_seed
+
+IMAGE_AXES = 4
 
 
 @dataclass(frozen=True)
@@ -100,38 +115,127 @@ def prefetch_batches(
     device : torch.device
         The device of the returned tensors.
     """
-    size = process.items_per_step(config)
-    if isinstance(data, StreamDataset):
-        batches = data.batches(
-            size,
-            first=first_step * size,
-            rank=process.rank,
-            world_size=process.world_size,
-            seed=config.seed,
-        )
-    elif config.flip and isinstance(data, MirroredDataset):
-        batches = _mirrored_batches(data, config, process, first_step)
-    else:
-        batches = _map_batches(data, config, process, first_step)
+    batches = load_batches(data, config, process, first_step)
     with ThreadPoolExecutor(1) as executor:
         upcoming = executor.submit(next, batches)
         while True:
-            batch = tuple(tensor.to(device, non_blocking=True) for tensor in upcoming.result())
+            batch = tuple(_to_device(tensor, device) for tensor in upcoming.result())
             upcoming = executor.submit(next, batches)
             yield batch
 
 
-def batch_indices(data: MapDataset, config: TrainConfig, process: Rank, step: int) -> Tensor:
+def load_batches(
+    data: Dataset, config: TrainConfig, process: Rank, first_step: int = 0
+) -> Iterator[tuple[Tensor, ...]]:
+    """Iterate over one process's part of every batch, loaded by `config.num_workers` processes.
+
+    Parameters
+    ----------
+    data : Dataset
+        The training data.
+    config : TrainConfig
+        The batch size, the augmentation, and the seed of the order.
+    process : Rank
+        This process.
+    first_step : int
+        The step whose batch is the first.
+
+    Returns
+    -------
+    iterator of tuple of Tensor
+        The batches; images that are cropped, flipped or decoded here are uint8 (b, c, h, w).
+
+    Raises
+    ------
+    UserError
+        If the data does not support the augmentation.
+    """
+    size = process.items_per_step(config)
+    source = with_augmentation(data, config.augmentation)
+    order = {"rank": process.rank, "world_size": process.world_size, "seed": config.seed}
+    if isinstance(source, RequestDataset):
+        requests = source.requests(size, first=first_step * size, **order)
+        return load_in_workers(source.load, requests, config.num_workers)
+    if isinstance(source, StreamDataset):
+        return source.batches(size, first=first_step * size, **order)
+    return load_in_workers(
+        StepLoader(source, config, process), count(first_step), config.num_workers
+    )
+
+
+def with_augmentation(data: Dataset, augmentation: Augmentation) -> Any:
+    """Return training data with the crops and flips of an augmentation.
+
+    Parameters
+    ----------
+    data : Dataset
+        The training data.
+    augmentation : Augmentation
+        The crops and flips.
+
+    Returns
+    -------
+    AugmentedDataset, RequestDataset or Dataset
+        What `load_batches` reads.
+
+    Raises
+    ------
+    UserError
+        If the data does not support the augmentation.
+    """
+    if isinstance(data, SupportsAugmentation):
+        return data.augmented(augmentation)
+    if isinstance(data, MirroredDataset) and not augmentation.needs_originals:
+        return data
+    if augmentation.is_active:
+        raise UserError(
+            "crop, flip and reduced_decoding are for images, and the training data"
+            f" ({type(data).__name__}) has none; leave them out."
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class StepLoader:
+    """A function from a step to one process's part of its batch.
+
+    Attributes
+    ----------
+    data : MapDataset or AugmentedDataset
+        The training data.
+    config : TrainConfig
+        The batch size and the seed of the order.
+    process : Rank
+        This process.
+    """
+
+    data: "MapDataset | AugmentedDataset"
+    config: TrainConfig
+    process: Rank
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        """Return the batch of a step."""
+        positions = _batch_positions(self.config, self.process, step)
+        indices = batch_indices(self.data, self.config, self.process, step)
+        if isinstance(self.data, AugmentedDataset):
+            return self.data.augmented_batch(indices, positions // len(self.data))
+        if self.config.flip and isinstance(self.data, MirroredDataset):
+            return self.data.mirrored_batch(indices, batch_flips(self.config, self.process, step))
+        return self.data.batch(indices)
+
+
+def batch_indices(data: Sized, config: TrainConfig, process: Rank, step: int) -> Tensor:
     """Return the indices of a process's items of one step.
 
     The items of all steps follow each other in an endless sequence of shuffled epochs.
     """
-    size = config.batch_size
-    positions = torch.arange(step * size, (step + 1) * size)[process.rank :: process.world_size]
+    positions = _batch_positions(config, process, step)
     epochs = positions // len(data)
     return torch.cat(
         [
-            _epoch_order(data, config, int(epoch))[positions[epochs == epoch] % len(data)]
+            _epoch_order(len(data), step_seed(config, int(epoch)))[
+                positions[epochs == epoch] % len(data)
+            ]
             for epoch in epochs.unique()
         ]
     )
@@ -144,21 +248,23 @@ def batch_flips(config: TrainConfig, process: Rank, step: int) -> Tensor:
     return uniform[process.rank :: process.world_size] < config.flip
 
 
-def _map_batches(
-    data: MapDataset, config: TrainConfig, process: Rank, first_step: int
-) -> Iterator[tuple[Tensor, ...]]:
-    for step in count(first_step):
-        yield data.batch(batch_indices(data, config, process, step))
+def _batch_positions(config: TrainConfig, process: Rank, step: int) -> Tensor:
+    """Return the positions of a process's items of one step in the sequence of all items."""
+    size = config.batch_size
+    return torch.arange(step * size, (step + 1) * size)[process.rank :: process.world_size]
 
 
-def _mirrored_batches(
-    data: MirroredDataset, config: TrainConfig, process: Rank, first_step: int
-) -> Iterator[tuple[Tensor, ...]]:
-    for step in count(first_step):
-        indices = batch_indices(data, config, process, step)
-        yield data.mirrored_batch(indices, batch_flips(config, process, step))
+@lru_cache(maxsize=2)  # a batch may be in two epochs
+def _epoch_order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def _epoch_order(data: MapDataset, config: TrainConfig, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(step_seed(config, epoch))
-    return torch.randperm(len(data), generator=generator)
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor of a batch to the device of the model; bytes of images become numbers there."""
+    moved = tensor.to(device, non_blocking=True)
+    return normalize(moved) if is_bytes(moved) else moved
+
+
+def is_bytes(tensor: Tensor) -> bool:
+    """Return True for images whose values are bytes, uint8 of shape (b, c, h, w)."""
+    return tensor.dtype == torch.uint8 and tensor.ndim == IMAGE_AXES

@@ -35,7 +35,7 @@ def encoding(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arr
         if tokens.active is not None:
             rows.setdefault("active", []).append(tokens.active.cpu().numpy())
     arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
-    arrays["images"] = images.pixels
+    arrays["images"] = images.read()
     if images.labels is not None:
         arrays["labels"] = images.labels
     if images.complexity is not None:

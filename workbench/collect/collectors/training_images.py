@@ -23,4 +23,4 @@ def training_images(model: nn.Module, images: ImageSet, context: CollectContext)
     train = load_images(context.source, "train", sample=sample, seed=context.seed)
     extractor = context.feature_extractor
     outputs = extractor_outputs(extractor, train.pixels, context.device, "train_", skip=["logits"])
-    return {"train_images": train.pixels} | outputs
+    return {"train_images": train.read()} | outputs

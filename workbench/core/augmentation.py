@@ -1,0 +1,100 @@
+"""Random crops and flips of training images, reproducible for every item of every epoch."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+CROPS = ("center", "random", "random_scale")
+MAX_SCALE = 1.25  # of the short side, for random_scale
+
+
+class Draw(NamedTuple):
+    """The random numbers of one image, each uniform in [0, 1).
+
+    Attributes
+    ----------
+    scale : float
+        Decides on the length of the short side.
+    top, left : float
+        The position of the crop, as a fraction of the possible ones.
+    flip : float
+        The image is flipped if this is below the probability.
+    """
+
+    scale: float
+    top: float
+    left: float
+    flip: float
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentation of training images. It is never applied in evaluation.
+
+    Attributes
+    ----------
+    crop : {"center", "random", "random_scale"}
+        center resizes the short side to the side of the images and crops the center. random
+        crops at a random position instead. random_scale first resizes the short side to a random
+        length from the side to 1.25 times the side.
+    flip : float
+        The probability of a horizontal flip.
+    reduced_decoding : bool
+        Whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where this is still as
+        large as needed. It is faster, and the pixels differ slightly.
+    seed : int
+        The seed of the draws.
+    """
+
+    crop: str = "center"
+    flip: float = 0.0
+    reduced_decoding: bool = False
+    seed: int = 0
+
+    @property
+    def is_active(self) -> bool:
+        """True if training images differ from those of evaluation."""
+        return self.needs_originals or self.flip > 0
+
+    @property
+    def needs_originals(self) -> bool:
+        """True if images are decoded anew in each epoch, instead of once for all epochs."""
+        return self.crop != "center" or self.reduced_decoding
+
+    def draw(self, epoch: int, index: int) -> Draw:
+        """Return the random numbers of an item, which depend on nothing but the arguments.
+
+        Parameters
+        ----------
+        epoch : int
+            The number of the epoch.
+        index : int
+            The index of the image in its data set.
+        """
+        generator = np.random.default_rng([self.seed % 2**63, epoch, index])
+        return Draw(*generator.random(len(Draw._fields)).tolist())
+
+    def is_flipped(self, draw: Draw) -> bool:
+        """Return True if the image of a draw is flipped."""
+        return draw.flip < self.flip
+
+    def short_side(self, side: int, draw: Draw) -> int:
+        """Return the length to which the short side is resized.
+
+        For random_scale, every integer from `side` to 1.25 times `side` (rounded up) is as likely.
+
+        Parameters
+        ----------
+        side : int
+            Height and width of the result, in pixels.
+        draw : Draw
+            The random numbers of the image.
+        """
+        if self.crop != "random_scale":
+            return side
+        return side + int(draw.scale * (self.max_short_side(side) - side + 1))
+
+    def max_short_side(self, side: int) -> int:
+        """Return the largest length to which the short side is resized."""
+        return int(np.ceil(MAX_SCALE * side)) if self.crop == "random_scale" else side

@@ -1,0 +1,368 @@
+"""Images that are decoded when they are read, and images that are decoded once into memory.
+
+A set whose decoded images fit into `MAX_ARRAY_BYTES` is decoded once. A larger one is decoded
+whenever its images are read, and only their positions are held in memory. The arrays are equal
+either way, except for damaged images: those of a small set are left out, and those of a large set,
+which are found only when they are read, become gray squares.
+"""
+
+import warnings
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.core.errors import UserError
+from workbench.data.channels import with_channels
+from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
+from workbench.data.decode_cache import DecodedImages, cached_decode
+from workbench.data.encoded import EncodedImages
+from workbench.data.resize import DEFAULT_RESIZE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_ARRAY_BYTES = 2**29  # of decoded images in memory, which are 2,730 images of 256 x 256
+PROBED_IMAGES = 16  # of a large set, which are decoded when it is opened
+PROGRESS_BAR_MIN_IMAGES = 2000
+MAX_REASONS = 3  # of skipped files, in an error
+DARK = 0.26  # the largest value of 14 bits, as a fraction of that of 16
+GRAY = 128
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The conversion of encoded images to squares of one size.
+
+    Attributes
+    ----------
+    side : int or None
+        Height and width in pixels; None if all images share one size.
+    channels : {1, 3} or None
+        Channels of the images; None keeps those of the source, 3 if any image has 3.
+    resize : {"lanczos", "bicubic", "adm"}
+        How images are brought to the side; see `workbench.data.resize`.
+    value_range : tuple of float or None
+        The values of black and white of images with more than 8 bits.
+    """
+
+    side: int | None = None
+    channels: int | None = None
+    resize: str = DEFAULT_RESIZE
+    value_range: ValueRange | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Images that are decoded when they are read: an array of uint8, shape (n, h, w, c).
+
+    Only what locates the images is held in memory. As with arrays on disk, an index, a slice or an
+    array of indices in brackets returns an ndarray.
+
+    Attributes
+    ----------
+    encoded : EncodedImages
+        The images.
+    rows : ndarray of int64, shape (n,)
+        The index in `encoded` of each image of this set.
+    side, channels : int
+        The size of the decoded images.
+    decoding : Decoding
+        The conversion; its `side` is None if all images must have this size already.
+    """
+
+    encoded: EncodedImages
+    rows: np.ndarray
+    side: int
+    channels: int
+    decoding: Decoding
+
+    dtype = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the array of all images."""
+        return len(self.rows), self.side, self.side, self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the array of all images."""
+        return int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        selected = self.rows[key]
+        if np.ndim(selected) == 0:
+            return self._decode(int(selected))
+        return self._read_rows(selected)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Decode all images."""
+        return np.asarray(self._read_rows(self.rows), dtype)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Decode images.
+
+        Parameters
+        ----------
+        indices : ndarray of int
+            The images.
+
+        Returns
+        -------
+        ndarray of uint8, shape (b, h, w, c)
+            The images. A damaged one is a gray square, and a warning names it.
+        """
+        return self._read_rows(self.rows[indices])
+
+    def select(self, indices: np.ndarray) -> "LazyImages":
+        """Return a set of some of the images, without decoding them."""
+        return replace(self, rows=self.rows[indices])
+
+    def with_channels(self, channels: int | None) -> "LazyImages":
+        """Return the set with another number of channels."""
+        return self if channels is None else replace(self, channels=channels)
+
+    def identity(self) -> Iterator[str]:
+        """Yield texts that identify the images and their conversion, without decoding."""
+        yield f"{self.decoding.resize} {self.decoding.value_range}"
+        yield from self.encoded.identity(self.rows)
+
+    def picture(self, index: int, *, short: int, reduced: bool) -> "Image.Image | None":
+        """Decode an image at its own size, for a crop other than that of `read`.
+
+        Parameters
+        ----------
+        index : int
+            The image.
+        short : int
+            The length in pixels that its short side is going to have.
+        reduced : bool
+            Whether a JPEG file may be decoded at a fraction of its size.
+
+        Returns
+        -------
+        Image or None
+            The image, of mode L or RGB; None if it is damaged.
+        """
+        row = int(self.rows[index])
+        content = self.encoded.content(row)
+        try:
+            return decode_picture(
+                content,
+                self.encoded.name(row),
+                short=short,
+                reduced=reduced,
+                value_range=self.decoding.value_range,
+            )
+        except UserError as error:
+            warn_damaged(error)
+            return None
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        pixels = np.empty((len(rows), self.side, self.side, self.channels), np.uint8)
+        for index, row in enumerate(rows.tolist()):
+            pixels[index] = self._decode(row)
+        return pixels
+
+    def _decode(self, row: int) -> np.ndarray:
+        content = self.encoded.content(row)
+        name = self.encoded.name(row)
+        decoding = self.decoding
+        try:
+            pixels = decode(
+                content, name, decoding.side, decoding.resize, value_range=decoding.value_range
+            )
+        except UserError as error:
+            warn_damaged(error)
+            return np.full((self.side, self.side, self.channels), GRAY, np.uint8)
+        if pixels.shape[:2] != (self.side, self.side):
+            raise _other_size(pixels, name, (self.side, self.side), "the first image")
+        return with_channels(pixels, self.channels)
+
+
+def read_pixels(
+    encoded: EncodedImages,
+    decoding: Decoding,
+    source: str,
+    *,
+    files: Iterable[Path] = (),
+    key: Hashable = None,
+) -> DecodedImages:
+    """Decode images into memory, or only when they are read if there are many.
+
+    Parameters
+    ----------
+    encoded : EncodedImages
+        The images, at least one.
+    decoding : Decoding
+        The conversion to squares.
+    source : str
+        Name of the images for errors.
+    files : iterable of Path
+        The files that the images depend on; without files nothing is cached.
+    key : hashable
+        Everything but the files and the conversion that the images depend on.
+
+    Returns
+    -------
+    DecodedImages
+        The images.
+
+    Raises
+    ------
+    UserError
+        If no image can be decoded, or the sizes differ and no side is given.
+    """
+    channels = decoding.channels or 3
+    if decoding.side is None or len(encoded) * decoding.side**2 * channels > MAX_ARRAY_BYTES:
+        lazy = _open_lazily(encoded, decoding, source)
+        if lazy.pixels.nbytes > MAX_ARRAY_BYTES:
+            return lazy
+    decoded = cached_decode(files, (key, decoding), lambda: _decode_all(encoded, decoding, source))
+    originals = LazyImages(
+        encoded=encoded,
+        rows=decoded.indices,
+        side=decoded.pixels.shape[1],
+        channels=decoded.pixels.shape[3],
+        decoding=decoding,
+    )
+    return decoded._replace(originals=originals)
+
+
+def _open_lazily(encoded: EncodedImages, decoding: Decoding, source: str) -> DecodedImages:
+    """Return images that are decoded when they are read; some are decoded to check the source."""
+    rows = np.unique(np.linspace(0, len(encoded) - 1, PROBED_IMAGES, dtype=np.int64))
+    probe = _Decoder(source, decoding, len(rows))
+    for row in rows.tolist():
+        probe.add(row, encoded)
+    sample = probe.finish()
+    notes = sample.notes
+    channels = decoding.channels or sample.pixels.shape[3]
+    if decoding.channels is None and channels == 1:
+        notes += (
+            f"Images of {source} are read as gray ones, as the first of them are; give"
+            " channels=3 for color.",
+        )
+    lazy = LazyImages(
+        encoded=encoded,
+        rows=np.arange(len(encoded)),
+        side=sample.pixels.shape[1],
+        channels=channels,
+        decoding=decoding,
+    )
+    return DecodedImages(lazy, lazy.rows, (), notes, originals=lazy)
+
+
+def _decode_all(encoded: EncodedImages, decoding: Decoding, source: str) -> DecodedImages:
+    """Decode all images into one array and skip damaged ones."""
+    from tqdm import tqdm
+
+    count = len(encoded)
+    decoder = _Decoder(source, decoding, count)
+    rows = tqdm(
+        range(count),
+        desc=f"reading {source}",
+        unit=" images",
+        disable=count <= PROGRESS_BAR_MIN_IMAGES,
+    )
+    for row in rows:
+        decoder.add(row, encoded)
+    return decoder.finish()
+
+
+class _Decoder:
+    """Decodes images of one size into an array, and collects the reasons for skipped ones."""
+
+    def __init__(self, source: str, decoding: Decoding, count: int) -> None:
+        self.source = source
+        self.decoding = decoding
+        self.count = count
+        self.pixels: np.ndarray | None = None  # the first image decides on the size
+        self.first_name = ""
+        self.indices: list[int] = []
+        self.skipped: list[str] = []
+        self.levels: list[float] = []  # the largest value of each image with 16 bits
+
+    def add(self, row: int, encoded: EncodedImages) -> None:
+        """Decode one image."""
+        name = encoded.name(row)
+        content = encoded.content(row)
+        decoding = self.decoding
+        try:
+            image = decode(
+                content,
+                name,
+                decoding.side,
+                decoding.resize,
+                value_range=decoding.value_range,
+                on_sixteen_bits=self.levels.append,
+            )
+        except UserError as error:
+            self.skipped.append(str(error))
+            return
+        image = with_channels(image, decoding.channels)
+        if self.pixels is None:
+            self.first_name = name
+            self.pixels = np.empty((self.count, *image.shape), np.uint8)
+        first_size = self.pixels.shape[1:3]
+        if image.shape[:2] != first_size or image.shape[0] != image.shape[1]:
+            raise _other_size(image, name, first_size, self.first_name)
+        if image.shape[-1] > self.pixels.shape[-1]:  # gray images came first
+            self.pixels = np.repeat(self.pixels, image.shape[-1], axis=-1)
+        self.pixels[len(self.indices)] = image
+        self.indices.append(row)
+
+    def finish(self) -> DecodedImages:
+        """Return the images.
+
+        Raises
+        ------
+        UserError
+            If no image could be decoded.
+        """
+        if self.pixels is None:
+            reasons = " ".join(self.skipped[:MAX_REASONS]) or "It is empty."
+            raise UserError(f"{self.source} has no usable image: {reasons}")
+        return DecodedImages(
+            pixels=self.pixels[: len(self.indices)],
+            indices=np.array(self.indices, np.int64),
+            skipped=tuple(self.skipped),
+            notes=_dark_notes(self.levels, self.source),
+        )
+
+
+def _dark_notes(levels: list[float], source: str) -> tuple[str, ...]:
+    """Return a sentence if images with 16 bits use so few of them that they are almost black."""
+    brightest = max(levels, default=1.0)
+    if brightest > DARK:
+        return ()
+    return (
+        f"The {len(levels):,} images of {source} with 16 bits fill {brightest:.0%} of their range,"
+        f" up to {round(brightest * WHITE):,} of {WHITE:,}, so that they are dark; give the values"
+        " of black and white, as in value_range=0,4095 for 12 bits, or declare them in the files"
+        " (MaxSampleValue of TIFF, maxval of PGM).",
+    )
+
+
+def _other_size(
+    image: np.ndarray, name: str, first_size: tuple[int, ...], first_name: str
+) -> UserError:
+    height, width = image.shape[:2]
+    first_height, first_width = first_size
+    advice = "Give `side`, in pixels, to resize and crop every image to a square."
+    if (height, width) != (first_height, first_width):
+        return UserError(
+            f"All images must have one size, got {first_width} x {first_height} for {first_name}"
+            f" and {width} x {height} for {name}. {advice}"
+        )
+    return UserError(f"Images must be square, got {width} x {height} for {name}. {advice}")
+
+
+def warn_damaged(error: UserError) -> None:
+    """Warn that an image is damaged, and becomes a gray square so that batches stay full."""
+    warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=4)
