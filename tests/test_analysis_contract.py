@@ -14,6 +14,7 @@ import workbench.analysis
 from workbench.analysis import analyses, get, groups, result_serialization
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.storage.training_log import TrainingLog
 
 PROVENANCE = {
     "run": "a",
@@ -66,6 +67,7 @@ def evidence(n: int) -> Evidence:
         requested=np.array([0.1, 0.2], np.float32),
         reached=random.uniform(0.1, 0.2, (2, n)).astype(np.float32),
         spent=random.integers(1, 5, (2, n)).astype(np.int32),
+        log=LOG,
         posterior=random.uniform([1, 0.1], [9, 0.9], (n, 4, 2)).astype(np.float32),
         mean_posterior=np.full((2, 16), 1 / 16, np.float32),
         cascade_start=np.tile(GRID, (2, 1, 1)) + random.normal(size=(2, 16, 2)).astype(np.float32),
@@ -82,6 +84,20 @@ def evidence(n: int) -> Evidence:
         equivariance_direct_mse=random.uniform(0.1, 0.2, (3, n)).astype(np.float32),
         equivariance_latent_errors=random.uniform(0.5, 2, (3, 2)),
     )
+
+
+LOG = TrainingLog(
+    run="a",
+    records=[
+        {"step": 10 * i, "pixel": 1 / i, "kl": 0.1, "lr": 0.1, "gradient": 1.0, "time": i}
+        for i in range(1, 30)
+    ],
+    statistics=[
+        {"step": 10 * i, "held_out_pixel": 1 / i, "codes_used": 8, "perplexity": 6.0}
+        for i in range(1, 30)
+    ],
+    events=[{"event": "weight", "step": 100, "term": "kl", "value": 2.0}],
+)
 
 
 def several(n: int) -> list[Evidence]:
@@ -145,7 +161,9 @@ def test_parameters_are_evidence_or_controls(name):
             assert parameter.default is not parameter.empty
             assert parameter.annotation is not parameter.empty
         else:
-            assert parameter.name == "evidences" or hasattr(Evidence, parameter.name)
+            assert parameter.name in ("evidences", "training_logs") or hasattr(
+                Evidence, parameter.name
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,8 +214,8 @@ def test_few_images_work_or_raise_a_user_error(name, n):
         assert str(error).endswith(".")
         assert "\n" not in str(error)
     else:
-        # These two read the provenance and not the images.
-        assert n > 0 or name in ("settings_comparison", "checks")
+        # These read the provenance or the log, and not the images.
+        assert n > 0 or name in ("settings_comparison", "checks", "training_curves")
         assert result.figure().data
         assert len(result.table())
         assert result.summary()

@@ -9,6 +9,7 @@ from workbench.analysis.diagnosis.checks import SYMBOLS, checks, rules, wording
 from workbench.analysis.diagnosis.remedies import REMEDIES, contradictions
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence
+from workbench.storage.training_log import TrainingLog
 from workbench.workspace.controls import controls
 
 IMAGES = np.random.default_rng(0).integers(1, 255, (60, 8, 8, 1), dtype=np.uint8)
@@ -333,6 +334,51 @@ def test_checkpoints_have_distinct_names():
 
 def test_controls_of_checks():
     assert [(c.name, c.choices) for c in controls(checks)] == [("show", ("findings", "all"))]
+
+
+# Training
+
+
+def trained(held_out=(), beta: float = 0.01, **terms) -> Evidence:
+    """Return evidence with a log of one record per value of the terms."""
+    names, columns = list(terms), list(terms.values())
+    records = [
+        {"step": 10 * (i + 1), **dict(zip(names, row, strict=True))}
+        for i, row in enumerate(zip(*columns, strict=True))
+    ]
+    statistics = [{"step": 10 * (i + 1), "held_out_pixel": v} for i, v in enumerate(held_out)]
+    log = TrainingLog(run="a", records=records, statistics=statistics)
+    base = evidence()
+    return replace(base, log=log, provenance=base.provenance | {"settings": {"beta": beta}})
+
+
+STEPS = np.arange(1, 41)
+FALLING = 0.1 + 1 / STEPS
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (trained(pixel=FALLING), {}),
+        (trained(pixel=FALLING, adversarial=STEPS / 10), {}),
+        (trained(pixel=np.where(STEPS < 20, FALLING, 2.0)), {"TK070": "error"}),
+        (trained(pixel=np.where(STEPS < 20, FALLING, 0.8)), {"TK070": "warning"}),
+        (trained(pixel=np.where(STEPS < 8, FALLING, 0.2)), {"TK071": "info"}),
+        (trained(pixel=1 - STEPS / 1000), {"TK073": "error"}),
+        (trained(pixel=FALLING, kl=0.001 / STEPS, beta=0.01), {"TK072": "error"}),
+        (trained(pixel=FALLING, kl=0.1 + 0.1 / STEPS, beta=0.01), {}),
+        (trained(pixel=FALLING, held_out=FALLING), {}),
+        (trained(pixel=FALLING, held_out=FALLING + STEPS / 100), {"TK074": "warning"}),
+    ],
+)
+def test_findings_of_training_by_its_log(run, expected):
+    assert {check.code: check.status for check in checks([run]).findings} == expected
+
+
+def test_training_that_started_from_another_run_has_no_trend():
+    run = trained(pixel=1 - STEPS / 1000)
+    started = replace(run.log, events=[{"event": "started from", "step": 0}])
+    assert not checks([replace(run, log=started)]).findings
 
 
 # Advice

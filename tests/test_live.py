@@ -105,23 +105,25 @@ def test_curves_show_all_numbers_and_events(run):
     run.event("saved", 200)
     figure = curves(RunFollower(run).snapshot(), log=True, smoothing=0.5)
     titles = [note.text for note in figure.layout.annotations]
-    names = ["pixel", "align", "learning rate", "gradient norm", "steps per second"]
+    names = ["loss", "pixel", "align", "learning rate", "gradient norm", "images per second"]
     assert all(name in title for name, title in zip(names, titles, strict=False))
-    assert "linear" in titles[1]
-    assert titles[5:] == ["align × 0.5"]
+    assert "linear" in titles[2]
+    assert titles[6:] == ["align × 0.5"]
     assert {shape.x0 for shape in figure.layout.shapes} == {100}
-    assert figure.layout.yaxis.type == "log" and figure.layout.yaxis2.type == "linear"
-    smooth, alpha = [figure.data[1].y[0]], 0.5
-    for value in figure.data[0].y[1:]:
+    assert figure.layout.yaxis2.type == "log" and figure.layout.yaxis3.type == "linear"
+    smooth, alpha = [figure.data[3].y[0]], 0.5
+    for value in figure.data[2].y[1:]:
         smooth.append(alpha * value + (1 - alpha) * smooth[-1])
-    assert figure.data[1].y[-1] == pytest.approx(smooth[-1], rel=1e-6)
+    assert figure.data[3].y[-1] == pytest.approx(smooth[-1], rel=1e-6)
+    # The multiplier is divided out: a change of it is no jump of the term.
+    assert figure.data[4].y[9] == -0.5 and figure.data[4].y[10] == -1.0
 
 
 def test_long_logs_are_averaged(run):
     for step in range(310, 40_010, 10):
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
     snapshot = RunFollower(run).snapshot()
-    curve = curves(snapshot).data[0].y
+    curve = curves(snapshot).data[1].y
     assert len(curve) == 1000
     assert curve.mean() == pytest.approx(snapshot.history["pixel"].mean())
 

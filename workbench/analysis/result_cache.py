@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict
 from functools import cache
 from hashlib import blake2b, sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,8 @@ from workbench.analysis import result_serialization
 from workbench.analysis.base import Result
 from workbench.core.errors import RunError
 from workbench.storage.atomic import atomic_folder, read_json, write_text
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import ARRAYS, Evidence
+from workbench.storage.training_log import TrainingLog, log_key
 
 MAX_CACHE_BYTES = 512 * 2**20  # the oldest results are removed beyond it
 HASH_FILE = "hashes.json"  # hashes of arrays in files, so that those are not read again
@@ -228,12 +229,24 @@ def _to_json(value: Any, known_hashes: dict[str, str]) -> Any:
     if isinstance(value, np.ndarray):
         return {"array": _array_hash(value, known_hashes)}
     if isinstance(value, Evidence):
-        return {f.name: _to_json(getattr(value, f.name), known_hashes) for f in fields(value)}
+        content = {name: _to_json(getattr(value, name), known_hashes) for name in ARRAYS}
+        content["provenance"] = _to_json(value.provenance, known_hashes)
+        content["log"] = _to_json(value.log, known_hashes)
+        return content | {"log_key": _log_key_of(value)}
+    if isinstance(value, TrainingLog):
+        return asdict(value)
     if isinstance(value, dict):
         return {str(name): _to_json(x, known_hashes) for name, x in value.items()}
     if isinstance(value, (tuple, list)):
         return [_to_json(x, known_hashes) for x in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _log_key_of(evidence: Evidence) -> list[int]:
+    """Return the sizes of the files of a run's log."""
+    if evidence.folder is None:
+        return []
+    return list(log_key(evidence.folder.parent.parent)[::2])  # a copied run has other times
 
 
 def _array_hash(array: np.ndarray, known_hashes: dict[str, str]) -> str:

@@ -36,8 +36,10 @@ from workbench.storage.files import (
 )
 from workbench.storage.leftovers import reappears
 from workbench.storage.migrations import FORMAT, is_format, migrate_provenance, stored_array_name
+from workbench.storage.training_log import TrainingLog, try_read_log
 
 MAX_REASON_LENGTH = 200
+LOGS_PARAMETER = "training_logs"  # of an analysis of logs
 PADDING = -1  # in place of a code, where an image has fewer tokens than others
 # Codewords may have other channels than latents, or none if only their number is known.
 INDEPENDENT_AXES = ("channel",)
@@ -97,6 +99,10 @@ class Evidence:
     ----------
     provenance : dict
         The run, step, data, fingerprint of the images, split, number of images, seed and versions.
+    folder : Path or None
+        The folder that it was opened from.
+    log : TrainingLog or None
+        The log of training of evidence that is not in the folder of a run; see `training_log`.
 
     Examples
     --------
@@ -361,6 +367,8 @@ class Evidence:
         "one",
         "Bits per token of held-out images under an autoregressive generator.",
     )
+    folder: Path | None = None
+    log: TrainingLog | None = None
 
     @property
     def run_name(self) -> str:
@@ -371,6 +379,13 @@ class Evidence:
     def step(self) -> int:
         """The training step of the checkpoint."""
         return self.provenance["step"]
+
+    @property
+    def training_log(self) -> TrainingLog | None:
+        """What was logged until this step; None if the run was not trained here."""
+        if self.log is not None or self.folder is None or not _is_in_run(self.folder):
+            return self.log
+        return try_read_log(self.folder.parent.parent, self.step)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -516,7 +531,8 @@ class Evidence:
             raise _damaged(folder, error, again) from None
         except OSError as error:
             raise unreadable(provenance_path, error) from None
-        return cls(provenance=_with_folder_name(provenance, folder), **arrays)
+        provenance = _with_folder_name(provenance, folder)
+        return cls(provenance=provenance, folder=folder, **arrays)
 
     def __repr__(self) -> str:
         shapes = ", ".join(
@@ -539,8 +555,9 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
     analysis : callable
         The analysis. Its keyword-only parameters are controls, and are not provided here.
     evidences : sequence of Evidence
-        The evidence of one or more runs. The parameter `evidences` receives all of them; any other
-        parameter receives the attribute of that name of the first.
+        The evidence of one or more runs. The parameter `evidences` receives all of them, and
+        `training_logs` the logs of all runs that have one; any other parameter receives the
+        attribute of that name of the first.
 
     Raises
     ------
@@ -555,6 +572,9 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
             continue
         if parameter.name == "evidences":
             value: Any = tuple(evidences)
+        elif parameter.name == LOGS_PARAMETER:
+            logs = [evidence.training_log for evidence in evidences]
+            value = tuple(log for log in logs if log is not None) or None
         else:
             value = getattr(evidences[0], parameter.name)
         if value is not None:
@@ -585,6 +605,11 @@ def array_names(analysis: Callable[..., Any]) -> set[str] | None:
     return None if "evidences" in names else names & ARRAYS.keys()
 
 
+def reads_logs(analysis: Callable[..., Any]) -> bool:
+    """Return True if an analysis reads the logs of training, which need no evidence."""
+    return LOGS_PARAMETER in inspect.signature(analysis).parameters
+
+
 def verify_evidence(folder: Path) -> None:
     """Compare every array of evidence with the digest that was stored when it was written.
 
@@ -609,9 +634,14 @@ def _with_folder_name(provenance: dict[str, Any], folder: Path) -> dict[str, Any
 
     Evidence outside of a run keeps the name that was stored.
     """
-    if folder.parent.name != "evidence" or not STEP_NAME.fullmatch(folder.name):
+    if not _is_in_run(folder):
         return provenance
     return provenance | {"run": folder.parent.parent.resolve().name}
+
+
+def _is_in_run(folder: Path) -> bool:
+    """Return True if a folder of evidence is in the folder of a run."""
+    return folder.parent.name == "evidence" and STEP_NAME.fullmatch(folder.name) is not None
 
 
 def _read(

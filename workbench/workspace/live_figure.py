@@ -1,31 +1,23 @@
-"""The curves of a run during training: one panel per term, learning rate, gradient and speed."""
+"""The curves of one run during training, with its events: a figure that a host draws again."""
 
-import math
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
-from workbench.workspace.run_snapshot import RunSnapshot, event_label, steps_per_second
+from workbench.analysis.plotting.style import DEAD_COLOR, apply_theme
+from workbench.analysis.runs.training_curves import training_curves
+from workbench.workspace.run_snapshot import RunSnapshot, event_label
 
-MAX_POINTS = 1000  # per curve; longer curves show the means of equally many records
 MAX_EVENT_LINES = 40
 MAX_EVENT_LABELS = 10
 # Events that happen in every run need no line.
 ROUTINE_EVENTS = ("started", "saved", "evaluated", "finished", "stopped")
 EVENT_COLOR = "#888888"
+MARGIN_PX = {"l": 64, "r": 16, "t": 40, "b": 48}
 
 
 def curves(
-    snapshot: RunSnapshot,
-    *,
-    log: bool = False,
-    smoothing: float = 0.0,
-    columns: int = 3,
-    dark: bool = False,
+    snapshot: RunSnapshot, *, log: bool = False, smoothing: float = 0.0, dark: bool = False
 ) -> go.Figure:
     """Draw every logged number over the steps, with events as vertical lines.
 
@@ -36,89 +28,22 @@ def curves(
         Use logarithmic axes where all values are positive.
     smoothing : float
         Weight of the past in an exponential moving average, in [0, 1).
-    columns : int
-        Panels per row.
     dark : bool
         Draw for a dark page.
 
     Returns
     -------
     Figure
-        Its zoom is kept when a host draws it again.
+        Its zoom is kept when a host draws it again. It is empty if nothing was logged.
     """
-    panels = _panels(snapshot)
-    rows = max(1, math.ceil(len(panels) / columns))
-    figure = make_subplots(
-        rows,
-        columns,
-        subplot_titles=[f"<b>{name}</b>" for name in panels],
-        vertical_spacing=0.28 / rows,
-        horizontal_spacing=0.3 / columns,
-    )
-    for i, (name, (steps, values)) in enumerate(panels.items()):
-        cell = {"row": i // columns + 1, "col": i % columns + 1}
-        color = COLORS[i % (len(COLORS) - 1)]
-        for trace in _traces(name, steps, values, smoothing, color):
-            figure.add_trace(trace, **cell)
-        is_positive = len(values) > 0 and values.min() > 0
-        axis_type = "log" if log and is_positive else "linear"
-        figure.update_yaxes(type=axis_type, tickformat="~g", nticks=5, **cell)
-        if log and not is_positive and len(values):
-            figure.layout.annotations[i].text += " (linear: not all values are positive)"
-    figure.update_xaxes(matches="x", nticks=5, tickformat="~s")
-    figure.update_annotations(font_size=12)
-    _mark_events(figure, snapshot, len(panels))
-    figure = apply_theme(figure, dark=dark)
-    margin = {"l": 56, "r": 16, "t": 28, "b": 28}
-    return figure.update_layout(
-        height=40 + 180 * rows, showlegend=False, uirevision="zoom", margin=margin
-    )
-
-
-def _panels(snapshot: RunSnapshot) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the thinned steps and values of each panel, by title."""
-    history = snapshot.history
-    if history.empty:
-        return {}
-    titles = {term: term for term in snapshot.terms}
-    titles |= {"lr": "learning rate", "gradient": "gradient norm"}
-    panels = {
-        title: _thin(history["step"], history[name])
-        for name, title in titles.items()
-        if name in history
-    }
-    speed = steps_per_second(history)
-    panels["steps per second"] = _thin(history["step"][speed.index], speed)
-    return panels
-
-
-def _thin(steps: pd.Series, values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Average neighboring records so that at most `MAX_POINTS` remain."""
-    is_known = values.notna()
-    x, y = steps[is_known].to_numpy(float), values[is_known].to_numpy(float)
-    if len(x) <= MAX_POINTS:
-        return x, y
-    starts = np.linspace(0, len(x), MAX_POINTS, endpoint=False).astype(int)
-    counts = np.diff([*starts, len(x)])
-    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
-
-
-def _traces(
-    name: str, x: np.ndarray, y: np.ndarray, smoothing: float, color: str
-) -> list[go.Scatter]:
-    """Return the curve, faint if smoothed, and the smoothed curve, empty without smoothing."""
-    style: dict[str, Any] = {
-        "mode": "lines" if len(x) > 1 else "markers",
-        "hovertemplate": f"step %{{x:,.0f}}<br>{name} %{{y:.4g}}<extra></extra>",
-    }
-    smooth = y[:0]
-    if smoothing:
-        smooth = pd.Series(y).ewm(alpha=1 - smoothing).mean().to_numpy()
-    opacity = 0.3 if smoothing else 1.0
-    return [
-        go.Scatter(x=x, y=y, line={"color": color, "width": 1.5}, opacity=opacity, **style),
-        go.Scatter(x=x[: len(smooth)], y=smooth, line={"color": color, "width": 2}, **style),
-    ]
+    if not snapshot.log.terms:
+        return apply_theme(go.Figure(), dark=dark)
+    result = training_curves([snapshot.log], log=log, smoothing=smoothing)
+    figure = result.figure()
+    _mark_events(figure, snapshot, len(result.panels))
+    height = figure.layout.height - 100  # without title and legend
+    apply_theme(figure, dark=dark)
+    return figure.update_layout(title=None, showlegend=False, height=height, margin=MARGIN_PX)
 
 
 def _mark_events(figure: go.Figure, snapshot: RunSnapshot, num_panels: int) -> None:

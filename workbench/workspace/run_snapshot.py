@@ -16,9 +16,9 @@ from workbench.core.progress import ProgressEstimate
 from workbench.storage.files import STEP_NAME, load_array
 from workbench.storage.jsonl import JsonlTail, is_event, is_log_record
 from workbench.storage.run import ACTIVE_STATES, Run
+from workbench.storage.training_log import TrainingLog
 
 NUM_RECENT_RECORDS = 20  # records that speed and remaining time are estimated from
-NOT_TERMS = ("step", "lr", "gradient", "time")
 EVALUATION_EVENTS = ("evaluate", "evaluated", "not evaluated")
 PREVIEW_COLUMNS = 8
 
@@ -40,6 +40,8 @@ class RunSnapshot:
         Steps that have preview images, ascending.
     checkpoint_steps : tuple of int
         Steps that have a checkpoint, ascending.
+    log : TrainingLog
+        The records of the history with the statistics of training.
     """
 
     name: str
@@ -48,6 +50,7 @@ class RunSnapshot:
     events: list[dict[str, Any]]
     preview_steps: tuple[int, ...]
     checkpoint_steps: tuple[int, ...]
+    log: TrainingLog
 
     @property
     def state(self) -> str:
@@ -62,7 +65,7 @@ class RunSnapshot:
     @property
     def terms(self) -> list[str]:
         """Names of the logged terms of the objective."""
-        return [str(name) for name in self.history.columns if name not in NOT_TERMS]
+        return list(self.log.terms)
 
     @property
     def multipliers(self) -> dict[str, float]:
@@ -76,6 +79,7 @@ class RunFollower:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._log = JsonlTail(run.folder / "log.jsonl", is_log_record)
+        self._statistics = JsonlTail(run.folder / "statistics.jsonl", is_log_record)
         self._events = JsonlTail(run.folder / "events.jsonl", is_event)
 
     def snapshot(self) -> RunSnapshot:
@@ -91,11 +95,19 @@ class RunFollower:
         # The status comes first: then every record that it refers to has been written.
         status = self.run.status()
         folder = self.run.folder
+        log = TrainingLog(
+            run=self.run.name,
+            records=tuple(self._log.read()),
+            statistics=tuple(self._statistics.read()),
+            events=tuple(self._events.read()),
+            training=self.run.config.training,
+        )
         return RunSnapshot(
             name=self.run.name,
             status=status,
-            history=pd.DataFrame(self._log.read()),
-            events=list(self._events.read()),
+            history=pd.DataFrame(list(log.records)),
+            events=list(log.events),
+            log=log,
             preview_steps=_steps_of(folder.glob("samples/step-*.npy")),
             checkpoint_steps=_steps_of(folder.glob("step-*.safetensors")),
         )

@@ -17,8 +17,9 @@ from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
-from workbench.storage.evidence import Evidence, array_names, kwargs_for
+from workbench.storage.evidence import Evidence, array_names, kwargs_for, reads_logs
 from workbench.storage.run import Run, find_runs
+from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
 from workbench.workspace.view_state import ViewState
 
@@ -182,7 +183,11 @@ class Workspace:
         UserError
             If no run is selected, or the primary run has no evidence of that step.
         """
-        controls = coerce_controls(analysis.get(state.analysis), state.controls)
+        function = analysis.get(state.analysis)
+        controls = coerce_controls(function, state.controls)
+        if reads_logs(function):
+            logs = [(run.name, log_key(run.folder)) for run in self._selected_runs(state)]
+            return (state.analysis, *logs, *sorted(controls.items()))
         evidence = [(str(folder), written_at(folder)) for folder in self._evidence_folders(state)]
         return (state.analysis, *evidence, *sorted(controls.items()))
 
@@ -214,6 +219,11 @@ class Workspace:
             facts.append(f"compared with {num_others} other runs")
         return " · ".join(facts)
 
+    def _selected_runs(self, state: ViewState) -> list[Run]:
+        if not state.runs:
+            raise UserError(NO_RUN)
+        return [self.run(name) for name in state.runs]
+
     def _evidence_folders(self, state: ViewState) -> list[Path]:
         """Return the folders of evidence of a state's runs, without runs that have none yet."""
         if not state.runs:
@@ -236,6 +246,8 @@ class Workspace:
         of a tokenizer are those of a generator that was trained on it.
         """
         function = analysis.get(state.analysis)
+        if reads_logs(function):
+            return self._logs(state)
         names = array_names(function)
         reads_samples = names is not None and not names.isdisjoint(SAMPLE_ARRAYS)
         if names is not None and reads_samples:
@@ -255,6 +267,22 @@ class Workspace:
                 # The result of the primary run is shown even if another cannot be read.
                 left_out.append(LeftOutRun(run=name, reason=str(error)))
         return [_with_samples(primary, others), *others], left_out
+
+    def _logs(self, state: ViewState) -> tuple[Sequence[Evidence], list[LeftOutRun]]:
+        """Open the logs of the selected runs, also of those that have no evidence yet."""
+        opened = []
+        left_out = []
+        for run in self._selected_runs(state):
+            try:
+                log = TrainingLog.read(run.folder)
+            except RunError as error:
+                left_out.append(LeftOutRun(run=run.name, reason=str(error)))
+                continue
+            known = log if log.records else None
+            opened.append(Evidence({"run": run.name, "step": run.status()["step"]}, log=known))
+        if not opened:
+            raise NotApplicable("The log of no selected run can be read.")
+        return opened, left_out
 
     def _open_last(self, run: Run, names: set[str] | None) -> Evidence:
         """Open some arrays of the last evidence of a run; all of them by default."""

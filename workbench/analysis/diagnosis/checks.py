@@ -21,7 +21,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
-from workbench.analysis.diagnosis import codebook_rules, generator_rules, image_rules, latent_rules
+from workbench.analysis.diagnosis import (
+    codebook_rules,
+    generator_rules,
+    image_rules,
+    latent_rules,
+    training_rules,
+)
 from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.diagnosis.remedies import REMEDIES
 from workbench.analysis.plotting import table
@@ -30,7 +36,7 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence
 
-RULE_MODULES = (codebook_rules, latent_rules, image_rules, generator_rules)
+RULE_MODULES = (codebook_rules, latent_rules, image_rules, generator_rules, training_rules)
 RULE_PREFIX = "tk"
 Status = Literal["error", "warning", "info", "passed", "muted", "not applicable"]
 # From the most to the least severe.

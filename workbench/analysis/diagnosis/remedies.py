@@ -55,6 +55,11 @@ REMEDIES: dict[str, Remedy] = {
     "TK042": Remedy({"generator steps": "raise"}),
     "TK050": Remedy({"tokenizer steps": "raise"}),
     "TK060": Remedy(),
+    "TK070": Remedy({"learning rate": "lower"}),
+    "TK071": Remedy(withheld_by=("TK070", "TK073")),
+    "TK072": Remedy({"KL weight": "lower"}),
+    "TK073": Remedy(withheld_by=("TK070",)),
+    "TK074": Remedy({"number of training images": "raise", "weight decay": "raise"}),
 }
 
 

@@ -16,6 +16,7 @@ from workbench.hosts.reports.sections import (
     CellOutput,
     ExecutedReport,
     SectionContent,
+    curves_content,
     heading_of,
     read_sections,
     result_content,
@@ -23,7 +24,6 @@ from workbench.hosts.reports.sections import (
     tab_section_content,
 )
 from workbench.launch.trainables import trusted_names
-from workbench.workspace.losses import losses
 from workbench.workspace.selection import Selection, id_scopes
 from workbench.workspace.tab_content import build_tab, selected_images
 from workbench.workspace.view_state import ViewState
@@ -180,7 +180,7 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
         )
     run = workspace.run(state.runs[0])
     if state.tab == "live":
-        return section_outputs("losses", lambda: result_content(losses(run)), {})
+        return section_outputs("losses", lambda: curves_content(run), {})
     analyses = {state.analysis: dict(state.controls)}
     if state.tab == "overview":
         analyses = {"token_budget": dict(state.tab_options), "checks": {}}

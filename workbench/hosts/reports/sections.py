@@ -14,10 +14,12 @@ import pandas as pd
 
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result, mime_bundle
+from workbench.analysis.runs.training_curves import training_curves
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.progress import Cancelled
 from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
+from workbench.storage.training_log import TrainingLog
 from workbench.workspace.codebook import Codebook
 from workbench.workspace.display import to_html as display_html
 from workbench.workspace.latent_map import Map
@@ -192,11 +194,9 @@ class ReportWriter:
         self._add(tab, lambda: tab_section_content(build_tab(self.workspace, state)))
 
     def losses(self) -> None:
-        """Add the training curves of the primary run: every weighted loss term by step."""
-        from workbench.workspace.losses import losses
-
+        """Add the training curves of the primary run: every logged number by step."""
         run = self.workspace.run(self.state.runs[0])
-        self._add("losses", lambda: result_content(losses(run)))
+        self._add("losses", lambda: curves_content(run))
 
     def _add(self, name: str, compute: Callable[[], SectionContent]) -> None:
         from IPython.display import display
@@ -219,6 +219,11 @@ def result_content(result: Result) -> SectionContent:
         figure=mime_bundle(result.figure()),
         left_out=result.left_out,
     )
+
+
+def curves_content(run: Run) -> SectionContent:
+    """Return the section of the log of a run."""
+    return result_content(training_curves([TrainingLog.read(run.folder)]))
 
 
 def tab_section_content(tab: Lens | Map | Codebook) -> SectionContent:
