@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import workbench.storage.latent_stats as stats_module
 from workbench.core.errors import UserError
 from workbench.generators import transformer
+from workbench.generators.embeddings import sinusoidal_embedding
 from workbench.generators.interpolants import interpolant, sample_times, shift_times, time_at
 from workbench.generators.losses import loss_by_time
 from workbench.generators.presets import PRESETS
@@ -25,7 +26,7 @@ from workbench.generators.samplers import (
     sample_latents,
     sampling_times,
 )
-from workbench.generators.transformer import SiT, direction_loss, sinusoidal_embedding
+from workbench.generators.transformer import SiT, direction_loss
 from workbench.launch.latent_dataset import LatentDataset
 from workbench.nn.transformer import SwiGLU, apply_rotary, rotary_angles
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import workbench as wb
 from workbench.core.errors import UserError
+from workbench.generators.embeddings import published_positions, token_coordinates
 from workbench.generators.pretrained import load
 from workbench.generators.samplers import (
     euler,
@@ -23,7 +24,7 @@ from workbench.generators.samplers import (
     initial_noise,
     sampling_times,
 )
-from workbench.generators.transformer import SiT, published_positions, token_coordinates
+from workbench.generators.transformer import SiT
 
 TOLERANCE = 5e-5  # largest difference over the standard deviation; 2e-4 is allowed
 SIDE, CHANNELS, WIDTH, DEPTH, HEADS, CLASSES = 4, 6, 48, 2, 3, 5
@@ -114,6 +115,25 @@ def sit_weights() -> dict[str, torch.Tensor]:
     }
     extra = {"x_embedder.weight": (WIDTH, CHANNELS), "x_embedder.bias": (WIDTH,)}
     return transformer_weights(1, mlp, **extra)
+
+
+PATCH, PATCH_CHANNELS = 2, 3
+
+
+def dit_weights() -> dict[str, torch.Tensor]:
+    """A DiT with patches of 2 x 2 tokens and learned variances."""
+    weights = sit_weights()
+    weights = {n: value for n, value in weights.items() if not n.startswith("x_embedder")}
+    inputs, outputs = PATCH**2 * PATCH_CHANNELS, PATCH**2 * 2 * PATCH_CHANNELS
+    generator = torch.Generator().manual_seed(3)
+    shapes = {
+        "x_embedder.proj.weight": (WIDTH, PATCH_CHANNELS, PATCH, PATCH),
+        "x_embedder.proj.bias": (WIDTH,),
+        "final_layer.linear.weight": (outputs, WIDTH),
+        "final_layer.linear.bias": (outputs,),
+    }
+    scale = 1 / math.sqrt(inputs)
+    return weights | {n: scale * torch.randn(s, generator=generator) for n, s in shapes.items()}
 
 
 # The references
@@ -236,6 +256,19 @@ def reference(
     shift, scale = linear(weights, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=-1)
     x = modulate(norm(x, weights.get("final_layer.norm_final.weight"), mistake), shift, scale, "")
     return linear(weights, "final_layer.linear", x)
+
+
+def dit_reference(
+    weights: dict[str, torch.Tensor], maps: torch.Tensor, index: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the noise and the variances of maps (b, c, h, w), as DiT's code does."""
+    proj = weights["x_embedder.proj.weight"]
+    patches = F.unfold(maps, PATCH, stride=PATCH).transpose(1, 2)  # channels before rows
+    flat = weights | {"x_embedder.proj.weight": proj.flatten(1)}
+    output = reference(flat, patches, index.float(), y)
+    output = output.reshape(len(maps), SIDE, SIDE, PATCH, PATCH, 2 * PATCH_CHANNELS)
+    output = torch.einsum("nhwpqc->nchpwq", output)
+    return output.reshape(len(maps), -1, SIDE * PATCH, SIDE * PATCH).chunk(2, dim=1)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -522,7 +555,8 @@ def test_unknown_options_and_families_are_refused(lightningdit_folder):
         ({"blocks.0.attn.proj.bias": torch.zeros(3)}, ("(3,)", "(48,)")),
         ({"surplus": torch.zeros(3)}, ("1 entries are unknown", "surplus")),
         ({"pos_embed": None}, ("no diffusion transformer", "positions")),
-        ({"x_embedder.proj.weight": torch.zeros(WIDTH, 6, 2, 2)}, ("2 x 2", "patch size")),
+        ({"x_embedder.proj.weight": torch.zeros(WIDTH, 6, 2, 2)}, ("(6, 48)", "(24, 48)")),
+        ({"x_embedder.proj.weight": torch.zeros(WIDTH, 6, 2, 1)}, ("2 x 1",)),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(lightningdit_folder, change, fragments):
@@ -607,3 +641,77 @@ def test_lightningdit_equals_the_original_module(name):
             assert difference(end, as_tokens(outputs[f"sampling.{label}"])) < TOLERANCE
         latents = as_tokens(outputs["sampling.latents"])
         assert difference(generator.destandardize(end), latents) < TOLERANCE
+
+
+# DiT
+
+
+@pytest.fixture
+def dit_folder(tmp_path):
+    torch.save(dit_weights(), tmp_path / "dit.pt")
+    return tmp_path
+
+
+def test_dit_equals_its_reference(dit_folder):
+    generator = wb.load_generator(f"dit:{dit_folder}", heads=HEADS, scale=0.5)
+    maps = torch.randn(3, PATCH_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(4))
+    index, labels = torch.tensor([0, 417, 999]), torch.tensor([0, 3, CLASSES])
+    noise, values = dit_reference(dit_weights(), maps, index, labels)
+    with torch.no_grad():
+        outputs = generator.outputs(as_tokens(maps), (index + 1) / 1000, labels)
+    assert difference(outputs[..., :PATCH_CHANNELS], as_tokens(noise)) < TOLERANCE
+    assert difference(outputs[..., PATCH_CHANNELS:], as_tokens(values)) < TOLERANCE
+    config = generator.config
+    assert (config.patch, config.rows, config.num_tokens) == (PATCH, 8, 64)
+    assert config.std == (2.0,) * PATCH_CHANNELS
+
+
+def test_dit_samples_as_published(dit_folder):
+    """Reverse steps of the respaced process, written down from the code of improved DDPM."""
+    steps, scale, labels = 4, 3.0, torch.tensor([1, 2])
+    generator = wb.load_generator(
+        f"dit:{dit_folder}", heads=HEADS, scale=0.5, sampling_steps=steps, guided_channels=2
+    )
+    weights, null = dit_weights(), torch.full_like(labels, CLASSES)
+    random = torch.Generator().manual_seed(7)
+    x = initial_noise(generator, 2, random).transpose(1, 2).reshape(2, PATCH_CHANNELS, 8, 8)
+    whole = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    used = [0, 333, 666, 999]
+    for step in (3, 2, 1, 0):
+        abar = whole[used[step]].item()
+        before = whole[used[step - 1]].item() if step else 1.0
+        beta = 1 - abar / before
+        index = torch.full((2,), used[step])
+        noise, values = dit_reference(weights, x, index, labels)
+        without, _ = dit_reference(weights, x, index, null)
+        noise[:, :2] = without[:, :2] + scale * (noise - without)[:, :2]
+        data = (x - math.sqrt(1 - abar) * noise) / math.sqrt(abar)
+        mean = beta * math.sqrt(before) / (1 - abar) * data
+        mean = mean + (1 - before) * math.sqrt(1 - beta) / (1 - abar) * x
+        if step == 0:
+            x = mean
+            break
+        smallest, share = beta * (1 - before) / (1 - abar), (values + 1) / 2
+        log_variance = share * math.log(beta) + (1 - share) * math.log(smallest)
+        drawn = torch.randn(2, 64, PATCH_CHANNELS, generator=random)
+        drawn = drawn.transpose(1, 2).reshape_as(x)
+        x = mean + (log_variance / 2).exp() * drawn
+    sample = generator.sample(labels, guidance=scale, seed=7).latents
+    assert difference(sample, 2 * as_tokens(x)) < 4 * TOLERANCE
+
+
+def test_dit_needs_a_scale_and_sit_has_no_use_for_variances(dit_folder, sit_folder):
+    with pytest.raises(UserError):
+        wb.load_generator(f"dit:{dit_folder / 'dit.pt'}", heads=HEADS)
+    weights = sit_weights()
+    for name in ("weight", "bias"):
+        part = weights[f"final_layer.linear.{name}"]
+        weights[f"final_layer.linear.{name}"] = torch.cat([part, torch.randn_like(part)])
+    expected = wb.load_generator(
+        f"sit:{sit_folder / 'model.safetensors'}", stats=sit_folder / "tokenizer"
+    )
+    save_file(weights, sit_folder / "model.safetensors")
+    pretrained = load(f"sit:{sit_folder / 'model.safetensors'}", stats=sit_folder / "tokenizer")
+    x, t, y = inputs()
+    with torch.no_grad():
+        assert torch.equal(pretrained.generator(x, t, y), expected(x, t, y))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from workbench.core.batch_shares import item_noise
 from workbench.core.errors import UserError
 from workbench.core.types import Images
+from workbench.generators.embeddings import sinusoidal_embedding, token_coordinates
 from workbench.generators.interpolants import interpolant, sample_times
 from workbench.generators.samplers import euler, sampling_times
-from workbench.generators.transformer import sinusoidal_embedding, token_coordinates
 from workbench.nn.transformer import ModulatedBlock, init_weights, modulation_norm
 
 

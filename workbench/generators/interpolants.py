@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from workbench.core.batch_shares import item_draws
+from workbench.generators.noise_schedules import (
+    NUM_TIMESTEPS,
+    Schedule,
+    is_schedule,
+    log_abar,
+    time_of_log_abar,
+)
 
-Path = Literal["linear", "cosine"]
-Times = Literal["logit-normal", "uniform"]
+Path = Literal["linear", "cosine", "ddpm-linear", "ddpm-cosine"]
+Times = Literal["logit-normal", "uniform", "timesteps"]
 Latent = Float[Tensor, "b n d"]
 Scale = Float[Tensor, "b 1 1"]
 
@@ -72,10 +80,11 @@ def interpolant(path: Path, t: Float[Tensor, " b"]) -> Interpolant:
 
     Parameters
     ----------
-    path : {"linear", "cosine"}
+    path : {"linear", "cosine", "ddpm-linear", "ddpm-cosine"}
         "linear" has alpha 1 - t and sigma t. "cosine" has the cosine and the sine of pi t / 2: the
         cosine noise schedule (arXiv:2102.09672, without its offset) and SiT's generalized
-        variance-preserving path.
+        variance-preserving path. The others are discrete schedules with log(alpha) linear between
+        their timesteps; see `noise_schedules`. At t = 0 the slope of their sigma is infinite.
     t : Tensor of shape (batch,)
         Times, in [0, 1].
     """
@@ -83,13 +92,30 @@ def interpolant(path: Path, t: Float[Tensor, " b"]) -> Interpolant:
     if path == "linear":
         one = torch.ones_like(times)
         return Interpolant(t, alpha=1 - times, sigma=times, alpha_slope=-one, sigma_slope=one)
+    if is_schedule(path):
+        return _scheduled(path, t)
     turn = math.pi / 2
     cos, sin = (turn * times).cos(), (turn * times).sin()
     return Interpolant(t, alpha=cos, sigma=sin, alpha_slope=-turn * sin, sigma_slope=turn * cos)
 
 
+def _scheduled(schedule: Schedule, t: Float[Tensor, " b"]) -> Interpolant:
+    value, slope = (rearrange(part, "b -> b 1 1") for part in log_abar(schedule, t))
+    alpha = (value / 2).exp()
+    sigma = (-value.expm1()).sqrt()
+    return Interpolant(
+        t,
+        alpha=alpha,
+        sigma=sigma,
+        alpha_slope=alpha * slope / 2,
+        sigma_slope=-slope * alpha.square() / (2 * sigma),
+    )
+
+
 def time_at(path: Path, log_ratio: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Return the time at which log(sigma / alpha), the noise to data ratio, has this value."""
+    if is_schedule(path):
+        return time_of_log_abar(path, F.logsigmoid(-2 * log_ratio))
     return log_ratio.sigmoid() if path == "linear" else log_ratio.exp().atan() * (2 / math.pi)
 
 
@@ -97,8 +123,12 @@ def sample_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Te
     """Sample random times for training.
 
     With "logit-normal", log(sigma / alpha) is N(0, 1): most times are in the middle. On the linear
-    path log(sigma / alpha) is the logit of t (arXiv:2403.03206, with m = 0 and s = 1).
+    path log(sigma / alpha) is the logit of t (arXiv:2403.03206, with m = 0 and s = 1). "timesteps"
+    are 1/1000, 2/1000, ..., 1, all as likely: those of discrete schedules.
     """
+    if times == "timesteps":
+        uniform = item_draws(torch.rand, (count,), device=like.device, dtype=like.dtype)
+        return ((uniform * NUM_TIMESTEPS).floor() + 1) / NUM_TIMESTEPS
     if times == "uniform":
         return item_draws(torch.rand, (count,), device=like.device, dtype=like.dtype)
     return time_at(path, item_draws(torch.randn, (count,), device=like.device, dtype=like.dtype))

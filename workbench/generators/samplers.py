@@ -9,13 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
+from workbench.generators.diffusion import Diffusion, sample_ancestrally
 from workbench.generators.interpolants import Path, interpolant, shift_times
+from workbench.generators.noise_schedules import SCHEDULES, is_schedule
 
 if TYPE_CHECKING:
     from workbench.generators.transformer import SiT
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx/dt
-Solver = Literal["euler", "heun", "euler-maruyama"]
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, t, labels) -> numbers of each token
+Solver = Literal["euler", "heun", "euler-maruyama", "ddpm"]
 SOLVERS = get_args(Solver)
 # A predicted noise does not determine the data at t = 1. At this time alpha is 0.03, where 50 steps
 # of DDIM start.
@@ -106,6 +109,8 @@ def guided_velocity(
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     channels: int | None = None,
+    *,
+    predict: Predict | None = None,
 ) -> Velocity:
     """Return the velocity for the labels with classifier-free guidance.
 
@@ -123,6 +128,9 @@ def guided_velocity(
     channels : int, optional
         Guide only the first channels of a token; the others have the conditional velocity. None
         guides all.
+    predict : callable, optional
+        Return this function of x, times and labels instead of the velocity. Channels after those of
+        a token, such as variances, have no guidance.
 
     Notes
     -----
@@ -131,13 +139,14 @@ def guided_velocity(
     """
     low, high = interval
     guided_channels = model.config.dim if channels is None else channels
+    evaluate = model.velocity if predict is None else predict
     both_labels = torch.cat([labels, torch.full_like(labels, model.config.classes)])
 
     def velocity(x: Tensor, t: float) -> Tensor:
         if scale == 1 or not low <= t <= high:
-            return model.velocity(x, x.new_full((len(x),), t), labels)
+            return evaluate(x, x.new_full((len(x),), t), labels)
         both = torch.cat([x, x])
-        conditional, null = model.velocity(both, x.new_full((len(both),), t), both_labels).chunk(2)
+        conditional, null = evaluate(both, x.new_full((len(both),), t), both_labels).chunk(2)
         guided = null + scale * (conditional - null)
         if guided_channels >= guided.shape[-1]:
             return guided
@@ -146,6 +155,15 @@ def guided_velocity(
         )
 
     return velocity
+
+
+def check_ddpm(path: Path, predict: str) -> None:
+    """Raise UserError if the reverse steps of DDPM are not defined for a path and a prediction."""
+    if not is_schedule(path) or predict != "noise":
+        raise UserError(
+            f"The solver ddpm needs predict=noise and a path of {', '.join(SCHEDULES)}, got"
+            f" predict={predict} and path={path}."
+        )
 
 
 def initial_noise(model: "SiT", count: int, generator: torch.Generator) -> Float[Tensor, "b n d"]:
@@ -182,8 +200,9 @@ def sample_latents(
         Classes.
     steps : int, optional
         Steps of the solver; None uses the model's own.
-    solver : {"euler", "heun", "euler-maruyama"}, optional
-        Integrator; None uses the model's own.
+    solver : {"euler", "heun", "euler-maruyama", "ddpm"}, optional
+        Integrator; None uses the model's own. `ddpm` draws the reverse steps of a discrete
+        schedule, with learned variances if the model has them.
     guidance : float
         Scale of classifier-free guidance.
     interval : (float, float), optional
@@ -209,6 +228,18 @@ def sample_latents(
     _check_options(model, labels, steps, solver, (low, high), shift, channels)
     generator = torch.Generator().manual_seed(seed)
     noise = initial_noise(model, len(labels), generator).to(labels.device)
+    if solver == "ddpm" and is_schedule(config.path):  # which is checked above
+        outputs = guided_velocity(
+            model, labels, guidance, (low, high), channels, predict=model.outputs
+        )
+        x = sample_ancestrally(
+            outputs,
+            noise,
+            Diffusion.of_schedule(config.path).respaced(steps),
+            learned_variance=config.learned_variance,
+            generator=generator,
+        )
+        return model.destandardize(x)
     velocity = guided_velocity(model, labels, guidance, (low, high), channels)
     first = first_time(model)
     if solver == "euler-maruyama":
@@ -239,6 +270,8 @@ def _check_options(
         raise UserError(f"steps must be at least 1, got {steps}.")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
+    if solver == "ddpm":
+        check_ddpm(model.config.path, model.config.predict)
     if not 0 <= interval[0] <= interval[1] <= 1:
         raise UserError(
             "A guidance interval must be increasing and within 0..1 (1 is noise), got"

@@ -20,10 +20,20 @@ from workbench.core.batch_shares import item_draws, item_noise
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective, Tokens
 from workbench.generators.base import EncodedImages, Generator
+from workbench.generators.diffusion import hybrid_loss
+from workbench.generators.embeddings import (
+    cosine_embedding,
+    published_positions,
+    sinusoidal_embedding,
+    timestep_index,
+    token_coordinates,
+)
 from workbench.generators.interpolants import Path, Times, interpolant, sample_times
 from workbench.generators.losses import loss_by_time
+from workbench.generators.noise_schedules import SCHEDULES, is_schedule
 from workbench.generators.samplers import (
     Solver,
+    check_ddpm,
     euler,
     first_time,
     guided_velocity,
@@ -64,9 +74,11 @@ class SiT(Generator):
         depth: int = 4
         heads: int = 4
         drop_class: float = 0.1  # share of labels replaced by the null class in training
-        path: Path = "linear"
+        path: Path = "linear"  # the DiT paper's is "ddpm-linear"
         predict: Literal["velocity", "noise"] = "velocity"
         times: Times = "logit-normal"  # distribution of the training times
+        # Learn the variances of reverse steps, as DiT does; needs a discrete noise schedule.
+        learned_variance: bool = False
         # Fraction of the training after which times are uniform; 0.6 in LightningDiT's 800 epochs.
         uniform_after: float = 1.0
         norm: Norm = "layer"  # "rms" has a learned gain
@@ -76,11 +88,13 @@ class SiT(Generator):
         # The added positions belong to the checkpoint, and start as in the papers' code.
         stored_positions: bool = False
         rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
+        patch: int = 1  # rows and columns of tokens that are one token of the network
         qk_norm: bool = False  # RMSNorm of queries and keys
         norm_eps: float = LAYER_NORM_EPS  # of LayerNorm; the papers' code has 1e-6
         # "scaled" embeds 1000 t in `width` channels. "unscaled" embeds t in 256 channels with the
-        # cosines first, as the code of SiT and LightningDiT does.
-        time_embedding: Literal["scaled", "unscaled"] = "scaled"
+        # cosines first, as the code of SiT and LightningDiT does, and "timestep" 1000 t - 1, the
+        # index of a discrete timestep, as that of DiT.
+        time_embedding: Literal["scaled", "unscaled", "timestep"] = "scaled"
         reversed_time: bool = False  # embed 1 - t, as LightningDiT's code does
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
         shift: float = 1.0  # of the sampling times; above 1 more of them are near the noise
@@ -126,6 +140,14 @@ class SiT(Generator):
                     f" {self.predict}."
                 )
             self._check_sizes()
+            if self.solver == "ddpm":
+                check_ddpm(self.path, self.predict)
+            is_discrete = is_schedule(self.path) and self.times == "timesteps"
+            if self.learned_variance and not (is_discrete and self.predict == "noise"):
+                raise UserError(
+                    "learned_variance needs predict=noise, times=timesteps and a path of"
+                    f" {', '.join(SCHEDULES)}, got {self.predict}, {self.times} and {self.path}."
+                )
 
         def _check_moments(self) -> None:
             for name, value in (("mean", self.mean), ("std", self.std)):
@@ -143,6 +165,11 @@ class SiT(Generator):
                 raise UserError(
                     f"num_tokens must be a multiple of rows, got {self.num_tokens} tokens and"
                     f" {self.rows} rows."
+                )
+            if self.rows % self.patch or self.num_tokens // self.rows % self.patch:
+                raise UserError(
+                    f"patch must divide the rows and columns of the tokens, got patch {self.patch},"
+                    f" {self.rows} rows and {self.num_tokens // self.rows} columns."
                 )
             if self.width % self.heads or self.width % (2 * self.axes):
                 raise UserError(
@@ -181,7 +208,7 @@ class SiT(Generator):
         self.config = config
         self.progress = 1.0  # fraction of the training that is done; 1 outside of training
         width = config.width
-        self.embed = nn.Linear(config.dim, width)
+        self.embed = nn.Linear(config.patch**2 * config.dim, width)
         time_channels = width if config.time_embedding == "scaled" else TIME_CHANNELS
         self.time = nn.Sequential(
             nn.Linear(time_channels, width), nn.SiLU(), nn.Linear(width, width)
@@ -201,14 +228,17 @@ class SiT(Generator):
         self.norm = modulation_norm(config.norm, width, config.norm_eps)
         self.modulation = nn.Linear(width, 2 * width)
         # The output layer also of a noise prediction; stored runs have this name.
-        self.to_velocity = nn.Linear(width, config.dim)
+        num_outputs = 2 * config.dim if config.learned_variance else config.dim
+        self.to_velocity = nn.Linear(width, config.patch**2 * num_outputs)
         init_weights(self, config.depth)
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
         # adaLN-zero: the gates of every block, and the output, start at zero.
         for layer in (*(block.modulation for block in blocks), self.modulation, self.to_velocity):
             nn.init.zeros_(layer.weight)
-        coordinates = token_coordinates(config.num_tokens, config.rows)
+        coordinates = token_coordinates(
+            config.num_tokens // config.patch**2, config.rows // config.patch
+        )
         if config.stored_positions:
             sines = published_positions(coordinates, width)
         else:
@@ -267,8 +297,19 @@ class SiT(Generator):
         point = interpolant(config.path, times)
         target = point.slope(data, noise) if config.predict == "velocity" else noise
         conditions = torch.where(dropped, config.classes, labels)
-        predicted = self(point.mix(data, noise), point.t, conditions)
+        x = point.mix(data, noise)
+        outputs = self.outputs(x, point.t, conditions)
+        predicted = outputs[..., : config.dim]
         terms: dict[str, Tensor] = {config.predict: F.mse_loss(predicted, target)}
+        if config.learned_variance and is_schedule(config.path):
+            terms["variational"] = hybrid_loss(
+                config.path,
+                data,
+                x,
+                times,
+                noise=predicted.detach(),
+                values=outputs[..., config.dim :],
+            )
         if config.direction_weight:
             terms["direction"] = config.direction_weight * direction_loss(predicted, target)
         return Objective(terms)
@@ -280,21 +321,43 @@ class SiT(Generator):
 
         Label `classes` is the null class.
         """
+        return self.outputs(x, t, labels)[..., : self.config.dim]
+
+    def outputs(
+        self, x: Float[Tensor, "b n d"], t: Float[Tensor, " b"], labels: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b n e"]:
+        """Compute what `forward` returns and, after it, the values of learned variances."""
         condition = self._embed_time(t) + self.label(labels)
-        x = self.embed(x)
+        x = self.embed(self._to_patches(x))
         if self.positions is not None:
             x = x + self.positions
         for block in self.blocks:
             x = block(x, condition, self.turns)
         modulation = self.modulation(F.silu(condition))
         shift, scale = rearrange(modulation, "b (two width) -> two b 1 width", two=2)
-        return self.to_velocity(self.norm(x) * (1 + scale) + shift)
+        return self._from_patches(self.to_velocity(self.norm(x) * (1 + scale) + shift))
+
+    def _to_patches(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m e"]:
+        patch = self.config.patch
+        if patch == 1:
+            return x
+        rows = self.config.rows // patch
+        return rearrange(x, "b (h p w q) d -> b (h w) (p q d)", h=rows, p=patch, q=patch)
+
+    def _from_patches(self, x: Float[Tensor, "b m e"]) -> Float[Tensor, "b n f"]:
+        patch = self.config.patch
+        if patch == 1:
+            return x
+        rows = self.config.rows // patch
+        return rearrange(x, "b (h w) (p q f) -> b (h p w q) f", h=rows, p=patch, q=patch)
 
     def _embed_time(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
         if self.config.reversed_time:
             t = 1 - t
         if self.config.time_embedding == "unscaled":
             return self.time(cosine_embedding(t, TIME_CHANNELS))
+        if self.config.time_embedding == "timestep":
+            return self.time(cosine_embedding(timestep_index(t), TIME_CHANNELS))
         return self.time(sinusoidal_embedding(1000 * t, self.config.width))
 
     def velocity(
@@ -411,53 +474,3 @@ def direction_loss(
     With clipping it matters little.
     """
     return 1 - F.cosine_similarity(predicted, velocity, dim=-1, eps=0.1).mean()
-
-
-def token_coordinates(num_tokens: int, rows: int) -> Float[Tensor, "n axes"]:
-    """Return the coordinates of the tokens: their index on a line, or their row and column."""
-    index = torch.arange(num_tokens)
-    if rows == 1:
-        return index[:, None].float()
-    columns = num_tokens // rows
-    return torch.stack([index // columns, index % columns], dim=1).float()
-
-
-def sinusoidal_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
-    """Compute sines and cosines of the values at width / 2 frequencies, from 1 to 1/10,000."""
-    frequencies = torch.exp(
-        -torch.linspace(0, 1, width // 2, device=values.device) * torch.log(torch.tensor(1e4))
-    )
-    angles = rearrange(values, "v -> v 1") * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def cosine_embedding(values: Float[Tensor, " v"], width: int) -> Float[Tensor, "v width"]:
-    """Compute cosines, then sines, at frequencies 10,000^(-i / half), i < half = width / 2.
-
-    The code of DiT, SiT and LightningDiT embeds times in this way. The last frequency is above
-    1/10,000.
-    """
-    angles = rearrange(values, "v -> v 1") * _frequencies(width // 2, values)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def published_positions(
-    coordinates: Float[Tensor, "n axes"], width: int
-) -> Float[Tensor, "n width"]:
-    """Compute position embeddings as the papers' code does.
-
-    On a grid they are those of MAE (arXiv:2111.06377): sines and cosines of the column, then of the
-    row. On a line, sines and cosines alternate (arXiv:1706.03762).
-    """
-    num_tokens, axes = coordinates.shape
-    frequencies = _frequencies(width // (2 * axes), coordinates)
-    if axes == 1:
-        angles = coordinates * frequencies
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(num_tokens, width)
-    row, column = (rearrange(axis, "n -> n 1") * frequencies for axis in coordinates.T)
-    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=-1)
-
-
-def _frequencies(count: int, like: Tensor) -> Float[Tensor, " count"]:
-    """Return the frequencies 10,000^(-i / count), i < count."""
-    return 1e4 ** (-torch.arange(count, device=like.device, dtype=torch.float32) / count)

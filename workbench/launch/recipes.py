@@ -157,6 +157,14 @@ SIT_XL = (
         "sampling_steps": 250,
     }
 )
+# DiT's noise schedule, learned variances and sampling.
+DIT_XL = (
+    XL
+    | CODE
+    | {"mlp": "gelu-tanh", "path": "ddpm-linear", "times": "timesteps", "learned_variance": True}
+    | {"time_embedding": "timestep", "guided_channels": 3}
+    | {"solver": "ddpm", "sampling_steps": 250}
+)
 LIGHTNINGDIT_XL = (
     XL
     | CODE
@@ -267,7 +275,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "linear_init": False}, VIT),
     **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
     "sit": (SIT_XL, FLOW | {"steps": 3_000_000}),
-    "dit": (XL, FLOW | {"steps": 3_000_000}),
+    "dit": (DIT_XL, FLOW | {"steps": 7_000_000}),
     "lightningdit": (
         LIGHTNINGDIT_XL,
         FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3},

@@ -14,6 +14,7 @@ from workbench.storage.published import Address, coerce_options
 __all__ = ["FAMILIES", "PretrainedGenerator", "load", "load_generator"]
 
 FAMILIES: dict[str, str] = {
+    "dit": "workbench.generators.pretrained.dit",
     "lightningdit": "workbench.generators.pretrained.lightningdit",
     "sit": "workbench.generators.pretrained.sit",
 }

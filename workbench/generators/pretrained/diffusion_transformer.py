@@ -5,6 +5,7 @@ Sizes are read from the shapes of the tensors. Only the number of heads may be m
 
 import re
 from collections.abc import Iterable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def rename(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises
     ------
     UserError
-        If the file holds another network, or its patches are larger than a token.
+        If the file holds another network.
     """
     renamed = {_new_name(name): tensor.float() for name, tensor in weights.items()}
     missing = [name for name in REQUIRED if name not in renamed]
@@ -75,12 +76,8 @@ def rename(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{' and no '.join(missing)}."
         )
     embed = renamed["embed.weight"]
-    if embed.ndim == 4 and embed.shape[2:] != (1, 1):
-        raise UserError(
-            f"{printable(path)} has patches of {embed.shape[2]} x {embed.shape[3]} tokens; only a "
-            "patch size of 1 can be loaded."
-        )
-    renamed["embed.weight"] = embed.flatten(1)
+    if embed.ndim == 4:  # the channels of a patch come last here
+        renamed["embed.weight"] = embed.permute(0, 2, 3, 1).flatten(1)
     renamed["positions"] = renamed["positions"].flatten(0, -2)
     return renamed
 
@@ -93,17 +90,61 @@ def _new_name(name: str) -> str:
     return name
 
 
-def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the settings of `SiT` that the shapes of the renamed tensors determine."""
+def patch_size(path: Path, weights: Mapping[str, Tensor]) -> int:
+    """Return the side of a patch in a published file, in tokens.
+
+    Raises
+    ------
+    UserError
+        If patches are not square.
+    """
+    convolution = weights.get("x_embedder.proj.weight")
+    if convolution is None or convolution.ndim != 4:
+        return 1
+    height, width = convolution.shape[2:]
+    if height != width:
+        raise UserError(
+            f"{printable(path)} has patches of {height} x {width} tokens; they must be square."
+        )
+    return height
+
+
+def sizes(weights: Mapping[str, Tensor], patch: int = 1) -> dict[str, int]:
+    """Return the settings of `SiT` that the shapes of the renamed tensors determine.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        The renamed tensors.
+    patch : int
+        The side of a patch, in tokens.
+    """
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
-    num_tokens, width = weights["positions"].shape
+    num_patches, width = weights["positions"].shape
     return {
-        "num_tokens": num_tokens,
-        "dim": weights["embed.weight"].shape[1],
+        "num_tokens": num_patches * patch**2,
+        "patch": patch,
+        "dim": weights["embed.weight"].shape[1] // patch**2,
         "classes": weights["label.weight"].shape[0] - 1,
         "width": width,
         "depth": len(blocks),
     }
+
+
+def grid_rows(path: Path, num_tokens: int) -> int:
+    """Return the rows of a square grid.
+
+    Raises
+    ------
+    UserError
+        If the number of tokens is not a square.
+    """
+    rows = isqrt(num_tokens)
+    if rows**2 != num_tokens:
+        raise UserError(
+            f"{printable(path)} has positions of {num_tokens} tokens, which are not a square grid."
+        )
+    return rows
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,28 +7,27 @@ channels i and i + half, so that the rows of queries and keys are permuted.
 """
 
 from collections.abc import Mapping
-from math import isqrt
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from workbench.core.errors import UserError
 from workbench.generators.pretrained.base import PretrainedGenerator
 from workbench.generators.pretrained.diffusion_transformer import (
     STATS_NAMES,
     build,
     find_moments,
+    grid_rows,
     heads_of,
     left_out,
     network_file,
+    patch_size,
     read_config,
     rename,
     sizes,
 )
 from workbench.generators.transformer import SiT
-from workbench.storage.files import printable
 from workbench.storage.foreign_weights import read_weights
 from workbench.storage.published import Address
 
@@ -88,19 +87,14 @@ def load(
     stored = read_weights(path)
     rotations = {name: value for name, value in stored.items() if name.startswith(ROTATIONS)}
     weights = rename(path, {n: value for n, value in stored.items() if n not in rotations})
-    shape = sizes(weights)
+    shape = sizes(weights, patch_size(path, stored))
     head_width = _head_width(stored)
     config = read_config(path)
     if head_width is None:
         num_heads = heads_of(path, config, heads)
     else:
         num_heads = shape["width"] // head_width
-    rows = isqrt(shape["num_tokens"])
-    if rows**2 != shape["num_tokens"]:
-        raise UserError(
-            f"{printable(path)} has positions of {shape['num_tokens']} tokens, which are not a "
-            "square grid."
-        )
+    rows = grid_rows(path, shape["num_tokens"])
     mean, std, files = find_moments(path, stats, shape["dim"], example=STATS_NAMES[1])
     settings: dict[str, Any] = {
         **shape,

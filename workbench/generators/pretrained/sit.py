@@ -5,6 +5,7 @@ The tokens have no position in the image. Time 1 is noise and the velocity is no
 
 from typing import Any
 
+from workbench.core.errors import UserError
 from workbench.generators.pretrained.base import PretrainedGenerator
 from workbench.generators.pretrained.diffusion_transformer import (
     build,
@@ -12,11 +13,13 @@ from workbench.generators.pretrained.diffusion_transformer import (
     heads_of,
     left_out,
     network_file,
+    patch_size,
     read_config,
     rename,
     sizes,
 )
 from workbench.generators.transformer import SiT
+from workbench.storage.files import printable
 from workbench.storage.foreign_weights import read_weights
 from workbench.storage.published import Address
 
@@ -24,6 +27,7 @@ PATTERNS = ("*.safetensors", "config.json")
 PROJECTORS = "projectors."  # of an alignment loss in training
 GUIDANCE_END = 0.7
 SAMPLING_STEPS = 250
+VARIANCE_NOTE = "The outputs for variances are not used, as in SiT's code."
 GUIDANCE_NOTE = (
     "The published figures use guidance 1.75 up to time 0.7 (SoftVQ-VAE), 1.9 up to 0.75 (MAETok "
     "at 256 pixels; option guidance_end) or 1.5 up to 0.7 (512 pixels)."
@@ -71,7 +75,16 @@ def load(
     stored = read_weights(path)
     unused = [name for name in stored if name.startswith(PROJECTORS)]
     weights = rename(path, {name: value for name, value in stored.items() if name not in unused})
+    if patch_size(path, stored) > 1:
+        raise UserError(
+            f"{printable(path)} has patches of several tokens; only a SiT of tokens on a line can"
+            " be loaded."
+        )
     shape = sizes(weights)
+    has_variances = len(weights["to_velocity.weight"]) == 2 * shape["dim"]
+    if has_variances:
+        for name in ("to_velocity.weight", "to_velocity.bias"):
+            weights[name] = weights[name][: shape["dim"]]
     mean, std, files = find_moments(
         path, stats, shape["dim"], example="the config.json of its tokenizer"
     )
@@ -92,5 +105,5 @@ def load(
         generator=build(path, SiT.Config(**settings), weights),
         files=(path, *files),
         license=None,
-        notes=(*left_out(unused), GUIDANCE_NOTE),
+        notes=(*left_out(unused), *([VARIANCE_NOTE] if has_variances else []), GUIDANCE_NOTE),
     )
