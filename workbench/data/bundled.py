@@ -1,7 +1,8 @@
 """Real images without a download: scikit-learn's digits, and windows of photographs in wheels."""
 
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -49,8 +50,35 @@ PHOTOGRAPHS = {
 }
 WINDOWS_PER_PHOTOGRAPH = {"train": 375, "test": 75}
 MIN_BRIGHTNESS = 16  # mean of 255; darker windows are empty space
+DIGITS_FILE = "datasets/data/digits.csv.gz"
 DIGITS_SIDE, PHOTOS_SIDE = 8, 32  # pixels
 TEST_DIGITS_ONE_IN = 5
+
+
+def package_file(package: str, path: str) -> Path:
+    """Return a file of an installed package without importing it, which would take a second.
+
+    Parameters
+    ----------
+    package : str
+        Name of the package.
+    path : str
+        Path of the file in the package.
+
+    Raises
+    ------
+    UserError
+        If the package is not installed, or has no such file.
+    """
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    file = Path(folders[0], path) if folders else None
+    if file is None or not file.is_file():
+        raise UserError(
+            f"The bundled images need {path} of the package {package}, which is not installed or"
+            " has no such file in this version."
+        )
+    return file
 
 
 def digits(split: str, side: int | None = None) -> ImageSet:
@@ -67,18 +95,17 @@ def digits(split: str, side: int | None = None) -> ImageSet:
     ----------
     E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998.
     """
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    shuffled = np.random.default_rng(0).permutation(len(data.target))
-    by_label = shuffled[np.argsort(data.target[shuffled], kind="stable")]
+    rows = np.loadtxt(package_file("sklearn", DIGITS_FILE), delimiter=",", dtype=np.int64)
+    images, labels = rows[:, :-1].reshape(-1, DIGITS_SIDE, DIGITS_SIDE), rows[:, -1]
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
     test = by_label[::TEST_DIGITS_ONE_IN]
     indices = np.sort(test if split == "test" else np.setdiff1d(by_label, test))
-    pixels = np.rint(data.images[indices] * (255 / 16)).astype(np.uint8)[..., None]
+    pixels = np.rint(images[indices] * (255 / 16)).astype(np.uint8)[..., None]
     return ImageSet(
         pixels=resize(pixels, side or DIGITS_SIDE),
-        labels=data.target[indices].astype(np.int64),
-        names=tuple(str(name) for name in data.target_names),
+        labels=labels[indices],
+        names=tuple(str(digit) for digit in range(10)),
         source="digits",
         split=split,
     )
@@ -176,17 +203,11 @@ def read_photograph(name: str, side: int) -> np.ndarray:
     from PIL import Image
 
     photograph = PHOTOGRAPHS[name]
-    path = files(photograph.package) / photograph.path
-    try:
-        with path.open("rb") as file, open_image(file) as image:
-            scale = side / PHOTOS_SIDE / photograph.downscale
-            size = (round(image.width * scale), round(image.height * scale))
-            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    except FileNotFoundError:
-        raise UserError(
-            f"This version of {photograph.package} has no {photograph.path}; install another"
-            " version."
-        ) from None
+    path = package_file(photograph.package, photograph.path)
+    with path.open("rb") as file, open_image(file) as image:
+        scale = side / PHOTOS_SIDE / photograph.downscale
+        size = (round(image.width * scale), round(image.height * scale))
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
 def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:
