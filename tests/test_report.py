@@ -444,7 +444,8 @@ def test_git_is_run_only_in_the_checkout_of_the_package(hostile_folder, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.kernel
-@pytest.mark.parametrize("name", NAMES)
+# Two templates are computed by another process; the contract test computes each analysis twice.
+@pytest.mark.parametrize("name", ["codebook", "comparison"])
 def test_equal_parameters_give_equal_tables(pages, trained, adaptive, tmp_path, name):
     # Without the results that are cached in run folders.
     ignore = shutil.ignore_patterns(".results", "reports")
