@@ -126,6 +126,25 @@ def test_latents_that_are_codewords_are_discrete():
     assert soft.encode(images(channels=1)).codes.max() <= 4 and not soft.discrete
 
 
+def test_channel_order_and_position_are_those_of_both_functions():
+    received = []
+
+    def encode(x):
+        received.append(x)
+        return x[:, ::2, ::2]
+
+    def decode(z):
+        return z.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+    tokenizer = wrap(encode, decode, channel_order="bgr", channels_last=True)
+    x = images()
+    tokens = tokenizer.encode(x)
+    assert torch.equal(received[0], x.flip(1).movedim(1, -1))
+    assert tokens.grid == (4, 4) and tokens.latents.shape == (3, 16, 3)
+    expected = x[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(tokenizer.decode(tokens), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_networks(dtype):
     network = nn.Conv2d(3, 3, 1).to(dtype)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from workbench.quantizers.nearest import nearest_code
 from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.base import ResizePolicy
 
+ChannelOrder = Literal["rgb", "bgr"]
 VALUE_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
 NUM_PROBED_IMAGES = 2
 # Another range is the right one if its reconstruction is this much better, and good.
@@ -51,6 +52,8 @@ def wrap(
     channels: int = 3,
     side: int | None = None,
     resize: ResizePolicy = "lanczos",
+    channel_order: ChannelOrder = "rgb",
+    channels_last: bool = False,
     network: nn.Module | None = None,
     dtype: torch.dtype | None = None,
 ) -> "WrappedTokenizer":
@@ -74,6 +77,10 @@ def wrap(
         Height and width of the images in pixels; None if any will do.
     resize : {"adm", "bicubic", "lanczos"}
         How images are brought to this side.
+    channel_order : {"rgb", "bgr"}
+        The order of the color channels that both functions expect; BGR is that of OpenCV.
+    channels_last : bool
+        Images and maps of latents are (b, h, w, c) for both functions, as in JAX and TensorFlow.
     network : Module, optional
         The network behind the functions, if they are not modules themselves. It is put into
         evaluation mode, moved between devices, and decides the type of the images.
@@ -101,6 +108,8 @@ def wrap(
     low, high = value_range
     if not low < high:
         raise UserError(f"value_range must be two ascending numbers, got {value_range}.")
+    if channel_order not in get_args(ChannelOrder):
+        raise UserError(f"channel_order must be rgb or bgr, got {channel_order!r}.")
     tokenizer = WrappedTokenizer(
         encode,
         decode,
@@ -109,6 +118,8 @@ def wrap(
         channels=channels,
         side=side,
         resize=resize,
+        channel_order=channel_order,
+        channels_last=channels_last,
         network=network,
         dtype=dtype,
     )
@@ -133,6 +144,8 @@ class WrappedTokenizer(Tokenizer):
         channels: int,
         side: int | None,
         resize: ResizePolicy,
+        channel_order: ChannelOrder = "rgb",
+        channels_last: bool = False,
         network: nn.Module | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -145,6 +158,8 @@ class WrappedTokenizer(Tokenizer):
         self.channels = channels
         self.side = side
         self.resize: ResizePolicy = resize
+        self._reverses_channels = channel_order == "bgr"
+        self._channels_last = channels_last
         self._dtype = dtype
         # Known after the first call of `encode`.
         self._layout: Layout | None = None
@@ -257,14 +272,28 @@ class WrappedTokenizer(Tokenizer):
         dtype = self._input_dtype()
         if not dtype.is_floating_point:
             scaled = scaled.round()
-        return self._encode(scaled.to(self._device(), dtype))
+        if self._reverses_channels:
+            scaled = scaled.flip(1)
+        return self._encode(self._to_layout(scaled.to(self._device(), dtype)))
 
     def _call_decode(self, tokens: Tokens, value_range: tuple[float, float]) -> Images:
         output = self._decode(self._unpack(tokens))
         if not isinstance(output, Tensor):
             raise UserError(f"decode must return a tensor of images, got {_describe(output)}.")
+        images = self._from_layout(output)
+        if self._reverses_channels:
+            images = images.flip(1)
         center, half = _center_and_half(value_range)
-        return (output.float() - center) / half
+        return (images.float() - center) / half
+
+    def _to_layout(self, maps: Float[Tensor, "b c h w"]) -> Tensor:
+        """Return maps as the two functions expect them."""
+        return rearrange(maps, "b c h w -> b h w c") if self._channels_last else maps
+
+    def _from_layout(self, maps: Tensor) -> Tensor:
+        """Return maps of the two functions as (b, c, h, w)."""
+        has_four_axes = maps.ndim == len("bhwc")
+        return maps.movedim(-1, 1) if self._channels_last and has_four_axes else maps
 
     def _pack(self, output: Any, device: torch.device) -> Tokens:
         """Return the output of `encode` as tokens, and remember its layout."""
@@ -275,6 +304,7 @@ class WrappedTokenizer(Tokenizer):
             return _to_device(tokens, device)
         grid = None
         if layout is Layout.VECTOR_MAP:
+            output = self._from_layout(output)
             grid = (output.shape[2], output.shape[3])
             output = rearrange(output, "b c h w -> b (h w) c")
         if layout is Layout.CODE_MAP:
@@ -318,7 +348,7 @@ class WrappedTokenizer(Tokenizer):
             output = tokens.latents.to(self._output_dtype)
         if layout is Layout.VECTOR_MAP:
             rows, columns = self._grid_of(tokens)
-            return rearrange(output, "b (h w) c -> b c h w", h=rows, w=columns)
+            return self._to_layout(rearrange(output, "b (h w) c -> b c h w", h=rows, w=columns))
         if layout is Layout.CODE_MAP:
             rows, columns = self._grid_of(tokens)
             return rearrange(output, "b (h w) -> b h w", h=rows, w=columns)
