@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from workbench.analysis.tokens.complexity import gradient_energy, png_bytes, token_complexity
 from workbench.analysis.tokens.error_target import error_target
+from workbench.analysis.tokens.halting import perfect_halting
 from workbench.analysis.tokens.marginal_value import marginal_token_value
 from workbench.core.errors import NotApplicable, UserError
 
@@ -55,6 +56,55 @@ def test_summary_states_extreme_and_worst_requests():
 def test_errors_of_other_shape_raise():
     with pytest.raises(UserError, match="1 × 3"):
         error_target(np.array([0.1, 0.2]), np.zeros((1, 3)), np.zeros((1, 3), int))
+
+
+def test_perfect_halting_is_the_fewest_tokens_that_meet_a_request():
+    """Against a loop, with errors that are not monotone."""
+    errors, budgets = random().uniform(0.0, 0.3, (5, 30)), np.array([1, 2, 3, 5, 8])
+    requested = np.array([0.05, 0.2])
+    result = perfect_halting(requested, budgets, errors)
+    for r, error in enumerate(requested):
+        for image in range(30):
+            met = [b for b, e in zip(budgets, errors[:, image], strict=True) if e <= error]
+            assert result.needed[r, image] == (met[0] if met else 8)
+            assert result.reachable[r, image] == bool(met)
+    assert 0 < result.reachable[0].mean() < 1
+    assert (result.errors[result.reachable] <= 0.2).all()
+    with pytest.raises(UserError):
+        perfect_halting(requested, budgets[::-1], errors)
+    with pytest.raises(UserError):
+        perfect_halting(requested, budgets[:3], errors)
+
+
+def test_error_target_is_compared_with_a_perfect_halting():
+    reached = np.array([[0.04, 0.06, 0.06, 0.05]])
+    spent, budget_l1 = np.array([[1, 2, 4, 4]]), np.array([[0.05, 0.2, 0.3, 0.2], [0.01] * 4])
+    budget_l1[1, 2] = 0.06
+    result = error_target(np.array([0.05]), reached, spent, np.array([1, 4]), budget_l1)
+    (request,) = result.requests
+    assert request.needed == (1 + 4 + 4 + 4) / 4
+    assert request.avoidable == 0.25  # the third image is out of reach
+    expected = spearmanr(spent[0], [1, 4, 4, 4]).statistic
+    assert request.need_correlation == pytest.approx(expected)
+    assert (
+        len(result.figure().data)
+        == len(error_target(np.array([0.05]), reached, spent).figure().data) + 2
+    )
+    assert "needed" not in error_target(np.array([0.05]), reached, spent).table()
+
+
+def test_correlation_of_a_perfect_halting_is_given_next_to_each_measure():
+    images, spent = noisy(), (np.arange(40) // 10 + 1)[None]
+    budget_l1 = np.stack([np.linspace(0, 0.2, 40), np.linspace(0, 0.1, 40), np.zeros(40)])
+    result = token_complexity(
+        images, None, np.array([0.05]), spent, None, np.array([1, 2, 4]), budget_l1
+    )
+    needed = perfect_halting(np.array([0.05]), np.array([1, 2, 4]), budget_l1).needed[0]
+    by_name = {c.measure: c for c in result.correlations}
+    assert by_name["PNG size"].perfect == pytest.approx(
+        spearmanr(png_bytes(images), needed).statistic
+    )
+    assert by_name["tokens needed"].spearman == pytest.approx(spearmanr(spent[0], needed).statistic)
 
 
 # Complexity

@@ -68,6 +68,8 @@ def evidence(n: int) -> Evidence:
         reached=random.uniform(0.1, 0.2, (2, n)).astype(np.float32),
         spent=random.integers(1, 5, (2, n)).astype(np.int32),
         log=LOG,
+        budgets=np.array([1, 2, 4], np.int32),
+        budget_l1=random.uniform(0.05, 0.3, (3, n)).astype(np.float32),
         posterior=random.uniform([1, 0.1], [9, 0.9], (n, 4, 2)).astype(np.float32),
         mean_posterior=np.full((2, 16), 1 / 16, np.float32),
         cascade_start=np.tile(GRID, (2, 1, 1)) + random.normal(size=(2, 16, 2)).astype(np.float32),

@@ -33,7 +33,13 @@ PARTS = 4
 SCHEDULE = {"steps": 3, "save_every": 3, "log_every": 1, "warmup_steps": 1, "batch_size": 16}
 # Settings that are off by default, and whose loss depends on the whole batch.
 VARIANTS = {
-    "karl": {"codebook_size": 16, "balance": "balanced"},
+    "karl": {
+        "codebook_size": 16,
+        "balance": "balanced",
+        "halt_estimate": True,
+        "ends": 0.5,
+        "labels": "smallest",
+    },
     "maetok": {"mask": "sample", "adversarial_weight": 0.5, "adversarial_start": 0.0},
     "softvq": {
         "num_codebooks": 2,

@@ -155,6 +155,11 @@ def test_requested_errors_of_an_adaptive_tokenizer(collected_runs):
         error = ((model.decode(tokens).clamp(-1, 1) - images) / 2).abs().mean(dim=(1, 2, 3))
     assert (evidence.spent[2] == tokens.active.sum(dim=1).numpy()).all()
     np.testing.assert_allclose(evidence.reached[2], error, rtol=1e-4)
+    assert evidence.budgets.tolist() == [1, 2, 3, 4]
+    with torch.no_grad():
+        decoded = model.decode(model.encode(images, budget=3)).clamp(-1, 1)
+    expected = ((decoded - images) / 2).abs().mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(evidence.budget_l1[2], expected, rtol=1e-4)
 
 
 def test_posterior_and_initial_codebook(collected_runs, trained):

@@ -23,6 +23,7 @@ TOKENIZER_COLLECTORS = {
     "error_target",
     "features",
     "gaussian_reference",
+    "fixed_budgets",
     "initial_codebook",
     "interpolation",
     "midpoints",

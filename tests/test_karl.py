@@ -5,7 +5,12 @@ import torch
 
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
-from workbench.tokenizers.karl import KARL, halting_loss
+from workbench.tokenizers.karl import (
+    KARL,
+    halting_loss,
+    keeping_loss,
+    smallest_budget_labels,
+)
 from workbench.tokenizers.taildrop import GradientEnergyLength, TailDrop, gradient_energy
 
 SMALL = {
@@ -138,6 +143,90 @@ def test_invalid_targets_raise(target, fragment):
     with pytest.raises(UserError) as error:
         make().encode(images(), **target)
     assert fragment in str(error.value)
+
+
+# Settings of the halting head
+
+
+def test_listed_bins_contain_what_is_requested():
+    model = make(error_bins=(0.03, 0.05, 0.07, 0.2))
+    bins = model.error_bin(torch.tensor([0.001, 0.03, 0.05, 0.0501, 0.07, 0.9]))
+    assert bins.tolist() == [0, 0, 1, 2, 2, 3]
+    assert model.errors.shape[0] == 4
+    for invalid in ((0.05, 0.03), (0.0, 0.1), (0.1, 0.1)):
+        with pytest.raises(UserError):
+            make(error_bins=invalid)
+
+
+def test_fraction_of_ends_is_checked():
+    with pytest.raises(UserError):
+        make(ends=1.5)
+
+
+def test_smallest_budget_labels_agree_with_every_possible_need():
+    """A label is known where it is the same for every smallest budget that is still possible.
+
+    The first token is never halted, whatever its label is.
+    """
+    for budget in range(1, 7):
+        for is_met in (True, False):
+            possible = range(1, budget + 1) if is_met else range(budget + 1, 8)
+            # Token i lies beyond the smallest budget k if i >= k; with k = 7, none does.
+            labels = torch.tensor([[i >= k for i in range(6)] for k in possible])
+            is_known = (labels == labels[0]).all(dim=0)
+            within = (torch.arange(6) < budget)[None]
+            surplus, known = smallest_budget_labels(within, torch.tensor([is_met]))
+            assert known[0, 1:].tolist() == is_known[1:].tolist(), (budget, is_met)
+            is_known[0] &= known[0, 0]
+            assert surplus[0][is_known].tolist() == labels[0][is_known].tolist()
+
+
+def test_halting_loss_counts_known_tokens_only():
+    logits, surplus = torch.tensor([[2.0, -1.0, 0.5, 3.0]]), torch.tensor([[0, 0, 1, 1]]).bool()
+    known = torch.tensor([[True, False, True, False]])
+    cost = [torch.nn.functional.softplus(torch.tensor(x)) for x in (2.0, -0.5)]
+    assert halting_loss(logits, surplus & known, "plain", known) == sum(cost) / 2
+    assert halting_loss(logits, surplus & known, "balanced", known) == sum(cost)
+
+
+def test_estimate_keeps_the_tokens_of_its_budget():
+    logits, within = torch.tensor([[1.0, -2.0, 9.0]]), torch.tensor([[True, True, False]])
+    expected = torch.log1p(torch.tensor([1.0, -2.0]).exp()).mean()
+    torch.testing.assert_close(keeping_loss(logits, within), expected)
+    torch.manual_seed(0)
+    without = make().train().objective(images()).terms["halt"]
+    torch.manual_seed(0)
+    model = make(halt_estimate=True).train()
+    terms = model.objective(images()).terms
+    assert terms["halt"] > without
+    (gradient,) = torch.autograd.grad(keeping_loss(*self_estimate(model)), model.halting[2].bias)
+    assert gradient > 0
+
+
+def self_estimate(model):
+    """Logits of run 1 with a budget of three tokens."""
+    within = (torch.arange(6) < 3).expand(5, 6)
+    bins = torch.zeros(5, dtype=torch.int64)
+    return model.encode_for_target(images(), bins, within)[1], within
+
+
+def test_ends_of_the_range_are_trained():
+    """All tokens at errors up to the reached one, one token at errors from it on."""
+    model, many = make(ends=0.6, bins=8), images(1).expand(4000, 1, 8, 8)
+    torch.manual_seed(0)
+    budgets = model._draw_budgets(many)
+    share = [(budgets == end).float().mean().item() for end in (1, 6)]
+    assert share == pytest.approx([0.3 + 0.4 / 6] * 2, abs=0.02)
+    reached = torch.full((4000,), model.edges[4].item())
+    bins = model._draw_requests(reached, budgets)
+    assert set(bins[budgets == 6].tolist()) == {0, 1, 2, 3, 4}
+    assert set(bins[budgets == 1].tolist()) == {4, 5, 6, 7}
+    assert set(bins[(budgets > 1) & (budgets < 6)].tolist()) == {4}
+    plain = make(bins=8)
+    assert set(plain._draw_requests(reached, budgets).tolist()) == {4}
+    any_error = make(bins=8, labels="smallest")._draw_requests(reached, budgets)
+    assert (any_error == 4).float().mean().item() == pytest.approx(0.5 + 0.5 / 8, abs=0.03)
+    assert set(any_error.tolist()) == set(range(8))
 
 
 # The discrete bottleneck

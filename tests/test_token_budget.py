@@ -168,6 +168,11 @@ def test_requested_errors_are_points_of_l1():
         [0.09, 0.18, 10 / 255]
     )
     assert len(token_budget([evidence]).points) == 1
+    fixed = {"budgets": np.array([2, 8]), "budget_l1": np.full((2, 6), [[0.15], [0.01]])}
+    evidence = run("a", 8, 10, active=np.ones((6, 8), bool), **requests, **fixed)
+    points = token_budget([evidence], metric="l1").points
+    perfect = [(p.tokens, round(p.value, 6), p.frontier) for p in points if p.kind == "perfect"]
+    assert perfect == [(2, 0.15, False), (8, 0.01, False)]  # a bound, not a tokenizer
 
 
 def test_frontier_depends_on_cost():

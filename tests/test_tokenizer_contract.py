@@ -116,6 +116,10 @@ OTHER = {
     "balance": "balanced",
     "hide": "label",
     "predict_after": 0.9,
+    "error_bins": (0.1, 0.4, 0.8),
+    "halt_estimate": True,
+    "ends": 0.9,
+    "labels": "smallest",
     # Tail drop, ALIT
     "shortest": 3,
     "rounds": 4,

@@ -123,6 +123,11 @@ DINO_DISCRIMINATOR = {
     "discriminator_augmentation": 0.5,
     "consistency_weight": 4.0,
 }
+# The errors that the released KARL distinguishes.
+KARL_ERRORS = (
+    *(0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.09),
+    *(0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.24, 0.28, 0.32, 0.38),
+)
 TEACHERS = ("hog", "dinov2:facebook/dinov2-large", "siglip:google/siglip-so400m-patch14-224")
 FINE_SIGLIP = "siglip:google/siglip-so400m-patch14-384"
 NO_CLIP = 1e6  # a norm that no gradient reaches
@@ -241,9 +246,10 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "depth": 8,
             "heads": 8,
             "linear_init": False,
-            "bins": 19,
+            "error_bins": KARL_ERRORS,
         }
-        | {"hide": "predicted", "balance": "balanced"},
+        | {"hide": "predicted", "predict_after": 0.0}
+        | {"balance": "balanced", "halt_estimate": True, "ends": 0.3},
         VIT
         | {
             "steps": 500_000,

@@ -344,6 +344,14 @@ class Evidence:
     spent: np.ndarray | None = _array(
         "int32", "request image", "The number of tokens that it used for these requests."
     )
+    budgets: np.ndarray | None = _array(
+        "int32", "budget", "Fixed numbers of tokens of an adaptive tokenizer, ascending."
+    )
+    budget_l1: np.ndarray | None = _array(
+        "float32",
+        "budget image",
+        "Absolute error with these numbers of tokens, pixels in [0, 1].",
+    )
     posterior: np.ndarray | None = _array(
         "float32",
         "image token statistic",

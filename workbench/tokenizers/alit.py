@@ -63,6 +63,12 @@ class ALIT(SupportsErrorTarget, TrainableTokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Return the numbers of tokens after each round."""
+        step = self.config.tokens_per_round
+        return tuple(range(step, self.config.num_tokens + 1, step))
+
     def encode(
         self, images: Images, *, error: float | None = None, budget: int | None = None
     ) -> Tokens:

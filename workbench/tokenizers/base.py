@@ -184,6 +184,11 @@ class TrainableTokenizer(Tokenizer):
 class SupportsErrorTarget(Tokenizer):
     """A tokenizer with a variable number of tokens per image."""
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Return the numbers of tokens that `encode` accepts as a budget; none if not known."""
+        return ()
+
     @abstractmethod
     def encode(
         self, images: Images, *, error: float | None = None, budget: int | None = None

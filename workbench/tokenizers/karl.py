@@ -5,17 +5,25 @@ gets that error and the whole budget, and learns which tokens are surplus. Error
 differences of pixels in [0, 1].
 
 Differences from the paper: the decoder predicts pixels, without a base tokenizer and without
-perceptual or adversarial terms. The budget is drawn per image (the released code draws one per
-batch, in steps of 16). Masks are arranged by sample (those of the released code are not). Error
-embeddings start random (those of the released code start constant, and its first norm maps them to
-one point). Run 1 always requests the lowest error (the released code draws among the low ones). The
-bottleneck is continuous or, with a `codebook_size`, as released: unit vectors, a codebook trained
-by gradient, commitment 0.25; in run 1, only tokens within the budget train it.
+perceptual or adversarial terms, so that the released weights, which need another network, are not
+loaded. The budget is drawn per image (the released code draws one per batch, in steps of 16). Masks
+are arranged by sample (those of the released code are not). Error embeddings start random (those of
+the released code start constant, and its first norm maps them to one point). Run 1 always requests
+the lowest error (the released code draws among the low ones). The bottleneck is continuous or, with
+a `codebook_size`, as released: unit vectors, a codebook trained by gradient, commitment 0.25; in
+run 1, only tokens within the budget train it.
+
+By default, the halting head learns from run 2 only, and never at the ends of its range: an image
+that one token meets, or that no budget meets. `halt_estimate`, `ends`, `error_bins` and `balance`
+change this as the released code does: its budgets exceed the number of tokens in 7 of 23 draws, and
+stand for errors that are lower than asked for. `labels="smallest"` is not the paper's: the head
+then learns whether a token lies beyond the smallest budget that meets an error, for any error,
+instead of beyond the budget that was drawn.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from workbench.core.batch_shares import batch_mean, item_draws, masked_batch_mean
-from workbench.core.errors import UserError
+from workbench.core.errors import UserError, unknown
 from workbench.core.types import Images, Objective, Quantized, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.vector import VectorQuantizer
@@ -32,6 +40,7 @@ from workbench.tokenizers.base import SupportsErrorTarget, TrainableTokenizer
 
 COMMITMENT = 0.25  # beta of the bottleneck; its codebook loss has weight 1
 Balance = Literal["plain", "balanced"]
+Labels = Literal["budget", "smallest"]
 
 
 class KARL(SupportsErrorTarget, TrainableTokenizer):
@@ -48,9 +57,20 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         bins: int = 16  # number of distinguishable errors, equally spaced in their logarithm
         min_error: float = 0.005  # the first bin
         max_error: float = 0.3  # the last bin
+        # Ascending errors that replace the three settings above, such as those that will be
+        # requested; none: equally spaced ones.
+        error_bins: tuple[float, ...] = ()
         threshold: float = 0.75  # tokens with a larger halting probability are dropped
         halt_weight: float = 1.0  # lambda
         balance: Balance = "plain"  # of the halting loss; the released code balances the classes
+        # Run 1 also teaches to keep all tokens of its budget for the lowest error.
+        halt_estimate: bool = False
+        # Fraction of the images whose budget is one token or all tokens, half each. For these
+        # budgets, run 2 requests an error above that of one token, or below that of all.
+        ends: float = 0.0
+        # Surplus tokens are those beyond the drawn budget, as in the paper, or those beyond the
+        # smallest budget that meets an error, as far as the drawn budget decides this.
+        labels: Labels = "budget"
         # Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
         hide: Literal["label", "predicted"] = "label"
         # Fraction of the training after which predictions decide what is dropped.
@@ -61,6 +81,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            object.__setattr__(self, "error_bins", tuple(self.error_bins))  # JSON has a list
+            self._check_halting()
             if self.bins < 1:
                 raise UserError(f"bins must be at least 1, got {self.bins}.")
             if not 0 < self.min_error <= self.max_error:
@@ -76,18 +98,38 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
                     f"got {self.codebook_size}."
                 )
 
+        def _check_halting(self) -> None:
+            steps = zip((0.0, *self.error_bins), self.error_bins, strict=False)
+            if any(not low < high for low, high in steps):
+                raise UserError(
+                    "error_bins must be ascending numbers above 0, "
+                    f"got {','.join(f'{error:g}' for error in self.error_bins)}."
+                )
+            if not 0 <= self.ends <= 1:
+                raise UserError(f"ends must be a fraction between 0 and 1, got {self.ends}.")
+            for name, kinds in (("balance", Balance), ("labels", Labels)):
+                if getattr(self, name) not in get_args(kinds):
+                    raise unknown(name, getattr(self, name), get_args(kinds))
+
+        @property
+        def bin_errors(self) -> Float[Tensor, " bins"]:
+            """Return the error of each bin."""
+            if self.error_bins:
+                return torch.tensor(self.error_bins)
+            ratios = torch.logspace(0, 1, self.bins, base=self.max_error / self.min_error)
+            return ratios * self.min_error
+
     config: Config
     edges: Float[Tensor, " bins"]  # the errors of the bins
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
-        self.errors = nn.Parameter(0.1 * torch.randn(config.bins, config.width))
+        self.register_buffer("edges", config.bin_errors, persistent=False)
+        self.errors = nn.Parameter(0.1 * torch.randn(len(self.edges), config.width))
         self.halting = nn.Sequential(
             nn.Linear(config.width, config.width), nn.Tanh(), nn.Linear(config.width, 1)
         )
-        ratios = torch.logspace(0, 1, config.bins, base=config.max_error / config.min_error)
-        self.register_buffer("edges", ratios * config.min_error, persistent=False)
         self.quantizer = None
         if config.codebook_size:
             self.quantizer = VectorQuantizer(
@@ -101,6 +143,11 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
     def codebook(self) -> Float[Tensor, "g k d"] | None:
         """Return the codewords as they are compared, or None for a continuous bottleneck."""
         return None if self.quantizer is None else self.quantizer.codewords
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Return all numbers of tokens."""
+        return tuple(range(1, self.config.num_tokens + 1))
 
     def encode(
         self, images: Images, *, error: float | None = None, budget: int | None = None
@@ -150,31 +197,31 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         need.
         """
         # Run 1: estimate. An error that `budget` tokens reach.
-        sampler = partial(torch.randint, 1, self.config.num_tokens + 1)
-        budget = item_draws(sampler, (len(images),), device=images.device)
+        budget = self._draw_budgets(images)
         within = self._prefix_mask(budget)
-        latents, _ = self.encode_for_target(images, self._lowest_bin(images), within)
+        latents, estimate_logits = self.encode_for_target(images, self._lowest_bin(images), within)
         estimate = self.quantize(latents, within)
         first = self.decode(Tokens(estimate.latents, active=within))
         reached = ((first.detach() - images).abs() / 2).mean(dim=(1, 2, 3))
         # Run 2: learn. The same image, that error, the whole budget; tokens beyond `budget` were
         # surplus.
-        latents, logits = self.encode_for_target(
-            images, self.error_bin(reached), torch.ones_like(within)
-        )
+        bins = self._draw_requests(reached, budget)
+        latents, logits = self.encode_for_target(images, bins, torch.ones_like(within))
         learn = self.quantize(latents)
         config = self.config
         is_predicted = config.hide == "predicted" and self.progress > config.predict_after
         active = self.needed_tokens(logits) if is_predicted else within
         second = self.decode(Tokens(learn.latents, active=active))
-        halting = halting_loss(logits, ~within, self.config.balance)
+        halting = self._halting_loss(logits, within, bins=bins, reached=reached)
+        if config.halt_estimate:
+            halting = halting + keeping_loss(estimate_logits, within)
         terms = {
             "estimate": F.l1_loss(first, images),
             "pixel": F.l1_loss(second, images),
-            "halt": self.config.halt_weight * halting,
+            "halt": config.halt_weight * halting,
             **{name: estimate.losses[name] + learn.losses[name] for name in learn.losses},
         }
-        return Objective(terms, second, learn.codes)
+        return Objective(terms, second)
 
     def encode_for_target(
         self, images: Images, bins: Int[Tensor, " b"], visible: Bool[Tensor, "b n"]
@@ -250,7 +297,54 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
 
     def error_bin(self, error: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return the first bin that is not below an error, or the last bin if all are below."""
-        return torch.searchsorted(self.edges, error.contiguous()).clamp(max=self.config.bins - 1)
+        return torch.searchsorted(self.edges, error.contiguous()).clamp(max=len(self.edges) - 1)
+
+    def _draw_budgets(self, images: Images) -> Int[Tensor, " b"]:
+        """Draw the budget of each image, and replace a fraction by the ends of the range."""
+        num_tokens, ends = self.config.num_tokens, self.config.ends
+        sampler = partial(torch.randint, 1, num_tokens + 1)
+        budget = item_draws(sampler, (len(images),), device=images.device)
+        if not ends:
+            return budget
+        share = item_draws(torch.rand, (len(images),), device=images.device)
+        budget = torch.where(share < ends, num_tokens, budget)
+        return torch.where(share < ends / 2, 1, budget)
+
+    def _draw_requests(
+        self, reached: Float[Tensor, " b"], budget: Int[Tensor, " b"]
+    ) -> Int[Tensor, " b"]:
+        """Return the bins that run 2 requests: those of the reached errors, or others.
+
+        All tokens of an image are needed for lower errors too, and one token is enough for higher
+        ones. With labels for any error, half of the images get a random bin.
+        """
+        bins = self.error_bin(reached)
+        num_bins = len(self.edges)
+        if self.config.ends:
+            share = item_draws(torch.rand, (len(bins),), device=bins.device)
+            lower = (share * (bins + 1)).long()
+            higher = bins + (share * (num_bins - bins)).long()
+            bins = torch.where(budget == self.config.num_tokens, lower, bins)
+            bins = torch.where(budget == 1, higher, bins)
+        if self.config.labels == "smallest":
+            sampler = partial(torch.randint, 0, num_bins)
+            other = item_draws(sampler, (len(bins),), device=bins.device)
+            is_other = item_draws(torch.rand, (len(bins),), device=bins.device) < 0.5
+            bins = torch.where(is_other, other, bins)
+        return bins
+
+    def _halting_loss(
+        self,
+        logits: Float[Tensor, "b n"],
+        within: Bool[Tensor, "b n"],
+        *,
+        bins: Int[Tensor, " b"],
+        reached: Float[Tensor, " b"],
+    ) -> Float[Tensor, ""]:
+        if self.config.labels == "budget":
+            return halting_loss(logits, ~within, self.config.balance)
+        surplus, known = smallest_budget_labels(within, reached <= self.edges[bins])
+        return halting_loss(logits, surplus, self.config.balance, known)
 
     def _encode_with_budget(self, images: Images, budget: int) -> Tokens:
         if not 1 <= budget <= self.config.num_tokens:
@@ -269,8 +363,55 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
         return positions < rearrange(lengths, "b -> b 1")
 
 
+def smallest_budget_labels(
+    within: Bool[Tensor, "b n"], meets: Bool[Tensor, " b"]
+) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """Return what one budget decides about the smallest budget that meets an error.
+
+    If the budget meets the error, the smallest is not larger, so that the tokens beyond it are
+    surplus. Otherwise the smallest is larger, so that its tokens and the next one are needed.
+
+    Parameters
+    ----------
+    within : Tensor of bool, shape (batch, num_tokens)
+        The tokens of the budget.
+    meets : Tensor of bool, shape (batch,)
+        Whether the budget meets the error.
+
+    Returns
+    -------
+    surplus, known : Tensor of bool, shape (batch, num_tokens)
+        Whether a token is surplus, and whether this is known.
+    """
+    is_met = rearrange(meets, "b -> b 1")
+    up_to_next = F.pad(within, (1, 0), value=True)[:, :-1]
+    surplus = is_met & ~within
+    return surplus, surplus | (~is_met & up_to_next)
+
+
+def keeping_loss(logits: Float[Tensor, "b n"], within: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
+    """Compute the binary cross-entropy of keeping each token of a budget.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (batch, num_tokens)
+        Logit that each token is surplus.
+    within : Tensor of bool, shape (batch, num_tokens)
+        The tokens of the budget.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean over the tokens of all budgets.
+    """
+    return masked_batch_mean(F.softplus(logits), within)
+
+
 def halting_loss(
-    logits: Float[Tensor, "b n"], surplus: Bool[Tensor, "b n"], balance: Balance
+    logits: Float[Tensor, "b n"],
+    surplus: Bool[Tensor, "b n"],
+    balance: Balance,
+    known: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Compute the binary cross-entropy of the halting head.
 
@@ -285,6 +426,8 @@ def halting_loss(
         Whether it is.
     balance : {"plain", "balanced"}
         Average over all tokens, or add the averages over surplus and over needed tokens.
+    known : Tensor of bool, shape (batch, num_tokens), optional
+        The tokens that count; all by default.
 
     Returns
     -------
@@ -293,5 +436,6 @@ def halting_loss(
     """
     each = F.binary_cross_entropy_with_logits(logits, surplus.to(logits.dtype), reduction="none")
     if balance == "plain":
-        return each.mean()
-    return masked_batch_mean(each, surplus) + masked_batch_mean(each, ~surplus)
+        return each.mean() if known is None else masked_batch_mean(each, known)
+    needed = ~surplus if known is None else known & ~surplus
+    return masked_batch_mean(each, surplus) + masked_batch_mean(each, needed)

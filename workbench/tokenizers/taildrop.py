@@ -48,6 +48,11 @@ class TailDrop(SupportsErrorTarget, TrainableTokenizer):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Return all numbers of tokens."""
+        return tuple(range(1, self.config.num_tokens + 1))
+
     def encode(
         self,
         images: Images,

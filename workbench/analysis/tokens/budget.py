@@ -2,7 +2,7 @@
 
 A run contributes a point for the number of tokens it was trained with. If its decoder supports
 prefixes, it also contributes a point per prefix. If it is adaptive, it contributes a point per
-requested error.
+requested error, next to that of a perfect halting of the same decoder.
 """
 
 import math
@@ -17,6 +17,7 @@ from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.inputs import require_array
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.cost import bits_per_token, generator_gmacs
+from workbench.analysis.tokens.halting import perfect_halting
 from workbench.analysis.tokens.metrics import (
     FEATURE_METRICS,
     QUALITY_METRICS,
@@ -33,8 +34,8 @@ from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
-Kind = Literal["trained", "prefix", "adaptive"]
-KINDS: tuple[Kind, ...] = ("trained", "prefix", "adaptive")
+Kind = Literal["trained", "prefix", "adaptive", "perfect"]
+KINDS: tuple[Kind, ...] = ("trained", "prefix", "adaptive", "perfect")
 MAX_NAMED_RUNS = 5
 
 
@@ -45,7 +46,7 @@ class BudgetPoint:
     run: str
     tokenizer: str  # name of its class without the module; of the run if it was trained elsewhere
     # "trained": with all tokens; "prefix": with the first tokens only; "adaptive": with as many
-    # tokens as an image needs.
+    # tokens as an image needs; "perfect": with the fewest that meet a request, which is a bound.
     kind: Kind
     tokens: float  # mean over images
     value: float  # the metric: its mean over images, or of the set
@@ -141,7 +142,11 @@ class TokenBudget(Result):
 
     def _trend(self) -> str:
         name = self.label if self.metric == "rfd" else self.label[0].upper() + self.label[1:]
-        points = [p for p in self.points if p.kind != "prefix" and not math.isnan(p.value)]
+        points = [
+            point
+            for point in self.points
+            if point.kind not in ("prefix", "perfect") and not math.isnan(point.value)
+        ]
         if not points:
             return f"{name} is NaN in every run"
         cheapest = self._best_at(points, min(p.cost(self.against) for p in points))
@@ -353,10 +358,17 @@ def _requested_points(evidence: Evidence) -> list[BudgetPoint]:
     if evidence.requested is None or evidence.reached is None or evidence.spent is None:
         return []
     reached = np.asarray(evidence.reached, np.float64)
-    return [
+    points = [
         _point(evidence, "adaptive", spent, mean_interval(errors))
         for spent, errors in zip(np.asarray(evidence.spent), reached, strict=True)
     ]
+    if evidence.budgets is not None and evidence.budget_l1 is not None:
+        reference = perfect_halting(evidence.requested, evidence.budgets, evidence.budget_l1)
+        points += [
+            _point(evidence, "perfect", needed, mean_interval(errors))
+            for needed, errors in zip(reference.needed, reference.errors, strict=True)
+        ]
+    return points
 
 
 def _point(evidence: Evidence, kind: Kind, used: np.ndarray, estimate: Estimate) -> BudgetPoint:
@@ -390,7 +402,10 @@ def _family(evidence: Evidence) -> str:
 def _mark_frontier(
     point: BudgetPoint, points: Sequence[BudgetPoint], metric: Quality, against: Cost
 ) -> BudgetPoint:
-    is_dominated = any(_dominates(other, point, metric, against) for other in points)
+    if point.kind == "perfect":
+        return point
+    rivals = (other for other in points if other.kind != "perfect")
+    is_dominated = any(_dominates(other, point, metric, against) for other in rivals)
     return replace(point, frontier=not is_dominated and not math.isnan(point.value))
 
 

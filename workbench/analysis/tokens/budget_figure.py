@@ -111,10 +111,13 @@ def _add_adaptive(
     colors: Mapping[str, str],
     symbol: str,
 ) -> None:
-    """Join the requests of each adaptive run by a dotted line."""
+    """Join the requests of each adaptive run by a dotted line, and those of a perfect halting."""
     for run, requests in _by_run(points, "adaptive").items():
         name = f"{run}, adaptive"
         figure.add_trace(_line(requests, result, name, colors[run], f"{symbol}-dot", dash="dot"))
+    for run, requests in _by_run(points, "perfect").items():
+        name = f"{run}, perfect halting"
+        figure.add_trace(_line(requests, result, name, GRAY, f"{symbol}-open-dot", dash="dot"))
 
 
 def _by_run(points: Sequence[BudgetPoint], kind: str) -> dict[str, list[BudgetPoint]]:

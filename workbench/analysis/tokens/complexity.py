@@ -2,7 +2,9 @@
 
 KARL (arXiv 2507.07995) claims that an adaptive tokenizer spends more tokens on more complex images.
 Gradient energy is the baseline: if it predicts the number of tokens as well as any other measure,
-learned halting adds nothing to a handcrafted statistic.
+learned halting adds nothing to a handcrafted statistic. The reference is a perfect halting of the
+same decoder: the tokens that each image needs, and their correlation with each measure, which no
+halting is expected to exceed.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -17,6 +19,7 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.plotting.style import COLORS, HIGHLIGHT_COLOR, apply_theme
 from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.tokens.halting import perfect_halting
 from workbench.core.errors import NotApplicable, UserError
 
 MIN_IMAGES = 10
@@ -27,6 +30,7 @@ MEASURE_LABELS = {
     "PNG size": "PNG size, bytes",
     "gradient energy": "gradient energy, pixels in [0, 1]",
     "known complexity": "known complexity, bits",
+    "tokens needed": "tokens needed, fewest of the same decoder",
 }
 
 
@@ -38,6 +42,7 @@ class ComplexityCorrelation:
     spearman: float
     low: float  # 95 % bootstrap interval over images
     high: float
+    perfect: float | None = None  # of a perfect halting; None if it is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,7 @@ class TokenComplexity(Result):
                 name=(
                     f"{correlation.measure}: Spearman {correlation.spearman:.2f}"
                     f" ({correlation.low:.2f} to {correlation.high:.2f})"
+                    f"{_perfect_text(correlation)}"
                 ),
                 customdata=np.stack([self.image_indices, self.tokens], axis=1),
                 meta="image",
@@ -97,12 +103,15 @@ class TokenComplexity(Result):
     def table(self) -> pd.DataFrame:
         """Return one row per measure."""
         rows = [asdict(correlation) | {"n": self.n} for correlation in self.correlations]
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        if all(correlation.perfect is None for correlation in self.correlations):
+            return table.drop(columns="perfect")
+        return table
 
     def summary(self) -> str:
         """State the rank correlations, and a caution if most images have all tokens."""
         correlations = ", ".join(
-            f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}) with {c.measure}"
+            f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}{_perfect_text(c)}) with {c.measure}"
             for c in self.correlations
         )
         caution = ""
@@ -133,6 +142,8 @@ def token_complexity(
     requested: np.ndarray | None = None,
     spent: np.ndarray | None = None,
     complexity: np.ndarray | None = None,
+    budgets: np.ndarray | None = None,
+    budget_l1: np.ndarray | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TokenComplexity:
@@ -154,6 +165,10 @@ def token_complexity(
         Tokens spent on each request.
     complexity : ndarray of float, shape (n_images,), optional
         Known complexity of procedural images, in bits.
+    budgets : ndarray of int, shape (n_budgets,), optional
+        Fixed numbers of tokens, for the comparison with a perfect halting.
+    budget_l1 : ndarray of float, shape (n_budgets, n_images), optional
+        Errors with these numbers of tokens.
     seed : int, default 0
         Seed of the bootstrap and of the points that are drawn.
 
@@ -175,7 +190,11 @@ def token_complexity(
             f"Token complexity needs at least {MIN_IMAGES} images; this evidence has {n}."
         )
     tokens, request, max_tokens = _select_tokens(active, requested, spent)
-    for name, array in (("tokens", tokens), ("complexities", complexity)):
+    needed = None
+    if request is not None and budgets is not None and budget_l1 is not None:
+        needed = perfect_halting(np.array([request]), budgets, budget_l1).needed[0]
+    counts = (("tokens", tokens), ("complexities", complexity), ("tokens needed", needed))
+    for name, array in counts:
         if array is not None and len(array) != n:
             raise UserError(
                 f"There are {n} images, but {name} of {len(array)} images."
@@ -189,6 +208,11 @@ def token_complexity(
     measures = {"PNG size": png_bytes(images), "gradient energy": gradient_energy(images)}
     if complexity is not None and np.isfinite(complexity).all():
         measures["known complexity"] = np.asarray(complexity, np.float64)
+    perfect: dict[str, float] = {}
+    if needed is not None and np.ptp(needed):
+        against_need = spearman(np.stack(list(measures.values()), axis=1), needed)
+        perfect = dict(zip(measures, against_need.tolist(), strict=True))
+        measures["tokens needed"] = needed.astype(np.float64)
     values = np.stack(list(measures.values()), axis=1)
     random = np.random.default_rng(seed)
     resamples = [
@@ -204,6 +228,7 @@ def token_complexity(
                 spearman=float(estimate[i]),
                 low=float(low[i]),
                 high=float(high[i]),
+                perfect=perfect.get(measure),
             )
             for i, measure in enumerate(measures)
         ),
@@ -287,6 +312,12 @@ def _select_tokens(
             "Token complexity needs a tokenizer that gives images different numbers of tokens."
         )
     return np.asarray(active, bool).sum(axis=1), None, active.shape[1]
+
+
+def _perfect_text(correlation: ComplexityCorrelation) -> str:
+    if correlation.perfect is None:
+        return ""
+    return f"; perfect halting {correlation.perfect:.2f}"
 
 
 def _axis_type(values: np.ndarray) -> dict[str, Any]:

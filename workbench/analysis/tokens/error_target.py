@@ -1,11 +1,13 @@
 """Errors that an adaptive tokenizer reaches, compared with the errors that were requested.
 
+The tokens are compared with a perfect halting, where the errors of fixed budgets were collected.
+
 References
 ----------
 KARL, arXiv 2507.07995, table 3.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,8 @@ from plotly.subplots import make_subplots
 from workbench.analysis.base import Result
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.rank_correlation import spearman
+from workbench.analysis.tokens.halting import perfect_halting
 from workbench.core.errors import NotApplicable, UserError
 
 # Errors above the request by more than each margin are counted.
@@ -37,6 +41,11 @@ class ErrorRequest:
     over_low: float  # 95 % bootstrap interval of the first fraction
     over_high: float
     violators: float  # mean error of the images above the request; NaN if there are none
+    # Compared with the fewest tokens of the same decoder that meet the request; None if their
+    # errors were not collected.
+    needed: float | None = None  # mean over images; all tokens where none meet it
+    need_correlation: float | None = None  # Spearman, of the tokens and the fewest ones
+    avoidable: float | None = None  # fraction of images above, where some budget meets it
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +59,25 @@ class ErrorTarget(Result):
     n: int
     max_tokens: int  # largest number of tokens of any image
 
+    @property
+    def has_reference(self) -> bool:
+        """True if the errors of fixed budgets were collected."""
+        return self.requests[0].needed is not None
+
     def figure(self) -> go.Figure:
-        """Draw reached against requested errors, and the fraction of images above each margin."""
-        figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.13)
+        """Draw reached against requested errors, the fraction of images above, and the tokens."""
+        columns = 3 if self.has_reference else 2
+        figure = make_subplots(rows=1, cols=columns, horizontal_spacing=0.26 / columns)
         self._add_errors(figure)
         self._add_violations(figure)
+        if self.has_reference:
+            self._add_tokens(figure)
         images = f"{self.n:,} images"
         if self.halted:
             images += f" with under {self.max_tokens} tokens"
-        subtitle = f"n = {images} · left: reached errors · right: images above the request"
+        subtitle = f"n = {images} · reached errors · images above the request"
+        if self.has_reference:
+            subtitle += " · tokens, next to the fewest of the same decoder that meet the request"
         figure.update_layout(
             title={"text": "Reached and requested errors", "subtitle": {"text": subtitle}},
             height=460,
@@ -74,7 +93,10 @@ class ErrorTarget(Result):
             for margin, share in zip(MARGINS, row.pop("over"), strict=True):
                 row[f"over +{margin:g}" if margin else "over"] = share
             rows.append(row)
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        if self.has_reference:
+            return table
+        return table.drop(columns=["needed", "need_correlation", "avoidable"])
 
     def summary(self) -> str:
         """State the tightest and the loosest request, and the request that is missed most."""
@@ -92,7 +114,23 @@ class ErrorTarget(Result):
         return (
             f"{sentence} ({self.n:,} images). The request of {worst.requested:.3g} is missed most:"
             f" {100 * worst.over[0]:.0f} % of {worst.images:,} images are above it,"
-            f" {100 * worst.over[1]:.0f} % by more than {MARGINS[1]:g}."
+            f" {100 * worst.over[1]:.0f} % by more than {MARGINS[1]:g}.{self._need_sentence()}"
+        )
+
+    def _need_sentence(self) -> str:
+        """Compare the tokens with a perfect halting, for the request that separates images most."""
+        compared = [request for request in self.requests if request.needed is not None]
+        if not compared:
+            return ""
+        middle = min(compared, key=lambda r: abs((r.needed or 0) - self.max_tokens / 2))
+        correlation = ""
+        if middle.need_correlation is not None:
+            correlation = f", rank correlation {middle.need_correlation:.2f}"
+        return (
+            f" For {middle.requested:.3g}, a perfect halting of the same decoder spends"
+            f" {middle.needed:.1f} tokens, this one {middle.tokens:.1f}{correlation}; for"
+            f" {100 * (middle.avoidable or 0):.0f} % of the images, the request is missed although"
+            " some number of tokens meets it."
         )
 
     def _add_errors(self, figure: go.Figure) -> None:
@@ -152,9 +190,35 @@ class ErrorTarget(Result):
         figure.update_xaxes(title="requested error", type="category", row=1, col=2)
         figure.update_yaxes(title="images above the request, %", rangemode="tozero", row=1, col=2)
 
+    def _add_tokens(self, figure: go.Figure) -> None:
+        requested = [request.requested for request in self.requests]
+        traces = (
+            ("tokens spent", [request.tokens for request in self.requests], COLORS[0], "solid"),
+            ("perfect halting", [request.needed for request in self.requests], COLORS[6], "dash"),
+        )
+        for name, tokens, color, dash in traces:
+            figure.add_scatter(
+                x=requested,
+                y=tokens,
+                mode="lines+markers",
+                line={"color": color, "dash": dash},
+                name=name,
+                hovertemplate="requested %{x:.3g}: %{y:.1f} tokens<extra></extra>",
+                row=1,
+                col=3,
+            )
+        figure.update_xaxes(title="requested error", rangemode="tozero", row=1, col=3)
+        figure.update_yaxes(title="tokens per image", rangemode="tozero", row=1, col=3)
+
 
 def error_target(
-    requested: np.ndarray, reached: np.ndarray, spent: np.ndarray, *, halted: bool = False
+    requested: np.ndarray,
+    reached: np.ndarray,
+    spent: np.ndarray,
+    budgets: np.ndarray | None = None,
+    budget_l1: np.ndarray | None = None,
+    *,
+    halted: bool = False,
 ) -> ErrorTarget:
     """Compare reached errors with requested errors. All errors are of pixels in [0, 1].
 
@@ -166,6 +230,10 @@ def error_target(
         Errors that were reached.
     spent : ndarray of int, shape (n_requests, n_images)
         Tokens that were spent.
+    budgets : ndarray of int, shape (n_budgets,), optional
+        Fixed numbers of tokens, for the comparison with a perfect halting.
+    budget_l1 : ndarray of float, shape (n_budgets, n_images), optional
+        Errors with these numbers of tokens.
     halted : bool, default False
         Count only images with fewer tokens than the maximum, as in the table of the paper. The
         others had no more tokens to spend.
@@ -212,13 +280,27 @@ def error_target(
             "The reached errors contain NaN or infinity. Collect the evidence from an earlier step."
         )
     max_tokens = int(tokens.max())
+    reference = None
+    if budgets is not None and budget_l1 is not None:
+        reference = perfect_halting(requested, budgets, budget_l1)
+        max_tokens = max(max_tokens, int(budgets.max()))
     requests: list[ErrorRequest] = []
     quantiles: list[tuple[float, ...]] = []
     for i in np.argsort(requested, kind="stable"):
         counts = tokens[i] < max_tokens if halted else np.ones(len(errors[i]), bool)
-        if counts.any():
-            requests.append(_request(float(requested[i]), errors[i][counts], tokens[i][counts]))
-            quantiles.append(tuple(np.percentile(errors[i][counts], QUANTILES).tolist()))
+        if not counts.any():
+            continue
+        request = _request(float(requested[i]), errors[i][counts], tokens[i][counts])
+        if reference is not None:
+            request = _compare(
+                request,
+                is_above=(errors[i] > requested[i])[counts],
+                spent=tokens[i][counts],
+                needed=reference.needed[i][counts],
+                reachable=reference.reachable[i][counts],
+            )
+        requests.append(request)
+        quantiles.append(tuple(np.percentile(errors[i][counts], QUANTILES).tolist()))
     if not requests:
         raise NotApplicable(
             "The analysis of error targets of halted images needs an image with under"
@@ -248,4 +330,24 @@ def _request(requested: float, errors: np.ndarray, tokens: np.ndarray) -> ErrorR
         over_low=over_low,
         over_high=over_high,
         violators=float(errors[is_above].mean()) if is_above.any() else float("nan"),
+    )
+
+
+def _compare(
+    request: ErrorRequest,
+    *,
+    is_above: np.ndarray,
+    spent: np.ndarray,
+    needed: np.ndarray,
+    reachable: np.ndarray,
+) -> ErrorRequest:
+    """Add the comparison with a perfect halting."""
+    correlation = None
+    if np.ptp(spent) and np.ptp(needed):
+        correlation = float(spearman(spent[:, None].astype(float), needed.astype(float))[0])
+    return replace(
+        request,
+        needed=float(needed.mean()),
+        need_correlation=correlation,
+        avoidable=float((is_above & reachable).mean()),
     )
