@@ -4,6 +4,7 @@ import io
 import tarfile
 import tracemalloc
 import zipfile
+from contextlib import closing
 from itertools import islice
 
 import datasets
@@ -12,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench.collect import load_images
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
 from workbench.core.pixels import normalize
 from workbench.core.workers import load_in_workers
 from workbench.data import lazy, load
 from workbench.data.stream import ImageStream
-from workbench.training import TrainConfig
+from workbench.launch.in_process import prepare_training, train
+from workbench.storage.checkpoint import read_tensors
+from workbench.training import TrainConfig, fit
 from workbench.training.dataloading import Rank, load_batches
 
 SIDE = 16
@@ -128,6 +132,20 @@ def test_random_scale_has_every_length_to_a_quarter_more():
     assert Augmentation().short_side(16, draws[0]) == 16
 
 
+def test_random_resized_windows_have_the_stated_area_and_ratio():
+    augmentation = Augmentation(crop="random_resized")
+    areas, ratios = [], []
+    for index in range(200):
+        draw = augmentation.draw(0, index)
+        left, top, right, bottom = augmentation.window(3000, 3000, draw)
+        assert 0 <= left < right <= 3000 and 0 <= top < bottom <= 3000
+        areas.append((right - left) * (bottom - top) / 9e6)
+        ratios.append((right - left) / (bottom - top))
+    assert max(areas) < 1.001 and 0.75 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.34
+    # A window that is as wide as the image is clipped: at most 4/3 of the side is cut off.
+    assert min(areas) > 0.75 and 0.8 < np.median(areas) < 0.95
+
+
 def test_evaluation_and_defaults_have_no_augmentation(sources):
     images = load(str(sources / "folder"), side=SIDE)
     (batch,) = batches(images, 1, batch_size=len(images))
@@ -217,3 +235,52 @@ def test_value_range_maps_twelve_bits_to_eight(tmp_path):
     picture(0).save(tmp_path / "color.png")
     with pytest.warns(UserWarning, match=r"color\.png"):
         assert len(load(str(tmp_path), split="all", side=64, value_range=(0, 4095))) == 4
+
+
+TINY = {
+    "side": 16,
+    "channels": 3,
+    "patch": 8,
+    "num_tokens": 4,
+    "dim": 4,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "batch_size": 4,
+    "save_every": 2,
+}
+AUGMENTED = {"crop": "random_resized", "flip": 0.5, "reduced_decoding": True}
+
+
+def test_augmented_run_resumes_with_other_workers_to_equal_weights(sources, tmp_path):
+    settings = TINY | AUGMENTED | {"data": str(sources / "folder"), "steps": 4}
+    whole = train("ae-photos", tmp_path / "whole", collect=False, **settings)
+    job = prepare_training("ae-photos", tmp_path / "resumed", **settings)
+    with closing(fit(job.model, job.data, job.train_config, job.run)) as records:
+        next(record for record in records if record.step >= 2)
+    run = train("ae-photos", tmp_path / "resumed", collect=False, num_workers=2, **settings)
+    weights = [read_tensors(r.checkpoint(4))["ema"] for r in (whole, run)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    plain = train("ae-photos", tmp_path / "plain", collect=False, **(settings | {"crop": "center"}))
+    other = read_tensors(plain.checkpoint(4))["ema"]
+    assert not all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+def test_cached_features_refuse_crops(sources, tmp_path):
+    settings = TINY | {"data": str(sources / "folder"), "align_weight": 0.1, "teacher": "hog"}
+    with pytest.raises(UserError, match="cache"):
+        train("softvq-photos", tmp_path / "run", cache=str(tmp_path), flip=0.5, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_value_range_is_that_of_training_and_of_evidence(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (20, 16, 16), np.uint16)
+    (tmp_path / "images").mkdir()
+    for index, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / "images" / f"{index:02}.png")
+    settings = TINY | {"channels": 1, "data": str(tmp_path / "images"), "steps": 1}
+    run = train("ae-photos", tmp_path / "run", collect=False, value_range="0,4095", **settings)
+    assert run.config.data.value_range == (0, 4095)
+    train_images, test_images = (load_images(run, split).pixels for split in ("train", "test"))
+    scaled = {np.rint(image * (255 / 4095)).astype(np.uint8).tobytes() for image in values}
+    assert {image.tobytes() for image in (*train_images, *test_images)} == scaled

@@ -124,9 +124,7 @@ def test_killed_encoding_keeps_complete_shards(tokenizer, folder, monkeypatch):
         (encoding.folder / name).unlink()
     first = (encoding.folder / shards[0]).stat().st_mtime_ns
     decoded = []
-    monkeypatch.setattr(
-        ImageStream, "_to_tensor", counting(ImageStream._to_tensor, decoded), raising=True
-    )
+    monkeypatch.setattr(ImageStream, "load", counting(ImageStream.load, decoded), raising=True)
     Encoding(run=tokenizer, step=2, quantity="latents").write()
     assert sum(decoded) == N - 24
     assert (encoding.folder / shards[0]).stat().st_mtime_ns == first
@@ -134,9 +132,9 @@ def test_killed_encoding_keeps_complete_shards(tokenizer, folder, monkeypatch):
 
 
 def counting(function, counts):
-    def wrapped(self, rows):
-        counts.append(len(rows))
-        return function(self, rows)
+    def wrapped(self, request):
+        counts.append(len(request.contents))
+        return function(self, request)
 
     return wrapped
 
@@ -236,9 +234,3 @@ def test_images_without_labels_are_of_one_class(folder, tmp_path):
     data = f"stream:{tmp_path}"
     run = train("ae-imagenet256", tmp_path / "run", data=data, steps=1, **TOKENIZER)
     assert not load_encoded(run, None, "latents").labels.any()
-
-
-def test_tokenizers_refuse_flip(tmp_path):
-    with pytest.raises(UserError):
-        train("ae-digits", tmp_path / "run", steps=1, flip=0.5)
-    assert not (tmp_path / "run").exists()

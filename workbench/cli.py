@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from workbench.core.cores import available_cores
 from workbench.core.errors import UserError, install_command, missing_extra
 
 app = typer.Typer(
@@ -321,6 +322,13 @@ def evaluate(
         Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")
     ] = None,
     side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            help="Black and white of images with more than 8 bits, as in 0,4095.",
+            metavar="LOW,HIGH",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     guidance: Guidance = 2.0,
@@ -357,6 +365,7 @@ def evaluate(
         out,
         tokenizer=tokenizer,
         side=side,
+        value_range=value_range,
         limit=limit,
         seed=seed,
         guidance=guidance,
@@ -673,7 +682,7 @@ def doctor() -> None:
     rows = {"python": platform.python_version()}
     rows |= {package: _installed_version(package, extra) for package, extra in PACKAGES.items()}
     rows |= {
-        "cores": str(_available_cores()),
+        "cores": str(available_cores()),
         "accelerator": _accelerator(),
         "browser": _browser(),
         "this folder": _writability(),
@@ -700,12 +709,6 @@ def _installed_version(package: str, extra: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return f"missing: {install_command(extra)}"
-
-
-def _available_cores() -> int | None:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _accelerator() -> str:

@@ -1,12 +1,15 @@
 """Random crops and flips of training images, reproducible for every item of every epoch."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-CROPS = ("center", "random", "random_scale")
+CROPS = ("center", "random", "random_scale", "random_resized")
 MAX_SCALE = 1.25  # of the short side, for random_scale
+MIN_AREA = 0.8  # of the image, for random_resized
+MAX_RATIO = 4 / 3  # of width to height or of height to width, for random_resized
 
 
 class Draw(NamedTuple):
@@ -15,17 +18,20 @@ class Draw(NamedTuple):
     Attributes
     ----------
     scale : float
-        Decides on the length of the short side.
+        Decides on the length of the short side, or on the area of the window.
     top, left : float
         The position of the crop, as a fraction of the possible ones.
     flip : float
         The image is flipped if this is below the probability.
+    ratio : float
+        Decides on the width of the window relative to its height.
     """
 
     scale: float
     top: float
     left: float
     flip: float
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,11 @@ class Augmentation:
 
     Attributes
     ----------
-    crop : {"center", "random", "random_scale"}
+    crop : {"center", "random", "random_scale", "random_resized"}
         center resizes the short side to the side of the images and crops the center. random
         crops at a random position instead. random_scale first resizes the short side to a random
-        length from the side to 1.25 times the side.
+        length from the side to 1.25 times the side. random_resized resizes a random window to a
+        square: 80 to 100 % of the area, 3/4 to 4/3 as wide as high, and clipped to the image.
     flip : float
         The probability of a horizontal flip.
     reduced_decoding : bool
@@ -97,4 +104,24 @@ class Augmentation:
 
     def max_short_side(self, side: int) -> int:
         """Return the largest length to which the short side is resized."""
-        return int(np.ceil(MAX_SCALE * side)) if self.crop == "random_scale" else side
+        if self.crop == "random_scale":
+            return math.ceil(MAX_SCALE * side)
+        return math.ceil(MAX_RATIO * side) if self.crop == "random_resized" else side
+
+    def window(self, width: int, height: int, draw: Draw) -> tuple[int, int, int, int]:
+        """Return the window of random_resized as left, top, right and bottom, in pixels.
+
+        Parameters
+        ----------
+        width, height : int
+            The size of the image.
+        draw : Draw
+            The random numbers of the image.
+        """
+        area = width * height * (MIN_AREA + (1 - MIN_AREA) * draw.scale)
+        ratio = MAX_RATIO ** (2 * draw.ratio - 1)
+        columns = min(round(math.sqrt(area * ratio)), width)
+        rows = min(round(math.sqrt(area / ratio)), height)
+        left = int(draw.left * (width - columns + 1))
+        top = int(draw.top * (height - rows + 1))
+        return left, top, left + columns, top + rows

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import current_process
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from workbench.core.cores import available_cores
 from workbench.core.errors import UserError
 
 Request = TypeVar("Request")
@@ -47,7 +49,8 @@ def load_in_workers(
     requests : iterable
         The arguments, such as indices. It is iterated in this process, a few batches ahead.
     num_workers : int
-        The number of processes; 0 loads in this process, when a batch is requested.
+        The number of processes, at most one per core; 0 loads in this process, when a batch is
+        requested.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def load_in_workers(
     UserError
         When iterating, if a process raises it or ends unexpectedly.
     """
-    if num_workers == 0:
+    num_workers = min(num_workers, available_cores())
+    if num_workers == 0 or current_process().daemon:  # which may not start processes
         return (load(request) for request in requests)
     loader = DataLoader(
         _Loader(load),

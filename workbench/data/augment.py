@@ -8,7 +8,12 @@ import numpy as np
 from workbench.core.augmentation import Augmentation, Draw
 from workbench.data.channels import to_tensor, with_channels
 from workbench.data.lazy import GRAY
-from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop, resize_short_side
+from workbench.data.resize import (
+    DEFAULT_RESIZE,
+    resize_and_crop,
+    resize_short_side,
+    resize_to_square,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,6 +129,9 @@ def crop(
     """
     if augmentation.crop == "center":
         return np.atleast_3d(np.asarray(resize_and_crop(picture, side, resize)))
+    if augmentation.crop == "random_resized":
+        window = picture.crop(augmentation.window(picture.width, picture.height, draw))
+        return np.atleast_3d(np.asarray(resize_to_square(window, side, resize)))
     picture = resize_short_side(picture, augmentation.short_side(side, draw), resize)
     top = int(draw.top * (picture.height - side + 1))
     left = int(draw.left * (picture.width - side + 1))

@@ -59,6 +59,26 @@ def resize_short_side(image: "Image", short: int, policy: str) -> "Image":
     return _find(SHORT_SIDE_POLICIES, policy)(image, short)
 
 
+def resize_to_square(image: "Image", side: int, policy: str) -> "Image":
+    """Resize an image to a square without cropping it, so that the ratio of its sides changes.
+
+    Parameters
+    ----------
+    image : Image
+        An image of mode L or RGB.
+    side : int
+        Height and width of the result, in pixels.
+    policy : {"lanczos", "bicubic", "adm"}
+        lanczos has a Lanczos filter, the others have a bicubic filter.
+    """
+    from PIL import Image
+
+    is_lanczos = policy == "lanczos"
+    return image.resize(
+        (side, side), Image.Resampling.LANCZOS if is_lanczos else Image.Resampling.BICUBIC
+    )
+
+
 def _find(
     table: Mapping[str, Callable[["Image", int], "Image"]], policy: str
 ) -> Callable[["Image", int], "Image"]:

@@ -8,7 +8,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.coerce import to_json
+from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
 from workbench.core.progress import progress_listener
 from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
@@ -45,6 +45,7 @@ def evaluate(
     *,
     tokenizer: str | Path | None = None,
     side: int | None = None,
+    value_range: tuple[float, float] | str | None = None,
     limit: int = 2000,
     seed: int = 0,
     guidance: float = 2.0,
@@ -80,6 +81,9 @@ def evaluate(
         The run of the tokenizer whose latents a generator samples. Its images are used.
     side : int, optional
         Height and width of the images in pixels; by default those of the checkpoint.
+    value_range : tuple of float or str, optional
+        The values of black and white of images with more than 8 bits, such as (0, 4095) or
+        "0,4095"; see `workbench.data.load`.
     limit : int
         Largest number of images or samples.
     seed : int
@@ -128,6 +132,7 @@ def evaluate(
     if isinstance(model, str) and model.startswith(ARRAYS_PREFIX):
         _check_none_given(
             {"tokenizer": tokenizer, "revision": revision, "trust": trust}
+            | {"value_range": value_range}
             | {"only": only, "skip": skip, "also": also}
         )
         return evaluate_arrays(
@@ -153,7 +158,12 @@ def evaluate(
             raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
         if tokenizer is not None:
             raise UserError("tokenizer is only given for a generator.")
-        prepared = _prepare_tokenizer(model, str(data), side, limit, revision, trust, options)
+        images = {
+            "source": str(data),
+            "limit": limit,
+            "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
+        }
+        prepared = _prepare_tokenizer(model, images, side, revision, trust, options)
     source = prepared.config if prepared.source is None else prepared.source.config
     print_summary(prepared.config, source.data)
     with atomic_folder(folder, same_name=True) as temporary:
@@ -217,13 +227,13 @@ def _is_generator(model: "str | Tokenizer | Generator") -> bool:
 
 def _prepare_tokenizer(
     model: "str | Tokenizer | Generator",
-    data: str,
+    source: Mapping[str, Any],
     side: int | None,
-    limit: int,
     revision: str | None,
     trust: Sequence[str],
     options: Mapping[str, Any],
 ) -> _Prepared:
+    """Load a tokenizer, and the images of a source (arguments of `workbench.data.load`)."""
     from workbench.data import BUNDLED, load
 
     options = _absolute_paths(options)
@@ -244,13 +254,14 @@ def _prepare_tokenizer(
         takes_side = False
         pretrained = from_tokenizer(model, name="model", side=side)
     images = load(
-        data,
         split="all",
         side=_image_side(pretrained, address or "This tokenizer", side),
         channels=pretrained.channels,
-        limit=limit,
         resize=pretrained.resize,
+        **source,
     )
+    data = source["source"]
+    value_range = source["value_range"]
     if takes_side:
         options["side"] = images.pixels.shape[1]
     imported = ImportedConfig(
@@ -273,6 +284,7 @@ def _prepare_tokenizer(
         skipped=images.skipped,
         split=images.split,
         resize=None if data in BUNDLED else pretrained.resize,
+        **({} if value_range is None else {"value_range": value_range}),
         **layout_fields(images),
     )
     config = _run_config(

@@ -175,6 +175,15 @@ LIGHTNINGDIT_XL = (
     | CODE
     | {"reversed_time": True, "guided_channels": 3, "solver": "euler", "sampling_steps": 249}
 )
+# Crops and flips of the training images, where the published code states them; without an entry
+# they are cropped at the center. Generators read latents of both orientations (`FLOW`).
+AUGMENTATION: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("softvq", "maetok", "vqgan"), {"crop": "random_scale", "flip": 0.5}),
+    "vavae": {"crop": "random"},
+    "titok": {"crop": "random", "flip": 0.5},
+    **dict.fromkeys(("karl", "alit"), {"crop": "random_resized", "flip": 0.5}),
+}
+IMAGE_WORKERS = 4  # processes that decode training images at the scale of the papers
 PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softvq": (
         PERCEPTUAL_SETTINGS
@@ -329,7 +338,8 @@ def recipe_train_config(system: str, data: str) -> dict[str, Any]:
     """
     is_generator = system in GENERATORS
     if data == "imagenet256":
-        return PAPER_SCALE[system][1]
+        loading = {} if is_generator else {"num_workers": IMAGE_WORKERS}
+        return PAPER_SCALE[system][1] | AUGMENTATION.get(system, {}) | loading
     if data == "cifar10":
         return CIFAR_GENERATOR if is_generator else CIFAR_TOKENIZER
     if system == "ar":

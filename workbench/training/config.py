@@ -65,12 +65,13 @@ class TrainConfig:
         The crop of training images. "center": the short side is resized to the side of the images,
         and the center is cropped. "random": the crop is at a random position. "random_scale": the
         short side is first resized to a random length of 1 to 1.25 times the side.
+        "random_resized": a random window of 80 to 100 % of the area is resized to a square.
     reduced_decoding : bool
         Whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is as large as
         needed: faster, with slightly different pixels. Evaluation always decodes the whole file.
     num_workers : int
-        The number of processes that decode images. Batches do not depend on it. 0 decodes in the
-        process that trains, in a thread.
+        The number of processes that decode images, at most one per core. Batches do not depend on
+        it. 0 decodes in the process that trains, in a thread.
 
     Raises
     ------
