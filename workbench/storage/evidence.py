@@ -40,6 +40,7 @@ from workbench.storage.training_log import TrainingLog, try_read_log
 
 MAX_REASON_LENGTH = 200
 LOGS_PARAMETER = "training_logs"  # of an analysis of logs
+PARTNERS = "partners"  # parameter of an analysis that also reads generators or tokenizers
 PADDING = -1  # in place of a code, where an image has fewer tokens than others
 # Codewords may have other channels than latents, or none if only their number is known.
 INDEPENDENT_AXES = ("channel",)
@@ -554,7 +555,11 @@ ARRAYS: Mapping[str, ArraySpec] = {
 }
 
 
-def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> dict[str, Any]:
+def kwargs_for(
+    analysis: Callable[..., Any],
+    evidences: Sequence[Evidence],
+    partners: Sequence[Evidence] = (),
+) -> dict[str, Any]:
     """Return the arguments of an analysis that evidence provides, by the names of its positional
     parameters.
 
@@ -566,6 +571,9 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
         The evidence of one or more runs. The parameter `evidences` receives all of them, and
         `training_logs` the logs of all runs that have one; any other parameter receives the
         attribute of that name of the first.
+    partners : sequence of Evidence
+        The evidence of generators that were trained on these runs, or of their tokenizers. The
+        parameter `partners` receives it.
 
     Raises
     ------
@@ -583,6 +591,8 @@ def kwargs_for(analysis: Callable[..., Any], evidences: Sequence[Evidence]) -> d
         elif parameter.name == LOGS_PARAMETER:
             logs = [evidence.training_log for evidence in evidences]
             value = tuple(log for log in logs if log is not None) or None
+        elif parameter.name == PARTNERS:
+            value = tuple(partners)
         else:
             value = getattr(evidences[0], parameter.name)
         if value is not None:

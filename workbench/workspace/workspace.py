@@ -3,7 +3,9 @@
 import math
 import os
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +19,13 @@ from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
-from workbench.storage.evidence import Evidence, array_names, kwargs_for, reads_logs
+from workbench.storage.evidence import (
+    PARTNERS,
+    Evidence,
+    array_names,
+    kwargs_for,
+    reads_logs,
+)
 from workbench.storage.run import Run, find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
@@ -49,7 +57,9 @@ class Workspace:
     Attributes
     ----------
     runs : dict of str to Run
-        The runs by name.
+        The runs by name that are listed.
+    folder_runs : dict of str to Run
+        All runs of the folder by name.
     refused : list of str
         One sentence for each folder that could not be opened as a run.
 
@@ -69,7 +79,8 @@ class Workspace:
         """Read the runs of the folder again."""
         self._times = _modification_times(self.folder)
         runs, self.refused = find_runs(self.folder)
-        self.runs = {run.name: run for run in runs}
+        self.folder_runs = {run.name: run for run in runs}
+        self.runs = dict(self.folder_runs)
 
     @property
     def run_colors(self) -> dict[str, str]:
@@ -141,7 +152,7 @@ class Workspace:
         if result is None:
             evidences, left_out = self._evidences(state)
             try:
-                arguments = kwargs_for(function, evidences)
+                arguments = kwargs_for(function, evidences, self._partners(state))
                 result = cached_result(
                     self.folder / RESULTS_FOLDER,
                     function,
@@ -188,7 +199,8 @@ class Workspace:
         if reads_logs(function):
             logs = [(run.name, log_key(run.folder)) for run in self._selected_runs(state)]
             return (state.analysis, *logs, *sorted(controls.items()))
-        evidence = [(str(folder), written_at(folder)) for folder in self._evidence_folders(state)]
+        folders = [*self._evidence_folders(state), *self._partner_folders(state)]
+        evidence = [(str(folder), written_at(folder)) for folder in folders]
         return (state.analysis, *evidence, *sorted(controls.items()))
 
     def table(self) -> pd.DataFrame:
@@ -283,6 +295,41 @@ class Workspace:
         if not opened:
             raise NotApplicable("The log of no selected run can be read.")
         return opened, left_out
+
+    def _partner_folders(self, state: ViewState) -> list[Path]:
+        """Return the last evidence of the runs that an analysis reads without their selection.
+
+        These are the generators of the selected tokenizers, or the tokenizers of the selected
+        generators, depending on the kind of the primary run.
+        """
+        parameters = signature(analysis.get(state.analysis)).parameters
+        if PARTNERS not in parameters or not state.runs:
+            return []
+        runs = [self.run(name) for name in state.runs]
+        if runs[0].tokenizer is not None:
+            partners = [run.tokenizer for run in runs if run.tokenizer is not None]
+        else:
+            selected = {run.folder.resolve() for run in runs if run.tokenizer is None}
+            partners = [
+                run
+                for run in self.folder_runs.values()
+                if run.tokenizer is not None and run.tokenizer.folder.resolve() in selected
+            ]
+        names = set(state.runs)
+        folders = {
+            run.name: run.evidence_folder(run.evidence_steps[-1])
+            for run in partners
+            if run.name not in names and run.evidence_steps
+        }
+        return list(folders.values())
+
+    def _partners(self, state: ViewState) -> list[Evidence]:
+        """Open the evidence of the partners of the selected runs, as far as it can be read."""
+        partners = []
+        for folder in self._partner_folders(state):
+            with suppress(RunError):
+                partners.append(Evidence.open(folder))
+        return partners
 
     def _open_last(self, run: Run, names: set[str] | None) -> Evidence:
         """Open some arrays of the last evidence of a run; all of them by default."""

@@ -1,11 +1,11 @@
 """Probable causes of a collapsed codebook, read from the settings of the run, and remedies."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage, worst_verdict
+from workbench.analysis.runs.commands import as_word, options, retrain_command
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence
 
@@ -72,7 +72,7 @@ def cause_text(evidence: Evidence, others: Sequence[Evidence]) -> str:
     sentences = []
     causes = probable_causes(evidence)
     if causes:
-        clauses = [f"{c.text} ({c.setting} = {_as_word(c.value)})" for c in causes]
+        clauses = [f"{c.text} ({c.setting} = {as_word(c.value)})" for c in causes]
         sentences.append(f"Probable cause: {', '.join(clauses)}.")
     for other in others:
         comparison = _comparison(evidence, other)
@@ -92,13 +92,10 @@ def remedy_text(evidence: Evidence, codebook: CodebookStats) -> str:
             changes = {"codebook_size": str(size)}
     if not changes:
         return GENERAL_ADVICE
-    recipe = evidence.provenance.get("recipe")
-    if recipe is None:
-        return f"Train again with `{_options(changes)}`."
-    recipe_changes = evidence.provenance.get("changes", {})
-    stored = {name: _as_word(value) for name, value in recipe_changes.items() if value is not None}
-    out = shlex.quote(f"runs/{evidence.run_name}-2")
-    return f"Train again: `workbench train {recipe} --out {out} {_options(stored | changes)}`."
+    command = retrain_command(evidence, changes)
+    if not command:
+        return f"Train again with `{options(changes)}`."
+    return f"Train again: `{command}`."
 
 
 def _comparison(evidence: Evidence, other: Evidence) -> str:
@@ -120,22 +117,5 @@ def _comparison(evidence: Evidence, other: Evidence) -> str:
     if not 0 < len(names) <= MAX_NAMED_SETTINGS:
         return ""
     used = sum(c.used for c in codebooks) / len(codebooks)
-    values = ", ".join(f"{name} = {_as_word(other_settings[name])}" for name in names)
+    values = ", ".join(f"{name} = {as_word(other_settings[name])}" for name in names)
     return f"{other.run_name} uses {used:,.0f} of {codebooks[0].size:,} codes with {values}."
-
-
-def _options(changes: dict[str, str]) -> str:
-    return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in changes.items()
-    )
-
-
-def _as_word(value: Any) -> str:
-    """Return a setting as it is written on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ",".join(map(_as_word, value))
-    return str(value)

@@ -302,6 +302,37 @@ def whole_image_accuracies(
     }
 
 
+def linear_hits(
+    latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = (), *, seed: int = 0
+) -> np.ndarray:
+    """Return which test images the linear probe of `probes` on whole images classifies correctly.
+
+    Runs on the same images and with the same seed have the same test images, so that their hits
+    can be compared image by image.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+    labels : ndarray of int, shape (n,)
+    names : tuple of str
+        Names of the classes.
+    seed : int
+        Seed of the split.
+
+    Returns
+    -------
+    ndarray of bool, shape (test images,)
+
+    Raises
+    ------
+    NotApplicable, UserError
+        As for `probes`.
+    """
+    task = _Task.create(latents, labels, names, seed)
+    predicted = task.predict(logistic_probe, task.rows, task.training_labels)
+    return predicted == task.target[task.test]
+
+
 @dataclass(frozen=True, eq=False)
 class _Task:
     """Training and test images with their classes."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class GeneratorPair:
 class GenerationDistance:
     """Distance of the samples of a tokenizer's generators to training images, as a mean."""
 
-    run: str  # the tokenizer
+    run: str  # the tokenizer, or a single generator
     value: float  # gFD
     low: float  # 95 % interval of its variation over images
     high: float
@@ -98,7 +98,10 @@ def pair_generators(
 
 
 def generation_distances(
-    pairs: Sequence[GeneratorPair], seed: int = 0
+    pairs: Sequence[GeneratorPair],
+    seed: int = 0,
+    *,
+    by: Literal["tokenizer", "generator"] = "tokenizer",
 ) -> tuple[tuple[GenerationDistance, ...], int]:
     """Compute the Fréchet distance of the samples of each tokenizer's generators.
 
@@ -108,11 +111,13 @@ def generation_distances(
         Pairs with features of samples and training images.
     seed : int, default 0
         Seed of the subsets of samples.
+    by : {"tokenizer", "generator"}, default "tokenizer"
+        Average over the generators of a tokenizer, or keep each generator.
 
     Returns
     -------
     distances : tuple of GenerationDistance
-        One entry per tokenizer: the mean of its generators.
+        One entry per tokenizer: the mean of its generators; or one entry per generator.
     n : int
         Number of images of every distance. It is equal for all, because a distance depends on it.
     """
@@ -128,7 +133,8 @@ def generation_distances(
             seed=seed,
         ).distances[0]
         estimate = (distance.value, distance.low, distance.high)
-        estimates.setdefault(pair.tokenizer.run_name, []).append(estimate)
+        source = pair.tokenizer if by == "tokenizer" else pair.generator
+        estimates.setdefault(source.run_name, []).append(estimate)
     distances = []
     for run, values in estimates.items():
         value, low, high = np.mean(values, axis=0).tolist()

@@ -147,9 +147,12 @@ def metric_comparison(
             f"A comparison of metrics needs at least {MIN_IMAGES} images; these runs have {n}."
         )
     names = run_names([first, *same_images])
-    reference = _values(first, metric)
+    reference = metric_values(first, metric)
+    higher_is_better = METRICS[metric].higher_is_better
     differences = tuple(
-        _difference(name, _values(evidence, metric), reference, metric)
+        paired_difference(
+            name, metric_values(evidence, metric), reference, higher_is_better=higher_is_better
+        )
         for name, evidence in zip(names[1:], same_images, strict=True)
     )
     return MetricComparison(
@@ -192,7 +195,7 @@ def _has_same_images(a: Evidence, b: Evidence, metric: Metric) -> bool:
     return a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
 
 
-def _values(evidence: Evidence, metric: Metric) -> np.ndarray:
+def metric_values(evidence: Evidence, metric: Metric) -> np.ndarray:
     """Return the metric of every image, (n,)."""
     name = evidence.run_name
     if metric == "features":
@@ -217,12 +220,28 @@ def _feature_distances(evidence: Evidence) -> np.ndarray:
     return np.linalg.norm(difference, axis=1)
 
 
-def _difference(
-    run: str, values: np.ndarray, reference: np.ndarray, metric: Metric
+def paired_difference(
+    run: str, values: np.ndarray, reference: np.ndarray, *, higher_is_better: bool
 ) -> MetricDifference:
+    """Compare a run with a reference image by image.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run.
+    values, reference : ndarray of float, shape (n,)
+        The metric of every image, of the run and of the reference.
+    higher_is_better : bool
+        Direction of the metric.
+
+    Returns
+    -------
+    MetricDifference
+        The mean difference with its 95 % bootstrap interval over images.
+    """
     difference = values - reference
     mean, low, high = mean_interval(difference)
-    gain = difference if METRICS[metric].higher_is_better else -difference
+    gain = difference if higher_is_better else -difference
     return MetricDifference(
         run=run,
         value=float(values.mean()),

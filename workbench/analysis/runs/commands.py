@@ -1,0 +1,76 @@
+"""Commands that train what a comparison lacks, as text."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.storage.evidence import Evidence
+
+# Data sets with recipes of generators, by the last part of a recipe's name.
+GENERATOR_DATA = ("digits", "photos", "shapes", "cifar10", "imagenet256")
+GENERATOR_CLASS = "workbench.generators.transformer:SiT"
+
+
+def generator_command(tokenizer: Evidence) -> str:
+    """Return the command that trains a small generator on a tokenizer.
+
+    Examples
+    --------
+    >>> generator_command(Evidence({"run": "a", "step": 1, "recipe": "softvq-photos"}))
+    'workbench train sit-photos --tokenizer runs/a --out runs/sit-a'
+    """
+    recipe = tokenizer.provenance.get("recipe") or ""
+    data = recipe.rpartition("-")[2]
+    model = f"sit-{data}" if data in GENERATOR_DATA else f"--class {GENERATOR_CLASS}"
+    name = tokenizer.run_name
+    source = shlex.quote(f"runs/{name}")
+    out = shlex.quote(f"runs/sit-{name}")
+    return f"workbench train {model} --tokenizer {source} --out {out}"
+
+
+def retrain_command(evidence: Evidence, changes: Mapping[str, str]) -> str:
+    """Return the command that trains a run again with changed settings.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Evidence of the run.
+    changes : mapping of str to str
+        Settings as on the command line.
+
+    Returns
+    -------
+    str
+        Empty if the run was not trained from a recipe.
+
+    Examples
+    --------
+    >>> run = Evidence({"run": "a", "step": 1, "recipe": "ae-digits", "changes": {"steps": 9}})
+    >>> retrain_command(run, {"num_tokens": "4"})
+    'workbench train ae-digits --out runs/a-2 --steps 9 --num-tokens 4'
+    """
+    recipe = evidence.provenance.get("recipe")
+    if recipe is None:
+        return ""
+    stored = evidence.provenance.get("changes", {})
+    settings = {name: as_word(value) for name, value in stored.items() if value is not None}
+    out = shlex.quote(f"runs/{evidence.run_name}-2")
+    return f"workbench train {recipe} --out {out} {options(settings | dict(changes))}"
+
+
+def options(settings: Mapping[str, str]) -> str:
+    """Return settings as options of a command."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in settings.items()
+    )
+
+
+def as_word(value: Any) -> str:
+    """Return a setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(as_word, value))
+    return str(value)

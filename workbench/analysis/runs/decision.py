@@ -1,0 +1,331 @@
+"""Decision: the run to choose for a goal, with the evidence for it and what is not known yet."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.base import Result
+from workbench.analysis.plotting import image_grid
+from workbench.analysis.runs import decision_text
+from workbench.analysis.runs.candidates import (
+    CANDIDATE_METRICS,
+    Candidate,
+    Comparison,
+    Measurements,
+    Subject,
+    candidates,
+    measure,
+    subjects_of,
+)
+from workbench.analysis.runs.commands import generator_command, retrain_command
+from workbench.analysis.runs.generators import generator_differences
+from workbench.core.errors import NotApplicable
+from workbench.storage.evidence import Evidence
+
+Goal = Literal["best generation", "best reconstruction", "cheapest within 1 dB", "best probe"]
+# The metric that decides for a goal. If fewer than two runs have it, PSNR decides.
+GOAL_METRICS: dict[Goal, str] = {
+    "best generation": "gfd",
+    "best reconstruction": "psnr",
+    "cheapest within 1 dB": "psnr",
+    "best probe": "probe",
+}
+TOLERANCE_DB = 1.0  # of the goal "cheapest within 1 dB"
+NUM_IMAGES = 8  # in the strip
+MAX_NAMED_SETTINGS = 4
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A metric that was not measured for some candidates, and the command that measures it."""
+
+    metric: str
+    runs: tuple[str, ...]
+    command: str  # for the first of the runs; empty if it cannot be measured
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images on which two runs differ most."""
+
+    rows: tuple[str, ...]  # names of the rows: original and runs
+    captions: tuple[str, ...]  # one per column
+    mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision(Result):
+    """The run to choose for a goal, next to its alternatives."""
+
+    goal: Goal
+    basis: str  # metric that decides; differs from that of the goal if that was not measured
+    candidates: tuple[Candidate, ...]  # the chosen one first, then from the best by the basis
+    tied: tuple[str, ...]  # candidates that do not differ significantly from the best
+    versus: Comparison | None  # the chosen run and its strongest alternative; None for a single run
+    also: tuple[Comparison, ...]  # the chosen run and the best in other metrics
+    missing: tuple[Missing, ...]
+    excluded: tuple[str, ...]  # name and reason of each run that is not ranked
+    warnings: tuple[str, ...]
+    suggestion: str  # command that trains a run to compare with; empty for several runs
+    strip: Strip
+    feature_extractor: str  # of rFD and gFD
+    n: int  # held-out images
+    samples: int  # images of every gFD; 0 if it was not measured
+
+    @property
+    def chosen(self) -> Candidate:
+        """The run to choose."""
+        return self.candidates[0]
+
+    @property
+    def alternative(self) -> Candidate | None:
+        """The strongest alternative."""
+        if self.versus is None:
+            return None
+        return self.candidate(self.versus.reference)
+
+    def candidate(self, run: str) -> Candidate:
+        """Return a candidate by name."""
+        return next(candidate for candidate in self.candidates if candidate.run == run)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run: cost, every metric with interval and standing, and findings."""
+        rows = []
+        for candidate in self.candidates:
+            row = {
+                "run": candidate.run,
+                "chosen": candidate is self.chosen and len(self.candidates) > 1,
+                "tokens": candidate.tokens,
+                "bits": candidate.bits,
+            }
+            for metric in CANDIDATE_METRICS:
+                measurement = candidate.measurements.get(metric)
+                row[metric] = measurement.value if measurement else math.nan
+                row[f"{metric}_low"] = measurement.low if measurement else math.nan
+                row[f"{metric}_high"] = measurement.high if measurement else math.nan
+                row[f"{metric}_standing"] = measurement.standing if measurement else ""
+            row |= {
+                "codes_used": candidate.codes_used,
+                "codebook_size": candidate.codebook_size,
+                "codebook": candidate.codebook_verdict,
+                **{f"{severity}s": n for severity, n in candidate.findings.items()},
+                "generators": ", ".join(candidate.generators),
+                "n": self.n,
+            }
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """Name the run to choose, the evidence for it, its price, and what was not measured."""
+        return decision_text.summary(self)
+
+
+def decision(
+    evidences: Sequence[Evidence],
+    partners: Sequence[Evidence] = (),
+    *,
+    goal: Goal = "best generation",
+) -> Decision:
+    """Choose a run for a goal, and show the evidence for the choice.
+
+    Among runs that do not differ significantly from the best, the one with the fewest tokens is
+    chosen. Runs on other images than the first are not ranked.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers, or of generators if the first is one.
+    partners : sequence of Evidence, optional
+        Generators of these tokenizers, or tokenizers of these generators. They are not candidates.
+    goal : {"best generation", "best reconstruction", "cheapest within 1 dB", "best probe"}, \
+default "best generation"
+        The property to choose by: the distance of samples to training images, PSNR, the number of
+        tokens among runs that lose at most 1 dB of PSNR, or the accuracy of a linear probe. If
+        fewer than two runs have it, PSNR decides.
+
+    Returns
+    -------
+    Decision
+        The chosen run, the others, and what was not measured.
+
+    Raises
+    ------
+    NotApplicable
+        If no run has reconstructions.
+    """
+    subjects, excluded = subjects_of(evidences, partners)
+    if not subjects:
+        reasons = f": {'; '.join(excluded)}" if excluded else ""
+        raise NotApplicable(
+            f"A decision needs a tokenizer with reconstructions of held-out images{reasons}."
+        )
+    generators = [e for e in (*evidences, *partners) if e.latents is None]
+    measurements = measure(subjects, generators)
+    metric = GOAL_METRICS[goal]
+    is_measured = len(measurements.runs(metric)) >= min(2, len(subjects))
+    basis = metric if is_measured else "psnr"
+    rows = {candidate.run: candidate for candidate in candidates(subjects, measurements)}
+    tied = measurements.tied(basis)
+    chosen = _choose(goal, basis, measurements, rows)
+    ranking = sorted(
+        rows, key=lambda run: (run != chosen, -_goodness(measurements, basis, run), run)
+    )
+    alternative = _alternative(goal, basis, chosen, measurements, rows)
+    versus = None if alternative is None else measurements.compare(basis, chosen, alternative)
+    subject_by_name = {subject.name: subject for subject in subjects}
+    shown = [subject_by_name[run] for run in (chosen, alternative) if run is not None]
+    first = subjects[0].tokenizer
+    return Decision(
+        goal=goal,
+        basis=basis,
+        candidates=tuple(rows[run] for run in ranking),
+        tied=tied,
+        versus=versus,
+        also=tuple(
+            comparison
+            for comparison in _other_metrics(basis, chosen, measurements)
+            if rows[comparison.reference].tokenizer != rows[chosen].tokenizer
+        ),
+        missing=_missing(subjects, measurements),
+        excluded=excluded,
+        warnings=_warnings(measurements),
+        suggestion="" if len(subjects) > 1 else _suggestion(subjects[0]),
+        strip=_strip(shown),
+        feature_extractor=first.feature_extractor or "",
+        n=len(first.images if first.images is not None else ()),
+        samples=measurements.samples,
+    )
+
+
+def _goodness(measurements: Measurements, metric: str, run: str) -> float:
+    if run not in measurements.runs(metric):
+        return -math.inf
+    return measurements.goodness(metric, run)
+
+
+def _choose(
+    goal: Goal, basis: str, measurements: Measurements, rows: dict[str, Candidate]
+) -> str:
+    """Return the cheapest of the runs that are good enough for the goal."""
+    eligible = measurements.tied(basis)
+    if goal == "cheapest within 1 dB":
+        best = measurements.best(basis)
+        eligible = tuple(
+            run for run in measurements.runs(basis) if _loss(measurements, run, best) <= TOLERANCE_DB
+        )
+    return min(
+        eligible, key=lambda run: (rows[run].tokens, -measurements.goodness(basis, run), run)
+    )
+
+
+def _loss(measurements: Measurements, run: str, best: str) -> float:
+    return measurements.goodness("psnr", best) - measurements.goodness("psnr", run)
+
+
+def _alternative(
+    goal: Goal,
+    basis: str,
+    chosen: str,
+    measurements: Measurements,
+    rows: dict[str, Candidate],
+) -> str | None:
+    """Return the run that the chosen one is compared with: the best other one by the basis.
+
+    The cheapest run is compared with the best run, or, if it is the best, with the best cheaper
+    one, which loses more than is tolerated.
+    """
+    others = [run for run in measurements.runs(basis) if run != chosen]
+    if not others:
+        return None
+    if goal == "cheapest within 1 dB" and chosen == measurements.best(basis):
+        cheaper = [run for run in others if rows[run].tokens < rows[chosen].tokens]
+        others = cheaper or others
+    return max(others, key=lambda run: measurements.goodness(basis, run))
+
+
+def _other_metrics(basis: str, chosen: str, measurements: Measurements) -> tuple[Comparison, ...]:
+    """Compare the chosen run with the best one in reconstruction and generation."""
+    comparisons = []
+    for metric in ("psnr", "gfd"):
+        runs = measurements.runs(metric)
+        if metric == basis or len(runs) < 2 or chosen not in runs:
+            continue
+        best = measurements.best(metric)
+        if best == chosen:
+            best = max(
+                (run for run in runs if run != chosen),
+                key=lambda run, metric=metric: measurements.goodness(metric, run),
+            )
+        comparisons.append(measurements.compare(metric, chosen, best))
+    return tuple(comparisons)
+
+
+def _missing(subjects: Sequence[Subject], measurements: Measurements) -> tuple[Missing, ...]:
+    """Return what was not measured, with commands."""
+    missing = []
+    for metric in CANDIDATE_METRICS:
+        measured = measurements.runs(metric)
+        lacking = [subject for subject in subjects if subject.name not in measured]
+        if not lacking:
+            continue
+        command = f"workbench collect runs/{lacking[0].evidence.run_name}"
+        if metric == "gfd" and lacking[0].generator is None:
+            command = generator_command(lacking[0].tokenizer)
+        elif metric == "probe" and lacking[0].tokenizer.labels is None:
+            command = ""
+        missing.append(
+            Missing(metric=metric, runs=tuple(s.name for s in lacking), command=command)
+        )
+    return tuple(missing)
+
+
+def _warnings(measurements: Measurements) -> tuple[str, ...]:
+    if len(measurements.pairs) < 2:
+        return ()
+    differences = generator_differences(measurements.pairs)
+    if not differences:
+        return ()
+    names = ", ".join(differences[:MAX_NAMED_SETTINGS])
+    if len(differences) > MAX_NAMED_SETTINGS:
+        names += f" and {len(differences) - MAX_NAMED_SETTINGS} more settings"
+    return (f"The generators also differ in {names}.",)
+
+
+def _suggestion(subject: Subject) -> str:
+    """Return a command that trains a run to compare a single one with."""
+    num_tokens = subject.tokenizer.provenance.get("settings", {}).get("num_tokens")
+    if subject.generator is not None or not isinstance(num_tokens, int) or num_tokens < 2:
+        return ""
+    return retrain_command(subject.tokenizer, {"num_tokens": str(num_tokens // 2)})
+
+
+def _strip(subjects: Sequence[Subject]) -> Strip:
+    """Return the images on which runs differ most: originals above the runs' reconstructions.
+
+    Generators of one tokenizer have no common images: their first samples are shown.
+    """
+    generators = [s.generator for s in subjects if s.generator is not None]
+    if generators:
+        rows = [np.asarray(g.samples)[:NUM_IMAGES] for g in generators if g.samples is not None]
+        captions = ("",) * max((len(row) for row in rows), default=0)
+        names = tuple(g.run_name for g in generators if g.samples is not None)
+        mosaic = image_grid.compose(rows) if rows else np.zeros((0, 0, 4), np.uint8)
+        return Strip(rows=names, captions=captions, mosaic=mosaic)
+    images = np.asarray(subjects[0].tokenizer.images)
+    reconstructions = [np.asarray(s.tokenizer.reconstructions) for s in subjects]
+    other = reconstructions[1] if len(subjects) > 1 else images
+    difference = [
+        np.square(a.astype(np.float32) - b.astype(np.float32)).mean()
+        for a, b in zip(reconstructions[0], other, strict=True)
+    ]
+    indices = np.argsort(difference, kind="stable")[::-1][:NUM_IMAGES]
+    rows = [images[indices], *(part[indices] for part in reconstructions)]
+    return Strip(
+        rows=("original", *(subject.name for subject in subjects)),
+        captions=tuple(f"#{index}" for index in indices),
+        mosaic=image_grid.compose(rows),
+    )
