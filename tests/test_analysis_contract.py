@@ -13,7 +13,7 @@ import pytest
 import workbench.analysis
 from workbench.analysis import analyses, get, groups, result_serialization
 from workbench.core.errors import UserError
-from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.storage.evidence import PARTNERS, Evidence, kwargs_for
 from workbench.storage.training_log import TrainingLog
 
 PROVENANCE = {
@@ -149,7 +149,7 @@ def test_groups_list_all_analyses_in_order():
         "latents": "mixture_modes",
         "diffusability": "velocity_variance",
         "generation": "samples",
-        "runs": "settings_comparison",
+        "runs": "decision",
         "diagnosis": "checks",
     }
     assert [name for names in groups().values() for name in names] == list(NAMES)
@@ -163,9 +163,8 @@ def test_parameters_are_evidence_or_controls(name):
             assert parameter.default is not parameter.empty
             assert parameter.annotation is not parameter.empty
         else:
-            assert parameter.name in ("evidences", "training_logs") or hasattr(
-                Evidence, parameter.name
-            )
+            is_runs = parameter.name in ("evidences", "training_logs", PARTNERS)
+            assert is_runs or hasattr(Evidence, parameter.name)
 
 
 @pytest.mark.parametrize("name", NAMES)

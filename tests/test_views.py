@@ -163,6 +163,7 @@ CONTROL_VALUES = {
     "latent_map": {"method": "pca"},
     "latent_maps": {"method": "pca"},
     "samples": {"per_class": 3},
+    "decision": {"goal": "best probe"},
     "settings_comparison": {"show": "all"},
     "metric_comparison": {"metric": "l1"},
     "checks": {"show": "all"},

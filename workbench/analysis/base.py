@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -73,10 +73,13 @@ class Result(ABC):
         is not a field: it describes the call and not the analysis.
     run_colors : mapping of str to str
         The color of each run of the folder, as all hosts show it. It is not a field either.
+    replaces_figure : bool
+        True if `_repr_html_` shows all that the figure shows, so that hosts omit the figure.
     """
 
     left_out: tuple[LeftOutRun, ...] = ()
     run_colors: Mapping[str, str] = MappingProxyType({})
+    replaces_figure: ClassVar[bool] = False
 
     def with_run_colors(self, colors: Mapping[str, str]) -> Self:
         """Return a copy of the result whose figure has these colors of runs."""
@@ -142,17 +145,21 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         """Return summary and table as HTML, without the figure, which needs plotly.js."""
+        return f"<p>{html.escape(self.full_summary())}</p>{self.table_html()}"
+
+    def table_html(self) -> str:
+        """Return the table as HTML that is folded at first."""
         table = self.table().to_html(
             index=False, max_rows=12, float_format=lambda x: f"{x:.4g}", border=0
         )
-        summary = html.escape(self.full_summary())
-        return f"<p>{summary}</p><details><summary>table</summary>{table}</details>"
+        return f"<details><summary>table</summary>{table}</details>"
 
     def _ipython_display_(self) -> None:
         """Display the figure, the summary and the table in a notebook."""
         from IPython.display import HTML, display
 
-        display(mime_bundle(self.figure()), raw=True)
+        if not self.replaces_figure:
+            display(mime_bundle(self.figure()), raw=True)
         display(HTML(self._repr_html_()))
 
 

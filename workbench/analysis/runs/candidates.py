@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from workbench.analysis.tokens.metrics import (
     has_metric,
     reconstruction_quality,
 )
-from workbench.core.errors import UserError
+from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence
 
@@ -118,7 +118,7 @@ class Measurements:
 
     def runs(self, metric: str) -> tuple[str, ...]:
         """Return the names of the candidates for which a metric was measured."""
-        return tuple({**self.image_values, **self.distances}.get(metric, {}))
+        return (*self.image_values.get(metric, {}), *self.distances.get(metric, {}))
 
     def estimate(self, metric: str, run: str) -> Estimate:
         """Return a metric of a candidate with its 95 % interval."""
@@ -193,8 +193,9 @@ class Measurements:
         rows: dict[str, dict[str, Measurement]] = {}
         for metric in CANDIDATE_METRICS:
             runs = self.runs(metric)
-            best = self.best(metric) if len(runs) > 1 else ""
-            tied = self.tied(metric) if len(runs) > 1 else ()
+            is_ranked = len({self.goodness(metric, run) for run in runs}) > 1
+            best = self.best(metric) if is_ranked else ""
+            tied = self.tied(metric) if is_ranked else ()
             for run in runs:
                 value, low, high = self.estimate(metric, run)
                 standing = "tied" if run in tied else ""
@@ -254,7 +255,7 @@ def candidates(subjects: Sequence[Subject], measurements: Measurements) -> tuple
             subject.tokenizer,
         )
         budget = token_budget([subject.tokenizer], prefixes=False).points[0]
-        counts = dict.fromkeys(FINDING_STATUSES, 0)
+        counts: dict[str, int] = dict.fromkeys(FINDING_STATUSES, 0)
         for finding in outcomes.findings:
             if finding.run == subject.evidence.run_name:
                 counts[finding.status] += 1
@@ -336,8 +337,11 @@ def _with_generation(
     pairs, _ = pair_generators([*tokenizers.values(), *(own or generators)])
     if not pairs:
         return measurements
-    by = "generator" if own else "tokenizer"
-    distances, samples = generation_distances(pairs, by=by)
+    by: Literal["tokenizer", "generator"] = "generator" if own else "tokenizer"
+    try:
+        distances, samples = generation_distances(pairs, by=by)
+    except NotApplicable:  # too few samples
+        return measurements
     names: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         source = pair.generator if own else pair.tokenizer

@@ -1,16 +1,18 @@
 """Decision: the run to choose for a goal, with the evidence for it and what is not known yet."""
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Result
 from workbench.analysis.plotting import image_grid
-from workbench.analysis.runs import decision_text
+from workbench.analysis.runs import decision_html, decision_text
 from workbench.analysis.runs.candidates import (
     CANDIDATE_METRICS,
     Candidate,
@@ -60,6 +62,8 @@ class Strip:
 @dataclass(frozen=True, eq=False)
 class Decision(Result):
     """The run to choose for a goal, next to its alternatives."""
+
+    replaces_figure: ClassVar[bool] = True
 
     goal: Goal
     basis: str  # metric that decides; differs from that of the goal if that was not measured
@@ -118,6 +122,11 @@ class Decision(Result):
             }
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """Return the card, and the folded table of all numbers."""
+        note = f"<p>{html.escape(self.left_out_note())}</p>" if self.left_out else ""
+        return f"{note}{decision_html.to_html(self)}{self.table_html()}"
 
     def summary(self) -> str:
         """Name the run to choose, the evidence for it, its price, and what was not measured."""
@@ -207,15 +216,15 @@ def _goodness(measurements: Measurements, metric: str, run: str) -> float:
     return measurements.goodness(metric, run)
 
 
-def _choose(
-    goal: Goal, basis: str, measurements: Measurements, rows: dict[str, Candidate]
-) -> str:
+def _choose(goal: Goal, basis: str, measurements: Measurements, rows: dict[str, Candidate]) -> str:
     """Return the cheapest of the runs that are good enough for the goal."""
     eligible = measurements.tied(basis)
     if goal == "cheapest within 1 dB":
         best = measurements.best(basis)
         eligible = tuple(
-            run for run in measurements.runs(basis) if _loss(measurements, run, best) <= TOLERANCE_DB
+            run
+            for run in measurements.runs(basis)
+            if _loss(measurements, run, best) <= TOLERANCE_DB
         )
     return min(
         eligible, key=lambda run: (rows[run].tokens, -measurements.goodness(basis, run), run)
@@ -254,12 +263,8 @@ def _other_metrics(basis: str, chosen: str, measurements: Measurements) -> tuple
         runs = measurements.runs(metric)
         if metric == basis or len(runs) < 2 or chosen not in runs:
             continue
-        best = measurements.best(metric)
-        if best == chosen:
-            best = max(
-                (run for run in runs if run != chosen),
-                key=lambda run, metric=metric: measurements.goodness(metric, run),
-            )
+        others = [run for run in runs if run != chosen]
+        best = max(others, key=partial(measurements.goodness, metric))
         comparisons.append(measurements.compare(metric, chosen, best))
     return tuple(comparisons)
 
@@ -277,9 +282,7 @@ def _missing(subjects: Sequence[Subject], measurements: Measurements) -> tuple[M
             command = generator_command(lacking[0].tokenizer)
         elif metric == "probe" and lacking[0].tokenizer.labels is None:
             command = ""
-        missing.append(
-            Missing(metric=metric, runs=tuple(s.name for s in lacking), command=command)
-        )
+        missing.append(Missing(metric=metric, runs=tuple(s.name for s in lacking), command=command))
     return tuple(missing)
 
 

@@ -60,7 +60,7 @@ def value_text(metric: str, value: float, *, signed: bool = False, decimals: int
     if metric == "probe":
         return f"{100 * value:{sign}.0f}"
     if metric in DISTANCES:
-        return f"{value:{sign}.3g}"
+        return f"{value:{sign}#.3g}".rstrip(".")
     return f"{value:{sign}.3f}"
 
 
@@ -154,7 +154,8 @@ def _price(result: Decision) -> str:
     """Return the tokens of the chosen run in comparison with the alternative."""
     alternative = result.alternative
     assert alternative is not None
-    if alternative.tokenizer == result.chosen.tokenizer:
+    is_comparable = min(result.chosen.tokens, alternative.tokens) > 0
+    if alternative.tokenizer == result.chosen.tokenizer or not is_comparable:
         return ""
     ratio = result.chosen.tokens / alternative.tokens
     if ratio == 1:

@@ -1,4 +1,4 @@
-"""The first tab: cost and quality of the selected runs, and the findings of the checks."""
+"""The first tab: which run to choose, cost and quality of the selected runs, and the findings."""
 
 import html
 
@@ -8,6 +8,7 @@ from workbench.analysis.diagnosis.checks import SYMBOLS, Checks, Group
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
+from workbench.hosts.dashboard.decision_card import DecisionCard
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import readable_color
 from workbench.workspace.view_state import ViewState
@@ -18,9 +19,13 @@ STATUS_COLORS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}
 
 
 class Overview:
-    """A token budget and the findings of the checks; one above the other on a narrow page."""
+    """The decision above a token budget and the findings of the checks.
+
+    The last two are one above the other on a narrow page.
+    """
 
     def __init__(self, state: DashboardState, workspace: Workspace, compute: ComputeClient) -> None:
+        self.decision = DecisionCard(workspace, compute)
         self.budget = AnalysisTab(
             "token_budget", state, workspace, compute, tab="overview", compact=True
         )
@@ -29,16 +34,18 @@ class Overview:
         self.checks = AsyncResult("checks", content, self._show_findings, workspace, compute)
         self.budget.body.styles = {"flex": "3 1 520px", "min-width": "0"}
         self.checks.body.styles = {"flex": "2 1 300px", "min-width": "0"}
-        self.body = pn.FlexBox(
+        details = pn.FlexBox(
             self.budget.body,
             self.checks.body,
             gap="24px",
             align_items="flex-start",
             sizing_mode="stretch_width",
         )
+        self.body = pn.Column(self.decision.body, details, sizing_mode="stretch_width")
 
     def show(self, view: ViewState) -> None:
-        """Compute both for the runs of a view."""
+        """Compute all three for the runs of a view."""
+        self.decision.show(view)
         self.budget.show(view)
         self.checks.show(ViewState(runs=view.runs, step=view.step, analysis="checks"))
 

@@ -206,8 +206,13 @@ class Explorer:
         """Show the widgets at once, and the page when it has been computed."""
         view = ExplorerView(self)
         display_with_fallback(
-            view.box, repr(self), self._repr_html_, figure=lambda: self.figure, task=view.task
+            view.box, repr(self), self._repr_html_, figure=self._static_figure, task=view.task
         )
+
+    def _static_figure(self) -> go.Figure | None:
+        """Return the figure below the page; None if the page shows all of it."""
+        result = self.result
+        return None if result.replaces_figure else result.figure()
 
 
 class ExplorerView:
@@ -294,7 +299,9 @@ class ExplorerView:
         except UserError:
             self.output.outputs = ()
             raise
-        bundles = (mime_bundle(result.figure()), {"text/html": result._repr_html_()})
+        bundles = [{"text/html": result._repr_html_()}]
+        if not result.replaces_figure:
+            bundles.insert(0, mime_bundle(result.figure()))
         return tuple(
             {"output_type": "display_data", "data": bundle, "metadata": {}} for bundle in bundles
         )

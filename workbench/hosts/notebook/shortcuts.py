@@ -63,16 +63,17 @@ def compare(*runs: Run | str | Path, **controls: Any) -> Explorer:
     *runs : Run, str or Path
         The runs, or their folders; the primary run first.
     **controls
-        Controls of the analysis `metric_comparison`.
+        Controls of the analysis `decision`, such as `goal="best probe"`.
 
     Returns
     -------
     Explorer
-        Offers the analyses of several runs.
+        Shows which run to choose, and offers the analyses of several runs. Only these runs are
+        listed.
     """
     groups = analysis.groups()
     names = [*groups["runs"], *groups["diagnosis"]]
-    return _explore(runs, "metric_comparison", names, None, controls)
+    return _explore(runs, "decision", names, None, controls)
 
 
 def _explore(
@@ -87,5 +88,6 @@ def _explore(
     if not opened:
         raise UserError("Name at least one run: its folder, or the run that wb.train returned.")
     workspace = Workspace(opened[0].folder.resolve().parent)
+    workspace.runs = {}  # only the named runs are listed
     explorer = Explorer(workspace, ViewState(), analyses)
     return explorer.show(name, runs=opened, step=step, **controls)

@@ -34,7 +34,7 @@ def display_with_fallback(
     text: str,
     page: Callable[[], str],
     *,
-    figure: Callable[[], go.Figure] | None = None,
+    figure: Callable[[], go.Figure | None] | None = None,
     task: BackgroundTask | None = None,
 ) -> None:
     """Show widgets at once, and a page with an optional figure below once it has been computed.
@@ -48,7 +48,7 @@ def display_with_fallback(
     page : callable
         Returns the page as HTML.
     figure : callable, optional
-        Returns the figure below the page.
+        Returns the figure below the page, or None without one.
     task : BackgroundTask, optional
         The computation that the page needs. If it is stopped, the page shows its status instead.
     """
@@ -70,12 +70,13 @@ def display_with_fallback(
         display(figure_bundle, raw=True)
 
 
-def _figure_bundle(figure: Callable[[], go.Figure] | None) -> dict[str, Any] | None:
+def _figure_bundle(figure: Callable[[], go.Figure | None] | None) -> dict[str, Any] | None:
     """Return a figure as an output; None without one, or if the page explains why there is none."""
     if figure is None:
         return None
     with suppress(UserError):
-        return mime_bundle(figure())
+        content = figure()
+        return None if content is None else mime_bundle(content)
     return None
 
 

@@ -183,7 +183,7 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
         return section_outputs("losses", lambda: curves_content(run), {})
     analyses = {state.analysis: dict(state.controls)}
     if state.tab == "overview":
-        analyses = {"token_budget": dict(state.tab_options), "checks": {}}
+        analyses = {"decision": {}, "token_budget": dict(state.tab_options), "checks": {}}
     scopes: dict[str, str] = {}
     with suppress(UserError):  # the analysis then gives the reason
         scopes = id_scopes(run.name, run.evidence(state.step))

@@ -216,7 +216,7 @@ def result_content(result: Result) -> SectionContent:
         html=result._repr_html_(),
         summary=result.full_summary(),
         table=result.table(),
-        figure=mime_bundle(result.figure()),
+        figure=None if result.replaces_figure else mime_bundle(result.figure()),
         left_out=result.left_out,
     )
 
