@@ -273,7 +273,11 @@ def test_topic_explorers_offer_analyses_of_their_topic(trained):
     assert "marginal_token_value" in budget.analyses
     assert set(budget.table["run"]) == {"soft-4", "soft-2"}
     assert "l1" in budget.table
-    assert "settings_comparison" in wb.compare(trained / "soft-4").analyses
+    compared = wb.compare(trained / "soft-4", trained / "soft-2")
+    assert "settings_comparison" in compared.analyses and compared.state.analysis == "decision"
+    assert set(compared.runs["run"]) == {"soft-4", "soft-2"}  # not the others of the folder
+    assert compared.result.candidate("soft-4").generators == ("flow",)  # although not selected
+    assert "Choose" in compared._repr_html_()
     assert wb.modes(trained / "soft-4").state.analysis == "mixture_modes"
     assert "codebook_usage" not in {*budget.analyses, *wb.modes(trained / "soft-4").analyses}
     with pytest.raises(UserError):
