@@ -5,6 +5,8 @@ import pytest
 
 from workbench.analysis.diffusability.neighbor_consistency import neighbor_consistency
 from workbench.analysis.diffusability.scaled_latents import ScaledLatents
+from workbench.analysis.diffusability.spatial_structure import spatial_structure
+from workbench.analysis.diffusability.spectral_energy import spectral_energy
 from workbench.analysis.diffusability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
@@ -204,3 +206,100 @@ def test_separable_bias_of_white_noise_is_small():
     residuals = white(100, 64, 4)
     spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
     assert spectrum.variance_per_number / (np.pi / 2) == pytest.approx(0.978, abs=0.01)
+
+
+# Spatial structure
+
+
+@pytest.mark.parametrize(
+    ("r", "side", "lds", "cds"),
+    [(0.5, 4, 0.354, 0.25), (0.7, 8, 0.344, 0.153), (0.9, 4, 0.173, 0.09), (0.9, 8, 0.277, 0.081)],
+)
+def test_structure_of_autoregressive_fields(r, side, lds, cds):
+    # With many channels the cosine of two tokens is their correlation.
+    structure = spatial_structure(autoregressive(40, side, 200, r), (side, side))["raw"]
+    assert structure.lds.value == pytest.approx(lds, abs=0.01)
+    assert structure.cds.value == pytest.approx(cds, abs=0.01)
+
+
+def test_structure_equals_that_of_all_pairs():
+    latents = autoregressive(20, 5, 3, 0.6) + white(1, 25, 3, seed=3)
+    scaled = (latents - latents.mean(axis=(0, 1))) / latents.std(axis=(0, 1))
+    free = latents - latents.mean(axis=0)
+    variants = {
+        "raw": scaled,
+        "without place means": free / free.std(axis=(0, 1)),
+        "without image means": scaled - scaled.mean(axis=1, keepdims=True),
+    }
+    cells = np.array([(row, column) for row in range(5) for column in range(5)])
+    distance = np.abs(cells[:, None] - cells).sum(axis=2)
+    result = spatial_structure(latents, (5, 5))
+    for name, tokens in variants.items():
+        units = tokens / np.linalg.norm(tokens, axis=2, keepdims=True)
+        cosine = (units @ units.transpose(0, 2, 1)).mean(axis=0)
+        near = (distance > 0) & (distance < 2.5)
+        expected = cosine[near].mean() - cosine[distance >= 2.5].mean()
+        assert result[name].lds.value == pytest.approx(expected)
+        curve = [cosine[distance == d].mean() for d in result.distances]
+        np.testing.assert_allclose(result[name].correlogram, curve)
+        spread = np.sqrt(np.square(units - units.mean(axis=1, keepdims=True)).sum(2).mean(1))
+        assert result[name].rmsc.value == pytest.approx(spread.mean())
+
+
+def test_white_noise_has_no_spatial_structure():
+    structure = spatial_structure(white(300, 64, 16), (8, 8))["raw"]
+    assert structure.lds.value == pytest.approx(0, abs=0.003)
+    assert structure.rmsc.value == pytest.approx(0.992, abs=0.001)
+
+
+def test_structure_without_a_usable_grid_is_the_spread_alone():
+    for grid in (None, (2, 8), (1, 16)):
+        result = spatial_structure(white(30, 16, 3), grid)
+        assert result.missing
+        assert np.isnan(result["raw"].lds.value)
+        assert result["raw"].rmsc.value == pytest.approx(0.968, abs=0.02)
+    with pytest.raises(UserError):
+        spatial_structure(white(30, 16, 3), (4, 5))
+    with pytest.raises(NotApplicable):
+        spatial_structure(white(30, 1, 3))
+
+
+# Spectral energy
+
+
+@pytest.mark.parametrize(
+    ("r", "side", "quarter", "half"),
+    [(0.5, 4, 0.477, 0.102), (0.5, 8, 0.498, 0.124), (0.9, 8, 0.082, 0.0053)],
+)
+def test_energy_of_autoregressive_fields(r, side, quarter, half):
+    latents = autoregressive(400, side, 20, r)
+    spectrum = spectral_energy(latents, grid=(side, side)).raw
+    assert spectrum.high_shares[0, 0] == pytest.approx(quarter, rel=0.03)
+    assert spectrum.high_shares[1, 0] == pytest.approx(half, rel=0.03)
+
+
+def test_energy_of_white_noise_and_a_checkerboard():
+    result = spectral_energy(white(500, 16, 8), grid=(4, 4))
+    assert result.white_noise.tolist() == [13 / 16, 6 / 16]
+    np.testing.assert_allclose(result.raw.high_shares[:, 0], result.white_noise, atol=0.02)
+    assert result.raw.slope[0] == pytest.approx(0, abs=0.05)
+    checkerboard = (-1) ** np.add.outer(np.arange(4), np.arange(4)).reshape(1, 16, 1)
+    board = spectral_energy(checkerboard * white(50, 1, 1), grid=(4, 4)).raw
+    # The cosine transform spreads a checkerboard over odd frequencies, all of them high or mixed.
+    assert board.high_shares[1, 0] > 0.8
+
+
+def test_images_that_are_the_latents_have_the_same_spectrum():
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    pooled = images.reshape(60, 4, 2, 4, 2, 3).mean(axis=(2, 4)).reshape(60, 16, 3)
+    result = spectral_energy(pooled, images, (4, 4))
+    np.testing.assert_allclose(result.spectra[2].energy, result.place_free.energy)
+    slope = next(p for p in result.perspectives() if p.name == "slope excess")
+    assert slope.value == pytest.approx(0)
+    assert spectral_energy(pooled, images[:, :6], (4, 4)).note
+
+
+@pytest.mark.parametrize("grid", [None, (2, 8), (1, 16)])
+def test_energy_needs_a_square_grid(grid):
+    with pytest.raises(NotApplicable):
+        spectral_energy(white(30, 16, 3), grid=grid)
