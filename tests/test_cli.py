@@ -281,3 +281,24 @@ def test_ctrl_c_leaves_only_complete_files(trained, tmp_path):
     done = interrupted_at("workbench.data.bundled", line, tmp_path)
     assert done.stderr.startswith("workbench: Interrupted.")
     assert sorted(trained.rglob("*")) == before and Run(trained / "plain").evidence().step == 60
+
+
+# What surrounds the process
+
+
+@pytest.mark.slow
+def test_terminal_that_cannot_show_a_path_shows_numbers(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    folder = tmp_path / "runs→"
+    folder.mkdir()
+    done = run_process("-m", "workbench", "list", str(folder), cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "" and r"\u2192" in done.stdout
+
+
+@pytest.mark.slow
+def test_deleted_working_folder_is_refused(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = "import os; os.rmdir(os.getcwd()); from workbench.cli import main; main()"
+    done = run_process("-c", code, "train", "ae-digits", cwd=tmp_path / "gone")
+    assert done.returncode == 1 and done.stderr.startswith("workbench: ")
+    assert len(done.stderr.splitlines()) == 1

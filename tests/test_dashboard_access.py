@@ -59,6 +59,7 @@ def test_page_needs_the_token(link):
     assert get(f"{address}?token=wrong")[0] == 403
     assert get(f"{address}reports/a.html")[0] == 403
     assert get(address, Cookie=cookie)[0] == 200
+    assert get(f"{address}reports/%00.html", Cookie=cookie)[0] == 404
     assert get(address, Cookie=cookie.replace("=", "=x"))[0] == 403
 
 

@@ -463,3 +463,10 @@ def test_generator_without_its_tokenizer_is_refused(trained, tmp_path):
         collect(Run(tmp_path / "flow"))
     runs, (refused,) = find_runs(tmp_path)
     assert [run.name for run in runs] == ["plain"] and "soft-4" in refused
+
+
+def test_sizes_that_the_checkpoint_does_not_have_are_refused_without_memory(soft):
+    settings = json.loads((soft.folder / "config.json").read_text())["settings"]
+    edit_config(soft, settings=settings | {"width": 10**8})  # several petabytes
+    with pytest.raises(RunError):
+        Run(soft.folder).load()

@@ -1,5 +1,6 @@
 """The command line. `workbench COMMAND --help` shows examples."""
 
+import io
 import os
 import shutil
 import sys
@@ -621,7 +622,10 @@ def list_runs(
 
     workspace = Workspace(runs)
     table = workspace.table()
-    typer.echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
+    if table.empty:
+        typer.echo(f"There are no runs in {runs}. Train one: workbench train --help")
+    else:
+        typer.echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
     for sentence in workspace.refused:
         typer.echo(f"workbench: {sentence}", err=True)
 
@@ -769,9 +773,28 @@ def _settings(context: typer.Context, arguments: list[str] | None = None) -> dic
     return settings
 
 
+def check_working_folder() -> None:
+    """Refuse to start in a folder that was deleted; torch would end the process.
+
+    Raises
+    ------
+    UserError
+        If the working folder does not exist.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The current folder was deleted. Change to a folder that exists.") from None
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and a non-zero exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character of a path shows its number instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        check_working_folder()
         app()
     except SystemExit as exit_request:
         # typer prints nothing on Ctrl-C.

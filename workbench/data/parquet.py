@@ -134,6 +134,14 @@ def read_parquet(
         for name, split_files in files.items()
     }
     try:
+        cache = Path(datasets.config.HF_DATASETS_CACHE)
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{source} cannot be copied into the cache {cache} ({error.strerror}). Set the "
+            "environment variable HF_HOME to a folder that can be written."
+        ) from None
+    try:
         tables = dict(datasets.load_dataset("parquet", data_files=patterns))
     except Exception as error:  # of pyarrow, the operating system and the library itself
         raise UserError(f"{source} cannot be read as one table ({_first_line(error)}).") from None

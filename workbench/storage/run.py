@@ -25,6 +25,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -242,16 +243,34 @@ class Run:
         if self.config.imported is not None:
             self.find_step(step)
             return load_imported(self.folder, self.config.imported, trust)
-        model = self.build(trust)
         weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
+        self._check_shapes(weights, self.checkpoint(step))
+        model = self.build(trust)
+        self._load_weights(model, weights, self.checkpoint(step))
+        return model.eval()
+
+    def _check_shapes(self, weights: "dict[str, Tensor]", checkpoint: Path) -> None:
+        """Compare sizes before memory is allocated: settings may ask for any amount of it."""
+        import torch
+
+        if not self.is_trusted():
+            return  # a class from elsewhere may need real tensors
+        with torch.device("meta"):
+            model = self.build()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*meta parameter.*")
+            self._load_weights(model, weights, checkpoint)
+
+    def _load_weights(
+        self, model: "nn.Module", weights: "dict[str, Tensor]", checkpoint: Path
+    ) -> None:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
             raise RunError(
-                f"{self.checkpoint(step)} does not fit {self.config.class_path}: {reason}"
+                f"{checkpoint} does not fit {self.config.class_path}: {reason}"
             ) from None
-        return model.eval()
 
     def build(self, trust: Sequence[str] = ()) -> "nn.Module":
         """Return the model as it was before training.

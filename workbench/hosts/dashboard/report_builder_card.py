@@ -25,13 +25,18 @@ def report_pages(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
 
     A report may come from anywhere: its scripts run in a sandbox and cannot access the dashboard.
     """
-    from tornado.web import StaticFileHandler
+    from tornado.web import HTTPError, StaticFileHandler
 
     class SandboxedFileHandler(StaticFileHandler):
         def set_extra_headers(self, path: str) -> None:
             self.set_header(
                 "Content-Security-Policy", "sandbox allow-scripts allow-downloads allow-popups"
             )
+
+        def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+            if "\0" in absolute_path:  # no file has such a name, and the system would complain
+                raise HTTPError(404)
+            return super().validate_absolute_path(root, absolute_path)
 
     path = str(Path(folder).resolve() / REPORTS_FOLDER)
     return rf"/{REPORTS_FOLDER}/(.*\.html)", SandboxedFileHandler, {"path": path}
