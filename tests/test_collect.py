@@ -10,6 +10,7 @@ import torch
 from workbench.analysis.tokens.budget import token_budget
 from workbench.collect import collect, load_images
 from workbench.collect.collectors.interpolation import spherical_interpolation
+from workbench.collect.collectors.noise import image_noise
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
@@ -91,7 +92,9 @@ def test_noise_error_grows_with_the_level(trained):
     evidence, model = run.evidence(), run.load()
     assert (np.diff(evidence.noise_mse.mean(axis=0)) > 0).all()
     latents = torch.from_numpy(np.array(evidence.latents))
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.from_numpy(image_noise(latents.shape, 0, seed=0)[:, 0])
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    assert not torch.allclose(noise[0], noise[1])
     with torch.no_grad():
         noisy = latents + evidence.noise_levels[0].item() * latents.std() * noise
         reconstructions = model.decode(Tokens(noisy)).clamp(-1, 1)

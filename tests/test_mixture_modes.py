@@ -199,7 +199,7 @@ def test_gallery_shows_the_densest_images_first():
     shade = np.arange(10, dtype=np.uint8)
     density = np.array([0, 5, 1, 9, 2, 8, 3, 7, 4, 6])
     images = np.tile(shade[:, None, None, None], (1, 64, 64, 1))
-    gallery = mode_gallery(images, np.zeros(10, int), density, seed=0)
+    gallery = mode_gallery(images, np.arange(10), np.zeros(10, int), density, seed=0)
     assert gallery.nearest[0, ::70, 0].tolist() == [3, 5, 7, 9, 1, 8]
     assert sorted(gallery.random[0, ::70, 0].tolist()) == [0, 2, 4, 6]
 

@@ -10,7 +10,11 @@ from workbench.analysis.diagnosis.checks import checks
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.collect.class_gaussians import fit_class_gaussians
 from workbench.collect.collectors.equivariance import TRANSFORMS, latent_errors
-from workbench.collect.collectors.interpolation import nearest_partners, spherical_interpolation
+from workbench.collect.collectors.interpolation import (
+    TrainingNeighbors,
+    nearest_partners,
+    spherical_interpolation,
+)
 from workbench.collect.collectors.perturbed_codes import nearest_codes, perturb_codes
 from workbench.core.errors import NotApplicable
 from workbench.core.separable import fit_separable
@@ -101,7 +105,9 @@ def test_partners_are_among_the_nearest_of_centered_latents():
     centered = ((training - training.mean(0)) / training.std((0, 1))).reshape(50, -1)
     unit = centered / np.linalg.norm(centered, axis=1, keepdims=True)
     nearest = np.argsort(-(unit[::-1] @ unit.T), axis=1)[:, :10]
-    partners = nearest_partners(held_out * is_scaled, training * is_scaled, seed=0)
+    partners = nearest_partners(
+        held_out * is_scaled, TrainingNeighbors.of(training * is_scaled), seed=0
+    )
     assert all(partner in row for partner, row in zip(partners, nearest, strict=True))
 
 

@@ -59,6 +59,10 @@ RequestedCollectors = Annotated[
     list[str] | None,
     typer.Option(help="Run this collector as well, which runs only on request; repeatable."),
 ]
+PicturesOption = Annotated[
+    int,
+    typer.Option(help="Images whose pictures are stored; all contribute numbers.", min=1),
+]
 
 
 def _list_recipes() -> str:
@@ -175,6 +179,7 @@ def collect(
     limit: Annotated[
         int, typer.Option(help="Largest number of held-out images or samples.", min=1)
     ] = 2000,
+    pictures: PicturesOption = 2000,
     guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
     reference: ReferenceFile = None,
@@ -185,31 +190,42 @@ def collect(
 ) -> None:
     """Run a trained model on held-out images and save the arrays that analyses read.
 
+    A collection that was killed is resumed by the same command.
+
     \b
     workbench collect runs/a
     workbench collect runs/a --skip prefixes
     workbench collect runs/a --also perturbed_codes
+    torchrun --nproc_per_node 8 -m workbench collect runs/a --limit 50000
     """
     from workbench.collect import collect as collect_evidence
+    from workbench.collect.processes import joined_processes
+    from workbench.launch.progress_bar import collecting_bar
     from workbench.storage.run import Run
 
     opened = Run(run)
     source = opened if opened.tokenizer is None else opened.tokenizer
-    if source.config.data is not None and source.config.data.summary is not None:
-        typer.echo(source.config.data.summary, err=True)
-    evidence = collect_evidence(
-        opened,
-        step=step,
-        limit=limit,
-        guidance=guidance,
-        feature_extractor=feature_extractor,
-        reference=reference,
-        only=only or (),
-        skip=skip or (),
-        also=also or (),
-        trust=trust or (),
-    )
-    typer.echo(evidence)
+    with joined_processes() as processes:
+        is_main = processes.is_main
+        if is_main and source.config.data is not None and source.config.data.summary is not None:
+            typer.echo(source.config.data.summary, err=True)
+        with collecting_bar(opened.name, is_shown=is_main):
+            evidence = collect_evidence(
+                opened,
+                step=step,
+                limit=limit,
+                pictures=pictures,
+                guidance=guidance,
+                feature_extractor=feature_extractor,
+                reference=reference,
+                only=only or (),
+                skip=skip or (),
+                also=also or (),
+                trust=trust or (),
+                processes=processes,
+            )
+        if is_main:
+            typer.echo(evidence)
 
 
 @app.command()
@@ -331,6 +347,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
+    pictures: PicturesOption = 2000,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
@@ -368,6 +385,7 @@ def evaluate(
         side=side,
         value_range=value_range,
         limit=limit,
+        pictures=pictures,
         seed=seed,
         guidance=guidance,
         feature_extractor=feature_extractor,

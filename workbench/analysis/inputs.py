@@ -54,6 +54,21 @@ def flatten_latents(latents: np.ndarray, min_images: int, purpose: str) -> np.nd
     return rows
 
 
+def describe_pictures(n: int, num_images: int | None) -> str:
+    """Return a sentence if only some images have the pictures that an analysis needs.
+
+    Examples
+    --------
+    >>> describe_pictures(2000, 50_000)
+    ' It uses the 2,000 of 50,000 images that have pictures.'
+    >>> describe_pictures(2000, 2000), describe_pictures(2000, None)
+    ('', '')
+    """
+    if num_images is None or n >= num_images:
+        return ""
+    return f" It uses the {n:,} of {num_images:,} images that have pictures."
+
+
 def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tuple[str, ...]:
     """Return the class of each image as text.
 

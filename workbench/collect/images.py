@@ -15,6 +15,7 @@ from workbench.storage.run import Run
 
 ENCODE_BATCH = 256  # images per batch
 MAX_BATCH_PIXELS = 2**20  # per batch of images, which are 16 images of 256 x 256
+INDEX_BITS = 32  # of a seed, for the index of an image
 MAX_ARRAY_BYTES = 2**26  # of an array that is only for a closer look
 
 
@@ -110,6 +111,12 @@ def class_labels(images: ImageSet) -> np.ndarray:
     return np.asarray(images.labels)
 
 
+def to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """Convert uint8 (n, h, w, c) to float32 (n, c, h, w) in [-1, 1], on a device."""
+    channels_first = torch.tensor(np.moveaxis(pixels, -1, 1)).to(device)
+    return channels_first.float().div_(127.5).sub_(1)
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images in [-1, 1] to uint8 (n, h, w, c); values outside are clamped.
 
@@ -184,12 +191,24 @@ def extractor_outputs(
     parts: dict[str, list[np.ndarray]] = {}
     image_pixels = pixels.shape[1] * pixels.shape[2]
     for part in batch_slices(len(pixels), image_pixels, limit=feature_extractor.batch_size):
-        channels_first = torch.tensor(np.moveaxis(pixels[part], -1, 1)).to(device)
-        outputs = feature_extractor.outputs(channels_first.float() / 127.5 - 1)
+        outputs = feature_extractor.outputs(to_tensor(pixels[part], device))
         for name, values in outputs.items():
             if name not in skip:
                 parts.setdefault(prefix + name, []).append(values.float().cpu().numpy())
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """Return the random numbers of one image, which do not depend on the size of a batch.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the collection.
+    index : int
+        The row of the image in the evidence.
+    """
+    return torch.Generator().manual_seed((seed << INDEX_BITS) + index)
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -198,7 +217,7 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def batch_slices(count: int, pixels: int = 0, *, limit: int = ENCODE_BATCH) -> Iterator[slice]:
+def batch_slices(count: int, pixels: int = 0, *, limit: int | None = None) -> Iterator[slice]:
     """Yield slices of at most `limit` rows, or fewer for images with many pixels.
 
     Parameters
@@ -207,10 +226,10 @@ def batch_slices(count: int, pixels: int = 0, *, limit: int = ENCODE_BATCH) -> I
         Number of rows.
     pixels : int
         Pixels of an image that belongs to each row; 0 if a row is no image.
-    limit : int
-        Largest number of rows.
+    limit : int, optional
+        Largest number of rows; by default `ENCODE_BATCH`.
     """
-    size = limit
+    size = ENCODE_BATCH if limit is None else limit
     if pixels:
         size = max(1, min(size, MAX_BATCH_PIXELS // pixels))
     edges = [*range(0, count, size), count]

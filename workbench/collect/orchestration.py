@@ -1,24 +1,27 @@
 """Runs the collectors of a model and saves their arrays."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from workbench.collect.collectors import CollectContext, Collector, ModelKind, collectors
+from workbench.collect.batches import HeldOutImages, SampleLabels
+from workbench.collect.collectors import CollectContext, Collector, ModelKind
 from workbench.collect.images import load_images
 from workbench.collect.models import LoadedModels, load_models
-from workbench.collect.sampling import guidance_scale
-from workbench.collect.statistics import reference_name
-from workbench.collect.versions import versions
-from workbench.core.errors import NotApplicable, UserError, unknown
+from workbench.collect.options import MAX_PICTURES, CollectOptions
+from workbench.collect.passes import RowCounter, run_once, run_pass
+from workbench.collect.processes import Processes
+from workbench.collect.provenance import collection_key, make_provenance
+from workbench.collect.sampling import guidance_scale, sample_labels
+from workbench.collect.selection import select_collectors, stages
+from workbench.core.progress import report_progress
 from workbench.data import ImageSet
 from workbench.features import get_feature_extractor
 from workbench.features.default import AUTO, choose_feature_extractor
 from workbench.storage.evidence import Evidence
+from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
 
 
@@ -27,6 +30,7 @@ def collect(
     *,
     step: int | None = None,
     limit: int = 2000,
+    pictures: int = MAX_PICTURES,
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = AUTO,
@@ -35,11 +39,14 @@ def collect(
     skip: Iterable[str] = (),
     also: Iterable[str] = (),
     trust: Sequence[str] = (),
+    processes: Processes | None = None,
 ) -> Evidence:
     """Run a model on held-out images, and save the arrays as the evidence of its checkpoint.
 
-    The progress is reported to `workbench.core.progress.progress_listener`. Evidence that the
-    checkpoint already has is replaced.
+    The arrays are written batch by batch. If the process is killed, the same call resumes where it
+    was, and gives the same arrays. The progress is reported to
+    `workbench.core.progress.progress_listener`, in images and samples. Evidence that the checkpoint
+    already has is replaced at the end.
 
     Parameters
     ----------
@@ -50,6 +57,9 @@ def collect(
     limit : int
         Maximum number of held-out images, of training images and of samples. A generator draws at
         most 64 samples per class.
+    pictures : int
+        Maximum number of held-out images whose pictures and reconstructions are stored. They are
+        stratified by class, and come first. All images contribute numbers.
     seed : int
         Seed of all random choices.
     guidance : float
@@ -66,6 +76,8 @@ def collect(
         Names of collectors that run only on request, to run besides the others.
     trust : sequence of str
         Modules outside this package from which the run's classes may be imported.
+    processes : Processes, optional
+        This process among those that collect together; see `joined_processes`.
 
     Returns
     -------
@@ -81,37 +93,30 @@ def collect(
         If a collector or a feature extractor does not exist.
     """
     step = run.find_step(step)
-    models = load_models(run, step, trust)
-    return collect_from(
-        run,
-        models,
-        step=step,
+    options = CollectOptions(
         limit=limit,
+        pictures=pictures,
         seed=seed,
         guidance=guidance,
         feature_extractor=feature_extractor,
-        reference=reference,
-        only=only,
-        skip=skip,
-        also=also,
-        trust=trust,
+        reference=None if reference is None else Path(reference),
+        only=tuple(only),
+        skip=tuple(skip),
+        also=tuple(also),
+        trust=tuple(trust),
     )
+    models = load_models(run, step, trust)
+    return collect_from(run, models, options, step=step, processes=processes)
 
 
 def collect_from(
     run: Run,
     models: LoadedModels,
+    options: CollectOptions,
     *,
     step: int,
-    limit: int = 2000,
-    seed: int = 0,
-    guidance: float = 2.0,
-    feature_extractor: str = AUTO,
-    reference: str | Path | None = None,
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
-    also: Iterable[str] = (),
-    trust: Sequence[str] = (),
+    processes: Processes | None = None,
+    unfinished: Path | None = None,
 ) -> Evidence:
     """Collect the evidence of models that are in memory.
 
@@ -121,105 +126,168 @@ def collect_from(
         The run that receives the evidence.
     models : LoadedModels
         Its models.
+    options : CollectOptions
+        What to collect.
     step : int
         Training step of the checkpoint.
-    limit, seed, guidance, feature_extractor, reference, only, skip, also, trust
-        As for `collect`.
+    processes : Processes, optional
+        This process among those that collect together.
+    unfinished : Path, optional
+        The folder of the arrays until they are complete, on the file system of the run. By default
+        next to the evidence.
 
     Returns
     -------
     Evidence
         The saved evidence, opened.
     """
-    with run.collecting(step):
-        return _collect(
-            run,
-            models,
-            step=step,
-            limit=limit,
-            seed=seed,
-            guidance=guidance,
-            feature_extractor=feature_extractor,
-            reference=None if reference is None else Path(reference),
-            only=only,
-            skip=skip,
-            also=also,
-            trust=trust,
+    processes = processes or Processes()
+    if unfinished is None:
+        unfinished = run.folder / "evidence" / f".step-{step:06d}.unfinished"
+    if processes.is_main:
+        with run.collecting(step):
+            _Collection(run, models, options, step, processes).run_in(unfinished)
+    else:
+        _Collection(run, models, options, step, processes).run_in(unfinished)
+    return run.evidence(step)
+
+
+class _Collection:
+    """The collection of one checkpoint: its models, images and collectors.
+
+    Parameters
+    ----------
+    run : Run
+        The run that receives the evidence.
+    models : LoadedModels
+        Its models.
+    options : CollectOptions
+        What to collect.
+    step : int
+        Training step of the checkpoint.
+    processes : Processes
+        This process.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        models: LoadedModels,
+        options: CollectOptions,
+        step: int,
+        processes: Processes,
+    ) -> None:
+        kind: ModelKind = "tokenizer" if models.generator is None else "generator"
+        self.run = run
+        self.models = models
+        self.options = options
+        self.step = step
+        self.processes = processes
+        self.collectors = select_collectors(
+            kind, only=options.only, skip=options.skip, also=options.also
+        )
+        self.network = choose_feature_extractor(options.feature_extractor)
+        self.tokenizer = models.tokenizer.to(processes.device)
+        if models.generator is not None:
+            models.generator.to(processes.device)
+        self.images = HeldOutImages(
+            _held_out_images(run, models.source, options.limit, options.seed),
+            self.tokenizer,
+            processes.device,
+            num_pictures=options.pictures,
+            seed=options.seed,
         )
 
+    def run_in(self, folder: Path) -> None:
+        """Compute what is missing in a folder, and publish it as the evidence."""
+        channels = self.models.source.config.settings["channels"]
+        extractor = get_feature_extractor(self.network.name, channels=channels)
+        samples = self._samples()
+        lengths = {
+            "image": len(self.images),
+            "picture": self.images.num_pictures,
+            "sample": len(samples),
+        }
+        key = collection_key(
+            self.run,
+            self.models,
+            self.options,
+            step=self.step,
+            images=self.images.image_set,
+            collectors=self.collectors,
+            extractor=extractor,
+            device=self.processes.device,
+        )
+        if self.processes.is_main:
+            EvidenceWriter.start(folder, key)
+        self.processes.wait()
+        context = CollectContext(
+            run=self.run,
+            step=self.step,
+            source=self.models.source,
+            tokenizer=self.tokenizer,
+            images=self.images,
+            feature_extractor=extractor,
+            device=self.processes.device,
+            writer=EvidenceWriter(folder, lengths, self.processes.rank),
+            limit=self.options.limit,
+            seed=self.options.seed,
+            guidance=self._guidance(),
+            trust=self.options.trust,
+            reference=self.options.reference,
+        )
+        self.processes.wait()
+        with torch.no_grad():
+            self._run_collectors(context, samples)
+        if self.processes.is_main:
+            self._publish(folder, context)
+        self.processes.wait()
 
-def _collect(
-    run: Run,
-    models: LoadedModels,
-    *,
-    step: int,
-    limit: int,
-    seed: int,
-    guidance: float,
-    feature_extractor: str,
-    reference: Path | None,
-    only: Iterable[str],
-    skip: Iterable[str],
-    also: Iterable[str],
-    trust: Sequence[str],
-) -> Evidence:
-    """Collect the evidence of a checkpoint under its lock."""
-    kind: ModelKind = "tokenizer" if models.generator is None else "generator"
-    selected = select_collectors(kind, only=only, skip=skip, also=also)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: nn.Module
-    sampling: dict[str, Any] | None = None
-    tokenizer = models.tokenizer.to(device)
-    if models.generator is None:
-        model = tokenizer
-    else:
-        model = models.generator.to(device)
-        guidance = guidance_scale(models.generator, guidance)
-        sampling = models.generator.sampling_config()
-    channels = models.source.config.settings["channels"]
-    selected_network = choose_feature_extractor(feature_extractor)
-    context = CollectContext(
-        run=run,
-        step=step,
-        source=models.source,
-        tokenizer=tokenizer,
-        feature_extractor=get_feature_extractor(selected_network.name, channels=channels),
-        device=device,
-        limit=limit,
-        seed=seed,
-        guidance=guidance,
-        trust=trust,
-        reference=reference,
-        count=len(selected),
-    )
-    images = _held_out_images(run, models.source, limit, seed)
-    with torch.no_grad():
-        _run_collectors(selected, model, images, context)
-        if sampling is None:
-            provenance = _tokenizer_provenance(images, context)
-        else:
-            provenance = _generator_provenance(sampling, context)
-    provenance |= {
-        "run": run.name,
-        "step": step,
-        "class": run.config.class_path,
-        "recipe": run.config.recipe,
-        "changes": run.config.changes,
-        "seed": seed,
-        "feature_extractor": context.feature_extractor.name,
-        "feature_extractor_reason": selected_network.reason,
-        "protocol": context.feature_extractor.protocol,
-        "reference": None if reference is None else reference_name(reference),
-        "settings": run.config.settings,
-        "versions": versions(),
-        "training": run.config.training,
-        "not_collected": context.not_collected,
-    }
-    if run.config.imported is not None:
-        provenance["imported"] = run.config.imported.model_dump(mode="json")
-    evidence = Evidence(provenance=provenance, **context.arrays)
-    evidence.save(run.folder / "evidence" / f"step-{step:06d}")
-    return run.evidence(step)
+    def _samples(self) -> SampleLabels:
+        generator = self.models.generator
+        labels = torch.zeros(0, dtype=torch.long)
+        if generator is not None:
+            labels = sample_labels(generator.config.classes, self.options.limit)
+        return SampleLabels(labels, self.options.seed)
+
+    def _guidance(self) -> float:
+        guidance = self.options.guidance
+        if self.models.generator is None:
+            return guidance
+        return guidance_scale(self.models.generator, guidance)
+
+    def _run_collectors(self, context: CollectContext, samples: SampleLabels) -> None:
+        model = self.models.generator or self.tokenizer
+        groups = list(stages(self.collectors))
+        sources: dict[str, Any] = {"images": self.images, "samples": samples}
+        sizes = {name: len(source) for name, source in sources.items()}
+        total = sum(sizes[group[0].over] for group in groups if group[0].over is not None)
+        counter = RowCounter(total=max(1, total))
+        counter.add(0)
+        for group in groups:
+            axis = group[0].over
+            if axis is None:
+                run_once(group[0], model, context, self.processes)
+            else:
+                run_pass(group, model, sources[axis], context, self.processes, counter)
+            self.processes.wait()
+        report_progress(counter.total, counter.total)
+
+    def _publish(self, folder: Path, context: CollectContext) -> None:
+        # Opened again, because the other processes have also left out collectors.
+        writer = EvidenceWriter(folder, context.writer.lengths)
+        provenance = make_provenance(
+            context,
+            self.models,
+            feature_extractor_reason=self.network.reason,
+            not_collected=not_collected(self.collectors, writer.dropped),
+        )
+        writer.publish(self.run.evidence_folder(self.step), provenance)
+
+
+def not_collected(selected: Sequence[Collector], dropped: dict[str, str]) -> dict[str, str]:
+    """Return the reasons why arrays are missing, by the names of the arrays."""
+    return {name: dropped[c.name] for c in selected if c.name in dropped for name in c.provides}
 
 
 def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> ImageSet:
@@ -231,107 +299,3 @@ def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> ImageSet:
     is_imported = source.config.imported is not None
     split = "all" if is_imported and run is source else "test"
     return load_images(source, split, sample=limit, seed=seed)
-
-
-def select_collectors(
-    kind: ModelKind,
-    *,
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
-    also: Iterable[str] = (),
-) -> list[Collector]:
-    """Return the collectors for a kind of model, each after those that it requires.
-
-    Parameters
-    ----------
-    kind : {"tokenizer", "generator"}
-        The kind of model.
-    only : iterable of str
-        Names of collectors; those that they require are added. Empty selects all but those that
-        run only on request.
-    skip : iterable of str
-        Names of collectors to leave out.
-    also : iterable of str
-        Names of collectors to add.
-
-    Raises
-    ------
-    UserError
-        If a name is unknown, or a collector to leave out is required by a selected one.
-    """
-    available = {name: c for name, c in collectors().items() if kind in c.models}
-    only, skip, also = tuple(only), tuple(skip), tuple(also)
-    for name in (*only, *skip, *also):
-        if name not in collectors():
-            raise unknown("collector", name, collectors())
-    for name in also:
-        if name not in available:
-            raise UserError(f"{name} is no collector for a {kind}.")
-    selected: dict[str, Collector] = {}
-
-    def add(name: str) -> None:
-        if name in selected:
-            return
-        selected[name] = available[name]
-        for required in available[name].requires:
-            if required in skip:
-                raise UserError(f"{required} cannot be skipped: {name} requires it.")
-            add(required)
-
-    for name in (*(only or _by_default(available)), *also):
-        if name in available and name not in skip:
-            add(name)
-    if not selected:
-        raise UserError(f"No collector is selected for a {kind}.")
-    graph = {name: c.requires for name, c in sorted(selected.items())}
-    return [selected[name] for name in TopologicalSorter(graph).static_order()]
-
-
-def _by_default(available: Mapping[str, Collector]) -> list[str]:
-    return [name for name, collector in available.items() if not collector.on_request]
-
-
-def _run_collectors(
-    selected: Sequence[Collector], model: nn.Module, images: ImageSet, context: CollectContext
-) -> None:
-    for index, collect_arrays in enumerate(selected):
-        context.index = index
-        context.report(0.0)
-        try:
-            arrays = collect_arrays(model, images, context)
-        except NotApplicable as error:
-            context.not_collected |= dict.fromkeys(collect_arrays.provides, str(error))
-            continue
-        context.arrays |= arrays
-    context.report(1.0)
-
-
-def _tokenizer_provenance(images: ImageSet, context: CollectContext) -> dict[str, Any]:
-    tokenizer = context.tokenizer
-    data = context.source.config.data
-    return {
-        "resize": None if data is None else data.resize,
-        "data": images.source,
-        "split": images.split,
-        "names": images.names,
-        "fingerprint": images.fingerprint,
-        "n": len(images),
-        "of": images.total,
-        "discrete": tokenizer.discrete and tokenizer.codebook is not None,
-        "grid": context.grid,
-        "teacher": context.feature_extractor.name,
-    }
-
-
-def _generator_provenance(sampling: dict[str, Any], context: CollectContext) -> dict[str, Any]:
-    data = context.source.config.data
-    reference = context.run.config.tokenizer
-    assert data is not None  # its images were loaded
-    assert reference is not None  # its tokenizer was loaded
-    return {
-        "data": data.source,
-        "names": data.names,
-        "tokenizer": reference.model_dump(),
-        "n": len(context.arrays.get("samples", ())),
-        "sampling": sampling | {"guidance": context.guidance, "seed": context.seed},
-    }

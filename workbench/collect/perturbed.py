@@ -1,41 +1,91 @@
 """Decoding of latents that no image was encoded to."""
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.collect.collectors.base import CollectContext
+from workbench.collect.images import batch_slices, pooled_features, to_uint8
 from workbench.core.types import Tokens
 from workbench.tokenizers.base import Tokenizer
 
 
 def decode_latents(
-    model: Tokenizer, latents: Tensor, context: CollectContext
-) -> Iterator[tuple[slice, Tensor]]:
-    """Decode latents with the active tokens of the collected images.
+    model: Tokenizer, latents: np.ndarray, rows: slice, context: CollectContext
+) -> Tensor:
+    """Decode the latents of a batch with the active tokens of the collected images.
 
     Parameters
     ----------
     model : Tokenizer
         The tokenizer.
-    latents : Tensor of shape (n_images, n_tokens, dim)
-        The latents, on the CPU.
+    latents : ndarray of float32, shape (b, n_tokens, dim)
+        The latents.
+    rows : slice
+        The images whose active tokens are used. The collector `encoding` has written them.
     context : CollectContext
-        `context.arrays` must hold the arrays of the collector `encoding`.
+        The context of the collection.
+
+    Returns
+    -------
+    Tensor of shape (b, c, h, w)
+        The decoded latents, not clamped, on the device.
+    """
+    active = None
+    if "active" in context.writer:
+        active = torch.from_numpy(context.writer.read("active", rows)).to(context.device)
+    tokens = Tokens(torch.from_numpy(latents).to(context.device), active=active, grid=context.grid)
+    return model.decode(tokens)
+
+
+def decode_in_batches(
+    model: Tokenizer, latents: np.ndarray, context: CollectContext
+) -> Iterator[tuple[slice, Tensor]]:
+    """Decode latents of the first images, or of none, in batches.
+
+    Parameters
+    ----------
+    model : Tokenizer
+        The tokenizer.
+    latents : ndarray of float32, shape (n, n_tokens, dim)
+        The latents.
+    context : CollectContext
+        The context of the collection.
 
     Yields
     ------
     part : slice
-        The images of the batch.
-    decoded : Tensor of shape (batch, c, h, w)
-        Their decoded latents, not clamped, on the device.
+        The rows of the batch.
+    decoded : Tensor of shape (b, c, h, w)
+        Its decoded latents, not clamped, on the device.
     """
-    all_active = context.arrays.get("active")
-    grid = context.grid
-    for part in context.image_slices(len(latents)):
-        active = None
-        if all_active is not None:
-            active = torch.from_numpy(all_active[part]).to(context.device)
-        tokens = Tokens(latents[part].to(context.device), active=active, grid=grid)
-        yield part, model.decode(tokens)
+    _, height, width = context.image_shape
+    for part in batch_slices(len(latents), height * width):
+        yield part, decode_latents(model, latents[part], part, context)
+
+
+def decoded_features(model: Tokenizer, latents: np.ndarray, context: CollectContext) -> np.ndarray:
+    """Decode latents in batches, and return the features of the images, float32 (n, dim)."""
+    features = [
+        pooled_features(context.feature_extractor, to_uint8(decoded), context.device)
+        for _, decoded in decode_in_batches(model, latents, context)
+    ]
+    return np.concatenate(features)
+
+
+def latent_deviation(context: CollectContext) -> float:
+    """Return the standard deviation of all numbers in the latents, read block by block."""
+    count = 0
+    mean = 0.0
+    scatter = 0.0
+    for part in batch_slices(context.writer.lengths["image"]):
+        values = context.latents(part).astype(np.float64)
+        total = count + values.size
+        difference = values.mean() - mean
+        scatter += values.var() * values.size + difference**2 * count * values.size / total
+        mean += difference * values.size / total
+        count = total
+    return math.sqrt(scatter / max(count - 1, 1))

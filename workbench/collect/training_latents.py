@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.collect.images import MAX_ARRAY_BYTES, is_stream, load_images
+from workbench.collect.images import MAX_ARRAY_BYTES, batch_slices, is_stream, load_images
 from workbench.core.errors import NotApplicable
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def encode_training_images(context: "CollectContext") -> TrainingLatents:
     )
     parts: list[np.ndarray] = []
     num_bytes = 0
-    for part in context.image_slices(len(images)):
+    _, height, width = context.image_shape
+    for part in batch_slices(len(images), height * width):
         tokens = context.tokenizer.encode(images.images(part).to(context.device))
         if tokens.active is not None:
             raise NotApplicable(

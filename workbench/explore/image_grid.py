@@ -121,6 +121,7 @@ def compare_reconstructions(evidences: Sequence[Evidence], indices: Sequence[int
     if first.images is None or first.reconstructions is None:
         raise NotApplicable(f"A lens needs images and reconstructions; {first.run_name} has none.")
     indices = list(indices)
+    check_pictures(first, indices)
     columns, axis_values, excluded = [], [], []
     for evidence in evidences:
         if evidence.reconstructions is None or not _same_images(evidence, first):
@@ -137,6 +138,16 @@ def compare_reconstructions(evidences: Sequence[Evidence], indices: Sequence[int
         images=np.stack(columns, axis=1),
         note=note,
     )
+
+
+def check_pictures(evidence: Evidence, indices: Sequence[int]) -> None:
+    """Raise UserError if one of some images has no picture."""
+    count = evidence.num_pictures
+    if indices and max(indices) >= count:
+        raise UserError(
+            f"Only images 0 to {count - 1:,} of {evidence.run_name} have pictures, got "
+            f"{max(indices):,}. Collect more of them with --pictures."
+        )
 
 
 def captions(evidence: Evidence, indices: Sequence[int]) -> tuple[str, ...]:

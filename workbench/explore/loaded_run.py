@@ -15,7 +15,7 @@ from workbench.analysis.stats.reductions import reduce_dimensions
 from workbench.collect.models import load_generator, load_tokenizer
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.explore import MAX_MODES, modes, samples, tokens
-from workbench.explore.image_grid import ImageGrid, captions, classes
+from workbench.explore.image_grid import ImageGrid, captions, check_pictures, classes
 from workbench.generators.base import Generator
 from workbench.storage.evidence import PADDING, Evidence
 from workbench.storage.run import Run
@@ -136,6 +136,7 @@ class LoadedTokenizer(LoadedRun):
         evidence = self.evidence
         if evidence.images is None:
             raise NotApplicable(f"Exploring needs images; {self.run.name} has none. Collect them.")
+        check_pictures(evidence, indices)
         rows = captions(evidence, indices)
         images = np.asarray(evidence.images[indices])
         if axis == "tokens":

@@ -1,7 +1,6 @@
 """Evaluation of a model that was trained elsewhere: its evidence as an ordinary run folder."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os.path import relpath
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
-from workbench.core.progress import progress_listener
 from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
-from workbench.launch.progress_bar import count_on
+from workbench.launch.progress_bar import collecting_bar
 from workbench.launch.setup import absolute_source, layout_fields, print_summary
 from workbench.storage.array_evidence import ARRAYS_FAMILY
 from workbench.storage.atomic import atomic_folder
@@ -47,6 +45,7 @@ def evaluate(
     side: int | None = None,
     value_range: tuple[float, float] | str | None = None,
     limit: int = 2000,
+    pictures: int = 2000,
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = "auto",
@@ -86,6 +85,8 @@ def evaluate(
         "0,4095"; see `workbench.data.load`.
     limit : int
         Largest number of images or samples.
+    pictures : int
+        Largest number of images whose pictures are stored; all images contribute numbers.
     seed : int
         Seed of all random choices.
     guidance : float
@@ -123,7 +124,7 @@ def evaluate(
     --------
     >>> evaluate("softvq:SoftVQVAE/softvq-l-64", "imagenet/val", "runs/a")  # doctest: +SKIP
     """
-    from workbench.collect import LoadedModels, collect_from, select_collectors
+    from workbench.collect import CollectOptions, LoadedModels, collect_from, select_collectors
 
     if out is None:
         raise UserError("Give out, the folder of the run, as in out='runs/a'.")
@@ -144,6 +145,18 @@ def evaluate(
             seed=seed,
             **options,
         )
+    collect_options = CollectOptions(
+        limit=limit,
+        pictures=pictures,
+        seed=seed,
+        guidance=guidance,
+        feature_extractor=feature_extractor,
+        reference=None if reference is None else Path(reference),
+        only=tuple(only),
+        skip=tuple(skip),
+        also=tuple(also),
+        trust=tuple(trust),
+    )
     if _is_generator(model):
         select_collectors("generator", only=only, skip=skip, also=also)
         if data is not None or tokenizer is None:
@@ -173,21 +186,8 @@ def evaluate(
             source=prepared.source or run,
             generator=prepared.generator,
         )
-        with _progress_bar(folder.name):
-            collect_from(
-                run,
-                models,
-                step=IMPORTED_STEP,
-                limit=limit,
-                seed=seed,
-                guidance=guidance,
-                feature_extractor=feature_extractor,
-                reference=reference,
-                only=only,
-                skip=skip,
-                also=also,
-                trust=trust,
-            )
+        with collecting_bar(folder.name):
+            collect_from(run, models, collect_options, step=IMPORTED_STEP)
     return Run(folder)
 
 
@@ -447,12 +447,3 @@ def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
         is_path = isinstance(value, str | Path) and str(value) and Path(value).exists()
         absolute[name] = str(Path(value).resolve()) if is_path else to_json(value)
     return absolute
-
-
-@contextmanager
-def _progress_bar(name: str) -> Iterator[None]:
-    from tqdm.auto import tqdm
-
-    bar = tqdm(desc=f"{name}: evidence", unit="part", disable=None, dynamic_ncols=True)
-    with bar, progress_listener(count_on(bar)):
-        yield

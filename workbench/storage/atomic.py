@@ -70,7 +70,7 @@ def atomic_folder(folder: Path, *, same_name: bool = False) -> Iterator[Path]:
     try:
         content.mkdir(parents=True)
         yield content
-        _replace_folder(content, folder)
+        replace_folder(content, folder)
     except OSError as error:
         raise _not_written(folder, error) from None
     finally:
@@ -85,8 +85,16 @@ def check_new_folder(folder: Path) -> None:
         raise RunError(f"{folder} holds other files. Choose a new folder.")
 
 
-def _replace_folder(source: Path, target: Path) -> None:
-    """Move a folder to a path where another may be, which another process may replace as well."""
+def replace_folder(source: Path, target: Path) -> None:
+    """Move a folder to a path where another may be, which another process may replace as well.
+
+    Parameters
+    ----------
+    source : Path
+        The complete folder.
+    target : Path
+        Its final path, on the same file system.
+    """
     for attempt in range(MAX_ATTEMPTS):
         previous = previous_path(target)
         try:

@@ -119,9 +119,11 @@ class Evidence:
 
     provenance: dict[str, Any]
 
-    images: np.ndarray | None = _array("uint8", "image height width color", "The held-out images.")
+    images: np.ndarray | None = _array(
+        "uint8", "picture height width color", "The first held-out images."
+    )
     reconstructions: np.ndarray | None = _array(
-        "uint8", "image height width color", "The decoded tokens of the images."
+        "uint8", "picture height width color", "The decoded tokens of these images."
     )
     latents: np.ndarray | None = _array(
         "float32", "image token channel", "The vectors that the decoder reads."
@@ -253,6 +255,12 @@ class Evidence:
         "spatial_feature spatial_feature",
         "Covariance of the spatial features of a reference set.",
     )
+    mse: np.ndarray | None = _array(
+        "float64", "image", "Squared error of the reconstructions, pixels in [0, 1]."
+    )
+    l1: np.ndarray | None = _array(
+        "float64", "image", "Absolute error of the reconstructions, pixels in [0, 1]."
+    )
     ssim: np.ndarray | None = _array(
         "float32", "image", "SSIM of the reconstructions: Gaussian window of 11, pixels in [0, 1]."
     )
@@ -267,7 +275,7 @@ class Evidence:
     )
     teacher_features: np.ndarray | None = _array(
         "float16",
-        "image patch teacher_feature",
+        "picture patch teacher_feature",
         "Features of the images by the alignment teacher, on the grid of the tokens.",
     )
     noise_levels: np.ndarray | None = _array(
@@ -324,7 +332,7 @@ class Evidence:
     )
     prefix_features: np.ndarray | None = _array(
         "float32",
-        "first_prefix image feature",
+        "first_prefix picture feature",
         "Features of the decoded prefixes, for the first of them.",
     )
     previous_codes: np.ndarray | None = _array(
@@ -450,6 +458,20 @@ class Evidence:
         grid = self.provenance.get("grid")
         return None if grid is None else (int(grid[0]), int(grid[1]))
 
+    @property
+    def num_images(self) -> int:
+        """Number of held-out images; 0 for a generator that has not measured any."""
+        for name in [*(n for n, spec in ARRAYS.items() if spec.axes[0] == "image"), "images"]:
+            array = getattr(self, name)
+            if array is not None:
+                return len(array)
+        return 0
+
+    @property
+    def num_pictures(self) -> int:
+        """Number of the first held-out images that have a picture."""
+        return 0 if self.images is None else len(self.images)
+
     def reason_for_missing(self, name: str) -> str:
         """Return why an array was not collected, as a sentence; empty if it is not known."""
         reason = str(self.provenance.get("not_collected", {}).get(name, ""))
@@ -490,14 +512,9 @@ class Evidence:
             if fault:
                 raise ValueError(f"The array {name} does not fit: {fault}.")
         with atomic_folder(folder) as temporary:
-            digests = {}
             for name, array in arrays.items():
-                path = temporary / f"{name}.npy"
-                np.save(path, array, allow_pickle=False)
-                digests[name] = file_digest(path)
-            stored = {"format": FORMAT, **self.provenance, "digests": digests}
-            provenance = json.dumps(stored, indent=1)
-            (temporary / "provenance.json").write_text(provenance, encoding="utf-8")
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            write_provenance(temporary, self.provenance, list(arrays))
 
     @classmethod
     def open(cls, folder: Path, only: Collection[str] | None = None) -> "Evidence":
@@ -563,6 +580,9 @@ def kwargs_for(
     """Return the arguments of an analysis that evidence provides, by the names of its positional
     parameters.
 
+    An analysis that requires pictures gets only the images that have pictures, which are the first
+    ones, of all arrays.
+
     Parameters
     ----------
     analysis : callable
@@ -583,6 +603,7 @@ def kwargs_for(
     arguments = {}
     missing = []
     reasons = []
+    requires_pictures = False
     for parameter in inspect.signature(analysis).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             continue
@@ -600,6 +621,13 @@ def kwargs_for(
         elif parameter.default is parameter.empty:
             missing.append(parameter.name.replace("_", " "))
             reasons.append(evidences[0].reason_for_missing(parameter.name))
+        is_required = parameter.default is parameter.empty
+        requires_pictures |= is_required and "picture" in axes_of(parameter.name)
+    if requires_pictures:
+        arguments = {
+            name: _first_images(name, value, evidences[0].num_pictures)
+            for name, value in arguments.items()
+        }
     if missing:
         title = analysis.__name__.replace("_", " ").capitalize()
         sentence = (
@@ -608,6 +636,19 @@ def kwargs_for(
         )
         raise NotApplicable(" ".join([sentence, *dict.fromkeys(filter(None, reasons))]))
     return arguments
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """Return the axes of an array; empty if there is no array of this name."""
+    return ARRAYS[name].axes if name in ARRAYS else ()
+
+
+def _first_images(name: str, value: Any, count: int) -> Any:
+    """Return the first images of an array; any other value as it is."""
+    axes = axes_of(name)
+    if "image" not in axes:
+        return value
+    return value[(slice(None),) * axes.index("image") + (slice(count),)]
 
 
 def array_names(analysis: Callable[..., Any]) -> set[str] | None:
@@ -626,6 +667,23 @@ def array_names(analysis: Callable[..., Any]) -> set[str] | None:
 def reads_logs(analysis: Callable[..., Any]) -> bool:
     """Return True if an analysis reads the logs of training, which need no evidence."""
     return LOGS_PARAMETER in inspect.signature(analysis).parameters
+
+
+def write_provenance(folder: Path, provenance: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write the provenance of arrays that are in a folder, with their digests.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the arrays.
+    provenance : mapping
+        Their origin.
+    names : sequence of str
+        Their names.
+    """
+    digests = {name: file_digest(folder / f"{name}.npy") for name in names}
+    stored = {"format": FORMAT, **provenance, "digests": digests}
+    (folder / "provenance.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
 
 
 def verify_evidence(folder: Path) -> None:
@@ -723,6 +781,9 @@ def _differing_lengths(arrays: Mapping[str, np.ndarray], provenance: Mapping[str
     The provenance has the number of images of a tokenizer, or of the samples of a generator.
     """
     first: dict[str, tuple[str, int]] = {}
+    has_all_pictures = provenance.get("pictures") is None
+    if not has_all_pictures:
+        first["picture"] = ("provenance.json", provenance["pictures"])
     counted_axis = "image" if provenance.get("tokenizer") is None else "sample"
     if provenance.get("n") is not None:
         first[counted_axis] = ("provenance.json", provenance["n"])
@@ -730,6 +791,8 @@ def _differing_lengths(arrays: Mapping[str, np.ndarray], provenance: Mapping[str
         for axis, length in zip(ARRAYS[name].axes, array.shape, strict=True):
             if axis in INDEPENDENT_AXES:
                 continue
+            if axis == "picture" and has_all_pictures:
+                axis = "image"
             reference, expected = first.setdefault(axis, (name, length))
             if length != expected:
                 counts = f"{length:,} along {axis.replace('_', ' ')}, and {reference} has"
@@ -814,6 +877,7 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "fingerprint": _is_text,
     "n": is_count,
     "of": is_count,
+    "pictures": is_count,
     "seed": is_int,
     "grid": _is_grid,
     "teacher": _is_text,

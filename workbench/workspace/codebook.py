@@ -201,7 +201,8 @@ class Codebook:
         counts, cells = self._counts, self._cells
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
         with_codes = np.unique(pairs[:, 1])
-        pictured = with_codes[:MAX_THUMBNAILS]
+        images = require_images(self.evidence)
+        pictured = with_codes[with_codes < len(images)][:MAX_THUMBNAILS]
         thumbnails, tokens = _examples(pairs[np.isin(pairs[:, 1], pictured)], cells, pictured)
         return {
             "codes": _int32(cells),
@@ -213,7 +214,7 @@ class Codebook:
             "each": EXAMPLES_PER_CODE,
             "size": self._codes.codebook_size,
             "grid": self.evidence.grid,
-            "thumbs": thumbnail_sheet(require_images(self.evidence), pictured),
+            "thumbs": thumbnail_sheet(images, pictured),
             "caption": self._caption(len(with_codes)),
         }
 

@@ -50,7 +50,8 @@ def thumbnail_sheet(images: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
     ----------
     images : ndarray of uint8, shape (n, h, w, c)
     indices : ndarray of int, shape (m,)
-        Which images to show; only the first `MAX_THUMBNAILS` are.
+        Which images to show; only the first `MAX_THUMBNAILS` are. Those beyond the pictures are
+        black.
 
     Returns
     -------
@@ -61,8 +62,12 @@ def thumbnail_sheet(images: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
     count = min(len(indices), MAX_THUMBNAILS)
     columns = max(1, int(np.ceil(np.sqrt(count))))
     block = max(1, -(-max(images.shape[1:3]) // THUMBNAIL_SIZE_PX))
+    blank = np.zeros_like(images[0])
     thumbnails = np.stack(
-        [_block_means(np.asarray(images[index]), block) for index in indices[:count]]
+        [
+            _block_means(np.asarray(images[index]) if index < len(images) else blank, block)
+            for index in indices[:count]
+        ]
     )
     h, w, c = thumbnails.shape[1:]
     cells = np.zeros((-(-count // columns), columns, h, w, c), np.uint8)

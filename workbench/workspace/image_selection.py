@@ -14,7 +14,7 @@ from cachetools import LRUCache, cached
 
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import parse_codes
-from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
+from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.inputs import class_names
 from workbench.analysis.latents.modes import mixture_modes
 from workbench.analysis.latents.projection import LatentMap
@@ -245,7 +245,7 @@ def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> Selec
         indices=indices,
         columns=columns,
         common_codes=common_codes,
-        images=None if evidence.images is None else np.asarray(evidence.images[indices]),
+        images=_pictures(evidence, indices),
         map_sample=map_sample,
     )
 
@@ -275,10 +275,14 @@ def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of)
 
 def num_images(evidence: Evidence) -> int:
     """Return the number of images of an evidence; 0 for a generator's."""
-    for array in (evidence.images, evidence.latents, evidence.codes):
-        if array is not None:
-            return len(array)
-    return 0
+    return evidence.num_images
+
+
+def _pictures(evidence: Evidence, indices: np.ndarray) -> np.ndarray | None:
+    """Return the pictures of those of some images that have one; None without any."""
+    if evidence.images is None:
+        return None
+    return np.asarray(evidence.images[indices[indices < evidence.num_pictures]])
 
 
 def require_images(evidence: Evidence) -> np.ndarray:
@@ -351,7 +355,7 @@ def _modes(run: Run, evidence: Evidence, count: int) -> dict[str, Any]:
 def _image_errors(folder: str, provenance: str) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean absolute error and PSNR of every image, once per evidence."""
     evidence = Run(folder).evidence(json.loads(provenance)["step"])
-    mse, l1 = pixel_errors(**evidence.kwargs_for(pixel_errors))
+    mse, l1 = image_errors(evidence)
     return l1, psnr_db(mse)
 
 

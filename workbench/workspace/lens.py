@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.images.reconstruction import pixel_errors
+from workbench.analysis.images.reconstruction import image_errors
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.explore.image_grid import ImageGrid, classes, compare_reconstructions
 from workbench.storage.run import Run
@@ -421,7 +421,7 @@ class Lens:
             return list(state.indices[:count])
         if state.order == "first":
             return list(range(min(count, len(images))))
-        _, l1 = pixel_errors(**evidence.kwargs_for(pixel_errors))
+        l1 = image_errors(evidence)[1][: len(images)]
         ranking = np.argsort(l1 if state.order == "best" else -l1, kind="stable")
         return ranking[:count].tolist()
 

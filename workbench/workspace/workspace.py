@@ -446,9 +446,11 @@ def mean_psnr(evidence_folder: Path, written: int) -> float:
         In dB; NaN without reconstructions.
     """
     try:
-        evidence = Evidence.open(evidence_folder, only=("images", "reconstructions"))
+        evidence = Evidence.open(evidence_folder, only=("images", "reconstructions", "mse"))
     except RunError:
         return math.nan
+    if evidence.mse is not None and len(evidence.mse):
+        return float(-10 * np.log10(np.maximum(evidence.mse, 1e-10)).mean())
     if evidence.images is None or evidence.reconstructions is None:
         return math.nan
     mse = []

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import Codes, check_grid, codebook_table, parse_codes
-from workbench.analysis.inputs import class_names
+from workbench.analysis.inputs import class_names, describe_pictures
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
@@ -50,6 +50,7 @@ class CodeGallery(Result):
     nearest: bool  # whether the members are the nearest to the code; otherwise they are random
     seed: int
     n: int  # images
+    num_images: int | None  # images in the evidence, with those that have no picture
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
 
     def figure(self) -> go.Figure:
@@ -79,6 +80,7 @@ class CodeGallery(Result):
     def summary(self) -> str:
         """State which codes the gallery contains, and the code with the purest class."""
         scope = f"The {self.order} {len(self.rows)} used codes, {self._description()}."
+        scope += describe_pictures(self.n, self.num_images)
         labeled = [row for row in self.rows if row.common_class]
         if not labeled:
             return scope
@@ -108,6 +110,7 @@ def code_gallery(
     names: tuple[str, ...] = (),
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
+    num_images: int | None = None,
     *,
     order: Order = "commonest",
     show: Annotated[int, Range(4, 24)] = 10,
@@ -137,6 +140,8 @@ def code_gallery(
         Rows and columns of the token grid. Without a grid, full images are shown.
     active : ndarray of bool, shape (n_images, n_tokens), optional
         Tokens in use; the others are left out.
+    num_images : int, optional
+        Number of images in the evidence, if only these have pictures.
     order : {"commonest", "rarest", "random"}, default "commonest"
         Which of the used codes to show.
     show : int, default 10
@@ -204,6 +209,7 @@ def code_gallery(
         nearest=has_nearest,
         seed=seed,
         n=len(codes),
+        num_images=num_images,
         mosaic=image_grid.compose(patches),
     )
 

@@ -130,9 +130,9 @@ def tk021_saturated_pixels(evidence: Evidence) -> Finding | None:
 
 def tk030_few_images(evidence: Evidence) -> Finding | None:
     """Under {MIN_IMAGES} images: modes cannot be counted, and every interval is wide."""
-    if evidence.images is None:
+    n = evidence.num_images
+    if not n:
         raise NotApplicable(f"This needs images; {evidence.run_name} has none.")
-    n = len(evidence.images)
     if n >= MIN_IMAGES:
         return None
     return Finding(

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.usage import codebook_usage
-from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
+from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.plotting import table as table_figure
 from workbench.core.errors import NotApplicable, UserError
@@ -126,7 +126,7 @@ def published_figures(evidences: Sequence[Evidence]) -> PublishedFigures:
 def _figures_of(evidence: Evidence) -> list[PublishedFigure]:
     imported = evidence.provenance.get("imported") or {}
     model = find_published(imported.get("address") or "")
-    if model is None or evidence.images is None or not len(evidence.images):
+    if model is None or not evidence.num_images:
         return []
     return [
         PublishedFigure(
@@ -145,7 +145,7 @@ def _figures_of(evidence: Evidence) -> list[PublishedFigure]:
 
 def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list[str]:
     provenance = evidence.provenance
-    n = 0 if evidence.images is None else len(evidence.images)
+    n = evidence.num_images
     differences = [
         f"{n:,} images of {provenance.get('data', 'unnamed data')} instead of"
         f" {model.num_images:,} of {model.images}"
@@ -172,9 +172,10 @@ def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list
 
 
 def _measured_psnr(evidence: Evidence) -> float:
-    if evidence.images is None or evidence.reconstructions is None:
+    try:
+        mse, _ = image_errors(evidence)
+    except NotApplicable:
         return math.nan
-    mse, _ = pixel_errors(evidence.images, evidence.reconstructions)
     return float(psnr_db(mse).mean())
 
 

@@ -13,6 +13,7 @@ from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
+from workbench.storage.evidence import Evidence
 
 MAX_PSNR_DB = 100.0  # assigned to identical images, whose PSNR is infinite
 ERROR_GAIN = 4  # brightness of the error images
@@ -49,6 +50,8 @@ class Reconstruction(Result):
         Indices of the images in the grid.
     order : {"first", "worst", "best"}
         Selection of the examples, by PSNR.
+    num_pictures : int
+        Number of the first images from which the examples were selected.
     mosaic : ndarray of uint8, shape (height, width, 4)
         Grid of originals, reconstructions and errors.
     """
@@ -62,6 +65,7 @@ class Reconstruction(Result):
     high: float
     example_indices: tuple[int, ...]
     order: Order
+    num_pictures: int
     mosaic: np.ndarray = field(repr=False)
 
     @property
@@ -89,7 +93,10 @@ class Reconstruction(Result):
                 showarrow=False,
                 font_size=11,
             )
-        figure.update_xaxes(title=f"{self.order} {num_examples} of {self.n:,} images")
+        scope = f"{self.num_pictures:,} images"
+        if self.num_pictures < self.n:
+            scope += " with pictures"
+        figure.update_xaxes(title=f"{self.order} {num_examples} of {scope}")
         figure.update_layout(
             title={"text": "Reconstruction", "subtitle": {"text": self._describe_psnr()}}
         )
@@ -112,6 +119,8 @@ class Reconstruction(Result):
         for name, values in self.similarity.items():
             mean, low, high = mean_interval(values)
             text += f" {SIMILARITY_LABELS[name]} {mean:.4f} ({low:.4f} to {high:.4f})."
+        if self.num_pictures < self.n:
+            text += f" Examples are from the {self.num_pictures:,} images with pictures."
         num_identical = int((self.psnr >= MAX_PSNR_DB).sum())
         if num_identical:
             text += f" {num_identical:,} identical images count as {MAX_PSNR_DB:.0f} dB."
@@ -125,14 +134,16 @@ class Reconstruction(Result):
 
 
 def reconstruction(
-    images: np.ndarray,
-    reconstructions: np.ndarray,
+    images: np.ndarray | None = None,
+    reconstructions: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     names: tuple[str, ...] = (),
     ssim: np.ndarray | None = None,
     ms_ssim: np.ndarray | None = None,
     lpips_vgg: np.ndarray | None = None,
     lpips_alex: np.ndarray | None = None,
+    mse: np.ndarray | None = None,
+    l1: np.ndarray | None = None,
     *,
     show: Annotated[int, Range(4, 32)] = 16,
     order: Order = "first",
@@ -144,12 +155,15 @@ def reconstruction(
     Parameters
     ----------
     images, reconstructions : ndarray of uint8, shape (n, h, w, c)
+        The pictures of all images, or of the first ones if `mse` and `l1` are given.
     labels : ndarray of int, shape (n,), optional
         Adds the class of each image to the table.
     names : tuple of str
         Names of the classes.
     ssim, ms_ssim, lpips_vgg, lpips_alex : ndarray of float, shape (n,), optional
         Similarities and perceptual distances that were collected for each image.
+    mse, l1 : ndarray of float, shape (n,), optional
+        Mean squared and mean absolute error that were collected for each image.
     show : int
         Number of example images in the figure.
     order : {"first", "worst", "best"}
@@ -163,7 +177,7 @@ def reconstruction(
     Raises
     ------
     NotApplicable
-        If there is no image.
+        If there is no image, or there are no reconstructions.
     UserError
         If the two arrays differ in shape, or the number of labels or similarities is not n.
 
@@ -173,14 +187,14 @@ def reconstruction(
     >>> round(reconstruction(images, images + 10).mean, 2)
     28.13
     """
-    mse, l1 = pixel_errors(images, reconstructions)
-    psnr = psnr_db(mse)
-    if order == "first":
-        ranking = np.arange(len(psnr))
-    elif order == "worst":
-        ranking = np.argsort(psnr, kind="stable")
-    else:
-        ranking = np.argsort(-psnr, kind="stable")
+    if images is None or reconstructions is None:
+        raise NotApplicable(
+            "Reconstruction needs images and reconstructions; this evidence does not have both."
+        )
+    if mse is None or l1 is None:
+        mse, l1 = pixel_errors(images, reconstructions)
+    psnr = psnr_db(np.asarray(mse))
+    ranking = _ranking(psnr[: len(images)], order)
     example_indices = tuple(ranking[:show].tolist())
     mean, low, high = mean_interval(psnr)
     collected = {"ssim": ssim, "ms_ssim": ms_ssim, "lpips_vgg": lpips_vgg, "lpips_alex": lpips_alex}
@@ -193,7 +207,7 @@ def reconstruction(
             )
     return Reconstruction(
         psnr=psnr,
-        l1=l1,
+        l1=np.asarray(l1),
         similarity=similarity,
         classes=class_names(labels, names, len(psnr)),
         mean=mean,
@@ -201,8 +215,16 @@ def reconstruction(
         high=high,
         example_indices=example_indices,
         order=order,
+        num_pictures=len(images),
         mosaic=_compose_examples(images, reconstructions, example_indices),
     )
+
+
+def _ranking(psnr: np.ndarray, order: Order) -> np.ndarray:
+    """Return the order in which images are shown."""
+    if order == "first":
+        return np.arange(len(psnr))
+    return np.argsort(psnr if order == "worst" else -psnr, kind="stable")
 
 
 def pixel_errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -239,6 +261,29 @@ def pixel_errors(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.nd
         difference = original - np.asarray(reconstructions[i], np.float64) / 255
         mse[i], l1[i] = np.square(difference).mean(), np.abs(difference).mean()
     return mse, l1
+
+
+def image_errors(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean squared and mean absolute error of each image, pixels in [0, 1].
+
+    Parameters
+    ----------
+    evidence : Evidence
+        The errors that were collected, of every image, are used if there are any. Otherwise they
+        are computed from the pictures.
+
+    Returns
+    -------
+    mse, l1 : ndarray of float64, shape (n,)
+
+    Raises
+    ------
+    NotApplicable
+        If the evidence has neither errors nor pictures.
+    """
+    if evidence.mse is not None and evidence.l1 is not None:
+        return np.array(evidence.mse), np.array(evidence.l1)
+    return pixel_errors(**evidence.kwargs_for(pixel_errors))
 
 
 def psnr_db(mse: np.ndarray) -> np.ndarray:

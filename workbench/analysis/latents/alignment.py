@@ -173,6 +173,7 @@ def teacher_alignment(
     latents: np.ndarray,
     teacher_features: np.ndarray,
     teacher: str = "",
+    num_images: int | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TeacherAlignment:
@@ -194,6 +195,8 @@ def teacher_alignment(
     teacher_features : ndarray of float, shape (n, patches, e)
     teacher : str
         Name of the teacher.
+    num_images : int, optional
+        Number of images in the evidence, if only these n have features of patches.
     seed : int
 
     Returns
@@ -246,7 +249,7 @@ def teacher_alignment(
         teacher=teacher,
         by_token=by_token,
         n=len(indices),
-        of=len(latents),
+        of=max(len(latents), num_images or 0),
         seed=seed,
     )
 

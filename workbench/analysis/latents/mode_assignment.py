@@ -117,13 +117,20 @@ def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def mode_gallery(
-    images: np.ndarray, assignment: np.ndarray, density: np.ndarray, seed: int
-) -> ModeGallery:
+    images: np.ndarray,
+    indices: np.ndarray,
+    assignment: np.ndarray,
+    density: np.ndarray,
+    seed: int,
+) -> ModeGallery | None:
     """Select example images of the largest modes.
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (n, h, w, c)
+    images : ndarray of uint8, shape (m, h, w, c)
+        The pictures of the first images.
+    indices : ndarray of int, shape (n,)
+        The images that were measured. Those without a picture are left out.
     assignment : ndarray of int, shape (n,)
         Mode of each image; mode 0 is the largest.
     density : ndarray of float, shape (n,)
@@ -133,16 +140,23 @@ def mode_gallery(
 
     Returns
     -------
-    ModeGallery
+    ModeGallery or None
+        None if no image of a large mode has a picture.
     """
+    has_picture = indices < len(images)
+    indices, assignment, density = (
+        values[has_picture] for values in (indices, assignment, density)
+    )
+    if not len(indices):
+        return None
     random = np.random.default_rng(seed)
     nearest, others = [], []
     for mode in range(min(int(assignment.max()) + 1, MAX_GALLERY_MODES)):
         members = np.flatnonzero(assignment == mode)
         members = members[np.argsort(-density[members], kind="stable")]
-        nearest.append(np.asarray(images[members[:IMAGES_PER_MODE]]))
+        nearest.append(np.asarray(images[indices[members[:IMAGES_PER_MODE]]]))
         sampled = random.permutation(members[IMAGES_PER_MODE:])[:IMAGES_PER_MODE]
-        others.append(np.asarray(images[np.sort(sampled)]))
+        others.append(np.asarray(images[indices[np.sort(sampled)]]))
     has_others = any(len(row) for row in others)
     return ModeGallery(
         nearest=image_grid.compose(nearest),

@@ -310,7 +310,7 @@ def mixture_modes(
         image_indices=indices,
         gallery=None
         if images is None
-        else mode_gallery(images[indices], assignment, density, seed),
+        else mode_gallery(images, indices, assignment, density, seed),
         warnings=(),
     )
     return replace(result, warnings=_warnings(result, components, max_modes))

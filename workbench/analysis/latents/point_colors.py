@@ -58,6 +58,7 @@ class ImageArrays:
     names : tuple of str
     codes : ndarray of int, shape (n, tokens), or None
     images, reconstructions : ndarray of uint8, shape (n, h, w, c), or None
+    mse : ndarray of float, shape (n,), or None
     active : ndarray of bool, shape (n, tokens), or None
     """
 
@@ -68,6 +69,7 @@ class ImageArrays:
     images: np.ndarray | None
     reconstructions: np.ndarray | None
     active: np.ndarray | None
+    mse: np.ndarray | None = None
 
     @classmethod
     def from_evidence(cls, evidence: Evidence) -> ImageArrays:
@@ -96,6 +98,7 @@ class ImageArrays:
             images=evidence.images,
             reconstructions=evidence.reconstructions,
             active=evidence.active,
+            mse=evidence.mse,
         )
 
 
@@ -138,9 +141,12 @@ def point_colors(by: ColorBy, indices: np.ndarray, arrays: ImageArrays, seed: in
             by=by, title="code of token 0", names=_frequent_codes(np.asarray(codes)[indices, 0])
         )
     if by == "error":
-        images = _require(arrays.images, by, "images and reconstructions")
-        reconstructions = _require(arrays.reconstructions, by, "images and reconstructions")
-        mse, _ = pixel_errors(images[indices], reconstructions[indices])
+        if arrays.mse is None:
+            images = _require(arrays.images, by, "images and reconstructions")
+            reconstructions = _require(arrays.reconstructions, by, "images and reconstructions")
+            mse, _ = pixel_errors(images[indices], reconstructions[indices])
+        else:
+            mse = np.asarray(arrays.mse)[indices]
         return PointColors(by=by, title="PSNR, dB", values=psnr_db(mse))
     active = _require(arrays.active, by, "active")
     num_tokens = np.asarray(active)[indices].sum(axis=1).astype(float)

@@ -117,6 +117,7 @@ def latent_map(
     images: np.ndarray | None = None,
     reconstructions: np.ndarray | None = None,
     active: np.ndarray | None = None,
+    mse: np.ndarray | None = None,
     *,
     method: Method = "umap",
     color_by: ColorBy = "class",
@@ -138,9 +139,11 @@ def latent_map(
     codes : ndarray of int, shape (n, tokens), optional
         Needed for `color_by="code"`.
     images, reconstructions : ndarray of uint8, shape (n, h, w, c), optional
-        Needed for `color_by="error"`.
+        Needed for `color_by="error"`, unless `mse` is given.
     active : ndarray of bool, shape (n, tokens), optional
         Needed for `color_by="tokens"`.
+    mse : ndarray of float, shape (n,), optional
+        Squared error of each image, pixels in [0, 1].
     method : {"umap", "pca"}
     color_by : {"class", "mode", "code", "error", "tokens"}
         Variable that colors the points.
@@ -179,6 +182,7 @@ def latent_map(
         images=images,
         reconstructions=reconstructions,
         active=active,
+        mse=mse,
     )
     result, _ = map_images(arrays, indices, method, color_by, neighbors, seed)
     return result

@@ -125,13 +125,13 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
 
 
 def _pixels(evidence: Evidence, seed: int) -> Numbers:
-    from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
+    from workbench.analysis.images.reconstruction import image_errors, psnr_db
     from workbench.analysis.images.structure import ssim
 
     name = evidence.run_name
     images = require_array(evidence.images, "images", name)
     reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
-    mse, l1 = pixel_errors(images, reconstructions)
+    mse, l1 = image_errors(evidence)
     similarity = ssim(images, reconstructions)
     return {
         "PSNR": float(psnr_db(mse).mean()),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Result
-from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
+from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.inputs import require_array
 from workbench.analysis.runs.settings import run_names
@@ -141,13 +141,13 @@ def metric_comparison(
             f" images; of the {len(evidences)} selected, {len(measured)} {verb} reconstructions."
         )
     first = measured[0]
-    n = len(require_array(first.images, "images", first.run_name))
+    reference = metric_values(first, metric)
+    n = len(reference)
     if n < MIN_IMAGES:
         raise NotApplicable(
             f"A comparison of metrics needs at least {MIN_IMAGES} images; these runs have {n}."
         )
     names = run_names([first, *same_images])
-    reference = metric_values(first, metric)
     higher_is_better = METRICS[metric].higher_is_better
     differences = tuple(
         paired_difference(
@@ -192,7 +192,8 @@ def _has_same_images(a: Evidence, b: Evidence, metric: Metric) -> bool:
         return False
     if a.images is None or b.images is None:
         return False
-    return a.images.shape == b.images.shape and np.array_equal(a.images, b.images)
+    same_count = a.num_images == b.num_images and a.images.shape == b.images.shape
+    return same_count and np.array_equal(a.images, b.images)
 
 
 def metric_values(evidence: Evidence, metric: Metric) -> np.ndarray:
@@ -200,11 +201,11 @@ def metric_values(evidence: Evidence, metric: Metric) -> np.ndarray:
     name = evidence.run_name
     if metric == "features":
         return _feature_distances(evidence)
-    images = require_array(evidence.images, "images", name)
-    reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
     if metric == "ssim":
+        images = require_array(evidence.images, "images", name)
+        reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
         return ssim(images, reconstructions)
-    mse, l1 = pixel_errors(images, reconstructions)
+    mse, l1 = image_errors(evidence)
     if metric == "psnr":
         return psnr_db(mse)
     return mse if metric == "mse" else l1

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
+from workbench.analysis.inputs import describe_pictures
 from workbench.analysis.plotting.style import COLORS, HIGHLIGHT_COLOR, apply_theme
 from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import describe_subset, subsample
@@ -55,6 +56,7 @@ class TokenComplexity(Result):
     measures: dict[str, np.ndarray] = field(repr=False)  # their complexities, (m,) each
     requested: float | None  # requested error; None for the run's own number of tokens
     n: int
+    num_images: int | None  # images in the evidence, with those that have no picture
     mean: float  # tokens per image
     max_tokens: int
     full_share: float  # fraction of the images with the maximum number of tokens
@@ -114,9 +116,9 @@ class TokenComplexity(Result):
             f"{c.spearman:.2f} ({c.low:.2f} to {c.high:.2f}{_perfect_text(c)}) with {c.measure}"
             for c in self.correlations
         )
-        caution = ""
+        caution = describe_pictures(self.n, self.num_images)
         if self.full_share > 0.5:
-            caution = (
+            caution += (
                 f" {100 * self.full_share:.0f} % of the images have all {self.max_tokens} tokens,"
                 " so their need is not visible."
             )
@@ -144,6 +146,7 @@ def token_complexity(
     complexity: np.ndarray | None = None,
     budgets: np.ndarray | None = None,
     budget_l1: np.ndarray | None = None,
+    num_images: int | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TokenComplexity:
@@ -169,6 +172,8 @@ def token_complexity(
         Fixed numbers of tokens, for the comparison with a perfect halting.
     budget_l1 : ndarray of float, shape (n_budgets, n_images), optional
         Errors with these numbers of tokens.
+    num_images : int, optional
+        Number of images in the evidence, if only these have pictures.
     seed : int, default 0
         Seed of the bootstrap and of the points that are drawn.
 
@@ -237,6 +242,7 @@ def token_complexity(
         measures={name: value[points] for name, value in measures.items()},
         requested=request,
         n=n,
+        num_images=num_images,
         mean=float(tokens.mean()),
         max_tokens=max_tokens,
         full_share=float((tokens == max_tokens).mean()),

@@ -8,7 +8,7 @@ import numpy as np
 from workbench.analysis.generation.distance_names import distance_name, network_title
 from workbench.analysis.generation.feature_distances import frechet_distance
 from workbench.analysis.generation.half_sampling import half_samples
-from workbench.analysis.images.reconstruction import pixel_errors, psnr_db
+from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.inputs import require_array
 from workbench.analysis.runs.metrics import METRICS, MetricInfo
@@ -87,11 +87,11 @@ def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
     if quality in FEATURE_METRICS:
         features = require_array(evidence.reconstruction_features, "reconstruction features", name)
         return _in_features(evidence, features, quality)
-    images = require_array(evidence.images, "images", name)
-    reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
     if quality == "ssim":
+        images = require_array(evidence.images, "images", name)
+        reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
         return mean_interval(ssim(images, reconstructions))
-    mse, l1 = pixel_errors(images, reconstructions)
+    mse, l1 = image_errors(evidence)
     values = {"psnr": psnr_db(mse), "mse": mse, "l1": l1}
     return mean_interval(values[quality])
 
@@ -140,7 +140,10 @@ def real_image_distance(evidences: Sequence[Evidence]) -> float | None:
 
 def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> Estimate:
     name = evidence.run_name
-    real = np.asarray(require_array(evidence.features, "features", name), np.float64)
+    # The features of prefixes are those of the first images only.
+    real = np.asarray(
+        require_array(evidence.features, "features", name)[: len(features)], np.float64
+    )
     decoded = np.asarray(features, np.float64)
     if quality == "features":
         return mean_interval(np.linalg.norm(real - decoded, axis=1))

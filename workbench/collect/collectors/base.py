@@ -1,6 +1,6 @@
-"""The interface of collectors: functions from a model and held-out images to named arrays."""
+"""The interface of collectors: functions that compute named arrays of the evidence."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,21 +8,19 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from workbench.collect.images import batch_slices
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.training_latents import TrainingLatents, encode_training_images
 from workbench.core.errors import NotApplicable
-from workbench.core.progress import report_progress
-from workbench.data import ImageSet
 from workbench.features import FeatureExtractor
+from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
 from workbench.tokenizers.base import Tokenizer
 
 ModelKind = Literal["tokenizer", "generator"]
+Axis = Literal["images", "samples"]
 Arrays = dict[str, np.ndarray]
-Part = TypeVar("Part")
-PROGRESS_UNITS = 100  # per collector
+Built = TypeVar("Built")
 
 
 @dataclass
@@ -39,10 +37,14 @@ class CollectContext:
         The tokenizer's run, which has the images; the same as `run` for a tokenizer.
     tokenizer : Tokenizer
         The tokenizer; for a tokenizer's run, the model itself.
+    images : HeldOutImages
+        The held-out images.
     feature_extractor : FeatureExtractor
         The network whose features compare sets of images.
     device : torch.device
         Device of the model.
+    writer : EvidenceWriter
+        The arrays that earlier collectors have written.
     limit : int
         Maximum number of held-out images, training images or samples.
     seed : int
@@ -53,29 +55,27 @@ class CollectContext:
         Modules outside this package from which classes may be imported.
     reference : Path, optional
         A file with statistics or images of a reference set.
-    arrays : dict of str to ndarray
-        The arrays that earlier collectors have returned.
-    not_collected : dict of str to str
-        The reason why arrays are missing, by the names of the arrays.
-    index, count : int
-        The position of the running collector among all, for the progress.
     """
 
     run: Run
     step: int
     source: Run
     tokenizer: Tokenizer
+    images: HeldOutImages
     feature_extractor: FeatureExtractor
     device: torch.device
+    writer: EvidenceWriter
     limit: int
     seed: int
     guidance: float
     trust: Sequence[str] = ()
     reference: Path | None = None
-    arrays: Arrays = field(default_factory=dict)
-    not_collected: dict[str, str] = field(default_factory=dict)
-    index: int = 0
-    count: int = 1
+    _resources: dict[Callable[..., Any], Any] = field(default_factory=dict)
+
+    @property
+    def num_pictures(self) -> int:
+        """Number of the first images whose pictures are stored."""
+        return self.images.num_pictures
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,43 +99,29 @@ class CollectContext:
         """
         return encode_training_images(self)
 
-    @property
-    def is_imported(self) -> bool:
-        """True if the tokenizer was trained elsewhere."""
-        return self.source.config.imported is not None
+    def resource(self, build: "Callable[[CollectContext], Built]") -> Built:
+        """Return what a function of this context builds, built once for all batches.
 
-    def batches(self, images: ImageSet) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices of the images with the images, float32 in [-1, 1], on the device."""
-        for part in self.track(list(self.image_slices(len(images)))):
-            yield part, images.images(part).to(self.device)
+        Parameters
+        ----------
+        build : callable
+            Builds a network, for example. It may raise NotApplicable.
+        """
+        if build not in self._resources:
+            self._resources[build] = build(self)
+        return self._resources[build]
 
-    @property
-    def latents(self) -> np.ndarray:
-        """The latents of the collected images.
+    def latents(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return the latents of some of the collected images.
 
         Raises
         ------
         NotApplicable
             If the tokenizer has only codes.
         """
-        if "latents" not in self.arrays:
+        if "latents" not in self.writer:
             raise NotApplicable(f"{self.source.name} has codes, but no latents.")
-        return self.arrays["latents"]
-
-    def image_slices(self, count: int) -> Iterator[slice]:
-        """Yield slices of a number of images, as many as a batch may have."""
-        return batch_slices(count, pixels=self.source.config.settings["side"] ** 2)
-
-    def track(self, parts: Sequence[Part]) -> Iterator[Part]:
-        """Iterate over parts of the running collector's work and report the progress."""
-        for number, part in enumerate(parts):
-            self.report(number / len(parts))
-            yield part
-
-    def report(self, fraction: float) -> None:
-        """Report that a fraction of the running collector's work is done."""
-        done = PROGRESS_UNITS * (self.index + fraction)
-        report_progress(int(done), PROGRESS_UNITS * self.count)
+        return self.writer.read("latents", rows)
 
 
 def token_grid(tokenizer: Tokenizer, run: Run, device: torch.device) -> tuple[int, int] | None:
@@ -145,7 +131,7 @@ def token_grid(tokenizer: Tokenizer, run: Run, device: torch.device) -> tuple[in
     return tokenizer.encode(torch.zeros(shape, device=device)).grid
 
 
-CollectFunction = Callable[[Any, ImageSet, CollectContext], Arrays]
+CollectFunction = Callable[[Any, Any, CollectContext], Arrays]
 
 
 @dataclass(frozen=True)
@@ -157,15 +143,18 @@ class Collector:
     name : str
         Name of the function; `collect(only=..., skip=...)` uses it.
     function : callable
-        Takes the model, the held-out images and a `CollectContext`; returns arrays by their names
-        in `workbench.storage.evidence.Evidence`. It raises NotApplicable if the model does not
-        have the quantity.
+        Takes the model, images and a `CollectContext`; returns arrays by their names in
+        `workbench.storage.evidence.Evidence`. It raises NotApplicable if the model does not have
+        the quantity.
     models : tuple of {"tokenizer", "generator"}
         The kinds of models it is for.
     provides : tuple of str
         Names of the arrays that it may return.
     requires : tuple of str
-        Names of the collectors whose arrays it reads from `context.arrays`.
+        Names of the collectors whose arrays it reads from `context.writer`.
+    over : {"images", "samples"} or None
+        "images": called for every `ImageBatch`, and returns its rows. "samples": called for every
+        `SampleBatch`. None: called once, with all `HeldOutImages`.
     on_request : bool
         It is expensive, or few analyses need it: it runs only if it is named.
     """
@@ -175,9 +164,10 @@ class Collector:
     models: tuple[ModelKind, ...]
     provides: tuple[str, ...]
     requires: tuple[str, ...]
+    over: Axis | None
     on_request: bool = False
 
-    def __call__(self, model: Any, images: ImageSet, context: CollectContext) -> Arrays:
+    def __call__(self, model: Any, images: Any, context: CollectContext) -> Arrays:
         """Collect the arrays."""
         return self.function(model, images, context)
 
@@ -191,6 +181,7 @@ def collector(
     *models: ModelKind,
     provides: Sequence[str],
     requires: Sequence[str] = (),
+    over: Axis | None = None,
     on_request: bool = False,
 ) -> Callable[[CollectFunction], Collector]:
     """Declare a function as a collector.
@@ -202,15 +193,17 @@ def collector(
     provides : sequence of str
         Names of the arrays that it may return.
     requires : sequence of str
-        Names of the collectors whose arrays it reads from `context.arrays`.
+        Names of the collectors whose arrays it reads from `context.writer`.
+    over : {"images", "samples"}, optional
+        Call the function for every batch of images or samples. By default it is called once.
     on_request : bool
         Run it only if it is named by `collect(also=...)` or `collect(only=...)`.
 
     Examples
     --------
-    >>> @collector("tokenizer", provides=["complexity"])
-    ... def complexity(model, images, context):
-    ...     return {"complexity": images.complexity}
+    >>> @collector("tokenizer", provides=["complexity"], over="images")
+    ... def complexity(model, batch, context):
+    ...     return {"complexity": batch.complexity}
     >>> complexity.name, complexity.provides
     ('complexity', ('complexity',))
     """
@@ -222,6 +215,7 @@ def collector(
             models=models,
             provides=tuple(provides),
             requires=tuple(requires),
+            over=over,
             on_request=on_request,
         )
 

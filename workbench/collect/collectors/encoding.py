@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import check_finite, to_uint8
-from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 
@@ -14,32 +13,36 @@ from workbench.tokenizers.base import Tokenizer
         "images",
         "labels",
         "complexity",
-        "codebook",
         "reconstructions",
         "latents",
         "codes",
         "active",
+        "mse",
+        "l1",
     ],
+    requires=["codebook"],
+    over="images",
 )
-def encoding(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
-    """Encode and decode the images."""
-    rows: dict[str, list[np.ndarray]] = {}
-    for _, batch in context.batches(images):
-        tokens = model.encode(batch)
-        check_finite(tokens.latents, "latents")
-        rows.setdefault("reconstructions", []).append(to_uint8(model.decode(tokens)))
-        if tokens.latents.shape[2]:  # no channels if only the number of codewords is known
-            rows.setdefault("latents", []).append(tokens.latents.float().cpu().numpy())
-        if tokens.codes is not None:
-            rows.setdefault("codes", []).append(tokens.codes.int().cpu().numpy())
-        if tokens.active is not None:
-            rows.setdefault("active", []).append(tokens.active.cpu().numpy())
-    arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
-    arrays["images"] = images.read()
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    if images.complexity is not None:
-        arrays["complexity"] = images.complexity
-    if model.codebook is not None:
-        arrays["codebook"] = model.codebook.float().cpu().numpy()
+def encoding(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
+    """Encode and decode the images, and measure the errors of the pixels."""
+    tokens = batch.tokens
+    arrays = {"images": batch.pixels, "reconstructions": batch.reconstructions}
+    arrays["mse"], arrays["l1"] = _pixel_errors(batch.pixels, batch.reconstructions)
+    if tokens.latents.shape[2]:  # no channels if only the number of codewords is known
+        arrays["latents"] = tokens.latents.float().cpu().numpy()
+    if tokens.codes is not None:
+        arrays["codes"] = tokens.codes.int().cpu().numpy()
+    if tokens.active is not None:
+        arrays["active"] = tokens.active.cpu().numpy()
+    if batch.labels is not None:
+        arrays["labels"] = batch.labels
+    if batch.complexity is not None:
+        arrays["complexity"] = batch.complexity
     return arrays
+
+
+def _pixel_errors(pixels: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean squared and mean absolute error of each image, pixels in [0, 1]."""
+    difference = (pixels.astype(np.float64) - reconstructions) / 255
+    axes = (1, 2, 3)
+    return np.square(difference).mean(axis=axes), np.abs(difference).mean(axis=axes)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.images import batch_slices
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Images, Tokens
-from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 MAX_IMAGES = 256  # a mean of errors needs no more
@@ -36,7 +37,7 @@ TRANSFORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     provides=["equivariance_mse", "equivariance_direct_mse", "equivariance_latent_errors"],
     requires=["encoding"],
 )
-def equivariance(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def equivariance(model: Tokenizer, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Compare decoded transformed latents with transformed images, and latents of both."""
     if context.grid is None:
         raise NotApplicable(
@@ -45,10 +46,8 @@ def equivariance(model: Tokenizer, images: ImageSet, context: CollectContext) ->
         )
     if len(images) < MIN_IMAGES:
         raise NotApplicable(f"Equivariance needs at least {MIN_IMAGES} images.")
-    batch = images.images(slice(0, MAX_IMAGES)).to(context.device)
-    results = [
-        _compare(model, batch, transform, context) for transform in context.track([*TRANSFORMS])
-    ]
+    batch = images.batch(slice(0, min(MAX_IMAGES, len(images)))).images
+    results = [_compare(model, batch, transform) for transform in TRANSFORMS]
     return {
         "equivariance_mse": np.stack([result.mse for result in results]),
         "equivariance_direct_mse": np.stack([result.direct_mse for result in results]),
@@ -67,7 +66,7 @@ class _Comparison:
     latent_errors: tuple[float, float]  # raw, and without the mean at each position
 
 
-def _compare(model: Tokenizer, images: Images, name: str, context: CollectContext) -> _Comparison:
+def _compare(model: Tokenizer, images: Images, name: str) -> _Comparison:
     transform = TRANSFORMS[name]
     if not _applies(model, images, name):
         nothing = np.full(len(images), np.nan, np.float32)
@@ -76,7 +75,7 @@ def _compare(model: Tokenizer, images: Images, name: str, context: CollectContex
     direct_mse = []
     transformed_latents = []
     latents_of_transformed = []
-    for part in context.image_slices(len(images)):
+    for part in batch_slices(len(images), images.shape[2] * images.shape[3]):
         target = transform(images[part])
         moved = _transform_tokens(model.encode(images[part]), transform)
         direct = model.encode(target)

@@ -1,38 +1,67 @@
 """A generator's own measurements on the tokens of held-out images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import class_labels
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Tokens
-from workbench.data import ImageSet
 from workbench.generators.base import Generator
+from workbench.storage.evidence import ARRAYS
+
+BLOCK_IMAGES = 4096  # whose tokens are in memory at a time
 
 
 @collector(
     "generator",
     provides=["loss_times", "loss_by_time", "code_bits", "predicted", "labels"],
 )
-def evaluation(model: Generator, images: ImageSet, context: CollectContext) -> Arrays:
+def evaluation(model: Generator, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Evaluate the generator on images that it was not trained on."""
-    classes = class_labels(images)
-    if len(classes) and classes.max() >= model.config.classes:
+    labels, source = images.class_labels, images.image_set.source
+    if len(labels) and labels.max() >= model.config.classes:
         raise NotApplicable(
-            f"The generator has {model.config.classes} classes, and {images.source} has labels up "
-            f"to {classes.max()}."
+            f"The generator has {model.config.classes} classes, and {source} has labels up "
+            f"to {labels.max()}."
         )
-    encoded = [context.tokenizer.encode(batch) for _, batch in context.batches(images)]
-    labels = torch.from_numpy(classes).to(context.device)
-    arrays = model.evaluate(_concatenate(encoded), labels, seed=context.seed)
+    blocks: list[Arrays] = []
+    sizes: list[int] = []
+    for tokens, classes in _token_blocks(images, labels):
+        on_device = torch.from_numpy(classes).to(context.device)
+        blocks.append(model.evaluate(tokens, on_device, seed=context.seed + len(blocks)))
+        sizes.append(len(classes))
+    arrays = {name: _combine(name, [block[name] for block in blocks], sizes) for name in blocks[0]}
     if images.labels is None:
         arrays.pop("predicted", None)  # there is no true class
     elif "predicted" in arrays:
         arrays["labels"] = images.labels
     return arrays
+
+
+def _token_blocks(images: HeldOutImages, labels: np.ndarray) -> Iterator[tuple[Tokens, np.ndarray]]:
+    """Encode the images, and yield the tokens of many batches together, with their classes."""
+    encoded: list[Tokens] = []
+    start = 0
+    for batch in images.batches():
+        encoded.append(batch.tokens)
+        stop = batch.rows.stop
+        if stop - start >= BLOCK_IMAGES or stop == len(images):
+            yield _concatenate(encoded), labels[start:stop]
+            encoded = []
+            start = stop
+
+
+def _combine(name: str, values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Join the values of images, and average those that are means over images."""
+    if ARRAYS[name].axes[0] == "image":
+        return np.concatenate(values)
+    if len(values) == 1:
+        return values[0]
+    return np.average(values, axis=0, weights=sizes).astype(values[0].dtype)
 
 
 def _concatenate(batches: Sequence[Tokens]) -> Tokens:

@@ -1,19 +1,18 @@
-"""Features of the held-out images, of the training images and of reconstructions."""
+"""Features of the held-out images and of their reconstructions."""
 
-import numpy as np
 from torch import nn
 
+from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import extractor_outputs
-from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 
-@collector("tokenizer", "generator", provides=["features", "spatial_features"])
-def features(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
+@collector("tokenizer", "generator", provides=["features", "spatial_features"], over="images")
+def features(model: nn.Module, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Compute the features of the held-out images."""
     extractor = context.feature_extractor
-    return extractor_outputs(extractor, images.pixels, context.device, skip=["logits"])
+    return extractor_outputs(extractor, batch.pixels, context.device, skip=["logits"])
 
 
 @collector(
@@ -23,10 +22,9 @@ def features(model: nn.Module, images: ImageSet, context: CollectContext) -> Arr
         "reconstruction_spatial_features",
         "reconstruction_logits",
     ],
-    requires=["encoding"],
+    over="images",
 )
-def reconstruction_features(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def reconstruction_features(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Compute the features of the reconstructions."""
-    pixels: np.ndarray = context.arrays["reconstructions"]
     extractor = context.feature_extractor
-    return extractor_outputs(extractor, pixels, context.device, "reconstruction_")
+    return extractor_outputs(extractor, batch.reconstructions, context.device, "reconstruction_")

@@ -1,34 +1,37 @@
 """Features of decoded points between latents of held-out and of training images."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import pooled_features, to_uint8
-from workbench.collect.perturbed import decode_latents
+from workbench.collect.images import image_generator, pooled_features, to_uint8
 from workbench.core.errors import NotApplicable
-from workbench.data import ImageSet
+from workbench.core.types import Tokens
 from workbench.tokenizers.base import Tokenizer
 
 ALPHA = 0.5  # position on the arc; 0 is the held-out latent
 NUM_NEIGHBORS = 10  # of which one is drawn
-BLOCK_ROWS = 256  # held-out images whose similarities are in memory at once
 MIN_SINE = 1e-4  # of an angle between latents; below it, the arc is a line
 
 
 @collector(
     "tokenizer",
     provides=["interpolation_features", "interpolation_partners"],
-    requires=["encoding"],
+    over="images",
 )
-def interpolation(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def interpolation(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Decode points halfway to one of the ten nearest training latents, on the sphere."""
-    held_out = context.latents
     training = context.training_latents.latents
-    partners = nearest_partners(held_out, training, seed=context.seed)
+    held_out = batch.tokens.latents.float().cpu().numpy()
+    partners = nearest_partners(
+        held_out, context.resource(_training_neighbors), seed=context.seed, first=batch.rows.start
+    )
     return {
-        "interpolation_features": _decoded_features(held_out, training[partners], context),
+        "interpolation_features": _decoded_features(batch, training[partners], context),
         "interpolation_partners": partners.astype(np.int32),
     }
 
@@ -36,50 +39,83 @@ def interpolation(model: Tokenizer, images: ImageSet, context: CollectContext) -
 @collector(
     "tokenizer",
     provides=["random_interpolation_features"],
-    requires=["encoding"],
+    over="images",
     on_request=True,
 )
-def random_interpolation(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def random_interpolation(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Decode points halfway to random training latents, the null of `interpolation`."""
-    held_out = context.latents
     training = context.training_latents.latents
-    partners = np.random.default_rng(context.seed).integers(0, len(training), len(held_out))
-    return {
-        "random_interpolation_features": _decoded_features(held_out, training[partners], context)
-    }
+    partners = np.array(
+        [
+            torch.randint(len(training), (1,), generator=image_generator(context.seed, index))
+            for index in batch.indices
+        ]
+    )[:, 0]
+    return {"random_interpolation_features": _decoded_features(batch, training[partners], context)}
 
 
-def nearest_partners(held_out: np.ndarray, training: np.ndarray, *, seed: int) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class TrainingNeighbors:
+    """Training latents, centered and scaled by channel, of which neighbors are found.
+
+    Otherwise the nearest of most images are a few that are near to all.
+
+    Attributes
+    ----------
+    mean : ndarray of float, shape (n_tokens, dim)
+        Mean of the training latents.
+    deviation : ndarray of float, shape (dim,)
+        Their standard deviation by channel.
+    unit_rows : Tensor of float32, shape (m, n_tokens * dim)
+        The scaled latents, of length 1.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    unit_rows: Tensor
+
+    @classmethod
+    def of(cls, training: np.ndarray) -> "TrainingNeighbors":
+        """Scale training latents, shape (m, n_tokens, dim)."""
+        mean = training.mean(axis=0)
+        deviation = training.std(axis=(0, 1))
+        deviation = np.where(deviation > 0, deviation, 1)
+        return cls(mean, deviation, _unit_rows((training - mean) / deviation))
+
+    def similarity(self, latents: np.ndarray) -> Tensor:
+        """Return the cosine of latents, shape (n, n_tokens, dim), and training latents, (n, m)."""
+        return _unit_rows((latents - self.mean) / self.deviation) @ self.unit_rows.T
+
+
+def nearest_partners(
+    held_out: np.ndarray, training: TrainingNeighbors, *, seed: int, first: int = 0
+) -> np.ndarray:
     """Draw one of the nearest training latents of each held-out latent.
-
-    Latents are centered and scaled by channel before they are compared: otherwise the nearest of
-    most images are a few that are near to all.
 
     Parameters
     ----------
-    held_out, training : ndarray of float, shapes (n, n_tokens, dim) and (m, n_tokens, dim)
+    held_out : ndarray of float, shape (n, n_tokens, dim)
         Latents.
+    training : TrainingNeighbors
+        The training latents.
     seed : int
         Seed of the choice among the ten nearest, with probabilities exp(cosine).
+    first : int
+        The row of the first held-out latent in the evidence.
 
     Returns
     -------
     ndarray of int, shape (n,)
         Indices of training latents.
     """
-    mean = training.mean(axis=0)
-    deviation = training.std(axis=(0, 1))
-    deviation = np.where(deviation > 0, deviation, 1)
-    references = _unit_rows((training - mean) / deviation)
-    count = min(NUM_NEIGHBORS, len(training))
-    generator = torch.Generator().manual_seed(seed)
-    partners = []
-    for start in range(0, len(held_out), BLOCK_ROWS):
-        rows = _unit_rows((held_out[start : start + BLOCK_ROWS] - mean) / deviation)
-        similarity, nearest = (rows @ references.T).topk(count, dim=1)
-        drawn = torch.multinomial(similarity.softmax(dim=1), 1, generator=generator)
-        partners.append(nearest.gather(1, drawn)[:, 0])
-    return torch.cat(partners).numpy()
+    count = min(NUM_NEIGHBORS, len(training.unit_rows))
+    similarity, nearest = training.similarity(held_out).topk(count, dim=1)
+    shares = similarity.softmax(dim=1)
+    drawn = [
+        torch.multinomial(row, 1, generator=image_generator(seed, first + i))
+        for i, row in enumerate(shares)
+    ]
+    return nearest.gather(1, torch.stack(drawn))[:, 0].numpy()
 
 
 def spherical_interpolation(start: Tensor, end: Tensor, alpha: float) -> Tensor:
@@ -110,19 +146,24 @@ def spherical_interpolation(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     return (first * flat_start + second * flat_end).reshape(start.shape)
 
 
+def _training_neighbors(context: CollectContext) -> TrainingNeighbors:
+    return TrainingNeighbors.of(context.training_latents.latents)
+
+
 def _decoded_features(
-    held_out: np.ndarray, partners: np.ndarray, context: CollectContext
+    batch: ImageBatch, partners: np.ndarray, context: CollectContext
 ) -> np.ndarray:
     """Decode the points between latents, and return the features of the images."""
-    if "active" in context.arrays:
+    tokens = batch.tokens
+    if tokens.active is not None:
         raise NotApplicable(
             f"{context.source.name} chooses the number of tokens per image, so that there is no"
             " point between two latents."
         )
-    points = spherical_interpolation(torch.from_numpy(held_out), torch.from_numpy(partners), ALPHA)
-    decoded = decode_latents(context.tokenizer, points, context)
-    pixels = np.concatenate([to_uint8(images) for _, images in decoded])
-    return pooled_features(context.feature_extractor, pixels, context.device)
+    ends = torch.from_numpy(partners).to(context.device)
+    points = spherical_interpolation(tokens.latents.float(), ends, ALPHA)
+    decoded = context.tokenizer.decode(Tokens(points, grid=context.grid))
+    return pooled_features(context.feature_extractor, to_uint8(decoded), context.device)
 
 
 def _unit_rows(latents: np.ndarray) -> Tensor:

@@ -1,34 +1,30 @@
 """Features of the decoded midpoints between nearest latents."""
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import batch_slices, pooled_features, to_uint8
-from workbench.collect.perturbed import decode_latents
+from workbench.collect.images import batch_slices
+from workbench.collect.perturbed import decoded_features
 from workbench.core.errors import NotApplicable
-from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 
 @collector("tokenizer", provides=["midpoint_features"], requires=["encoding"], on_request=True)
-def midpoints(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
-    """Decode the midpoint between each image's latents and the nearest other ones."""
-    latents = torch.from_numpy(context.latents)
-    if "active" in context.arrays or len(latents) < 2:
+def midpoints(model: Tokenizer, images: HeldOutImages, context: CollectContext) -> Arrays:
+    """Decode the midpoint between the latents of each image with a picture and the nearest."""
+    latents = context.latents(slice(context.num_pictures))
+    if "active" in context.writer or len(latents) < 2:
         raise NotApplicable(
             "Midpoints need at least 2 images with equally many tokens; this tokenizer chooses the"
             " number of tokens per image, or there is 1 image."
         )
-    flat = rearrange(latents, "n l d -> n (l d)")
-    parts = batch_slices(len(flat))
-    nearest = torch.cat([_nearest_other(flat, part) for part in parts])
+    flat = rearrange(torch.from_numpy(latents), "n l d -> n (l d)")
+    nearest = torch.cat([_nearest_other(flat, part) for part in batch_slices(len(flat))]).numpy()
     middles = (latents + latents[nearest]) / 2
-    pixels = [to_uint8(decoded) for _, decoded in decode_latents(model, middles, context)]
-    features = pooled_features(context.feature_extractor, np.concatenate(pixels), context.device)
-    return {"midpoint_features": features}
+    return {"midpoint_features": decoded_features(model, middles, context)}
 
 
 def _nearest_other(flat: Tensor, part: slice) -> Tensor:

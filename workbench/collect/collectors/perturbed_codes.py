@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
-from workbench.collect.images import pooled_features, to_uint8
+from workbench.collect.images import image_generator, pooled_features, to_uint8
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Tokens
-from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 CODE_SHARES = (0.1, 0.25, 0.5)
@@ -19,26 +19,26 @@ BLOCK_ROWS = 1024  # codewords whose distances are in memory at once
 @collector(
     "tokenizer",
     provides=["perturbed_code_shares", "perturbed_code_features"],
-    requires=["encoding"],
+    over="images",
     on_request=True,
 )
-def perturbed_codes(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def perturbed_codes(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Replace a share of the codes by one of their nearest, decode, and compute features."""
-    codes = _codes(model, context)
+    codes = _codes(model, batch, context)
     assert model.codebook is not None
     codebook = model.codebook.float().cpu()
-    neighbors = nearest_codes(codebook)
-    generator = torch.Generator().manual_seed(context.seed)
+    neighbors = context.resource(_neighbors)
+    generators = [image_generator(context.seed, index) for index in batch.indices]
     features = []
-    for share in context.track(CODE_SHARES):
-        perturbed = perturb_codes(codes, neighbors, share, generator)
-        pixels = [
-            to_uint8(model.decode(_tokens(perturbed[part], codebook, context)))
-            for part in context.image_slices(len(perturbed))
-        ]
-        features.append(
-            pooled_features(context.feature_extractor, np.concatenate(pixels), context.device)
+    for share in CODE_SHARES:
+        perturbed = torch.cat(
+            [
+                perturb_codes(codes[i : i + 1], neighbors, share, generator)
+                for i, generator in enumerate(generators)
+            ]
         )
+        pixels = to_uint8(model.decode(_tokens(perturbed, codebook, context)))
+        features.append(pooled_features(context.feature_extractor, pixels, context.device))
     return {
         "perturbed_code_shares": np.array(CODE_SHARES, np.float32),
         "perturbed_code_features": np.stack(features),
@@ -99,10 +99,16 @@ def perturb_codes(
     return torch.where(is_replaced, neighbors[table, codes, choice], codes)
 
 
-def _codes(model: Tokenizer, context: CollectContext) -> Tensor:
-    """Return the codes of the collected images, or raise NotApplicable with the reason."""
+def _neighbors(context: CollectContext) -> Tensor:
+    assert context.tokenizer.codebook is not None
+    return nearest_codes(context.tokenizer.codebook.float().cpu())
+
+
+def _codes(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Tensor:
+    """Return the codes of the images, or raise NotApplicable with the reason."""
+    codes = batch.tokens.codes
     name = context.source.name
-    if not model.discrete or model.codebook is None or "codes" not in context.arrays:
+    if not model.discrete or model.codebook is None or codes is None:
         raise NotApplicable(
             f"{name} is continuous: the latents are not determined by codes, so that no code can be"
             " replaced by a similar one."
@@ -111,9 +117,9 @@ def _codes(model: Tokenizer, context: CollectContext) -> Tensor:
         raise NotApplicable(
             f"The codewords of {name} are not known as vectors, so that no code has a nearest one."
         )
-    if "active" in context.arrays:
+    if batch.tokens.active is not None:
         raise NotApplicable(f"{name} chooses the number of tokens per image.")
-    return torch.from_numpy(context.arrays["codes"]).long()
+    return codes.long().cpu()
 
 
 def _tokens(codes: Tensor, codebook: Tensor, context: CollectContext) -> Tokens:

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
+from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import MAX_ARRAY_BYTES, pooled_features, to_uint8
 from workbench.collect.ssim import ssim
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Images, Tokens
-from workbench.data import ImageSet
 from workbench.features import FeatureExtractor
 from workbench.tokenizers.active import respects_active
 from workbench.tokenizers.base import Tokenizer
@@ -17,24 +17,30 @@ from workbench.tokenizers.base import Tokenizer
 @collector(
     "tokenizer",
     provides=["prefixes", "prefix_mse", "prefix_l1", "prefix_ssim", "prefix_features"],
+    over="images",
 )
-def prefixes(model: Tokenizer, images: ImageSet, context: CollectContext) -> Arrays:
+def prefixes(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> Arrays:
     """Decode the first 1, 2, 4, ... tokens of each image and measure the errors."""
-    rows: dict[str, list[np.ndarray]] = {}
-    num_tokens = 0
-    for part, batch in context.batches(images):
-        tokens = model.encode(batch)
-        if part.start == 0 and not respects_active(model, tokens):
-            raise NotApplicable("this decoder always uses all tokens.")
-        num_tokens = tokens.latents.shape[1]
-        metrics = prefix_metrics(model, tokens, batch, context.feature_extractor, len(images))
-        for name, values in metrics.items():
-            rows.setdefault(name, []).append(values)
-    arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
+    if not context.resource(_can_leave_out_tokens):
+        raise NotApplicable("this decoder always uses all tokens.")
+    tokens = batch.tokens
+    arrays = prefix_metrics(
+        model,
+        tokens,
+        batch.images,
+        context.feature_extractor,
+        context.num_pictures,
+        with_features=batch.num_pictures > 0,
+    )
     if "prefix_features" in arrays:
         arrays["prefix_features"] = np.moveaxis(arrays["prefix_features"], 1, 0)
-    arrays["prefixes"] = np.array(prefix_lengths(num_tokens), dtype=np.int32)
+    arrays["prefixes"] = np.array(prefix_lengths(tokens.latents.shape[1]), dtype=np.int32)
     return arrays
+
+
+def _can_leave_out_tokens(context: CollectContext) -> bool:
+    first_images = context.images.batch(context.images.parts()[0])
+    return respects_active(context.tokenizer, first_images.tokens)
 
 
 def prefix_lengths(num_tokens: int) -> list[int]:
@@ -55,6 +61,8 @@ def prefix_metrics(
     images: Images,
     feature_extractor: FeatureExtractor,
     num_images: int,
+    *,
+    with_features: bool = True,
 ) -> Arrays:
     """Measure the reconstructions of one batch from the first tokens.
 
@@ -71,6 +79,8 @@ def prefix_metrics(
     num_images : int
         Images of all batches. Features are collected of as many prefixes, shortest first, as fit
         into `MAX_ARRAY_BYTES` for all of them.
+    with_features : bool
+        Whether to compute `prefix_features`.
 
     Returns
     -------
@@ -97,7 +107,10 @@ def prefix_metrics(
         columns["prefix_l1"].append(difference.abs().mean(dim=(1, 2, 3)).cpu().numpy())
         columns["prefix_ssim"].append(ssim(decoded, images).cpu().numpy())
         num_featured = len(columns["prefix_features"]) + 1
-        if num_featured * num_images * feature_extractor.dim * 4 <= MAX_ARRAY_BYTES:
+        if (
+            with_features
+            and num_featured * num_images * feature_extractor.dim * 4 <= MAX_ARRAY_BYTES
+        ):
             features = pooled_features(feature_extractor, to_uint8(decoded), images.device)
             columns["prefix_features"].append(features)
     return {name: np.stack(values, axis=1) for name, values in columns.items() if values}

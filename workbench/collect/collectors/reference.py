@@ -2,10 +2,10 @@
 
 from torch import nn
 
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.statistics import reference_statistics
 from workbench.core.errors import NotApplicable
-from workbench.data import ImageSet
 
 
 @collector(
@@ -18,7 +18,7 @@ from workbench.data import ImageSet
         "reference_spatial_covariance",
     ],
 )
-def reference(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
+def reference(model: nn.Module, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Read the statistics of the reference file, or compute them from its images."""
     if context.reference is None:
         raise NotApplicable("No reference file was given (--reference FILE.npz).")

@@ -4,10 +4,10 @@ import math
 
 from torch import nn
 
+from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import MAX_ARRAY_BYTES, extractor_outputs, load_images
 from workbench.collect.training_latents import check_training_images
-from workbench.data import ImageSet
 
 
 @collector(
@@ -15,7 +15,7 @@ from workbench.data import ImageSet
     "generator",
     provides=["train_images", "train_features", "train_spatial_features"],
 )
-def training_images(model: nn.Module, images: ImageSet, context: CollectContext) -> Arrays:
+def training_images(model: nn.Module, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Draw images that the tokenizer was trained on, and compute their features."""
     check_training_images(context)
     max_images = max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape))

@@ -1,0 +1,178 @@
+"""Collecting in batches: pictures of a subset, resuming after a kill, and several processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.analysis.codebook.gallery import code_gallery
+from workbench.analysis.images.reconstruction import reconstruction
+from workbench.collect import collect, images
+from workbench.collect.batches import pictures_first
+from workbench.core.errors import RunError, UserError
+from workbench.core.progress import Cancelled, progress_listener
+from workbench.storage.evidence import Evidence
+from workbench.storage.evidence_writer import EvidenceWriter
+from workbench.storage.run import Run
+
+RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
+NUM_IMAGES = 24
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Copies of small stored runs, which are collected in batches of 4 images."""
+    monkeypatch.setattr(images, "ENCODE_BATCH", 4)
+    shutil.copytree(RUNS, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def assert_equal_arrays(a: Evidence, b: Evidence) -> None:
+    first, second = a.arrays(), b.arrays()
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+# Pictures
+
+
+def test_every_image_contributes_numbers_and_some_have_pictures(runs):
+    every = collect(Run(runs / "vqvae"), limit=NUM_IMAGES)
+    some = collect(Run(runs / "vqvae"), limit=NUM_IMAGES, pictures=12)
+    assert (some.num_images, some.num_pictures) == (NUM_IMAGES, 12)
+    assert some.mse.shape == some.latents.shape[:1] == some.features.shape[:1] == (NUM_IMAGES,)
+    difference = (some.images.astype(float) - some.reconstructions) / 255
+    np.testing.assert_allclose(some.mse[:12], np.square(difference).mean(axis=(1, 2, 3)))
+    # The same images in another order.
+    np.testing.assert_allclose(np.sort(some.mse), np.sort(every.mse), rtol=1e-4)
+    assert np.bincount(some.labels[:12], minlength=10).max() <= 2
+
+
+def test_analyses_of_pictures_name_their_subset(runs):
+    evidence = collect(Run(runs / "vqvae"), limit=NUM_IMAGES, pictures=12)
+    result = reconstruction(**evidence.kwargs_for(reconstruction))
+    assert result.n == NUM_IMAGES and max(result.example_indices) < 12
+    arguments = evidence.kwargs_for(code_gallery)
+    assert len(arguments["codes"]) == len(arguments["latents"]) == len(arguments["images"]) == 12
+    gallery = code_gallery(**arguments)
+    assert gallery.n == 12 and f"{NUM_IMAGES}" in gallery.summary()
+
+
+def test_pictures_are_stratified_by_class():
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    order = pictures_first(labels, 1000, 50, seed=0)
+    assert np.bincount(labels[order[:50]]).tolist() == [30, 15, 5]
+    assert (np.diff(order[:50]) > 0).all() and sorted(order) == list(range(1000))
+
+
+@pytest.mark.parametrize("name", ["limit", "pictures"])
+def test_numbers_of_images_are_checked(runs, name):
+    with pytest.raises(UserError):
+        collect(Run(runs / "vqvae"), **{name: 0})
+
+
+# Resuming
+
+
+def stop_after(count: int):
+    """Return a listener that stops a collection at its report of this number."""
+    reports = iter(range(count))
+
+    def listener(done: int, total: int) -> None:
+        if next(reports, None) is None:
+            raise Cancelled("Stopped.")
+
+    return listener
+
+
+@pytest.mark.parametrize(("name", "stops"), [("softvq", (3, 40, 30)), ("sit", (2, 4))])
+def test_resumed_collection_gives_equal_arrays(runs, name, stops, monkeypatch):
+    monkeypatch.setattr("workbench.storage.evidence_writer.RECORD_INTERVAL_S", 0.0)
+    whole = collect(Run(shutil.copytree(runs / name, runs / "whole")), limit=NUM_IMAGES)
+    run = Run(runs / name)
+    first_reports = []
+    for stop in stops:
+        with pytest.raises(Cancelled), progress_listener(stop_after(stop)):
+            collect(run, limit=NUM_IMAGES)
+    with progress_listener(lambda done, total: first_reports.append(done)):
+        resumed = collect(run, limit=NUM_IMAGES)
+    assert first_reports[1] > 0  # what was complete is not computed again
+    assert_equal_arrays(resumed, whole)
+    assert [p.name for p in (run.folder / "evidence").iterdir() if p.name.startswith(".")] == []
+
+
+def test_other_options_start_again(runs):
+    run = Run(runs / "softvq")
+    with pytest.raises(Cancelled), progress_listener(stop_after(30)):
+        collect(run, limit=NUM_IMAGES)
+    other = collect(run, limit=20, only=["encoding"])
+    assert other.latents.shape[0] == 20 and other.features is None
+
+
+def test_full_disk_keeps_what_is_complete(runs, monkeypatch):
+    run = Run(runs / "softvq")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.storage.evidence_writer.create_mapped_array", full)
+        with pytest.raises(RunError):
+            collect(run, limit=NUM_IMAGES)
+    assert collect(run, limit=NUM_IMAGES).num_images == NUM_IMAGES
+
+
+def test_rows_of_a_killed_process_are_written_again(tmp_path):
+    lengths = {"image": 6, "picture": 2, "sample": 0}
+    EvidenceWriter.start(tmp_path / "e", {"a": 1})
+    writer = EvidenceWriter(tmp_path / "e", lengths)
+    writer.write({"codes": np.ones((4, 2), np.int32)}, slice(0, 4))
+    writer.complete("encoding", slice(0, 4))
+    writer.record()
+    writer.write({"codes": np.full((2, 2), 7, np.int32)}, slice(4, 6))  # killed before the record
+    assert EvidenceWriter.start(tmp_path / "e", {"a": 1})
+    again = EvidenceWriter(tmp_path / "e", lengths)
+    parts = [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert again.missing("encoding", parts) == [slice(4, 6)]
+    again.write({"codes": np.full((2, 2), 2, np.int32)}, slice(4, 6))
+    assert again.read("codes").tolist() == [[1, 1]] * 4 + [[2, 2]] * 2
+    again.write({"images": np.full((4, 1, 1, 1), 5, np.uint8)}, slice(0, 4))
+    assert again.read("images").shape == (2, 1, 1, 1)  # only the first have pictures
+    assert not EvidenceWriter.start(tmp_path / "e", {"a": 2})  # other arrays
+    assert not EvidenceWriter(tmp_path / "e", lengths).names()
+
+
+# Several processes
+
+
+def start_collecting(run: Path, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "workbench", "collect", str(run), f"--limit={NUM_IMAGES}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=os.environ | environment, text=True, **pipes)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_arrays_of_one(tmp_path):
+    for name in ("one", "two"):
+        config = shutil.copytree(RUNS / "softvq", tmp_path / name) / "config.json"
+        content = json.loads(config.read_text())
+        content["data"] |= {"limit": None, "n": None}  # all 360 images, which are two batches
+        config.write_text(json.dumps(content))
+    one = collect(Run(tmp_path / "one"), limit=300)
+    assert one.num_images == 300
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "workbench", "collect", str(tmp_path / "two"), "--limit=300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    two = Run(tmp_path / "two").evidence()
+    assert done.stdout.count("Evidence of two") == 1
+    first, second = one.arrays(), two.arrays()
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_allclose(second[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
