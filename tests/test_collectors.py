@@ -1,6 +1,5 @@
 """Collectors: discovery, selection, and the same arrays for any selection and batch size."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from workbench.collect import collect, images
 from workbench.collect.collectors import collectors
 from workbench.collect.selection import select_collectors
 from workbench.core.errors import UserError
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import ARRAYS, Evidence
 from workbench.storage.run import Run
 
 RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
 NAMES = ("ar", "sit", "softvq", "vqvae")
-FIELDS = {field.name for field in dataclasses.fields(Evidence)} - {"provenance"}
+FIELDS = set(ARRAYS)
 TOKENIZER_COLLECTORS = {
     "encoding",
     "error_target",
