@@ -53,6 +53,12 @@ OTHER |= {"positions": "rope", "rows": 2, "qk_norm": True, "direction_weight": 0
 OTHER |= {"interval": (0.0, 0.6), "guided_channels": 1, "solver": "euler", "sampling_steps": 4}
 OTHER |= {"stored_positions": True, "norm_eps": 0.1}
 OTHER |= {"time_embedding": "unscaled", "reversed_time": True, "uniform_after": 0.5}
+OTHER |= {"init": "xavier", "learned_variance": True, "patch": 2}
+# Settings that are only valid with others.
+COMPANIONS = {
+    "learned_variance": {"path": "ddpm-linear", "predict": "noise", "times": "timesteps"},
+    "patch": {"rows": 2},
+}
 paths = pytest.mark.parametrize("path", ["linear", "cosine"])
 each = pytest.mark.parametrize("preset", PRESETS)
 
@@ -399,11 +405,12 @@ def test_every_setting_changes_something():
         terms = model.objective(latents, torch.arange(64) % 5).terms
         return [*terms.values(), sample_latents(model, torch.arange(5), guidance=2.0)]
 
-    usual = behaviour(sampling_steps=3)
     for field in dataclasses.fields(SiT.Config):
         if field.name == "by_channel":  # a setting of data preparation, which is tested below
             continue
-        now = behaviour(**({"sampling_steps": 3} | {field.name: OTHER[field.name]}))
+        settings = {"sampling_steps": 3} | COMPANIONS.get(field.name, {})
+        usual = behaviour(**settings)
+        now = behaviour(**(settings | {field.name: OTHER[field.name]}))
         same = len(now) == len(usual) and all(map(torch.equal, now, usual))
         assert not same, f"{field.name} changes nothing"
 
@@ -698,3 +705,16 @@ def test_times_are_uniform_after_a_fraction_of_the_training(monkeypatch):
     assert kinds == late + ["logit-normal"] * 4
     with pytest.raises(UserError, match="uniform_after"):
         SiT.Config(**sizes, uniform_after=1.5)
+
+
+def test_xavier_init_has_the_published_spread():
+    """Uniform weights by the sizes of a layer; outputs and gates of zero, as without it."""
+    torch.manual_seed(0)
+    model = small(width=64, depth=1, init="xavier", time_embedding="unscaled")
+    weight = model.blocks[0].attention.project_in.weight
+    bound = (6 / (64 + 192)) ** 0.5
+    assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(
+        bound / 3**0.5, rel=0.05
+    )
+    assert model.time[2].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not model.to_velocity.weight.any() and not model.blocks[0].modulation.weight.any()

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+import workbench as wb
 from workbench.cli import app
 from workbench.collect.models import load_models, load_tokenizer
 from workbench.collect.sampling import draw_samples
@@ -29,6 +31,7 @@ from workbench.training.dataloading import Rank, prefetch_batches
 N = 40
 CLASSES = 5
 TINY = {"num_tokens": 4, "width": 16, "depth": 1, "heads": 2, "batch_size": 8, "precision": "no"}
+GENERATOR = {name: TINY[name] for name in ("width", "depth", "heads", "batch_size", "precision")}
 TOKENIZER = TINY | {"side": 8, "channels": 1, "patch": 2, "dim": 4, "collect": False}
 
 
@@ -209,7 +212,7 @@ def test_flips_depend_on_seed_and_step_alone():
     ],
 )
 def test_generator_trains_on_a_tokenizer_of_a_stream(tokenizers, tmp_path, recipe, quantity):
-    small = {name: TINY[name] for name in ("width", "depth", "heads", "batch_size", "precision")}
+    small = dict(GENERATOR)
     if recipe.startswith("lightningdit"):
         small["guided_channels"] = 2
     out = tmp_path / "run"
@@ -234,3 +237,92 @@ def test_images_without_labels_are_of_one_class(folder, tmp_path):
     data = f"stream:{tmp_path}"
     run = train("ae-imagenet256", tmp_path / "run", data=data, steps=1, **TOKENIZER)
     assert not load_encoded(run, None, "latents").labels.any()
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizers, tmp_path_factory):
+    """Copy the shards of both quantities, as other programs would have written them."""
+    folders = {}
+    for name, run in tokenizers.items():
+        folders[name] = tmp_path_factory.mktemp("files") / name
+        encoding = Encoding(run=run, step=2, quantity=name, flip=True)
+        shutil.copytree(encoding.write(), folders[name])
+    codebook = load_tokenizer(tokenizers["codes"]).codebook.detach().numpy()
+    np.save(folders["codes"] / "codebook.npy", codebook)
+    (folders["latents"] / "latent_stats.json").unlink()
+    channels = (torch.full((1, 4, 1, 1), value) for value in (0.5, 2.0))
+    torch.save(
+        dict(zip(("mean", "std"), channels, strict=True)), folders["latents"] / "latents_stats.pt"
+    )
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("recipe", "quantity"), [("sit-imagenet256", "latents"), ("ar-imagenet256", "codes")]
+)
+def test_generator_trains_on_files(exported, tmp_path, recipe, quantity):
+    out = tmp_path / "run"
+    arguments = ["train", recipe, "--out", str(out), "--latents", str(exported[quantity])]
+    for name, value in (GENERATOR | {"steps": 2, "save_every": 1}).items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    run = Run(out)
+    assert run.is_generator and run.tokenizer is None and run.config.latents.n == N
+    if quantity == "latents":
+        assert run.config.settings["mean"] == pytest.approx(0.5)
+        assert run.config.settings["std"] == pytest.approx(2.0, rel=1e-2)
+    with pytest.raises(UserError):
+        load_models(run)
+    weights = load_file(out / "step-000002.safetensors")
+    (out / "step-000002.safetensors").unlink()
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    resumed = load_file(out / "step-000002.safetensors")
+    assert all(np.array_equal(resumed[name], weights[name]) for name in weights)
+
+
+def test_files_and_tokenizer_are_decoded_together(exported, tokenizers, tmp_path):
+    settings = GENERATOR | {"latents": exported["latents"], "steps": 1, "collect": False}
+    tokenizer = tokenizers["latents"].folder
+    run = train("sit-imagenet256", tmp_path / "run", tokenizer=tokenizer, **settings)
+    models = load_models(run)
+    assert draw_samples(models.generator, models.tokenizer, torch.arange(2), steps=1).shape[0] == 2
+    other = tokenizers["codes"].folder
+    wrong = shutil.copytree(exported["latents"], tmp_path / "wrong")
+    rewrite(wrong, lambda arrays: {n: a[..., :2] if a.ndim > 1 else a for n, a in arrays.items()})
+    for change in ({"tokenizer": other, "latents": wrong}, {"tokenizer": None, "latents": None}):
+        with pytest.raises(UserError):
+            train("sit-imagenet256", tmp_path / "b", **(settings | change))
+    assert not (tmp_path / "b").exists()
+
+
+def rewrite(folder, change):
+    """Change the arrays of the only shard of a folder."""
+    (path,) = folder.glob("*.safetensors")
+    save_file({n: np.ascontiguousarray(a) for n, a in change(load_file(path)).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "change"),
+    [
+        ("latents", lambda arrays: {n: a for n, a in arrays.items() if n != "latents_flip"}),
+        ("latents", lambda arrays: {n: a for n, a in arrays.items() if n != "latents"}),
+        ("latents", lambda arrays: arrays | {"labels": arrays["labels"] - 1}),
+        ("latents", lambda arrays: arrays | {"latents": arrays["latents"][:, :, 0]}),
+        ("codes", lambda arrays: arrays | {"codes": arrays["codes"] + 16}),
+    ],
+    ids=["flips", "latents", "labels", "axes", "codes"],
+)
+def test_files_that_do_not_fit_are_refused(exported, tmp_path, quantity, change):
+    folder = shutil.copytree(exported[quantity], tmp_path / "files")
+    rewrite(folder, change)
+    recipe = {"latents": "sit-imagenet256", "codes": "ar-imagenet256"}[quantity]
+    with pytest.raises(UserError):
+        train(recipe, tmp_path / "run", latents=folder, steps=1, **GENERATOR)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_of_arrays_is_no_tokenizer(exported, tmp_path):
+    wb.evaluate(f"arrays:{exported['latents']}", out=tmp_path / "arrays")
+    with pytest.raises(UserError, match="--latents"):
+        train("sit-imagenet256", tmp_path / "run", tokenizer=tmp_path / "arrays", **GENERATOR)

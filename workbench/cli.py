@@ -111,7 +111,15 @@ def train(
     num_tokens: Annotated[int | None, typer.Option(help="Latent tokens per image.")] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="The run of a trained tokenizer. Generators require it."),
+        typer.Option(
+            help="The run of a trained tokenizer, on whose latents a generator is trained."
+        ),
+    ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of latents or codes for a generator, in place of the tokenizer's own."
+        ),
     ] = None,
     collect: Annotated[bool, typer.Option(help="Collect evidence after training.")] = True,
 ) -> None:
@@ -134,6 +142,7 @@ def train(
         "save_every": save_every,
         "num_tokens": num_tokens,
         "tokenizer": tokenizer,
+        "latents": latents,
     }
     target, arguments = _target_and_arguments(recipe, class_path, context.args)
     settings = options | _settings(context, arguments)

@@ -154,7 +154,7 @@ def export(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
     run = run if isinstance(run, Run) else Run(run)
-    if run.config.tokenizer is not None:
+    if run.is_generator:
         raise UserError(
             f"{run.folder} is the run of a generator, which has no latents of images. Export the "
             "run of its tokenizer."

@@ -36,7 +36,7 @@ def load_models(run: Run, step: int | None = None, trust: Sequence[str] = ()) ->
     RunError
         If there is no such checkpoint, or a model is of another kind than the run.
     """
-    if run.tokenizer is None:
+    if not run.is_generator:
         return LoadedModels(tokenizer=load_tokenizer(run, step, trust), source=run)
     return LoadedModels(
         tokenizer=load_source_tokenizer(run, trust),
@@ -53,6 +53,12 @@ def tokenizer_run(run: Run) -> Run:
     RunError
         If the run's config.json does not refer to a tokenizer.
     """
+    if run.config.latents is not None and run.tokenizer is None:
+        raise RunError(
+            f"{run.folder} was trained on the latents in {run.config.latents.folder} without a"
+            " tokenizer, so that its samples cannot be decoded. Train it in a new folder with"
+            " --tokenizer RUN as well, the run of the tokenizer of these latents."
+        )
     if run.tokenizer is None:
         raise RunError(
             f"{run.folder} has no tokenizer in its config.json; a generator's run must have one."

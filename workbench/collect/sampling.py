@@ -116,7 +116,7 @@ def previewer(
     For a tokenizer these are reconstructions of held-out images, for a generator samples from fixed
     noise.
     """
-    if run.tokenizer is None:
+    if not run.is_generator:
         images = load_images(run, max_images=count).images()
         return torch.no_grad()(lambda model: _reconstruct(run, model, images))
     tokenizer = load_source_tokenizer(run, trust)

@@ -221,7 +221,7 @@ class LoadedGenerator(LoadedRun):
 def _load(folder: Path, step: int | None, modified_ns: int, trust: tuple[str, ...]) -> LoadedRun:
     """Load a checkpoint; its time of modification is part of the key of the cache."""
     run = Run(folder)
-    if run.tokenizer is None:
+    if not run.is_generator:
         model = load_tokenizer(run, step, trust)
         return LoadedTokenizer(run=run, trust=trust, model=model)
     return LoadedGenerator(run=run, trust=trust, model=load_generator(run, step, trust))

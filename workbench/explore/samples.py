@@ -252,7 +252,7 @@ def tokenizer_of(run: Run, trust: Sequence[str] = ()) -> Tokenizer:
     NotApplicable
         If the run is a tokenizer.
     """
-    if run.tokenizer is None:
+    if not run.is_generator:
         raise NotApplicable(f"Sampling needs a generator; {run.folder} is a tokenizer.")
     return load_source_tokenizer(run, trust)
 

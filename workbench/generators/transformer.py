@@ -2,7 +2,16 @@
 
 DiT (arXiv:2212.09748) gives the blocks, SiT (arXiv:2401.08740) the paths and the predictions,
 LightningDiT (arXiv:2501.01423) the norms, gates, rotations and the direction loss.
-`generators.presets` has the settings of each.
+`generators.presets` has the settings of each, and the recipes for ImageNet those of their code.
+
+Here, also with the settings of the code:
+
+- The moments of the latents are those of all training images; LightningDiT takes 10,000.
+- The moving average of the weights starts with a smaller decay.
+- The direction loss counts a short vector as one of length 0.1; see `direction_loss`.
+- Rotations turn the channels i and i + half of a head; the code turns neighbors. Only the order of
+  channels differs, and `generators.pretrained` permutes them.
+- Which latents are mirrored depends on the seed and the step, and not on the order of the loader.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +56,7 @@ from workbench.nn.transformer import (
     ModulatedBlock,
     Norm,
     init_weights,
+    init_xavier,
     modulation_norm,
     rotary_angles,
 )
@@ -96,6 +106,8 @@ class SiT(Generator):
         # index of a discrete timestep, as that of DiT.
         time_embedding: Literal["scaled", "unscaled", "timestep"] = "scaled"
         reversed_time: bool = False  # embed 1 - t, as LightningDiT's code does
+        # Weights at the start: small, shrinking with the depth, or those of the papers' code.
+        init: Literal["scaled", "xavier"] = "scaled"
         direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
         shift: float = 1.0  # of the sampling times; above 1 more of them are near the noise
         interval: tuple[float, float] = (0.0, 1.0)  # of times with guidance; 1 is noise
@@ -190,8 +202,8 @@ class SiT(Generator):
 
         @property
         def axes(self) -> int:
-            """The number of axes of the tokens' positions: 1 for a line, 2 for a grid."""
-            return 1 if self.rows == 1 else 2
+            """The axes of the positions of the network's tokens: 1 for a line, 2 for a grid."""
+            return 1 if self.rows == self.patch else 2
 
     consumes: ClassVar[Literal["latents", "codes"]] = "latents"
     set_by_tokenizer = ("num_tokens", "dim", "classes", "mean", "std", "rows")
@@ -230,7 +242,7 @@ class SiT(Generator):
         # The output layer also of a noise prediction; stored runs have this name.
         num_outputs = 2 * config.dim if config.learned_variance else config.dim
         self.to_velocity = nn.Linear(width, config.patch**2 * num_outputs)
-        init_weights(self, config.depth)
+        self._init_linear()
         self.label = nn.Embedding(config.classes + 1, width)
         nn.init.normal_(self.label.weight, std=0.02)
         # adaLN-zero: the gates of every block, and the output, start at zero.
@@ -253,6 +265,15 @@ class SiT(Generator):
             "positions", sines if has_sines else None, persistent=config.stored_positions
         )
         self.register_buffer("turns", turns, persistent=False)
+
+    def _init_linear(self) -> None:
+        if self.config.init == "scaled":
+            init_weights(self, self.config.depth)
+            return
+        init_xavier(self)
+        for name, weight in self.time.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(weight, std=0.02)
 
     @classmethod
     def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:

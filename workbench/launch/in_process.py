@@ -51,7 +51,8 @@ DATA_SETTINGS = {
 }
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 RESUMABLE_SETTINGS = ("num_workers",)
-RUN_SETTINGS = ("tokenizer", "start", *DATA_SETTINGS)
+LATENT_SETTINGS = {"tokenizer": str, "latents": str}
+RUN_SETTINGS = ("start", *LATENT_SETTINGS, *DATA_SETTINGS)
 REHEARSAL_ITEMS = 2
 GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -115,7 +116,9 @@ def train(
         - limit: the largest number of training images
         - value_range: the values of black and white of images with more than 8 bits
         - cache: a folder for the features of alignment teachers
-        - tokenizer: the run of a trained tokenizer; generators require it
+        - tokenizer: the run of a trained tokenizer, on whose latents a generator is trained
+        - latents: a folder of latents or codes in place of the tokenizer's own; without a
+          tokenizer, samples cannot be decoded
         - start: a run whose weights training starts from
 
     Returns
@@ -146,7 +149,9 @@ def train(
     print_summary(run.config, (run.tokenizer or run).config.data)
     if not is_finished:
         _follow(job, first_step)
-    if collect and run.status()["state"] == "finished":
+    if collect and run.is_generator and run.tokenizer is None:
+        tqdm.write(f"{run.name} has no tokenizer, so that no evidence is collected.", sys.stderr)
+    elif collect and run.status()["state"] == "finished":
         # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
         bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
         with bar, progress_listener(count_on(bar)):
@@ -230,7 +235,8 @@ def _follow(job: TrainingJob, first_step: int) -> None:
 
     run = job.run
     steps = job.train_config.steps
-    draw_preview = previewer(run, trust=job.trust)
+    can_decode = not run.is_generator or run.tokenizer is not None
+    draw_preview = previewer(run, trust=job.trust) if can_decode else None
     held_out = load_held_out(run, job.trust)
     with (
         tqdm(
@@ -249,7 +255,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
             bar.update(record.step - bar.n)
             terms = {name: f"{value:.3g}" for name, value in record.terms.items()}
             bar.set_postfix(terms, refresh=False)
-            if record.sample:
+            if record.sample and draw_preview is not None:
                 run.save_samples(record.step, draw_preview(record.model))
             if record.evaluate:
                 with progress_listener(percentage_on(bar, "collecting evidence")):
@@ -311,7 +317,7 @@ def _coerce_changes(trainable: Trainable, settings: dict[str, Any]) -> dict[str,
     derived: tuple[str, ...] = ()
     if issubclass(model_class, Generator):
         derived = model_class.set_by_tokenizer
-        kinds |= {"tokenizer": str}
+        kinds |= LATENT_SETTINGS
     else:
         kinds |= DATA_SETTINGS
     for name in settings:
@@ -345,14 +351,10 @@ def _configure(
     sections: dict[str, Any] = {}
     data: Dataset
     if trainable.is_generator:
-        sections["tokenizer"], data, derived = resolve_latents(
-            trainable,
-            out,
-            changes.get("tokenizer"),
-            settings,
-            flip=train_config.flip > 0,
-            trust=trust,
+        latent_sections, data, derived = resolve_latents(
+            trainable, out, changes, settings, flip=train_config.flip > 0, trust=trust
         )
+        sections |= latent_sections
         model_config = model_class.Config(**(settings | derived))
     else:
         model_config = model_class.Config(**settings)

@@ -1,7 +1,7 @@
 """The latents or codes of a tokenizer's training images: the training data of a generator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from workbench.storage.latent_stats import LatentStats
 from workbench.storage.run import Run
 from workbench.storage.sharded_array import RowArray, ShardedArray
 from workbench.storage.token_layout import Grid, without_grid
+from workbench.tokenizers.base import Tokenizer
+
+CHECK_ROWS = 4096  # codes of so many images are checked at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,76 @@ def load_encoded(
     return read_encoded(encoding.write(), quantity, flip=flip, codebook=codebook)
 
 
+def load_files(
+    folder: str | Path,
+    quantity: Quantity,
+    *,
+    flip: bool = False,
+    tokenizer: Run | None = None,
+    trust: Sequence[str] = (),
+) -> LatentDataset:
+    """Load latents or codes that were encoded elsewhere.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder as LightningDiT's or `workbench export` writes it; see `read_encoded`.
+    quantity : {"latents", "codes"}
+        What the generator consumes.
+    flip : bool
+        Whether the rows of mirrored images are needed.
+    tokenizer : Run, optional
+        The tokenizer of the latents, which decodes samples.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+
+    Raises
+    ------
+    UserError
+        If the files are not valid, or are not of this tokenizer.
+    """
+    data = read_encoded(Path(folder), quantity, flip=flip)
+    if tokenizer is not None:
+        data = _of_tokenizer(
+            data, folder, quantity, load_tokenizer(tokenizer, None, trust), tokenizer
+        )
+    if quantity == "latents":
+        return data
+    if data.codebook is None:
+        raise UserError(
+            f"{folder} has no codebook; add codebook.npy of shape (k, d) or (g, k, d), or give the"
+            " run of the tokenizer."
+        )
+    size = data.codebook.shape[1]
+    for start in range(0, len(data), CHECK_ROWS):
+        codes = data.rows[start : start + CHECK_ROWS]
+        if codes.min() < 0 or codes.max() >= size:
+            raise UserError(
+                f"{folder}: codes must be in 0..{size - 1}, the codewords, got {codes.min()} to"
+                f" {codes.max()}."
+            )
+    return data
+
+
+@torch.no_grad()
+def _of_tokenizer(
+    data: LatentDataset, folder: str | Path, quantity: Quantity, model: Tokenizer, run: Run
+) -> LatentDataset:
+    """Return the data with the grid and the codebook of a tokenizer, whose tokens they must be."""
+    settings = run.config.settings
+    shape = (1, settings["channels"], settings["side"], settings["side"])
+    tokens = model.encode(torch.zeros(shape, device=model_device(model)))
+    values = tokens.codes if quantity == "codes" else tokens.latents
+    expected = None if values is None else tuple(values.shape[1:])
+    if expected != data.rows.shape[1:]:
+        raise UserError(
+            f"{folder} has {quantity} of shape {data.rows.shape[1:]} per image and {run.folder}"
+            f" {expected or 'none'}; give the run of the tokenizer that encoded them."
+        )
+    codebook = data.codebook if model.codebook is None else model.codebook.detach().cpu()
+    return replace(data, grid=data.grid or tokens.grid, codebook=codebook)
+
+
 @torch.no_grad()
 def encode_held_out(
     run: Run, step: int | None, quantity: Quantity, images: ImageSet, trust: Sequence[str] = ()
@@ -190,7 +263,11 @@ def read_encoded(
     UserError
         If a file is damaged, or an array is missing or of another shape.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Give a folder with {quantity} and labels.")
     files = read_array_files(folder)
+    if codebook is None and quantity == "codes":
+        codebook = _codebook(folder, files)
     rows, grid = _rows(folder, files, quantity)
     flipped: RowArray | None = None
     if flip:
@@ -218,7 +295,10 @@ def _rows(folder: Path, files: ArrayFiles, name: str) -> tuple[ShardedArray, Gri
         axes = "(n, rows, columns) or (n, tokens)"
     if name not in files.arrays:
         available = ", ".join(files.arrays)
-        raise UserError(f"{folder} has no {name} of shape {axes}; it has {available}.")
+        advice = ""
+        if name.endswith("_flip"):
+            advice = " Mirrored images are needed unless flip is 0."
+        raise UserError(f"{folder} has no {name} of shape {axes}; it has {available}.{advice}")
     parts = files.arrays[name].arrays
     num_axes = 3 if has_channels else 2
     kinds = "f" if has_channels else "iu"
@@ -232,6 +312,20 @@ def _rows(folder: Path, files: ArrayFiles, name: str) -> tuple[ShardedArray, Gri
     grid = parts[0].shape[-2:] if parts[0].ndim > num_axes else None
     dtype = np.float32 if has_channels else np.int32
     return ShardedArray([without_grid(p, has_channels=has_channels) for p in parts], dtype), grid
+
+
+def _codebook(folder: Path, files: ArrayFiles) -> Tensor | None:
+    """Return the codewords of a folder, float32 (g, k, d); None if there are none."""
+    if "codebook" not in files.arrays:
+        return None
+    (table,) = files.arrays["codebook"].arrays
+    if table.ndim not in (2, 3) or table.dtype.kind != "f":
+        raise UserError(
+            f"{folder}: the codebook must be floats of shape (k, d) or (g, k, d), got {table.dtype}"
+            f" {table.shape}."
+        )
+    codewords = torch.from_numpy(np.array(table, np.float32))
+    return codewords if codewords.ndim == 3 else codewords[None]
 
 
 def _labels(folder: Path, files: ArrayFiles, count: int) -> np.ndarray:

@@ -144,6 +144,7 @@ FLOW = VIT | {"final_lr": 1.0, "warmup_steps": 0, "betas": (0.9, 0.999), "weight
 FLOW |= {"flip": 0.5}  # the latents of both orientations
 # The conventions of the published code, so that runs compare with published checkpoints.
 CODE = {"time_embedding": "unscaled", "stored_positions": True, "norm_eps": 1e-6}
+CODE |= {"init": "xavier"}
 # The convolutional network of latent diffusion, with attention at 16 x 16.
 LDM_NETWORK = {
     "linear_init": False,

@@ -5,7 +5,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RunError, UserError
 from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
-from workbench.storage.run_config import DataConfig, RunConfig, RunReference
+from workbench.storage.run_config import DataConfig, LatentsConfig, RunConfig, RunReference
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,7 +114,7 @@ def print_summary(run_config: RunConfig, data: DataConfig | None) -> None:
     from tqdm.auto import tqdm
 
     sentences = [None if data is None else data.summary]
-    if run_config.tokenizer is not None and run_config.settings.get("classes") == 1:
+    if run_config.is_generator and run_config.settings.get("classes") == 1:
         sentences.append(UNCONDITIONAL)
     for sentence in filter(None, sentences):
         tqdm.write(sentence, file=sys.stderr)
@@ -123,13 +123,13 @@ def print_summary(run_config: RunConfig, data: DataConfig | None) -> None:
 def resolve_latents(
     trainable: Trainable,
     out: Path,
-    tokenizer: str | None,
+    sources: Mapping[str, Any],
     settings: dict[str, Any],
     *,
     flip: bool = False,
     trust: Sequence[str] = (),
-) -> tuple[RunReference, "LatentDataset", dict[str, Any]]:
-    """Load the training data of a generator from a tokenizer's run.
+) -> tuple[dict[str, Any], "LatentDataset", dict[str, Any]]:
+    """Load the training data of a generator from a tokenizer's run, or from files of latents.
 
     Parameters
     ----------
@@ -137,8 +137,9 @@ def resolve_latents(
         The generator.
     out : Path
         The folder of the generator's run.
-    tokenizer : str or None
-        The folder of the tokenizer's run.
+    sources : mapping
+        `tokenizer`, the folder of the tokenizer's run, and `latents`, a folder of latents or codes
+        that replace the tokenizer's own; at least one of them.
     settings : dict
         The generator's settings that are known so far.
     flip : bool
@@ -148,43 +149,71 @@ def resolve_latents(
 
     Returns
     -------
-    section : RunReference
-        The section `tokenizer` of config.json.
+    sections : dict
+        The sections `tokenizer` and `latents` of config.json, as far as there are.
     data : LatentDataset
         The latents or codes that the generator consumes.
     derived : dict
-        The generator's settings that the tokenizer decides.
+        The generator's settings that the data decides.
 
     Raises
     ------
     UserError
-        If the tokenizer is missing, is not a tokenizer, or was trained on other data.
+        If both are missing, a source is not valid, or they do not fit each other.
     """
-    from workbench.launch.latent_dataset import load_encoded
+    from workbench.launch.latent_dataset import load_encoded, load_files
 
-    name, data_name = trainable.name, trainable.data_name
-    if tokenizer is None:
-        model = name if trainable.is_recipe else f"--class {name}"
-        example = f"workbench train {model} --tokenizer runs/softvq-{data_name} --out {out}"
-        raise UserError(f"{name} is trained on the latents of a tokenizer; name its run: {example}")
-    source = Run(tokenizer)
-    if source.tokenizer is not None:
-        raise UserError(
-            f"{tokenizer} is a generator ({source.kind}); tokenizer must be the run of a tokenizer."
-        )
-    source_recipe = source.config.recipe
-    if trainable.is_recipe and source_recipe is not None:
-        _, source_data_name = split_recipe(source_recipe)
-        if source_data_name != data_name:
-            raise UserError(
-                f"{tokenizer} was trained on {source_data_name}; "
-                f"use {_generators_for(trainable, source_data_name)}."
-            )
-    step = source.find_step()
+    tokenizer, latents = sources.get("tokenizer"), sources.get("latents")
     generator: Any = trainable.model_class
-    data = load_encoded(source, step, generator.consumes, flip=flip, trust=trust)
-    section = RunReference(run=relpath(source.folder, out), step=step)
-    return section, data, generator.settings_from(data, settings)
+    if tokenizer is None and latents is None:
+        raise _needs_tokenizer(trainable, out)
+    sections: dict[str, Any] = {}
+    source: Run | None = None
+    if tokenizer is not None:
+        source = _source_tokenizer(trainable, tokenizer)
+        step = source.find_step()
+        sections["tokenizer"] = RunReference(run=relpath(source.folder, out), step=step)
+    if latents is not None:
+        folder = _absolute(latents)
+        data = load_files(folder, generator.consumes, flip=flip, tokenizer=source, trust=trust)
+        sections["latents"] = LatentsConfig(folder=folder, n=len(data))
+    else:
+        assert source is not None  # one of them is given
+        data = load_encoded(source, step, generator.consumes, flip=flip, trust=trust)
+    return sections, data, generator.settings_from(data, settings)
+
+
+def _needs_tokenizer(trainable: Trainable, out: Path) -> UserError:
+    name = trainable.name
+    model = name if trainable.is_recipe else f"--class {name}"
+    example = f"workbench train {model} --tokenizer runs/softvq-{trainable.data_name} --out {out}"
+    return UserError(
+        f"{name} is trained on the latents of a tokenizer; name its run: {example} (or a folder"
+        " with latents: --latents FOLDER)"
+    )
+
+
+def _source_tokenizer(trainable: Trainable, folder: str) -> Run:
+    """Return the run of a tokenizer on which a generator can be trained."""
+    source = Run(folder)
+    if source.is_generator:
+        raise UserError(
+            f"{folder} is a generator ({source.kind}); tokenizer must be the run of a tokenizer."
+        )
+    imported = source.config.imported
+    if imported is not None and imported.kind == "arrays":
+        path = (imported.address or "arrays:FOLDER").removeprefix("arrays:")
+        raise UserError(
+            f"{folder} has arrays and no tokenizer. Train on its files with --latents {path} in"
+            " place of --tokenizer; samples can then not be decoded."
+        )
+    if trainable.is_recipe and source.config.recipe is not None:
+        _, data_name = split_recipe(source.config.recipe)
+        if data_name != trainable.data_name:
+            raise UserError(
+                f"{folder} was trained on {data_name}; use {_generators_for(trainable, data_name)}."
+            )
+    return source
 
 
 def _generators_for(trainable: Trainable, data_name: str) -> str:
@@ -269,16 +298,19 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
         Modules outside of this package that may be imported.
     """
     from workbench.collect import load_images
-    from workbench.launch.latent_dataset import load_encoded
+    from workbench.launch.latent_dataset import load_encoded, load_files
 
-    if run.tokenizer is not None:
+    if run.is_generator:
         generator: type[Generator] = load_class(run.config.class_path, trust)
+        flip = run.config.training.get("flip", 0.0) > 0
+        if run.config.latents is not None:
+            folder = run.config.latents.folder
+            return load_files(
+                folder, generator.consumes, flip=flip, tokenizer=run.tokenizer, trust=trust
+            )
+        assert run.tokenizer is not None  # a generator has one of them
         return load_encoded(
-            run.tokenizer,
-            run.tokenizer_step,
-            generator.consumes,
-            flip=run.config.training.get("flip", 0.0) > 0,
-            trust=trust,
+            run.tokenizer, run.tokenizer_step, generator.consumes, flip=flip, trust=trust
         )
     data = run.config.data
     if data is None or data.source is None:
@@ -307,6 +339,8 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
     from workbench.collect import load_images
     from workbench.launch.latent_dataset import encode_held_out
 
+    if run.is_generator and run.tokenizer is None:
+        return None
     source = run.tokenizer or run
     try:
         images = load_images(source, "test", MAX_HELD_OUT)

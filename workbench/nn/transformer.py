@@ -427,3 +427,11 @@ def init_weights(module: nn.Module, depth: int) -> None:
         nn.init.zeros_(part.bias)
         if name.endswith(("project_out", "mlp.2")):
             part.weight.data /= (2 * depth) ** 0.5
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Initialize linear layers uniformly by their sizes (Glorot), and biases with zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)

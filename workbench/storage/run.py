@@ -587,7 +587,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> "Run | None":
-        """The run of the tokenizer that a generator was trained on; None for a tokenizer.
+        """The run of the tokenizer that decodes a generator's samples; None if there is none.
 
         Raises
         ------
@@ -604,6 +604,11 @@ class Run:
                 f"or write its path, relative to {self.folder}, into config.json there."
             )
         return Run(folder)
+
+    @property
+    def is_generator(self) -> bool:
+        """True for a generator; its `tokenizer` is None if it was trained on files of latents."""
+        return self.config.is_generator
 
     @property
     def tokenizer_step(self) -> int | None:

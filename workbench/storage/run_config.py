@@ -111,6 +111,21 @@ class RunReference(_Section):
     step: StrictInt | None = None
 
 
+class LatentsConfig(_Section):
+    """Latents or codes in files, on which a generator was trained.
+
+    Attributes
+    ----------
+    folder : str
+        The absolute path of the folder.
+    n : int or None
+        The number of images.
+    """
+
+    folder: str
+    n: StrictInt | None = None
+
+
 class ScaleConfig(_Section):
     """The published normalization of latents for diffusion: (z - mean) / std.
 
@@ -188,7 +203,9 @@ class RunConfig(_Section):
     data : DataConfig or None
         The images of a tokenizer.
     tokenizer : RunReference or None
-        The tokenizer of a generator.
+        The tokenizer of a generator; None if only its latents are known.
+    latents : LatentsConfig or None
+        The files that a generator was trained on, in place of the tokenizer's own.
     start : RunReference or None
         The run whose weights training started from.
     imported : ImportedConfig or None
@@ -208,11 +225,17 @@ class RunConfig(_Section):
     changes: dict[str, Any] = Field(default_factory=dict)
     data: DataConfig | None = None
     tokenizer: RunReference | None = None
+    latents: LatentsConfig | None = None
     start: RunReference | None = None
     imported: ImportedConfig | None = None
     versions: dict[str, Any] = Field(default_factory=dict)
     created: str | None = None
     format: StrictInt = FORMAT
+
+    @property
+    def is_generator(self) -> bool:
+        """True if the model was trained on latents or codes."""
+        return self.tokenizer is not None or self.latents is not None
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any]) -> "RunConfig":

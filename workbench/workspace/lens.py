@@ -196,7 +196,7 @@ class Lens:
     @property
     def relevant_settings(self) -> tuple[str, ...]:
         """Names of the settings that change what the lens shows, without row and stop."""
-        axis, is_generator = self.state.over, self.runs[0].tokenizer is not None
+        axis, is_generator = self.state.over, self.runs[0].is_generator
         relevant = {
             "over": True,
             "show": axis not in ("modes", "interval"),
@@ -212,7 +212,7 @@ class Lens:
     @property
     def indices(self) -> list[int] | None:
         """Indices of the evidence's images in the rows; None if the rows are not images of it."""
-        if self.runs[0].tokenizer is not None or self.state.over not in IMAGE_AXES:
+        if self.runs[0].is_generator or self.state.over not in IMAGE_AXES:
             return None
         return self._row_indices(self.state)
 
@@ -335,12 +335,12 @@ class Lens:
     def _compared_runs(self) -> list[Run]:
         """The runs that are compared with the primary run."""
         primary = self.runs[0]
-        if self.state.over not in COMPARABLE_AXES or primary.tokenizer is not None:
+        if self.state.over not in COMPARABLE_AXES or primary.is_generator:
             return []
         fingerprint = _fingerprint(primary)
         compared_runs = []
         for number, run in enumerate(self.runs[1:], 1):
-            if run.tokenizer is not None or fingerprint is None:
+            if run.is_generator or fingerprint is None:
                 continue
             if _fingerprint(run) != fingerprint:
                 continue
@@ -378,7 +378,7 @@ class Lens:
             evidences += [run.evidence() for run in self.runs[1:]]
             grid = compare_reconstructions(evidences, self._row_indices(state))
             return replace(grid, note=" ".join(filter(None, [grid.note, *self._problems.values()])))
-        rows = self._row_indices(state) if self.runs[0].tokenizer is None else self._labels(state)
+        rows = self._row_indices(state) if not self.runs[0].is_generator else self._labels(state)
         return model.explore(state.over, rows, token=state.token, mode=state.mode, seed=state.seed)
 
     def _labels(self, state: LensState) -> list[int]:

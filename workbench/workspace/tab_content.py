@@ -65,7 +65,7 @@ def build_lens(workspace: Workspace, state: ViewState) -> Lens:
             raise unknown("setting of a lens", name, LENS_OPTIONS)
     primary, *rest = (workspace.run(name) for name in state.runs)
     runs = [primary]
-    runs += [run for run in rest if (run.tokenizer is None) == (primary.tokenizer is None)]
+    runs += [run for run in rest if run.is_generator == primary.is_generator]
     axis = options.pop("over", None)
     if options.get("order") == SELECTED_ORDER:
         del options["order"]
@@ -142,7 +142,7 @@ def led_by_images(workspace: Workspace, state: ViewState) -> ViewState:
     Figures of images show the images of that run.
     """
     for i, name in enumerate(state.runs):
-        if workspace.run(name).tokenizer is None:
+        if not workspace.run(name).is_generator:
             return state if i == 0 else state.change(runs=state.runs[i:], step=None)
     return state
 
@@ -248,4 +248,4 @@ def _is_drawn_on(selection: Selection, state: ViewState, latent_map: Map) -> boo
 
 def _fingerprint(run: Run) -> str | None:
     """Return the fingerprint of a run's images; None for a generator."""
-    return None if run.tokenizer is not None else run.evidence().provenance.get("fingerprint")
+    return None if run.is_generator else run.evidence().provenance.get("fingerprint")

@@ -120,7 +120,7 @@ class Workspace:
         return ViewState(runs=(primary, *others)[:MAX_DEFAULT_RUNS])
 
     def _is_collected_tokenizer(self, name: str) -> bool:
-        return self.runs[name].tokenizer is None and bool(self.collected(name))
+        return not self.runs[name].is_generator and bool(self.collected(name))
 
     def _tokenizer_of(self, name: str) -> str | None:
         tokenizer = self.runs[name].tokenizer
@@ -271,7 +271,7 @@ class Workspace:
         left_out = []
         for name in state.runs[1:]:
             run = self.run(name)
-            if names is not None and run.tokenizer is None:
+            if names is not None and not run.is_generator:
                 continue
             try:
                 others.append(self._open_last(run, names))
@@ -344,7 +344,7 @@ class Workspace:
         data = (run.tokenizer or run).config.data
         steps = self.collected(run.name)
         psnr = math.nan
-        if steps and run.tokenizer is None:
+        if steps and not run.is_generator:
             folder = run.evidence_folder(steps[-1])
             psnr = mean_psnr(folder.resolve(), written_at(folder))
         return {
