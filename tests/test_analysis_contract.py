@@ -147,7 +147,7 @@ def test_groups_list_all_analyses_in_order():
         "tokens": "token_budget",
         "codebook": "codebook_usage",
         "latents": "mixture_modes",
-        "diffusability": "velocity_variance",
+        "diffusability": "diffusability",
         "generation": "samples",
         "runs": "decision",
         "diagnosis": "checks",

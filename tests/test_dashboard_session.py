@@ -61,6 +61,22 @@ def test_equal_view_notifies_nobody():
     assert [view.runs for view in views] == [("b", "a")]
 
 
+def test_cell_of_a_comparison_opens_the_analysis_of_its_run():
+    state = DashboardState(ViewState(("a", "b"), step=30, analysis="diffusability"))
+    state.open_analysis_of_run("velocity_variance", "a")
+    assert (state.view.analysis, state.view.runs, state.view.step) == (
+        "velocity_variance",
+        ("a", "b"),
+        30,
+    )
+    state.open_analysis_of_run("spatial_structure", "b")
+    assert (state.view.analysis, state.view.runs, state.view.step) == (
+        "spatial_structure",
+        ("b", "a"),
+        None,
+    )
+
+
 def test_state_remembers_controls_of_each_tab():
     state = DashboardState(ViewState(("a",)))
     state.open_analysis("token_budget", controls={"metric": "mse"})

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from workbench.analysis.diffusability.comparison import diffusability
+from workbench.analysis.diffusability.latent_pictures import component_colors, latent_pictures
 from workbench.analysis.diffusability.neighbor_consistency import neighbor_consistency
 from workbench.analysis.diffusability.scaled_latents import ScaledLatents
 from workbench.analysis.diffusability.spatial_structure import spatial_structure
@@ -106,7 +108,7 @@ def test_velocity_variance_of_white_noise_and_rank():
     latents = (np.random.default_rng(0).normal(size=(4000, 4)) @ basis.T).reshape(-1, 4, 4)
     scaled = latents / latents.std(axis=(0, 1))
     roots = np.sqrt(np.linalg.eigvalsh(np.cov(scaled.reshape(4000, 16).T)).clip(0))
-    estimate = velocity_variance(latents).label_free
+    estimate = velocity_variance(latents).get("label-free, full")
     assert estimate.value == pytest.approx(np.pi / 2 * roots.mean(), rel=1e-6)
     assert estimate.value == pytest.approx(np.pi / 2 * np.sqrt(4 / 16), rel=0.1)
 
@@ -116,8 +118,9 @@ def test_velocity_variance_of_an_autoregressive_field():
     line = np.linalg.eigvalsh(0.7 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))))
     expected = np.pi / 2 * np.sqrt(np.outer(line, line)).mean()
     result = velocity_variance(autoregressive(1500, 8, 2, 0.7))
-    assert result.label_free.covariance == "full"
-    assert result.label_free.value == pytest.approx(expected, rel=0.04)
+    for estimate in result.estimates:
+        assert estimate.value == pytest.approx(expected, rel=0.04)
+    assert [estimate.covariance for estimate in result.estimates] == ["separable", "full"]
 
 
 def test_separated_classes_and_their_shares():
@@ -164,10 +167,12 @@ def test_separable_covariance_of_rotated_numbers_is_entangled():
 
 def test_interval_is_the_scatter_between_samples():
     fields = [autoregressive(800, 4, 2, 0.7, seed) for seed in range(12)]
-    estimates = [velocity_variance(field).label_free.spectrum for field in fields]
-    scatter = np.std([e.variance_per_number for e in estimates], ddof=1)
-    errors = np.mean([np.pi / 2 * e.error for e in estimates])
-    assert errors == pytest.approx(scatter, rel=0.6)
+    results = [velocity_variance(field) for field in fields]
+    for name in ("label-free", "label-free, full"):
+        spectra = [result.get(name).spectrum for result in results]
+        scatter = np.std([spectrum.variance_per_number for spectrum in spectra], ddof=1)
+        errors = np.mean([np.pi / 2 * spectrum.error for spectrum in spectra])
+        assert errors == pytest.approx(scatter, rel=0.6)
 
 
 def test_irreducible_variance_integrates_to_the_root():
@@ -303,3 +308,63 @@ def test_images_that_are_the_latents_have_the_same_spectrum():
 def test_energy_needs_a_square_grid(grid):
     with pytest.raises(NotApplicable):
         spectral_energy(white(30, 16, 3), grid=grid)
+
+
+# Pictures
+
+
+def test_pictures_show_the_components_of_the_tokens():
+    random = np.random.default_rng(0)
+    latents = np.zeros((40, 16, 5))
+    latents[..., :2] = random.normal(size=(40, 16, 2))  # two channels vary
+    images = random.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    result = latent_pictures(latents, images, (4, 4), count=3)
+    assert result.explained == pytest.approx(1)
+    scaled = ScaledLatents.create(latents, purpose="This", min_images=2)
+    colors, _ = component_colors(scaled, np.arange(40))
+    assert not colors[..., 2].any()  # there is no third component
+    values = scaled.array()[..., :2]
+    axes = np.linalg.eigh(np.einsum("nsc,nsd->cd", values, values))[1]
+    for i in range(2):
+        correlation = np.corrcoef(colors[..., i].ravel(), (values @ axes[:, 1 - i]).ravel())[0, 1]
+        assert abs(correlation) > 0.98
+    with pytest.raises(NotApplicable):
+        latent_pictures(latents, images)
+
+
+# Comparison
+
+
+def run(name: str, latents: np.ndarray, grid: tuple[int, int] | None, **details) -> Evidence:
+    labels = np.arange(len(latents)) % 4
+    provenance = {"run": name, "step": 1, "fingerprint": "f", "grid": grid} | details
+    return Evidence(provenance, latents=latents.astype(np.float32), labels=labels)
+
+
+def test_comparison_grays_what_is_not_comparable_and_marks_the_best():
+    smooth = autoregressive(200, 4, 3, 0.9)
+    evidences = [
+        run("white", white(200, 16, 3), (4, 4)),
+        run("smooth", smooth, (4, 4)),
+        run("tokens", smooth, None),
+        run("wide", white(200, 16, 4), (4, 4)),
+        run("others", smooth, (4, 4), fingerprint="g"),
+        Evidence({"run": "flow", "step": 1}, loss_by_time=np.ones(2, np.float32)),
+    ]
+    result = diffusability(evidences)
+    assert result.runs == ("white", "smooth", "tokens", "wide", "others")
+    columns = {column.name: column for column in result.columns}
+    viv = columns["VIV"]
+    assert [cell.is_comparable for cell in viv.cells] == [True, True, True, False, False]
+    assert viv.better == "lower"
+    assert viv.best == ""  # two runs have the same latents
+    assert "numbers per image: 64, not 48" in viv.cells[3].reason
+    assert "images measured" in viv.cells[4].reason
+    missing = [cell.is_missing for cell in columns["LDS"].cells]
+    assert missing == [False, False, True, False, False]
+    assert "1-D" in columns["LDS"].cells[2].reason
+    first_two = {column.name: column for column in diffusability(evidences[:2]).columns}
+    assert first_two["VIV"].best == "smooth"
+    assert first_two["LDS"].best == ""  # without a direction there is no best run
+    with pytest.raises(NotApplicable):
+        diffusability(evidences[-1:])

@@ -16,7 +16,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def test_bounds_of_the_participation_ratio_and_effective_rank():
-    for measure in (dispersion.participation_ratio, dispersion.effective_rank):
+    ranks = (dispersion.participation_ratio, dispersion.effective_rank, dispersion.half_order_rank)
+    for measure in ranks:
         assert measure(np.full(8, 1 / 8)) == pytest.approx(8)
         assert measure(np.eye(8)[0]) == pytest.approx(1)
 
@@ -87,7 +88,7 @@ def test_gaussian_participation_ratio_of_few_points(standardized):
 
 def test_gaussian_latents_have_the_gaussian_values():
     result = latent_geometry(normal(400, 16, 8), grid=(4, 4))
-    assert len(result.measures) == 7
+    assert len(result.measures) == 8
     for measure in result.measures:
         assert measure.value == pytest.approx(measure.gaussian, rel=0.06, abs=0.01), measure.name
 
@@ -176,7 +177,14 @@ def test_neighbors_come_from_as_many_images_as_possible():
 
 def test_one_token_per_image_has_no_cosines():
     names = [measure.name for measure in latent_geometry(normal(40, 1, 3), grid=(1, 1)).measures]
-    assert names == ["participation ratio", "effective rank", "top share", "norm CV", "10-NN CV"]
+    assert names == [
+        "participation ratio",
+        "effective rank",
+        "effective rank, order ½",
+        "top share",
+        "norm CV",
+        "10-NN CV",
+    ]
 
 
 def test_tsne_measures_are_optional():
@@ -248,3 +256,15 @@ def test_table_has_the_scale_of_the_latents():
         values = latents[..., channel]
         assert table[f"channel_mean, channel {channel}"] == pytest.approx(values.mean())
         assert table[f"channel_std, channel {channel}"] == pytest.approx(values.std())
+
+
+def test_place_means_are_removed_before_scaling():
+    latents = normal(200, 6, 3)
+    shifted = latents + 5 * normal(1, 6, 3, seed=1)
+    free = latent_geometry(shifted, place_free=True)
+    assert free["token |cosine|"].value == pytest.approx(
+        latent_geometry(latents)["token |cosine|"].value, abs=0.01
+    )
+    assert latent_geometry(shifted)["token |cosine|"].value != pytest.approx(
+        free["token |cosine|"].value, abs=0.01
+    )

@@ -4,11 +4,12 @@ It is a loss, computed from the covariance of the latents, before any generator 
 values can be had from bad latents: constant latents have 0. For latents that are not Gaussian, it
 is an upper bound of the irreducible variance, because a linear prediction reaches it.
 
-Three estimators are never compared with each other:
+Estimators are never compared with each other:
 
 - *by class*: a covariance of tokens times one of channels, fitted to each class;
 - *pooled*: one full covariance within all classes;
-- *label-free*: one covariance of all images, full if there are ten images per number.
+- *label-free*: one separable covariance of all images, and a full one if there are ten images
+  per number.
 
 References
 ----------
@@ -52,7 +53,8 @@ MIN_IMAGES = 20
 NUM_TIMES = 51
 BAND = (10, 90)  # percentiles over classes
 MIN_VECTORS_PER_DIMENSION = 5  # of a class, below which its covariance is visibly too small
-BY_CLASS, POOLED, LABEL_FREE = "by class", "pooled", "label-free"
+BY_CLASS, POOLED = "by class", "pooled"
+LABEL_FREE, LABEL_FREE_FULL = "label-free", "label-free, full"
 PUBLISHED = (
     "arXiv 2606.03578: |r| .79 to .90 with gFID within families of one shape and reconstruction."
 )
@@ -66,7 +68,7 @@ class VarianceEstimate:
     Attributes
     ----------
     name : str
-        `by class`, `pooled` or `label-free`.
+        `by class`, `pooled`, `label-free` or `label-free, full`.
     covariance : str
         `full` or `separable`.
     spectrum : Spectrum
@@ -94,7 +96,8 @@ class VelocityVariance(PerspectiveResult):
     Attributes
     ----------
     estimates : tuple of VarianceEstimate
-        By class, pooled and label-free; those that the evidence allows.
+        By class, pooled, label-free, and label-free with a full covariance; those that the
+        evidence allows.
     shares : VarianceShares
     times : ndarray of float64, shape (m,)
         From 0, data, to 1, noise.
@@ -138,8 +141,8 @@ class VelocityVariance(PerspectiveResult):
 
     @property
     def label_free(self) -> VarianceEstimate:
-        """The estimate without classes, which always exists."""
-        return self.estimates[-1]
+        """The separable estimate without classes, which always exists."""
+        return next(estimate for estimate in self.estimates if estimate.name == LABEL_FREE)
 
     @property
     def entanglement(self) -> float:
@@ -203,7 +206,7 @@ class VelocityVariance(PerspectiveResult):
             f"The irreducible variance of the velocity is {estimate.value:.3g} per number"
             f" ({estimate.name}; white noise: {WHITE_NOISE:.3g}) and"
             f" {self.label_free.total:,.4g} per image of {self.numbers:,} numbers"
-            f" ({LABEL_FREE}, {self.label_free.covariance} covariance).",
+            f" ({LABEL_FREE}).",
             self._shares_sentence(),
         ]
         if np.isfinite(self.entanglement):
@@ -460,20 +463,23 @@ def _estimates(
             f" {MAX_FULL_DIMENSIONS:,} numbers; there are {len(latents):,} images for"
             f" {latents.numbers:,}."
         )
-    estimates.append(_label_free(latents, seed))
+    estimates += _label_free(latents, seed)
     return estimates, notes
 
 
-def _label_free(latents: ScaledLatents, seed: int) -> VarianceEstimate:
+def _label_free(latents: ScaledLatents, seed: int) -> list[VarianceEstimate]:
+    order = np.random.default_rng(seed).permutation(len(latents))[: _max_separable(latents)]
+    residuals = latents.subset(np.sort(order)).array()
+    spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
+    estimates = [VarianceEstimate(name=LABEL_FREE, covariance="separable", spectrum=spectrum)]
     if has_full_covariance(len(latents) - 1, latents.numbers):
         place_means = (latents.place_mean - latents.shift) * latents.factor
         target = np.zeros(len(latents), np.int64)
         spectrum = full_spectrum(latents, place_means[None], target)
-        return VarianceEstimate(name=LABEL_FREE, covariance="full", spectrum=spectrum)
-    order = np.random.default_rng(seed).permutation(len(latents))[: _max_separable(latents)]
-    residuals = latents.subset(np.sort(order)).array()
-    spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
-    return VarianceEstimate(name=LABEL_FREE, covariance="separable", spectrum=spectrum)
+        estimates.append(
+            VarianceEstimate(name=LABEL_FREE_FULL, covariance="full", spectrum=spectrum)
+        )
+    return estimates
 
 
 def _max_separable(latents: ScaledLatents) -> int:

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.diffusability.velocity_variance import (
     BY_CLASS,
     LABEL_FREE,
+    LABEL_FREE_FULL,
     POOLED,
     white_noise_curve,
 )
@@ -25,6 +26,7 @@ LINES = {
     BY_CLASS: {"color": COLORS[0]},
     POOLED: {"color": COLORS[2], "dash": "dot"},
     LABEL_FREE: {"color": COLORS[1], "dash": "dash"},
+    LABEL_FREE_FULL: {"color": COLORS[3], "dash": "longdash"},
 }
 WHITE_NOISE_LINE = {"color": COLORS[6], "dash": "dashdot"}
 BAND_COLOR = "rgba(0,114,178,0.2)"

@@ -29,6 +29,9 @@ MIN_IMAGES = 10
 MAX_LATENT_VALUES = 4_000_000  # a sample of the images is measured if the latents have more
 MAX_TSNE_TOKENS = 1000  # ten times as many take minutes and give the same values
 MIN_TOKENS_PER_DIMENSION = 10  # with fewer, the spectrum is dominated by sampling noise
+HALF_ORDER_RANK = "effective rank, order ½"
+# Effective ranks of order 2, 1 and ½, whose scale is the number of dimensions.
+RANKS = ("participation ratio", "effective rank", HALF_ORDER_RANK)
 NAN = float("nan")
 
 
@@ -96,6 +99,8 @@ class LatentGeometry(Result):
         Number of active tokens of these images.
     standardized : bool
         Whether every channel was divided by its deviation.
+    place_free : bool
+        Whether the mean of each token position was subtracted.
     seed : int
     channel_mean, channel_std : ndarray of float64, shape (d,)
         Mean and standard deviation of each channel over the active tokens of all images.
@@ -109,6 +114,7 @@ class LatentGeometry(Result):
     of: int
     tokens: int
     standardized: bool
+    place_free: bool
     seed: int
     channel_mean: np.ndarray = field(repr=False)
     channel_std: np.ndarray = field(repr=False)
@@ -195,6 +201,7 @@ def latent_geometry(
     active: np.ndarray | None = None,
     *,
     standardize: bool = True,
+    place_free: bool = False,
     tsne: bool = False,
     points: Annotated[int, Range(100, 5000, 100)] = 2000,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -217,6 +224,9 @@ def latent_geometry(
         Tokens that the decoder reads. All other tokens are ignored.
     standardize : bool
         Divide every channel by its deviation.
+    place_free : bool
+        Subtract the mean of each token position first. It is the same in all images, and raises
+        the similarity of tokens.
     tsne : bool
         Add the uniformity of density in a t-SNE embedding of at most 1,000 tokens. This takes
         seconds.
@@ -256,7 +266,10 @@ def latent_geometry(
     else:
         is_active = _check_active(active[indices])
     stats = LatentStats.of_latents(latents, active)
-    scaled = _scale(np.asarray(latents[indices], np.float64), is_active, standardize)
+    values = np.asarray(latents[indices], np.float64)
+    if place_free:
+        values = values - _place_means(values, is_active)
+    scaled = _scale(values, is_active, standardize)
     image_of_token = np.nonzero(is_active)[0]
     num_tokens = int(is_active.sum())
     token_sample = _sample_tokens(image_of_token, points, random)
@@ -287,6 +300,7 @@ def latent_geometry(
         of=n,
         tokens=num_tokens,
         standardized=standardize,
+        place_free=place_free,
         seed=seed,
         channel_mean=stats.channel_mean,
         channel_std=stats.channel_std,
@@ -300,6 +314,12 @@ def _check_active(active: np.ndarray) -> np.ndarray:
             f"{num_empty} of {len(active)} images have no active token; every image needs one."
         )
     return np.asarray(active, bool)
+
+
+def _place_means(latents: np.ndarray, is_active: np.ndarray) -> np.ndarray:
+    """Return the mean of each token position over the images in which it is active."""
+    sums = np.where(is_active[..., None], latents, 0).sum(axis=0)
+    return sums / np.maximum(is_active.sum(axis=0), 1)[:, None]
 
 
 def _scale(latents: np.ndarray, is_active: np.ndarray, standardize: bool) -> np.ndarray:
@@ -343,6 +363,7 @@ def _token_measures(
             [
                 dispersion.participation_ratio(shares),
                 dispersion.effective_rank(shares),
+                dispersion.half_order_rank(shares),
                 shares[0],
                 dispersion.coefficient_of_variation(norms),
                 dispersion.coefficient_of_variation(distances),
@@ -358,6 +379,7 @@ def _token_measures(
     references = {
         "participation ratio": dispersion.gaussian_participation_ratio(len(points), d, standardize),
         "effective rank": dispersion.effective_rank(gaussian_shares),
+        HALF_ORDER_RANK: dispersion.half_order_rank(gaussian_shares),
         "top share": gaussian_shares[0],
         "norm CV": dispersion.gaussian_norm_variation(d),
         "10-NN CV": neighbor_variation,
@@ -369,7 +391,7 @@ def _token_measures(
             low=float(low[i]),
             high=float(high[i]),
             gaussian=float(reference),
-            scale=float(d) if name in ("participation ratio", "effective rank") else 1.0,
+            scale=float(d) if name in RANKS else 1.0,
         )
         for i, (name, reference) in enumerate(references.items())
     ]

@@ -37,6 +37,8 @@ def draw(result: LatentGeometry) -> go.Figure:
     _draw_spectrum(figure, result)
     _draw_measures(figure, result)
     scaling = "standardized" if result.standardized else "centered"
+    if result.place_free:
+        scaling += ", place means removed"
     stats = result.stats
     subtitle = (
         f"n = {describe_subset(result.images, result.of)}, {result.tokens:,} tokens of"

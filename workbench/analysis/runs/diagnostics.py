@@ -52,6 +52,8 @@ DIAGNOSTICS = (
     Diagnostic("used share", "fraction of the codes that tokens use", "higher"),
     Diagnostic("participation ratio", "number of directions that the latents span", "unknown"),
     Diagnostic("participation share", "fraction of directions that the latents span", "higher"),
+    Diagnostic("VIV total", "irreducible variance of a flow's velocity per image", "unknown"),
+    Diagnostic("class share", "fraction of the variance that are means of classes", "unknown"),
     Diagnostic("top share", "fraction of variance along the largest direction", "lower"),
     Diagnostic("norm CV", "variation of the lengths of tokens", "lower"),
     Diagnostic("10-NN CV", "variation of the density of tokens", "lower"),
@@ -99,6 +101,7 @@ def diagnostics_of(evidence: Evidence, *, modes: bool = False, seed: int = 0) ->
         _size,
         _codes,
         _geometry,
+        _velocity_variance,
         _probes,
         _alignment,
     ]
@@ -180,6 +183,18 @@ def _geometry(evidence: Evidence, seed: int) -> Numbers:
     if len(result.noise) > 1:
         measures["noise cost"] = result.noise[0].psnr - result.noise[-1].psnr
     return measures
+
+
+def _velocity_variance(evidence: Evidence, seed: int) -> Numbers:
+    from workbench.analysis.diffusability.velocity_variance import velocity_variance
+
+    arguments = evidence.kwargs_for(velocity_variance) | {"evidences": ()}
+    result = velocity_variance(**arguments, seed=seed)
+    shares = result.shares
+    return {
+        "VIV total": result.label_free.total,
+        "class share": shares.class_ - shares.class_null,
+    }
 
 
 def _probes(evidence: Evidence, seed: int) -> Numbers:

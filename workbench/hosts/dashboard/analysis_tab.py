@@ -147,7 +147,7 @@ class AnalysisTab:
         self.state.update(change)
 
     def _open_point(self, kind: str, id_: Any) -> None:
-        """Make a clicked run primary, open an image in the lens, or open a code."""
+        """Make a clicked run primary, or open an image in the lens, a code, or a perspective."""
         view = self.state.view
         if kind == "run" and id_ in self.workspace.runs:
             self.state.make_primary(str(id_))
@@ -157,6 +157,9 @@ class AnalysisTab:
         elif kind == "code" and view.runs:
             selection = select_codes(view, [int(id_)])
             self.state.open_tab("codes", tab_options={}, selection=selection)
+        elif kind == "perspective":
+            name, run = str(id_).split(":", 1)
+            self.state.open_analysis_of_run(name, run)
 
     def _select_points(self, kind: str, ids: list[Any]) -> None:
         """Deselect the runs outside a lasso, or select its images, or the images of its codes."""

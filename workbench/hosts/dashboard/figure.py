@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from workbench.analysis.plotting.style import TOOLBAR_CONFIG
 from workbench.hosts.js.panel import component
 
+CLICK_ONLY_KINDS = {"perspective"}  # of cells that open an analysis
 DEFAULT_HEIGHT_PX = 480  # of a figure without a height
 SELECT_BUTTONS = ["select2d", "lasso2d"]
 TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
@@ -27,7 +28,7 @@ class Figure:
     min_width : int, optional
         Width in pixels below which the figure scrolls.
     on_click : callable, optional
-        Called with the kind (run, image or code) and the id of a clicked point.
+        Called with the kind (run, image, code or perspective) and the id of a clicked point.
     on_select : callable, optional
         Called with the kind and the ids of the points in a box or a lasso. A figure without such
         points has neither tool.
@@ -51,7 +52,7 @@ class Figure:
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of its points: run, image, code."""
+        """The kinds of its points: run, image, code, perspective."""
         if self.object is None:
             return set()
         return {trace.meta for trace in self.object.data if trace.meta}
@@ -71,7 +72,7 @@ class Figure:
             plot_bgcolor=TRANSPARENT,
             modebar=TOOLBAR_COLORS,
         )
-        can_select = self.on_select is not None and self.kinds
+        can_select = self.on_select is not None and self.kinds - CLICK_ONLY_KINDS
         option = "modeBarButtonsToAdd" if can_select else "modeBarButtonsToRemove"
         buttons = [*TOOLBAR_CONFIG.get(option, ()), *SELECT_BUTTONS]
         config = json.dumps({**TOOLBAR_CONFIG, option: buttons})

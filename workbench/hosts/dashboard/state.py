@@ -70,6 +70,15 @@ class DashboardState(param.Parameterized):
 
         self.update(change)
 
+    def open_analysis_of_run(self, name: str, run: str) -> None:
+        """Open an analysis, with one of the selected runs as the primary run."""
+        runs = self.view.runs
+        if run not in runs or run == runs[0]:
+            self.open_analysis(name)
+            return
+        others = tuple(other for other in runs if other != run)
+        self.open_analysis(name, runs=(run, *others), step=None)
+
     def open_group(self, names: tuple[str, ...]) -> None:
         """Open the analysis of a group that was open last, or its first one."""
 

@@ -1,7 +1,7 @@
 // A plotly figure as wide as its container. `data` is {figure, config}; it is drawn when it is visible and when it
 // changes. Plotly is the page's own: nothing is fetched here. The `meta` of a trace is the kind of its customdata: run,
-// image or code. `view` is {kind, id} of the point that was clicked last, or {kind, ids} of the points in a box or a
-// lasso; a view that Python sets marks these points. Only ids are sent, never the points.
+// image, code or perspective. `view` is {kind, id} of the point that was clicked last, or {kind, ids} of the points in a
+// box or a lasso; a view that Python sets marks these points. Only ids are sent, never the points.
 
 // Plotly writes its style rules into the page's head, which a shadow root does not see.
 const plotlyRules = () => [...document.querySelectorAll("style[id^='plotly.js-style']")]

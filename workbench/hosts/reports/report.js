@@ -24,6 +24,13 @@
 (() => {
   const idOf = (entry) => (typeof entry === "object" ? entry?.[0] : entry);
 
+  // A cell of the comparison of latent spaces leads to the section of its analysis, if the report has one.
+  const openSection = (analysis) => {
+    const heading = analysis.replaceAll("_", " ");
+    const links = [...document.querySelectorAll("a[href^='#section-']")];
+    links.find((link) => link.textContent.trim().toLowerCase() === heading)?.click();
+  };
+
   const linkFigure = (container) => {
     const figure = container.querySelector(".js-plotly-plot");
     if (!figure?.data.some((trace) => trace.meta)) return;
@@ -61,7 +68,11 @@
     channel.subscribe(mark);
     figure.on("plotly_selected", onSelection);
     figure.on("plotly_deselect", onSelection);
-    figure.on("plotly_click", ({ points }) => { if (points[0].data.meta) mark(publish(points)); });
+    figure.on("plotly_click", ({ points }) => {
+      const kind = points[0].data.meta;
+      if (kind === "perspective") openSection(String(points[0].customdata).split(":")[0]);
+      else if (kind) mark(publish(points));
+    });
   };
 
   const page = brush(document, {});
