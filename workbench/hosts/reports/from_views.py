@@ -11,6 +11,7 @@ from workbench.analysis.base import Result
 from workbench.core.errors import RunError, UserError
 from workbench.core.progress import track
 from workbench.hosts.reports.manifest import build_manifest, section_entries
+from workbench.hosts.reports.own_text import markdown_html
 from workbench.hosts.reports.rendering import render
 from workbench.hosts.reports.sections import (
     CellOutput,
@@ -40,6 +41,10 @@ def views_report(
     folder: str | Path = "runs",
     views: Sequence[View] | str = (),
     title: str = "",
+    author: str = "",
+    note: str = "",
+    notes: Sequence[str] = (),
+    conclusion: str = "",
     trust: Sequence[str] | str = (),
 ) -> ExecutedReport:
     """Compute a report of views.
@@ -54,6 +59,12 @@ def views_report(
         At least one view, or the query of a dashboard's address; as a string, separated by commas.
     title : str
         Title of the page.
+    author : str
+        Author of the page.
+    note, conclusion : str
+        Markdown above the views and below them.
+    notes : sequence of str
+        Markdown above each view, in the order of the views; empty for a view without a note.
     trust : sequence of str, or str
         Modules and packages outside of this package that may be imported to load a run's model;
         as a string, separated by commas.
@@ -73,6 +84,10 @@ def views_report(
     start = time.perf_counter()
     workspace = Workspace(folder, trusted_names(trust))
     queries = views.split(",") if isinstance(views, str) else views
+    if len(notes) > len(queries):
+        raise UserError(
+            f"There are {len(notes)} notes for {len(queries)} views; give at most one per view."
+        )
     states = [_view_state(workspace, view) for view in queries]
     if not states:
         raise UserError(
@@ -81,9 +96,13 @@ def views_report(
         )
     cells = []
     shown_selections: list[tuple[tuple[str, ...], Selection | None]] = []
-    for state in track(states):
+    padded_notes = [*notes, *[""] * (len(states) - len(notes))]
+    for state, view_note in track(list(zip(states, padded_notes, strict=True))):
         cells += _cells(
-            workspace, state, with_selection=_selection_key(state) not in shown_selections
+            workspace,
+            state,
+            note=view_note,
+            with_selection=_selection_key(state) not in shown_selections,
         )
         if state.tab in INTERACTIVE_TABS:
             shown_selections.append(_selection_key(state))
@@ -97,6 +116,10 @@ def views_report(
         "folder": str(folder),
         "views": [state.to_query() for state in states],
         "title": title,
+        "author": author,
+        "note": note,
+        "notes": list(notes),
+        "conclusion": conclusion,
     }
     manifest = build_manifest(Path(__file__), parameters, _runs(workspace, states))
     manifest |= section_entries(sections)
@@ -154,14 +177,17 @@ def _runs(workspace: Workspace, states: Sequence[ViewState]) -> list[dict[str, A
     return runs
 
 
-def _cells(workspace: Workspace, state: ViewState, *, with_selection: bool) -> list[Any]:
+def _cells(workspace: Workspace, state: ViewState, *, note: str, with_selection: bool) -> list[Any]:
     """Return a heading and a cell with the sections of a view."""
     from nbformat import v4
 
     outputs = _view_outputs(workspace, state)
     if state.tab in INTERACTIVE_TABS and state.selection is not None and with_selection:
         outputs += section_outputs("selection", lambda: _selected_images(workspace, state), {})
-    title = CellOutput(data={"text/html": render("paragraph", text=view_title(state))}, record={})
+    text = render("paragraph", text=view_title(state))
+    if note:
+        text = f'<div class="note">{markdown_html(note)}</div>{text}'
+    title = CellOutput(data={"text/html": text}, record={})
     cell_outputs = [
         v4.new_output("display_data", data=output.data, metadata=output.metadata)
         for output in [title, *outputs]

@@ -1,10 +1,11 @@
 """Header and footer of a report's page: title, progress, compared runs and provenance."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.hosts.reports.own_text import TEXT_PARAMETERS, markdown_html
 from workbench.hosts.reports.rendering import render
 
 MAX_NAMES = 3  # runs named in a title
@@ -34,7 +35,9 @@ def header_html(manifest: Mapping[str, Any]) -> str:
     else:
         count = progress
     created = manifest["created"].replace("T", " ")[:16]
-    facts = [_describe_run(run) for run in manifest["runs"][:1]]
+    parameters = manifest["parameters"]
+    facts = [str(parameters["author"])] if parameters.get("author") else []
+    facts += [_describe_run(run) for run in manifest["runs"][:1]]
     facts += [count, f"created {created} UTC in {manifest['seconds']:.0f} s"]
     failed = [
         section["name"].replace("_", " ") for section in sections if section["state"] == "failed"
@@ -48,7 +51,15 @@ def header_html(manifest: Mapping[str, Any]) -> str:
         failed=failed,
         not_run=manifest["not_run"],
         runs=manifest["runs"],
+        note=markdown_html(str(parameters.get("note") or "")),
+        images=_images_by_run(manifest["runs"]),
     )
+
+
+def conclusion_html(manifest: Mapping[str, Any]) -> str:
+    """Return the conclusion of a report's author; empty without one."""
+    text = manifest["parameters"].get("conclusion")
+    return render("report_conclusion", conclusion=markdown_html(str(text))) if text else ""
 
 
 def footer_html(manifest: Mapping[str, Any]) -> str:
@@ -56,7 +67,7 @@ def footer_html(manifest: Mapping[str, Any]) -> str:
     parameters = {
         name: value
         for name, value in manifest["parameters"].items()
-        if value not in ("", 0, [], {})
+        if value not in ("", 0, [], {}) and name not in TEXT_PARAMETERS
     }
     versions = [f"{name} {version}" for name, version in manifest["versions"].items()]
     provenance = {
@@ -77,6 +88,21 @@ def footer_html(manifest: Mapping[str, Any]) -> str:
             f"{name} {value[:SHORT_FINGERPRINT]}" for name, value in fingerprints.items() if value
         )
     return render("report_footer", provenance=provenance)
+
+
+def _images_by_run(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the names of the runs by their images; empty if all runs have the same images."""
+    names: dict[str, list[str]] = {}
+    data: dict[str, str] = {}
+    for run in runs:
+        images = str(run.get("images") or run["data"]["fingerprint"])
+        names.setdefault(images, []).append(run["name"])
+        data.setdefault(images, str(run["data"]["data"]))
+    if len(names) < 2:
+        return {}
+    return {
+        f"{data[images]} ({images[:SHORT_FINGERPRINT]})": group for images, group in names.items()
+    }
 
 
 def _describe_run(run: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ import pandas as pd
 
 import workbench
 from workbench.core.errors import RunError
+from workbench.hosts.reports.images import images_of
 from workbench.hosts.reports.sections import STATES, Section
 from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.evidence import Evidence, verify_evidence
@@ -246,6 +247,7 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
         "psnr": None if np.isnan(psnr) else round(float(psnr), 3),
         "seed": run.config.training.get("seed"),
         "data": data | {"fingerprint": image_fingerprint},
+        "images": images_of(run),
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,
         "imported": provenance.get("imported"),  # the address and the digests of its files
         "evidence": fingerprint(arrays),

@@ -46,7 +46,9 @@ class ContentsEntry:
     applies: bool = True  # False if the section does not apply to the run
 
 
-def to_html(notebook: Any, *, title: str, header: str = "", footer: str = "") -> str:
+def to_html(
+    notebook: Any, *, title: str, header: str = "", footer: str = "", template: str = ""
+) -> str:
     """Return the HTML page of a notebook.
 
     If the page would be too large, the largest figures and modules are replaced by a notice.
@@ -59,6 +61,8 @@ def to_html(notebook: Any, *, title: str, header: str = "", footer: str = "") ->
         Title of the page, as plain text.
     header, footer : str
         HTML before and after the notebook.
+    template : str
+        Name of the template, which the style sheet depends on.
 
     Returns
     -------
@@ -89,6 +93,7 @@ def to_html(notebook: Any, *, title: str, header: str = "", footer: str = "") ->
     page = render(
         "report",
         title=title,
+        kind=template,
         contents=contents,
         header=header,
         body=body,

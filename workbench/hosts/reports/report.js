@@ -7,7 +7,11 @@
       details.open = true;
       details.dataset.folded = "";
     });
-    figures().forEach((figure) => { Plotly.relayout(figure, { width: SHEET_WIDTH, autosize: false }); });
+    figures().forEach((figure) => {
+      // In a brief, figures are in two columns.
+      const width = document.body.dataset.template === "brief" ? SHEET_WIDTH / 2 - 12 : SHEET_WIDTH;
+      Plotly.relayout(figure, { width, autosize: false });
+    });
   });
   addEventListener("afterprint", () => {
     document.querySelectorAll("details[data-folded]").forEach((details) => {

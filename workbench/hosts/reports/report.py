@@ -13,7 +13,12 @@ from typing import Any
 
 from workbench.core.errors import UserError
 from workbench.hosts.reports.from_views import views_report
-from workbench.hosts.reports.header import footer_html, header_html, page_title
+from workbench.hosts.reports.header import (
+    conclusion_html,
+    footer_html,
+    header_html,
+    page_title,
+)
 from workbench.hosts.reports.manifest import (
     build_manifest,
     manifest_path,
@@ -23,6 +28,7 @@ from workbench.hosts.reports.manifest import (
     unique_left_out,
     write_manifest,
 )
+from workbench.hosts.reports.own_text import split_text
 from workbench.hosts.reports.page import thumbnail, to_html
 from workbench.hosts.reports.sections import (
     ExecutedReport,
@@ -64,7 +70,8 @@ def report(
     progress : bool
         Show a progress bar over the cells.
     **parameters
-        Parameters that the template declares.
+        Parameters that the template declares, and the text of its author: `title`, `author`, and
+        `note` and `conclusion`, which are Markdown.
 
     Returns
     -------
@@ -83,6 +90,7 @@ def report(
 
     start = time.perf_counter()
     source = find_template(template)
+    text, parameters = split_text(parameters)
     values = check_parameters(source, parameters)
     page = default_page(source, values) if out is None else Path(out)
     _create_folder(page)
@@ -91,7 +99,7 @@ def report(
     records = [record for cell in notebook.cells for record in cell_records(cell)]
     runs = [run for record in records for run in record.get("runs", ())]
     left_out = [run for record in records if "runs" in record for run in record.get("left_out", ())]
-    manifest = build_manifest(source, values, runs) | section_entries(sections)
+    manifest = build_manifest(source, values | text, runs) | section_entries(sections)
     manifest |= {
         "left_out": unique_left_out(sections, left_out),
         "page": page.name,
@@ -165,7 +173,8 @@ def _write(executed: ExecutedReport) -> Path:
         executed.notebook,
         title=page_title(manifest),
         header=header_html(manifest),
-        footer=footer_html(manifest),
+        footer=conclusion_html(manifest) + footer_html(manifest),
+        template=manifest["template"],
     )
     # Without a manifest the report counts as incomplete while its files are replaced.
     manifest_path(page).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result, mime_bundle
+from workbench.analysis.diagnosis.checks import Checks
 from workbench.analysis.runs.training_curves import training_curves
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.progress import Cancelled
@@ -32,6 +34,8 @@ State = Literal["done", "not_applicable", "failed", "not_run"]
 STATES: tuple[State, ...] = get_args(State)
 METADATA_KEY = "workbench"  # key in the metadata of a cell output that holds its record
 EXPECTED_ERRORS = ("UserError", "RunError", "NotApplicable")  # their message needs no traceback
+BRIEF_HEIGHT_PX = 320  # of a figure
+MAX_CAVEATS = 5
 ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -157,6 +161,29 @@ class ReportWriter:
         state = self.state.change(analysis=name, controls=controls)
         self._add(title, lambda: result_content(self.workspace.result(state)))
 
+    def brief(self, *names: str, count: int = 3) -> None:
+        """Add the first analyses that apply as small figures, and the caveats of the runs.
+
+        Parameters
+        ----------
+        *names : str
+            Names of analyses, in the order of preference.
+        count : int
+            Number of figures.
+        """
+        shown = 0
+        for name in names:
+            if shown == count:
+                break
+            try:
+                result = self.workspace.result(self.state.change(analysis=name, controls={}))
+            except NotApplicable:
+                continue
+            self._add(name, partial(brief_content, result))
+            shown += 1
+        checks = self.state.change(analysis="checks", controls={})
+        self._add("checks", lambda: caveats_content(self.workspace.result(checks)))
+
     def remaining(self, *evidence: str) -> None:
         """Add every analysis that has not been shown yet, under a heading.
 
@@ -224,6 +251,39 @@ def result_content(result: Result) -> SectionContent:
 def curves_content(run: Run) -> SectionContent:
     """Return the section of the log of a run."""
     return result_content(training_curves([TrainingLog.read(run.folder)]))
+
+
+def brief_content(result: Result) -> SectionContent:
+    """Return a result as a small figure without text and table."""
+    figure = result.figure()
+    figure.update_layout(
+        height=BRIEF_HEIGHT_PX,
+        font_size=11,
+        title={"font": {"size": 14}, "subtitle": {"text": ""}},
+        margin={"t": 44, "b": 40, "l": 50, "r": 10},
+    )
+    return SectionContent(
+        html="",
+        summary=result.full_summary(),
+        table=result.table(),
+        figure=mime_bundle(figure),
+        left_out=result.left_out,
+    )
+
+
+def caveats_content(result: Result) -> SectionContent:
+    """Return the findings of the checks as a short list."""
+    assert isinstance(result, Checks)
+    caveats = [
+        (group.run_text, group.check.finding.observation)
+        for group in result.groups[:MAX_CAVEATS]
+        if group.check.finding is not None
+    ]
+    return SectionContent(
+        html=render("caveats", caveats=caveats, more=len(result.groups) - len(caveats)),
+        summary=result.full_summary(),
+        table=result.table(),
+    )
 
 
 def tab_section_content(tab: Lens | Map | Codebook) -> SectionContent:

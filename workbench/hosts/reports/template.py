@@ -8,7 +8,7 @@ analysis, or `dict`, which receives every value whose name is not declared.
 import ast
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 
 from workbench.core.coerce import coerce
 from workbench.core.errors import RunError, UserError, unknown
+from workbench.hosts.reports.images import images_of
 from workbench.storage.evidence import verify_evidence
 from workbench.storage.files import parse_json, read_bytes
 from workbench.storage.run import Run
@@ -24,6 +25,7 @@ from workbench.storage.run import Run
 PACKAGE_FOLDER = Path(__file__).parent
 # Templates of a checkout take precedence over those of an installed package.
 TEMPLATE_FOLDERS = (PACKAGE_FOLDER.parents[2] / "reports", PACKAGE_FOLDER / "templates")
+RUN_KINDS = ("tokenizer", "generator")
 TYPES: dict[str, type] = {
     "str": str,
     "int": int,
@@ -215,7 +217,7 @@ def check_parameters(template: Path, values: Mapping[str, Any]) -> dict[str, Any
     if collector is not None:
         checked[collector.name] = checked[collector.name] | collector.accept(undeclared)
     _check_training(template.stem, checked)
-    _check_runs(template.stem, checked)
+    _check_runs(template, checked)
     return checked
 
 
@@ -233,15 +235,19 @@ def _check_training(template_name: str, values: Mapping[str, Any]) -> None:
             raise unknown("recipe", recipe, recipe_names())
 
 
-def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
+def _check_runs(template: Path, values: Mapping[str, Any]) -> None:
     """Raise UserError unless every named run has evidence and a name of its own."""
     if "run" not in values:
         return
+    requirements = requirements_of(template)
+    template_name = template.stem
     if values["run"] == "":
         raise UserError(f"{template_name} needs a run: --run runs/NAME.")
     folders: dict[str, Path] = {}
     for folder in [values["run"], *values.get("compare_with", [])]:
         run = Run(folder)
+        if folder == values["run"]:
+            _check_kind(template_name, requirements.get("run"), run)
         step = values.get("step") if folder == values["run"] else None
         if folder == values["run"]:
             evidence = run.evidence(step or None)
@@ -254,6 +260,49 @@ def _check_runs(template_name: str, values: Mapping[str, Any]) -> None:
                 f"Two of the runs are called {run.name}. "
                 "Rename one: a report identifies runs by name."
             )
+    if requirements.get("same_images"):
+        _check_images(template_name, values["run"], values.get("compare_with", []))
+
+
+def requirements_of(template: Path) -> dict[str, Any]:
+    """Return what a template requires of its runs, from the metadata of its notebook.
+
+    Parameters
+    ----------
+    template : Path
+        Notebook, whose metadata may have a dictionary `workbench` with these entries: `run`
+        ("tokenizer" or "generator", the kind of the first run) and `same_images` (true if the
+        template is about runs on the same images).
+
+    Returns
+    -------
+    dict
+        Those entries.
+    """
+    metadata = parse_json(read_bytes(template)).get("metadata", {})
+    requirements = metadata.get("workbench", {})
+    return requirements if isinstance(requirements, dict) else {}
+
+
+def _check_kind(template_name: str, kind: Any, run: Run) -> None:
+    actual = "tokenizer" if run.tokenizer is None else "generator"
+    if kind not in RUN_KINDS or kind == actual:
+        return
+    raise UserError(
+        f"The report {template_name} is about a {kind}, and {run.folder} is a {actual} "
+        f"({run.kind}). Use: workbench report {actual} --run {run.folder}"
+    )
+
+
+def _check_images(template_name: str, first: str, others: Sequence[str]) -> None:
+    """Raise UserError if none of the other runs was measured on the images of the first."""
+    images = images_of(Run(first))
+    if not others or any(images_of(Run(other)) == images for other in others):
+        return
+    raise UserError(
+        f"The report {template_name} is about runs on the same images, and no other run was "
+        f"measured on those of {first}. Compare runs that were trained on the same data."
+    )
 
 
 def _parameters_source(template: Path) -> str:
