@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -151,12 +152,6 @@ def test_rows_of_a_killed_process_are_written_again(tmp_path):
 # Several processes
 
 
-def start_collecting(run: Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "workbench", "collect", str(run), f"--limit={NUM_IMAGES}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=os.environ | environment, text=True, **pipes)
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_arrays_of_one(tmp_path):
     for name in ("one", "two"):
@@ -176,3 +171,35 @@ def test_two_processes_give_the_arrays_of_one(tmp_path):
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_allclose(second[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+DYING_PROCESS = """
+import os
+import torch.distributed
+torch.distributed.init_process_group("gloo")
+os._exit(1)
+"""
+
+
+@pytest.mark.slow
+def test_death_of_a_process_stops_the_others_with_a_sentence(tmp_path):
+    run = shutil.copytree(RUNS / "softvq", tmp_path / "softvq")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "workbench", "collect", str(run)]
+    with subprocess.Popen(
+        [sys.executable, "-c", DYING_PROCESS], env=os.environ | group | {"RANK": "1"}
+    ) as dying:
+        survivor = subprocess.run(
+            command,
+            env=os.environ | group | {"RANK": "0"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert dying.wait() == 1
+    assert survivor.returncode == 1 and "Traceback" not in survivor.stderr
+    assert not (run / "evidence" / "step-000004" / "mse.npy").exists()
