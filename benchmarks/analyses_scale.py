@@ -1,4 +1,4 @@
-"""Time and peak memory of every analysis on synthetic evidence of the size of ImageNet's validation.
+"""Time and peak memory of every analysis on synthetic evidence of 50,000 images.
 
     python benchmarks/analyses_scale.py                # 50,000 images, 262,144 codes
     python benchmarks/analyses_scale.py --scale 0.1    # 5,000 images, 26,214 codes
@@ -114,7 +114,7 @@ def write_evidence(target: Path, scale: float, run: str) -> None:
     """Write synthetic evidence in batches."""
     lengths = axis_lengths(scale)
     unfinished = target.with_name(f".{target.name}.unfinished")
-    EvidenceWriter.start(unfinished, {})
+    EvidenceWriter.start(unfinished, {"scale": scale})
     writer = EvidenceWriter(unfinished, lengths)
     for index, (name, spec) in enumerate(ARRAYS.items()):
         if name in EXCLUDED or not lengths.keys() >= set(spec.axes):
@@ -182,7 +182,7 @@ def main() -> None:
         start = time.perf_counter()
         for target in folders:
             if not target.exists():
-                target.parent.mkdir(parents=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 write_evidence(target, options.scale, target.parent.parent.name)
         lengths = axis_lengths(options.scale)
         print(

@@ -249,3 +249,12 @@ def test_classes_of_one_image_each_are_not_applicable():
         probes(normal(150, 4, 8), np.arange(150))
     with pytest.raises(NotApplicable):
         whole_image_accuracies(normal(150, 4, 8), np.arange(150))
+
+
+def test_large_sets_are_sampled_by_class(monkeypatch):
+    monkeypatch.setattr("workbench.analysis.latents.probes.MAX_IMAGES", 60)
+    latents, labels = classes(n=300)
+    result = probes(latents, labels)
+    assert (result.train + result.test, result.of) == (60, 300)
+    assert "60 of 300" in result.summary()
+    assert result.best.accuracy > 0.8

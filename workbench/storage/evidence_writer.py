@@ -84,7 +84,8 @@ class EvidenceWriter:
         """
         text = json.dumps(key, indent=1, sort_keys=True, default=str)
         with _written(folder):
-            if read_json(folder / KEY_FILE, {}) == json.loads(text):
+            is_same = read_json(folder / KEY_FILE, {}) == json.loads(text)
+            if is_same and (folder / KEY_FILE).exists():
                 remove_leftovers(folder)
                 return True
             shutil.rmtree(folder, ignore_errors=True)

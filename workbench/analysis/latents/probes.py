@@ -13,9 +13,11 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
+MAX_IMAGES = 5000  # a larger set is sampled: a linear probe holds all latents in memory
 TRAINING_SHARE = 0.7
 MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the training images
 # Inverse strengths of the penalty. The best on a fifth of the training images is used.
@@ -61,6 +63,8 @@ class Probes(Result):
     classes : tuple of str
     train, test : int
         Number of images.
+    of : int
+        Number of images in the evidence, of which a sample may be used.
     seed : int
     """
 
@@ -70,6 +74,7 @@ class Probes(Result):
     classes: tuple[str, ...] = field(repr=False)
     train: int
     test: int
+    of: int
     seed: int
 
     @property
@@ -119,8 +124,15 @@ class Probes(Result):
         return (
             f"The best probe classifies {100 * self.best.accuracy:.1f} % of {self.test:,} test"
             f" images correctly; the most frequent of {len(self.classes)} classes gives"
-            f" {100 * self.chance:.1f} %. {'; '.join(accuracies).capitalize()}."
+            f" {100 * self.chance:.1f} %. {'; '.join(accuracies).capitalize()}.{self._sample()}"
         )
+
+    def _sample(self) -> str:
+        """Return a sentence if not all images were used."""
+        count = self.train + self.test
+        if count >= self.of:
+            return ""
+        return f" They use {describe_subset(count, self.of, stratified=True)}."
 
     def _draw_accuracies(self, figure: go.Figure) -> None:
         probes = self.probes[::-1]
@@ -235,7 +247,7 @@ def probes(
     1.0
     """
     task = _Task.create(latents, labels, names, seed)
-    pooled = np.asarray(latents, np.float64).mean(axis=1)
+    pooled = task.rows.reshape(len(task.rows), *latents.shape[1:]).mean(axis=1)
     true_classes = task.target[task.test]
     shuffled_labels = np.random.default_rng(seed + 1).permutation(task.training_labels)
     results = []
@@ -264,6 +276,7 @@ def probes(
         classes=task.classes,
         train=len(task.train),
         test=len(task.test),
+        of=len(latents),
         seed=seed,
     )
 
@@ -348,15 +361,21 @@ class _Task:
     def create(
         cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
     ) -> "_Task":
-        n = len(latents)
+        texts = class_names(labels, names, len(latents))
+        random = np.random.default_rng(seed)
+        sampled = subsample(len(latents), MAX_IMAGES, random, labels)
+        n = len(sampled)
+        if n < len(latents):
+            latents = latents[sampled]
+            labels = np.asarray(labels)[sampled]
+            texts = tuple(texts[i] for i in sampled)
         rows = flatten_latents(latents, MIN_IMAGES, "Probing")
-        texts = class_names(labels, names, n)
         distinct_labels = np.unique(np.asarray(labels))
         if len(distinct_labels) < 2:
             raise NotApplicable(
                 f"Probing needs at least two classes; all {n} images are of class {texts[0]}."
             )
-        order = np.random.default_rng(seed).permutation(n)
+        order = random.permutation(n)
         num_training = int(TRAINING_SHARE * n)
         train, test = order[:num_training], order[num_training:]
         target = np.searchsorted(distinct_labels, np.asarray(labels))
