@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from workbench.analysis.diagnosis.checks import checks
+from workbench.analysis.diffusability.decoder_noise import decoder_noise
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.collect.class_gaussians import fit_class_gaussians
 from workbench.collect.collectors.equivariance import TRANSFORMS, latent_errors
@@ -150,3 +151,44 @@ def test_perturbed_codes_are_near_and_as_many_as_requested():
     assert is_changed.double().mean().item() == pytest.approx(0.25, abs=0.02)
     assert (perturbed - codes).abs().max() <= 2
     assert torch.equal(perturb_codes(codes, neighbors, 0.0, generator), codes)
+
+
+# Noise
+
+
+def test_slope_of_an_orthonormal_decoder():
+    """Slope: variance of the latents per pixel. Doubling level: root of lost over held variance."""
+    n, side, rank, level = 400, 4, 6, 0.25
+    basis = np.linalg.qr(normal(side**2, side**2))[0]
+    variances = np.linspace(0.002, 0.0005, side**2)
+    coordinates = normal(n, side**2, seed=1) * np.sqrt(variances)
+    held = coordinates[:, :rank] @ basis[:, :rank].T
+    lost = coordinates[:, rank:] @ basis[:, rank:].T
+    deviation = coordinates[:, :rank].std()
+    noise = level * deviation * normal(n, rank, seed=2) @ basis[:, :rank].T
+    pixels = np.round(255 * np.stack([held + lost + 0.5, held + 0.5])).astype(np.uint8)
+    images, reconstructions = pixels.reshape(2, n, side, side, 1)
+    result = decoder_noise(
+        images,
+        reconstructions,
+        np.zeros((n, 1, rank)),
+        np.array([level]),
+        np.square(noise - lost).mean(axis=1)[:, None],
+    )
+    assert result.slope == pytest.approx(rank * deviation**2 / side**2, rel=0.1)
+    expected = np.sqrt(np.square(lost).sum() / (n * rank * deviation**2))
+    assert result.doubling_level == pytest.approx(expected, rel=0.1)
+    assert result.doubling_low < result.doubling_level < result.doubling_high
+
+
+def test_missing_arrays_name_the_command_that_collects_them():
+    """Evidence of earlier versions, and 1-D tokens with the stored reason."""
+    from workbench.analysis.diffusability.decoded_neighborhoods import perturbed_codes
+    from workbench.analysis.diffusability.equivariance import equivariance
+
+    old = Evidence({"run": "a", "step": 1}, features=normal(4, 2), codes=np.zeros((4, 2), int))
+    with pytest.raises(NotApplicable, match="workbench collect a --also perturbed_codes"):
+        old.kwargs_for(perturbed_codes)
+    reasons = {"equivariance_mse": "a has 1-D tokens."}
+    with pytest.raises(NotApplicable, match="1-D tokens"):
+        Evidence(old.provenance | {"not_collected": reasons}).kwargs_for(equivariance)

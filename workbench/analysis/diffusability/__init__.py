@@ -13,4 +13,7 @@ ORDER = (
     "spatial_structure",
     "spectral_energy",
     "latent_pictures",
+    "decoder_noise",
+    "decoded_neighborhoods",
+    "equivariance",
 )
