@@ -18,6 +18,7 @@ report                 write a report as one HTML file
 evaluate, wrap         evaluate a tokenizer from elsewhere, or from two functions, as a run
 models                 published checkpoints that can be loaded, with their published figures
 load_tokenizer         load a tokenizer that was trained elsewhere, by its address
+transformed            map the latents of a tokenizer linearly, with equal reconstructions
 load_generator         load a generator that was trained elsewhere, by its address
 analysis, analyses     all analyses as functions, and a dictionary of them
 Run, Evidence          a training run on disk, and the arrays collected from it
@@ -53,6 +54,7 @@ _MODULES = {
     "select": "workbench.workspace.image_selection",
     "start": "workbench.launch.subprocess",
     "train": "workbench.launch.subprocess",
+    "transformed": "workbench.launch.transformed",
     "watch": "workbench.hosts.notebook.explorer",
     "wrap": "workbench.tokenizers.pretrained.wrapped",
 }

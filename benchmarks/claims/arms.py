@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from workbench.launch.in_process import train
 from workbench.launch.recipes import CLUSTERING, CONVOLUTIONAL
@@ -34,6 +34,7 @@ class Arm:
         The arm whose weights training starts from.
     """
 
+    is_recipe: ClassVar[bool] = True
     recipe: str
     changes: str = "{}"
     tokenizer: "Arm | None" = None
@@ -79,6 +80,24 @@ class Arm:
         if (folder / "config.json").exists() and Run(folder).status()["state"] == "finished":
             return Run(folder)
         return train(self.recipe, folder, collect=False, seed=seed, **settings)
+
+
+@dataclass(frozen=True)
+class TransformedArm(Arm):
+    """A tokenizer with mapped latents; `start` is the tokenizer, `changes` has the transform."""
+
+    is_recipe: ClassVar[bool] = False
+
+    def train(self, out: Path, seed: int) -> Run:
+        """Map the latents of the tokenizer of a seed."""
+        from workbench.launch.transformed import transformed
+
+        assert self.start is not None
+        folder = self.folder(out, seed)
+        if (folder / "status.json").exists():
+            return Run(folder)
+        source = self.start.folder(out, seed)
+        return transformed(source, json.loads(self.changes)["transform"], folder, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,10 @@ class Scale:
         if self.cache and (settings.get("teacher") or settings.get("targets")):
             settings["cache"] = self.cache
         return Arm(f"{system}-{self.data}", json.dumps(settings, sort_keys=True), start=start)
+
+    def transformed(self, tokenizer: Arm, transform: str) -> Arm:
+        """Return an arm that maps the latents of a tokenizer."""
+        return TransformedArm("transformed", json.dumps({"transform": transform}), start=tokenizer)
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
         """Return an arm that trains a generator on a tokenizer."""

@@ -52,6 +52,8 @@ class Claim:
         Names of the numbers to show for each arm, the most important first.
     caveat : str
         A caution that holds whatever the verdict.
+    on_request : bool
+        It is run only if it, or its module, is named.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Claim:
     details: Callable[[Mapping[str, Numbers]], Numbers] | None = None
     columns: tuple[str, ...] = ()
     caveat: str = ""
+    on_request: bool = False
 
 
 def judge_effect(values: list[float]) -> Verdict:

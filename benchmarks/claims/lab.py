@@ -15,7 +15,10 @@ from workbench.analysis.generation.feature_distances import frechet_distance, pr
 from workbench.analysis.latents.probes import logistic_probe
 from workbench.analysis.runs.diagnostics import diagnostics_of
 from workbench.collect import collect, draw_samples, load_images
+from workbench.collect.class_gaussians import fit_class_gaussians
 from workbench.collect.images import pooled_features
+from workbench.collect.sampling import decode_samples
+from workbench.core.types import Tokens
 from workbench.data.images import ImageSet
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.storage.atomic import write_text
@@ -66,8 +69,9 @@ class Lab:
 
         `gFD` is the distance from training images to samples, `floor` that from training to
         held-out images, and `gap` that from reconstructions of training images to samples, which
-        the generator alone causes. `gFD free` and so on use the untrained network. `shift` is that
-        of the sampling times; None is the model's own.
+        the generator alone causes. `class Gaussians` is the distance of decoded draws from one
+        Gaussian per class, which no generator was trained for. `gFD free` and so on use the
+        untrained network. `shift` is that of the sampling times; None is the model's own.
         """
         step = run.steps[-1] if step is None else step
         name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
@@ -151,18 +155,22 @@ class Lab:
                 ]
             )
             train, features = self._real(run.tokenizer, seed)
-            decoded = _reconstructions(tokenizer, train)
+            encoded = _encoded(tokenizer, train)
+            decoded = decode_samples(tokenizer, encoded)
+            gaussian = _class_gaussian_images(tokenizer, encoded, train, labels, seed)
             numbers: Numbers = {}
             for name, feature_extractor in self.feature_extractors(train.pixels.shape[-1]).items():
                 real, held = features[name]
-                made, rebuilt = (
-                    pooled_features(feature_extractor, x, DEVICE) for x in (samples, decoded)
+                made, rebuilt, drawn = (
+                    pooled_features(feature_extractor, x, DEVICE)
+                    for x in (samples, decoded, gaussian)
                 )
                 numbers |= {
                     f"gFD{name}": _distance(real, made),
                     f"floor{name}": _distance(real, held),
                 }
                 numbers[f"gap{name}"] = _distance(rebuilt, made)
+                numbers[f"class Gaussians{name}"] = _distance(real, drawn)
                 if not name:
                     numbers["precision"], numbers["recall"] = precision_recall(real, made)
         return numbers
@@ -205,14 +213,34 @@ def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
     )
 
 
-def _reconstructions(tokenizer: torch.nn.Module, images: "object") -> np.ndarray:
-    from workbench.collect import to_uint8
-
+def _encoded(tokenizer: torch.nn.Module, images: ImageSet) -> Tokens:
+    """Encode all images, in batches."""
     device = next(tokenizer.parameters()).device
-    parts = torch.arange(len(images)).split(BATCH)
-    return np.concatenate(
-        [to_uint8(tokenizer.decode(tokenizer.encode(images.images(p).to(device)))) for p in parts]
+    parts = [
+        tokenizer.encode(images.images(part).to(device))
+        for part in torch.arange(len(images)).split(BATCH)
+    ]
+    actives = [part.active for part in parts if part.active is not None]
+    codes = [part.codes for part in parts if part.codes is not None]
+    return Tokens(
+        latents=torch.cat([part.latents for part in parts]),
+        codes=torch.cat(codes) if codes else None,
+        active=torch.cat(actives) if actives else None,
+        grid=parts[0].grid,
     )
+
+
+def _class_gaussian_images(
+    tokenizer: torch.nn.Module,
+    tokens: Tokens,
+    images: ImageSet,
+    labels: torch.Tensor,
+    seed: int,
+) -> np.ndarray:
+    """Decode draws of these classes from one Gaussian per class, fitted to the images' latents."""
+    gaussians = fit_class_gaussians(tokens.latents.cpu().numpy(), images.labels)
+    draws = torch.from_numpy(gaussians.sample(labels.numpy(), seed))
+    return decode_samples(tokenizer, Tokens(draws, grid=tokens.grid))
 
 
 def _distance(real: np.ndarray, made: np.ndarray) -> float:

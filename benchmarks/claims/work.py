@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from workbench.core.errors import unknown
 
-from . import karl, lightningdit, maetok, prediction, softvq, unicode2, vavae
+from . import karl, lightningdit, maetok, prediction, softvq, transforms, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim
 from .results import measured, timed
@@ -25,6 +25,7 @@ MODULES = {
     "karl": karl,
     "unicode2": unicode2,
     "prediction": prediction,
+    "transforms": transforms,
 }
 # glibc returns the memory of a tensor to the kernel as soon as it is freed, which costs up to a
 # tenth of a training step here. With these settings a worker keeps up to 2 GiB.
@@ -56,7 +57,9 @@ def all_claims() -> list[Claim]:
 
 
 def select_claims(names: Sequence[str]) -> list[Claim]:
-    """Return the claims of some modules or with some keys, or all if no name is given.
+    """Return the claims of some modules or with some keys.
+
+    Without a name, return all but those that are run on request.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def select_claims(names: Sequence[str]) -> list[Claim]:
         if name not in MODULES and name not in module_of:
             raise unknown("system or claim", name, (*MODULES, *module_of))
     if not names:
-        return all_claims()
+        return [claim for claim in all_claims() if not claim.on_request]
     return [claim for claim in all_claims() if claim.key in names or module_of[claim.key] in names]
 
 
