@@ -15,6 +15,8 @@ from .comparison import Comparison, Outcome, describe_setting, format_spread, st
 from .store import SETTING, STORED_RESULTS
 
 SIGNS = {"shown": "✓ shown", "weak": "~ weak", "not shown": "✗ not shown"}
+# The distance of draws from one Gaussian per class is shown next to that of samples.
+GAUSSIAN_COLUMNS = {"gFD": "class Gaussians", "gFD free": "class Gaussians free"}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -65,7 +67,13 @@ def _figure_html(outcome: Outcome) -> str:
 def _columns(outcome: Outcome) -> list[str]:
     """Return the columns of the table of arms that at least one arm has."""
     arms = outcome.results["arms"].values()
-    return [name for name in outcome.claim.columns if any(name in arm["numbers"] for arm in arms)]
+    columns = []
+    for name in dict.fromkeys(outcome.claim.columns):
+        columns.append(name)
+        if name in GAUSSIAN_COLUMNS:
+            columns.append(GAUSSIAN_COLUMNS[name])
+    names = dict.fromkeys(columns)
+    return [name for name in names if any(name in arm["numbers"] for arm in arms)]
 
 
 def _details(outcome: Outcome) -> list[tuple[str, list[float | None]]]:

@@ -283,6 +283,13 @@ def _warnings(
             f"{num_overlaps} of {len(ranked) - 1} neighbors in the order of gFD are within its"
             " interval."
         )
+    num_untrained = sum(d.value >= d.class_gaussians for d in distances)
+    if num_untrained:
+        warnings.append(
+            f"The generators of {num_untrained} of {len(distances)} tokenizers are no nearer to"
+            " training images than draws from one Gaussian per class: the order is one of speed of"
+            " training."
+        )
     return tuple(warnings)
 
 

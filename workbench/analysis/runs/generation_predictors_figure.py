@@ -23,6 +23,7 @@ MAX_LABELED_POINTS = 6  # more names of tokenizers would overlap
 MIN_HEIGHT_PX = 560
 ROW_HEIGHT_PX = 26
 GRAY = COLORS[6]
+REFERENCE_COLOR = COLORS[2]
 
 
 def draw(result: GenerationPredictors) -> go.Figure:
@@ -179,6 +180,23 @@ def _add_panel(
             "symbol": "circle" if correlation.significant else "circle-open",
         },
         hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
+        row=row,
+        col=column,
+    )
+    figure.add_scatter(
+        x=result.values[:, index],
+        y=[d.class_gaussians for d in result.distances],
+        mode="markers",
+        marker={
+            "symbol": "line-ew",
+            "size": 14,
+            "line": {"width": 2, "color": REFERENCE_COLOR},
+        },
+        name="class Gaussians, no training",
+        legendgroup="class Gaussians",
+        showlegend=index == 0
+        and bool(np.isfinite([d.class_gaussians for d in result.distances]).any()),
+        hovertemplate="%{y:.4g}<extra>class Gaussians</extra>",
         row=row,
         col=column,
     )

@@ -50,6 +50,8 @@ class GenerationDistance:
     low: float  # 95 % interval of its variation over images
     high: float
     generators: int
+    # Distance of draws from one Gaussian per class, without training; NaN if it was not collected.
+    class_gaussians: float = float("nan")
 
 
 def pair_generators(
@@ -122,24 +124,34 @@ def generation_distances(
         Number of images of every distance. It is equal for all, because a distance depends on it.
     """
     n = min(min(len(_sample_features(pair)), len(_train_features(pair))) for pair in pairs)
-    estimates: dict[str, list[tuple[float, float, float]]] = {}
+    estimates: dict[str, list[tuple[float, float, float, float]]] = {}
     for pair in pairs:
         sample_features = _sample_features(pair)
         rows = np.random.default_rng(seed + 1).permutation(len(sample_features))[:n]
-        distance = fidelity(
+        result = fidelity(
             train_features=_train_features(pair),
             sample_features=np.asarray(sample_features)[rows],
+            gaussian_features=pair.generator.gaussian_features,
             splits=NUM_HALF_SAMPLES,
             seed=seed,
-        ).distances[0]
-        estimate = (distance.value, distance.low, distance.high)
+        )
+        distance = result.distances[0]
+        reference = np.nan if result.class_gaussians is None else result.class_gaussians.value
+        estimate = (distance.value, distance.low, distance.high, reference)
         source = pair.tokenizer if by == "tokenizer" else pair.generator
         estimates.setdefault(source.run_name, []).append(estimate)
     distances = []
     for run, values in estimates.items():
-        value, low, high = np.mean(values, axis=0).tolist()
+        value, low, high, reference = np.mean(values, axis=0).tolist()
         distances.append(
-            GenerationDistance(run=run, value=value, low=low, high=high, generators=len(values))
+            GenerationDistance(
+                run=run,
+                value=value,
+                low=low,
+                high=high,
+                generators=len(values),
+                class_gaussians=reference,
+            )
         )
     return tuple(distances), n
 
