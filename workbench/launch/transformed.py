@@ -52,11 +52,12 @@ def transformed(tokenizer: str | Path | Run, transform: str, out: str | Path, se
     import torch
 
     from workbench.collect import load_images
+    from workbench.collect.models import load_tokenizer
     from workbench.tokenizers.transformed import LatentMap, TransformedTokenizer, fit_map
 
     source = tokenizer if isinstance(tokenizer, Run) else Run(tokenizer)
     _check_source(source)
-    inner = source.load()
+    inner = load_tokenizer(source)
     images = load_images(source, "train", sample=MAX_IMAGES, seed=seed)
     with torch.no_grad():
         tokens = [inner.encode(images.images(part)) for part in _parts(len(images))]
