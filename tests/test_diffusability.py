@@ -368,3 +368,19 @@ def test_comparison_grays_what_is_not_comparable_and_marks_the_best():
     assert first_two["LDS"].best == ""  # without a direction there is no best run
     with pytest.raises(NotApplicable):
         diffusability(evidences[-1:])
+
+
+def test_comparison_states_the_difference_in_reconstruction():
+    images = np.random.default_rng(0).integers(40, 200, (40, 8, 8, 1), dtype=np.uint8)
+    evidences = []
+    for name, error in (("good", 1), ("bad", 10)):  # the PSNR differs by 20 dB
+        latents = white(40, 16, 2).astype(np.float32)
+        provenance = {"run": name, "step": 1}
+        changed = images + np.uint8(error)
+        evidences.append(
+            Evidence(provenance, images=images, reconstructions=changed, latents=latents)
+        )
+    result = diffusability(evidences)
+    assert result.columns[0].name == "PSNR"
+    assert result.psnr_difference == pytest.approx(20)
+    assert diffusability(evidences[:1]).psnr_difference == 0

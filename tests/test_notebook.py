@@ -140,6 +140,7 @@ VIEWS = {
     "modes": lambda runs: wb.modes(runs / "soft-4", max_modes=2),
     "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
     "compare": lambda runs: wb.compare(runs / "soft-4", runs / "soft-2"),
+    "diffusability": lambda runs: wb.diffusability(runs / "soft-4", runs / "soft-2"),
     "codebook": lambda runs: wb.codebook(runs / "soft-4", selected=[3]),
     "latent_map": lambda runs: wb.latent_map(
         runs / "soft-4", method="pca", polygon=[(0, 0), (9, 0), (9, 9)]

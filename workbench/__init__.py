@@ -11,6 +11,7 @@ train, start           train a recipe or a class, or start its training in anoth
 check                  check what is expected of a tokenizer of your own
 open, watch            explore a folder of runs, or follow a running training, in a notebook
 compare, budget, modes compare runs, plot quality against token budget, and count modes
+diffusability          compare latent spaces by how well a generator can learn them
 lens                   show what single tokens, modes and noise do to images
 latent_map, codebook   show the latents of all images, or the codewords with their images
 select                 measure a selection of images
@@ -42,6 +43,7 @@ _MODULES = {
     "evidence": "workbench.storage.array_evidence",
     "export": "workbench.collect.export",
     "compare": "workbench.hosts.notebook.shortcuts",
+    "diffusability": "workbench.hosts.notebook.shortcuts",
     "evaluate": "workbench.launch.evaluate",
     "latent_map": "workbench.hosts.displays",
     "lens": "workbench.hosts.displays",

@@ -21,6 +21,8 @@ from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence, kwargs_for
 
 FINGERPRINT_LETTERS = 6
+RECONSTRUCTION = "PSNR"
+MAX_PSNR_DIFFERENCE_DB = 0.5  # of tokenizers whose reconstruction is about equal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,6 +118,18 @@ class Diffusability(Result):
         cells = [cell for column in self.columns for cell in column.cells]
         return sum(not cell.is_missing and not cell.is_comparable for cell in cells)
 
+    @property
+    def psnr_difference(self) -> float:
+        """Largest difference in PSNR between comparable runs, in dB; 0 if it was not measured."""
+        values = [
+            cell.value
+            for column in self.columns
+            if column.name == RECONSTRUCTION
+            for cell in column.cells
+            if cell.is_comparable
+        ]
+        return max(values) - min(values) if values else 0.0
+
     def table(self) -> pd.DataFrame:
         """Return one row per run and perspective: value, interval, null, direction and reason."""
         rows = []
@@ -169,6 +183,11 @@ class Diffusability(Result):
 
     def _cautions(self) -> list[str]:
         sentences = []
+        if self.psnr_difference > MAX_PSNR_DIFFERENCE_DB:
+            sentences.append(
+                f"These runs differ by {self.psnr_difference:.1f} dB in PSNR, so that the"
+                " directions may not hold among them."
+            )
         if self.num_incomparable:
             values = "1 value" if self.num_incomparable == 1 else f"{self.num_incomparable} values"
             sentences.append(f"{values} in gray cannot be compared with {self.runs[0]}.")

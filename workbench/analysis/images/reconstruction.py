@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.base import Range, Result
+from workbench.analysis.base import Range
 from workbench.analysis.inputs import class_names
+from workbench.analysis.perspectives import Perspective, PerspectiveResult
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
 from workbench.analysis.stats.intervals import mean_interval
@@ -31,7 +32,7 @@ SIMILARITY_LABELS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction(Result):
+class Reconstruction(PerspectiveResult):
     """PSNR and absolute error of every image, and a grid of example images.
 
     Attributes
@@ -54,6 +55,8 @@ class Reconstruction(Result):
         Number of the first images from which the examples were selected.
     mosaic : ndarray of uint8, shape (height, width, 4)
         Grid of originals, reconstructions and errors.
+    size : tuple of int
+        Height and width of an image, in pixels.
     """
 
     psnr: np.ndarray = field(repr=False)
@@ -67,11 +70,27 @@ class Reconstruction(Result):
     order: Order
     num_pictures: int
     mosaic: np.ndarray = field(repr=False)
+    size: tuple[int, int]
 
     @property
     def n(self) -> int:
         """Number of images that were measured."""
         return len(self.psnr)
+
+    def perspectives(self) -> tuple[Perspective, ...]:
+        """Return the PSNR, which other perspectives are compared at."""
+        height, width = self.size
+        return (
+            Perspective(
+                name="PSNR",
+                meaning="peak signal-to-noise ratio of the reconstructions, dB",
+                value=self.mean,
+                low=self.low,
+                high=self.high,
+                reason="No direction: maps of equal reconstruction generate very differently.",
+                conditions=(("pixels", f"{height} × {width}"),),
+            ),
+        )
 
     def figure(self) -> go.Figure:
         """Draw rows of originals, reconstructions and errors, with index and PSNR above each."""
@@ -217,6 +236,7 @@ def reconstruction(
         order=order,
         num_pictures=len(images),
         mosaic=_compose_examples(images, reconstructions, example_indices),
+        size=(images.shape[1], images.shape[2]),
     )
 
 

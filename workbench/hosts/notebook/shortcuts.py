@@ -1,4 +1,4 @@
-"""Explorers for one question: `workbench.modes(run)`, `budget(*runs)` and `compare(*runs)`.
+"""Explorers for one question, such as `workbench.modes(run)` or `compare(*runs)`.
 
 The groups of the analyses decide which analyses belong to a question, so that a new analysis
 appears by existing.
@@ -74,6 +74,24 @@ def compare(*runs: Run | str | Path, **controls: Any) -> Explorer:
     groups = analysis.groups()
     names = [*groups["runs"], *groups["diagnosis"]]
     return _explore(runs, "decision", names, None, controls)
+
+
+def diffusability(*runs: Run | str | Path, **controls: Any) -> Explorer:
+    """Compare the latent spaces of tokenizers: how well a generator can learn each of them.
+
+    Parameters
+    ----------
+    *runs : Run, str or Path
+        The runs, or their folders; values are compared with those of the first.
+    **controls
+        Controls of the analysis `diffusability`.
+
+    Returns
+    -------
+    Explorer
+        Shows all perspectives of all runs, and offers the analyses that they are from.
+    """
+    return _explore(runs, "diffusability", analysis.groups()["diffusability"], None, controls)
 
 
 def _explore(
