@@ -18,10 +18,12 @@ GRAY = COLORS[6]
 BAND_COLOR = "rgba(127,127,127,0.10)"  # of every second analysis
 BEST_COLOR = "rgba(0,158,115,0.35)"
 ARROWS = {"higher": "↑ higher", "lower": "↓ lower"}
-TITLE_LETTERS = 12
+TITLE_LETTERS = 10
+MAX_COLUMNS = 14  # of a block, whose titles then fit next to each other
 HOVER_LETTERS = 60
 ROW_HEIGHT_PX = 40
 HEADER_HEIGHT_PX = 56  # three lines of column titles
+GAP_PX = 24  # between blocks
 MARGINS_PX = 120  # of the theme, above and below
 CELL_KIND = "perspective"  # a click opens the analysis of the column with the run of the row
 NULL_ROW = "null value"
@@ -37,46 +39,17 @@ def draw(result: Diffusability) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
+        Tables of more than 14 columns continue in another block of rows.
     """
+    blocks = _blocks(result)
+    block_height = HEADER_HEIGHT_PX + ROW_HEIGHT_PX * (len(result.runs) + 1)
+    plot_height = len(blocks) * (block_height + GAP_PX) - GAP_PX
     figure = go.Figure()
-    _draw_bands(figure, result)
-    entries = [
-        (x, y, column, cell)
-        for x, column in enumerate(result.columns)
-        for y, cell in enumerate(column.cells)
-    ]
-    comparable = [entry for entry in entries if entry[3].is_comparable]
-    others = [entry for entry in entries if not entry[3].is_comparable]
-    _draw_cells(figure, comparable, "comparable", {})
-    name = f"missing, or not comparable with {result.runs[0]}"
-    _draw_cells(figure, others, name, {"color": GRAY})
-    _draw_nulls(figure, result)
-    num_rows = len(result.runs) + 1
-    plot_height = HEADER_HEIGHT_PX + ROW_HEIGHT_PX * num_rows
-    figure.update_xaxes(
-        tickmode="array",
-        tickvals=list(range(len(result.columns))),
-        ticktext=[_title(column) for column in result.columns],
-        tickfont_size=11,
-        tickangle=0,
-        side="top",
-        range=[-0.5, len(result.columns) - 0.5],
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
-    )
-    figure.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(num_rows)),
-        ticktext=[*result.runs, f"<i>{NULL_ROW}</i>"],
-        range=[num_rows - 0.5, -0.5],
-        domain=[0, 1 - HEADER_HEIGHT_PX / plot_height],
-        showgrid=False,
-        zeroline=False,
-        automargin=True,
-        ticklabelstandoff=6,
-        fixedrange=True,
-    )
+    for i, columns in enumerate(blocks):
+        top = i * (block_height + GAP_PX)
+        bottom = top + block_height
+        domain = (1 - bottom / plot_height, 1 - (top + HEADER_HEIGHT_PX) / plot_height)
+        _draw_block(figure, result, columns, "" if i == 0 else str(i + 1), domain)
     subtitle = (
         f"compared with {result.runs[0]} · an arrow marks a published direction · green: best, and"
         " apart from all others · gray: not comparable"
@@ -90,31 +63,91 @@ def draw(result: Diffusability) -> go.Figure:
     return apply_theme(figure)
 
 
-def _draw_bands(figure: go.Figure, result: Diffusability) -> None:
+def _blocks(result: Diffusability) -> list[tuple[Column, ...]]:
+    """Return the columns in blocks of about equal width."""
+    count = -(-len(result.columns) // MAX_COLUMNS)
+    size = -(-len(result.columns) // count)
+    return [result.columns[i : i + size] for i in range(0, len(result.columns), size)]
+
+
+def _draw_block(
+    figure: go.Figure,
+    result: Diffusability,
+    columns: tuple[Column, ...],
+    axis: str,
+    domain: tuple[float, float],
+) -> None:
+    """Draw some columns on axes of their own; `axis` is the number of the axes as a text."""
+    _draw_bands(figure, result, columns, axis)
+    entries = [
+        (x, y, column, cell)
+        for x, column in enumerate(columns)
+        for y, cell in enumerate(column.cells)
+    ]
+    comparable = [entry for entry in entries if entry[3].is_comparable]
+    others = [entry for entry in entries if not entry[3].is_comparable]
+    _draw_cells(figure, comparable, axis, "comparable", {})
+    name = f"missing, or not comparable with {result.runs[0]}"
+    _draw_cells(figure, others, axis, name, {"color": GRAY})
+    _draw_nulls(figure, result, columns, axis)
+    num_rows = len(result.runs) + 1
+    plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "tickmode": "array"}
+    x_axis = {
+        "anchor": f"y{axis}",
+        "side": "top",
+        "tickvals": list(range(len(columns))),
+        "ticktext": [_title(column) for column in columns],
+        "tickfont": {"size": 11},
+        "tickangle": 0,
+        # A shorter last block keeps the width of its columns.
+        "range": [-0.5, len(_blocks(result)[0]) - 0.5],
+    }
+    y_axis = {
+        "anchor": f"x{axis}",
+        "domain": domain,
+        "tickvals": list(range(num_rows)),
+        "ticktext": [*result.runs, f"<i>{NULL_ROW}</i>"],
+        "range": [num_rows - 0.5, -0.5],
+        "automargin": True,
+        "ticklabelstandoff": 6,
+    }
+    figure.update_layout({f"xaxis{axis}": plain | x_axis, f"yaxis{axis}": plain | y_axis})
+
+
+def _draw_bands(
+    figure: go.Figure, result: Diffusability, columns: tuple[Column, ...], axis: str
+) -> None:
     """Shade the columns of every second analysis, and the best cells."""
     analyses = list(dict.fromkeys(column.analysis for column in result.columns))
-    for x, column in enumerate(result.columns):
+    style = {"type": "rect", "xref": f"x{axis}", "line_width": 0, "layer": "below"}
+    for x, column in enumerate(columns):
         if analyses.index(column.analysis) % 2 == 0:
-            figure.add_vrect(
-                x0=x - 0.5, x1=x + 0.5, fillcolor=BAND_COLOR, line_width=0, layer="below"
+            figure.add_shape(
+                x0=x - 0.5,
+                x1=x + 0.5,
+                y0=0,
+                y1=1,
+                yref=f"y{axis} domain",
+                fillcolor=BAND_COLOR,
+                **style,
             )
         if column.best:
             y = result.runs.index(column.best)
             figure.add_shape(
-                type="rect",
                 x0=x - 0.47,
                 x1=x + 0.47,
                 y0=y - 0.42,
                 y1=y + 0.42,
+                yref=f"y{axis}",
                 fillcolor=BEST_COLOR,
-                line_width=0,
-                layer="below",
+                **style,
             )
 
 
 def _draw_cells(
     figure: go.Figure,
     entries: list[tuple[int, int, Column, Cell]],
+    axis: str,
     name: str,
     font: dict[str, str],
 ) -> None:
@@ -123,6 +156,8 @@ def _draw_cells(
     figure.add_scatter(
         x=[x for x, _, _, _ in entries],
         y=[y for _, y, _, _ in entries],
+        xaxis=f"x{axis}",
+        yaxis=f"y{axis}",
         mode="markers+text",
         marker={"size": ROW_HEIGHT_PX - 8, "symbol": "square", "opacity": 0},
         text=["–" if cell.is_missing else f"{cell.value:.3g}" for _, _, _, cell in entries],
@@ -135,17 +170,21 @@ def _draw_cells(
     )
 
 
-def _draw_nulls(figure: go.Figure, result: Diffusability) -> None:
-    nulls = [column.reference.null for column in result.columns]
+def _draw_nulls(
+    figure: go.Figure, result: Diffusability, columns: tuple[Column, ...], axis: str
+) -> None:
+    nulls = [column.reference.null for column in columns]
     figure.add_scatter(
-        x=list(range(len(result.columns))),
-        y=[len(result.runs)] * len(result.columns),
+        x=list(range(len(columns))),
+        y=[len(result.runs)] * len(columns),
+        xaxis=f"x{axis}",
+        yaxis=f"y{axis}",
         mode="text",
         text=["–" if math.isnan(null) else f"<i>{null:.3g}</i>" for null in nulls],
         textfont={"color": GRAY},
         hovertext=[
             f"{column.reference.null_case or 'no null value'}<br>{column.name}"
-            for column in result.columns
+            for column in columns
         ],
         hovertemplate="%{hovertext}<extra></extra>",
     )
