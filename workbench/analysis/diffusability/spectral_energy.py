@@ -337,7 +337,7 @@ def _cells_by_frequency(side: int) -> np.ndarray:
 def _pooled(images: np.ndarray | None, side: int, seed: int) -> tuple[ScaledLatents | None, str]:
     """Return the images as maps of the grid, or None and the reason."""
     if images is None or len(images) < MIN_IMAGES:
-        return None, "There are too few images for a spectrum to compare with."
+        return None, f"There are fewer than {MIN_IMAGES} images to compare the spectrum with."
     n, height, width, colors = images.shape
     if height % side or width % side:
         return None, (
