@@ -5,6 +5,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 
 import datasets
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from workbench.cli import app
 from workbench.collect import load_images
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
@@ -20,7 +23,9 @@ from workbench.core.pixels import normalize
 from workbench.core.workers import load_in_workers
 from workbench.data import lazy, load
 from workbench.data.stream import ImageStream
+from workbench.launch import throughput
 from workbench.launch.in_process import prepare_training, train
+from workbench.launch.throughput import Throughput, measure_throughput
 from workbench.storage.checkpoint import read_tensors
 from workbench.training import TrainConfig, fit
 from workbench.training.dataloading import Rank, load_batches
@@ -284,3 +289,25 @@ def test_value_range_is_that_of_training_and_of_evidence(tmp_path):
     train_images, test_images = (load_images(run, split).pixels for split in ("train", "test"))
     scaled = {np.rint(image * (255 / 4095)).astype(np.uint8).tobytes() for image in values}
     assert {image.tobytes() for image in (*train_images, *test_images)} == scaled
+
+
+def test_doctor_names_the_slowest_stage(sources, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = TINY | {"data": str(sources / "folder"), "crop": "random"}
+    arguments = ["doctor", "--recipe", "ae-photos", "--steps", "4"]
+    for name, value in settings.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    monkeypatch.setattr(throughput, "SECONDS", 0.05)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("images/s") >= 3 and "bottleneck" in result.output
+    assert not list(tmp_path.iterdir())
+    assert CliRunner().invoke(app, ["doctor", "--data", "digits"]).exit_code != 0
+    slow_training = Throughput(
+        decoding={0: 100.0, 1: 95.0, 2: 190.0}, transfer=None, training=20.0, step_images=4
+    )
+    assert slow_training.bottleneck.startswith("Training") and slow_training.best_num_workers == 2
+    slow_decoding = replace(slow_training, training=2000.0, transfer=9000.0)
+    assert slow_decoding.bottleneck.startswith("Decoding")
+    with pytest.raises(UserError):
+        measure_throughput("sit-digits")

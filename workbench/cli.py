@@ -701,13 +701,31 @@ PACKAGES = {
 }
 
 
-@app.command()
-def doctor() -> None:
-    """Print what is installed on this machine and what is missing.
+@app.command(context_settings=ACCEPTS_SETTINGS)
+def doctor(
+    context: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Option(help="Measure the training of this recipe of a tokenizer.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The images to measure with; those of the recipe if absent.")
+    ] = None,
+) -> None:
+    """Print what is installed and missing, or measure how fast a recipe trains, and why.
+
+    With --recipe, decoding, moving to the GPU and training are measured for some seconds each.
+    Other options are settings of the recipe. Nothing is written.
 
     \b
     workbench doctor
+    workbench doctor --recipe softvq-imagenet256 --data imagenet --batch-size 64
     """
+    settings = _settings(context)
+    if recipe is not None:
+        _print_throughput(recipe, data, settings)
+        return
+    if data is not None or settings:
+        raise UserError("Give the recipe to measure as well, as in --recipe softvq-imagenet256.")
     import platform
 
     rows = {"python": platform.python_version()}
@@ -723,6 +741,23 @@ def doctor() -> None:
     width = max(len(name) for name in rows) + 2
     for name, state in rows.items():
         typer.echo(f"{name:<{width}}{state}")
+
+
+def _print_throughput(recipe: str, data: str | None, settings: dict[str, Any]) -> None:
+    from workbench.launch.throughput import measure_throughput
+
+    measured = measure_throughput(recipe, data=data, **settings)
+    rows = {
+        f"decoding, {workers} worker{'' if workers == 1 else 's'}": rate
+        for workers, rate in measured.decoding.items()
+    }
+    if measured.transfer is not None:
+        rows["moving to the GPU"] = measured.transfer
+    rows[f"training, {measured.step_images} images per step"] = measured.training
+    width = max(len(name) for name in rows) + 2
+    for name, rate in rows.items():
+        typer.echo(f"{name:<{width}}{rate:>9,.1f} images/s")
+    typer.echo(measured.bottleneck)
 
 
 def _metric_networks() -> dict[str, str]:

@@ -64,13 +64,9 @@ class AugmentedImages:
         else:
             pixels = self.image_set.read(indices)
         if self.augmentation.flip > 0:
-            is_flipped = np.array(
-                [
-                    self.augmentation.is_flipped(self.augmentation.draw(epoch, index))
-                    for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
-                ]
-            )
-            pixels = np.where(is_flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
+            for image, epoch, index in zip(pixels, epochs.tolist(), indices.tolist(), strict=True):
+                if self.augmentation.is_flipped(self.augmentation.draw(epoch, index)):
+                    image[:] = image[:, ::-1].copy()
         return (to_tensor(pixels),)
 
     def _crop(self, indices: list[int], epochs: list[int]) -> np.ndarray:

@@ -169,15 +169,16 @@ def decode_picture(
             if reduced and short is not None:
                 opened.draft(None, (short, short))
             white = _white_level(opened)
-            upright = ImageOps.exif_transpose(opened)
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
             if value_range is not None:
-                return _scale_range(upright, name, value_range)
-            if upright.mode.startswith("I"):
-                values = _sixteen_bit_values(upright, name, white)
+                return _scale_range(opened, name, value_range)
+            if opened.mode.startswith("I"):
+                values = _sixteen_bit_values(opened, name, white)
                 if on_sixteen_bits is not None:
                     on_sixteen_bits(float(values.max()) / white)
                 return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
-            return _to_eight_bit(upright, name)
+            return _to_eight_bit(opened, name)
 
 
 @contextmanager
@@ -276,6 +277,8 @@ def _to_eight_bit(image: "Image.Image", name: str) -> "Image.Image":
             f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits,"
             " or give value_range."
         )
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
     is_gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -206,7 +206,7 @@ def prepare_training(
         _warn_about_versions(run)
     else:
         with _errors_of_settings(trainable.name, changes):
-            config, data = _configure(trainable, Path(out), changes, parsed.trust)
+            config, data = configure(trainable, Path(out), changes, parsed.trust)
             _rehearse(config, data, parsed.trust)
         with process.main_process_first():
             run = Run.create(out, config) if process.is_main else Run(out)
@@ -331,10 +331,22 @@ def _coerce_changes(trainable: Trainable, settings: dict[str, Any]) -> dict[str,
     return {name: to_json(coerce(kinds[name], name, value)) for name, value in settings.items()}
 
 
-def _configure(
-    trainable: Trainable, out: Path, changes: dict[str, Any], trust: Sequence[str]
+def configure(
+    trainable: Trainable, out: Path, changes: dict[str, Any], trust: Sequence[str] = ()
 ) -> tuple[RunConfig, "Dataset"]:
-    """Return the configuration of a new run (the defaults with the changes), and its data."""
+    """Return the configuration of a new run (the defaults with the changes), and its data.
+
+    Parameters
+    ----------
+    trainable : Trainable
+        What is trained.
+    out : Path
+        The folder of the run; nothing is written.
+    changes : dict
+        Settings by name, in their declared types; see `coerce_settings`.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+    """
     from workbench.collect import versions
     from workbench.training import TrainConfig
 

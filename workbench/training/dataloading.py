@@ -119,7 +119,7 @@ def prefetch_batches(
     with ThreadPoolExecutor(1) as executor:
         upcoming = executor.submit(next, batches)
         while True:
-            batch = tuple(_to_device(tensor, device) for tensor in upcoming.result())
+            batch = tuple(to_device(tensor, device) for tensor in upcoming.result())
             upcoming = executor.submit(next, batches)
             yield batch
 
@@ -259,7 +259,7 @@ def _epoch_order(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a tensor of a batch to the device of the model; bytes of images become numbers there."""
     moved = tensor.to(device, non_blocking=True)
     return normalize(moved) if is_bytes(moved) else moved
