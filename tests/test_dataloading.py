@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from workbench.cli import app
-from workbench.collect import load_images
+from workbench.collect import batches as batches_module
+from workbench.collect import collect, load_images
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
 from workbench.core.pixels import normalize
@@ -311,3 +312,15 @@ def test_doctor_names_the_slowest_stage(sources, tmp_path, monkeypatch):
     assert slow_decoding.bottleneck.startswith("Decoding")
     with pytest.raises(UserError):
         measure_throughput("sit-digits")
+
+
+def test_evidence_of_images_that_are_decoded_when_read_is_the_same(sources, tmp_path, monkeypatch):
+    settings = TINY | {"data": str(sources / "folder"), "steps": 1}
+    run = train("ae-photos", tmp_path / "run", collect=False, **settings)
+    arrays = []
+    for num_bytes in (lazy.MAX_ARRAY_BYTES, 1):
+        monkeypatch.setattr(lazy, "MAX_ARRAY_BYTES", num_bytes)
+        monkeypatch.setattr(batches_module, "DECODING_PROCESSES", 2)
+        evidence = collect(run, only=["encoding"])
+        arrays.append([np.array(evidence.images), np.array(evidence.latents)])
+    assert all(map(np.array_equal, *arrays))

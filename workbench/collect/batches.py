@@ -15,10 +15,12 @@ from torch import Tensor
 
 from workbench.collect.images import batch_slices, check_finite, class_labels, to_tensor, to_uint8
 from workbench.core.types import Tokens
+from workbench.core.workers import load_in_workers
 from workbench.data import ImageSet
 from workbench.tokenizers.base import Tokenizer
 
 SAMPLES_PER_SEED = 256  # samples that are drawn with one seed
+DECODING_PROCESSES = 4  # at most one per core
 BatchType = TypeVar("BatchType", covariant=True)
 
 
@@ -32,6 +34,10 @@ class Batches(Protocol[BatchType]):
 
     def batch(self, part: slice) -> BatchType:
         """Return the batch of some rows."""
+        ...
+
+    def iterate(self, parts: Sequence[slice]) -> Iterator[BatchType]:
+        """Yield the batches of these rows, in order."""
         ...
 
 
@@ -148,10 +154,22 @@ class HeldOutImages:
 
     def batch(self, part: slice) -> ImageBatch:
         """Return the images of some rows."""
-        indices = part if self._order is None else self._order[part]
+        return self._batch(part, self._read(part))
+
+    def iterate(self, parts: Sequence[slice]) -> Iterator[ImageBatch]:
+        """Yield the images of these rows; those that are not in memory are decoded ahead."""
+        num_workers = DECODING_PROCESSES if self.image_set.is_lazy else 0
+        pixels = load_in_workers(self._read, parts, num_workers)
+        for part, part_pixels in zip(parts, pixels, strict=True):
+            yield self._batch(part, part_pixels)
+
+    def _read(self, part: slice) -> np.ndarray:
+        return self.image_set.read(part if self._order is None else self._order[part])
+
+    def _batch(self, part: slice, pixels: np.ndarray) -> ImageBatch:
         return ImageBatch(
             rows=part,
-            pixels=self.image_set.read(indices),
+            pixels=pixels,
             labels=self._ordered(self.image_set.labels, part),
             complexity=self._ordered(self.image_set.complexity, part),
             num_pictures=min(max(self.num_pictures - part.start, 0), part.stop - part.start),
@@ -162,9 +180,8 @@ class HeldOutImages:
     def batches(self, max_images: int | None = None) -> Iterator[ImageBatch]:
         """Yield all batches, or those of the first images."""
         end = len(self) if max_images is None else min(max_images, len(self))
-        for part in self.parts():
-            if part.start < end:
-                yield self.batch(slice(part.start, min(part.stop, end)))
+        parts = [slice(part.start, min(part.stop, end)) for part in self.parts()]
+        yield from self.iterate([part for part in parts if part.start < end])
 
     def _ordered(self, values: np.ndarray | None, part: slice) -> np.ndarray | None:
         if values is None:
@@ -259,6 +276,10 @@ class SampleLabels:
         """Return the labels of some rows."""
         seed = self._seed + part.start // SAMPLES_PER_SEED
         return SampleBatch(rows=part, labels=self._labels[part], seed=seed)
+
+    def iterate(self, parts: Sequence[slice]) -> Iterator[SampleBatch]:
+        """Yield the labels of these rows."""
+        return map(self.batch, parts)
 
 
 def count_rows(parts: Sequence[slice]) -> int:

@@ -66,8 +66,7 @@ def run_pass(
     counter.add(count_rows(every_part) - count_rows(parts))
     # The progress is that of this process, as if all were equally fast.
     rows_per_row = count_rows(parts) / max(1, count_rows(shard))
-    for part in shard:
-        batch = source.batch(part)
+    for part, batch in zip(shard, source.iterate(shard), strict=True):
         for collect_arrays in group:
             if collect_arrays.name not in writer.dropped:
                 _collect_batch(collect_arrays, model, batch, context)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from multiprocessing import current_process
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -72,6 +73,7 @@ def load_in_workers(
         num_workers=num_workers,
         prefetch_factor=BATCHES_PER_WORKER,
         collate_fn=_identity,
+        pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork",
     )
     return _results(iter(loader))

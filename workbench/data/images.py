@@ -142,6 +142,11 @@ class ImageSet:
         return fingerprint == self.pixel_fingerprint
 
     @property
+    def is_lazy(self) -> bool:
+        """True if the images are decoded when they are read."""
+        return isinstance(self.pixels, LazyImages)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
         _, height, width, channels = self.pixels.shape
