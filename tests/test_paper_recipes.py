@@ -28,6 +28,7 @@ WITHOUT_LOSSES = {
 LATENTS = {
     "lightningdit": {"num_tokens": 256, "dim": 32, "classes": 1000, "rows": 16},
     "sit": {"num_tokens": 64, "dim": 32, "classes": 1000},
+    "dit": {"num_tokens": 1024, "dim": 4, "classes": 1000, "rows": 32},
 }
 USAGE_COUNTER = 4 * 65_536  # a buffer in the published files of SoftVQ-VAE
 
@@ -85,9 +86,9 @@ def test_model_has_the_stated_number_of_parameters(recipe):
     assert count_parameters(recipe) / 1e6 == pytest.approx(STATED[recipe], abs=0.005)
 
 
-@pytest.mark.parametrize("recipe", of_system("sit"))
-def test_sit_has_the_stated_number_of_parameters(recipe):
-    """The paper states 675 M."""
+@pytest.mark.parametrize("recipe", of_system("sit", "dit"))
+def test_transformer_has_the_stated_number_of_parameters(recipe):
+    """Both papers state 675 M."""
     assert round(count_parameters(recipe) / 1e6) == 675
 
 

@@ -126,4 +126,6 @@ PAPER_RECIPES: dict[str, PaperRecipe] = {
     # The generator of SoftVQ-VAE and MAETok.
     "sit-xl": _recipe("sit"),
     "sit-xl-512": _recipe("sit", side=512),
+    # Of the 32 x 32 x 4 latents of Stable Diffusion's autoencoder.
+    "dit-xl-2": _recipe("dit", {"patch": 2}),
 }
