@@ -20,6 +20,7 @@ from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
 
 from workbench import analysis
+from workbench.hosts.dashboard.app import TITLES
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
@@ -67,13 +68,14 @@ def test_group_tabs_draw_their_analyses(dashboard):
     with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
         for group in analysis.GROUPS:
             names = analysis.groups()[group]
+            tab_title = TITLES.get(group, group.capitalize())
             # One that is not the group's first, too.
             name = names[-2] if group == "latents" else names[0]
-            page.get_by_role("tab", name=group.capitalize(), exact=True).click()
+            page.get_by_role("tab", name=tab_title, exact=True).click()
             if name != names[0]:
                 page.get_by_role("tab", name=title(name), exact=True).click()
             page.wait_for_url(f"**analysis={name}*")
-            page.get_by_role("tab", name=group.capitalize(), exact=True, selected=True).wait_for()
+            page.get_by_role("tab", name=tab_title, exact=True, selected=True).wait_for()
             for other in names if len(names) > 1 else ():
                 tab = page.get_by_role("tab", name=title(other), exact=True)
                 selected = str(other == name).lower()
@@ -102,7 +104,7 @@ def test_control_changes_figure_and_address(dashboard):
     with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, _):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
         page.get_by_role("combobox", name="metric").locator("visible=true").click()
-        page.get_by_role("menuitem", name="mse").click()
+        page.get_by_role("menuitem", name="Mean squared error").click()
         page.wait_for_url("**metric=mse*")
         page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
 
@@ -312,7 +314,7 @@ def test_browser_history_restores_views(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
         page.get_by_role("combobox", name="metric").locator("visible=true").click()
-        page.get_by_role("menuitem", name="mse").click()
+        page.get_by_role("menuitem", name="Mean squared error").click()
         page.get_by_text(re.compile("Squared error")).first.wait_for()
         page.get_by_role("tab", name="Codebook", exact=True).click()
         page.wait_for_url("**analysis=codebook_usage*")

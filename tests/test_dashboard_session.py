@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import pytest
@@ -326,6 +327,29 @@ def test_many_runs_are_filtered(many_runs):
     assert "batch_size" in session.runs.table.value
     session.runs.filter.value_input = "leraning=3"
     assert "leraning" in session.runs.message.object
+
+
+def test_table_of_all_runs_is_filtered_grouped_and_annotated(many_runs):
+    session = Session(many_runs)
+    session.state.open_tab("table")
+    page = session.pages["table"]
+    assert len(page.table.value) == N_RUNS and page.table.value["rFD"].notna().all()
+    page.filter.value = "lr < 0.005 & psnr > 0"
+    page.group.value = "lr"
+    assert page.table.groupby == ["lr"] and set(page.table.value["lr"]) == {0.001, 0.0001}
+    edit = SimpleNamespace(column="tags", row=0, value="baseline, good")
+    page._on_edit(edit)
+    page._on_edit(SimpleNamespace(column="pin", row=3, value=True))
+    pinned = page.table.value["run"].iloc[0]
+    page._on_edit(SimpleNamespace(column="hide", row=0, value=True))
+    assert pinned not in set(page.table.value["run"]) and "1 hidden" in page.message.object
+    # The address has the settings, and another visitor sees tags and hidden runs.
+    other = Session(many_runs)
+    other.follow("?" + session.state.view.to_query())
+    assert other.pages["table"].table.value["run"].equals(page.table.value["run"])
+    other.pages["table"].filter.value = "baseline"
+    assert other.pages["table"].table.value["run"].tolist() == ["run-001"]
+    assert not list(many_runs.glob("*/annotations.json"))
 
 
 def test_psnr_is_computed_once_per_evidence(many_runs):

@@ -277,7 +277,7 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         view.get_by_role("button", name="codebook usage").click()
         view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
         view.get_by_role("button", name="token budget").click()
-        view.get_by_label("metric").select_option("mse")
+        view.get_by_label("metric").select_option("Mean squared error")
         figure.get_by_text("squared error").first.wait_for()
 
         view.get_by_role("button", name="latent map", exact=True).click()
@@ -422,7 +422,7 @@ def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
         page.get_by_text("free", exact=True).wait_for()  # and nothing computes behind it
         page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
-        page.get_by_label("covariance").select_option("full")
+        page.get_by_label("covariance").select_option("Any shape (full)")
         page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
         page.get_by_role("button", name="cancel").click()
         page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()

@@ -4,12 +4,13 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from workbench.analysis.base import Range
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
+from workbench.core.glossary import choice_label, control_term
 
 Value = bool | int | float | str
 # Earlier names of controls: addresses and saved views with them still open.
@@ -35,6 +36,10 @@ class Control:
         Entries of a menu.
     low, high, step : float
         Range of a slider.
+    label : str
+        The word on the screen, from the glossary.
+    tooltip : str
+        Its definition; empty without an entry in the glossary.
     """
 
     name: str
@@ -44,11 +49,13 @@ class Control:
     low: float = 0
     high: float = 0
     step: float = 1
+    label: str = ""
+    tooltip: str = ""
 
     @property
-    def label(self) -> str:
-        """The name with spaces."""
-        return self.name.replace("_", " ")
+    def options(self) -> dict[str, str]:
+        """The entries of a menu: what a choice means, and its value."""
+        return {choice_label(choice): choice for choice in self.choices}
 
     def accept(self, value: Any) -> Value:
         """Return a value from a widget, an address or a report in the type of the control.
@@ -82,7 +89,12 @@ def controls(analysis: Callable[..., Any]) -> tuple[Control, ...]:
     """
     hints = typing.get_type_hints(analysis, include_extras=True)
     parameters = inspect.signature(analysis).parameters.values()
-    return tuple(_control(p, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY)
+    made = [_control(p, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    terms = [control_term(analysis.__name__, control.name) for control in made]
+    return tuple(
+        replace(control, label=term.label, tooltip=term.tooltip)
+        for control, term in zip(made, terms, strict=True)
+    )
 
 
 def current_names(analysis: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,9 @@ class LiveModel:
 
     def send(self, name: str) -> None:
         """Send a command of `commands` to the run; `message` reports the outcome."""
+        if not self.accepts_commands:
+            self._set_error(self._refusal())
+            return
         command = name
         if name == "pause" and self.snapshot.state == "paused":
             command = "resume"
@@ -251,10 +254,19 @@ class LiveModel:
 
     def set_multipliers(self, values: Mapping[str, float | str]) -> None:
         """Send the multipliers that differ from those in force; `message` reports the outcome."""
+        if not self.accepts_commands:
+            self._set_error(self._refusal())
+            return
         try:
             self._set_requests(request_multipliers(self.run, values))
         except UserError as error:
             self._set_error(error)
+
+    def _refusal(self) -> UserError:
+        return UserError(
+            f"The run is {self.snapshot.state}, so no process acts on requests; nothing was"
+            " written."
+        )
 
     def _set_requests(self, request_ids: list[int]) -> None:
         self._request_ids = request_ids

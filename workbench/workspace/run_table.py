@@ -21,6 +21,7 @@ STATES = {
     "imported": ("↓", "#7f7f7f"),
 }
 FACTS = ("run", "state", "PSNR (dB)", "kind", "data", "step", "evidence at step")
+SEARCHED = (*FACTS, "tags", "note")  # columns in which text without an operator is searched
 
 
 def setting_columns(run: Run) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def filter_runs(table: pd.DataFrame, text: str) -> pd.Series:
     if len(table):
         columns = {str(name): table[name].to_numpy() for name in table}
         is_met &= apply_filter(columns, [c for c in conditions if c.operator])
-    facts = table[[name for name in FACTS if name in table]]
+    facts = table[[name for name in SEARCHED if name in table]]
     texts = [" ".join(map(str, row)).lower() for row in facts.itertuples(index=False)]
     for condition in conditions:
         if not condition.operator:

@@ -132,7 +132,7 @@ def metric_comparison(
     UserError
         If features contain NaN.
     """
-    measured = [evidence for evidence in evidences if _has_metric(evidence, metric)]
+    measured = [evidence for evidence in evidences if hasmetric_values(evidence, metric)]
     same_images = [e for e in measured[1:] if _has_same_images(measured[0], e, metric)]
     if not same_images:
         verb = "has" if len(measured) == 1 else "have"
@@ -179,7 +179,8 @@ def _exclusions(
     return (*unmeasured, *other_images)
 
 
-def _has_metric(evidence: Evidence, metric: Metric) -> bool:
+def has_values(evidence: Evidence, metric: Metric) -> bool:
+    """Return whether a run has the arrays of a metric."""
     needed = [evidence.images, evidence.reconstructions]
     if metric == "features":
         needed += [evidence.features, evidence.reconstruction_features]

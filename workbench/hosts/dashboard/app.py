@@ -28,9 +28,10 @@ from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.primary_run import PrimaryRunPicker
 from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard
 from workbench.hosts.dashboard.run_list import RunList
+from workbench.hosts.dashboard.runs_page import TAB, RunsPage
 from workbench.hosts.dashboard.saved_card import SavedViewsCard
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.dashboard.tabs import AnalysisGroup, LazyTabs, TabPage
+from workbench.hosts.dashboard.tabs import TAB_STYLE, AnalysisGroup, LazyTabs, TabPage
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -40,7 +41,7 @@ GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one and relo
 """
 SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
 SIDEBAR_WIDTH_PX = 380
-NARROW_TABS = {"& .MuiTab-root": {"minWidth": 0, "px": "10px"}}  # all fit on a usual screen
+TITLES = {TAB: "Runs", "runs": "Compare", "diagnosis": "Checks"}  # of tabs named otherwise
 STEPS_OF_KEYS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
 REFRESH_INTERVAL_MS = 3000  # between two looks at the folder of runs
 
@@ -94,18 +95,20 @@ class Session:
         self.pages: LazyTabs[TabPage] = LazyTabs(
             {
                 "overview": self._overview,
+                TAB: self._table,
                 **{tab: partial(self._explore, tab) for tab in MODULES},
                 **{group: partial(self._group, names) for group, names in groups.items()},
                 "live": self._live,
             }
         )
         self._titles = list(self.pages)
+        frames = {title: self.pages.frames[title] for title in self._titles}
         self._open_page = self._title_of(view)
         self.tabs = pmui.Tabs(
-            *((title.capitalize(), self.pages.frames[title]) for title in self._titles),
+            *((TITLES.get(title, title.capitalize()), frame) for title, frame in frames.items()),
             active=self._titles.index(self._open_page),
             dynamic=False,
-            sx=NARROW_TABS,
+            sx=TAB_STYLE,
         )
         self.tabs.param.watch(lambda event: self._open(self._titles[event.new]), "active")
         self.state.param.watch(lambda _: self._show_view(), "view")
@@ -119,6 +122,7 @@ class Session:
             header=[pn.layout.HSpacer(), self.keyboard.module],
             sidebar=self._sidebar(),
             sidebar_width=SIDEBAR_WIDTH_PX,
+            sidebar_resizable=True,
             main=[self.notice, *self._main(), self.keyboard.help, self.jobs.body],
         )
         self.state.dark = page.dark_theme
@@ -239,6 +243,9 @@ class Session:
 
     def _overview(self) -> TabPage:
         return Overview(self.state, self.workspace, self.compute)
+
+    def _table(self) -> TabPage:
+        return RunsPage(self.state, self.workspace)
 
     def _explore(self, tab: str) -> TabPage:
         return ExploreTab(tab, self.state, self.workspace, self.compute)

@@ -146,6 +146,8 @@ class LiveTab:
             self.buttons[command.name].label = command.label
             self.buttons[command.name].disabled = not model.accepts_commands
         self.apply.disabled = not model.accepts_commands
+        for field in self.fields.values():
+            field.disabled = not model.accepts_commands
 
     def _make_fields(self, model: LiveModel) -> None:
         # Text fields: a number field swallows characters typed over its value, and cannot report

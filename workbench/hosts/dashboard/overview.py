@@ -9,6 +9,7 @@ from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.decision_card import DecisionCard
+from workbench.hosts.dashboard.help_pages import check_link
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import readable_color
 from workbench.workspace.view_state import ViewState
@@ -71,7 +72,8 @@ def _finding_html(group: Group) -> str:
     color = readable_color(STATUS_COLORS[check.status])
     head = (
         f"<b style='{color}'>{SYMBOLS[check.status]} {check.status}</b>"
-        f" · <b>{html.escape(group.run_text)}</b> · {check.code} {html.escape(check.name)}"
+        f" · <b>{html.escape(group.run_text)}</b> · {check_link(check.code)}"
+        f" {html.escape(check.name)}"
     )
     text = ""
     if check.finding is not None:

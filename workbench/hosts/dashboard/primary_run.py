@@ -2,6 +2,7 @@
 
 import panel_material_ui as pmui
 
+from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.workspace import Workspace
 
@@ -15,10 +16,17 @@ class PrimaryRunPicker:
         self.state = state
         self.workspace = workspace
         self.run = pmui.Select(
-            label="primary run", options=list(workspace.runs), sizing_mode="stretch_width"
+            label="Primary run",
+            options=list(workspace.runs),
+            sizing_mode="stretch_width",
+            description=tooltip("primary run"),
         )
         self.step = pmui.Select(
-            label="evidence of step", options={"last": LAST_STEP}, value=LAST_STEP, width=150
+            label="Evidence of step",
+            options={"last": LAST_STEP},
+            value=LAST_STEP,
+            width=180,
+            description=tooltip("evidence of step"),
         )
         self.parts = [self.run, self.step]
         self.renew()

@@ -12,6 +12,7 @@ import panel_material_ui as pmui
 from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
+from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import STATES, filter_runs, readable_color, with_settings
 from workbench.workspace.workspace import Workspace
@@ -50,7 +51,10 @@ class RunList:
             label="",
         )
         self.only_differing = pmui.Checkbox(
-            label="only settings that differ", value=True, size="small"
+            label="Only settings that differ",
+            value=True,
+            size="small",
+            description=tooltip("only differing"),
         )
         self.message = pn.pane.HTML("", styles={"opacity": "0.8"})
         self.table = pn.widgets.Tabulator(
@@ -69,6 +73,7 @@ class RunList:
             },
             stylesheets=[STYLE],
             titles={**column_titles(self.all_runs), COLOR_COLUMN: ""},
+            header_tooltips=header_tooltips(self.all_runs),
         )
         self.body = pmui.Column(
             self.filter,
@@ -186,3 +191,8 @@ def column_titles(table: pd.DataFrame) -> dict[str, str]:
     """Return the titles of columns whose names contain markup, escaped: titles are HTML."""
     names = [str(name) for name in table]
     return {name: html.escape(name) for name in names if html.escape(name) != name}
+
+
+def header_tooltips(table: pd.DataFrame) -> dict[str, str]:
+    """Return the tooltip of each column that has an entry in the glossary."""
+    return {str(name): text for name in table if (text := tooltip(str(name)))}

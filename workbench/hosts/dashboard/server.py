@@ -12,6 +12,7 @@ import panel as pn
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.access import WILDCARD_ADDRESSES, AccessPolicy, access_rules
 from workbench.hosts.dashboard.app import Session
+from workbench.hosts.dashboard.help_pages import help_pages
 from workbench.hosts.dashboard.report_builder_card import report_pages
 from workbench.hosts.reports import write_views_report
 from workbench.workspace.compute import ComputeQueue
@@ -86,7 +87,7 @@ def serve(
             verbose=False,
             title="workbench",
             websocket_origin=_websocket_origins(policy),
-            extra_patterns=[report_pages(folder)],
+            extra_patterns=[report_pages(folder), *help_pages()],
         )
         # Before any rule of Bokeh. Its server gives no other access to the tornado application.
         server._tornado.add_handlers(r".*", access_rules(policy))

@@ -10,6 +10,9 @@ from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.view_state import ViewState
 
+# All fit on a usual screen, in the letters of their names.
+TAB_STYLE = {"& .MuiTab-root": {"minWidth": 0, "px": "10px", "textTransform": "none"}}
+
 
 class TabPage(Protocol):
     """The content of a tab."""
@@ -71,7 +74,7 @@ class AnalysisGroup:
             titles = [name.replace("_", " ").capitalize() for name in names]
             frames = [analyses.frames[name] for name in names]
             tabs = zip(titles, frames, strict=True)
-            self.body = pmui.Tabs(*tabs, dynamic=False, color="secondary")
+            self.body = pmui.Tabs(*tabs, dynamic=False, sx=TAB_STYLE)
             self.body.active = names.index(current)
             self.body.param.watch(lambda event: state.open_analysis(names[event.new]), "active")
 

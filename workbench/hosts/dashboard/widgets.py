@@ -12,10 +12,14 @@ from workbench.workspace.controls import Control, Value
 def control_widget(control: Control, value: Value) -> MaterialWidget:
     """Return the widget of a control at a value: a checkbox, a menu or a slider."""
     if control.kind == "flag":
-        return pmui.Checkbox(label=control.label, value=value)
+        return pmui.Checkbox(label=control.label, value=value, description=control.tooltip)
     if control.kind == "choice":
         return pmui.Select(
-            label=control.label, options=list(control.choices), value=value, width=160
+            label=control.label,
+            options=control.options,
+            value=value,
+            width=220,
+            description=control.tooltip,
         )
     slider = pmui.IntSlider if control.kind == "integer" else pmui.FloatSlider
     number = int if control.kind == "integer" else float
@@ -26,6 +30,7 @@ def control_widget(control: Control, value: Value) -> MaterialWidget:
         end=number(control.high),
         step=number(control.step),
         width=220,
+        description=control.tooltip,
     )
 
 

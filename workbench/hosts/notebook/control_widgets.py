@@ -15,12 +15,13 @@ def control_widget(control: Control, value: Value) -> widgets.ValueWidget:
     options: dict[str, Any] = {
         "value": value,
         "description": control.label,
+        "tooltip": control.tooltip,
         "style": LABEL_STYLE,
     }
     if control.kind == "flag":
         return widgets.Checkbox(indent=False, **options)
     if control.kind == "choice":
-        return widgets.Dropdown(options=control.choices, **options)
+        return widgets.Dropdown(options=list(control.options.items()), **options)
     slider = widgets.IntSlider if control.kind == "integer" else widgets.FloatSlider
     number = int if control.kind == "integer" else float
     return slider(

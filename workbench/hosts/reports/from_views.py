@@ -208,6 +208,8 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
     if state.tab == "live":
         return section_outputs("losses", lambda: curves_content(run), {})
     analyses = {state.analysis: dict(state.controls)}
+    if state.tab == "table":
+        analyses = {"settings_comparison": {}, "training_curves": {}}
     if state.tab == "overview":
         analyses = {"decision": {}, "token_budget": dict(state.tab_options), "checks": {}}
     scopes: dict[str, str] = {}

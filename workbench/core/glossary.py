@@ -1,0 +1,270 @@
+"""The words on the screen: controls, choices, metrics and columns, with definition and unit.
+
+This is the one source of labels and tooltips of all hosts, and of the table in the documentation.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["", "higher is better", "lower is better"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word on the screen.
+
+    Attributes
+    ----------
+    label : str
+        The word itself.
+    definition : str
+        One or two sentences.
+    unit : str
+        Empty for a number without a unit, and for everything that is not a number.
+    direction : {"", "higher is better", "lower is better"}
+        Empty if neither holds in general.
+    """
+
+    label: str
+    definition: str
+    unit: str = ""
+    direction: Direction = ""
+
+    @property
+    def tooltip(self) -> str:
+        """The definition, the unit and the direction as one text."""
+        parts = [self.definition]
+        if self.unit:
+            parts.append(f"Unit: {self.unit}.")
+        if self.direction:
+            parts.append(f"{self.direction.capitalize()}.")
+        return " ".join(parts)
+
+
+HIGHER: Direction = "higher is better"
+LOWER: Direction = "lower is better"
+
+# By the name of the parameter, or by `analysis.parameter` where it means something else.
+CONTROLS = {
+    "reconstruction.show": Term("Images", "Number of images that are drawn."),
+    "reconstruction.order": Term("Order", "The images that are drawn, by their error."),
+    "metric": Term("Metric", "The measure of reconstruction quality."),
+    "against": Term("Cost", "The horizontal axis: what an image costs."),
+    "prefixes": Term(
+        "First tokens alone", "Also draw images that were decoded from their first tokens only."
+    ),
+    "halted": Term("With halting", "Count only the tokens that the tokenizer did not halt."),
+    "seed": Term(
+        "Seed", "Seed of subsets, shuffles and random starts. A result should not depend on it."
+    ),
+    "log": Term("Logarithmic", "Use logarithmic axes where all values are positive."),
+    "code_gallery.order": Term("Codes", "Which codes are shown."),
+    "code_gallery.show": Term("Number of codes", "Number of codes that are shown."),
+    "members": Term("Patches per code", "Number of image patches that are shown for each code."),
+    "shuffles": Term(
+        "Shuffles", "Number of random permutations of the classes that estimate chance."
+    ),
+    "num_codes": Term("Most frequent codes", "Number of codes in the matrix, by their frequency."),
+    "min_count": Term("Smallest count", "Pairs of codes that occur less often are left out."),
+    "preset": Term(
+        "Protocol",
+        "The choices of covariance, dimensions and criterion: of this package or a paper.",
+    ),
+    "components": Term(
+        "Principal components",
+        "Dimensions that latents are reduced to before a mixture is fitted; 0 keeps 90 % of the"
+        " variance.",
+    ),
+    "max_modes": Term(
+        "Largest number of modes", "Mixtures of 1 to this many Gaussians are fitted."
+    ),
+    "covariance": Term("Covariance", "The shape of the Gaussians of a mixture."),
+    "method": Term("Projection", "The method that puts latents into a plane."),
+    "color_by": Term("Color", "What the color of a point shows."),
+    "points": Term("Points", "At most this many images are used; they are drawn by class."),
+    "neighbors": Term("Neighbors", "Number of nearest neighbors of a point."),
+    "standardize": Term("Standardize", "Give each channel mean 0 and standard deviation 1 first."),
+    "tsne": Term("t-SNE", "Also draw a t-SNE projection, which is slow."),
+    "max_images": Term("Images", "At most this many images are used."),
+    "scaling": Term("Scaling", "How channels are scaled before distances are measured."),
+    "per_class": Term("Samples per class", "Number of samples that are shown for each class."),
+    "splits": Term("Half samples", "Number of random halves behind an interval."),
+    "settings_comparison.show": Term("Settings", "The settings in the table."),
+    "checks.show": Term("Checks", "The checks in the table."),
+    "x": Term("Horizontal axis", "What progress of training is measured in."),
+    "smoothing": Term(
+        "Smoothing", "Weight of the past in an exponential moving average; 0 draws the log itself."
+    ),
+    "terms": Term(
+        "Loss terms",
+        "A multiplier that was changed during training otherwise looks like a jump of the loss.",
+    ),
+    "modes": Term("Count modes", "Also use the number of modes as a predictor, which is slow."),
+}
+
+CHOICES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "l1": "Mean absolute error",
+    "mse": "Mean squared error",
+    "features": "Distance in features",
+    "rfd": "rFD (Fréchet distance of reconstructions)",
+    "tokens": "Tokens per image",
+    "bits": "Bits per image",
+    "bits per pixel": "Bits per pixel",
+    "GMACs": "Work of a generator (GMACs)",
+    "first": "First images",
+    "worst": "Largest error first",
+    "best": "Smallest error first",
+    "commonest": "Most frequent",
+    "rarest": "Least frequent, but used",
+    "random": "Random",
+    "ours": "This package: criterion with a null",
+    "paper text": "MAETok, as its text says",
+    "released script": "MAETok, as its script does",
+    "diag": "Axis-aligned (diagonal)",
+    "full": "Any shape (full)",
+    "tied": "One shape for all (tied)",
+    "umap": "UMAP (neighborhoods)",
+    "pca": "PCA (linear)",
+    "class": "Class",
+    "mode": "Mode of a mixture",
+    "code": "Most frequent code",
+    "error": "Reconstruction error",
+    "by channel": "Each channel alone",
+    "all alike": "All channels alike",
+    "differing": "Shared and different",
+    "all": "All",
+    "findings": "Findings only",
+    "step": "Optimizer steps",
+    "images": "Training images",
+    "minutes": "Minutes without pauses",
+    "without multipliers": "Without multipliers",
+    "as optimized": "As the optimizer received them",
+}
+
+# Columns of tables, by their titles.
+COLUMNS = {
+    "PSNR (dB)": Term(
+        "PSNR (dB)", "Peak signal-to-noise ratio, mean over held-out images.", "dB", HIGHER
+    ),
+    "rFD": Term(
+        "rFD",
+        "Fréchet distance of reconstructions to the held-out images, in the features of the run's"
+        " feature extractor. It is called rFID only with Inception features.",
+        direction=LOWER,
+    ),
+    "gFD": Term(
+        "gFD",
+        "Fréchet distance of generated images to held-out images, in the features of the run's"
+        " feature extractor. It is called gFID only with Inception features.",
+        direction=LOWER,
+    ),
+    "loss": Term(
+        "loss",
+        "Sum of the weighted terms at the last record. Compare it only between runs with the same"
+        " objective.",
+        direction=LOWER,
+    ),
+    "held-out loss": Term(
+        "held-out loss",
+        "The loss of 64 held-out items with the averaged weights, at the last record.",
+        direction=LOWER,
+    ),
+    "codes in use": Term(
+        "codes in use",
+        "Codes that were selected in training since the record before. The analysis Codebook usage"
+        " measures held-out images.",
+        "codes",
+        HIGHER,
+    ),
+    "perplexity": Term(
+        "perplexity",
+        "Effective number of codes in training: exp of the entropy of their shares.",
+        "codes",
+        HIGHER,
+    ),
+    "minutes": Term("minutes", "Time of training without pauses.", "minutes", LOWER),
+    "images per second": Term(
+        "images per second", "Training images per second, mean over training.", "1/s", HIGHER
+    ),
+    "peak memory (GB)": Term(
+        "peak memory (GB)",
+        "Largest memory of the GPU, or of the process without a GPU.",
+        "10⁹ bytes",
+        LOWER,
+    ),
+    "tokens": Term("tokens", "Tokens per image.", "tokens", LOWER),
+    "num_tokens": Term("num_tokens", "Tokens per image.", "tokens", LOWER),
+    "dim": Term("dim", "Channels of a token.", "channels"),
+    "run": Term("run", "Name of the folder of the run."),
+    "state": Term("state", "running, paused, stopped, finished, interrupted, failed or imported."),
+    "kind": Term("kind", "Class of the model."),
+    "data": Term("data", "The images that the model was trained on."),
+    "step": Term("step", "Finished optimizer steps.", "steps"),
+    "evidence at step": Term("evidence at step", "Checkpoint whose outputs were collected last."),
+    "tags": Term("tags", "Your own words, separated by commas. A filter finds them."),
+    "note": Term("note", "Your own text. A filter finds its words."),
+    "pin": Term("pin", "Pinned runs are listed first."),
+    "hide": Term("hide", "Hidden runs are left out of this table. Nothing is deleted."),
+    "recipe": Term("recipe", "System and data set, as in `workbench train RECIPE`."),
+    "lr": Term("lr", "Peak learning rate."),
+    "codebook_size": Term("codebook_size", "Number of codewords.", "codes"),
+}
+
+OTHERS = {
+    "filter": Term(
+        "Filter",
+        "Conditions with & between them: column operator value, as in psnr > 25 & kind = VQVAE."
+        " Other text is searched in names, tags and notes.",
+    ),
+    "columns": Term("Columns", "Metrics, facts and settings that are shown."),
+    "primary run": Term(
+        "Primary run", "The run that fills every tab. The other selected runs are compared with it."
+    ),
+    "evidence of step": Term(
+        "Evidence of step", "The checkpoint of the primary run whose outputs are analyzed."
+    ),
+    "only differing": Term(
+        "Only settings that differ", "Leave out settings that are the same in all runs."
+    ),
+    "multiplier": Term(
+        "multiplier", "Factor of a loss term or of the learning rate, from the next step on."
+    ),
+}
+
+
+def control_term(analysis: str, name: str) -> Term:
+    """Return the term of a control; one without an entry has its name as its label.
+
+    Parameters
+    ----------
+    analysis : str
+        The name of the analysis.
+    name : str
+        The name of the parameter.
+
+    Examples
+    --------
+    >>> control_term("checks", "show").label, control_term("fidelity", "seed").label
+    ('Checks', 'Seed')
+    """
+    fallback = Term(name.replace("_", " ").capitalize(), "")
+    return CONTROLS.get(f"{analysis}.{name}", CONTROLS.get(name, fallback))
+
+
+def choice_label(value: str) -> str:
+    """Return the label of an entry of a menu.
+
+    Examples
+    --------
+    >>> choice_label("diag"), choice_label("unknown")
+    ('Axis-aligned (diagonal)', 'unknown')
+    """
+    return CHOICES.get(value, value)
+
+
+def tooltip(name: str) -> str:
+    """Return the tooltip of a column or of another word on the screen; empty without an entry."""
+    term = COLUMNS.get(name) or OTHERS.get(name)
+    return "" if term is None else term.tooltip
