@@ -23,6 +23,7 @@ PROVENANCE = {
     "class": "m:Mine",
     "names": ["cat", "dog"],
     "discrete": True,
+    "training": {"lr": 1.0, "precision": "no"},
     "imported": {"address": "llamagen:vq_ds16_c2i.pt"},
 }
 GRID = (
@@ -111,7 +112,8 @@ def several(n: int) -> list[Evidence]:
             np.uint8
         )
         latents = first.latents + random.normal(size=first.latents.shape).astype(np.float32)
-        provenance = first.provenance | {"run": f"a{i}"}
+        training = {"lr": 10.0**-i, "precision": "bf16" if i % 2 else "no"}
+        provenance = first.provenance | {"run": f"a{i}", "training": training}
         tokenizers.append(
             replace(first, provenance=provenance, reconstructions=noisy, latents=latents)
         )

@@ -9,6 +9,7 @@ from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.plotting.run_colors import RUN_COLORS, colors_of_runs
 from workbench.analysis.runs.metrics import metric_comparison
+from workbench.analysis.runs.setting_effects import setting_effects
 from workbench.analysis.runs.settings import settings_comparison
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
@@ -191,6 +192,30 @@ def test_figure_states_better_side():
 
 
 # Settings
+
+
+def test_metric_against_the_settings_of_a_sweep():
+    def trained(name: str, error: float, **settings) -> Evidence:
+        base = run(name, error)
+        return replace(base, provenance=base.provenance | {"training": settings})
+
+    runs = [
+        trained("a", 10, lr=1e-1, precision="no", seed=0),
+        trained("b", 20, lr=1e-2, precision="bf16", seed=0),
+        trained("c", 30, lr=1e-3, precision="bf16", seed=0),
+        trained("d", 40, lr=1e-4, precision="no", seed=0),
+    ]
+    result = setting_effects(runs)
+    by_name = {effect.name: effect for effect in result.effects}
+    assert list(by_name) == ["lr", "precision"]  # all have the same seed
+    assert by_name["lr"].correlation == pytest.approx(1.0)
+    assert np.isnan(by_name["precision"].correlation)
+    assert result.runs[result.best] == "a" and "lr = 0.1" in result.summary()
+    coordinates = result.figure().data[0]
+    assert [d.label for d in coordinates.dimensions] == ["lr", "precision", "PSNR"]
+    assert list(coordinates.dimensions[0]["values"]) == pytest.approx([-1, -2, -3, -4])
+    with pytest.raises(NotApplicable):
+        setting_effects(runs[:2])
 
 
 def test_differing_settings_or_all():

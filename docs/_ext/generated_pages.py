@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 from workbench import analysis
 from workbench.cli import app as command_line
 from workbench.collect.collectors import collectors
+from workbench.core.glossary import COLUMNS, CONTROLS
 from workbench.launch.recipes import SYSTEMS
 from workbench.storage.evidence import ARRAYS
 
@@ -91,6 +92,16 @@ def collectors_table() -> str:
     return "\n".join([*lines, ""])
 
 
+def screen_words_table() -> str:
+    """Return the tables of the columns and controls of all hosts."""
+    lines = []
+    for title, terms in {"column": COLUMNS, "control": CONTROLS}.items():
+        lines += [f"| {title} | definition |", "| --- | --- |"]
+        lines += [f"| {term.label} | {term.tooltip} |" for term in terms.values()]
+        lines.append("")
+    return "\n".join(lines)
+
+
 def write_pages(app: Sphinx) -> None:
     """Write the generated pages; a page that has not changed keeps its time of modification."""
     pages = {
@@ -99,6 +110,7 @@ def write_pages(app: Sphinx) -> None:
         "reference/command-line.md": command_line_page(),
         "_generated/arrays.md": arrays_table(),
         "_generated/collectors.md": collectors_table(),
+        "_generated/screen_words.md": screen_words_table(),
     }
     for name, text in pages.items():
         path = HERE / name

@@ -87,6 +87,9 @@ CONTROLS = {
     "tsne": Term("t-SNE", "Also draw a t-SNE projection, which is slow."),
     "max_images": Term("Images", "At most this many images are used."),
     "scaling": Term("Scaling", "How channels are scaled before distances are measured."),
+    "place_free": Term(
+        "Without positions", "Subtract the mean of each token position, and scale again."
+    ),
     "per_class": Term("Samples per class", "Number of samples that are shown for each class."),
     "splits": Term("Half samples", "Number of random halves behind an interval."),
     "settings_comparison.show": Term("Settings", "The settings in the table."),
@@ -109,6 +112,8 @@ CHOICES = {
     "mse": "Mean squared error",
     "features": "Distance in features",
     "rfd": "rFD (Fréchet distance of reconstructions)",
+    "gfd": "gFD (Fréchet distance of samples)",
+    "loss": "Training loss",
     "tokens": "Tokens per image",
     "bits": "Bits per image",
     "bits per pixel": "Bits per pixel",

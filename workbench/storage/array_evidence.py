@@ -192,7 +192,7 @@ def evidence(
     }
     if stored.stats is not None:
         provenance["latent_stats"] = stored.stats.to_dict()
-    result = Evidence(provenance=provenance, **assembled, codebook=table)
+    result = Evidence(provenance=provenance, codebook=table, **dict[str, Any](assembled))
     return result if out is None else save_array_run(result, Path(out), files=files).evidence()
 
 

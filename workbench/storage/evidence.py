@@ -558,7 +558,7 @@ class Evidence:
         except OSError as error:
             raise unreadable(provenance_path, error) from None
         provenance = _with_folder_name(provenance, folder)
-        return cls(provenance=provenance, folder=folder, **arrays)
+        return cls(provenance=provenance, folder=folder, **dict[str, Any](arrays))
 
     def __repr__(self) -> str:
         shapes = ", ".join(

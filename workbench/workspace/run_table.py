@@ -20,7 +20,7 @@ STATES = {
     "failed": ("✖", "#d55e00"),
     "imported": ("↓", "#7f7f7f"),
 }
-FACTS = ("run", "state", "PSNR (dB)", "kind", "data", "step", "evidence at step")
+FACTS = ("run", "PSNR (dB)", "state", "kind", "data", "step", "evidence at step")
 SEARCHED = (*FACTS, "tags", "note")  # columns in which text without an operator is searched
 
 

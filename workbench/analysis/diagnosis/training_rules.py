@@ -3,7 +3,7 @@
 The docstring of a rule states when it reports; the values of constants are filled in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -191,7 +191,7 @@ def _minimized(log: TrainingLog) -> tuple[np.ndarray, np.ndarray]:
     return steps, loss
 
 
-def _require_beginning(log: TrainingLog, steps: Sequence[float]) -> None:
+def _require_beginning(log: TrainingLog, steps: np.ndarray) -> None:
     """Raise NotApplicable if the log lacks the beginning, or training started from another run."""
     started_elsewhere = any(event["event"] == "started from" for event in log.events)
     if started_elsewhere or not len(steps) or steps[0] > MAX_FIRST_SHARE * steps[-1]:

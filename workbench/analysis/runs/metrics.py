@@ -132,7 +132,7 @@ def metric_comparison(
     UserError
         If features contain NaN.
     """
-    measured = [evidence for evidence in evidences if hasmetric_values(evidence, metric)]
+    measured = [evidence for evidence in evidences if has_values(evidence, metric)]
     same_images = [e for e in measured[1:] if _has_same_images(measured[0], e, metric)]
     if not same_images:
         verb = "has" if len(measured) == 1 else "have"

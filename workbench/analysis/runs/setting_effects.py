@@ -189,7 +189,11 @@ def _effects(evidences: Sequence[Evidence], metric: np.ndarray) -> list[SettingE
 def _effect(
     name: str, raw: Sequence[object], texts: tuple[str, ...], metric: np.ndarray
 ) -> SettingEffect:
-    numbers = [float(value) for value in raw if _is_number(value)]
+    numbers = [
+        float(value)
+        for value in raw
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     is_number = len(numbers) == len(raw)
     if is_number:
         positions = np.array(numbers)
@@ -210,10 +214,6 @@ def _settings_of(evidence: Evidence) -> dict[str, object]:
     for part in PARTS:
         settings |= evidence.provenance.get(part) or {}
     return settings
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: object) -> str:

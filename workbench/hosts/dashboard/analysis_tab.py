@@ -92,7 +92,8 @@ class AnalysisTab:
             parts += [self.below, self.accordion]
         content = pn.Column(*parts, sizing_mode="stretch_width", styles={"min-width": "0"})
         self.result = AsyncResult(name, content, self._draw, workspace, compute)
-        row = pn.FlexBox(*self.widgets.values(), gap="16px")
+        # Room for the labels, which are on the upper edges of the fields.
+        row = pn.FlexBox(*self.widgets.values(), gap="16px", styles={"padding-top": "8px"})
         self.body = pn.Column(row, self.result.body, sizing_mode="stretch_width", min_height=400)
         state.param.watch(lambda event: self.set_theme(dark=event.new), "dark")
 

@@ -73,6 +73,7 @@ class RunList:
             },
             stylesheets=[STYLE],
             titles={**column_titles(self.all_runs), COLOR_COLUMN: ""},
+            sortable={"#": False, COLOR_COLUMN: False},  # no room for the arrows
             header_tooltips=header_tooltips(self.all_runs),
         )
         self.body = pmui.Column(

@@ -81,7 +81,7 @@ class RunsPage:
         options = view.tab_options if view.tab == TAB else {}
         self._follows_view = True
         try:
-            names = [name for name in self.frame if name not in (*FIXED, *EDITED)]
+            names = [str(name) for name in self.frame if name not in (*FIXED, *EDITED)]
             chosen = _chosen(options.get("columns"), names)
             self.columns.param.update(options=names, value=chosen)
             groups = [NO_GROUP, *names]
@@ -134,8 +134,9 @@ class RunsPage:
         options: dict[str, Any] = {}
         if self.filter.value:
             options["where"] = self.filter.value
-        if list(self.columns.value) != _chosen(None, list(self.columns.options)):
-            options["columns"] = ",".join(self.columns.value)
+        columns = list(self.columns.value or ())
+        if columns != _chosen(None, list(self.columns.options)):
+            options["columns"] = ",".join(columns)
         if self.group.value != NO_GROUP:
             options["group"] = self.group.value
         if self.show_hidden.value:
@@ -151,7 +152,7 @@ class RunsPage:
         is_hidden = self.frame["hide"].to_numpy(bool)
         if not self.show_hidden.value:
             is_shown = is_shown & ~is_hidden
-        names = [*FIXED, *self.columns.value, "tags", "note", "hide"]
+        names = [*FIXED, *(self.columns.value or ()), "tags", "note", "hide"]
         group = self.group.value
         if group != NO_GROUP and group not in names:
             names.append(group)
@@ -179,7 +180,7 @@ class RunsPage:
         for name, digits in FRACTION_DIGITS.items():
             pattern = "0." + "0" * digits if digits else "0,0"
             formatters[name] = NumberFormatter(format=pattern, text_align="right")
-        editors: dict[str, Any] = dict.fromkeys(table)
+        editors: dict[str, Any] = dict.fromkeys(map(str, table))
         editors |= {"tags": {"type": "input"}, "note": {"type": "input"}}
         editors |= {"pin": {"type": "tickCross"}, "hide": {"type": "tickCross"}}
         return pn.widgets.Tabulator(
@@ -195,6 +196,7 @@ class RunsPage:
             editors=editors,
             groupby=[] if group == NO_GROUP else [group],
             titles={**column_titles(table), COLOR_COLUMN: ""},
+            sortable={COLOR_COLUMN: False},
             header_tooltips=header_tooltips(table),
             stylesheets=[STYLE],
         )
