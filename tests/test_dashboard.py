@@ -7,10 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import suppress
 from fnmatch import fnmatch
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -61,6 +61,14 @@ def test_overview_opens_without_network(dashboard):
         ).wait_for()
         page.wait_for_url("**tab=overview*")
         page.wait_for_timeout(500)
+        # A check links to its explanation.
+        link = page.locator("a[href^='help/checks#tk']").first.get_attribute("href")
+        with urlopen(f"{dashboard}/{link}") as response:
+            assert f'id="{link.partition("#")[2]}"' in response.read().decode()
+        with urlopen(dashboard) as response:
+            document = response.read().decode()
+        # A browser draws text before it has loaded any script.
+        assert 0 < document.index('id="first-paint"') < document.index("bokeh.min.js")
         assert seen.errors == [] and seen.outside == []
 
 
@@ -439,7 +447,7 @@ def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
     ):
 
         def counts() -> dict[str, int]:
-            with urllib.request.urlopen(f"{address}/counts") as answer:
+            with urlopen(f"{address}/counts") as answer:
                 return json.load(answer)
 
         view, first = f"{address}/?run=soft-4&analysis=codebook_usage", {}
@@ -454,7 +462,7 @@ def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
             page.close()
             first = counts() if turn == 2 else first
         for _ in range(3):  # some visitors leave before the page is complete
-            urllib.request.urlopen(view).close()
+            urlopen(view).close()
         wait_for(lambda: counts()["sessions"] == 0)
         last = counts()
         assert {name: n for name, n in last.items() if n > first[name]} == {}

@@ -97,6 +97,18 @@ def test_result_names_a_run_without_evidence(runs):
     assert "no evidence yet" in result.left_out[0].reason
 
 
+def test_a_primary_run_without_evidence_does_not_hide_the_others(runs):
+    view = COMPARISON.change(runs=("c", "a", "b"))
+    shutil.rmtree(runs / "c" / "evidence")
+    workspace = Workspace(runs)
+    result = workspace.result(view)
+    assert [item.run for item in result.left_out] == ["c"]
+    assert set(result.table()["run"]) == {"b"}
+    assert set(result.run_colors) == {"a", "b", "c"}
+    with pytest.raises(RunError):  # an analysis of one run has nothing to show
+        workspace.result(view.change(analysis="reconstruction"))
+
+
 def test_result_is_complete_after_repair(runs):
     workspace = Workspace(runs)
     assert workspace.result(COMPARISON).left_out

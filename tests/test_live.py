@@ -100,6 +100,16 @@ def test_duration_ranges_have_natural_units(low, high, text):
     assert format_duration_range(low, high) == text
 
 
+def test_finished_run_is_never_written_to(run):
+    run.report("finished", 300, steps=300, weights={"pixel": 1.0, "align": 1.0}, lr=1.0)
+    model = LiveModel(run)
+    before = sorted(path.name for path in run.folder.rglob("*"))
+    model.send("stop")
+    model.set_multipliers({"lr": 0.5})
+    assert model.message.startswith("✗") and not model.accepts_commands
+    assert sorted(path.name for path in run.folder.rglob("*")) == before
+
+
 def test_curves_show_all_numbers_and_events(run):
     run.event("weight", 100, term="align", value=0.5)
     run.event("saved", 200)

@@ -41,7 +41,7 @@ def curves(
     result = training_curves([snapshot.log], log=log, smoothing=smoothing)
     figure = result.figure()
     _mark_events(figure, snapshot, len(result.panels))
-    height = figure.layout.height - 100  # without title and legend
+    height = figure.layout.height - 130  # without title and legend
     apply_theme(figure, dark=dark)
     return figure.update_layout(title=None, showlegend=False, height=height, margin=MARGIN_PX)
 

@@ -237,19 +237,24 @@ class Workspace:
         return [self.run(name) for name in state.runs]
 
     def _evidence_folders(self, state: ViewState) -> list[Path]:
-        """Return the folders of evidence of a state's runs, without runs that have none yet."""
-        if not state.runs:
-            raise UserError(NO_RUN)
-        primary, *others = (self.run(name) for name in state.runs)
+        """Return the folders of evidence of a state's runs, without runs that have none yet.
+
+        An analysis of several runs does without a primary run that has none.
+        """
+        primary, *others = self._selected_runs(state)
         steps = self.collected(primary.name)
-        if not steps or state.step not in (None, *steps):
+        folders = [
+            run.evidence_folder(collected[-1])
+            for run in others
+            if (collected := self.collected(run.name))
+        ]
+        if steps and state.step in (None, *steps):
+            step = steps[-1] if state.step is None else state.step
+            return [primary.evidence_folder(step), *folders]
+        is_comparison = array_names(analysis.get(state.analysis)) is None
+        if not (folders and is_comparison and not steps):
             primary.evidence(state.step)  # raises the reason
-        evidence = [(primary, steps[-1] if state.step is None else state.step)]
-        for run in others:
-            steps = self.collected(run.name)
-            if steps:
-                evidence.append((run, steps[-1]))
-        return [run.evidence_folder(step) for run, step in evidence]
+        return folders
 
     def _evidences(self, state: ViewState) -> tuple[Sequence[Evidence], list[LeftOutRun]]:
         """Open what an analysis reads: the evidence, and the runs of which it cannot be opened.
@@ -269,15 +274,16 @@ class Workspace:
             return [primary], []
         others = []
         left_out = []
-        for name in state.runs[1:]:
-            run = self.run(name)
+        for run in self._selected_runs(state):
+            if run.name == primary.run_name:
+                continue
             if names is not None and not run.is_generator:
                 continue
             try:
                 others.append(self._open_last(run, names))
             except RunError as error:
-                # The result of the primary run is shown even if another cannot be read.
-                left_out.append(LeftOutRun(run=name, reason=str(error)))
+                # The result of the others is shown even if one cannot be read.
+                left_out.append(LeftOutRun(run=run.name, reason=str(error)))
         return [_with_samples(primary, others), *others], left_out
 
     def _logs(self, state: ViewState) -> tuple[Sequence[Evidence], list[LeftOutRun]]:

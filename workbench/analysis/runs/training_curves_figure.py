@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 PANEL_HEIGHT_PX = 200
-TITLE_HEIGHT_PX = 150
+TITLE_HEIGHT_PX = 180
 FAINT_OPACITY = 0.3
 X_TITLES = {"step": "step", "images": "training images", "minutes": "minutes of training"}
 
@@ -72,7 +72,7 @@ def draw(result: TrainingCurves) -> go.Figure:
         legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
         uirevision="zoom",
     )
-    return apply_theme(figure).update_layout(margin={"t": 90, "b": 90})
+    return apply_theme(figure).update_layout(margin={"t": 120, "b": 90})
 
 
 def _traces(curve: TrainingCurve, color: str, *, showlegend: bool) -> list[go.Scatter]:

@@ -5,7 +5,7 @@ The address of the page always describes the view, so that a link opens the same
 
 import html
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from workbench.hosts.dashboard.keyboard import Keyboard
 from workbench.hosts.dashboard.live_tab import LiveTab
 from workbench.hosts.dashboard.overview import Overview
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
+from workbench.hosts.dashboard.page_template import TEMPLATE
 from workbench.hosts.dashboard.primary_run import PrimaryRunPicker
 from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard
 from workbench.hosts.dashboard.run_list import RunList
@@ -74,6 +75,7 @@ class Session:
         self.state = DashboardState(view, self.lifecycle.after_load)
         self.state.notice = notice
         self._timer: pn.io.PeriodicCallback | None = None
+        self._page: Callable[[], pmui.Page | None] = lambda: None
 
         self.notice = pmui.Alert("", severity="warning", visible=False)
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", styles={"opacity": "0.8"})
@@ -86,6 +88,7 @@ class Session:
         self.keyboard = Keyboard(
             on_key=lambda key: self.lifecycle.after_load(lambda: self.press(key)),
             on_address=lambda query: self.lifecycle.after_load(lambda: self.follow(query)),
+            on_narrow=lambda: self.lifecycle.after_load(self.close_sidebar),
         )
         self.address = AddressBar(self.state, self.workspace, self.keyboard.write_address)
 
@@ -123,8 +126,10 @@ class Session:
             sidebar=self._sidebar(),
             sidebar_width=SIDEBAR_WIDTH_PX,
             sidebar_resizable=True,
+            template=TEMPLATE,
             main=[self.notice, *self._main(), self.keyboard.help, self.jobs.body],
         )
+        self._page = weakref.ref(page)
         self.state.dark = page.dark_theme
         watcher = page.param.watch(lambda event: self._set_theme(dark=event.new), "dark_theme")
         # A page that is closed before it has loaded must not keep its session alive.
@@ -161,6 +166,12 @@ class Session:
             self.pages[self._open_page].move_slider(1 if key == "]" else -1)
         elif key == "r":
             self.reports.add()
+
+    def close_sidebar(self) -> None:
+        """Close the sidebar, whose button opens it again."""
+        page = self._page()
+        if page is not None:
+            page.sidebar_open = False
 
     def refresh(self) -> None:
         """Show the runs of the folder as they are now, if anything has changed."""

@@ -40,11 +40,19 @@ class Keyboard:
         Called with a key that was pressed outside of a field.
     on_address : callable
         Called with the query of the address when a person goes back or forward.
+    on_narrow : callable
+        Called once if the window is narrower than the page needs with an open sidebar.
     """
 
-    def __init__(self, on_key: Callable[[str], None], on_address: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        on_key: Callable[[str], None],
+        on_address: Callable[[str], None],
+        on_narrow: Callable[[], None],
+    ) -> None:
         self.on_key = on_key
         self.on_address = on_address
+        self.on_narrow = on_narrow
         self._addresses_written = 0
         self.module = component("keyboard")(
             data="{}", view="{}", width=190, height=40, styles={"color": "white"}
@@ -75,7 +83,9 @@ class Keyboard:
         self.module.param.update(data=json.dumps(message))
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        if "search" in message:
+        if "narrow" in message:
+            self.on_narrow()
+        elif "search" in message:
             self.on_address(str(message["search"]))
         elif message.get("key") == "?":
             self.help.open = not self.help.open

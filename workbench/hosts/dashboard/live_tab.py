@@ -153,7 +153,13 @@ class LiveTab:
         # Text fields: a number field swallows characters typed over its value, and cannot report
         # what is wrong with it.
         self.fields = {
-            name: pmui.TextInput(label=f"{name} ×", value=f"{value:g}", width=120, size="small")
+            name: pmui.TextInput(
+                label=f"{name} ×",
+                value=f"{value:g}",
+                width=120,
+                size="small",
+                disabled=not model.accepts_commands,
+            )
             for name, value in model.multipliers.items()
         }
         self.fields_row.objects = [*self.fields.values(), self.apply]

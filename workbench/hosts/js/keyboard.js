@@ -5,6 +5,7 @@ const FIELDS = "input:not([type=checkbox]):not([type=radio]), textarea, select, 
   "[role=combobox], [role=listbox], [role=menu], [role=slider]";
 const SENT_KEYS = ["ArrowLeft", "ArrowRight", "[", "]", "?", "r", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const FIELD_OF_KEY = { "/": "input[placeholder^='filter']", s: "input[placeholder^='name this view']" };
+const NARROW_PX = 1000; // the list of runs would leave too little room beside it
 const STYLE = "font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: 4px; " +
   "padding: 4px 10px; margin-left: 8px; cursor: pointer";
 
@@ -56,6 +57,7 @@ export default {
     const link = addButton("copy link", copy);
     const keys = addButton("? keys", () => send({ key: "?" }));
     keys.setAttribute("aria-label", "keys");
+    if (window.innerWidth < NARROW_PX) send({ narrow: true });
 
     const onKey = (event) => {
       const target = event.composedPath()[0];
