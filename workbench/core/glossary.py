@@ -102,6 +102,7 @@ CONTROLS = {
         "Loss terms",
         "A multiplier that was changed during training otherwise looks like a jump of the loss.",
     ),
+    "goal": Term("Goal", "The property by which a run is chosen."),
     "modes": Term("Count modes", "Also use the number of modes as a predictor, which is slow."),
 }
 
@@ -112,6 +113,10 @@ CHOICES = {
     "mse": "Mean squared error",
     "features": "Distance in features",
     "rfd": "rFD (Fréchet distance of reconstructions)",
+    "best generation": "Best generation",
+    "best reconstruction": "Best reconstruction",
+    "cheapest within 1 dB": "Fewest tokens within 1 dB",
+    "best probe": "Best probe",
     "gfd": "gFD (Fréchet distance of samples)",
     "loss": "Training loss",
     "tokens": "Tokens per image",
