@@ -77,6 +77,7 @@ def test_runs_move_together_along_a_shared_axis(trained):
         trained / "soft-4", trained / "soft-2", trained / "flow", over="tokens", indices=[5, 3]
     )
     (grid,), (data,) = lens.compared_grids, lens.data()["beside"]
+    assert len(set(lens.data()["colors"])) == 2
     assert lens.image_grid.axis_values == ("1", "2", "4")
     assert grid.axis_values == ("1", "2")
     assert data["at"] == [0, 1, 1]

@@ -16,6 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.images.reconstruction import image_errors
+from workbench.analysis.plotting.run_colors import assign_colors, colors_of_runs
 from workbench.core.errors import RunError, UserError, unknown
 from workbench.explore.image_grid import ImageGrid, classes, compare_reconstructions
 from workbench.storage.run import Run
@@ -162,6 +163,8 @@ class Lens:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.runs = list(runs)
+        # A workspace replaces them by the colors of all its runs.
+        self.run_colors: Mapping[str, str] = assign_colors(run.name for run in self.runs)
         self._trust = tuple(trust)
         # Loaded models, by the number of the run and the step.
         self._models: dict[tuple[int, int | None], LoadedRun | None] = {}
@@ -303,9 +306,17 @@ class Lens:
         return {
             **module_data(self.image_grid),
             "name": self.runs[0].name,
+            "colors": self._colors,
             "places": self.indices,
             "beside": comparisons,
         }
+
+    @property
+    def _colors(self) -> list[str]:
+        """The colors of the primary run and of the compared runs."""
+        names = [run.name for run in (self.runs[0], *self._compared_runs)]
+        colors = colors_of_runs(names, self.run_colors)
+        return [colors[name] for name in names]
 
     def view(self) -> dict[str, Any]:
         """Return the position as the JavaScript module represents it."""

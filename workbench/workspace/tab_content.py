@@ -49,7 +49,9 @@ def build_tab(workspace: Workspace, state: ViewState) -> Lens | Map | Codebook:
     if not state.runs:
         raise UserError(NO_RUN)
     if state.tab == "lens":
-        return build_lens(workspace, state)
+        lens = build_lens(workspace, state)
+        lens.run_colors = workspace.run_colors
+        return lens
     if state.tab == "map":
         return build_map(workspace, state)
     if state.tab == "codes":

@@ -28,6 +28,10 @@ body:has([data-root-id]:not(:empty)) #first-paint { display: none }
 {{ super() }}
 {% endblock %}
 {% block loader %}
+<script>
+// The theme inserts its styles into the head, before these.
+document.head.append(document.getElementById("template-styles"));
+</script>
 <div id="loader" role="status" style="display: none;">
   <div class="spinner"></div><span>Drawing the page …</span><div id="loader-error"></div>
 </div>

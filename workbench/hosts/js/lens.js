@@ -125,6 +125,7 @@ function render({ model, el, brush }) {
   const many = () => data.beside.length > 0;
   const stopOf = (run) => (run ? data.beside[run - 1].at[view.stop] : view.stop);
   const nameOf = (run) => (run ? data.beside[run - 1].name : data.name);
+  const colorOf = (run) => (many() ? data.colors?.[run] ?? "" : ""); // as in the list of runs
   function captionOf(run) {
     const stop = (run ? data.beside[run - 1] : data).stops[stopOf(run)];
     const here = data.stops.length > 1 ? `${data.axis}: ${stop}` : stop;
@@ -164,11 +165,11 @@ function render({ model, el, brush }) {
     canvas.getContext("2d").putImageData(image, 0, 0);
     return maps[run] = canvas;
   }
-  function panel(caption, draw, run = view.lead) {
+  function panel(caption, draw, run = view.lead, color = "") {
     const size = side(), [h, w] = data.size, ratio = window.devicePixelRatio || 1, longest = Math.max(h, w);
     const figure = make("figure", {}, panels);
     const wide = size * w / longest, high = size * h / longest;
-    make("figcaption", { textContent: caption, style: `max-width:${wide}px` }, figure);
+    make("figcaption", { textContent: caption, style: `max-width:${wide}px${color && `;border-top:3px solid ${color}`}` }, figure);
     const canvas = make("canvas", { width: wide * ratio, height: high * ratio }, figure);
     canvas.style.width = `${wide}px`;
     canvas.style.height = `${high}px`;
@@ -261,7 +262,7 @@ function render({ model, el, brush }) {
     panels.replaceChildren();
     if (view.mode === "side") {
       panel(data.against, (context, size) => blit(context, -1, size), 0);
-      all.forEach((run) => panel(captionOf(run), (context, size) => blit(context, run, size), run));
+      all.forEach((run) => panel(captionOf(run), (context, size) => blit(context, run, size), run, colorOf(run)));
       if (many()) { // each difference is shown below its image
         make("div", { className: "break" }, panels);
         make("div", { style: `width:${side() * data.size[1] / Math.max(...data.size)}px` }, panels);
@@ -271,7 +272,7 @@ function render({ model, el, brush }) {
         panel(many() ? `${nameOf(run)} · ${caption}` : caption, (context, size) => {
           const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
           context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
-        }, run);
+        }, run, colorOf(run));
       });
     } else if (view.mode === "flip") {
       panel(flipped ? data.against : here, (context, size) => blit(context, flipped ? -1 : view.lead, size));
