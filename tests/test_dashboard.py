@@ -402,6 +402,10 @@ def test_dark_theme_keeps_figure_layout(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget", dark=True) as (page, seen):
         figure = page.locator(".js-plotly-plot:visible").first
         page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
+        # The styles of the theme come after those of the page: its text is light.
+        text = page.get_by_text(re.compile(r"\d runs, \d selected")).first
+        text_color = text.evaluate("e => getComputedStyle(e).color")
+        assert min(map(int, re.findall(r"[0-9]+", text_color)[:3])) > 200
 
 
 COUNTING_SERVER = """

@@ -29,8 +29,8 @@ body:has([data-root-id]:not(:empty)) #first-paint { display: none }
 {% endblock %}
 {% block loader %}
 <script>
-// The theme inserts its styles into the head, before these.
-document.head.append(document.getElementById("template-styles"));
+// The theme inserts its styles into the head, after those of the page and before the last ones.
+document.head.append(...document.querySelectorAll("body > style, body > link[rel=stylesheet]"));
 </script>
 <div id="loader" role="status" style="display: none;">
   <div class="spinner"></div><span>Drawing the page …</span><div id="loader-error"></div>
