@@ -80,6 +80,7 @@ CONTROLS = {
     ),
     "covariance": Term("Covariance", "The shape of the Gaussians of a mixture."),
     "method": Term("Projection", "The method that puts latents into a plane."),
+    "count": Term("Images", "Number of images that are drawn."),
     "color_by": Term("Color", "What the color of a point shows."),
     "points": Term("Points", "At most this many images are used; they are drawn by class."),
     "neighbors": Term("Neighbors", "Number of nearest neighbors of a point."),
