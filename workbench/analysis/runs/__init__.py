@@ -1,11 +1,4 @@
 """Comparisons between runs."""
 
 # Names of modules, in the order in which hosts list their analyses.
-ORDER = (
-    "decision",
-    "settings",
-    "metrics",
-    "training_curves",
-    "setting_effects",
-    "generation_predictors",
-)
+ORDER = ("decision", "settings", "metrics", "training_curves", "generation_predictors")
