@@ -470,7 +470,12 @@ class Evidence:
     @property
     def num_pictures(self) -> int:
         """Number of the first held-out images that have a picture."""
-        return 0 if self.images is None else len(self.images)
+        # The images themselves may not have been opened.
+        for name, spec in ARRAYS.items():
+            array = getattr(self, name)
+            if array is not None and "picture" in spec.axes:
+                return int(array.shape[spec.axes.index("picture")])
+        return 0
 
     def reason_for_missing(self, name: str) -> str:
         """Return why an array was not collected, as a sentence; empty if it is not known."""
