@@ -190,6 +190,8 @@ def test_hosts_have_equal_tables(trained, name):
     runs = DEFAULT_RUNS
     if name in ("samples", "denoising_loss"):
         runs = ("flow", "soft-4")
+    if name == "setting_effects":
+        runs = ("soft-4", "soft-2", "plain")
     if name in NOT_APPLICABLE:
         with pytest.raises(NotApplicable):
             Workspace(trained).result(ViewState(runs, analysis=name))
