@@ -13,11 +13,12 @@ import pytest
 
 from workbench.analysis.codebook.gallery import code_gallery
 from workbench.analysis.images.reconstruction import reconstruction
+from workbench.analysis.latents.alignment import teacher_alignment
 from workbench.collect import collect, images
 from workbench.collect.batches import pictures_first
 from workbench.core.errors import RunError, UserError
 from workbench.core.progress import Cancelled, progress_listener
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import Evidence, array_names
 from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
 
@@ -59,6 +60,10 @@ def test_analyses_of_pictures_name_their_subset(runs):
     evidence = collect(Run(runs / "vqvae"), limit=NUM_IMAGES, pictures=12)
     result = reconstruction(**evidence.kwargs_for(reconstruction))
     assert result.n == NUM_IMAGES and max(result.example_indices) < 12
+    # As hosts do, only the arrays of the analysis are opened.
+    opened = Evidence.open(evidence.folder, array_names(teacher_alignment))
+    arguments = opened.kwargs_for(teacher_alignment)
+    assert len(arguments["latents"]) == 12 and arguments["num_images"] == NUM_IMAGES
     arguments = evidence.kwargs_for(code_gallery)
     assert len(arguments["codes"]) == len(arguments["latents"]) == len(arguments["images"]) == 12
     gallery = code_gallery(**arguments)

@@ -461,6 +461,8 @@ class Evidence:
     @property
     def num_images(self) -> int:
         """Number of held-out images; 0 for a generator that has not measured any."""
+        if self.provenance.get("n") is not None and self.provenance.get("tokenizer") is None:
+            return self.provenance["n"]
         for name in [*(n for n, spec in ARRAYS.items() if spec.axes[0] == "image"), "images"]:
             array = getattr(self, name)
             if array is not None:
@@ -608,7 +610,7 @@ def kwargs_for(
     arguments = {}
     missing = []
     reasons = []
-    requires_pictures = False
+    num_pictures: int | None = None  # if the analysis requires pictures
     for parameter in inspect.signature(analysis).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             continue
@@ -627,11 +629,11 @@ def kwargs_for(
             missing.append(parameter.name.replace("_", " "))
             reasons.append(evidences[0].reason_for_missing(parameter.name))
         is_required = parameter.default is parameter.empty
-        requires_pictures |= is_required and "picture" in axes_of(parameter.name)
-    if requires_pictures:
+        if is_required and value is not None and "picture" in axes_of(parameter.name):
+            num_pictures = value.shape[axes_of(parameter.name).index("picture")]
+    if num_pictures is not None:
         arguments = {
-            name: _first_images(name, value, evidences[0].num_pictures)
-            for name, value in arguments.items()
+            name: _first_images(name, value, num_pictures) for name, value in arguments.items()
         }
     if missing:
         title = analysis.__name__.replace("_", " ").capitalize()
