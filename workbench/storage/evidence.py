@@ -461,13 +461,13 @@ class Evidence:
     @property
     def num_images(self) -> int:
         """Number of held-out images; 0 for a generator that has not measured any."""
+        for name, spec in ARRAYS.items():
+            array = getattr(self, name)
+            if array is not None and spec.axes[0] == "image":
+                return len(array)
         if self.provenance.get("n") is not None and self.provenance.get("tokenizer") is None:
             return self.provenance["n"]
-        for name in [*(n for n, spec in ARRAYS.items() if spec.axes[0] == "image"), "images"]:
-            array = getattr(self, name)
-            if array is not None:
-                return len(array)
-        return 0
+        return self.num_pictures
 
     @property
     def num_pictures(self) -> int:
