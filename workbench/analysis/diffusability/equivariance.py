@@ -40,7 +40,8 @@ class TransformScore:
     psnr, low, high : float
         PSNR of decoded transformed latents to transformed images, dB, mean and 95 % interval.
     direct_psnr : float
-        PSNR of the reconstructions of the transformed images.
+        PSNR of the reconstructions of the transformed images; NaN if the encoder does not take
+        them, as the errors of the latents.
     latent_error : float
         Relative squared difference of the latents without the mean at each position: 0 is exact, 1
         a constant guess, 2 unrelated.
@@ -102,6 +103,7 @@ class Equivariance(PerspectiveResult):
                 conditions=conditions,
             )
             for score in self.scores
+            if np.isfinite(score.latent_error)
         )
 
     def figure(self) -> go.Figure:
@@ -159,12 +161,20 @@ class Equivariance(PerspectiveResult):
 
     def summary(self) -> str:
         """State the loss and the error of the latents under each transform."""
-        sentences = [
-            f"{score.transform.capitalize()}: decoded transformed latents have {score.psnr:.1f} dB,"
-            f" {score.loss_db:.1f} dB less than reconstructions of transformed images; the error of"
-            f" the latents is {score.latent_error:.2f} (unrelated: 2)."
-            for score in self.scores
-        ]
+        sentences = []
+        for score in self.scores:
+            text = (
+                f"{score.transform.capitalize()}: decoded transformed latents have"
+                f" {score.psnr:.1f} dB"
+            )
+            if np.isfinite(score.direct_psnr):
+                text += (
+                    f", {score.loss_db:.1f} dB less than reconstructions of transformed images; the"
+                    f" error of the latents is {score.latent_error:.2f} (unrelated: 2)"
+                )
+            else:
+                text += "; the encoder does not take images of this size"
+            sentences.append(f"{text}.")
         if self.missing:
             sentences.append(
                 f"Not measured: {', '.join(self.missing)}; this tokenizer takes images of one size,"
@@ -230,7 +240,7 @@ def equivariance(
         raise NotApplicable(
             f"Equivariance needs at least {MIN_IMAGES} images; there are {mse.shape[1]}."
         )
-    is_measured = np.isfinite(errors).all(axis=1) & np.isfinite(mse).all(axis=1)
+    is_measured = np.isfinite(mse).all(axis=1)
     if not is_measured.any():
         raise NotApplicable("This tokenizer takes no mirrored, turned or shrunken tokens.")
     scores = []

@@ -1,6 +1,6 @@
 """Latents and reconstructions of mirrored, turned and shrunken images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from workbench.core.errors import NotApplicable
 from workbench.core.types import Images, Tokens
 from workbench.tokenizers.base import Tokenizer
 
-MAX_IMAGES = 256  # a mean of errors needs no more
+MAX_IMAGES = 128  # a mean of errors needs no more
 MIN_IMAGES = 2  # the mean at each position is subtracted
 
 
@@ -59,7 +59,7 @@ def equivariance(model: Tokenizer, images: HeldOutImages, context: CollectContex
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """The errors of one transform; NaN if the tokenizer cannot be transformed by it."""
+    """The errors of one transform; NaN where the tokenizer does not take its results."""
 
     mse: np.ndarray  # (n_images,), of the decoded transformed latents
     direct_mse: np.ndarray  # (n_images,), of the reconstructions of the transformed images
@@ -68,28 +68,21 @@ class _Comparison:
 
 def _compare(model: Tokenizer, images: Images, name: str) -> _Comparison:
     transform = TRANSFORMS[name]
-    if not _applies(model, images, name):
-        nothing = np.full(len(images), np.nan, np.float32)
-        return _Comparison(mse=nothing, direct_mse=nothing, latent_errors=(np.nan, np.nan))
-    mse = []
-    direct_mse = []
-    transformed_latents = []
-    latents_of_transformed = []
-    for part in batch_slices(len(images), images.shape[2] * images.shape[3]):
-        target = transform(images[part])
-        moved = _transform_tokens(model.encode(images[part]), transform)
-        direct = model.encode(target)
-        mse.append(_squared_error(model.decode(moved), target))
-        direct_mse.append(_squared_error(model.decode(direct), target))
-        transformed_latents.append(moved.latents.float().cpu())
-        latents_of_transformed.append(direct.latents.float().cpu())
-    return _Comparison(
-        mse=np.concatenate(mse),
-        direct_mse=np.concatenate(direct_mse),
-        latent_errors=latent_errors(
-            torch.cat(transformed_latents), torch.cat(latents_of_transformed)
-        ),
-    )
+    mse = np.full(len(images), np.nan, np.float32)
+    direct_mse = mse.copy()
+    errors = (float("nan"), float("nan"))
+    if _is_defined(model, images, name):
+        moved = [
+            _transform_tokens(model.encode(images[part]), transform) for part in _parts(images)
+        ]
+        targets = [transform(images[part]) for part in _parts(images)]
+        if _takes(lambda: model.decode(_first(moved[0])).shape == targets[0][:1].shape):
+            mse = _squared_errors(model, moved, targets)
+        if _takes(lambda: model.encode(targets[0][:1]).grid == moved[0].grid):
+            direct = [model.encode(target) for target in targets]
+            direct_mse = _squared_errors(model, direct, targets)
+            errors = latent_errors(_latents(moved), _latents(direct))
+    return _Comparison(mse=mse, direct_mse=direct_mse, latent_errors=errors)
 
 
 def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
@@ -122,25 +115,33 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
     return raw.item(), place_free.item()
 
 
-def _applies(model: Tokenizer, images: Images, name: str) -> bool:
-    """Return True if images and latents can be transformed, and the tokenizer takes the results."""
-    tokens = model.encode(images[:1])
-    assert tokens.grid is not None
-    rows, columns = tokens.grid
-    if name == "mirror":
-        return True
+def _is_defined(model: Tokenizer, images: Images, name: str) -> bool:
+    """Return True if the transform maps images and grids to images and grids."""
+    grid = model.encode(images[:1]).grid
+    assert grid is not None
     if name == "quarter turn":
-        return rows == columns and images.shape[2] == images.shape[3]
-    if rows % 2 or columns % 2:
-        return False
-    transform = TRANSFORMS[name]
-    target = transform(images[:1])
+        return grid[0] == grid[1] and images.shape[2] == images.shape[3]
+    return name == "mirror" or not (grid[0] % 2 or grid[1] % 2)
+
+
+def _takes(is_possible: Callable[[], bool]) -> bool:
+    """Return False if a tokenizer that takes one size only refuses another one."""
     try:
-        encoded = model.encode(target)
-        decoded = model.decode(_transform_tokens(tokens, transform))
+        return is_possible()
     except (RuntimeError, ValueError):
-        return False  # it takes images of one size only
-    return encoded.grid == (rows // 2, columns // 2) and decoded.shape == target.shape
+        return False
+
+
+def _parts(images: Images) -> list[slice]:
+    return list(batch_slices(len(images), images.shape[2] * images.shape[3]))
+
+
+def _first(tokens: Tokens) -> Tokens:
+    return Tokens(tokens.latents[:1], grid=tokens.grid)
+
+
+def _latents(parts: Sequence[Tokens]) -> Tensor:
+    return torch.cat([tokens.latents.float().cpu() for tokens in parts])
 
 
 def _transform_tokens(tokens: Tokens, transform: Callable[[Tensor], Tensor]) -> Tokens:
@@ -152,6 +153,12 @@ def _transform_tokens(tokens: Tokens, transform: Callable[[Tensor], Tensor]) -> 
     )
 
 
-def _squared_error(decoded: Images, target: Images) -> np.ndarray:
-    difference = (decoded.clamp(-1, 1) - target) / 2
-    return difference.square().mean(dim=(1, 2, 3)).float().cpu().numpy()
+def _squared_errors(
+    model: Tokenizer, parts: Sequence[Tokens], targets: Sequence[Images]
+) -> np.ndarray:
+    """Return the mean squared error of each decoded image, pixels in [0, 1]."""
+    errors = []
+    for tokens, target in zip(parts, targets, strict=True):
+        difference = (model.decode(tokens).clamp(-1, 1) - target) / 2
+        errors.append(difference.square().mean(dim=(1, 2, 3)).float().cpu().numpy())
+    return np.concatenate(errors)

@@ -10,7 +10,7 @@ from workbench.tokenizers.base import Tokenizer
 
 NOISE_SHARES = (0.1, 0.3, 0.5)
 NOISE_STRENGTH = 3.0  # of the noise, in deviations of the latents, as in l-DeTok
-MAX_IMAGES = 256  # a mean of errors needs no more
+MAX_IMAGES = 128  # a mean of errors needs no more
 
 
 @collector(
