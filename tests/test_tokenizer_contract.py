@@ -58,6 +58,7 @@ OTHER = {
     "norm_eps": 0.1,
     "rotary": True,
     "modulated": True,
+    "layer_scale": 0.2,
     "num_codebooks": 2,
     "codebook_size": 33,
     "temperature": 0.5,
@@ -278,8 +279,19 @@ def test_misspelled_setting_raises(kind):
         kind.Config(widht=3)
 
 
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory) -> str:
+    """A folder with an untrained DINOv2 of the size of the small encoders."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("dinov2")
+    sizes = {"hidden_size": SMALL["width"], "num_hidden_layers": SMALL["depth"]}
+    sizes |= {"num_attention_heads": SMALL["heads"], "image_size": 28}
+    transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)
+    return str(folder)
+
+
 @for_each_class
-def test_every_setting_changes_something(kind):
+def test_every_setting_changes_something(kind, dinov2):
     """Each field, changed alone, changes tokens, images, terms or the trained parameters."""
 
     def behavior(config) -> dict[str, torch.Tensor]:
@@ -302,7 +314,7 @@ def test_every_setting_changes_something(kind):
 
     fields = [field.name for field in dataclasses.fields(kind.Config)]
     base = {name: value for name, value in OPTIONAL_TERMS.items() if name in fields}
-    others = dict(OTHER)
+    others = OTHER | {"encoder_start": dinov2}
     if "learned_tokens" in fields:
         base["num_tokens"] = 16  # as many as patches
     if "builder" in fields:

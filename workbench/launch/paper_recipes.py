@@ -17,6 +17,7 @@ DINOV2_LARGE = "dinov2:facebook/dinov2-large"
 # The sizes of vision transformers in the papers; TiTok's small one is a size of its own.
 BASE = {"width": 768, "depth": 12, "heads": 12}
 LARGE = {"width": 1024, "depth": 24, "heads": 16}
+DINOV2_STARTS = {768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}  # by width
 TITOK_SMALL = {"width": 512, "depth": 8, "heads": 8}
 EPOCH_STEPS = 5_000  # of 256 images of ImageNet, as the papers round it
 
@@ -72,6 +73,7 @@ def _softvq(
     side: int = 256,
 ) -> PaperRecipe:
     settings = {"num_tokens": num_tokens, "dim": dim, "teacher": teacher, "side": side}
+    settings["encoder_start"] = DINOV2_STARTS[encoder["width"]]
     return _recipe("softvq", _sizes(encoder, decoder) | settings, side=side)
 
 

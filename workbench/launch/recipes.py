@@ -197,6 +197,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "teacher": TEACHERS[1],
         }
         | {"encoder_class_token": True, "decoder_class_token": True, "norm_eps": 1e-6}
+        | {"layer_scale": 1e-5, "encoder_start": "facebook/dinov2-base"}
         | {"adversarial_weight": 0.2, "adversarial_start": 0.08, "adversarial_adaptive": False}
         | DINO_DISCRIMINATOR
         | {"discriminator_weight": 0.2, "perceptual_rise": 10_000 / 250_000},
@@ -207,6 +208,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         | {"linear_init": False, "targets": TEACHERS, "aux_width": 192}
         | {"aux_depth": 3, "aux_heads": 3}
         | {"encoder_class_token": True, "norm_eps": 1e-6, "rotary": True, "modulated": True}
+        | {"layer_scale": 1e-5}
         | {"adversarial_weight": 0.4, "adversarial_start": 0.06}
         | DINO_DISCRIMINATOR
         | {"discriminator_weight": 0.4, "perceptual_rise": 10_000 / 500_000},

@@ -175,12 +175,24 @@ class Block(nn.Module):
         Number of attention heads.
     norm_eps : float
         Added to the variance in each LayerNorm.
+    layer_scale : float, optional
+        Initial value of one learned gain per channel of each branch (arXiv:2103.17239); none: no
+        gains.
     """
 
-    def __init__(self, width: int, heads: int, *, norm_eps: float = LAYER_NORM_EPS) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        norm_eps: float = LAYER_NORM_EPS,
+        layer_scale: float | None = None,
+    ) -> None:
         super().__init__()
         self.norm_1, self.attention = nn.LayerNorm(width, eps=norm_eps), Attention(width, heads)
         self.norm_2, self.mlp = nn.LayerNorm(width, eps=norm_eps), MLP(width)
+        self.scale_1 = _layer_scale(width, layer_scale)
+        self.scale_2 = _layer_scale(width, layer_scale)
 
     def forward(
         self,
@@ -192,8 +204,33 @@ class Block(nn.Module):
         past: KVCache | None = None,
     ) -> Tensor:
         """Add the outputs of attention and MLP to the residual stream."""
-        x = x + self.attention(self.norm_1(x), visible, rotation, causal=causal, past=past)
-        return x + self.mlp(self.norm_2(x))
+        attended = self.attention(self.norm_1(x), visible, rotation, causal=causal, past=past)
+        x = x + self.scale_1(attended)
+        return x + self.scale_2(self.mlp(self.norm_2(x)))
+
+
+class LayerScale(nn.Module):
+    """One learned gain per channel.
+
+    Parameters
+    ----------
+    width : int
+        Channels of a row.
+    start : float
+        Initial value of all gains.
+    """
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Float[Tensor, "b t width"]) -> Float[Tensor, "b t width"]:
+        """Scale the channels."""
+        return x * self.gain
+
+
+def _layer_scale(width: int, start: float | None) -> nn.Module:
+    return nn.Identity() if start is None else LayerScale(width, start)
 
 
 class ModulatedBlock(nn.Module):

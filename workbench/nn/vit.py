@@ -117,12 +117,16 @@ class ViTOptions:
     rotary : bool
         Rotate queries and keys of patches by learned angles (`MixedRotary`). The patches of a
         decoder then have no other position.
+    layer_scale : float, optional
+        Initial value of one learned gain per channel of each branch; none: no gains. Modulated
+        blocks have none.
     """
 
     class_token: bool = False
     norm_eps: float = 1e-5
     norm_input: bool = False
     rotary: bool = False
+    layer_scale: float | None = None
 
 
 DEFAULT_OPTIONS = ViTOptions()
@@ -141,11 +145,16 @@ class ExtendedViTConfig(ViTConfig):
     # have learned positions too, the decoder's no others.
     rotary: bool = False
     modulated: bool = False  # the latents modulate the decoder's blocks, as in MAETok
+    # Initial value of one learned gain per channel of each branch of a plain block, 1e-5 in the
+    # released models; none: no gains.
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.norm_eps <= 0:
             raise UserError(f"norm_eps must be above 0, got {self.norm_eps}.")
+        if self.layer_scale is not None and self.layer_scale <= 0:
+            raise UserError(f"layer_scale must be above 0, got {self.layer_scale}.")
         for size in (self.encoder_size, self.decoder_size):
             if self.rotary and size.width // size.heads % 4:
                 raise UserError(
@@ -156,15 +165,19 @@ class ExtendedViTConfig(ViTConfig):
     @property
     def encoder_options(self) -> ViTOptions:
         """Return the variants of the encoder."""
-        return ViTOptions(
-            class_token=self.encoder_class_token, norm_eps=self.norm_eps, rotary=self.rotary
-        )
+        return self._options(class_token=self.encoder_class_token)
 
     @property
     def decoder_options(self) -> ViTOptions:
         """Return the variants of the decoder."""
+        return self._options(class_token=self.decoder_class_token)
+
+    def _options(self, *, class_token: bool) -> ViTOptions:
         return ViTOptions(
-            class_token=self.decoder_class_token, norm_eps=self.norm_eps, rotary=self.rotary
+            class_token=class_token,
+            norm_eps=self.norm_eps,
+            rotary=self.rotary,
+            layer_scale=self.layer_scale,
         )
 
 
@@ -194,7 +207,7 @@ class Encoder(nn.Module):
         self.sizes = sizes
         self.embed = nn.Linear(sizes.channels * sizes.patch**2, sizes.width)
         self.blocks = nn.ModuleList(
-            Block(sizes.width, sizes.heads, norm_eps=options.norm_eps) for _ in range(sizes.depth)
+            _plain_block(sizes.encoder_size, options) for _ in range(sizes.depth)
         )
         self.norm = nn.LayerNorm(sizes.width, eps=options.norm_eps)
         self.to_latents = nn.Linear(sizes.width, sizes.dim)
@@ -370,7 +383,11 @@ def _decoder_block(sizes: ViTConfig, options: ViTOptions, *, modulated: bool) ->
     size, eps = sizes.decoder_size, options.norm_eps
     if modulated:
         return TokenModulatedBlock(size.width, size.heads, dim=sizes.dim, norm_eps=eps)
-    return Block(size.width, size.heads, norm_eps=eps)
+    return _plain_block(size, options)
+
+
+def _plain_block(size: TransformerSize, options: ViTOptions) -> Block:
+    return Block(size.width, size.heads, norm_eps=options.norm_eps, layer_scale=options.layer_scale)
 
 
 def _embedding(rows: int, width: int) -> nn.Parameter:

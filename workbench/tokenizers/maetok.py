@@ -7,15 +7,16 @@ encoder and reduces the masking ratio gradually to fine-tune the decoder. It is 
 starts from the weights of the first, `train("maetok-digits", out, start=first, tuning=True)`. With
 mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 
-Differences from the paper: pixels have a squared error, and the perceptual and adversarial terms
-are off by default; with LPIPS and the discriminator `dino`, which need weights, they are the
-paper's. SigLIP sees images with its own mean and deviation (the released code has ImageNet's). No
-paths of the decoder are dropped (there, 5 %). The released models have rotary positions, modulated
-decoders (`rotary`, `modulated`), a class token of the encoder and norm_eps=1e-6; here these are
-settings, off by default. Layer scale does not exist (it can be folded into the weights). The
-decoders of teachers have as many heads as the encoder, unless `aux_heads` changes this, and no
-class token. As in the released code, features of networks are compared by cosine (Eq. 8: by squared
-error).
+Differences from the paper: pixels have a squared error. As in the released code, features of
+networks are compared by cosine (Eq. 8: by squared error). The decoders of teachers have no class
+token. SigLIP sees images with its own mean and deviation (the released code has ImageNet's). No
+paths of the decoder are dropped (there, 5 %). Linear layers, tokens and positions start from
+SoftVQ-VAE's distributions of this package.
+
+What the released models have, and what is off by default because small models do not gain from it
+or because it needs weights: rotary positions and modulated decoders (`rotary`, `modulated`), a
+class token of the encoder, `layer_scale`, `norm_eps=1e-6`, decoders of teachers with three heads
+(`aux_heads`), LPIPS, and the discriminator `dino`. The recipes of published models switch it on.
 """
 
 import dataclasses

@@ -4,12 +4,15 @@ describe an image.
 The mixes may be aligned to the features of a frozen teacher: a token represents the patches that it
 would cover in row-major order.
 
-Differences from the paper: the encoder starts from random weights (the paper's from DINOv2's).
-Entropy is computed per codebook (the released code pools them). Alignment, perceptual and
-adversarial terms are off by default; with LPIPS and the discriminator `dino`, which need weights,
-they are the paper's. Teachers see images as they were trained on them, DINOv2 with 224 pixels (the
-released code has 256 and a resampled patch). Class tokens and norm_eps=1e-6 of the released models
-are settings, off by default; their layer scale does not exist (it can be folded into the weights).
+Differences from the paper: entropy is computed per codebook (the released code pools them). All
+linear layers start from the same distribution, with smaller outputs of branches, and tokens and
+positions with a deviation of 0.1 (there 0.02). Teachers see images as they were trained on them,
+DINOv2 with 224 pixels (the released code has 256 and a resampled patch).
+
+What the released models have, and what is off by default because small models do not gain from it
+or because it needs weights: a start from DINOv2 (`encoder_start`), class tokens, `layer_scale`,
+`norm_eps=1e-6`, alignment, LPIPS, and the discriminator `dino`. The recipes of published models
+switch it on.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
-from workbench.core.types import Images, Objective, Tokens
+from workbench.core.types import Dataset, Images, Objective, Tokens
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.quantizers.soft import SoftQuantizer
@@ -39,6 +42,7 @@ class SoftVQ(SupportsPosterior, AdversarialTokenizer):
     """Encoder, soft quantizer, decoder: differentiable, without straight-through gradient."""
 
     respects_active = True
+    prepared_state = ("encoder.",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
@@ -58,6 +62,9 @@ class SoftVQ(SupportsPosterior, AdversarialTokenizer):
         # Align each token with each of its patches, with their mean, or the mean token with the
         # mean patch.
         align: Alignment = "repeat"
+        # Pretrained DINOv2 whose weights the encoder starts from, such as facebook/dinov2-base or a
+        # folder; none: random weights.
+        encoder_start: str = ""
 
         def __post_init__(self) -> None:
             ExtendedViTConfig.__post_init__(self)
@@ -118,6 +125,13 @@ class SoftVQ(SupportsPosterior, AdversarialTokenizer):
                 nn.SiLU(),
                 nn.Linear(width, width),
             )
+
+    def prepare(self, data: Dataset, seed: int) -> None:
+        """Load the pretrained weights that the encoder starts from, if there are any."""
+        from workbench.tokenizers.dinov2_start import load_dinov2
+
+        if self.config.encoder_start:
+            load_dinov2(self.encoder, self.config.encoder_start)
 
     @property
     def teachers(self) -> tuple[FeatureExtractor, ...]:

@@ -17,6 +17,9 @@ def untrained(model: Tokenizer, batch: ImageBatch, context: CollectContext) -> A
     if model.frozen_encoder:
         # Its codebook is made from the training data, which an untrained model has not seen.
         raise NotApplicable(f"{type(model).__name__} has a frozen encoder; training is not in it.")
+    start = context.run.config.settings.get("encoder_start")
+    if start:
+        raise NotApplicable(f"The encoder of {context.run.name} started from {start}.")
     if not batch.tokens.latents.shape[2]:
         raise NotApplicable(f"{context.source.name} has codes, but no latents.")
     latents = context.resource(_initial_tokenizer).encode(batch.images).latents
