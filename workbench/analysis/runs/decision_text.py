@@ -177,7 +177,7 @@ def _other_metric(result: Decision, comparison: Comparison) -> str:
         verb = "generate"
         numbers = _against(result, comparison)
     if comparison.verdict == "better":
-        return f"It also {verb}s best ({numbers})."
+        return f"It also {verb}s best (compared with {comparison.reference}: {numbers})."
     if comparison.verdict == "undecided":
         return f"It {verb}s as well as {comparison.reference} ({numbers})."
     caution = ""

@@ -27,7 +27,7 @@ class DecisionCard:
         }
         for widget in self.widgets.values():
             watch_widget(widget, self._on_goal)
-        self.card = pn.pane.HTML("", sizing_mode="stretch_width", margin=0)
+        self.card = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         content = pn.Column(self.card, sizing_mode="stretch_width", margin=0)
         self.result = AsyncResult(NAME, content, self._draw, workspace, compute)
         row = pn.FlexBox(*self.widgets.values(), gap="16px")

@@ -61,10 +61,12 @@ def views_report(
         Title of the page.
     author : str
         Author of the page.
-    note, conclusion : str
-        Markdown above the views and below them.
+    note : str
+        Markdown above the views.
     notes : sequence of str
         Markdown above each view, in the order of the views; empty for a view without a note.
+    conclusion : str
+        Markdown below the views.
     trust : sequence of str, or str
         Modules and packages outside of this package that may be imported to load a run's model;
         as a string, separated by commas.
