@@ -844,7 +844,7 @@ def check_working_folder() -> None:
         If the working folder does not exist.
     """
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         raise UserError("The current folder was deleted. Change to a folder that exists.") from None
 
