@@ -14,6 +14,7 @@ from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.threads import one_thread
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
@@ -431,12 +432,14 @@ def logistic_probe(
 
     models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in INVERSE_PENALTIES]
     cut = len(train) // 5
-    if len(np.unique(labels[cut:])) < 2:
-        return models[-2].fit(train, labels).predict(test)
-    scores = [
-        model.fit(train[cut:], labels[cut:]).score(train[:cut], labels[:cut]) for model in models
-    ]
-    return models[int(np.argmax(scores))].fit(train, labels).predict(test)
+    with one_thread():
+        if len(np.unique(labels[cut:])) < 2:
+            return models[-2].fit(train, labels).predict(test)
+        scores = [
+            model.fit(train[cut:], labels[cut:]).score(train[:cut], labels[:cut])
+            for model in models
+        ]
+        return models[int(np.argmax(scores))].fit(train, labels).predict(test)
 
 
 def _neighbor_probe(

@@ -14,12 +14,12 @@ Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding".
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from workbench.analysis.stats.threads import one_thread
 from workbench.core.progress import report_progress
 
 Covariance = Literal["diag", "full", "tied"]
@@ -135,7 +135,7 @@ def fit_sweeps(
     from joblib import cpu_count
 
     sweeps: list[list[Mixture]] = []
-    with _one_thread_each(), ThreadPoolExecutor(cpu_count()) as pool:
+    with one_thread(), ThreadPoolExecutor(cpu_count()) as pool:
         jobs = [
             pool.submit(fit_sweep, cloud, modes, covariance, seed + i)
             for i, cloud in enumerate(clouds)
@@ -225,13 +225,6 @@ def fit_mixture(
     posterior, _ = _posterior(natural, statistics)
     natural, means = _maximize(_sums(posterior, statistics), d, covariance)
     return Mixture(means=means[0], natural=natural[0], covariance=covariance)
-
-
-def _one_thread_each() -> AbstractContextManager:
-    """Limit BLAS to one thread: synchronizing threads costs more than a small matrix product."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
 
 
 def _statistics(points: np.ndarray, covariance: Covariance) -> np.ndarray:

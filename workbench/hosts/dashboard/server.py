@@ -1,13 +1,16 @@
 """Serve the dashboard of a folder of runs."""
 
+import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import panel as pn
+from tornado.websocket import WebSocketClosedError
 
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.access import WILDCARD_ADDRESSES, AccessPolicy, access_rules
@@ -92,6 +95,7 @@ def serve(
         # Before any rule of Bokeh. Its server gives no other access to the tornado application.
         server._tornado.add_handlers(r".*", access_rules(policy))
         server.start()
+        server.io_loop.add_callback(_ignore_closed_pages)
         link = _link(address, port, policy.token)
         if on_ready is not None:
             on_ready(link)
@@ -100,6 +104,17 @@ def serve(
         server.io_loop.start()
     finally:
         queue.close()
+
+
+def _ignore_closed_pages() -> None:
+    """Leave out of the log that a message could not be sent to a page that was closed."""
+    asyncio.get_running_loop().set_exception_handler(_report_exception)
+
+
+def _report_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an exception that nothing handles, except of messages to a page that was closed."""
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def _link(address: str, port: int, token: str | None) -> str:
