@@ -1,7 +1,9 @@
 """A headless Chromium without network, in which tests open the pages of the workbench."""
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -81,6 +83,7 @@ class SharedChromium:
             [str(CHROMIUM), *FLAGS, f"--user-data-dir={self.profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the installed program may be a script that starts the browser
         )
         port_file, end = Path(self.profile) / "DevToolsActivePort", time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().count("\n")):
@@ -89,8 +92,8 @@ class SharedChromium:
         self.endpoint = f"http://127.0.0.1:{port_file.read_text().splitlines()[0]}"
 
     def close(self) -> None:
-        """End the process and remove its profile."""
-        self.process.terminate()
+        """End the processes and remove their profile."""
+        os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(20)
         shutil.rmtree(self.profile, ignore_errors=True)
 

@@ -30,7 +30,7 @@ class DecisionCard:
         self.card = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         content = pn.Column(self.card, sizing_mode="stretch_width", margin=0)
         self.result = AsyncResult(NAME, content, self._draw, workspace, compute)
-        row = pn.FlexBox(*self.widgets.values(), gap="16px")
+        row = pn.FlexBox(*self.widgets.values(), gap="16px", styles={"padding-top": "8px"})
         self.body = pn.Column(row, self.result.body, sizing_mode="stretch_width")
 
     def show(self, view: ViewState) -> None:

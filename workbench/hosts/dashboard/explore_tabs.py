@@ -51,7 +51,7 @@ class ExploreTab:
         self.state = state
         self.workspace = workspace
         self.widgets: dict[str, MaterialWidget] = {}
-        self.row = pn.FlexBox(gap="16px")
+        self.row = pn.FlexBox(gap="16px", styles={"padding-top": "8px"})
         self.module = component(MODULES[tab])(sizing_mode="stretch_width")
         self.module.param.watch(lambda event: self._on_module_view(event.new), "view")
         self.result = AsyncResult(
