@@ -61,7 +61,7 @@ EQUAL = tokenizer("equal", 10, 8, seed=2)
 def test_best_reconstruction_agrees_with_the_comparison_of_metrics():
     result = decision([COARSE, FINE], goal="best reconstruction")
     expected = metric_comparison([COARSE, FINE]).differences[0]
-    assert result.chosen.run == "fine" and result.versus.reference == "coarse"
+    assert result.recommended.run == "fine" and result.versus.reference == "coarse"
     versus = result.versus
     assert (versus.difference, versus.low, versus.high) == (
         expected.difference,
@@ -69,7 +69,7 @@ def test_best_reconstruction_agrees_with_the_comparison_of_metrics():
         expected.high,
     )
     assert versus.better_share == expected.better_share == 1
-    assert result.chosen.measurements["psnr"].standing == "best"
+    assert result.recommended.measurements["psnr"].standing == "best"
     assert result.candidate("coarse").measurements["psnr"].standing == ""
     assert f"{expected.difference:+.1f} dB" in result.summary()
 
@@ -77,21 +77,21 @@ def test_best_reconstruction_agrees_with_the_comparison_of_metrics():
 def test_the_cheapest_of_tied_runs_is_chosen():
     result = decision([FINE, EQUAL, COARSE], goal="best reconstruction")
     assert set(result.tied) == {"fine", "equal"}
-    assert result.chosen.run == "equal" and result.versus.verdict == "undecided"
+    assert result.recommended.run == "equal" and result.versus.verdict == "undecided"
 
 
 @pytest.mark.parametrize(("error", "expected"), [(10.5, "near"), (20, "fine")])
 def test_cheapest_within_one_decibel(error, expected):
     near = tokenizer("near", error, 4, seed=3)
     result = decision([FINE, near, COARSE], goal="cheapest within 1 dB")
-    assert result.chosen.run == expected
+    assert result.recommended.run == expected
 
 
 def test_best_generation_uses_generators_that_are_not_selected():
     partners = [generator("g-fine", "fine", 2), generator("g-coarse", "coarse", 0.1)]
     result = decision([FINE, COARSE], partners)
-    assert result.basis == "gfd" and result.chosen.run == "coarse"
-    assert result.chosen.generators == ("g-coarse",) and result.samples == N
+    assert result.basis == "gfd" and result.recommended.run == "coarse"
+    assert result.recommended.generators == ("g-coarse",) and result.samples == N
     # A shift of all three features by s adds 3 s^2 to the distance.
     values = [result.candidate(run).measurements["gfd"].value for run in ("fine", "coarse")]
     assert values[0] - values[1] == pytest.approx(3 * (2**2 - 0.1**2), rel=0.3)
@@ -100,8 +100,10 @@ def test_best_generation_uses_generators_that_are_not_selected():
 
 
 def test_best_probe():
-    result = decision([FINE, COARSE], goal="best probe")
-    assert result.chosen.run == "coarse" and result.chosen.measurements["probe"].value > 0.9
+    best = decision([FINE, COARSE], goal="best probe").recommended
+    assert (
+        result.recommended.run == "coarse" and result.recommended.measurements["probe"].value > 0.9
+    )
 
 
 def test_without_generators_reconstruction_decides_and_the_command_is_named():
@@ -117,8 +119,8 @@ def test_generators_are_candidates_if_the_first_run_is_one():
     generators = [generator("near", "fine", 0.1), generator("far", "fine", 2)]
     result = decision(generators, [FINE])
     assert [c.run for c in result.candidates] == ["near", "far"]
-    assert result.chosen.tokenizer == "fine"
-    assert result.chosen.measurements["psnr"].standing == ""  # of one tokenizer
+    assert result.recommended.tokenizer == "fine"
+    assert result.recommended.measurements["psnr"].standing == ""  # of one tokenizer
 
 
 def test_runs_on_other_images_are_not_ranked():
@@ -130,7 +132,7 @@ def test_runs_on_other_images_are_not_ranked():
 
 def test_a_single_run_is_described_with_a_command_to_compare_with():
     result = decision([FINE])
-    assert result.versus is None and result.chosen.measurements["psnr"].standing == ""
+    assert result.versus is None and result.recommended.measurements["psnr"].standing == ""
     assert "--num-tokens 8" in result.suggestion and result.suggestion in result.summary()
 
 

@@ -11,7 +11,7 @@ MAX_PICTURES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions:
-    """What to collect; `workbench.collect.collect` documents every option.
+    """Options of a collection; `workbench.collect.collect` documents every option.
 
     Raises
     ------

@@ -62,7 +62,7 @@ def log_abar(
 def time_of_log_abar(schedule: Schedule, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Return the time at which log(abar) has a value; 1 if it never falls to it."""
     knots = _log_abar(schedule).to(value.device)
-    wanted = value.double().clamp(min=float(knots[-1]))
-    index = (torch.searchsorted(-knots, -wanted) - 1).clamp(0, NUM_TIMESTEPS - 1)
-    within = (wanted - knots[index]) / (knots[index + 1] - knots[index])
+    log_abar = value.double().clamp(min=float(knots[-1]))
+    index = (torch.searchsorted(-knots, -log_abar) - 1).clamp(0, NUM_TIMESTEPS - 1)
+    within = (log_abar - knots[index]) / (knots[index + 1] - knots[index])
     return ((index + within) / NUM_TIMESTEPS).to(value)

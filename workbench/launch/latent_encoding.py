@@ -100,7 +100,7 @@ class Encoding:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What the files depend on."""
+        """Return all that the files depend on."""
         data = self.run.config.data
         fingerprint = None if data is None else data.fingerprint
         if fingerprint is None or self.run.config.imported is not None:

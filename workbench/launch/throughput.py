@@ -1,4 +1,4 @@
-"""How fast images are decoded, moved to the device and trained on, and which of them is slowest."""
+"""Rates of decoding, moving to the device and training, and the slowest of the three."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class Throughput:
         if self.transfer is not None:
             rates["Moving images to the GPU"] = self.transfer
         slowest, fastest = min(rates, key=rates.__getitem__), max(rates.values())
-        others = ", ".join(
+        other_stages = ", ".join(
             f"{name[0].lower()}{name[1:]} {rate:,.0f}"
             for name, rate in rates.items()
             if name != slowest
@@ -78,7 +78,7 @@ class Throughput:
             advice = "the stages are balanced"
         return (
             f"{slowest} is the bottleneck with {rates[slowest]:,.0f} images per second"
-            f" ({others}; {workers} workers): {advice}."
+            f" ({other_stages}; {workers} workers): {advice}."
         )
 
 

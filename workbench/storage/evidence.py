@@ -399,7 +399,7 @@ class Evidence:
 
     @property
     def training_log(self) -> TrainingLog | None:
-        """What was logged until this step; None if the run was not trained here."""
+        """Return the log until this step; None if the run was not trained here."""
         if self.log is not None or self.folder is None or not _is_in_run(self.folder):
             return self.log
         return try_read_log(self.folder.parent.parent, self.step)

@@ -1,4 +1,4 @@
-"""What a person notes about runs: tags, a note, and whether a run is pinned or hidden.
+"""Notes of a person about runs: tags, a note, and whether a run is pinned or hidden.
 
 They are stored in the folder of runs and not in the runs: a finished run is never written to.
 """
@@ -20,7 +20,7 @@ FIELDS = ("tags", "note", "pinned", "hidden")
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """What a person notes about one run.
+    """Notes of a person about one run.
 
     Attributes
     ----------

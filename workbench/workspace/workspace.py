@@ -115,9 +115,9 @@ class Workspace:
             return ViewState(runs=tuple(names)[:MAX_DEFAULT_RUNS])
         with_generator = {run.tokenizer.name for run in self.runs.values() if run.tokenizer}
         primary = max(tokenizers, key=lambda name: self._rank_as_primary(name, with_generator))
-        others = [name for name in self.runs if name != primary]
-        others.sort(key=lambda name: self._tokenizer_of(name) != primary)
-        return ViewState(runs=(primary, *others)[:MAX_DEFAULT_RUNS])
+        other_names = [name for name in self.runs if name != primary]
+        other_names.sort(key=lambda name: self._tokenizer_of(name) != primary)
+        return ViewState(runs=(primary, *other_names)[:MAX_DEFAULT_RUNS])
 
     def _is_collected_tokenizer(self, name: str) -> bool:
         return not self.runs[name].is_generator and bool(self.collected(name))
@@ -241,11 +241,11 @@ class Workspace:
 
         An analysis of several runs does without a primary run that has none.
         """
-        primary, *others = self._selected_runs(state)
+        primary, *other_runs = self._selected_runs(state)
         steps = self.collected(primary.name)
         folders = [
             run.evidence_folder(collected[-1])
-            for run in others
+            for run in other_runs
             if (collected := self.collected(run.name))
         ]
         if steps and state.step in (None, *steps):
@@ -272,7 +272,7 @@ class Workspace:
         primary = Evidence.open(self._evidence_folders(state)[0], names)
         if names is not None and not reads_samples:
             return [primary], []
-        others = []
+        other_evidences = []
         left_out = []
         for run in self._selected_runs(state):
             if run.name == primary.run_name:
@@ -280,11 +280,11 @@ class Workspace:
             if names is not None and not run.is_generator:
                 continue
             try:
-                others.append(self._open_last(run, names))
+                other_evidences.append(self._open_last(run, names))
             except RunError as error:
                 # The result of the others is shown even if one cannot be read.
                 left_out.append(LeftOutRun(run=run.name, reason=str(error)))
-        return [_with_samples(primary, others), *others], left_out
+        return [_with_samples(primary, other_evidences), *other_evidences], left_out
 
     def _logs(self, state: ViewState) -> tuple[Sequence[Evidence], list[LeftOutRun]]:
         """Open the logs of the selected runs, also of those that have no evidence yet."""
@@ -393,11 +393,11 @@ def _with_reasons(error: NotApplicable, left_out: Sequence[LeftOutRun]) -> NotAp
     return NotApplicable(" ".join([str(error), *reasons]))
 
 
-def _with_samples(primary: Evidence, others: Sequence[Evidence]) -> Evidence:
+def _with_samples(primary: Evidence, evidences: Sequence[Evidence]) -> Evidence:
     """Add to a tokenizer's evidence the samples of the first generator trained on it."""
     if primary.samples is not None:
         return primary
-    for other in others:
+    for other in evidences:
         if other.samples is None:
             continue
         tokenizer = other.provenance.get("tokenizer") or {"run": ""}

@@ -90,8 +90,8 @@ class Column:
         if self.better is None or len(cells) < 2:
             return ""
         sign = 1 if self.better == "higher" else -1
-        first, *others = sorted(cells, key=lambda cell: -sign * cell.value)
-        is_apart = all(_is_apart(first.perspective, other.perspective) for other in others)
+        first, *rest = sorted(cells, key=lambda cell: -sign * cell.value)
+        is_apart = all(_is_apart(first.perspective, other.perspective) for other in rest)
         return first.run if is_apart else ""
 
 

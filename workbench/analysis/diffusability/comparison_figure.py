@@ -85,10 +85,10 @@ def _draw_block(
         for y, cell in enumerate(column.cells)
     ]
     comparable = [entry for entry in entries if entry[3].is_comparable]
-    others = [entry for entry in entries if not entry[3].is_comparable]
+    incomparable = [entry for entry in entries if not entry[3].is_comparable]
     _draw_cells(figure, comparable, axis, "comparable", {})
     name = f"missing, or not comparable with {result.runs[0]}"
-    _draw_cells(figure, others, axis, name, {"color": GRAY})
+    _draw_cells(figure, incomparable, axis, name, {"color": GRAY})
     _draw_nulls(figure, result, columns, axis)
     num_rows = len(result.runs) + 1
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "tickmode": "array"}

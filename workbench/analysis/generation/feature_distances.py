@@ -367,10 +367,10 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.where(norms > 0, norms, 1)
 
 
-def _mean_similarity(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _mean_similarity(rows: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Return the mean Gaussian kernel of each row (of norm 1) with all other rows."""
     means = [
-        np.exp((part @ others.T - 1) / CMMD_BANDWIDTH**2).mean(axis=1)
+        np.exp((part @ references.T - 1) / CMMD_BANDWIDTH**2).mean(axis=1)
         for part in np.array_split(rows, max(1, len(rows) // BLOCK_ROWS))
     ]
     return np.concatenate(means)

@@ -150,16 +150,16 @@ def mode_gallery(
     if not len(indices):
         return None
     random = np.random.default_rng(seed)
-    nearest, others = [], []
+    nearest, random_rows = [], []
     for mode in range(min(int(assignment.max()) + 1, MAX_GALLERY_MODES)):
         members = np.flatnonzero(assignment == mode)
         members = members[np.argsort(-density[members], kind="stable")]
         nearest.append(np.asarray(images[indices[members[:IMAGES_PER_MODE]]]))
         sampled = random.permutation(members[IMAGES_PER_MODE:])[:IMAGES_PER_MODE]
-        others.append(np.asarray(images[indices[np.sort(sampled)]]))
-    has_others = any(len(row) for row in others)
+        random_rows.append(np.asarray(images[indices[np.sort(sampled)]]))
+    has_others = any(len(row) for row in random_rows)
     return ModeGallery(
         nearest=image_grid.compose(nearest),
-        random=image_grid.compose(others) if has_others else None,
+        random=image_grid.compose(random_rows) if has_others else None,
         rows=len(nearest),
     )

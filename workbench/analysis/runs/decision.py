@@ -67,10 +67,12 @@ class Decision(Result):
 
     goal: Goal
     basis: str  # metric that decides; differs from that of the goal if that was not measured
-    candidates: tuple[Candidate, ...]  # the chosen one first, then from the best by the basis
+    candidates: tuple[Candidate, ...]  # the recommended one first, then from the best by the basis
     tied: tuple[str, ...]  # candidates that do not differ significantly from the best
-    versus: Comparison | None  # the chosen run and its strongest alternative; None for a single run
-    also: tuple[Comparison, ...]  # the chosen run and the best in other metrics
+    versus: (
+        Comparison | None
+    )  # the recommended run and its strongest alternative; None for a single run
+    also: tuple[Comparison, ...]  # the recommended run and the best in other metrics
     missing: tuple[Missing, ...]
     excluded: tuple[str, ...]  # name and reason of each run that is not ranked
     warnings: tuple[str, ...]
@@ -81,7 +83,7 @@ class Decision(Result):
     samples: int  # images of every gFD; 0 if it was not measured
 
     @property
-    def chosen(self) -> Candidate:
+    def recommended(self) -> Candidate:
         """The run to choose."""
         return self.candidates[0]
 
@@ -102,7 +104,7 @@ class Decision(Result):
         for candidate in self.candidates:
             row = {
                 "run": candidate.run,
-                "chosen": candidate is self.chosen and len(self.candidates) > 1,
+                "recommended": candidate is self.recommended and len(self.candidates) > 1,
                 "tokens": candidate.tokens,
                 "bits": candidate.bits,
             }
@@ -142,7 +144,7 @@ def decision(
     """Choose a run for a goal, and show the evidence for the choice.
 
     Among runs that do not differ significantly from the best, the one with the fewest tokens is
-    chosen. Runs on other images than the first are not ranked.
+    recommended. Runs on other images than the first are not ranked.
 
     Parameters
     ----------
@@ -159,7 +161,7 @@ default "best generation"
     Returns
     -------
     Decision
-        The chosen run, the others, and what was not measured.
+        The recommended run, the others, and what was not measured.
 
     Raises
     ------
@@ -179,14 +181,14 @@ default "best generation"
     basis = metric if is_measured else "psnr"
     rows = {candidate.run: candidate for candidate in candidates(subjects, measurements)}
     tied = measurements.tied(basis)
-    chosen = _choose(goal, basis, measurements, rows)
+    recommended = _choose(goal, basis, measurements, rows)
     ranking = sorted(
-        rows, key=lambda run: (run != chosen, -_goodness(measurements, basis, run), run)
+        rows, key=lambda run: (run != recommended, -_goodness(measurements, basis, run), run)
     )
-    alternative = _alternative(goal, basis, chosen, measurements, rows)
-    versus = None if alternative is None else measurements.compare(basis, chosen, alternative)
+    alternative = _alternative(goal, basis, recommended, measurements, rows)
+    versus = None if alternative is None else measurements.compare(basis, recommended, alternative)
     subject_by_name = {subject.name: subject for subject in subjects}
-    shown = [subject_by_name[run] for run in (chosen, alternative) if run is not None]
+    shown = [subject_by_name[run] for run in (recommended, alternative) if run is not None]
     first = subjects[0].tokenizer
     return Decision(
         goal=goal,
@@ -196,8 +198,8 @@ default "best generation"
         versus=versus,
         also=tuple(
             comparison
-            for comparison in _other_metrics(basis, chosen, measurements)
-            if rows[comparison.reference].tokenizer != rows[chosen].tokenizer
+            for comparison in _other_metrics(basis, recommended, measurements)
+            if rows[comparison.reference].tokenizer != rows[recommended].tokenizer
         ),
         missing=_missing(subjects, measurements),
         excluded=excluded,
@@ -238,34 +240,36 @@ def _loss(measurements: Measurements, run: str, best: str) -> float:
 def _alternative(
     goal: Goal,
     basis: str,
-    chosen: str,
+    recommended: str,
     measurements: Measurements,
     rows: dict[str, Candidate],
 ) -> str | None:
-    """Return the run that the chosen one is compared with: the best other one by the basis.
+    """Return the run that the recommended one is compared with: the best other one by the basis.
 
     The cheapest run is compared with the best run, or, if it is the best, with the best cheaper
     one, which loses more than is tolerated.
     """
-    others = [run for run in measurements.runs(basis) if run != chosen]
-    if not others:
+    alternatives = [run for run in measurements.runs(basis) if run != recommended]
+    if not alternatives:
         return None
-    if goal == "cheapest within 1 dB" and chosen == measurements.best(basis):
-        cheaper = [run for run in others if rows[run].tokens < rows[chosen].tokens]
-        others = cheaper or others
-    return max(others, key=lambda run: measurements.goodness(basis, run))
+    if goal == "cheapest within 1 dB" and recommended == measurements.best(basis):
+        cheaper = [run for run in alternatives if rows[run].tokens < rows[recommended].tokens]
+        alternatives = cheaper or alternatives
+    return max(alternatives, key=lambda run: measurements.goodness(basis, run))
 
 
-def _other_metrics(basis: str, chosen: str, measurements: Measurements) -> tuple[Comparison, ...]:
-    """Compare the chosen run with the best one in reconstruction and generation."""
+def _other_metrics(
+    basis: str, recommended: str, measurements: Measurements
+) -> tuple[Comparison, ...]:
+    """Compare the recommended run with the best one in reconstruction and generation."""
     comparisons = []
     for metric in ("psnr", "gfd"):
         runs = measurements.runs(metric)
-        if metric == basis or len(runs) < 2 or chosen not in runs:
+        if metric == basis or len(runs) < 2 or recommended not in runs:
             continue
-        others = [run for run in runs if run != chosen]
-        best = max(others, key=partial(measurements.goodness, metric))
-        comparisons.append(measurements.compare(metric, chosen, best))
+        alternatives = [run for run in runs if run != recommended]
+        best = max(alternatives, key=partial(measurements.goodness, metric))
+        comparisons.append(measurements.compare(metric, recommended, best))
     return tuple(comparisons)
 
 

@@ -48,7 +48,7 @@ def draw(result: Decision) -> go.Figure:
         figure.update_yaxes(domain=[0, (strip_height - CAPTION_HEIGHT_PX) / plot_height])
         _add_captions(figure, result)
     figure.add_trace(_table(result, 1 - table_height / plot_height))
-    title = f"Choose {result.chosen.run}" if result.versus else result.chosen.run
+    title = f"Choose {result.recommended.run}" if result.versus else result.recommended.run
     figure.update_layout(
         title={"text": html.escape(title), "subtitle": {"text": _subtitle(result)}},
         height=plot_height + TITLE_HEIGHT_PX,
@@ -104,7 +104,7 @@ def _columns(result: Decision) -> dict[str, list[str]]:
 
 def _run_cell(result: Decision, row: Candidate) -> str:
     name = html.escape(row.run, quote=False)
-    if result.versus is not None and row is result.chosen:
+    if result.versus is not None and row is result.recommended:
         name = f"<b>{name}</b>"
     details = ", ".join(row.generators)
     if row.tokenizer != row.run:

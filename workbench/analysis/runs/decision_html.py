@@ -37,7 +37,7 @@ STYLE = """
   border: 0; border-bottom: 1px solid rgba(127, 127, 127, 0.35); white-space: nowrap;
   color: inherit; font-variant-numeric: tabular-nums; max-width: none; }
 .wb-decision th { font-weight: 600; }
-.wb-decision tr.wb-chosen td { background: rgba(0, 158, 115, 0.16); }
+.wb-decision tr.wb-recommended td { background: rgba(0, 158, 115, 0.16); }
 .wb-decision td:first-child, .wb-decision th:first-child { padding-left: 8px; }
 .wb-decision small { display: block; font-size: 11.5px; opacity: 0.8; }
 .wb-decision .wb-note { font-size: 12.5px; opacity: 0.85; margin: 6px 0 12px; }
@@ -87,7 +87,7 @@ def _table(result: Decision) -> str:
     body = []
     for i in range(len(rows)):
         is_chosen = i == 0 and result.versus is not None
-        start = '<tr class="wb-chosen">' if is_chosen else "<tr>"
+        start = '<tr class="wb-recommended">' if is_chosen else "<tr>"
         cells_html = "".join(f"<td>{cells[i]}</td>" for cells in columns.values())
         body.append(f"{start}{cells_html}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

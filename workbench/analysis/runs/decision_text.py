@@ -24,7 +24,7 @@ def summary(result: Decision) -> str:
         sentences = [_answer(result), _fallback(result)]
         sentences += [_other_metric(result, comparison) for comparison in result.also]
         sentences += result.warnings
-    sentences += [_problems(result.chosen), _missing_generation(result)]
+    sentences += [_problems(result.recommended), _missing_generation(result)]
     if result.excluded:
         sentences.append(f"Not ranked: {'; '.join(result.excluded)}.")
     return " ".join(filter(None, sentences))
@@ -86,7 +86,7 @@ def _unit(metric: str) -> str:
 
 
 def _state_of(result: Decision) -> str:
-    run = result.chosen
+    run = result.recommended
     numbers = [measured_text(result, metric, m) for metric, m in run.measurements.items()]
     if run.codes_used is not None:
         numbers.append(f"{run.codes_used:,} of {run.codebook_size:,} codes used")
@@ -97,15 +97,15 @@ def _state_of(result: Decision) -> str:
 
 def _answer(result: Decision) -> str:
     reasons = {"psnr": _by_reconstruction, "gfd": _by_generation, "probe": _by_probe}
-    return f"Choose {result.chosen.run}: {reasons[result.basis](result)}{_price(result)}."
+    return f"Choose {result.recommended.run}: {reasons[result.basis](result)}{_price(result)}."
 
 
 def _fallback(result: Decision) -> str:
     """State that the metric of the goal was not measured."""
-    wanted = {"best generation": "gfd", "best probe": "probe"}.get(result.goal, result.basis)
-    if wanted == result.basis:
+    metric = {"best generation": "gfd", "best probe": "probe"}.get(result.goal, result.basis)
+    if metric == result.basis:
         return ""
-    label = metric_label(wanted, result.feature_extractor)
+    label = metric_label(metric, result.feature_extractor)
     return f"Reconstruction decides, because fewer than two runs have a {label}."
 
 
@@ -116,7 +116,7 @@ def _by_reconstruction(result: Decision) -> str:
     if result.goal == "cheapest within 1 dB":
         alternative = result.alternative
         if versus.verdict == "better" and alternative is not None:
-            is_cheaper = alternative.tokens < result.chosen.tokens
+            is_cheaper = alternative.tokens < result.recommended.tokens
             reason = "no cheaper run is within 1 dB" if is_cheaper else "no run has fewer tokens"
             return f"{reason}; compared with {versus.reference}, {numbers}"
         return f"it is within 1 dB of {versus.reference}, the best run ({numbers}),"
@@ -151,24 +151,24 @@ def _by_probe(result: Decision) -> str:
 
 
 def _price(result: Decision) -> str:
-    """Return the tokens of the chosen run in comparison with the alternative."""
+    """Return the tokens of the recommended run in comparison with the alternative."""
     alternative = result.alternative
     assert alternative is not None
-    is_comparable = min(result.chosen.tokens, alternative.tokens) > 0
-    if alternative.tokenizer == result.chosen.tokenizer or not is_comparable:
+    is_comparable = min(result.recommended.tokens, alternative.tokens) > 0
+    if alternative.tokenizer == result.recommended.tokenizer or not is_comparable:
         return ""
-    ratio = result.chosen.tokens / alternative.tokens
+    ratio = result.recommended.tokens / alternative.tokens
     if ratio == 1:
-        return f" with as many tokens ({result.chosen.tokens:,.4g})"
+        return f" with as many tokens ({result.recommended.tokens:,.4g})"
     names = {2.0: "twice", 0.5: "half", 0.25: "a quarter of"}
     share = names.get(ratio, f"{ratio:.2g} times")
     preposition = "at" if ratio > 1 else "with"
-    numbers = f"{result.chosen.tokens:,.4g} against {alternative.tokens:,.4g}"
+    numbers = f"{result.recommended.tokens:,.4g} against {alternative.tokens:,.4g}"
     return f" {preposition} {share} the tokens ({numbers})"
 
 
 def _other_metric(result: Decision, comparison: Comparison) -> str:
-    """Compare the chosen run with the best other run in a metric that did not decide."""
+    """Compare the recommended run with the best other run in a metric that did not decide."""
     if comparison.metric == "psnr":
         verb = "reconstruct"
         is_worse = comparison.verdict == "worse"

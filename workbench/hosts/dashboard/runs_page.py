@@ -82,8 +82,8 @@ class RunsPage:
         self._follows_view = True
         try:
             names = [str(name) for name in self.frame if name not in (*FIXED, *EDITED)]
-            chosen = _chosen(options.get("columns"), names)
-            self.columns.param.update(options=names, value=chosen)
+            selected = _selected_columns(options.get("columns"), names)
+            self.columns.param.update(options=names, value=selected)
             groups = [NO_GROUP, *names]
             group = str(options.get("group", NO_GROUP))
             self.group.param.update(options=groups, value=group if group in groups else NO_GROUP)
@@ -104,7 +104,7 @@ class RunsPage:
         runs = list(self.workspace.runs.values())
         settings = with_settings(table, runs, differing=False)
         metrics = pd.DataFrame([metrics_of(run) for run in runs], index=table.index)
-        known = [column.name for column in METRIC_COLUMNS if column.name in metrics]
+        measured = [column.name for column in METRIC_COLUMNS if column.name in metrics]
         notes = self.annotations.read()
         colors = self.workspace.run_colors
         noted = [notes.get(name, Annotation()) for name in table["run"]]
@@ -123,7 +123,7 @@ class RunsPage:
             index=table.index,
         )
         rest = settings[[name for name in settings if name not in frame]]
-        frame = pd.concat([frame, metrics[known], rest], axis=1)
+        frame = pd.concat([frame, metrics[measured], rest], axis=1)
         order = np.argsort(~frame["pin"].to_numpy(bool), kind="stable")
         self.frame = frame.iloc[order].reset_index(drop=True)
 
@@ -135,7 +135,7 @@ class RunsPage:
         if self.filter.value:
             options["where"] = self.filter.value
         columns = list(self.columns.value or ())
-        if columns != _chosen(None, list(self.columns.options)):
+        if columns != _selected_columns(None, list(self.columns.options)):
             options["columns"] = ",".join(columns)
         if self.group.value != NO_GROUP:
             options["group"] = self.group.value
@@ -224,11 +224,13 @@ class RunsPage:
         names = list(self.table.value["run"])
         marked = [names[row] for row in rows]
         selected = self.state.view.runs
-        kept = [name for name in selected if name in marked or name not in names]
-        self.state.select_runs(tuple(kept + [name for name in marked if name not in kept]))
+        remaining = [name for name in selected if name in marked or name not in names]
+        self.state.select_runs(
+            tuple(remaining + [name for name in marked if name not in remaining])
+        )
 
 
-def _chosen(text: Any, names: Sequence[str]) -> list[str]:
+def _selected_columns(text: Any, names: Sequence[str]) -> list[str]:
     """Return the columns of an option that exist; by default those that most people compare."""
-    wanted = DEFAULT_COLUMNS if text is None else tuple(str(text).split(","))
-    return [name for name in wanted if name in names]
+    requested = DEFAULT_COLUMNS if text is None else tuple(str(text).split(","))
+    return [name for name in requested if name in names]

@@ -76,8 +76,8 @@ class DashboardState(param.Parameterized):
         if run not in runs or run == runs[0]:
             self.open_analysis(name)
             return
-        others = tuple(other for other in runs if other != run)
-        self.open_analysis(name, runs=(run, *others), step=None)
+        other_runs = tuple(other for other in runs if other != run)
+        self.open_analysis(name, runs=(run, *other_runs), step=None)
 
     def open_group(self, names: tuple[str, ...]) -> None:
         """Open the analysis of a group that was open last, or its first one."""
@@ -117,8 +117,8 @@ class DashboardState(param.Parameterized):
         def change(view: ViewState) -> ViewState:
             if view.runs[:1] == (name,):
                 return view
-            others = tuple(other for other in view.runs if other != name)
-            return view.change(runs=(name, *others), step=None)
+            other_runs = tuple(other for other in view.runs if other != name)
+            return view.change(runs=(name, *other_runs), step=None)
 
         self.update(change)
 

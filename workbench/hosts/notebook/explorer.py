@@ -283,9 +283,9 @@ class ExplorerView:
     def _on_change(self, _: Any = None) -> None:
         before = self.explorer.state
         primary = self.primary.value
-        others = tuple(name for name in self.others.value if name != primary)
+        compared = tuple(name for name in self.others.value if name != primary)
         self.explorer.state = ViewState(
-            runs=(primary, *others),
+            runs=(primary, *compared),
             # The step belongs to the primary run.
             step=before.step if before.runs[:1] == (primary,) else None,
             analysis=self.analysis.value,

@@ -114,10 +114,10 @@ def section_entries(sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def unique_left_out(
-    sections: Iterable[Section], others: Iterable[dict[str, str]] = ()
+    sections: Iterable[Section], more_records: Iterable[dict[str, str]] = ()
 ) -> list[dict[str, str]]:
     """Return `run` and `reason` of every run that is missing in a section, each run once."""
-    records = [*others, *(record for section in sections for record in section.left_out)]
+    records = [*more_records, *(record for section in sections for record in section.left_out)]
     by_run = {record["run"]: record for record in reversed(records)}
     return sorted(by_run.values(), key=lambda record: record["run"])
 

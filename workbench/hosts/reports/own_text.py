@@ -21,8 +21,10 @@ PROTOCOLS = frozenset(("http", "https", "mailto"))
 def split_text(parameters: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the text of a report, and its other parameters."""
     text = {name: str(parameters[name]) for name in TEXT_PARAMETERS if parameters.get(name)}
-    others = {name: value for name, value in parameters.items() if name not in TEXT_PARAMETERS}
-    return text, others
+    analysis_parameters = {
+        name: value for name, value in parameters.items() if name not in TEXT_PARAMETERS
+    }
+    return text, analysis_parameters
 
 
 def markdown_html(text: str) -> Markup:

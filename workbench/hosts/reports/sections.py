@@ -127,7 +127,7 @@ class ReportWriter:
         from IPython.display import display
 
         runs = [Run(folder) for folder in (run, *compare_with)]
-        primary, *others = runs
+        primary, *other_runs = runs
         evidence = primary.evidence(step or None)
         self.workspace = Workspace(primary.folder.parent, trust)
         self.workspace.runs |= {run.name: run for run in runs}
@@ -136,7 +136,7 @@ class ReportWriter:
         self.analyses_done: set[str] = set()
         records = [{"folder": str(primary.folder), "step": evidence.step}]
         left_out = []
-        for other in others:
+        for other in other_runs:
             try:
                 records.append({"folder": str(other.folder), "step": other.evidence().step})
             except RunError as error:

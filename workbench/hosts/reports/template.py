@@ -294,10 +294,10 @@ def _check_kind(template_name: str, kind: Any, run: Run) -> None:
     )
 
 
-def _check_images(template_name: str, first: str, others: Sequence[str]) -> None:
+def _check_images(template_name: str, first: str, other_folders: Sequence[str]) -> None:
     """Raise UserError if none of the other runs was measured on the images of the first."""
     images = images_of(Run(first))
-    if not others or any(images_of(Run(other)) == images for other in others):
+    if not other_folders or any(images_of(Run(other)) == images for other in other_folders):
         return
     raise UserError(
         f"The report {template_name} is about runs on the same images, and no other run was "
