@@ -101,9 +101,7 @@ def test_best_generation_uses_generators_that_are_not_selected():
 
 def test_best_probe():
     best = decision([FINE, COARSE], goal="best probe").recommended
-    assert (
-        result.recommended.run == "coarse" and result.recommended.measurements["probe"].value > 0.9
-    )
+    assert best.run == "coarse" and best.measurements["probe"].value > 0.9
 
 
 def test_without_generators_reconstruction_decides_and_the_command_is_named():
