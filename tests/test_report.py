@@ -42,6 +42,9 @@ MAX_BYTES = 8_000_000
 
 ALL_DRAWN = """[...document.querySelectorAll(".js-plotly-plot")].every(
   (figure) => figure._fullLayout)"""
+# No figure is cut off by its column.
+ALL_FIT = """[...document.querySelectorAll("figure")].every(
+  (figure) => figure.querySelector(".main-svg").clientWidth <= figure.clientWidth)"""
 # Ids of the images that figures mark as selected.
 MARKED_IMAGES = """() => [...document.querySelectorAll("figure[data-of] .js-plotly-plot")]
   .flatMap((figure) => figure._fullData)
@@ -93,6 +96,7 @@ def parameters_by_template(runs: Path, adaptive: Path, new: Path) -> dict[str, d
     others = f"{runs / 'soft-2'},{runs / 'plain'}"
     return {
         "tokenizer": primary | {"compare_with": f"{others},{runs / 'flow'}"},
+        "brief": primary | {"compare_with": others},
         "comparison": primary | {"compare_with": others},
         "codebook": primary,
         "adaptive": {"run": adaptive},
@@ -147,8 +151,12 @@ def test_every_template_has_a_page(pages):
 def test_every_figure_is_drawn_without_network(pages, name):
     manifest = read_manifest(pages[name])
     sections = manifest["sections"]
-    interactive = sum(section["name"] in INTERACTIVE_TABS for section in sections)
-    num_figures = manifest["done"] - interactive
+    num_headings = len(sections)
+    without_figure = {*INTERACTIVE_TABS, "decision"}
+    if name == "brief":
+        num_headings = 2  # the figures and the caveats have one together
+        without_figure.add("checks")
+    num_figures = manifest["done"] - sum(each["name"] in without_figure for each in sections)
     with opened(pages[name].as_uri(), width=900) as (page, seen):
         page.wait_for_function(
             f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {num_figures}"
@@ -156,11 +164,12 @@ def test_every_figure_is_drawn_without_network(pages, name):
         page.wait_for_timeout(500)
         assert count_figures(page) == page.locator(".js-plotly-plot").count() == num_figures > 1
         assert seen.errors == [] and seen.outside == []
-        assert page.locator("nav a").count() == page.locator("h2").count() == len(sections)
+        assert page.locator("nav a").count() == page.locator("h2").count() == num_headings
         labels = [figure.get_attribute("aria-label") for figure in page.locator("figure").all()]
         assert len(labels) == num_figures and all(len(label) > 5 for label in labels)
         assert page.get_by_text("report.show").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 900
+        assert page.evaluate(ALL_FIT)
 
 
 @pytest.mark.slow
@@ -357,7 +366,7 @@ def test_template_calls_are_valid_and_outputs_stripped(path):
 def test_every_section_of_a_template_is_explained(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     for previous, cell in zip(cells, cells[1:], strict=False):
-        if "report.show(" in "".join(cell["source"]):
+        if re.search(r"report\.(show|brief)\(", "".join(cell["source"])):
             heading, _, text = "".join(previous["source"]).partition("\n\n")
             assert previous["cell_type"] == "markdown"
             assert heading.startswith("## ") and text.endswith(".")

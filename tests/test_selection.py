@@ -395,12 +395,13 @@ def test_report_of_views_keeps_their_order(trained, tmp_path):
         ("selection", "done"),
         ("codebook_usage", "not_applicable"),
     ]
-    assert states[4:] == [(name, "done") for name in ("codes", "token_budget", "checks", "losses")]
+    names = ("codes", "decision", "token_budget", "checks", "losses")
+    assert states[4:] == [(name, "done") for name in names]
     assert manifest["parameters"]["views"][0] == views[0].to_query()
     assert "soft-4" in {run["name"] for run in manifest["runs"]}
     with opened(path.as_uri()) as (page, seen):
         page.frame_locator("iframe").first.get_by_text("difference × 4").wait_for()
-        assert count_figures(page) == 5
+        assert count_figures(page) == 5  # the decision is a table
         assert page.locator("h2").count() == 6
         assert seen.errors == seen.outside == []
 
