@@ -208,7 +208,7 @@ def process_runs(codes, tmp_path_factory) -> dict[str, Run]:
     options = ["--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, str(script)]
     done = subprocess.run(
-        [*command, json.dumps(jobs)], capture_output=True, text=True, timeout=280, check=False
+        [*command, json.dumps(jobs)], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: Run(folder / name) for name in CASES}

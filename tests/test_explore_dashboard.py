@@ -181,7 +181,7 @@ def test_visitors_have_separate_selections(dashboard):
         before = second.url
         lasso(first, first.locator(".wb-map .plane"))
         first.get_by_text(re.compile(r"\d+ of 360 images of soft-4 are selected")).wait_for()
-        first.get_by_role("combobox", name="primary run").click()
+        first.get_by_role("combobox", name=re.compile("^Primary run")).click()
         first.get_by_role("menuitem", name="soft-2", exact=True).click()
         first.wait_for_url("**/?run=soft-2&run=soft-4&*")
         first.get_by_role("tab", name="Codebook", exact=True).click()

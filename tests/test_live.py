@@ -337,7 +337,8 @@ time.sleep(600)
     number = run.ask("stop")
     wait_for(lambda: run.status()["state"] == "stopped")
     assert run.status()["answered"] == number and run.config.training["betas"] == [0.9, 0.9]
-    assert "Stopped at step" in (run.folder / "train.log").read_text()
+    log = run.folder / "train.log"  # its last line follows the status
+    wait_for(lambda: "Stopped at step" in log.read_text())
 
 
 # The dashboard

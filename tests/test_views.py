@@ -178,6 +178,11 @@ NOT_APPLICABLE = {
     "level_usage",
     "class_prediction",
     "generation_predictors",
+    # Need a grid of tokens, or arrays that are collected on request.
+    "spectral_energy",
+    "latent_pictures",
+    "equivariance",
+    "perturbed_codes",
 }
 
 
