@@ -28,7 +28,7 @@ while seed == 1 and hold and Path(hold).exists():
     time.sleep(0.1)
 """.strip()
 PARAMETERS = 'run: str = ""\nseed: int = 0\nhold: str = ""'
-EXIT_TIMEOUT_S = 30
+EXIT_TIMEOUT_S = 120
 
 
 @pytest.fixture
