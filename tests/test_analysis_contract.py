@@ -149,13 +149,15 @@ def test_groups_list_all_analyses_in_order():
         "tokens": "token_budget",
         "codebook": "codebook_usage",
         "latents": "mixture_modes",
-        "diffusability": "diffusability",
+        "learnability": "diffusability",
         "generation": "samples",
         "runs": "decision",
         "diagnosis": "checks",
     }
     assert [name for names in groups().values() for name in names] == list(NAMES)
     assert len(NAMES) > 25
+    # No package of a group hides an analysis of the same name.
+    assert all(callable(getattr(workbench.analysis, name)) for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from workbench.analysis.diffusability.comparison import diffusability
-from workbench.analysis.diffusability.latent_pictures import component_colors, latent_pictures
-from workbench.analysis.diffusability.neighbor_consistency import neighbor_consistency
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents
-from workbench.analysis.diffusability.spatial_structure import spatial_structure
-from workbench.analysis.diffusability.spectral_energy import spectral_energy
-from workbench.analysis.diffusability.velocity_spectra import (
+from workbench.analysis.learnability.comparison import diffusability
+from workbench.analysis.learnability.latent_pictures import component_colors, latent_pictures
+from workbench.analysis.learnability.neighbor_consistency import neighbor_consistency
+from workbench.analysis.learnability.scaled_latents import ScaledLatents
+from workbench.analysis.learnability.spatial_structure import spatial_structure
+from workbench.analysis.learnability.spectral_energy import spectral_energy
+from workbench.analysis.learnability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
 )
-from workbench.analysis.diffusability.velocity_variance import velocity_variance
+from workbench.analysis.learnability.velocity_variance import velocity_variance
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
@@ -38,7 +38,7 @@ def test_scaled_latents_have_mean_zero_and_variance_one_by_channel():
 
 
 def test_blocks_are_the_array_and_active_tokens_give_a_shared_prefix(monkeypatch):
-    from workbench.analysis.diffusability import scaled_latents
+    from workbench.analysis.learnability import scaled_latents
 
     latents = white(30, 6, 2).astype(np.float32)
     active = np.tile(np.arange(6) < 4, (30, 1))

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from workbench.analysis.diagnosis.checks import checks
-from workbench.analysis.diffusability.decoder_noise import decoder_noise
 from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.learnability.decoder_noise import decoder_noise
 from workbench.collect.class_gaussians import fit_class_gaussians
 from workbench.collect.collectors.equivariance import TRANSFORMS, latent_errors
 from workbench.collect.collectors.interpolation import (
@@ -183,8 +183,8 @@ def test_slope_of_an_orthonormal_decoder():
 
 def test_missing_arrays_name_the_command_that_collects_them():
     """Evidence of earlier versions, and 1-D tokens with the stored reason."""
-    from workbench.analysis.diffusability.decoded_neighborhoods import perturbed_codes
-    from workbench.analysis.diffusability.equivariance import equivariance
+    from workbench.analysis.learnability.decoded_neighborhoods import perturbed_codes
+    from workbench.analysis.learnability.equivariance import equivariance
 
     old = Evidence({"run": "a", "step": 1}, features=normal(4, 2), codes=np.zeros((4, 2), int))
     with pytest.raises(NotApplicable, match="workbench collect a --also perturbed_codes"):

@@ -19,7 +19,7 @@ GROUP_TITLES = {
     "tokens": "Tokens",
     "codebook": "Codebook",
     "latents": "Latent space",
-    "diffusability": "Diffusability",
+    "learnability": "Diffusability",
     "generation": "Generation",
     "runs": "Comparison of runs",
     "diagnosis": "Checks",

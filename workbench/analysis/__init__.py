@@ -22,7 +22,7 @@ GROUPS = (
     "tokens",
     "codebook",
     "latents",
-    "diffusability",
+    "learnability",
     "generation",
     "runs",
     "diagnosis",

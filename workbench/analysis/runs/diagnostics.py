@@ -186,7 +186,7 @@ def _geometry(evidence: Evidence, seed: int) -> Numbers:
 
 
 def _velocity_variance(evidence: Evidence, seed: int) -> Numbers:
-    from workbench.analysis.diffusability.velocity_variance import velocity_variance
+    from workbench.analysis.learnability.velocity_variance import velocity_variance
 
     arguments = evidence.kwargs_for(velocity_variance) | {"evidences": ()}
     result = velocity_variance(**arguments, seed=seed)

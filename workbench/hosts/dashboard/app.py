@@ -42,7 +42,12 @@ GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one and relo
 """
 SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
 SIDEBAR_WIDTH_PX = 380
-TITLES = {TAB: "Runs", "runs": "Compare", "diagnosis": "Checks"}  # of tabs named otherwise
+TITLES = {
+    TAB: "Runs",
+    "learnability": "Diffusability",
+    "runs": "Compare",
+    "diagnosis": "Checks",
+}  # of tabs named otherwise
 STEPS_OF_KEYS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
 REFRESH_INTERVAL_MS = 3000  # between two looks at the folder of runs
 

@@ -91,7 +91,7 @@ def diffusability(*runs: Run | str | Path, **controls: Any) -> Explorer:
     Explorer
         Shows all perspectives of all runs, and offers the analyses that they are from.
     """
-    return _explore(runs, "diffusability", analysis.groups()["diffusability"], None, controls)
+    return _explore(runs, "diffusability", analysis.groups()["learnability"], None, controls)
 
 
 def _explore(

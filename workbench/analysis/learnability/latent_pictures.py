@@ -13,8 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents
-from workbench.analysis.diffusability.token_grid import position_fault
+from workbench.analysis.learnability.scaled_latents import ScaledLatents
+from workbench.analysis.learnability.token_grid import position_fault
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable

@@ -24,14 +24,15 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
-from workbench.analysis.diffusability.flow_loss import FlowLoss, flow_loss
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents, Scaling
-from workbench.analysis.diffusability.variance_shares import (
+from workbench.analysis.inputs import class_names
+from workbench.analysis.learnability.flow_loss import FlowLoss, flow_loss
+from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
+from workbench.analysis.learnability.variance_shares import (
     VarianceShares,
     class_means,
     variance_shares,
 )
-from workbench.analysis.diffusability.velocity_spectra import (
+from workbench.analysis.learnability.velocity_spectra import (
     MAX_FULL_DIMENSIONS,
     MAX_IMAGES_PER_CLASS,
     MAX_SEPARABLE_IMAGES,
@@ -45,7 +46,6 @@ from workbench.analysis.diffusability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
 )
-from workbench.analysis.inputs import class_names
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
 from workbench.storage.evidence import Evidence
 

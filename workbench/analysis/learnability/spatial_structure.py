@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents, Scaling
-from workbench.analysis.diffusability.token_grid import grid_fault
+from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
+from workbench.analysis.learnability.token_grid import grid_fault
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable

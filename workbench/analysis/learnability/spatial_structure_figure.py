@@ -12,7 +12,7 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
-    from workbench.analysis.diffusability.spatial_structure import (
+    from workbench.analysis.learnability.spatial_structure import (
         SpatialStructure,
         SpatialVariant,
         StructureValue,

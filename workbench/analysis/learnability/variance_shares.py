@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents
+from workbench.analysis.learnability.scaled_latents import ScaledLatents
 
 
 @dataclass(frozen=True, kw_only=True)

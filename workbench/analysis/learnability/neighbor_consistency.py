@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.inputs import class_names
+from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import describe_subset

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents
-from workbench.analysis.diffusability.velocity_spectra import (
+from workbench.analysis.learnability.scaled_latents import ScaledLatents
+from workbench.analysis.learnability.velocity_spectra import (
     full_spectrum,
     has_full_covariance,
     separable_spectrum,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workbench.analysis.diffusability.scaled_latents import ScaledLatents
+from workbench.analysis.learnability.scaled_latents import ScaledLatents
 from workbench.core.moments import Moments
 
 MIN_IMAGES_PER_DIMENSION = 10  # with fewer, a full covariance is biased by more than 1.5 %

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.diffusability.velocity_variance import (
+from workbench.analysis.learnability.velocity_variance import (
     BY_CLASS,
     LABEL_FREE,
     LABEL_FREE_FULL,
@@ -19,8 +19,8 @@ from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
-    from workbench.analysis.diffusability.flow_loss import FlowLoss
-    from workbench.analysis.diffusability.velocity_variance import VelocityVariance
+    from workbench.analysis.learnability.flow_loss import FlowLoss
+    from workbench.analysis.learnability.velocity_variance import VelocityVariance
 
 LINES = {
     BY_CLASS: {"color": COLORS[0]},

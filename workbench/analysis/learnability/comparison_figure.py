@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from workbench.analysis.plotting.style import COLORS, apply_theme
 
 if TYPE_CHECKING:
-    from workbench.analysis.diffusability.comparison import Cell, Column, Diffusability
+    from workbench.analysis.learnability.comparison import Cell, Column, Diffusability
 
 GRAY = COLORS[6]
 BAND_COLOR = "rgba(127,127,127,0.10)"  # of every second analysis

@@ -8,12 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.diffusability.spectral_energy import QUANTILES
+from workbench.analysis.learnability.spectral_energy import QUANTILES
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
-    from workbench.analysis.diffusability.spectral_energy import SpectralEnergy
+    from workbench.analysis.learnability.spectral_energy import SpectralEnergy
 
 SPECTRUM_COLORS = (COLORS[0], COLORS[1], COLORS[2])
 SPECTRUM_SYMBOLS = ("circle", "square", "diamond")

@@ -8,11 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.diffusability.neighbor_consistency import describe_images
+from workbench.analysis.learnability.neighbor_consistency import describe_images
 from workbench.analysis.plotting.style import COLORS, apply_theme
 
 if TYPE_CHECKING:
-    from workbench.analysis.diffusability.neighbor_consistency import NeighborConsistency
+    from workbench.analysis.learnability.neighbor_consistency import NeighborConsistency
 
 MAX_NAMED_CLASSES = 20  # whose names fit on an axis
 SCORE_COLORS = (COLORS[0], COLORS[1])
