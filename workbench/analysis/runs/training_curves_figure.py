@@ -53,12 +53,9 @@ def draw(result: TrainingCurves) -> go.Figure:
         is_log = result.log and all(curve.values.min() > 0 for curve in curves)
         if result.log and not is_log:
             figure.layout.annotations[i].text += " (linear: not all values are positive)"
+        unit = f"{panel}, {curves[0].unit}" if curves[0].unit else panel
         figure.update_yaxes(
-            type="log" if is_log else "linear",
-            title=curves[0].unit,  # the panel's title names the number
-            tickformat="~g",
-            nticks=5,
-            **cell,
+            type="log" if is_log else "linear", title=unit, tickformat="~g", nticks=5, **cell
         )
         is_last_row = i >= len(panels) - columns
         title = X_TITLES[result.x] if is_last_row else ""
