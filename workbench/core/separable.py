@@ -82,9 +82,10 @@ def fit_separable(residuals: np.ndarray, degrees: int | None = None) -> Separabl
     channels = np.eye(dim)
     previous = 0.0
     for _ in range(MAX_ROUNDS):
-        whitened = np.einsum("st,ntc->nsc", _inverse(tokens), rows)
-        channels = np.einsum("nsc,nsd->cd", rows, whitened) / (n * num_tokens)
-        tokens = np.einsum("nsc,ntc->st", rows @ _inverse(channels), rows) / (n * dim)
+        whitened = _inverse(tokens) @ rows
+        channels = np.tensordot(rows, whitened, axes=([0, 1], [0, 1])) / (n * num_tokens)
+        whitened = rows @ _inverse(channels)
+        tokens = np.tensordot(whitened, rows, axes=([0, 2], [0, 2])) / (n * dim)
         tokens /= max(np.trace(tokens) / num_tokens, np.finfo(np.float64).tiny)
         channels *= trace / max(num_tokens * np.trace(channels), np.finfo(np.float64).tiny)
         fitted = SeparableCovariance(tokens=tokens, channels=channels)

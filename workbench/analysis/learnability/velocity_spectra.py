@@ -20,14 +20,13 @@ import numpy as np
 
 from workbench.analysis.learnability.scaled_latents import ScaledLatents
 from workbench.core.moments import Moments
+from workbench.core.separable import fit_separable
 
 MIN_IMAGES_PER_DIMENSION = 10  # with fewer, a full covariance is biased by more than 1.5 %
 MAX_FULL_DIMENSIONS = 2048  # of a full covariance: 32 MiB, and seconds for its eigenvalues
 MAX_SEPARABLE_IMAGES = 5000  # more do not change a separable covariance
 MAX_IMAGES_PER_CLASS = 500  # of a separable covariance, which then has a bias below 0.5 %
 MIN_IMAGES_PER_CLASS = 4
-MAX_ROUNDS = 30
-TOLERANCE = 1e-3  # of the mean square root, at which the alternation ends
 # Directions with a smaller share of the largest variance are not inverted.
 MIN_RELATIVE_VARIANCE = 1e-9
 NORMAL_QUANTILE = 1.96
@@ -140,8 +139,7 @@ def full_spectrum(latents: ScaledLatents, means: np.ndarray, target: np.ndarray)
 def separable_spectrum(residuals: np.ndarray) -> Spectrum:
     """Fit a covariance that is a product of one of tokens and one of channels.
 
-    Maximum likelihood of the matrix normal distribution, by alternation. The eigenvalues are scaled
-    to the trace of the unbiased covariance.
+    The eigenvalues are scaled to the trace of the unbiased covariance.
 
     Parameters
     ----------
@@ -153,22 +151,11 @@ def separable_spectrum(residuals: np.ndarray) -> Spectrum:
     Spectrum
         The products of the eigenvalues of both.
     """
-    n, tokens, channels = residuals.shape
-    trace = float(np.square(residuals).sum() / (n - 1))
-    channel_values, channel_vectors = np.ones(channels), np.eye(channels)
-    token_values, token_vectors = np.ones(tokens), np.eye(tokens)
-    mean_root = 0.0
-    for _ in range(MAX_ROUNDS):
-        half = residuals @ (channel_vectors * _inverse_roots(channel_values))
-        token_values, token_vectors = _eigen(np.tensordot(half, half, axes=([0, 2], [0, 2])))
-        rotation = (token_vectors * _inverse_roots(token_values)).T
-        half = np.matmul(rotation, residuals)
-        channel_values, channel_vectors = _eigen(np.tensordot(half, half, axes=([0, 1], [0, 1])))
-        products = np.outer(token_values, channel_values)
-        products *= trace / (products.sum() or 1)
-        previous, mean_root = mean_root, float(np.sqrt(products).mean())
-        if abs(mean_root - previous) < TOLERANCE:
-            break
+    n = len(residuals)
+    fitted = fit_separable(residuals, degrees=n - 1)
+    token_values, token_vectors = np.linalg.eigh(fitted.tokens)
+    channel_values, channel_vectors = np.linalg.eigh(fitted.channels)
+    products = np.outer(token_values.clip(min=0), channel_values.clip(min=0))
     roots = np.sqrt(products)
     weights = np.where(products > products.max() * MIN_RELATIVE_VARIANCE, roots, np.inf)
     rotated = np.matmul(token_vectors.T, residuals) @ channel_vectors
@@ -205,16 +192,3 @@ def _residual_blocks(
     for block in latents.blocks():
         yield block - means[target[start : start + len(block)]]
         start += len(block)
-
-
-def _eigen(scatter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return eigenvalues with mean 1, and eigenvectors, of a matrix of sums of products."""
-    values, vectors = np.linalg.eigh(scatter)
-    values = values.clip(min=0)
-    return values / (values.mean() or 1), vectors
-
-
-def _inverse_roots(values: np.ndarray) -> np.ndarray:
-    """Return 1 / sqrt(values), and 0 for directions without variance."""
-    is_positive = values > values.max() * MIN_RELATIVE_VARIANCE
-    return np.where(is_positive, 1 / np.sqrt(np.where(is_positive, values, 1)), 0.0)
