@@ -6,10 +6,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import torch.nn.functional as F
 
 from workbench.analysis.codebook.gallery import code_gallery
 from workbench.analysis.images.reconstruction import reconstruction
@@ -18,9 +21,11 @@ from workbench.collect import collect, images
 from workbench.collect.batches import pictures_first
 from workbench.core.errors import RunError, UserError
 from workbench.core.progress import Cancelled, progress_listener
+from workbench.launch.evaluate import evaluate
 from workbench.storage.evidence import Evidence, array_names
 from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
+from workbench.tokenizers.pretrained.wrapped import wrap
 
 RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
 NUM_IMAGES = 24
@@ -176,6 +181,88 @@ def test_two_processes_give_the_arrays_of_one(tmp_path):
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_allclose(second[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+USERS_TOKENIZER = """
+import time
+from pathlib import Path
+
+import torch.nn.functional as F
+import workbench as wb
+from workbench.collect import images
+from workbench.storage import evidence_writer
+
+images.ENCODE_BATCH = 8
+evidence_writer.RECORD_INTERVAL_S = 0.0
+
+
+def encode(x):
+    with Path("encoded.txt").open("a") as file:
+        file.write(f"{len(x)}\\n")
+    while Path("hold").exists() and has_complete_batches():
+        time.sleep(0.05)
+    return F.avg_pool2d(x, 2)
+
+
+def has_complete_batches():
+    records = Path(".own.unfinished").rglob("complete-*.json")
+    return any("encoding" in record.read_text() for record in records)
+
+
+def make():
+    return wb.wrap(encode, lambda z: F.interpolate(z, scale_factor=2.0), channels=1, side=8)
+"""
+
+
+@pytest.mark.slow
+def test_killed_evaluation_of_two_processes_resumes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("users_tokenizer.py").write_text(USERS_TOKENIZER)
+    Path("hold").touch()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    address = ["python:users_tokenizer:make", "--trust=users_tokenizer", "--data=digits"]
+    options = ["--only=encoding", "--limit=80", "--out=own"]
+    command = [*torchrun, "-m", "workbench", "evaluate", *address, *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
+        until(has_complete_batches)
+        family = [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+    psutil.wait_procs(family, timeout=20)
+    assert not Path("own").exists()
+    Path("hold").unlink()
+    Path("encoded.txt").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Evaluated own") == 1 and not Path(".own.unfinished").exists()
+    counts = [int(line) for line in Path("encoded.txt").read_text().split()]
+    assert counts.count(8) < 10  # of 80 images, what was complete is not encoded again
+    whole = evaluate(
+        wrap(
+            lambda x: F.avg_pool2d(x, 2),
+            lambda z: F.interpolate(z, scale_factor=2.0),
+            channels=1,
+            side=8,
+        ),
+        "digits",
+        "whole",
+        only=["encoding"],
+        limit=80,
+    )
+    assert_equal_arrays(Run("own").evidence(), whole.evidence())
+
+
+def has_complete_batches() -> bool:
+    records = Path(".own.unfinished").rglob("complete-*.json")
+    return any("encoding" in record.read_text() for record in records)
+
+
+def until(condition) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 DYING_PROCESS = """

@@ -374,7 +374,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model that was trained elsewhere, as a run that contains no weights.
 
-    Other options are those of the family, as in --config model.yaml.
+    Other options are those of the family, as in --config model.yaml. An evaluation that was killed
+    is resumed by the same command.
 
     \b
     workbench evaluate diffusers:stabilityai/sd-vae-ft-mse --data imagenet/val --out runs/sd-vae
@@ -382,31 +383,38 @@ def evaluate(
     workbench evaluate python:mine:make --trust mine --data digits --out runs/own
     workbench evaluate arrays:path/to/codes --codebook 16384 --out runs/codes
     workbench evaluate lightningdit:xl-64ep.pt --tokenizer runs/vavae --guidance 10 --out runs/gen
+    torchrun --nproc_per_node 8 -m workbench evaluate ldm:model.ckpt --data val --out runs/mine
     """
+    from workbench.collect.processes import joined_processes
     from workbench.launch.evaluate import evaluate as evaluate_model
 
     warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
-    run = evaluate_model(
-        address,
-        data,
-        out,
-        tokenizer=tokenizer,
-        side=side,
-        value_range=value_range,
-        limit=limit,
-        pictures=pictures,
-        seed=seed,
-        guidance=guidance,
-        feature_extractor=feature_extractor,
-        reference=reference,
-        only=only or (),
-        skip=skip or (),
-        also=also or (),
-        revision=revision,
-        trust=trust or (),
-        overwrite=overwrite,
-        **_settings(context),
-    )
+    with joined_processes() as processes:
+        run = evaluate_model(
+            address,
+            data,
+            out,
+            tokenizer=tokenizer,
+            side=side,
+            value_range=value_range,
+            limit=limit,
+            pictures=pictures,
+            seed=seed,
+            guidance=guidance,
+            feature_extractor=feature_extractor,
+            reference=reference,
+            only=only or (),
+            skip=skip or (),
+            also=also or (),
+            revision=revision,
+            trust=trust or (),
+            overwrite=overwrite,
+            processes=processes,
+            **_settings(context),
+        )
+        is_main = processes.is_main
+    if not is_main:
+        return
     for note in run.config.imported.notes if run.config.imported else ():
         typer.echo(f"workbench: {note}", err=True)
     typer.echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")

@@ -21,11 +21,15 @@ class LoadedModels:
         The run of the tokenizer, which has the images.
     generator : Generator or None
         The generator; None for a tokenizer's run.
+    digest : str
+        A hash of what a model computes that has no checkpoint, by which an interrupted collection
+        recognizes it.
     """
 
     tokenizer: Tokenizer
     source: Run
     generator: Generator | None = None
+    digest: str = ""
 
 
 def load_models(run: Run, step: int | None = None, trust: Sequence[str] = ()) -> LoadedModels:

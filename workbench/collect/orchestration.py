@@ -116,7 +116,6 @@ def collect_from(
     *,
     step: int,
     processes: Processes | None = None,
-    unfinished: Path | None = None,
 ) -> Evidence:
     """Collect the evidence of models that are in memory.
 
@@ -132,9 +131,6 @@ def collect_from(
         Training step of the checkpoint.
     processes : Processes, optional
         This process among those that collect together.
-    unfinished : Path, optional
-        The folder of the arrays until they are complete, on the file system of the run. By default
-        next to the evidence.
 
     Returns
     -------
@@ -142,8 +138,7 @@ def collect_from(
         The saved evidence, opened.
     """
     processes = processes or Processes()
-    if unfinished is None:
-        unfinished = run.folder / "evidence" / f".step-{step:06d}.unfinished"
+    unfinished = run.folder / "evidence" / f".step-{step:06d}.unfinished"
     if processes.is_main:
         with run.collecting(step):
             _Collection(run, models, options, step, processes).run_in(unfinished)

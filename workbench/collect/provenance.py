@@ -62,6 +62,7 @@ def collection_key(
             _checkpoint_version(run, step),
             None if run is source else _checkpoint_version(source, run.tokenizer_step),
         ],
+        "digest": models.digest,
         "options": asdict(options),
         "images": images.fingerprint,
         "n": len(images),

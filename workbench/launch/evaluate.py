@@ -1,6 +1,8 @@
 """Evaluation of a model that was trained elsewhere: its evidence as an ordinary run folder."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os.path import relpath
@@ -13,7 +15,6 @@ from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
 from workbench.launch.progress_bar import collecting_bar
 from workbench.launch.setup import absolute_source, layout_fields, print_summary
 from workbench.storage.array_evidence import ARRAYS_FAMILY
-from workbench.storage.atomic import atomic_folder
 from workbench.storage.imported import digests
 from workbench.storage.published import Address
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
@@ -24,10 +25,13 @@ from workbench.storage.run_config import (
     RunReference,
     ScaleConfig,
 )
+from workbench.storage.unfinished_run import unfinished_folder, unfinished_run
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from workbench.collect import CollectOptions, LoadedModels
+    from workbench.collect.processes import Processes
     from workbench.data import ImageSet
     from workbench.generators.base import Generator
     from workbench.tokenizers.base import Tokenizer
@@ -56,13 +60,15 @@ def evaluate(
     revision: str | None = None,
     trust: Sequence[str] = (),
     overwrite: bool = False,
+    processes: "Processes | None" = None,
     **options: Any,
 ) -> Run:
     """Evaluate a tokenizer or a generator that was trained elsewhere.
 
     The result is a run in the state `imported`, which analyses, the dashboard and reports treat as
     any other. It contains no weights: the model is loaded again from its address when it is needed.
-    If the evaluation fails, no folder is left.
+    Until it is complete, it is made in a hidden folder. If the process is killed, or the disk is
+    full, the same call resumes there. After any other error no folder is left.
 
     Parameters
     ----------
@@ -106,6 +112,9 @@ def evaluate(
         Modules whose code may be run, for addresses of the family `python`.
     overwrite : bool
         Whether to replace an imported run, with all files in its folder.
+    processes : Processes, optional
+        This process among those that evaluate together; see
+        `workbench.collect.processes.joined_processes`.
     **options
         Options of the family, such as `config` of ldm. Those of arrays are `codebook`, the number
         of codes, and `grid`, the rows and columns of the tokens.
@@ -124,8 +133,10 @@ def evaluate(
     --------
     >>> evaluate("softvq:SoftVQVAE/softvq-l-64", "imagenet/val", "runs/a")  # doctest: +SKIP
     """
-    from workbench.collect import CollectOptions, LoadedModels, collect_from, select_collectors
+    from workbench.collect import CollectOptions, select_collectors
+    from workbench.collect.processes import Processes
 
+    processes = processes or Processes()
     if out is None:
         raise UserError("Give out, the folder of the run, as in out='runs/a'.")
     folder = Path(out)
@@ -136,6 +147,8 @@ def evaluate(
             | {"value_range": value_range}
             | {"only": only, "skip": skip, "also": also}
         )
+        if processes.count > 1:
+            raise UserError("Arrays are read by one process; start it without torchrun.")
         return evaluate_arrays(
             model.removeprefix(ARRAYS_PREFIX),
             folder,
@@ -177,17 +190,28 @@ def evaluate(
             "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
         }
         prepared = _prepare_tokenizer(model, images, side, revision, trust, options)
+    return _collect_run(prepared, folder, collect_options, processes)
+
+
+def _collect_run(
+    prepared: "_Prepared", folder: Path, options: "CollectOptions", processes: "Processes"
+) -> Run:
+    """Collect the evidence of a run in its unfinished folder, and move it to its own."""
+    from workbench.collect import collect_from
+
+    is_main = processes.is_main
     source = prepared.config if prepared.source is None else prepared.source.config
-    print_summary(prepared.config, source.data)
-    with atomic_folder(folder, same_name=True) as temporary:
-        run = Run.create(temporary, prepared.config)
-        models = LoadedModels(
-            tokenizer=prepared.tokenizer,
-            source=prepared.source or run,
-            generator=prepared.generator,
-        )
-        with collecting_bar(folder.name):
-            collect_from(run, models, collect_options, step=IMPORTED_STEP)
+    if is_main:
+        print_summary(prepared.config, source.data)
+    with unfinished_run(folder, prepared.config) if is_main else nullcontext():
+        processes.wait()
+        run = Run(unfinished_folder(folder))
+        with collecting_bar(folder.name, is_shown=is_main):
+            collect_from(
+                run, prepared.models(run), options, step=IMPORTED_STEP, processes=processes
+            )
+        processes.wait()  # all have read the evidence
+    processes.wait()
     return Run(folder)
 
 
@@ -205,12 +229,26 @@ class _Prepared:
         The generator; None if the run is the tokenizer's.
     source : Run or None
         The run of a generator's tokenizer.
+    digest : str
+        A hash of what the model computes; see `LoadedModels`.
     """
 
     config: RunConfig
     tokenizer: "Tokenizer"
     generator: "Generator | None" = None
     source: Run | None = None
+    digest: str = ""
+
+    def models(self, run: Run) -> "LoadedModels":
+        """Return the models as those of a run."""
+        from workbench.collect import LoadedModels
+
+        return LoadedModels(
+            tokenizer=self.tokenizer,
+            source=self.source or run,
+            generator=self.generator,
+            digest=self.digest,
+        )
 
 
 def _is_generator(model: "str | Tokenizer | Generator") -> bool:
@@ -287,13 +325,14 @@ def _prepare_tokenizer(
         **({} if value_range is None else {"value_range": value_range}),
         **layout_fields(images),
     )
+    settings, digest = _probe(pretrained.tokenizer, images)
     config = _run_config(
         pretrained.tokenizer,
-        settings=_tokenizer_settings(pretrained.tokenizer, images),
+        settings=settings,
         imported=imported,
         data=section,
     )
-    return _Prepared(config=config, tokenizer=pretrained.tokenizer)
+    return _Prepared(config=config, tokenizer=pretrained.tokenizer, digest=digest)
 
 
 def _prepare_generator(
@@ -337,7 +376,13 @@ def _prepare_generator(
         imported=imported,
         tokenizer=RunReference(run=relpath(source.folder, folder), step=step),
     )
-    return _Prepared(config=config, tokenizer=tokenizer, generator=generator, source=source)
+    return _Prepared(
+        config=config,
+        tokenizer=tokenizer,
+        generator=generator,
+        source=source,
+        digest=_weights_digest(generator) if address is None else "",
+    )
 
 
 def _run_config(
@@ -365,8 +410,11 @@ def _run_config(
     return RunConfig.from_dict(sections)
 
 
-def _tokenizer_settings(tokenizer: "Tokenizer", images: "ImageSet") -> dict[str, Any]:
-    """Return the sizes of a tokenizer, measured on a few images, and its own settings."""
+def _probe(tokenizer: "Tokenizer", images: "ImageSet") -> tuple[dict[str, Any], str]:
+    """Return the sizes of a tokenizer and its own settings, and a hash of what it computes.
+
+    Both are measured on a few images. The hash tells models apart that are functions.
+    """
     import torch
 
     from workbench.tokenizers.base import TrainableTokenizer
@@ -374,7 +422,9 @@ def _tokenizer_settings(tokenizer: "Tokenizer", images: "ImageSet") -> dict[str,
     batch = images.images(slice(0, NUM_PROBED_IMAGES))
     tokenizer.check_round_trip(batch)
     with torch.no_grad():
-        latents = tokenizer.encode(batch).latents
+        tokens = tokenizer.encode(batch)
+        decoded = tokenizer.decode(tokens)
+    latents = tokens.latents
     settings: dict[str, Any] = {}
     if isinstance(tokenizer, TrainableTokenizer):
         settings |= _settings_of(tokenizer.config)
@@ -386,7 +436,20 @@ def _tokenizer_settings(tokenizer: "Tokenizer", images: "ImageSet") -> dict[str,
     }
     if tokenizer.codebook is not None:
         settings["codebook_size"] = tokenizer.codebook.shape[1]
-    return settings
+    return settings, _digest([latents, decoded])
+
+
+def _weights_digest(model: "nn.Module") -> str:
+    """Return a hash of the weights of a model that was given as an object."""
+    return _digest(model.state_dict().values())
+
+
+def _digest(tensors: "Iterable[Tensor]") -> str:
+    """Return a hash of the values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _settings_of(config: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from workbench.storage import control
 from workbench.storage.atomic import atomic_path, check_new_folder, read_json, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
+from workbench.storage.exclusive import exclusive
 from workbench.storage.files import (
     STEP_NAME,
     is_count,
@@ -483,7 +484,7 @@ class Run:
         RunError
             If another process is training the run, or the folder is not writable.
         """
-        with _exclusive(self.folder / ".lock", self._writer_message):
+        with exclusive(self.folder / ".lock", self._writer_message):
             for unfinished in self.folder.glob(".step-*.safetensors.*"):
                 unfinished.unlink(missing_ok=True)  # left by a killed writer
             yield
@@ -502,7 +503,7 @@ class Run:
             f"Another process is collecting the evidence of {self.folder} at step {step}. "
             "Wait until it has finished."
         )
-        with _exclusive(path, lambda: message):
+        with exclusive(path, lambda: message):
             yield
 
     def _writer_message(self) -> str:
@@ -673,31 +674,6 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
             # One odd run must never hide the others.
             refused.append(f"{printable(path)} cannot be opened: {error}.")
     return runs, refused
-
-
-@contextmanager
-def _exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
-    """Hold a lock file, which the system releases if the process is killed.
-
-    Raises
-    ------
-    RunError
-        If another process holds the lock, with the message; or if the file cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(message()) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(f"{path.parent} cannot be written to: {reason}.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _open_checked(path: Path) -> Run:
