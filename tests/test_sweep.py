@@ -18,7 +18,9 @@ from template import OPEN, template
 
 from workbench.core.errors import UserError
 from workbench.hosts.reports.manifest import read_manifest
-from workbench.hosts.reports.sweep import local_cluster, parse_grid, read_parameter_list, sweep
+from workbench.hosts.reports.sweep import parse_grid, sweep
+from workbench.launch.cluster import local_cluster
+from workbench.launch.parameter_list import read_parameter_list
 
 SHOW_USAGE = 'report.show("codebook_usage")'
 WAIT_WHILE_FILE_EXISTS = """

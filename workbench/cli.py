@@ -332,14 +332,14 @@ def export(
 @app.command(context_settings=ACCEPTS_SETTINGS)
 def evaluate(
     context: typer.Context,
+    out: Annotated[Path, typer.Option(help="The folder of the run, or of the runs of a sweep.")],
     address: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="FAMILY:LOCATION; a location is a hub id, a folder, a file or MODULE:FUNCTION.",
             metavar="ADDRESS",
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder of the run.")],
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="The images: a folder, a parquet file, hub:owner/name, or a data set."),
@@ -371,6 +371,22 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an imported run in the folder.")
     ] = False,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of an address: a .yaml, .json or .csv file with the arguments of many"
+            " models.",
+            dir_okay=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Evaluations of a sweep at once; one per core by default.", min=1),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="The address of a Dask scheduler for a sweep; this machine by default."),
+    ] = None,
 ) -> None:
     """Evaluate a model that was trained elsewhere, as a run that contains no weights.
 
@@ -384,11 +400,19 @@ def evaluate(
     workbench evaluate arrays:path/to/codes --codebook 16384 --out runs/codes
     workbench evaluate lightningdit:xl-64ep.pt --tokenizer runs/vavae --guidance 10 --out runs/gen
     torchrun --nproc_per_node 8 -m workbench evaluate ldm:model.ckpt --data val --out runs/mine
+    workbench evaluate --sweep models.yaml --data imagenet/val --out runs
     """
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
+    if sweep is not None:
+        _evaluate_sweep(context, sweep, out)
+        return
+    if address is None:
+        raise UserError("Name a model, such as softvq:SoftVQVAE/softvq-l-64, or --sweep list.yaml.")
+    if workers is not None or scheduler is not None:
+        raise UserError("--workers and --scheduler are options of --sweep.")
     from workbench.collect.processes import joined_processes
     from workbench.launch.evaluate import evaluate as evaluate_model
 
-    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
     with joined_processes() as processes:
         run = evaluate_model(
             address,
@@ -418,6 +442,28 @@ def evaluate(
     for note in run.config.imported.notes if run.config.imported else ():
         typer.echo(f"workbench: {note}", err=True)
     typer.echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")
+
+
+def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
+    """Evaluate the models of a list, with the options of the command line for all of them."""
+    from workbench.launch.evaluation_sweep import evaluate_sweep
+    from workbench.launch.parameter_list import read_parameter_list
+
+    address = context.params["address"]
+    words = list(context.args)
+    if address is not None and not address.startswith("--"):
+        raise UserError(f"Give either the address {address} or --sweep {sweep}.")
+    if address is not None:  # the first word of the options of a family
+        words.insert(0, address)
+    options = {
+        name: value
+        for name, value in context.params.items()
+        if name not in ("address", "out", "sweep")
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    options |= _settings(context, words)
+    runs = evaluate_sweep(read_parameter_list(sweep), out, **options)
+    typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
 
 
 @app.command(context_settings=ACCEPTS_SETTINGS)

@@ -61,6 +61,7 @@ def evaluate(
     trust: Sequence[str] = (),
     overwrite: bool = False,
     processes: "Processes | None" = None,
+    progress: bool = True,
     **options: Any,
 ) -> Run:
     """Evaluate a tokenizer or a generator that was trained elsewhere.
@@ -115,6 +116,8 @@ def evaluate(
     processes : Processes, optional
         This process among those that evaluate together; see
         `workbench.collect.processes.joined_processes`.
+    progress : bool
+        Whether to print the layout of the images and to show a progress bar.
     **options
         Options of the family, such as `config` of ldm. Those of arrays are `codebook`, the number
         of codes, and `grid`, the rows and columns of the tokens.
@@ -190,23 +193,29 @@ def evaluate(
             "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
         }
         prepared = _prepare_tokenizer(model, images, side, revision, trust, options)
-    return _collect_run(prepared, folder, collect_options, processes)
+    return _collect_run(
+        prepared, folder, collect_options, processes, is_shown=progress and processes.is_main
+    )
 
 
 def _collect_run(
-    prepared: "_Prepared", folder: Path, options: "CollectOptions", processes: "Processes"
+    prepared: "_Prepared",
+    folder: Path,
+    options: "CollectOptions",
+    processes: "Processes",
+    *,
+    is_shown: bool,
 ) -> Run:
     """Collect the evidence of a run in its unfinished folder, and move it to its own."""
     from workbench.collect import collect_from
 
-    is_main = processes.is_main
     source = prepared.config if prepared.source is None else prepared.source.config
-    if is_main:
+    if is_shown:
         print_summary(prepared.config, source.data)
-    with unfinished_run(folder, prepared.config) if is_main else nullcontext():
+    with unfinished_run(folder, prepared.config) if processes.is_main else nullcontext():
         processes.wait()
         run = Run(unfinished_folder(folder))
-        with collecting_bar(folder.name, is_shown=is_main):
+        with collecting_bar(folder.name, is_shown=is_shown):
             collect_from(
                 run, prepared.models(run), options, step=IMPORTED_STEP, processes=processes
             )

@@ -35,12 +35,15 @@ def collecting_bar(name: str, *, is_shown: bool = True) -> Iterator[None]:
     name : str
         The name of the run.
     is_shown : bool
-        Whether to show a bar at all; it is never shown in a file.
+        Whether to show a bar at all; it is never shown in a file. Without a bar, a listener
+        outside of the block stays.
     """
     from tqdm.auto import tqdm
 
-    disable = None if is_shown else True
-    bar = tqdm(desc=f"{name}: evidence", unit="image", disable=disable, dynamic_ncols=True)
+    if not is_shown:
+        yield
+        return
+    bar = tqdm(desc=f"{name}: evidence", unit="image", disable=None, dynamic_ncols=True)
     with bar, progress_listener(count_on(bar)):
         yield
 

@@ -5,46 +5,28 @@ the run it trained. `reports/comparison.html` compares all runs, and `index.html
 all reports. Calling the sweep again skips the trials that are complete.
 """
 
-import csv
 import hashlib
-import io
 import itertools
-import logging
 import os
 import re
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import UserError
 from workbench.hosts.reports.gallery import gallery
 from workbench.hosts.reports.manifest import fingerprint, read_manifest
 from workbench.hosts.reports.memory_guard import memory_guard
 from workbench.hosts.reports.report import check_parameters, find_template, parameters_of, report
 from workbench.hosts.reports.template import split_at_commas
-from workbench.storage.files import parse_json, read_bytes
+from workbench.launch.cluster import STOP_FILE, TaskOutcome, connect, run_tasks
+from workbench.launch.parameter_list import read_parameter_list
 
 if TYPE_CHECKING:
-    from dask.distributed import Client, LocalCluster
+    from dask.distributed import Client
 
-STOP_FILE = ".stop"  # in the sweep's folder; running trials end when it appears
-SCHEDULER_TIMEOUT_S = 5
-CLUSTER_SETTINGS = {
-    "distributed.scheduler.allowed-failures": 0,
-    "distributed.worker.memory.terminate": False,
-    # Pages of status and logs, which need no certificate.
-    "distributed.scheduler.http.routes": [],
-    "distributed.worker.http.routes": [],
-}
-STOP_TIMEOUT_S = 10  # after Ctrl-C, until trials that still run are abandoned
-POLL_INTERVAL_S = 0.5
 MAX_NAME_CHARACTERS = 80
 HASH_CHARACTERS = 6
 
@@ -55,15 +37,6 @@ class Trial:
 
     name: str
     parameters: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialOutcome:
-    """Outcome of a trial. `error` is empty if every section of its report is done."""
-
-    name: str
-    error: str
-    seconds: float
 
 
 def parameter_sets(grid: str | None, list_file: Path | None) -> list[dict[str, Any]]:
@@ -129,43 +102,6 @@ def parse_grid(text: str) -> list[dict[str, str]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def read_parameter_list(path: Path) -> list[dict[str, Any]]:
-    """Return the parameter sets in a file.
-
-    Parameters
-    ----------
-    path : Path
-        A `.csv` file with names in the first row, or a `.json` file with a list of objects. An
-        empty cell leaves the parameter at its default.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read or holds no parameter set.
-    """
-    try:
-        content = read_bytes(path)
-        if path.suffix == ".json":
-            rows = parse_json(content)
-        else:
-            lines = io.StringIO(content.decode("utf-8"), newline="")
-            rows = list(csv.DictReader(lines, strict=True))
-    except RunError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a list of parameters: {error}.") from None
-    # csv.DictReader stores surplus cells under None.
-    is_valid = isinstance(rows, list) and all(
-        isinstance(row, dict) and None not in row for row in rows
-    )
-    if not is_valid or not rows:
-        raise UserError(
-            f"{path} is not a list of parameters. A .csv file needs names above values, a .json "
-            "file [{...}, ...]."
-        )
-    return [{name: value for name, value in row.items() if value not in ("", None)} for row in rows]
-
-
 def sweep(
     template: str,
     parameter_sets: Sequence[Mapping[str, Any]],
@@ -224,7 +160,7 @@ def sweep(
     failures = []
     if pending:
         max_workers = min(workers or os.cpu_count() or 1, len(pending))
-        with _client(scheduler, max_workers, memory_bytes) as client:
+        with connect(scheduler, max_workers, memory_bytes) as client:
             outcomes = _run_trials(client, source, pending, folder, memory_bytes, len(trials))
         failures = [outcome for outcome in outcomes if outcome.error]
     return _conclude(source, trials, folder, failures)
@@ -232,12 +168,12 @@ def sweep(
 
 def run_trial(
     template: str, parameters: dict[str, Any], page: str, memory_bytes: int, stop_file: str
-) -> TrialOutcome:
+) -> TaskOutcome:
     """Make the report of one trial in this process, whose children have a memory limit."""
     start = time.monotonic()
     name = Path(page).parents[1].name
     if Path(stop_file).exists():
-        return TrialOutcome(name=name, error="stopped", seconds=0.0)
+        return TaskOutcome(name=name, error="stopped", seconds=0.0)
     message = ""
     with memory_guard(memory_bytes, Path(stop_file)) as guard:
         try:
@@ -247,7 +183,7 @@ def run_trial(
         except Exception as error:  # a failed trial leaves the others intact
             message = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - start
-    return TrialOutcome(name=name, error=guard.reason or message, seconds=seconds)
+    return TaskOutcome(name=name, error=guard.reason or message, seconds=seconds)
 
 
 def _trials(
@@ -306,169 +242,39 @@ def _is_complete(source: Path, folder: Path, trial: Trial) -> bool:
     )
 
 
-@contextmanager
-def _client(scheduler: str | None, max_workers: int, memory_bytes: int) -> "Iterator[Client]":
-    """Connect to a scheduler, or start one with as many local workers as memory allows."""
-    import psutil
-    from dask.distributed import Client
-
-    if scheduler:
-        try:
-            with Client(scheduler, timeout=SCHEDULER_TIMEOUT_S) as client:
-                yield client
-        except OSError as error:
-            raise UserError(f"No Dask scheduler answers at {scheduler}: {error}.") from None
-        return
-    workers = max(1, min(max_workers, psutil.virtual_memory().available // memory_bytes))
-    with local_cluster(workers) as cluster, Client(cluster) as client:
-        yield client
-
-
-@contextmanager
-def local_cluster(workers: int) -> "Iterator[LocalCluster]":
-    """Run single-threaded worker processes on this machine during the block.
-
-    The processes connect over TCP with temporary certificates that exist in their memory only.
-    Without them, any user of the machine could run code in the workers.
-
-    Parameters
-    ----------
-    workers : int
-        Number of processes.
-
-    Yields
-    ------
-    LocalCluster
-        The cluster.
-    """
-    import dask
-    from dask.distributed import LocalCluster, Security
-
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    thread_limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    with dask.config.set(CLUSTER_SETTINGS):
-        with _ignore_interrupts():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                security=Security.temporary(),
-                dashboard_address=None,
-                memory_limit=0,  # memory_guard enforces the limit
-                silence_logs=logging.CRITICAL,
-                env={name: os.environ.get(name, threads) for name in thread_limits},
-            )
-        with cluster:
-            yield cluster
-
-
-@contextmanager
-def _ignore_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, which a terminal sends to all of them.
-
-    This process decides when they end.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)
-
-
 def _run_trials(
     client: "Client",
     source: Path,
-    pending: list[Trial],
+    pending: Sequence[Trial],
     folder: Path,
     memory_bytes: int,
     num_trials: int,
-) -> list[TrialOutcome]:
-    """Run trials as workers become free, with a progress bar; after Ctrl-C wait until they end."""
-    from dask.distributed import wait
-    from tqdm import tqdm
-
+) -> list[TaskOutcome]:
     stop_file = folder / STOP_FILE
     template = str(source) if source.suffix == ".ipynb" else source.stem
-    trials = {
-        client.submit(
-            run_trial,
+    tasks = {
+        trial.name: (
             template,
             trial.parameters,
             str(_page(source, folder, trial)),
             memory_bytes,
             str(stop_file),
-            pure=False,
-        ): trial
+        )
         for trial in pending
     }
-    unfinished = set(trials)
-    outcomes: list[TrialOutcome] = []
-    bar = tqdm(
-        total=num_trials,
-        initial=num_trials - len(pending),
-        desc=source.stem,
+    return run_tasks(
+        client,
+        run_trial,
+        tasks,
+        stop_file,
+        description=source.stem,
         unit="report",
-        disable=None,
+        total=num_trials,
     )
-    with _stop_on_interrupt(stop_file) as interrupts, closing(bar):
-        while unfinished:
-            if interrupts and time.monotonic() > interrupts[0] + STOP_TIMEOUT_S:
-                break  # the trials end with their workers
-            # CancelledError means that the scheduler is gone.
-            with suppress(TimeoutError, CancelledError):
-                wait(list(unfinished), timeout=POLL_INTERVAL_S, return_when="FIRST_COMPLETED")
-            for future in [future for future in unfinished if future.done()]:
-                unfinished.remove(future)
-                if future.status == "finished":
-                    outcome = future.result()
-                else:
-                    outcome = TrialOutcome(
-                        name=trials[future].name, error="its worker was lost", seconds=0.0
-                    )
-                outcomes.append(outcome)
-                bar.update()
-                bar.write(f"{outcome.name}  {outcome.seconds:.0f} s  {outcome.error or 'done'}")
-    if interrupts:
-        raise KeyboardInterrupt
-    return outcomes
-
-
-@contextmanager
-def _stop_on_interrupt(stop_file: Path) -> Iterator[list[float]]:
-    """Create the stop file on the first Ctrl-C, and interrupt on the second.
-
-    Raising at once could interrupt Dask's client anywhere and leave one of its locks taken.
-
-    Yields
-    ------
-    list of float
-        Empty until the first Ctrl-C; then its time.
-    """
-    interrupts: list[float] = []
-    previous_handler = signal.getsignal(signal.SIGINT)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or not callable(previous_handler):  # or interrupts are ignored
-        yield interrupts
-        return
-
-    def handle(signal_number: int, frame: FrameType | None) -> None:
-        stop_file.touch()
-        interrupts.append(time.monotonic())
-        signal.signal(signal.SIGINT, previous_handler)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)
 
 
 def _conclude(
-    source: Path, trials: Sequence[Trial], folder: Path, failures: Sequence[TrialOutcome]
+    source: Path, trials: Sequence[Trial], folder: Path, failures: Sequence[TaskOutcome]
 ) -> Path:
     """Compare the runs of all trials and write the gallery. Raise UserError if a report failed."""
     run_folders = []
