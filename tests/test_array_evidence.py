@@ -13,7 +13,7 @@ import workbench as wb
 from workbench import analysis
 from workbench.analysis.latents.point_colors import ImageArrays, point_colors
 from workbench.core.errors import NotApplicable, RunError, UserError
-from workbench.storage import array_evidence
+from workbench.storage import mapped_array
 from workbench.storage.array_files import ARRAY_NAMES, read_array_files
 from workbench.storage.evidence import Evidence
 from workbench.storage.latent_stats import LatentStats
@@ -135,6 +135,12 @@ def test_parts_are_in_the_order_of_their_numbers(tmp_path):
     np.testing.assert_array_equal(wb.evidence(tmp_path).codes, CODES)
 
 
+def test_parts_may_have_numbers_alone_as_names(tmp_path):
+    for number, start in ((9, 0), (10, 30)):
+        write_npz(tmp_path / f"{number}.npz", codes=CODES[start : start + 30])
+    np.testing.assert_array_equal(wb.evidence(tmp_path).codes, CODES)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "safetensors"])
 def test_large_arrays_are_memory_mapped_views(tmp_path, suffix):
     latents = RANDOM.normal(size=(100, 8, 8, 8)).astype(np.float32)
@@ -146,6 +152,27 @@ def test_large_arrays_are_memory_mapped_views(tmp_path, suffix):
     array = read_array_files(path).arrays["latents"].arrays[0]
     assert isinstance(array, np.memmap)
     assert np.shares_memory(wb.evidence(latents=array).latents, array)
+
+
+def test_folders_with_one_file_per_image(tmp_path):
+    """Latents of SiT's and DiT's trainers: one file per image, with an axis for the image."""
+    for name, array in (("latents", GRID_LATENTS), ("labels", LABELS), ("codes", CODES)):
+        (tmp_path / name).mkdir()
+        for number in range(11):
+            row = array[number] if name == "codes" else array[number : number + 1]
+            np.save(tmp_path / name / f"{number}.npy", row)
+    result = wb.evidence(tmp_path)
+    np.testing.assert_array_equal(result.latents, TOKENS[:11])
+    np.testing.assert_array_equal(result.labels, LABELS[:11])
+    np.testing.assert_array_equal(result.codes, CODES[:11])
+    with pytest.raises(UserError, match="subfolder"):
+        wb.evidence(tmp_path / "latents")
+    np.save(tmp_path / "latents" / "5.npy", GRID_LATENTS[5, :4])
+    with pytest.raises(UserError, match=r"5\.npy"):
+        wb.evidence(tmp_path)
+    np.save(tmp_path / "latents.npy", GRID_LATENTS)
+    with pytest.raises(UserError, match=r"latents\.npy"):
+        wb.evidence(tmp_path)
 
 
 def test_half_precision_becomes_float32(tmp_path):
@@ -162,7 +189,7 @@ def test_half_precision_becomes_float32(tmp_path):
 
 
 def test_large_parts_are_joined_in_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_evidence, "MAX_JOINED_BYTES", 0)
+    monkeypatch.setattr(mapped_array, "MAX_MEMORY_BYTES", 0)
     write_shards(tmp_path)
     latents = wb.evidence(tmp_path).latents
     assert isinstance(latents, np.memmap)

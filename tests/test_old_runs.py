@@ -1,7 +1,9 @@
 """Run folders of format 1 open: configuration, weights, history, evidence, further training."""
 
+import dataclasses
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.core.errors import RunError
+from workbench.launch.recipes import SYSTEMS
 from workbench.storage import migrations
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run, find_runs
@@ -55,6 +58,48 @@ def test_old_evidence_opens(folder, name):
     if evidence.codes is not None:
         usage = codebook_usage(**evidence.kwargs_for(codebook_usage))
         assert str(usage.summary())
+
+
+# Class, format, and per renamed setting: the stored name, the current name, and a value that is not
+# the default.
+RENAMED = {
+    "softvq:SoftVQ": (1, ("tokens", "num_tokens", 2), ("codes", "codebook_size", 6)),
+    "softvq:SoftVQ books": (1, ("books", "num_codebooks", 2), ("skip", "linear_init", False)),
+    "vqvae:VQVAE": (1, ("tokens", "num_tokens", 3), ("codes", "codebook_size", 5)),
+    "karl:KARL": (1, ("least", "min_error", 0.02), ("most", "max_error", 0.2)),
+    "karl:KARL later": (2, ("trust", "predict_after", 0.4)),
+    "unicode2:UniCode2": (1, ("normalise", "normalize", "unit"), ("role", "mode", "frozen")),
+}
+
+
+@pytest.mark.parametrize("case", RENAMED)
+def test_renamed_settings_open(folder, case):
+    """A stored configuration with earlier names builds the same model as one with current names."""
+    class_path = f"workbench.tokenizers.{case.partition(' ')[0]}"
+    stored_format, *renamed = RENAMED[case]
+    path = folder / "softvq"
+    stored = {old: value for old, _, value in renamed}
+    edit_config(
+        path, format=stored_format, settings=stored, changes=stored, **{"class": class_path}
+    )
+    run = Run(path)
+    current = {name: value for _, name, value in renamed}
+    assert run.config.settings == run.config.changes == current
+    config = run.build().config
+    assert {name: getattr(config, name) for name in current} == current
+    defaults = type(config)()
+    assert all(getattr(defaults, name) != value for name, value in current.items())
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_setting_has_an_earlier_name(system):
+    """A setting with the earlier name of another one would be renamed when its run is opened."""
+    module, _, name = SYSTEMS[system].partition(":")
+    fields = {
+        field.name for field in dataclasses.fields(getattr(import_module(module), name).Config)
+    }
+    earlier = migrations.MODEL_SETTINGS | migrations.CLASS_SETTINGS.get(SYSTEMS[system], {})
+    assert not fields & earlier.keys()
 
 
 def test_old_runs_are_listed_with_their_tokenizers(folder):

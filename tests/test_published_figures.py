@@ -12,6 +12,7 @@ from workbench.storage.evidence import Evidence
 from workbench.storage.published_models import FIGURES, find_published
 from workbench.tokenizers.pretrained import FAMILIES as TOKENIZERS
 
+VERIFIABLE = {"arxiv", "license", *FIGURES}
 IMAGES = np.zeros((20, 8, 8, 3), np.uint8)
 SOFTVQ = Evidence(
     {
@@ -37,6 +38,8 @@ def test_table_is_consistent():
     assert (table.loc[has_figures, "num_images"] > 0).all()
     for name, low, high in (("ssim", 0, 1), ("usage", 0, 1), ("psnr", 15, 40), ("rfid", 0, 10)):
         assert table[name].dropna().between(low, high).all()
+    is_verified = table["verified"].str.split(", ").map(lambda names: {*names} <= VERIFIABLE)
+    assert is_verified.all()
 
 
 def test_checkpoints_are_found_by_name_and_family():

@@ -10,7 +10,7 @@ from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
 from workbench.launch.setup import absolute_source, layout_fields
 from workbench.storage.array_evidence import ARRAYS_FAMILY, evidence, save_array_run
-from workbench.storage.array_files import Parts, read_array_files
+from workbench.storage.array_files import IMAGE_ARRAYS, Parts, read_array_files
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig
 
@@ -109,6 +109,13 @@ def _described_images(images: "ImageSet", arrays: dict[str, Parts]) -> dict[str,
             f"{len(images.skipped)} images of {images.source} cannot be read, so that the others "
             f"are not those of the arrays: {images.skipped[0]}"
         )
+    lengths = {name: len(parts) for name, parts in arrays.items() if name in IMAGE_ARRAYS}
+    for name, length in lengths.items():
+        if length != len(images):
+            raise UserError(
+                f"{arrays[name].source} has {name} of {length:,} images, and {images.source} has "
+                f"{len(images):,} images. Both must have the same images in the same order."
+            )
     arguments: dict[str, Any] = {"images": images.pixels, "names": images.names}
     if images.labels is None:
         return arguments

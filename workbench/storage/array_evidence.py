@@ -20,7 +20,6 @@ The number of axes decides between the two forms. Latents with four axes have th
 
 import hashlib
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,13 +36,12 @@ from workbench.storage.array_files import ArrayFiles, Parts, read_array_files
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence import ARRAYS, PADDING, Evidence
 from workbench.storage.files import printable
-from workbench.storage.mapped_array import create_mapped_array
+from workbench.storage.mapped_array import create_scratch_array
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
 from workbench.storage.run_config import DataConfig, ImportedConfig, ScaleConfig
 
 ARRAYS_FAMILY = "arrays"  # of the address of a run that has arrays and no model
 CLASS_PATH = "arrays:Arrays"  # in place of the class of a model
-MAX_JOINED_BYTES = 2**28  # larger arrays are joined in a temporary file
 CHUNK_BYTES = 2**24  # read at a time
 COLOR_CHANNELS = (1, 3)
 MAX_CODE = np.iinfo(np.int32).max
@@ -100,7 +98,8 @@ def evidence(
     files : str or Path, optional
         A `.npy`, `.npz`, `.safetensors` or `.parquet` file, or a folder of them, whose arrays have
         the names of the other parameters. Several files whose names differ by a number are joined,
-        as in LightningDiT's `latents_rank00_shard000.safetensors`.
+        as in LightningDiT's `latents_rank00_shard000.safetensors`. A subfolder with such a name has
+        one `.npy` file per image.
     latents : array of float, shape (n, tokens, d) or (n, d, rows, columns), optional
         The latents. Four axes are a grid with channels first.
     codes : array of int, shape (n, tokens) or (n, rows, columns), optional
@@ -560,7 +559,7 @@ def _assemble(column: _Column, dtype: npt.DTypeLike, rows: np.ndarray | None) ->
     if len(arrays) == 1 and rows is None and first.dtype == dtype:
         return column.convert(first)
     count = len(column.parts) if rows is None else len(rows)
-    joined = _allocate((count, *column.row_shape), dtype)
+    joined = create_scratch_array((count, *column.row_shape), dtype)
     start = 0
     for selected in _selected_rows(column.parts, rows):
         converted = column.convert(selected)
@@ -579,15 +578,6 @@ def _selected_rows(parts: Parts, rows: np.ndarray | None) -> Iterator[np.ndarray
             local = rows[(rows >= offset) & (rows < offset + len(array))] - offset
             yield array[local]
         offset += len(array)
-
-
-def _allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """Return an array to fill, in memory or, if it is large, in a file that nobody else sees."""
-    if math.prod(shape) * np.dtype(dtype).itemsize <= MAX_JOINED_BYTES:
-        return np.empty(shape, dtype)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        # The file is removed at once; its space is freed when the array is.
-        return create_mapped_array(Path(folder) / "joined.npy", dtype, shape)
 
 
 def _fingerprint(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> str:

@@ -2,8 +2,9 @@
 
 The names of tensors, columns and `.npy` files are the names of the arrays. Files whose names differ
 only by a number, such as LightningDiT's `latents_rank00_shard000.safetensors`, are parts of the
-same arrays, in the order of these numbers. `.npy` and safetensors files are mapped into memory;
-`.npz` and parquet files are read. Nothing is ever unpickled.
+same arrays, in the order of these numbers. A subfolder with the name of an array has one `.npy`
+file per image, in the order of the numbers in their names. `.npy` and safetensors files are mapped
+into memory; `.npz`, parquet and files of single images are read. Nothing is ever unpickled.
 """
 
 import math
@@ -32,25 +33,27 @@ from workbench.storage.files import (
 )
 from workbench.storage.foreign_weights import read_checkpoint
 from workbench.storage.latent_stats import STATS_FILE, LatentStats
+from workbench.storage.mapped_array import create_scratch_array
 
 if TYPE_CHECKING:
     import pyarrow
 
 # Names of arrays. Those of mirrored images, `latents_flip` and `codes_flip`, are for trainers only.
-IMAGE_ARRAYS = (
-    "latents",
-    "latents_flip",
-    "codes",
-    "codes_flip",
-    "active",
-    "labels",
-    "images",
-    "reconstructions",
-)
+# The number is the least number of axes of one image.
+IMAGE_ARRAYS = {
+    "latents": 2,
+    "latents_flip": 2,
+    "codes": 1,
+    "codes_flip": 1,
+    "active": 1,
+    "labels": 0,
+    "images": 3,
+    "reconstructions": 3,
+}
 ARRAY_NAMES = (*IMAGE_ARRAYS, "codebook")
 CLASS_NAMES_FILE = "class_names.json"
 LIGHTNINGDIT_STATS_FILE = "latents_stats.pt"
-PART_NUMBER = re.compile(r"(_rank\d+_shard\d+|[-_]\d+(-of-\d+)?)$")  # at the end of a stem
+PART_NUMBER = re.compile(r"(_rank\d+_shard\d+|(^|[-_])\d+(-of-\d+)?)$")  # at the end of a stem
 MAX_HEADER_BYTES = 100 * 2**20  # of a safetensors file, as its specification says
 # "BF16" is not a type of numpy; it is the upper half of a float32.
 SAFETENSORS_DTYPES = {
@@ -133,7 +136,8 @@ def read_array_files(path: str | Path) -> ArrayFiles:
     ----------
     path : str or Path
         A `.npy`, `.npz`, `.safetensors` or `.parquet` file, or a folder of them. Files of other
-        formats in a folder are ignored.
+        formats in a folder are ignored. A subfolder with the name of an array, such as `latents`,
+        has one `.npy` file per image.
 
     Returns
     -------
@@ -151,14 +155,25 @@ def read_array_files(path: str | Path) -> ArrayFiles:
         raise UserError(f"{printable(path)} does not exist. Give a file or a folder with arrays.")
     if not path.is_dir():
         return ArrayFiles(arrays=_join_files([path]))
-    files = sorted((file for file in path.iterdir() if file.suffix in READERS), key=_natural_order)
-    if not files:
+    entries = sorted(path.iterdir(), key=_natural_order)
+    files = [file for file in entries if file.suffix in READERS and not file.is_dir()]
+    folders = [entry for entry in entries if entry.name in IMAGE_ARRAYS and entry.is_dir()]
+    if not files and not folders:
         raise UserError(
             f"{printable(path)} has no files with arrays ({', '.join(READERS)}). "
             f"Name them after their content: {', '.join(ARRAY_NAMES)}."
         )
+    _check_not_single_images(path, files)
+    arrays = _join_files(files)
+    for folder in folders:
+        if folder.name in arrays:
+            raise UserError(
+                f"{printable(path)} has {folder.name} in the folder {folder.name} and in "
+                f"{arrays[folder.name].source}. Keep one of them."
+            )
+        arrays[folder.name] = _read_single_images(folder)
     return ArrayFiles(
-        arrays=_join_files(files),
+        arrays=arrays,
         class_names=_read_class_names(path / CLASS_NAMES_FILE),
         stats=_read_stats(path),
     )
@@ -168,6 +183,47 @@ def _natural_order(file: Path) -> list[tuple[int, str]]:
     """Return a key that sorts file names with numbers by these numbers."""
     pieces = re.split(r"(\d+)", file.name)
     return [(int(piece), "") if piece.isdigit() else (0, piece) for piece in pieces]
+
+
+def _check_not_single_images(path: Path, files: Sequence[Path]) -> None:
+    """Refuse files that are named after the numbers of images, with the layout that is read."""
+    numbered = [file for file in files if file.suffix == ".npy" and file.stem.isdigit()]
+    if numbered:
+        raise UserError(
+            f"{printable(path)} has one file per image, such as {printable(numbered[0].name)}. "
+            "Move them to a subfolder that is named after the array, as in latents/0.npy, and give "
+            f"{printable(path)}."
+        )
+
+
+def _read_single_images(folder: Path) -> Parts:
+    """Read an array from files of one image each, with or without an axis for the image."""
+    files = sorted(folder.glob("*.npy"), key=_natural_order)
+    if not files:
+        raise UserError(f"{printable(folder)} has no .npy files, one per image.")
+    first = _read_single_image(files[0], folder.name)
+    joined = create_scratch_array((len(files), *first.shape), first.dtype)
+    for index, file in enumerate(files):
+        row = _read_single_image(file, folder.name)
+        if (row.shape, row.dtype) != (first.shape, first.dtype):
+            raise UserError(
+                f"{printable(file)} has {row.dtype} of the shape {row.shape}, and "
+                f"{files[0].name} has {first.dtype} of the shape {first.shape}."
+            )
+        joined[index] = row
+    return Parts(arrays=(joined,), sources=(printable(folder.name),))
+
+
+def _read_single_image(file: Path, name: str) -> np.ndarray:
+    """Read the array of one image; a first axis of length 1 beyond its own axes is left out."""
+    try:
+        array = load_array(file)
+    except DamagedError as error:
+        raise _damaged(file, error) from None
+    except OSError as error:
+        raise unreadable(file, error) from None
+    has_image_axis = array.ndim > IMAGE_ARRAYS[name] and len(array) == 1
+    return array[0] if has_image_axis else array
 
 
 def _join_files(files: Sequence[Path]) -> dict[str, Parts]:
@@ -202,8 +258,7 @@ def _read_file(path: Path) -> Arrays:
         open_regular(path).close()  # names the cause if the file cannot be read
         arrays = reader(path)
     except DamagedError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{printable(path)} is damaged or incomplete: {reason}.") from None
+        raise _damaged(path, error) from None
     except OSError as error:
         raise unreadable(path, error) from None
     except MemoryError:
@@ -224,6 +279,11 @@ def _read_file(path: Path) -> Arrays:
                 f"{length[0]:,}; both need one per image."
             )
     return arrays
+
+
+def _damaged(path: Path, error: DamagedError) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{printable(path)} is damaged or incomplete: {reason}.")
 
 
 def _read_npy(path: Path) -> Arrays:

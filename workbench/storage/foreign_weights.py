@@ -8,6 +8,7 @@ to a class that does nothing; the real class is never imported. Every other name
 import fnmatch
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,9 @@ def _read_pickle(path: Path) -> Any:
         raise _refused(path, refused)
     bindings: Any = [(Inert, name) for name in names]
     try:
-        with torch.serialization.safe_globals(bindings):
+        # torch warns of pickle protocols that it then reads or refuses.
+        with torch.serialization.safe_globals(bindings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = UNSUPPORTED_NAME.search(str(error))

@@ -1,12 +1,15 @@
 """Arrays that are written through a memory map, because they are larger than memory."""
 
 import errno
+import math
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+MAX_MEMORY_BYTES = 2**28  # larger scratch arrays are in a temporary file
 ZEROS_BYTES = 2**20  # written at a time where space cannot be reserved in one call
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
@@ -48,6 +51,28 @@ def create_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]
                 raise
             _write_zeros(file.fileno(), array.offset, size)
     return array
+
+
+def create_scratch_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+    """Create an array to fill: in memory or, if it is large, in a file that nobody else sees.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of the array.
+    dtype : dtype
+        The type of the array.
+
+    Returns
+    -------
+    ndarray
+        The array, with arbitrary values.
+    """
+    if math.prod(shape) * np.dtype(dtype).itemsize <= MAX_MEMORY_BYTES:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # The file is removed at once; its space is freed when the array is.
+        return create_mapped_array(Path(folder) / "scratch.npy", dtype, shape)
 
 
 def _write_zeros(file: int, start: int, end: int) -> None:

@@ -1,7 +1,8 @@
 """Published checkpoints that can be loaded, with their published figures.
 
 The table is `published_models.csv`, one row per checkpoint. Empty cells are not published, or were
-not found in a source.
+not found in a source. The column `verified` names what of a row was compared with the README, the
+license file or the model card of its authors; for `license` this includes that none is stated.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_suffix(".csv")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-TEXT_COLUMNS = ("address", "name", "license", "images", "resize", "notes", "source")
+TEXT_COLUMNS = ("address", "name", "license", "images", "resize", "notes", "verified", "source")
 MODEL_COLUMNS = (
     *("address", "side", "num_tokens", "dim", "codebook_size", "license"),
     *("rfid", "psnr", "ssim", "lpips", "usage", "gfid", "gfid_guided", "images"),
