@@ -4,20 +4,26 @@
     python benchmarks/analyses_scale.py --scale 0.1    # 5,000 images, 26,214 codes
     python benchmarks/analyses_scale.py --scale 0.1 --only codebook_usage probes
 
-Each analysis runs with its default controls in a process of its own. The memory is what it needs
-beyond the process that has imported the package, including the pages of the arrays that it reads.
+Each analysis runs with its default controls in a process of its own, on one thread. The time is
+that of the processor, so that other processes of the machine do not change it. The memory is what
+the analysis allocates beyond the process that has imported the package. Next to it are the pages of
+the memory-mapped arrays that it reads, which the system takes back if others need the space.
 """
 
 import argparse
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from workbench.analysis import analyses
 from workbench.storage.evidence import ARRAYS
@@ -26,6 +32,11 @@ from workbench.storage.evidence_writer import EvidenceWriter
 NUM_IMAGES, NUM_CODES, NUM_CLASSES = 50_000, 262_144, 1000
 BATCH_ROWS = 500
 TIMEOUT_S = 600
+POLL_INTERVAL_S = 0.01
+MAX_NOTE_LENGTH = 120
+HEADER = """
+| analysis | time, s | memory, GB | mapped, GB | computed on |
+| --- | ---: | ---: | ---: | --- |"""
 # The other axes; those that grow with the number of images or codes are set in `axis_lengths`.
 LENGTHS = {
     "picture": 2000,
@@ -67,16 +78,16 @@ from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence, array_names, kwargs_for
 import plotly.graph_objects, pandas, scipy.stats
 function = get(sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 5))
 evidences = [Evidence.open(Path(folder), array_names(function)) for folder in sys.argv[3:]]
-start = time.perf_counter()
+print("ready", flush=True)
+start = time.process_time()
 try:
-    summary = function(**kwargs_for(function, evidences)).summary()
+    result = function(**kwargs_for(function, evidences))
+    outcome = {"subset": "" if result.subset is None else str(result.subset)}
 except UserError as error:
-    summary = f"not applicable: {error}"
-seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": seconds, "bytes": (peak - before) * 1024, "summary": summary}))
+    outcome = {"reason": str(error)}
+print(json.dumps({"seconds": time.process_time() - start, **outcome}))
 """
 
 
@@ -146,26 +157,85 @@ def write_evidence(target: Path, scale: float, run: str) -> None:
     writer.publish(target, provenance)
 
 
-def measure(name: str, folders: list[Path], timeout: float) -> str:
-    """Run an analysis in a process of its own, and describe its time and memory."""
-    command = [sys.executable, "-c", MEASURE, "-", name, *map(str, folders)]
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Time and memory of an analysis.
+
+    Attributes
+    ----------
+    name : str
+    seconds : float
+        Time of the processor; NaN if the analysis did not end.
+    private, mapped : float
+        Largest memory beyond the process that has imported the package, in GB: allocated memory,
+        and pages of memory-mapped arrays, which the system takes back if others need the space.
+    note : str
+        The declared subset, or the reason for which there is no result.
+    """
+
+    name: str
+    seconds: float
+    private: float
+    mapped: float
+    note: str
+
+    def row(self) -> str:
+        """Return a row of a Markdown table."""
+        cells = [self.name, "", "", "", self.note]
+        if not math.isnan(self.seconds):
+            cells[1:4] = [f"{self.seconds:.1f}", f"{self.private:.2f}", f"{self.mapped:.2f}"]
+        return f"| {' | '.join(cells)} |"
+
+
+def measure(name: str, folders: list[Path], timeout: float) -> Measurement:
+    """Run an analysis in a process of its own, and return its time and memory."""
+    command = [sys.executable, "-c", MEASURE, str(round(timeout)), name, *map(str, folders)]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )
-    except subprocess.TimeoutExpired:
-        return f"stopped after {timeout:.0f} s"
-    if done.returncode:
-        return f"failed: {(done.stderr.splitlines() or ['killed'])[-1]}"
-    result = json.loads(done.stdout.splitlines()[-1])
-    note = result["summary"] if result["summary"].startswith("not applicable") else ""
-    return f"{result['seconds']:8.1f} s {result['bytes'] / 1e9:7.2f} GB  {note[:120]}"
+        assert process.stdout is not None
+        is_ready = process.stdout.readline() == "ready\n"
+        peaks = peak_memory(process) if is_ready else (0.0, 0.0)
+        output, _ = process.communicate()
+        errors.seek(0)
+        lines = errors.read().splitlines()
+    seconds = math.nan
+    if process.returncode == -signal.SIGXCPU:
+        note = f"stopped after {timeout:.0f} s"
+    elif process.returncode:
+        note = f"failed: {(lines or ['killed'])[-1]}"
+    else:
+        outcome = json.loads(output.splitlines()[-1])
+        note = outcome.get("subset", "")
+        if "reason" in outcome:
+            note = f"not applicable: {outcome['reason']}"
+        else:
+            seconds = outcome["seconds"]
+    return Measurement(
+        name=name, seconds=seconds, private=peaks[0], mapped=peaks[1], note=note[:MAX_NOTE_LENGTH]
+    )
+
+
+def peak_memory(process: subprocess.Popen) -> tuple[float, float]:
+    """Wait for a process; return the growth of its allocated memory and mapped pages, in GB."""
+    first = np.array(memory(process.pid))
+    peak = first
+    while process.poll() is None:
+        peak = np.maximum(peak, memory(process.pid))
+        time.sleep(POLL_INTERVAL_S)
+    private, mapped = (peak - first) / 1e9
+    return float(private), float(mapped)
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Return the allocated memory and the mapped pages of a process, in bytes."""
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:  # it has ended
+        return 0, 0
+    return info.rss - info.shared, info.shared
 
 
 def main() -> None:
@@ -173,7 +243,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", nargs="*", default=[], help="names of analyses")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds per analysis")
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, help="seconds of the processor per analysis"
+    )
     parser.add_argument("--folder", type=Path, help="where to keep the evidence for the next call")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -190,8 +262,9 @@ def main() -> None:
             f" {time.perf_counter() - start:.0f} s",
             flush=True,
         )
+        print(HEADER, flush=True)
         for name in options.only or sorted(analyses()):
-            print(f"{name:24}", measure(name, folders, options.timeout), flush=True)
+            print(measure(name, folders, options.timeout).row(), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.stats.sampling import Subset
+
 
 @dataclass(frozen=True)
 class Range:
@@ -106,6 +108,23 @@ class Result(ABC):
         """Return the note about missing runs, if there is one, and the summary."""
         note = self.left_out_note()
         return f"{note} {self.summary()}" if note else self.summary()
+
+    @property
+    def subset(self) -> Subset | None:
+        """The subsample that the result was computed on; None if it is not a subsample.
+
+        An analysis that does not use all images of large evidence overrides this property, and its
+        summary contains the text of the subset.
+        """
+        return None
+
+    def subset_note(self) -> str:
+        """Return a sentence, after a space, that names the subsample; empty if there is none."""
+        return "" if self.subset is None else f" Computed on {self.subset}."
+
+    def sample_text(self, count: int) -> str:
+        """Return the subsample in words, or the number of images if there is none."""
+        return f"{count:,} images" if self.subset is None else str(self.subset)
 
     def figure(self) -> go.Figure:
         """Draw the result, labeled with units and sample sizes.

@@ -8,13 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cache
 from hashlib import blake2b, sha256
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,18 +32,22 @@ MAX_HASHES = 20_000
 # Libraries that results are computed with.
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "umap-learn", "pandas")
 NUM_PROBED_VALUES = 1000  # of a memory-mapped array, to detect that its file was replaced
+R = TypeVar("R", bound=Result)
+# The cache of the analysis that is being computed, for the analyses that it is composed of.
+_current_cache: ContextVar[Path | None] = ContextVar("current_cache", default=None)
 
 
 def cached_result(
     cache_dir: Path,
-    analysis: Callable[..., Result],
+    analysis: Callable[..., R],
     inputs: dict[str, Any],
     controls: dict[str, Any],
-) -> Result:
+) -> R:
     """Return the result of an analysis from the cache, or compute and store it.
 
     The result is computed if it is not in the cache or its files are damaged. It is not stored if
-    the folder is not writable or a field cannot be serialized.
+    the folder is not writable or a field cannot be serialized. Results of other analyses that it
+    is composed of are cached as well; see `composed_result`.
 
     Parameters
     ----------
@@ -68,11 +73,46 @@ def cached_result(
     stored = _read_result(folder, analysis)
     if stored is not None:
         return stored
-    result = analysis(**inputs, **controls)
+    token = _current_cache.set(cache_dir)
+    try:
+        result = analysis(**inputs, **controls)
+    finally:
+        _current_cache.reset(token)
     if folder is not None:
         with suppress(RunError, OSError, TypeError):
             _write_result(result, folder)
     return result
+
+
+def composed_result(analysis: Callable[..., R], inputs: dict[str, Any], **controls: Any) -> R:
+    """Return the result of an analysis on behalf of another analysis.
+
+    It is taken from the cache that the other analysis is computed for, if there is one, so that
+    nothing is computed twice.
+
+    Parameters
+    ----------
+    analysis : callable
+        Function that returns a `Result`.
+    inputs : dict
+        Evidence arguments by name.
+    **controls
+        Controls by name.
+
+    Returns
+    -------
+    Result
+        An instance of the class that the analysis returns.
+
+    Raises
+    ------
+    UserError
+        If the analysis raises it.
+    """
+    cache_dir = _current_cache.get()
+    if cache_dir is None:
+        return analysis(**inputs, **controls)
+    return cached_result(cache_dir, analysis, inputs, controls)
 
 
 def lookup(
@@ -205,10 +245,20 @@ def _result_folder(
     if not os.access(cache_dir.parent, os.W_OK):
         return None
     try:
-        key = cache_key(analysis.__name__, inputs, controls, hashes=cache_dir / HASH_FILE)
+        all_controls = _default_controls(analysis) | controls
+        key = cache_key(analysis.__name__, inputs, all_controls, hashes=cache_dir / HASH_FILE)
     except (OSError, TypeError):
         return None
     return cache_dir / key
+
+
+def _default_controls(analysis: Callable[..., Result]) -> dict[str, Any]:
+    """Return the controls that have a default: hosts pass all controls, and analyses a few."""
+    return {
+        parameter.name: parameter.default
+        for parameter in signature(analysis).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
 
 
 def _write_result(result: Result, folder: Path) -> None:

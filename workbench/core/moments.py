@@ -1,6 +1,6 @@
-"""Mean and covariance of features, computed block by block in float64 and merged exactly."""
+"""Means, variances and covariances, computed block by block in float64 and merged exactly."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,84 @@ import numpy as np
 from workbench.core.errors import UserError
 
 BLOCK_ROWS = 2048
+MAX_BLOCK_VALUES = 1 << 22  # float64 values in memory at once, 32 MiB
+
+
+def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Read an array in blocks of rows of bounded size, as float64.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, ...)
+        An array, which may be memory-mapped and larger than memory.
+
+    Yields
+    ------
+    ndarray of float64, shape (m, ...)
+    """
+    step = max(1, MAX_BLOCK_VALUES // max(1, int(np.prod(rows.shape[1:]))))
+    for start in range(0, len(rows), step):
+        yield np.asarray(rows[start : start + step], np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class ElementMoments:
+    """The mean and the variance of every element of the rows of an array.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of float64
+        Of the finite rows; the variance is that of the rows themselves, divided by their number.
+    count : int
+        Number of finite rows.
+    num_invalid : int
+        Number of rows with NaN or infinity, which are left out.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.0, 2.0], [2.0, 4.0], [np.nan, 0.0]])
+    >>> moments = ElementMoments.from_blocks([rows[:1], rows[1:]])
+    >>> moments.mean.tolist(), moments.variance.tolist(), moments.num_invalid
+    ([1.0, 3.0], [1.0, 1.0], 1)
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    count: int
+    num_invalid: int
+
+    @classmethod
+    def from_blocks(cls, blocks: Iterable[np.ndarray]) -> "ElementMoments":
+        """Compute the moments of a stream of arrays (m, ...).
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray of float64, shape (m, ...)
+            At least one block.
+        """
+        count = 0
+        num_invalid = 0
+        mean = squares = np.zeros(())
+        for block in blocks:
+            is_valid = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+            rows = block if is_valid.all() else block[is_valid]
+            num_invalid += len(block) - len(rows)
+            if not count:
+                mean = np.zeros(block.shape[1:])
+                squares = np.zeros(block.shape[1:])
+            if not len(rows):
+                continue
+            block_mean = rows.mean(axis=0)
+            difference = block_mean - mean
+            total = count + len(rows)
+            # The update of Chan, Golub and LeVeque, which loses no digits to large means.
+            squares += np.square(rows - block_mean).sum(axis=0)
+            squares += np.square(difference) * (count * len(rows) / total)
+            mean += difference * (len(rows) / total)
+            count = total
+        return cls(
+            mean=mean, variance=squares / max(count, 1), count=count, num_invalid=num_invalid
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.mutual_information import entropy, mutual_information
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
 from workbench.core.errors import UserError
 
 NUM_SHUFFLES = 5
@@ -89,6 +89,11 @@ class CodeChurn(Result):
         ]
         return pd.DataFrame(rows)
 
+    @property
+    def subset(self) -> Subset | None:
+        """The images whose grouping was compared, if they are not all."""
+        return Subset.if_partial(self.compared, self.images)
+
     def summary(self) -> str:
         """State the churn with its interval, births and deaths, and the loss of agreement."""
         if not self.churn:
@@ -101,8 +106,11 @@ class CodeChurn(Result):
             f" checkpoint (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f} %,"
             f" {self.images:,} images); {born:,} codes were born and {died:,} died."
             f" Apart from renumbering, {regrouped:.2f} % of the grouping was lost"
-            " (1 - adjusted mutual information)."
+            f" (1 - adjusted mutual information{self._compared_text()})."
         )
+
+    def _compared_text(self) -> str:
+        return "" if self.subset is None else f" of {self.subset}"
 
     def _add_counts(self, figure: go.Figure) -> None:
         in_both = (self.before > 0) & (self.after > 0)

@@ -16,7 +16,7 @@ from workbench.analysis.codebook.codes import (
 from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import CodebookStats, codebook_stats, worst_verdict
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
-from workbench.analysis.stats.sampling import subsample
+from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import NotApplicable, UserError
 
 # Multiply-adds of one nearest-neighbor search. Larger codebooks are searched for random codes.
@@ -97,6 +97,12 @@ class CodeDistances(Result):
             rows.append(row | {f"dead: {cause}": codebook.dead[cause] for cause in CAUSES})
         return pd.DataFrame(rows)
 
+    @property
+    def subset(self) -> Subset | None:
+        """The codes whose nearest other code was searched, if they are not all."""
+        first = self.codebooks[0]
+        return Subset.if_partial(first.searched, first.size, "codes")
+
     def summary(self) -> str:
         """State the dead codes by cause, the duplicates, the distances and the hubness."""
         sentences = (
@@ -121,10 +127,7 @@ class CodeDistances(Result):
         return f"{format_count(total)} of the {size} are unused (usage: {verdict}): {causes}."
 
     def _distance_sentence(self) -> str:
-        first = self.codebooks[0]
-        subset = ""
-        if first.searched < first.size:
-            subset = f" ({first.searched:,} random codes)"
+        subset = "" if self.subset is None else f" ({self.subset})"
         return (
             f"The median distance to the nearest other code is {self._mean('median'):.3g}{subset},"
             f" and the mean length is {self._mean('norm'):.3g};"

@@ -14,6 +14,7 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.codebook.distances import max_searched_codes
 from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable, UserError
 
 RETAINED = ("commonest", "random", "rarest")  # which codes remain
@@ -80,12 +81,19 @@ class CodeDropping(Result):
         fraction = 1 - self.sizes / self.size
         return pd.DataFrame({"remaining": self.sizes, "dropped": fraction, **errors})
 
+    @property
+    def subset(self) -> Subset | None:
+        """The tokens of each codebook whose error was measured, if they are not all."""
+        if not self.tokens_drawn:
+            return None
+        return Subset(self.tokens_drawn, self.tokens // self.num_codebooks, "tokens")
+
     def summary(self) -> str:
         """State how few codes are enough."""
         return (
             f"The {self.needed:,} commonest of {self.size:,} codes are enough: with each dropped"
             " code replaced by the nearest remaining one, the relative squared error of the"
-            f" latents is at most {100 * MAX_RELATIVE_ERROR:.0f} %."
+            f" latents is at most {100 * MAX_RELATIVE_ERROR:.0f} %.{self.subset_note()}"
         )
 
     def _subtitle(self) -> str:

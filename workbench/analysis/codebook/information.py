@@ -22,7 +22,7 @@ from workbench.analysis.codebook.mutual_information import (
 )
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 2
@@ -121,6 +121,11 @@ class CodeInformation(Result):
         ]
         return pd.DataFrame(rows)
 
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.images, self.images_total)
+
     def summary(self) -> str:
         """State the information beyond chance of the possible information, and the purity."""
         parts = []
@@ -133,13 +138,14 @@ class CodeInformation(Result):
             )
         sentence = f"The code of a token ({self.bits:.2f} bits) contains {' and '.join(parts)}."
         if not len(self.support):
-            return sentence
+            return sentence + self.subset_note()
         purity = float(np.average(self.purity, weights=self.support))
         purity_shuffled = float(np.average(self.purity_shuffled, weights=self.support))
         return (
             f"{sentence} On average, {100 * purity:.0f} % of the tokens of a code belong to its"
             f" most frequent class, versus {100 * purity_shuffled:.0f} % by chance (codes with"
             f" at least {MIN_SUPPORT} tokens, {100 * self.coverage:.0f} % of all tokens)."
+            f"{self.subset_note()}"
         )
 
     def _add_information(self, figure: go.Figure) -> None:

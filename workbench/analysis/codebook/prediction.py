@@ -19,7 +19,7 @@ from workbench.analysis.codebook.codes import check_grid, parse_codes
 from workbench.analysis.codebook.mutual_information import entropy, within_groups
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
 from workbench.core.errors import NotApplicable
 
 NUM_FOLDS = 5
@@ -109,6 +109,11 @@ class CodePrediction(Result):
         table = pd.DataFrame([asdict(cost) for cost in self.costs])
         return table.assign(max_bits=self.max_bits, entropy=self.entropy)
 
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.images, self.images_total)
+
     def summary(self) -> str:
         """State the cost without context and given each context, with its chance value."""
         without, *contexts = self.contexts
@@ -120,7 +125,7 @@ class CodePrediction(Result):
         return (
             f"A code costs {self.mean(without, 'bits'):.2f} bits on held-out images,"
             f" {' and '.join(parts)}. Its plug-in entropy is {self.entropy:.2f} bits,"
-            f" of at most {self.max_bits:.2f}."
+            f" of at most {self.max_bits:.2f}.{self.subset_note()}"
         )
 
     def _add_costs(self, figure: go.Figure, contexts: list[str]) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
 from workbench.analysis.diagnosis.codebook_causes import cause_text, remedy_text
 from workbench.analysis.diagnosis.findings import Finding, Severity
+from workbench.analysis.result_cache import composed_result
 from workbench.storage.evidence import Evidence
 
 MAX_DEAD_SHARE = 0.10  # of the codes of a codebook
@@ -119,7 +120,8 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
     """Over {MAX_DUPLICATE_SHARE:.0%} of the codes of a codebook are duplicates of another code."""
     from workbench.analysis.codebook.distances import code_distances
 
-    codebooks = code_distances(**evidence.kwargs_for(code_distances)).codebooks
+    inputs = evidence.kwargs_for(code_distances)
+    codebooks = composed_result(code_distances, inputs).codebooks
     worst = max(codebooks, key=lambda codebook: codebook.duplicates / codebook.size)
     share = worst.duplicates / worst.size
     if share <= MAX_DUPLICATE_SHARE:

@@ -4,6 +4,7 @@ import numpy as np
 
 from workbench.analysis.diagnosis.findings import Finding, Severity
 from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.result_cache import composed_result
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
@@ -87,7 +88,12 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
             "This needs features of images, training images and reconstructions of"
             f" {evidence.run_name}."
         )
-    distances = fidelity(features, training, decoded, splits=NUM_HALF_SAMPLES).distances
+    inputs = {
+        "features": features,
+        "train_features": training,
+        "reconstruction_features": decoded,
+    }
+    distances = composed_result(fidelity, inputs, splits=NUM_HALF_SAMPLES).distances
     by_evaluated = {distance.evaluated: distance for distance in distances}
     floor = by_evaluated["training"]
     reconstruction = by_evaluated["reconstructions"]

@@ -7,6 +7,7 @@ import numpy as np
 from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable
+from workbench.core.moments import ElementMoments, row_blocks
 from workbench.storage.evidence import Evidence
 
 # Range of the standard deviation of all numbers of the latents.
@@ -25,10 +26,10 @@ def tk004_scale(evidence: Evidence) -> Finding | None:
 
     A diffusion model expects about 1.
     """
-    latents = _latents(evidence)
-    deviation = float(latents.std(dtype=np.float64))
+    moments = _moments(evidence)
+    deviation = float(np.sqrt(moments.variance.mean() + moments.mean.var()))
     is_in_range = MIN_DEVIATION <= deviation <= MAX_DEVIATION
-    if not np.isfinite(deviation) or deviation == 0 or is_in_range:
+    if moments.num_invalid or deviation == 0 or is_in_range:
         return None
     return Finding(
         severity="info",
@@ -46,8 +47,9 @@ def tk005_idle_channels(evidence: Evidence) -> Finding | None:
 
     The reference is the deviation of the channel with the second largest deviation.
     """
-    deviation = _deviation_by_channel(evidence)
-    if len(deviation) < 2 or not np.isfinite(deviation).all():
+    moments = _moments(evidence)
+    deviation = _deviation_by_channel(moments)
+    if len(deviation) < 2 or moments.num_invalid:
         return None
     reference = np.sort(deviation)[-2 if len(deviation) > 2 else -1]
     num_idle = int((deviation < MIN_RELATIVE_DEVIATION * reference).sum())
@@ -94,9 +96,9 @@ def tk012_worse_with_more_tokens(evidence: Evidence) -> Finding | None:
 
 def tk016_broken_latents(evidence: Evidence) -> Finding | None:
     """Latents contain NaN or infinity, or are the same for every image."""
-    latents = _latents(evidence)
-    n = len(latents)
-    num_invalid = int((~np.isfinite(latents).reshape(n, -1).all(axis=1)).sum())
+    moments = _moments(evidence)
+    n = len(_latents(evidence))
+    num_invalid = moments.num_invalid
     if num_invalid:
         return Finding(
             severity="error",
@@ -106,7 +108,7 @@ def tk016_broken_latents(evidence: Evidence) -> Finding | None:
             ),
             numbers={"images": num_invalid},
         )
-    if n > 1 and not _deviation_by_channel(evidence).any():
+    if n > 1 and not _deviation_by_channel(moments).any():
         return Finding(
             severity="error",
             observation=f"The latents are the same for all {n:,} images.",
@@ -123,8 +125,9 @@ def tk017_dominant_channel(evidence: Evidence) -> Finding | None:
 
     Generators scale all channels alike.
     """
-    variance = np.square(_latents(evidence).std(axis=(0, 1), dtype=np.float64))
-    if len(variance) < MIN_CHANNELS or not np.isfinite(variance).all() or not variance.sum():
+    moments = _moments(evidence)
+    variance = moments.variance.mean(axis=0) + moments.mean.var(axis=0)
+    if len(variance) < MIN_CHANNELS or moments.num_invalid or not variance.sum():
         return None
     share = float(variance.max() / variance.sum())
     if share <= MAX_VARIANCE_SHARE:
@@ -177,8 +180,12 @@ def _latents(evidence: Evidence) -> np.ndarray:
     return evidence.latents
 
 
-@lru_cache(maxsize=1)
-def _deviation_by_channel(evidence: Evidence) -> np.ndarray:
+@lru_cache(maxsize=1)  # several rules of one run
+def _moments(evidence: Evidence) -> ElementMoments:
+    """Return the moments of each number of the latents over the images, (tokens, d)."""
+    return ElementMoments.from_blocks(row_blocks(_latents(evidence)))
+
+
+def _deviation_by_channel(moments: ElementMoments) -> np.ndarray:
     """Return the deviation of each channel between images, (d,), without that between tokens."""
-    variance = np.square(_latents(evidence).std(axis=0, dtype=np.float64))
-    return np.sqrt(variance.mean(axis=0))
+    return np.sqrt(moments.variance.mean(axis=0))

@@ -50,6 +50,7 @@ from workbench.analysis.generation.memorization import (
     gallery,
     memorization,
 )
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.moments import BLOCK_ROWS, Moments
 
@@ -608,6 +609,10 @@ def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:
     warnings = []
     if any(len(rows) > n for rows in sets.values()):
         warnings.append(f"All sets are cut to the {n:,} images of the smallest, {smallest}.")
+    if n > MAX_MANIFOLD_IMAGES:
+        warnings.append(
+            f"Precision and recall use {Subset(MAX_MANIFOLD_IMAGES, n, 'images of each set')}."
+        )
     if n <= dimensions:
         warnings.append(
             f"{n:,} images are no more than the {dimensions:,} features: covariances are singular"

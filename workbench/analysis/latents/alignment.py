@@ -23,7 +23,7 @@ from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.rank_correlation import spearman
-from workbench.analysis.stats.sampling import describe_subset
+from workbench.analysis.stats.sampling import Subset, describe_subset
 from workbench.analysis.stats.similarity import (
     centered_alignment,
     gram_matrix,
@@ -150,6 +150,11 @@ class TeacherAlignment(Result):
             legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.n, self.of)
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure: its value, its interval, its value for other images."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.analysis.stats.sampling import subsample
+from workbench.core.moments import MAX_BLOCK_VALUES
 from workbench.core.progress import tqdm_kwargs
 
 Method = Literal["umap", "pca"]
@@ -26,9 +27,14 @@ def standardize(rows: np.ndarray) -> np.ndarray:
     -------
     ndarray of float32, shape (n, d)
     """
-    deviation = rows.std(axis=0)
-    scaled = (rows - rows.mean(axis=0)).astype(np.float32)
-    scaled /= np.where(deviation > 0, deviation, 1).astype(np.float32)
+    scaled = np.empty(rows.shape, np.float32)
+    # Blocks of columns, because the differences from the means have the size of their block.
+    width = max(1, MAX_BLOCK_VALUES // max(1, len(rows)))
+    for start in range(0, rows.shape[1], width):
+        part = slice(start, start + width)
+        deviation = rows[:, part].std(axis=0)
+        scaled[:, part] = rows[:, part] - rows[:, part].mean(axis=0)
+        scaled[:, part] /= np.where(deviation > 0, deviation, 1).astype(np.float32)
     return scaled
 
 

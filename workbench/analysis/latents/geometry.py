@@ -21,7 +21,7 @@ from workbench.analysis.images.reconstruction import psnr_db
 from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.stats import dispersion
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import subsample
+from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import UserError
 from workbench.storage.latent_stats import LatentStats
 
@@ -95,6 +95,8 @@ class LatentGeometry(Result):
         The same of one sample of the Gaussian.
     images, of : int
         Number of images that were measured, and in the evidence.
+    is_stratified : bool
+        Whether a sample of the images was stratified by class.
     tokens : int
         Number of active tokens of these images.
     standardized : bool
@@ -112,6 +114,7 @@ class LatentGeometry(Result):
     gaussian_shares: np.ndarray = field(repr=False)
     images: int
     of: int
+    is_stratified: bool
     tokens: int
     standardized: bool
     place_free: bool
@@ -131,6 +134,11 @@ class LatentGeometry(Result):
 
     def __getitem__(self, name: str) -> Measure:
         return next(measure for measure in self.measures if measure.name == name)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.images, self.of, stratified=self.is_stratified)
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure, one per noise level with its PSNR in dB, and the scale.
@@ -190,7 +198,7 @@ class LatentGeometry(Result):
                 f"There are only {self.tokens:,} tokens for {self.dimensions} dimensions (fewer"
                 " than 10 each): compare the spectrum with that of the Gaussian."
             )
-        return " ".join(sentences)
+        return " ".join(sentences) + self.subset_note()
 
 
 def latent_geometry(
@@ -199,6 +207,7 @@ def latent_geometry(
     noise_mse: np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     *,
     standardize: bool = True,
     place_free: bool = False,
@@ -222,6 +231,8 @@ def latent_geometry(
         Height and width of the token grid. Adds the cosine of neighboring tokens.
     active : ndarray of bool, shape (n, tokens), optional
         Tokens that the decoder reads. All other tokens are ignored.
+    labels : ndarray of int, shape (n,), optional
+        Class of each image. Samples are stratified by it.
     standardize : bool
         Divide every channel by its deviation.
     place_free : bool
@@ -258,7 +269,7 @@ def latent_geometry(
     noise = _noise_robustness(noise_levels, noise_mse, n)
     random = np.random.default_rng(seed)
     max_images = max(MIN_IMAGES, MAX_LATENT_VALUES // max(tokens * d, 1))
-    indices = subsample(n, max_images, random)
+    indices = subsample(n, max_images, random, labels)
     sampled = latents if len(indices) == n else latents[indices]
     flatten_latents(sampled, MIN_IMAGES, "Latent geometry")
     if active is None:
@@ -298,6 +309,7 @@ def latent_geometry(
         gaussian_shares=gaussian_shares,
         images=len(indices),
         of=n,
+        is_stratified=labels is not None,
         tokens=num_tokens,
         standardized=standardize,
         place_free=place_free,

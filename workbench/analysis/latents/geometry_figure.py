@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
     from workbench.analysis.latents.geometry import LatentGeometry
@@ -41,8 +40,8 @@ def draw(result: LatentGeometry) -> go.Figure:
         scaling += ", place means removed"
     stats = result.stats
     subtitle = (
-        f"n = {describe_subset(result.images, result.of)}, {result.tokens:,} tokens of"
-        f" {result.dimensions} dimensions (mean {stats.mean:.3g}, deviation {stats.std:.3g}),"
+        f"n = {result.sample_text(result.images)}, {result.tokens:,} tokens of {result.dimensions}"
+        f" dimensions (mean {stats.mean:.3g}, deviation {stats.std:.3g}),"
         f" {scaling} · bars: 95 % · seed {result.seed}"
     )
     figure.update_layout(

@@ -28,7 +28,7 @@ from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.mixtures import fit_sweeps
 from workbench.analysis.stats.reductions import MIN_EXPLAINED_VARIANCE
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, affordable_images, describe_subset, subsample
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
 
@@ -117,6 +117,11 @@ class ModeComparison(Result):
             legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.n, self.of, stratified=self.is_stratified)
 
     def table(self) -> pd.DataFrame:
         """Return one row per run and number of Gaussians."""
@@ -255,7 +260,9 @@ def mode_comparison(
     comparable = [(e, x) for e, x in with_latents if image_set(e, x) == images]
     class_names(first.labels, (), len(first_latents))
     random = np.random.default_rng(seed)
-    indices = subsample(len(first_latents), MAX_IMAGES, random, first.labels)
+    widest = max(int(np.prod(x.shape[1:])) for _, x in comparable)
+    max_images = affordable_images(widest, MAX_IMAGES)
+    indices = subsample(len(first_latents), max_images, random, first.labels)
     rows = [flatten_latents(x[indices], MIN_IMAGES, "Comparing modes") for _, x in comparable]
     num_components, explained = _select_components(rows, components)
     modes = mode_grid(min(max_modes, len(indices) // 10))

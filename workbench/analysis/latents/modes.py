@@ -36,7 +36,7 @@ from workbench.analysis.latents.mode_assignment import (
 from workbench.analysis.latents.mode_nulls import MIN_IMAGES, ReferenceClouds, reference_clouds
 from workbench.analysis.stats.mixtures import Covariance, Mixture
 from workbench.analysis.stats.reductions import Preset, reduce_dimensions
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, affordable_images, describe_subset, subsample
 from workbench.core.errors import UserError
 
 MAX_IMAGES = 5000  # a sample is drawn from more
@@ -137,6 +137,11 @@ class MixtureModes(Result):
     gallery: ModeGallery | None = field(repr=False)
     warnings: tuple[str, ...]
 
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(self.n, self.of, stratified=self.is_stratified)
+
     def table(self) -> pd.DataFrame:
         """Return one row per number of modes: likelihood, gains, BIC, agreement, range."""
         columns = {
@@ -218,7 +223,7 @@ def mixture_modes(
 
     The latents of an image are concatenated to one point. The points are reduced to a few
     dimensions of variance 1, and mixtures of every number of modes are fitted by EM. At most 5,000
-    images are used.
+    images with 2^24 numbers are used.
 
     Parameters
     ----------
@@ -263,7 +268,8 @@ def mixture_modes(
     if preset != "ours":
         covariance = "diag"
     class_names(labels, (), len(latents))
-    indices = subsample(len(latents), MAX_IMAGES, np.random.default_rng(seed), labels)
+    max_images = affordable_images(int(np.prod(latents.shape[1:])), MAX_IMAGES)
+    indices = subsample(len(latents), max_images, np.random.default_rng(seed), labels)
     rows = flatten_latents(latents[indices], MIN_IMAGES, "Counting modes")
     points, explained = reduce_dimensions(rows, preset, components, seed)
     modes = mode_grid(min(max_modes, len(indices) // 10))

@@ -1,7 +1,7 @@
 """Probes: classification of images from their latents, compared with chance."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,12 +13,15 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names, flatten_latents
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.analysis.stats.threads import one_thread
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
 MAX_IMAGES = 5000  # a larger set is sampled: a linear probe holds all latents in memory
+MAX_CLASSES = 100  # of more, a few are drawn: they keep more images each, and are fitted faster
+MAX_STEP_OPERATIONS = 1.5e9  # images times numbers times classes: a step of the linear probe
+MAX_DIRECT_VALUES = 1 << 22  # of the training images; larger ones are rotated to fewer numbers
 TRAINING_SHARE = 0.7
 MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the training images
 # Inverse strengths of the penalty. The best on a fifth of the training images is used.
@@ -66,6 +69,8 @@ class Probes(Result):
         Number of images.
     of : int
         Number of images in the evidence, of which a sample may be used.
+    all_classes : int
+        Number of classes in the evidence, of which a sample may be used.
     seed : int
     """
 
@@ -76,6 +81,7 @@ class Probes(Result):
     train: int
     test: int
     of: int
+    all_classes: int
     seed: int
 
     @property
@@ -98,6 +104,15 @@ class Probes(Result):
             legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         )
         return apply_theme(figure)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        subset = Subset.if_partial(self.train + self.test, self.of, stratified=True)
+        if subset is None or len(self.classes) == self.all_classes:
+            return subset
+        classes = f"from {len(self.classes):,} of {self.all_classes:,} classes"
+        return replace(subset, method=f"{subset.method}, {classes}")
 
     def table(self) -> pd.DataFrame:
         """Return one row per probe: accuracy with interval, shuffled labels, chance."""
@@ -130,10 +145,7 @@ class Probes(Result):
 
     def _sample(self) -> str:
         """Return a sentence if not all images were used."""
-        count = self.train + self.test
-        if count >= self.of:
-            return ""
-        return f" They use {describe_subset(count, self.of, stratified=True)}."
+        return "" if self.subset is None else f" They use {self.subset}."
 
     def _draw_accuracies(self, figure: go.Figure) -> None:
         probes = self.probes[::-1]
@@ -217,6 +229,8 @@ def probes(
 
     The linear probe is multinomial logistic regression. The other probe is the vote of 20 nearest
     neighbors by cosine. Both are trained on 70 % of the images. Every dimension is standardized.
+    Large evidence is sampled: at most 100 classes and 5,000 images, fewer if they have many
+    numbers.
 
     Parameters
     ----------
@@ -278,6 +292,7 @@ def probes(
         train=len(task.train),
         test=len(task.test),
         of=len(latents),
+        all_classes=len(np.unique(labels)),
         seed=seed,
     )
 
@@ -364,7 +379,7 @@ class _Task:
     ) -> "_Task":
         texts = class_names(labels, names, len(latents))
         random = np.random.default_rng(seed)
-        sampled = subsample(len(latents), MAX_IMAGES, random, labels)
+        sampled = _sample_images(latents, np.asarray(labels), random)
         n = len(sampled)
         if n < len(latents):
             latents = latents[sampled]
@@ -409,6 +424,32 @@ class _Task:
         return classify(scaled[self.train], labels, scaled[self.test], self.seed)
 
 
+def _sample_images(
+    latents: np.ndarray, labels: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Return the indices of the images that a probe can afford, from at most 100 classes."""
+    images = np.arange(len(labels))
+    classes = np.unique(labels)
+    if len(classes) > MAX_CLASSES:
+        drawn = random.choice(classes, MAX_CLASSES, replace=False)
+        images = np.flatnonzero(np.isin(labels, drawn))
+    numbers = int(np.prod(latents.shape[1:])) * min(len(classes), MAX_CLASSES)
+    max_images = max(MIN_IMAGES, min(MAX_IMAGES, int(MAX_STEP_OPERATIONS // max(1, numbers))))
+    return images[subsample(len(images), max_images, random, labels[images])]
+
+
+def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows with as many numbers as there are training rows, if those are fewer.
+
+    The weights of a linear model with a quadratic penalty are in the span of the training rows, so
+    that an orthonormal basis of the span gives the same model.
+    """
+    if train.size <= MAX_DIRECT_VALUES or train.shape[0] >= train.shape[1]:
+        return train, test
+    basis, coordinates = np.linalg.qr(train.T)
+    return coordinates.T, test @ basis
+
+
 def logistic_probe(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0
 ) -> np.ndarray:
@@ -430,6 +471,7 @@ def logistic_probe(
     """
     from sklearn.linear_model import LogisticRegression
 
+    train, test = _rotate(train, test)
     models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in INVERSE_PENALTIES]
     cut = len(train) // 5
     with one_thread():

@@ -30,7 +30,7 @@ from workbench.analysis.latents.point_colors import (
     PointColors,
     point_colors,
 )
-from workbench.analysis.stats.sampling import describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
 
 MIN_IMAGES = 5
 
@@ -77,6 +77,11 @@ class LatentMap(Result):
     method: Method
     neighbors: int
     seed: int
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return Subset.if_partial(len(self.image_indices), self.n, stratified=self.is_stratified)
 
     def table(self) -> pd.DataFrame:
         """Return one row per image on the map, with its coordinates and its color variable."""
@@ -219,8 +224,14 @@ def map_images(
         Procrustes disparity from the reference, from 0 to 1; 0 without a reference.
     """
     n = len(arrays.latents)
-    sampled = arrays.latents if len(indices) == n else arrays.latents[indices]
-    rows = standardize(flatten_latents(sampled, MIN_IMAGES, "A latent map"))
+    # No name holds the latents of the sample, which would keep them in memory.
+    rows = standardize(
+        flatten_latents(
+            arrays.latents if len(indices) == n else arrays.latents[indices],
+            MIN_IMAGES,
+            "A latent map",
+        )
+    )
     # Both measures of quality compare neighbors with at least as many other images.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
     colors = point_colors(color_by, indices, arrays, seed)

@@ -16,7 +16,7 @@ from workbench.analysis.inputs import class_names, distinct_names, image_set
 from workbench.analysis.latents.embeddings import Method
 from workbench.analysis.latents.point_colors import ColorBy, ImageArrays
 from workbench.analysis.latents.projection import LatentMap, map_images
-from workbench.analysis.stats.sampling import subsample
+from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
@@ -44,6 +44,11 @@ class LatentMaps(Result):
     maps: tuple[LatentMap, ...] = field(repr=False)
     disparity: tuple[float, ...]
     excluded: tuple[str, ...]
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.maps[0].subset
 
     def table(self) -> pd.DataFrame:
         """Return one row per run and image on the map."""

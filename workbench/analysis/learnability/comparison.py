@@ -16,6 +16,7 @@ import pandas as pd
 from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import distinct_names
 from workbench.analysis.perspectives import Direction, Perspective, PerspectiveResult
+from workbench.analysis.result_cache import composed_result
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence, kwargs_for
@@ -256,7 +257,7 @@ def _measure(
     if "seed" in signature(function).parameters:
         controls["seed"] = seed
     try:
-        result = function(**kwargs_for(function, [evidence]), **controls)
+        result = composed_result(function, kwargs_for(function, [evidence]), **controls)
     except Cancelled:
         raise
     except UserError as error:

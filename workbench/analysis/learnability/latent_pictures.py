@@ -17,6 +17,7 @@ from workbench.analysis.learnability.scaled_latents import ScaledLatents
 from workbench.analysis.learnability.token_grid import position_fault
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
 from workbench.storage.latent_stats import LatentStats
 
@@ -45,6 +46,8 @@ class LatentPictures(Result):
     grid : tuple of int
     images, of : int
         Number of images behind the components, and in the evidence.
+    selection : Subset or None
+        The images behind the components, if they are not all.
     seed : int
     """
 
@@ -57,6 +60,7 @@ class LatentPictures(Result):
     grid: tuple[int, int]
     images: int
     of: int
+    selection: Subset | None
     seed: int
 
     def figure(self) -> go.Figure:
@@ -72,6 +76,11 @@ class LatentPictures(Result):
         )
         figure.update_layout(title={"text": "Latent pictures", "subtitle": {"text": subtitle}})
         return apply_theme(figure)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per channel: mean and deviation, shift and scale."""
@@ -93,7 +102,7 @@ class LatentPictures(Result):
             f" {100 * self.explained_place_free:.0f} % without the means of places. The deviations"
             f" of the {len(self.channel_std)} channels range from {self.channel_std.min():.3g} to"
             f" {self.channel_std.max():.3g}, their means from {self.channel_mean.min():.3g} to"
-            f" {self.channel_mean.max():.3g}."
+            f" {self.channel_mean.max():.3g}.{self.subset_note()}"
         )
 
     def _draw_channels(self, figure: go.Figure) -> None:
@@ -122,6 +131,7 @@ def latent_pictures(
     images: np.ndarray,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     *,
     count: Annotated[int, Range(1, 16)] = 8,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -136,6 +146,8 @@ def latent_pictures(
         Rows and columns of the tokens.
     active : ndarray of bool, shape (n, tokens), optional
         Tokens that the decoder reads.
+    labels : ndarray of int, shape (n,), optional
+        Class of each image. Samples are stratified by it.
     count : int
         Number of images to draw, at random.
     seed : int
@@ -159,6 +171,7 @@ def latent_pictures(
         purpose="A latent picture",
         min_images=MIN_IMAGES,
         max_images=MAX_FITTED_IMAGES,
+        labels=labels,
         seed=seed,
     )
     fault = position_fault(grid, scaled.tokens, latents.shape[1])
@@ -184,6 +197,7 @@ def latent_pictures(
         grid=grid,
         images=len(scaled),
         of=len(latents),
+        selection=scaled.selection,
         seed=seed,
     )
 

@@ -19,7 +19,7 @@ from workbench.analysis.inputs import class_names
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import describe_subset
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
@@ -80,6 +80,8 @@ class NeighborConsistency(PerspectiveResult):
     neighbors : int
     images, of : int
         Number of images that were measured, and in the evidence.
+    selection : Subset or None
+        The images that were measured, if they are not all.
     tokens, channels : int
     scaling : str
     seed : int
@@ -93,6 +95,7 @@ class NeighborConsistency(PerspectiveResult):
     neighbors: int
     images: int
     of: int
+    selection: Subset | None
     tokens: int
     channels: int
     scaling: str
@@ -126,6 +129,11 @@ class NeighborConsistency(PerspectiveResult):
             )
             for score in self.scores
         )
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per representation, and one per representation and class."""
@@ -170,7 +178,7 @@ class NeighborConsistency(PerspectiveResult):
                 " their neighbors cannot all agree."
             )
         sentences.append("Compare only equal images, classes and numbers of neighbors.")
-        return " ".join(sentences)
+        return " ".join(sentences) + self.subset_note()
 
     def _conditions(self) -> Conditions:
         return (
@@ -267,6 +275,7 @@ def neighbor_consistency(
         neighbors=neighbors,
         images=len(scaled),
         of=len(latents),
+        selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
         scaling=scaling,
@@ -276,7 +285,7 @@ def neighbor_consistency(
 
 def describe_images(result: NeighborConsistency) -> str:
     """Describe the images and tokens of a result for the subtitle of its figure."""
-    images = describe_subset(result.images, result.of, stratified=True)
+    images = result.sample_text(result.images)
     return f"n = {images}, {result.tokens} tokens of {result.channels} channels"
 
 

@@ -10,13 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.stats.sampling import subsample
+from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
 
 Scaling = Literal["by channel", "all alike"]
-MAX_BLOCK_VALUES = 1 << 22  # float64 values in memory at once, 32 MiB
 MIN_PREFIX_SHARE = 0.95  # of the images, which must have all tokens that are measured
 MIN_TOKENS_OF_PREFIX = 2
+WITH_ALL_TOKENS = "those with all measured tokens"
 # A channel whose deviation is a smaller part of its magnitude is constant up to rounding.
 MAX_ROUNDING_ERROR = 1e-6
 
@@ -40,6 +41,8 @@ class ScaledLatents:
     place_mean, place_variance : ndarray of float64, shape (tokens, channels)
         Moments of the latents before scaling, over the images.
     scaling : {"by channel", "all alike"}
+    selection : Subset or None
+        The images that are measured; None if they are all.
     """
 
     latents: np.ndarray
@@ -50,6 +53,7 @@ class ScaledLatents:
     place_mean: np.ndarray
     place_variance: np.ndarray
     scaling: Scaling
+    selection: Subset | None
 
     @classmethod
     def create(
@@ -92,10 +96,14 @@ class ScaledLatents:
             If a latent is NaN or infinite.
         """
         images, tokens = _shared_tokens(latents, active, purpose)
-        if max_images is not None:
+        selection = None
+        if len(images) < len(latents):
+            selection = Subset(len(images), len(latents), method=WITH_ALL_TOKENS)
+        if max_images is not None and len(images) > max_images:
             subset_labels = None if labels is None else np.asarray(labels)[images]
             random = np.random.default_rng(seed)
             images = images[subsample(len(images), max_images, random, subset_labels)]
+            selection = Subset.if_partial(len(images), len(latents), stratified=labels is not None)
         if len(images) < min_images:
             raise NotApplicable(
                 f"{purpose} needs at least {min_images} images; the evidence has {len(images)}."
@@ -110,6 +118,7 @@ class ScaledLatents:
             place_mean=np.zeros((tokens, channels)),
             place_variance=np.zeros((tokens, channels)),
             scaling=scaling,
+            selection=selection,
         )
         mean, variance = unscaled._moments()
         shift, factor = _shift_and_factor(mean, variance, scaling)
@@ -174,28 +183,13 @@ class ScaledLatents:
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Compute mean and variance of every number over the images."""
-        count = 0
-        mean = np.zeros((self.tokens, self.channels))
-        squares = np.zeros_like(mean)
-        num_invalid = 0
-        for block in self.blocks():
-            num_invalid += int((~np.isfinite(block)).any(axis=(1, 2)).sum())
-            if num_invalid:
-                continue
-            block_mean = block.mean(axis=0)
-            difference = block_mean - mean
-            total = count + len(block)
-            # The update of Chan, Golub and LeVeque, which loses no digits to large means.
-            squares += np.square(block - block_mean).sum(axis=0)
-            squares += np.square(difference) * (count * len(block) / total)
-            mean += difference * (len(block) / total)
-            count = total
-        if num_invalid:
+        moments = ElementMoments.from_blocks(self.blocks())
+        if moments.num_invalid:
             raise UserError(
-                f"The latents of {num_invalid} of {len(self.images)} images contain NaN or"
+                f"The latents of {moments.num_invalid} of {len(self.images)} images contain NaN or"
                 " infinity. Collect the evidence of an earlier step."
             )
-        return mean, squares / max(count, 1)
+        return moments.mean, moments.variance
 
 
 def _shared_tokens(

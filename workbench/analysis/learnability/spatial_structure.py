@@ -26,6 +26,7 @@ from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scalin
 from workbench.analysis.learnability.token_grid import grid_fault
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
 from workbench.analysis.stats.intervals import mean_interval
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 10
@@ -92,6 +93,8 @@ class SpatialStructure(PerspectiveResult):
     missing : str
         Reason why LDS and CDS are missing, as a sentence; empty if they are not.
     images, of, tokens, channels : int
+    selection : Subset or None
+        The images that were measured, if they are not all.
     scaling : str
     seed : int
     """
@@ -102,6 +105,7 @@ class SpatialStructure(PerspectiveResult):
     missing: str
     images: int
     of: int
+    selection: Subset | None
     tokens: int
     channels: int
     scaling: str
@@ -130,6 +134,11 @@ class SpatialStructure(PerspectiveResult):
                 "RMSC, place-free", "spread of the unit tokens of an image", free.rmsc
             ),
         )
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure and variant, and one per distance."""
@@ -165,11 +174,11 @@ class SpatialStructure(PerspectiveResult):
             f" {self.null_rmsc:.3f})."
         )
         if self.missing:
-            return f"{rmsc} {self.missing}"
+            return f"{rmsc} {self.missing}{self.subset_note()}"
         return (
             f"Near tokens are more similar than distant ones by a cosine of {raw.lds.value:.3f}"
             f" (LDS; {free.lds.value:.3f} without place means; white noise: 0). {rmsc}"
-            " Compare LDS and CDS only at equal grids."
+            f" Compare LDS and CDS only at equal grids.{self.subset_note()}"
         )
 
     def _perspective(
@@ -197,6 +206,7 @@ def spatial_structure(
     latents: np.ndarray,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     *,
     scaling: Scaling = "by channel",
     max_images: Annotated[int, Range(500, 50_000, 500)] = 5_000,
@@ -212,6 +222,8 @@ def spatial_structure(
         measured.
     active : ndarray of bool, shape (n, tokens), optional
         Tokens that the decoder reads. The prefix that 95 % of the images have is measured.
+    labels : ndarray of int, shape (n,), optional
+        Class of each image. Samples are stratified by it.
     scaling : {"by channel", "all alike"}
         Scale each channel or all numbers to variance 1.
     max_images : int
@@ -247,6 +259,7 @@ def spatial_structure(
         purpose="Spatial structure",
         min_images=MIN_IMAGES,
         max_images=max_images,
+        labels=labels,
         scaling=scaling,
         seed=seed,
     )
@@ -266,6 +279,7 @@ def spatial_structure(
         missing=f"LDS and CDS need {fault}." if fault else "",
         images=len(scaled),
         of=len(latents),
+        selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
         scaling=scaling,

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
     from workbench.analysis.learnability.spatial_structure import (
@@ -45,7 +44,7 @@ def draw(result: SpatialStructure) -> go.Figure:
     _draw_measures(figure, result, columns)
     shape = f"{result.side} × {result.side}" if has_grid else str(result.tokens)
     subtitle = (
-        f"n = {describe_subset(result.images, result.of)}, {shape} tokens of {result.channels}"
+        f"n = {result.sample_text(result.images)}, {shape} tokens of {result.channels}"
         f" channels, scaled {result.scaling} · bars: 95 % over images"
     )
     if result.missing:

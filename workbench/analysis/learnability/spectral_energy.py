@@ -20,6 +20,7 @@ from workbench.analysis.base import Range
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.learnability.token_grid import grid_fault
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
+from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable, UserError
 
 MIN_IMAGES = 10
@@ -68,6 +69,8 @@ class SpectralEnergy(PerspectiveResult):
     note : str
         Reason why the images' spectrum is missing; empty if it is not.
     side, images, of, channels : int
+    selection : Subset or None
+        The images that were measured, if they are not all.
     scaling : str
     """
 
@@ -77,6 +80,7 @@ class SpectralEnergy(PerspectiveResult):
     side: int
     images: int
     of: int
+    selection: Subset | None
     channels: int
     scaling: str
 
@@ -117,6 +121,11 @@ class SpectralEnergy(PerspectiveResult):
                 )
             )
         return tuple(columns)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure and spectrum, and one per frequency."""
@@ -169,7 +178,7 @@ class SpectralEnergy(PerspectiveResult):
         if self.note:
             sentences.append(self.note)
         sentences.append("Compare only equal grids.")
-        return " ".join(sentences)
+        return " ".join(sentences) + self.subset_note()
 
     def _high_share(self, spectrum: EnergySpectrum, name: str) -> Perspective:
         value, low, high = spectrum.high_shares[1].tolist()
@@ -194,6 +203,7 @@ def spectral_energy(
     images: np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
     active: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     *,
     scaling: Scaling = "by channel",
     max_images: Annotated[int, Range(500, 50_000, 500)] = 5_000,
@@ -210,6 +220,8 @@ def spectral_energy(
         Rows and columns of the tokens.
     active : ndarray of bool, shape (n, tokens), optional
         Tokens that the decoder reads.
+    labels : ndarray of int, shape (n,), optional
+        Class of each image. Samples are stratified by it.
     scaling : {"by channel", "all alike"}
         Scale each channel or all numbers to variance 1.
     max_images : int
@@ -246,6 +258,7 @@ def spectral_energy(
         purpose="Spectral energy",
         min_images=MIN_IMAGES,
         max_images=max_images,
+        labels=labels,
         scaling=scaling,
         seed=seed,
     )
@@ -266,6 +279,7 @@ def spectral_energy(
         side=side,
         images=len(scaled),
         of=len(latents),
+        selection=scaled.selection,
         channels=scaled.channels,
         scaling=scaling,
     )

@@ -10,7 +10,6 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.learnability.spectral_energy import QUANTILES
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
     from workbench.analysis.learnability.spectral_energy import SpectralEnergy
@@ -35,7 +34,7 @@ def draw(result: SpectralEnergy) -> go.Figure:
     _draw_energy(figure, result)
     _draw_shares(figure, result)
     subtitle = (
-        f"n = {describe_subset(result.images, result.of)}, {result.side} × {result.side} tokens of"
+        f"n = {result.sample_text(result.images)}, {result.side} × {result.side} tokens of"
         f" {result.channels} channels, scaled {result.scaling} · bars: 95 % over images"
     )
     figure.update_layout(

@@ -47,6 +47,7 @@ from workbench.analysis.learnability.velocity_spectra import (
     separable_spectrum,
 )
 from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
+from workbench.analysis.stats.sampling import Subset
 from workbench.storage.evidence import Evidence
 
 MIN_IMAGES = 20
@@ -110,6 +111,8 @@ class VelocityVariance(PerspectiveResult):
     notes : tuple of str
         Reasons for missing estimates, one sentence each.
     images, of, tokens, channels, classes : int
+    selection : Subset or None
+        The images that were measured, if they are not all.
     scaling : str
     place_free : bool
     """
@@ -124,6 +127,7 @@ class VelocityVariance(PerspectiveResult):
     notes: tuple[str, ...]
     images: int
     of: int
+    selection: Subset | None
     tokens: int
     channels: int
     classes: int
@@ -158,6 +162,11 @@ class VelocityVariance(PerspectiveResult):
         columns.append(self._variance(self.label_free, "VIV total", per_number=False))
         columns += [*self._entanglement(), *self._shares()]
         return tuple(column for column in columns if column is not None)
+
+    @property
+    def subset(self) -> Subset | None:
+        """The images that were measured, if they are not all."""
+        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per number: variances with intervals, entanglement, shares, the flow."""
@@ -213,7 +222,7 @@ class VelocityVariance(PerspectiveResult):
             sentences.append(f"The entanglement of tokens and channels is {self.entanglement:.2f}.")
         if self.flow is not None:
             sentences.append(self.flow.sentence())
-        return " ".join([*sentences, *self.notes])
+        return " ".join([*sentences, *self.notes]) + self.subset_note()
 
     def _shares_sentence(self) -> str:
         share = self.shares
@@ -391,6 +400,7 @@ def velocity_variance(
         notes=(*notes, *reasons),
         images=len(scaled),
         of=len(latents),
+        selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
         classes=len(sizes) if labels is not None else 0,

@@ -16,7 +16,6 @@ from workbench.analysis.learnability.velocity_variance import (
     white_noise_curve,
 )
 from workbench.analysis.plotting.style import COLORS, apply_theme
-from workbench.analysis.stats.sampling import describe_subset
 
 if TYPE_CHECKING:
     from workbench.analysis.learnability.flow_loss import FlowLoss
@@ -53,7 +52,7 @@ def draw(result: VelocityVariance) -> go.Figure:
     _draw_shares(figure, result)
     scale = f"scaled {result.scaling}" + (", place means removed" if result.place_free else "")
     subtitle = (
-        f"n = {describe_subset(result.images, result.of, stratified=result.classes > 0)},"
+        f"n = {result.sample_text(result.images)},"
         f" {result.tokens} tokens of {result.channels} channels, {scale}"
         " · comparable at equal numbers per image and estimator"
     )

@@ -15,6 +15,7 @@ from workbench.analysis.codebook.usage import codebook_usage, worst_verdict
 from workbench.analysis.diagnosis.checks import FINDING_STATUSES, checks
 from workbench.analysis.inputs import image_set
 from workbench.analysis.latents.probes import linear_hits
+from workbench.analysis.result_cache import composed_result
 from workbench.analysis.runs.generators import (
     GeneratorPair,
     generation_distances,
@@ -246,7 +247,7 @@ def measure(subjects: Sequence[Subject], generators: Sequence[Evidence]) -> Meas
 
 def candidates(subjects: Sequence[Subject], measurements: Measurements) -> tuple[Candidate, ...]:
     """Return the rows of the table, with cost, codebook and findings of each candidate."""
-    outcomes = checks([subject.evidence for subject in subjects])
+    outcomes = composed_result(checks, {"evidences": tuple(s.evidence for s in subjects)})
     metrics = measurements.rows()
     rows = []
     for subject in subjects:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from workbench.analysis.inputs import require_array
+from workbench.analysis.result_cache import composed_result
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
 from workbench.storage.evidence import Evidence
@@ -167,7 +168,7 @@ def _size(evidence: Evidence, seed: int) -> Numbers:
 def _codes(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.codebook.usage import codebook_usage
 
-    codebooks = codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks
+    codebooks = composed_result(codebook_usage, evidence.kwargs_for(codebook_usage)).codebooks
     return {
         "perplexity share": float(np.mean([c.perplexity_corrected / c.size for c in codebooks])),
         "used share": float(np.mean([c.used / c.size for c in codebooks])),
@@ -177,7 +178,7 @@ def _codes(evidence: Evidence, seed: int) -> Numbers:
 def _geometry(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.geometry import latent_geometry
 
-    result = latent_geometry(**evidence.kwargs_for(latent_geometry), seed=seed)
+    result = composed_result(latent_geometry, evidence.kwargs_for(latent_geometry), seed=seed)
     measures = {measure.name: measure.value for measure in result.measures}
     measures["participation share"] = measures["participation ratio"] / result.dimensions
     if len(result.noise) > 1:
@@ -189,7 +190,7 @@ def _velocity_variance(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.learnability.velocity_variance import velocity_variance
 
     arguments = evidence.kwargs_for(velocity_variance) | {"evidences": ()}
-    result = velocity_variance(**arguments, seed=seed)
+    result = composed_result(velocity_variance, arguments, seed=seed)
     shares = result.shares
     return {
         "VIV total": result.label_free.total,
@@ -207,12 +208,12 @@ def _probes(evidence: Evidence, seed: int) -> Numbers:
 def _alignment(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.alignment import teacher_alignment
 
-    result = teacher_alignment(**evidence.kwargs_for(teacher_alignment), seed=seed)
+    result = composed_result(teacher_alignment, evidence.kwargs_for(teacher_alignment), seed=seed)
     return {"teacher CKA": result["CKA"].value, "teacher cosine": result["marginal cosine"].value}
 
 
 def _modes(evidence: Evidence, seed: int) -> Numbers:
     from workbench.analysis.latents.modes import mixture_modes
 
-    result = mixture_modes(**evidence.kwargs_for(mixture_modes), seed=seed)
+    result = composed_result(mixture_modes, evidence.kwargs_for(mixture_modes), seed=seed)
     return {"modes, low": result.low, "modes, high": result.high}

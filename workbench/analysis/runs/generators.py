@@ -9,6 +9,7 @@ import numpy as np
 
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.analysis.inputs import require_array
+from workbench.analysis.result_cache import composed_result
 from workbench.storage.evidence import Evidence
 
 NUM_HALF_SAMPLES = 20  # behind the interval of a generation distance
@@ -128,13 +129,12 @@ def generation_distances(
     for pair in pairs:
         sample_features = _sample_features(pair)
         rows = np.random.default_rng(seed + 1).permutation(len(sample_features))[:n]
-        result = fidelity(
-            train_features=_train_features(pair),
-            sample_features=np.asarray(sample_features)[rows],
-            gaussian_features=pair.generator.gaussian_features,
-            splits=NUM_HALF_SAMPLES,
-            seed=seed,
-        )
+        inputs = {
+            "train_features": _train_features(pair),
+            "sample_features": np.asarray(sample_features)[rows],
+            "gaussian_features": pair.generator.gaussian_features,
+        }
+        result = composed_result(fidelity, inputs, splits=NUM_HALF_SAMPLES, seed=seed)
         distance = result.distances[0]
         reference = np.nan if result.class_gaussians is None else result.class_gaussians.value
         estimate = (distance.value, distance.low, distance.high, reference)

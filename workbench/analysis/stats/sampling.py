@@ -1,6 +1,51 @@
 """Subsampling, and the text that reports it."""
 
+from dataclasses import dataclass
+
 import numpy as np
+
+MAX_SAMPLE_VALUES = 1 << 24  # of all images of a sample together, 128 MiB as float64
+AT_RANDOM = "drawn at random"
+STRATIFIED = "stratified by class"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The part of the evidence that an analysis used.
+
+    Attributes
+    ----------
+    count, of : int
+        Number of items that were used, and in the evidence.
+    what : str, default "images"
+        Noun for the items.
+    method : str, default "drawn at random"
+        How they were selected.
+
+    Examples
+    --------
+    >>> str(Subset(5_000, 50_000, method=STRATIFIED))
+    '5,000 of 50,000 images, stratified by class'
+    >>> Subset.if_partial(360, 360) is None
+    True
+    """
+
+    count: int
+    of: int
+    what: str = "images"
+    method: str = AT_RANDOM
+
+    @classmethod
+    def if_partial(
+        cls, count: int, of: int, what: str = "images", *, stratified: bool = False
+    ) -> "Subset | None":
+        """Return the subset; None if all items were used."""
+        if count >= of:
+            return None
+        return cls(count=count, of=of, what=what, method=STRATIFIED if stratified else AT_RANDOM)
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.of:,} {self.what}, {self.method}"
 
 
 def subsample(
@@ -47,6 +92,29 @@ def subsample(
     return np.sort(order[position_in_class < quotas[class_index[order]]])
 
 
+def affordable_images(values_per_image: int, max_images: int) -> int:
+    """Return the number of images whose values an analysis can hold in memory.
+
+    Parameters
+    ----------
+    values_per_image : int
+        Such as tokens times channels.
+    max_images : int
+        Largest number of images.
+
+    Returns
+    -------
+    int
+        At most `max_images`, and at most 2^24 values.
+
+    Examples
+    --------
+    >>> affordable_images(32 * 16, 5_000), affordable_images(256 * 32, 5_000)
+    (5000, 2048)
+    """
+    return max(1, min(max_images, MAX_SAMPLE_VALUES // max(1, values_per_image)))
+
+
 def describe_subset(count: int, of: int, what: str = "images", *, stratified: bool = False) -> str:
     """Describe the size of a sample and the way it was drawn.
 
@@ -70,10 +138,8 @@ def describe_subset(count: int, of: int, what: str = "images", *, stratified: bo
     >>> describe_subset(360, 360)
     '360 images'
     """
-    if count >= of:
-        return f"{of:,} {what}"
-    method = "stratified by class" if stratified else "drawn at random"
-    return f"{count:,} of {of:,} {what}, {method}"
+    subset = Subset.if_partial(count, of, what, stratified=stratified)
+    return f"{of:,} {what}" if subset is None else str(subset)
 
 
 def _class_quotas(sizes: np.ndarray, total: int, random: np.random.Generator) -> np.ndarray:
