@@ -7,7 +7,7 @@ WORKERS ?= 3
 TRAIN := $(BIN)/workbench train
 DEMO_TRAIN := OMP_NUM_THREADS=1 $(TRAIN)
 PIP := $(BIN)/pip install -q --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 .PHONY: demo demo-softvq-4 demo-softvq-16 demo-vqvae-16 readme-picture test test-fast wording golden lint format lab dashboard docs bench soak claims claims-full lock audit clean browser
 
@@ -39,6 +39,8 @@ readme-picture: .venv/dev browser  ## take the picture of the README from the ru
 test: .venv/dev browser  ## run every test, also in a real browser
 	$(PYTEST)
 
+# These tests never wait: more workers than cores would only import more.
+test-fast: WORKERS = 2
 test-fast: .venv/dev  ## run the tests that need neither a browser, nor a kernel, nor long training
 	$(PYTEST) -m "not slow and not browser and not kernel"
 

@@ -7,8 +7,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
 # Otherwise numbers would depend on the weights that a machine has.
 os.environ["WORKBENCH_FEATURE_EXTRACTOR"] = "hog"
+# Otherwise each of the many processes compiles the package and the tests again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,11 +32,12 @@ CHECKED = [
     "training",
     "collect",
 ]
+sys.dont_write_bytecode = False
 # Test processes outnumber the cores: more than one thread each would wait for each other.
 torch.set_num_threads(1)
 hook = install_import_hook([f"workbench.{package}" for package in CHECKED], "typecheck.checker")
 
-# Files that take a minute or more. They start first, so that no worker is left with one at the end.
+# Files that take longest. They start first, so that no worker is left with one at the end.
 LONGEST_FIRST = [
     "test_dashboard",
     "test_notebook",
@@ -42,9 +46,19 @@ LONGEST_FIRST = [
     "test_live",
     "test_explore_dashboard",
     "test_sweep",
-    "test_processes",
-    "test_analysis_contract",
+    "test_lens",
+    "test_side_by_side",
+    "test_tokenizer_contract",
+    "test_selection",
     "test_training",
+    "test_wheel",
+    "test_docs",
+    "test_unicode2",
+    "test_batch_shares",
+    "test_analysis_contract",
+    "test_compute",
+    "test_cli",
+    "test_soak",
 ]
 
 

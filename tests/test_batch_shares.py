@@ -1,11 +1,10 @@
 """A step has the same result however its batch is divided into parts and processes."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ VARIANTS = {
 CASES = {system: (system, {}) for system in SYSTEMS}
 # AdamW's second step amplifies the rounding of gradients that are almost zero.
 CASES |= {f"{s} with more": (s, settings | {"steps": 1}) for s, settings in VARIANTS.items()}
-# Trains every case in one group of processes, because starting one takes seconds.
+# Trains every case in one group of processes.
 TRAINER = """
 import json, sys
 from workbench.launch.in_process import train
@@ -203,14 +202,8 @@ def process_runs(codes, tmp_path_factory) -> dict[str, Run]:
         (f"{system}-digits", str(folder / name), all_settings(system, settings, codes))
         for name, (system, settings) in CASES.items()
     ]
-    script = folder / "trainer.py"
-    script.write_text(TRAINER)
-    options = ["--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script)]
-    done = subprocess.run(
-        [*command, json.dumps(jobs)], capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes = forked_python.start_group(TRAINER, json.dumps(jobs))
+    assert [process.wait(900) for process in processes] == [0, 0], "see the captured stderr"
     return {name: Run(folder / name) for name in CASES}
 
 

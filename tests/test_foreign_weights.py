@@ -3,10 +3,10 @@
 import argparse
 import os
 import pickle
-import subprocess
 import sys
 import types
 
+import forked_python
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -98,10 +98,7 @@ def test_code_in_an_allowed_class_is_not_run(tmp_path, monkeypatch):
         "print(sorted(read_weights(Path('model.ckpt'))))\n"
     )
     save_with_callback(tmp_path / "model.ckpt", monkeypatch)
-    process = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert process.stdout.strip() == str(sorted(WEIGHTS)), process.stderr
+    assert forked_python.run(program, folder=tmp_path).strip() == str(sorted(WEIGHTS))
     assert not marker.exists()
 
 

@@ -144,7 +144,7 @@ def look_at(folder: Path, *, draw: bool = True) -> Workspace:
 
 
 @pytest.mark.slow
-@settings(DETERMINISTIC, max_examples=300)
+@settings(DETERMINISTIC, max_examples=120)
 @given(name=st.sampled_from(FILES), damage=DAMAGES)
 def test_no_damage_hides_the_healthy_run(folder, name, damage):
     path = folder / "odd" / name

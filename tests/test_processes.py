@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
+from forked_python import ForkedPython
+from polling import wait_until
 from torch import nn
 
 from workbench.core.errors import UserError
@@ -27,58 +29,17 @@ SMALL = {
 }
 
 
-def start_processes(recipe: str, out: Path, processes: int = 2, **changes) -> subprocess.Popen:
-    """Start the training of a recipe with torchrun."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | changes).items()]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        "--master_port=0",
-    ]
-    command = [
-        *torchrun,
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-        "-m",
-        "workbench",
-        "train",
-        recipe,
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, f"--out={out}", "--no-collect", *flags], **pipes, text=True)
+def flags(**changes) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | changes).items()]
 
 
-@pytest.mark.slow
-def test_only_the_main_process_prints_and_writes(tmp_path):
-    process = start_processes("ae-digits", tmp_path / "together")
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    assert stdout.count(": 6 steps.") == 1
-    run = Run(tmp_path / "together")
-    assert run.status()["state"] == "finished" and run.history()["step"].tolist() == [3, 6]
+def start_processes(recipe: str, out: Path, **changes) -> list[ForkedPython]:
+    """Start the training of a recipe in two processes."""
+    command = ["train", recipe, f"--out={out}", "--no-collect", *flags(**changes)]
+    return forked_python.start_group("from workbench.cli import main\nmain()", *command)
 
 
-@pytest.mark.slow
-def test_stop_command_stops_every_process(tmp_path):
-    process = start_processes("ae-digits", tmp_path / "run", steps=100_000, save_every=100_000)
-    try:
-        while (
-            not (tmp_path / "run" / "log.jsonl").exists()
-            or not Run(tmp_path / "run").history().size
-        ):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.1)
-        Run(tmp_path / "run").ask("stop")
-        process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert Run(tmp_path / "run").status()["state"] == "stopped"
-    assert Run(tmp_path / "run").steps
-
-
-THREADS = """
+COMMAND_LINE = """
 import atexit, pathlib, sys
 
 def print_threads():
@@ -93,33 +54,52 @@ main()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.slow
-def test_process_group_leaves_no_threads(tmp_path):
-    """A thread that still holds a tensor at the end of Python sometimes aborts the process."""
-    (tmp_path / "threads.py").write_text(THREADS)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-    ]
-    command = [
-        *torchrun,
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-        tmp_path / "threads.py",
-        "train",
-    ]
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+def test_torchrun_trains_with_two_processes(tmp_path):
+    """Only the main process prints and writes, and no thread of the process group is left.
+
+    A thread that still holds a tensor at the end of Python sometimes aborts the process.
+    """
+    (tmp_path / "command_line.py").write_text(COMMAND_LINE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    torchrun += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    train = [str(tmp_path / "command_line.py"), "train", "ae-digits", f"--out={tmp_path / 'run'}"]
     done = subprocess.run(
-        [*command, "ae-digits", f"--out={tmp_path / 'run'}", "--no-collect", *flags],
-        capture_output=True,
-        text=True,
+        [*torchrun, *train, "--no-collect", *flags()], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert ": 6 steps." in done.stdout and "left" not in done.stdout
+    assert done.stdout.count(": 6 steps.") == 1 and "left" not in done.stdout
+    run = Run(tmp_path / "run")
+    assert run.status()["state"] == "finished" and run.history()["step"].tolist() == [3, 6]
+
+
+@pytest.mark.slow
+def test_two_processes_apply_commands_at_the_same_step(tmp_path):
+    """The logged mean of a term is exactly 0 only if both processes multiply it by 0."""
+    processes = start_processes(
+        "softvq-digits", tmp_path / "run", steps=100_000, save_every=100_000, codebook_size=16
+    )
+    try:
+        wait_until(
+            lambda: (tmp_path / "run" / "log.jsonl").exists() or processes[0].poll() is not None
+        )
+        run = Run(tmp_path / "run")
+        run.ask("pause")
+        wait_until(lambda: run.status()["state"] == "paused")
+        run.ask("weight", term="entropy", value=0)
+        run.ask("resume")
+        wait_until(lambda: "entropy" in run.history() and (run.history()["entropy"] == 0).any())
+        run.ask("stop")
+        assert [process.wait(60) for process in processes] == [130, 130]  # stopped
+    finally:
+        for process in processes:
+            process.kill()
+    (change,) = [event["step"] for event in run.events() if event["event"] == "weight"]
+    history = run.history()
+    assert run.status()["state"] == "stopped" and change % 3 == 0  # a multiple of log_every
+    assert run.steps == [run.status()["step"]]  # stopped with a checkpoint
+    assert (history["entropy"][history["step"] > change] == 0).all()
+    assert (history["entropy"][history["step"] <= change] != 0).all()
 
 
 def test_indivisible_batch_is_refused():
@@ -210,10 +190,4 @@ torch.testing.assert_close(actual["pixel"], expected["pixel"])
 @pytest.mark.slow
 def test_compiled_loss_equals_the_loss(tmp_path):
     """A separate process has no shape checks; the backend aot_eager needs no C++ compiler."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED, str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    forked_python.run(COMPILED, str(tmp_path / "run"))

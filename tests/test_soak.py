@@ -7,7 +7,7 @@ from benchmarks import soak
 
 @pytest.mark.slow
 def test_short_soak_finds_no_failure(capsys):
-    arguments = ["--minutes", "0.3", "--sessions", "1", "--systems", "softvq"]
+    arguments = ["--minutes", "0.1", "--sessions", "1", "--systems", "softvq"]
     status = soak.main(arguments)
     output = capsys.readouterr().out
     assert status == 0, output

@@ -1,9 +1,8 @@
 """Tests of UniCode2: the frozen index, the sparse values, the other modes, and preparation."""
 
 import copy
-import subprocess
-import sys
 
+import forked_python
 import numpy as np
 import pytest
 import torch
@@ -475,8 +474,7 @@ for make in (
     except ValueError as error:
         print(str(error).partition(" Available")[0])
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.stdout.splitlines() == [
+    assert forked_python.run(code).splitlines() == [
         "There is no mode `frozn`. Did you mean `frozen`?",
         "There is no decoder `flows`. Did you mean `flow`?",
         "There is no mode `casacde`. Did you mean `cascade`?",

@@ -13,6 +13,8 @@ import pytest
 from workbench import analysis
 from workbench.analysis.base import Range, Result
 from workbench.core.errors import NotApplicable, UserError
+from workbench.hosts.dashboard.app import Session
+from workbench.hosts.notebook.explorer import Explorer
 from workbench.workspace.controls import coerce_controls, controls
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -186,11 +188,14 @@ NOT_APPLICABLE = {
 }
 
 
-@pytest.mark.parametrize("name", list(analysis.analyses()))
-def test_hosts_have_equal_tables(trained, name):
-    from workbench.hosts.dashboard.app import Session
-    from workbench.hosts.notebook.explorer import Explorer
+@pytest.fixture(scope="module")
+def hosts(trained) -> tuple[Explorer, Session]:
+    """Return an explorer and a session of the dashboard, which show one view after another."""
+    return Explorer(Workspace(trained)), Session(trained)
 
+
+@pytest.mark.parametrize("name", list(analysis.analyses()))
+def test_hosts_have_equal_tables(trained, hosts, name):
     values = CONTROL_VALUES.get(name, {})
     runs = DEFAULT_RUNS
     if name in ("samples", "denoising_loss"):
@@ -201,10 +206,9 @@ def test_hosts_have_equal_tables(trained, name):
         with pytest.raises(NotApplicable):
             Workspace(trained).result(ViewState(runs, analysis=name))
         return
-    explorer = Explorer(Workspace(trained))
+    explorer, session = hosts
     explorer.state = explorer.state.change(runs=runs)
     notebook_table = explorer.show(name, **values).table
-    session = Session(trained)
     session.state.open_analysis(name, runs=runs, controls=values)
     pd.testing.assert_frame_equal(notebook_table, session.analyses[name].table.value)
     pd.testing.assert_frame_equal(notebook_table, report_table(trained, name, values, runs))
@@ -242,9 +246,6 @@ def test_new_analysis_appears_in_every_host(trained, monkeypatch):
     (trained / "extra").mkdir(exist_ok=True)
     (trained / "extra" / "zz_counting.py").write_text("", encoding="utf-8")
     try:
-        from workbench.hosts.dashboard.app import Session
-        from workbench.hosts.notebook.explorer import Explorer
-
         assert Explorer(Workspace(trained)).show("image_count", double=True).table["n"][0] == 720
         session = Session(trained)
         session.state.open_analysis("image_count")

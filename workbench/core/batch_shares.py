@@ -27,6 +27,10 @@ SHARE_SEED_STEP = 7_368_787  # a prime, so that seeds of steps and of shares do 
 EMPTY_COUNT = 1e-6  # avoids 0 / 0 in a mean over no entries
 
 
+# `torch.compiler.disable`, but without importing torch's compiler (a second) until the first call.
+_outside_compilation = torch._disable_dynamo
+
+
 class NotMeasuredError(Exception):
     """A statistic of the whole batch is needed, and was not measured."""
 
@@ -110,7 +114,7 @@ class BatchShares:
         finally:
             _SHARES.reset(token)
 
-    @torch.compiler.disable
+    @_outside_compilation
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over all shares, with the gradient of this one."""
         index = self._measure(value)
@@ -121,7 +125,7 @@ class BatchShares:
             self._combined[index] = self._sum_over_processes(parts) / self.world_size
         return value + (self._combined[index] - value).detach()
 
-    @torch.compiler.disable
+    @_outside_compilation
     def items(self, rows: Tensor) -> Tensor | None:
         """Return the rows of all items in the order of the batch in the first share."""
         index = self._measure(rows)
@@ -134,7 +138,7 @@ class BatchShares:
         dist.all_gather(rows_by_process, local.contiguous())
         return torch.stack(rows_by_process, dim=1).flatten(0, 1)
 
-    @torch.compiler.disable
+    @_outside_compilation
     def total(self, value: Tensor) -> Tensor | None:
         """Return the sum over all shares in the last part, otherwise None."""
         if self._is_measuring:
@@ -149,14 +153,14 @@ class BatchShares:
             return None
         return self._sum_over_processes(self._totals[index])
 
-    @torch.compiler.disable
+    @_outside_compilation
     def draw(
         self, sampler: Callable[..., Tensor], size: Any, device: Any, **options: Any
     ) -> Tensor:
         """Draw numbers that are the same in every share."""
         return sampler(size, generator=self._generator(device), device=device, **options)
 
-    @torch.compiler.disable
+    @_outside_compilation
     def noise(self, like: Tensor) -> Tensor:
         """Draw normal numbers for the whole batch, and return the rows of this share."""
         # `randn_like` draws in the order of the memory of its argument.
