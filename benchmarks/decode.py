@@ -5,7 +5,8 @@
 All read the same JPEG files of 500 x 375 pixels (the mean of ImageNet), resize and crop them with
 Pillow, flip them at random and stack them in batches of 32. The rates are those of the best of
 several rounds, which alternate. The plain DataLoader returns bytes, as ours does; the usual
-ToTensor and Normalize in its workers are a row of their own.
+ToTensor and Normalize in its workers are a row of their own. CPU time per image, measured in one
+process without workers, depends little on what else the machine does.
 """
 
 import argparse
@@ -31,6 +32,8 @@ from workbench.training.dataloading import Rank, load_batches
 BATCH = 32
 SIZE = (500, 375)
 ROUNDS = 3
+CPU_ROUNDS = 8
+CPU_BATCHES = 4  # per round
 NOISE_CELLS = (40, 30)
 
 
@@ -83,7 +86,7 @@ def plain_batches(folder: Path, side: int, num_workers: int, *, normalize: bool)
         shuffle=True,
         drop_last=True,
         num_workers=num_workers,
-        persistent_workers=True,
+        persistent_workers=num_workers > 0,
     )
     while True:
         yield from loader
@@ -94,7 +97,7 @@ def webdataset_batches(shard: Path, side: int, num_workers: int) -> Iterator[Any
     import webdataset
 
     data = (
-        webdataset.WebDataset([str(shard)] * num_workers, shardshuffle=False)
+        webdataset.WebDataset([str(shard)] * max(1, num_workers), shardshuffle=False)
         .shuffle(1000)
         .to_tuple("jpg")
         .map_tuple(lambda content: to_tensor(content, side))
@@ -125,6 +128,29 @@ def rate(batches: Iterator[Any], count: int, num_workers: int) -> float:
     return count * BATCH / (time.perf_counter() - start)
 
 
+def cpu_times(loaders: dict[str, Callable[[int], Iterator[Any]]]) -> dict[str, float]:
+    """Return the CPU time per image in milliseconds, the least of several rounds."""
+    iterators = {name: loader(0) for name, loader in loaders.items()}
+    least = dict.fromkeys(loaders, float("inf"))
+    for _ in range(CPU_ROUNDS):
+        for name, batches in iterators.items():
+            start = time.process_time()
+            for _ in islice(batches, CPU_BATCHES):
+                pass
+            seconds = time.process_time() - start
+            least[name] = min(least[name], seconds / (CPU_BATCHES * BATCH) * 1000)
+    return least
+
+
+def print_cpu_times(loaders: dict[str, Callable[[int], Iterator[Any]]]) -> None:
+    """Print the CPU times per image."""
+    times = cpu_times(loaders)
+    print("CPU time, without workers")
+    for name, milliseconds in times.items():
+        ratio = milliseconds / times["workbench"]  # of the rates
+        print(f"  {name:<34}{milliseconds:8.2f} ms/image   ours / this {ratio:5.2f}")
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,6 +177,7 @@ def main() -> None:
         }
         if has_webdataset:
             loaders["webdataset"] = lambda n: webdataset_batches(shard, side, n)
+        print_cpu_times(loaders)
         for num_workers in (1, 2):
             best = dict.fromkeys(loaders, 0.0)
             for _ in range(ROUNDS):

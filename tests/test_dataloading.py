@@ -25,9 +25,11 @@ from workbench.core.workers import load_in_workers
 from workbench.data import lazy, load
 from workbench.data.stream import ImageStream
 from workbench.launch import throughput
+from workbench.launch.evaluate import evaluate
 from workbench.launch.in_process import prepare_training, train
 from workbench.launch.throughput import Throughput, measure_throughput
 from workbench.storage.checkpoint import read_tensors
+from workbench.tokenizers.pretrained.wrapped import wrap
 from workbench.training import TrainConfig, fit
 from workbench.training.dataloading import Rank, load_batches
 
@@ -223,6 +225,30 @@ def test_damaged_image_of_a_large_set_becomes_gray(sources, tmp_path, monkeypatc
     with pytest.warns(UserWarning, match=r"01\.png"):
         pixels = images.read(np.array([0, 1]))
     assert (pixels[1] == lazy.GRAY).all() and not (pixels[0] == lazy.GRAY).all()
+    with pytest.warns(UserWarning, match=r"1 file was skipped.*01\.png"):
+        readable = images.readable()
+    assert len(readable) == 39 and len(readable.skipped) == 1 and readable.total == 40
+    np.testing.assert_array_equal(readable.read([0, 1]), images.read([0, 2]))
+    (tmp_path / "05.png").write_bytes(b"")  # damaged afterwards
+    with pytest.raises(UserError, match=r"05\.png"):
+        readable.read()
+    with pytest.warns(UserWarning):
+        run = evaluate(gray_means(), tmp_path, tmp_path / "run", side=SIDE, only=["encoding"])
+    evidence = run.evidence()
+    assert evidence.num_images == evidence.provenance["n"] == 38
+    assert [text.split()[0] for text in sorted(evidence.provenance["excluded"])] == [
+        "01.png",
+        "05.png",
+    ]
+
+
+def gray_means():
+    """A tokenizer of one number per image."""
+    return wrap(
+        lambda x: x.mean((1, 2, 3), keepdim=False)[:, None, None],
+        lambda z: z[..., None].expand(-1, 3, SIDE, SIDE),
+        channels=3,
+    )
 
 
 def test_value_range_maps_twelve_bits_to_eight(tmp_path):

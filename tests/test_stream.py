@@ -11,6 +11,7 @@ from PIL import Image
 
 from workbench.core.errors import UserError
 from workbench.data import load
+from workbench.data import stream as stream_module
 from workbench.data.stream import ImageStream
 from workbench.launch.in_process import train
 from workbench.training import StreamDataset
@@ -73,6 +74,27 @@ def gray_values(
     pixels = torch.cat([batch for (batch,) in islice(iterator, batches)])
     assert pixels.shape[1:] == (1, 8, 8)
     return ((pixels[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+
+
+def test_shuffle_buffer_is_limited_in_bytes(monkeypatch):
+    monkeypatch.setattr(stream_module, "SHUFFLE_BUFFER_BYTES", 50)
+    held = []
+    most = []
+
+    def rows():
+        for number in range(60):
+            held.append(number)
+            most.append(len(held))
+            yield {"pixels": {"bytes": bytes(10)}, "number": number}
+
+    order = []
+    for row in stream_module.shuffled_rows(rows(), np.random.default_rng(0)):
+        held.remove(row["number"])
+        order.append(row["number"])
+    assert sorted(order) == list(range(60)) and order != sorted(order)
+    assert max(most) == 6  # five in the buffer, and the row that is read
+    large = [{"pixels": {"bytes": bytes(100)}, "number": 7}]
+    assert len(list(stream_module.shuffled_rows(large, np.random.default_rng(0)))) == 1
 
 
 def test_every_epoch_has_every_image_in_another_order(folder):

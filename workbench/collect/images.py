@@ -42,7 +42,8 @@ def load_images(
         Load at most this many images.
     sample : int, optional
         Draw at most this many of the images, in random order; of a stream, the first ones. Only
-        these are decoded. Whether other training images have changed is not checked then.
+        these are decoded, and damaged ones are left out. Whether other training images have changed
+        is not checked then.
     seed : int
         Seed of `sample`.
 
@@ -71,6 +72,8 @@ def load_images(
         seed=seed,
         value_range=data.value_range,
     )
+    if sample is not None:
+        images = images.readable()
     # The training images of an imported tokenizer are not among those of its run.
     if split != "train" or max_images is not None or data.fingerprint is None:
         return images

@@ -142,6 +142,7 @@ def _of_tokenizer(context: CollectContext) -> dict[str, Any]:
         "fingerprint": images.fingerprint,
         "n": len(images),
         "of": images.total,
+        "excluded": list(images.skipped),
         "discrete": tokenizer.discrete and tokenizer.codebook is not None,
         "grid": context.grid,
         "teacher": context.feature_extractor.name,

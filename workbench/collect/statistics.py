@@ -131,7 +131,8 @@ def write_statistics(
     if path.suffix == ".npz":
         blocks = adm.read_images(path)
     else:
-        blocks = array_blocks(load(source, split=split, side=side, channels=3, limit=limit).pixels)
+        images = load(source, split=split, side=side, channels=3, limit=limit).readable()
+        blocks = array_blocks(images.pixels)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = image_statistics(blocks, get_feature_extractor(feature_extractor), device)
     adm.write_statistics(Path(out), statistics)

@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.data.channels import with_channels
 from workbench.data.decode import ValueRange
-from workbench.data.images import ImageSet, Pixels
+from workbench.data.images import ImageSet, Pixels, warn_skipped
 from workbench.data.lazy import Decoding
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import Selection
@@ -22,7 +22,6 @@ ACCEPTED_SOURCES = (
     " file, or hub:owner/name."
 )
 MIN_SIDE = 4  # pixels
-MAX_SKIPPED_REASONS = 3  # in a warning
 
 
 def load(
@@ -44,7 +43,7 @@ def load(
 
     Files that cannot be read are skipped: one warning counts them, and `skipped` of the result has
     the reasons. A damaged image among those that are decoded when they are read becomes a gray
-    square, with a warning.
+    square, with a warning, unless `ImageSet.readable` has left it out.
 
     Parameters
     ----------
@@ -112,10 +111,7 @@ def load(
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train", f"Reading {source}") from None
     if images.skipped:
-        count = len(images.skipped)
-        files = "1 file was" if count == 1 else f"{count} files were"
-        reasons = " ".join(images.skipped[:MAX_SKIPPED_REASONS])
-        warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=2)
+        warn_skipped(images.skipped, source)
     for note in images.layout.notes if images.layout else ():
         warnings.warn(note, stacklevel=2)
     return images

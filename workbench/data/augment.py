@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.augmentation import Augmentation, Draw
-from workbench.data.channels import to_tensor, with_channels
+from workbench.data.channels import mirror, to_tensor, with_channels
 from workbench.data.lazy import GRAY
 from workbench.data.resize import (
     DEFAULT_RESIZE,
@@ -63,11 +63,11 @@ class AugmentedImages:
             pixels = self._crop(indices.tolist(), epochs.tolist())
         else:
             pixels = self.image_set.read(indices)
+        images = to_tensor(pixels)
         if self.augmentation.flip > 0:
-            for image, epoch, index in zip(pixels, epochs.tolist(), indices.tolist(), strict=True):
-                if self.augmentation.is_flipped(self.augmentation.draw(epoch, index)):
-                    image[:] = image[:, ::-1].copy()
-        return (to_tensor(pixels),)
+            draws = map(self.augmentation.draw, epochs.tolist(), indices.tolist())
+            mirror(images, [self.augmentation.is_flipped(draw) for draw in draws])
+        return (images,)
 
     def _crop(self, indices: list[int], epochs: list[int]) -> np.ndarray:
         side, _, channels = self.image_set.image_shape

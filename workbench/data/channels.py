@@ -1,5 +1,6 @@
 """Conversion between gray and color images, and of the order of the axes."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,4 +45,23 @@ def to_tensor(pixels: np.ndarray) -> "Tensor":
     """
     import torch
 
-    return torch.from_numpy(np.array(np.moveaxis(pixels, -1, 1), order="C"))
+    count, height, width, channels = pixels.shape
+    planes = np.empty((count, channels, height, width), np.uint8)
+    for channel in range(channels):  # several times faster than one copy with all axes
+        planes[:, channel] = pixels[..., channel]
+    return torch.from_numpy(planes)
+
+
+def mirror(images: "Tensor", flips: "Sequence[bool]") -> None:
+    """Mirror some images in place.
+
+    Parameters
+    ----------
+    images : Tensor of uint8, shape (b, c, h, w)
+        The images.
+    flips : sequence of bool
+        Where True, the image is mirrored.
+    """
+    for image, is_flipped in zip(images, flips, strict=True):
+        if is_flipped:
+            image.copy_(image.flip(-1))  # along contiguous rows, which is fast

@@ -117,6 +117,7 @@ def decode_picture(
     *,
     short: int | None = None,
     reduced: bool = False,
+    is_check: bool = False,
     value_range: ValueRange | None = None,
     on_sixteen_bits: Callable[[float], None] | None = None,
 ) -> "Image.Image":
@@ -138,6 +139,9 @@ def decode_picture(
     reduced : bool
         Whether a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if its short side then has at
         least `short` pixels. The pixels differ slightly.
+    is_check : bool
+        Whether only errors are of interest: a JPEG file is read as a whole and decoded at 1/8 of
+        its size.
     value_range : tuple of float, optional
         The values of black and of white. Values outside are clipped. All images must then have more
         than 8 bits: 16, 32, or floating-point numbers.
@@ -166,7 +170,9 @@ def decode_picture(
             raise UserError(f"{name} is empty.")
         with open_image(io.BytesIO(data)) as opened:
             _check_size(opened, name, short)
-            if reduced and short is not None:
+            if is_check:
+                opened.draft(None, (1, 1))
+            elif reduced and short is not None:
                 opened.draft(None, (short, short))
             white = _white_level(opened)
             opened.load()

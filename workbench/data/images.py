@@ -1,5 +1,6 @@
 """A set of images, in memory or decoded when they are read."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FINGERPRINT_BATCH = 64  # images
 FINGERPRINT_IMAGES = 64  # of a large set, whose pixels are part of its fingerprint
 SAMPLED = "sample-"  # begins the fingerprint of a large set
+MAX_SKIPPED_REASONS = 3  # in a warning
 
 
 Pixels = np.ndarray | LazyImages
@@ -217,6 +219,35 @@ class ImageSet:
 
         return AugmentedImages(self, augmentation)
 
+    def readable(self) -> "ImageSet":
+        """Return the images without damaged ones, which are added to `skipped`, with a warning.
+
+        Those of a large set are all decoded once for this. If one is damaged afterwards, reading
+        it is an error.
+
+        Raises
+        ------
+        UserError
+            If no image can be read.
+        """
+        pixels = self.pixels
+        if not isinstance(pixels, LazyImages):
+            return self  # damaged images were left out when they were decoded
+        damaged = pixels.find_damaged()
+        sentences = tuple(damaged.values())
+        if len(damaged) == len(self):
+            raise UserError(f"{self.source} has no usable image: {sentences[0]}")
+        images = self
+        if damaged:
+            warn_skipped(sentences, self.source)
+            images = self.select(np.delete(np.arange(len(self)), list(damaged)))
+        assert isinstance(images.pixels, LazyImages)
+        return replace(
+            images,
+            pixels=replace(images.pixels, is_strict=True),
+            skipped=self.skipped + sentences,
+        )
+
     def take(self, n: int, seed: int = 0) -> "ImageSet":
         """Draw images at random, without repetition and in random order.
 
@@ -255,3 +286,19 @@ class ImageSet:
             complexity=None if self.complexity is None else self.complexity[indices],
             originals=None if self.originals is None else self.originals.select(indices),
         )
+
+
+def warn_skipped(sentences: Sequence[str], source: str) -> None:
+    """Warn that files of a source cannot be read and are left out.
+
+    Parameters
+    ----------
+    sentences : sequence of str
+        The reasons, at least one.
+    source : str
+        The source.
+    """
+    count = len(sentences)
+    files = "1 file was" if count == 1 else f"{count} files were"
+    reasons = " ".join(sentences[:MAX_SKIPPED_REASONS])
+    warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=3)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.workers import load_in_workers
 from workbench.data.channels import with_channels
 from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
 from workbench.data.decode_cache import DecodedImages, cached_decode
@@ -30,6 +31,8 @@ PROGRESS_BAR_MIN_IMAGES = 2000
 MAX_REASONS = 3  # of skipped files, in an error
 DARK = 0.26  # the largest value of 14 bits, as a fraction of that of 16
 GRAY = 128
+CHECK_BATCH = 64  # images that are checked at once
+CHECK_PROCESSES = 4  # at most one per core
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class LazyImages:
         The size of the decoded images.
     decoding : Decoding
         The conversion; its `side` is None if all images must have this size already.
+    is_strict : bool
+        Whether a damaged image is an error. Otherwise it is read as a gray square, so that batches
+        of training stay full, and a warning names it.
     """
 
     encoded: EncodedImages
@@ -78,6 +84,7 @@ class LazyImages:
     side: int
     channels: int
     decoding: Decoding
+    is_strict: bool = False
 
     dtype = np.dtype(np.uint8)
 
@@ -116,8 +123,51 @@ class LazyImages:
         -------
         ndarray of uint8, shape (b, h, w, c)
             The images. A damaged one is a gray square, and a warning names it.
+
+        Raises
+        ------
+        UserError
+            If an image is damaged and the set is strict.
         """
         return self._read_rows(self.rows[indices])
+
+    def find_damaged(self) -> dict[int, str]:
+        """Decode all images, in worker processes, and return the reasons of those that fail.
+
+        Returns
+        -------
+        dict of int to str
+            One sentence for each damaged image, by its index.
+        """
+        from tqdm import tqdm
+
+        starts = range(0, len(self), CHECK_BATCH)
+        parts = [range(start, min(start + CHECK_BATCH, len(self))) for start in starts]
+        bar = tqdm(total=len(self), desc="checking images", unit=" images", delay=5, disable=None)
+        damaged: dict[int, str] = {}
+        with bar:
+            for part, reasons in zip(
+                parts, load_in_workers(self._reasons, parts, CHECK_PROCESSES), strict=True
+            ):
+                damaged |= reasons
+                bar.update(len(part))
+        return damaged
+
+    def _reasons(self, part: range) -> dict[int, str]:
+        reasons = {}
+        for index in part:
+            row = int(self.rows[index])
+            try:
+                decode_picture(
+                    self.encoded.content(row),
+                    self.encoded.name(row),
+                    short=self.decoding.side,
+                    is_check=True,
+                    value_range=self.decoding.value_range,
+                )
+            except UserError as error:
+                reasons[index] = str(error)
+        return reasons
 
     def select(self, indices: np.ndarray) -> "LazyImages":
         """Return a set of some of the images, without decoding them."""
@@ -160,7 +210,7 @@ class LazyImages:
                 value_range=self.decoding.value_range,
             )
         except UserError as error:
-            warn_damaged(error)
+            self._handle_damaged(error)
             return None
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
@@ -178,11 +228,16 @@ class LazyImages:
                 content, name, decoding.side, decoding.resize, value_range=decoding.value_range
             )
         except UserError as error:
-            warn_damaged(error)
+            self._handle_damaged(error)
             return np.full((self.side, self.side, self.channels), GRAY, np.uint8)
         if pixels.shape[:2] != (self.side, self.side):
             raise _other_size(pixels, name, (self.side, self.side), "the first image")
         return with_channels(pixels, self.channels)
+
+    def _handle_damaged(self, error: UserError) -> None:
+        if self.is_strict:
+            raise error
+        warn_damaged(error)
 
 
 def read_pixels(

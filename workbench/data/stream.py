@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     import datasets
     from torch import Tensor
 
-# Images that are shuffled among each other, in addition to the order of the files.
+# Encoded images that are shuffled among each other, in addition to the order of the files.
 SHUFFLE_BUFFER_IMAGES = 1000
+SHUFFLE_BUFFER_BYTES = 2**28
 DEFAULT_LIMIT = 2000  # images of `first_images`
 Content = bytes | Path | None
 
@@ -154,9 +155,10 @@ class ImageStream:
         """
         from datasets.distributed import split_dataset_by_node
 
-        shuffled = self.table.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_IMAGES)
+        # The files in another order in each epoch; their rows are shuffled here.
+        shuffled = self.table.shuffle(seed=seed, buffer_size=1)
         part = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
-        rows = islice(self._rows(part), first, None)
+        rows = islice(self._rows(part, seed), first, None)
         while True:
             yield EncodedBatch(self._contents(islice(rows, size)), rank, first)
             first += size
@@ -240,12 +242,17 @@ class ImageStream:
             pixels = pixels[:, ::-1]
         return with_channels(pixels, self.channels)
 
-    def _rows(self, table: "datasets.IterableDataset") -> Iterator[Mapping[str, Any]]:
-        """Yield the rows of one epoch after another."""
+    def _rows(
+        self, table: "datasets.IterableDataset", seed: int | None = None
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield the rows of one epoch after another, with a seed each in its own order."""
         for epoch in count():
             table.set_epoch(epoch)
+            rows: Iterable[Mapping[str, Any]] = table
+            if seed is not None:
+                rows = shuffled_rows(table, np.random.default_rng([seed % 2**63, epoch]))
             is_empty = True
-            for row in table:
+            for row in rows:
                 is_empty = False
                 yield row
             if is_empty:
@@ -253,6 +260,41 @@ class ImageStream:
                     f"{self.source} has no rows for this process; use at most as many processes as"
                     " it has files."
                 )
+
+
+def shuffled_rows(
+    rows: Iterable[Mapping[str, Any]], generator: np.random.Generator
+) -> Iterator[Mapping[str, Any]]:
+    """Yield rows in a random order, through a buffer that is limited in images and in bytes.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        The rows, whose `pixels` have `bytes`.
+    generator : Generator
+        The random numbers.
+    """
+    buffer: list[Mapping[str, Any]] = []
+    num_bytes = 0
+    for row in rows:
+        buffer.append(row)
+        num_bytes += _encoded_bytes(row)
+        while len(buffer) > SHUFFLE_BUFFER_IMAGES or (
+            num_bytes > SHUFFLE_BUFFER_BYTES and len(buffer) > 1
+        ):
+            position = int(generator.integers(len(buffer)))
+            buffer[position], buffer[-1] = buffer[-1], buffer[position]
+            drawn = buffer.pop()
+            num_bytes -= _encoded_bytes(drawn)
+            yield drawn
+    for position in generator.permutation(len(buffer)).tolist():
+        yield buffer[position]
+
+
+def _encoded_bytes(row: Mapping[str, Any]) -> int:
+    """Return the size of the encoded image that a row holds in memory."""
+    cell = row["pixels"]
+    return len(cell.get("bytes") or b"") if isinstance(cell, Mapping) else 0
 
 
 class SpooledImages:

@@ -884,6 +884,7 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "fingerprint": _is_text,
     "n": is_count,
     "of": is_count,
+    "excluded": _is_list_of_text,
     "pictures": is_count,
     "seed": is_int,
     "grid": _is_grid,

@@ -384,7 +384,9 @@ def _count(provenance: dict[str, Any]) -> str:
     elif "of" in provenance:  # a stream whose end was not read
         count += " of an unknown number of"
     kind = "images" if provenance.get("split") == "all" else "held-out images"
-    return f"{count} {kind} of {provenance.get('data', 'unnamed data')}"
+    excluded = provenance.get("excluded")
+    without = f", without {len(excluded):,} that cannot be read" if excluded else ""
+    return f"{count} {kind} of {provenance.get('data', 'unnamed data')}{without}"
 
 
 def _with_reasons(error: NotApplicable, left_out: Sequence[LeftOutRun]) -> NotApplicable:
