@@ -145,7 +145,7 @@ NAMES = tuple(analyses())
 def test_groups_list_all_analyses_in_order():
     firsts = {group: names[0] for group, names in groups().items()}
     assert firsts == {
-        "images": "reconstruction",
+        "images": "image_comparison",
         "tokens": "token_budget",
         "codebook": "codebook_usage",
         "latents": "mixture_modes",

@@ -197,7 +197,8 @@ session.page()
 for name in session.analyses:
     session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
     tab = session.analyses[name]
-    assert tab.figure.object is not None or tab.result.message.object, name
+    is_drawn = tab.figure.object is not None or tab.pictures.body.visible
+    assert is_drawn or tab.result.message.object, name
 assert "torch" not in sys.modules
 print(sum(tab.figure.object is not None for tab in session.analyses.made.values()))
 """
@@ -209,7 +210,7 @@ print(sum(tab.figure.object is not None for tab in session.analyses.made.values(
 def test_visitors_have_separate_views(trained):
     first, second = Session(trained), Session(trained)
     first.state.open_analysis("token_budget", runs=("soft-2",))
-    assert second.state.view.analysis == "reconstruction"
+    assert second.state.view.analysis == "image_comparison"
     assert second.state.view.runs != ("soft-2",)
 
 

@@ -225,5 +225,5 @@ def test_report_of_collected_views(dashboard, trained):
         assert seen.errors == [] and seen.outside == []
     (manifest,) = (trained / "reports").glob("views-*.manifest.json")
     assert json.loads(manifest.read_text())["parameters"]["views"] == [
-        "run=soft-4&run=soft-2&analysis=reconstruction&tab=codes"
+        "run=soft-4&run=soft-2&analysis=image_comparison&tab=codes"
     ]

@@ -29,7 +29,7 @@ FIGURE = "application/vnd.plotly.v1+json"
 
 def test_default_view_compares_all_runs(trained):
     explorer = wb.open(trained)
-    assert explorer.state.analysis == "reconstruction" and len(explorer.selected) == 4
+    assert explorer.state.analysis == "image_comparison" and len(explorer.selected) == 4
     assert (
         explorer.selected[0].name == explorer.state.runs[0]
         and explorer.selected[0].tokenizer is None

@@ -41,7 +41,7 @@ def groups() -> dict[str, tuple[str, ...]]:
     --------
     >>> from workbench import analysis
     >>> analysis.groups()["images"]
-    ('reconstruction', 'published_figures')
+    ('image_comparison', 'similar_images', 'reconstruction', 'published_figures')
     """
     return {group: tuple(_analyses_of_group(group)) for group in GROUPS}
 

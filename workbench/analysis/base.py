@@ -162,9 +162,24 @@ class Result(ABC):
             Every number in the text is a field of the result.
         """
 
+    def figure_html(self) -> str:
+        """Return the figure as HTML without scripts; empty if only plotly draws the figure."""
+        return ""
+
+    def control_limits(self) -> Mapping[str, int]:
+        """Return the largest useful value of controls whose range depends on the data.
+
+        Returns
+        -------
+        mapping of str to int
+            By the name of the control. Hosts shorten its slider.
+        """
+        return {}
+
     def _repr_html_(self) -> str:
-        """Return summary and table as HTML, without the figure, which needs plotly.js."""
-        return f"<p>{html.escape(self.full_summary())}</p>{self.table_html()}"
+        """Return summary, figure and table as HTML. Figures that need plotly.js are left out."""
+        summary = f"<p>{html.escape(self.full_summary())}</p>"
+        return f"{summary}{self.figure_html()}{self.table_html()}"
 
     def table_html(self) -> str:
         """Return the table as HTML that is folded at first."""

@@ -48,6 +48,22 @@ LOWER: Direction = "lower is better"
 CONTROLS = {
     "reconstruction.show": Term("Images", "Number of images that are drawn."),
     "reconstruction.order": Term("Order", "The images that are drawn, by their error."),
+    "image_comparison.page": Term("Page", "The page of images that is shown."),
+    "image_comparison.order": Term(
+        "Order",
+        "The images on the first page: those that the runs reconstruct most differently, those with"
+        " the largest or smallest error, or by class or mode.",
+    ),
+    "image_comparison.count": Term("Images per page", "Number of images on a page."),
+    "patches": Term(
+        "Largest errors",
+        "The square of a quarter of the side with the largest error: outlined for each run, or"
+        " enlarged at the same place for all runs.",
+    ),
+    "image": Term("Image", "Index of the image whose most similar images are shown."),
+    "similar_images.neighbors": Term(
+        "Similar images", "Number of images that are shown for each run."
+    ),
     "metric": Term("Metric", "The measure of reconstruction quality."),
     "against": Term("Cost", "The horizontal axis: what an image costs."),
     "prefixes": Term(
@@ -127,6 +143,10 @@ CHOICES = {
     "first": "First images",
     "worst": "Largest error first",
     "best": "Smallest error first",
+    "disagreement": "Largest difference between runs first",
+    "outlined": "Outlined",
+    "enlarged": "Enlarged",
+    "hidden": "Not marked",
     "commonest": "Most frequent",
     "rarest": "Least frequent, but used",
     "random": "Random",

@@ -13,6 +13,7 @@ from workbench.core.errors import UserError, unknown
 from workbench.core.glossary import choice_label, control_term
 
 Value = bool | int | float | str
+MAX_SLIDER_VALUES = 1000  # a person cannot choose one of more values with a slider
 # Earlier names of controls: addresses and saved views with them still open.
 RENAMED_CONTROLS = {
     "colour": "color_by",
@@ -56,6 +57,11 @@ class Control:
     def options(self) -> dict[str, str]:
         """The entries of a menu: what a choice means, and its value."""
         return {choice_label(choice): choice for choice in self.choices}
+
+    @property
+    def num_values(self) -> float:
+        """Number of values of a slider."""
+        return (self.high - self.low) / self.step + 1
 
     def accept(self, value: Any) -> Value:
         """Return a value from a widget, an address or a report in the type of the control.

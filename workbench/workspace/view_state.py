@@ -45,7 +45,7 @@ class ViewState:
 
     runs: tuple[str, ...] = ()
     step: int | None = None
-    analysis: str = "reconstruction"
+    analysis: str = "image_comparison"
     controls: Mapping[str, Value] = field(default_factory=dict)
     tab: str = ""
     tab_options: Mapping[str, Value] = field(default_factory=dict)

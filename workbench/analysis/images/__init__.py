@@ -1,4 +1,4 @@
 """Analyses of single images and their reconstructions."""
 
 # Modules in the order in which hosts list their analyses.
-ORDER = ("reconstruction", "published")
+ORDER = ("image_comparison", "similar_images", "reconstruction", "published")

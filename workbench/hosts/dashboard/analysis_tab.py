@@ -14,10 +14,17 @@ from workbench.analysis.plotting.style import apply_theme
 from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
+from workbench.hosts.dashboard.picture_cards import PictureCards
 from workbench.hosts.dashboard.run_list import column_titles
 from workbench.hosts.dashboard.selected_card import SelectionCard
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.dashboard.widgets import control_widget, move_slider, watch_widget
+from workbench.hosts.dashboard.widgets import (
+    control_widget,
+    move_slider,
+    set_value,
+    shorten,
+    watch_widget,
+)
 from workbench.workspace.controls import Value, controls
 from workbench.workspace.tab_content import (
     SELECTED_ORDER,
@@ -75,6 +82,7 @@ class AnalysisTab:
             on_click=self._open_point,
             on_select=self._select_points,
         )
+        self.pictures = PictureCards(self._act_on_image)
         self.selection_card: SelectionCard | None = None  # if the figure has points to select
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
@@ -87,7 +95,7 @@ class AnalysisTab:
         frame = pn.FlexBox(
             self.figure.body, sizing_mode="stretch_width", styles={"overflow-x": "auto"}
         )
-        parts = [self.summary, frame]
+        parts = [self.summary, self.pictures.body, frame]
         if not compact:
             parts += [self.below, self.accordion]
         content = pn.Column(*parts, sizing_mode="stretch_width", styles={"min-width": "0"})
@@ -100,7 +108,7 @@ class AnalysisTab:
     def set_controls(self, values: Mapping[str, Value]) -> None:
         """Set the widgets to these values, and all others to their defaults."""
         for name, widget in self.widgets.items():
-            widget.value = values.get(name, self.controls[name].default)
+            set_value(widget, values.get(name, self.controls[name].default))
 
     def show(self, view: ViewState) -> None:
         """Show the analysis of the view's runs under the view's controls."""
@@ -123,8 +131,9 @@ class AnalysisTab:
 
     def set_theme(self, *, dark: bool) -> None:
         """Draw the figure in the light or dark theme."""
-        if self.result.result is not None:
-            self.figure.draw(apply_theme(self.result.result.figure(), dark=dark))
+        result = self.result.result
+        if result is not None and not result.figure_html():
+            self.figure.draw(apply_theme(result.figure(), dark=dark))
 
     def _controls_in(self, view: ViewState) -> Mapping[str, Value]:
         """Return the controls that a view has for this analysis; none if it shows another one."""
@@ -162,6 +171,19 @@ class AnalysisTab:
             name, run = str(id_).split(":", 1)
             self.state.open_analysis_of_run(name, run)
 
+    def _act_on_image(self, action: str, index: int) -> None:
+        """Select an image of a card, or open it in the lens or among its most similar images."""
+        view = self.state.view
+        if action == "similar":
+            self.state.open_analysis("similar_images", controls={"image": index})
+        elif action == "lens":
+            self._open_point("image", index)
+        elif view.runs:
+            primary = led_by_images(self.workspace, view)
+            indices = set(selected_image_indices(self.workspace, primary)) ^ {index}
+            selection = select_indices(self.workspace, view, sorted(indices))
+            self.state.change(selection=selection)
+
     def _select_points(self, kind: str, ids: list[Any]) -> None:
         """Deselect the runs outside a lasso, or select its images, or the images of its codes."""
         view = self.state.view
@@ -176,9 +198,14 @@ class AnalysisTab:
 
     def _show_selection(self) -> None:
         """Show the selection below a figure with images or codes, and mark their points."""
-        kinds = self.figure.kinds & {"image", "code"}
+        result = self.result.result
         view = self.state.view
-        if self.result.result is None or not kinds or view.tab:
+        if result is None or view.tab:
+            return
+        kinds = self.figure.kinds & {"image", "code"}
+        if result.figure_html():
+            kinds = {"image"}
+        if not kinds:
             return
         if self.selection_card is None:
             self.selection_card = SelectionCard(self.state, self.workspace)
@@ -190,6 +217,7 @@ class AnalysisTab:
                 view = led_by_images(self.workspace, view)
                 indices = selected_image_indices(self.workspace, view)
             self.figure.mark("image", indices)
+            self.pictures.mark(indices)
         elif view.selection is None:
             self.figure.mark("code", [])
 
@@ -198,7 +226,12 @@ class AnalysisTab:
         # A new widget: a table that is still being built cannot change its columns.
         self.table = _table_widget(result.table())
         self._show_table()
-        self.figure.draw(apply_theme(result.figure(), dark=self.state.dark))
+        cards = result.figure_html()
+        self.pictures.draw(cards)
+        if not cards:
+            self.figure.draw(apply_theme(result.figure(), dark=self.state.dark))
+        for name, end in result.control_limits().items():
+            shorten(self.widgets[name], end)
         self._show_selection()
 
     def _show_table(self) -> None:

@@ -43,12 +43,14 @@ class SelectionCard:
         self.python = pmui.Button(label="Python", **options)
         self.link = pmui.Button(label="copy link", **options)
         self.lens = pmui.Button(label="open in lens", **options)
+        self.similar = pmui.Button(label="similar images", **options)
         self.clear = pmui.Button(label="clear", **options)
         self.python.on_click(lambda _: self._toggle_code())
         self.link.js_on_click(code=COPY_LINK)
         self.lens.on_click(lambda _: state.open_tab("lens", tab_options={"order": SELECTED_ORDER}))
+        self.similar.on_click(lambda _: self._open_similar())
         self.clear.on_click(lambda _: state.change(selection=None))
-        self.buttons = [self.csv, self.python, self.link, self.lens, self.clear]
+        self.buttons = [self.csv, self.python, self.link, self.lens, self.similar, self.clear]
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width")
         self.code = pn.pane.HTML("", visible=False)
         self.figure = Figure()
@@ -75,10 +77,17 @@ class SelectionCard:
         self.summary.object = f"<p>{html.escape(summary)}</p>"
         for button in self.buttons:
             button.visible = self.images is not None
+        self.similar.visible = self.images is not None and len(self.images.indices) == 1
         self.clear.visible = view.selection is not None
         self.code.object = f"<pre style='white-space: pre-wrap'>{html.escape(code)}</pre>"
         self.code.visible = self.code.visible and self.images is not None
         self._draw()
+
+    def _open_similar(self) -> None:
+        """Open the images that are most similar to the one that is selected."""
+        if self.images is not None and len(self.images.indices):
+            index = int(self.images.indices[0])
+            self.state.open_analysis("similar_images", controls={"image": index})
 
     def _draw(self) -> None:
         if self.images is not None and len(self.images.indices) > 0:

@@ -6,11 +6,11 @@ from typing import Any
 import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
-from workbench.workspace.controls import Control, Value
+from workbench.workspace.controls import MAX_SLIDER_VALUES, Control, Value
 
 
 def control_widget(control: Control, value: Value) -> MaterialWidget:
-    """Return the widget of a control at a value: a checkbox, a menu or a slider."""
+    """Return the widget of a control: a checkbox, a menu, a slider or a field for a number."""
     if control.kind == "flag":
         return pmui.Checkbox(label=control.label, value=value, description=control.tooltip)
     if control.kind == "choice":
@@ -22,6 +22,8 @@ def control_widget(control: Control, value: Value) -> MaterialWidget:
             description=control.tooltip,
         )
     slider = pmui.IntSlider if control.kind == "integer" else pmui.FloatSlider
+    if control.num_values > MAX_SLIDER_VALUES:
+        slider = pmui.IntInput if control.kind == "integer" else pmui.FloatInput
     number = int if control.kind == "integer" else float
     return slider(
         label=control.label,
@@ -41,6 +43,21 @@ def watch_widget(widget: MaterialWidget, action: Callable[[Any], None]) -> None:
         widget.param.watch(action, "value_throttled", onlychanged=False)
     else:
         widget.param.watch(action, "value")
+
+
+def set_value(widget: MaterialWidget, value: Value) -> None:
+    """Set a widget to a value. A slider that was shortened is extended if the value needs it."""
+    end = widget.param.values().get("end")
+    if end is not None and isinstance(value, int | float) and value > end:
+        widget.param.update(end=value)
+    widget.param.update(value=value)
+
+
+def shorten(widget: MaterialWidget, end: int) -> None:
+    """End a slider, or the numbers that a field accepts, at a value that depends on the data."""
+    values = widget.param.values()
+    start = values["start"]
+    widget.param.update(end=max(end, start + 1, values["value"]), disabled=end <= start)
 
 
 def move_slider(widget: MaterialWidget, steps: int) -> Value:

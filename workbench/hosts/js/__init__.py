@@ -32,7 +32,8 @@ def source(name: str) -> str:
     Parameters
     ----------
     name : str
-        A module: lens, latentmap, codegrid, figure or keyboard; or a part of a page: brush, page.
+        A module: lens, latentmap, codegrid, figure, pictures or keyboard; or a part of a page:
+        brush, page.
     """
     text = _read(f"{name}.js")
     return f"{_read('shared.js')}\n{text}" if name in WITH_SHARED else text

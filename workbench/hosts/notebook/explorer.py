@@ -7,7 +7,7 @@ selected on a map, in a lens or in a codebook, which have attributes of the same
 
 import html
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,7 @@ class ExplorerView:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self.controls: dict[str, widgets.ValueWidget] = {}
+        self._limits: Mapping[str, int] = {}  # of the controls, for the data on the screen
         workspace = explorer.workspace
         state = explorer.state
         names = list(workspace.runs)
@@ -299,6 +300,7 @@ class ExplorerView:
         except UserError:
             self.output.outputs = ()
             raise
+        self._limits = result.control_limits()
         bundles = [{"text/html": result._repr_html_()}]
         if not result.replaces_figure:
             bundles.insert(0, mime_bundle(result.figure()))
@@ -309,6 +311,9 @@ class ExplorerView:
     def _show(self, outputs: tuple[Output, ...]) -> None:
         # As a value and not captured: what a thread displays would appear in another cell.
         self.output.outputs = outputs
+        for name, end in self._limits.items():
+            if name in self.controls:
+                self.controls[name].max = max(end, self.controls[name].value)
 
 
 def _title(name: str) -> str:
