@@ -5,7 +5,7 @@ Clicking selects codes: `.selected` has their rows and `.images` the images. `.s
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +119,7 @@ class Codebook:
     def __init__(self, run: Run, state: CodebookState) -> None:
         self.run = run
         self.state = state
+        self.within: tuple[int, ...] = ()  # indices of images that were selected in another view
         for code in state.selected:
             if not 0 <= code < len(self._counts):
                 last = len(self._counts) - 1
@@ -234,7 +235,24 @@ class Codebook:
 
     def view(self) -> dict[str, Any]:
         """Return the selection as the JavaScript module represents it."""
-        return {"selected": self.state.selected, "sort": self.state.sort}
+        within = None
+        if self.within:
+            counts = np.bincount(self.codes_within(self.within), minlength=len(self._counts))
+            images = "1 selected image"
+            if len(self.within) > 1:
+                images = f"{len(self.within):,} selected images"
+            within = {"counts": _int32(counts[self._cells]), "label": images}
+        return {"selected": self.state.selected, "sort": self.state.sort, "within": within}
+
+    def differs(self, module_view: Mapping[str, Any]) -> bool:
+        """Return True if a person has selected other codes, or no longer the selected images."""
+        is_cleared = bool(self.within) and not module_view.get("within")
+        return is_cleared or list(self.state.selected) != module_view["selected"]
+
+    def codes_within(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the codes of all tokens of some images, int of shape (tokens,)."""
+        codes = self._codes.ids(np.asarray(indices))
+        return codes[codes >= 0]
 
     def __repr__(self) -> str:
         counts = f"{len(self._counts):,} codes, {len(self.state.selected)} selected"

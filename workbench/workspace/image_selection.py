@@ -75,6 +75,15 @@ class SelectedImages(Result):
         """Number of images of the evidence."""
         return len(self.columns["image"])
 
+    @property
+    def code_counts(self) -> np.ndarray | None:
+        """Tokens of each code in the selected images, int (codes,); None without codes."""
+        codes = self.columns.get("code")
+        if codes is None or not codes.size:
+            return None
+        selected = codes[self.indices]
+        return np.bincount(selected[selected >= 0], minlength=int(codes.max()) + 1)
+
     def figure(self) -> go.Figure:
         """Draw the first selected images, and their errors next to those of all images."""
         from plotly.subplots import make_subplots

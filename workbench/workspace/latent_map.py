@@ -6,7 +6,7 @@ A lasso selects points: `.selected` has their rows and `.images` their pictures.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,22 @@ class MapState:
         Controls of the analysis `latent_map`, by name.
     polygon : tuple of (float, float), or None
         Corners of the lasso, in the units of the map.
+    ids : tuple of int
+        Indices of selected images: a clicked point, points that were searched for, or a selection
+        of another view. Empty with a lasso.
     """
 
     step: int | None = None
     controls: Mapping[str, Value] = field(default_factory=dict)
     polygon: tuple[tuple[float, float], ...] | None = None
+    ids: tuple[int, ...] = ()
+
+    def select(self, module_view: Mapping[str, Any]) -> "MapState":
+        """Return the state with the selection of the JavaScript module."""
+        corners = module_view.get("polygon") or ()
+        polygon = tuple((float(x), float(y)) for x, y in corners)
+        ids = () if polygon else tuple(int(index) for index in module_view.get("ids") or ())
+        return replace(self, polygon=polygon or None, ids=ids)
 
     def to_json(self) -> str:
         """Return the state as JSON."""
@@ -56,6 +67,7 @@ def latent_map(
     *,
     step: int | None = None,
     polygon: Sequence[Sequence[float]] | None = None,
+    ids: Sequence[int] = (),
     **controls: Any,
 ) -> "Map":
     """Show the latents of a run as a map.
@@ -68,6 +80,8 @@ def latent_map(
         Step of the evidence; None is the last one.
     polygon : sequence of (float, float), optional
         Corners of a lasso, in the units of the map: the points inside are selected.
+    ids : sequence of int
+        Indices of images whose points are selected, without a lasso.
     **controls
         Controls of the analysis `latent_map`, such as ``method="pca"``.
 
@@ -84,7 +98,12 @@ def latent_map(
     corners = None if polygon is None else tuple((float(x), float(y)) for x, y in polygon)
     return Map(
         run if isinstance(run, Run) else Run(run),
-        MapState(step=step, controls=coerce_controls(compute_layout, controls), polygon=corners),
+        MapState(
+            step=step,
+            controls=coerce_controls(compute_layout, controls),
+            polygon=corners,
+            ids=tuple(int(index) for index in ids),
+        ),
     )
 
 
@@ -102,7 +121,6 @@ class Map:
     def __init__(self, run: Run, state: MapState, result: LatentMap | None = None) -> None:
         self.run = run
         self.state = state
-        self.marked: tuple[int, ...] = ()  # indices of images that were selected in another view
         self._initial = None if result is None else (state.step, state.controls, result)
 
     @property
@@ -120,13 +138,13 @@ class Map:
 
     @property
     def selected_indices(self) -> np.ndarray:
-        """Indices of the evidence's images whose points are inside the lasso."""
-        return self.result.image_indices[self._is_inside]
+        """Indices of the evidence's images whose points are selected."""
+        return self.result.image_indices[self._is_selected]
 
     @property
     def selected(self) -> pd.DataFrame:
-        """The rows of the table inside the lasso."""
-        return self.table[self._is_inside].reset_index(drop=True)
+        """The rows of the selected points."""
+        return self.table[self._is_selected].reset_index(drop=True)
 
     @property
     def images(self) -> np.ndarray:
@@ -164,6 +182,8 @@ class Map:
             values = {"step": state.step, **values}
         if state.polygon is not None:
             values["polygon"] = [list(corner) for corner in state.polygon]
+        elif state.ids:
+            values["ids"] = list(state.ids)
         keywords = [f"{name}={value!r}" for name, value in values.items()]
         arguments = ", ".join([repr(str(self.run.folder)), *keywords])
         return f"import workbench as wb\n\nmap = wb.latent_map({arguments})\nmap.selected"
@@ -189,7 +209,7 @@ class Map:
 
     def view(self) -> dict[str, Any]:
         """Return the selection as the JavaScript module represents it."""
-        return {"polygon": self.state.polygon, "ids": self.marked}
+        return {"polygon": self.state.polygon, "ids": self.state.ids}
 
     def __repr__(self) -> str:
         counts = (
@@ -204,10 +224,10 @@ class Map:
         display.show(self)
 
     @property
-    def _is_inside(self) -> np.ndarray:
-        """Return which points are inside the lasso, bool of shape (m,)."""
+    def _is_selected(self) -> np.ndarray:
+        """Return which points are inside the lasso or were selected one by one, bool (m,)."""
         if self.state.polygon is None:
-            return np.zeros(len(self.result.image_indices), bool)
+            return np.isin(self.result.image_indices, self.state.ids)
         return points_in_polygon(snap_to_grid(self.result.coordinates), self.state.polygon)
 
     def _titles(self) -> dict[str, Any]:

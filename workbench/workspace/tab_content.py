@@ -1,7 +1,7 @@
 """The content of the tabs Lens, Map and Codes of a view, and how they change its selection."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -91,15 +91,18 @@ def build_map(workspace: Workspace, state: ViewState) -> Map:
     controls = coerce_controls(compute_layout, state.tab_options)
     map_state = MapState(step=state.step, controls=controls)
     layout = _compute_layout(workspace, run.name, state.step, controls)
-    latent_map = Map(run, map_state, layout)
-    if state.selection is not None and _is_drawn_on(state.selection, state, latent_map):
-        return Map(run, replace(map_state, polygon=state.selection.polygon), layout)
-    latent_map.marked = tuple(selected_image_indices(workspace, state))
-    return latent_map
+    if state.selection is not None and _is_drawn_on(state.selection, state, controls):
+        map_state = replace(map_state, polygon=state.selection.polygon)
+    else:
+        map_state = replace(map_state, ids=tuple(selected_image_indices(workspace, state)))
+    return Map(run, map_state, layout)
 
 
 def build_codebook(workspace: Workspace, state: ViewState) -> Codebook:
-    """Return the codebook of the primary run, with the codes of the selection."""
+    """Return the codebook of the primary run.
+
+    It has the codes of the selection, or else the codes of the selected images are counted.
+    """
     for name in state.tab_options:
         if name != "sort":
             raise unknown("setting of the codes", name, ("sort",))
@@ -107,21 +110,24 @@ def build_codebook(workspace: Workspace, state: ViewState) -> Codebook:
     if state.selection is not None and state.selection.run == state.runs[0]:
         codes = codes_in(state.selection)
     sort = str(state.tab_options.get("sort", "number"))
-    return Codebook(workspace.run(state.runs[0]), CodebookState.create(state.step, codes, sort))
+    codebook = Codebook(workspace.run(state.runs[0]), CodebookState.create(state.step, codes, sort))
+    if not codes:
+        codebook.within = tuple(selected_image_indices(workspace, state))
+    return codebook
 
 
-def select_polygon(
-    state: ViewState, latent_map: Map, polygon: Sequence[Sequence[float]] | None
-) -> Selection | None:
-    """Return the selection of a lasso on a map; None without a lasso."""
-    if not polygon:
-        return None
-    return Selection(
-        run=state.runs[0],
-        step=state.step,
-        polygon=tuple((float(x), float(y)) for x, y in polygon),
-        layout=changed_map_controls(latent_map.state.controls),
-    )
+def select_on_map(state: ViewState, map_state: MapState) -> Selection | None:
+    """Return the selection of a lasso on a map, or of single points; None without either."""
+    if map_state.polygon:
+        return Selection(
+            run=state.runs[0],
+            step=state.step,
+            polygon=map_state.polygon,
+            layout=changed_map_controls(map_state.controls),
+        )
+    if map_state.ids:
+        return Selection(run=state.runs[0], step=state.step, ids=map_state.ids)
+    return None
 
 
 def changed_map_controls(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -237,12 +243,12 @@ def _layout(workspace: Workspace) -> Layout:
     return compute
 
 
-def _is_drawn_on(selection: Selection, state: ViewState, latent_map: Map) -> bool:
+def _is_drawn_on(selection: Selection, state: ViewState, map_controls: Mapping[str, Value]) -> bool:
     """Return True if the selection is a lasso on this map; the color of points is ignored."""
     if not selection.polygon or (selection.run, selection.step) != (state.runs[0], state.step):
         return False
     drawn_on = dict(coerce_controls(compute_layout, selection.layout))
-    controls = dict(latent_map.state.controls)
+    controls = dict(map_controls)
     drawn_on.pop("color_by", None)
     controls.pop("color_by", None)
     return drawn_on == controls

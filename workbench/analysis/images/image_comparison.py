@@ -180,11 +180,13 @@ class ImageComparison(Result):
         best = self.psnr == self.psnr.max(axis=1, keepdims=True)
         shares = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
         ranks = np.argsort(-shares, kind="stable")
-        parts = [f"{self.runs[i]} on {100 * shares[i]:.0f} %" for i in ranks]
+        first, *others = [f"{100 * shares[i]:.0f} %" for i in ranks]
+        parts = [f"{self.runs[i]} on {share}" for i, share in zip(ranks[1:], others, strict=True)]
         mean = float(np.sqrt(np.square(self.disagreement).mean()))
         return (
-            f"The best PSNR has {', '.join(parts)} of the images; two runs differ by {mean:.3f} of"
-            " the pixel range (root mean square)."
+            f"{self.runs[ranks[0]]} has the best PSNR on {first} of the images,"
+            f" {', '.join(parts)}. Two runs differ by {mean:.3f} of the pixel range (root mean"
+            " square)."
         )
 
 

@@ -7,6 +7,7 @@ References
 McInnes et al. (2018), "UMAP: uniform manifold approximation and projection", arXiv 1802.03426.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated
@@ -82,6 +83,10 @@ class LatentMap(Result):
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return Subset.if_partial(len(self.image_indices), self.n, stratified=self.is_stratified)
+
+    def control_limits(self) -> Mapping[str, int]:
+        """Return the number of images."""
+        return {"points": self.n}
 
     def table(self) -> pd.DataFrame:
         """Return one row per image on the map, with its coordinates and its color variable."""

@@ -7,9 +7,11 @@ from typing import Any
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
+import plotly.graph_objects as go
 
 from workbench import analysis
 from workbench.analysis.base import Result
+from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
 from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -26,8 +28,10 @@ from workbench.hosts.dashboard.widgets import (
     watch_widget,
 )
 from workbench.workspace.controls import Value, controls
+from workbench.workspace.image_selection import SelectedImages
 from workbench.workspace.tab_content import (
     SELECTED_ORDER,
+    codes_in,
     led_by_images,
     select_codes,
     select_indices,
@@ -70,6 +74,7 @@ class AnalysisTab:
         self.workspace = workspace
         self.tab = tab
         self.controls = {control.name: control for control in controls(analysis.get(name))}
+        self.limits: Mapping[str, int] = {}  # of the controls, for the data of the result
         values = self._controls_in(state.view)
         self.widgets = {
             control.name: control_widget(control, values.get(control.name, control.default))
@@ -84,6 +89,7 @@ class AnalysisTab:
         )
         self.pictures = PictureCards(self._act_on_image)
         self.selection_card: SelectionCard | None = None  # if the figure has points to select
+        self._has_selected_codes = False  # whether a heat map shows the selected images
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
         self.table = _table_widget(pd.DataFrame())
@@ -109,6 +115,8 @@ class AnalysisTab:
         """Set the widgets to these values, and all others to their defaults."""
         for name, widget in self.widgets.items():
             set_value(widget, values.get(name, self.controls[name].default))
+            if name in self.limits:
+                shorten(widget, self.limits[name])
 
     def show(self, view: ViewState) -> None:
         """Show the analysis of the view's runs under the view's controls."""
@@ -134,6 +142,7 @@ class AnalysisTab:
         result = self.result.result
         if result is not None and not result.figure_html():
             self.figure.draw(apply_theme(result.figure(), dark=dark))
+            self._show_selection()
 
     def _controls_in(self, view: ViewState) -> Mapping[str, Value]:
         """Return the controls that a view has for this analysis; none if it shows another one."""
@@ -218,8 +227,27 @@ class AnalysisTab:
                 indices = selected_image_indices(self.workspace, view)
             self.figure.mark("image", indices)
             self.pictures.mark(indices)
-        elif view.selection is None:
-            self.figure.mark("code", [])
+        if "code" in kinds:
+            self._show_selected_codes(self.selection_card.images)
+
+    def _show_selected_codes(self, images: SelectedImages | None) -> None:
+        """Frame selected codes, or color the codes by the tokens of the selected images."""
+        selection = self.state.view.selection
+        codes: tuple[int, ...] = ()
+        if selection is not None and selection.run in ("", self.state.primary):
+            codes = codes_in(selection)
+        counts = None if images is None or codes else images.code_counts
+        if images is not None and counts is not None:
+            names = f"{len(images.indices):,} selected images"
+            self.figure.draw(show_selected_codes(self._themed_figure(), counts, names))
+            self._has_selected_codes = True
+        elif self._has_selected_codes:
+            self.figure.draw(self._themed_figure())
+            self._has_selected_codes = False
+        self.figure.mark("code", codes)
+
+    def _themed_figure(self) -> go.Figure:
+        return apply_theme(self.result.result.figure(), dark=self.state.dark)
 
     def _draw(self, result: Result) -> None:
         self.summary.object = marked(result.full_summary())
@@ -229,9 +257,10 @@ class AnalysisTab:
         cards = result.figure_html()
         self.pictures.draw(cards)
         if not cards:
-            self.figure.draw(apply_theme(result.figure(), dark=self.state.dark))
-        for name, end in result.control_limits().items():
-            shorten(self.widgets[name], end)
+            self._has_selected_codes = False
+            self.figure.draw(self._themed_figure())
+        self.limits = result.control_limits()
+        self.set_controls(self._controls_in(self.state.view))
         self._show_selection()
 
     def _show_table(self) -> None:

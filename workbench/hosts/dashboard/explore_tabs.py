@@ -17,7 +17,7 @@ from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.selected_card import SelectionCard
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.dashboard.widgets import control_widget, watch_widget
+from workbench.hosts.dashboard.widgets import control_widget, shorten, watch_widget
 from workbench.hosts.js.panel import component
 from workbench.workspace.codebook import Codebook
 from workbench.workspace.controls import Value, controls
@@ -30,7 +30,7 @@ from workbench.workspace.tab_content import (
     build_tab,
     changed_map_controls,
     select_codes,
-    select_polygon,
+    select_on_map,
     tab_content,
 )
 from workbench.workspace.view_state import ViewState
@@ -73,6 +73,7 @@ class ExploreTab:
             min_height=500,
         )
         self.model: Lens | Map | Codebook | None = None
+        self._limits: Mapping[str, int] = {}  # of the controls, for the data on the map
         # Keys of what is shown: as it was requested, and with the values of all controls.
         self._shown_keys: tuple[Hashable, ...] = ()
         self._module_view = ""  # the module's view that Python has set last
@@ -160,6 +161,9 @@ class ExploreTab:
                 control.name: control_widget(control, model.state.controls[control.name])
                 for control in controls(project_latents)
             }
+            self._limits = model.result.control_limits()
+            for name, end in self._limits.items():
+                shorten(widgets[name], end)
         if self.widgets.keys() != widgets.keys():
             self.widgets = widgets
             for name, widget in widgets.items():
@@ -177,7 +181,9 @@ class ExploreTab:
             return {"sort": self.model.state.sort}
         values = {name: widget.value for name, widget in self.widgets.items() if widget.visible}
         if self.tab == "map":
-            return changed_map_controls(values)
+            # At the end of a shortened slider, all images are used, as by default.
+            is_chosen = {name: value != self._limits.get(name) for name, value in values.items()}
+            return changed_map_controls({k: v for k, v in values.items() if is_chosen[k]})
         return {
             name: value for name, value in values.items() if (name, value) != ("step", LAST_STEP)
         }
@@ -212,10 +218,10 @@ class ExploreTab:
                     self.tab, tab_options={**self._options(), "row": row, "stop": stop}
                 )
         elif isinstance(self.model, Map):
-            polygon = module_view.get("polygon") or []
-            if [list(corner) for corner in self.model.state.polygon or ()] != polygon:
-                self._select(select_polygon(view, self.model, polygon), view.tab_options)
-        elif list(self.model.state.selected) != module_view["selected"]:
+            map_state = self.model.state.select(module_view)
+            if map_state != self.model.state:
+                self._select(select_on_map(view, map_state), view.tab_options)
+        elif self.model.differs(module_view):
             options = {"sort": module_view["sort"]}
             self._select(select_codes(view, module_view["selected"]), options)
         elif self.model.state.sort != module_view["sort"]:

@@ -17,7 +17,9 @@ class PictureCards:
 
     def __init__(self, on_action: Callable[[str, int], None]) -> None:
         self.on_action = on_action
-        self.body = component("pictures")(sizing_mode="stretch_width", visible=False)
+        self.body = component("pictures")(
+            sizing_mode="stretch_width", margin=(0, 10), visible=False
+        )
         self.body.param.watch(lambda event: self._on_view(event.new), "view")
 
     def draw(self, html: str) -> None:

@@ -54,10 +54,14 @@ def set_value(widget: MaterialWidget, value: Value) -> None:
 
 
 def shorten(widget: MaterialWidget, end: int) -> None:
-    """End a slider, or the numbers that a field accepts, at a value that depends on the data."""
+    """End a slider or a field for a number at a value that depends on the data.
+
+    It is hidden if the data leave nothing to choose.
+    """
     values = widget.param.values()
-    start = values["start"]
-    widget.param.update(end=max(end, start + 1, values["value"]), disabled=end <= start)
+    start, value = values["start"], values["value"]
+    end_shown = max(end, start + 1)
+    widget.param.update(end=end_shown, value=min(value, end_shown), visible=end > start)
 
 
 def move_slider(widget: MaterialWidget, steps: int) -> Value:

@@ -7,19 +7,20 @@
 //   codes per codebook; grid the rows and columns of the tokens, or null. held exists without a
 //   kernel: { tokens, images, codes }, int32 images (m), and uint16 cells of their codes
 //   (m x tokens).
-// view: { selected: [codes], sort: "number" | "use" }
+// view: { selected: [codes], sort: "number" | "use", within: { counts, label } | null }
+//   within: with Python, the counts (n) of each cell in images that were selected in another view.
 
 const STYLE = `
-.wb-codes { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-codes { font: 13px system-ui, sans-serif; color: inherit; max-width: 1280px; outline: none; padding: 4px; }
 .wb-codes:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
 .wb-codes .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
 .wb-codes button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
 .wb-codes button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-codes .both { display: flex; flex-wrap: wrap; gap: 12px; }
-.wb-codes .cells { flex: 1 1 420px; min-width: 0; max-height: 460px; overflow-y: auto; }
+.wb-codes .cells { flex: 1 1 300px; min-width: 0; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
 .wb-codes .cells canvas { display: block; cursor: pointer; }
-.wb-codes .side { flex: 0 1 300px; max-height: 460px; overflow-y: auto; }
+.wb-codes .side { flex: 0 1 300px; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
 .wb-codes .thumbs { display: flex; flex-wrap: wrap; gap: 3px; margin: 2px 0 8px; }
 .wb-codes .thumbs canvas { image-rendering: pixelated; }
 .wb-codes .ramp { display: inline-block; width: 120px; height: 10px; border-radius: 3px; vertical-align: middle; margin: 0 5px; }
@@ -58,7 +59,7 @@ function render({ model, el, brush }) {
   }
   function pick(selected) {
     within = null;
-    change({ selected });
+    change({ selected, within: null });
     point();
     brush?.publish({ code: selected, image: imagesWith(selected) });
   }
@@ -78,6 +79,11 @@ function render({ model, el, brush }) {
     const total = rows.length < selected.size ? `of ${formatCount(selected.size)} ` : "";
     return { counts, label: `${formatCount(rows.length)} ${total}selected images` };
   }
+  // Counts that Python has made; without Python they are made here, from the brush.
+  function takeWithin() {
+    if (brush) return;
+    within = view.within ? { counts: decodeInts(view.within.counts), label: view.within.label } : null;
+  }
   const shownCounts = () => within?.counts ?? counts;
   const title = (i) => (Math.max(...codes) >= data.size ? `book ${Math.floor(codes[i] / data.size)}, code ${codes[i] % data.size}` : `code ${codes[i]}`);
 
@@ -90,10 +96,11 @@ function render({ model, el, brush }) {
     make("span", { className: "dead", textContent: "×" }, key);
     key.append(within ? " not in any image" : " not used");
     Object.entries(buttons).forEach(([sort, button]) => button.setAttribute("aria-pressed", sort === view.sort));
-    const width = Math.max(200, Math.min(620, cells.clientWidth || 600)) - 16;
-    columns = Math.min(data.n, Math.max(Math.ceil(Math.sqrt(data.n)), Math.floor(width / 22)));
-    cell = Math.max(5, Math.min(22, Math.floor(width / columns)));
-    columns = Math.min(columns, Math.floor(width / cell));
+    const width = Math.max(200, Math.min(900, cells.clientWidth || 600)) - 16;
+    // The largest cells with which the grid fits into the frame, so that no part of it stays empty.
+    const height = Math.max(320, Math.min(640, 0.66 * window.innerHeight)) - 8;
+    cell = Math.max(5, Math.min(34, Math.floor(Math.sqrt(width * height / data.n))));
+    columns = Math.min(data.n, Math.floor(width / cell));
     const ratio = window.devicePixelRatio || 1, rows = Math.ceil(data.n / columns);
     Object.assign(canvas, { width: (columns * cell + 1) * ratio, height: (rows * cell + 1) * ratio });
     canvas.style.width = `${columns * cell + 1}px`;
@@ -198,6 +205,7 @@ function render({ model, el, brush }) {
     caption.textContent = data.caption;
     canvas.setAttribute("aria-label", data.caption);
     view = { ...view, ...readJson(model, "view") };
+    takeWithin();
     arrange();
     point();
   }
@@ -205,7 +213,9 @@ function render({ model, el, brush }) {
     const next = { ...view, ...readJson(model, "view") };
     if (!data || JSON.stringify(next) === JSON.stringify(view)) return;
     view = next;
+    takeWithin();
     arrange();
+    point();
   }
   brush?.subscribe(({ code = [], image }) => {
     if (!data) return;

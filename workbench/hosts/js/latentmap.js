@@ -5,20 +5,27 @@
 //   which has one color per group, or is a ramp over scale [low, high, title] of values (float32).
 //   places: int32 indices of the points' images. names: int32 indices into titles. Thumbnails are
 //   cells of the sheet, of the first `count` points.
-// view: { polygon: [[x, y], ...] | null, ids: [image indices], hidden: [groups] }
-//   A lasso in the units of the box; without one, images that were selected in another view.
+// view: { polygon: [[x, y], ...] | null, ids: [image indices], hidden: [groups], labels, density }
+//   A lasso in the units of the box; without one, images that were clicked, searched for, or
+//   selected in another view. labels: whether groups have their names on the map. density: whether
+//   the number of points is drawn behind them, or null for maps with many points.
 
 const STYLE = `
-.wb-map { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-map { font: 13px system-ui, sans-serif; color: inherit; outline: none; padding: 4px; }
 .wb-map:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
 .wb-map .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
 .wb-map button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
 .wb-map button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-map .both { display: flex; flex-wrap: wrap; gap: 12px; }
-.wb-map .plane { position: relative; flex: 1 1 420px; height: 460px; border: 1px solid #8886; overflow: hidden; touch-action: none; }
+.wb-map .plane { position: relative; flex: 1 1 320px; height: clamp(320px, 66vh, 640px); border: 1px solid #8886; overflow: hidden; touch-action: none; }
 .wb-map .plane canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
-.wb-map .side { flex: 0 1 250px; max-height: 462px; overflow-y: auto; }
+.wb-map .side { flex: 0 1 250px; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
+.wb-map input { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px; padding: 2px 6px;
+  width: 15em; max-width: 100%; }
+.wb-map .labels { position: absolute; inset: 0; pointer-events: none; overflow: hidden; }
+.wb-map .labels span { position: absolute; transform: translate(-50%, -50%); font-size: 12px; font-weight: 600; white-space: nowrap;
+  padding: 0 4px; border-radius: 4px; background: color-mix(in srgb, Canvas 75%, transparent); color: CanvasText; }
 .wb-map .legend { display: flex; flex-wrap: wrap; gap: 2px 4px; }
 .wb-map .legend button[aria-pressed] { border: 0; padding: 1px 6px; text-align: left; background: none; color: inherit; }
 .wb-map .legend button[aria-pressed=false] { opacity: .4; text-decoration: line-through; }
@@ -31,8 +38,10 @@ const STYLE = `
 .wb-map .picked { display: flex; flex-wrap: wrap; gap: 2px; margin-top: 4px; }
 .wb-map .quiet { opacity: .75; }
 `;
-const KEYS = "Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom";
+const KEYS = "Click a point to select it, or drag a loop. Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom · d density · n names";
 const CELLS = 512, SHOWN = 80;
+const DENSITY_CELLS = 96, MANY_POINTS = 20000; // from so many points on, their density is drawn
+const LABEL_CELLS = 32, LABEL_GAP_PX = 16;
 const VERTEX = `attribute vec2 place; attribute vec4 color; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
 void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = color; }`;
 const FRAGMENT = `precision mediump float; varying vec4 seen;
@@ -105,6 +114,32 @@ function cells(xy, n) {
   return { begins, order };
 }
 
+// Number of points in each cell of a grid, blurred over neighboring cells; only points that `keeps` accepts.
+function densities(xy, n, side, keeps = () => true) {
+  let counts = new Float32Array(side * side);
+  const cell = (value) => Math.min(side - 1, Math.floor(value / 65536 * side));
+  for (let i = 0; i < n; i++) if (keeps(i)) counts[cell(xy[2 * i + 1]) * side + cell(xy[2 * i])]++;
+  for (const step of [1, side]) { // along rows, then along columns
+    const blurred = new Float32Array(side * side);
+    for (let c = 0; c < side * side; c++) {
+      const at = step === 1 ? c % side : Math.floor(c / side);
+      blurred[c] = (2 * counts[c] + (at > 0 ? counts[c - step] : 0) + (at < side - 1 ? counts[c + step] : 0)) / 4;
+    }
+    counts = blurred;
+  }
+  return counts;
+}
+
+// The smallest rectangle around all points, as parts of the box; the vertical axis points down.
+function extentOf(xy, n) {
+  let [left, top, right, bottom] = n ? [1, 1, 0, 0] : [0, 0, 1, 1];
+  for (let i = 0; i < n; i++) {
+    const x = xy[2 * i] / 65535, y = 1 - xy[2 * i + 1] / 65535;
+    [left, right, top, bottom] = [Math.min(left, x), Math.max(right, x), Math.min(top, y), Math.max(bottom, y)];
+  }
+  return [left, top, right, bottom];
+}
+
 // Even-odd rule, with the operations of points_in_polygon in Python, so that both count alike.
 function inside(xy, n, [x0, y0, x1, y1], polygon) {
   const isSelected = new Uint8Array(n), xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
@@ -126,6 +161,7 @@ function render({ model, el, brush }) {
   const plane = make("div", { className: "plane" }, both), side = make("div", { className: "side" }, both);
   const canvas = make("canvas", {}, plane), over = make("canvas", {}, plane), context = over.getContext("2d");
   over.setAttribute("role", "img");
+  const labels = make("div", { className: "labels" }, plane);
   const card = make("div", { className: "card", hidden: true }, plane);
   const legend = make("div", {}, side), status = make("div", { className: "told" }, side);
   const picked = make("div", { className: "picked" }, side);
@@ -134,9 +170,21 @@ function render({ model, el, brush }) {
   const lassoing = make("button", { textContent: "lasso (l)", onclick: () => lasso(!lassos) }, bar);
   make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
   make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
+  const densityButton = make("button", { textContent: "density (d)", title: "Draw the number of points behind them", onclick: () => set({ density: !showsDensity() }) }, bar);
+  const namesButton = make("button", { textContent: "names (n)", title: "Write the name of each group where most of its points are", onclick: () => set({ labels: !view.labels }) }, bar);
+  const search = make("input", { type: "search", placeholder: "find: class, mode or #index" }, bar);
+  search.setAttribute("aria-label", "Find points by class, mode or index; Enter selects them");
+  const matches = make("span", { className: "quiet" }, bar);
+  search.oninput = () => find(search.value);
+  search.onkeydown = (event) => {
+    event.stopPropagation();
+    if (event.key === "Enter" && hits) choose(null, places_(hits), true);
+    if (event.key === "Escape") { search.value = ""; find(""); }
+  };
 
   let data, xy, color, names, places, values, near, palette, isSelected = null, count = 0, sheet = null, pen;
-  let view = { polygon: null, ids: [], hidden: [] }, zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false;
+  let view = initialView(), hits = null, densityCanvas = null, anchors = [], zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false, pressed = -1;
+  let extent = [0, 0, 1, 1]; // of the points, as parts of the box: left, top, right, bottom
   let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
   try { pen = painter(canvas); } catch { pen = plain(canvas); }
   lasso(true);
@@ -146,21 +194,85 @@ function render({ model, el, brush }) {
     lassoing.setAttribute("aria-pressed", on);
     over.style.cursor = on ? "crosshair" : "grab";
   }
-  function choose(polygon, ids = []) {
+  function initialView() { return { polygon: null, ids: [], hidden: [], labels: true, density: null, ...readJson(model, "view") }; }
+  const showsDensity = () => view.density ?? (data?.n >= MANY_POINTS);
+  function set(changes) {
+    view = { ...view, ...changes };
+    writeView(model, view);
+    paint();
+  }
+  function choose(polygon, ids = [], publishes = false) {
     view = { ...view, polygon, ids };
     select();
     writeView(model, view);
     paint();
+    if (publishes) brush?.publish({ image: isSelected ? places_(isSelected) : [] });
   }
-  function pick(polygon) {
-    choose(polygon);
-    brush?.publish({ image: polygon ? [...isSelected.keys()].filter((i) => isSelected[i]).map(place) : [] });
+  const pick = (polygon) => choose(polygon, [], true);
+  const places_ = (mask) => [...mask.keys()].filter((i) => mask[i]).map(place);
+
+  // Points whose title contains the text, or that have this index. The others are dimmed until Enter selects them.
+  function find(text) {
+    const wanted = text.trim().toLowerCase();
+    hits = null;
+    if (data && wanted) {
+      hits = new Uint8Array(data.n);
+      const inTitle = data.titles.map((title) => title.toLowerCase().includes(wanted));
+      const index = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : -1;
+      for (let i = 0; i < data.n; i++) hits[i] = wanted.startsWith("#") ? place(i) === index : (names && inTitle[names[i]]) || place(i) === index;
+    }
+    const total = hits?.reduce((sum, hit) => sum + hit, 0);
+    matches.textContent = hits ? `${formatCount(total)} found${total ? ", Enter selects" : ""}` : "";
+    if (data) { tint(); paint(); }
+  }
+
+  // The name of each group is written where most of its points are.
+  function placeLabels() {
+    anchors = [];
+    if (data.scale || data.groups.length < 2) return;
+    data.groups.forEach((group, g) => {
+      const counts = densities(xy, data.n, LABEL_CELLS, (i) => color[i] === g), c = counts.indexOf(Math.max(...counts));
+      const column = c % LABEL_CELLS, row = Math.floor(c / LABEL_CELLS);
+      let x = 0, y = 0, total = 0;
+      for (let i = 0; i < data.n; i++) { // the mean of the points around that cell
+        if (color[i] !== g || Math.abs(Math.floor(xy[2 * i] / 65536 * LABEL_CELLS) - column) > 1
+          || Math.abs(Math.floor(xy[2 * i + 1] / 65536 * LABEL_CELLS) - row) > 1) continue;
+        x += xy[2 * i]; y += xy[2 * i + 1]; total++;
+      }
+      if (total) anchors.push({ g, group, size: counts[c], x: x / total / 65535, y: y / total / 65535 });
+    });
+    anchors.sort((a, b) => b.size - a.size);
+    labels.replaceChildren(...anchors.map(({ group, g }) => make("span", { textContent: group, style: `border-bottom: 2px solid ${data.palette[g]}` })));
+  }
+  function moveLabels() {
+    const taken = [];
+    anchors.forEach(({ g, group, x, y }, i) => {
+      const at = [zoom.x + zoom.k * x, zoom.y + zoom.k * (1 - y)], half = 4 * group.length + 4;
+      const overlaps = taken.some(([left, top, other]) => Math.abs(left - at[0]) < half + other && Math.abs(top - at[1]) < LABEL_GAP_PX);
+      const outside = at[0] < 0 || at[1] < 0 || at[0] > width || at[1] > height;
+      const label = labels.children[i];
+      label.hidden = !view.labels || overlaps || outside || view.hidden.includes(g);
+      if (label.hidden) return;
+      taken.push([at[0], at[1], half]);
+      label.style.left = `${at[0]}px`;
+      label.style.top = `${at[1]}px`;
+    });
+  }
+  function makeDensity() {
+    const counts = densities(xy, data.n, DENSITY_CELLS, (i) => data.scale || !view.hidden.includes(color[i]));
+    const most = Math.max(...counts, 1), pixels = new ImageData(DENSITY_CELLS, DENSITY_CELLS);
+    counts.forEach((count, c) => {
+      const column = c % DENSITY_CELLS, row = DENSITY_CELLS - 1 - Math.floor(c / DENSITY_CELLS);
+      pixels.data.set([127, 127, 127, Math.round(215 * Math.sqrt(count / most))], 4 * (row * DENSITY_CELLS + column));
+    });
+    densityCanvas = make("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
+    densityCanvas.getContext("2d").putImageData(pixels, 0, 0);
   }
   const place = (i) => (places ? places[i] : i);
   function select() {
     isSelected = view.polygon?.length > 2 ? inside(xy, data.n, data.box, view.polygon) : view.ids?.length ? among(view.ids) : null;
     count = isSelected ? isSelected.reduce((sum, selected) => sum + selected, 0) : 0;
-    status.textContent = isSelected ? `${formatCount(count)} of ${formatCount(data.n)} selected` : "Drag a loop around points to select them.";
+    status.textContent = isSelected ? `${formatCount(count)} of ${formatCount(data.n)} selected` : "Click a point, or drag a loop around points to select them.";
     picked.replaceChildren();
     for (let i = 0, left = SHOWN; isSelected && data.thumbs && i < Math.min(data.n, data.thumbs.count) && left; i++)
       if (isSelected[i]) { picked.append(thumbnail(i, 36)); left--; }
@@ -176,7 +288,7 @@ function render({ model, el, brush }) {
     const rgba = new Uint8Array(4 * data.n), hidden = new Set(view.hidden);
     const alpha = Math.round(255 * Math.max(0.25, Math.min(0.9, 40 / Math.cbrt(data.n)))); // fainter for more points, which overlap
     for (let i = 0; i < data.n; i++) {
-      const group = color[i], dim = (isSelected && !isSelected[i]) || (bright >= 0 && group !== bright);
+      const group = color[i], dim = (hits && !hits[i]) || (isSelected && !isSelected[i]) || (bright >= 0 && group !== bright);
       const [r, g, b] = dim ? [136, 136, 136] : palette[group];
       rgba[4 * i] = r; rgba[4 * i + 1] = g; rgba[4 * i + 2] = b;
       rgba[4 * i + 3] = !data.scale && hidden.has(group) ? 0 : dim ? alpha >> 2 : alpha;
@@ -214,6 +326,7 @@ function render({ model, el, brush }) {
         const hidden = view.hidden.includes(g) ? view.hidden.filter((other) => other !== g) : [...view.hidden, g];
         view = { ...view, hidden };
         button.setAttribute("aria-pressed", !hidden.includes(g));
+        densityCanvas = null;
         tint(); writeView(model, view); paint();
       };
       button.onmouseenter = () => { bright = g; tint(); paint(); };
@@ -222,8 +335,9 @@ function render({ model, el, brush }) {
   }
 
   function fit() {
-    const k = Math.min(width, height) * 0.94;
-    zoom = { x: (width - k) / 2, y: (height - k) / 2, k };
+    const [left, top, right, bottom] = extent, margin = 0.94;
+    const k = margin * Math.min(width / Math.max(right - left, 0.2), height / Math.max(bottom - top, 0.2));
+    zoom = { x: width / 2 - k * (left + right) / 2, y: height / 2 - k * (top + bottom) / 2, k };
   }
   const toScreen = ([x, y]) => {
     const [x0, y0, x1, y1] = data.box;
@@ -255,6 +369,17 @@ function render({ model, el, brush }) {
     context.clearRect(0, 0, width, height);
     context.fillStyle = "#00000001"; // Chromium without a GPU may keep showing a canvas that was only cleared
     context.fillRect(0, 0, 1, 1);
+    densityButton.setAttribute("aria-pressed", Boolean(showsDensity()));
+    namesButton.setAttribute("aria-pressed", Boolean(view.labels) && anchors.length > 0);
+    namesButton.disabled = !anchors.length;
+    moveLabels();
+    if (showsDensity()) {
+      if (!densityCanvas) makeDensity();
+      context.globalCompositeOperation = "destination-over";
+      context.imageSmoothingQuality = "high";
+      context.drawImage(densityCanvas, zoom.x, zoom.y, zoom.k, zoom.k);
+      context.globalCompositeOperation = "source-over";
+    }
     const loop = path ?? view.polygon?.map(toScreen);
     if (loop?.length > 1) {
       context.beginPath();
@@ -286,6 +411,7 @@ function render({ model, el, brush }) {
     if (!data) return;
     over.setPointerCapture(event.pointerId);
     empty = under < 0 && root.matches(":focus-within"); // the first click only gives the map the focus
+    pressed = under;
     if (lassos && !event.shiftKey) path = [at(event)];
     else moving = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
   };
@@ -301,9 +427,11 @@ function render({ model, el, brush }) {
     paint();
   };
   over.onpointerup = () => {
-    const loop = path;
+    const loop = path, point = pressed;
     path = moving = null;
+    pressed = -1;
     if (loop?.length > 2) pick(loop.map(toData));
+    else if (loop && point >= 0) choose(null, [place(point)], true);
     else if (loop && empty && isSelected) pick(null);
   };
   over.onpointercancel = () => { path = moving = null; paint(); };
@@ -319,7 +447,8 @@ function render({ model, el, brush }) {
   onKey(root, (event) => {
     if (!data) return null;
     const resetZoom = () => { fit(); paint(); };
-    return { l: () => lasso(!lassos), Escape: () => pick(null), 0: resetZoom }[event.key];
+    const density = () => set({ density: !showsDensity() }), writesNames = () => set({ labels: !view.labels });
+    return { l: () => lasso(!lassos), Escape: () => pick(null), 0: resetZoom, d: density, n: writesNames }[event.key];
   });
 
   async function load() {
@@ -334,17 +463,22 @@ function render({ model, el, brush }) {
     places = data.places ? decodeArray(data.places, Int32Array) : null;
     values = data.values ? decodeArray(data.values, Float32Array) : null;
     near = cells(xy, data.n);
-    view = { polygon: null, ids: [], hidden: [], ...readJson(model, "view") };
+    const ends = extentOf(xy, data.n);
+    if (ends.join() !== extent.join()) canvas.sized = false; // other points have to fit; other colors keep the zoom
+    extent = ends;
+    view = initialView();
+    [densityCanvas, hits, search.value, matches.textContent] = [null, null, "", ""];
     over.setAttribute("aria-label", data.caption);
     caption.textContent = data.caption;
     pen.places(xy);
     key();
+    placeLabels();
     select();
     measure();
   }
   function follow() {
     if (!data) return;
-    const next = { polygon: null, ids: [], hidden: [], ...readJson(model, "view") };
+    const next = { ...view, polygon: null, ids: [], ...readJson(model, "view") };
     if (JSON.stringify(next) === JSON.stringify(view)) return;
     view = next;
     key();

@@ -31,21 +31,20 @@ class MapView:
         self.box = widgets.VBox([row, self.task.body, self.module, self.summary])
         for widget in self.controls.values():
             widget.observe(self._on_control, "value")
-        self.module.observe(self._on_polygon, "view")
+        self.module.observe(self._on_selection, "view")
         self._draw()
 
     def _on_control(self, change: dict[str, Any]) -> None:
         values = {name: widget.value for name, widget in self.controls.items()}
         # In another layout the polygon would contain other points.
         keeps_layout = change["owner"] is self.controls["color_by"]
-        polygon = self.model.state.polygon if keeps_layout else None
-        self.model.state = replace(self.model.state, controls=values, polygon=polygon)
+        state = self.model.state
+        polygon = state.polygon if keeps_layout else None
+        self.model.state = replace(state, controls=values, polygon=polygon)
         self._draw()
 
-    def _on_polygon(self, change: dict[str, Any]) -> None:
-        corners = json.loads(change["new"]).get("polygon")
-        polygon = None if corners is None else tuple((float(x), float(y)) for x, y in corners)
-        self.model.state = replace(self.model.state, polygon=polygon)
+    def _on_selection(self, change: dict[str, Any]) -> None:
+        self.model.state = self.model.state.select(json.loads(change["new"]))
         self.summary.value = selection_html(self.model)
 
     def _draw(self) -> None:
