@@ -75,6 +75,7 @@ def test_controls_accept_their_defaults():
 
 def test_state_round_trips_through_url_and_json():
     state = ViewState(("a b", "c&d=1"), 500, "token_budget", {"metric": "mse", "prefixes": False})
+    state = state.change(side_by_side=True)
     assert ViewState.from_query("?" + state.to_query()) == state
     assert ViewState.from_json(state.to_json()) == state
 
@@ -126,6 +127,18 @@ def test_samples_need_the_generator_of_the_tokenizer(trained):
     with pytest.raises(UserError) as error:
         workspace.result(state.change(runs=("soft-2", "flow")))
     assert "soft-2" in str(error.value)
+
+
+def test_analysis_of_one_run_is_shown_for_all_of_its_kind(trained):
+    workspace = Workspace(trained)
+    state = ViewState(("soft-4", "plain", "flow", "soft-2"), None, "codebook_usage")
+    result = workspace.result(state.change(side_by_side=True))
+    assert result.runs == ("soft-4", "soft-2") and result.not_applicable == ("plain",)
+    assert result.results[0] is workspace.result(state)
+    alone = ViewState(("soft-4", "plain"), None, "codebook_usage", side_by_side=True)
+    assert workspace.result(alone) is result.results[0]
+    maps = state.change(analysis="mixture_modes", side_by_side=True)
+    assert workspace.compared_runs(maps) == ()  # another analysis compares them
 
 
 def test_results_are_cached_per_state(trained):
@@ -209,7 +222,7 @@ def test_hosts_have_equal_tables(trained, hosts, name):
     explorer, session = hosts
     explorer.state = explorer.state.change(runs=runs)
     notebook_table = explorer.show(name, **values).table
-    session.state.open_analysis(name, runs=runs, controls=values)
+    session.state.open_analysis(name, runs=runs, controls=values, side_by_side=False)
     pd.testing.assert_frame_equal(notebook_table, session.analyses[name].table.value)
     pd.testing.assert_frame_equal(notebook_table, report_table(trained, name, values, runs))
 

@@ -256,6 +256,11 @@ OTHERS = {
     "evidence of step": Term(
         "Evidence of step", "The checkpoint of the primary run whose outputs are analyzed."
     ),
+    "side by side": Term(
+        "Compare selected runs",
+        "Show this analysis for up to four selected runs, in panels with common axes, instead of"
+        " the primary run only.",
+    ),
     "only differing": Term(
         "Only settings that differ", "Leave out settings that are the same in all runs."
     ),

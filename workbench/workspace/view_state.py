@@ -36,6 +36,8 @@ class ViewState:
         Settings of that tab.
     selection : Selection or None
         The selected images.
+    side_by_side : bool
+        Whether an analysis of one run is shown for all selected runs, in one figure.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class ViewState:
     tab: str = ""
     tab_options: Mapping[str, Value] = field(default_factory=dict)
     selection: Selection | None = None
+    side_by_side: bool = False
 
     def __post_init__(self) -> None:
         if self.tab not in TABS:
@@ -73,6 +76,8 @@ class ViewState:
         pairs.append(("analysis", self.analysis))
         if self.step is not None:
             pairs.append(("step", str(self.step)))
+        if self.side_by_side:
+            pairs.append(("side_by_side", "True"))
         pairs += [(name, str(value)) for name, value in sorted(self.controls.items())]
         if self.tab:
             pairs.append(("tab", self.tab))
@@ -95,7 +100,8 @@ class ViewState:
         pairs = parse_qsl(query.removeprefix("?"))
         runs = [value for name, value in pairs if name == "run"]
         rest: dict[str, Any] = {name: value for name, value in pairs if name != "run"}
-        values = {name: rest.pop(name, None) for name in ("step", "analysis", "tab", "selection")}
+        names = ("step", "analysis", "tab", "selection", "side_by_side")
+        values = {name: rest.pop(name, None) for name in names}
         if values["selection"] is not None:
             values["selection"] = _parse_object(values["selection"])
         prefix = f"{values['tab']}."
@@ -116,6 +122,7 @@ class ViewState:
             "tab": self.tab,
             "tab_options": dict(self.tab_options),
             "selection": None if self.selection is None else self.selection.to_dict(),
+            "side_by_side": self.side_by_side,
         }
         return json.dumps(values)
 
@@ -153,6 +160,9 @@ class ViewState:
                 tab=str(values.get("tab") or ""),
                 tab_options=dict(options),
                 selection=None if selection is None else Selection.from_dict(selection),
+                side_by_side=bool(
+                    coerce(bool, "side_by_side", values.get("side_by_side") or False)
+                ),
             )
         except UserError:
             raise

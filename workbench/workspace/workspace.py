@@ -18,6 +18,8 @@ from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
+from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
+from workbench.analysis.side_by_side import SideBySide
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
 from workbench.storage.evidence import (
     PARTNERS,
@@ -40,6 +42,12 @@ COLUMNS = (
     *("run", "kind", "data", "tokens", "dim", "step"),
     *("state", "PSNR (dB)", "evidence at step"),
 )
+# Analyses of one run, and the analyses that compare runs in the same respect.
+COMPARED_BY = {
+    "reconstruction": "image_comparison",
+    "mixture_modes": "mode_comparison",
+    "latent_map": "latent_maps",
+}
 SAMPLE_ARRAYS = ("samples", "sample_labels")
 NO_RUN = "No run is selected. Select one in the list of runs."
 
@@ -146,6 +154,9 @@ class Workspace:
         UserError
             If the analysis does not apply to the runs; the message is shown in its place.
         """
+        runs = self.compared_runs(state)
+        if len(runs) > 1:
+            return self._side_by_side(state, runs)
         function = analysis.get(state.analysis)
         key = self.key(state)
         result = self._results.get(key)
@@ -166,6 +177,43 @@ class Workspace:
                 return result.with_left_out(left_out)  # the reason may pass: it is not kept
             self._results[key] = result
         return result
+
+    def compared_runs(self, state: ViewState) -> tuple[str, ...]:
+        """Return the selected runs for which an analysis of one run is shown side by side.
+
+        They are of the kind of the primary run. Fewer than two if the state does not ask for it,
+        or the analysis compares runs itself.
+        """
+        if not (state.side_by_side and is_of_one_run(state.analysis)):
+            return ()
+        runs = self._selected_runs(state)
+        return tuple(run.name for run in runs if run.is_generator == runs[0].is_generator)
+
+    def _side_by_side(self, state: ViewState, runs: Sequence[str]) -> Result:
+        """Return the results of an analysis for several runs as one.
+
+        It is the result of the primary run alone if the analysis applies to no other run.
+        """
+        results = {runs[0]: self.result(_view_of_run(state, runs[0]))}
+        not_applicable = []
+        not_shown = []
+        for name in runs[1:]:
+            if len(results) == MAX_SIDE_BY_SIDE:
+                not_shown.append(name)
+                continue
+            try:
+                results[name] = self.result(_view_of_run(state, name))
+            except (NotApplicable, RunError):
+                not_applicable.append(name)
+        if len(results) == 1:
+            return results[runs[0]]
+        combined = SideBySide(
+            runs=tuple(results),
+            results=tuple(results.values()),
+            not_applicable=tuple(not_applicable),
+            not_shown=tuple(not_shown),
+        )
+        return combined.with_run_colors(self.run_colors)
 
     def applicable(self, name: str, primary: str) -> str | None:
         """Return another run that has the arrays which an analysis needs and `primary` lacks.
@@ -194,6 +242,9 @@ class Workspace:
         UserError
             If no run is selected, or the primary run has no evidence of that step.
         """
+        runs = self.compared_runs(state)
+        if len(runs) > 1:
+            return tuple(self._key_or_reason(_view_of_run(state, name)) for name in runs)
         function = analysis.get(state.analysis)
         controls = coerce_controls(function, state.controls)
         if reads_logs(function):
@@ -202,6 +253,13 @@ class Workspace:
         folders = [*self._evidence_folders(state), *self._partner_folders(state)]
         evidence = [(str(folder), written_at(folder)) for folder in folders]
         return (state.analysis, *evidence, *sorted(controls.items()))
+
+    def _key_or_reason(self, state: ViewState) -> Hashable:
+        """Return the key of a run, or the reason why it has none, such as missing evidence."""
+        try:
+            return self.key(state)
+        except UserError as error:
+            return str(error)
 
     def table(self) -> pd.DataFrame:
         """One row per run: its type, progress, and mean PSNR on held-out images."""
@@ -364,6 +422,22 @@ class Workspace:
             "PSNR (dB)": psnr,
             "evidence at step": steps[-1] if steps else None,
         }
+
+
+def is_of_one_run(name: str) -> bool:
+    """Return True if an analysis shows one run, and no other analysis compares its runs."""
+    function = analysis.get(name)
+    is_single = array_names(function) is not None and not reads_logs(function)
+    return is_single and name not in COMPARED_BY
+
+
+def _view_of_run(state: ViewState, name: str) -> ViewState:
+    """Return the view of one of the selected runs as the primary run, without comparison."""
+    other_runs = tuple(run for run in state.runs if run != name)
+    step = state.step if name == state.runs[0] else None
+    return ViewState(
+        runs=(name, *other_runs), step=step, analysis=state.analysis, controls=state.controls
+    )
 
 
 def _origin(provenance: dict[str, Any]) -> str:

@@ -276,7 +276,7 @@ def _ranking(
         return np.argsort(-difference, kind="stable")
     if order == "class" and not classes:
         raise NotApplicable("Images cannot be sorted by class: the evidence has no labels.")
-    groups = np.unique(classes, return_inverse=True)[1] if order == "class" else modes
+    groups = np.unique(classes, return_inverse=True)[1] if modes is None else modes
     return np.lexsort((-difference, groups))
 
 

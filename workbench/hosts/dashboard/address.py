@@ -12,7 +12,7 @@ def view_of_address(query: str, workspace: Workspace) -> tuple[ViewState, str]:
     """Return the view of an address, and a warning that is empty if the address is valid.
 
     An address without runs has those of the workspace's default view, and an invalid one is
-    replaced by that view.
+    replaced by that view. An address without an analysis shows analyses of all selected runs.
     """
     default = workspace.default_view().change(tab="overview")
     try:
@@ -27,7 +27,7 @@ def view_of_address(query: str, workspace: Workspace) -> tuple[ViewState, str]:
         return default, f"This link could not be opened: {error}"
     if "analysis=" in query or view.tab:
         return view, ""
-    return view.change(tab="overview"), ""
+    return view.change(tab="overview", side_by_side=True), ""
 
 
 class AddressBar:

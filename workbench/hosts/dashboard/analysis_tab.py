@@ -13,6 +13,7 @@ from workbench import analysis
 from workbench.analysis.base import Result
 from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
+from workbench.core.glossary import OTHERS, tooltip
 from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
@@ -38,10 +39,11 @@ from workbench.workspace.tab_content import (
     selected_image_indices,
 )
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Workspace
+from workbench.workspace.workspace import Workspace, is_of_one_run
 
 MIN_WIDTH_PX = 640  # of three panels next to each other; on a narrower page the figure scrolls
 ROWS_PER_PAGE = 15  # of the table
+SUMMARY_STYLE = {"font-size": "16px", "white-space": "pre-line"}
 
 
 class AnalysisTab:
@@ -82,6 +84,13 @@ class AnalysisTab:
         }
         for control_name, widget in self.widgets.items():
             watch_widget(widget, partial(self._on_control, control_name))
+        self.side_by_side = pmui.Checkbox(
+            label=OTHERS["side by side"].label,
+            value=state.view.side_by_side,
+            visible=False,
+            description=tooltip("side by side"),
+        )
+        self.side_by_side.param.watch(lambda event: state.change(side_by_side=event.new), "value")
         self.figure = Figure(
             min_width=0 if compact else MIN_WIDTH_PX,
             on_click=self._open_point,
@@ -91,7 +100,7 @@ class AnalysisTab:
         self.selection_card: SelectionCard | None = None  # if the figure has points to select
         self._has_selected_codes = False  # whether a heat map shows the selected images
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
-        self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles={"font-size": "16px"})
+        self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles=SUMMARY_STYLE)
         self.table = _table_widget(pd.DataFrame())
         self.table_frame = pn.Column(sizing_mode="stretch_width")
         self.accordion = pmui.Accordion(("table", self.table_frame))
@@ -107,7 +116,9 @@ class AnalysisTab:
         content = pn.Column(*parts, sizing_mode="stretch_width", styles={"min-width": "0"})
         self.result = AsyncResult(name, content, self._draw, workspace, compute)
         # Room for the labels, which are on the upper edges of the fields.
-        row = pn.FlexBox(*self.widgets.values(), gap="16px", styles={"padding-top": "8px"})
+        row = pn.FlexBox(
+            self.side_by_side, *self.widgets.values(), gap="16px", styles={"padding-top": "8px"}
+        )
         self.body = pn.Column(row, self.result.body, sizing_mode="stretch_width", min_height=400)
         state.param.watch(lambda event: self.set_theme(dark=event.new), "dark")
 
@@ -122,8 +133,16 @@ class AnalysisTab:
         """Show the analysis of the view's runs under the view's controls."""
         values = self._controls_in(view)
         self.set_controls(values)
+        can_compare = not self.tab and is_of_one_run(self.name) and len(view.runs) > 1
+        self.side_by_side.param.update(value=view.side_by_side, visible=can_compare)
         self.result.show(
-            ViewState(runs=view.runs, step=view.step, analysis=self.name, controls=values)
+            ViewState(
+                runs=view.runs,
+                step=view.step,
+                analysis=self.name,
+                controls=values,
+                side_by_side=can_compare and view.side_by_side,
+            )
         )
         self._show_selection()
 

@@ -21,10 +21,11 @@ def control_widget(control: Control, value: Value) -> MaterialWidget:
             width=220,
             description=control.tooltip,
         )
-    slider = pmui.IntSlider if control.kind == "integer" else pmui.FloatSlider
+    is_integer = control.kind == "integer"
+    slider: Any = pmui.IntSlider if is_integer else pmui.FloatSlider
     if control.num_values > MAX_SLIDER_VALUES:
-        slider = pmui.IntInput if control.kind == "integer" else pmui.FloatInput
-    number = int if control.kind == "integer" else float
+        slider = pmui.IntInput if is_integer else pmui.FloatInput
+    number = int if is_integer else float
     return slider(
         label=control.label,
         value=value,

@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 from workbench import analysis
 from workbench.analysis.base import Result, mime_bundle
 from workbench.core.errors import UserError
+from workbench.core.glossary import OTHERS, tooltip
 from workbench.hosts.js.jupyter import Theme
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT, control_widget
@@ -26,7 +27,7 @@ from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
 from workbench.workspace.controls import controls
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Workspace
+from workbench.workspace.workspace import Workspace, is_of_one_run
 
 __all__ = ["Explorer", "ExplorerView", "open", "watch"]
 
@@ -121,6 +122,7 @@ class Explorer:
         *,
         runs: Sequence[Run | str | Path] = (),
         step: int | None = None,
+        side_by_side: bool = False,
         **controls: Any,
     ) -> "Explorer":
         """Show another analysis.
@@ -134,6 +136,8 @@ class Explorer:
             default the selected runs.
         step : int, optional
             The step of the evidence of the primary run; the last one by default.
+        side_by_side : bool, optional
+            Whether an analysis of one run is shown for all selected runs, in one figure.
         **controls
             Controls of the analysis; the others have their defaults.
 
@@ -156,7 +160,9 @@ class Explorer:
                         f"{run.folder}. Rename one of the folders."
                     )
         names = tuple(dict.fromkeys(run.name for run in opened)) or self.state.runs
-        self.state = ViewState(runs=names, step=step, analysis=name, controls=controls)
+        self.state = ViewState(
+            runs=names, step=step, analysis=name, controls=controls, side_by_side=side_by_side
+        )
         self.workspace.runs |= {run.name: run for run in opened}
         return self
 
@@ -170,6 +176,8 @@ class Explorer:
         keywords: dict[str, Any] = {"runs": runs}
         if self.state.step is not None:
             keywords["step"] = self.state.step
+        if self.state.side_by_side:
+            keywords["side_by_side"] = True
         keywords |= self.state.controls
         arguments = [repr(self.state.analysis)]
         arguments += [f"{name}={value!r}" for name, value in keywords.items()]
@@ -245,6 +253,12 @@ class ExplorerView:
             value=state.analysis,
             style={"button_width": "auto"},
         )
+        self.side_by_side = widgets.Checkbox(
+            value=state.side_by_side,
+            description=OTHERS["side by side"].label,
+            tooltip=tooltip("side by side"),
+            indent=False,
+        )
         self.row = widgets.HBox(layout=ROW_LAYOUT)
         self.task = BackgroundTask()
         self.output = widgets.Output(layout={"width": "100%", "max_width": "960px"})
@@ -265,6 +279,7 @@ class ExplorerView:
         self.primary.observe(self._on_change, "value")
         self.others.observe(self._on_change, "value")
         self.analysis.observe(self._on_analysis, "value")
+        self.side_by_side.observe(self._on_change, "value")
         self._on_analysis()
 
     def _on_analysis(self, _: Any = None) -> None:
@@ -278,7 +293,8 @@ class ExplorerView:
         }
         for widget in self.controls.values():
             widget.observe(self._on_change, "value")
-        self.row.children = tuple(self.controls.values())
+        own = (self.side_by_side,) if is_of_one_run(name) else ()
+        self.row.children = (*own, *self.controls.values())
         self._on_change()
 
     def _on_change(self, _: Any = None) -> None:
@@ -291,6 +307,7 @@ class ExplorerView:
             step=before.step if before.runs[:1] == (primary,) else None,
             analysis=self.analysis.value,
             controls={name: widget.value for name, widget in self.controls.items()},
+            side_by_side=self.side_by_side.value,
         )
         self.task.start(f"computing {_title(self.analysis.value)}", self._compute, self._show)
 

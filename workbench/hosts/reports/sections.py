@@ -144,13 +144,15 @@ class ReportWriter:
         record = {"runs": records, "left_out": left_out}
         display({"text/html": ""}, raw=True, metadata={METADATA_KEY: record})
 
-    def show(self, name: str, **controls: Any) -> None:
+    def show(self, name: str, *, side_by_side: bool = False, **controls: Any) -> None:
         """Add an analysis: figure, summary and table, or the reason why it does not apply.
 
         Parameters
         ----------
         name : str
             Name of the analysis, such as `codebook_usage`.
+        side_by_side : bool
+            Whether an analysis of one run is shown for all runs of the report, in one figure.
         **controls
             Keyword arguments of the analysis.
         """
@@ -158,7 +160,7 @@ class ReportWriter:
         if name in self.analyses_done:
             title += "".join(f", {control}={value}" for control, value in controls.items())
         self.analyses_done.add(name)
-        state = self.state.change(analysis=name, controls=controls)
+        state = self.state.change(analysis=name, controls=controls, side_by_side=side_by_side)
         self._add(title, lambda: result_content(self.workspace.result(state)))
 
     def brief(self, *names: str, count: int = 3) -> None:

@@ -1,0 +1,80 @@
+"""One analysis of several runs in one figure: a panel per run, with common axes and run colors."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pandas as pd
+
+from workbench.analysis.base import Result
+
+MAX_RUNS = 4  # panels that can be compared without much scrolling
+
+
+@dataclass(frozen=True, eq=False)
+class SideBySide(Result):
+    """The results of one analysis for several runs.
+
+    Attributes
+    ----------
+    runs : tuple of str
+        Name of each run; the first is the primary run.
+    results : tuple of Result
+        The result of each run, under the same controls.
+    not_applicable : tuple of str
+        Selected runs to which the analysis does not apply.
+    not_shown : tuple of str
+        Selected runs beyond the fourth.
+    """
+
+    replaces_figure: ClassVar[bool] = False
+
+    runs: tuple[str, ...]
+    results: tuple[Result, ...] = field(repr=False)
+    not_applicable: tuple[str, ...] = ()
+    not_shown: tuple[str, ...] = ()
+
+    def control_limits(self) -> Mapping[str, int]:
+        """Return the largest useful value of each control in any of the runs."""
+        limits: dict[str, int] = {}
+        for result in self.results:
+            for name, end in result.control_limits().items():
+                limits[name] = max(end, limits.get(name, end))
+        return limits
+
+    def table(self) -> pd.DataFrame:
+        """Return the tables of all runs, with the name of the run in the first column."""
+        tables = [result.table() for result in self.results]
+        columns = [
+            table.assign(run=run)[["run", *(c for c in table.columns if c != "run")]]
+            for run, table in zip(self.runs, tables, strict=True)
+        ]
+        return pd.concat(columns, ignore_index=True)
+
+    def summary(self) -> str:
+        """Return one paragraph per run, and the runs that are missing."""
+        return "\n".join([*map(": ".join, self._paragraphs()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """Return the paragraphs with the name of each run in bold, and the folded table."""
+        notes = [self.left_out_note(), *self._notes()]
+        paragraphs = [
+            f"<p><b>{html.escape(run)}</b>: {html.escape(text)}</p>"
+            for run, text in self._paragraphs()
+        ]
+        paragraphs += [f"<p>{html.escape(note)}</p>" for note in notes if note]
+        return "".join(paragraphs) + self.table_html()
+
+    def _paragraphs(self) -> list[tuple[str, str]]:
+        return [
+            (run, result.summary()) for run, result in zip(self.runs, self.results, strict=True)
+        ]
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.not_applicable:
+            notes.append(f"Does not apply to {', '.join(self.not_applicable)}.")
+        if self.not_shown:
+            notes.append(f"Only {MAX_RUNS} runs are shown, without {', '.join(self.not_shown)}.")
+        return notes
