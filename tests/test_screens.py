@@ -42,7 +42,7 @@ def latentmap() -> tuple[dict, dict, str]:
     }
     texts = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": ""}
     data = {**point_data(points), **colors, **texts}
-    return data, {"polygon": None, "ids": [], "hidden": []}, ".plane"
+    return data, {"polygon": None, "ids": [], "hidden": [], "labels": False}, ".plane"
 
 
 def codegrid() -> tuple[dict, dict, str]:
