@@ -38,7 +38,7 @@ const STYLE = `
 .wb-map .picked { display: flex; flex-wrap: wrap; gap: 2px; margin-top: 4px; }
 .wb-map .quiet { opacity: .75; }
 `;
-const KEYS = "Click a point to select it, or drag a loop. Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom · d density · n names";
+const KEYS = "Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom · d density · n names";
 const CELLS = 512, SHOWN = 80;
 const DENSITY_CELLS = 96, MANY_POINTS = 20000; // from so many points on, their density is drawn
 const LABEL_CELLS = 32, LABEL_GAP_PX = 16;
