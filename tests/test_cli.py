@@ -1,5 +1,6 @@
 """The command line: commands, help, and one sentence for each mistake."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ import pytest
 
 import workbench
 from workbench import cli
+from workbench.launch.progress_bar import progress_bar
+from workbench.launch.recipes import SYSTEMS
+from workbench.launch.settings import recipe_settings_list
 from workbench.launch.trainables import recipe_names
 from workbench.storage.run import Run
 
@@ -151,6 +155,40 @@ def test_help_lists_recipes_and_commands(command_line):
     assert all(recipe in text for recipe in recipe_names())
     _, text = command_line("--help")
     assert all(command in text for command in COMMANDS)
+
+
+def test_help_of_a_recipe_lists_its_settings_with_defaults(command_line):
+    code, text = command_line("train", "softvq-digits", "--help")
+    flat = " ".join(text.split())
+    assert code == 0
+    assert "--num-tokens INTEGER Latent tokens per image. [default: 8]" in flat
+    assert "--betas NUMBER,..." in text and "[default: 0.9,0.95]" in flat
+    assert "[default: digits]" in flat and "--logits cosine|distance" in text
+    code, _ = command_line("train", "softvq-digts", "--help")
+    assert code != 0
+
+
+def test_help_of_a_report_lists_its_parameters(command_line):
+    code, text = command_line("report", "comparison", "--help")
+    assert code == 0 and "--compare-with TEXT,..." in text and "--conclusion" in text
+    assert "One of: best generation," in " ".join(text.split())
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_setting_is_described(system):
+    undescribed = [s.name for s in recipe_settings_list(f"{system}-digits") if not s.description]
+    assert undescribed == []
+
+
+def test_progress_in_a_file_is_a_line_each():
+    file = io.StringIO()
+    with progress_bar(total=4, desc="a", unit="step", file=file) as bar:
+        bar.mininterval = 0
+        for _ in range(4):
+            bar.update()
+    lines = file.getvalue().split("\n\n")[0].splitlines()
+    assert lines[-1].startswith("a: 4 of 4 steps, 100 %")
+    assert len(lines) >= 2 and "\r" not in file.getvalue()
 
 
 def test_watch_prints_the_status_and_sends_commands(command_line, tmp_path):

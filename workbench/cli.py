@@ -7,10 +7,12 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from workbench.core.cores import available_cores
 from workbench.core.errors import UserError, install_command, missing_extra
@@ -65,6 +67,57 @@ PicturesOption = Annotated[
 ]
 
 
+class TrainCommand(TyperCommand):
+    """With a recipe or a class, the help lists all its settings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words, which are not parsed yet when the help is printed."""
+        ctx.meta["words"] = list(args)
+        return list(super().parse_args(ctx, args))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the settings of what is trained; without one, the names of the recipes."""
+        words = ctx.meta.get("words", [])
+        name = _option(words, "class") or next((w for w in words if not w.startswith("-")), None)
+        if name is None:
+            super().format_epilog(ctx, formatter)
+            return
+        from workbench.launch.settings import help_sections
+
+        trust = [_option(words, "trust")] if _option(words, "trust") else []
+        for title, rows in help_sections(name, trust).items():
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=26)
+
+
+class ReportCommand(TrainCommand):
+    """With a template, the help lists its parameters."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the parameters of the template; without one, the names of the templates."""
+        from workbench.hosts.reports.template import template_names
+        from workbench.hosts.reports.template_help import help_rows
+
+        words = ctx.meta.get("words", [])
+        name = next((word for word in words if not word.startswith("-")), None)
+        if name is None:
+            formatter.write_paragraph()
+            formatter.write_text(f"Templates: {', '.join(template_names())}")
+            return
+        with formatter.section(f"Parameters of {name}"):
+            formatter.write_dl(help_rows(name), col_max=26)
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """Return the value of an option in the words of a command line, if it is there."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+        if word == f"--{name}":
+            return following
+    return None
+
+
 def _list_recipes() -> str:
     from workbench.launch.paper_recipes import PAPER_RECIPES
     from workbench.launch.recipes import SIZES, SYSTEMS
@@ -83,7 +136,7 @@ def _list_recipes() -> str:
     return "\n".join(["\b", "Recipes:", *lines, "", "\b", "Published models:", *papers])
 
 
-@app.command(context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
+@app.command(cls=TrainCommand, context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
 def train(
     context: typer.Context,
     out: Annotated[
@@ -126,6 +179,7 @@ def train(
     """Train a recipe, or a class of your own.
 
     Any setting can be changed by its name, as in --lr 0.001 or --codebook-size 512.
+    `workbench train RECIPE --help` lists them.
 
     \b
     workbench train softvq-digits --out runs/a --steps 500 --save-every 100 --num-tokens 16
@@ -466,7 +520,7 @@ def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
     typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
 
 
-@app.command(context_settings=ACCEPTS_SETTINGS)
+@app.command(cls=ReportCommand, context_settings=ACCEPTS_SETTINGS)
 def report(
     context: typer.Context,
     template: Annotated[
@@ -483,7 +537,7 @@ def report(
 ) -> None:
     """Execute the notebook of a report and write one HTML file that needs no network.
 
-    Other options are parameters of the template.
+    Other options are parameters of the template; `workbench report TEMPLATE --help` lists them.
 
     \b
     workbench report tokenizer --run runs/a
@@ -631,8 +685,8 @@ def watch(
     workbench watch runs/a --ask pause
     workbench watch runs/a --ask weight --term align --value 0.5
     """
-    from tqdm import tqdm
-
+    from workbench.launch.progress_bar import progress_bar
+    from workbench.storage.jsonl import JsonlTail, is_log_record
     from workbench.storage.run import ACTIVE_STATES, Run
 
     opened = Run(run)
@@ -646,16 +700,16 @@ def watch(
         typer.echo(repr(opened))
         return
     status = opened.status()
-    with tqdm(
-        total=status["steps"],
-        initial=status["step"],
-        desc=opened.name,
-        unit="step",
-        disable=None,
+    log = JsonlTail(opened.folder / "log.jsonl", is_log_record)
+    loss = ""
+    with progress_bar(
+        total=status["steps"], initial=status["step"], desc=opened.name, unit="step"
     ) as bar:
         while status["state"] in ACTIVE_STATES:
+            for record in log.read():
+                loss = f", loss {record['loss']:.3g}" if "loss" in record else loss
+            bar.set_postfix_str(f"{status['state']}{loss}", refresh=False)
             bar.update(status["step"] - bar.n)
-            bar.set_postfix_str(status["state"])
             time.sleep(POLL_INTERVAL_S)
             status = opened.status()
         bar.update(status["step"] - bar.n)

@@ -264,6 +264,16 @@ OTHERS = {
     "only differing": Term(
         "Only settings that differ", "Leave out settings that are the same in all runs."
     ),
+    "several values": Term(
+        "Several values",
+        "Starts one training per combination: name=value,value, with ; between settings.",
+    ),
+    "train to step": Term(
+        "Train to step", "A run that has finished is trained longer with more steps than it has."
+    ),
+    "trainings at the same time": Term(
+        "At the same time", "Trainings of the queue that run at once; the others wait."
+    ),
     "multiplier": Term(
         "multiplier", "Factor of a loss term or of the learning rate, from the next step on."
     ),

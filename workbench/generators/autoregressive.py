@@ -41,21 +41,48 @@ class AR(Generator):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The shape of the tokenizer's codes, the sizes, and how codes become vectors and back."""
+        """The shape of the tokenizer's codes, the sizes, and how codes become vectors and back.
 
-        num_tokens: int  # L, of the tokenizer
-        codebook_size: int  # K, of each of its codebooks
-        dim: int  # d, of a codeword
-        classes: int  # without the null class of guidance
-        num_codebooks: int = 1  # G; codebook i serves the i-th of G equal blocks of tokens
+        Attributes
+        ----------
+        num_tokens : int
+            Tokens per image; those of the tokenizer.
+        codebook_size : int
+            Codewords of each codebook of the tokenizer.
+        dim : int
+            Channels of a codeword of the tokenizer.
+        classes : int
+            Number of classes, without the null class of guidance.
+        num_codebooks : int
+            Codebooks of the tokenizer; the i-th serves the i-th of equal blocks of tokens.
+        width : int
+            Channels of the transformer.
+        depth : int
+            Blocks of the transformer.
+        heads : int
+            Attention heads.
+        drop_class : float
+            Fraction of the labels that are replaced by the null class in training.
+        understand : float
+            Weight of the classification loss; 0 trains generation alone.
+        head : {"free", "tied"}
+            Logits from one weight vector per code (free), or from products with the vectors of the
+            codes (tied).
+        table : {"learned", "codebook"}
+            Vectors of the codes: learned from scratch, or the codewords of the tokenizer.
+        """
+
+        num_tokens: int
+        codebook_size: int
+        dim: int
+        classes: int
+        num_codebooks: int = 1
         width: int = 96
         depth: int = 4
         heads: int = 4
-        drop_class: float = 0.1  # share of labels replaced by the null class in training
-        understand: float = 0.5  # weight of the classification loss; 0 trains generation alone
-        # Logits: one weight vector per code, or products with the codes' own vectors.
+        drop_class: float = 0.1
+        understand: float = 0.5
         head: Literal["free", "tied"] = "free"
-        # The codes' vectors: learned from scratch, or the codewords that `adopt` copies.
         table: Literal["learned", "codebook"] = "learned"
 
         def __post_init__(self) -> None:

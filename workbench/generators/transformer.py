@@ -71,47 +71,112 @@ class SiT(Generator):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The moments of the latents, the sizes, and the choices in which the papers differ."""
+        """The moments of the latents, the sizes, and the choices in which the papers differ.
 
-        num_tokens: int  # L, of the tokenizer
-        dim: int  # d, of the tokenizer
-        classes: int  # without the null class of guidance
-        by_channel: bool = False  # True: mean and std per channel of a token; False: of all numbers
-        # Of the latents; the network reads (latents - mean) / std.
+        Attributes
+        ----------
+        num_tokens : int
+            Tokens per image; those of the tokenizer.
+        dim : int
+            Channels of a token; those of the tokenizer.
+        classes : int
+            Number of classes, without the null class of guidance.
+        by_channel : bool
+            Whether mean and std are those of each channel of a token, or of all numbers.
+        mean : float or sequence of float
+            Mean of the latents. The network reads (latents - mean) / std.
+        std : float or sequence of float
+            Standard deviation of the latents.
+        width : int
+            Channels of the transformer.
+        depth : int
+            Blocks of the transformer.
+        heads : int
+            Attention heads.
+        drop_class : float
+            Fraction of the labels that are replaced by the null class in training.
+        path : {"linear", "cosine", "ddpm-linear", "ddpm-cosine"}
+            Path from noise to latents; that of the DiT paper is "ddpm-linear".
+        predict : {"velocity", "noise"}
+            Output of the network.
+        times : {"logit-normal", "uniform", "timesteps"}
+            Distribution of the training times.
+        learned_variance : bool
+            Whether the variances of reverse steps are learned, as in DiT; needs a discrete noise
+            schedule.
+        uniform_after : float
+            Fraction of the training after which times are uniform; 0.6 in LightningDiT's 800
+            epochs.
+        norm : {"layer", "rms"}
+            Normalization of a block; "rms" has a learned gain.
+        mlp : {"gelu", "gelu-tanh", "swiglu"}
+            Kind of the feed-forward network of a block.
+        positions : {"sines", "rope", "sines+rope"}
+            Position embeddings that are added (sines), that rotate queries and keys (rope), or
+            both.
+        stored_positions : bool
+            Whether the added positions belong to the checkpoint, and start as in the papers' code.
+        rows : int
+            Rows of the grid of tokens, for positions in two axes; 1: the tokens are a line.
+        patch : int
+            Rows and columns of tokens that are one token of the network.
+        qk_norm : bool
+            Whether queries and keys are normalized by their root mean square.
+        norm_eps : float
+            Number that is added to the variance in each LayerNorm; the papers' code has 1e-6.
+        time_embedding : {"scaled", "unscaled", "timestep"}
+            "scaled" embeds 1000 t in width channels; "unscaled" embeds t in 256 channels with the
+            cosines first, as the code of SiT and LightningDiT does; "timestep" embeds 1000 t - 1,
+            the index of a discrete timestep, as that of DiT.
+        reversed_time : bool
+            Whether 1 - t is embedded, as in LightningDiT's code.
+        init : {"scaled", "xavier"}
+            Weights at the start: small, shrinking with the depth (scaled), or those of the papers'
+            code (xavier).
+        direction_weight : float
+            Weight of 1 minus the cosine of the predicted velocity and the velocity.
+        shift : float
+            Shift of the sampling times; above 1, more of them are near the noise.
+        interval : tuple of float
+            First and last sampling time with guidance; 1 is noise.
+        guided_channels : int, optional
+            Number of channels, from the first, that guidance changes; none: all.
+        solver : {"euler", "heun", "euler-maruyama", "ddpm"}
+            Method that integrates the samples.
+        sampling_steps : int
+            Steps of the solver.
+        """
+
+        num_tokens: int
+        dim: int
+        classes: int
+        by_channel: bool = False
         mean: float | Sequence[float] = 0.0
         std: float | Sequence[float] = 1.0
         width: int = 96
         depth: int = 4
         heads: int = 4
-        drop_class: float = 0.1  # share of labels replaced by the null class in training
-        path: Path = "linear"  # the DiT paper's is "ddpm-linear"
+        drop_class: float = 0.1
+        path: Path = "linear"
         predict: Literal["velocity", "noise"] = "velocity"
-        times: Times = "logit-normal"  # distribution of the training times
-        # Learn the variances of reverse steps, as DiT does; needs a discrete noise schedule.
+        times: Times = "logit-normal"
         learned_variance: bool = False
-        # Fraction of the training after which times are uniform; 0.6 in LightningDiT's 800 epochs.
         uniform_after: float = 1.0
-        norm: Norm = "layer"  # "rms" has a learned gain
+        norm: Norm = "layer"
         mlp: MLPKind = "gelu"
-        # Position embeddings that are added, that rotate queries and keys, or both.
         positions: Literal["sines", "rope", "sines+rope"] = "sines"
-        # The added positions belong to the checkpoint, and start as in the papers' code.
         stored_positions: bool = False
-        rows: int = 1  # of the tokens' grid, for positions in two axes; 1: the tokens are a line
-        patch: int = 1  # rows and columns of tokens that are one token of the network
-        qk_norm: bool = False  # RMSNorm of queries and keys
-        norm_eps: float = LAYER_NORM_EPS  # of LayerNorm; the papers' code has 1e-6
-        # "scaled" embeds 1000 t in `width` channels. "unscaled" embeds t in 256 channels with the
-        # cosines first, as the code of SiT and LightningDiT does, and "timestep" 1000 t - 1, the
-        # index of a discrete timestep, as that of DiT.
+        rows: int = 1
+        patch: int = 1
+        qk_norm: bool = False
+        norm_eps: float = LAYER_NORM_EPS
         time_embedding: Literal["scaled", "unscaled", "timestep"] = "scaled"
-        reversed_time: bool = False  # embed 1 - t, as LightningDiT's code does
-        # Weights at the start: small, shrinking with the depth, or those of the papers' code.
+        reversed_time: bool = False
         init: Literal["scaled", "xavier"] = "scaled"
-        direction_weight: float = 0.0  # of 1 - cos(predicted velocity, velocity)
-        shift: float = 1.0  # of the sampling times; above 1 more of them are near the noise
-        interval: tuple[float, float] = (0.0, 1.0)  # of times with guidance; 1 is noise
-        guided_channels: int | None = None  # guidance on the first channels only; None: all
+        direction_weight: float = 0.0
+        shift: float = 1.0
+        interval: tuple[float, float] = (0.0, 1.0)
+        guided_channels: int | None = None
         solver: Solver = "heun"
         sampling_steps: int = 50
 

@@ -18,10 +18,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.coerce import coerce, to_json
-from workbench.core.errors import RunError, UserError, unknown
+from workbench.core.errors import RunError, UserError
 from workbench.core.progress import progress_listener
-from workbench.launch.progress_bar import count_on, percentage_on
+from workbench.launch.progress_bar import (
+    collecting_bar,
+    count_on,
+    percentage_on,
+    progress_bar,
+)
+from workbench.launch.settings import (
+    DATA_SETTINGS,
+    LATENT_SETTINGS,
+    START,
+    coerce_changes,
+)
 from workbench.launch.setup import (
     attach_features,
     load_held_out,
@@ -42,17 +52,9 @@ if TYPE_CHECKING:
     from workbench.core.types import Dataset
     from workbench.training import TrainConfig
 
-# Settings that belong neither to the model nor to training.
-DATA_SETTINGS = {
-    "data": str,
-    "limit": int,
-    "value_range": tuple[float, float],
-    "cache": str,
-}
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 RESUMABLE_SETTINGS = ("num_workers",)
-LATENT_SETTINGS = {"tokenizer": str, "latents": str}
-RUN_SETTINGS = ("start", *LATENT_SETTINGS, *DATA_SETTINGS)
+RUN_SETTINGS = tuple(setting.name for setting in (START, *LATENT_SETTINGS, *DATA_SETTINGS))
 REHEARSAL_ITEMS = 2
 GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -152,9 +154,7 @@ def train(
     if collect and run.is_generator and run.tokenizer is None:
         tqdm.write(f"{run.name} has no tokenizer, so that no evidence is collected.", sys.stderr)
     elif collect and run.status()["state"] == "finished":
-        # A dynamic width wraps the line in a narrow notebook instead of hiding the bar.
-        bar = tqdm(desc=f"{run.name}: evidence", unit="part", disable=None, dynamic_ncols=True)
-        with bar, progress_listener(count_on(bar)):
+        with collecting_bar(run.name):
             collect_evidence(run, trust=job.trust)
     return run
 
@@ -191,7 +191,7 @@ def prepare_training(
     for name in specified:
         if name in parsed.settings:
             raise UserError(f"{name} is set by the Config; set it there only.")
-    changes = _coerce_changes(trainable, parsed.settings | specified)
+    changes = coerce_changes(trainable, parsed.settings | specified)
     if (Path(out) / "config.json").exists():
         run = Run(out)
         is_longer = _is_longer(run, changes)
@@ -228,8 +228,6 @@ def prepare_training(
 
 def _follow(job: TrainingJob, first_step: int) -> None:
     """Train with a progress bar; write samples and collect evidence on command."""
-    from tqdm.auto import tqdm
-
     from workbench.collect import previewer
     from workbench.training import fit
 
@@ -239,14 +237,7 @@ def _follow(job: TrainingJob, first_step: int) -> None:
     draw_preview = previewer(run, trust=job.trust) if can_decode else None
     held_out = load_held_out(run, job.trust)
     with (
-        tqdm(
-            total=steps,
-            initial=first_step,
-            desc=run.name,
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-        ) as bar,
+        progress_bar(total=steps, initial=first_step, desc=run.name, unit="step") as bar,
         _stop_on_signal(run) as signals,
         progress_listener(percentage_on(bar, "preparing the model")),
         closing(fit(job.model, job.data, job.train_config, run, held_out)) as records,
@@ -278,9 +269,7 @@ def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
 def _start_from_another_run(
     run: Run, model: "nn.Module", train_config: "TrainConfig", data: "Dataset"
 ) -> None:
-    from tqdm.auto import tqdm
-
-    bar = tqdm(desc=f"{run.name}: preparing the model", disable=None, delay=1)
+    bar = progress_bar(desc=f"{run.name}: preparing the model", delay=1)
     with bar, progress_listener(count_on(bar)):
         save_initial_checkpoint(run, model, train_config, data)
 
@@ -304,31 +293,7 @@ def coerce_settings(
     UserError
         If a setting does not exist, does not fit its type, or is decided by the tokenizer.
     """
-    return _coerce_changes(find_trainable(name, trust), settings)
-
-
-def _coerce_changes(trainable: Trainable, settings: dict[str, Any]) -> dict[str, Any]:
-    from workbench.generators.base import Generator
-    from workbench.training import TrainConfig
-
-    model_class = trainable.model_class
-    kinds = typing.get_type_hints(TrainConfig) | typing.get_type_hints(model_class.Config)
-    kinds |= {"start": str}
-    derived: tuple[str, ...] = ()
-    if issubclass(model_class, Generator):
-        derived = model_class.set_by_tokenizer
-        kinds |= LATENT_SETTINGS
-    else:
-        kinds |= DATA_SETTINGS
-    for name in settings:
-        if name in derived:
-            raise UserError(
-                f"{name} cannot be set: {trainable.name} takes {', '.join(derived)} from its"
-                " tokenizer."
-            )
-        if name not in kinds:
-            raise unknown("setting", name, kinds.keys() - set(derived))
-    return {name: to_json(coerce(kinds[name], name, value)) for name, value in settings.items()}
+    return coerce_changes(find_trainable(name, trust), settings)
 
 
 def configure(

@@ -279,13 +279,11 @@ def _tokenizer_digest(run: Run, step: int) -> str:
 
 
 def _progress_bar(encoding: Encoding) -> Any:
-    from tqdm.auto import tqdm
+    from workbench.launch.progress_bar import progress_bar
 
-    return tqdm(
+    return progress_bar(
         total=encoding.images.num_images,
         desc=f"{encoding.run.name}: {encoding.quantity}",
         unit="image",
         delay=1,
-        disable=None,
-        dynamic_ncols=True,
     )

@@ -1,13 +1,77 @@
-"""Progress bars that follow `workbench.core.progress`."""
+"""Progress bars that follow `workbench.core.progress`, and lines of a log in place of bars."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.progress import progress_listener
 
 if TYPE_CHECKING:
     from tqdm.auto import tqdm as ProgressBar
+
+
+LOG_INTERVAL_S = 30.0  # seconds between two lines of progress in a file
+LINE_FORMAT = (
+    "{desc}: {n_fmt} of {total_fmt} {unit}s, {percentage:.0f} %, {rate_fmt}, "
+    "{remaining} left{postfix}"
+)
+
+
+def progress_bar(*, is_shown: bool = True, **options: Any) -> "ProgressBar":
+    """Return a progress bar; in a file, as a log of nohup or Slurm, a line every 30 seconds.
+
+    Parameters
+    ----------
+    is_shown : bool
+        Whether anything is shown at all.
+    **options
+        Options of tqdm.
+    """
+    from tqdm.auto import tqdm
+
+    if not is_shown:
+        return tqdm(disable=True, **options)
+    if _is_interactive():
+        return tqdm(dynamic_ncols=True, **options)
+    return _log_lines()(**options)
+
+
+def _is_interactive() -> bool:
+    """Return True in a terminal and in a Jupyter kernel, where lines can be overwritten."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _log_lines() -> Any:
+    """Return the class of a bar that prints lines; tqdm is imported only where it is used."""
+    from tqdm import tqdm
+
+    class LogLines(tqdm):  # type: ignore[type-arg]
+        def __init__(self, **options: Any) -> None:
+            has_total = options.get("total") is not None
+            super().__init__(
+                mininterval=LOG_INTERVAL_S,
+                maxinterval=LOG_INTERVAL_S,
+                bar_format=LINE_FORMAT if has_total else None,
+                **options,
+            )
+
+        def reset(self, total: float | None = None) -> None:
+            """Start again with a total, which the line then names."""
+            self.bar_format = LINE_FORMAT
+            super().reset(total)
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            """Write a line of its own."""
+            self.fp.write(f"{msg or self}\n")
+            self.fp.flush()
+            return True
+
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            """Leave the text to the next line."""
+            super().set_postfix_str(s, refresh=False)
+
+    return LogLines
 
 
 def count_on(bar: "ProgressBar") -> Callable[[int, int], None]:
@@ -35,15 +99,12 @@ def collecting_bar(name: str, *, is_shown: bool = True) -> Iterator[None]:
     name : str
         The name of the run.
     is_shown : bool
-        Whether to show a bar at all; it is never shown in a file. Without a bar, a listener
-        outside of the block stays.
+        Whether to show a bar at all. Without a bar, a listener outside of the block stays.
     """
-    from tqdm.auto import tqdm
-
     if not is_shown:
         yield
         return
-    bar = tqdm(desc=f"{name}: evidence", unit="image", disable=None, dynamic_ncols=True)
+    bar = progress_bar(desc=f"{name}: evidence", unit="image")
     with bar, progress_listener(count_on(bar)):
         yield
 

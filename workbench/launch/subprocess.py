@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm as ProgressBar
 
 STATUS_POLL_S = 0.2  # seconds between two reads of the status while a notebook follows a training
+LOG_NAME = "train.log"  # of a process, in the folder of its run
 START_POLL_S = 0.1  # seconds between two checks whether a training has started
 
 
@@ -74,7 +75,7 @@ def train(
         return in_process.train(target, out, trust=trust, collect=collect, **settings)
     import tqdm.auto  # noqa: F401  an interrupt during a later import would be lost
 
-    launched = _launch(parsed, out, collect, settings)
+    launched = launch(parsed, out, collect=collect, settings=settings)
     if launched.process is not None:
         _follow(launched.run, launched.process, launched.log_start)
     return launched.run
@@ -122,7 +123,7 @@ def start(
             f"{parsed.name} is defined in this notebook or script, where another process cannot"
             " import it. Move the class into a module, or use wb.train."
         )
-    launched = _launch(parsed, out, collect, settings)
+    launched = launch(parsed, out, collect=collect, settings=settings)
     if launched.process is not None:
         # A process whose exit status is not read would look alive.
         threading.Thread(target=launched.process.wait, daemon=True).start()
@@ -130,19 +131,50 @@ def start(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Launched:
+class Launched:
+    """A training in a process of its own.
+
+    Attributes
+    ----------
+    run : Run
+        The run.
+    process : Popen or None
+        The process; None if it has ended already.
+    log_start : int
+        The position in train.log where the output of this process begins.
+    """
+
     run: Run
-    process: subprocess.Popen[bytes] | None  # None if it has ended already
-    log_start: int  # the position in train.log where the output of this process begins
+    process: subprocess.Popen[bytes] | None
+    log_start: int
 
 
-def _launch(target: Target, out: str | Path, collect: bool, settings: dict[str, Any]) -> _Launched:
-    """Start a process and wait until it trains or has ended."""
+def launch(
+    target: Target, out: str | Path, *, collect: bool = True, settings: dict[str, Any]
+) -> Launched:
+    """Start a process and wait until it trains or has ended.
+
+    Parameters
+    ----------
+    target : Target
+        What is trained.
+    out : str or Path
+        The folder of the run.
+    collect : bool
+        Whether to collect evidence after training.
+    settings : dict
+        Settings by name, as for `train`.
+
+    Raises
+    ------
+    UserError
+        If the process refuses to train; then it leaves no files.
+    """
     out = Path(out)
     new_folders = [path for path in (out, *out.parents) if not path.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / "train.log").open("ab") as log:
+        with (out / LOG_NAME).open("ab") as log:
             log_start = log.tell()
             process = _detached(_command(target, out, collect, settings), log)
     except OSError as error:
@@ -154,12 +186,12 @@ def _launch(target: Target, out: str | Path, collect: bool, settings: dict[str, 
         while not _has_started(out, process.pid):
             if process.poll() is not None:
                 _check_exit(out, process.returncode, log_start, new_folders)
-                return _Launched(run=Run(out), process=None, log_start=log_start)
+                return Launched(run=Run(out), process=None, log_start=log_start)
             time.sleep(START_POLL_S)
     except KeyboardInterrupt:
         process.terminate()
         raise
-    return _Launched(run=Run(out), process=process, log_start=log_start)
+    return Launched(run=Run(out), process=process, log_start=log_start)
 
 
 def _follow(run: Run, process: subprocess.Popen[bytes], log_start: int) -> None:
@@ -257,7 +289,7 @@ def _check_exit(out: Path, code: int, log_start: int, new_folders: list[Path]) -
     """Raise the error that an ended process printed last, and remove the folders it left empty."""
     if code == 0:
         return
-    log = out / "train.log"
+    log = out / LOG_NAME
     with log.open("rb") as file:
         file.seek(log_start)
         lines = file.read().decode(errors="replace").strip().splitlines()

@@ -27,24 +27,54 @@ from workbench.nn.image_shape import check_image_multiple, check_image_shape
 
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig:
-    """Sizes that every convolutional tokenizer shares."""
+    """Sizes that every convolutional tokenizer shares.
 
-    side: int = 32  # pixels, height and width of an image
-    channels: int = 3  # 1 for gray, 3 for RGB
-    dim: int = 32  # d, channels of a token
-    width: int = 32  # channels at the finest level; the paper's models have 128
-    multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, one per level; f = 2^(levels - 1)
-    blocks: int = 1  # residual blocks per level of the encoder; the decoder has one more
-    linear_init: bool = True  # start as a linear autoencoder; False: as in the paper
-    # Channels between the innermost 3x3 convolution and the 1x1 convolution to a token; none: dim.
+    Attributes
+    ----------
+    side : int
+        Height and width of the images in pixels.
+    channels : int
+        Color channels of the images: 1 for gray, 3 for RGB.
+    dim : int
+        Channels of a token.
+    width : int
+        Channels at the finest level; the papers' models have 128.
+    multipliers : tuple of int
+        Channels of each level as a multiple of width, the finest level first. Each further level
+        halves the sides.
+    blocks : int
+        Residual blocks per level of the encoder; the decoder has one more.
+    linear_init : bool
+        Whether to start as a linear autoencoder, which small models need; the papers' models do
+        not.
+    z_channels : int, optional
+        Channels between the innermost 3 x 3 convolution and the 1 x 1 convolution to a token; dim
+        if none.
+    padding : {"symmetric", "bottom_right"}
+        Zeros around the input of a convolution of stride 2. The papers' code has bottom_right.
+    encoder_attention : tuple of int
+        Levels of the encoder with self-attention after each block, such as 3,4; 0 is the finest.
+    decoder_attention : tuple of int
+        Levels of the decoder with self-attention after each block.
+    middle_attention : bool
+        Whether there is self-attention between the two innermost blocks.
+    flexible : bool
+        Whether to accept all images whose sides are multiples of the downsampling factor.
+    """
+
+    side: int = 32
+    channels: int = 3
+    dim: int = 32
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 1
+    linear_init: bool = True
     z_channels: int | None = None
-    # Zeros around the input of a convolution of stride 2; the paper's code has bottom_right.
     padding: Literal["symmetric", "bottom_right"] = "symmetric"
-    # Levels with self-attention after each of their blocks, such as 3,4; 0 is the finest.
     encoder_attention: tuple[int, ...] = ()
     decoder_attention: tuple[int, ...] = ()
-    middle_attention: bool = True  # self-attention between the two innermost blocks
-    flexible: bool = False  # accept all images whose sides are multiples of f
+    middle_attention: bool = True
+    flexible: bool = False
 
     def __post_init__(self) -> None:
         for name in ("side", "channels", "dim", "width", "blocks", "z_channels"):

@@ -33,21 +33,49 @@ from workbench.nn.transformer import (
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Sizes that every one-dimensional tokenizer shares."""
+    """Sizes that every one-dimensional tokenizer shares.
 
-    side: int = 32  # pixels, height and width of an image
-    channels: int = 3  # 1 for gray, 3 for RGB
-    patch: int = 8  # P, pixels
-    num_tokens: int = 16  # L, latent tokens per image
-    dim: int = 16  # d, channels of a token
-    width: int = 96  # of the transformer
-    depth: int = 2  # blocks of the encoder, and of the decoder
-    heads: int = 4  # attention heads
-    # The same of the decoder, if it differs from the encoder.
+    Attributes
+    ----------
+    side : int
+        Height and width of the images in pixels.
+    channels : int
+        Color channels of the images: 1 for gray, 3 for RGB.
+    patch : int
+        Height and width of a patch in pixels.
+    num_tokens : int
+        Latent tokens per image.
+    dim : int
+        Channels of a token.
+    width : int
+        Channels of the transformer.
+    depth : int
+        Blocks of the encoder, and of the decoder.
+    heads : int
+        Attention heads.
+    decoder_width : int, optional
+        Channels of the decoder, if they differ from those of the encoder.
+    decoder_depth : int, optional
+        Blocks of the decoder, if they differ from those of the encoder.
+    decoder_heads : int, optional
+        Attention heads of the decoder, if they differ from those of the encoder.
+    linear_init : bool
+        Whether to start as a linear autoencoder, which small models need; the papers' models do
+        not.
+    """
+
+    side: int = 32
+    channels: int = 3
+    patch: int = 8
+    num_tokens: int = 16
+    dim: int = 16
+    width: int = 96
+    depth: int = 2
+    heads: int = 4
     decoder_width: int | None = None
     decoder_depth: int | None = None
     decoder_heads: int | None = None
-    linear_init: bool = True  # start as a linear autoencoder; False: as in the paper
+    linear_init: bool = True
 
     def __post_init__(self) -> None:
         sizes = ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads")
@@ -134,19 +162,32 @@ DEFAULT_OPTIONS = ViTOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendedViTConfig(ViTConfig):
-    """Sizes, and the variants of the transformers of SoftVQ-VAE and MAETok."""
+    """Sizes, and the variants of the transformers of SoftVQ-VAE and MAETok.
 
-    # One more learned row before the patches, as in DINOv2. The released SoftVQ-VAEs have both; the
-    # released MAEToks have the encoder's.
+    Attributes
+    ----------
+    encoder_class_token : bool
+        Whether the encoder has one more learned row before the patches, as in DINOv2. The released
+        SoftVQ-VAEs and MAEToks have it.
+    decoder_class_token : bool
+        Whether the decoder has such a row. The released SoftVQ-VAEs have it.
+    norm_eps : float
+        Number that is added to the variance in each LayerNorm; 1e-6 in the released models.
+    rotary : bool
+        Whether patches have learned rotary positions per block and head, as in MAETok. The patches
+        of the decoder then have no other positions.
+    modulated : bool
+        Whether the latents modulate the blocks of the decoder, as in MAETok.
+    layer_scale : float, optional
+        Initial value of one learned gain per channel of each branch of a plain block, 1e-5 in the
+        released models; none: no gains.
+    """
+
     encoder_class_token: bool = False
     decoder_class_token: bool = False
-    norm_eps: float = 1e-5  # added to the variance in each LayerNorm; 1e-6 in the released models
-    # Learned rotary positions of patches per block and head, as in MAETok. The encoder's patches
-    # have learned positions too, the decoder's no others.
+    norm_eps: float = 1e-5
     rotary: bool = False
-    modulated: bool = False  # the latents modulate the decoder's blocks, as in MAETok
-    # Initial value of one learned gain per channel of each branch of a plain block, 1e-5 in the
-    # released models; none: no gains.
+    modulated: bool = False
     layer_scale: float | None = None
 
     def __post_init__(self) -> None:

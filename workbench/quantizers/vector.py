@@ -24,15 +24,29 @@ from workbench.quantizers.nearest import nearest_code
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
-    """Settings of the quantizer; the `Config` of a tokenizer inherits them."""
+    """Settings of the quantizer; the `Config` of a tokenizer inherits them.
 
-    codebook_size: int = 256  # K, number of codewords
-    commitment: float = 0.25  # beta, pulls the encoder's outputs to their codewords
-    cosine: bool = True  # compare unit vectors
-    # Train the codebook by gradient or as a running average of its tokens.
+    Attributes
+    ----------
+    codebook_size : int
+        Number of codewords.
+    commitment : float
+        Weight of the commitment loss, which pulls the outputs of the encoder to their codewords.
+    cosine : bool
+        Whether codewords and outputs of the encoder are compared as unit vectors.
+    learn : {"gradient", "ema"}
+        Train the codebook by gradient, or as a running average of its tokens (ema).
+    decay : float
+        Decay of the running averages, per batch.
+    revive : float
+        Replace codes that are used less often than this fraction of uniform usage; 0: never.
+    """
+
+    codebook_size: int = 256
+    commitment: float = 0.25
+    cosine: bool = True
     learn: Literal["gradient", "ema"] = "ema"
-    decay: float = 0.95  # of the running averages, per batch
-    # Replace codes used less often than this fraction of uniform usage; 0: never.
+    decay: float = 0.95
     revive: float = 0.1
 
     def __post_init__(self) -> None:

@@ -22,9 +22,15 @@ class AE(TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of an AE."""
+        """Settings of an AE.
 
-        radius: float | None = None  # c, the norm of every latent; None: unconstrained latents
+        Attributes
+        ----------
+        radius : float, optional
+            Norm of every latent; none: unconstrained latents.
+        """
+
+        radius: float | None = None
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -36,9 +36,15 @@ class ALIT(SupportsErrorTarget, TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of an ALIT; `num_tokens` is the number of tokens after the last round."""
+        """Settings of an ALIT; `num_tokens` is the number of tokens after the last round.
 
-        rounds: int = 4  # R; each round adds num_tokens / R tokens
+        Attributes
+        ----------
+        rounds : int
+            Number of rounds; each adds num_tokens / rounds tokens.
+        """
+
+        rounds: int = 4
 
         def __post_init__(self) -> None:
             super().__post_init__()

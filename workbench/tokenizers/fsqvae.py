@@ -24,10 +24,18 @@ class FSQVAE(TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of an FSQ-VAE."""
+        """Settings of an FSQ-VAE.
 
-        dim: int = 4  # d, the number of levels
-        # L_i of each channel; their product is K. The paper recommends at least 5.
+        Attributes
+        ----------
+        dim : int
+            Channels of a token: the number of levels.
+        levels : tuple of int
+            Number of values of each channel; their product is the number of codes. The paper
+            recommends at least 5.
+        """
+
+        dim: int = 4
         levels: tuple[int, ...] = (8, 5, 5, 5)
 
         def __post_init__(self) -> None:

@@ -51,32 +51,58 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of a KARL; `num_tokens` is the largest budget."""
+        """Settings of a KARL; `num_tokens` is the largest budget.
 
-        error: float = 0.05  # default error target of `encode`
-        bins: int = 16  # number of distinguishable errors, equally spaced in their logarithm
-        min_error: float = 0.005  # the first bin
-        max_error: float = 0.3  # the last bin
-        # Ascending errors that replace the three settings above, such as those that will be
-        # requested; none: equally spaced ones.
+        Attributes
+        ----------
+        error : float
+            Default error target when images are encoded.
+        bins : int
+            Number of distinguishable errors, equally spaced in their logarithm.
+        min_error : float
+            The smallest distinguishable error.
+        max_error : float
+            The largest distinguishable error.
+        error_bins : tuple of float
+            Ascending errors that replace the three settings before, such as those that will be
+            requested; empty: equally spaced ones.
+        threshold : float
+            Tokens with a larger halting probability are dropped.
+        halt_weight : float
+            Weight of the halting loss.
+        balance : {"plain", "balanced"}
+            Weights of the halting loss; the released code balances the two classes.
+        halt_estimate : bool
+            Whether run 1 also teaches to keep all tokens of its budget for the lowest error.
+        ends : float
+            Fraction of the images whose budget is one token or all tokens, half each. For these
+            budgets, run 2 requests an error above that of one token, or below that of all.
+        labels : {"budget", "smallest"}
+            Surplus tokens are those beyond the drawn budget (budget), as in the paper, or those
+            beyond the smallest budget that meets an error (smallest), as far as the drawn budget
+            decides this.
+        hide : {"label", "predicted"}
+            Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
+        predict_after : float
+            Fraction of the training after which predictions decide which tokens are dropped.
+        codebook_size : int
+            Codewords of a discrete bottleneck (the released model: 4096); 0: a continuous
+            bottleneck.
+        """
+
+        error: float = 0.05
+        bins: int = 16
+        min_error: float = 0.005
+        max_error: float = 0.3
         error_bins: tuple[float, ...] = ()
-        threshold: float = 0.75  # tokens with a larger halting probability are dropped
-        halt_weight: float = 1.0  # lambda
-        balance: Balance = "plain"  # of the halting loss; the released code balances the classes
-        # Run 1 also teaches to keep all tokens of its budget for the lowest error.
+        threshold: float = 0.75
+        halt_weight: float = 1.0
+        balance: Balance = "plain"
         halt_estimate: bool = False
-        # Fraction of the images whose budget is one token or all tokens, half each. For these
-        # budgets, run 2 requests an error above that of one token, or below that of all.
         ends: float = 0.0
-        # Surplus tokens are those beyond the drawn budget, as in the paper, or those beyond the
-        # smallest budget that meets an error, as far as the drawn budget decides this.
         labels: Labels = "budget"
-        # Tokens that run 2 drops: the surplus by label, or the predicted ones, as in the paper.
         hide: Literal["label", "predicted"] = "label"
-        # Fraction of the training after which predictions decide what is dropped.
         predict_after: float = 0.15
-        # K, codewords of a discrete bottleneck (the released model: 4096); 0: a continuous
-        # bottleneck.
         codebook_size: int = 0
 
         def __post_init__(self) -> None:

@@ -21,11 +21,16 @@ class KLVAE(TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of a KL-VAE."""
+        """Settings of a KL-VAE.
 
-        # Weight of the divergence in nats, summed over tokens and channels, against a mean over
-        # pixels.
-        beta: float = 1e-6  # 0: no prior; about 1e-6: almost an autoencoder
+        Attributes
+        ----------
+        beta : float
+            Weight of the divergence in nats, summed over tokens and channels, against a mean over
+            pixels. 0: no prior; about 1e-6: almost an autoencoder.
+        """
+
+        beta: float = 1e-6
 
         def __post_init__(self) -> None:
             super().__post_init__()

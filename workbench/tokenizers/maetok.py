@@ -59,24 +59,47 @@ class MAETok(AdversarialTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
-        """Settings of a MAETok."""
+        """Settings of a MAETok.
 
-        # Distribution of the masking ratio. One ratio per batch, with "sample" one per image;
-        # "fixed" is mask_high.
+        Attributes
+        ----------
+        mask : {"truncnorm", "uniform", "fixed", "sample"}
+            Distribution of the masking ratio: one ratio per batch, with "sample" one per image;
+            "fixed" is mask_high.
+        mask_low : float
+            Smallest fraction of masked patches.
+        mask_high : float
+            Largest fraction of masked patches, and the most probable one.
+        targets : tuple of str
+            Names of the teachers whose features are predicted; empty for pixels only.
+        score : {"masked", "all"}
+            Patches whose features count. "all" with mask_high 0 is the control without masks.
+        aux_weight : float
+            Weight of the term of each teacher.
+        aux_width : int
+            Channels of the decoder of each teacher.
+        aux_depth : int
+            Blocks of the decoder of each teacher.
+        aux_heads : int, optional
+            Attention heads of the decoder of each teacher, 3 in the paper; none: heads.
+        learned_tokens : bool
+            Whether latents are learned tokens. Otherwise they are the rows of the patches (Table 6
+            of the paper), so that num_tokens is the number of patches.
+        tuning : bool
+            Stage two: only the decoder is trained, while the masking ratio falls from mask_high to
+            0.
+        """
+
         mask: Masking = "truncnorm"
-        mask_low: float = 0.4  # smallest fraction of masked patches
-        mask_high: float = 0.6  # largest fraction, and the most probable
-        targets: tuple[str, ...] = ("hog",)  # names of teachers; () for pixels only
-        # Patches whose features count; "all" with mask_high 0 is the control without masks.
+        mask_low: float = 0.4
+        mask_high: float = 0.6
+        targets: tuple[str, ...] = ("hog",)
         score: Score = "masked"
-        aux_weight: float = 1.0  # of each teacher's term
-        aux_width: int = 48  # of each teacher's decoder
-        aux_depth: int = 3  # blocks of each teacher's decoder
-        aux_heads: int | None = None  # of each teacher's decoder, 3 in the paper; none: heads
-        # False: the rows of the patches are the latents (Table 6), so num_tokens is the number of
-        # patches.
+        aux_weight: float = 1.0
+        aux_width: int = 48
+        aux_depth: int = 3
+        aux_heads: int | None = None
         learned_tokens: bool = True
-        # Stage two: only the decoder is trained, while the ratio falls from mask_high to 0.
         tuning: bool = False
 
         def __post_init__(self) -> None:

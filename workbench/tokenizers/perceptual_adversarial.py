@@ -31,26 +31,47 @@ DISCRIMINATOR_FAMILIES = ("dino", "dinov2")  # of frozen networks under a discri
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualAdversarialConfig:
-    """Settings of both terms; the `Config` of a tokenizer inherits them."""
+    """Settings of both terms; the `Config` of a tokenizer inherits them.
 
-    perceptual_weight: float = 0.0  # of the distance in the features of a frozen network; 0: off
-    perceptual: str = "random"  # name of that feature extractor; the papers' is lpips
-    # Fraction of the training in which the perceptual term rises: SoftVQ-VAE's 10,000 of 250,000
-    # steps.
+    Attributes
+    ----------
+    perceptual_weight : float
+        Weight of the distance in the features of a frozen network; 0: off.
+    perceptual : str
+        Feature extractor of that distance; the papers' is lpips.
+    perceptual_rise : float
+        Fraction of the training in which the perceptual term rises: 10,000 of 250,000 steps in
+        SoftVQ-VAE.
+    adversarial_weight : float
+        Weight of the loss of a discriminator; 0: off.
+    adversarial_start : float
+        Fraction of the training after which the adversarial terms start.
+    adversarial_adaptive : bool
+        Whether the adversarial term is scaled by gradient norms at the last layer of the decoder.
+    lecam : float
+        Weight of the LeCam regularizer of the discriminator.
+    discriminator : str
+        small: for small images; patchgan: that of VQGAN and VA-VAE, which sees 70 x 70 pixels; a
+        frozen network with trained heads, such as dino or dinov2:FOLDER: that of SoftVQ-VAE.
+    discriminator_weight : float
+        Weight of the loss of the discriminator itself.
+    discriminator_augmentation : float
+        Probability of each augmentation of the images that the discriminator sees (DiffAugment).
+    consistency_weight : float
+        Weight of the difference between the logits of weakly and of strongly augmented images; 0:
+        off.
+    """
+
+    perceptual_weight: float = 0.0
+    perceptual: str = "random"
     perceptual_rise: float = 0.04
-    adversarial_weight: float = 0.0  # of the loss of a discriminator; 0: off
-    # Fraction of the training after which the adversarial terms start.
+    adversarial_weight: float = 0.0
     adversarial_start: float = 0.1
-    # Scale the adversarial term by gradient norms at the last layer of the decoder.
     adversarial_adaptive: bool = True
-    lecam: float = 0.001  # of the discriminator's LeCam regularizer
-    # small: for small images; patchgan: that of VQGAN and VA-VAE, which sees 70 x 70 pixels; a
-    # frozen network with trained heads, such as dino or dinov2:FOLDER: that of SoftVQ-VAE.
+    lecam: float = 0.001
     discriminator: str = "small"
-    discriminator_weight: float = 1.0  # of the discriminator's own loss
-    # Probability of each augmentation of what the discriminator sees (DiffAugment).
+    discriminator_weight: float = 1.0
     discriminator_augmentation: float = 0.0
-    # Of the difference between the logits of weakly and of strongly augmented images; 0: off.
     consistency_weight: float = 0.0
 
     def __post_init__(self) -> None:

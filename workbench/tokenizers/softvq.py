@@ -46,24 +46,43 @@ class SoftVQ(SupportsPosterior, AdversarialTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ExtendedViTConfig):
-        """Settings of a SoftVQ-VAE."""
+        """Settings of a SoftVQ-VAE.
 
-        # G, codebooks over contiguous blocks of tokens; the paper's models have 4.
+        Attributes
+        ----------
+        num_codebooks : int
+            Number of codebooks over contiguous blocks of tokens; the paper's models have 4.
+        codebook_size : int
+            Codewords per codebook; the paper's models have 8192.
+        logits : {"cosine", "distance"}
+            Cosines of unit vectors, as released, or minus |x - w|, as printed in the paper.
+        temperature : float
+            Temperature of the softmax over codewords; a lower one makes the mix harder.
+        entropy_weight : float
+            Weight of the entropy term.
+        entropy_temperature : float
+            Temperature in the entropy term only.
+        align_weight : float
+            Weight of the alignment to a teacher; the paper's models have 0.1.
+        teacher : str
+            Feature extractor of the alignment; the paper's is dinov2.
+        align : {"repeat", "pool", "global"}
+            Align each token with each of its patches (repeat), with their mean (pool), or the mean
+            token with the mean patch (global).
+        encoder_start : str
+            Pretrained DINOv2 whose weights the encoder starts from, such as facebook/dinov2-base or
+            a folder; empty: random weights.
+        """
+
         num_codebooks: int = 1
-        codebook_size: int = 256  # K, codewords per codebook; the paper's models have 8192
-        # Logits are cosines of unit vectors, as released, or minus |x - w|, as printed in the
-        # paper.
+        codebook_size: int = 256
         logits: Literal["cosine", "distance"] = "cosine"
-        temperature: float = 0.07  # tau; a lower temperature makes the mix harder
-        entropy_weight: float = 0.01  # lambda
-        entropy_temperature: float = 0.01  # temperature of the entropy term only
-        align_weight: float = 0.0  # of the alignment; the paper's models have 0.1
-        teacher: str = "hog"  # feature extractor of the alignment; the paper's is dinov2
-        # Align each token with each of its patches, with their mean, or the mean token with the
-        # mean patch.
+        temperature: float = 0.07
+        entropy_weight: float = 0.01
+        entropy_temperature: float = 0.01
+        align_weight: float = 0.0
+        teacher: str = "hog"
         align: Alignment = "repeat"
-        # Pretrained DINOv2 whose weights the encoder starts from, such as facebook/dinov2-base or a
-        # folder; none: random weights.
         encoder_start: str = ""
 
         def __post_init__(self) -> None:

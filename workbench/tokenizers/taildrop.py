@@ -30,9 +30,15 @@ class TailDrop(SupportsErrorTarget, TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of tail drop."""
+        """Settings of tail drop.
 
-        # Tokens; training draws the length of a prefix uniformly from here to all.
+        Attributes
+        ----------
+        shortest : int
+            Tokens of the shortest prefix. Training draws the length of a prefix uniformly from here
+            to all tokens.
+        """
+
         shortest: int = 1
 
         def __post_init__(self) -> None:

@@ -38,11 +38,21 @@ class TiTok(TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CodebookConfig, ViTConfig):
-        """Settings of a TiTok with codes."""
+        """Settings of a TiTok with codes.
 
-        legacy: bool = False  # as in the first release (L-32, B-64, S-128)
-        # The other VQGAN of the first release: number and channels of its codewords, and channels
-        # of each level of its decoder from the coarsest on.
+        Attributes
+        ----------
+        legacy : bool
+            Whether the model is one of the first release (L-32, B-64, S-128).
+        pixel_codes : int
+            Number of codewords of the other VQGAN of the first release.
+        pixel_dim : int
+            Channels of these codewords.
+        pixel_widths : tuple of int
+            Channels of each level of the decoder of that VQGAN, the coarsest first.
+        """
+
+        legacy: bool = False
         pixel_codes: int = 1024
         pixel_dim: int = 256
         pixel_widths: tuple[int, ...] = (512, 256, 256, 128, 128)
@@ -98,10 +108,15 @@ class TiTokVAE(TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ViTConfig):
-        """Settings of a TiTok with Gaussians."""
+        """Settings of a TiTok with Gaussians.
 
-        # Weight of the divergence in nats, summed over tokens and channels, against a mean over
-        # pixels.
+        Attributes
+        ----------
+        beta : float
+            Weight of the divergence in nats, summed over tokens and channels, against a mean over
+            pixels.
+        """
+
         beta: float = 1e-6
 
         def __post_init__(self) -> None:

@@ -57,35 +57,74 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Settings of a UniCode2."""
+        """Settings of a UniCode2.
 
-        side: int = 32  # pixels, height and width of an image
-        channels: int = 3  # 1 for gray, 3 for RGB
-        patch: int = 8  # pixels; one token per patch
-        teacher: str = "hog"  # see workbench.features; the paper's is siglip
-        normalize: Normalization = "channel"  # of features, before any comparison
-        # d, channels of a token: that many principal axes of the features; None: all their
-        # channels.
+        Attributes
+        ----------
+        side : int
+            Height and width of the images in pixels.
+        channels : int
+            Color channels of the images: 1 for gray, 3 for RGB.
+        patch : int
+            Height and width of a patch in pixels; each patch is one token.
+        teacher : str
+            Feature extractor whose features are clustered; the paper's is siglip.
+        normalize : {"none", "unit", "channel", "whiten"}
+            Normalization of the features before any comparison.
+        dim : int, optional
+            Channels of a token: that many principal axes of the features; none: all their channels.
+        codebook_size : int
+            Number of codewords; the paper's models have 500,000.
+        builder : {"sample", "flat", "two-level", "faiss"}
+            Method that builds the codebook; "sample" takes random tokens, as a control.
+        shrinkage : float
+            Shrinkage of codewords to the mean, in tokens per code; above 0.1, codes become unused.
+        per_class : bool
+            Whether each class is clustered separately with equally many codes, as in VQGAN-LC.
+            Images need classes then.
+        tokens_per_code : int
+            Upper bound of the training tokens that are clustered, per code.
+        mode : {"cascade", "frozen", "random", "single", "projector", "online", "continuous"}
+            Roles of the two tables of codewords.
+        revive : float
+            With mode "online", replace codes that are used less often than this fraction of uniform
+            usage; 0: never.
+        decoder : {"pixels", "flow"}
+            Kind of decoder: to pixels, or a rectified flow.
+        width : int
+            Channels of the decoder.
+        depth : int
+            Blocks of the decoder.
+        heads : int
+            Attention heads of the decoder.
+        linear_init : bool
+            Whether the pixel decoder starts as a linear map of all tokens.
+        adapter : bool
+            Whether there is a linear map between the tables and the decoder, initialized with the
+            identity.
+        train : {"all", "adapter"}
+            "adapter": train nothing but the adapter, for a decoder that is already trained.
+        """
+
+        side: int = 32
+        channels: int = 3
+        patch: int = 8
+        teacher: str = "hog"
+        normalize: Normalization = "channel"
         dim: int | None = None
-        codebook_size: int = 256  # K; the paper's is 500,000
-        builder: Builder = "two-level"  # of the codebook; "sample": random tokens, a control
-        shrinkage: float = 0.0  # lambda, in tokens per code; above 0.1, codes become unused
-        # Cluster each class separately, with equally many codes, as VQGAN-LC does; needs labels.
+        codebook_size: int = 256
+        builder: Builder = "two-level"
+        shrinkage: float = 0.0
         per_class: bool = False
-        # Upper bound of the training tokens that are clustered, per code.
         tokens_per_code: int = 256
-        mode: CascadeMode = "cascade"  # roles of the tables; see workbench.quantizers.cascaded
-        # In mode online, replace codes used less often than this fraction of uniform usage; 0:
-        # never.
+        mode: CascadeMode = "cascade"
         revive: float = 0.0
-        decoder: Literal["pixels", "flow"] = "pixels"  # kind of decoder
-        width: int = 96  # of the decoder
-        depth: int = 2  # blocks of the decoder
-        heads: int = 4  # of the decoder
-        linear_init: bool = True  # the pixel decoder starts as a linear map of all tokens
-        # A linear map between the tables and the decoder, initialized with the identity.
+        decoder: Literal["pixels", "flow"] = "pixels"
+        width: int = 96
+        depth: int = 2
+        heads: int = 4
+        linear_init: bool = True
         adapter: bool = False
-        # "adapter": train nothing else, for a decoder that is already trained.
         train: Literal["all", "adapter"] = "all"
 
         def __post_init__(self) -> None:

@@ -48,27 +48,49 @@ class VAVAE(AdversarialTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, ConvConfig):
-        """Settings of a VA-VAE."""
+        """Settings of a VA-VAE.
 
-        kl_weight: float = 1e-6  # per nat, against an error summed over pixels, as in the paper
-        teacher: str = "hog"  # see workbench.features; the paper's is dinov2
-        align_weight: float = 0.1  # w_hyper; 0: a plain KL autoencoder
-        # m1: tokens whose direction is within 1 - m1 of the teacher's have no cosine loss.
+        Attributes
+        ----------
+        kl_weight : float
+            Weight of the divergence per nat, against an error summed over pixels, as in the paper.
+        teacher : str
+            Feature extractor of the alignment; the paper's is dinov2.
+        align_weight : float
+            Weight of the alignment; 0: a plain KL autoencoder.
+        margin_cosine : float
+            Tokens whose cosine with the features of the teacher is above 1 minus this margin have
+            no cosine loss.
+        margin_distance : float
+            Pairs of tokens whose similarity is this close to that of the teacher have no distance
+            loss.
+        align : {"sample", "mean"}
+            Align a sample of the posterior, as in the paper, or its mean.
+        project : {"up", "down"}
+            Project latents to the channels of the teacher (up), or the features of the teacher to
+            those of the latents (down).
+        adaptive : bool
+            Whether the alignment is scaled by gradient norms at the last convolution of the
+            encoder.
+        stages : bool
+            Whether training has three stages, as released, or one, as in the paper's ablations.
+        noise : float
+            Standard deviation of Gaussian noise on the latents in training, as a control.
+        sample_seed : int, optional
+            Seed of the noise with which images are encoded to a sample of the posterior, as for the
+            published latents; none: to its mean.
+        """
+
+        kl_weight: float = 1e-6
+        teacher: str = "hog"
+        align_weight: float = 0.1
         margin_cosine: float = 0.5
-        # m2: pairs whose similarity is this close to the teacher's have no distance loss.
         margin_distance: float = 0.25
-        # Align a sample of the posterior, as in the paper, or its mean.
         align: Literal["sample", "mean"] = "sample"
-        # Project latents to the channels of the teacher, or the teacher's features to those of the
-        # latents.
         project: Literal["up", "down"] = "up"
-        # Scale the alignment by gradient norms at the last convolution of the encoder.
         adaptive: bool = True
-        # Three stages, as released (see STAGE_STARTS), or one, as in the paper's ablations.
         stages: bool = False
-        noise: float = 0.0  # control: deviation of Gaussian noise on the latents in training
-        # Encode to a sample of the posterior with noise of this seed, as for the published latents;
-        # none: to its mean.
+        noise: float = 0.0
         sample_seed: int | None = None
 
         def __post_init__(self) -> None:

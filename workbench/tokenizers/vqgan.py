@@ -38,9 +38,14 @@ class VQGAN(AdversarialTokenizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PerceptualAdversarialConfig, CodebookConfig, ConvConfig):
-        """Settings of a VQGAN."""
+        """Settings of a VQGAN.
 
-        # Reconstruction error: absolute, as in the paper, or squared, as in LlamaGen.
+        Attributes
+        ----------
+        pixel : {"l1", "l2"}
+            Reconstruction error: absolute (l1), as in the paper, or squared (l2), as in LlamaGen.
+        """
+
         pixel: Literal["l1", "l2"] = "l1"
 
         def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from workbench.workspace.controls import Value, coerce_controls, current_names
 from workbench.workspace.filters import shorten
 from workbench.workspace.selection import Selection
 
-TABS = ("", "overview", "table", "live", "lens", "map", "codes")
+TABS = ("", "overview", "table", "live", "train", "lens", "map", "codes")
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard
 from workbench.hosts.dashboard.run_list import RunList
 from workbench.hosts.dashboard.runs_page import TAB, RunsPage
 from workbench.hosts.dashboard.saved_card import SavedViewsCard
+from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.dashboard.tabs import TAB_STYLE, AnalysisGroup, LazyTabs, TabPage
+from workbench.hosts.dashboard.train_tab import TrainTab
+from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -63,6 +66,10 @@ class Session:
         Computes the results; without it, they are computed in the calling thread.
     trust : sequence of str, optional
         Modules and packages outside of this package that may be imported to load a run's model.
+    trainings : TrainingQueue, optional
+        The server's queue of trainings; without it, this visitor cannot start trainings.
+    settings : SettingsService, optional
+        Describes and checks the settings of trainings.
     """
 
     def __init__(
@@ -70,8 +77,13 @@ class Session:
         folder: str | Path,
         queue: ComputeQueue | None = None,
         trust: Sequence[str] = (),
+        *,
+        trainings: TrainingQueue | None = None,
+        settings: SettingsService | None = None,
     ) -> None:
         self.workspace = Workspace(folder, trust)
+        self.trainings = trainings
+        self.settings = settings
         self.lifecycle = PageLifecycle()
         self.compute = ComputeClient(queue, self.lifecycle)
         location = pn.state.location
@@ -107,6 +119,7 @@ class Session:
                 **{tab: partial(self._explore, tab) for tab in MODULES},
                 **{group: partial(self._group, names) for group, names in groups.items()},
                 "live": self._live,
+                "train": self._train,
             }
         )
         self._titles = list(self.pages)
@@ -268,6 +281,9 @@ class Session:
 
     def _live(self) -> TabPage:
         return LiveTab(self.state, self.workspace, self.lifecycle)
+
+    def _train(self) -> TabPage:
+        return TrainTab(self.state, self.workspace, self.lifecycle, self.trainings, self.settings)
 
     def _sidebar(self) -> list[pn.viewable.Viewable]:
         if not self.workspace.runs:

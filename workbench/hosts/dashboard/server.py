@@ -13,11 +13,18 @@ import panel as pn
 from tornado.websocket import WebSocketClosedError
 
 from workbench.core.errors import UserError
-from workbench.hosts.dashboard.access import WILDCARD_ADDRESSES, AccessPolicy, access_rules
+from workbench.hosts.dashboard.access import (
+    LOOPBACK_HOSTS,
+    WILDCARD_ADDRESSES,
+    AccessPolicy,
+    access_rules,
+)
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.dashboard.help_pages import help_pages
 from workbench.hosts.dashboard.report_builder_card import report_pages
+from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.reports import write_views_report
+from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.workspace import Workspace
 
@@ -80,9 +87,12 @@ def serve(
     pn.extension("plotly", "tabulator")
     write_report = partial(write_views_report, trust=tuple(trust))
     queue = ComputeQueue(folder, write_report=write_report, trust=trust)
+    settings = SettingsService(trust)
+    trainings = TrainingQueue(folder, trust) if use_token or address in LOOPBACK_HOSTS else None
+    session = partial(Session, folder, queue, trust, trainings=trainings, settings=settings)
     try:
         server = pn.io.server.get_server(
-            {"/": lambda: Session(folder, queue, trust).page()},
+            {"/": lambda: session().page()},
             port=port,
             address=address,
             show=False,
@@ -103,6 +113,9 @@ def serve(
             webbrowser.open(link)
         server.io_loop.start()
     finally:
+        if trainings is not None:
+            trainings.close()
+        settings.close()
         queue.close()
 
 

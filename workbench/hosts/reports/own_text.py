@@ -9,7 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-TEXT_PARAMETERS = ("title", "author", "note", "conclusion")
+TEXT_PARAMETERS = {
+    "title": "title of the report",
+    "author": "name of the author",
+    "note": "text below the title, as Markdown",
+    "conclusion": "text at the end, as Markdown",
+}
 TAGS = frozenset(
     ("a", "blockquote", "br", "code", "del", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p")
     + ("pre", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul")

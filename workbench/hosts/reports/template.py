@@ -6,10 +6,12 @@ analysis, or `dict`, which receives every value whose name is not declared.
 """
 
 import ast
+import io
 import json
 import math
+import tokenize
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +52,8 @@ class Parameter:
         Value that the notebook declares.
     low, high : float
         Bounds of a number, inclusive.
+    description : str
+        The comment behind the declaration.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Parameter:
     default: Any
     low: float = -math.inf
     high: float = math.inf
+    description: str = ""
 
     def accept(self, value: Any) -> Any:
         """Return a value in the parameter's type, as JSON stores it.
@@ -123,6 +128,17 @@ def _exists(name: str) -> bool:
         return False
 
 
+def template_names() -> list[str]:
+    """Return the names of the templates of this package."""
+    return sorted(_templates())
+
+
+def _templates() -> dict[str, Path]:
+    return {
+        path.stem: path for folder in reversed(TEMPLATE_FOLDERS) for path in folder.glob("*.ipynb")
+    }
+
+
 def find_template(name: str) -> Path:
     """Return the notebook of a template.
 
@@ -142,9 +158,7 @@ def find_template(name: str) -> Path:
                 f"{name} does not exist. Give the path of a notebook or the name of a template."
             )
         return Path(name)
-    templates = {
-        path.stem: path for folder in reversed(TEMPLATE_FOLDERS) for path in folder.glob("*.ipynb")
-    }
+    templates = _templates()
     if name not in templates:
         raise unknown("report", name, templates)
     return templates[name]
@@ -177,8 +191,12 @@ def parameters_of(template: Path) -> list[Parameter]:
         raise UserError(
             f"{template.name}: the parameters cell is not valid Python ({error})."
         ) from None
+    comments = _comments(source)
     return [
-        _parameter(template, statement.target.id, statement.annotation, statement.value)
+        replace(
+            _parameter(template, statement.target.id, statement.annotation, statement.value),
+            description=comments.get(statement.end_lineno or 0, ""),
+        )
         for statement in statements
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)
@@ -303,6 +321,16 @@ def _check_images(template_name: str, first: str, other_folders: Sequence[str]) 
         f"The report {template_name} is about runs on the same images, and no other run was "
         f"measured on those of {first}. Compare runs that were trained on the same data."
     )
+
+
+def _comments(source: str) -> dict[int, str]:
+    """Return the comment at the end of each line that has one, by the number of the line."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
 
 
 def _parameters_source(template: Path) -> str:

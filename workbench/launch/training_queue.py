@@ -1,0 +1,275 @@
+"""A queue of trainings, each in a process of its own, at most some of them at the same time.
+
+The processes are those of `wb.start`: they go on when the queue is closed. Trainings that wait then
+are not started.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
+from typing import Any, Literal
+
+from workbench.core.errors import UserError
+from workbench.launch.subprocess import LOG_NAME, launch
+from workbench.launch.trainables import parse_target
+from workbench.storage.run import Run
+
+QueueState = Literal["waiting", "starting", "running", "ended", "refused"]
+POLL_INTERVAL_S = 0.5
+RUN_NAME = re.compile(r"[\w][\w.=+-]{0,99}")  # the name of a folder without surprises
+LOG_BYTES = 16_384  # of the end of a log, in which its last lines are searched
+RESUMABLE_STATES = ("new", "stopped", "interrupted", "failed")
+
+
+@dataclass
+class QueuedTraining:
+    """A training in the queue.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder of its run.
+    target : str
+        The recipe, or `module:Class`.
+    settings : dict
+        Changed settings by name.
+    state : {"waiting", "starting", "running", "ended", "refused"}
+        The state of its process.
+    error : str
+        The reason why it was refused, or why its process failed.
+    """
+
+    folder: Path
+    target: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    state: QueueState = "waiting"
+    error: str = ""
+    process: Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.folder.name
+
+    @property
+    def is_active(self) -> bool:
+        """True while a process starts or trains."""
+        return self.state in ("starting", "running")
+
+
+class TrainingQueue:
+    """Trainings of a folder of runs; safe to use from any thread.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder of runs.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
+    limit : int
+        Trainings at the same time.
+    """
+
+    def __init__(self, folder: str | Path, trust: Sequence[str] = (), limit: int = 1) -> None:
+        self.folder = Path(folder)
+        self.trust = tuple(trust)
+        self.limit = limit
+        self._trainings: list[QueuedTraining] = []
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def trainings(self) -> tuple[QueuedTraining, ...]:
+        """The trainings in the order in which they were submitted."""
+        with self._changed:
+            return tuple(self._trainings)
+
+    def submit(
+        self, target: str, trials: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[QueuedTraining, ...]:
+        """Put new trainings into the queue.
+
+        Parameters
+        ----------
+        target : str
+            The recipe, or `module:Class`.
+        trials : mapping
+            The changed settings of each run, by its name.
+
+        Raises
+        ------
+        UserError
+            If a name is not valid or in use; then nothing is submitted.
+        """
+        trainings = tuple(
+            QueuedTraining(folder=self.folder / name, target=target, settings=dict(settings))
+            for name, settings in trials.items()
+        )
+        with self._changed:
+            for name in trials:
+                self._check_name(name)
+            self._add(trainings)
+        return trainings
+
+    def resume(self, name: str, steps: int | None = None) -> QueuedTraining:
+        """Put a run of the folder into the queue that was stopped or is to be trained longer.
+
+        Parameters
+        ----------
+        name : str
+            The name of the run.
+        steps : int, optional
+            The number of steps to train to; those that it has by default.
+
+        Raises
+        ------
+        UserError
+            If the run cannot be resumed.
+        """
+        run = Run(self.folder / name)
+        check_resumable(run, steps)
+        settings = dict(run.config.changes)
+        if steps is not None and steps != run.config.training.get("steps"):
+            settings["steps"] = steps
+        training = QueuedTraining(
+            folder=self.folder / name,
+            target=run.config.recipe or run.config.class_path,
+            settings=settings,
+        )
+        with self._changed:
+            if self._find_unfinished(name):
+                raise UserError(f"{name} is in the queue already.")
+            self._trainings = [other for other in self._trainings if other.name != name]
+            self._add((training,))
+        return training
+
+    def stop(self, training: QueuedTraining) -> None:
+        """Stop a training with a checkpoint; one that has not started leaves the queue."""
+        with self._changed:
+            if not training.is_active:
+                if training in self._trainings:
+                    self._trainings.remove(training)
+                return
+        Run(training.folder).ask("stop")
+
+    def close(self) -> None:
+        """Start no more trainings. Those that run go on."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def _add(self, trainings: Sequence[QueuedTraining]) -> None:
+        self._trainings += trainings
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="trainings", daemon=True)
+            self._thread.start()
+        self._changed.notify()
+
+    def _check_name(self, name: str) -> None:
+        if not RUN_NAME.fullmatch(name):
+            raise UserError(
+                f"`{name}` is not a name of a run. Use letters, digits and . - _ = +, at most 100."
+            )
+        if self._find_unfinished(name) or (self.folder / name).exists():
+            raise UserError(f"There is a run {name} already. Choose another name.")
+
+    def _find_unfinished(self, name: str) -> bool:
+        return any(
+            training.name == name and (training.is_active or training.state == "waiting")
+            for training in self._trainings
+        )
+
+    def _serve(self) -> None:
+        while True:
+            training = self._next()
+            if training is None:
+                return
+            self._start(training)
+
+    def _next(self) -> QueuedTraining | None:
+        """Wait for a training that may start; None once the queue is closed."""
+        with self._changed:
+            while not self._is_closed:
+                for training in self._trainings:
+                    _update(training)
+                num_active = sum(training.is_active for training in self._trainings)
+                waiting = [one for one in self._trainings if one.state == "waiting"]
+                if waiting and num_active < self.limit:
+                    waiting[0].state = "starting"
+                    return waiting[0]
+                self._changed.wait(POLL_INTERVAL_S if num_active or waiting else None)
+        return None
+
+    def _start(self, training: QueuedTraining) -> None:
+        try:
+            target = parse_target(training.target, self.trust)
+            launched = launch(target, training.folder, settings=training.settings)
+        except UserError as error:
+            training.error = str(error)
+            training.state = "refused"
+            return
+        training.process = launched.process
+        training.state = "running" if launched.process is not None else "ended"
+
+
+def check_resumable(run: Run, steps: int | None = None) -> None:
+    """Raise UserError unless a run was stopped, or is to be trained for more steps.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    steps : int, optional
+        The number of steps to train to; those that it has by default.
+    """
+    state = run.status()["state"]
+    if state == "imported":
+        raise UserError(f"{run.name} was imported: it has no training to resume.")
+    if state in RESUMABLE_STATES:
+        return
+    if state != "finished":
+        raise UserError(f"{run.name} is {state}: another process trains it.")
+    before = run.config.training.get("steps", 0)
+    if steps is None or steps <= before:
+        raise UserError(
+            f"{run.name} has finished its {before:,} steps. Give more steps to train it longer."
+        )
+
+
+def log_tail(folder: Path, lines: int = 30) -> str:
+    """Return the last lines of the output of a training; empty without a log.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run.
+    lines : int
+        The largest number of lines.
+    """
+    try:
+        with (folder / LOG_NAME).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    # A bar of a terminal overwrites its line.
+    rows = [row.rstrip("\r").rpartition("\r")[2] for row in text.split("\n")]
+    return "\n".join([row for row in rows if row.strip()][-lines:])
+
+
+def _update(training: QueuedTraining) -> None:
+    """Notice that a process has ended, and why."""
+    process = training.process
+    if process is None or process.poll() is None:
+        return
+    training.process = None
+    training.state = "ended"
+    if process.returncode != 0 and Run(training.folder).status()["state"] != "stopped":
+        last = log_tail(training.folder, 1).removeprefix("workbench: ")
+        training.error = last or f"The process ended with code {process.returncode}."
