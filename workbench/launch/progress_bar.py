@@ -48,23 +48,18 @@ def _log_lines() -> Any:
 
     class LogLines(tqdm):  # type: ignore[type-arg]
         def __init__(self, **options: Any) -> None:
-            has_total = options.get("total") is not None
             super().__init__(
                 mininterval=LOG_INTERVAL_S,
                 maxinterval=LOG_INTERVAL_S,
-                bar_format=LINE_FORMAT if has_total else None,
+                bar_format=LINE_FORMAT,
                 **options,
             )
 
-        def reset(self, total: float | None = None) -> None:
-            """Start again with a total, which the line then names."""
-            self.bar_format = LINE_FORMAT
-            super().reset(total)
-
         def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-            """Write a line of its own."""
-            self.fp.write(f"{msg or self}\n")
-            self.fp.flush()
+            """Write a line of its own, once the total is known."""
+            if self.total is not None:
+                self.fp.write(f"{msg or self}\n")
+                self.fp.flush()
             return True
 
         def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:

@@ -34,14 +34,16 @@ from workbench.hosts.dashboard.saved_card import SavedViewsCard
 from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.dashboard.tabs import TAB_STYLE, AnalysisGroup, LazyTabs, TabPage
+from workbench.hosts.dashboard.train_tab import TAB as TRAIN
 from workbench.hosts.dashboard.train_tab import TrainTab
 from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one and reload this page:</p>
-<pre>workbench train softvq-digits --out {folder}/first</pre>
+GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one here, or with this command,
+and reload the page:</p>
+<pre>workbench train softvq-photos --out {folder}/first</pre>
 """
 SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
 SIDEBAR_WIDTH_PX = 380
@@ -119,7 +121,7 @@ class Session:
                 **{tab: partial(self._explore, tab) for tab in MODULES},
                 **{group: partial(self._group, names) for group, names in groups.items()},
                 "live": self._live,
-                "train": self._train,
+                TRAIN: self._train,
             }
         )
         self._titles = list(self.pages)
@@ -236,6 +238,7 @@ class Session:
             self._open_page = title
         self.tabs.active = self._titles.index(title)
         if not self.workspace.runs:
+            self.pages[TRAIN].show(view)
             return
         try:
             self.about.object = html.escape(self.workspace.about(view))
@@ -308,7 +311,8 @@ class Session:
     def _main(self) -> list[pn.viewable.Viewable]:
         if not self.workspace.runs:
             folder = html.escape(str(self.workspace.folder))
-            return [pn.pane.HTML(GUIDE.format(folder=folder)), *self._refused()]
+            guide = pn.pane.HTML(GUIDE.format(folder=folder))
+            return [guide, *self._refused(), self.pages.frames[TRAIN]]
         return [self.about, self.tabs]
 
 

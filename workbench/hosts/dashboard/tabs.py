@@ -11,7 +11,7 @@ from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.view_state import ViewState
 
 # All fit on a usual screen, in the letters of their names.
-TAB_STYLE = {"& .MuiTab-root": {"minWidth": 0, "px": "10px", "textTransform": "none"}}
+TAB_STYLE = {"& .MuiTab-root": {"minWidth": 0, "px": "7px", "textTransform": "none"}}
 
 
 class TabPage(Protocol):

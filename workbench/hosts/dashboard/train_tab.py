@@ -96,7 +96,8 @@ class TrainTab:
         self.sweep.param.watch(lambda _: self._count(), "value")
         head = pn.FlexBox(self.recipe, self.name, self.show_all, gap="12px", align_items="center")
         foot = pn.FlexBox(self.sweep, self.start_button, gap="12px", align_items="center")
-        parts = [self.queue.body, head, self.place, foot, self.message]
+        title = pn.pane.HTML("<b>New run</b>", margin=(12, 10, 0, 10))
+        parts = [self.queue.body, title, head, self.place, foot, self.message]
         if trainings is None:
             parts = [pmui.Alert(NOT_ALLOWED, severity="info")]
         self.body = pn.Column(*parts, sizing_mode="stretch_width")
@@ -216,9 +217,10 @@ class TrainTab:
         """Request the settings of a recipe and show its form."""
         if self.service is None:
             return
-        self.place.objects = [pn.pane.HTML(f"Reading the settings of {html.escape(recipe)} …")]
-        self.start_button.disabled = True
         future = self.service.describe(recipe)
+        if not future.done():
+            self.place.objects = [pn.pane.HTML(f"Reading the settings of {html.escape(recipe)} …")]
+            self.start_button.disabled = True
         self._when_done(future, lambda: self._receive(recipe, future))
 
     def _receive(self, recipe: str, future: Future[tuple[Setting, ...]]) -> None:

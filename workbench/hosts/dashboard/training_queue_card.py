@@ -55,7 +55,8 @@ class TrainingQueueCard:
         self.trainings = trainings
         self.rows: dict[int, TrainingRow] = {}  # by the identity of the training
         self._timer: pn.io.PeriodicCallback | None = None
-        self.run = pmui.Select(label="Run", options=[], width=260, size="small")
+        self._is_open = False
+        self.run = pmui.Select(label="Resume or clone a run", options=[], width=260, size="small")
         self.steps = pmui.TextInput(
             label="Train to step", width=130, size="small", description=tooltip("train to step")
         )
@@ -66,7 +67,7 @@ class TrainingQueueCard:
             value=1 if trainings is None else trainings.limit,
             start=1,
             end=MAX_AT_ONCE,
-            width=130,
+            width=180,
             size="small",
             description=tooltip("trainings at the same time"),
         )
@@ -90,6 +91,7 @@ class TrainingQueueCard:
 
     def show(self) -> None:
         """Show the queue now, and follow it."""
+        self._is_open = True
         names = [name for name, run in self.workspace.runs.items() if run.config.imported is None]
         primary = self.state.primary
         value = self.run.value if self.run.value in names else None
@@ -101,6 +103,7 @@ class TrainingQueueCard:
 
     def hide(self) -> None:
         """Stop following the queue."""
+        self._is_open = False
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
@@ -151,8 +154,7 @@ class TrainingQueueCard:
             self.state.open_tab("live")
 
     def _follow(self) -> None:
-        is_open = self.state.view.tab == "train" and pn.state.curdoc is not None
-        if is_open and self._timer is None:
+        if self._is_open and self._timer is None and pn.state.curdoc is not None:
             self._timer = pn.state.add_periodic_callback(self.refresh, REFRESH_INTERVAL_MS)
 
     def _set_limit(self, limit: int | None) -> None:
@@ -203,7 +205,7 @@ class TrainingRow:
         self.live.on_click(lambda _: open_live())
         self.log.on_click(lambda _: self._toggle())
         buttons = pn.Row(self.stop, self.live, self.log, margin=0)
-        head = pn.FlexBox(self.status, buttons, gap="8px", align_items="center")
+        head = pn.Row(buttons, self.status, sizing_mode="stretch_width", margin=0)
         self.body = pn.Column(head, self.output, sizing_mode="stretch_width", margin=0)
 
     def refresh(self) -> None:
