@@ -84,8 +84,8 @@ class TrainCommand(TyperCommand):
             return
         from workbench.launch.settings import help_sections
 
-        trust = [_option(words, "trust")] if _option(words, "trust") else []
-        for title, rows in help_sections(name, trust).items():
+        trust = _option(words, "trust")
+        for title, rows in help_sections(name, [trust] if trust else ()).items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=26)
 

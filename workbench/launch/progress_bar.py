@@ -55,12 +55,11 @@ def _log_lines() -> Any:
                 **options,
             )
 
-        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
             """Write a line of its own, once the total is known."""
             if self.total is not None:
                 self.fp.write(f"{msg or self}\n")
                 self.fp.flush()
-            return True
 
         def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
             """Leave the text to the next line."""

@@ -63,6 +63,9 @@ class ReportBuilderCard:
 
     def add(self) -> None:
         """Add the current view, unless it is in the list."""
+        if self.state.view.tab == "train":
+            self.message.object = "The form of the tab Train cannot be part of a report."
+            return
         if self.state.view not in self.views:
             self.views.append(self.state.view)
             self._draw()

@@ -246,7 +246,7 @@ class TrainTab:
             for setting in self._settings
             if self.show_all.value or self._is_essential(setting, typed)
         }
-        groups = []
+        groups: list[pn.viewable.Viewable] = []
         for group, title in TITLES.items():
             fields = [field for field in self.fields.values() if field.setting.group == group]
             if fields:
