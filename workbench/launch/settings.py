@@ -234,10 +234,12 @@ def check_settings(
 
     Parameters
     ----------
-    name, trust
-        As for `recipe_settings_list`.
+    name : str
+        The recipe, or `module:Class`.
     settings : mapping
         Values by name, as text or as Python objects.
+    trust : sequence of str
+        Modules outside of this package that may be imported.
 
     Returns
     -------
