@@ -18,20 +18,16 @@ LINE_FORMAT = (
 )
 
 
-def progress_bar(*, is_shown: bool = True, **options: Any) -> "ProgressBar":
+def progress_bar(**options: Any) -> "ProgressBar":
     """Return a progress bar; in a file, as a log of nohup or Slurm, a line every 30 seconds.
 
     Parameters
     ----------
-    is_shown : bool
-        Whether anything is shown at all.
     **options
         Options of tqdm.
     """
     from tqdm.auto import tqdm
 
-    if not is_shown:
-        return tqdm(disable=True, **options)
     if _is_interactive():
         return tqdm(dynamic_ncols=True, **options)
     return _log_lines()(**options)
