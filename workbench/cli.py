@@ -67,8 +67,11 @@ PicturesOption = Annotated[
 ]
 
 
-class TrainCommand(TyperCommand):
-    """With a recipe or a class, the help lists all its settings."""
+HelpSections = dict[str, list[tuple[str, str]]]
+
+
+class CommandWithSettings(TyperCommand):
+    """A command whose help also lists the settings of what its first argument names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the words, which are not parsed yet when the help is printed."""
@@ -76,36 +79,38 @@ class TrainCommand(TyperCommand):
         return list(super().parse_args(ctx, args))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the settings of what is trained; without one, the names of the recipes."""
+        """Write the settings; without an argument, the names from which one is chosen."""
         words = ctx.meta.get("words", [])
-        name = _option(words, "class") or next((w for w in words if not w.startswith("-")), None)
-        if name is None:
+        sections = _train_sections(words) if self.name == "train" else _report_sections(words)
+        if not sections:
             super().format_epilog(ctx, formatter)
-            return
-        from workbench.launch.settings import help_sections
-
-        trust = _option(words, "trust")
-        for title, rows in help_sections(name, [trust] if trust else ()).items():
+        for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=26)
 
 
-class ReportCommand(TrainCommand):
-    """With a template, the help lists its parameters."""
+def _train_sections(words: Sequence[str]) -> HelpSections:
+    name = _option(words, "class") or _first_argument(words)
+    if name is None:
+        return {}
+    from workbench.launch.settings import help_sections
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the parameters of the template; without one, the names of the templates."""
-        from workbench.hosts.reports.template import template_names
-        from workbench.hosts.reports.template_help import help_rows
+    trust = _option(words, "trust")
+    return help_sections(name, [trust] if trust else ())
 
-        words = ctx.meta.get("words", [])
-        name = next((word for word in words if not word.startswith("-")), None)
-        if name is None:
-            formatter.write_paragraph()
-            formatter.write_text(f"Templates: {', '.join(template_names())}")
-            return
-        with formatter.section(f"Parameters of {name}"):
-            formatter.write_dl(help_rows(name), col_max=26)
+
+def _report_sections(words: Sequence[str]) -> HelpSections:
+    from workbench.hosts.reports.template import template_names
+    from workbench.hosts.reports.template_help import help_rows
+
+    name = _first_argument(words)
+    if name is None:
+        return {"Templates": [(template, "") for template in template_names()]}
+    return {f"Parameters of {name}": help_rows(name)}
+
+
+def _first_argument(words: Sequence[str]) -> str | None:
+    return next((word for word in words if not word.startswith("-")), None)
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -136,7 +141,7 @@ def _list_recipes() -> str:
     return "\n".join(["\b", "Recipes:", *lines, "", "\b", "Published models:", *papers])
 
 
-@app.command(cls=TrainCommand, context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
+@app.command(cls=CommandWithSettings, context_settings=ACCEPTS_SETTINGS, epilog=_list_recipes())
 def train(
     context: typer.Context,
     out: Annotated[
@@ -520,7 +525,7 @@ def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
     typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
 
 
-@app.command(cls=ReportCommand, context_settings=ACCEPTS_SETTINGS)
+@app.command(cls=CommandWithSettings, context_settings=ACCEPTS_SETTINGS)
 def report(
     context: typer.Context,
     template: Annotated[
