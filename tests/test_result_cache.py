@@ -12,12 +12,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from test_analysis_contract import several
+from test_analysis_contract import evidence, several
 
 from workbench.analysis import get, result_serialization
 from workbench.analysis.base import Result
+from workbench.analysis.codebook.distances import code_distances
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
-from workbench.analysis.result_cache import cache_key, cached_result, code_fingerprint, evict_oldest
+from workbench.analysis.result_cache import (
+    cache_key,
+    cached_result,
+    code_fingerprint,
+    evict_oldest,
+    lookup,
+)
 from workbench.core.errors import UserError
 from workbench.storage.evidence import Evidence
 
@@ -52,6 +59,14 @@ def test_result_is_computed_once(tmp_path):
     assert len(calls) == 1
     assert again.summary() == first.summary()
     np.testing.assert_array_equal(again.codebooks[0].counts, first.codebooks[0].counts)
+
+
+def test_composed_results_are_cached_with_their_default_controls(tmp_path):
+    cache, runs = tmp_path / ".results", (evidence(60),)
+    cached_result(cache, get("checks"), {"evidences": runs}, {"show": "all"})
+    arguments = runs[0].kwargs_for(code_distances)
+    assert lookup(cache, code_distances, arguments, {"seed": 0}) is not None
+    assert lookup(cache, code_distances, arguments, {"seed": 1}) is None
 
 
 def test_key_depends_on_arrays_controls_and_code(tmp_path):

@@ -438,11 +438,21 @@ def _sample_images(
     return images[subsample(len(images), max_images, random, labels[images])]
 
 
-def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows with as many numbers as there are training rows, if those are fewer.
+def rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce large rows to as many numbers as there are training rows, if those are fewer.
 
     The weights of a linear model with a quadratic penalty are in the span of the training rows, so
-    that an orthonormal basis of the span gives the same model.
+    that coordinates in an orthonormal basis of the span give the same model.
+
+    Parameters
+    ----------
+    train, test : ndarray of float, shapes (n, d) and (m, d)
+
+    Returns
+    -------
+    train, test : ndarray of float, shapes (n, k) and (m, k)
+        With the same inner products; k is n if the training rows are wide and large, and
+        otherwise d.
     """
     if train.size <= MAX_DIRECT_VALUES or train.shape[0] >= train.shape[1]:
         return train, test
@@ -471,7 +481,7 @@ def logistic_probe(
     """
     from sklearn.linear_model import LogisticRegression
 
-    train, test = _rotate(train, test)
+    train, test = rotate(train, test)
     models = [LogisticRegression(C=c, max_iter=1000, tol=1e-3) for c in INVERSE_PENALTIES]
     cut = len(train) // 5
     with one_thread():
