@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from workbench.analysis import get
+from workbench.analysis.generation import feature_distances
 from workbench.analysis.latents import probes
+from workbench.analysis.learnability.decoded_neighborhoods import interpolation_distance
 from workbench.storage.evidence import Evidence, kwargs_for
 from workbench.storage.mapped_array import create_mapped_array
 
@@ -105,3 +107,17 @@ def test_rotated_rows_keep_their_inner_products(monkeypatch):
     assert rotated_train.shape == (20, 20)
     np.testing.assert_allclose(rotated_train @ rotated_train.T, train @ train.T, atol=1e-12)
     np.testing.assert_allclose(rotated_test @ rotated_train.T, test @ train.T, atol=1e-12)
+
+
+def test_errors_of_large_sets_agree_with_half_samples(monkeypatch):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(800, 4))
+    reconstructions = features + random.normal(size=(800, 4)) / 2
+    decoded = features + random.normal(size=(800, 4)) + 1
+    images = {"interpolation_partners": np.arange(800), "latents": features[:, None]}
+    inputs = (features, reconstructions, decoded, *images.values())
+    resampled = interpolation_distance(*inputs).neighborhoods[0]
+    monkeypatch.setattr(feature_distances, "MAX_RESAMPLED_IMAGES", 700)
+    large = interpolation_distance(*inputs).neighborhoods[0]
+    assert large.excess == resampled.excess
+    assert large.high - large.excess == pytest.approx(resampled.high - resampled.excess, rel=0.4)

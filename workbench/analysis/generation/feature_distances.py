@@ -15,6 +15,8 @@ BLOCK_ROWS = 1024
 MAX_BLOCK_SIZE = 1000
 # Precision and recall need the distance of every pair, so larger sets are cut.
 MAX_MANIFOLD_IMAGES = 5000
+# Half samples of more images take minutes: every one computes two covariances.
+MAX_RESAMPLED_IMAGES = 10_000
 MAX_GAUSSIAN_KERNEL_IMAGES = 20_000  # a Gaussian kernel compares every pair
 CMMD_BANDWIDTH = 10.0
 CMMD_SCALE = 1000.0
@@ -134,12 +136,39 @@ def frechet_error(
     float
         The standard error.
     """
+    return error_of_influence(frechet_influence(b, a_moments, b_moments, a))
+
+
+def frechet_influence(
+    b: np.ndarray, a_moments: Moments, b_moments: Moments, a: np.ndarray | None = None
+) -> np.ndarray:
+    """Compute the influence of each image on the Fréchet distance; see `frechet_error`.
+
+    Parameters
+    ----------
+    b, a_moments, b_moments, a
+        As for `frechet_error`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
     forward, backward = _transport(b_moments.covariance, a_moments.covariance)
     influence = _influence(b, b_moments, a_moments, forward)
     if a is not None:
         # Images and reconstructions are paired, so that their influences partly cancel.
         influence = influence + _influence(a, a_moments, b_moments, backward)
+    return influence
+
+
+def error_of_influence(influence: np.ndarray) -> float:
+    """Return the standard error of a distance, or difference of distances, from influences."""
     return float(influence.std(ddof=1) / np.sqrt(len(influence)))
+
+
+def has_influence_error(n: int, dim: int) -> bool:
+    """Return whether errors come from influences, because half samples of n images are slow."""
+    return n > MAX_RESAMPLED_IMAGES and n > dim
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, *, paired: bool = True) -> tuple[float, float]:

@@ -34,6 +34,7 @@ from workbench.analysis.generation.feature_distances import (
     frechet_error,
     gaussian_distance,
     gaussian_kernel_distance,
+    has_influence_error,
     inception_score,
     kernel_distance,
     precision_recall,
@@ -90,7 +91,7 @@ class Distance:
     evaluated: str
     value: float  # Fréchet distance
     # 95 % interval of its variation at this n, by half samples, which are conservative near the
-    # floor, or by influence functions for over 512 features.
+    # floor, or by influence functions for over 512 features or over 10,000 images.
     low: float
     high: float
     extrapolated: float  # to unlimited n, with about the same variation
@@ -311,7 +312,8 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
     gaussian_features, isotropic_features : ndarray of float, shape (m, dim), optional
         Features of decoded draws from one Gaussian per class, and of decoded isotropic noise.
     splits : int, default 40
-        Number of half samples behind the intervals; at most 10 for over 512 features.
+        Number of half samples behind the intervals; at most 10 for over 512 features. Sets of
+        over 10,000 images have intervals by influence functions.
     neighbors : int, default 3
         The k of the manifolds of precision and recall.
     seed : int, default 0
@@ -574,7 +576,7 @@ class _Comparison:
         """Return the standard error of the distance, and the mean distance of half samples."""
         n, dim = b.shape
         is_wide = dim > MAX_RESAMPLED_FEATURES
-        has_influence = is_wide and n > dim
+        has_influence = (is_wide and n > dim) or has_influence_error(n, dim)
         splits = min(self.splits, MAX_SPLITS_OF_WIDE_FEATURES) if is_wide else self.splits
         error, half_value = half_samples(
             lambda half: frechet_distance(a[half], b[half]),

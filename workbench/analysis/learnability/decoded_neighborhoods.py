@@ -18,11 +18,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.generation.distance_names import distance_name, network_title
+from workbench.analysis.generation.feature_distances import (
+    error_of_influence,
+    frechet_distance,
+    frechet_influence,
+    has_influence_error,
+)
 from workbench.analysis.generation.fidelity import feature_distance
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.perspectives import NAN, Direction, Perspective, PerspectiveResult
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.moments import Moments
 
 MIN_IMAGES = 20
 NUM_HALF_SAMPLES = 20
@@ -244,10 +251,12 @@ def interpolation_distance(
     if random_interpolation_features is not None:
         decoded[RANDOM] = random_interpolation_features
     counts = np.bincount(np.asarray(interpolation_partners))
+    _check_features([features, reconstruction_features, *decoded.values()])
+    reconstruction = _distance(features, reconstruction_features)
     return DecodedNeighborhoods(
         kind="interpolation",
-        neighborhoods=_neighborhoods(features, reconstruction_features, decoded),
-        reconstruction=_distance(features, reconstruction_features),
+        neighborhoods=_neighborhoods(features, reconstruction_features, decoded, reconstruction),
+        reconstruction=reconstruction,
         most_frequent_partner=float(counts.max() / counts.sum()),
         feature_extractor=feature_extractor,
         images=len(features),
@@ -311,10 +320,12 @@ def perturbed_codes(
         f"{100 * perturbed_code_shares[i]:g} % of the codes replaced": perturbed_code_features[i]
         for i in order
     }
+    _check_features([features, reconstruction_features, *decoded.values()])
+    reconstruction = _distance(features, reconstruction_features)
     return DecodedNeighborhoods(
         kind="codes",
-        neighborhoods=_neighborhoods(features, reconstruction_features, decoded),
-        reconstruction=_distance(features, reconstruction_features),
+        neighborhoods=_neighborhoods(features, reconstruction_features, decoded, reconstruction),
+        reconstruction=reconstruction,
         most_frequent_partner=NAN,
         feature_extractor=feature_extractor,
         images=len(features),
@@ -323,14 +334,17 @@ def perturbed_codes(
 
 
 def _neighborhoods(
-    features: np.ndarray, reconstructions: np.ndarray, decoded: Mapping[str, np.ndarray]
+    features: np.ndarray,
+    reconstructions: np.ndarray,
+    decoded: Mapping[str, np.ndarray],
+    reconstruction: float,
 ) -> tuple[Neighborhood, ...]:
-    _check_features([features, reconstructions, *decoded.values()])
+    """Measure each set of decoded images; `reconstruction` is the distance of reconstructions."""
+    errors = _excess_errors(features, reconstructions, tuple(decoded.values()))
     neighborhoods = []
-    for name, rows in decoded.items():
+    for (name, rows), error in zip(decoded.items(), errors, strict=True):
         distance = _distance(features, rows)
-        excess = distance - _distance(features, reconstructions)
-        error = _excess_error(features, reconstructions, rows)
+        excess = distance - reconstruction
         neighborhoods.append(
             Neighborhood(
                 name=name,
@@ -347,19 +361,24 @@ def _distance(real: np.ndarray, evaluated: np.ndarray) -> float:
     return feature_distance(held_out=real, reconstructions=evaluated)
 
 
-def _excess_error(features: np.ndarray, reconstructions: np.ndarray, decoded: np.ndarray) -> float:
-    """Return the standard error of an excess; the three sets belong to the same images."""
-    from workbench.analysis.generation.feature_distances import frechet_distance
+def _excess_errors(
+    features: np.ndarray, reconstructions: np.ndarray, decoded: Sequence[np.ndarray]
+) -> list[float]:
+    """Return the standard error of each excess; all sets belong to the same images."""
+    if has_influence_error(*features.shape):
+        real = Moments.from_rows(features)
+        influences = [
+            frechet_influence(rows, real, Moments.from_rows(rows), features)
+            for rows in (reconstructions, *decoded)
+        ]
+        return [error_of_influence(influence - influences[0]) for influence in influences[1:]]
 
-    error, _ = half_samples(
-        lambda half: (
-            frechet_distance(features[half], decoded[half])
-            - frechet_distance(features[half], reconstructions[half])
-        ),
-        len(features),
-        splits=NUM_HALF_SAMPLES,
-    )
-    return float(error)
+    def excesses(half: np.ndarray) -> np.ndarray:
+        real = features[half]
+        base = frechet_distance(real, reconstructions[half])
+        return np.array([frechet_distance(real, rows[half]) - base for rows in decoded])
+
+    return half_samples(excesses, len(features), splits=NUM_HALF_SAMPLES)[0].tolist()
 
 
 def _check_features(sets: Sequence[np.ndarray]) -> None:

@@ -6,7 +6,11 @@ from typing import Literal
 import numpy as np
 
 from workbench.analysis.generation.distance_names import distance_name, network_title
-from workbench.analysis.generation.feature_distances import frechet_distance
+from workbench.analysis.generation.feature_distances import (
+    frechet_distance,
+    frechet_error,
+    has_influence_error,
+)
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
@@ -14,6 +18,7 @@ from workbench.analysis.inputs import require_array
 from workbench.analysis.runs.metrics import METRICS, MetricInfo
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.moments import Moments
 from workbench.storage.evidence import Evidence
 
 Quality = Literal["psnr", "ssim", "l1", "mse", "features", "rfd"]
@@ -154,10 +159,18 @@ def _in_features(evidence: Evidence, features: np.ndarray, quality: Quality) -> 
     if not (np.isfinite(real).all() and np.isfinite(decoded).all()):
         raise UserError(f"The features of {name} contain NaN or infinity. Collect them again.")
     value = frechet_distance(real, decoded)
+    margin = 1.96 * _frechet_error(real, decoded)
+    return value, max(value - margin, 0.0), value + margin
+
+
+def _frechet_error(real: np.ndarray, decoded: np.ndarray) -> float:
+    """Return the standard error of the Fréchet distance of images and their reconstructions."""
+    if has_influence_error(*real.shape):
+        moments = Moments.from_rows(real), Moments.from_rows(decoded)
+        return frechet_error(decoded, *moments, real)
     error, _ = half_samples(
         lambda half: frechet_distance(real[half], decoded[half]),
         len(real),
         splits=NUM_HALF_SAMPLES,
     )
-    margin = 1.96 * float(error)
-    return value, max(value - margin, 0.0), value + margin
+    return float(error)
