@@ -76,6 +76,8 @@ def test_lasso_becomes_csv_code_and_link(dashboard, trained):
         assert namespace["selected"].table()["image"].tolist() == table["image"].tolist()
         assert len(table) == int(count)
         address = page.url
+        page.get_by_role("tab", name="Codes", exact=True).click()
+        page.get_by_text(f"tokens per code in {count} selected images").wait_for()
         assert seen.errors == [] and seen.outside == []
     with opened(address) as (page, _):
         page.locator(".wb-map .told", has_text=f"{count} of 360 selected").wait_for()
@@ -144,6 +146,14 @@ def test_box_in_a_figure_selects_images_everywhere(dashboard):
         assert seen.errors == [] and seen.outside == []
     with opened(address.replace("?", "?tab=map&map.method=pca&")) as (page, seen):
         page.locator(".wb-map .told", has_text=f"{len(ids)} of 360 selected").wait_for()
+        # A search selects one image, which opens among its most similar images.
+        page.get_by_label("Find points by class").fill("#7")
+        page.keyboard.press("Enter")
+        page.locator(".wb-map .told", has_text="1 of 360 selected").wait_for()
+        page.get_by_role("button", name="similar images").click()
+        page.locator(".wb-cards figcaption", has_text="#7").first.wait_for()
+        page.wait_for_url("**analysis=similar_images*image=7*")
+        assert page.locator(".wb-card").count() == 2 and seen.errors == []
     with opened(address) as (page, seen):
         page.get_by_text(count).wait_for()
         page.wait_for_function(all_marked, arg=len(ids))

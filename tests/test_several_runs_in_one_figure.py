@@ -46,7 +46,7 @@ class Example(Result):
         return pd.DataFrame({"top": [self.top]})
 
     def summary(self) -> str:
-        return f"The top is {self.top:g}."
+        return f"The top is {self.top:g}. More is known of a single run."
 
 
 PAIR = SideBySide(

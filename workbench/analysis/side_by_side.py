@@ -1,6 +1,7 @@
 """One analysis of several runs in one figure: a panel per run, with common axes and run colors."""
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,6 +11,7 @@ import pandas as pd
 from workbench.analysis.base import Result
 
 MAX_RUNS = 4  # panels that can be compared without much scrolling
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class SideBySide(Result):
         return pd.concat(columns, ignore_index=True)
 
     def summary(self) -> str:
-        """Return one paragraph per run, and the runs that are missing."""
+        """Return one line per run with the answer for it, and the runs that are missing."""
         return "\n".join([*map(": ".join, self._paragraphs()), *self._notes()])
 
     def _repr_html_(self) -> str:
@@ -68,7 +70,8 @@ class SideBySide(Result):
 
     def _paragraphs(self) -> list[tuple[str, str]]:
         return [
-            (run, result.summary()) for run, result in zip(self.runs, self.results, strict=True)
+            (run, _first_sentence(result.summary()))
+            for run, result in zip(self.runs, self.results, strict=True)
         ]
 
     def _notes(self) -> list[str]:
@@ -78,3 +81,8 @@ class SideBySide(Result):
         if self.not_shown:
             notes.append(f"Only {MAX_RUNS} runs are shown, without {', '.join(self.not_shown)}.")
         return notes
+
+
+def _first_sentence(text: str) -> str:
+    """Return the answer; the evidence for it is in the summary of the run alone."""
+    return SENTENCE_END.split(text, maxsplit=1)[0]

@@ -14,7 +14,7 @@ import numpy as np
 
 MIN_PICTURE_PX = 76  # on the screen; a card with more pictures than fit wraps
 USUAL_PICTURE_PX = 104
-MAX_PICTURE_PX = 160
+MAX_PICTURE_PX = 220
 STYLE = """
 .wb-cards { color: inherit; line-height: 1.35; margin: 4px 0 12px; }
 .wb-cards .wb-legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 8px;

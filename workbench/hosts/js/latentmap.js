@@ -247,9 +247,11 @@ function render({ model, el, brush }) {
   function moveLabels() {
     const taken = [];
     anchors.forEach(({ g, group, x, y }, i) => {
-      const at = [zoom.x + zoom.k * x, zoom.y + zoom.k * (1 - y)], half = 4 * group.length + 4;
+      const half = 4 * group.length + 4, column = zoom.x + zoom.k * x, row = zoom.y + zoom.k * (1 - y);
+      const outside = column < 0 || row < 0 || column > width || row > height;
+      // Above the points, and within the map.
+      const at = [Math.max(half, Math.min(width - half, column)), Math.max(LABEL_GAP_PX, row - LABEL_GAP_PX)];
       const overlaps = taken.some(([left, top, other]) => Math.abs(left - at[0]) < half + other && Math.abs(top - at[1]) < LABEL_GAP_PX);
-      const outside = at[0] < 0 || at[1] < 0 || at[0] > width || at[1] > height;
       const label = labels.children[i];
       label.hidden = !view.labels || overlaps || outside || view.hidden.includes(g);
       if (label.hidden) return;
