@@ -320,6 +320,7 @@ def statistics(
     """
     from workbench.collect.statistics import write_statistics
 
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
     written = write_statistics(
         source,
         out,

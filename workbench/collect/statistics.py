@@ -1,5 +1,6 @@
 """Statistics of reference sets, streamed through a feature extractor."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -126,6 +127,11 @@ def write_statistics(
     ------
     UserError
         If the images cannot be read, or the weights of the network are missing.
+
+    Warns
+    -----
+    UserWarning
+        If there are no more images than features.
     """
     path = Path(source)
     if path.suffix == ".npz":
@@ -135,6 +141,13 @@ def write_statistics(
         blocks = array_blocks(images.pixels)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = image_statistics(blocks, get_feature_extractor(feature_extractor), device)
+    count, dim = statistics.features.count, statistics.features.dim
+    if count <= dim:
+        warnings.warn(
+            f"{count:,} images are no more than the {dim:,} features: the covariance is singular,"
+            f" and distances to it are far too high. Use at least {2 * dim:,} images.",
+            stacklevel=2,
+        )
     adm.write_statistics(Path(out), statistics)
     return statistics
 

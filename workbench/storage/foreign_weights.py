@@ -131,7 +131,13 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _refused(path: Path, names: Sequence[str]) -> UserError:
-    objects = ", ".join(names[:MAX_NAMES]) or "objects other than tensors and containers"
+    if not names:
+        return UserError(
+            f"{printable(path)} is damaged, or contains objects other than tensors and containers,"
+            " which could run code. Download it again, or convert it to safetensors on a machine"
+            " where its origin is trusted."
+        )
+    objects = ", ".join(names[:MAX_NAMES])
     return UserError(
         f"{printable(path)} contains {objects}, which could run code. Convert the file to "
         "safetensors on a machine where its origin is trusted."
