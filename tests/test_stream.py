@@ -1,6 +1,7 @@
 """Tests of image streams: reproducible order, one part per process, and resuming."""
 
 import io
+import tarfile
 from itertools import islice
 
 import datasets
@@ -14,6 +15,7 @@ from workbench.data import load
 from workbench.data import stream as stream_module
 from workbench.data.stream import ImageStream
 from workbench.launch.in_process import train
+from workbench.launch.latent_dataset import load_encoded
 from workbench.training import StreamDataset
 
 SMALL = {
@@ -182,3 +184,55 @@ def test_codebook_is_clustered_from_a_stream(folder, tmp_path):
         **small,
     )
     assert run.evidence().codebook.shape == (1, 4, 64)
+
+
+# Webdataset
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Write thirty training images in two tar files, and six test images."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    parts = {"train-0": range(15), "train-1": range(15, 30), "val-0": range(30, 36)}
+    for name, values in parts.items():
+        with tarfile.open(folder / f"{name}.tar", "w") as archive:
+            for value in values:
+                files = {"cls": str(value % 3).encode(), "json": b"{}", "png": png(value)}
+                for extension, content in files.items():
+                    member = tarfile.TarInfo(f"images/{value:04}.{extension}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def test_webdataset_shards_are_a_stream(shards):
+    stream = ImageStream(str(shards), side=8, channels=1)
+    every = gray_values(stream, 12)
+    assert sorted(every[:30]) == sorted(every[30:]) == list(range(30)) and every[:30] != every[30:]
+    assert gray_values(stream, 3, first=15) == every[15:30]
+    parts = [gray_values(stream, 3, rank=rank, world_size=2) for rank in (0, 1)]
+    assert sorted(map(sorted, parts)) == [list(range(15)), list(range(15, 30))]
+    ((images, labels),) = stream.ordered_batches(10, first=25)
+    assert len(images) == 5 and labels.tolist() == [value % 3 for value in range(25, 30)]
+    held_out = load(f"stream:{shards}", split="test", side=8, channels=1)
+    assert held_out.pixels[:, 0, 0, 0].tolist() == list(range(30, 36))
+
+
+def test_latents_are_encoded_from_webdataset_shards(shards, tmp_path):
+    run = train(
+        "ae-imagenet256", tmp_path / "run", data=f"stream:{shards}", steps=2, heads=2, **SMALL
+    )
+    encoded = load_encoded(run, None, "latents", flip=True)
+    assert len(encoded) == 30 and encoded.labels.tolist() == [value % 3 for value in range(30)]
+    assert encoded.flipped.shape == encoded.rows.shape == (30, 4, 4)
+
+
+def test_damaged_shards_and_folders_without_tables_are_refused(shards, tmp_path):
+    content = (shards / "train-1.tar").read_bytes()
+    (shards / "train-1.tar").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"train-1\.tar"):
+        ImageStream(str(shards), side=8, channels=1).take(1)
+    (tmp_path / "files").mkdir()
+    with pytest.raises(UserError, match="without `stream:`"):
+        ImageStream(str(tmp_path / "files"), side=8, channels=1).take(1)

@@ -142,7 +142,7 @@ def write_statistics(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = image_statistics(blocks, get_feature_extractor(feature_extractor), device)
     count, dim = statistics.features.count, statistics.features.dim
-    if count <= dim:
+    if count is not None and count <= dim:
         warnings.warn(
             f"{count:,} images are no more than the {dim:,} features: the covariance is singular,"
             f" and distances to it are far too high. Use at least {2 * dim:,} images.",

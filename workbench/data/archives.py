@@ -118,7 +118,7 @@ class ZipMembers:
         name = self.names[index]
         member = zipfile.ZipInfo(name or "_")
         offset, compressed, size, crc, method, flags = self.fields[index].tolist()
-        _check_bytes(size, name)
+        check_bytes(size, name)
         member.header_offset = offset
         member.compress_size = compressed
         member.file_size = size
@@ -188,7 +188,7 @@ class TarImages:
                     f"{path} cannot be read as an uncompressed tar file ({error}); copy it again,"
                     " or decompress it."
                 ) from None
-            _check_end(path)
+            check_end(path)
         return members
 
     def layout(self, source: str) -> Layout:
@@ -279,7 +279,7 @@ class TarMembers:
         """
         file_index, offset, size = self.positions[index].tolist()
         path = self.files[file_index]
-        _check_bytes(size, self.names[index])
+        check_bytes(size, self.names[index])
         try:
             with path.open("rb") as file:
                 file.seek(offset)
@@ -303,8 +303,14 @@ def tar_files(path: Path) -> list[Path]:
     return [name for name in names if name.suffix.lower() == ".tar"]
 
 
-def _check_end(path: Path) -> None:
-    """Refuse a tar file without its end mark, a block of zeros: tarfile ignores truncation."""
+def check_end(path: Path) -> None:
+    """Refuse a tar file without its end mark, a block of zeros: tarfile ignores truncation.
+
+    Raises
+    ------
+    UserError
+        If the file is truncated.
+    """
     with path.open("rb") as file:
         size = file.seek(0, SEEK_END)
         file.seek(max(size - tarfile.BLOCKSIZE, 0))
@@ -316,6 +322,7 @@ def _is_visible(name: str) -> bool:
     return not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def _check_bytes(size: int, name: str) -> None:
+def check_bytes(size: int, name: str) -> None:
+    """Raise UserError if an encoded image is too large."""
     if size > MAX_FILE_BYTES:
         raise UserError(f"{name} has {size:,} bytes; an image may have at most {MAX_FILE_BYTES:,}.")

@@ -1,9 +1,9 @@
 """Image datasets that are too large for memory, read in order while training runs.
 
-They are parquet files or datasets of the hub, read with `datasets`. The order of an epoch depends
-on the seed and the number of the epoch alone, and each process reads its own part. A resumed run
-therefore continues with the images that it would have read; it skips those before without decoding
-them.
+They are parquet files, webdataset shards or datasets of the hub, read with `datasets`. The order of
+an epoch depends on the seed and the number of the epoch alone, and each process reads its own part.
+A resumed run therefore continues with the images that it would have read; it skips those before
+without decoding them.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from workbench.data.lazy import GRAY, Decoding, read_pixels, warn_damaged
 from workbench.data.parquet import content, image_column, image_folder, parquet_files
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
+from workbench.data.tar_stream import open_shards, shard_files
 
 if TYPE_CHECKING:
     import datasets
@@ -66,7 +67,7 @@ class ImageStream:
     Attributes
     ----------
     name : str
-        A folder of parquet files, one parquet file, or a dataset on the hub.
+        A folder of parquet or tar files, one such file, or a dataset on the hub.
     side : int
         Height and width in pixels.
     channels : {1, 3}
@@ -347,7 +348,7 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
     Parameters
     ----------
     name : str
-        A folder of parquet files, one parquet file, or a dataset on the hub.
+        A folder of parquet or tar files, one such file, or a dataset on the hub.
     split : {"train", "test"}
         The split.
     limit : int, optional
@@ -416,24 +417,41 @@ def _open_table(name: str, split: str) -> "datasets.IterableDataset":
     import datasets
 
     path = Path(name).expanduser()
-    files = parquet_files(path) if path.exists() else {}
+    tables = parquet_files(path) if path.exists() else {}
+    shards = shard_files(path) if path.exists() and not tables else {}
+    files = tables or shards
     if path.exists() and split not in files:
-        raise UserError(
-            f"{name} must have parquet files of the {split} split ({split}*.parquet); there are"
-            " none."
-        )
+        raise UserError(_no_files(name, split, has_files=bool(files)))
     try:
-        table = _open_files(files[split]) if files else _open_hub(name, split)
+        if shards:
+            table = open_shards(shards[split])
+        else:
+            table = _open_files(tables[split]) if tables else _open_hub(name, split)
         if table.features is None:
             table = table._resolve_features()
+    except UserError:
+        raise
     except Exception as error:  # no network, no such dataset or split, no permission
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(
             f"stream:{name} cannot be opened ({lines[0].rstrip('.')}). Use a folder of parquet"
-            " files."
+            " or tar files."
         ) from None
     column = image_column(table.features, f"stream:{name}")
     return table.cast_column(column, datasets.Image(decode=False)).rename_column(column, "pixels")
+
+
+def _no_files(name: str, split: str, *, has_files: bool) -> str:
+    """Return the sentence for a folder without files of a split."""
+    if has_files:
+        return (
+            f"{name} must have parquet or tar files of the {split} split ({split}*.parquet,"
+            f" {split}*.tar); there are none."
+        )
+    return (
+        f"{name} has no parquet or tar files, which a stream reads. Of image files, only the"
+        f" positions are held in memory anyway: give {name} without `stream:`."
+    )
 
 
 def _open_files(files: list[Path]) -> "datasets.IterableDataset":
