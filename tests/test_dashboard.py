@@ -338,10 +338,10 @@ def test_browser_history_restores_views(dashboard):
 
 
 def keep_many_latents(run: Run) -> None:
-    """Replace the evidence of a run by its latents alone, thirty times with noise."""
+    """Replace the evidence of a run by its latents alone, ten times with noise."""
     evidence = run.evidence()
     latents = evidence.latents
-    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (30, *latents.shape))
+    noise = np.random.default_rng(0).normal(0, 0.1 * latents.std(), (10, *latents.shape))
     many = (latents + noise).reshape(-1, *latents.shape[1:]).astype(np.float32)
     provenance = evidence.provenance | {"n": len(many), "of": len(many)}
     shutil.rmtree(run.evidence_folder(60))
@@ -350,7 +350,7 @@ def keep_many_latents(run: Run) -> None:
 
 @pytest.fixture
 def large(runs):
-    """A run with only latents, thirty times as many: counting their modes takes long."""
+    """A run with only latents, ten times as many: counting their modes takes long."""
     shutil.copytree(runs / "soft-4", runs / "large")
     keep_many_latents(Run(runs / "large"))
     yield "large"

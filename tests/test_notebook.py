@@ -13,6 +13,7 @@ from browser import free_port, lasso, opened, served
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_dashboard import keep_many_latents
+from test_notebooks import with_small_models
 
 import workbench as wb
 from workbench import analysis
@@ -261,7 +262,7 @@ def run_all(page) -> None:
 @pytest.mark.slow
 @pytest.mark.browser
 def test_first_notebook_in_jupyterlab(lab, tmp_path):
-    node = load_notebook_node(str(FIRST))
+    node = with_small_models(load_notebook_node(str(FIRST)))
     node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
     cell_index = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)

@@ -27,10 +27,6 @@ SHARE_SEED_STEP = 7_368_787  # a prime, so that seeds of steps and of shares do 
 EMPTY_COUNT = 1e-6  # avoids 0 / 0 in a mean over no entries
 
 
-# `torch.compiler.disable`, but without importing torch's compiler (a second) until the first call.
-_outside_compilation = torch._disable_dynamo
-
-
 class NotMeasuredError(Exception):
     """A statistic of the whole batch is needed, and was not measured."""
 
@@ -46,6 +42,8 @@ class BatchShares:
         The number of processes. Process r has the items r, r + world_size, ... of a batch.
     parts : int
         The number of parts in which a process computes its items.
+    compiled : bool
+        The loss is compiled. Statistics and draws are then kept out of its graph.
 
     Attributes
     ----------
@@ -53,7 +51,9 @@ class BatchShares:
         The loss needs statistics of the whole batch, which must be measured before the first part.
     """
 
-    def __init__(self, *, rank: int = 0, world_size: int = 1, parts: int = 1) -> None:
+    def __init__(
+        self, *, rank: int = 0, world_size: int = 1, parts: int = 1, compiled: bool = False
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.parts = parts
@@ -68,6 +68,9 @@ class BatchShares:
         self._measured: list[list[Tensor]] = []  # by statistic and part
         self._combined: dict[int, Tensor] = {}  # by statistic
         self._totals: list[Tensor] = []
+        if compiled:  # otherwise the compiler is not imported, which takes more than a second
+            for method in (self.mean, self.items, self.total, self.draw, self.noise):
+                setattr(self, method.__name__, torch.compiler.disable(method))
 
     @property
     def count(self) -> int:
@@ -114,7 +117,6 @@ class BatchShares:
         finally:
             _SHARES.reset(token)
 
-    @_outside_compilation
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over all shares, with the gradient of this one."""
         index = self._measure(value)
@@ -125,7 +127,6 @@ class BatchShares:
             self._combined[index] = self._sum_over_processes(parts) / self.world_size
         return value + (self._combined[index] - value).detach()
 
-    @_outside_compilation
     def items(self, rows: Tensor) -> Tensor | None:
         """Return the rows of all items in the order of the batch in the first share."""
         index = self._measure(rows)
@@ -138,7 +139,6 @@ class BatchShares:
         dist.all_gather(rows_by_process, local.contiguous())
         return torch.stack(rows_by_process, dim=1).flatten(0, 1)
 
-    @_outside_compilation
     def total(self, value: Tensor) -> Tensor | None:
         """Return the sum over all shares in the last part, otherwise None."""
         if self._is_measuring:
@@ -153,14 +153,12 @@ class BatchShares:
             return None
         return self._sum_over_processes(self._totals[index])
 
-    @_outside_compilation
     def draw(
         self, sampler: Callable[..., Tensor], size: Any, device: Any, **options: Any
     ) -> Tensor:
         """Draw numbers that are the same in every share."""
         return sampler(size, generator=self._generator(device), device=device, **options)
 
-    @_outside_compilation
     def noise(self, like: Tensor) -> Tensor:
         """Draw normal numbers for the whole batch, and return the rows of this share."""
         # `randn_like` draws in the order of the memory of its argument.

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 ACTIVE_STATES = ("running", "paused")
 IMPORTED_STEP = 0  # of the evidence of a model that was trained elsewhere
 MAX_REASON_LENGTH = 200
+MAX_SMALL_SIZE = 512  # settings up to this size do not exhaust the memory of a machine
 _CHECKPOINT = re.compile(r"step-([0-9]{6,18})\.safetensors")
 
 
@@ -256,6 +257,8 @@ class Run:
 
         if not self.is_trusted():
             return  # a class from elsewhere may need real tensors
+        if _largest_size(self.config.settings) <= MAX_SMALL_SIZE:
+            return  # building it without memory imports the compiler, which takes a second
         with torch.device("meta"):
             model = self.build()
         with warnings.catch_warnings():
@@ -710,6 +713,15 @@ def _may_be_run(folder: Path) -> bool:
 
 def _run_names(folder: Path) -> list[str]:
     return [printable(path.name) for path in _run_folders(folder)]
+
+
+def _largest_size(settings: Any) -> float:
+    """Return the largest number, or number of entries, in nested settings."""
+    if isinstance(settings, dict):
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        return max([len(settings), *map(_largest_size, settings)])
+    return settings if isinstance(settings, int | float) else 0
 
 
 def _not_a_run(folder: Path) -> RunError:

@@ -84,7 +84,10 @@ def fit(
         step = state.restore(run)
         accelerator.wait_for_everyone()  # before the main process writes
         shares = BatchShares(
-            rank=process.rank, world_size=process.world_size, parts=config.accumulation_steps
+            rank=process.rank,
+            world_size=process.world_size,
+            parts=config.accumulation_steps,
+            compiled=config.compile,
         )
         train_step = TrainStep.create(accelerator, state, overrides, shares)
         recorder: RunRecorder | None = None
