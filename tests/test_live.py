@@ -346,9 +346,11 @@ time.sleep(600)
 
 @pytest.fixture
 def training(tmp_path):
-    """A run that really trains, and is stopped afterwards."""
+    """A run that really trains, is paused until a page is open, and is stopped afterwards."""
     run = wb.start("softvq-digits", tmp_path / "runs" / "a", **TINY, **LONG)
     wait_for(lambda: run.status()["step"] > 110)
+    run.ask("pause")
+    wait_for(lambda: run.status()["state"] == "paused")
     yield run
     run.ask("stop")
     wait_for(lambda: run.status()["state"] in ("stopped", "failed", "interrupted"))
@@ -374,8 +376,10 @@ def live_tab(training, tmp_path):
         opened(f"{address}/?run=a&tab=live") as (page, seen),
     ):
         page.get_by_role("tab", name="Live", selected=True).wait_for()
-        page.get_by_text(re.compile(r"running · heartbeat \d+ s ago")).wait_for()
+        page.get_by_text(re.compile(r"paused · heartbeat \d+ s ago")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
+        training.ask("resume")
+        page.get_by_text(re.compile(r"running · heartbeat \d+ s ago")).wait_for()
         yield page
         assert (
             seen.errors == []
@@ -401,6 +405,7 @@ def field(page, name: str):
 @pytest.mark.browser
 def test_live_tab_follows_and_controls_a_run(live_tab, training):
     page, before = live_tab, training.status()["step"]
+    num_events = len(training.events())
     # Another user changes a weight in a terminal.
     terminal_id = training.ask("weight", term="pixel", value=0.25)
     expect(field(page, "pixel")).to_have_value("0.25", timeout=60_000)
@@ -420,7 +425,8 @@ def test_live_tab_follows_and_controls_a_run(live_tab, training):
     page.get_by_text(
         re.compile(r"Training was stopped\. .* from its last checkpoint, step [\d,]+\.")
     ).wait_for()
-    done = [event for event in training.events() if event.get("id", terminal_id) != terminal_id]
+    events = training.events()[num_events:]
+    done = [event for event in events if event.get("id", terminal_id) != terminal_id]
     commands = ["lr", "weight", "pause", "sample", "evaluate", "resume", "stop"]
     assert [event["event"] for event in done] == commands
     assert done[0]["step"] > before
@@ -500,6 +506,7 @@ def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
         head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
         head.wait_for()
         first = head.inner_text()
+        training.ask("resume")
         page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
         assert (
             page.locator(".jp-OutputArea-output").get_by_text("free").count() == 0

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,18 +114,23 @@ def adaptive(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(trained, adaptive, tmp_path_factory) -> dict[str, Path]:
-    """Return a page of every template, made by the command line."""
+    """Return a page of every template.
+
+    One after the other: results of the first are read again for the others.
+    """
     folder = tmp_path_factory.mktemp("a report & more")
     parameters = parameters_by_template(trained, adaptive, folder / "new")
-
-    def make(name: str) -> tuple[str, Path]:
-        options = [word for key, value in parameters[name].items() for word in (f"--{key}", value)]
-        process = workbench_command("report", name, *options, "--out", folder / f"{name}.html")
-        assert process.returncode == 0, process.stderr
-        return name, Path(process.stdout.splitlines()[-1])
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(make, parameters))
+    pages = {}
+    for name, values in parameters.items():
+        page, values = folder / f"{name}.html", {key: str(value) for key, value in values.items()}
+        if name == "comparison":
+            options = [word for key, value in values.items() for word in (f"--{key}", value)]
+            process = workbench_command("report", name, *options, "--out", page)
+            assert process.returncode == 0, process.stderr
+            pages[name] = Path(process.stdout.splitlines()[-1])
+        else:
+            pages[name] = report(name, page, progress=False, **values)
+    return pages
 
 
 @pytest.fixture
