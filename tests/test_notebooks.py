@@ -35,7 +35,9 @@ def with_small_models(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             small = r"\1, width=32, depth=1"
-            cell.source = re.sub(r"(wb\.(?:train|start)\((?!config).*?\bsteps=steps)", small, cell.source)
+            cell.source = re.sub(
+                r"(wb\.(?:train|start)\((?!config).*?\bsteps=steps)", small, cell.source
+            )
     return notebook
 
 
