@@ -176,6 +176,8 @@ EXTENSIBLE = {
     "FeatureExtractor",
     "Generator",
     "HasInitialCodebook",
+    "LatentDisturbanceConfig",
+    "LatentRegularizerConfig",
     "LoadedRun",
     "MapDataset",
     "NeedsPreparation",

@@ -142,6 +142,7 @@ VIEWS = {
     "budget": lambda runs: wb.budget(runs / "soft-4", runs / "soft-2", metric="l1"),
     "compare": lambda runs: wb.compare(runs / "soft-4", runs / "soft-2"),
     "diffusability": lambda runs: wb.diffusability(runs / "soft-4", runs / "soft-2"),
+    "predict": lambda runs: wb.predict(runs / "soft-4", ifid=20.0),
     "codebook": lambda runs: wb.codebook(runs / "soft-4", selected=[3]),
     "latent_map": lambda runs: wb.latent_map(
         runs / "soft-4", method="pca", polygon=[(0, 0), (9, 0), (9, 9)]

@@ -3,12 +3,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, permutation_test, spearmanr
+from scipy.stats import t as t_distribution
 
+import workbench as wb
+from benchmarks.claims.calibration import calibration_text
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
+from workbench.analysis.runs.expectation import (
+    MIN_PROBABILITY,
+    published_fit,
+    stored_prediction,
+)
+from workbench.analysis.runs.generation_prediction import generation_prediction
 from workbench.analysis.runs.generation_predictors import SIGNIFICANCE_LEVEL, generation_predictors
 from workbench.analysis.stats import rank_correlation
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import Cancelled, progress_listener
+from workbench.storage.calibration import (
+    CLAIMS,
+    calibration_tokenizers,
+    measured_tokenizers,
+    published_correlations,
+)
 from workbench.storage.evidence import Evidence
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
@@ -352,3 +367,71 @@ def test_summary_numbers_are_in_the_table():
     assert f"{table['spearman'][0]:+.2f}" in result.summary()
     assert list(table.columns[-5:]) == [f"t{i}" for i in range(5)]
     assert result.figure().layout.title.text
+
+
+# Expected generation of a tokenizer without a generator
+
+
+def test_published_table_is_consistent():
+    tokenizers = calibration_tokenizers()
+    assert len(tokenizers) == 14
+    both = [t for t in tokenizers if np.isfinite(t.gfid_b)]
+    ifid, xl, b = np.array([(t.ifid, t.gfid_xl, t.gfid_b) for t in both]).T
+    # The correlations over the 13 tokenizers with both generators.
+    assert np.corrcoef([ifid, xl, b])[0, 1:].round(3).tolist() == [0.877, 0.856]
+    assert all(t.source for t in tokenizers)
+    assert all(c.source and 0 < c.abs_r < 1 and c.n >= 21 for c in published_correlations())
+    known = {t.address for t in tokenizers if t.address}
+    assert known and known <= set(wb.models()["address"])
+
+
+def test_run_has_a_place_only_with_the_published_protocol():
+    features = np.random.default_rng(0).normal(size=(60, 3))
+    run = tokenizer("a", features=features, interpolation_features=features + 0.1)
+    result = generation_prediction([run])
+    (placement,) = result.placements
+    assert not placement.has_place and len(placement.differences) == 3
+    assert placement.ifid == pytest.approx(0.03, rel=0.01)
+    assert not result.expectation.is_expected and result.expectation.measurement
+    assert not generation_prediction([tokenizer("b")]).placements[0].has_place
+
+    # At the center of the line, the interval of a new tokenizer is that of the residuals.
+    fit = published_fit()
+    ifid = float(np.exp(fit.x.mean()))
+    result = generation_prediction([run], ifid=ifid)
+    (placement,) = result.placements
+    assert placement.expected == pytest.approx(np.exp(fit.y.mean()))
+    margin = t_distribution.ppf(0.975, 12) * fit.deviation * np.sqrt(15 / 14)
+    assert np.log(placement.high / placement.expected) == pytest.approx(margin)
+    expected = result.expectation
+    assert expected.probability >= MIN_PROBABILITY
+    better = [t for t in calibration_tokenizers() if t.name == expected.reference]
+    assert better[0].gfid_xl > placement.expected
+    worst = generation_prediction([run], ifid=400).expectation
+    assert not worst.is_expected and worst.probability < MIN_PROBABILITY
+    assert len(result.table()) == 15 and len(result.figure().data) == 5
+
+
+def test_own_runs_predict_a_tokenizer_without_a_generator():
+    errors = np.linspace(0.01, 0.2, 8)
+    evidences = runs(errors, 1 + 10 * errors)
+    good = tokenizer("new", 0.03)
+    result = generation_prediction([*evidences, good]).expectation
+    assert result.is_expected and result.run == "new" and result.n == 8
+    assert result.metric in BY_NAME and result.probability >= MIN_PROBABILITY
+    assert float(result.reference.removeprefix("t")) >= 1
+    bad = generation_prediction([*evidences, tokenizer("new", 0.3)]).expectation
+    assert not bad.is_expected
+
+    assert generation_prediction(evidences).expectation.is_measured
+    shuffled = runs(errors, (1 + 10 * errors)[[3, 0, 6, 1, 7, 2, 5, 4]])
+    chance = generation_prediction([*shuffled, good]).expectation
+    assert not chance.is_expected and np.isnan(chance.probability) and chance.measurement
+
+
+def test_stored_claims_state_if_metrics_and_short_trainings_predict():
+    rows = measured_tokenizers()
+    assert len(rows) > 80 and all(len(row.gfd) == 3 for row in rows)
+    count, families, metric, q2 = stored_prediction()
+    assert (count, families) == (29, 3) and metric in BY_NAME and q2 < 1
+    assert calibration_text() == CLAIMS.read_text(encoding="utf-8")

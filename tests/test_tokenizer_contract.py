@@ -140,6 +140,12 @@ OTHER = {
     "pixel_widths": (32, 64),
     # Perceptual and adversarial terms
     "perceptual_weight": 0.3,
+    "latent_mask": 1.0,
+    "interpolative_noise": 0.5,
+    "equivariance_weight": 0.2,
+    "half_size_weight": 0.2,
+    "local_correlation_weight": 0.2,
+    "local_correlation_threshold": 0.5,
     "perceptual": "random:1",
     "perceptual_rise": 0.9,
     "adversarial_weight": 0.3,
@@ -334,6 +340,9 @@ def test_every_setting_changes_something(kind, dinov2):
             before = behavior(config_of(kind, **settings))
         if name == "discriminator":  # the other one needs larger images
             settings = base | {"side": 24}
+            before = behavior(config_of(kind, **settings))
+        if name == "local_correlation_threshold":
+            settings = base | {"local_correlation_weight": 0.5}
             before = behavior(config_of(kind, **settings))
         after = behavior(config_of(kind, **(settings | {name: others[name]})))
         is_equal = before.keys() == after.keys() and all(

@@ -12,6 +12,7 @@ check                  check what is expected of a tokenizer of your own
 open, watch            explore a folder of runs, or follow a running training, in a notebook
 compare, budget, modes compare runs, plot quality against token budget, and count modes
 diffusability          compare latent spaces by how well a generator can learn them
+predict                predict which tokenizer generates better, if that can be predicted
 lens                   show what single tokens, modes and noise do to images
 latent_map, codebook   show the latents of all images, or the codewords with their images
 select                 measure a selection of images
@@ -51,6 +52,7 @@ _MODULES = {
     "load_tokenizer": "workbench.tokenizers.pretrained",
     "models": "workbench.storage.published_models",
     "modes": "workbench.hosts.notebook.shortcuts",
+    "predict": "workbench.hosts.notebook.shortcuts",
     "open": "workbench.hosts.notebook.explorer",
     "report": "workbench.hosts.reports.report",
     "select": "workbench.workspace.image_selection",

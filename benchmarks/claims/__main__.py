@@ -29,6 +29,7 @@ from .scales import SCALES
 def main() -> None:
     """Read the command line, run the claims and write the results."""
     arguments = _parse_arguments()
+    from .calibration import write_calibration
     from .page import write_page
     from .store import STORED_RESULTS, read_results, write_results
     from .tables import write_tables
@@ -43,6 +44,7 @@ def main() -> None:
                 write_results(STORED_RESULTS / out.name, read_results(out / "results", []))
         if arguments.keep or arguments.tables:
             write_tables()
+            write_calibration()
     except UserError as error:
         sys.exit(str(error))
 

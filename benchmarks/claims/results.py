@@ -129,6 +129,7 @@ def _summarize_claim(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[
             label: {
                 "recipe": arm.recipe,
                 "changes": json.loads(arm.changes_without_folders),
+                "seconds": 60 * _minutes_of([arm], out, seeds) / seeds,
                 "numbers": {
                     name: [row[label].get(name) for row in rows] for name in sorted(rows[0][label])
                 },
@@ -142,8 +143,12 @@ def _summarize_claim(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[
 
 def _minutes(arms: Iterable[Arm], out: Path, seeds: int) -> float:
     """Return the minutes of one process to train and measure arms and what they need, each once."""
-    needed = dict.fromkeys(link for arm in arms for link in arm.chain)
-    folders = [arm.folder(out, seed) / "claims" for arm in needed for seed in range(seeds)]
+    return _minutes_of(dict.fromkeys(link for arm in arms for link in arm.chain), out, seeds)
+
+
+def _minutes_of(arms: Iterable[Arm], out: Path, seeds: int) -> float:
+    """Return the minutes of one process for arms alone, without what they need."""
+    folders = [arm.folder(out, seed) / "claims" for arm in arms for seed in range(seeds)]
     paths = [folder / "seconds.json" for folder in folders]
     seconds = [
         sum(json.loads(path.read_text(encoding="utf-8")).values())

@@ -73,6 +73,11 @@ CONTROLS = {
     "seed": Term(
         "Seed", "Seed of subsets, shuffles and random starts. A result should not depend on it."
     ),
+    "ifid": Term(
+        "iFID",
+        "Interpolation FID of the first tokenizer without a generator, if the code of arXiv"
+        " 2603.05630 measured it on ImageNet; 0 if it was not measured.",
+    ),
     "log": Term("Logarithmic", "Use logarithmic axes where all values are positive."),
     "code_gallery.order": Term("Codes", "Which codes are shown."),
     "code_gallery.show": Term("Number of codes", "Number of codes that are shown."),

@@ -12,6 +12,7 @@ from workbench.core.types import Images, Objective, Tokens
 from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
 from workbench.quantizers.gaussian import GaussianBottleneck
 from workbench.tokenizers.base import TrainableTokenizer
+from workbench.tokenizers.latent_regularizers import LatentDisturbance, LatentDisturbanceConfig
 
 
 class KLVAE(TrainableTokenizer):
@@ -20,7 +21,7 @@ class KLVAE(TrainableTokenizer):
     respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ViTConfig):
+    class Config(LatentDisturbanceConfig, ViTConfig):
         """Settings of a KL-VAE.
 
         Attributes
@@ -33,7 +34,8 @@ class KLVAE(TrainableTokenizer):
         beta: float = 1e-6
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            ViTConfig.__post_init__(self)
+            LatentDisturbanceConfig.__post_init__(self)
             if self.beta < 0:
                 raise UserError(f"beta must be at least 0, got {self.beta}.")
 
@@ -43,6 +45,7 @@ class KLVAE(TrainableTokenizer):
         super().__init__(config)
         self.encoder = Encoder(replace(config, dim=2 * config.dim))  # means and log variances
         self.quantizer, self.decoder = GaussianBottleneck(beta=config.beta), PixelDecoder(config)
+        self.disturbance = LatentDisturbance(config, config.dim)
 
     def encode(self, images: Images) -> Tokens:
         """Return the means; in training mode, samples."""
@@ -55,6 +58,6 @@ class KLVAE(TrainableTokenizer):
     def objective(self, images: Images) -> Objective:
         """Return the squared error, and beta times the divergence from a standard normal."""
         quantized = self.quantizer(self.encoder(images))
-        reconstruction = self.decode(Tokens(quantized.latents))
+        reconstruction = self.decode(Tokens(self.disturbance(quantized.latents)))
         terms = {"pixel": F.mse_loss(reconstruction, images), **quantized.losses}
         return Objective(terms, reconstruction)

@@ -29,6 +29,11 @@ from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from workbench.nn.weighting import adaptive_weight
 from workbench.quantizers.gaussian import GaussianBottleneck, sample_posterior
+from workbench.tokenizers.latent_regularizers import (
+    LatentDisturbance,
+    LatentRegularizerConfig,
+    regularization_terms,
+)
 from workbench.tokenizers.perceptual_adversarial import (
     AdversarialTokenizer,
     PerceptualAdversarialConfig,
@@ -47,7 +52,7 @@ class VAVAE(AdversarialTokenizer):
     respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(PerceptualAdversarialConfig, ConvConfig):
+    class Config(LatentRegularizerConfig, PerceptualAdversarialConfig, ConvConfig):
         """Settings of a VA-VAE.
 
         Attributes
@@ -96,6 +101,7 @@ class VAVAE(AdversarialTokenizer):
         def __post_init__(self) -> None:
             ConvConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
+            LatentRegularizerConfig.__post_init__(self)
             for name in (
                 "kl_weight",
                 "align_weight",
@@ -118,6 +124,7 @@ class VAVAE(AdversarialTokenizer):
             beta=config.kl_weight / (config.channels * config.side**2)
         )
         self.appearance = PerceptualAdversarialLoss(config, config.channels)
+        self.disturbance = LatentDisturbance(config, config.dim)
         self.teacher = None
         if config.align_weight:
             self.teacher = get_feature_extractor(config.teacher, channels=config.channels)
@@ -174,6 +181,7 @@ class VAVAE(AdversarialTokenizer):
         latents = quantized.latents
         if self.training and self.config.noise:
             latents = latents + self.config.noise * item_noise(latents)
+        latents = self.disturbance(latents)
         grid = self.config.grid_of(images)
         reconstruction = self.decoder(latents, grid)
         pixel_loss = F.l1_loss(reconstruction, images)
@@ -185,6 +193,7 @@ class VAVAE(AdversarialTokenizer):
             last_weight=self.decoder.last,
             progress=self.progress,
         )
+        terms |= regularization_terms(self.config, images, quantized.latents, grid, self.decoder)
         if self.teacher is not None:
             if features is None:
                 features = self.teacher.features(images, grid)

@@ -17,6 +17,7 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import distinct_names
 from workbench.analysis.perspectives import Direction, Perspective, PerspectiveResult
 from workbench.analysis.result_cache import composed_result
+from workbench.analysis.runs.expectation import Expectation, expectation
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence, kwargs_for
@@ -107,11 +108,14 @@ class Diffusability(Result):
     columns : tuple of Column
     not_measured : tuple of str
         Name of each analysis without a value for any run, and the reason.
+    expectation : Expectation
+        The expected order of generation, or the reason why there is none.
     """
 
     runs: tuple[str, ...]
     columns: tuple[Column, ...]
     not_measured: tuple[str, ...]
+    expectation: Expectation
 
     @property
     def num_incomparable(self) -> int:
@@ -159,7 +163,7 @@ class Diffusability(Result):
 
     def summary(self) -> str:
         """State in which directed perspectives a run is best, and what cannot be compared."""
-        return " ".join([*self._verdicts(), *self._cautions()])
+        return " ".join([*self._verdicts(), self.expectation.sentence(), *self._cautions()])
 
     def _verdicts(self) -> list[str]:
         if len(self.runs) < 2:
@@ -198,14 +202,19 @@ class Diffusability(Result):
 
 
 def diffusability(
-    evidences: Sequence[Evidence], *, seed: Annotated[int, Range(0, 999)] = 0
+    evidences: Sequence[Evidence],
+    partners: Sequence[Evidence] = (),
+    *,
+    seed: Annotated[int, Range(0, 999)] = 0,
 ) -> Diffusability:
     """Compare the latent spaces of tokenizers by all perspectives, each with its null value.
 
     Parameters
     ----------
     evidences : sequence of Evidence
-        Runs without latents, such as generators, are left out.
+        Runs without latents, such as generators, have no row.
+    partners : sequence of Evidence, optional
+        Generators of these tokenizers, which calibrate the expected order of generation.
     seed : int
         Seed of the analyses.
 
@@ -236,7 +245,12 @@ def diffusability(
         report_progress(done, len(functions))
     if not columns:
         raise NotApplicable(f"Diffusability was not measured: {' '.join(not_measured)}")
-    return Diffusability(runs=runs, columns=tuple(columns), not_measured=tuple(not_measured))
+    return Diffusability(
+        runs=runs,
+        columns=tuple(columns),
+        not_measured=tuple(not_measured),
+        expectation=expectation(evidences, partners, seed=seed),
+    )
 
 
 def _perspective_analyses() -> dict[str, Callable[..., PerspectiveResult]]:

@@ -24,6 +24,7 @@ from workbench.analysis.runs.candidates import (
     subjects_of,
 )
 from workbench.analysis.runs.commands import generator_command, retrain_command
+from workbench.analysis.runs.expectation import Expectation, expectation
 from workbench.analysis.runs.generators import generator_differences
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import Evidence
@@ -81,6 +82,8 @@ class Decision(Result):
     feature_extractor: str  # of rFD and gFD
     n: int  # held-out images
     samples: int  # images of every gFD; 0 if it was not measured
+    # Expected generation of the first tokenizer whose gFD is missing; None if none is.
+    expectation: Expectation | None = None
 
     @property
     def recommended(self) -> Candidate:
@@ -209,6 +212,7 @@ default "best generation"
         feature_extractor=first.feature_extractor or "",
         n=len(first.images if first.images is not None else ()),
         samples=measurements.samples,
+        expectation=_expectation(subjects, generators, measurements),
     )
 
 
@@ -288,6 +292,18 @@ def _missing(subjects: Sequence[Subject], measurements: Measurements) -> tuple[M
             command = ""
         missing.append(Missing(metric=metric, runs=tuple(s.name for s in lacking), command=command))
     return tuple(missing)
+
+
+def _expectation(
+    subjects: Sequence[Subject], generators: Sequence[Evidence], measurements: Measurements
+) -> Expectation | None:
+    """Return the expected generation if that of a tokenizer was not measured."""
+    measured = measurements.runs("gfd")
+    if any(subject.generator is not None for subject in subjects):
+        return None
+    if all(subject.name in measured for subject in subjects):
+        return None
+    return expectation([subject.tokenizer for subject in subjects], generators)
 
 
 def _warnings(measurements: Measurements) -> tuple[str, ...]:

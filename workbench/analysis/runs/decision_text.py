@@ -206,7 +206,10 @@ def _missing_generation(result: Decision) -> str:
     if len(missing.runs) > MAX_NAMES:
         runs += f" and {len(missing.runs) - MAX_NAMES} more"
     each = "" if len(missing.runs) == 1 else ", and likewise for the others"
-    return f"Generation was not measured for {runs}. To know, run `{missing.command}`{each}."
+    sentence = f"Generation was not measured for {runs}."
+    if result.expectation is not None:
+        sentence += f" {result.expectation.short_sentence()}"
+    return f"{sentence} To know, run `{missing.command}`{each}."
 
 
 def _against(result: Decision, comparison: Comparison) -> str:

@@ -133,6 +133,13 @@ class GenerationPredictors(Result):
             f" generation ({correlation}, adjusted p = {best.adjusted:.2g}, {scope}{note}).{also}"
         )
 
+    def reason_against_prediction(self) -> str:
+        """Return the reason why no diagnostic predicts; for results without a significant one."""
+        return (
+            f"no diagnostic predicts beyond chance among the {self.n} tokenizers with generators,"
+            f" because {self._reason()}"
+        )
+
     def _reason(self) -> str:
         if self.attainable > SIGNIFICANCE_LEVEL:
             return (

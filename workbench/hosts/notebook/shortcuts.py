@@ -94,6 +94,27 @@ def diffusability(*runs: Run | str | Path, **controls: Any) -> Explorer:
     return _explore(runs, "diffusability", analysis.groups()["learnability"], None, controls)
 
 
+def predict(*runs: Run | str | Path, **controls: Any) -> Explorer:
+    """Predict which tokenizer generates better, and place the runs among published tokenizers.
+
+    Parameters
+    ----------
+    *runs : Run, str or Path
+        The runs, or their folders: tokenizers, and generators of some of them. The prediction is
+        for the first tokenizer without a generator.
+    **controls
+        Controls of the analysis `generation_prediction`, such as `ifid=23.1` if that was measured
+        with the authors' code.
+
+    Returns
+    -------
+    Explorer
+        Shows the prediction, or the reason why there is none with the measurement that decides.
+    """
+    names = ["generation_prediction", "generation_predictors", "diffusability"]
+    return _explore(runs, "generation_prediction", names, None, controls)
+
+
 def _explore(
     runs: Sequence[Run | str | Path],
     name: str,

@@ -1,0 +1,270 @@
+"""Expected generation of tokenizers, and their place among published ones.
+
+The published table has the gFID of generators on 14 pretrained tokenizers, and their iFID. A run
+has a place on it only if its iFID was measured by the same protocol; otherwise the differences are
+listed. The table has no other metric of each tokenizer: of the others only correlations within
+families are published.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.fidelity import feature_distance
+from workbench.analysis.inputs import distinct_names
+from workbench.analysis.runs.expectation import (
+    Expectation,
+    expectation,
+    known_tokenizer,
+    published_fit,
+    tokenizers_of,
+)
+from workbench.analysis.stats.prediction import left_out_q2
+from workbench.storage.calibration import (
+    IFID_PROTOCOL,
+    REGIME,
+    CalibrationTokenizer,
+    calibration_tokenizers,
+    published_correlations,
+)
+from workbench.storage.evidence import Evidence
+
+MIN_FEATURES = 20  # of a distance
+OUR_PARTNERS = (
+    "neighbors are found among centered and scaled latents, and drawn by the softmax of the cosine"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A run next to the published tokenizers.
+
+    Attributes
+    ----------
+    run : str
+    published : str
+        Name of the published tokenizer that the run is; empty if it is none of them.
+    ifid : float
+        Its interpolation distance; NaN if it was not measured.
+    differences : tuple of str
+        Differences to the published protocol; a run without any has a place on the table.
+    expected : float
+        gFID of SiT-XL that the line of the table expects; NaN without a place.
+    low, high : float
+        95 % interval of a new tokenizer around the line.
+    """
+
+    run: str
+    published: str
+    ifid: float
+    differences: tuple[str, ...]
+    expected: float
+    low: float
+    high: float
+
+    @property
+    def has_place(self) -> bool:
+        """True if the metric was measured as the published one."""
+        return not self.differences and math.isfinite(self.ifid)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GenerationPrediction(Result):
+    """Expected order of generation, and the published tokenizers with the runs' places.
+
+    Attributes
+    ----------
+    expectation : Expectation
+    placements : tuple of Placement
+        One per tokenizer.
+    spearman, q2 : float
+        Rank correlation of iFID with gFID over the published tokenizers, and the share of the
+        squared error of log gFID that iFID saves for a tokenizer that is left out.
+    """
+
+    expectation: Expectation
+    placements: tuple[Placement, ...]
+    spearman: float
+    q2: float
+
+    @property
+    def tokenizers(self) -> tuple[CalibrationTokenizer, ...]:
+        """The published tokenizers."""
+        return calibration_tokenizers()
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run and per published tokenizer."""
+        rows = [
+            {
+                "tokenizer": placement.run,
+                "is run": True,
+                "published as": placement.published,
+                "ifid": placement.ifid,
+                "expected gfid, SiT-XL": placement.expected,
+                "low": placement.low,
+                "high": placement.high,
+                "differences": "; ".join(placement.differences),
+            }
+            for placement in self.placements
+        ]
+        rows += [
+            {
+                "tokenizer": tokenizer.name,
+                "is run": False,
+                "published as": tokenizer.name,
+                "ifid": tokenizer.ifid,
+                "gfid, SiT-XL": tokenizer.gfid_xl,
+                "gfid, SiT-B": tokenizer.gfid_b,
+                "source": tokenizer.source,
+            }
+            for tokenizer in self.tokenizers
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """State the expected order, and the place of each run on the published table."""
+        places = [_place_sentence(placement) for placement in self.placements]
+        return " ".join([self.expectation.sentence(), *places, self._calibration_sentence()])
+
+    def _calibration_sentence(self) -> str:
+        published = [
+            c for c in published_correlations() if c.metric == "VIV" and c.target == "gFID"
+        ]
+        values = [c.abs_r for c in published]
+        return (
+            f"Over {len(self.tokenizers)} published tokenizers iFID has a rank correlation of"
+            f" {self.spearman:.2f} with gFID and saves {100 * self.q2:.0f} % of the squared error"
+            f" of a left-out one ({REGIME}). Of VIV and others only correlations are published"
+            f" (VIV: |r| {min(values):.2f} to {max(values):.2f} within families), so that no run"
+            " has a place by them."
+        )
+
+
+def generation_prediction(
+    evidences: Sequence[Evidence],
+    partners: Sequence[Evidence] = (),
+    *,
+    ifid: Annotated[float, Range(0, 500, 0.01)] = 0.0,
+    seed: Annotated[int, Range(0, 999)] = 0,
+) -> GenerationPrediction:
+    """Predict which tokenizer generates better, or state why it cannot be predicted.
+
+    Parameters
+    ----------
+    evidences : sequence of Evidence
+        Evidence of tokenizers, and of generators of some of them.
+    partners : sequence of Evidence, optional
+        Further generators of these tokenizers.
+    ifid : float, default 0
+        Interpolation FID of the first tokenizer without a generator, if the authors' code measured
+        it on the 50,000 validation images of ImageNet; 0 if it was not measured.
+    seed : int, default 0
+        Seed of the diagnostics, distances and permutations.
+
+    Returns
+    -------
+    GenerationPrediction
+        The expectation, and the places of the runs among published tokenizers.
+
+    Raises
+    ------
+    NotApplicable
+        If no run has latents.
+
+    References
+    ----------
+    iFID and the published table: arXiv 2603.05630. Correlations of other metrics: arXiv
+    2606.03578.
+    """
+    tokenizers = tokenizers_of(evidences)
+    expected = expectation(evidences, partners, ifid=ifid, seed=seed)
+    fit = published_fit()
+    return GenerationPrediction(
+        expectation=expected,
+        placements=tuple(
+            _placement(evidence, name, ifid if evidence.run_name == expected.run else 0.0, seed)
+            for evidence, name in zip(tokenizers, distinct_names(tokenizers), strict=True)
+        ),
+        spearman=_spearman(fit.x, fit.y),
+        q2=left_out_q2(fit.x[:, None], fit.y),
+    )
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    from workbench.analysis.stats.rank_correlation import spearman
+
+    return float(spearman(x[:, None], y)[0])
+
+
+def _placement(evidence: Evidence, name: str, ifid: float, seed: int) -> Placement:
+    known = known_tokenizer(evidence)
+    differences: tuple[str, ...] = ()
+    value = ifid or math.nan
+    if known is not None and not ifid:
+        value = known.ifid
+    elif not ifid:
+        value = _interpolation_distance(evidence, seed)
+        differences = _protocol_differences(evidence)
+    expected = low = high = math.nan
+    if not differences and math.isfinite(value):
+        from scipy.stats import t
+
+        fit = published_fit()
+        x = math.log(value)
+        margin = t.ppf(0.975, fit.n - 2) * fit.prediction_deviation(x)
+        expected, low, high = np.exp(fit.predict(x) + np.array([0.0, -margin, margin])).tolist()
+    return Placement(
+        run=name,
+        published=known.name if known else "",
+        ifid=value,
+        differences=differences,
+        expected=expected,
+        low=low,
+        high=high,
+    )
+
+
+def _interpolation_distance(evidence: Evidence, seed: int) -> float:
+    points = evidence.interpolation_features
+    if evidence.features is None or points is None or len(points) < MIN_FEATURES:
+        return math.nan
+    return feature_distance(
+        seed, held_out=np.asarray(evidence.features), interpolations=np.asarray(points)
+    )
+
+
+def _protocol_differences(evidence: Evidence) -> tuple[str, ...]:
+    """Return the differences of a run's interpolation distance to the published protocol."""
+    if evidence.interpolation_features is None:
+        return ("it was not measured",)
+    data = evidence.provenance.get("data", "unnamed data")
+    differences = []
+    if evidence.feature_extractor != IFID_PROTOCOL["network"]:
+        differences.append(f"features of {evidence.feature_extractor} instead of Inception-v3")
+    side = 0 if evidence.images is None else evidence.images.shape[1]
+    images = f"{evidence.num_images:,} images of {data} with {side} pixels"
+    differences.append(
+        f"{images} instead of {IFID_PROTOCOL['number of images']} of {IFID_PROTOCOL['images']} with"
+        f" {IFID_PROTOCOL['side']}"
+    )
+    differences.append(OUR_PARTNERS)
+    return tuple(differences)
+
+
+def _place_sentence(placement: Placement) -> str:
+    if placement.published:
+        return f"{placement.run} is {placement.published} of the published table."
+    if placement.has_place:
+        return (
+            f"By its iFID of {placement.ifid:.4g}, the gFID of SiT-XL on {placement.run} is"
+            f" expected at {placement.expected:.3g} ({placement.low:.3g} to {placement.high:.3g})."
+        )
+    return (
+        f"{placement.run} has no place among the published tokenizers, because its interpolation"
+        f" distance differs in protocol: {'; '.join(placement.differences)}."
+    )

@@ -1,0 +1,100 @@
+"""Figure of the published tokenizers: gFID against iFID, with the line and the runs on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+
+from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.runs.expectation import published_fit
+from workbench.storage.calibration import REGIME
+
+if TYPE_CHECKING:
+    from workbench.analysis.runs.generation_prediction import GenerationPrediction
+
+NUM_POINTS = 40  # of the line
+SYMBOLS = {"grid": "square", "one-dimensional": "circle"}
+
+
+def draw(result: GenerationPrediction) -> go.Figure:
+    """Draw gFID against iFID on logarithmic axes, the line, and the runs that have a place.
+
+    Parameters
+    ----------
+    result : GenerationPrediction
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    figure = go.Figure()
+    _add_line(figure)
+    for latents, symbol in SYMBOLS.items():
+        tokenizers = [t for t in result.tokenizers if t.latents == latents]
+        figure.add_scatter(
+            x=[t.ifid for t in tokenizers],
+            y=[t.gfid_xl for t in tokenizers],
+            mode="markers+text",
+            text=[t.name for t in tokenizers],
+            textposition="top center",
+            marker={"symbol": symbol, "size": 9, "color": COLORS[0]},
+            name=f"published, {latents} latents",
+            hovertemplate="%{text}: iFID %{x}, gFID %{y}<extra></extra>",
+        )
+    placed = [p for p in result.placements if p.has_place]
+    if placed:
+        figure.add_scatter(
+            x=[p.ifid for p in placed],
+            y=[p.expected for p in placed],
+            error_y={
+                "type": "data",
+                "array": [p.high - p.expected for p in placed],
+                "arrayminus": [p.expected - p.low for p in placed],
+            },
+            mode="markers+text",
+            text=[p.run for p in placed],
+            textposition="bottom center",
+            marker={"symbol": "diamond", "size": 12, "color": COLORS[1]},
+            name="runs, expected",
+        )
+    num_without = len(result.placements) - len(placed)
+    subtitle = f"n = {len(result.tokenizers)} published tokenizers · {REGIME}"
+    if num_without:
+        subtitle += f" · {num_without} runs were not measured in this way"
+    figure.update_xaxes(title="iFID (lower is better)", type="log")
+    figure.update_yaxes(title="gFID of SiT-XL (lower is better)", type="log")
+    figure.update_layout(
+        title={"text": "Runs among published tokenizers", "subtitle": {"text": subtitle}},
+        height=560,
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
+    )
+    return apply_theme(figure)
+
+
+def _add_line(figure: go.Figure) -> None:
+    """Draw the line with the 95 % interval of a new tokenizer."""
+    from scipy.stats import t
+
+    fit = published_fit()
+    x = np.linspace(fit.x.min(), fit.x.max(), NUM_POINTS)
+    margin = t.ppf(0.975, fit.n - 2) * fit.prediction_deviation(x)
+    center = fit.predict(x)
+    figure.add_scatter(
+        x=np.exp(np.concatenate([x, x[::-1]])),
+        y=np.exp(np.concatenate([center + margin, (center - margin)[::-1]])),
+        fill="toself",
+        fillcolor="rgba(127,127,127,0.15)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95 % of new tokenizers",
+    )
+    figure.add_scatter(
+        x=np.exp(x),
+        y=np.exp(center),
+        mode="lines",
+        line={"color": COLORS[6], "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
