@@ -9,9 +9,10 @@
 Runs and results are stored in --out, and the same command resumes. It writes one file per claim,
 and from them claims.html. With --keep, the results also become part of the repository, and
 docs/claims.md and the README's summary are written from them. `--only maetok,karl-target` runs the
-claims of those systems, or those claims. `--longer 4` trains four times the steps, `--wider 2`
-uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of these is a
-variant with a folder of its own, which the pages of the scale show next to it.
+claims of those systems, or those claims; `families` and `transforms` run only by name, and
+`--arms 6` trains the first six tokenizers of each family. `--longer 4` trains four times the steps,
+`--wider 2` uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of
+these is a variant with a folder of its own, which the pages of the scale show next to it.
 """
 
 import argparse
@@ -66,12 +67,15 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="every arm of the GPU scale")
     parser.add_argument("--only", default="", help="names of systems or keys of claims")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", type=int, help="first tokenizers of each family (families)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--keep", action="store_true", help="keep the results in the repository")
     parser.add_argument("--tables", action="store_true", help="write the tables of stored results")
     arguments = parser.parse_args()
     if arguments.scale is None and not arguments.tables:
         parser.error("name a scale, or use --tables")
+    if arguments.keep and arguments.arms:
+        parser.error("--keep stores whole claims; leave --arms away")
     if arguments.keep and arguments.out:
         parser.error("--keep stores results under the scale's name; leave --out away")
     return arguments
@@ -99,7 +103,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> None:
     # A variant uses the images and the feature extractor of its scale.
     is_variant = scale != SCALES[scale.name]
     shared = out.with_name(scale.name) if is_variant else out
-    scale = prepared(scale, shared, arguments.cifar)
+    scale = replace(prepared(scale, shared, arguments.cifar), max_arms=arguments.arms)
     names = arguments.only.split(",") if arguments.only else []
     claims = [claim for claim in select_claims(names) if claim.arms(scale)]
     steps = [

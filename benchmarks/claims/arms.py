@@ -14,6 +14,7 @@ from workbench.launch.in_process import train
 from workbench.launch.recipes import CLUSTERING, CONVOLUTIONAL
 from workbench.storage.run import Run
 
+FLOW_SEED_STEP = 1000  # between the seeds of two trainings of a generator on one tokenizer
 # The folder of a file on this machine, in JSON. It must not be part of a name.
 LOCAL_FOLDER = re.compile(r'(?<=[":])/[^":]*/')
 
@@ -101,6 +102,28 @@ class TransformedArm(Arm):
 
 
 @dataclass(frozen=True)
+class FlowArm(Arm):
+    """One of several trainings of a generator on the same tokenizer, with seeds of their own."""
+
+    flow: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, with the number of the training."""
+        return f"{super().name}-flow{self.flow}"
+
+    def train(self, out: Path, seed: int) -> Run:
+        """Train or resume the generator on the tokenizer of a seed."""
+        assert self.tokenizer is not None
+        settings = json.loads(self.changes) | {"tokenizer": str(self.tokenizer.folder(out, seed))}
+        folder = self.folder(out, seed)
+        if (folder / "config.json").exists() and Run(folder).status()["state"] == "finished":
+            return Run(folder)
+        own_seed = seed + FLOW_SEED_STEP * self.flow
+        return train(self.recipe, folder, collect=False, seed=own_seed, **settings)
+
+
+@dataclass(frozen=True)
 class Scale:
     """The data and sizes of the experiments: the only difference between a laptop and a GPU."""
 
@@ -125,6 +148,7 @@ class Scale:
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     longer: int = 1  # multiple of the steps above
     wider: int = 1  # multiple of the widths above
+    max_arms: int | None = None  # tokenizers per family of the protocol; none: all
 
     def stretched(self, times: int) -> "Scale":
         """Return the scale with a multiple of all training steps."""
@@ -159,6 +183,11 @@ class Scale:
     def transformed(self, tokenizer: Arm, transform: str) -> Arm:
         """Return an arm that maps the latents of a tokenizer."""
         return TransformedArm("transformed", json.dumps({"transform": transform}), start=tokenizer)
+
+    def flow(self, tokenizer: Arm, number: int, **changes: Any) -> Arm:
+        """Return an arm that is one of several trainings of a generator on a tokenizer."""
+        arm = self.generator(tokenizer, **changes)
+        return FlowArm(arm.recipe, arm.changes, tokenizer, flow=number)
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
         """Return an arm that trains a generator on a tokenizer."""

@@ -4,8 +4,9 @@ Each measurement is stored in the folder of its run.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ _REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}
 FREE = "random"  # an untrained network, which is no teacher
 STEPS = 12  # steps of Heun's method
 BATCH = 250
+DRAW_SEED_STEP = 100  # between the seeds of two draws; more than a draw has batches
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROBE_FIT_IMAGES = 2000
 PROBE_TEST_IMAGES = 5000
@@ -60,7 +62,7 @@ class Lab:
 
     def diagnostics(self, run: Run) -> Numbers:
         """Return the diagnostics of a tokenizer, and rFD in both feature extractors."""
-        return self._cached(run, "diagnostics.json", self._diagnose)
+        return self.cached(run, "diagnostics.json", self._diagnose)
 
     def generation(
         self, run: Run, step: int | None = None, *, shift: float | None = None
@@ -75,7 +77,22 @@ class Lab:
         """
         step = run.steps[-1] if step is None else step
         name = f"generation-{step}" + ("" if shift is None else f"-shift-{shift:g}")
-        return self._cached(run, f"{name}.json", lambda run: self._generate(run, step, shift))
+        return self.cached(run, f"{name}.json", lambda run: self._generate(run, step, shift))
+
+    def draws(self, run: Run, count: int) -> Numbers:
+        """Return the mean distances over several draws of samples of a generator.
+
+        The first draw is that of `generation`.
+        """
+        first = self.generation(run)
+        more = [
+            self.cached(run, f"draw-{draw}.json", partial(self._draw, draw))
+            for draw in range(1, count)
+        ]
+        return {
+            name: float(np.mean([numbers[name] for numbers in (first, *more)]))
+            for name in ("gFD", "gFD free")
+        }
 
     def probe(self, run: Run) -> Numbers:
         """Return the accuracy of a linear probe, fitted to training images.
@@ -83,12 +100,12 @@ class Lab:
         It is tested on up to 5,000 held-out images. The diagnostic of that name uses only the
         images of the evidence, which are too few for a claim.
         """
-        return self._cached(run, "probe.json", self._probe_accuracy)
+        return self.cached(run, "probe.json", self._probe_accuracy)
 
     def measure(self, run: Run) -> Numbers:
         """Return the measurements of a tokenizer, or of a generator and its tokenizer."""
         if run.tokenizer is None:
-            return self.diagnostics(run) | self._cached(run, "floor.json", self._floor)
+            return self.diagnostics(run) | self.cached(run, "floor.json", self._floor)
         return self.diagnostics(run.tokenizer) | self.generation(run)
 
     def feature_extractors(self, channels: int) -> dict[str, FeatureExtractor]:
@@ -98,7 +115,8 @@ class Lab:
             " free": _teacher(FREE, channels),
         }
 
-    def _cached(self, run: Run, name: str, measure: "object") -> Numbers:
+    def cached(self, run: Run, name: str, measure: Callable[[Run], Numbers]) -> Numbers:
+        """Return what was measured of a run under a name, or measure it once."""
         path = run.folder / "claims" / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -141,19 +159,7 @@ class Lab:
         labels = torch.arange(self.scale.num_samples) % model.config.classes
         seed = run.config.training["seed"]
         with torch.no_grad():
-            samples = np.concatenate(
-                [
-                    draw_samples(
-                        model,
-                        tokenizer,
-                        part.to(DEVICE),
-                        steps=STEPS,
-                        seed=1000 * seed + number,
-                        **({} if shift is None else {"shift": shift}),
-                    )
-                    for number, part in enumerate(labels.split(BATCH))
-                ]
-            )
+            samples = _samples(model, tokenizer, labels, 1000 * seed, shift)
             train, features = self._real(run.tokenizer, seed)
             encoded = _encoded(tokenizer, train)
             decoded = decode_samples(tokenizer, encoded)
@@ -174,6 +180,21 @@ class Lab:
                 if not name:
                     numbers["precision"], numbers["recall"] = precision_recall(real, made)
         return numbers
+
+    @torch.no_grad()
+    def _draw(self, draw: int, run: Run) -> Numbers:
+        assert run.tokenizer is not None
+        model = run.load(run.steps[-1]).to(DEVICE)
+        tokenizer = run.tokenizer.load(run.tokenizer_step).to(DEVICE)
+        labels = torch.arange(self.scale.num_samples) % model.config.classes
+        seed = run.config.training["seed"]
+        samples = _samples(model, tokenizer, labels, 1000 * seed + DRAW_SEED_STEP * draw, None)
+        train, features = self._real(run.tokenizer, seed)
+        extractors = self.feature_extractors(train.pixels.shape[-1]).items()
+        return {
+            f"gFD{name}": _distance(features[name][0], pooled_features(extractor, samples, DEVICE))
+            for name, extractor in extractors
+        }
 
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:
         """Return training images, and features of training and of held-out images."""
@@ -210,6 +231,25 @@ def _latents(tokenizer: torch.nn.Module, images: ImageSet) -> np.ndarray:
     parts = torch.arange(len(images)).split(BATCH)
     return np.concatenate(
         [tokenizer.encode(images.images(p)).latents.flatten(1).double().numpy() for p in parts]
+    )
+
+
+def _samples(
+    model: torch.nn.Module,
+    tokenizer: torch.nn.Module,
+    labels: torch.Tensor,
+    seed: int,
+    shift: float | None,
+) -> np.ndarray:
+    """Draw samples of classes in batches; `shift` None is the model's own."""
+    options = {} if shift is None else {"shift": shift}
+    return np.concatenate(
+        [
+            draw_samples(
+                model, tokenizer, part.to(DEVICE), steps=STEPS, seed=seed + number, **options
+            )
+            for number, part in enumerate(labels.split(BATCH))
+        ]
     )
 
 

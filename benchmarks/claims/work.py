@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from workbench.core.errors import unknown
 
-from . import karl, lightningdit, maetok, prediction, softvq, transforms, unicode2, vavae
+from . import families, karl, lightningdit, maetok, prediction, softvq, transforms, unicode2, vavae
 from .arms import Arm, Scale
 from .claim import Claim
 from .results import measured, timed
@@ -26,6 +26,7 @@ MODULES = {
     "unicode2": unicode2,
     "prediction": prediction,
     "transforms": transforms,
+    "families": families,
 }
 # glibc returns the memory of a tensor to the kernel as soon as it is freed, which costs up to a
 # tenth of a training step here. With these settings a worker keeps up to 2 GiB.

@@ -1,0 +1,267 @@
+"""Scores of the protocol of families: which numbers of latents predict generation, out of sample.
+
+The rules are in docs/concepts/prediction-protocol.md. Everything here is a function of tables, so
+that the tests need no training. Values are compared as ranks within families: no statement mixes
+latents of different sizes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.analysis.stats.prediction import (
+    cluster_bootstrap,
+    detectable_correlation,
+    left_out_q2,
+    partial_spearman,
+    ranks_within,
+)
+from workbench.analysis.stats.rank_correlation import p_values, permutation_null, spearman
+
+# Fixed before any run. Spatial structure is LDS on a grid and RMSC otherwise, both place-free.
+NUMBERS = ("VIV total", "entanglement", "spatial structure", "LNC", "noise slope", "class share")
+RECONSTRUCTION = ("PSNR", "rFD")
+SHORT = "gFD of a short training"
+BASELINES = (*RECONSTRUCTION, "class Gaussians", SHORT)
+FACTORS = ("LNC", "spatial structure")  # semantic and spatial
+RIDGE = 0.1
+MIN_AGREEMENT = 0.6  # Spearman of the distances by the two feature extractors
+MAX_RATIO_TO_GAUSSIANS = 0.5  # of the median distance
+MIN_ARMS = 6
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family:
+    """Tokenizers of one architecture and one shape of latents.
+
+    Attributes
+    ----------
+    name : str
+    arms, clusters : tuple of str
+        Tokenizers, and the setting that distinguishes each.
+    numbers : dict of str to ndarray, shape (n,)
+        Numbers of the latents and baselines; NaN if they do not exist.
+    distances : ndarray, shape (n, 2)
+        Distance of samples over the floor, by both feature extractors.
+    gaussians : ndarray, shape (n,)
+        Distance over that of draws from one Gaussian per class.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    clusters: tuple[str, ...]
+    numbers: Mapping[str, np.ndarray]
+    distances: np.ndarray
+    gaussians: np.ndarray
+
+    @property
+    def target(self) -> np.ndarray:
+        """Mean of both distances."""
+        return self.distances.mean(axis=1)
+
+    @property
+    def agreement(self) -> float:
+        """Rank correlation of the distances by the two feature extractors."""
+        return float(spearman(self.distances[:, :1], self.distances[:, 1])[0])
+
+    @property
+    def refusal(self) -> str:
+        """Reason why the family is not scored; empty if it is."""
+        if len(self.arms) < MIN_ARMS:
+            return f"{len(self.arms)} tokenizers, at least {MIN_ARMS} are needed"
+        if self.agreement < MIN_AGREEMENT:
+            return (
+                f"the feature extractors disagree (Spearman {self.agreement:.2f}, at least"
+                f" {MIN_AGREEMENT} is needed)"
+            )
+        if np.median(self.gaussians) > MAX_RATIO_TO_GAUSSIANS:
+            return (
+                f"the median distance is {np.median(self.gaussians):.2f} of that of class"
+                f" Gaussians, above {MAX_RATIO_TO_GAUSSIANS}: the order is one of speed of training"
+            )
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Correlation of one number with generation over all scored families.
+
+    Attributes
+    ----------
+    name : str
+    spearman, low, high : float
+        Over ranks within families, with the 95 % interval over clusters.
+    pearson : float
+        Mean over families of the correlation with the logarithm of the distance.
+    by_family : dict of str to float
+        Spearman in each family; NaN if the number does not exist there.
+    partial : float
+        Spearman given PSNR and rFD.
+    p, adjusted : float
+        Permutation p-value, alone and among the six numbers; NaN for a baseline.
+    q2 : float
+        Saved squared error of left-out families, by this number alone.
+    """
+
+    name: str
+    spearman: float
+    low: float
+    high: float
+    pearson: float
+    by_family: Mapping[str, float]
+    partial: float
+    p: float
+    adjusted: float
+    q2: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All scores of one seed.
+
+    Attributes
+    ----------
+    scored, refused : tuple of str
+        Families, the latter with the reason.
+    numbers, baselines : tuple of Score
+    two_factor_q2 : float
+        Saved squared error of left-out families by the model of two factors; NaN for one family.
+    cluster_q2 : dict of str to float
+        The same for left-out clusters within each family.
+    detectable : float
+        Correlation that one of six numbers needs to be found with a probability of 80 %.
+    """
+
+    scored: tuple[str, ...]
+    refused: tuple[str, ...]
+    numbers: tuple[Score, ...]
+    baselines: tuple[Score, ...]
+    two_factor_q2: float
+    cluster_q2: Mapping[str, float]
+    detectable: float
+
+    @property
+    def best(self) -> Score:
+        """The number with the largest absolute correlation."""
+        return max(self.numbers, key=lambda score: abs(score.spearman))
+
+
+def score(families: Sequence[Family]) -> Scores:
+    """Score every number and baseline over the families that are not refused.
+
+    Parameters
+    ----------
+    families : sequence of Family
+
+    Returns
+    -------
+    Scores
+        Without scores if fewer than two families are left, since nothing can then be predicted
+        out of a family.
+    """
+    refused = tuple(f"{family.name}: {family.refusal}" for family in families if family.refusal)
+    scored = [family for family in families if not family.refusal]
+    names = tuple(family.name for family in scored)
+    if len(scored) < 2:
+        return Scores(
+            scored=names,
+            refused=refused,
+            numbers=(),
+            baselines=(),
+            two_factor_q2=math.nan,
+            cluster_q2={},
+            detectable=math.nan,
+        )
+    labels = [family.name for family in scored for _ in family.arms]
+    clusters = [f"{family.name}: {cluster}" for family in scored for cluster in family.clusters]
+    target = np.concatenate(
+        [ranks_within(f.target[:, None], [f.name] * len(f.arms)) for f in scored]
+    )
+    target = target[:, 0]
+    ranks = {name: _ranks(scored, name) for name in (*NUMBERS, *BASELINES)}
+    six = np.column_stack([ranks[name] for name in NUMBERS])
+    null = permutation_null(six, target, families=labels)
+    alone, adjusted = p_values(spearman(six, target), null)
+    given = np.column_stack([ranks[name] for name in RECONSTRUCTION])
+    arguments = (scored, ranks, target, given, labels, clusters)
+    factors = np.column_stack([ranks[name] for name in FACTORS])
+    return Scores(
+        scored=names,
+        refused=refused,
+        numbers=tuple(
+            _score(name, *arguments, p=alone[i], adjusted=adjusted[i])
+            for i, name in enumerate(NUMBERS)
+        ),
+        baselines=tuple(_score(name, *arguments) for name in BASELINES),
+        two_factor_q2=left_out_q2(factors, target, labels, ridge=RIDGE),
+        cluster_q2={family.name: _cluster_q2(family) for family in scored},
+        detectable=detectable_correlation(len(target), len(NUMBERS)),
+    )
+
+
+def _score(
+    name: str,
+    families: Sequence[Family],
+    ranks: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    given: np.ndarray,
+    labels: Sequence[str],
+    clusters: Sequence[str],
+    *,
+    p: float = math.nan,
+    adjusted: float = math.nan,
+) -> Score:
+    values = ranks[name]
+    low, high = cluster_bootstrap(
+        lambda rows: float(spearman(values[rows][:, None], target[rows])[0]), clusters
+    )
+    partial = math.nan
+    if name not in RECONSTRUCTION:
+        partial = partial_spearman(values, target, given)
+    by_family = {
+        f.name: float(spearman(f.numbers[name][:, None], f.target)[0])
+        for f in families
+        if np.isfinite(f.numbers[name]).all()
+    }
+    return Score(
+        name=name,
+        spearman=float(spearman(values[:, None], target)[0]),
+        low=low,
+        high=high,
+        pearson=_mean_pearson(families, name),
+        by_family=by_family,
+        partial=partial,
+        p=float(p),
+        adjusted=float(adjusted),
+        q2=left_out_q2(values[:, None], target, labels, ridge=RIDGE),
+    )
+
+
+def _ranks(families: Sequence[Family], name: str) -> np.ndarray:
+    """Return ranks within families; 0, the mean, where a family does not have the number."""
+    columns = []
+    for family in families:
+        values = family.numbers[name]
+        if np.isfinite(values).all():
+            columns.append(ranks_within(values[:, None], [family.name] * len(values))[:, 0])
+        else:
+            columns.append(np.zeros(len(values)))
+    return np.concatenate(columns)
+
+
+def _mean_pearson(families: Sequence[Family], name: str) -> float:
+    values = [
+        np.corrcoef(f.numbers[name], np.log(f.target))[0, 1]
+        for f in families
+        if np.isfinite(f.numbers[name]).all() and np.ptp(f.numbers[name]) > 0
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _cluster_q2(family: Family) -> float:
+    factors = np.column_stack([_ranks([family], name) for name in FACTORS])
+    target = ranks_within(family.target[:, None], [family.name] * len(family.arms))[:, 0]
+    return left_out_q2(factors, target, family.clusters, ridge=RIDGE)

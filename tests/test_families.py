@@ -1,0 +1,117 @@
+"""The protocol of families: its arms, and its scores on tables with a known answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.claims import families
+from benchmarks.claims.claim import judge_effect
+from benchmarks.claims.family_scores import BASELINES, NUMBERS, Family, score
+from benchmarks.claims.scales import LAPTOP
+
+RANDOM = np.random.default_rng(0)
+
+
+def family(name: str, weights=(1.0, 1.0), offset: float = 0.0, n: int = 16) -> Family:
+    """Return a family whose log distances are a weighted sum of both factors, and noise."""
+    numbers = {number: RANDOM.normal(size=n) for number in (*NUMBERS, *BASELINES)}
+    numbers["VIV total"] = offset + 1e-9 * numbers["VIV total"]  # separates families only
+    log_distance = (
+        offset
+        - weights[0] * numbers["LNC"]
+        - weights[1] * numbers["spatial structure"]
+        + 0.2 * RANDOM.normal(size=n)
+    )
+    distances = np.exp(log_distance[:, None] + 0.02 * RANDOM.normal(size=(n, 2)))
+    return Family(
+        name=name,
+        arms=tuple(f"arm {i}" for i in range(n)),
+        clusters=tuple(f"cluster {i % 6}" for i in range(n)),
+        numbers=numbers,
+        distances=distances,
+        gaussians=np.full(n, 0.3),
+    )
+
+
+def test_two_factors_predict_a_left_out_family_and_size_does_not():
+    tables = [family("A", offset=0), family("B", offset=3), family("C", offset=6)]
+    scores = score(tables)
+    assert scores.scored == ("A", "B", "C") and not scores.refused
+    assert scores.two_factor_q2 > 0.7
+    assert min(scores.cluster_q2.values()) > 0.4
+    by_name = {item.name: item for item in (*scores.numbers, *scores.baselines)}
+    assert scores.best.name in ("LNC", "spatial structure") and scores.best.adjusted < 0.001
+    assert scores.best.low < scores.best.spearman < scores.best.high < 0
+    assert by_name["PSNR"].q2 < 0.1 and np.isnan(by_name["PSNR"].adjusted)
+    # It orders the families perfectly, and nothing within them.
+    assert abs(by_name["VIV total"].spearman) < 0.5 and by_name["VIV total"].q2 < 0.2
+    assert abs(by_name["LNC"].partial - by_name["LNC"].spearman) < 0.15
+
+
+def test_unrelated_numbers_are_not_significant():
+    adjusted = [
+        min(s.adjusted for s in score([family("A", (0, 0)), family("B", (0, 0))]).numbers)
+        for _ in range(5)
+    ]
+    assert np.median(adjusted) > 0.05
+    reversed_sign = score([family("A"), family("B", (-1, -1))])
+    assert reversed_sign.two_factor_q2 < 0
+
+
+def test_families_are_refused_with_a_reason():
+    disagreeing = family("A")
+    shuffled = np.column_stack([disagreeing.target, RANDOM.permutation(disagreeing.target)])
+    disagreeing = replace(disagreeing, distances=shuffled)
+    untrained = replace(family("B"), gaussians=np.full(16, 0.8))
+    small = family("C", n=4)
+    assert all(table.refusal for table in (disagreeing, untrained, small))
+    scores = score([disagreeing, untrained, small, family("D")])
+    assert len(scores.refused) == 3 and not scores.numbers
+    assert np.isnan(scores.two_factor_q2)
+
+
+def test_number_that_a_family_does_not_have_is_left_out_there():
+    tables = [family("A"), family("B")]
+    tables[0].numbers["LNC"][:] = np.nan
+    best = {item.name: item for item in score(tables).numbers}["LNC"]
+    assert set(best.by_family) == {"B"} and np.isfinite(best.spearman)
+
+
+def test_arms_are_spread_over_clusters():
+    tokenizers = families.families(LAPTOP)
+    assert {name: len(arms) for name, arms in tokenizers.items()} == {
+        "A": 16,
+        "B": 16,
+        "C": 16,
+        "D": 12,
+    }
+    for arms in tokenizers.values():
+        clusters = [cluster for cluster, _ in arms.values()]
+        assert max(map(clusters.count, clusters)) <= len(clusters) / 3
+        assert [families._cluster(label) for label in arms] == clusters
+    names = [arm.name for arm in families.arms(LAPTOP).values()]
+    assert len(set(names)) == len(names) == 3 * 60
+    few = families.arms(replace(LAPTOP, max_arms=2))
+    assert len(few) == 3 * 2 * 4 and set(few) <= set(families.arms(LAPTOP))
+
+
+def test_effects_come_from_the_numbers_of_generators():
+    """Numbers of generators give back the tables; refused families give no verdict."""
+    table = family("A")
+    rows = {}
+    for i in range(16):
+        common = {name: table.numbers[name][i] for name in (*NUMBERS, *BASELINES[:3])}
+        common |= {"floor": 2.0, "floor free": 0.5}
+        common |= {"class Gaussians": 40.0, "class Gaussians free": 10.0}
+        a, b = table.distances[i] * (2.0, 0.5)
+        for flow, factor in (("flow 0", 0.9), ("flow 1", 1.1), ("short", 3.0)):
+            label = f"A: plain {i}, {flow}"
+            rows[label] = common | {"gFD": factor * a, "gFD free": factor * b}
+    (result,) = families.tables(rows)
+    assert result.distances == pytest.approx(table.distances)
+    assert result.numbers["gFD of a short training"] == pytest.approx(3 * table.target)
+    assert np.isnan(result.numbers["never measured"]).all()
+    effects = families.effects(rows)
+    assert judge_effect(3 * [next(iter(effects.values()))]) == "not shown"
+    assert families.details(rows)["agreement of the feature extractors, A"] > 0.9
