@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conv_reference
 import numpy as np
 import pytest
 import torch
@@ -172,6 +173,22 @@ def test_generator_is_trained_on_an_imported_tokenizer(tmp_path, family):
         evaluate(flow.load(), "digits", tmp_path / "b")
 
 
+@pytest.mark.slow
+def test_training_starts_from_a_published_checkpoint(tmp_path):
+    """The settings of an imported run of the same class are the defaults, so all weights fit."""
+    weights = conv_reference.random_weights(quantized=False)
+    save_file({name: w.contiguous() for name, w in weights.items()}, tmp_path / "kl.safetensors")
+    address = f"ldm:{tmp_path / 'kl.safetensors'}"
+    source = evaluate(address, "photos", tmp_path / "kl", side=16, limit=4, only=["encoding"])
+    options = {"steps": 1, "batch_size": 2, "limit": 4, "collect": False}
+    run = train("vavae-photos", tmp_path / "tuned", start=source.folder, **options)
+    assert next(e for e in run.events() if e["event"] == "started from")["new"] == []
+    first = run.load(0).state_dict()
+    assert all(torch.equal(first[name], w) for name, w in source.load().state_dict().items())
+    with pytest.warns(UserWarning, match="of kl"):
+        train("vavae-photos", tmp_path / "wide", start=source.folder, z_channels=8, **options)
+
+
 def test_source_without_splits_is_evaluated_as_a_whole(tmp_path):
     from PIL import Image
 
@@ -297,15 +314,21 @@ def test_facts_of_a_pretrained_tokenizer_may_be_given(tmp_path, module):
 
 VIEWER = """
 import sys
-for name in ("torch", "einops", "jaxtyping", "safetensors"):
+for name in ("torch", "einops", "jaxtyping", "safetensors", "anywidget", "ipywidgets"):
     sys.modules[name] = None
 import workbench as wb
+from workbench.core.errors import UserError
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 workspace = Workspace(sys.argv[1])
 state = ViewState(runs=("own",), analysis="reconstruction")
 print(workspace.about(state), workspace.result(state).summary())
 print(wb.lens(workspace.runs["own"]).axes)
+for name in ("open", "wrap"):
+    try:
+        getattr(wb, name)
+    except UserError as error:
+        print(error)
 """
 
 
@@ -317,3 +340,4 @@ def test_viewer_without_torch_opens_an_imported_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "PSNR" in done.stdout and "('run',)" in done.stdout
+    assert "[lab]" in done.stdout and "[train]" in done.stdout

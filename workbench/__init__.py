@@ -62,6 +62,12 @@ _MODULES = {
     "watch": "workbench.hosts.notebook.explorer",
     "wrap": "workbench.tokenizers.pretrained.wrapped",
 }
+# The extra with the packages that a name may lack, by the beginning of its module.
+_EXTRAS = {
+    "workbench.hosts.reports": "report",
+    "workbench.hosts": "lab",
+    "workbench": "train",
+}
 __all__ = ["__version__", "analysis", *_MODULES]
 
 
@@ -71,7 +77,16 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         available = ", ".join(_MODULES)
         raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {available}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        package = error.name or ""
+        if package.startswith("workbench"):
+            raise
+        from workbench.core.errors import missing_extra
+
+        extra = next(_EXTRAS[part] for part in _EXTRAS if _MODULES[name].startswith(part))
+        raise missing_extra(package, extra, f"wb.{name}") from None
 
 
 def __dir__() -> list[str]:

@@ -34,6 +34,7 @@ from workbench.launch.settings import (
 )
 from workbench.launch.setup import (
     attach_features,
+    imported_settings,
     load_held_out,
     load_training_data,
     print_summary,
@@ -121,7 +122,8 @@ def train(
         - tokenizer: the run of a trained tokenizer, on whose latents a generator is trained
         - latents: a folder of latents or codes in place of the tokenizer's own; without a
           tokenizer, samples cannot be decoded
-        - start: a run whose weights training starts from
+        - start: a run whose weights training starts from; settings that are not given are those of
+          an imported run of the same class
 
     Returns
     -------
@@ -220,7 +222,7 @@ def prepare_training(
     if run.config.start is not None and not run.steps:
         with process.main_process_first():
             if process.is_main:
-                _start_from_another_run(run, model, train_config, data)
+                _start_from_another_run(run, model, train_config, data, parsed.trust)
     return TrainingJob(
         model=model, data=data, train_config=train_config, run=run, trust=parsed.trust
     )
@@ -267,11 +269,15 @@ def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
 
 
 def _start_from_another_run(
-    run: Run, model: "nn.Module", train_config: "TrainConfig", data: "Dataset"
+    run: Run,
+    model: "nn.Module",
+    train_config: "TrainConfig",
+    data: "Dataset",
+    trust: Sequence[str],
 ) -> None:
     bar = progress_bar(desc=f"{run.name}: preparing the model", delay=1)
     with bar, progress_listener(count_on(bar)):
-        save_initial_checkpoint(run, model, train_config, data)
+        save_initial_checkpoint(run, model, train_config, data, trust)
 
 
 def coerce_settings(
@@ -325,6 +331,9 @@ def configure(
     }
     train_config = TrainConfig.from_dict(trainable.training | training_changes)
     settings = trainable.settings | model_changes
+    if "start" in changes:
+        source = Run(changes["start"])
+        settings = trainable.settings | imported_settings(source, model_class) | model_changes
     sections: dict[str, Any] = {}
     data: Dataset
     if trainable.is_generator:
@@ -348,7 +357,9 @@ def configure(
             value_range=changes.get("value_range"),
         )
     if "start" in changes:
-        sections["start"] = resolve_init(Run(changes["start"]), model_class(model_config), out)
+        sections["start"] = resolve_init(
+            Run(changes["start"]), model_class(model_config), out, trust=trust
+        )
     if trainable.is_recipe:
         sections["recipe"] = trainable.name
     sections |= {

@@ -5,6 +5,8 @@
 """
 
 import sys
+import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 STREAM = "stream:"
 MAX_HELD_OUT = 64  # items whose loss is logged during training
+MAX_LISTED = 3  # names of weights in a warning
 UNCONDITIONAL = (
     "The images have no classes, so that the generator is unconditional. One folder per class "
     "would make it class-conditional."
@@ -225,7 +228,37 @@ def _generators_for(trainable: Trainable, data_name: str) -> str:
     return f"the recipe {' or '.join(recipes)}"
 
 
-def resolve_init(source: Run, model: "nn.Module", out: Path) -> RunReference:
+def imported_settings(source: Run, model_class: type["nn.Module"]) -> dict[str, Any]:
+    """Return the settings of an imported model, as defaults of a training that starts from it.
+
+    A recipe has sizes of its own, which would fit few of the weights of a published model.
+
+    Parameters
+    ----------
+    source : Run
+        The run that training starts from.
+    model_class : type
+        The class to be trained.
+
+    Returns
+    -------
+    dict
+        Empty if the run was trained here, or holds a model of another class.
+    """
+    class_path = f"{model_class.__module__}:{model_class.__qualname__}"
+    if source.config.imported is None or source.config.class_path != class_path:
+        return {}
+    names = typing.get_type_hints(model_class.Config).keys()
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in source.config.settings.items()
+        if name in names
+    }
+
+
+def resolve_init(
+    source: Run, model: "nn.Module", out: Path, *, trust: Sequence[str] = ()
+) -> RunReference:
     """Return the section `start` of config.json for a run whose weights training starts from.
 
     Raises
@@ -233,7 +266,7 @@ def resolve_init(source: Run, model: "nn.Module", out: Path) -> RunReference:
     UserError
         If no weight of that run fits the model by name and shape.
     """
-    if not _matching_weights(source, model):
+    if not _matching_weights(source, model, trust):
         raise UserError(
             f"{source.folder} ({source.kind}) has no weights that fit {type(model).__name__}."
         )
@@ -241,7 +274,11 @@ def resolve_init(source: Run, model: "nn.Module", out: Path) -> RunReference:
 
 
 def save_initial_checkpoint(
-    run: Run, model: "nn.Module", train_config: "TrainConfig", data: "Dataset"
+    run: Run,
+    model: "nn.Module",
+    train_config: "TrainConfig",
+    data: "Dataset",
+    trust: Sequence[str] = (),
 ) -> None:
     """Write the weights of another run as the checkpoint of step 0.
 
@@ -253,15 +290,29 @@ def save_initial_checkpoint(
 
     start = run.config.start
     assert start is not None
-    weights = _matching_weights(Run(run.folder / start.run), model)
+    source = Run(run.folder / start.run)
+    weights = _matching_weights(source, model, trust)
     model.load_state_dict(model.state_dict() | weights)
     missing = sorted(model.state_dict().keys() - weights.keys())
+    if missing:
+        warnings.warn(_partial_start(run, source, len(weights), missing), stacklevel=2)
     if isinstance(model, NeedsPreparation) and any(
         name.startswith(model.prepared_state) for name in missing
     ):
         model.prepare(data, train_config.seed)
     run.save(0, TrainState(model, train_config).state_dict())
     run.event("started from", 0, run=start.run, taken=len(weights), new=missing)
+
+
+def _partial_start(run: Run, source: Run, num_taken: int, missing: Sequence[str]) -> str:
+    """Return the warning that a run starts with some of the weights of another run."""
+    shown = ", ".join(missing[:MAX_LISTED])
+    others = f" and {len(missing) - MAX_LISTED:,} more" if len(missing) > MAX_LISTED else ""
+    return (
+        f"{run.name} starts with {num_taken:,} of {num_taken + len(missing):,} arrays of weights "
+        f"of {source.name}, and with new ones for those that it does not have in this shape: "
+        f"{shown}{others}."
+    )
 
 
 def attach_features(model: "nn.Module", images: "Dataset", folder: str) -> "WithFeatures":
@@ -382,7 +433,7 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def _matching_weights(source: Run, model: "nn.Module") -> "dict[str, Tensor]":
+def _matching_weights(source: Run, model: "nn.Module", trust: Sequence[str]) -> "dict[str, Tensor]":
     """Return the averaged weights of a run that fit a model by name and shape."""
     from workbench.storage.checkpoint import read_tensors
 
@@ -390,7 +441,7 @@ def _matching_weights(source: Run, model: "nn.Module") -> "dict[str, Tensor]":
     if source.config.imported is None:
         stored = read_tensors(source.checkpoint())["ema"]
     else:
-        stored = source.load().state_dict()
+        stored = source.load(trust=trust).state_dict()
     return {
         name: value
         for name, value in stored.items()
