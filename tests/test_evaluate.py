@@ -20,6 +20,7 @@ from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.explore.loaded_run import LoadedRun
 from workbench.launch.evaluate import evaluate
 from workbench.launch.in_process import train
+from workbench.launch.latent_dataset import load_encoded
 from workbench.storage.imported import digests
 from workbench.storage.run import find_runs
 from workbench.tokenizers import pretrained
@@ -31,6 +32,7 @@ from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
 MODULE = """
+import torch
 import torch.nn.functional as F
 import workbench as wb
 
@@ -38,6 +40,19 @@ import workbench as wb
 def make():
     return wb.wrap(lambda x: F.avg_pool2d(x, 2), lambda z: F.interpolate(z, scale_factor=2.0),
                    channels=1)
+
+
+table = torch.tensor([[-1.0], [0.0], [1.0]])
+
+
+def codes(codebook=table):
+    return wb.wrap(lambda x: (F.avg_pool2d(x, 4)[:, 0] + 1).round().long().clamp(0, 2),
+                   lambda c: F.interpolate(table[c].movedim(-1, 1), scale_factor=4.0),
+                   channels=1, codebook=codebook)
+
+
+def counted_codes():
+    return codes(codebook=3)
 
 
 def other():
@@ -171,6 +186,19 @@ def test_generator_is_trained_on_an_imported_tokenizer(tmp_path, family):
     assert set(Workspace(tmp_path).table()["state"]) == {"imported", "finished"}
     with pytest.raises(UserError, match="tokenizer"):
         evaluate(flow.load(), "digits", tmp_path / "b")
+
+
+def test_codes_of_wrapped_functions_are_those_of_generators(tmp_path, module):
+    options = {"limit": 8, "only": ["encoding"], "trust": [module]}
+    run = evaluate(f"python:{module}:codes", "digits", tmp_path / "codes", **options)
+    data = load_encoded(run, None, "codes", trust=[module])
+    assert data.rows.shape[1:] == (4,) and data.codebook.shape == (1, 3, 1)
+    run = evaluate(f"python:{module}:counted_codes", "digits", tmp_path / "n", **options)
+    for quantity in ("codes", "latents"):
+        with pytest.raises(UserError, match="codewords"):
+            load_encoded(run, None, quantity, trust=[module])
+    with pytest.raises(RunError, match="--trust"):
+        run.load()
 
 
 @pytest.mark.slow

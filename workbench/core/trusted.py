@@ -12,6 +12,10 @@ PACKAGE = "workbench"  # this package, which is always trusted
 MAIN = "__main__"  # a notebook or a script
 
 
+class UntrustedError(UserError):
+    """Code would be run that the user has not named."""
+
+
 def is_trusted(module: str, trust: Sequence[str]) -> bool:
     """Return True if a module, or a package that contains it, is among the trusted names.
 
@@ -37,15 +41,17 @@ def import_trusted(path: str, trust: Sequence[str]) -> Any:
 
     Raises
     ------
+    UntrustedError
+        If the module is not trusted.
     UserError
-        If the module is not trusted or cannot be imported, or has no such name.
+        If it cannot be imported, or has no such name.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise UserError(f"Write module:name, as in my_module:make_tokenizer; got `{path}`.")
     package = module_name.partition(".")[0]
     if not is_trusted(module_name, trust):
-        raise UserError(
+        raise UntrustedError(
             f"Loading {path} runs the code of {module_name}. If you trust it, add --trust {package}"
             f" (in Python: trust=['{package}'])."
         )

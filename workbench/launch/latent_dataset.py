@@ -124,21 +124,38 @@ def load_encoded(
     Raises
     ------
     UserError
-        If the codes do not determine the latents.
+        If the codes do not determine the latents, or only the number of the codewords is known.
     """
+    if run.config.settings.get("dim", 1) is None:
+        raise UserError(
+            f"{run.folder} has codes without codewords, so that no generator can be trained on it."
+            " Evaluate it again with the codewords as its codebook."
+        )
     encoding = Encoding(
         run=run, step=run.find_step(step), quantity=quantity, flip=flip, trust=tuple(trust)
     )
     codebook: Tensor | None = None
     if quantity == "codes":
         model = encoding.model
-        if not model.discrete or model.codebook is None:
+        if not _has_hard_codes(model, run):
             raise UserError(
                 f"{run.folder} ({run.kind}) has no codes that determine its latents; "
                 "use a tokenizer with a hard codebook, such as vqvae or unicode2."
             )
         codebook = model.codebook.detach().cpu()
     return read_encoded(encoding.write(), quantity, flip=flip, codebook=codebook)
+
+
+@torch.no_grad()
+def _has_hard_codes(model: Tokenizer, run: Run) -> bool:
+    """Return True if the codes of a tokenizer determine its latents."""
+    if model.codebook is None:
+        return False
+    data = run.config.data
+    if not model.discrete and data is not None and data.side and data.channels:
+        # A wrapped pair of functions knows its kind of tokens after it has encoded an image.
+        model.encode(torch.zeros(1, data.channels, data.side, data.side))
+    return model.discrete
 
 
 def load_files(

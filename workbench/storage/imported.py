@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError, UserError
+from workbench.core.trusted import UntrustedError
 from workbench.storage.files import file_digest, printable
 from workbench.storage.run_config import ImportedConfig
 
@@ -63,6 +64,8 @@ def load_imported(folder: Path, imported: ImportedConfig, trust: Sequence[str] =
         options["trust"] = tuple(trust)
     try:
         pretrained = loader.load(address, revision=imported.revision, **options)
+    except UntrustedError as error:
+        raise RunError(f"{name}: {error}") from None
     except UserError as error:
         raise RunError(
             f"The model of {name} cannot be loaded: {error} If it was moved, write its address into"
