@@ -1,15 +1,20 @@
 """Random kills of every command, and many dashboard sessions. `make soak MINUTES=60`
 
-    python -m benchmarks.soak --minutes 60 --sessions 200 [--seed 0]
+    python -m benchmarks.soak --minutes 60 --sessions 200 [--seed 0] [--commands train,collect]
 
-One system after another is trained, collected, reported and swept by processes that are killed
-(SIGKILL) at random moments. After every kill the files must be readable: evidence and reports are
-the complete previous version or the complete new one. A training that was killed and resumed must
-end with the weights and the log of an undisturbed one. The sessions of one dashboard must not make
-its processes grow, and its compute process must end with it. The exit status is 1 if a check fails.
+Each command is run for one system after another by processes that are killed (SIGKILL) at random
+moments. After every kill the files must be readable: evidence and reports are the complete previous
+version or the complete new one. A training that was killed and resumed must end with the weights
+and the log of an undisturbed one. Processes that a killed one has started must end by themselves.
+The sessions of one dashboard must not make its processes grow.
+
+A round is every command for every system. The first round always ends; more follow until the time
+is over. The exit status is 1 if a check fails.
 """
 
 import argparse
+import multiprocessing
+import os
 import random
 import shutil
 import subprocess
@@ -24,44 +29,49 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.dashboard_sessions import growth_per_100_sessions, memory_over_sessions, visit
+from workbench.analysis import groups
+from workbench.hosts.dashboard.explore_tabs import MODULES
 from workbench.hosts.reports.manifest import manifest_path, read_manifest
 from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.evidence import verify_evidence
 from workbench.storage.run import Run
 
-TRAIN = """
-import sys
-from workbench.launch.in_process import train
-recipe, folder, tokenizer = sys.argv[1:]
-settings = {"tokenizer": tokenizer} if tokenizer else {"limit": 64}
-train(recipe, folder, collect=False, batch_size=8, steps=20, save_every=5, log_every=5,
-      warmup_steps=5, **settings)
-"""
-KILLS_PER_COMMAND = 3
-MAX_DELAY_S = 8.0  # before a kill
-NUM_WARM_UP_SESSIONS = 10
-MAX_GROWTH = 0.15  # of the dashboard's memory after the warm-up
-ORPHAN_TIMEOUT_S = 15.0
+# Commands are children of a process that has imported these: a kill then hits their own work.
+PRELOADED = ("torch", "workbench.cli", "workbench.launch.in_process", "workbench.hosts.reports")
+TRAINING = {"batch_size": 8, "steps": 12, "save_every": 4, "log_every": 3, "warmup_steps": 3}
+MIN_DELAY_S = 0.1  # before a kill
+MAX_GROWTH = 0.02  # of the dashboard's memory per 100 sessions, over the second half of them
+ORPHAN_TIMEOUT_S = 20.0
+CHECKED_COMMANDS = ("train", "collect", "dashboard", "report", "sweep")
+
+forkserver = multiprocessing.get_context("forkserver")
 
 
 @dataclass
 class Soak:
-    """The state of a soak: its folder, the end of its time, and its figures."""
+    """The state of a soak: its folder, its systems, and its figures."""
 
     folder: Path
+    systems: Sequence[str]
     seed: int
-    deadline_s: float
+    kills: int  # of each command of each system
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    duration_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CHECKED_COMMANDS, 9))
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
 
     @property
-    def is_over(self) -> bool:
-        """Whether the time is over."""
-        return time.monotonic() > self.deadline_s
+    def tokenizer(self) -> Path:
+        """The run of the tokenizer of all generators."""
+        return self.folder / "vqvae"
+
+    def run(self, system: str) -> Run:
+        """Return the run of a system that was killed while it was trained."""
+        return Run(self.folder / system)
 
     def check(self, name: str, holds: Callable[[], object]) -> None:
         """Count a check, and record it if it does not hold or raises an exception."""
@@ -72,34 +82,58 @@ class Soak:
         except Exception:
             self.failures.append(f"{name}: {traceback.format_exc()}")
 
-    def survive(self, name: str, command: Sequence[str], look: Callable[[], None]) -> None:
-        """Kill a command at random moments, look at its files each time, and let it end."""
-        for _ in range(KILLS_PER_COMMAND):
-            if self.is_over:
-                break
-            if kill_after(command, self.chance.uniform(0.2, MAX_DELAY_S)):
-                self.counts[f"kills: {name}"] += 1
+    def check_leftovers(self, command: str, folder: Path, limit: int) -> None:
+        """Check that at most `limit` temporary files and folders are left in a folder."""
+        paths = leftovers(folder)
+        self.counts[f"leftovers: {command}"] = max(self.counts[f"leftovers: {command}"], len(paths))
+        names = f": {', '.join(map(str, paths))}" if len(paths) > limit else ""
+        self.check(f"few leftovers of {command}{names}", lambda: not names)
+
+    def kill(self, command: str, arguments: Sequence[str], look: Callable[[], None]) -> None:
+        """Kill a command at random moments and look at its files each time."""
+        for _ in range(self.kills):
+            process = start(arguments)
+            delay_s = self.chance.uniform(MIN_DELAY_S, max(MIN_DELAY_S, self.duration_s[command]))
+            process.join(delay_s)
+            children = psutil.Process(process.pid).children(True) if process.is_alive() else []
+            self.counts[f"kills: {command}"] += process.is_alive()
+            process.kill()
+            process.join()
+            _, alive = psutil.wait_procs(children, timeout=ORPHAN_TIMEOUT_S)
+            self.check(f"{command} leaves no process", lambda alive=alive: not alive)
             look()
-        code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-        self.check(f"{name} ends well", lambda: code == 0)
+
+    def complete(self, command: str, arguments: Sequence[str], look: Callable[[], None]) -> None:
+        """Let a command end and look at its files; later kills come within its duration."""
+        started_s = time.monotonic()
+        process = start(arguments)
+        process.join()
+        self.duration_s[command] = time.monotonic() - started_s
+        self.check(f"{command} {arguments[1]} ends well", lambda: process.exitcode == 0)
         look()
 
 
-def workbench(*arguments: str) -> list[str]:
-    """Return the command that runs the workbench with arguments."""
-    return [sys.executable, "-m", "workbench", *arguments]
+def start(arguments: Sequence[str]) -> multiprocessing.process.BaseProcess:
+    """Start the command line in a process of its own."""
+    process = forkserver.Process(target=run_command_line, args=(list(arguments),))
+    process.start()
+    return process
 
 
-def kill_after(command: Sequence[str], seconds: float) -> bool:
-    """Start a command and kill it after a time; False if it ended before."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    return False
+def run_command_line(arguments: list[str]) -> None:
+    """Run the command line silently in this process."""
+    from workbench.cli import main
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(silence, descriptor)
+    sys.argv = ["workbench", *arguments]
+    main()
+
+
+def options(**values: object) -> list[str]:
+    """Return options of the command line."""
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -123,161 +157,204 @@ def same_training(first: Run, second: Run) -> bool:
     return logs[0].equals(logs[1])
 
 
-def soak_training(soak: Soak, system: str, tokenizer: Path) -> Run:
-    """Train a system undisturbed and killed, compare both, and return the killed run."""
-    folders = [soak.folder / f"{system}-{kind}" for kind in ("whole", "killed")]
-    source = str(tokenizer) if system in GENERATORS else ""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    commands = [
-        [sys.executable, "-c", TRAIN, f"{system}-digits", str(folder), source] for folder in folders
-    ]
-    subprocess.run(commands[0], stdout=subprocess.DEVNULL, check=True)
+def soak_train(soak: Soak, system: str) -> None:
+    """Train a system undisturbed and killed, and compare both."""
+    folder = soak.folder / system
+    undisturbed = soak.folder / f".undisturbed-{system}"
+    source = {"tokenizer": soak.tokenizer} if system in GENERATORS else {"limit": 64}
+    settings = options(**source, **TRAINING)
+
+    def command(out: Path) -> list[str]:
+        return ["train", f"{system}-digits", "--no-collect", *options(out=out), *settings]
 
     def look() -> None:
-        if (folders[1] / "config.json").exists():
-            run = Run(folders[1])
+        if (folder / "config.json").exists():
+            run = Run(folder)
             paths = [run.checkpoint(step) for step in run.steps]
             soak.check("run is readable", lambda: run.status() and run.events() is not None)
-            soak.check(
-                "checkpoints are complete", lambda: [read_tensors(path) for path in paths] or 1
-            )
+            soak.check("checkpoints are complete", lambda: all(map(read_tensors, paths)))
 
-    soak.survive("train", commands[1], look)
-    whole, killed = map(Run, folders)
-    soak.check("weights and log are equal", lambda: same_training(whole, killed))
-    soak.check("training leaves no temporary file", lambda: not leftovers(killed.folder))
-    return killed
+    shutil.rmtree(folder, ignore_errors=True)
+    soak.complete("train", command(undisturbed), lambda: None)
+    soak.kill("train", command(folder), look)
+    soak.complete("train", command(folder), look)
+    soak.check("weights and log are equal", lambda: same_training(Run(undisturbed), Run(folder)))
+    soak.check_leftovers("train", folder, 0)
+    shutil.rmtree(undisturbed, ignore_errors=True)
 
 
-def soak_collect(soak: Soak, run: Run) -> None:
+def soak_collect(soak: Soak, system: str) -> None:
     """Kill collecting: the evidence is the previous one, the new one or none."""
+    run = soak.run(system)
 
     def look() -> None:
         for step in run.evidence_steps:
-            folder = run.evidence_folder(step)
-            soak.check(
-                "evidence is complete", lambda folder=folder: verify_evidence(folder) is None
-            )
+            evidence = run.evidence_folder(step)
+            soak.check("evidence is complete", lambda path=evidence: verify_evidence(path) is None)
+        soak.check_leftovers("collect", run.folder, soak.kills + 1)
 
-    soak.survive("collect", workbench("collect", str(run.folder), "--limit", "32"), look)
-    soak.counts["leftovers: collect"] += len(leftovers(run.folder))
-    soak.check("few leftovers", lambda: len(leftovers(run.folder)) <= KILLS_PER_COMMAND)
+    command = ["collect", str(run.folder), *options(limit=32)]
+    soak.kill("collect", command, look)
+    soak.complete("collect", command, look)
 
 
-def soak_report(soak: Soak, run: Run) -> None:
+def soak_report(soak: Soak, system: str) -> None:
     """Kill a report: a manifest exists only next to a complete page."""
-    page = run.folder / "reports" / "tokenizer.html"
+    run = soak.run(system)
+    template = "generator" if system in GENERATORS else "tokenizer"
+    page = run.folder / "reports" / f"{template}.html"
 
     def look() -> None:
         if manifest_path(page).exists():
             soak.check("report is complete", lambda: page.exists() and read_manifest(page))
 
-    command = workbench("report", "tokenizer", "--run", str(run.folder), "--out", str(page))
-    soak.survive("report", command, look)
-    soak.counts["leftovers: report"] += len(leftovers(page.parent))
+    command = ["report", template, *options(run=run.folder, out=page)]
+    soak.kill("report", command, look)
+    soak.complete("report", command, look)
+    soak.check("report has a manifest", lambda: read_manifest(page))
+    soak.check_leftovers("report", page.parent, soak.kills)
 
 
-def soak_sweep(soak: Soak) -> None:
-    """Kill a sweep: it resumes with the trials that are missing, and leaves no process."""
-    folder = soak.folder / "sweep"
-    command = workbench(
-        *("sweep", "training", "--grid", "num_tokens=2,4", "--out", str(folder)),
-        *("--workers", "1", "--recipe", "ae-digits", "--steps", "10"),
-    )
-    soak.survive("sweep", command, lambda: None)
+def soak_sweep(soak: Soak, system: str) -> None:
+    """Kill a sweep of trainings: it resumes with what is missing, and leaves no process."""
+    folder = soak.folder / "sweeps" / system
+    shutil.rmtree(folder, ignore_errors=True)
+    source = {"tokenizer": soak.tokenizer} if system in GENERATORS else {"limit": 64}
+    command = ["sweep", "training", *options(grid="seed=0", out=folder, workers=1)]
+    command += options(recipe=f"{system}-digits", **source, **TRAINING)
+    soak.kill("sweep", command, lambda: None)
+    soak.complete("sweep", command, lambda: None)
     soak.check("sweep has a gallery", (folder / "index.html").exists)
+    pages = list(folder.glob("*/reports/training.html"))
+    soak.check("sweep has its report", lambda: len(pages) == 1 and read_manifest(pages[0]))
 
 
-def soak_dashboard(soak: Soak, num_sessions: int) -> None:
-    """Open many sessions of one dashboard, measure its memory, and kill it."""
-    command = workbench("dashboard", str(soak.folder), "--port", "0", "--no-browser", "--no-token")
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class Dashboard:
+    """A dashboard of the soak's folder in a process of its own, ended by SIGKILL."""
+
+    def __init__(self, folder: Path) -> None:
+        command = ["dashboard", str(folder), "--port", "0", "--no-browser", "--no-token"]
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "workbench", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.process = psutil.Process(self._server.pid)
+        self.link = self._read_link()
+
+    def _read_link(self) -> str:
+        """Wait until the dashboard has printed its link."""
+        assert self._server.stdout is not None
+        for line in self._server.stdout:
+            for word in line.split():
+                if word.startswith("http"):
+                    return word.rstrip(".")
+        raise RuntimeError("The dashboard did not start.")
+
+    def kill(self) -> list[psutil.Process]:
+        """End the server, and return the processes that did not end with it."""
+        children = self.process.children(recursive=True)
+        self._server.kill()
+        self._server.wait()
+        _, alive = psutil.wait_procs(children, timeout=ORPHAN_TIMEOUT_S)
+        return list(alive)
+
+
+def queries_of(systems: Sequence[str]) -> list[str]:
+    """Return a query for every tab and one analysis of each group, each of the next system."""
+    views = ["tab=overview", "tab=table", "tab=live", *(f"tab={tab}" for tab in MODULES)]
+    views += [f"analysis={names[0]}" for names in groups().values()]
+    rounds = len(views) * len(systems)
+    return [
+        f"?run={systems[number % len(systems)]}&{views[number % len(views)]}"
+        for number in range(rounds)
+    ]
+
+
+def soak_dashboard(soak: Soak, system: str) -> None:
+    """Kill a dashboard while the analyses of a system are computed for a session."""
+    dashboard = Dashboard(soak.folder)
     try:
-        parent = psutil.Process(server.pid)
-        link = read_link(server)
-        memory_mb = []
-        for _ in range(NUM_WARM_UP_SESSIONS + num_sessions):
-            open_session(link)
-            family = [parent, *parent.children(recursive=True)]
-            memory_mb.append(sum(process.memory_info().rss for process in family) / 2**20)
-            if soak.is_over and len(memory_mb) > NUM_WARM_UP_SESSIONS:
-                break
-        children = parent.children(recursive=True)
+        visit(dashboard.link, f"?run={system}", limit_s=soak.chance.uniform(0.1, 5))
     finally:
-        server.kill()
-        server.wait()
-    start = memory_mb[min(NUM_WARM_UP_SESSIONS, len(memory_mb) - 1)]
+        alive = dashboard.kill()
     soak.counts["kills: dashboard"] += 1
-    soak.counts["dashboard: sessions"] = len(memory_mb)
-    soak.counts["dashboard: MB after the warm-up"] = round(start)
-    soak.counts["dashboard: MB at the end"] = round(memory_mb[-1])
-    soak.check("memory is flat", lambda: memory_mb[-1] <= start * (1 + MAX_GROWTH))
-    _, alive = psutil.wait_procs(children, timeout=ORPHAN_TIMEOUT_S)
-    soak.check("worker ends with the dashboard", lambda: not alive)
+    soak.check("dashboard leaves no process", lambda: not alive)
+    soak.check_leftovers("dashboard", soak.run(system).folder, 2)
 
 
-def read_link(server: subprocess.Popen) -> str:
-    """Wait until a dashboard has printed its link."""
-    assert server.stdout is not None
-    for line in server.stdout:
-        for word in line.split():
-            if word.startswith("http"):
-                return word.rstrip(".")
-    raise RuntimeError("The dashboard did not start.")
+def soak_sessions(soak: Soak, num_sessions: int) -> None:
+    """Open many sessions of one dashboard and measure its memory."""
+    dashboard = Dashboard(soak.folder)
+    memory_mb: list[float] = []
+    queries = queries_of(soak.systems)
+    try:
+        for megabytes in memory_over_sessions(
+            dashboard.link, dashboard.process, queries, num_sessions
+        ):
+            memory_mb.append(megabytes)
+    finally:
+        dashboard.kill()
+    growth = growth_per_100_sessions(memory_mb)
+    soak.counts["dashboard: sessions"] += len(memory_mb)
+    for name, number in (("first", 0), ("middle", len(memory_mb) // 2), ("last", -1)):
+        soak.counts[f"dashboard: MB after the {name} session"] = round(memory_mb[number])
+    soak.counts["dashboard: MB per 100 sessions, second half"] = round(growth)
+    if num_sessions >= 100:
+        soak.check("memory is flat", lambda: growth <= MAX_GROWTH * memory_mb[-1])
 
 
-def open_session(link: str) -> None:
-    """Open a session of a dashboard, wait for an answer, and close it."""
-    from bokeh.client import ClientSession
-    from bokeh.util.token import generate_session_id
-
-    address = link.replace("http", "ws", 1).rstrip("/") + "/ws"
-    session = ClientSession(generate_session_id(), websocket_url=address)
-    session.connect()
-    session.request_server_info()
-    session.close()
+COMMANDS: dict[str, Callable[[Soak, str], None]] = {
+    "train": soak_train,
+    "collect": soak_collect,
+    "dashboard": soak_dashboard,
+    "report": soak_report,
+    "sweep": soak_sweep,
+}
 
 
-def soak_all(soak: Soak, systems: Sequence[str], num_sessions: int) -> None:
-    """Open the sessions, and then kill the commands of one system after another."""
-    tokenizer = soak.folder / "tokenizer"
-    command = [sys.executable, "-c", TRAIN, "vqvae-digits", str(tokenizer), ""]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    if num_sessions:
-        soak_dashboard(soak, num_sessions)
-    number = 0
-    while number == 0 or not soak.is_over:
-        system = systems[number % len(systems)]
-        run = soak_training(soak, system, tokenizer)
-        soak.counts["trainings"] += 1
-        if not soak.is_over:
-            soak_collect(soak, run)
-        if not soak.is_over and system not in GENERATORS:
-            soak_report(soak, run)
-        if not soak.is_over:
-            soak_sweep(soak)
-        number += 1
+def soak_all(soak: Soak, commands: Sequence[str], num_sessions: int, deadline_s: float) -> None:
+    """Kill each command for each system, open the sessions, and repeat until the time is over."""
+    soak.complete(
+        "train",
+        ["train", "vqvae-digits", *options(out=soak.tokenizer, limit=64, **TRAINING)],
+        lambda: None,
+    )
+    while True:
+        for command in commands:
+            for system in soak.systems:
+                COMMANDS[command](soak, system)
+                soak.counts[f"systems: {command}"] += 1
+                print(f"{command} {system}: {len(soak.failures)} failures", file=sys.stderr)
+        if num_sessions and not soak.counts["dashboard: sessions"]:
+            soak_sessions(soak, num_sessions)
+        if time.monotonic() > deadline_s:
+            break
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a soak, print its figures and return the exit status."""
     parser = argparse.ArgumentParser(description="Kill every command at random moments.")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="at least one round is made")
     parser.add_argument("--sessions", type=int, default=200, help="sessions of the dashboard")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--systems", default=",".join(dict.fromkeys([*SYSTEMS, *GENERATORS])))
-    options = parser.parse_args(arguments)
+    parser.add_argument("--kills", type=int, default=1, help="of each command of each system")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--commands", default=",".join(COMMANDS))
+    chosen = parser.parse_args(arguments)
     started_s = time.monotonic()
+    forkserver.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory(prefix="workbench-soak-") as folder:
-        soak = Soak(Path(folder), options.seed, started_s + 60 * options.minutes)
-        soak_all(soak, options.systems.split(","), options.sessions)
+        soak = Soak(Path(folder), chosen.systems.split(","), chosen.seed, chosen.kills)
+        deadline_s = started_s + 60 * chosen.minutes
+        soak_all(soak, chosen.commands.split(","), chosen.sessions, deadline_s)
     for name, count in sorted(soak.counts.items()):
         print(f"{count:8,}  {name}")
     for failure in soak.failures:
         print(f"FAILED: {failure}")
     minutes = (time.monotonic() - started_s) / 60
-    print(f"{len(soak.failures)} failures in {minutes:.1f} minutes (seed {options.seed})")
+    print(f"{len(soak.failures)} failures in {minutes:.1f} minutes (seed {chosen.seed})")
     return int(bool(soak.failures))
 
 

@@ -1,10 +1,12 @@
 """One visitor's session of the dashboard, without a browser."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode
@@ -138,6 +140,21 @@ def test_changes_wait_until_the_page_has_loaded(trained, monkeypatch):
     assert calls == ["while loading", "afterwards"]
 
 
+def test_closed_page_is_not_kept(trained, monkeypatch):
+    import panel as pn
+    from bokeh.document import Document
+    from panel.io.state import set_curdoc
+
+    closers = []
+    monkeypatch.setattr(pn.state, "onload", lambda action: None)
+    monkeypatch.setattr(pn.state, "on_session_destroyed", closers.append)
+    with set_curdoc(Document()):
+        page = weakref.ref(Session(trained).page())
+    closers.pop()(None)
+    gc.collect()
+    assert page() is None
+
+
 def test_history_is_followed_without_a_new_address(runs):
     session = Session(runs)
     addresses = []
@@ -191,6 +208,7 @@ def test_damaged_run_is_refused_while_looked_at(runs, tmp_path):
 def test_session_needs_no_torch(trained):
     script = f"""
 import sys
+import weakref
 from workbench.hosts.dashboard.app import Session
 session = Session({str(trained)!r})
 session.page()

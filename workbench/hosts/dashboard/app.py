@@ -12,7 +12,6 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
-from param.parameterized import discard_events
 
 from workbench import analysis
 from workbench.core.errors import UserError
@@ -140,6 +139,7 @@ class Session:
 
     def page(self) -> pn.viewable.Viewable:
         """Return the page, which shows results once it has loaded."""
+        watchers_before = _busy_watchers()
         page = pmui.Page(
             title="workbench",
             header=[pn.layout.HSpacer(), self.keyboard.module],
@@ -149,9 +149,10 @@ class Session:
             template=TEMPLATE,
             main=[self.notice, *self._main(), self.keyboard.help, self.jobs.body],
         )
+        busy_watchers = [each for each in _busy_watchers() if each not in watchers_before]
         self._page = weakref.ref(page)
         self.state.dark = page.dark_theme
-        watcher = page.param.watch(lambda event: self._set_theme(dark=event.new), "dark_theme")
+        page.param.watch(lambda event: self._set_theme(dark=event.new), "dark_theme")
         # A page that is closed before it has loaded must not keep its session alive.
         reference = weakref.ref(self)
 
@@ -162,7 +163,9 @@ class Session:
 
         def clean_up(_: Any) -> None:
             self.close()
-            _empty(page, watcher)
+            # Otherwise Panel's state keeps every page and updates it whenever a session is busy.
+            for each in busy_watchers:
+                pn.state.param.unwatch(each)
 
         self.lifecycle.begin(start)
         if self.workspace.runs:
@@ -316,8 +319,7 @@ class Session:
         return [self.about, self.tabs]
 
 
-def _empty(page: pmui.Page, watcher: Any) -> None:
-    """Remove everything from a page that was closed: Panel keeps the page itself."""
-    page.param.unwatch(watcher)
-    with discard_events(page):
-        page.param.update(header=[], sidebar=[], main=[])
+def _busy_watchers() -> list[Any]:
+    """Return the watchers of Panel's state that show in a page that the server is busy."""
+    watchers: dict[str, list[Any]] = pn.state.param.watchers.get("busy", {})
+    return list(watchers.get("value", []))
