@@ -18,9 +18,9 @@ const STYLE = `
   padding: 2px 8px; cursor: pointer; }
 .wb-codes button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-codes .both { display: flex; flex-wrap: wrap; gap: 12px; }
-.wb-codes .cells { flex: 1 1 300px; min-width: 0; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
+.wb-codes .cells { flex: 1 1 300px; min-width: 0; max-height: var(--wb-height); overflow-y: auto; }
 .wb-codes .cells canvas { display: block; cursor: pointer; }
-.wb-codes .side { flex: 0 1 300px; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
+.wb-codes .side { flex: 0 1 300px; max-height: var(--wb-height); overflow-y: auto; }
 .wb-codes .thumbs { display: flex; flex-wrap: wrap; gap: 3px; margin: 2px 0 8px; }
 .wb-codes .thumbs canvas { image-rendering: pixelated; }
 .wb-codes .ramp { display: inline-block; width: 120px; height: 10px; border-radius: 3px; vertical-align: middle; margin: 0 5px; }
@@ -35,6 +35,7 @@ const decodeInts = (text) => decodeArray(text, Int32Array);
 
 function render({ model, el, brush }) {
   const root = makeRoot(el, "wb-codes", STYLE);
+  root.style.setProperty("--wb-height", moduleHeight);
   const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
   const cells = make("div", { className: "cells" }, both), side = make("div", { className: "side" }, both);
   const canvas = make("canvas", {}, cells), context = canvas.getContext("2d");
@@ -98,7 +99,7 @@ function render({ model, el, brush }) {
     Object.entries(buttons).forEach(([sort, button]) => button.setAttribute("aria-pressed", sort === view.sort));
     const width = Math.max(200, Math.min(900, cells.clientWidth || 600)) - 16;
     // The largest cells with which the grid fits into the frame, so that no part of it stays empty.
-    const height = Math.max(320, Math.min(640, 0.66 * window.innerHeight)) - 8;
+    const height = (isStatic ? STATIC_HEIGHT_PX : Math.max(320, Math.min(640, 0.66 * window.innerHeight))) - 8;
     cell = Math.max(5, Math.min(34, Math.floor(Math.sqrt(width * height / data.n))));
     columns = Math.min(data.n, Math.floor(width / cell));
     const ratio = window.devicePixelRatio || 1, rows = Math.ceil(data.n / columns);

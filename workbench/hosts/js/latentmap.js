@@ -8,7 +8,7 @@
 // view: { polygon: [[x, y], ...] | null, ids: [image indices], hidden: [groups], labels, density }
 //   A lasso in the units of the box; without one, images that were clicked, searched for, or
 //   selected in another view. labels: whether groups have their names on the map. density: whether
-//   the number of points is drawn behind them, or null for maps with many points.
+//   lines of equal density are drawn, or null for maps with many points.
 
 const STYLE = `
 .wb-map { font: 13px system-ui, sans-serif; color: inherit; outline: none; padding: 4px; }
@@ -18,9 +18,9 @@ const STYLE = `
   padding: 2px 8px; cursor: pointer; }
 .wb-map button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-map .both { display: flex; flex-wrap: wrap; gap: 12px; }
-.wb-map .plane { position: relative; flex: 1 1 320px; height: clamp(320px, 66vh, 640px); border: 1px solid #8886; overflow: hidden; touch-action: none; }
+.wb-map .plane { position: relative; flex: 1 1 320px; height: var(--wb-height); border: 1px solid #8886; overflow: hidden; touch-action: none; }
 .wb-map .plane canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
-.wb-map .side { flex: 0 1 250px; max-height: clamp(320px, 66vh, 640px); overflow-y: auto; }
+.wb-map .side { flex: 0 1 250px; max-height: var(--wb-height); overflow-y: auto; }
 .wb-map input { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px; padding: 2px 6px;
   width: 15em; max-width: 100%; }
 .wb-map .labels { position: absolute; inset: 0; pointer-events: none; overflow: hidden; }
@@ -40,7 +40,8 @@ const STYLE = `
 `;
 const KEYS = "Click the map, then: l lasso or move · wheel zooms · shift-drag moves · Esc or a click on the background clears the selection · 0 resets the zoom · d density · n names";
 const CELLS = 512, SHOWN = 80;
-const DENSITY_CELLS = 96, MANY_POINTS = 20000; // from so many points on, their density is drawn
+const DENSITY_CELLS = 96, MANY_POINTS = 20000; // from so many points on, lines of equal density are drawn
+const CONTOURS = [0.02, 0.08, 0.2, 0.45, 0.75]; // of the largest density
 const LABEL_CELLS = 32, LABEL_GAP_PX = 16;
 const VERTEX = `attribute vec2 place; attribute vec4 color; uniform vec2 scale, offset; uniform float size; varying vec4 seen;
 void main() { gl_Position = vec4(place * scale + offset, 0.0, 1.0); gl_PointSize = size; seen = color; }`;
@@ -119,7 +120,7 @@ function densities(xy, n, side, keeps = () => true) {
   let counts = new Float32Array(side * side);
   const cell = (value) => Math.min(side - 1, Math.floor(value / 65536 * side));
   for (let i = 0; i < n; i++) if (keeps(i)) counts[cell(xy[2 * i + 1]) * side + cell(xy[2 * i])]++;
-  for (const step of [1, side]) { // along rows, then along columns
+  for (const step of [1, side, 1, side]) { // along rows and along columns, twice
     const blurred = new Float32Array(side * side);
     for (let c = 0; c < side * side; c++) {
       const at = step === 1 ? c % side : Math.floor(c / side);
@@ -128,6 +129,27 @@ function densities(xy, n, side, keeps = () => true) {
     counts = blurred;
   }
   return counts;
+}
+
+// Lines of equal density at fractions of the largest one, by marching squares: segments [x0, y0, x1, y1] as parts of the
+// box, where the vertical axis points down.
+function contourLines(counts, side, fractions) {
+  const most = Math.max(...counts), segments = [];
+  const at = (row, column) => (row < 0 || column < 0 || row >= side || column >= side ? 0 : counts[row * side + column]);
+  const point = (row, column) => [(column + 0.5) / side, 1 - (row + 0.5) / side];
+  for (const level of fractions.map((fraction) => fraction * most)) {
+    for (let row = -1; row < side; row++) for (let column = -1; column < side; column++) {
+      const corners = [[row, column], [row, column + 1], [row + 1, column + 1], [row + 1, column]], crossings = [];
+      corners.forEach(([r, c], i) => {
+        const [nextRow, nextColumn] = corners[(i + 1) % 4], a = at(r, c), b = at(nextRow, nextColumn);
+        if ((a >= level) === (b >= level)) return;
+        const share = (level - a) / (b - a);
+        crossings.push(point(r + share * (nextRow - r), c + share * (nextColumn - c)));
+      });
+      for (let i = 0; i + 1 < crossings.length; i += 2) segments.push([...crossings[i], ...crossings[i + 1]]);
+    }
+  }
+  return segments;
 }
 
 // The smallest rectangle around all points, as parts of the box; the vertical axis points down.
@@ -157,6 +179,7 @@ function inside(xy, n, [x0, y0, x1, y1], polygon) {
 
 function render({ model, el, brush }) {
   const root = makeRoot(el, "wb-map", STYLE);
+  root.style.setProperty("--wb-height", moduleHeight);
   const bar = make("div", { className: "bar" }, root), both = make("div", { className: "both" }, root);
   const plane = make("div", { className: "plane" }, both), side = make("div", { className: "side" }, both);
   const canvas = make("canvas", {}, plane), over = make("canvas", {}, plane), context = over.getContext("2d");
@@ -170,7 +193,7 @@ function render({ model, el, brush }) {
   const lassoing = make("button", { textContent: "lasso (l)", onclick: () => lasso(!lassos) }, bar);
   make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
   make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
-  const densityButton = make("button", { textContent: "density (d)", title: "Draw the number of points behind them", onclick: () => set({ density: !showsDensity() }) }, bar);
+  const densityButton = make("button", { textContent: "density (d)", title: "Draw lines of equal density", onclick: () => set({ density: !showsDensity() }) }, bar);
   const namesButton = make("button", { textContent: "names (n)", title: "Write the name of each group where most of its points are", onclick: () => set({ labels: !view.labels }) }, bar);
   const search = make("input", { type: "search", placeholder: "find: class, mode or #index" }, bar);
   search.setAttribute("aria-label", "Find points by class, mode or index; Enter selects them");
@@ -183,7 +206,7 @@ function render({ model, el, brush }) {
   };
 
   let data, xy, color, names, places, values, near, palette, isSelected = null, count = 0, sheet = null, pen;
-  let view = initialView(), hits = null, densityCanvas = null, anchors = [], zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false, pressed = -1;
+  let view = initialView(), hits = null, contours = null, anchors = [], zoom = { x: 0, y: 0, k: 1 }, lassos = true, path = null, moving = null, empty = false, pressed = -1;
   let extent = [0, 0, 1, 1]; // of the points, as parts of the box: left, top, right, bottom
   let width = 600, height = 460, ratio = 1, under = -1, bright = -1, generation = 0;
   try { pen = painter(canvas); } catch { pen = plain(canvas); }
@@ -260,15 +283,9 @@ function render({ model, el, brush }) {
       label.style.top = `${at[1]}px`;
     });
   }
-  function makeDensity() {
+  function makeContours() {
     const counts = densities(xy, data.n, DENSITY_CELLS, (i) => data.scale || !view.hidden.includes(color[i]));
-    const most = Math.max(...counts, 1), pixels = new ImageData(DENSITY_CELLS, DENSITY_CELLS);
-    counts.forEach((count, c) => {
-      const column = c % DENSITY_CELLS, row = DENSITY_CELLS - 1 - Math.floor(c / DENSITY_CELLS);
-      pixels.data.set([127, 127, 127, Math.round(215 * Math.sqrt(count / most))], 4 * (row * DENSITY_CELLS + column));
-    });
-    densityCanvas = make("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
-    densityCanvas.getContext("2d").putImageData(pixels, 0, 0);
+    contours = contourLines(counts, DENSITY_CELLS, CONTOURS);
   }
   const place = (i) => (places ? places[i] : i);
   function select() {
@@ -328,7 +345,7 @@ function render({ model, el, brush }) {
         const hidden = view.hidden.includes(g) ? view.hidden.filter((other) => other !== g) : [...view.hidden, g];
         view = { ...view, hidden };
         button.setAttribute("aria-pressed", !hidden.includes(g));
-        densityCanvas = null;
+        contours = null;
         tint(); writeView(model, view); paint();
       };
       button.onmouseenter = () => { bright = g; tint(); paint(); };
@@ -376,11 +393,17 @@ function render({ model, el, brush }) {
     namesButton.disabled = !anchors.length;
     moveLabels();
     if (showsDensity()) {
-      if (!densityCanvas) makeDensity();
-      context.globalCompositeOperation = "destination-over";
-      context.imageSmoothingQuality = "high";
-      context.drawImage(densityCanvas, zoom.x, zoom.y, zoom.k, zoom.k);
-      context.globalCompositeOperation = "source-over";
+      if (!contours) makeContours();
+      context.strokeStyle = getComputedStyle(root).color;
+      context.globalAlpha = 0.75;
+      context.lineWidth = 1;
+      context.beginPath();
+      for (const [x0, y0, x1, y1] of contours) {
+        context.moveTo(zoom.x + zoom.k * x0, zoom.y + zoom.k * y0);
+        context.lineTo(zoom.x + zoom.k * x1, zoom.y + zoom.k * y1);
+      }
+      context.stroke();
+      context.globalAlpha = 1;
     }
     const loop = path ?? view.polygon?.map(toScreen);
     if (loop?.length > 1) {
@@ -469,7 +492,7 @@ function render({ model, el, brush }) {
     if (ends.join() !== extent.join()) canvas.sized = false; // other points have to fit; other colors keep the zoom
     extent = ends;
     view = initialView();
-    [densityCanvas, hits, search.value, matches.textContent] = [null, null, "", ""];
+    [contours, hits, search.value, matches.textContent] = [null, null, "", ""];
     over.setAttribute("aria-label", data.caption);
     caption.textContent = data.caption;
     pen.places(xy);

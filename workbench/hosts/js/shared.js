@@ -36,6 +36,11 @@ function makeRoot(parent, className, style) {
   return root;
 }
 
+// Height of a module in CSS. A page without Python adapts the height of its frame to the content, so that a part of the
+// frame's own height would shrink with it.
+const STATIC_HEIGHT_PX = 460, isStatic = location.href === "about:srcdoc";
+const moduleHeight = isStatic ? `${STATIC_HEIGHT_PX}px` : "clamp(320px, 66vh, 640px)";
+
 // Call an action when its key is pressed; keys with Ctrl, Alt or Meta belong to the browser.
 function onKey(root, actionOf) {
   root.onkeydown = (event) => {
