@@ -12,8 +12,9 @@ import pytest
 
 import workbench.analysis
 from workbench.analysis import analyses, get, groups, result_serialization
+from workbench.analysis.side_by_side import SideBySide
 from workbench.core.errors import UserError
-from workbench.storage.evidence import PARTNERS, Evidence, kwargs_for
+from workbench.storage.evidence import PARTNERS, Evidence, array_names, kwargs_for
 from workbench.storage.training_log import TrainingLog
 
 PROVENANCE = {
@@ -189,6 +190,18 @@ def test_figure_has_titles_and_no_upload_button(results, name):
     assert figure.layout.height
     assert figure.layout.template.layout.colorway[0] == "#0072B2"
     assert "sendChartToCloud" not in figure.to_json()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if array_names(get(name)) is not None])
+def test_figures_of_two_runs_are_one_figure(results, name):
+    first = results[name][0]
+    stack = SideBySide(runs=("a", "b"), results=(first, first)).figure()
+    own = first.figure()
+    assert len(stack.data) == 2 * len(own.data)
+    assert stack.layout.height == 2 * (own.layout.height or 480)
+    if own.data[0].type != "table":
+        above, below = stack.data[0].yaxis, stack.data[len(own.data)].yaxis
+        assert (above or "y") != below
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -88,7 +88,8 @@ def test_group_tabs_draw_their_analyses(dashboard):
                 tab = page.get_by_role("tab", name=title(other), exact=True)
                 selected = str(other == name).lower()
                 tab.and_(page.locator(f"[aria-selected={selected}]")).first.wait_for()
-            page.locator(".js-plotly-plot:visible .main-svg").first.wait_for()
+            drawn = page.locator(".js-plotly-plot:visible .main-svg, .wb-card img:visible")
+            drawn.first.wait_for()
         assert seen.errors == []
 
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_HEIGHT_PX = 480
 MARGIN = {"l": 64, "r": 24, "t": 64, "b": 56}  # of every figure of this project
-LEGEND_SPACE_PX = 76  # of a horizontal legend of up to two lines below a figure
+LEGEND_WIDTH_PX = 840  # of a legend below a figure on the screen
+LEGEND_ROW_PX = 20
+LEGEND_MARGIN_PX = 36  # above and below a legend
+SYMBOL_WIDTH_PX = 50
+LETTER_WIDTH_PX = 7
 AXIS_TITLE_PX = 66  # between a figure and the legend below it
 TITLE_SHIFT_PX = 20  # of a panel's title, above the titles of its subplots
 AXIS = re.compile(r"([xy])axis(\d*)")
@@ -104,20 +108,28 @@ def draw(result: SideBySide) -> go.Figure:
     return _themed(go.Figure({"data": data, "layout": layout}), figures)
 
 
-def _themed(figure: go.Figure, figures: list[Json]) -> go.Figure:
-    apply_theme(figure)
-    layouts = [figure["layout"] for figure in figures]
-    margin = {side: max(_margin(layout, side) for layout in layouts) for side in ("l", "r")}
-    margin |= {"t": _margin(layouts[0], "t"), "b": _margin(layouts[-1], "b")}
-    return figure.update_layout(margin=margin)
+def _themed(stack: go.Figure, figures: list[Json]) -> go.Figure:
+    apply_theme(stack)
+    margin = {side: max(_margin(figure, side) for figure in figures) for side in ("l", "r")}
+    margin |= {"t": _margin(figures[0], "t"), "b": _margin(figures[-1], "b")}
+    return stack.update_layout(margin=margin)
 
 
-def _margin(layout: Json, side: str) -> float:
+def _margin(figure: Json, side: str) -> float:
     """Return a margin of a figure in pixels, with the space of a legend below it."""
-    own = layout.get("margin", {}).get(side, MARGIN[side])
-    if side == "b" and _has_legend_below(layout):
-        return max(own, MARGIN["b"] + LEGEND_SPACE_PX)
+    own = figure["layout"].get("margin", {}).get(side, MARGIN[side])
+    if side == "b" and _has_legend_below(figure["layout"]):
+        return max(own, MARGIN["b"] + _legend_height(figure))
     return own
+
+
+def _legend_height(figure: Json) -> float:
+    """Estimate the height of a horizontal legend, whose columns have the same width."""
+    traces = figure["data"]
+    names = {t["name"] for t in traces if t.get("name") and t.get("showlegend") is not False}
+    widest = max(map(len, names), default=0) * LETTER_WIDTH_PX + SYMBOL_WIDTH_PX
+    columns = max(1, LEGEND_WIDTH_PX // widest)
+    return -(-len(names) // columns) * LEGEND_ROW_PX + LEGEND_MARGIN_PX
 
 
 def _has_legend_below(layout: Json) -> bool:
@@ -130,8 +142,8 @@ def _panels(figures: list[Json]) -> tuple[list[Panel], float]:
     """Return the places of the figures, and the height of all of them in pixels."""
     layouts = [figure["layout"] for figure in figures]
     heights = [layout.get("height") or DEFAULT_HEIGHT_PX for layout in layouts]
-    tops = [_margin(layout, "t") for layout in layouts]
-    bottoms = [_margin(layout, "b") for layout in layouts]
+    tops = [_margin(figure, "t") for figure in figures]
+    bottoms = [_margin(figure, "b") for figure in figures]
     total = sum(heights)
     plot_height = total - tops[0] - bottoms[-1]
     num_axes = max(
