@@ -431,7 +431,8 @@ def test_lasso_on_a_million_points_counts_like_python(page_of):
         inner.get_by_text("of 1,000,000 selected").wait_for()
         box = inner.locator(".plane").bounding_box()
         x0, y0, x1, _ = point_data(points)["box"]
-        unit = (x1 - x0) / (0.94 * min(box["width"], box["height"]))  # map units per pixel
+        width, height = np.ptp(points, axis=0)
+        unit = max(width / box["width"], height / box["height"]) / 0.94  # map units per pixel
         right, up = 0.2 * box["width"] * unit, 0.2 * box["height"] * unit
         x, y = points.T.astype(float) - [[x0 + (x1 - x0) / 2], [y0 + (x1 - x0) / 2]]
         count = inner.locator(".told").text_content().split(" ")[0].replace(",", "")
