@@ -11,6 +11,7 @@ from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.expectation import (
     MIN_PROBABILITY,
     published_fit,
+    short_training,
     stored_prediction,
 )
 from workbench.analysis.runs.generation_prediction import generation_prediction
@@ -434,4 +435,8 @@ def test_stored_claims_state_if_metrics_and_short_trainings_predict():
     assert len(rows) > 80 and all(len(row.gfd) == 3 for row in rows)
     count, families, metric, q2 = stored_prediction()
     assert (count, families) == (29, 3) and metric in BY_NAME and q2 < 1
+    training = short_training()
+    assert training.tokenizers == 6 and training.agreeing <= training.pairs <= 15
+    assert training.trained_short <= training.trained_long and training.short < training.long
+    assert training.short_seconds < training.long_seconds
     assert calibration_text() == CLAIMS.read_text(encoding="utf-8")

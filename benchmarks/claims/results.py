@@ -120,6 +120,7 @@ def _summarize_claim(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[
     details = [claim.details(row) for row in rows] if claim.details else [{}]
     return {
         "key": claim.key,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "verdict": worst_verdict(list(verdicts.values())),
         "effects": [
             {"name": name, "values": values, "verdict": verdicts[name]}

@@ -13,12 +13,16 @@ from workbench.storage.atomic import write_text
 STORED_RESULTS = Path(__file__).parent / "results"  # the results that are part of the repository
 SIGNIFICANT_DIGITS = 6
 SETTING = "setting.json"
+RUN_ENTRIES = ("date", "machine", "versions")  # of a setting, which differ between runs
 _NUMBER = r"(?:-?[\d.]+(?:e[-+]?\d+)?|null)"
 NUMBERS = re.compile(rf"\[\s*{_NUMBER}(?:,\s*{_NUMBER})*\s*\]")
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write a setting and its claims into a folder; files of other claims in it stay.
+
+    If there are other claims, the setting keeps their date, machine and versions; each claim has
+    its own date.
 
     Parameters
     ----------
@@ -33,6 +37,9 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     if stored - {claim["key"] for claim in results["claims"]}:
         # The minutes are those of some claims. Claims share runs, so minutes cannot be added.
         setting["minutes"] = None
+        if (folder / SETTING).exists():
+            earlier = _read(folder / SETTING)
+            setting |= {name: earlier[name] for name in RUN_ENTRIES if name in earlier}
     for claim in results["claims"]:
         write_text(folder / f"{claim['key']}.json", _to_text(claim))
     write_text(folder / SETTING, _to_text(setting))

@@ -121,6 +121,9 @@ class ShortTraining:
     agreeing, pairs : int
         Pairs of tokenizers of one family whose order after the long training is the same in every
         seed, and those of them that the short training orders likewise.
+    trained_short, trained_long, tokenizers : int
+        Tokenizers whose generators are nearer to training images than draws from one Gaussian per
+        class, after both lengths, and of all.
     short_seconds, long_seconds : float
         CPU-seconds of one generator with its measurement.
     scale : str
@@ -131,6 +134,9 @@ class ShortTraining:
     long: int
     agreeing: int
     pairs: int
+    trained_short: int
+    trained_long: int
+    tokenizers: int
     short_seconds: float
     long_seconds: float
     scale: str
@@ -144,8 +150,9 @@ class ShortTraining:
         if self.agreeing >= MIN_AGREEMENT * self.pairs:
             return f"A short training of a generator decides: {count}{_cost(self.short_seconds)}."
         return (
-            "Only a generator decides that is trained until it beats one Gaussian per class:"
-            f" {count}{_cost(self.long_seconds)}."
+            f"Only a longer training of a generator decides: {count} ({self.trained_short} and"
+            f" {self.trained_long} of {self.tokenizers} beat draws from one Gaussian per class)"
+            f"{_cost(self.long_seconds)}."
         )
 
 
@@ -395,12 +402,19 @@ def _compare_lengths(scale: str) -> ShortTraining | None:
     return ShortTraining(
         short=first[0].steps,
         long=first[-1].steps,
-        agreeing=agreeing,
+        agreeing=int(agreeing),
         pairs=pairs,
+        trained_short=sum(_beats_gaussians(rows[0]) for rows in both.values()),
+        trained_long=sum(_beats_gaussians(rows[-1]) for rows in both.values()),
+        tokenizers=len(both),
         short_seconds=float(np.mean([rows[0].seconds for rows in both.values()])),
         long_seconds=float(np.mean([rows[-1].seconds for rows in both.values()])),
         scale=scale,
     )
+
+
+def _beats_gaussians(tokenizer: MeasuredTokenizer) -> bool:
+    return bool(np.mean(tokenizer.gfd) < tokenizer.metrics.get("class Gaussians", 0))
 
 
 def _largest_scale() -> list[MeasuredTokenizer]:
