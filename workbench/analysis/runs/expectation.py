@@ -70,6 +70,8 @@ class Expectation:
         Data and generators for which the calibration holds.
     reason : str
         Reason why no order is expected.
+    background : str
+        Sentence on the metrics in the stored claims, if there is no calibration.
     measurement : str
         The measurement that decides, and its cost, from the stored claims.
     is_measured : bool
@@ -83,6 +85,7 @@ class Expectation:
     n: int = 0
     regime: str = ""
     reason: str = ""
+    background: str = ""
     measurement: str = ""
     is_measured: bool = False
 
@@ -99,10 +102,11 @@ class Expectation:
                 f" {self.probability:.2f} by {self.metric}, n = {self.n} tokenizers; {self.regime})"
                 "."
             )
-        return f"{self.short_sentence()} {self.measurement}".rstrip()
+        parts = (self.short_sentence(), self.background, self.measurement)
+        return " ".join(filter(None, parts))
 
     def short_sentence(self) -> str:
-        """Return the sentence without the measurement that decides."""
+        """Return the sentence without the background and the measurement that decides."""
         if self.is_expected:
             return self.sentence()
         if self.is_measured:
@@ -200,9 +204,10 @@ def expectation(
     if len(measured) < MIN_TOKENIZERS:
         reason = (
             f"{len(measured)} of the selected tokenizers have a generator, but a calibration needs"
-            f" at least {MIN_TOKENIZERS}, and {_stored_reason()}"
+            f" at least {MIN_TOKENIZERS}"
         )
-        return _undecided(Expectation(run=subject.run_name, reason=reason), subject)
+        expected = Expectation(run=subject.run_name, reason=reason, background=_stored_background())
+        return _undecided(expected, subject)
     try:
         predictors = generation_predictors(everything, seed=seed)
     except Cancelled:
@@ -425,15 +430,15 @@ def _largest_scale() -> list[MeasuredTokenizer]:
     return max(by_scale.values(), key=len)
 
 
-def _stored_reason() -> str:
+def _stored_background() -> str:
     count, families, metric, q2 = stored_prediction()
     scale = _largest_scale()[0]
     where = f"{count} tokenizers of {families} families on {scale.images}"
     if q2 <= 0:
-        return f"in the stored claims ({where}) no metric predicts a family that was left out"
+        return f"In the stored claims ({where}) no metric predicts a family that was left out."
     return (
-        f"in the stored claims ({where}) the best metric, {metric}, saves {100 * q2:.0f} % of the"
-        " squared error of a family that was left out, which does not carry over to other images"
+        f"In the stored claims ({where}) the best metric, {metric}, saves {100 * q2:.0f} % of the"
+        " squared error of a family that was left out."
     )
 
 

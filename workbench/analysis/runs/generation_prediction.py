@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.distance_names import network_title
 from workbench.analysis.generation.fidelity import feature_distance
 from workbench.analysis.inputs import distinct_names
 from workbench.analysis.runs.expectation import (
@@ -128,7 +129,7 @@ class GenerationPrediction(Result):
 
     def summary(self) -> str:
         """State the expected order, and the place of each run on the published table."""
-        places = [_place_sentence(placement) for placement in self.placements]
+        places = _place_sentences(self.placements)
         return " ".join([self.expectation.sentence(), *places, self._calibration_sentence()])
 
     def _calibration_sentence(self) -> str:
@@ -245,7 +246,8 @@ def _protocol_differences(evidence: Evidence) -> tuple[str, ...]:
     data = evidence.provenance.get("data", "unnamed data")
     differences = []
     if evidence.feature_extractor != IFID_PROTOCOL["network"]:
-        differences.append(f"features of {evidence.feature_extractor} instead of Inception-v3")
+        network = network_title(evidence.feature_extractor or "")
+        differences.append(f"features of {network} instead of Inception-v3")
     side = 0 if evidence.images is None else evidence.images.shape[1]
     images = f"{evidence.num_images:,} images of {data} with {side} pixels"
     differences.append(
@@ -256,15 +258,26 @@ def _protocol_differences(evidence: Evidence) -> tuple[str, ...]:
     return tuple(differences)
 
 
-def _place_sentence(placement: Placement) -> str:
-    if placement.published:
-        return f"{placement.run} is {placement.published} of the published table."
-    if placement.has_place:
-        return (
-            f"By its iFID of {placement.ifid:.4g}, the gFID of SiT-XL on {placement.run} is"
-            f" expected at {placement.expected:.3g} ({placement.low:.3g} to {placement.high:.3g})."
+def _place_sentences(placements: Sequence[Placement]) -> list[str]:
+    """Return one sentence per run with a place, and one per reason against a place."""
+    sentences = []
+    runs_by_reason: dict[str, list[str]] = {}
+    for placement in placements:
+        if placement.published:
+            sentences.append(f"{placement.run} is {placement.published} of the published table.")
+        elif placement.has_place:
+            sentences.append(
+                f"By its iFID of {placement.ifid:.4g}, the gFID of SiT-XL on {placement.run} is"
+                f" expected at {placement.expected:.3g} ({placement.low:.3g} to"
+                f" {placement.high:.3g})."
+            )
+        else:
+            reason = "; ".join(placement.differences)
+            runs_by_reason.setdefault(reason, []).append(placement.run)
+    for reason, runs in runs_by_reason.items():
+        verb = "has" if len(runs) == 1 else "have"
+        sentences.append(
+            f"{', '.join(runs)} {verb} no place among the published tokenizers, because the"
+            f" interpolation distance differs in protocol: {reason}."
         )
-    return (
-        f"{placement.run} has no place among the published tokenizers, because its interpolation"
-        f" distance differs in protocol: {'; '.join(placement.differences)}."
-    )
+    return sentences
