@@ -1,5 +1,6 @@
 """Training in a separate process, so that a notebook stays responsive and may be closed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import RunError, UserError, missing_extra
 from workbench.launch.trainables import Target, parse_target
 from workbench.storage.run import Run
 
@@ -68,6 +69,7 @@ def train(
     >>> run = train("softvq-digits", "runs/a", num_tokens=8, steps=500)  # doctest: +SKIP
     >>> run = train(MyTokenizer.Config(dim=8), "runs/b", data="digits")  # doctest: +SKIP
     """
+    _check_torch()
     parsed = parse_target(target, trust)
     if not _is_in_a_notebook() or parsed.is_of_this_process:
         from workbench.launch import in_process
@@ -79,6 +81,12 @@ def train(
     if launched.process is not None:
         _follow(launched.run, launched.process, launched.log_start)
     return launched.run
+
+
+def _check_torch() -> None:
+    """Refuse to train with a sentence if only the viewer is installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise missing_extra("torch", "train", "Training")
 
 
 def start(

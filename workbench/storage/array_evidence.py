@@ -21,7 +21,7 @@ The number of axes decides between the two forms. Latents with four axes have th
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,7 @@ def evidence(
         "run": "arrays" if out is None else Path(out).resolve().name,
         "step": 0,
         "data": "arrays" if files is None else printable(files),
+        "split": "all",
         "names": list(class_names),
         "fingerprint": _fingerprint(assembled, class_names),
         "n": num_images,
@@ -243,7 +244,9 @@ def save_array_run(
         sections["data"] = data
     with atomic_folder(folder, same_name=True) as temporary:
         run = Run.create(temporary, sections)
-        result.save(run.evidence_folder(IMPORTED_STEP))
+        origin = {"imported": {"kind": ARRAYS_FAMILY, "address": address}}
+        named = replace(result, provenance=result.provenance | origin)
+        named.save(run.evidence_folder(IMPORTED_STEP))
     return Run(folder)
 
 

@@ -107,8 +107,12 @@ def _images_by_run(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _describe_run(run: Mapping[str, Any]) -> str:
     data = run["data"]
-    images = "held-out images of" if "of" in data else "samples of a generator for"
-    return (
-        f"{run['kind']}, step {run['step']:,} · {data['n']:,} {images} {data['data']} "
-        f"· seed {run['seed']}"
-    )
+    images = "samples of a generator for"
+    if "of" in data:
+        images = "images of" if data.get("split") == "all" else "held-out images of"
+    described = f"{data['n']:,} {images} {data['data']}"
+    imported = run.get("imported")
+    if imported:
+        origin = imported.get("address") or "Python objects"
+        return f"{run['kind']}, imported from {origin} · {described}"
+    return f"{run['kind']}, step {run['step']:,} · {described} · seed {run['seed']}"
