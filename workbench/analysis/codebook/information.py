@@ -79,10 +79,17 @@ class CodeInformation(Result):
         return float(np.mean(values)) if values else float("nan")
 
     def figure(self) -> go.Figure:
-        """Draw the information about each attribute, and the purity of codes by support."""
-        figure = make_subplots(rows=1, cols=2, column_widths=[0.4, 0.6], horizontal_spacing=0.14)
+        """Draw the information about each attribute, and the purity of codes if it is known."""
+        has_purity = len(self.support) > 0  # not without classes
+        figure = make_subplots(
+            rows=1,
+            cols=1 + has_purity,
+            column_widths=[0.4, 0.6] if has_purity else None,
+            horizontal_spacing=0.14,
+        )
         self._add_information(figure)
-        self._add_purity(figure)
+        if has_purity:
+            self._add_purity(figure)
         images = describe_subset(self.images, self.images_total)
         subtitle = (
             f"n = {images}, {self.tokens:,} tokens · {self.shuffles} shuffles, seed {self.seed}"
