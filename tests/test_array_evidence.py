@@ -549,6 +549,20 @@ def test_saved_arrays_are_a_run_without_a_model(tmp_path):
             load()
 
 
+@pytest.mark.parametrize(
+    ("imported", "advice"),
+    [
+        (None, "workbench collect a"),
+        ({"kind": "tokenizer", "address": "ldm:a.ckpt"}, "workbench collect a"),
+        ({"kind": "tokenizer", "address": None}, "evaluate it again"),
+        ({"kind": "arrays", "address": "arrays:a"}, "no model"),
+    ],
+)
+def test_advice_on_missing_arrays_can_be_followed(imported, advice):
+    evidence = Evidence({"run": "a", "imported": imported})
+    assert advice in evidence.reason_for_missing("perturbed_code_shares")
+
+
 def test_arrays_that_are_refused_leave_no_folder(tmp_path):
     with pytest.raises(UserError):
         wb.evidence(codes=CODES, codebook=31, out=tmp_path / "a")

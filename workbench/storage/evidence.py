@@ -485,6 +485,13 @@ class Evidence:
         spec = ARRAYS.get(name)
         if reason or spec is None or spec.collect_options is None:
             return reason
+        imported = self.provenance.get("imported") or {}
+        if imported.get("kind") == "arrays":
+            return "Files of arrays have no model that could compute it."
+        if imported and imported.get("address") is None:
+            request = spec.collect_options.removeprefix("--also ")
+            option = f" with also=['{request}']" if request else ""
+            return f"The model was not stored; evaluate it again{option}."
         command = f"workbench collect {self.run_name} {spec.collect_options}".rstrip()
         return f"Collect it with: {command}"
 
