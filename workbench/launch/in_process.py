@@ -332,8 +332,8 @@ def configure(
     train_config = TrainConfig.from_dict(trainable.training | training_changes)
     settings = trainable.settings | model_changes
     if "start" in changes:
-        source = Run(changes["start"])
-        settings = trainable.settings | imported_settings(source, model_class) | model_changes
+        inherited = imported_settings(Run(changes["start"]), model_class)
+        settings = trainable.settings | inherited | model_changes
     sections: dict[str, Any] = {}
     data: Dataset
     if trainable.is_generator:

@@ -137,7 +137,7 @@ def load_encoded(
     codebook: Tensor | None = None
     if quantity == "codes":
         model = encoding.model
-        if not _has_hard_codes(model, run):
+        if model.codebook is None or not _has_hard_codes(model, run):
             raise UserError(
                 f"{run.folder} ({run.kind}) has no codes that determine its latents; "
                 "use a tokenizer with a hard codebook, such as vqvae or unicode2."
@@ -149,8 +149,6 @@ def load_encoded(
 @torch.no_grad()
 def _has_hard_codes(model: Tokenizer, run: Run) -> bool:
     """Return True if the codes of a tokenizer determine its latents."""
-    if model.codebook is None:
-        return False
     data = run.config.data
     if not model.discrete and data is not None and data.side and data.channels:
         # A wrapped pair of functions knows its kind of tokens after it has encoded an image.

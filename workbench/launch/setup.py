@@ -228,7 +228,7 @@ def _generators_for(trainable: Trainable, data_name: str) -> str:
     return f"the recipe {' or '.join(recipes)}"
 
 
-def imported_settings(source: Run, model_class: type["nn.Module"]) -> dict[str, Any]:
+def imported_settings(source: Run, model_class: Any) -> dict[str, Any]:
     """Return the settings of an imported model, as defaults of a training that starts from it.
 
     A recipe has sizes of its own, which would fit few of the weights of a published model.
@@ -238,7 +238,7 @@ def imported_settings(source: Run, model_class: type["nn.Module"]) -> dict[str, 
     source : Run
         The run that training starts from.
     model_class : type
-        The class to be trained.
+        The class to be trained, which has a `Config`.
 
     Returns
     -------
