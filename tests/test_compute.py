@@ -14,6 +14,7 @@ import pytest
 from workbench.core.errors import NotApplicable, UserError
 from workbench.hosts.reports import write_views_report
 from workbench.workspace.compute import ComputeJob, ComputeQueue
+from workbench.workspace.compute_worker import ReportRequest
 from workbench.workspace.tab_content import tab_content
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -122,12 +123,12 @@ def test_jobs_report_progress_and_stop_when_released(queue, empty_cache, patient
 
 def test_worker_writes_reports_of_views(queue, trained, patient):
     views = tuple(QUICK.change(runs=(name,)) for name in ("soft-4", "soft-2"))
-    job = queue.submit("report", views, "me")
+    job = queue.submit("report", ReportRequest(views=views), "me")
     page = job.future.result(60)
     assert page.parent == trained / "reports"
     assert (job.name, job.subject) == ("report", "2 views")
     before = set(page.parent.iterdir())
-    stopped = queue.submit("another", (LONG, *views), "me")
+    stopped = queue.submit("another", ReportRequest(views=(LONG, *views)), "me")
     wait_for(lambda: stopped.is_running)
     queue.release(stopped, "me")
     assert submit(queue, QUICK, number=6).future.result(60).codebooks
@@ -138,7 +139,7 @@ def test_reports_need_a_writer(trained):
     queue = ComputeQueue(trained)
     try:
         with pytest.raises(UserError):
-            queue.submit("report", (QUICK,), "me").future.result(60)
+            queue.submit("report", ReportRequest(views=(QUICK,)), "me").future.result(60)
     finally:
         queue.close()
 

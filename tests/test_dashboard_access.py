@@ -13,6 +13,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 from workbench.hosts.dashboard.access import AccessPolicy
+from workbench.hosts.dashboard.jupyter_proxy import dashboard_server
 
 STATIC = "/static/js/bokeh.min.js"
 PROXY = "hub.example.org"
@@ -121,6 +122,21 @@ def test_websocket_needs_host_origin_and_token(link):
     assert websocket_status(link, Origin=foreign, Host="attacker.example") == 403
     assert websocket_status(link, Origin="null") == 403
     assert websocket_status(link, Origin=address, Cookie="") == 403
+
+
+def test_proxy_of_jupyter_brings_the_token_of_its_dashboard(monkeypatch):
+    server = dashboard_server()
+    token = server["environment"]["WORKBENCH_TOKEN"]
+    monkeypatch.setenv("WORKBENCH_TOKEN", token)
+    policy = AccessPolicy.create(address="127.0.0.1", port=80)
+
+    def refusal(headers: dict[str, str]) -> str | None:
+        start = RequestStartLine(method="GET", path="/", version="HTTP/1.1")
+        return policy.refusal(HTTPServerRequest(headers=HTTPHeaders(headers), start_line=start))
+
+    headers = {k: v.format(port=80) for k, v in server["request_headers_override"].items()}
+    assert refusal(headers) is None
+    assert refusal(headers | {"Cookie": ""}) is not None
 
 
 def test_policy_without_token_still_checks_the_host():

@@ -223,10 +223,17 @@ def test_report_of_collected_views(dashboard, trained):
         page.locator(".wb-codes .cells canvas").wait_for()
         page.get_by_role("button", name="add to report").click()
         page.get_by_text("Codes of soft-4, soft-2").wait_for()
+        for label, text in (
+            ("Title", "Two books"),
+            ("Note", "*Compare* them."),
+            ("Author", "A. B."),
+        ):
+            page.get_by_label(label).first.fill(text)
+            page.get_by_label(label).first.press("Tab")
         page.get_by_role("button", name="Write report").click()
         link = page.get_by_role("link", name=re.compile(r"views-.*\.html"))
         link.wait_for()
-        address = dashboard + link.get_attribute("href")
+        address = f"{dashboard}/{link.get_attribute('href')}"
     with urllib.request.urlopen(address) as response:
         # Scripts of a report must not act as the user of the dashboard.
         assert "sandbox allow-scripts" in response.headers["Content-Security-Policy"]
@@ -234,6 +241,7 @@ def test_report_of_collected_views(dashboard, trained):
         page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
         assert seen.errors == [] and seen.outside == []
     (manifest,) = (trained / "reports").glob("views-*.manifest.json")
-    assert json.loads(manifest.read_text())["parameters"]["views"] == [
-        "run=soft-4&run=soft-2&analysis=image_comparison&tab=codes"
-    ]
+    parameters = json.loads(manifest.read_text())["parameters"]
+    assert (parameters["title"], parameters["author"]) == ("Two books", "A. B.")
+    assert parameters["notes"] == ["*Compare* them."]
+    assert parameters["views"] == ["run=soft-4&run=soft-2&analysis=image_comparison&tab=codes"]

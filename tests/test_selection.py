@@ -423,6 +423,14 @@ def test_report_builder_keeps_each_view_once(session):
     session.state.open_analysis("reconstruction", controls={})
     builder.add()
     assert len(builder.views) == 2 and builder.write_button.visible
+    builder.entries[1].note.value = "**Look**"
+    builder.title.value = "Mine"
+    first, second = builder.views
+    builder.move_up(second)
+    builder.move_up(second)
+    request = builder.request()
+    assert request.views == (second, first) and request.notes == ("**Look**", "")
+    assert request.title == "Mine"
     builder.remove(builder.views[0])
     builder.remove(builder.views[0])
     assert not builder.write_button.visible

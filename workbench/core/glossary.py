@@ -124,6 +124,14 @@ CONTROLS = {
         "Loss terms",
         "A multiplier that was changed during training otherwise looks like a jump of the loss.",
     ),
+    "lens.over": Term("Slider", "What changes from left to right when the slider moves."),
+    "lens.show": Term("Rows", "Number of images, or of samples, one per row."),
+    "lens.order": Term("Images", "The images that are shown, by their error."),
+    "lens.step": Term("Checkpoint", "The training step of the model that is run."),
+    "lens.token": Term("Token", "Position of the token that is changed."),
+    "lens.mode": Term("From mode", "The mode of the mixture at which the path starts."),
+    "lens.label": Term("Class", "The class of which samples are drawn."),
+    "lens.seed": Term("Seed", "Seed of the noise: equal seeds give equal samples."),
     "goal": Term("Goal", "The property by which a run is chosen."),
     "modes": Term("Count modes", "Also use the number of modes as a predictor, which is slow."),
 }
@@ -177,6 +185,21 @@ CHOICES = {
     "minutes": "Minutes without pauses",
     "without multipliers": "Without multipliers",
     "as optimized": "As the optimizer received them",
+}
+
+# Directions in which the slider of a lens moves.
+LENS_AXES = {
+    "run": "Run",
+    "tokens": "Number of first tokens",
+    "error": "Requested error",
+    "token dropped": "One token left out",
+    "token swapped": "One token of another image",
+    "code": "Code of one token",
+    "modes": "From mode to mode",
+    "step": "Training step",
+    "time": "Time of sampling",
+    "guidance": "Guidance scale",
+    "interval": "Interval of guidance",
 }
 
 # Columns of tables, by their titles.
@@ -269,6 +292,8 @@ OTHERS = {
     "only differing": Term(
         "Only settings that differ", "Leave out settings that are the same in all runs."
     ),
+    "note of a view": Term("Note", "Text above the view in the report, as Markdown."),
+    "conclusion of a report": Term("Conclusion", "Text at the end of the report, as Markdown."),
     "several values": Term(
         "Several values",
         "Starts one training per combination: name=value,value, with ; between settings.",
@@ -313,6 +338,17 @@ def choice_label(value: str) -> str:
     ('Axis-aligned (diagonal)', 'unknown')
     """
     return CHOICES.get(value, value)
+
+
+def axis_label(name: str) -> str:
+    """Return the label of a direction of the lens.
+
+    Examples
+    --------
+    >>> axis_label("code"), axis_label("another")
+    ('Code of one token', 'Another')
+    """
+    return LENS_AXES.get(name, name.capitalize())
 
 
 def tooltip(name: str) -> str:

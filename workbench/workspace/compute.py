@@ -22,7 +22,12 @@ from cachetools import LRUCache
 from workbench.analysis.base import Result
 from workbench.core.errors import UserError
 from workbench.core.progress import ProgressEstimate
-from workbench.workspace.compute_worker import ComputeRequest, ReportWriter, run_worker
+from workbench.workspace.compute_worker import (
+    ComputeRequest,
+    ReportRequest,
+    ReportWriter,
+    run_worker,
+)
 
 MAX_CACHED_RESULTS = 64
 POLL_INTERVAL_S = 0.05
@@ -38,8 +43,8 @@ class ComputeJob:
     ----------
     key : Hashable
         What the result depends on.
-    request : ViewState or tuple of ViewState
-        The view to compute, or the views to write a report of.
+    request : ViewState or ReportRequest
+        The view to compute, or the report to write.
     future : Future
         Holds an analysis's `Result`, a `TabContent`, or the path of a report; or the exception.
     owners : set
@@ -58,15 +63,15 @@ class ComputeJob:
     @property
     def name(self) -> str:
         """A short name of the computation."""
-        if isinstance(self.request, tuple):
+        if isinstance(self.request, ReportRequest):
             return "report"
         return (self.request.tab or self.request.analysis).replace("_", " ")
 
     @property
     def subject(self) -> str:
         """The runs or views that it is computed from, in a few words."""
-        if isinstance(self.request, tuple):
-            count = len(self.request)
+        if isinstance(self.request, ReportRequest):
+            count = len(self.request.views)
             return "1 view" if count == 1 else f"{count} views"
         runs = self.request.runs
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
@@ -154,7 +159,7 @@ class ComputeQueue:
         ----------
         key : Hashable
             What the result depends on: requests with equal keys share a job.
-        request : ViewState or tuple of ViewState
+        request : ViewState or ReportRequest
         owner : Hashable
             Who waits for the result, until `release`.
         """

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,10 +18,34 @@ from workbench.workspace.tab_content import TabContent, tab_content
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-ComputeRequest = ViewState | tuple[ViewState, ...]  # a view, or the views of a report
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """The views of a report, and the text of its author.
+
+    Attributes
+    ----------
+    views : tuple of ViewState
+        The views in their order.
+    notes : tuple of str
+        Markdown above each view; empty for a view without a note.
+    title, author : str
+        Title and author of the page.
+    conclusion : str
+        Markdown below the views.
+    """
+
+    views: tuple[ViewState, ...]
+    notes: tuple[str, ...] = ()
+    title: str = ""
+    author: str = ""
+    conclusion: str = ""
+
+
+ComputeRequest = ViewState | ReportRequest
 # Writes a report of views of a folder of runs. It is sent to the worker process by name, so it has
 # to be a function of a module.
-ReportWriter = Callable[[Path, tuple[ViewState, ...]], Path]
+ReportWriter = Callable[[Path, ReportRequest], Path]
 Answer = Result | TabContent | Path | Exception
 MIN_REPORT_INTERVAL_S = 0.05
 # The server and the browser go first: they may share a machine with the worker.
@@ -72,7 +97,7 @@ def _answer(
 ) -> Answer:
     try:
         with progress_listener(_listener(pipe)):
-            if isinstance(request, tuple):
+            if isinstance(request, ReportRequest):
                 if write_report is None:
                     return UserError("Reports cannot be written here.")
                 return write_report(workspace.folder, request)

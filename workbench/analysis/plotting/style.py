@@ -18,6 +18,9 @@ TOOLBAR_CONFIG: dict[str, Any] = {
     "modeBarButtonsToRemove": ["sendChartToCloud"],
     "responsive": True,
 }
+TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
+# Plotly takes a transparent background for black: its own colors would be those of a dark page.
+TOOLBAR_COLORS = {"bgcolor": TRANSPARENT, "color": "#888888", "activecolor": "#0072b2"}
 
 
 def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:

@@ -4,6 +4,7 @@ Differences are paired, so that images that are easy or hard for every run do no
 interval.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
 MIN_IMAGES = 10  # a bootstrap interval of fewer images is far too narrow
+MAX_DECIMALS = 6  # of a difference
 MAX_ROUNDING_ERROR = 1e-9
 Metric = Literal["psnr", "ssim", "l1", "mse", "features"]
 Verdict = Literal["better", "worse", "undecided"]
@@ -97,7 +99,7 @@ class MetricComparison(Result):
         for d in self.differences:
             sentences.append(
                 f"{_verdict_text(d, self.reference)}: {info.label} differs by"
-                f" {d.difference:+.4g}{unit} ({d.low:+.4g} to {d.high:+.4g}), and"
+                f" {_interval_text(d, unit)}, and"
                 f" {100 * d.better_share:.0f} % of the images are better."
             )
         sentences.append(f"95 % intervals over {self.n:,} paired images.")
@@ -261,6 +263,15 @@ def _verdict(low: float, high: float, mean_gain: float) -> Verdict:
     if low <= MAX_ROUNDING_ERROR and high >= -MAX_ROUNDING_ERROR:
         return "undecided"
     return "better" if mean_gain > 0 else "worse"
+
+
+def _interval_text(difference: MetricDifference, unit: str) -> str:
+    """Return a difference and its interval with two digits of the width of the interval."""
+    width = difference.high - difference.low
+    decimals = 2 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 0), MAX_DECIMALS)
+    numbers = (difference.difference, difference.low, difference.high)
+    value, low, high = (f"{number:+.{decimals}f}" for number in numbers)
+    return f"{value}{unit} ({low} to {high})"
 
 
 def _verdict_text(difference: MetricDifference, reference: str) -> str:

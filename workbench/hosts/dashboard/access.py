@@ -7,6 +7,7 @@ token.
 
 import hmac
 import html
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tornado.web import RequestHandler
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1")
 WILDCARD_ADDRESSES = ("", "0.0.0.0", "::")
 PUBLIC_PREFIX = "/static/"  # the files of Panel and Bokeh
+TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 NEEDS_TOKEN = "This page needs its token. Open the link that `workbench dashboard` has printed."
 
 
@@ -55,7 +57,11 @@ class AccessPolicy:
         origins: Sequence[str] = (),
         use_token: bool = True,
     ) -> "AccessPolicy":
-        """Make the policy of a server at an address, with a new token."""
+        """Make the policy of a server at an address, with a new token.
+
+        A program that starts the server and passes requests on to it chooses the token by the
+        variable WORKBENCH_TOKEN of the environment.
+        """
         names = list(LOOPBACK_HOSTS)
         if address not in WILDCARD_ADDRESSES:
             names.append(f"[{address}]" if ":" in address else address)
@@ -65,7 +71,9 @@ class AccessPolicy:
         return cls(
             hosts=frozenset(hosts),
             origins=frozenset(origin.lower().rstrip("/") for origin in origins),
-            token=secrets.token_urlsafe(24) if use_token else None,
+            token=(os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24))
+            if use_token
+            else None,
             cookie=f"workbench-token-{port}",  # browsers share cookies among the ports of a host
         )
 

@@ -12,6 +12,7 @@ import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
 from workbench.analysis.latents.projection import latent_map as project_latents
+from workbench.core.glossary import axis_label, control_term
 from workbench.explore import MAX_MODES
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -236,6 +237,12 @@ class ExploreTab:
         self.state.open_tab(self.tab, selection=selection, tab_options=options)
 
 
+def _term(name: str) -> dict[str, str]:
+    """Return the label and the tooltip of a control of the lens."""
+    term = control_term("lens", name)
+    return {"label": term.label, "description": term.tooltip}
+
+
 def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidget]:
     """Return the controls of a lens; those that its axis does not use are hidden."""
     state = lens.state
@@ -244,36 +251,37 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
         orders.append(SELECTED_ORDER)
     steps = {"last": LAST_STEP} | {f"{step:,}": step for step in lens.runs[0].steps}
     labels = {name: label for label, name in enumerate(lens.class_names)} or {"": state.label}
+    axes = {axis_label(axis): axis for axis in lens.axes}
     widgets = {
-        "over": pmui.Select(
-            label="slider over", options=list(lens.axes), value=state.over, width=180
+        "over": pmui.Select(**_term("over"), options=axes, value=state.over, width=200),
+        "show": pmui.IntSlider(
+            **_term("show"), start=1, end=32, value=min(32, state.show), width=180
         ),
-        "show": pmui.IntSlider(label="rows", start=1, end=32, value=min(32, state.show), width=180),
         "order": pmui.Select(
-            label="images",
+            **_term("order"),
             options=orders,
             value=SELECTED_ORDER if state.indices else state.order,
             width=140,
         ),
         "step": pmui.Select(
-            label="checkpoint", options=steps, value=state.step or LAST_STEP, width=140
+            **_term("step"), options=steps, value=state.step or LAST_STEP, width=140
         ),
         "token": pmui.IntSlider(
-            label="token",
+            **_term("token"),
             start=0,
             end=max(1, lens.max_token),
             value=min(state.token, lens.max_token),
             width=180,
         ),
         "mode": pmui.IntSlider(
-            label="from mode",
+            **_term("mode"),
             start=0,
             end=MAX_MODES - 1,
             value=min(state.mode, MAX_MODES - 1),
             width=180,
         ),
-        "label": pmui.Select(label="class", options=labels, value=state.label, width=140),
-        "seed": pmui.IntInput(label="seed", start=0, end=9999, value=state.seed, width=120),
+        "label": pmui.Select(**_term("label"), options=labels, value=state.label, width=140),
+        "seed": pmui.IntInput(**_term("seed"), start=0, end=9999, value=state.seed, width=120),
     }
     for name, widget in widgets.items():
         widget.visible = name in lens.relevant_settings

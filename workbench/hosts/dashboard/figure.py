@@ -6,15 +6,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import TOOLBAR_CONFIG
+from workbench.analysis.plotting.style import TOOLBAR_COLORS, TOOLBAR_CONFIG, TRANSPARENT
 from workbench.hosts.js.panel import component
 
 CLICK_ONLY_KINDS = {"perspective"}  # of cells that open an analysis
 DEFAULT_HEIGHT_PX = 480  # of a figure without a height
 SELECT_BUTTONS = ["select2d", "lasso2d"]
-TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
-# Plotly takes a transparent background for black: its own colors would be those of a dark page.
-TOOLBAR_COLORS = {"bgcolor": TRANSPARENT, "color": "#888888", "activecolor": "#0072b2"}
 
 
 class Figure:

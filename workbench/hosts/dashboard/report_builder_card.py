@@ -2,6 +2,7 @@
 
 import html
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from urllib.parse import quote
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.reports import write_views_report
 from workbench.hosts.reports.from_views import view_title
-from workbench.hosts.reports.report import report
 from workbench.workspace.compute import ComputeJob
+from workbench.workspace.compute_worker import ReportRequest
 from workbench.workspace.view_state import ViewState
 
+Action = Callable[[], None]
 REPORTS_FOLDER = "reports"  # in the folder of runs, and in the dashboard's address
 
 
@@ -42,64 +46,122 @@ def report_pages(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
     return rf"/{REPORTS_FOLDER}/(.*\.html)", SandboxedFileHandler, {"path": path}
 
 
+class ReportEntry:
+    """A view of the report, and the note above it.
+
+    Parameters
+    ----------
+    view : ViewState
+        The view.
+    remove, move_up : callable
+        What the buttons of its row do.
+    """
+
+    def __init__(self, view: ViewState, remove: Action, move_up: Action) -> None:
+        self.view = view
+        name = html.escape(view_title(view))
+        row = linked_row(name, f"?{html.escape(view.to_query())}", f"remove: {name}", remove)
+        up = pmui.Button(
+            label="↑", variant="text", size="small", width=36, margin=0, description=f"up: {name}"
+        )
+        up.on_click(lambda _: move_up())
+        row.insert(1, up)
+        self.note = text_area("Note", tooltip("note of a view"))
+        self.body = pn.Column(row, self.note, sizing_mode="stretch_width", margin=0)
+
+
 class ReportBuilderCard:
-    """A list of views in the sidebar, and a button that writes them as a report."""
+    """The views of a report in the sidebar, with the text of its author, and the button to write.
+
+    Parameters
+    ----------
+    state : DashboardState
+        The state of the page.
+    folder : Path
+        The folder of runs.
+    compute : ComputeClient
+        Writes the report.
+    """
 
     def __init__(self, state: DashboardState, folder: Path, compute: ComputeClient) -> None:
         self.state = state
         self.folder = folder
         self.compute = compute
-        self.views: list[ViewState] = []
+        self.entries: list[ReportEntry] = []
         self.add_button = pmui.Button(label="add to report (r)", variant="outlined", size="small")
         self.write_button = pmui.Button(
             label="Write report", variant="contained", size="small", visible=False
         )
         self.add_button.on_click(lambda _: self.add())
         self.write_button.on_click(lambda _: self._write())
+        self.title = pmui.TextInput(label="Title", size="small", sizing_mode="stretch_width")
+        self.author = pmui.TextInput(label="Author", size="small", sizing_mode="stretch_width")
+        self.conclusion = text_area("Conclusion", tooltip("conclusion of a report"))
         self.list = pn.Column(sizing_mode="stretch_width", margin=0)
         self.message = pn.pane.HTML("")
         row = pn.FlexBox(self.add_button, self.write_button, gap="8px")
         self.body = pn.Column(row, self.list, self.message, sizing_mode="stretch_width", margin=0)
 
+    @property
+    def views(self) -> list[ViewState]:
+        """The views in their order."""
+        return [entry.view for entry in self.entries]
+
     def add(self) -> None:
         """Add the current view, unless it is in the list."""
-        if self.state.view.tab == "train":
+        view = self.state.view
+        if view.tab == "train":
             self.message.object = "The form of the tab Train cannot be part of a report."
             return
-        if self.state.view not in self.views:
-            self.views.append(self.state.view)
+        if view not in self.views:
+            remove, move_up = (lambda: self.remove(view)), (lambda: self.move_up(view))
+            self.entries.append(ReportEntry(view, remove, move_up))
             self._draw()
 
     def remove(self, view: ViewState) -> None:
         """Remove a view from the list."""
-        self.views.remove(view)
+        self.entries = [entry for entry in self.entries if entry.view != view]
         self._draw()
 
+    def move_up(self, view: ViewState) -> None:
+        """Move a view before the one above it."""
+        position = self.views.index(view)
+        if position:
+            self.entries.insert(position - 1, self.entries.pop(position))
+            self._draw()
+
+    def request(self) -> ReportRequest:
+        """Return the report as it is written now."""
+        return ReportRequest(
+            views=tuple(self.views),
+            notes=tuple(str(entry.note.value or "") for entry in self.entries),
+            title=str(self.title.value or ""),
+            author=str(self.author.value or ""),
+            conclusion=str(self.conclusion.value or ""),
+        )
+
     def _draw(self) -> None:
-        self.list.objects = [self._row(view) for view in self.views]
-        self.write_button.visible = bool(self.views)
+        bodies = [entry.body for entry in self.entries]
+        text = [self.title, self.author, *bodies, self.conclusion]
+        self.list.objects = text if bodies else []
+        self.write_button.visible = bool(bodies)
         self.message.object = ""
 
-    def _row(self, view: ViewState) -> pn.Row:
-        name = html.escape(view_title(view))
-        address = f"?{html.escape(view.to_query())}"
-        return linked_row(name, address, f"remove: {name}", lambda: self.remove(view))
-
     def _write(self) -> None:
-        views = tuple(self.views)
+        request = self.request()
         self.write_button.loading = True
         self.message.object = "Writing the report …"
         job = self.compute.submit(
             ("report", time.monotonic_ns()),
-            views,
-            lambda: report("views", folder=self.folder, views=views),
+            request,
+            lambda: write_views_report(self.folder, request),
         )
         self.compute.when_done(job, lambda: self._finish(job))
 
     def _finish(self, job: ComputeJob) -> None:
         try:
             path: Path = job.future.result()
-            address = f"/{REPORTS_FOLDER}/{quote(path.name)}"
+            address = f"{REPORTS_FOLDER}/{quote(path.name)}"  # a proxy may add a prefix
             name = html.escape(path.name)
             link = f'<a href="{address}" target="_blank" style="color: inherit">{name}</a>'
             self.message.object = f"Report written: {link}, in {html.escape(str(path.parent))}"
@@ -109,6 +171,19 @@ class ReportBuilderCard:
             self.message.object = html.escape(str(error))
         finally:
             self.write_button.loading = False
+
+
+def text_area(label: str, description: str) -> pmui.TextAreaInput:
+    """Return a field for Markdown that grows with its text."""
+    return pmui.TextAreaInput(
+        label=label,
+        description=description,
+        rows=1,
+        max_rows=8,
+        auto_grow=True,
+        size="small",
+        sizing_mode="stretch_width",
+    )
 
 
 def linked_row(name: str, address: str, description: str, remove: Any) -> pn.Row:

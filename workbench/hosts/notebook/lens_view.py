@@ -6,6 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.core.glossary import axis_label, control_term
 from workbench.explore import MAX_MODES
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
@@ -61,41 +62,47 @@ def _lens_widgets(lens: Lens) -> dict[str, widgets.ValueWidget]:
     state = lens.state
     steps = [("last", LAST_STEP), *((f"{step:,}", step) for step in lens.runs[0].steps)]
     labels = [(name, label) for label, name in enumerate(lens.class_names)]
+    axes = [(axis_label(axis), axis) for axis in lens.axes]
     return {
-        "over": _menu("slider over", lens.axes, state.over),
-        "show": _slider("rows", state.show, low=1, high=MAX_ROWS),
-        "order": _menu("images", ORDERS, state.order),
-        "step": _menu("checkpoint", steps, state.step or LAST_STEP),
+        "over": _menu("over", axes, state.over),
+        "show": _slider("show", state.show, low=1, high=MAX_ROWS),
+        "order": _menu("order", ORDERS, state.order),
+        "step": _menu("step", steps, state.step or LAST_STEP),
         "token": _slider("token", state.token, low=0, high=lens.max_token),
-        "mode": _slider("from mode", state.mode, low=0, high=MAX_MODES - 1),
-        "label": _menu("class", labels or [("", state.label)], state.label),
+        "mode": _slider("mode", state.mode, low=0, high=MAX_MODES - 1),
+        "label": _menu("label", labels or [("", state.label)], state.label),
         "seed": widgets.BoundedIntText(
             state.seed,
             0,
             MAX_SEED,
-            description="seed",
+            description=control_term("lens", "seed").label,
+            tooltip=control_term("lens", "seed").tooltip,
             style=LABEL_STYLE,
             layout={"width": "auto"},
         ),
     }
 
 
-def _menu(label: str, options: Any, value: Any) -> widgets.Dropdown:
+def _menu(name: str, options: Any, value: Any) -> widgets.Dropdown:
+    term = control_term("lens", name)
     return widgets.Dropdown(
         options=options,
         value=value,
-        description=label,
+        description=term.label,
+        tooltip=term.tooltip,
         style=LABEL_STYLE,
         layout={"width": "auto"},
     )
 
 
-def _slider(label: str, value: int, *, low: int, high: int) -> widgets.IntSlider:
+def _slider(name: str, value: int, *, low: int, high: int) -> widgets.IntSlider:
+    term = control_term("lens", name)
     return widgets.IntSlider(
         min(value, high),
         low,
         high,
-        description=label,
+        description=term.label,
+        tooltip=term.tooltip,
         style=LABEL_STYLE,
         continuous_update=False,
     )

@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.workspace.view_state import ViewState
+    from workbench.workspace.compute_worker import ReportRequest
 
 
-def write_views_report(
-    folder: Path, views: "tuple[ViewState, ...]", trust: Sequence[str] = ()
-) -> Path:
+def write_views_report(folder: Path, request: "ReportRequest", trust: Sequence[str] = ()) -> Path:
     """Write a report of saved views of a folder of runs, and return its path."""
     # Imported here so that a worker process that writes no report starts faster.
     from workbench.hosts.reports.report import report
 
-    return report("views", folder=folder, views=views, trust=trust)
+    return report(
+        "views",
+        folder=folder,
+        views=request.views,
+        notes=request.notes,
+        title=request.title,
+        author=request.author,
+        conclusion=request.conclusion,
+        trust=trust,
+    )

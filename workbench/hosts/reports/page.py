@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from workbench.analysis.plotting.style import TOOLBAR_COLORS
 from workbench.core.errors import UserError
 from workbench.hosts.js import dark_figures, source
 from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
@@ -226,6 +227,7 @@ def _figure(output: Any) -> Fragment:
     bundle: Mapping[str, Any] = output.data.pop(PLOTLY_MIME)
     record = output.get("metadata", {}).get(METADATA_KEY, {})
     figure = go.Figure(data=bundle["data"], layout=bundle["layout"], skip_invalid=False)
+    figure.update_layout(modebar=TOOLBAR_COLORS)  # titles stay readable behind it
     config = {**(bundle.get("config") or {}), "responsive": True}
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
     title = Markup((figure.layout.title.text or "figure").replace("<br>", " ")).striptags()
