@@ -174,6 +174,12 @@ def test_every_figure_is_drawn_without_network(pages, name):
         assert page.get_by_text("report.show").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 900
         assert page.evaluate(ALL_FIT)
+        if name == "brief":
+            page.locator(".js-plotly-plot").first.hover()
+            with page.expect_download() as download:
+                page.locator("[data-title='Download figure as PDF']").first.click()
+            content = download.value.path().read_bytes()
+            assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
 
 
 @pytest.mark.slow

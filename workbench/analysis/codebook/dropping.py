@@ -51,7 +51,7 @@ class CodeDropping(Result):
                 line={"color": COLORS[i], "dash": DASHES[name]},
                 marker={"size": 4},
                 name=label,
-                hovertemplate=f"{label}, %{{x:,}}: %{{y:.3g}}<extra></extra>",
+                hovertemplate=f"{label}, %{{x:,}}: %{{y:.3~g}}<extra></extra>",
             )
         figure.add_scatter(
             x=self.sizes[[0, -1]],

@@ -59,7 +59,7 @@ class LevelUsage(Result):
                 texttemplate="%{z:.2f}",
                 colorbar={"title": {"text": "times<br>uniform"}, "thickness": 12},
                 hovertemplate=(
-                    "channel %{y}, level %{customdata:.3g}:"
+                    "channel %{y}, level %{customdata:.3~g}:"
                     " %{z:.2f} times uniform usage<extra></extra>"
                 ),
             )

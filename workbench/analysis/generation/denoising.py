@@ -32,7 +32,7 @@ class DenoisingLoss(Result):
             mode="lines+markers",
             line_color=COLORS[0],
             name="loss",
-            hovertemplate="t = %{x:.3g}: %{y:.4g}<extra></extra>",
+            hovertemplate="t = %{x:.3~g}: %{y:.4~g}<extra></extra>",
         )
         figure.add_scatter(
             x=[0, 1],

@@ -88,7 +88,7 @@ def _add_distances(figure: go.Figure, result: Fidelity) -> None:
         },
         customdata=[(d.kid, d.kid_error, d.precision, d.recall) for d in distances],
         hovertemplate=(
-            "%{x:.4g} · KID %{customdata[0]:.3g} ± %{customdata[1]:.2g}<br>"
+            "%{x:.4~g} · KID %{customdata[0]:.3~g} ± %{customdata[1]:.2~g}<br>"
             "precision %{customdata[2]:.2f}, recall %{customdata[3]:.2f}<extra></extra>"
         ),
         marker={
@@ -151,7 +151,7 @@ def _add_references(figure: go.Figure, result: Fidelity) -> None:
                 "line": {"width": width, "color": REFERENCE_COLOR},
             },
             name=f"{reference.name}, no training: {reference.value:.3g}",
-            hovertemplate="%{x:.4g}<extra>" + reference.name + "</extra>",
+            hovertemplate="%{x:.4~g}<extra>" + reference.name + "</extra>",
             row=1,
             col=1,
         )

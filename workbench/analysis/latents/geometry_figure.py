@@ -92,7 +92,7 @@ def _draw_measures(figure: go.Figure, result: LatentGeometry) -> None:
     style: dict[str, Any] = {
         "y": names,
         "mode": "markers",
-        "hovertemplate": "%{y}: %{customdata:.4g}<extra></extra>",
+        "hovertemplate": "%{y}: %{customdata:.4~g}<extra></extra>",
         "row": 1,
         "col": 2,
     }
@@ -148,7 +148,7 @@ def _draw_noise(figure: go.Figure, result: LatentGeometry) -> None:
         mode="lines+markers",
         line_color=COLORS[0],
         showlegend=False,
-        hovertemplate="noise %{x:.3g}: %{y:.2f} dB<extra></extra>",
+        hovertemplate="noise %{x:.3~g}: %{y:.2f} dB<extra></extra>",
         row=1,
         col=3,
     )

@@ -189,7 +189,7 @@ class ModeComparison(Result):
             marker={**marker, "size": 7},
             name=run,
             legendgroup=run,
-            hovertemplate=f"{run}, %{{x}} Gaussians: %{{y:.4g}} nats<extra></extra>",
+            hovertemplate=f"{run}, %{{x}} Gaussians: %{{y:.4~g}} nats<extra></extra>",
             row=1,
             col=1,
         )

@@ -78,7 +78,7 @@ def _draw_gain(figure: go.Figure, result: MixtureModes, row: int, col: int) -> N
     if len(null) > 1:
         low, high = null.min(axis=0), null.max(axis=0)
         _draw_band(figure, modes, low, high, "rgba(127,127,127,0.3)", **panel)
-    hover = "%{x} modes: %{y:.3g} nats<extra></extra>"
+    hover = "%{x} modes: %{y:.3~g} nats<extra></extra>"
     style: dict[str, Any] = {"mode": "lines+markers", "marker_size": 5, "hovertemplate": hover}
     style |= panel
     line = {"color": GRAY, "dash": "dash"}

@@ -67,7 +67,7 @@ def point_traces(
     size = 6 if len(result.image_indices) <= MIN_WEBGL_POINTS else 4
     every = np.arange(len(result.image_indices))
     if colors.values is not None:
-        hover = f"image %{{customdata}}, {colors.title} %{{marker.color:.3g}}<extra></extra>"
+        hover = f"image %{{customdata}}, {colors.title} %{{marker.color:.3~g}}<extra></extra>"
         marker = {"color": colors.values, "coloraxis": "coloraxis", "size": size, "opacity": 0.9}
         return [_trace(result, every, "images", marker, hover, use_webgl)]
     if not 0 < len(names) <= MAX_COLORED_NAMES:

@@ -139,7 +139,7 @@ class DecodedNeighborhoods(PerspectiveResult):
                 "array": [item.high - item.excess for item in self.neighborhoods][::-1],
                 "arrayminus": [item.excess - item.low for item in self.neighborhoods][::-1],
             },
-            hovertemplate="%{x:.4g}<extra>%{y}</extra>",
+            hovertemplate="%{x:.4~g}<extra>%{y}</extra>",
             showlegend=False,
         )
         reconstruction = distance_name("r", self.feature_extractor)

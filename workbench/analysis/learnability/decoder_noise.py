@@ -122,7 +122,7 @@ class DecoderNoise(PerspectiveResult):
                 "arrayminus": [0.0, *(error.mse - error.low for error in added)],
             },
             customdata=np.sqrt(squares),
-            hovertemplate="noise %{customdata:.2g}: %{y:.4g}<extra></extra>",
+            hovertemplate="noise %{customdata:.2~g}: %{y:.4~g}<extra></extra>",
         )
         figure.add_scatter(
             x=squares,

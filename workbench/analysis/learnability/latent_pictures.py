@@ -117,7 +117,7 @@ class LatentPictures(Result):
             marker={"color": COLORS[0], "size": 7},
             xaxis="x2",
             yaxis="y2",
-            hovertemplate="channel %{x}: %{y:.3g} ± %{customdata:.3g}<extra></extra>",
+            hovertemplate="channel %{x}: %{y:.3~g} ± %{customdata:.3~g}<extra></extra>",
         )
         figure.update_layout(
             xaxis2={"domain": [PICTURE_SHARE + 0.1, 1], "anchor": "y2", "title": "channel"},

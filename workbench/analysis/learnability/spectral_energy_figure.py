@@ -56,7 +56,7 @@ def _draw_energy(figure: go.Figure, result: SpectralEnergy) -> None:
             marker={"symbol": SPECTRUM_SYMBOLS[i], "size": 7},
             name=f"{spectrum.name}: slope {spectrum.slope[0]:.2f}",
             legendgroup=spectrum.name,
-            hovertemplate="u + v = %{x}: %{y:.3g}<extra>" + spectrum.name + "</extra>",
+            hovertemplate="u + v = %{x}: %{y:.3~g}<extra>" + spectrum.name + "</extra>",
             row=1,
             col=1,
         )

@@ -141,8 +141,8 @@ def _add_correlations(
         customdata=[(c.kendall, c.p, c.adjusted) for c in correlations],
         name=name,
         hovertemplate=(
-            "%{x:+.2f}, Kendall %{customdata[0]:+.2f}<br>p = %{customdata[1]:.3g}, adjusted"
-            " %{customdata[2]:.3g}<extra>%{y}</extra>"
+            "%{x:+.2f}, Kendall %{customdata[0]:+.2f}<br>p = %{customdata[1]:.3~g}, adjusted"
+            " %{customdata[2]:.3~g}<extra>%{y}</extra>"
         ),
         row=1,
         col=1,
@@ -179,7 +179,7 @@ def _add_panel(
             "color": COLORS[0] if correlation.significant else GRAY,
             "symbol": "circle" if correlation.significant else "circle-open",
         },
-        hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
+        hovertemplate="%{text}: %{x:.4~g}, %{y:.4~g}<extra></extra>",
         row=row,
         col=column,
     )
@@ -196,7 +196,7 @@ def _add_panel(
         legendgroup="class Gaussians",
         showlegend=index == 0
         and bool(np.isfinite([d.class_gaussians for d in result.distances]).any()),
-        hovertemplate="%{y:.4g}<extra>class Gaussians</extra>",
+        hovertemplate="%{y:.4~g}<extra>class Gaussians</extra>",
         row=row,
         col=column,
     )

@@ -72,7 +72,7 @@ def _add_differences(figure: go.Figure, result: MetricComparison, names: list[st
         y=names,
         mode="markers",
         showlegend=False,
-        hovertemplate="%{x:+.4g}<extra>%{y}</extra>",
+        hovertemplate="%{x:+.4~g}<extra>%{y}</extra>",
         error_x={
             "type": "data",
             "symmetric": False,

@@ -85,7 +85,7 @@ def _points(result: SettingEffects, effect: SettingEffect, colors: dict[str, str
         meta="run",
         mode="markers",
         marker={"size": 9, "color": [colors[run] for run in result.runs]},
-        hovertemplate=f"%{{text}}<br>{result.info.label} %{{y:.4g}}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>{result.info.label} %{{y:.4~g}}<extra></extra>",
     )
 
 

@@ -86,7 +86,7 @@ def _traces(curve: TrainingCurve, color: str, *, showlegend: bool) -> list[go.Sc
         "mode": "lines" if len(curve.x) > 1 else "markers",
         "marker": {"color": color, "size": 7},
         "hovertemplate": (
-            f"{curve.run}, step %{{customdata[0]:,.0f}}<br>{curve.name} %{{y:.4g}}<extra></extra>"
+            f"{curve.run}, step %{{customdata[0]:,.0f}}<br>{curve.name} %{{y:.4~g}}<extra></extra>"
         ),
     }
     line = {"color": color, "width": 1.8, "dash": "dash" if curve.is_held_out else "solid"}

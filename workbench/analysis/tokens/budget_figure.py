@@ -154,7 +154,7 @@ def _line(
             "arrayminus": value - low,
             "thickness": 1.2,
         },
-        hovertemplate=f"%{{text}}, %{{x:,.4g}} {result.against}: %{{y:.4g}}<extra></extra>",
+        hovertemplate=f"%{{text}}, %{{x:,.4~g}} {result.against}: %{{y:.4~g}}<extra></extra>",
         mode="lines+markers",
         name=name,
         marker={"color": color, "size": 9, "symbol": symbol},

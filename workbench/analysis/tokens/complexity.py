@@ -81,7 +81,9 @@ class TokenComplexity(Result):
                 customdata=np.stack([self.image_indices, self.tokens], axis=1),
                 meta="image",
                 selected=HIGHLIGHT_COLOR,
-                hovertemplate="#%{customdata[0]}, %{x:.4g}: %{customdata[1]} tokens<extra></extra>",
+                hovertemplate=(
+                    "#%{customdata[0]}, %{x:.4~g}: %{customdata[1]} tokens<extra></extra>"
+                ),
                 row=1,
                 col=column,
             )

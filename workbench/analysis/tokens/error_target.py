@@ -156,7 +156,7 @@ class ErrorTarget(Result):
             x=requested,
             y=[request.reached for request in self.requests],
             text=[f"{request.tokens:.1f} tokens" for request in self.requests],
-            hovertemplate="requested %{x:.3g}, reached %{y:.3g} with %{text}<extra></extra>",
+            hovertemplate="requested %{x:.3~g}, reached %{y:.3~g} with %{text}<extra></extra>",
             mode="lines+markers",
             line_color=COLORS[0],
             name="mean",
@@ -203,7 +203,7 @@ class ErrorTarget(Result):
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
                 name=name,
-                hovertemplate="requested %{x:.3g}: %{y:.1f} tokens<extra></extra>",
+                hovertemplate="requested %{x:.3~g}: %{y:.1f} tokens<extra></extra>",
                 row=1,
                 col=3,
             )

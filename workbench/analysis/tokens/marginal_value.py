@@ -112,7 +112,7 @@ class MarginalTokenValue(Result):
         figure.add_bar(
             x=names,
             y=value,
-            hovertemplate="tokens %{x}: %{y:.4g}<extra></extra>",
+            hovertemplate="tokens %{x}: %{y:.4~g}<extra></extra>",
             marker_color=COLORS[0],
             error_y={
                 "type": "data",
@@ -147,7 +147,7 @@ class MarginalTokenValue(Result):
                 mode="markers",
                 marker={"color": COLORS[i], "symbol": SYMBOLS[i], "size": 5, "opacity": 0.75},
                 name=str(group),
-                hovertemplate="#%{customdata}: error %{x:.3g}, drop %{y:.3g}<extra></extra>",
+                hovertemplate="#%{customdata}: error %{x:.3~g}, drop %{y:.3~g}<extra></extra>",
                 selected=HIGHLIGHT_COLOR,
                 row=1,
                 col=2,

@@ -287,10 +287,12 @@ class TrainTab:
 
     def _free_name(self, name: str) -> str:
         """Return the name, or the name with the next number if it is in use."""
-        stem = re.sub(r"-\d+$", "", name.replace(":", "-"))
+        stem = name.replace(":", "-")
         trainings = () if self.trainings is None else self.trainings.trainings
         queued = {training.name for training in trainings}
         taken = queued | {path.name for path in self.workspace.folder.iterdir()}
+        series = re.sub(r"-\d+$", "", stem)
+        stem = series if series in taken else stem
         names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
         return next(one for one in names if one not in taken)
 

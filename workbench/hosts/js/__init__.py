@@ -16,8 +16,8 @@ from typing import Any
 from workbench.core.errors import UserError
 
 FOLDER = Path(__file__).parent
-# Modules that use the helpers of shared.js.
-WITH_SHARED = ("lens", "latentmap", "codegrid")
+# The file of helpers that a module uses.
+HELPERS = {"lens": "shared", "latentmap": "shared", "codegrid": "shared", "figure": "pdf"}
 PAGE = """<!doctype html><meta charset="utf-8">
 <style>:root { color-scheme: light dark } body { margin: 0 }</style>
 <div id="root"></div><script type="module">SCRIPT</script>"""
@@ -33,10 +33,10 @@ def source(name: str) -> str:
     ----------
     name : str
         A module: lens, latentmap, codegrid, figure, pictures or keyboard; or a part of a page:
-        brush, page.
+        brush, page, pdf.
     """
     text = _read(f"{name}.js")
-    return f"{_read('shared.js')}\n{text}" if name in WITH_SHARED else text
+    return f"{_read(f'{HELPERS[name]}.js')}\n{text}" if name in HELPERS else text
 
 
 @cache

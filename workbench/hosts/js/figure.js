@@ -58,7 +58,7 @@ export default {
         return Plotly.purge(place);
       }
       try {
-        await Plotly.react(place, figure.data, figure.layout, config);
+        await Plotly.react(place, figure.data, figure.layout, withPdfButton(config));
       } catch (error) {
         drawn = "";
         if (place.offsetWidth > 0) throw error;

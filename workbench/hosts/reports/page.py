@@ -101,6 +101,7 @@ def to_html(
         footer=footer,
         style=asset("report.css") + dark_figures(DARK_SCREEN),
         plotly_js=plotly_js,
+        figures_js=source("pdf") + asset("figures.js"),
         script=source("brush") + asset("report.js"),
     )
     size = len(page.encode())
