@@ -5,6 +5,7 @@ Mises-Fisher distribution, whose length is A_d(1 / tau). Latents are then at mos
 encoder.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import UserError
 
 NUM_BINS = 50
+BLOCK_IMAGES = 1000  # whose latents are in memory at once
 
 # A mean over images with its 95 % bootstrap interval.
 Estimate = tuple[float, float, float]
@@ -174,7 +176,7 @@ def codebook_softness(
     is_active = parsed.ids(slice(None)) >= 0
     mixed = np.where(is_active, np.asarray(posterior[..., 0], np.float64), np.nan)
     largest = np.where(is_active, np.asarray(posterior[..., 1], np.float64), np.nan)
-    norms = np.linalg.norm(np.asarray(latents, np.float32), axis=2)
+    norms = _token_lengths(latents)
     norms = np.where(is_active, norms / np.linalg.norm(codebook, axis=2).mean(), np.nan)
     mixed_counts, mixed_edges = _histogram(mixed[is_active], 1.0)
     norm_counts, norm_edges = _histogram(norms[is_active], 0.0)
@@ -239,10 +241,25 @@ def _check_tokens(name: str, array: np.ndarray, codes: np.ndarray) -> None:
             f"The {name} have shape {array_shape} and the codes have shape {codes_shape}."
             " Do both come from the same run?"
         )
-    if not np.isfinite(array).all():
+    if not all(np.isfinite(block).all() for block in _image_blocks(array)):
         raise UserError(
             f"The {name} contain NaN or infinity. Collect the evidence from an earlier step."
         )
+
+
+def _image_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Read an array of all images in parts, because it may exceed the memory."""
+    for start in range(0, len(array), BLOCK_IMAGES):
+        yield array[start : start + BLOCK_IMAGES]
+
+
+def _token_lengths(latents: np.ndarray) -> np.ndarray:
+    """Return the length of each token, float32 (n_images, n_tokens)."""
+    lengths = np.empty(latents.shape[:2], np.float32)
+    for i, block in enumerate(_image_blocks(latents)):
+        start = i * BLOCK_IMAGES
+        lengths[start : start + len(block)] = np.linalg.norm(np.asarray(block, np.float32), axis=2)
+    return lengths
 
 
 def _mean_per_image(values: np.ndarray, is_active: np.ndarray) -> np.ndarray:
