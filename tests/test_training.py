@@ -255,7 +255,8 @@ def test_full_disk_leaves_no_partial_checkpoint(tmp_path):
     """A limit of the file size fails in the same way as a full disk."""
     script = TRAINER + "\n"
     limited = (
-        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "sys.dont_write_bytecode = True  # it would be cut off, and break later imports\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
         f"import workbench.cli as cli, types\nsource = {script!r}\n"
         "cli.app = lambda: exec(compile(source, 'trainer', 'exec'), {'__name__': 'x'})\n"
