@@ -46,6 +46,7 @@ from workbench.workspace.filters import parse_filter
 from workbench.workspace.run_snapshot import preview_png
 from workbench.workspace.view_state import ViewState
 
+pytestmark = pytest.mark.slow
 MAX_SECONDS = 10
 MIN_CASES = 5000
 NUM_CASES: Counter[str] = Counter()

@@ -25,6 +25,7 @@ def test_demo_and_test_are_the_first_commands():
     assert COMMANDS[:2] == ["make demo", "make test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 def test_every_python_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -154,7 +154,7 @@ def _transform_tokens(tokens: Tokens, transform: Callable[[Tensor], Tensor]) -> 
 
 
 def _squared_errors(
-    model: Tokenizer, parts: Sequence[Tokens], targets: Sequence[Images]
+    model: Tokenizer, parts: Sequence[Tokens], targets: Sequence[Tensor]
 ) -> np.ndarray:
     """Return the mean squared error of each decoded image, pixels in [0, 1]."""
     errors = []
