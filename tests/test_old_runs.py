@@ -170,7 +170,8 @@ def test_evidence_of_a_newer_format_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "path", ["workbench.tokenizers.gone:Gone", "workbench.tokenizers.softvq:Gone"]
+    "path",
+    ["workbench.tokenizers.gone:Gone", "workbench.tokenizers.softvq:Gone", "workbench.__main__:x"],
 )
 def test_class_path_that_does_not_exist_is_refused(folder, path):
     edit_config(folder / "softvq", **{"class": path})

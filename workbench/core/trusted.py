@@ -44,7 +44,7 @@ def import_trusted(path: str, trust: Sequence[str]) -> Any:
     UntrustedError
         If the module is not trusted.
     UserError
-        If it cannot be imported, or has no such name.
+        If it is the program of a package, cannot be imported, or has no such name.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
@@ -55,6 +55,8 @@ def import_trusted(path: str, trust: Sequence[str]) -> Any:
             f"Loading {path} runs the code of {module_name}. If you trust it, add --trust {package}"
             f" (in Python: trust=['{package}'])."
         )
+    if module_name.endswith(f".{MAIN}"):
+        raise UserError(f"{module_name} is a program, which importing would run, not a module.")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)  # last, so that no file of it replaces an installed module
