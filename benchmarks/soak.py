@@ -43,7 +43,7 @@ PRELOADED = ("torch", "workbench.cli", "workbench.launch.in_process", "workbench
 TRAINING = {"batch_size": 8, "steps": 12, "save_every": 4, "log_every": 3, "warmup_steps": 3}
 MIN_DELAY_S = 0.1  # before a kill
 MAX_GROWTH = 0.02  # of the dashboard's memory per 100 sessions, over the second half of them
-ORPHAN_TIMEOUT_S = 20.0
+ORPHAN_TIMEOUT_S = 60.0  # a process that is still importing ends afterwards
 CHECKED_COMMANDS = ("train", "collect", "dashboard", "report", "sweep")
 
 forkserver = multiprocessing.get_context("forkserver")

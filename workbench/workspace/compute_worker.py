@@ -1,7 +1,9 @@
 """Compute requests in a worker process, which reports progress and stops on request."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -75,6 +77,7 @@ def run_worker(
     """
     # Ctrl-C in a terminal reaches all processes; the server ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_server()
     analysis.analyses()  # import them before the first request
     with suppress(AttributeError, OSError):  # not every system has it
         os.nice(NICENESS)
@@ -87,6 +90,19 @@ def run_worker(
                 _send(_answer(workspace, request, pipe, write_report), pipe)
     except (EOFError, OSError):
         return
+
+
+def end_with_server() -> None:
+    """End this process when the server has ended, whatever is being computed."""
+    server = multiprocessing.parent_process()
+    if server is None:
+        return
+
+    def wait() -> None:
+        server.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-server", daemon=True).start()
 
 
 def _answer(
