@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import workbench
 from workbench import cli
@@ -269,6 +271,17 @@ def test_missing_package_names_the_install_command(command_line, monkeypatch, tm
     monkeypatch.delitem(sys.modules, "workbench.hosts.reports.report", raising=False)
     result = command_line("report", tmp_path / "template.ipynb")
     assert_refused(result, "papermill", "pip install 'visual-tokenizer-workbench[")
+
+
+@pytest.mark.parametrize("allocate", [np.empty, torch.empty])
+def test_too_little_memory_is_refused(command_line, monkeypatch, allocate):
+    monkeypatch.setattr(cli, "app", lambda: allocate(2**50))
+    assert_refused(command_line(), "memory")
+
+
+def test_folder_of_too_many_levels_is_refused(command_line, tmp_path):
+    folder = tmp_path.joinpath(*["d"] * 1950)
+    assert_refused(command_line("train", "ae-digits", "--out", folder))
 
 
 # Ctrl-C (see also test_training.py)

@@ -15,7 +15,12 @@ import typer
 from typer.core import TyperCommand
 
 from workbench.core.cores import available_cores
-from workbench.core.errors import UserError, install_command, missing_extra
+from workbench.core.errors import (
+    UserError,
+    install_command,
+    is_out_of_memory,
+    missing_extra,
+)
 
 app = typer.Typer(
     name="workbench",
@@ -984,6 +989,15 @@ def main() -> None:
         raise
     except UserError as error:
         sys.exit(f"workbench: {error}")
+    except RecursionError:
+        sys.exit("workbench: A path or a file is nested too deeply to be read.")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(
+            "workbench: There is not enough memory. A smaller batch_size, side, width or depth and "
+            "fewer images need less."
+        )
     except ModuleNotFoundError as error:
         sys.exit(f"workbench: {missing_extra(str(error.name), 'all')}")
     except (FileExistsError, NotADirectoryError) as error:

@@ -89,3 +89,17 @@ def missing_extra(package: str, extra: str, purpose: str = "This command") -> Us
     "Training needs torch, which is not installed: pip install 'visual-tokenizer-workbench[train]'"
     """
     return UserError(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if an exception says that memory could not be allocated.
+
+    Parameters
+    ----------
+    error : Exception
+        An exception of Python, NumPy or torch. Those of torch are RuntimeErrors.
+    """
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    )
