@@ -671,8 +671,20 @@ def test_damaged_rows_are_skipped_and_named(tmp_path, own_cache):
 def test_hidden_labels_make_a_set_without_labels(tmp_path, own_cache):
     write_table(tmp_path / "train.parquet", [png(0), png(1)], label=["a", "b"])
     write_table(tmp_path / "test.parquet", [png(2), png(3)], label=["a", None])
-    assert load(str(tmp_path), split="test").labels is None
+    with pytest.warns(UserWarning, match="column label have no class"):
+        assert load(str(tmp_path), split="test").labels is None
     assert load(str(tmp_path)).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([0.0, 1.0], ()), ([True, False], ()), ([-1, 4], ("-1", "4"))],
+)
+def test_odd_labels_are_not_left_out_silently(tmp_path, own_cache, labels, names):
+    write_table(tmp_path / "train.parquet", [png(0), png(1)], label=labels)
+    write_table(tmp_path / "test.parquet", [png(2), png(3)], label=labels)
+    with pytest.warns(UserWarning, match="column label"):
+        assert load(str(tmp_path)).names == names
 
 
 def test_limit_keeps_labels_with_rows(tmp_path, own_cache):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from forked_python import ForkedPython
 from polling import wait_until
+from safetensors.torch import load_file, save_file
 
 from workbench.core.errors import RunError, UserError
 from workbench.launch.in_process import prepare_training
@@ -277,7 +278,13 @@ def test_full_disk_leaves_no_partial_checkpoint(tmp_path):
 def test_damaged_checkpoint_is_named(tmp_path):
     run = trained(tmp_path / "a", steps=20)
     path = run.checkpoint()
-    path.write_bytes(path.read_bytes()[:1000])
+    whole = path.read_bytes()
+    tensors = load_file(path)
+    del tensors[next(name for name in tensors if name.endswith("exp_avg"))]
+    save_file(tensors, path)
+    with pytest.raises(RunError, match=r"step-000020\.safetensors"):
+        trained(tmp_path / "a", steps=25)
+    path.write_bytes(whole[:1000])
     with pytest.raises(RunError, match=r"step-000020\.safetensors"):
         trained(tmp_path / "a", steps=20)
     path.unlink()

@@ -355,7 +355,7 @@ def _read_images(
         split=split,
         skipped=decoded.skipped,
         total=total,
-        layout=_layout(source.tables, decoded.notes),
+        layout=_layout(source.tables, (*decoded.notes, *_label_notes(table, labels, names))),
         originals=decoded.originals,
     )
 
@@ -509,6 +509,28 @@ def _read_labels(tables: Tables, part: str) -> tuple[np.ndarray | None, tuple[st
     return np.array([label_of[value] for value in values[part]], np.int64), names
 
 
+def _label_notes(
+    table: "datasets.Dataset", labels: np.ndarray | None, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return a sentence if a column with the name of labels is not used as one expects."""
+    features = table.features
+    column = _label_column(features)
+    if column is None:
+        unused = [name for name in LABEL_COLUMNS if name in features]
+        if not unused:
+            return ()
+        kind = getattr(features[unused[0]], "dtype", "list")
+        return (
+            f"The column {unused[0]} has values of type {kind}, which are not classes, so that no "
+            "image has a label. Store whole numbers or text.",
+        )
+    if labels is None:
+        return (f"Rows of the column {column} have no class, so that no image has a label.",)
+    if "-1" in names:
+        return (f"-1 is a class of the column {column}. Store null where a label is missing.",)
+    return ()
+
+
 def _label_column(features: "Mapping[str, Any]") -> str | None:
     """Return a column with the name of labels, or else the first one of a class type."""
     import datasets
@@ -517,7 +539,8 @@ def _label_column(features: "Mapping[str, Any]") -> str | None:
     plain_columns = [
         name
         for name, feature in features.items()
-        if isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "string"))
+        if isinstance(feature, datasets.Value)
+        and feature.dtype.startswith(("int", "uint", "string"))
     ]
     for name in (*LABEL_COLUMNS, *class_columns):
         if name in class_columns or name in plain_columns:

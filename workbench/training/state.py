@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.errors import RunError
 from workbench.core.types import HasAdversary
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.run import Run
 from workbench.training.config import TrainConfig, learning_rate
+
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # state of a parameter in AdamW and SparseAdam
 
 
 class TrainState:
@@ -95,7 +98,13 @@ class TrainState:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def restore(self, run: Run) -> int:
-        """Load the last checkpoint of a run and return its step; 0 if there is no checkpoint."""
+        """Load the last checkpoint of a run and return its step; 0 if there is no checkpoint.
+
+        Raises
+        ------
+        RunError
+            If the checkpoint is damaged.
+        """
         if not run.steps:
             return 0
         stored = read_tensors(run.checkpoint())
@@ -103,6 +112,12 @@ class TrainState:
         self.ema.load_state_dict(stored["ema"])
         for name, parameter in self.model.named_parameters():
             state = _parameter_state(stored["optimizer"], name, parameter.device)
+            if state and state.keys() != MOMENTS:
+                raise RunError(
+                    f"{run.checkpoint()} is damaged (the optimizer state of {name} is "
+                    f"{', '.join(sorted(state))} instead of {', '.join(sorted(MOMENTS))}). Delete "
+                    "it to resume from the checkpoint before it."
+                )
             if state:
                 self._optimizer_of(parameter).state[parameter] = state
         return run.steps[-1]
