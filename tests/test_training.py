@@ -278,17 +278,16 @@ def test_full_disk_leaves_no_partial_checkpoint(tmp_path):
 def test_damaged_checkpoint_is_named(tmp_path):
     run = trained(tmp_path / "a", steps=20)
     path = run.checkpoint()
-    whole = path.read_bytes()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"step-000020\.safetensors"):
+        trained(tmp_path / "a", steps=20)
+    path.unlink()
+    assert_equal(trained(tmp_path / "a", steps=20), trained(tmp_path / "b", steps=20))
     tensors = load_file(path)
     del tensors[next(name for name in tensors if name.endswith("exp_avg"))]
     save_file(tensors, path)
     with pytest.raises(RunError, match=r"step-000020\.safetensors"):
         trained(tmp_path / "a", steps=25)
-    path.write_bytes(whole[:1000])
-    with pytest.raises(RunError, match=r"step-000020\.safetensors"):
-        trained(tmp_path / "a", steps=25)
-    path.unlink()
-    assert_equal(trained(tmp_path / "a", steps=25), trained(tmp_path / "b", steps=25))
 
 
 def test_steps_of_optimizers_keep_their_type_and_device():
