@@ -10,10 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workbench.collect import images
 from workbench.core.errors import UserError
 from workbench.launch import evaluation_sweep
 from workbench.launch.cluster import TaskOutcome
 from workbench.launch.evaluation_sweep import Evaluation, evaluate_sweep, run_evaluation
+from workbench.storage import evidence_writer
 from workbench.storage.run import Run
 
 USERS_TOKENIZERS = """
@@ -50,6 +52,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "users_tokenizers.py").write_text(USERS_TOKENIZERS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # The module of the user changes these, and they are restored.
+    monkeypatch.setattr(images, "ENCODE_BATCH", images.ENCODE_BATCH)
+    monkeypatch.setattr(evidence_writer, "RECORD_INTERVAL_S", evidence_writer.RECORD_INTERVAL_S)
     yield tmp_path
     sys.modules.pop("users_tokenizers", None)
 
