@@ -97,7 +97,7 @@ def visit(link: str, query: str = "", *, quiet_s: float = 1.0, limit_s: float = 
 
 def memory_over_sessions(
     link: str, server: psutil.Process, queries: Sequence[str], num_sessions: int
-) -> Iterator[float]:
+) -> Iterator[tuple[float, float]]:
     """Open sessions one after another.
 
     Parameters
@@ -113,13 +113,14 @@ def memory_over_sessions(
 
     Yields
     ------
-    float
-        The memory of the server and its compute process after each session, in MB.
+    tuple of float
+        The memory of the server and that of its compute process after each session, in MB. The
+        compute process is another one after a computation that did not stop in time.
     """
     for query in itertools.islice(itertools.cycle(queries), num_sessions):
         visit(link, query)
-        family = [server, *server.children(recursive=True)]
-        yield sum(process.memory_info().rss for process in family) / 2**20
+        children = sum(child.memory_info().rss for child in server.children(recursive=True))
+        yield server.memory_info().rss / 2**20, children / 2**20
 
 
 def growth_per_100_sessions(memory_mb: Sequence[float]) -> float:

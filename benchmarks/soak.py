@@ -42,7 +42,7 @@ from workbench.storage.run import Run
 PRELOADED = ("torch", "workbench.cli", "workbench.launch.in_process", "workbench.hosts.reports")
 TRAINING = {"batch_size": 8, "steps": 12, "save_every": 4, "log_every": 3, "warmup_steps": 3}
 MIN_DELAY_S = 0.1  # before a kill
-MAX_GROWTH = 0.02  # of the dashboard's memory per 100 sessions, over the second half of them
+MAX_GROWTH = 0.02  # of the server's memory per 100 sessions, over the second half of them
 ORPHAN_TIMEOUT_S = 60.0  # a process that is still importing ends afterwards
 CHECKED_COMMANDS = ("train", "collect", "dashboard", "report", "sweep")
 
@@ -288,19 +288,28 @@ def soak_sessions(soak: Soak, num_sessions: int) -> None:
     """Open many sessions of one dashboard and measure its memory."""
     dashboard = Dashboard(soak.folder)
     memory_mb: list[float] = []
+    worker_mb: list[float] = []
     queries = queries_of(soak.systems)
     try:
-        for megabytes in memory_over_sessions(
+        for server, worker in memory_over_sessions(
             dashboard.link, dashboard.process, queries, num_sessions
         ):
-            memory_mb.append(megabytes)
+            memory_mb.append(server)
+            worker_mb.append(worker)
     finally:
         dashboard.kill()
     growth = growth_per_100_sessions(memory_mb)
     soak.counts["dashboard: sessions"] += len(memory_mb)
     for name, number in (("first", 0), ("middle", len(memory_mb) // 2), ("last", -1)):
-        soak.counts[f"dashboard: MB after the {name} session"] = round(memory_mb[number])
-    soak.counts["dashboard: MB per 100 sessions, second half"] = round(growth)
+        soak.counts[f"dashboard: MB of the server after the {name} session"] = round(
+            memory_mb[number]
+        )
+    half = len(worker_mb) // 2
+    soak.counts["dashboard: largest MB of the worker, first half"] = round(
+        max(worker_mb[:half], default=0)
+    )
+    soak.counts["dashboard: largest MB of the worker, second half"] = round(max(worker_mb[half:]))
+    soak.counts["dashboard: MB of the server per 100 sessions, second half"] = round(growth)
     if num_sessions >= 100:
         soak.check("memory is flat", lambda: growth <= MAX_GROWTH * memory_mb[-1])
 
