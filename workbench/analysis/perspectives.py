@@ -83,12 +83,12 @@ class Perspective:
         str
             One phrase per condition, such as `numbers per image: 1,024, not 256`.
         """
-        own, other = dict(self.conditions), dict(reference.conditions)
-        names = dict.fromkeys((*own, *other))
+        conditions, other = dict(self.conditions), dict(reference.conditions)
+        names = dict.fromkeys((*conditions, *other))
         return "; ".join(
-            f"{name}: {own.get(name, 'unknown')}, not {other.get(name, 'unknown')}"
+            f"{name}: {conditions.get(name, 'unknown')}, not {other.get(name, 'unknown')}"
             for name in names
-            if own.get(name) != other.get(name)
+            if conditions.get(name) != other.get(name)
         )
 
 

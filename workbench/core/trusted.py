@@ -68,6 +68,6 @@ def import_trusted(path: str, trust: Sequence[str]) -> Any:
             "contains it, or install it."
         ) from None
     if not hasattr(module, name):
-        public = [known for known in vars(module) if not known.startswith("_")]
+        public = [each for each in vars(module) if not each.startswith("_")]
         raise unknown(f"name in {module_name}", name, public)
     return getattr(module, name)

@@ -90,8 +90,8 @@ def interpolant(path: Path, t: Float[Tensor, " b"]) -> Interpolant:
     """
     times = rearrange(t, "b -> b 1 1")
     if path == "linear":
-        one = torch.ones_like(times)
-        return Interpolant(t, alpha=1 - times, sigma=times, alpha_slope=-one, sigma_slope=one)
+        ones = torch.ones_like(times)
+        return Interpolant(t, alpha=1 - times, sigma=times, alpha_slope=-ones, sigma_slope=ones)
     if is_schedule(path):
         return _scheduled(path, t)
     turn = math.pi / 2

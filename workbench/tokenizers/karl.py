@@ -369,8 +369,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
     ) -> Float[Tensor, ""]:
         if self.config.labels == "budget":
             return halting_loss(logits, ~within, self.config.balance)
-        surplus, known = smallest_budget_labels(within, reached <= self.edges[bins])
-        return halting_loss(logits, surplus, self.config.balance, known)
+        surplus, is_labelled = smallest_budget_labels(within, reached <= self.edges[bins])
+        return halting_loss(logits, surplus, self.config.balance, is_labelled)
 
     def _encode_with_budget(self, images: Images, budget: int) -> Tokens:
         if not 1 <= budget <= self.config.num_tokens:

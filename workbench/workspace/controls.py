@@ -95,11 +95,11 @@ def controls(analysis: Callable[..., Any]) -> tuple[Control, ...]:
     """
     hints = typing.get_type_hints(analysis, include_extras=True)
     parameters = inspect.signature(analysis).parameters.values()
-    made = [_control(p, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    terms = [control_term(analysis.__name__, control.name) for control in made]
+    result = [_control(p, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    terms = [control_term(analysis.__name__, control.name) for control in result]
     return tuple(
         replace(control, label=term.label, tooltip=term.tooltip)
-        for control, term in zip(made, terms, strict=True)
+        for control, term in zip(result, terms, strict=True)
     )
 
 
@@ -133,14 +133,14 @@ def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> 
     UserError
         If a control does not exist or its value is not valid.
     """
-    known = {control.name: control for control in controls(analysis)}
+    control_by_name = {control.name: control for control in controls(analysis)}
     current = current_names(analysis, values)
     for name in current:
-        if name not in known:
-            raise unknown(f"control of {analysis.__name__}", name[:60], known)
+        if name not in control_by_name:
+            raise unknown(f"control of {analysis.__name__}", name[:60], control_by_name)
     return {
         name: control.accept(current[name]) if name in current else control.default
-        for name, control in known.items()
+        for name, control in control_by_name.items()
     }
 
 

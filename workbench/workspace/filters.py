@@ -154,14 +154,14 @@ def find_column(names: Iterable[str], name: str) -> str:
         With the nearest name, if there is no such column.
     """
     columns = list(names)
-    known = {column.lower().partition(" (")[0]: column for column in columns}
-    known |= {column.lower(): column for column in columns}
-    if name.lower() not in known:
+    column_by_name = {column.lower().partition(" (")[0]: column for column in columns}
+    column_by_name |= {column.lower(): column for column in columns}
+    if name.lower() not in column_by_name:
         if len(columns) > MAX_LISTED_COLUMNS:
             nearest = difflib.get_close_matches(shorten(name), columns, MAX_NEAREST, 0.4)
             columns = nearest or columns[:MAX_LISTED_COLUMNS]
         raise unknown("column", shorten(name), columns)
-    return known[name.lower()]
+    return column_by_name[name.lower()]
 
 
 def shorten(text: str) -> str:

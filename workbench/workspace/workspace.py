@@ -354,8 +354,10 @@ class Workspace:
             except RunError as error:
                 left_out.append(LeftOutRun(run=run.name, reason=str(error)))
                 continue
-            known = log if log.records else None
-            opened.append(Evidence({"run": run.name, "step": run.status()["step"]}, log=known))
+            nonempty_log = log if log.records else None
+            opened.append(
+                Evidence({"run": run.name, "step": run.status()["step"]}, log=nonempty_log)
+            )
         if not opened:
             raise NotApplicable("The log of no selected run can be read.")
         return opened, left_out

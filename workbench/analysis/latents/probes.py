@@ -431,8 +431,8 @@ def _sample_images(
     images = np.arange(len(labels))
     classes = np.unique(labels)
     if len(classes) > MAX_CLASSES:
-        drawn = random.choice(classes, MAX_CLASSES, replace=False)
-        images = np.flatnonzero(np.isin(labels, drawn))
+        chosen_classes = random.choice(classes, MAX_CLASSES, replace=False)
+        images = np.flatnonzero(np.isin(labels, chosen_classes))
     numbers = int(np.prod(latents.shape[1:])) * min(len(classes), MAX_CLASSES)
     max_images = max(MIN_IMAGES, min(MAX_IMAGES, int(MAX_STEP_OPERATIONS // max(1, numbers))))
     return images[subsample(len(images), max_images, random, labels[images])]

@@ -238,9 +238,9 @@ def diffusability(
     not_measured = []
     for done, (name, function) in enumerate(functions.items(), 1):
         measured = [_measure(function, evidence, seed) for evidence in tokenizers]
-        found = _columns(name, runs, measured)
-        columns += found
-        if not found:
+        added = _columns(name, runs, measured)
+        columns += added
+        if not added:
             not_measured.append(f"{name.replace('_', ' ')}: {measured[0][1]}")
         report_progress(done, len(functions))
     if not columns:

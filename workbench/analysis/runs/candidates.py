@@ -334,18 +334,18 @@ def _with_generation(
 ) -> Measurements:
     """Add gFD: the mean of the generators of a tokenizer, or that of a generator."""
     tokenizers = {subject.tokenizer.run_name: subject.tokenizer for subject in subjects}
-    own = [subject.generator for subject in subjects if subject.generator is not None]
-    pairs, _ = pair_generators([*tokenizers.values(), *(own or generators)])
+    selected = [subject.generator for subject in subjects if subject.generator is not None]
+    pairs, _ = pair_generators([*tokenizers.values(), *(selected or generators)])
     if not pairs:
         return measurements
-    by: Literal["tokenizer", "generator"] = "generator" if own else "tokenizer"
+    by: Literal["tokenizer", "generator"] = "generator" if selected else "tokenizer"
     try:
         distances, samples = generation_distances(pairs, by=by)
     except NotApplicable:  # too few samples
         return measurements
     names: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
-        source = pair.generator if own else pair.tokenizer
+        source = pair.generator if selected else pair.tokenizer
         names[source.run_name] = (*names.get(source.run_name, ()), pair.generator.run_name)
     gfd = {d.run: (d.value, d.low, d.high) for d in distances if math.isfinite(d.value)}
     return Measurements(

@@ -191,7 +191,7 @@ default "best generation"
     alternative = _alternative(goal, basis, recommended, measurements, rows)
     versus = None if alternative is None else measurements.compare(basis, recommended, alternative)
     subject_by_name = {subject.name: subject for subject in subjects}
-    shown = [subject_by_name[run] for run in (recommended, alternative) if run is not None]
+    compared = [subject_by_name[run] for run in (recommended, alternative) if run is not None]
     first = subjects[0].tokenizer
     return Decision(
         goal=goal,
@@ -208,7 +208,7 @@ default "best generation"
         excluded=excluded,
         warnings=_warnings(measurements),
         suggestion="" if len(subjects) > 1 else _suggestion(subjects[0]),
-        strip=_strip(shown),
+        strip=_strip(compared),
         feature_extractor=first.feature_extractor or "",
         n=len(first.images if first.images is not None else ()),
         samples=measurements.samples,

@@ -177,7 +177,7 @@ def _effects(evidences: Sequence[Evidence], metric: np.ndarray) -> list[SettingE
     shared = [name for name in settings[0] if all(name in other for other in settings)]
     effects = []
     for name in shared:
-        raw = [one[name] for one in settings]
+        raw = [record[name] for record in settings]
         texts = tuple(_text(value) for value in raw)
         if len(set(texts)) < 2:
             continue

@@ -59,19 +59,19 @@ class TrainingCurves(Result):
         """Return one row per run and curve: first, last, smallest and largest value."""
         rows = []
         for curve in self.curves:
-            known = curve.values[np.isfinite(curve.values)]
-            if not len(known):
+            finite = curve.values[np.isfinite(curve.values)]
+            if not len(finite):
                 continue
             rows.append(
                 {
                     "run": curve.run,
                     "curve": curve.name,
                     "unit": curve.unit,
-                    "first": known[0],
-                    "last": known[-1],
-                    "min": known.min(),
+                    "first": finite[0],
+                    "last": finite[-1],
+                    "min": finite.min(),
                     "step_of_min": int(curve.steps[np.nanargmin(curve.values)]),
-                    "max": known.max(),
+                    "max": finite.max(),
                     "last_step": int(curve.steps[-1]),
                 }
             )

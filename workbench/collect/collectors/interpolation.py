@@ -111,11 +111,11 @@ def nearest_partners(
     count = min(NUM_NEIGHBORS, len(training.unit_rows))
     similarity, nearest = training.similarity(held_out).topk(count, dim=1)
     shares = similarity.softmax(dim=1)
-    drawn = [
+    samples = [
         torch.multinomial(row, 1, generator=image_generator(seed, first + i))
         for i, row in enumerate(shares)
     ]
-    return nearest.gather(1, torch.stack(drawn))[:, 0].numpy()
+    return nearest.gather(1, torch.stack(samples))[:, 0].numpy()
 
 
 def spherical_interpolation(start: Tensor, end: Tensor, alpha: float) -> Tensor:

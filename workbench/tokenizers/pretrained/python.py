@@ -41,10 +41,10 @@ def load(
     """
     if revision is not None:
         raise UserError(f"{address} is code of this machine and has no revision `{revision}`.")
-    made = import_trusted(address.location, trust)()
-    if isinstance(made, Pretrained):
-        return made
-    return from_tokenizer(made, name=str(address), side=side)
+    tokenizer = import_trusted(address.location, trust)()
+    if isinstance(tokenizer, Pretrained):
+        return tokenizer
+    return from_tokenizer(tokenizer, name=str(address), side=side)
 
 
 def from_tokenizer(tokenizer: object, *, name: str, side: int | None = None) -> Pretrained:
