@@ -85,8 +85,10 @@ class CommandWithSettings(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the settings; without an argument, the names from which one is chosen."""
-        words = ctx.meta.get("words", [])
-        sections = _train_sections(words) if self.name == "train" else _report_sections(words)
+        arguments = ctx.meta.get("words", [])
+        sections = (
+            _train_sections(arguments) if self.name == "train" else _report_sections(arguments)
+        )
         if not sections:
             super().format_epilog(ctx, formatter)
         for title, rows in sections.items():
@@ -94,33 +96,33 @@ class CommandWithSettings(TyperCommand):
                 formatter.write_dl(rows, col_max=26)
 
 
-def _train_sections(words: Sequence[str]) -> HelpSections:
-    name = _option(words, "class") or _first_argument(words)
+def _train_sections(arguments: Sequence[str]) -> HelpSections:
+    name = _option(arguments, "class") or _first_argument(arguments)
     if name is None:
         return {}
     from workbench.launch.settings import help_sections
 
-    trust = _option(words, "trust")
+    trust = _option(arguments, "trust")
     return help_sections(name, [trust] if trust else ())
 
 
-def _report_sections(words: Sequence[str]) -> HelpSections:
+def _report_sections(arguments: Sequence[str]) -> HelpSections:
     from workbench.hosts.reports.template import template_names
     from workbench.hosts.reports.template_help import help_rows
 
-    name = _first_argument(words)
+    name = _first_argument(arguments)
     if name is None:
         return {"Templates": [(template, "") for template in template_names()]}
     return {f"Parameters of {name}": help_rows(name)}
 
 
-def _first_argument(words: Sequence[str]) -> str | None:
-    return next((word for word in words if not word.startswith("-")), None)
+def _first_argument(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith("-")), None)
 
 
-def _option(words: Sequence[str], name: str) -> str | None:
+def _option(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of an option in the words of a command line, if it is there."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if word.startswith(f"--{name}="):
             return word.partition("=")[2]
         if word == f"--{name}":
@@ -515,18 +517,18 @@ def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
     from workbench.launch.parameter_list import read_parameter_list
 
     address = context.params["address"]
-    words = list(context.args)
+    arguments = list(context.args)
     if address is not None and not address.startswith("--"):
         raise UserError(f"Give either the address {address} or --sweep {sweep}.")
     if address is not None:  # the first word of the options of a family
-        words.insert(0, address)
+        arguments.insert(0, address)
     options = {
         name: value
         for name, value in context.params.items()
         if name not in ("address", "out", "sweep")
         and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    options |= _settings(context, words)
+    options |= _settings(context, arguments)
     runs = evaluate_sweep(read_parameter_list(sweep), out, **options)
     typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
 

@@ -117,10 +117,10 @@ def _themed(stack: go.Figure, figures: list[Json]) -> go.Figure:
 
 def _margin(figure: Json, side: str) -> float:
     """Return a margin of a figure in pixels, with the space of a legend below it."""
-    own = figure["layout"].get("margin", {}).get(side, MARGIN[side])
+    margin = figure["layout"].get("margin", {}).get(side, MARGIN[side])
     if side == "b" and _has_legend_below(figure["layout"]):
-        return max(own, MARGIN["b"] + _legend_height(figure))
-    return own
+        return max(margin, MARGIN["b"] + _legend_height(figure))
+    return margin
 
 
 def _legend_height(figure: Json) -> float:

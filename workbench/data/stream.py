@@ -285,9 +285,9 @@ def shuffled_rows(
         ):
             position = int(generator.integers(len(buffer)))
             buffer[position], buffer[-1] = buffer[-1], buffer[position]
-            drawn = buffer.pop()
-            num_bytes -= _encoded_bytes(drawn)
-            yield drawn
+            removed = buffer.pop()
+            num_bytes -= _encoded_bytes(removed)
+            yield removed
     for position in generator.permutation(len(buffer)).tolist():
         yield buffer[position]
 

@@ -306,12 +306,12 @@ def save_initial_checkpoint(
 
 def _partial_start(run: Run, source: Run, num_taken: int, missing: Sequence[str]) -> str:
     """Return the warning that a run starts with some of the weights of another run."""
-    shown = ", ".join(missing[:MAX_LISTED])
-    others = f" and {len(missing) - MAX_LISTED:,} more" if len(missing) > MAX_LISTED else ""
+    names = ", ".join(missing[:MAX_LISTED])
+    remainder = f" and {len(missing) - MAX_LISTED:,} more" if len(missing) > MAX_LISTED else ""
     return (
         f"{run.name} starts with {num_taken:,} of {num_taken + len(missing):,} arrays of weights "
         f"of {source.name}, and with new ones for those that it does not have in this shape: "
-        f"{shown}{others}."
+        f"{names}{remainder}."
     )
 
 

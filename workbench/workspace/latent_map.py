@@ -241,7 +241,7 @@ class Map:
         colors = result.colors
         if colors.names and colors.by != "class":
             parts.append([f"{colors.title} {name}" for name in colors.names])
-        point_titles = [" · ".join(words) for words in zip(*parts, strict=True)]
+        point_titles = [" · ".join(texts) for texts in zip(*parts, strict=True)]
         titles, numbers = np.unique(point_titles, return_inverse=True)
         names = base64_array(numbers.astype(np.int32)) if parts else None
         return {"titles": titles.tolist(), "names": names}

@@ -364,15 +364,17 @@ def _transport(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
     return root @ inner_inverse @ root, inverse_root @ inner_root @ inverse_root
 
 
-def _influence(rows: np.ndarray, own: Moments, other: Moments, transport: np.ndarray) -> np.ndarray:
+def _influence(
+    rows: np.ndarray, moments: Moments, other: Moments, transport: np.ndarray
+) -> np.ndarray:
     """Return the influence of each row on the distance of its set to another one."""
-    slope = 2 * (own.mean - other.mean)
-    curvature = np.eye(own.dim) - transport
-    expected = (curvature * own.covariance).sum()
+    slope = 2 * (moments.mean - other.mean)
+    curvature = np.eye(moments.dim) - transport
+    expected = (curvature * moments.covariance).sum()
     influence = np.empty(len(rows))
     for start in range(0, len(rows), BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)
-        centered = np.asarray(rows[part], np.float64) - own.mean
+        centered = np.asarray(rows[part], np.float64) - moments.mean
         quadratic = ((centered @ curvature) * centered).sum(axis=1)
         influence[part] = centered @ slope + quadratic - expected
     return influence

@@ -66,11 +66,11 @@ class PublishedFigures(Result):
         """State each published figure with the measured one, and what differs."""
         sentences = []
         for run in dict.fromkeys(figure.run for figure in self.figures):
-            own = [figure for figure in self.figures if figure.run == run]
-            values = ", ".join(f"{f.label} {_pair(f)}" for f in own)
-            sentences.append(f"{run} ({own[0].model}), measured and published: {values}.")
+            measured = [figure for figure in self.figures if figure.run == run]
+            values = ", ".join(f"{f.label} {_pair(f)}" for f in measured)
+            sentences.append(f"{run} ({measured[0].model}), measured and published: {values}.")
             differences = dict.fromkeys(
-                part for figure in own for part in figure.protocol.split("; ") if part
+                part for figure in measured for part in figure.protocol.split("; ") if part
             )
             if differences:
                 sentences.append(f"The protocols differ: {'; '.join(differences)}.")

@@ -107,8 +107,8 @@ class SimilarImages(Result):
         """Return the share of the nearest images of the same class; NaN without labels."""
         if not self.classes:
             return float("nan")
-        own = self.classes[self.image]
-        return float(np.mean([self.classes[index] == own for index in self.neighbors[run]]))
+        label = self.classes[self.image]
+        return float(np.mean([self.classes[index] == label for index in self.neighbors[run]]))
 
     def overlap(self) -> float:
         """Return the mean share of nearest images that two runs have in common; NaN for one."""
@@ -192,7 +192,7 @@ def similar_images(
     image = min(image, n - 1)
     k = min(neighbors, n - 1)
     nearest = [nearest_to(latents[:n], image, k) for _, latents, _ in compared]
-    indices = np.stack([found for found, _ in nearest])
+    indices = np.stack([neighbors for neighbors, _ in nearest])
     labels = None if first.labels is None else first.labels[:n]
     shown = shrink(np.asarray(images)[np.append(indices.ravel(), image)])
     return SimilarImages(

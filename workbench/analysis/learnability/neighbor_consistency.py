@@ -357,7 +357,7 @@ def nearest_by_cosine(rows: np.ndarray, neighbors: int) -> np.ndarray:
     nearest = np.empty((len(rows), neighbors), np.int64)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = units[start : start + BLOCK_ROWS] @ units.T
-        own = np.arange(len(block))
-        block[own, start + own] = -np.inf
-        nearest[start + own] = np.argpartition(block, -neighbors, axis=1)[:, -neighbors:]
+        row_numbers = np.arange(len(block))
+        block[row_numbers, start + row_numbers] = -np.inf
+        nearest[start + row_numbers] = np.argpartition(block, -neighbors, axis=1)[:, -neighbors:]
     return nearest

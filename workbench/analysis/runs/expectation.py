@@ -377,8 +377,8 @@ def short_training() -> ShortTraining | None:
     """
     scales = {tokenizer.scale for tokenizer in measured_tokenizers()}
     comparisons = [_compare_lengths(scale) for scale in sorted(scales)]
-    found = [comparison for comparison in comparisons if comparison is not None]
-    return max(found, key=lambda comparison: comparison.pairs, default=None)
+    available = [comparison for comparison in comparisons if comparison is not None]
+    return max(available, key=lambda comparison: comparison.pairs, default=None)
 
 
 def _compare_lengths(scale: str) -> ShortTraining | None:

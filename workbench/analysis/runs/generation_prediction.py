@@ -203,11 +203,11 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _placement(evidence: Evidence, name: str, ifid: float, seed: int) -> Placement:
-    known = known_tokenizer(evidence)
+    published = known_tokenizer(evidence)
     differences: tuple[str, ...] = ()
     value = ifid or math.nan
-    if known is not None and not ifid:
-        value = known.ifid
+    if published is not None and not ifid:
+        value = published.ifid
     elif not ifid:
         value = _interpolation_distance(evidence, seed)
         differences = _protocol_differences(evidence)
@@ -221,7 +221,7 @@ def _placement(evidence: Evidence, name: str, ifid: float, seed: int) -> Placeme
         expected, low, high = np.exp(fit.predict(x) + np.array([0.0, -margin, margin])).tolist()
     return Placement(
         run=name,
-        published=known.name if known else "",
+        published=published.name if published else "",
         ifid=value,
         differences=differences,
         expected=expected,

@@ -181,11 +181,11 @@ def ranks_within(values: np.ndarray, families: Sequence[str]) -> np.ndarray:
     names = np.asarray(families)
     ranks = np.empty(values.shape)
     for family in np.unique(names):
-        own = names == family
-        within = rankdata(values[own], axis=0)
+        is_member = names == family
+        within = rankdata(values[is_member], axis=0)
         within -= within.mean(axis=0)
         deviation = within.std(axis=0)
-        ranks[own] = within / np.where(deviation > 0, deviation, 1)
+        ranks[is_member] = within / np.where(deviation > 0, deviation, 1)
     return ranks
 
 
@@ -219,8 +219,8 @@ def cluster_bootstrap(
     rows = [np.flatnonzero(members == i) for i in range(len(names))]
     values = np.empty(resamples)
     for i in range(resamples):
-        drawn = random.integers(len(names), size=len(names))
-        values[i] = statistic(np.concatenate([rows[j] for j in drawn]))
+        resampled = random.integers(len(names), size=len(names))
+        values[i] = statistic(np.concatenate([rows[j] for j in resampled]))
     values = values[np.isfinite(values)]
     if not len(values):
         return math.nan, math.nan

@@ -81,9 +81,9 @@ def static(
     str
         HTML. A hidden frame draws nothing until it is shown.
     """
-    given = {"state": {"data": json.dumps(data), "view": json.dumps(view)}, "of": of}
+    payload = {"state": {"data": json.dumps(data), "view": json.dumps(view)}, "of": of}
     script = source("page").replace("SOURCE", _script_json(source(name)), 1)
-    script = source("brush") + script.replace("GIVEN", _script_json(given), 1)
+    script = source("brush") + script.replace("GIVEN", _script_json(payload), 1)
     page = html.escape(PAGE.replace("SCRIPT", script, 1))
     label = html.escape(title)
     style = f"border:0;width:100%;height:{height}px"
