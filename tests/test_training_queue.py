@@ -1,5 +1,6 @@
 """The queue of trainings, the check of settings, and the dashboard's form."""
 
+import multiprocessing
 import re
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from playwright.sync_api import expect
 from polling import wait_until
 
 from workbench.core.errors import UserError
+from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.launch import training_queue
 from workbench.launch.settings import check_settings
 from workbench.launch.training_queue import TrainingQueue, check_resumable, log_tail
@@ -122,6 +124,21 @@ def test_log_tail_has_the_last_state_of_a_bar(tmp_path):
 def test_problems_of_settings_are_found_before_a_process_starts(settings, subject):
     problems = check_settings("softvq-digits", settings)
     assert list(problems) == ([] if subject is None else [subject])
+
+
+@pytest.mark.slow
+def test_settings_are_read_in_a_process_that_ends_with_the_server():
+    service = SettingsService()
+    settings = service.describe("ae-digits").result(120)
+    assert {"steps", "num_tokens"} <= {setting.name for setting in settings}
+    (problems,) = service.check("ae-digits", [{"dim": "0"}]).result(120)
+    assert list(problems) == ["dim"]
+    with pytest.raises(UserError):
+        service.describe("none").result(120)
+    (process,) = multiprocessing.active_children()
+    service.close()
+    process.join(20)
+    assert process.exitcode == 0
 
 
 @pytest.mark.browser
