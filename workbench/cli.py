@@ -8,6 +8,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,7 +123,7 @@ def _first_argument(arguments: Sequence[str]) -> str | None:
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of an option in the words of a command line, if it is there."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if word.startswith(f"--{name}="):
             return word.partition("=")[2]
         if word == f"--{name}":
