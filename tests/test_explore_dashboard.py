@@ -151,7 +151,7 @@ def test_box_in_a_figure_selects_images_everywhere(dashboard):
         page.keyboard.press("Enter")
         page.locator(".wb-map .told", has_text="1 of 360 selected").wait_for()
         page.get_by_role("button", name="similar images").click()
-        page.locator(".wb-cards figcaption", has_text="#7").first.wait_for()
+        page.locator(".wb-cards .wb-caption", has_text="#7").first.wait_for()
         page.wait_for_url("**analysis=similar_images*image=7*")
         assert page.locator(".wb-card").count() == 2 and seen.errors == []
     with opened(address) as (page, seen):

@@ -19,7 +19,7 @@ STYLE = """
 .wb-cards { color: inherit; line-height: 1.35; margin: 4px 0 12px; }
 .wb-cards .wb-legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 8px;
   font-size: 14px; }
-.wb-cards .wb-legend i, .wb-cards figcaption i { display: inline-block; width: 10px; height: 10px;
+.wb-cards .wb-legend i, .wb-cards .wb-head i { display: inline-block; width: 10px; height: 10px;
   border-radius: 5px; margin-right: 5px; }
 .wb-cards .wb-grid { display: grid; gap: 10px 12px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--wb-card)), 1fr)); }
@@ -30,13 +30,13 @@ STYLE = """
   margin-bottom: 3px; }
 .wb-cards .wb-head span:last-of-type { opacity: 0.8; }
 .wb-cards .wb-pictures { display: flex; flex-wrap: wrap; gap: 4px; }
-.wb-cards figure { flex: 1 1 MINpx; max-width: MAXpx; margin: 0; min-width: 0; }
+.wb-cards .wb-picture { flex: 1 1 MINpx; max-width: MAXpx; margin: 0; min-width: 0; }
 .wb-cards .wb-frame { position: relative; border-bottom: 3px solid transparent; }
 .wb-cards img { display: block; width: 100%; margin: 0; max-width: none;
   image-rendering: pixelated; }
 .wb-cards .wb-box { position: absolute; border: 2px solid; box-sizing: border-box;
   box-shadow: 0 0 0 1px #fff, inset 0 0 0 1px #fff; }
-.wb-cards figcaption { font-size: 12px; font-variant-numeric: tabular-nums; padding: 1px 0 0;
+.wb-cards .wb-caption { font-size: 12px; font-variant-numeric: tabular-nums; padding: 1px 0 0;
   overflow-wrap: anywhere; text-align: left; color: inherit; }
 .wb-cards .wb-actions { margin-left: auto; display: flex; gap: 4px; }
 .wb-cards .wb-actions button { font: inherit; font-size: 11.5px; color: inherit; background: none;
@@ -137,7 +137,8 @@ def _picture(picture: Picture) -> str:
     image = f'<img src="{_png_url(picture.pixels)}" alt="{title}" title="{title}">'
     frame = f'<div class="wb-frame"{line}>{image}{_box(picture)}</div>'
     attribute = _image_attribute(picture.image)
-    return f"<figure{attribute}>{frame}<figcaption>{caption}</figcaption></figure>"
+    text = f'<div class="wb-caption">{caption}</div>'
+    return f'<div class="wb-picture"{attribute}>{frame}{text}</div>'
 
 
 def _image_attribute(image: int | None) -> str:
