@@ -34,7 +34,7 @@ class SoftQuantizer(nn.Module):
     dim : int
         d, channels of a token.
     logits : {"cosine", "distance"}
-        Cosine of unit vectors, as released, or minus |x - w|, as printed in the paper.
+        Cosine of unit vectors, as released, or minus ``|x - w|``, as printed in the paper.
     temperature : float
         tau of the mix; a lower temperature makes it harder.
     entropy_weight : float

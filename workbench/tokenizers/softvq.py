@@ -55,7 +55,7 @@ class SoftVQ(SupportsPosterior, AdversarialTokenizer):
         codebook_size : int
             Codewords per codebook; the paper's models have 8192.
         logits : {"cosine", "distance"}
-            Cosines of unit vectors, as released, or minus |x - w|, as printed in the paper.
+            Cosines of unit vectors, as released, or minus ``|x - w|``, as printed in the paper.
         temperature : float
             Temperature of the softmax over codewords; a lower one makes the mix harder.
         entropy_weight : float
