@@ -376,12 +376,18 @@ def configure(
 def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
     """Compute the loss of two items with a temporary model.
 
-    Some settings are only refused by the arithmetic.
+    Some settings are only refused by the arithmetic, others by the memory that a step needs.
     """
     import torch
 
     from workbench.core.types import StreamDataset
-    from workbench.training import TrainConfig, TrainState
+    from workbench.launch.step_cost import (
+        available_bytes,
+        check_memory,
+        long_step_warning,
+        measured_forward,
+    )
+    from workbench.training import Rank, TrainConfig, TrainState
     from workbench.training.dataloading import with_augmentation
 
     train_config = TrainConfig.from_dict(config.training)
@@ -400,7 +406,16 @@ def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
         batch = (data.take(REHEARSAL_ITEMS),)
     else:
         batch = data.batch(torch.arange(min(REHEARSAL_ITEMS, len(data))))
-    model.objective(*batch)
+    with measured_forward(model) as cost:
+        model.objective(*batch)
+    measured = len(batch[0])
+    items = train_config.batch_size // train_config.accumulation_steps // Rank.current().world_size
+    check_memory(cost, model, measured=measured, items=items, available_bytes=available_bytes())
+    if not torch.cuda.is_available() and long_step_warning(cost, measured=measured, items=items):
+        with measured_forward(model) as cost:  # the first time includes imports
+            model.objective(*batch)
+        if warning := long_step_warning(cost, measured=measured, items=items):
+            warnings.warn(warning, stacklevel=2)
 
 
 @contextmanager
