@@ -53,6 +53,13 @@ def test_link_sets_a_strict_cookie(link):
     assert urlsplit(link).hostname == "127.0.0.1"
 
 
+@pytest.mark.parametrize("number", ["%C2%B2", "1" * 5000])
+def test_number_that_panel_cannot_read_is_refused(link, number):
+    address, cookie = parts(link)
+    status, text, _ = get(f"{address}?run=soft-4&step={number}", Cookie=cookie)
+    assert status == 403 and len(text.splitlines()) == 1
+
+
 def test_page_needs_the_token(link):
     address, cookie = parts(link)
     status, text, _ = get(address)

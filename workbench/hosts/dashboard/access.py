@@ -91,9 +91,13 @@ class AccessPolicy:
             return f"The origin `{origin}` is not allowed. Allow it with --origin {origin}."
         if request.path.endswith("/autoload.js"):
             return "The dashboard cannot be embedded in another page."
-        if request.path.startswith(PUBLIC_PREFIX) or self._knows_token(request):
+        if request.path.startswith(PUBLIC_PREFIX):
             return None
-        return NEEDS_TOKEN
+        if not self._knows_token(request):
+            return NEEDS_TOKEN
+        # Panel reads every number of an address, and would answer with a traceback.
+        unreadable = [name for name, value in parse_qsl(request.query) if _is_odd_number(value)]
+        return f"The address has no readable number as {unreadable[0]}." if unreadable else None
 
     def brings_token(self, request: HTTPServerRequest) -> bool:
         """Return whether a request for a page has a token in its address."""
@@ -123,6 +127,14 @@ def access_rules(policy: AccessPolicy) -> list[Rule]:
         Rule(_RefusedRequests(policy), RefusalHandler),
         Rule(_RequestsWithToken(policy), SignInHandler),
     ]
+
+
+def _is_odd_number(text: str) -> bool:
+    """Return True for digits that `int` does not read, such as ² or 5,000 of them."""
+    try:
+        return text.isdigit() and int(text) < 0
+    except ValueError:
+        return True
 
 
 class RefusalHandler(RequestHandler):
