@@ -194,9 +194,11 @@ def prepare_training(
         if name in parsed.settings:
             raise UserError(f"{name} is set by the Config; set it there only.")
     changes = coerce_changes(trainable, parsed.settings | specified)
-    if (Path(out) / "config.json").exists():
+    is_new = not (Path(out) / "config.json").exists()
+    is_longer = not is_new and _is_longer(Run(out), changes)
+    process.wait_for_all()  # otherwise a late process would see what the main one has written
+    if not is_new:
         run = Run(out)
-        is_longer = _is_longer(run, changes)
         ignored = (*RESUMABLE_SETTINGS, "steps") if is_longer else RESUMABLE_SETTINGS
         _check_same_settings(run, trainable, changes, ignored)
         if is_longer:
@@ -219,9 +221,11 @@ def prepare_training(
     cache = run.config.changes.get("cache")
     if cache:
         data = attach_features(model, data, cache)
-    if run.config.start is not None and not run.steps:
+    if run.config.start is not None:
+        is_first = not run.steps
+        process.wait_for_all()
         with process.main_process_first():
-            if process.is_main:
+            if process.is_main and is_first:
                 _start_from_another_run(run, model, train_config, data, parsed.trust)
     return TrainingJob(
         model=model, data=data, train_config=train_config, run=run, trust=parsed.trust

@@ -66,19 +66,25 @@ class Rank:
         """True in the process that writes the run."""
         return self.rank == 0
 
+    def wait_for_all(self) -> None:
+        """Wait until every process has called this."""
+        if self.world_size > 1:
+            from accelerate.utils import wait_for_everyone
+
+            wait_for_everyone()
+
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """Run the block in the main process, and only then in the others."""
-        if self.world_size == 1:
-            yield
-            return
-        from accelerate.utils import wait_for_everyone
+        """Run the block in the main process, and only then in the others.
 
+        Every process must enter it: let all of them read what decides about that before the main
+        process changes it, with `wait_for_all`.
+        """
         if not self.is_main:
-            wait_for_everyone()
+            self.wait_for_all()
         yield
         if self.is_main:
-            wait_for_everyone()
+            self.wait_for_all()
 
     def items_per_step(self, config: TrainConfig) -> int:
         """Return the number of items of a batch that one process computes.
