@@ -135,4 +135,6 @@ def growth_per_100_sessions(memory_mb: Sequence[float]) -> float:
     100.0
     """
     half = np.asarray(memory_mb[len(memory_mb) // 2 :])
+    if len(half) < 2:
+        return 0.0
     return round(100 * float(np.polyfit(np.arange(len(half)), half, 1)[0]), 6)

@@ -132,7 +132,7 @@ def test_equal_runs_are_undecided():
         0,
         "undecided",
     )
-    assert "+0 dB (+0 to +0)" in result.summary()
+    assert "+0.00 dB (+0.00 to +0.00)" in result.summary()
 
 
 def test_undecided_rate_without_difference():

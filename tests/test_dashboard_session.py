@@ -271,13 +271,13 @@ def test_ten_steps_stop_at_the_ends(trained, tmp_path):
 
 
 def test_empty_folder_shows_a_command(tmp_path):
-    assert "workbench train softvq-digits" in Session(tmp_path)._main()[0].object
+    assert "workbench train softvq-photos" in Session(tmp_path)._main()[0].object
 
 
 def test_damaged_runs_are_listed(tmp_path):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text("{")
-    guide, refused = Session(tmp_path)._main()
+    guide, refused, _ = Session(tmp_path)._main()
     assert "workbench train" in guide.object
     assert "torn/config.json" in refused.select()[-1].object
 

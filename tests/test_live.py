@@ -513,7 +513,7 @@ def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
         )  # the cell was still busy
         page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
         page.get_by_role("button", name="pause").click()
-        page.get_by_text(re.compile(r"paused · heartbeat")).wait_for()
+        page.get_by_text(re.compile(r"paused · heartbeat")).filter(visible=True).first.wait_for()
         page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
         assert training.status()["state"] == "paused" and training.commands()
         kill_while_it_logs(training)

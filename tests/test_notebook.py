@@ -272,12 +272,13 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         page.evaluate(TO_THE_SCREEN, cell_index)
         view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
         figure = view.locator(".js-plotly-plot")
-        figure.locator(".main-svg").first.wait_for()
-        assert figure.bounding_box()["height"] > 200
+        view.locator(".wb-card").first.wait_for()
         view.get_by_text("PSNR").first.wait_for()
 
         view.get_by_role("button", name="codebook usage").click()
         view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
+        figure.locator(".main-svg").first.wait_for()
+        assert figure.bounding_box()["height"] > 200
         view.get_by_role("button", name="token budget").click()
         view.get_by_label("metric").select_option("Mean squared error")
         figure.get_by_text("squared error").first.wait_for()
@@ -356,7 +357,9 @@ IS_VISIBLE = """([cell, expected]) => {
 @pytest.mark.browser
 def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
     run = str(trained / "soft-4")
-    cells = [f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r})"]
+    cells = [
+        f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r}).show('token_budget')"
+    ]
     cells += [f"display(wb.codebook({run!r}), wb.watch({run!r}))\nprint('after')"]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     node = nbformat.v4.new_notebook(

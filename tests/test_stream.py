@@ -28,6 +28,7 @@ SMALL = {
     "dim": 4,
     "batch_size": 8,
     "warmup_steps": 2,
+    "precision": "no",
 }
 
 

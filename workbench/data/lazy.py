@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import UserError
-from workbench.core.workers import load_in_workers
 from workbench.data.channels import with_channels
 from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
 from workbench.data.decode_cache import DecodedImages, cached_decode
@@ -140,6 +139,9 @@ class LazyImages:
             One sentence for each damaged image, by its index.
         """
         from tqdm import tqdm
+
+        # Imports torch, which the bundled images do not need.
+        from workbench.core.workers import load_in_workers
 
         starts = range(0, len(self), CHECK_BATCH)
         parts = [range(start, min(start + CHECK_BATCH, len(self))) for start in starts]

@@ -126,7 +126,7 @@ def load_encoded(
     UserError
         If the codes do not determine the latents, or only the number of the codewords is known.
     """
-    if run.config.settings.get("dim", 1) is None:
+    if run.config.imported is not None and run.config.settings.get("dim", 1) is None:
         raise UserError(
             f"{run.folder} has codes without codewords, so that no generator can be trained on it."
             " Evaluate it again with the codewords as its codebook."
