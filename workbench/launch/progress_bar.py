@@ -57,6 +57,13 @@ def _log_lines() -> Any:
                 self.fp.write(f"{msg or self}\n")
                 self.fp.flush()
 
+        def close(self) -> None:
+            """Write the last line, without the empty one that ends a bar."""
+            if not self.disable:
+                self.display()
+                self.disable = True
+                self._decr_instances(self)  # type: ignore[attr-defined]
+
         def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
             """Leave the text to the next line."""
             super().set_postfix_str(s, refresh=False)
