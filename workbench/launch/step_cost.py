@@ -1,4 +1,4 @@
-"""What one training step needs, measured on a few items before anything is written."""
+"""Memory and time of one training step, measured on a few items before anything is written."""
 
 import time
 from collections.abc import Iterator
