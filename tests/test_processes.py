@@ -73,6 +73,38 @@ def test_torchrun_trains_with_two_processes(tmp_path):
     assert run.status()["state"] == "finished" and run.history()["step"].tolist() == [3, 6]
 
 
+LATE = """
+import os, pathlib, sys, time
+from workbench import cli
+from workbench.launch import in_process
+
+config, coerce_changes = pathlib.Path(sys.argv.pop(1)), in_process.coerce_changes
+
+def coerce_late(*arguments):
+    end = time.monotonic() + 3
+    while os.environ["RANK"] == "1" and not config.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return coerce_changes(*arguments)
+
+in_process.coerce_changes = coerce_late
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_late_process_joins_the_run_that_the_main_one_makes(tmp_path):
+    """It must not take the new run for one to resume: the processes would wait for ever."""
+    out = tmp_path / "run"
+    command = ["train", "ae-digits", f"--out={out}", "--no-collect", *flags()]
+    processes = forked_python.start_group(LATE, str(out / "config.json"), *command)
+    try:
+        assert [process.wait(60) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert Run(out).status()["state"] == "finished"
+
+
 @pytest.mark.slow
 def test_two_processes_apply_commands_at_the_same_step(tmp_path):
     """The logged mean of a term is exactly 0 only if both processes multiply it by 0."""

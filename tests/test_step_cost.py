@@ -1,42 +1,55 @@
-"""The memory and time of a step, measured before a training starts."""
+"""The memory and time of a step, estimated before a training starts."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from workbench.core.errors import UserError
+from workbench.launch import step_cost
 from workbench.launch.in_process import train
-from workbench.launch.step_cost import (
-    ForwardCost,
-    check_memory,
-    long_step_warning,
-    measured_forward,
-)
+from workbench.launch.step_cost import ForwardCost, check_step, extrapolate, measure_forward
 
 
-@pytest.fixture
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(10, 1000), nn.GELU(), nn.Linear(1000, 10))
+class Codebook(nn.Module):
+    """Scores of items by normalized codewords, which are saved once for any number of items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codewords = nn.Parameter(torch.randn(1000, 10))
+
+    def forward(self, x):
+        return x @ F.normalize(self.codewords).T
 
 
-def test_saved_tensors_are_the_inputs_of_layers(network):
-    with measured_forward(network) as cost:
-        network(torch.randn(4, 10)).sum()
+def read(count: int) -> tuple[torch.Tensor]:
+    return (torch.randn(count, 10),)
+
+
+def test_saved_tensors_are_the_inputs_of_layers():
+    network = nn.Sequential(nn.Linear(10, 1000), nn.GELU(), nn.Linear(1000, 10))
+    cost = measure_forward(network, lambda batch: network(*batch).sum(), read(4))
     assert cost.saved_bytes == 4 * 4 * (10 + 1000 + 1000) and cost.seconds > 0
 
 
-def test_memory_grows_with_the_items_and_the_weights(network):
-    cost = ForwardCost(saved_bytes=1000)
-    weights = 4 * (10 * 1000 + 1000 + 1000 * 10 + 10)
-    needed = 3 * weights + 1000 * 64 / 2
-    check_memory(cost, network, measured=2, items=64, available_bytes=needed)
+def test_extrapolation_counts_what_all_items_share_once():
+    few = ForwardCost(items=2, seconds=3.0, saved_bytes=1020)
+    more = ForwardCost(items=4, seconds=5.0, saved_bytes=1040)
+    cost = extrapolate(few, more, 64)
+    assert (cost.seconds, cost.saved_bytes) == (1 + 64, 1000 + 640)
+
+
+def test_large_codebook_does_not_refuse_a_large_batch(monkeypatch):
+    book = Codebook()
+    cost = measure_forward(book, lambda batch: book(*batch).sum(), read(2))
+    items = 10_000
+    proportional = cost.saved_bytes * items / 2
+    # Less than if the codebook were saved for each item, and more than enough for one.
+    monkeypatch.setattr(step_cost, "available_bytes", lambda: proportional / 10)
+    check_step(book, lambda batch: book(*batch).sum(), read, items=items)
+    monkeypatch.setattr(step_cost, "available_bytes", lambda: 3 * 40_000 + 40 * items)
     with pytest.raises(UserError):
-        check_memory(cost, network, measured=2, items=64, available_bytes=needed - 1)
-
-
-def test_only_long_steps_have_a_warning():
-    assert long_step_warning(ForwardCost(seconds=0.1), measured=2, items=64) is None
-    assert "2 minutes" in long_step_warning(ForwardCost(seconds=1.25), measured=2, items=64)
+        check_step(book, lambda batch: book(*batch).sum(), read, items=items)
 
 
 def test_training_that_does_not_fit_into_memory_is_refused(tmp_path):

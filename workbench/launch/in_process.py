@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 RESUMABLE_SETTINGS = ("num_workers",)
 RUN_SETTINGS = tuple(setting.name for setting in (START, *LATENT_SETTINGS, *DATA_SETTINGS))
-REHEARSAL_ITEMS = 2
 GENTLE_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -378,19 +377,14 @@ def configure(
 
 
 def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
-    """Compute the loss of two items with a temporary model.
+    """Compute the loss of a few items with a temporary model.
 
     Some settings are only refused by the arithmetic, others by the memory that a step needs.
     """
     import torch
 
     from workbench.core.types import StreamDataset
-    from workbench.launch.step_cost import (
-        available_bytes,
-        check_memory,
-        long_step_warning,
-        measured_forward,
-    )
+    from workbench.launch.step_cost import check_step
     from workbench.training import Rank, TrainConfig, TrainState
     from workbench.training.dataloading import with_augmentation
 
@@ -405,21 +399,20 @@ def _rehearse(config: RunConfig, data: "Dataset", trust: Sequence[str]) -> None:
     torch.manual_seed(train_config.seed)
     model = model_class(model_class.Config(**config.settings))
     TrainState(model, train_config)
-    batch: tuple[torch.Tensor, ...]
-    if isinstance(data, StreamDataset):
-        batch = (data.take(REHEARSAL_ITEMS),)
-    else:
-        batch = data.batch(torch.arange(min(REHEARSAL_ITEMS, len(data))))
-    with measured_forward(model) as cost:
-        model.objective(*batch)
-    measured = len(batch[0])
+
+    def read(count: int) -> tuple[torch.Tensor, ...]:
+        if isinstance(data, StreamDataset):
+            return (data.take(count),)
+        return data.batch(torch.arange(min(count, len(data))))
+
     items = train_config.batch_size // train_config.accumulation_steps // Rank.current().world_size
-    check_memory(cost, model, measured=measured, items=items, available_bytes=available_bytes())
-    if not torch.cuda.is_available() and long_step_warning(cost, measured=measured, items=items):
-        with measured_forward(model) as cost:  # the first time includes imports
-            model.objective(*batch)
-        if warning := long_step_warning(cost, measured=measured, items=items):
-            warnings.warn(warning, stacklevel=2)
+    check_step(
+        model,
+        lambda batch: model.objective(*batch),
+        read,
+        items=items,
+        mixed_precision=train_config.precision != "no",
+    )
 
 
 @contextmanager
