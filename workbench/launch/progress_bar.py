@@ -35,7 +35,9 @@ def progress_bar(**options: Any) -> "ProgressBar":
 
 def _is_interactive() -> bool:
     """Return True in a terminal and in a Jupyter kernel, where lines can be overwritten."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    is_in_kernel = kernel is not None and kernel.IPKernelApp.initialized()
+    return sys.stderr.isatty() or is_in_kernel
 
 
 def _log_lines() -> Any:
