@@ -1,0 +1,161 @@
+"""The command that evaluates models trained elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.options import (
+    FeatureExtractorName,
+    Guidance,
+    OnlyCollectors,
+    PicturesOption,
+    ReferenceFile,
+    RequestedCollectors,
+    SkippedCollectors,
+    TrustOption,
+)
+from workbench.cli.output import shorten_warnings
+from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
+from workbench.core.errors import UserError
+
+
+def evaluate(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="The folder of the run, or of the runs of a sweep.")],
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            help="FAMILY:LOCATION; a location is a hub id, a folder, a file or MODULE:FUNCTION.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="The images: a folder, a parquet file, hub:owner/name, or a data set."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")
+    ] = None,
+    side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            help="Black and white of images with more than 8 bits, as in 0,4095.",
+            metavar="LOW,HIGH",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
+    pictures: PicturesOption = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    guidance: Guidance = 2.0,
+    feature_extractor: FeatureExtractorName = "auto",
+    reference: ReferenceFile = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit on the hub.")
+    ] = None,
+    trust: TrustOption = None,
+    only: OnlyCollectors = None,
+    skip: SkippedCollectors = None,
+    also: RequestedCollectors = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an imported run in the folder.")
+    ] = False,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of an address: a .yaml, .json or .csv file with the arguments of many"
+            " models.",
+            dir_okay=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Evaluations of a sweep at once; one per core by default.", min=1),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="The address of a Dask scheduler for a sweep; this machine by default."),
+    ] = None,
+) -> None:
+    """Evaluate a model that was trained elsewhere, as a run that contains no weights.
+
+    Other options are those of the family, as in --config model.yaml. An evaluation that was killed
+    is resumed by the same command.
+
+    \b
+    workbench evaluate diffusers:stabilityai/sd-vae-ft-mse --data imagenet/val --out runs/sd-vae
+    workbench evaluate ldm:model.ckpt --config model.yaml --data imagenet/val --out runs/mine
+    workbench evaluate python:mine:make --trust mine --data digits --out runs/own
+    workbench evaluate arrays:path/to/codes --codebook 16384 --out runs/codes
+    workbench evaluate lightningdit:xl-64ep.pt --tokenizer runs/vavae --guidance 10 --out runs/gen
+    torchrun --nproc_per_node 8 -m workbench evaluate ldm:model.ckpt --data val --out runs/mine
+    workbench evaluate --sweep models.yaml --data imagenet/val --out runs
+    """
+    shorten_warnings()
+    if sweep is not None:
+        _evaluate_sweep(context, sweep, out)
+        return
+    if address is None:
+        raise UserError("Name a model, such as softvq:SoftVQVAE/softvq-l-64, or --sweep list.yaml.")
+    if workers is not None or scheduler is not None:
+        raise UserError("--workers and --scheduler are options of --sweep.")
+    from workbench.collect.processes import joined_processes
+    from workbench.launch.evaluate import evaluate as evaluate_model
+
+    with joined_processes() as processes:
+        run = evaluate_model(
+            address,
+            data,
+            out,
+            tokenizer=tokenizer,
+            side=side,
+            value_range=value_range,
+            limit=limit,
+            pictures=pictures,
+            seed=seed,
+            guidance=guidance,
+            feature_extractor=feature_extractor,
+            reference=reference,
+            only=only or (),
+            skip=skip or (),
+            also=also or (),
+            revision=revision,
+            trust=trust or (),
+            overwrite=overwrite,
+            processes=processes,
+            **parse_settings(context),
+        )
+        is_main = processes.is_main
+    if not is_main:
+        return
+    for note in run.config.imported.notes if run.config.imported else ():
+        typer.echo(f"workbench: {note}", err=True)
+    typer.echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")
+
+
+def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
+    """Evaluate the models of a list, with the options of the command line for all of them."""
+    from workbench.launch.evaluation_sweep import evaluate_sweep
+    from workbench.launch.parameter_list import read_parameter_list
+
+    address = context.params["address"]
+    arguments = list(context.args)
+    if address is not None and not address.startswith("--"):
+        raise UserError(f"Give either the address {address} or --sweep {sweep}.")
+    if address is not None:  # the first word of the options of a family
+        arguments.insert(0, address)
+    options = {
+        name: value
+        for name, value in context.params.items()
+        if name not in ("address", "out", "sweep")
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    options |= parse_settings(context, arguments)
+    runs = evaluate_sweep(read_parameter_list(sweep), out, **options)
+    typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(context_settings=ACCEPTS_SETTINGS)(evaluate)

@@ -1,0 +1,43 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A module or package whose code may be imported; repeatable.", metavar="MODULE"
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
+FeatureExtractorName = Annotated[
+    str,
+    typer.Option(
+        help="Feature extractor for Fréchet distances and precision/recall: inception, dinov2, "
+        "efficientnet, hog, ...; by default the first of these that needs no download."
+    ),
+]
+ReferenceFile = Annotated[
+    Path | None,
+    typer.Option(help="Reference statistics or images, as an .npz of ADM's evaluator."),
+]
+Guidance = Annotated[
+    float, typer.Option(help="Scale of classifier-free guidance of a generator's samples.")
+]
+OnlyCollectors = Annotated[
+    list[str] | None,
+    typer.Option(help="Run only this collector, and those it requires; repeatable."),
+]
+SkippedCollectors = Annotated[
+    list[str] | None, typer.Option(help="Leave out this collector; repeatable.")
+]
+RequestedCollectors = Annotated[
+    list[str] | None,
+    typer.Option(help="Run this collector as well, which runs only on request; repeatable."),
+]
+PicturesOption = Annotated[
+    int,
+    typer.Option(help="Images whose pictures are stored; all contribute numbers.", min=1),
+]

@@ -1,0 +1,8 @@
+"""Messages that commands print."""
+
+import warnings
+
+
+def shorten_warnings() -> None:
+    """Print warnings, as of skipped images, without their source line."""
+    warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"
