@@ -15,6 +15,7 @@ from PIL import EpsImagePlugin, Image
 
 import workbench
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data import ImageSet, bundled, decode_cache, load
 from workbench.data.channels import with_channels
 from workbench.data.decode import FORMATS, MAX_FILE_BYTES, decode
@@ -153,16 +154,16 @@ def test_photos_are_balanced_windows():
     assert load("photos", split="test").fingerprint == photos.fingerprint
 
 
-@pytest.mark.parametrize("side", [16, 32, 40])
-def test_train_and_test_windows_do_not_overlap(side):
+@pytest.mark.parametrize("size", [ImageSize(32, 32), ImageSize(16, 24)])
+def test_train_and_test_windows_do_not_overlap(size):
     for name in bundled.PHOTOGRAPHS:
-        photograph = bundled.read_photograph(name, side)
+        photograph = bundled.read_photograph(name, min(size))
         covered = {split: np.zeros(photograph.shape[:2], bool) for split in ("train", "test")}
         for split, mask in covered.items():
-            corners = bundled.window_corners(photograph, side, split)
+            corners = bundled.window_corners(photograph, size, split)
             assert len(corners) >= bundled.WINDOWS_PER_PHOTOGRAPH[split]
             for y, x in np.random.default_rng(0).permutation(corners)[:2000]:
-                mask[y : y + side, x : x + side] = True
+                mask[y : y + size.height, x : x + size.width] = True
         assert not (covered["train"] & covered["test"]).any()
 
 
@@ -170,7 +171,7 @@ def test_photos_are_windows_of_their_own_label():
     photos = load("photos", split="test", limit=30)
     for image, label in zip(photos.pixels, photos.labels, strict=True):
         photograph = bundled.read_photograph(photos.names[label], 32)
-        corners = bundled.window_corners(photograph, 32, "test")
+        corners = bundled.window_corners(photograph, ImageSize(32, 32), "test")
         assert any((photograph[y : y + 32, x : x + 32] == image).all() for y, x in corners)
 
 

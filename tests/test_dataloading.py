@@ -20,6 +20,7 @@ from workbench.collect import batches as batches_module
 from workbench.collect import collect, load_images
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.core.pixels import normalize
 from workbench.core.workers import load_in_workers
 from workbench.data import lazy, load
@@ -106,7 +107,7 @@ def test_batches_do_not_depend_on_workers_and_resume(sources, monkeypatch, kind)
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     data = load(str(sources / "folder"), side=SIDE)
     if kind == "stream":
-        data = ImageStream(str(sources / "images.parquet"), side=SIDE, channels=3)
+        data = ImageStream(str(sources / "images.parquet"), size=ImageSize(SIDE, SIDE), channels=3)
     settings = {"crop": "random_scale", "flip": 0.5}
     expected = batches(data, 6, **settings)
     assert len({batch.numpy().tobytes() for batch in expected}) == 6
@@ -136,19 +137,22 @@ def test_crops_and_flips_are_those_of_plain_arrays(sources):
 def test_random_scale_has_every_length_to_a_quarter_more():
     augmentation = Augmentation(crop="random_scale")
     draws = [augmentation.draw(0, index) for index in range(400)]
-    assert {augmentation.short_side(16, draw) for draw in draws} == set(range(16, 21))
-    assert Augmentation().short_side(16, draws[0]) == 16
+    sizes = {augmentation.covered_size(ImageSize(16, 32), draw) for draw in draws}
+    assert sizes == {(length, 2 * length) for length in range(16, 21)}
+    assert Augmentation().covered_size(ImageSize(16, 32), draws[0]) == (16, 32)
 
 
-def test_random_resized_windows_have_the_stated_area_and_ratio():
+@pytest.mark.parametrize("height", [3000, 1500])
+def test_random_resized_windows_have_the_stated_area_and_ratio(height):
     augmentation = Augmentation(crop="random_resized")
     areas, ratios = [], []
     for index in range(200):
         draw = augmentation.draw(0, index)
-        left, top, right, bottom = augmentation.window(3000, 3000, draw)
-        assert 0 <= left < right <= 3000 and 0 <= top < bottom <= 3000
-        areas.append((right - left) * (bottom - top) / 9e6)
-        ratios.append((right - left) / (bottom - top))
+        size = ImageSize(height // 100, 30)
+        left, top, right, bottom = augmentation.window(3000, height, size, draw)
+        assert 0 <= left < right <= 3000 and 0 <= top < bottom <= height
+        areas.append((right - left) * (bottom - top) / (3000 * height))
+        ratios.append((right - left) / (bottom - top) * height / 3000)
     assert max(areas) < 1.001 and 0.75 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.34
     # A window that is as wide as the image is clipped: at most 4/3 of the side is cut off.
     assert min(areas) > 0.75 and 0.8 < np.median(areas) < 0.95

@@ -70,11 +70,11 @@ def test_enlarged_patches_have_the_embeddings_of_the_original_ones():
 def test_positions_are_resized_as_pillow_resizes_images():
     torch.manual_seed(0)
     positions = torch.randn(37 * 37, 2)
-    resized = resample_positions(positions, 16)
+    resized = resample_positions(positions, (16, 24))
     for channel in range(2):
         image = Image.fromarray(positions[:, channel].reshape(37, 37).numpy())
-        expected = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC))
-        np.testing.assert_allclose(resized[:, channel].reshape(16, 16), expected, atol=1e-4)
+        expected = np.asarray(image.resize((24, 16), Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(resized[:, channel].reshape(16, 24), expected, atol=1e-4)
 
 
 def test_training_starts_from_dinov2_with_other_patches(dinov2, tmp_path):

@@ -18,6 +18,7 @@ from workbench.cli import app
 from workbench.collect.models import load_models, load_tokenizer
 from workbench.collect.sampling import draw_samples
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data.stream import ImageStream
 from workbench.launch import latent_encoding
 from workbench.launch.in_process import train
@@ -79,7 +80,9 @@ def tokenizer(tokenizers, tmp_path):
 
 def images_of(folder) -> tuple[torch.Tensor, np.ndarray]:
     """Return the training images in the order of the files, and their labels."""
-    ((images, labels),) = ImageStream(str(folder), side=8, channels=1).ordered_batches(N)
+    ((images, labels),) = ImageStream(
+        str(folder), size=ImageSize(8, 8), channels=1
+    ).ordered_batches(N)
     return images, labels
 
 
@@ -87,7 +90,7 @@ def images_of(folder) -> tuple[torch.Tensor, np.ndarray]:
 def test_ordered_batches_yield_every_image_once(folder, first):
     images, labels = images_of(folder)
     np.testing.assert_array_equal(labels, np.arange(N) % CLASSES)
-    stream = ImageStream(str(folder), side=8, channels=1)
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     batches = list(stream.ordered_batches(9, first=first))
     assert [len(part) for part, _ in batches] == [9] * ((N - first) // 9) + [(N - first) % 9] * (
         (N - first) % 9 > 0

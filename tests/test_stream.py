@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data import load
 from workbench.data import stream as stream_module
 from workbench.data.stream import ImageStream
@@ -101,7 +102,7 @@ def test_shuffle_buffer_is_limited_in_bytes(monkeypatch):
 
 
 def test_every_epoch_has_every_image_in_another_order(folder):
-    stream = ImageStream(str(folder), side=8, channels=1)
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     assert isinstance(stream, StreamDataset)
     values = gray_values(stream, 24)
     first_epoch, second_epoch = values[:60], values[60:]
@@ -111,12 +112,12 @@ def test_every_epoch_has_every_image_in_another_order(folder):
 
 
 def test_skipping_gives_the_same_images(folder):
-    stream = ImageStream(str(folder), side=8, channels=1)
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     assert gray_values(stream, 20)[35:] == gray_values(stream, 13, first=35)
 
 
 def test_processes_share_an_epoch(folder):
-    stream = ImageStream(str(folder), side=8, channels=1)
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     parts = [gray_values(stream, 6, rank=rank, world_size=2) for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == list(range(60))
 
@@ -151,7 +152,7 @@ def test_damaged_image_becomes_a_gray_square(folder):
         "label": [0, 1],
     }
     datasets.Dataset.from_dict(rows).to_parquet(folder / "train-9.parquet")
-    stream = ImageStream(str(folder), side=8, channels=1)
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     with pytest.warns(UserWarning, match=str(folder)):
         assert sorted(gray_values(stream, 2, size=31)) == sorted([*range(60), 7, 128])
 
@@ -208,7 +209,7 @@ def shards(tmp_path):
 
 
 def test_webdataset_shards_are_a_stream(shards):
-    stream = ImageStream(str(shards), side=8, channels=1)
+    stream = ImageStream(str(shards), size=ImageSize(8, 8), channels=1)
     every = gray_values(stream, 12)
     assert sorted(every[:30]) == sorted(every[30:]) == list(range(30)) and every[:30] != every[30:]
     assert gray_values(stream, 3, first=15) == every[15:30]
@@ -233,7 +234,7 @@ def test_damaged_shards_and_folders_without_tables_are_refused(shards, tmp_path)
     content = (shards / "train-1.tar").read_bytes()
     (shards / "train-1.tar").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"train-1\.tar"):
-        ImageStream(str(shards), side=8, channels=1).take(1)
+        ImageStream(str(shards), size=ImageSize(8, 8), channels=1).take(1)
     (tmp_path / "files").mkdir()
     with pytest.raises(UserError, match="without `stream:`"):
-        ImageStream(str(tmp_path / "files"), side=8, channels=1).take(1)
+        ImageStream(str(tmp_path / "files"), size=ImageSize(8, 8), channels=1).take(1)

@@ -116,22 +116,22 @@ def test_input_is_normalized_before_the_first_block():
 
 
 def test_mixed_rotary_rotates_patches_by_their_column_and_row():
-    rotary = MixedRotary(depth=2, heads=3, width=8, side=4, before=1, after=2)
+    rotary = MixedRotary(depth=2, heads=3, width=8, grid=(3, 5), before=1, after=2)
     rotations = rotary()
     assert len(rotations) == 2
     cosines, sines = rotations[1]
-    assert cosines.shape == (3, 1 + 16 + 2, 4)
+    assert cosines.shape == (3, 1 + 15 + 2, 4)
     column, row = 3, 2
     x_frequencies, y_frequencies = rotary.frequencies[:, 1]
     angles = column * x_frequencies + row * y_frequencies
-    torch.testing.assert_close(cosines[:, 1 + row * 4 + column], angles.cos())
-    torch.testing.assert_close(sines[:, 1 + row * 4 + column], angles.sin())
-    for other in (0, 17, 18):
+    torch.testing.assert_close(cosines[:, 1 + row * 5 + column], angles.cos())
+    torch.testing.assert_close(sines[:, 1 + row * 5 + column], angles.sin())
+    for other in (0, 16, 17):
         assert (cosines[:, other] == 1).all() and (sines[:, other] == 0).all()
 
 
 def test_rotated_products_depend_on_differences_of_positions():
-    rotary = MixedRotary(depth=1, heads=1, width=8, side=4, before=0, after=0)
+    rotary = MixedRotary(depth=1, heads=1, width=8, grid=(4, 4), before=0, after=0)
     q, k = (torch.randn(1, 1, 1, 8).expand(-1, -1, 16, -1) for _ in range(2))
     rotation = rotary()[0]
     products = apply_rotary(q, rotation) @ apply_rotary(k, rotation).mT
@@ -141,7 +141,7 @@ def test_rotated_products_depend_on_differences_of_positions():
 
 
 def test_frequencies_start_as_rotated_axes():
-    rotary = MixedRotary(depth=1, heads=2, width=16, side=2, before=0, after=0)
+    rotary = MixedRotary(depth=1, heads=2, width=16, grid=(2, 2), before=0, after=0)
     x_frequencies, y_frequencies = rotary.frequencies[:, 0]
     lengths = (x_frequencies.square() + y_frequencies.square()).sqrt()
     expected = torch.tensor([10 ** (-4 * i / 16) for i in range(4)] * 2)

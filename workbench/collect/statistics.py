@@ -9,6 +9,7 @@ import torch
 
 from workbench.collect.images import extractor_outputs
 from workbench.core.errors import UserError
+from workbench.core.image_size import AnySide
 from workbench.core.moments import Moments
 from workbench.data import Pixels, load
 from workbench.features import FeatureExtractor, get_feature_extractor
@@ -98,7 +99,7 @@ def write_statistics(
     *,
     feature_extractor: str = "inception",
     split: str = "all",
-    side: int | None = None,
+    side: AnySide | None = None,
     limit: int | None = None,
 ) -> adm.ReferenceStatistics:
     """Compute the statistics of a set of images, and write them as ADM's evaluator reads them.
@@ -113,8 +114,8 @@ def write_statistics(
         Name of the network; only the statistics of `inception` can be compared with published ones.
     split : {"train", "test", "all"}
         The split of the source.
-    side : int, optional
-        Height and width of the images; by default their own.
+    side : int, str or pair of int, optional
+        Height and width of the images; by default their own. See `workbench.data.load`.
     limit : int, optional
         Largest number of images.
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workbench.core.image_size import ImageSize
+
 CROPS = ("center", "random", "random_scale", "random_resized")
 MAX_SCALE = 1.25  # of the short side, for random_scale
 MIN_AREA = 0.8  # of the image, for random_resized
@@ -41,10 +43,10 @@ class Augmentation:
     Attributes
     ----------
     crop : {"center", "random", "random_scale", "random_resized"}
-        center resizes the short side to the side of the images and crops the center. random
-        crops at a random position instead. random_scale first resizes the short side to a random
-        length from the side to 1.25 times the side. random_resized resizes a random window to a
-        square: 80 to 100 % of the area, 3/4 to 4/3 as wide as high, and clipped to the image.
+        center resizes an image until it covers the size of the images and crops the center. random
+        crops at a random position instead. random_scale first resizes it until it covers 1 to 1.25
+        times the size. random_resized resizes a random window to the size: 80 to 100 % of the area,
+        3/4 to 4/3 as wide as a window of the ratio of the size, and clipped to the image.
     flip : float
         The probability of a horizontal flip.
     reduced_decoding : bool
@@ -86,42 +88,61 @@ class Augmentation:
         """Return True if the image of a draw is flipped."""
         return draw.flip < self.flip
 
-    def short_side(self, side: int, draw: Draw) -> int:
-        """Return the length to which the short side is resized.
+    def covered_size(self, size: ImageSize, draw: Draw) -> ImageSize:
+        """Return the size that an image covers before it is cropped.
 
-        For random_scale, every integer from `side` to 1.25 times `side` (rounded up) is as likely.
+        For random_scale, every length of the short side from that of `size` to 1.25 times that
+        (rounded up) is as likely.
 
         Parameters
         ----------
-        side : int
-            Height and width of the result, in pixels.
+        size : ImageSize
+            The size of the result.
         draw : Draw
             The random numbers of the image.
         """
         if self.crop != "random_scale":
-            return side
-        return side + int(draw.scale * (self.max_short_side(side) - side + 1))
+            return size
+        short = min(size)
+        return size.with_short_side(short + int(draw.scale * (_largest_short(size) - short + 1)))
 
-    def max_short_side(self, side: int) -> int:
-        """Return the largest length to which the short side is resized."""
+    def max_size(self, size: ImageSize) -> ImageSize:
+        """Return the size that an image must cover before any crop.
+
+        Parameters
+        ----------
+        size : ImageSize
+            The size of the result.
+        """
         if self.crop == "random_scale":
-            return math.ceil(MAX_SCALE * side)
-        return math.ceil(MAX_RATIO * side) if self.crop == "random_resized" else side
+            return size.with_short_side(_largest_short(size))
+        if self.crop == "random_resized":
+            return ImageSize(math.ceil(MAX_RATIO * size.height), math.ceil(MAX_RATIO * size.width))
+        return size
 
-    def window(self, width: int, height: int, draw: Draw) -> tuple[int, int, int, int]:
+    def window(
+        self, width: int, height: int, size: ImageSize, draw: Draw
+    ) -> tuple[int, int, int, int]:
         """Return the window of random_resized as left, top, right and bottom, in pixels.
 
         Parameters
         ----------
         width, height : int
             The size of the image.
+        size : ImageSize
+            The size of the result, around whose ratio that of the window is drawn.
         draw : Draw
             The random numbers of the image.
         """
         area = width * height * (MIN_AREA + (1 - MIN_AREA) * draw.scale)
-        ratio = MAX_RATIO ** (2 * draw.ratio - 1)
+        ratio = MAX_RATIO ** (2 * draw.ratio - 1) * (size.width / size.height)
         columns = min(round(math.sqrt(area * ratio)), width)
         rows = min(round(math.sqrt(area / ratio)), height)
         left = int(draw.left * (width - columns + 1))
         top = int(draw.top * (height - rows + 1))
         return left, top, left + columns, top + rows
+
+
+def _largest_short(size: ImageSize) -> int:
+    """Return the largest length of the short side for random_scale."""
+    return math.ceil(MAX_SCALE * min(size))

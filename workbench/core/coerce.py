@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import UserError, unknown
+from workbench.core.image_size import ImageSize, as_side
 
 
 def coerce(
@@ -23,8 +24,8 @@ def coerce(
     Parameters
     ----------
     kind : type
-        The declared type: bool, int, float, str, a Literal, a tuple or list of these, or one of
-        these `| None`. Annotations of an `Annotated` type are ignored.
+        The declared type: bool, int, float, str, a Literal, a tuple or list of these, a `Side` of
+        images, or one of these `| None`. Annotations of an `Annotated` type are ignored.
     name : str
         The name of the setting, for the error.
     value : object
@@ -54,6 +55,8 @@ def coerce(
     import pydantic
 
     kind = _without_annotations(kind)
+    if ImageSize in typing.get_args(kind):
+        return None if _is_none(value) and _is_optional(kind) else as_side(value, name)
     try:
         converted = _adapter(kind).validate_python(_from_text(kind, value))
     except (pydantic.ValidationError, ValueError, TypeError, OverflowError, RecursionError):
@@ -67,10 +70,10 @@ def coerce(
 
 
 def to_json(value: Any) -> Any:
-    """Return a value as JSON stores it: tuples as lists, paths as text."""
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
+    """Return a value as JSON stores it: tuples as lists, paths and sizes of images as text."""
+    if isinstance(value, Path | ImageSize):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 @functools.lru_cache(maxsize=256)
@@ -85,7 +88,7 @@ def _from_text(kind: Any, value: Any) -> Any:
     """Translate the notations that pydantic does not know."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        if value is None or str(value).lower() == "none":
+        if _is_none(value):
             return None
         return _from_text(_without_none(kind), value)
     if origin is typing.Literal:
@@ -103,6 +106,14 @@ def _from_text(kind: Any, value: Any) -> Any:
     if kind is str and isinstance(value, Path):
         return str(value)
     return value
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or str(value).lower() == "none"
+
+
+def _is_optional(kind: Any) -> bool:
+    return types.NoneType in typing.get_args(kind)
 
 
 def _integer(text: str) -> Any:

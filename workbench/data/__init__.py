@@ -6,6 +6,7 @@ from math import isfinite
 from pathlib import Path
 
 from workbench.core.errors import UserError, missing_extra, unknown
+from workbench.core.image_size import AnySide, ImageSize
 from workbench.data.channels import with_channels
 from workbench.data.decode import ValueRange
 from workbench.data.images import ImageSet, Pixels, warn_skipped
@@ -28,7 +29,7 @@ def load(
     source: str,
     *,
     split: str = "train",
-    side: int | None = None,
+    side: AnySide | None = None,
     channels: int | None = None,
     limit: int | None = None,
     resize: str | None = None,
@@ -53,15 +54,15 @@ def load(
     split : {"train", "test", "all"}
         The split. A source without splits has a tenth of its images held out; "all" is every image
         of such a source, and the test images of any other.
-    side : int, optional
-        Height and width in pixels, at least 4. None uses the bundled set's own, or the size that
-        all files share.
+    side : int, str or pair of int, optional
+        Height and width in pixels, at least 4: one number for squares, "128x256" or (128, 256) for
+        a height and a width. None uses the bundled set's own, or the size that all files share.
     channels : {1, 3}, optional
         Channels of the images; None keeps the source's own.
     limit : int, optional
         Load at most this many images, drawn at random.
     resize : {"lanczos", "bicubic", "adm"}, optional
-        How image files are brought to the side; see `workbench.data.resize`. lanczos by default.
+        How image files are brought to this size; see `workbench.data.resize`. lanczos by default.
         The bundled sets have their own way.
     sample : int, optional
         Draw at most this many of the images, in random order. Only these are decoded.
@@ -92,8 +93,9 @@ def load(
         raise unknown("split", split, SPLITS)
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3, got {channels}.")
-    if side is not None and side < MIN_SIDE:
-        raise UserError(f"side must be at least {MIN_SIDE}, got {side}.")
+    size = None if side is None else ImageSize.of(side)
+    if size is not None and min(size) < MIN_SIDE:
+        raise UserError(f"side must be at least {MIN_SIDE}, got {min(size)}.")
     for name, number in (("limit", limit), ("sample", sample)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}.")
@@ -101,7 +103,7 @@ def load(
         _check_value_range(value_range, str(source))
     selection = Selection(limit=limit, sample=sample, seed=seed)
     decoding = Decoding(
-        side=side,
+        size=size,
         channels=channels,
         resize=resize or DEFAULT_RESIZE,
         value_range=value_range,
@@ -130,7 +132,7 @@ def _read(source: str, split: str, selection: Selection, decoding: Decoding) -> 
     if has_splits and split == "all":
         split = "test"
     if source in BUNDLED:
-        images = _read_bundled(source, split, decoding.side, selection)
+        images = _read_bundled(source, split, decoding.size, selection)
         return replace(images, pixels=with_channels(images.read(), decoding.channels))
     if source.startswith("stream:"):
         from workbench.data.stream import first_images
@@ -185,12 +187,19 @@ def _read_path(source: str, split: str, selection: Selection, decoding: Decoding
     return read_files(images, split, selection, source, decoding)
 
 
-def _read_bundled(source: str, split: str, side: int | None, selection: Selection) -> ImageSet:
+def _read_bundled(
+    source: str, split: str, size: ImageSize | None, selection: Selection
+) -> ImageSet:
     from workbench.data.bundled import digits, photos
     from workbench.data.shapes import shapes
 
-    read = {"digits": digits, "photos": photos, "shapes": shapes}[source]
-    images = read(split, side)
+    if source == "photos":
+        images = photos(split, size)
+    elif size is not None and not size.is_square:
+        raise UserError(f"The bundled set {source} has square images only, got side={size}.")
+    else:
+        read = {"digits": digits, "shapes": shapes}[source]
+        images = read(split, None if size is None else size.height)
     if selection.limit is not None:
         images = images.take(selection.limit)
     images = replace(images, total=len(images))

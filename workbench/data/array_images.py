@@ -43,7 +43,7 @@ def read_array_images(
     source : str
         Name of the file for errors.
     decoding : Decoding
-        The conversion of the images to squares.
+        The conversion of the images to one size.
 
     Raises
     ------

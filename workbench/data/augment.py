@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.augmentation import Augmentation, Draw
+from workbench.core.image_size import ImageSize
 from workbench.data.channels import mirror, to_tensor, with_channels
 from workbench.data.lazy import GRAY
 from workbench.data.resize import (
     DEFAULT_RESIZE,
     resize_and_crop,
-    resize_short_side,
-    resize_to_square,
+    resize_to_cover,
+    resize_without_crop,
 )
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ class AugmentedImages:
         return (images,)
 
     def _crop(self, indices: list[int], epochs: list[int]) -> np.ndarray:
-        side, _, channels = self.image_set.image_shape
-        pixels = np.full((len(indices), side, side, channels), GRAY, np.uint8)
+        height, width, channels = self.image_set.image_shape
+        size = ImageSize(height, width)
+        pixels = np.full((len(indices), height, width, channels), GRAY, np.uint8)
         for position, (index, epoch) in enumerate(zip(indices, epochs, strict=True)):
-            picture = self._picture(index, side)
+            picture = self._picture(index, size)
             if picture is not None:
                 draw = self.augmentation.draw(epoch, index)
-                image = crop(picture, side, self._resize, self.augmentation, draw)
+                image = crop(picture, size, self._resize, self.augmentation, draw)
                 pixels[position] = with_channels(image, channels)
         return pixels
 
@@ -85,7 +87,7 @@ class AugmentedImages:
         originals = self.image_set.originals
         return DEFAULT_RESIZE if originals is None else originals.decoding.resize
 
-    def _picture(self, index: int, side: int) -> "Image.Image | None":
+    def _picture(self, index: int, size: ImageSize) -> "Image.Image | None":
         """Return an image before it is cropped; None if it is damaged."""
         from PIL import Image
 
@@ -95,13 +97,13 @@ class AugmentedImages:
             return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         return originals.picture(
             index,
-            short=self.augmentation.max_short_side(side),
+            size=self.augmentation.max_size(size),
             reduced=self.augmentation.reduced_decoding,
         )
 
 
 def crop(
-    picture: "Image.Image", side: int, resize: str, augmentation: Augmentation, draw: Draw
+    picture: "Image.Image", size: ImageSize, resize: str, augmentation: Augmentation, draw: Draw
 ) -> np.ndarray:
     """Resize and crop an image by the random numbers of one draw.
 
@@ -109,8 +111,8 @@ def crop(
     ----------
     picture : Image
         An image of mode L or RGB.
-    side : int
-        Height and width of the result, in pixels.
+    size : ImageSize
+        The size of the result.
     resize : {"lanczos", "bicubic", "adm"}
         The filter; see `workbench.data.resize`.
     augmentation : Augmentation
@@ -120,15 +122,16 @@ def crop(
 
     Returns
     -------
-    ndarray of uint8, shape (side, side, 1 or 3)
+    ndarray of uint8, shape (h, w, 1 or 3)
         The crop.
     """
     if augmentation.crop == "center":
-        return np.atleast_3d(np.asarray(resize_and_crop(picture, side, resize)))
+        return np.atleast_3d(np.asarray(resize_and_crop(picture, size, resize)))
     if augmentation.crop == "random_resized":
-        window = picture.crop(augmentation.window(picture.width, picture.height, draw))
-        return np.atleast_3d(np.asarray(resize_to_square(window, side, resize)))
-    picture = resize_short_side(picture, augmentation.short_side(side, draw), resize)
-    top = int(draw.top * (picture.height - side + 1))
-    left = int(draw.left * (picture.width - side + 1))
-    return np.atleast_3d(np.asarray(picture.crop((left, top, left + side, top + side))))
+        window = picture.crop(augmentation.window(picture.width, picture.height, size, draw))
+        return np.atleast_3d(np.asarray(resize_without_crop(window, size, resize)))
+    picture = resize_to_cover(picture, augmentation.covered_size(size, draw), resize)
+    top = int(draw.top * (picture.height - size.height + 1))
+    left = int(draw.left * (picture.width - size.width + 1))
+    box = (left, top, left + size.width, top + size.height)
+    return np.atleast_3d(np.asarray(picture.crop(box)))

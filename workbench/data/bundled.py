@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import AnySide, ImageSize
 from workbench.data.decode import open_image
 from workbench.data.images import ImageSet
 
@@ -146,28 +147,29 @@ def _cubic_weights(length: int, new_length: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def photos(split: str, side: int | None = None) -> ImageSet:
+def photos(split: str, side: AnySide | None = None) -> ImageSet:
     """Load RGB windows of 16 photographs, from disjoint regions: 6,000 to train, 1,200 to test.
 
-    The label is the photograph. A larger side shows the same part of a photograph in more pixels.
+    The label is the photograph. A larger side shows the same part of a photograph in more pixels; a
+    window that is not square shows more of it in one direction.
 
     Parameters
     ----------
     split : {"train", "test"}
         The split.
-    side : int, optional
-        Height and width in pixels; 32 by default.
+    side : int, str or pair of int, optional
+        Height and width in pixels; 32 by default. See `ImageSize.of`.
     """
-    side = side or PHOTOS_SIDE
+    size = ImageSize.of(side or PHOTOS_SIDE)
     random = np.random.default_rng(0)
     windows = []
     for name in PHOTOGRAPHS:
-        photograph = read_photograph(name, side)
-        corners = window_corners(photograph, side, split)
+        photograph = read_photograph(name, min(size))
+        if size.height > photograph.shape[0] or size.width > photograph.shape[1]:
+            raise UserError(f"The photograph {name} is smaller than windows of {size} pixels.")
+        corners = window_corners(photograph, size, split)
         y, x = random.permutation(corners)[: WINDOWS_PER_PHOTOGRAPH[split]].T
-        every_window = np.lib.stride_tricks.sliding_window_view(
-            photograph, (side, side), axis=(0, 1)
-        )
+        every_window = np.lib.stride_tricks.sliding_window_view(photograph, size, axis=(0, 1))
         windows.append(np.moveaxis(every_window[y, x], 1, -1))
     labels = np.repeat(np.arange(len(windows)), [len(part) for part in windows])
     order = random.permutation(len(labels))
@@ -188,7 +190,7 @@ def read_photograph(name: str, side: int) -> np.ndarray:
     name : str
         A name in `PHOTOGRAPHS`.
     side : int
-        Side of the windows, in pixels.
+        The short side of the windows, in pixels.
 
     Returns
     -------
@@ -210,7 +212,7 @@ def read_photograph(name: str, side: int) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
-def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:
+def window_corners(photograph: np.ndarray, size: ImageSize, split: str) -> np.ndarray:
     """Return the top left corners of the windows that a split can take from a photograph.
 
     The photograph is divided into blocks of one and a half windows. One block in five is held out,
@@ -221,8 +223,8 @@ def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:
     ----------
     photograph : ndarray of uint8, shape (h, w, 3)
         The photograph.
-    side : int
-        Height and width of the windows, in pixels.
+    size : ImageSize
+        The size of the windows.
     split : {"train", "test"}
         The split.
 
@@ -232,17 +234,17 @@ def window_corners(photograph: np.ndarray, side: int, split: str) -> np.ndarray:
         Corners as y and x.
     """
     height, width = photograph.shape[:2]
-    block = side * 3 // 2
-    row = np.arange(height)[:, None] // block
-    column = np.arange(width) // block
+    row = np.arange(height)[:, None] // (size.height * 3 // 2)
+    column = np.arange(width) // (size.width * 3 // 2)
     is_held_out = (2 * row + column) % 5 == 0
     is_allowed = is_held_out if split == "test" else ~is_held_out
-    is_inside = _window_sums(is_allowed, side) == side * side
-    is_bright = _window_sums(photograph.mean(axis=-1), side) >= MIN_BRIGHTNESS * side * side
+    is_inside = _window_sums(is_allowed, size) == size.pixels
+    is_bright = _window_sums(photograph.mean(axis=-1), size) >= MIN_BRIGHTNESS * size.pixels
     return np.argwhere(is_inside & is_bright)
 
 
-def _window_sums(values: np.ndarray, side: int) -> np.ndarray:
+def _window_sums(values: np.ndarray, size: ImageSize) -> np.ndarray:
     # A summed-area table gives the sum of every window from four corners.
     total = np.pad(values.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    return total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    h, w = size
+    return total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]

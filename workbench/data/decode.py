@@ -1,4 +1,4 @@
-"""Decoding of image files, table cells and arrays to 8-bit squares."""
+"""Decoding of image files, table cells and arrays to 8-bit images of one size."""
 
 import io
 import stat
@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data.resize import DEFAULT_RESIZE, resize_and_crop
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ MAX_ENLARGEMENT = 4
 MAX_FILE_BYTES = 500_000_000
 WHITE = 65535  # of 16 bits
 TIFF_MAX_SAMPLE_VALUE = 281
+EXIF_ORIENTATION = 274
+TURNED_ORIENTATIONS = (5, 6, 7, 8)  # by a quarter, so that the file has height and width exchanged
 DECLARED_WHITE_LEVELS = tuple(2**bits - 1 for bits in range(8, 16))
 # Modes of Pillow with more than 8 bits per pixel.
 DEEP_MODES = ("I", "F")
@@ -67,7 +70,7 @@ def _available_formats() -> tuple[str, ...]:
 def decode(
     content: Path | bytes | np.ndarray | None,
     name: str,
-    side: int | None = None,
+    size: ImageSize | None = None,
     resize: str = DEFAULT_RESIZE,
     *,
     value_range: ValueRange | None = None,
@@ -81,11 +84,11 @@ def decode(
         The file, its content, or decoded pixels.
     name : str
         Name of the image for errors.
-    side : int, optional
-        Height and width in pixels: the short side is resized to it and the center cropped. None
-        keeps the size.
+    size : ImageSize, optional
+        The size of the result: the image is resized until it covers it, and the center cropped.
+        None keeps the image's own.
     resize : {"lanczos", "bicubic", "adm"}
-        How the image is brought to this side; see `workbench.data.resize`.
+        How the image is brought to this size; see `workbench.data.resize`.
     value_range : tuple of float, optional
         The values of black and white of images with more than 8 bits; see `decode_picture`.
     on_sixteen_bits : callable, optional
@@ -99,15 +102,15 @@ def decode(
     Raises
     ------
     UserError
-        If the content is not an image, or is too small for the side.
+        If the content is not an image, or is too small for the size.
     """
-    if isinstance(content, np.ndarray) and content.shape[:2] == (side or len(content),) * 2:
+    if isinstance(content, np.ndarray) and size in (None, content.shape[:2]):
         return content
     image = decode_picture(
-        content, name, short=side, value_range=value_range, on_sixteen_bits=on_sixteen_bits
+        content, name, size=size, value_range=value_range, on_sixteen_bits=on_sixteen_bits
     )
-    if side is not None:
-        image = resize_and_crop(image, side, resize)
+    if size is not None:
+        image = resize_and_crop(image, size, resize)
     return np.atleast_3d(np.asarray(image))
 
 
@@ -115,7 +118,7 @@ def decode_picture(
     content: Path | bytes | np.ndarray | None,
     name: str,
     *,
-    short: int | None = None,
+    size: ImageSize | None = None,
     reduced: bool = False,
     is_check: bool = False,
     value_range: ValueRange | None = None,
@@ -134,11 +137,11 @@ def decode_picture(
         The file, its content, or decoded pixels.
     name : str
         Name of the image for errors.
-    short : int, optional
-        The length in pixels that the short side is going to have.
+    size : ImageSize, optional
+        The size that the image is going to cover.
     reduced : bool
-        Whether a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if its short side then has at
-        least `short` pixels. The pixels differ slightly.
+        Whether a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if it then still covers
+        `size`. The pixels differ slightly.
     is_check : bool
         Whether only errors are of interest: a JPEG file is read as a whole and decoded at 1/8 of
         its size.
@@ -162,18 +165,19 @@ def decode_picture(
 
     if isinstance(content, np.ndarray):
         image = Image.fromarray(content[..., 0] if content.shape[-1] == 1 else content)
-        _check_size(image, name, short)
+        _check_size(image, name, size)
         return image
     with _readable_errors(name):
         data = _read_file(content, name) if isinstance(content, Path) else content
         if not data:
             raise UserError(f"{name} is empty.")
         with open_image(io.BytesIO(data)) as opened:
-            _check_size(opened, name, short)
+            stored_size = _stored_size(opened, size)
+            _check_size(opened, name, stored_size)
             if is_check:
                 opened.draft(None, (1, 1))
-            elif reduced and short is not None:
-                opened.draft(None, (short, short))
+            elif reduced and stored_size is not None:
+                opened.draft(None, (stored_size.width, stored_size.height))
             white = _white_level(opened)
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
@@ -225,15 +229,24 @@ def _read_file(path: Path, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _check_size(image: "Image.Image", name: str, side: int | None) -> None:
-    smallest = MIN_SIDE
-    if side is not None:
-        smallest = max(smallest, -(-side // MAX_ENLARGEMENT))  # rounded up
-    if min(image.size) < smallest:
-        raise UserError(
-            f"{name} is {image.width} x {image.height} pixels; the short side must have at least"
-            f" {smallest}."
-        )
+def _stored_size(image: "Image.Image", size: ImageSize | None) -> ImageSize | None:
+    """Return a size in the orientation in which the file has the image."""
+    if size is None or size.is_square:
+        return size
+    is_turned = image.getexif().get(EXIF_ORIENTATION) in TURNED_ORIENTATIONS
+    return size.transposed() if is_turned else size
+
+
+def _check_size(image: "Image.Image", name: str, size: ImageSize | None) -> None:
+    height, width = (1, 1) if size is None else size
+    min_height = max(MIN_SIDE, -(-height // MAX_ENLARGEMENT))  # rounded up
+    min_width = max(MIN_SIDE, -(-width // MAX_ENLARGEMENT))
+    if image.height >= min_height and image.width >= min_width:
+        return
+    smallest = f"the short side must have at least {min_height}"
+    if min_height != min_width:
+        smallest = f"it must have at least {min_width} x {min_height}"
+    raise UserError(f"{name} is {image.width} x {image.height} pixels; {smallest}.")
 
 
 def _white_level(image: "Image.Image") -> int:

@@ -81,7 +81,7 @@ def read_files(
     source : str
         Name of the folder or archive for errors.
     decoding : Decoding
-        The conversion of the files to squares.
+        The conversion of the files to one size.
 
     Raises
     ------

@@ -11,6 +11,7 @@ import numpy as np
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
 from workbench.core.fingerprint import ImageHash
+from workbench.core.image_size import ImageSize, Side
 from workbench.data.channels import to_tensor
 from workbench.data.lazy import LazyImages
 
@@ -55,7 +56,7 @@ class SourceLayout:
 # Sets are compared by their fingerprints; comparing arrays would be ambiguous.
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Square images of one size, with 8 bits per channel.
+    """Images of one size, with 8 bits per channel.
 
     Attributes
     ----------
@@ -147,6 +148,12 @@ class ImageSet:
     def is_lazy(self) -> bool:
         """True if the images are decoded when they are read."""
         return isinstance(self.pixels, LazyImages)
+
+    @property
+    def side(self) -> Side:
+        """Height and width of the images in pixels; one number if they are square."""
+        height, width, _ = self.image_shape
+        return ImageSize(height, width).side
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

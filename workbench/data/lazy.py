@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data.channels import with_channels
 from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
 from workbench.data.decode_cache import DecodedImages, cached_decode
@@ -36,21 +37,21 @@ CHECK_PROCESSES = 4  # at most one per core
 
 @dataclass(frozen=True)
 class Decoding:
-    """The conversion of encoded images to squares of one size.
+    """The conversion of encoded images to one size.
 
     Attributes
     ----------
-    side : int or None
-        Height and width in pixels; None if all images share one size.
+    size : ImageSize or None
+        The size of the images; None if all share one.
     channels : {1, 3} or None
         Channels of the images; None keeps those of the source, 3 if any image has 3.
     resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to the side; see `workbench.data.resize`.
+        How images are brought to the size; see `workbench.data.resize`.
     value_range : tuple of float or None
         The values of black and white of images with more than 8 bits.
     """
 
-    side: int | None = None
+    size: ImageSize | None = None
     channels: int | None = None
     resize: str = DEFAULT_RESIZE
     value_range: ValueRange | None = None
@@ -69,10 +70,12 @@ class LazyImages:
         The images.
     rows : ndarray of int64, shape (n,)
         The index in `encoded` of each image of this set.
-    side, channels : int
+    size : ImageSize
         The size of the decoded images.
+    channels : int
+        Their number of color channels.
     decoding : Decoding
-        The conversion; its `side` is None if all images must have this size already.
+        The conversion; its `size` is None if all images must have this size already.
     is_strict : bool
         Whether a damaged image is an error. Otherwise it is read as a gray square, so that batches
         of training stay full, and a warning names it.
@@ -80,7 +83,7 @@ class LazyImages:
 
     encoded: EncodedImages
     rows: np.ndarray
-    side: int
+    size: ImageSize
     channels: int
     decoding: Decoding
     is_strict: bool = False
@@ -90,7 +93,7 @@ class LazyImages:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """The shape of the array of all images."""
-        return len(self.rows), self.side, self.side, self.channels
+        return len(self.rows), *self.size, self.channels
 
     @property
     def nbytes(self) -> int:
@@ -163,7 +166,7 @@ class LazyImages:
                 decode_picture(
                     self.encoded.content(row),
                     self.encoded.name(row),
-                    short=self.decoding.side,
+                    size=self.decoding.size,
                     is_check=True,
                     value_range=self.decoding.value_range,
                 )
@@ -184,15 +187,15 @@ class LazyImages:
         yield f"{self.decoding.resize} {self.decoding.value_range}"
         yield from self.encoded.identity(self.rows)
 
-    def picture(self, index: int, *, short: int, reduced: bool) -> "Image.Image | None":
+    def picture(self, index: int, *, size: ImageSize, reduced: bool) -> "Image.Image | None":
         """Decode an image at its own size, for a crop other than that of `read`.
 
         Parameters
         ----------
         index : int
             The image.
-        short : int
-            The length in pixels that its short side is going to have.
+        size : ImageSize
+            The size that it must cover for this crop.
         reduced : bool
             Whether a JPEG file may be decoded at a fraction of its size.
 
@@ -207,7 +210,7 @@ class LazyImages:
             return decode_picture(
                 content,
                 self.encoded.name(row),
-                short=short,
+                size=size,
                 reduced=reduced,
                 value_range=self.decoding.value_range,
             )
@@ -216,7 +219,7 @@ class LazyImages:
             return None
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
-        pixels = np.empty((len(rows), self.side, self.side, self.channels), np.uint8)
+        pixels = np.empty((len(rows), *self.size, self.channels), np.uint8)
         for index, row in enumerate(rows.tolist()):
             pixels[index] = self._decode(row)
         return pixels
@@ -227,13 +230,13 @@ class LazyImages:
         decoding = self.decoding
         try:
             pixels = decode(
-                content, name, decoding.side, decoding.resize, value_range=decoding.value_range
+                content, name, decoding.size, decoding.resize, value_range=decoding.value_range
             )
         except UserError as error:
             self._handle_damaged(error)
-            return np.full((self.side, self.side, self.channels), GRAY, np.uint8)
-        if pixels.shape[:2] != (self.side, self.side):
-            raise _other_size(pixels, name, (self.side, self.side), "the first image")
+            return np.full((*self.size, self.channels), GRAY, np.uint8)
+        if pixels.shape[:2] != self.size:
+            raise _other_size(pixels, name, self.size, "the first image")
         return with_channels(pixels, self.channels)
 
     def _handle_damaged(self, error: UserError) -> None:
@@ -257,7 +260,7 @@ def read_pixels(
     encoded : EncodedImages
         The images, at least one.
     decoding : Decoding
-        The conversion to squares.
+        The conversion to one size.
     source : str
         Name of the images for errors.
     files : iterable of Path
@@ -273,10 +276,11 @@ def read_pixels(
     Raises
     ------
     UserError
-        If no image can be decoded, or the sizes differ and no side is given.
+        If no image can be decoded, or the sizes differ and no size is given.
     """
     channels = decoding.channels or 3
-    if decoding.side is None or len(encoded) * decoding.side**2 * channels > MAX_ARRAY_BYTES:
+    size = decoding.size
+    if size is None or len(encoded) * size.pixels * channels > MAX_ARRAY_BYTES:
         lazy = _open_lazily(encoded, decoding, source)
         if lazy.pixels.nbytes > MAX_ARRAY_BYTES:
             return lazy
@@ -284,7 +288,7 @@ def read_pixels(
     originals = LazyImages(
         encoded=encoded,
         rows=decoded.indices,
-        side=decoded.pixels.shape[1],
+        size=ImageSize(*decoded.pixels.shape[1:3]),
         channels=decoded.pixels.shape[3],
         decoding=decoding,
     )
@@ -308,7 +312,7 @@ def _open_lazily(encoded: EncodedImages, decoding: Decoding, source: str) -> Dec
     lazy = LazyImages(
         encoded=encoded,
         rows=np.arange(len(encoded)),
-        side=sample.pixels.shape[1],
+        size=ImageSize(*sample.pixels.shape[1:3]),
         channels=channels,
         decoding=decoding,
     )
@@ -354,7 +358,7 @@ class _Decoder:
             image = decode(
                 content,
                 name,
-                decoding.side,
+                decoding.size,
                 decoding.resize,
                 value_range=decoding.value_range,
                 on_sixteen_bits=self.levels.append,
@@ -367,7 +371,7 @@ class _Decoder:
             self.first_name = name
             self.pixels = np.empty((self.count, *image.shape), np.uint8)
         first_size = self.pixels.shape[1:3]
-        if image.shape[:2] != first_size or image.shape[0] != image.shape[1]:
+        if image.shape[:2] != first_size:
             raise _other_size(image, name, first_size, self.first_name)
         if image.shape[-1] > self.pixels.shape[-1]:  # gray images came first
             self.pixels = np.repeat(self.pixels, image.shape[-1], axis=-1)
@@ -411,13 +415,11 @@ def _other_size(
 ) -> UserError:
     height, width = image.shape[:2]
     first_height, first_width = first_size
-    advice = "Give `side`, in pixels, to resize and crop every image to a square."
-    if (height, width) != (first_height, first_width):
-        return UserError(
-            f"All images must have one size, got {first_width} x {first_height} for {first_name}"
-            f" and {width} x {height} for {name}. {advice}"
-        )
-    return UserError(f"Images must be square, got {width} x {height} for {name}. {advice}")
+    return UserError(
+        f"All images must have one size, got {first_width} x {first_height} for {first_name} and"
+        f" {width} x {height} for {name}. Give `side`, in pixels, to resize and crop every image to"
+        " a square, or to height x width, as in 128x256."
+    )
 
 
 def warn_damaged(error: UserError) -> None:

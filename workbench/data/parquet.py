@@ -116,7 +116,7 @@ def read_parquet(
     source : str
         Name of the files for errors.
     decoding : Decoding
-        The conversion of the images to squares.
+        The conversion of the images to one size.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def read_saved_dataset(
     source : str
         Name of the folder for errors.
     decoding : Decoding
-        The conversion of the images to squares.
+        The conversion of the images to one size.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def read_hub(
     selection : Selection
         The images to read.
     decoding : Decoding
-        The conversion of the images to squares.
+        The conversion of the images to one size.
 
     Raises
     ------

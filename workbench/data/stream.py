@@ -20,6 +20,7 @@ import numpy as np
 
 from workbench.core.augmentation import Augmentation
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data.augment import crop
 from workbench.data.channels import to_tensor, with_channels
 from workbench.data.decode import ValueRange, decode, decode_picture
@@ -68,12 +69,12 @@ class ImageStream:
     ----------
     name : str
         A folder of parquet or tar files, one such file, or a dataset on the hub.
-    side : int
-        Height and width in pixels.
+    size : ImageSize
+        The size of the images.
     channels : {1, 3}
         Channels of the images.
     resize : {"lanczos", "bicubic", "adm"}
-        How images are brought to this side.
+        How images are brought to this size.
     value_range : tuple of float or None
         The values of black and white of images with more than 8 bits; see `workbench.data.load`.
     augmentation : Augmentation
@@ -81,7 +82,7 @@ class ImageStream:
     """
 
     name: str
-    side: int
+    size: ImageSize
     channels: int
     resize: str = DEFAULT_RESIZE
     value_range: ValueRange | None = None
@@ -177,9 +178,7 @@ class ImageStream:
         tuple of one Tensor of uint8, shape (b, c, h, w)
             The images. A damaged one is a gray square, and a warning names it.
         """
-        pixels = np.full(
-            (len(request.contents), self.side, self.side, self.channels), GRAY, np.uint8
-        )
+        pixels = np.full((len(request.contents), *self.size, self.channels), GRAY, np.uint8)
         for position, cell in enumerate(request.contents):
             try:
                 pixels[position] = self._decode(cell, request.rank, request.first + position)
@@ -232,13 +231,13 @@ class ImageStream:
             picture = decode_picture(
                 cell,
                 name,
-                short=augmentation.max_short_side(self.side),
+                size=augmentation.max_size(self.size),
                 reduced=augmentation.reduced_decoding,
                 value_range=self.value_range,
             )
-            pixels = crop(picture, self.side, self.resize, augmentation, draw)
+            pixels = crop(picture, self.size, self.resize, augmentation, draw)
         else:
-            pixels = decode(cell, name, self.side, self.resize, value_range=self.value_range)
+            pixels = decode(cell, name, self.size, self.resize, value_range=self.value_range)
         if augmentation.is_flipped(draw):
             pixels = pixels[:, ::-1]
         return with_channels(pixels, self.channels)
@@ -354,7 +353,7 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
     limit : int, optional
         Number of images; 2,000 by default.
     decoding : Decoding
-        The conversion to squares. It must have a side; 3 channels are the default.
+        The conversion to one size, which must be given; 3 channels are the default.
 
     Raises
     ------
@@ -362,7 +361,7 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
         If the stream cannot be opened, or no side is given.
     """
     table = _open_table(name, split)
-    if decoding.side is None:
+    if decoding.size is None:
         raise UserError(f"stream:{name} has images of many sizes; give a side.")
     limit = limit or DEFAULT_LIMIT
     values: list[Any] = []  # of labels

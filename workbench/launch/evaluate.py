@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
+from workbench.core.image_size import AnySide, Side, as_side
 from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
 from workbench.launch.progress_bar import collecting_bar
 from workbench.launch.setup import absolute_source, layout_fields, print_summary
@@ -46,7 +47,7 @@ def evaluate(
     out: str | Path | None = None,
     *,
     tokenizer: str | Path | None = None,
-    side: int | None = None,
+    side: AnySide | None = None,
     value_range: tuple[float, float] | str | None = None,
     limit: int = 2000,
     pictures: int = 2000,
@@ -85,8 +86,9 @@ def evaluate(
         The folder of the run.
     tokenizer : str or Path, optional
         The run of the tokenizer whose latents a generator samples. Its images are used.
-    side : int, optional
-        Height and width of the images in pixels; by default those of the checkpoint.
+    side : int, str or pair of int, optional
+        Height and width of the images in pixels, as in 256, "128x256" or (128, 256); by default
+        those of the checkpoint.
     value_range : tuple of float or str, optional
         The values of black and white of images with more than 8 bits, such as (0, 4095) or
         "0,4095"; see `workbench.data.load`.
@@ -140,6 +142,7 @@ def evaluate(
     from workbench.collect.processes import Processes
 
     processes = processes or Processes()
+    size = None if side is None else as_side(side)
     if out is None:
         raise UserError("Give out, the folder of the run, as in out='runs/a'.")
     folder = Path(out)
@@ -156,7 +159,7 @@ def evaluate(
             model.removeprefix(ARRAYS_PREFIX),
             folder,
             data=data,
-            side=side,
+            side=size,
             limit=limit,
             seed=seed,
             **options,
@@ -192,7 +195,7 @@ def evaluate(
             "limit": limit,
             "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
         }
-        prepared = _prepare_tokenizer(model, images, side, revision, trust, options)
+        prepared = _prepare_tokenizer(model, images, size, revision, trust, options)
     return _collect_run(
         prepared, folder, collect_options, processes, is_shown=progress and processes.is_main
     )
@@ -275,7 +278,7 @@ def _is_generator(model: "str | Tokenizer | Generator") -> bool:
 def _prepare_tokenizer(
     model: "str | Tokenizer | Generator",
     source: Mapping[str, Any],
-    side: int | None,
+    side: Side | None,
     revision: str | None,
     trust: Sequence[str],
     options: Mapping[str, Any],
@@ -292,7 +295,7 @@ def _prepare_tokenizer(
         address = _absolute_address(model)
         takes_side = accepts_side(address)
         if takes_side and side is not None:
-            options["side"] = side
+            options["side"] = to_json(side)
         pretrained = load_pretrained(address, revision=revision, trust=trust, **options)
     else:
         from workbench.tokenizers.pretrained.python import from_tokenizer
@@ -310,7 +313,7 @@ def _prepare_tokenizer(
     data = source["source"]
     value_range = source["value_range"]
     if takes_side:
-        options["side"] = images.pixels.shape[1]
+        options["side"] = to_json(images.side)
     imported = ImportedConfig(
         kind="tokenizer",
         address=address,
@@ -325,7 +328,7 @@ def _prepare_tokenizer(
     )
     section = DataConfig(
         source=absolute_source(data),
-        side=images.pixels.shape[1],
+        side=images.side,
         channels=images.pixels.shape[3],
         names=images.names,
         skipped=images.skipped,
@@ -438,7 +441,7 @@ def _probe(tokenizer: "Tokenizer", images: "ImageSet") -> tuple[dict[str, Any], 
     if isinstance(tokenizer, TrainableTokenizer):
         settings |= _settings_of(tokenizer.config)
     settings |= {
-        "side": images.pixels.shape[1],
+        "side": to_json(images.side),
         "channels": images.pixels.shape[3],
         "num_tokens": latents.shape[1],
         "dim": latents.shape[2] or None,  # no channels if only the codes are known
@@ -465,13 +468,13 @@ def _settings_of(config: Any) -> dict[str, Any]:
     return {name: to_json(value) for name, value in asdict(config).items()}
 
 
-def _image_side(pretrained: "Pretrained", name: str, side: int | None) -> int | None:
-    """Return the side of the images in pixels; None if they keep their own.
+def _image_side(pretrained: "Pretrained", name: str, side: Side | None) -> Side | None:
+    """Return the height and width of the images in pixels; None if they keep their own.
 
     Raises
     ------
     UserError
-        If the tokenizer does not take images of the requested side.
+        If the tokenizer does not take images of the requested size.
     """
     if side is None or side == pretrained.side:
         return pretrained.side
@@ -490,6 +493,13 @@ def _check_same_tokens(generator: "Generator", source: Run) -> None:
             raise UserError(
                 f"The generator samples {count} {unit}, but {source.folder} has {expected}."
             )
+    _, height, width = source.config.image_shape
+    rows, count = sampled.get("rows") or 1, sampled.get("num_tokens") or 1
+    if rows > 1 and rows * width != count // rows * height:
+        raise UserError(
+            f"The generator samples a grid of {rows} x {count // rows} tokens, which does not have"
+            f" the ratio of the images of {source.folder}, {height} x {width} pixels."
+        )
 
 
 def _check_none_given(options: Mapping[str, Any]) -> None:

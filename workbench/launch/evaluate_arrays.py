@@ -8,6 +8,7 @@ import numpy as np
 
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
+from workbench.core.image_size import Side
 from workbench.launch.setup import absolute_source, layout_fields
 from workbench.storage.array_evidence import ARRAYS_FAMILY, evidence, save_array_run
 from workbench.storage.array_files import IMAGE_ARRAYS, Parts, read_array_files
@@ -26,7 +27,7 @@ def evaluate_arrays(
     out: Path,
     *,
     data: str | Path | None = None,
-    side: int | None = None,
+    side: Side | None = None,
     limit: int | None = None,
     seed: int = 0,
     **options: Any,
@@ -42,7 +43,7 @@ def evaluate_arrays(
     data : str or Path, optional
         The images that the arrays describe, in the same order. Their labels and the names of their
         classes are used, too.
-    side : int, optional
+    side : int or ImageSize, optional
         Height and width of the images in pixels; None if all have the same size.
     limit : int, optional
         Use at most this many images, drawn at random.
@@ -77,7 +78,7 @@ def evaluate_arrays(
         origin |= {"data": images.source, "split": images.split}
         section = DataConfig(
             source=absolute_source(str(data)),
-            side=images.pixels.shape[1],
+            side=images.side,
             channels=images.pixels.shape[3],
             names=images.names,
             skipped=images.skipped,

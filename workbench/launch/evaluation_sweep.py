@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
+from workbench.core.image_size import Side
 from workbench.core.progress import Cancelled, progress_listener
 from workbench.launch.cluster import STOP_FILE, TaskOutcome, connect, run_tasks
 from workbench.launch.evaluate import evaluate
@@ -24,7 +25,7 @@ RECORD_FOLDER = ".sweep"
 WORKER_BYTES = 4 * 10**9  # of memory, for one evaluation
 # Types of arguments; the others are text, or options of a family.
 ARGUMENT_TYPES: Mapping[str, Any] = {
-    "side": int | None,
+    "side": Side | None,
     "limit": int,
     "pictures": int,
     "seed": int,

@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.collect.images import class_labels, model_device
 from workbench.collect.models import load_tokenizer
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.data import ImageSet
 from workbench.launch.latent_encoding import Encoding, Quantity
 from workbench.storage.array_files import ArrayFiles, read_array_files
@@ -152,7 +153,7 @@ def _has_hard_codes(model: Tokenizer, run: Run) -> bool:
     data = run.config.data
     if not model.discrete and data is not None and data.side and data.channels:
         # A wrapped pair of functions knows its kind of tokens after it has encoded an image.
-        model.encode(torch.zeros(1, data.channels, data.side, data.side))
+        model.encode(torch.zeros(1, data.channels, *ImageSize.of(data.side)))
     return model.discrete
 
 
@@ -212,9 +213,7 @@ def _of_tokenizer(
     data: LatentDataset, folder: str | Path, quantity: Quantity, model: Tokenizer, run: Run
 ) -> LatentDataset:
     """Return the data with the grid and the codebook of a tokenizer, whose tokens they must be."""
-    settings = run.config.settings
-    shape = (1, settings["channels"], settings["side"], settings["side"])
-    tokens = model.encode(torch.zeros(shape, device=model_device(model)))
+    tokens = model.encode(torch.zeros(1, *run.config.image_shape, device=model_device(model)))
     values = tokens.codes if quantity == "codes" else tokens.latents
     expected = None if values is None else tuple(values.shape[1:])
     if expected != data.rows.shape[1:]:

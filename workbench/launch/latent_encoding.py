@@ -34,6 +34,7 @@ from torch import Tensor
 from workbench.collect.images import ENCODE_BATCH, MAX_BATCH_PIXELS, is_stream, load_images
 from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError
+from workbench.core.image_size import ImageSize
 from workbench.core.types import OrderedImages
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.stream import ImageStream
@@ -89,11 +90,11 @@ class Encoding:
         data = self.run.config.data
         if not is_stream(self.run) or data is None:
             return load_images(self.run, "train")
-        settings = self.run.config.settings
+        channels, height, width = self.run.config.image_shape
         return ImageStream(
             str(data.source).removeprefix("stream:"),
-            side=settings["side"],
-            channels=settings["channels"],
+            size=ImageSize(height, width),
+            channels=channels,
             resize=data.resize or DEFAULT_RESIZE,
             value_range=data.value_range,
         )
@@ -196,9 +197,9 @@ class _Encoder:
         """Move the tokenizer to its device, and choose the sizes from one image."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoding.model.to(device)
-        settings = encoding.run.config.settings
-        shape = (1, settings["channels"], settings["side"], settings["side"])
-        pixels = settings["side"] ** 2
+        channels, height, width = encoding.run.config.image_shape
+        shape = (1, channels, height, width)
+        pixels = height * width
         batch_size = max(1, min(ENCODE_BATCH, MAX_BATCH_PIXELS // pixels))
         probe = cls(encoding=encoding, device=device, batch_size=batch_size, shard_images=0)
         row_bytes = sum(array.nbytes for array in probe.arrays(torch.zeros(shape)).values())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from workbench.core.attribute_docs import attribute_docs
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError, unknown
+from workbench.core.image_size import ImageSize
 from workbench.launch.trainables import Trainable, find_trainable
 
 Group = Literal["data", "training", "model"]
@@ -291,6 +292,8 @@ def setting_text(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, ImageSize):
+        return str(value)
     if isinstance(value, list | tuple):
         return ",".join(map(setting_text, value))
     return f"{value:g}" if isinstance(value, float) and value == float(f"{value:g}") else str(value)
@@ -305,6 +308,8 @@ def kind_text(kind: Any) -> str:
     ('INTEGER', 'NUMBER', 'INTEGER,...')
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if ImageSize in parts:
+        return "INTEGER|HEIGHTxWIDTH"
     if _is_optional(kind):
         return "|".join(kind_text(part) for part in parts if part is not types.NoneType)
     if origin is Literal:

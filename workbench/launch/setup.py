@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
+from workbench.core.image_size import AnySide, ImageSize
 from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig, LatentsConfig, RunConfig, RunReference
@@ -40,7 +41,7 @@ UNCONDITIONAL = (
 def resolve_images(
     source: str,
     *,
-    side: int,
+    side: AnySide,
     channels: int,
     limit: int | None = None,
     value_range: Sequence[float] | None = None,
@@ -51,8 +52,10 @@ def resolve_images(
     ----------
     source : str
         The name of a data set, a path, `hub:owner/name` or `stream:...`.
-    side, channels : int
-        The size of the images in pixels, and their number of color channels.
+    side : int, str or pair of int
+        The height and width of the images in pixels; see `ImageSize.of`.
+    channels : int
+        Their number of color channels.
     limit : int or None
         The largest number of images; None for all. A stream is not limited.
     value_range : sequence of two floats, optional
@@ -70,7 +73,7 @@ def resolve_images(
     limits = None if value_range is None else (value_range[0], value_range[1])
     range_field: dict[str, Any] = {} if limits is None else {"value_range": limits}
     if source.startswith(STREAM):
-        stream = _open_stream(source, side, channels, limits)
+        stream = _open_stream(source, ImageSize.of(side), channels, limits)
         section = DataConfig(
             source=stream.source,
             side=side,
@@ -367,8 +370,8 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
     if data is None or data.source is None:
         raise RunError(f"{run.folder} has no data.source in its config.json.")
     if data.source.startswith(STREAM):
-        settings = run.config.settings
-        return _open_stream(data.source, settings["side"], settings["channels"], data.value_range)
+        channels, height, width = run.config.image_shape
+        return _open_stream(data.source, ImageSize(height, width), channels, data.value_range)
     return load_images(run, "train")
 
 
@@ -406,14 +409,14 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
 
 
 def _open_stream(
-    source: str, side: int, channels: int, value_range: tuple[float, float] | None = None
+    source: str, size: ImageSize, channels: int, value_range: tuple[float, float] | None = None
 ) -> "ImageStream":
     from workbench.data.stream import ImageStream
 
     name = source.removeprefix(STREAM)
     if Path(name).expanduser().exists():
         name = _absolute(name)
-    return ImageStream(name, side, channels, value_range=value_range)
+    return ImageStream(name, size, channels, value_range=value_range)
 
 
 def absolute_source(source: str) -> str:

@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
+from workbench.core.image_size import AnySide, ImageSize, as_side
 from workbench.core.types import Images
-from workbench.nn.image_shape import check_image_multiple, check_image_shape
+from workbench.nn.image_shape import check_image_multiple, check_image_shape, check_multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class ConvConfig:
 
     Attributes
     ----------
-    side : int
-        Height and width of the images in pixels.
+    side : int, str or pair of int
+        Height and width of the images in pixels, as in 256 or 128x256.
     channels : int
         Color channels of the images: 1 for gray, 3 for RGB.
     dim : int
@@ -62,7 +63,7 @@ class ConvConfig:
         Whether to accept all images whose sides are multiples of the downsampling factor.
     """
 
-    side: int = 32
+    side: AnySide = 32
     channels: int = 3
     dim: int = 32
     width: int = 32
@@ -77,7 +78,8 @@ class ConvConfig:
     flexible: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("side", "channels", "dim", "width", "blocks", "z_channels"):
+        object.__setattr__(self, "side", as_side(self.side))  # JSON has a text
+        for name in ("channels", "dim", "width", "blocks", "z_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}.")
@@ -86,13 +88,7 @@ class ConvConfig:
                 "multipliers must be one positive whole number per level, such as 1,2,4; "
                 f"got {self.multipliers}."
             )
-        if self.side % self.factor:
-            below = self.side // self.factor * self.factor
-            nearest = f"{below} or {below + self.factor}" if below else f"{self.factor}"
-            raise UserError(
-                f"side must be a multiple of the downsampling factor {self.factor}, "
-                f"got {self.side}. Use {nearest}."
-            )
+        check_multiple(self.size, self.factor, "the downsampling factor")
         if self.padding not in ("symmetric", "bottom_right"):
             raise unknown("padding", self.padding, ("symmetric", "bottom_right"))
         for name in ("encoder_attention", "decoder_attention"):
@@ -109,9 +105,14 @@ class ConvConfig:
         return 2 ** (len(self.multipliers) - 1)
 
     @property
+    def size(self) -> ImageSize:
+        """Return the height and width of the images."""
+        return ImageSize.of(self.side)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Return the rows and columns of the token grid."""
-        return self.side // self.factor, self.side // self.factor
+        return self.size.height // self.factor, self.size.width // self.factor
 
     @property
     def widths(self) -> list[int]:
@@ -129,7 +130,7 @@ class ConvConfig:
         if self.flexible:
             check_image_multiple(images, channels=self.channels, multiple=self.factor)
         else:
-            check_image_shape(images, channels=self.channels, side=self.side)
+            check_image_shape(images, channels=self.channels, size=self.size)
         height, width = images.shape[2:]
         return height // self.factor, width // self.factor
 

@@ -1,12 +1,39 @@
-"""Check that images have the shape a network was built for."""
+"""Check the size of images: of a network's settings, and of the images that it receives."""
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.core.types import Images
 
 
-def check_image_shape(images: Images, *, channels: int, side: int) -> None:
-    """Raise UserError if the images are not `channels` x `side` x `side`."""
-    expected = (channels, side, side)
+def check_multiple(size: ImageSize, multiple: int, name: str) -> None:
+    """Raise UserError unless height and width are multiples of a number.
+
+    Parameters
+    ----------
+    size : ImageSize
+        The size of a network's images.
+    multiple : int
+        The number.
+    name : str
+        Its name, for the error.
+    """
+    if not (size.height % multiple or size.width % multiple):
+        return
+    if not size.is_square:
+        raise UserError(
+            f"side must have a height and a width that are multiples of {name} {multiple}, got "
+            f"{size}."
+        )
+    below = size.height // multiple * multiple
+    nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
+    raise UserError(
+        f"side must be a multiple of {name} {multiple}, got {size.height}. Use {nearest}."
+    )
+
+
+def check_image_shape(images: Images, *, channels: int, size: ImageSize) -> None:
+    """Raise UserError if the images are not `channels` x height x width of the size."""
+    expected = (channels, *size)
     if tuple(images.shape[1:]) != expected:
         got = " x ".join(map(str, images.shape[1:]))
         raise UserError(

@@ -405,17 +405,25 @@ class MixedRotary(nn.Module):
         Attention heads of a block.
     width : int
         Channels of a head; a multiple of 4.
-    side : int
-        Patches per row and per column of an image.
+    grid : tuple of int
+        Rows and columns of patches of an image.
     before, after : int
         Rows before and after the patches.
     """
 
     def __init__(
-        self, *, depth: int, heads: int, width: int, side: int, before: int, after: int
+        self,
+        *,
+        depth: int,
+        heads: int,
+        width: int,
+        grid: tuple[int, int],
+        before: int,
+        after: int,
     ) -> None:
         super().__init__()
-        self.side, self.before, self.after = side, before, after
+        self.grid = grid
+        self.before, self.after = before, after
         magnitudes = MIXED_ROTARY_BASE ** (-torch.arange(0, width, 4) / width)
         direction = 2 * math.pi * torch.rand(depth, heads, 1)
         directions = torch.cat([direction, direction + math.pi / 2], dim=2)
@@ -425,11 +433,12 @@ class MixedRotary(nn.Module):
 
     def forward(self) -> list[Float[Tensor, "two heads t half"]]:
         """Return the cosines and sines of the angles of all rows, one tensor per block."""
-        patch = torch.arange(self.side**2, device=self.frequencies.device)
+        rows, columns = self.grid
+        patch = torch.arange(rows * columns, device=self.frequencies.device)
         outside = (self.before, self.after)
         # Position (0, 0) is not rotated.
-        x = F.pad((patch % self.side).float(), outside)
-        y = F.pad((patch // self.side).float(), outside)
+        x = F.pad((patch % columns).float(), outside)
+        y = F.pad((patch // columns).float(), outside)
         x_frequencies, y_frequencies = rearrange(
             self.frequencies, "two depth heads half -> two depth heads 1 half"
         )

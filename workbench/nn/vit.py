@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import AnySide, ImageSize, as_side
 from workbench.core.types import Images, Tokens
-from workbench.nn.image_shape import check_image_shape
+from workbench.nn.image_shape import check_image_shape, check_multiple
 from workbench.nn.transformer import (
     Block,
     MixedRotary,
@@ -37,8 +38,8 @@ class ViTConfig:
 
     Attributes
     ----------
-    side : int
-        Height and width of the images in pixels.
+    side : int, str or pair of int
+        Height and width of the images in pixels, as in 256 or 128x256.
     channels : int
         Color channels of the images: 1 for gray, 3 for RGB.
     patch : int
@@ -64,7 +65,7 @@ class ViTConfig:
         not.
     """
 
-    side: int = 32
+    side: AnySide = 32
     channels: int = 3
     patch: int = 8
     num_tokens: int = 16
@@ -78,18 +79,14 @@ class ViTConfig:
     linear_init: bool = True
 
     def __post_init__(self) -> None:
-        sizes = ("side", "channels", "patch", "num_tokens", "dim", "width", "depth", "heads")
+        object.__setattr__(self, "side", as_side(self.side))  # JSON has a text
+        sizes = ("channels", "patch", "num_tokens", "dim", "width", "depth", "heads")
         decoder_sizes = ("decoder_width", "decoder_depth", "decoder_heads")
         for name in (*sizes, *decoder_sizes):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}.")
-        if self.side % self.patch:
-            below = self.side // self.patch * self.patch
-            nearest = f"{below} or {below + self.patch}" if below else f"{self.patch}"
-            raise UserError(
-                f"side must be a multiple of patch {self.patch}, got {self.side}. Use {nearest}."
-            )
+        check_multiple(self.size, self.patch, "patch")
         if self.width % self.heads:
             raise UserError(
                 f"width must be a multiple of heads, got width {self.width} and {self.heads} heads."
@@ -116,9 +113,20 @@ class ViTConfig:
         )
 
     @property
+    def size(self) -> ImageSize:
+        """Return the height and width of the images."""
+        return ImageSize.of(self.side)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Return the rows and columns of patches."""
+        return self.size.height // self.patch, self.size.width // self.patch
+
+    @property
     def patches(self) -> int:
         """Return the number of patches per image."""
-        return (self.side // self.patch) ** 2
+        rows, columns = self.patch_grid
+        return rows * columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +272,7 @@ class Encoder(nn.Module):
 
     def embed_patches(self, images: Images) -> Float[Tensor, "b p width"]:
         """Embed the patches of images, without positions."""
-        check_image_shape(images, channels=self.sizes.channels, side=self.sizes.side)
+        check_image_shape(images, channels=self.sizes.channels, size=self.sizes.size)
         size = self.sizes.patch
         return self.embed(rearrange(images, "b c (h i) (w j) -> b (h w) (i j c)", i=size, j=size))
 
@@ -414,7 +422,8 @@ class PixelDecoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Images:
         """Decode the patches and arrange them as images."""
-        size, rows = self.sizes.patch, self.sizes.side // self.sizes.patch
+        size = self.sizes.patch
+        rows, _ = self.sizes.patch_grid
         return rearrange(
             self.decoder(tokens), "b (h w) (i j c) -> b c (h i) (w j)", i=size, j=size, h=rows
         )
@@ -448,7 +457,7 @@ def _rotary(
         depth=size.depth,
         heads=size.heads,
         width=size.width // size.heads,
-        side=sizes.side // sizes.patch,
+        grid=sizes.patch_grid,
         before=int(options.class_token),
         after=after,
     )

@@ -3,11 +3,22 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictInt,
+    ValidationError,
+)
 
-from workbench.core.errors import RunError
+from workbench.core.coerce import to_json
+from workbench.core.errors import RunError, UserError
+from workbench.core.image_size import ImageSize, Side, as_side
 from workbench.storage.files import (
     DamagedError,
     is_count,
@@ -18,6 +29,26 @@ from workbench.storage.files import (
 from workbench.storage.migrations import FORMAT, is_format, migrate_config
 
 REQUIRED = ("class", "settings")
+
+
+def _stored_side(value: Any) -> Any:
+    """Return a side; text that is none is refused as the value of a wrong type is."""
+    try:
+        return as_side(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+def _with_sizes_as_text(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, ImageSize) else value
+        for name, value in settings.items()
+    }
+
+
+# An integer in JSON for square images, otherwise a text such as 128x256.
+StoredSide = Annotated[Side, BeforeValidator(_stored_side), PlainSerializer(to_json)]
+Settings = Annotated[dict[str, Any], AfterValidator(_with_sizes_as_text)]
 
 
 class _Section(BaseModel):
@@ -34,8 +65,10 @@ class DataConfig(_Section):
     source : str or None
         The name of a bundled data set, a path, `hub:owner/name` or `stream:...`, as
         `workbench.data.load` takes it.
-    side, channels : int or None
-        The size of the images in pixels, and their number of color channels.
+    side : int, ImageSize or None
+        The height and width of the images in pixels.
+    channels : int or None
+        Their number of color channels.
     limit : int or None
         The largest number of images to load; None for all.
     fingerprint : str or None
@@ -64,7 +97,7 @@ class DataConfig(_Section):
     """
 
     source: str | None = None
-    side: StrictInt | None = None
+    side: StoredSide | None = None
     channels: StrictInt | None = None
     limit: StrictInt | None = None
     fingerprint: str | None = None
@@ -156,10 +189,10 @@ class ImportedConfig(_Section):
         The SHA-256 of each file that was read, by its name.
     license : str or None
         The license of the weights; None if none is stated.
-    side : int or None
-        The side of the images in pixels that the checkpoint is meant for; None for any.
+    side : int, ImageSize or None
+        The height and width of the images in pixels that the checkpoint is meant for; None for any.
     flexible : bool
-        Whether the model takes images of another side.
+        Whether the model takes images of another size.
     scale : ScaleConfig or None
         The published normalization of latents, if it is known.
     notes : tuple of str
@@ -172,7 +205,7 @@ class ImportedConfig(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     license: str | None = None
-    side: StrictInt | None = None
+    side: StoredSide | None = None
     flexible: bool = False
     scale: ScaleConfig | None = None
     notes: tuple[str, ...] = ()
@@ -219,10 +252,10 @@ class RunConfig(_Section):
     """
 
     class_path: str = Field(alias="class")
-    settings: dict[str, Any]
+    settings: Settings
     training: dict[str, Any] = Field(default_factory=dict)
     recipe: str | None = None
-    changes: dict[str, Any] = Field(default_factory=dict)
+    changes: Settings = Field(default_factory=dict)
     data: DataConfig | None = None
     tokenizer: RunReference | None = None
     latents: LatentsConfig | None = None
@@ -231,6 +264,11 @@ class RunConfig(_Section):
     versions: dict[str, Any] = Field(default_factory=dict)
     created: str | None = None
     format: StrictInt = FORMAT
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the settings of a tokenizer contain."""
+        return self.settings["channels"], *ImageSize.of(self.settings["side"])
 
     @property
     def is_generator(self) -> bool:

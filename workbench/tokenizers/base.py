@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.core.types import Images, Objective, Tokens
 from workbench.features import FeatureExtractor
 
@@ -162,8 +163,8 @@ class TrainableTokenizer(Tokenizer):
         """Return the token grid if there is one, otherwise the grid of patches."""
         if self.grid is not None:
             return self.grid
-        rows = self.config.side // self.config.patch
-        return rows, rows
+        height, width = ImageSize.of(self.config.side)
+        return height // self.config.patch, width // self.config.patch
 
     @abstractmethod
     def objective(self, images: Images) -> Objective:

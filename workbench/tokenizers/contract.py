@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import ImageSize
 from workbench.core.types import Tokens
 from workbench.tokenizers.base import TrainableTokenizer
 
@@ -51,7 +52,7 @@ class Subject:
     def images(self, count: int = BATCH) -> Tensor:
         """Return random images, always the same."""
         generator = torch.Generator().manual_seed(1)
-        size = (count, self.config.channels, self.config.side, self.config.side)
+        size = (count, self.config.channels, *ImageSize.of(self.config.side))
         return torch.rand(size, generator=generator) * 2 - 1
 
 
@@ -293,8 +294,8 @@ def config_is_frozen(subject: Subject) -> None:
 
 def other_sizes_are_refused(subject: Subject) -> None:
     """Check that images of another size are refused in a sentence."""
-    side = 2 * subject.config.side
-    images = torch.zeros(1, subject.config.channels, side, side)
+    height, width = (2 * length for length in ImageSize.of(subject.config.side))
+    images = torch.zeros(1, subject.config.channels, height, width)
     try:
         subject.make().encode(images)
     except UserError:
@@ -303,7 +304,7 @@ def other_sizes_are_refused(subject: Subject) -> None:
         raise BrokenPromise(
             f"Images of another size raise {type(error).__name__} instead of UserError."
         ) from None
-    raise BrokenPromise(f"Images of {side} x {side} pixels are encoded without an error.")
+    raise BrokenPromise(f"Images of {height} x {width} pixels are encoded without an error.")
 
 
 REQUIRED: dict[str, Callable[[Subject], None]] = {

@@ -64,7 +64,7 @@ def load_dinov2(encoder: Encoder, location: str) -> None:
     converted = {
         "embed.weight": rearrange(kernel, "width c i j -> width (i j c)"),
         "embed.bias": weights["embeddings.patch_embeddings.projection.bias"],
-        "patch_positions": resample_positions(positions[1:], sizes.side // sizes.patch),
+        "patch_positions": resample_positions(positions[1:], sizes.patch_grid),
         "norm.weight": weights["layernorm.weight"],
         "norm.bias": weights["layernorm.bias"],
     }
@@ -109,14 +109,14 @@ def resample_patches(
 
 
 def resample_positions(
-    positions: Float[Tensor, "p width"], grid: int
+    positions: Float[Tensor, "p width"], grid: tuple[int, int]
 ) -> Float[Tensor, "other_p width"]:
-    """Resample positions on a square grid to another one: bicubic, with anti-aliasing."""
+    """Resample positions on a square grid to another grid: bicubic, with anti-aliasing."""
     side = round(len(positions) ** 0.5)
-    if side == grid:
+    if grid == (side, side):
         return positions
     maps = rearrange(positions, "(h w) width -> 1 width h w", h=side)
-    resized = F.interpolate(maps, (grid, grid), mode="bicubic", antialias=True)
+    resized = F.interpolate(maps, grid, mode="bicubic", antialias=True)
     return rearrange(resized, "1 width h w -> (h w) width")
 
 

@@ -206,7 +206,7 @@ class LegacyDecoder(nn.Module):
 
     def __init__(self, config: TiTok.Config) -> None:
         super().__init__()
-        self.grid = config.side // config.patch
+        self.rows, _ = config.patch_grid
         width = 2 * config.decoder_size.width
         self.vit = Decoder(config, out=width, options=OPTIONS)
         self.to_logits = nn.Linear(width, config.pixel_codes)
@@ -219,5 +219,5 @@ class LegacyDecoder(nn.Module):
         """Return images in [-1, 1]; the network's are in [0, 1]."""
         probabilities = self.to_logits(self.vit(tokens).tanh()).softmax(dim=-1)
         expected = einsum(probabilities, self.pixel_codebook, "b p k, k d -> b p d")
-        grid = rearrange(expected, "b (h w) d -> b d h w", h=self.grid)
+        grid = rearrange(expected, "b (h w) d -> b d h w", h=self.rows)
         return 2 * self.pixels(grid) - 1

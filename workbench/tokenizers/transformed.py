@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.core.errors import NotApplicable, UserError, unknown
+from workbench.core.image_size import AnySide
 from workbench.core.trusted import PACKAGE, import_trusted
 from workbench.core.types import Images, Tokens
 from workbench.tokenizers.base import Tokenizer
@@ -201,7 +202,7 @@ class TransformedTokenizer(Tokenizer):
         tokenizer_class: str  # module:Class of the tokenizer
         numbers: int  # tokens times channels of its latents
         channels: int  # of images
-        side: int  # of images, in pixels
+        side: AnySide  # of images, in pixels
         transform: str = "none"
         tokenizer_settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, unknown
+from workbench.core.image_size import AnySide, ImageSize, as_side
 from workbench.core.types import (
     Dataset,
     HasLabels,
@@ -61,8 +62,8 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
 
         Attributes
         ----------
-        side : int
-            Height and width of the images in pixels.
+        side : int, str or pair of int
+            Height and width of the images in pixels, as in 256 or 128x256.
         channels : int
             Color channels of the images: 1 for gray, 3 for RGB.
         patch : int
@@ -106,7 +107,7 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
             "adapter": train nothing but the adapter, for a decoder that is already trained.
         """
 
-        side: int = 32
+        side: AnySide = 32
         channels: int = 3
         patch: int = 8
         teacher: str = "hog"
@@ -128,6 +129,7 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         train: Literal["all", "adapter"] = "all"
 
         def __post_init__(self) -> None:
+            object.__setattr__(self, "side", as_side(self.side))  # JSON has a text
             for field in dataclasses.fields(self):
                 value = getattr(self, field.name)
                 if get_origin(field.type) is Literal and value not in get_args(field.type):
@@ -143,21 +145,29 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
                 raise UserError(
                     f'revive must be 0 unless mode is "online", got mode "{self.mode}".'
                 )
+            if self.decoder == "flow" and not self.size.is_square:
+                raise UserError(f'side must be one number with decoder "flow", got {self.side}.')
             if self.train == "adapter" and not self.adapter:
                 raise UserError('adapter must be true with train "adapter", got false.')
 
         @property
+        def size(self) -> ImageSize:
+            """Return the height and width of the images."""
+            return ImageSize.of(self.side)
+
+        @property
         def grid(self) -> tuple[int, int]:
             """Return the rows and columns of tokens."""
-            return self.side // self.patch, self.side // self.patch
+            return self.size.height // self.patch, self.size.width // self.patch
 
         def decoder_sizes(self, dim: int) -> ViTConfig:
             """Return the sizes of the decoder for tokens of `dim` channels."""
+            rows, columns = (max(1, length // max(1, self.patch)) for length in self.size)
             return ViTConfig(
                 side=self.side,
                 channels=self.channels,
                 patch=self.patch,
-                num_tokens=max(1, self.side // max(1, self.patch)) ** 2,
+                num_tokens=rows * columns,
                 dim=dim,
                 width=self.width,
                 depth=self.depth,
@@ -257,7 +267,7 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
 
     def features(self, images: Images) -> Float[Tensor, "b n e"]:
         """Compute the teacher's feature of each patch."""
-        check_image_shape(images, channels=self.config.channels, side=self.config.side)
+        check_image_shape(images, channels=self.config.channels, size=self.config.size)
         return self.teacher.features(images, self.grid)
 
     def quantize(self, features: Float[Tensor, "b n e"]) -> Quantized:
@@ -338,7 +348,7 @@ def _make_decoder(config: UniCode2.Config, sizes: ViTConfig) -> PixelDecoder | F
     if config.decoder == "pixels":
         return PixelDecoder(sizes)
     return FlowDecoder(
-        side=sizes.side,
+        side=sizes.size.height,
         channels=sizes.channels,
         patch=sizes.patch,
         num_tokens=sizes.num_tokens,

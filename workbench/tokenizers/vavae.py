@@ -102,6 +102,11 @@ class VAVAE(AdversarialTokenizer):
             ConvConfig.__post_init__(self)
             PerceptualAdversarialConfig.__post_init__(self)
             LatentRegularizerConfig.__post_init__(self)
+            if self.equivariance_weight and not self.size.is_square:
+                raise UserError(
+                    "equivariance_weight turns images by a quarter, for which they must be square;"
+                    f" got side {self.side}."
+                )
             for name in (
                 "kl_weight",
                 "align_weight",
@@ -121,7 +126,7 @@ class VAVAE(AdversarialTokenizer):
         self.encoder, self.decoder = ConvEncoder(config, parts=2), ConvDecoder(config)
         # Our error is a mean over pixels.
         self.bottleneck = GaussianBottleneck(
-            beta=config.kl_weight / (config.channels * config.side**2)
+            beta=config.kl_weight / (config.channels * config.size.pixels)
         )
         self.appearance = PerceptualAdversarialLoss(config, config.channels)
         self.disturbance = LatentDisturbance(config, config.dim)

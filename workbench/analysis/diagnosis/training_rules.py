@@ -11,6 +11,7 @@ import numpy as np
 from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.runs.training_curves import held_out_loss, sum_of_terms, term_values
 from workbench.core.errors import NotApplicable
+from workbench.core.image_size import ImageSize
 from workbench.storage.evidence import Evidence
 from workbench.storage.training_log import TrainingLog
 
@@ -168,7 +169,8 @@ def tk074_over_fitting(evidence: Evidence) -> Finding | None:
 def _weight_per_nat(settings: Mapping[str, Any]) -> float:
     """Return the weight of the KL term per nat and image; 0 if it is not known."""
     if "kl_weight" in settings:  # against a sum over pixels
-        return float(settings["kl_weight"]) / (settings["channels"] * settings["side"] ** 2)
+        pixels = ImageSize.of(settings["side"]).pixels
+        return float(settings["kl_weight"]) / (settings["channels"] * pixels)
     return float(settings.get("beta", 0))
 
 

@@ -14,6 +14,7 @@ from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.plotting import table as table_figure
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.image_size import ImageSize
 from workbench.storage.evidence import Evidence
 from workbench.storage.published_models import PublishedModel, find_published
 
@@ -150,7 +151,7 @@ def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list
         f"{n:,} images of {provenance.get('data', 'unnamed data')} instead of"
         f" {model.num_images:,} of {model.images}"
     ]
-    side = 0 if evidence.images is None else evidence.images.shape[1]
+    side = 0 if evidence.images is None else ImageSize(*evidence.images.shape[1:3]).side
     if side != model.side:
         differences.append(f"{side} instead of {model.side} pixels")
     resize = provenance.get("resize")

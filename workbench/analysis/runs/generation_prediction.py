@@ -26,6 +26,7 @@ from workbench.analysis.runs.expectation import (
     tokenizers_of,
 )
 from workbench.analysis.stats.prediction import left_out_q2
+from workbench.core.image_size import ImageSize
 from workbench.storage.calibration import (
     IFID_PROTOCOL,
     REGIME,
@@ -248,7 +249,7 @@ def _protocol_differences(evidence: Evidence) -> tuple[str, ...]:
     if evidence.feature_extractor != IFID_PROTOCOL["network"]:
         network = network_title(evidence.feature_extractor or "")
         differences.append(f"features of {network} instead of Inception-v3")
-    side = 0 if evidence.images is None else evidence.images.shape[1]
+    side = 0 if evidence.images is None else ImageSize(*evidence.images.shape[1:3]).side
     images = f"{evidence.num_images:,} images of {data} with {side} pixels"
     differences.append(
         f"{images} instead of {IFID_PROTOCOL['number of images']} of {IFID_PROTOCOL['images']} with"

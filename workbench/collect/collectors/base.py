@@ -80,8 +80,7 @@ class CollectContext:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        settings = self.source.config.settings
-        return settings["channels"], settings["side"], settings["side"]
+        return self.source.config.image_shape
 
     @cached_property
     def grid(self) -> tuple[int, int] | None:
@@ -126,9 +125,7 @@ class CollectContext:
 
 def token_grid(tokenizer: Tokenizer, run: Run, device: torch.device) -> tuple[int, int] | None:
     """Return the rows and columns of a run's tokens; None if they have no position in the image."""
-    settings = run.config.settings
-    shape = (1, settings["channels"], settings["side"], settings["side"])
-    return tokenizer.encode(torch.zeros(shape, device=device)).grid
+    return tokenizer.encode(torch.zeros(1, *run.config.image_shape, device=device)).grid
 
 
 CollectFunction = Callable[[Any, Any, CollectContext], Arrays]

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from workbench.core.image_size import Side
 from workbench.tokenizers.base import Tokenizer
 
-# How images are brought to the model's side: "adm" halves by box filter while the short side is at
+# How images are brought to the model's size: "adm" halves by box filter while the short side is at
 # least twice the target, then resizes by bicubic interpolation and crops the center.
 ResizePolicy = Literal["adm", "bicubic", "lanczos"]
 
@@ -36,14 +37,14 @@ class Pretrained:
         range of the original is.
     files : tuple of Path
         The files that were read. Their digests are stored in the run.
-    side : int or None
-        The side of the images in pixels that the checkpoint is meant for; None for any.
+    side : int, ImageSize or None
+        The height and width of the images in pixels that the checkpoint is meant for; None for any.
     channels : int
         Color channels of the images.
     flexible : bool
-        Whether the tokenizer takes images of another side.
+        Whether the tokenizer takes images of another size.
     resize : {"adm", "bicubic", "lanczos"}
-        How the authors bring images to this side.
+        How the authors bring images to this size.
     scale : LatentScale or None
         The published normalization of latents, if it is known.
     license : str or None
@@ -55,7 +56,7 @@ class Pretrained:
 
     tokenizer: Tokenizer
     files: tuple[Path, ...] = ()
-    side: int | None = 256
+    side: Side | None = 256
     channels: int = 3
     flexible: bool = False
     resize: ResizePolicy = "adm"

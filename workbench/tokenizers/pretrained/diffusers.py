@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError, missing_extra, unknown
+from workbench.core.image_size import ImageSize, Side
 from workbench.core.types import Images, Tokens
 from workbench.nn.image_shape import check_image_multiple, check_image_shape
 from workbench.quantizers.gaussian import sample_posterior
@@ -57,30 +58,30 @@ class Frame:
     ----------
     channels : int
         Color channels.
-    side : int
-        The side in pixels that the network is meant for.
+    size : ImageSize
+        The size of images that the network is meant for.
     factor : int
         The side of the image per side of the grid of latents.
     flexible : bool
-        Whether the network takes images of other sides.
+        Whether the network takes images of other sizes.
     """
 
     channels: int
-    side: int
+    size: ImageSize
     factor: int
     flexible: bool
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the rows and columns of latents of an image of the meant side."""
-        return self.side // self.factor, self.side // self.factor
+        """Return the rows and columns of latents of an image of the meant size."""
+        return self.size.height // self.factor, self.size.width // self.factor
 
     def check(self, images: Images) -> None:
         """Raise UserError if the network does not take these images."""
         if self.flexible:
             check_image_multiple(images, channels=self.channels, multiple=self.factor)
         else:
-            check_image_shape(images, channels=self.channels, side=self.side)
+            check_image_shape(images, channels=self.channels, size=self.size)
 
 
 class DiffusersAutoencoder(Tokenizer):
@@ -115,7 +116,7 @@ class DiffusersAutoencoder(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the rows and columns of latents of an image of the meant side."""
+        """Return the rows and columns of latents of an image of the meant size."""
         return self.frame.grid
 
     def encode(self, images: Images) -> Tokens:
@@ -176,7 +177,7 @@ class DiffusersVQModel(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the rows and columns of codes of an image of the meant side."""
+        """Return the rows and columns of codes of an image of the meant size."""
         return self.frame.grid
 
     def encode(self, images: Images) -> Tokens:
@@ -315,7 +316,7 @@ def load(
     address: Address,
     *,
     revision: str | None = None,
-    side: int | None = None,
+    side: Side | None = None,
     posterior: Literal["mean", "sample"] = "mean",
     seed: int = 0,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -329,8 +330,8 @@ def load(
         autoencoder of a pipeline is found in its folder `vae`.
     revision : str, optional
         A branch, tag or commit on the hub.
-    side : int, optional
-        The side of the images in pixels, if it is not that of the configuration.
+    side : int or ImageSize, optional
+        Height and width of the images in pixels, if they are not those of the configuration.
     posterior : {"mean", "sample"}
         The latents of a KL autoencoder.
     seed : int
@@ -363,7 +364,7 @@ def load(
     network: Any = _load_network(folder, name, convention, files, DTYPES[dtype])
     frame = Frame(
         channels=network.config[convention.channels],
-        side=_side(config, network, convention, side),
+        size=_size(config, network, convention, side),
         factor=convention.factor(network),
         flexible=convention.flexible,
     )
@@ -376,7 +377,7 @@ def load(
     return Pretrained(
         tokenizer=tokenizer,
         files=(folder / CONFIG, *files),
-        side=frame.side,
+        side=frame.size.side,
         channels=frame.channels,
         flexible=frame.flexible,
         resize="adm",
@@ -460,25 +461,27 @@ def _load_network(
     return model
 
 
-def _side(
-    config: Mapping[str, Any], network: Any, convention: Convention, requested: int | None
-) -> int:
-    """Return the side of images: a multiple of the factor."""
+def _size(
+    config: Mapping[str, Any], network: Any, convention: Convention, requested: Side | None
+) -> ImageSize:
+    """Return the size of images: multiples of the factor."""
     factor = convention.factor(network)
     if not convention.flexible:
         side: int = network.decoder_image_size
         if requested not in (None, side):
             raise UserError(f"This network takes images of {side} pixels, got side={requested}.")
-        return side
+        return ImageSize(side, side)
     if requested is not None:
-        if requested < factor or requested % factor:
+        size = ImageSize.of(requested)
+        if size.height % factor or size.width % factor:
             raise UserError(f"side must be a multiple of {factor}, got {requested}.")
-        return requested
-    size = config.get("sample_size", DEFAULT_SIDE)
-    height = size[0] if isinstance(size, list) and size else size
+        return size
+    sample_size = config.get("sample_size", DEFAULT_SIDE)
+    height = sample_size[0] if isinstance(sample_size, list) and sample_size else sample_size
     if not is_count(height) or height < factor:
-        return DEFAULT_SIDE
-    return int(height // factor) * factor
+        return ImageSize(DEFAULT_SIDE, DEFAULT_SIDE)
+    side = int(height // factor) * factor
+    return ImageSize(side, side)
 
 
 def _tokens(latents: Float[Tensor, "b d h w"]) -> Tokens:

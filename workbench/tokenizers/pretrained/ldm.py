@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError, missing_extra
+from workbench.core.image_size import Side
 from workbench.storage.files import (
     DamagedError,
     is_count,
@@ -100,7 +101,7 @@ def load(
     revision: str | None = None,
     file: str | None = None,
     config: str | None = None,
-    side: int | None = None,
+    side: Side | None = None,
     scale: float | None = None,
     posterior: Literal["mean", "sample"] = "mean",
     seed: int = 0,
@@ -119,8 +120,8 @@ def load(
         A YAML or JSON file with the settings of the original code, for what shapes do not contain:
         the side of the images (`resolution`) and the scaling factor of latents. By default,
         config.json, config.yaml or model.yaml in the folder.
-    side : int, optional
-        The side of the images in pixels, if it is not that of the configuration.
+    side : int or ImageSize, optional
+        Height and width of the images in pixels, if they are not those of the configuration.
     scale : float, optional
         The factor by which latents are multiplied for diffusion.
     posterior : {"mean", "sample"}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import Side
 from workbench.storage.files import printable
 from workbench.storage.foreign_weights import read_weights
 from workbench.storage.published import Address, weight_file
@@ -28,7 +29,7 @@ MIDDLE_NAMES = {"0": "block_1", "1": "attn_1", "2": "block_2"}
 DECODER_LEVEL = re.compile(r"decoder\.conv_blocks\.(\d+)\.")
 
 
-def load(address: Address, *, revision: str | None = None, side: int | None = None) -> Pretrained:
+def load(address: Address, *, revision: str | None = None, side: Side | None = None) -> Pretrained:
     """Load a tokenizer of LlamaGen.
 
     Parameters
@@ -37,8 +38,8 @@ def load(address: Address, *, revision: str | None = None, side: int | None = No
         A file, a folder with one file of weights, or a repository on the hub.
     revision : str, optional
         A branch, tag or commit on the hub.
-    side : int, optional
-        The side of the images in pixels; 256 by default.
+    side : int or ImageSize, optional
+        Height and width of the images in pixels; 256 by default.
 
     Raises
     ------

@@ -6,6 +6,7 @@ Nothing is imported unless the user trusts the module by its name.
 from collections.abc import Sequence
 
 from workbench.core.errors import UserError
+from workbench.core.image_size import Side
 from workbench.core.trusted import import_trusted
 from workbench.storage.published import Address
 from workbench.tokenizers.base import Tokenizer, TrainableTokenizer
@@ -17,7 +18,7 @@ def load(
     address: Address,
     *,
     revision: str | None = None,
-    side: int | None = None,
+    side: Side | None = None,
     trust: Sequence[str] = (),
 ) -> Pretrained:
     """Call a function without arguments, and return the tokenizer that it returns.
@@ -29,7 +30,7 @@ def load(
         `wb.wrap`, or a `Pretrained` with the facts of the checkpoint.
     revision : str, optional
         Not supported.
-    side : int, optional
+    side : int or ImageSize, optional
         Height and width of the images in pixels, if the function's result does not determine it.
     trust : sequence of str
         Modules that may be imported.
@@ -47,7 +48,7 @@ def load(
     return from_tokenizer(tokenizer, name=str(address), side=side)
 
 
-def from_tokenizer(tokenizer: object, *, name: str, side: int | None = None) -> Pretrained:
+def from_tokenizer(tokenizer: object, *, name: str, side: Side | None = None) -> Pretrained:
     """Return a tokenizer with what is known of its images.
 
     Parameters
@@ -56,7 +57,7 @@ def from_tokenizer(tokenizer: object, *, name: str, side: int | None = None) -> 
         The tokenizer.
     name : str
         Its origin, for messages.
-    side : int, optional
+    side : int or ImageSize, optional
         Height and width of the images in pixels, if the tokenizer does not determine it.
 
     Raises

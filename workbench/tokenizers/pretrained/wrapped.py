@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.image_size import AnySide, ImageSize, Side
 from workbench.core.types import Images, Tokens
 from workbench.quantizers.nearest import nearest_code
 from workbench.tokenizers.base import Tokenizer
@@ -50,7 +51,7 @@ def wrap(
     codebook: "np.ndarray | Tensor | int | None" = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
     channels: int = 3,
-    side: int | None = None,
+    side: AnySide | None = None,
     resize: ResizePolicy = "lanczos",
     channel_order: ChannelOrder = "rgb",
     channels_last: bool = False,
@@ -73,10 +74,11 @@ def wrap(
         The values of black and white, as both functions expect them.
     channels : {1, 3}
         Color channels of the images.
-    side : int, optional
-        Height and width of the images in pixels; None if any will do.
+    side : int, str or pair of int, optional
+        Height and width of the images in pixels, as in 256, "128x256" or (128, 256); None if any
+        will do.
     resize : {"adm", "bicubic", "lanczos"}
-        How images are brought to this side.
+        How images are brought to this size.
     channel_order : {"rgb", "bgr"}
         The order of the color channels that both functions expect; BGR is that of OpenCV.
     channels_last : bool
@@ -108,6 +110,7 @@ def wrap(
     low, high = value_range
     if not low < high:
         raise UserError(f"value_range must be two ascending numbers, got {value_range}.")
+    size = None if side is None else ImageSize.of(side)
     if channel_order not in get_args(ChannelOrder):
         raise UserError(f"channel_order must be rgb or bgr, got {channel_order!r}.")
     tokenizer = WrappedTokenizer(
@@ -116,7 +119,7 @@ def wrap(
         codebook=_as_codebook(codebook),
         value_range=(float(low), float(high)),
         channels=channels,
-        side=side,
+        side=None if size is None else size.side,
         resize=resize,
         channel_order=channel_order,
         channels_last=channels_last,
@@ -124,8 +127,8 @@ def wrap(
         dtype=dtype,
     )
     tokenizer.eval()
-    if side is not None:
-        tokenizer.check_round_trip(_gradients(channels, side))
+    if size is not None:
+        tokenizer.check_round_trip(_gradients(channels, size))
     return tokenizer
 
 
@@ -142,7 +145,7 @@ class WrappedTokenizer(Tokenizer):
         codebook: Float[Tensor, "g k d"] | None,
         value_range: tuple[float, float],
         channels: int,
-        side: int | None,
+        side: Side | None,
         resize: ResizePolicy,
         channel_order: ChannelOrder = "rgb",
         channels_last: bool = False,
@@ -366,7 +369,7 @@ class WrappedTokenizer(Tokenizer):
         if self.side is None:
             raise UserError("Encode an image first, or give wrap(..., side=).")
         with torch.no_grad():
-            self.encode(torch.zeros(1, self.channels, self.side, self.side))
+            self.encode(torch.zeros(1, self.channels, *ImageSize.of(self.side)))
 
     def _look_up(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         if self._codebook is None:
@@ -466,11 +469,11 @@ def _to_device(tokens: Tokens, device: torch.device) -> Tokens:
     )
 
 
-def _gradients(channels: int, side: int) -> Images:
+def _gradients(channels: int, size: ImageSize) -> Images:
     """Return two smooth images in [-1, 1]."""
-    ramp = torch.linspace(-1, 1, side)
-    horizontal = ramp.expand(channels, side, side)
-    return torch.stack([horizontal, horizontal.transpose(1, 2)])
+    horizontal = torch.linspace(-1, 1, size.width).expand(channels, *size)
+    vertical = torch.linspace(-1, 1, size.height)[:, None].expand(channels, *size)
+    return torch.stack([horizontal, vertical])
 
 
 def _psnr(decoded: Images, images: Images) -> float:
