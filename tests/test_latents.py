@@ -80,10 +80,9 @@ def tokenizer(tokenizers, tmp_path):
 
 def images_of(folder) -> tuple[torch.Tensor, np.ndarray]:
     """Return the training images in the order of the files, and their labels."""
-    ((images, labels),) = ImageStream(
-        str(folder), size=ImageSize(8, 8), channels=1
-    ).ordered_batches(N)
-    return images, labels
+    stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
+    (batch,) = stream.ordered_batches(N)
+    return batch.images, batch.labels
 
 
 @pytest.mark.parametrize("first", [0, 7, 30, N])
@@ -92,11 +91,12 @@ def test_ordered_batches_yield_every_image_once(folder, first):
     np.testing.assert_array_equal(labels, np.arange(N) % CLASSES)
     stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     batches = list(stream.ordered_batches(9, first=first))
-    assert [len(part) for part, _ in batches] == [9] * ((N - first) // 9) + [(N - first) % 9] * (
-        (N - first) % 9 > 0
+    rest = N - first
+    assert [len(batch.images) for batch in batches] == [9] * (rest // 9) + [rest % 9] * bool(
+        rest % 9
     )
     if batches:
-        torch.testing.assert_close(torch.cat([part for part, _ in batches]), images[first:])
+        torch.testing.assert_close(torch.cat([batch.images for batch in batches]), images[first:])
 
 
 @pytest.mark.parametrize("quantity", ["latents", "codes"])
@@ -118,31 +118,40 @@ def test_encoded_stream_has_the_tokens_of_both_orientations(tokenizers, folder, 
         np.testing.assert_allclose(std, flat.std(axis=0, ddof=1), atol=1e-6)
 
 
-def test_killed_encoding_keeps_complete_shards(tokenizer, folder, monkeypatch):
+def test_killed_encoding_keeps_complete_shards_and_names_damaged_images(
+    tokenizer, folder, monkeypatch
+):
+    decode = ImageStream._decode
+    decoded = []
+
+    def damage_one(self, cell, rank, number, name):
+        decoded.append(name)
+        if name.startswith("image 13 "):
+            raise UserError(f"{name} is truncated.")
+        return decode(self, cell, rank, number, name)
+
+    monkeypatch.setattr(ImageStream, "_decode", damage_one)
     monkeypatch.setattr(latent_encoding, "ENCODE_BATCH", 4)
     monkeypatch.setattr(latent_encoding, "SHARD_BYTES", 12 * 4 * 4 * 4)  # of 12 images
     encoding = Encoding(run=tokenizer, step=2, quantity="latents")
-    whole = {path.name: path.read_bytes() for path in encoding.write().iterdir()}
+    with pytest.warns(UserWarning, match="1 file was skipped"):
+        encoding.write()
+    whole = {path.name: path.read_bytes() for path in encoding.folder.iterdir()}
     shards = sorted(name for name in whole if name.endswith(".safetensors"))
     assert shards == [f"latents_rank00_shard{index:03d}.safetensors" for index in range(4)]
-    assert json.loads(whole[ENCODING_FILE])["images"] == N
+    summary = json.loads(whole[ENCODING_FILE])
+    assert summary["images"] == N - 1 and len(summary["skipped"]) == 1
+    data = load_encoded(tokenizer, None, "latents")
+    assert data.labels.tolist() == [index % CLASSES for index in range(N) if index != 13]
     for name in (*shards[2:], ENCODING_FILE, "latent_stats.json"):
         (encoding.folder / name).unlink()
     first = (encoding.folder / shards[0]).stat().st_mtime_ns
-    decoded = []
-    monkeypatch.setattr(ImageStream, "load", counting(ImageStream.load, decoded), raising=True)
-    Encoding(run=tokenizer, step=2, quantity="latents").write()
-    assert sum(decoded) == N - 24
+    decoded.clear()
+    with pytest.warns(UserWarning, match="1 file was skipped"):
+        Encoding(run=tokenizer, step=2, quantity="latents").write()
+    assert len(decoded) == N - 24
     assert (encoding.folder / shards[0]).stat().st_mtime_ns == first
     assert {path.name: path.read_bytes() for path in encoding.folder.iterdir()} == whole
-
-
-def counting(function, counts):
-    def wrapped(self, request):
-        counts.append(len(request.contents))
-        return function(self, request)
-
-    return wrapped
 
 
 def test_full_disk_leaves_an_encoding_that_continues(tokenizer, monkeypatch):

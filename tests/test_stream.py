@@ -215,7 +215,7 @@ def test_webdataset_shards_are_a_stream(shards):
     assert gray_values(stream, 3, first=15) == every[15:30]
     parts = [gray_values(stream, 3, rank=rank, world_size=2) for rank in (0, 1)]
     assert sorted(map(sorted, parts)) == [list(range(15)), list(range(15, 30))]
-    ((images, labels),) = stream.ordered_batches(10, first=25)
+    ((images, labels, _),) = stream.ordered_batches(10, first=25)
     assert len(images) == 5 and labels.tolist() == [value % 3 for value in range(25, 30)]
     held_out = load(f"stream:{shards}", split="test", side=8, channels=1)
     assert held_out.pixels[:, 0, 0, 0].tolist() == list(range(30, 36))

@@ -23,7 +23,7 @@ class ImageSize(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, side: object, name: str = "side") -> "ImageSize":
+    def of(cls, side: object, name: str = "side", *, low: int = 1) -> "ImageSize":
         """Return the size that a side, a text or a pair of numbers stands for.
 
         Parameters
@@ -32,11 +32,13 @@ class ImageSize(NamedTuple):
             256 for 256 x 256 pixels; (128, 256) or "128x256" for a height and a width.
         name : str
             The name of the setting, for the error.
+        low : int
+            The smallest height and width.
 
         Raises
         ------
         UserError
-            If it is none of these, or a number is below 1.
+            If it is none of these, or a number is too small.
 
         Examples
         --------
@@ -60,8 +62,8 @@ class ImageSize(NamedTuple):
             )
         height, width = numbers[0], numbers[-1]
         assert height is not None and width is not None
-        if min(height, width) < 1:
-            raise UserError(f"{name} must be at least 1, got {min(height, width)}.")
+        if min(height, width) < low:
+            raise UserError(f"{name} must be at least {low}, got {min(height, width)}.")
         return cls(height, width)
 
     @property

@@ -10,7 +10,7 @@ h height, w width.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -139,6 +139,24 @@ class StreamDataset(Protocol):
 Dataset = MapDataset | StreamDataset
 
 
+class OrderedBatch(NamedTuple):
+    """Consecutive images of a source that is read once.
+
+    Attributes
+    ----------
+    images : Tensor of float32, shape (b, c, h, w)
+        Images in [-1, 1], without damaged ones.
+    labels : ndarray of int64, shape (b,), or None
+        Their classes; None if an image has none.
+    skipped : tuple of str
+        One sentence per damaged image, which is left out.
+    """
+
+    images: Tensor
+    labels: np.ndarray | None
+    skipped: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class OrderedImages(Protocol):
     """Images that can be read once in a fixed order, with their labels."""
@@ -158,24 +176,20 @@ class OrderedImages(Protocol):
         """Return the number of images; None if it is only known at the end."""
         ...
 
-    def ordered_batches(
-        self, size: int, *, first: int = 0
-    ) -> Iterator[tuple[Tensor, np.ndarray | None]]:
+    def ordered_batches(self, size: int, *, first: int = 0) -> Iterator[OrderedBatch]:
         """Iterate once over the images after the first ones.
 
         Parameters
         ----------
         size : int
-            Images per batch; the last batch may have fewer.
+            Images per batch, damaged ones included; the last batch may have fewer.
         first : int
-            The number of images to skip.
+            The number of images before the first batch, damaged ones included.
 
         Yields
         ------
-        images : Tensor of float32, shape (b, c, h, w)
-            Images in [-1, 1].
-        labels : ndarray of int64, shape (b,), or None
-            Their classes; None if an image has none.
+        OrderedBatch
+            The images that can be read, which may be none.
         """
         ...
 

@@ -93,9 +93,7 @@ def load(
         raise unknown("split", split, SPLITS)
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3, got {channels}.")
-    size = None if side is None else ImageSize.of(side)
-    if size is not None and min(size) < MIN_SIDE:
-        raise UserError(f"side must be at least {MIN_SIDE}, got {min(size)}.")
+    size = None if side is None else ImageSize.of(side, low=MIN_SIDE)
     for name, number in (("limit", limit), ("sample", sample)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}.")

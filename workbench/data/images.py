@@ -18,6 +18,7 @@ from workbench.data.lazy import LazyImages
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workbench.core.types import OrderedBatch
     from workbench.data.augment import AugmentedImages
 
     Indices = slice | Sequence[int] | np.ndarray | Tensor
@@ -202,13 +203,14 @@ class ImageSet:
         """The number of images."""
         return len(self)
 
-    def ordered_batches(
-        self, size: int, *, first: int = 0
-    ) -> "Iterator[tuple[Tensor, np.ndarray | None]]":
+    def ordered_batches(self, size: int, *, first: int = 0) -> "Iterator[OrderedBatch]":
         """Iterate once over images and labels; see `core.types.OrderedImages`."""
+        from workbench.core.types import OrderedBatch
+
         for start in range(first, len(self), size):
             part = slice(start, start + size)
-            yield self.images(part), None if self.labels is None else self.labels[part]
+            labels = None if self.labels is None else self.labels[part]
+            yield OrderedBatch(self.images(part), labels)
 
     def batch(self, indices: "Indices") -> "tuple[Tensor]":
         """Return a training batch of a tokenizer: the images alone, in [-1, 1]."""

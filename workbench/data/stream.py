@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import datasets
     from torch import Tensor
 
+    from workbench.core.types import OrderedBatch
+
 # Encoded images that are shuffled among each other, in addition to the order of the files.
 SHUFFLE_BUFFER_IMAGES = 1000
 SHUFFLE_BUFFER_BYTES = 2**28
@@ -181,7 +183,10 @@ class ImageStream:
         pixels = np.full((len(request.contents), *self.size, self.channels), GRAY, np.uint8)
         for position, cell in enumerate(request.contents):
             try:
-                pixels[position] = self._decode(cell, request.rank, request.first + position)
+                number = request.first + position
+                pixels[position] = self._decode(
+                    cell, request.rank, number, f"an image of {self.source}"
+                )
             except UserError as error:
                 warn_damaged(error)
         return (to_tensor(pixels),)
@@ -196,16 +201,35 @@ class ImageStream:
         """
         return replace(self, augmentation=augmentation)
 
-    def ordered_batches(
-        self, size: int, *, first: int = 0
-    ) -> Iterator["tuple[Tensor, np.ndarray | None]"]:
+    def ordered_batches(self, size: int, *, first: int = 0) -> Iterator["OrderedBatch"]:
         """Iterate once over images and labels in the order of the files.
 
-        The images that are skipped are not decoded. See `core.types.OrderedImages`.
+        The first images are not decoded. See `core.types.OrderedImages`.
         """
         rows = iter(self.table.skip(first))
         while batch := list(islice(rows, size)):
-            yield self._images(batch), _labels([row.get("label") for row in batch])
+            yield self._readable(batch, first)
+            first += size
+
+    def _readable(self, rows: Sequence[Mapping[str, Any]], first: int) -> "OrderedBatch":
+        """Decode consecutive rows without augmentation, and leave out damaged images."""
+        from workbench.core.pixels import normalize
+        from workbench.core.types import OrderedBatch
+
+        plain = self.augmented(Augmentation())
+        pixels = np.empty((len(rows), *self.size, self.channels), np.uint8)
+        labels: list[Any] = []
+        skipped: list[str] = []
+        for position, (row, cell) in enumerate(zip(rows, self._contents(rows), strict=True)):
+            name = f"image {first + position} of {self.source}"
+            try:
+                pixels[len(labels)] = plain._decode(cell, 0, 0, name)
+            except UserError as error:
+                skipped.append(str(error))
+            else:
+                labels.append(row.get("label"))
+        images = normalize(to_tensor(pixels[: len(labels)]))
+        return OrderedBatch(images, _labels(labels), tuple(skipped))
 
     def take(self, n: int) -> "Tensor":
         """Return the first n images, float32 (n, c, h, w) in [-1, 1]."""
@@ -222,9 +246,8 @@ class ImageStream:
         folder = _image_folder(self.name)
         return [content(row["pixels"], folder) for row in rows]
 
-    def _decode(self, cell: Content, rank: int, number: int) -> np.ndarray:
-        """Decode the image with this number of a process."""
-        name = f"an image of {self.source}"
+    def _decode(self, cell: Content, rank: int, number: int, name: str) -> np.ndarray:
+        """Decode the image with this number of a process; the name is for errors."""
         augmentation = self.augmentation
         draw = augmentation.draw(rank, number)
         if augmentation.needs_originals:

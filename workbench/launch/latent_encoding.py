@@ -10,12 +10,14 @@ latents_rank00_shard000.safetensors    latents and latents_flip, float32 (n, d, 
                                        unless the images have none
 codes_rank00_shard000.safetensors      codes and codes_flip, int32, likewise without d; labels
 latent_stats.json                      mean and deviation of each channel of the latents
-encoding.json                          number of images, and what the files depend on
+encoding.json                          number of images, damaged ones that were left out, and what
+                                       the files depend on
 ====================================== ===========================================================
 
 `latents_flip` and `codes_flip` are those of the mirrored images. The name of the folder depends on
 the checkpoint, on the images and on the settings. `encoding.json` is written last. A process that
-is killed leaves complete shards, and the next one continues after them.
+is killed leaves complete shards, and the next one continues after them. If an image is damaged,
+`skipped.json` names it until then.
 """
 
 import hashlib
@@ -23,7 +25,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,11 +38,12 @@ from workbench.collect.models import load_tokenizer
 from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import ImageSize
 from workbench.core.types import OrderedImages
+from workbench.data.images import warn_skipped
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.stream import ImageStream
 from workbench.storage.array_files import read_array_files
 from workbench.storage.array_writer import save_safetensors
-from workbench.storage.atomic import atomic_path, write_text
+from workbench.storage.atomic import atomic_path, read_json, write_text
 from workbench.storage.checkpoint import checkpoint_digest
 from workbench.storage.latent_stats import STATS_FILE, LatentMoments
 from workbench.storage.run import Run
@@ -50,6 +53,7 @@ from workbench.tokenizers.base import Tokenizer
 SHARD_BYTES = 2**26
 MAX_SHARD_IMAGES = 10_000
 ENCODING_FILE = "encoding.json"
+SKIPPED_FILE = "skipped.json"
 KEY_DIGITS = 12
 Quantity = Literal["latents", "codes"]
 Arrays = dict[str, np.ndarray]
@@ -86,10 +90,10 @@ class Encoding:
 
     @cached_property
     def images(self) -> OrderedImages:
-        """The training images."""
+        """The training images, without damaged ones."""
         data = self.run.config.data
         if not is_stream(self.run) or data is None:
-            return load_images(self.run, "train")
+            return load_images(self.run, "train").readable()
         channels, height, width = self.run.config.image_shape
         return ImageStream(
             str(data.source).removeprefix("stream:"),
@@ -153,22 +157,29 @@ class Encoding:
             folder / f"{self.quantity}_rank00_shard{index:03d}.safetensors" for index in count()
         )
         num_images = 0
+        first = 0  # of the images that were not read yet, damaged ones included
+        skipped = _SkippedImages(folder / SKIPPED_FILE)
         path = next(paths)
         with _progress_bar(self) as bar:
             while path.exists():
                 num_images += _add_stored(path, self.quantity, moments)
+                first += encoder.shard_images
                 path = next(paths)
             bar.update(num_images)
-            for shard in encoder.shards(first=num_images, bar=bar):
+            for shard, sentences in encoder.shards(first=first, bar=bar):
+                skipped.add(path.stem, sentences)
                 with atomic_path(path) as temporary:
                     save_safetensors(temporary, shard)
                 num_images += _add_stored(path, self.quantity, moments)
                 path = next(paths)
         if not num_images:
             raise RunError(f"{self.images.source} has no training images.")
+        if skipped.sentences:
+            warn_skipped(skipped.sentences, self.images.source)
         if self.quantity == "latents":
             moments.stats().write(folder / STATS_FILE, images=num_images, **self.key)
-        write_text(folder / ENCODING_FILE, json.dumps({"images": num_images} | self.key, indent=1))
+        summary = {"images": num_images, "skipped": skipped.sentences} | self.key
+        write_text(folder / ENCODING_FILE, json.dumps(summary, indent=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,28 +221,44 @@ class _Encoder:
             encoding=encoding, device=device, batch_size=batch_size, shard_images=shard_images
         )
 
-    def shards(self, *, first: int, bar: Any) -> Iterator[Arrays]:
-        """Yield the arrays of the shards after the first images."""
+    def shards(self, *, first: int, bar: Any) -> Iterator[tuple[Arrays, list[str]]]:
+        """Yield the arrays of the shards after the first images, and what was left out of each.
+
+        A shard is made of the same number of images, of which damaged ones are left out.
+        """
         batches: list[Arrays] = []
-        num_images = 0
-        for images, labels in self.encoding.images.ordered_batches(self.batch_size, first=first):
-            batch = self.arrays(images)
-            if labels is not None:
+        skipped: list[str] = []
+        num_read = 0
+        for images, labels, sentences in self.encoding.images.ordered_batches(
+            self.batch_size, first=first
+        ):
+            batch = self.arrays(images) if len(images) else {}
+            if labels is not None and batch:
                 batch["labels"] = np.asarray(labels, np.int64)
-            if batches and batches[0].keys() != batch.keys():
+            if batches and batch and batches[0].keys() != batch.keys():
                 raise UserError(
                     f"Some images of {self.encoding.images.source} have labels and others have"
                     " none; label all of them, or none."
                 )
-            batches.append(batch)
-            num_images += len(images)
+            if batch:
+                batches.append(batch)
+            skipped += sentences
+            num_read += self.batch_size
             bar.update(len(images))
-            if num_images == self.shard_images:
-                yield _joined(batches)
-                batches = []
-                num_images = 0
-        if batches:
-            yield _joined(batches)
+            if num_read == self.shard_images:
+                yield self._shard(batches, skipped)
+                batches, skipped = [], []
+                num_read = 0
+        if num_read:
+            yield self._shard(batches, skipped)
+
+    def _shard(self, batches: list[Arrays], skipped: list[str]) -> tuple[Arrays, list[str]]:
+        if not batches:
+            raise UserError(
+                f"{self.encoding.images.source} has {len(skipped):,} damaged images in a row, and"
+                f" no other ones next to them: {skipped[0]}"
+            )
+        return _joined(batches), skipped
 
     def arrays(self, images: Tensor) -> Arrays:
         """Encode images, and the mirrored images if these are needed."""
@@ -254,6 +281,31 @@ class _Encoder:
                 "Use an earlier checkpoint."
             )
         return with_grid(latents, tokens.grid)
+
+
+class _SkippedImages:
+    """The damaged images of each shard, in a file that a later process reads if this one dies.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which exists only if an image is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._by_shard: dict[str, list[str]] = read_json(path, {})
+
+    @property
+    def sentences(self) -> list[str]:
+        """One sentence per damaged image, in the order of the shards."""
+        return list(chain.from_iterable(self._by_shard.values()))
+
+    def add(self, shard: str, sentences: list[str]) -> None:
+        """Store the sentences of a shard, which is written next."""
+        if sentences:
+            self._by_shard[shard] = sentences
+            write_text(self._path, json.dumps(self._by_shard, indent=1))
 
 
 def _joined(batches: list[Arrays]) -> Arrays:
