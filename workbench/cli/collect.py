@@ -86,7 +86,13 @@ def statistics(
         str, typer.Option(help="The network; only inception is comparable with published values.")
     ] = "inception",
     split: Annotated[str, typer.Option(help="train, test or all.")] = "all",
-    side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    side: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Height and width of the images, as in 256 or 128x256.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Largest number of images; all by default.", min=1)
     ] = None,

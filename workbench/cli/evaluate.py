@@ -37,7 +37,13 @@ def evaluate(
     tokenizer: Annotated[
         Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")
     ] = None,
-    side: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    side: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Height and width of the images, as in 256 or 128x256.",
+        ),
+    ] = None,
     value_range: Annotated[
         str | None,
         typer.Option(

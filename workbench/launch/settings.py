@@ -309,7 +309,7 @@ def kind_text(kind: Any) -> str:
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if ImageSize in parts:
-        return "INTEGER|HEIGHTxWIDTH"
+        return "SIZE"
     if _is_optional(kind):
         return "|".join(kind_text(part) for part in parts if part is not types.NoneType)
     if origin is Literal:

@@ -70,13 +70,14 @@ def resolve_images(
     """
     from workbench.data import load
 
+    size = ImageSize.of(side)
     limits = None if value_range is None else (value_range[0], value_range[1])
     range_field: dict[str, Any] = {} if limits is None else {"value_range": limits}
     if source.startswith(STREAM):
-        stream = _open_stream(source, ImageSize.of(side), channels, limits)
+        stream = _open_stream(source, size, channels, limits)
         section = DataConfig(
             source=stream.source,
-            side=side,
+            side=size.side,
             channels=channels,
             limit=None,
             fingerprint=stream.fingerprint,
@@ -86,10 +87,10 @@ def resolve_images(
             **range_field,
         )
         return section, stream
-    images = load(source, side=side, channels=channels, limit=limit, value_range=limits)
+    images = load(source, side=size, channels=channels, limit=limit, value_range=limits)
     section = DataConfig(
         source=absolute_source(source),
-        side=side,
+        side=size.side,
         channels=channels,
         limit=limit,
         fingerprint=images.fingerprint,
