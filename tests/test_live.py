@@ -129,6 +129,31 @@ def test_curves_show_all_numbers_and_events(run):
     assert figure.data[4].y[9] == -0.5 and figure.data[4].y[10] == -1.0
 
 
+def test_runs_are_overlaid_on_a_chosen_axis(run, tmp_path):
+    run.event("weight", 100, term="align", value=0.5)
+    config = {"class": "workbench.tokenizers.ae:AE", "training": {"steps": 1000, "batch_size": 8}}
+    other = Run.create(tmp_path / "b", {**config, "settings": {}})
+    for step in range(10, 410, 10):
+        other.log(step, pixel=2 / step, time=step)
+    generator = Run.create(tmp_path / "g", {**config, "settings": {}})
+    generator.log(10, velocity=2.0, time=1.0)
+    model = LiveModel(run, compare_with=[other, generator], x="images")
+    figure = model.figure()
+    loss = [trace for trace in figure.data if trace.yaxis == "y"]
+    assert [(trace.name, trace.x[-1]) for trace in loss] == [("a", 300), ("b", 3200)]
+    assert loss[0].line.color != loss[1].line.color
+    # The loss of a generator is another quantity.
+    assert [trace.name for trace in figure.data if trace.yaxis == "y2"] == ["g"]
+    labels = [note.text for note in figure.layout.annotations if note.showarrow]
+    assert [label.split()[-1] for label in labels] == ["a", "b", "g"]
+    model.x = "minutes"
+    assert [shape.x0 for shape in model.figure().layout.shapes][0] == pytest.approx(9 / 60)
+    key = model.figure_key
+    other.log(410, pixel=0.1, time=410)
+    model.refresh()
+    assert model.figure_key != key and not model.is_finished
+
+
 def test_long_logs_are_averaged(run):
     for step in range(310, 40_010, 10):
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)

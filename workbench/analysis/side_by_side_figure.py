@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from workbench.analysis.plotting.run_colors import colors_of_runs, dot
-from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.analysis.plotting.style import COLORS, MARGIN, apply_theme
 
 if TYPE_CHECKING:
     from workbench.analysis.side_by_side import SideBySide
 
 DEFAULT_HEIGHT_PX = 480
-MARGIN = {"l": 64, "r": 24, "t": 64, "b": 56}  # of every figure of this project
 LEGEND_WIDTH_PX = 840  # of a legend below a figure on the screen
 LEGEND_ROW_PX = 20
 LEGEND_MARGIN_PX = 36  # above and below a legend

@@ -289,6 +289,10 @@ OTHERS = {
         "Show this analysis for up to four selected runs, in panels with common axes, instead of"
         " the primary run only.",
     ),
+    "compare live": Term(
+        "Compare selected runs",
+        "Draw the curves of all selected runs into the same panels, one color per run.",
+    ),
     "only differing": Term(
         "Only settings that differ", "Leave out settings that are the same in all runs."
     ),

@@ -1,13 +1,14 @@
 """The live view of a training run without widgets: what hosts show, and commands they send."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.core.errors import UserError
+from workbench.analysis.runs.training_curves import X
+from workbench.core.errors import RunError, UserError
 from workbench.storage.run import Run
 from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
@@ -47,12 +48,16 @@ class LiveModel:
     """The state of a live view: a run, the display settings, and the outcome of commands.
 
     A host calls `refresh` regularly, then copies the properties to its widgets. Widgets change the
-    model through `log`, `smoothing`, `select_preview`, `send` and `set_multipliers`.
+    model through `x`, `log`, `smoothing`, `select_preview`, `send` and `set_multipliers`.
 
     Parameters
     ----------
     run : Run
         The run to follow.
+    compare_with : sequence of Run
+        Runs whose curves are drawn into the same panels.
+    x : {"step", "images", "minutes"}
+        The horizontal axis of the curves.
     log : bool
         Whether curves have logarithmic axes where all values are positive.
     smoothing : float
@@ -75,18 +80,30 @@ class LiveModel:
     """
 
     def __init__(
-        self, run: Run, *, log: bool = False, smoothing: float = 0.0, step: int | None = None
+        self,
+        run: Run,
+        *,
+        compare_with: Sequence[Run] = (),
+        x: X = "step",
+        log: bool = False,
+        smoothing: float = 0.0,
+        step: int | None = None,
     ) -> None:
         self.run = run
+        self.compare_with = tuple(compare_with)
+        self.x = x
         self.log = log
         self.smoothing = smoothing
+        self.run_colors: Mapping[str, str] = {}
         self._follower = RunFollower(run)
+        self._other_followers = [RunFollower(other) for other in compare_with]
         self._request_ids: list[int] = []
         self._message = ""
         self._preview_step: int | None = None  # None: the latest
         self._shown_multipliers: dict[str, float] = {}
         self._problem = ""  # the reason why the run can no longer be read
         self.snapshot: RunSnapshot = self._follower.snapshot()
+        self.other_snapshots = self._read_others()
         if step is not None:
             self.select_preview(step)
 
@@ -103,6 +120,17 @@ class LiveModel:
         if self._request_ids:
             self._message = command_reply(snapshot, *self._request_ids)
         self.snapshot = snapshot
+        self.other_snapshots = self._read_others()
+
+    def _read_others(self) -> list[RunSnapshot]:
+        """Return the states of the other runs, without those that were deleted or are damaged."""
+        snapshots = []
+        for follower in self._other_followers:
+            try:
+                snapshots.append(follower.snapshot())
+            except RunError:
+                continue
+        return snapshots
 
     @property
     def refresh_interval_s(self) -> float:
@@ -111,8 +139,9 @@ class LiveModel:
 
     @property
     def is_finished(self) -> bool:
-        """True if the run has reached its last step, or has none, so that nothing will change."""
-        return self.snapshot.state in ("finished", "imported")
+        """True if all runs have reached their last step, or have none: nothing will change."""
+        snapshots = (self.snapshot, *self.other_snapshots)
+        return all(snapshot.state in ("finished", "imported") for snapshot in snapshots)
 
     @property
     def header_html(self) -> str:
@@ -128,6 +157,10 @@ class LiveModel:
     def settings(self) -> dict[str, Any]:
         """The display settings, as keyword arguments of `watch`."""
         settings: dict[str, Any] = {"log": self.log, "smoothing": self.smoothing}
+        if self.x != "step":
+            settings["x"] = self.x
+        if self.compare_with:
+            settings["compare_with"] = [str(run.folder) for run in self.compare_with]
         if self.preview_steps and self.preview_step != self.preview_steps[-1]:
             settings["step"] = self.preview_step
         return settings
@@ -141,19 +174,29 @@ class LiveModel:
     # Curves
 
     def figure(self, *, dark: bool = False) -> go.Figure:
-        """Return the curves of the log with the current settings."""
-        return curves(self.snapshot, log=self.log, smoothing=self.smoothing, dark=dark)
+        """Return the curves of the logs with the current settings."""
+        return curves(
+            self.snapshot,
+            [snapshot.log for snapshot in self.other_snapshots],
+            x=self.x,
+            log=self.log,
+            smoothing=self.smoothing,
+            dark=dark,
+            run_colors=self.run_colors,
+        )
 
     @property
-    def figure_key(self) -> tuple[str, int, int, bool, float]:
+    def figure_key(self) -> tuple[Hashable, ...]:
         """The state that the figure depends on. A host draws it again when this changes."""
-        counts = len(self.snapshot.history), len(self.snapshot.events)
-        return (self.snapshot.name, *counts, self.log, self.smoothing)
+        snapshots = (self.snapshot, *self.other_snapshots)
+        counts = [(item.name, len(item.history), len(item.events)) for item in snapshots]
+        return (*counts, self.x, self.log, self.smoothing)
 
     @property
     def has_records(self) -> bool:
         """True if anything was logged yet."""
-        return not self.snapshot.history.empty
+        snapshots = (self.snapshot, *self.other_snapshots)
+        return not all(snapshot.history.empty for snapshot in snapshots)
 
     # Preview images
 

@@ -25,6 +25,7 @@ from workbench.storage.evidence import Evidence, kwargs_for
 FINGERPRINT_LETTERS = 6
 RECONSTRUCTION = "PSNR"
 MAX_PSNR_DIFFERENCE_DB = 0.5  # of tokenizers whose reconstruction is about equal
+MAX_REASONS = 3  # in the summary; the table has all
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,11 +118,16 @@ class Diffusability(Result):
     not_measured: tuple[str, ...]
     expectation: Expectation
 
-    @property
-    def num_incomparable(self) -> int:
-        """Number of values that cannot be compared with those of the first run."""
-        cells = [cell for column in self.columns for cell in column.cells]
-        return sum(not cell.is_missing and not cell.is_comparable for cell in cells)
+    def incomparable(self) -> list[str]:
+        """Return a phrase per reason why values are gray: run, perspectives and difference."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for column in self.columns:
+            for cell in column.cells:
+                if not cell.is_missing and not cell.is_comparable:
+                    names.setdefault((cell.run, cell.reason), []).append(column.name)
+        return [
+            f"{', '.join(columns)} of {run} ({reason})" for (run, reason), columns in names.items()
+        ]
 
     @property
     def psnr_difference(self) -> float:
@@ -193,11 +199,15 @@ class Diffusability(Result):
                 f"These runs differ by {self.psnr_difference:.1f} dB in PSNR, so that the"
                 " directions may not hold among them."
             )
-        if self.num_incomparable:
-            values = "1 value" if self.num_incomparable == 1 else f"{self.num_incomparable} values"
-            sentences.append(f"{values} in gray cannot be compared with {self.runs[0]}.")
+        reasons = self.incomparable()
+        if reasons:
+            shown = "; ".join(reasons[:MAX_REASONS])
+            if len(reasons) > MAX_REASONS:
+                shown += f"; and {len(reasons) - MAX_REASONS} more"
+            sentences.append(f"Gray, not comparable with {self.runs[0]}: {shown}.")
         if self.not_measured:
-            sentences.append(f"Not measured: {'; '.join(self.not_measured)}")
+            names = (item.partition(":")[0] for item in self.not_measured)
+            sentences.append(f"Not measured: {', '.join(names)}; their own pages have the reason.")
         return sentences
 
 

@@ -191,7 +191,10 @@ def _draw_nulls(
 
 
 def _title(column: Column) -> str:
-    title = "<br>".join(textwrap.wrap(column.name, TITLE_LETTERS, break_on_hyphens=False))
+    lines = textwrap.wrap(
+        column.name, TITLE_LETTERS, break_on_hyphens=False, break_long_words=False
+    )
+    title = "<br>".join(lines)
     arrow = "" if column.better is None else f"<br><b>{ARROWS[column.better]}</b>"
     return title + arrow
 

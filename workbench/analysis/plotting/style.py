@@ -18,13 +18,14 @@ TOOLBAR_CONFIG: dict[str, Any] = {
     "modeBarButtonsToRemove": ["sendChartToCloud"],
     "responsive": True,
 }
+MARGIN = {"l": 64, "r": 24, "t": 64, "b": 56}  # of a figure that has none of its own
 TRANSPARENT = "rgba(0, 0, 0, 0)"  # shows the background of the page
 # Plotly takes a transparent background for black: its own colors would be those of a dark page.
 TOOLBAR_COLORS = {"bgcolor": TRANSPARENT, "color": "#888888", "activecolor": "#0072b2"}
 
 
 def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:
-    """Apply the theme of this project to a figure, in place.
+    """Apply the theme of this project to a figure, in place. Margins of its own are kept.
 
     Parameters
     ----------
@@ -38,9 +39,10 @@ def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:
     plotly.graph_objects.Figure
         The same figure.
     """
+    own = figure.layout.margin
     figure.update_layout(
         template=_template(dark),
-        margin={"l": 64, "r": 24, "t": 64, "b": 56},
+        margin={side: size for side, size in MARGIN.items() if own[side] is None},
         font={
             "family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
             "size": 13,

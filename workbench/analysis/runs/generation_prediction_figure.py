@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
+from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.expectation import published_fit
-from workbench.storage.calibration import REGIME
+from workbench.storage.calibration import REGIME, CalibrationTokenizer
 
 if TYPE_CHECKING:
     from workbench.analysis.runs.generation_prediction import GenerationPrediction
 
 NUM_POINTS = 40  # of the line
+TICKS = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+PUBLISHED_COLOR = COLORS[6]  # gray: the other colors are those of runs
+CLOSE = 0.2  # of two points whose labels would overlap, in units of log iFID and log gFID
 SYMBOLS = {"grid": "square", "one-dimensional": "circle"}
 
 
@@ -38,13 +43,15 @@ def draw(result: GenerationPrediction) -> go.Figure:
             y=[t.gfid_xl for t in tokenizers],
             mode="markers+text",
             text=[t.name for t in tokenizers],
-            textposition="top center",
-            marker={"symbol": symbol, "size": 9, "color": COLORS[0]},
+            textposition=_positions(tokenizers),
+            textfont={"size": 11},
+            marker={"symbol": symbol, "size": 9, "color": PUBLISHED_COLOR},
             name=f"published, {latents} latents",
             hovertemplate="%{text}: iFID %{x}, gFID %{y}<extra></extra>",
         )
     placed = [p for p in result.placements if p.has_place]
     if placed:
+        colors = colors_of_runs([p.run for p in placed], result.run_colors)
         figure.add_scatter(
             x=[p.ifid for p in placed],
             y=[p.expected for p in placed],
@@ -56,21 +63,36 @@ def draw(result: GenerationPrediction) -> go.Figure:
             mode="markers+text",
             text=[p.run for p in placed],
             textposition="bottom center",
-            marker={"symbol": "diamond", "size": 12, "color": COLORS[1]},
+            marker={"symbol": "diamond", "size": 12, "color": [colors[p.run] for p in placed]},
             name="runs, expected",
         )
     num_without = len(result.placements) - len(placed)
-    subtitle = f"n = {len(result.tokenizers)} published tokenizers · {REGIME}"
+    subtitle = f"n = {len(result.tokenizers)} published tokenizers"
     if num_without:
-        subtitle += f" · {num_without} runs were not measured in this way"
-    figure.update_xaxes(title="iFID (lower is better)", type="log")
-    figure.update_yaxes(title="gFID of SiT-XL (lower is better)", type="log")
+        runs = "1 run was" if num_without == 1 else f"{num_without} runs were"
+        subtitle += f" · {runs} not measured in this way and have no place"
+    subtitle += f"<br>{REGIME}"
+    ticks = {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:g}" for tick in TICKS]}
+    figure.update_xaxes(title="iFID (lower is better)", **ticks)
+    figure.update_yaxes(title="gFID of SiT-XL (lower is better)", **ticks)
     figure.update_layout(
         title={"text": "Runs among published tokenizers", "subtitle": {"text": subtitle}},
         height=560,
+        margin={"t": 84},
         legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
     )
     return apply_theme(figure)
+
+
+def _positions(tokenizers: Sequence[CalibrationTokenizer]) -> list[str]:
+    """Return the side of each point that its label is on: below if another one is just above."""
+    points = np.log([[t.ifid, t.gfid_xl] for t in tokenizers])
+    positions = []
+    for point in points:
+        shifts = points - point
+        is_close = (np.abs(shifts) < CLOSE).all(axis=1) & (shifts[:, 1] > 0)
+        positions.append("bottom center" if is_close.any() else "top center")
+    return positions
 
 
 def _add_line(figure: go.Figure) -> None:

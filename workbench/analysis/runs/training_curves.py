@@ -52,8 +52,13 @@ class TrainingCurves(Result):
 
     @property
     def panels(self) -> tuple[str, ...]:
-        """The titles of the panels."""
+        """The titles of the panels, those of the loss first."""
         return tuple(dict.fromkeys(curve.panel for curve in self.curves))
+
+    @property
+    def loss_panels(self) -> tuple[str, ...]:
+        """The panels of the loss: one for all runs whose objectives have a term in common."""
+        return tuple(dict.fromkeys(curve.panel for curve in self.curves if curve.name == LOSS))
 
     def table(self) -> pd.DataFrame:
         """Return one row per run and curve: first, last, smallest and largest value."""
@@ -143,8 +148,8 @@ def training_curves(
     if not logs:
         raise NotApplicable("No selected run has a log of training.")
     curves: list[TrainingCurve] = []
-    for item in logs:
-        curves += _curves_of_run(item, x=x, smoothing=smoothing, terms=terms)
+    for item, loss_panel in zip(logs, _loss_panels(logs), strict=True):
+        curves += _curves_of_run(item, loss_panel, x=x, smoothing=smoothing, terms=terms)
     order = {panel: i for i, panel in enumerate(_panel_order(curves))}
     curves.sort(key=lambda curve: order[curve.panel])  # stable: runs stay in their order
     return TrainingCurves(
@@ -225,10 +230,55 @@ def sum_of_terms(
     return total.index.to_numpy(float), total.to_numpy(float)
 
 
+def x_positions(log: TrainingLog, steps: np.ndarray, x: X) -> np.ndarray:
+    """Return steps as positions on the horizontal axis; NaN if times were not logged.
+
+    Parameters
+    ----------
+    log : TrainingLog
+    steps : ndarray of float, shape (n,)
+    x : {"step", "images", "minutes"}
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+    """
+    if x == "images":
+        return steps * _batch_size(log)
+    if x == "minutes":
+        return log.seconds(steps) / 60
+    return steps
+
+
+def _batch_size(log: TrainingLog) -> float:
+    return float(log.training.get("batch_size", 1))
+
+
+def _loss_panels(logs: Sequence[TrainingLog]) -> list[str]:
+    """Return the panel of the loss of each run.
+
+    The losses of a tokenizer and of a generator are different quantities. Runs whose objectives
+    have a term in common, if only through other runs, share a panel.
+    """
+    groups: list[set[str]] = []
+    for log in logs:
+        connected = [group for group in groups if not group.isdisjoint(log.terms)]
+        groups = [group for group in groups if group.isdisjoint(log.terms)]
+        groups.append(set(log.terms).union(*connected))
+    if len(groups) == 1:
+        return [LOSS] * len(logs)
+    titles = []
+    for log in logs:
+        members = next(group for group in groups if not group.isdisjoint(log.terms))
+        first = next(other for other in logs if not members.isdisjoint(other.terms))
+        titles.append(f"{LOSS} of {' + '.join(first.terms).replace('_', ' ')}")
+    return titles
+
+
 def _curves_of_run(
-    log: TrainingLog, *, x: X, smoothing: float, terms: Terms
+    log: TrainingLog, loss_panel: str, *, x: X, smoothing: float, terms: Terms
 ) -> list[TrainingCurve]:
-    batch_size = float(log.training.get("batch_size", 1))
+    batch_size = _batch_size(log)
     curves = []
 
     def add(
@@ -238,11 +288,6 @@ def _curves_of_run(
         if not is_known.any():
             return
         steps, values = thin(series[0][is_known], series[1][is_known])
-        positions = {
-            "step": lambda: steps,
-            "images": lambda: steps * batch_size,
-            "minutes": lambda: log.seconds(steps) / 60,
-        }
         curves.append(
             TrainingCurve(
                 run=log.run,
@@ -251,14 +296,14 @@ def _curves_of_run(
                 unit=unit,
                 is_held_out=name.endswith(HELD_OUT_SUFFIX),
                 steps=steps,
-                x=positions[x](),
+                x=x_positions(log, steps, x),
                 values=values,
                 smoothed=smooth(values, smoothing),
             )
         )
 
-    add(LOSS, total_loss(log, terms))
-    add(f"{LOSS}{HELD_OUT_SUFFIX}", held_out_loss(log), panel=LOSS)
+    add(LOSS, total_loss(log, terms), panel=loss_panel)
+    add(f"{LOSS}{HELD_OUT_SUFFIX}", held_out_loss(log), panel=loss_panel)
     for term in log.terms if len(log.terms) > 1 else ():
         title = term.replace("_", " ")
         add(title, term_values(log, term, terms))
@@ -285,8 +330,9 @@ def _speed(log: TrainingLog, batch_size: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _panel_order(curves: Sequence[TrainingCurve]) -> list[str]:
-    """Return the panels in the order of the first run that has them, terms before the rest."""
-    panels = list(dict.fromkeys(curve.panel for curve in curves))
+    """Return the panels in the order of the first run that has them: losses, terms, the rest."""
+    losses = [curve.panel for curve in curves if curve.name == LOSS]
+    panels = list(dict.fromkeys([*losses, *(curve.panel for curve in curves)]))
     rest = (
         "codes in use",
         "perplexity",

@@ -1,14 +1,16 @@
-"""The Live tab: follow the primary run while it trains, for as long as the tab is open."""
+"""The Live tab: follow runs while they train, for as long as the tab is open."""
 
 import html
 import io
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.analysis.runs.training_curves import X
 from workbench.core.errors import UserError
+from workbench.core.glossary import CONTROLS, OTHERS, choice_label, tooltip
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.state import DashboardState
@@ -39,6 +41,15 @@ class LiveTab:
         self.apply.on_click(lambda _: self._set_multipliers())
         self.fields: dict[str, pmui.TextInput] = {}
         self.fields_row = pn.FlexBox(gap="12px", align_items="center")
+        self.compare = pmui.Checkbox(
+            label=OTHERS["compare live"].label, value=True, description=tooltip("compare live")
+        )
+        self.x = pmui.Select(
+            label=CONTROLS["x"].label,
+            options={choice_label(name): name for name in get_args(X)},
+            value="step",
+            width=200,
+        )
         self.log = pmui.Checkbox(label="log axes", value=False)
         self.smoothing = pmui.FloatSlider(
             label="smoothing", start=0, end=MAX_SMOOTHING, step=0.01, value=0, width=220
@@ -50,11 +61,15 @@ class LiveTab:
         self.images = pn.pane.PNG(
             None, width=480, styles={"image-rendering": "pixelated"}, visible=False
         )
+        self.compare.param.watch(lambda _: self.show(self.state.view), "value")
+        self.x.param.watch(lambda _: self._draw(), "value")
         self.log.param.watch(lambda _: self._draw(), "value")
         self.smoothing.param.watch(lambda _: self._draw(), "value_throttled")
         self.step.param.watch(lambda event: self._select_step(event.new), "value")
         state.param.watch(lambda _: self._draw(), "dark")
-        options = pn.FlexBox(self.log, self.smoothing, gap="16px", align_items="center")
+        options = pn.FlexBox(
+            self.compare, self.x, self.log, self.smoothing, gap="16px", align_items="center"
+        )
         self.body = pn.Column(
             self.header,
             self.bar,
@@ -68,13 +83,12 @@ class LiveTab:
         )
 
     def show(self, view: ViewState) -> None:
-        """Show the primary run, and follow it until it has finished."""
+        """Show the primary run next to the selected ones, and follow them until all finished."""
         if not view.runs:
             return
+        self.compare.visible = len(view.runs) > 1
         try:
-            run = self.workspace.run(view.runs[0])
-            is_other = self.model is None or run.folder != self.model.run.folder
-            model = LiveModel(run) if is_other else None
+            model = self._other_model(view)
         except UserError as error:  # the run was deleted, or its files are damaged
             self.hide()
             self.message.object = html.escape(str(error))
@@ -88,6 +102,19 @@ class LiveTab:
         else:
             self.refresh()
         self.lifecycle.after_load(self._follow)
+
+    def _other_model(self, view: ViewState) -> LiveModel | None:
+        """Return the model of a view; None if the present one shows the same runs."""
+        runs = [self.workspace.run(view.runs[0])]
+        if self.compare.value:
+            runs += [self.workspace.run(name) for name in view.runs[1:]]
+        if self.model is not None:
+            shown = (self.model.run, *self.model.compare_with)
+            if [run.folder for run in shown] == [run.folder for run in runs]:
+                return None
+        model = LiveModel(runs[0], compare_with=runs[1:])
+        model.run_colors = self.workspace.run_colors
+        return model
 
     def hide(self) -> None:
         """Stop reading."""
@@ -167,6 +194,7 @@ class LiveTab:
     def _draw(self) -> None:
         if self.model is None:
             return
+        self.model.x = self.x.value
         self.model.log = self.log.value
         self.model.smoothing = self.smoothing.value
         self._drawn_key = self.model.figure_key

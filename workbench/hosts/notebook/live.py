@@ -8,9 +8,10 @@ is the step of the images on the screen.
 import base64
 import html
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anywidget
 import ipywidgets as widgets
@@ -18,6 +19,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
+from workbench.analysis.runs.training_curves import X
+from workbench.core.coerce import coerce
+from workbench.core.glossary import CONTROLS, choice_label
 from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
@@ -36,7 +40,13 @@ THEME = """<style>
 
 
 def watch(
-    run: Run | str | Path, *, log: bool = False, smoothing: float = 0.0, step: int | None = None
+    run: Run | str | Path,
+    *,
+    compare_with: Sequence[Run | str | Path] = (),
+    x: X = "step",
+    log: bool = False,
+    smoothing: float = 0.0,
+    step: int | None = None,
 ) -> "Watch":
     """Follow a run: its curves, its preview images, and buttons that control the training.
 
@@ -46,6 +56,10 @@ def watch(
     ----------
     run : Run, str or Path
         The run, or its folder.
+    compare_with : sequence of Run, str or Path, optional
+        Runs whose curves are drawn into the same panels.
+    x : {"step", "images", "minutes"}, optional
+        The horizontal axis of the curves.
     log : bool, optional
         Whether curves have logarithmic axes where all values are positive.
     smoothing : float, optional
@@ -63,10 +77,16 @@ def watch(
     RunError
         If the run does not exist.
     UserError
-        If the step has no preview images.
+        If the step has no preview images, or there is no such axis.
     """
-    run = run if isinstance(run, Run) else Run(run)
-    return Watch(LiveModel(run, log=log, smoothing=smoothing, step=step))
+    others = [_open(other) for other in compare_with]
+    coerce(X, "x", x)
+    model = LiveModel(_open(run), compare_with=others, x=x, log=log, smoothing=smoothing, step=step)
+    return Watch(model)
+
+
+def _open(run: Run | str | Path) -> Run:
+    return run if isinstance(run, Run) else Run(run)
 
 
 class VisibilityProbe(anywidget.AnyWidget):
@@ -126,6 +146,12 @@ class Watch:
             tooltip="Multiply the learning rate and the terms from the next step on.",
         )
         self.apply.on_click(lambda _: self._set_multipliers())
+        self.x = widgets.Dropdown(
+            options={choice_label(name): name for name in get_args(X)},
+            value=model.x,
+            description=CONTROLS["x"].label,
+            style=LABEL_STYLE,
+        )
         self.log = widgets.Checkbox(
             value=model.log, description="log axes", indent=False, layout={"width": "auto"}
         )
@@ -139,7 +165,7 @@ class Watch:
         self.step = widgets.SelectionSlider(
             options=[NO_STEP], description="images of step", style=LABEL_STYLE
         )
-        for widget in (self.log, self.smoothing):
+        for widget in (self.x, self.log, self.smoothing):
             widget.observe(lambda _: self._set_display(), "value")
         self.step.observe(self._on_step, "value")
         self.curves = go.FigureWidget()
@@ -156,7 +182,7 @@ class Watch:
                 self.header,
                 widgets.HBox([*self.buttons.values(), self.message], layout=BAR_LAYOUT),
                 self.fields_row,
-                widgets.HBox([self.log, self.smoothing], layout=BAR_LAYOUT),
+                widgets.HBox([self.x, self.log, self.smoothing], layout=BAR_LAYOUT),
                 self.curves,
                 self.step,
                 self.images,
@@ -310,6 +336,7 @@ class Watch:
         )
 
     def _set_display(self) -> None:
+        self.model.x = self.x.value
         self.model.log = self.log.value
         self.model.smoothing = self.smoothing.value
         self._update()
