@@ -23,12 +23,12 @@ class CurveEnd:
     y: float
 
 
-def spread(positions: Sequence[float], gap: float) -> np.ndarray:
+def spread(positions: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
     """Move numbers apart, as little as possible in the sum of squares.
 
     Parameters
     ----------
-    positions : sequence of float
+    positions : sequence of float, or ndarray of float, shape (n,)
         In any order, which is kept.
     gap : float
         The smallest difference between two of the results.

@@ -1,7 +1,8 @@
 """Cards of pictures as HTML, for results that consist of pictures.
 
 The HTML needs neither scripts nor plotly.js, fits any width, and is the same in a notebook, in the
-dashboard, in a report and on paper. The dashboard adds buttons to cards with an image index.
+dashboard, in a report and on paper. The dashboard adds buttons to cards with an image index, and a
+report selects their images on a click.
 """
 
 import base64
@@ -25,7 +26,7 @@ STYLE = """
   grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--wb-card)), 1fr)); }
 .wb-cards .wb-card { margin: 0; padding: 6px 6px 4px; border-radius: 6px; min-width: 0;
   border: 1px solid rgba(127, 127, 127, 0.3); break-inside: avoid; }
-.wb-cards .wb-card[aria-selected=true] { outline: 2px solid #E69F00; }
+.wb-cards [data-image][aria-selected=true] { outline: 2px solid #E69F00; }
 .wb-cards .wb-head { display: flex; flex-wrap: wrap; gap: 0 10px; font-size: 12.5px;
   margin-bottom: 3px; }
 .wb-cards .wb-head span:last-of-type { opacity: 0.8; }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from workbench.analysis.plotting.style import apply_theme
+from workbench.analysis.plotting.style import MARGIN, apply_theme
 
 # Sizes on the screen, in pixels.
 LINE_HEIGHT_PX = 19
@@ -15,6 +15,7 @@ PAGE_WIDTH_PX = 800
 LETTER_WIDTH_PX = 7.2
 CELL_PADDING_PX = 16
 MIN_WIDTH_LETTERS = 9
+BOTTOM_PX = 20  # below the last row, whose height is an estimate
 TRANSPARENT = "rgba(0,0,0,0)"  # the page's background shows through
 RULE_COLOR = "rgba(127,127,127,0.45)"
 
@@ -56,7 +57,11 @@ def draw(
         )
     )
     height = header_height + sum(_row_height(row) for row in zip(*cells, strict=True))
-    figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=height + 140)
+    figure.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}},
+        height=height + MARGIN["t"] + BOTTOM_PX,
+        margin={"l": 0, "r": 0, "b": BOTTOM_PX},
+    )
     return apply_theme(figure)
 
 

@@ -58,6 +58,7 @@ class Strip:
     rows: tuple[str, ...]  # names of the rows: original and runs
     captions: tuple[str, ...]  # one per column
     mosaic: np.ndarray = field(repr=False)  # uint8 (height, width, 4)
+    is_by_class: bool = False  # equally many images of each class
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,10 +346,25 @@ def _strip(subjects: Sequence[Subject]) -> Strip:
         np.square(a.astype(np.float32) - b.astype(np.float32)).mean()
         for a, b in zip(reconstructions[0], other, strict=True)
     ]
-    indices = np.argsort(difference, kind="stable")[::-1][:NUM_IMAGES]
+    order = np.argsort(difference, kind="stable")[::-1]
+    labels = subjects[0].tokenizer.labels
+    if labels is not None:
+        order = _by_class(order, labels)
+    indices = order[:NUM_IMAGES]
     rows = [images[indices], *(part[indices] for part in reconstructions)]
     return Strip(
         rows=("original", *(subject.name for subject in subjects)),
         captions=tuple(f"#{index}" for index in indices),
         mosaic=image_grid.compose(rows),
+        is_by_class=labels is not None and len(np.unique(labels)) > 1,
     )
+
+
+def _by_class(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return an order with the first image of every class, then the second of every class, etc.
+
+    Otherwise crops of one photograph, or the images of one hard class, may fill the strip.
+    """
+    classes = np.asarray(labels)[order]
+    rank = pd.Series(classes).groupby(classes).cumcount().to_numpy()
+    return order[np.argsort(rank, kind="stable")]

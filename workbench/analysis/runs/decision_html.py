@@ -171,9 +171,10 @@ def _strip(strip: Strip, result: Decision) -> str:
     caption = "The first samples"
     if strip.captions[0]:
         images = f"images {', '.join(strip.captions)}"
-        caption = f"Where the two runs differ most: {images}"
+        where = " in each class" if strip.is_by_class else ""
+        caption = f"Where the two runs differ most{where}: {images}"
         if result.versus is None:
-            caption = f"Where the error is largest: {images}"
+            caption = f"Where the error is largest{where}: {images}"
     return f'<table class="wb-strip"><tbody>{rows}</tbody></table><p class="wb-note">{caption}</p>'
 
 

@@ -1,5 +1,6 @@
 """Comparison of the settings of runs, as recorded in the provenance of their evidence."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ MAX_NAMED_SETTINGS = 10
 FIXED_COLUMN_WIDTHS = (10, 34)  # of the columns "part" and "setting"
 RUN_COLUMN_WIDTH = 24
 # Entries of a provenance that follow from other entries, or from the time of collection.
+CLASS_PATH = re.compile(r"^workbench(\.\w+)+:(?=\w+$)")  # of a class of this package
 DERIVED_PARTS = ("versions", "not_collected", "generator", "imported")
 DERIVED_NAMES = ("fingerprint", "of", "protocol", "feature_extractor_reason", "step", "grid")
 
@@ -188,7 +190,7 @@ def _flatten(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]
 
 def _text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    text = text.removeprefix("workbench.")
+    text = CLASS_PATH.sub("", text)
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text
     return f"{text[: MAX_VALUE_CHARACTERS - 1]}…"

@@ -17,7 +17,6 @@ from workbench.hosts.reports.sections import (
     CellOutput,
     ExecutedReport,
     SectionContent,
-    curves_content,
     heading_of,
     read_sections,
     result_content,
@@ -207,9 +206,9 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
             state.tab, lambda: tab_section_content(build_tab(workspace, state)), {}
         )
     run = workspace.run(state.runs[0])
-    if state.tab == "live":
-        return section_outputs("losses", lambda: curves_content(run), {})
     analyses = {state.analysis: dict(state.controls)}
+    if state.tab == "live":
+        analyses = {"training_curves": {}}
     if state.tab == "table":
         analyses = {"settings_comparison": {}, "training_curves": {}}
     if state.tab == "overview":

@@ -22,7 +22,7 @@
   });
 })();
 
-// One selection (brush.js) for all figures and modules. The `meta` of a trace is the kind of its points (image, code or
+// One selection (brush.js) for all figures, cards of images and modules. The `meta` of a trace is the kind of its points (image, code or
 // run), and its `customdata` their ids. A lasso around points or a click on one selects them; points that are selected
 // elsewhere on the page are marked.
 (() => {
@@ -79,7 +79,36 @@
     });
   };
 
+  // A click on a card, or Enter, adds its image to the selection or removes it; selected images are outlined.
+  const linkCards = (container) => {
+    const cards = [...container.querySelectorAll("[data-image]")];
+    const channel = brush(document, JSON.parse(container.dataset.of));
+    const idOfCard = (card) => Number(card.dataset.image);
+    let selected = new Set();
+
+    const mark = ({ image }) => {
+      selected = new Set(image);
+      cards.forEach((card) => card.setAttribute("aria-selected", selected.has(idOfCard(card))));
+    };
+
+    const toggle = (id) => {
+      const ids = new Set(selected);
+      if (!ids.delete(id)) ids.add(id);
+      mark({ image: [...ids] });
+      channel.publish(ids.size ? { image: [...ids] } : {});
+    };
+
+    channel.subscribe(mark);
+    cards.forEach((card) => {
+      Object.assign(card, { tabIndex: 0, title: "Select this image, or deselect it" });
+      card.style.cursor = "pointer";
+      card.addEventListener("click", () => toggle(idOfCard(card)));
+      card.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(idOfCard(card)); });
+    });
+  };
+
   const page = brush(document, {});
   addEventListener("keydown", (event) => { if (event.key === "Escape") page.publish({}); });
   document.querySelectorAll("figure[data-of]").forEach(linkFigure);
+  document.querySelectorAll("div[data-of]").forEach(linkCards);
 })();

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import time
 import traceback
@@ -76,6 +77,7 @@ class SectionContent:
     summary: str
     table: pd.DataFrame | None = None
     figure: dict[str, Any] | None = None  # Jupyter mime bundle
+    has_cards: bool = False  # the HTML has cards of images, which share the selection
     left_out: Sequence[LeftOutRun] = ()
 
 
@@ -246,6 +248,7 @@ def result_content(result: Result) -> SectionContent:
         summary=result.full_summary(),
         table=result.table(),
         figure=None if result.replaces_figure else mime_bundle(result.figure()),
+        has_cards=bool(result.figure_html()),
         left_out=result.left_out,
     )
 
@@ -332,6 +335,8 @@ def section_outputs(
         state, summary, html, table = "done", content.summary, content.html, content.table
         if content.figure is not None:
             outputs.append(CellOutput(data=content.figure, record={"id_scopes": dict(scopes)}))
+        if content.has_cards and scopes:
+            html = render("cards", id_scopes=json.dumps(dict(scopes)), content=html)
     except NotApplicable as error:
         state, summary = "not_applicable", str(error)
         html = render("notice", message=summary)
