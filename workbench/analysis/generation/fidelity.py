@@ -24,9 +24,11 @@ import pandas as pd
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.distance_names import (
+    SHORT_NAME,
     distance_column,
     distance_name,
     full_name,
+    network_title,
 )
 from workbench.analysis.generation.feature_distances import (
     MAX_MANIFOLD_IMAGES,
@@ -144,9 +146,11 @@ class Fidelity(Result):
 
     @property
     def label(self) -> str:
-        """Name of the distance in text: FID in capitals."""
-        column = self.metric
-        return column.upper() if column in ("fid", "fdd") else column
+        """Name of the distance in text: FID, FDD, or FD with its network."""
+        name = distance_name("", self.feature_extractor)
+        if name != SHORT_NAME or not self.feature_extractor:
+            return name
+        return f"{name} ({network_title(self.feature_extractor)})"
 
     def full_name(self, distance: Distance) -> str:
         """Return the name of a distance with its network, number of images and reference set."""

@@ -169,7 +169,7 @@ class Diffusability(Result):
 
     def summary(self) -> str:
         """State in which directed perspectives a run is best, and what cannot be compared."""
-        return " ".join([*self._verdicts(), self.expectation.sentence(), *self._cautions()])
+        return " ".join([*self._verdicts(), self._expectation(), *self._cautions()])
 
     def _verdicts(self) -> list[str]:
         if len(self.runs) < 2:
@@ -191,6 +191,12 @@ class Diffusability(Result):
             f"Only {len(directed)} of {len(self.columns)} perspectives have a published direction,"
             " which holds among tokenizers of one shape and reconstruction.",
         ]
+
+    def _expectation(self) -> str:
+        sentence = self.expectation.short_sentence()
+        if self.expectation.is_expected or not self.expectation.measurement:
+            return sentence
+        return f"{sentence} The analysis generation_prediction has the measurement that decides."
 
     def _cautions(self) -> list[str]:
         sentences = []

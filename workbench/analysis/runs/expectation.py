@@ -202,9 +202,11 @@ def expectation(
     if not subjects:
         return Expectation(run=subject.run_name, n=len(tokenizers), is_measured=True)
     if len(measured) < MIN_TOKENIZERS:
+        count = len(measured) or "none"
+        verb = "has" if len(measured) < 2 else "have"
         reason = (
-            f"{len(measured)} of the selected tokenizers have a generator, but a calibration needs"
-            f" at least {MIN_TOKENIZERS}"
+            f"{count} of the selected tokenizers {verb} a generator, and a calibration needs at"
+            f" least {MIN_TOKENIZERS}"
         )
         expected = Expectation(run=subject.run_name, reason=reason, background=_stored_background())
         return _undecided(expected, subject)

@@ -159,7 +159,7 @@ class AnalysisTab:
     def set_theme(self, *, dark: bool) -> None:
         """Draw the figure in the light or dark theme."""
         result = self.result.result
-        if result is not None and not result.figure_html():
+        if result is not None and not result.replaces_figure:
             self.figure.draw(apply_theme(result.figure(), dark=dark))
             self._show_selection()
 
@@ -269,13 +269,14 @@ class AnalysisTab:
         return apply_theme(self.result.result.figure(), dark=self.state.dark)
 
     def _draw(self, result: Result) -> None:
-        self.summary.object = marked(result.full_summary())
+        cards = result.figure_html()
+        is_page = result.replaces_figure and not cards
+        self.summary.object = result._repr_html_() if is_page else marked(result.full_summary())
         # A new widget: a table that is still being built cannot change its columns.
         self.table = _table_widget(result.table())
         self._show_table()
-        cards = result.figure_html()
         self.pictures.draw(cards)
-        if not cards:
+        if not result.replaces_figure:
             self._has_selected_codes = False
             self.figure.draw(self._themed_figure())
         self.limits = result.control_limits()

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,13 +30,14 @@ from workbench.workspace.latent_map import Map
 from workbench.workspace.lens import Lens
 from workbench.workspace.selection import id_scopes
 from workbench.workspace.view_state import ViewState
-from workbench.workspace.workspace import Workspace
+from workbench.workspace.workspace import Workspace, is_of_one_run
 
 State = Literal["done", "not_applicable", "failed", "not_run"]
 STATES: tuple[State, ...] = get_args(State)
 METADATA_KEY = "workbench"  # key in the metadata of a cell output that holds its record
 EXPECTED_ERRORS = ("UserError", "RunError", "NotApplicable")  # their message needs no traceback
-BRIEF_HEIGHT_PX = 320  # of a figure
+BRIEF_HEIGHT_PX = 330  # of a figure
+BRIEF_LEGEND_Y = -0.34  # of the height of its plotting area, below the title of the axis
 MAX_CAVEATS = 5
 ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -183,7 +185,9 @@ class ReportWriter:
                 result = self.workspace.result(self.state.change(analysis=name, controls={}))
             except NotApplicable:
                 continue
-            self._add(name, partial(brief_content, result))
+            has_others = is_of_one_run(name) and len(self.state.runs) > 1
+            run = self.state.runs[0] if has_others else ""
+            self._add(name, partial(brief_content, result, run))
             shown += 1
         checks = self.state.change(analysis="checks", controls={})
         self._add("checks", lambda: caveats_content(self.workspace.result(checks)))
@@ -258,15 +262,23 @@ def curves_content(run: Run) -> SectionContent:
     return result_content(training_curves([TrainingLog.read(run.folder)]))
 
 
-def brief_content(result: Result) -> SectionContent:
-    """Return a result as a small figure without text and table."""
+def brief_content(result: Result, run: str = "") -> SectionContent:
+    """Return a result as a small figure without text and table, titled with its run if given."""
     figure = result.figure()
+    title = figure.layout.title.text or ""
     figure.update_layout(
         height=BRIEF_HEIGHT_PX,
         font_size=11,
-        title={"font": {"size": 14}, "subtitle": {"text": ""}},
+        title={
+            "text": f"{escape(run)}: {title}" if run else title,
+            "font": {"size": 14},
+            "subtitle": {"text": ""},
+        },
         margin={"t": 44, "b": 40, "l": 50, "r": 10},
     )
+    if figure.layout.legend.orientation == "h":
+        # The figure is lower than usual, and the title of its axis as high.
+        figure.update_layout(legend={"y": BRIEF_LEGEND_Y, "yref": "paper", "yanchor": "top"})
     return SectionContent(
         html="",
         summary=result.full_summary(),
