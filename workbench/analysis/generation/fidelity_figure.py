@@ -40,7 +40,7 @@ def draw(result: Fidelity) -> go.Figure:
     )
     figure.update_layout(
         title={
-            "text": f"Fidelity, {result.label} (lower is better)",
+            "text": f"Fidelity: {result.label}, lower is better",
             "subtitle": {"text": subtitle},
         },
         height=720 if has_gallery else 440,

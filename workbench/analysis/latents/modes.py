@@ -172,7 +172,7 @@ class MixtureModes(Result):
             references += f", the untrained encoder {self.untrained_best}"
         sentences = [
             f"{self.range_text} (90 % range, best {self.best}) by held-out likelihood, in"
-            f" {self.basis} of {sample}. Presets other than `{self.preset}` may give other counts.",
+            f" {self.basis} of {sample}. Other presets may give other counts.",
             f"{references}.",
         ]
         is_best = self.modes == self.best

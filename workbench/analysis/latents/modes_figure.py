@@ -60,10 +60,11 @@ def draw(result: MixtureModes) -> go.Figure:
     _draw_agreement(figure, result, row=agreement_row, col=agreement_col)
     _draw_sizes(figure, result, rows, row=sizes_row, col=3)
     sample = describe_subset(result.n, result.of, stratified=result.is_stratified)
-    subtitle = (
-        f"n = {sample} · {result.basis} · {COVARIANCE_NAMES[result.covariance]} covariance"
-        f" · preset {result.preset} · seed {result.seed}"
-    )
+    covariance = f"{COVARIANCE_NAMES[result.covariance]} covariance"
+    parts = [f"n = {sample}", result.basis, covariance, f"seed {result.seed}"]
+    if result.preset != "ours":
+        parts.insert(3, f"preset: {result.preset}")
+    subtitle = " · ".join(parts)
     title = f"{result.range_text} (90 % range, shaded; best {result.best})"
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, height=height)
     figure.update_layout(legend={"orientation": "h", "y": -70 / (height - 120), "yanchor": "top"})

@@ -15,7 +15,8 @@ PAGE_WIDTH_PX = 800
 LETTER_WIDTH_PX = 7.2
 CELL_PADDING_PX = 16
 MIN_WIDTH_LETTERS = 9
-BOTTOM_PX = 20  # below the last row, whose height is an estimate
+SLACK_PX = 14  # of the table, whose rows are slightly higher than their texts
+BOTTOM_PX = 8
 TRANSPARENT = "rgba(0,0,0,0)"  # the page's background shows through
 RULE_COLOR = "rgba(127,127,127,0.45)"
 
@@ -59,7 +60,7 @@ def draw(
     height = header_height + sum(_row_height(row) for row in zip(*cells, strict=True))
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}},
-        height=height + MARGIN["t"] + BOTTOM_PX,
+        height=height + SLACK_PX + MARGIN["t"] + BOTTOM_PX,
         margin={"l": 0, "r": 0, "b": BOTTOM_PX},
     )
     return apply_theme(figure)
