@@ -45,7 +45,6 @@ COLUMNS = (
 # Analyses of one run, and the analyses that compare runs in the same respect.
 COMPARED_BY = {
     "reconstruction": "image_comparison",
-    "mixture_modes": "mode_comparison",
     "latent_map": "latent_maps",
 }
 SAMPLE_ARRAYS = ("samples", "sample_labels")
