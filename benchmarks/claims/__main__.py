@@ -1,10 +1,14 @@
 """Re-run the papers' claims and judge them by the rule in claim.py.
 
-    python -m benchmarks.claims laptop --cifar data/cifar10    (make claims: about 40 minutes on 2
-    cores) python -m benchmarks.claims gpu --cifar data/cifar10       (make claims-full: not run
-    yet) python -m benchmarks.claims photos                         (make claims without CIFAR-10:
-    this, python -m benchmarks.claims digits                          and this) python -m
-    benchmarks.claims --tables                       (write docs/claims.md from the stored results)
+    python -m benchmarks.claims laptop --cifar data/cifar10
+    python -m benchmarks.claims photos
+    python -m benchmarks.claims digits
+    python -m benchmarks.claims gpu --cifar data/cifar10
+    python -m benchmarks.claims --tables
+
+`make claims` runs the first one where CIFAR-10 is given, and the next two otherwise, in about 40
+minutes on two cores; `make claims-full` is the fourth, which has not been run yet. The last one
+writes docs/claims.md from the stored results.
 
 Runs and results are stored in --out, and the same command resumes. It writes one file per claim,
 and from them claims.html. With --keep, the results also become part of the repository, and
