@@ -45,6 +45,7 @@ MIN_DELAY_S = 0.1  # before a kill
 MAX_GROWTH = 0.02  # of the server's memory per 100 sessions, over the second half of them
 ORPHAN_TIMEOUT_S = 60.0  # a process that is still importing ends afterwards
 CHECKED_COMMANDS = ("train", "collect", "dashboard", "report", "sweep")
+NEED_TRAINING = {"collect", "dashboard", "report"}  # of the same system, before
 
 forkserver = multiprocessing.get_context("forkserver")
 
@@ -352,12 +353,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--commands", default=",".join(COMMANDS))
     chosen = parser.parse_args(arguments)
+    commands = chosen.commands.split(",")
+    if NEED_TRAINING & {*commands} and commands[0] != "train":
+        parser.error(f"{', '.join(sorted(NEED_TRAINING))} use the runs of train: name it first.")
     started_s = time.monotonic()
     forkserver.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory(prefix="workbench-soak-") as folder:
         soak = Soak(Path(folder), chosen.systems.split(","), chosen.seed, chosen.kills)
         deadline_s = started_s + 60 * chosen.minutes
-        soak_all(soak, chosen.commands.split(","), chosen.sessions, deadline_s)
+        soak_all(soak, commands, chosen.sessions, deadline_s)
     for name, count in sorted(soak.counts.items()):
         print(f"{count:8,}  {name}")
     for failure in soak.failures:
