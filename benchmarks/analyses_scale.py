@@ -59,13 +59,17 @@ LENGTHS = {
     "train_image": 2000,
     "gaussian_draw": 2000,
     "midpoint": 2000,
+    "transform": 3,
+    "transformed_image": 500,
+    "centering": 2,
+    "perturbation": 4,
+    "budget": 16,
+    "noised_image": 500,
+    "noise_share": 3,
 }
 # Arrays that only some tokenizers have, and that would exclude analyses of all others.
 EXCLUDED = {
     "active",
-    "requested",
-    "reached",
-    "spent",
     "cascade_start",
     "reference_mean",
     "reference_covariance",
@@ -108,6 +112,8 @@ def values(name: str, shape: tuple[int, ...], lengths: dict[str, int], seed: int
         return ranks.astype(dtype)
     if name == "prefixes":
         return (2 ** np.arange(shape[0])).astype(dtype)
+    if name == "budgets":
+        return np.arange(1, shape[0] + 1, dtype=dtype)
     if name == "noise_levels":
         return np.array([0.1, 0.2, 0.4, 0.8], dtype)
     if dtype == np.uint8:
